@@ -1,0 +1,23 @@
+# Every target sets up .venv first (launch/local.sh). Nothing is needed but make, bash and Python 3.11 to 3.13.
+.PHONY: help quickstart test lint clean
+
+help:
+	@echo "make quickstart               the five steps, from raw text to a tuned model, into runs/quickstart"
+	@echo "make quickstart TEXT=PATH     the same with your own text added: a file or a folder"
+	@echo "make test                     run the tests"
+	@echo "make lint                     check style and formatting"
+	@echo "make clean                    delete .venv and caches; runs/ stays"
+
+quickstart:
+	@launch/local.sh tpullm run --config configs/quickstart.yaml --run runs/quickstart $${TEXT:+--text "$$TEXT"}
+
+test:
+	@launch/local.sh --extra test pytest
+
+lint:
+	@launch/local.sh --extra test ruff check .
+	@launch/local.sh --extra test ruff format --check .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	find tpullm tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,147 @@
+"""Every kind of file gives its documents; a broken one is named, with the line."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from tpullm.config import Source
+from tpullm.corpus import readers
+from tpullm.corpus.sources import File
+from tpullm.errors import UserError
+
+PAGE = """<html><head><title>天気</title></head><body><nav><a href="/">ホーム</a></nav>
+<article><h1>今日の天気</h1><p>今日はいい天気ですね。私はリンゴを食べるのが好きです。明日は雨が降るでしょう。</p>
+<p>毎日学校で本を読みます。友だちと一緒に帰ります。</p></article></body></html>"""
+
+
+def read(path, kind, **settings):
+    return list(readers.read(File(path, kind), Source("s", kind, str(path), **settings)))
+
+
+def test_text_is_kept_as_it_is_but_for_line_ends_and_the_byte_order_mark(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf  \xe6\x9c\xac\r\n\r\nx \t y\rz")
+    assert read(path, "text")[0].text == "  本\n\nx \t y\nz"
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)])
+def test_compressed_files_are_read(tmp_path, suffix, compress):
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(compress('{"text": "リンゴ"}\n'.encode()))
+    assert [raw.text for raw in read(path, "jsonl")] == ["リンゴ"]
+
+
+def test_zstandard_is_read(tmp_path):
+    path = tmp_path / "a.jsonl.zst"
+    with pyarrow.output_stream(str(path), compression="zstd") as file:
+        file.write('{"text": "リンゴ"}\n'.encode())
+    assert [raw.text for raw in read(path, "jsonl")] == ["リンゴ"]
+
+
+def test_a_compressed_file_that_is_cut_off_is_named(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "x"}\n' * 1000)[:-20])
+    with pytest.raises(UserError, match="a.jsonl.gz: cannot be read"):
+        read(path, "jsonl")
+
+
+def test_markdown_loses_front_matter_and_comments_only(tmp_path):
+    path = tmp_path / "a.md"
+    path.write_text("---\ntitle: x\n---\n# 本\n\n<!-- hidden\n -->*a* `b`\n", encoding="utf-8")
+    assert read(path, "markdown")[0].text == "# 本\n\n*a* `b`\n"
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "shift_jis", "euc-jp"])
+def test_html_gives_its_text_in_whatever_encoding_it_declares(tmp_path, charset):
+    path = tmp_path / "a.html"
+    path.write_bytes(PAGE.replace("<head>", f'<head><meta charset="{charset}">').encode(charset))
+    text = read(path, "html")[0].text
+    assert "私はリンゴを食べるのが好きです。" in text and "<" not in text
+
+
+def test_a_short_page_gives_all_its_text(tmp_path):
+    path = tmp_path / "a.html"
+    path.write_text("<p>本を読む</p>", encoding="utf-8")
+    assert read(path, "html")[0].text.strip() == "本を読む"
+
+
+def test_bytes_that_are_no_utf8_are_counted_not_guessed(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("天気".encode("euc-jp"))
+    assert [raw.dropped for raw in read(path, "text")] == ["not UTF-8"]
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [b'{"body": "one"}', b"", b'{"body": null}', b'{"body": "\xff"}', json.dumps({"body": "二\r\n"}).encode()]
+    path.write_bytes(b"\n".join(lines))
+    raws = read(path, "jsonl", text_key="body")
+    assert [(raw.text, raw.dropped) for raw in raws] == [("one", ""), ("", ""), ("", "not UTF-8"), ("二\n", "")]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "x"', "line 2 is not JSON"),
+        ("[1]", "line 2 has no 'text': it is not an object"),
+        ('{"body": "x"}', "line 2 has no 'text': its keys are body"),
+        ('{"text": 5}', "line 2: 'text' is not text but int"),
+    ],
+)
+def test_a_wrong_line_of_json_is_named(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(UserError, match=message) as error:
+        read(path, "jsonl")
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_parquet(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["一", None, "三"], "n": [1, 2, 3]}), path)
+    assert [raw.text for raw in read(path, "parquet")] == ["一", "", "三"]
+    with pytest.raises(UserError, match="no column 'body': its columns are text, n"):
+        read(path, "parquet", text_key="body")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="is not Parquet or is cut off"):
+        read(path, "parquet")
+
+
+def _warc(path):
+    with open(path, "wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for mime, body in (("text/html; charset=shift_jis", PAGE.encode("shift_jis")), ("image/png", b"\x89PNG")):
+            headers = StatusAndHeaders("200 OK", [("Content-Type", mime)], protocol="HTTP/1.0")
+            writer.write_record(
+                writer.create_warc_record("http://example.com/", "response", io.BytesIO(body), http_headers=headers)
+            )
+        writer.write_record(
+            writer.create_warc_record(
+                "http://example.com/", "conversion", io.BytesIO("本を読む".encode()), warc_content_type="text/plain"
+            )
+        )
+
+
+def test_warc_gives_pages_and_extracted_text(tmp_path):
+    path = tmp_path / "a.warc.gz"
+    _warc(path)
+    page, image, converted = read(path, "warc")
+    assert "私はリンゴを食べるのが好きです。" in page.text
+    assert image.dropped == "not a page" and converted.text == "本を読む"
+    path.write_bytes(b"not a warc file at all\n" * 10)
+    with pytest.raises(UserError, match="is not WARC or is cut off"):
+        read(path, "warc")
+
+
+def test_code_is_code_whatever_the_source_says(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text("print('本')\n", encoding="utf-8")
+    assert [(raw.text, raw.language) for raw in read(path, "code")] == [("print('本')\n", "code")]

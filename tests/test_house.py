@@ -1,0 +1,227 @@
+"""What surrounds the code: set-up, pins, licence, and what no committed file may say."""
+
+import ast
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+LOCAL = ROOT / "launch" / "local.sh"
+# Where the name that is imported is not the name that is installed.
+IMPORTED_AS = {
+    "orbax-checkpoint": "orbax",
+    "pyyaml": "yaml",
+    "sudachidict-small": "sudachidict_small",
+}
+
+
+def normalized(requirement):
+    """The project name in a requirement, as PEP 503 compares names: `lxml_html_clean>=0.4` is `lxml-html-clean`."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", requirement)[0]).lower()
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def tracked_files():
+    """What is committed or would be: neither ignored files nor, outside a git checkout, anything."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in result.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_every_dependency_is_pinned():
+    required = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    assert {normalized(line) for line in required} - {normalized(line) for line in pins()} == set()
+
+
+def test_constraints_are_plain_pins():
+    pin = re.compile(r'[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*( ; python_version (<|>=) "3\.12")?')
+    assert [line for line in pins() if not pin.fullmatch(line)] == []
+
+
+def test_each_python_gets_one_version_of_each_package():
+    markers = {}
+    for line in pins():
+        markers.setdefault(normalized(line), []).append(line.partition(" ; ")[2])
+    pair = ['python_version < "3.12"', 'python_version >= "3.12"']
+    assert {name: found for name, found in markers.items() if len(found) > 1 and sorted(found) != pair} == {}
+
+
+def test_what_the_code_imports_is_declared():
+    """An indirect dependency can go away when the package that brought it no longer needs it."""
+    names = [normalized(line) for line in PROJECT["dependencies"]]
+    declared = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
+    imported = set()
+    for path in (ROOT / "tpullm").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0].lower() for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.split(".")[0].lower())
+    own = {"tpullm"} | {name.lower() for name in sys.stdlib_module_names}
+    assert imported - own - declared == set()
+
+
+def test_licence_is_apache_2():
+    text = (ROOT / "LICENSE").read_bytes()
+    assert hashlib.sha256(text).hexdigest() == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    assert PROJECT["license"] == "Apache-2.0"
+
+
+def test_no_file_names_a_machine_or_a_package_registry():
+    # Put together here, so that this file does not hold what it looks for.
+    folders = "|".join(["work/", "root/", "home/[a-z]", "Users/[A-Za-z]"])
+    hosts = "|".join(["pypi" + r"\.org", "python" + "hosted", "npmjs" + r"\.org", "deb" + r"\.debian\.org"])
+    forbidden = re.compile(rf"(?<![\w.~/])/({folders})|{hosts}")
+    found = []
+    for path in tracked_files():
+        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
+            if forbidden.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert found == []
+
+
+@pytest.mark.parametrize("script", ["launch/local.sh", ".ci/run"])
+def test_script_parses_and_is_executable(script):
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
+    assert os.access(ROOT / script, os.X_OK)
+
+
+@pytest.mark.parametrize("target", ["help", "quickstart", "test", "lint", "clean"])
+def test_makefile_target_exists(target):
+    subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_make_without_a_target_explains_itself():
+    result = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "make quickstart" in result.stdout and "make test" in result.stdout
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with launch/local.sh and a stand-in for Python that counts what is installed with it."""
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "bin").mkdir()
+    shutil.copy(LOCAL, tmp_path / "launch")
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    fake = tmp_path / "bin" / "python3.13"
+    fake.write_text(FAKE_PYTHON, "utf-8")
+    fake.chmod(0o755)
+    return tmp_path
+
+
+FAKE_PYTHON = """#!/bin/bash
+case "$1 $2" in
+"-c "*) echo "$0" ;;
+"-V ") echo "Python 3.13.99" ;;
+"-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+"-m pip")
+    echo "$@" >>"$CALLS"
+    [ -z "$FAIL" ] || { printf "$FAIL"; exit 1; }
+    ;;
+esac
+"""
+
+
+def local(project, *arguments, fail="", **environment):
+    environment = {
+        **os.environ,
+        "PATH": f"{project / 'bin'}:{os.environ['PATH']}",
+        "CALLS": str(project / "calls"),
+        "FAIL": fail,
+        "TPULLM_PYTHON": str(project / "bin" / "python3.13"),
+        **environment,
+    }
+    command = ["bash", project / "launch" / "local.sh", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def installations(project):
+    calls = project / "calls"
+    return calls.read_text("utf-8").splitlines() if calls.exists() else []
+
+
+def test_set_up_happens_once(project):
+    first, second = local(project), local(project)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert len(installations(project)) == 1
+    assert f"-c {project}/constraints.txt -e {project}" in installations(project)[0]
+    assert second.stdout + second.stderr == ""
+
+
+def test_set_up_runs_the_command_in_the_environment(project):
+    result = local(project, "bash", "-c", 'echo "$VIRTUAL_ENV"; command -v python; exit 7')
+    assert result.stdout.splitlines() == [f"{project}/.venv", f"{project}/.venv/bin/python"]
+    assert result.returncode == 7
+
+
+def test_an_extra_is_installed_when_it_is_first_asked_for(project):
+    for _ in range(2):
+        local(project)
+        local(project, "--extra", "test")
+    assert [call.rpartition(" ")[2] for call in installations(project)] == [f"{project}", f"{project}[test]"]
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_changed_requirements_are_installed(project, name):
+    local(project)
+    with open(project / name, "a", encoding="utf-8") as file:
+        file.write("\n")
+    local(project)
+    assert len(installations(project)) == 2
+
+
+def test_an_installation_that_broke_off_is_one_line_and_made_anew_by_the_next_run(project):
+    full = "Installing collected packages: jax\\nERROR: [Errno 28] No space left on device\\n"
+    result = local(project, "echo", "not reached", fail=full)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "installation failed: no space left on the device" in result.stderr.splitlines()[-1]
+    (project / ".venv" / "half-installed").touch()
+    assert local(project).returncode == 0
+    assert not (project / ".venv" / "half-installed").exists()
+
+
+def test_what_is_installed_outlives_an_update_that_changed_nothing(project):
+    """Without a network, an edited pyproject.toml must not cost the environment."""
+    local(project)
+    (project / ".venv" / "installed-before").touch()
+    (project / "pyproject.toml").write_text("[project]", "utf-8")
+    result = local(project, fail="WARNING: Retrying (Retry(total=4)) after connection broken\\nERROR: nothing found\\n")
+    assert result.returncode == 2
+    assert "the package index cannot be reached" in result.stderr.splitlines()[-1]
+    assert local(project).returncode == 0
+    assert (project / ".venv" / "installed-before").exists()
+
+
+def test_a_moved_project_is_set_up_anew(project):
+    local(project)
+    (project / ".venv" / "names-the-old-folder").touch()
+    moved = project / "moved"
+    moved.mkdir()
+    for name in ("launch", "bin", ".venv", "pyproject.toml", "constraints.txt"):
+        (project / name).rename(moved / name)
+    assert local(moved).returncode == 0
+    assert f"-e {moved}" in installations(moved)[-1]
+    assert not (moved / ".venv" / "names-the-old-folder").exists()
+
+
+def test_a_python_that_does_not_do_is_refused(project):
+    result = local(project, TPULLM_PYTHON="no-such-python")
+    assert result.returncode == 2
+    assert "TPULLM_PYTHON=no-such-python is not a Python 3.11 to 3.13" in result.stderr.splitlines()[-1]
+    assert not (project / ".venv").exists()

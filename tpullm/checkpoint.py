@@ -1,0 +1,164 @@
+"""Checkpoints: what training saves, what it goes on from, and what a MODEL argument means.
+
+A checkpoint holds the training state (parameters, optimizer, step: the step is the whole position in the data) and a
+description: the model's config, the recipe, the stage and its inputs. `latest` is never a save that did not finish:
+Orbax writes beside and renames.
+"""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from tpullm.config import CheckpointConfig, ModelConfig
+from tpullm.errors import UserError
+
+Tree = Any
+STAGES = ("finetune", "pretrain")
+
+
+class Checkpoints:
+    """The checkpoints of one stage, saved in the background.
+
+    Args:
+        directory: `STAGE/checkpoints`.
+        config: how many to keep.
+    """
+
+    def __init__(self, directory: Path, config: CheckpointConfig):
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        options = ocp.CheckpointManagerOptions(max_to_keep=max(config.keep, 1), enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def latest(self) -> int | None:
+        """The step of the last finished save."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Tree, description: dict) -> None:
+        """Start saving; an earlier save's failure is raised here."""
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(description))
+        self._manager.save(step, args=items, force=True)
+
+    def check(self) -> None:
+        """Raise the error of a save that failed in the background."""
+        self._manager.check_for_errors()
+
+    def restore(self, step: int, target: Tree) -> Tree:
+        """The state at `step`, placed as `target` (shapes, types, shardings) says, whatever mesh wrote it."""
+        return _restore(self._manager, step, target)
+
+    def close(self) -> None:
+        """Wait for the last save."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, target: Tree) -> Tree:
+    try:
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return manager.restore(step, args=items)["state"]
+    except (ValueError, KeyError) as error:
+        where = manager.directory / str(step)
+        raise UserError(f"{where}: the checkpoint has another shape than the model ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model on disk.
+
+    Args:
+        directory: `STAGE/checkpoints`.
+        step: which of them.
+        run: the run directory (its tokenizer reads and writes for the model).
+        stage: `pretrain` or `finetune`.
+        config: of the model.
+        recipe: the whole recipe, as a dict.
+    """
+
+    directory: Path
+    step: int
+    run: Path
+    stage: str
+    config: ModelConfig
+    recipe: dict
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The SentencePiece model."""
+        return self.run / "tokenizer" / "tokenizer.model"
+
+
+def find(model: str | Path) -> Model:
+    """What a MODEL argument names: a run directory (its last finished stage), a stage, or one checkpoint.
+
+    Raises:
+        UserError: it is none of them, or holds no finished save.
+    """
+    path = Path(model)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; MODEL is a run directory, one of its stages, or one checkpoint")
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return _describe(path.parent, int(path.name))
+    if (path / "checkpoints").is_dir():
+        return _describe(path / "checkpoints", None)
+    for finished in (True, False):
+        for stage in STAGES:
+            has_manifest = (path / stage / "manifest.json").exists()
+            if (path / stage / "checkpoints").is_dir() and has_manifest == finished:
+                if _steps(path / stage / "checkpoints"):
+                    return _describe(path / stage / "checkpoints", None)
+    raise UserError(f"{path}: holds no trained model; MODEL is a run directory, one of its stages, or one checkpoint")
+
+
+def _steps(directory: Path) -> list[int]:
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def _describe(directory: Path, step: int | None) -> Model:
+    steps = _steps(directory)
+    if not steps or (step is not None and step not in steps):
+        raise UserError(f"{directory}: no finished save{f' of step {step}' if step is not None else ''} here")
+    step = steps[-1] if step is None else step
+    manager = ocp.CheckpointManager(directory.absolute())
+    try:
+        args = ocp.args.Composite(description=ocp.args.JsonRestore())
+        described = manager.restore(step, args=args)["description"]
+    except (FileNotFoundError, KeyError) as error:
+        raise UserError(f"{directory / str(step)}: not a checkpoint of tpullm ({_first_line(error)})") from error
+    finally:
+        manager.close()
+    config = ModelConfig(**described["model"])
+    run = directory.parent.parent
+    return Model(directory, step, run, directory.parent.name, config, described["recipe"])
+
+
+def load_params(model: Model, shapes: Tree) -> Tree:
+    """The parameters of a model, into `shapes` (with shardings); the optimizer's state is not read."""
+    manager = ocp.CheckpointManager(model.directory.absolute(), item_names=("state",))
+    try:
+        restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)
+        args = ocp.args.PyTreeRestore({"params": shapes}, restore_args={"params": restore_args}, partial_restore=True)
+        return manager.restore(model.step, args=ocp.args.Composite(state=args))["state"]["params"]
+    except (ValueError, KeyError) as error:
+        where = model.directory / str(model.step)
+        raise UserError(f"{where}: the checkpoint has another shape than its description ({_first_line(error)})") from error
+    finally:
+        manager.close()
+
+
+def description(stage: str, config: ModelConfig, recipe: Any, inputs: dict) -> dict:
+    """What a checkpoint says of itself."""
+    return {
+        "stage": stage,
+        "model": dataclasses.asdict(config),
+        "recipe": dataclasses.asdict(recipe),
+        "inputs": inputs,
+    }

@@ -1,0 +1,136 @@
+"""The command line: `tpullm VERB ...`. Only the chosen verb's module is imported."""
+
+import difflib
+import errno
+import importlib
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+
+from tpullm.errors import Interrupted, UserError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: its line of help, and whether it takes a recipe (`--config`, `--run`, `--section.key`)."""
+
+    help: str
+    recipe: bool = False
+
+
+VERBS = {
+    "run": Verb("all stages of a recipe, in order; finished ones are skipped", recipe=True),
+    "collect": Verb("1. raw sources to clean, licensed, deduplicated documents and a data card", recipe=True),
+    "tokenize": Verb("2. documents to a tokenizer and a token store; --show TEXT prints a split", recipe=True),
+    "data": Verb("   --step N: which documents are in the batch of a step", recipe=True),
+    "pretrain": Verb("4. the token store to a trained Transformer (3.)", recipe=True),
+    "finetune": Verb("5. tune the model on conversations", recipe=True),
+    "evaluate": Verb("held-out loss, the truth tables, tuned answers", recipe=True),
+    "report": Verb("a run directory to one self-contained HTML page", recipe=True),
+    "generate": Verb("go on with a text"),
+    "chat": Verb("talk with a tuned model"),
+    "blank": Verb("fill 【?】 with words and their probabilities"),
+    "attention": Verb("a picture of which earlier tokens each token looks at"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, 2 for a mistake that the user can correct, 130 when interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(argv)
+    except UserError as error:
+        return _fail(str(error))
+    except Interrupted as error:
+        return _fail(str(error), code=130)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was finished is kept, the same command goes on from there", code=130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        message = _no_space(error)
+        if message is None:
+            raise
+        return _fail(message)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"tpullm: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _no_space(error: BaseException | None) -> str | None:
+    """One line if the device is full, wherever the error comes from (Python, TensorStore, a worker process)."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            where = getattr(error, "filename", None)
+            return f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        from tpullm import __version__
+
+        print(__version__)
+        return 0
+    verb = argv[0]
+    if verb not in VERBS:
+        nearest = difflib.get_close_matches(verb, VERBS, 1)
+        raise UserError(f"{verb}: no such verb{f', did you mean {nearest[0]}?' if nearest else ''} (see tpullm --help)")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    module = importlib.import_module(f"tpullm.commands.{verb}")
+    parser = _parser(verb, module)
+    arguments = _parse(parser, argv[1:])
+    if VERBS[verb].recipe:
+        from tpullm.recipe import open_run
+
+        recipe, run = open_run(parser, arguments)
+        module.main(recipe, run, arguments) if hasattr(module, "add_arguments") else module.main(recipe, run)
+    else:
+        module.main(arguments)
+    return 0
+
+
+def _overview() -> str:
+    lines = [
+        "tpullm: raw text to a tuned, evaluated language model, on a laptop, a GPU or a TPU pod.",
+        "",
+        "usage: tpullm VERB [options]      tpullm VERB --help shows a verb's options",
+        "",
+        *(f"  {name:<10} {verb.help}" for name, verb in VERBS.items()),
+        "",
+        "To begin: tpullm run --config configs/quickstart.yaml --run runs/quickstart",
+        "then:     tpullm chat --model runs/quickstart",
+        "          tpullm blank '今日はとても【?】天気ですね。' --model runs/quickstart",
+    ]
+    return "\n".join(lines)
+
+
+def _parser(verb: str, module):
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(prog=f"tpullm {verb}", description=module.__doc__, exit_on_error=False)
+    if VERBS[verb].recipe:
+        from tpullm.recipe import add_recipe_arguments
+
+        add_recipe_arguments(parser)
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(parser)
+    return parser
+
+
+def _parse(parser, argv: list[str]):
+    from tpullm.recipe import readable
+
+    try:
+        return parser.parse_args(argv)
+    except Exception as error:
+        raise UserError(readable(error)) from error

@@ -1,0 +1,44 @@
+"""Which documents are in the batch of a step of pretraining: row, source, id, tokens, and how each piece begins."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.config import Recipe
+from tpullm.data.stream import Placed, Stream, pretraining_stream
+from tpullm.errors import UserError
+from tpullm.tokenizer import Tokenizer
+
+SHOWN_TOKENS = 24
+
+
+def add_arguments(parser) -> None:
+    """`--step` and `--json`."""
+    parser.add_argument("--step", type=int, required=True, help="a step of pretraining, from 0")
+    parser.add_argument("--json", action="store_true", help="print one JSON value")
+
+
+def main(recipe: Recipe, run: Path, arguments) -> None:
+    """Print what is in the batch of `arguments.step`; `UserError` if there is no such step."""
+    step, steps = arguments.step, recipe.pretrain.steps
+    if not 0 <= step < steps:
+        raise UserError(f"--step {step}: pretraining has the steps 0 to {steps - 1}; choose one of them")
+    stream, tokenizer = pretraining_stream(recipe, run), Tokenizer.load(run / "tokenizer")
+    pieces = stream.documents_at(step)
+    texts = [beginning(stream, tokenizer, piece) for piece in pieces]
+    if arguments.json:
+        return print(json.dumps([{**dataclasses.asdict(p), "text": t} for p, t in zip(pieces, texts, strict=True)]))
+    epochs = ", ".join(f"{source} {epoch:.2f}" for source, epoch in stream.epoch_at(step).items())
+    print(f"step {step}: {len(pieces)} pieces in {stream.batch_size} rows; times read before it: {epochs}")
+    for piece, text in zip(pieces, texts, strict=True):
+        tokens = f"{piece.start}-{piece.start + piece.length - 1}"
+        print(f"row {piece.row:<4} {piece.source:<12} {piece.id}  tokens {tokens:<12} {text}")
+
+
+def beginning(stream: Stream, tokenizer: Tokenizer, piece: Placed) -> str:
+    """The text of a piece's first tokens, in one line."""
+    count = min(SHOWN_TOKENS, piece.length + 1)
+    tokens, _ = stream.sources[piece.source].read(*(np.array([n]) for n in (piece.document, piece.start, count)))
+    return tokenizer.decode(tokens.tolist()).replace("\n", "⏎")

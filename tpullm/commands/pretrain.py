@@ -1,0 +1,55 @@
+"""Step 4: pretrain the Transformer by predicting the next token of the collected text."""
+
+from pathlib import Path
+
+from tpullm import manifest
+from tpullm.checkpoint import description
+from tpullm.config import Recipe
+from tpullm.corpus.sources import sources
+from tpullm.data.store import TokenStore
+from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.sharding import make_mesh
+from tpullm.stages import begin, pretrain_inputs
+from tpullm.tokenizer import Tokenizer
+from tpullm.training.loop import Job, train
+
+
+def main(recipe: Recipe, run: Path) -> None:
+    """Train `RUN/pretrain` from `RUN/tokens`, going on from the last save."""
+    stage, inputs, config = run / "pretrain", pretrain_inputs(recipe, run), recipe.pretrain
+    if not begin(stage, inputs):
+        return
+    tokenizer = Tokenizer.load(run / "tokenizer")
+    model = recipe.model.resolved(tokenizer.vocabulary_size)
+    weights = {source.name: source.weight for source in sources(recipe)}
+    stream = Stream(
+        {name: TokenStore(run / "tokens" / name / "train") for name in weights},
+        weights,
+        config.batch_size,
+        config.sequence_length,
+        recipe.seed,
+    )
+    results = train(
+        Job(
+            directory=stage,
+            model=model,
+            config=config,
+            seed=recipe.seed,
+            mesh=make_mesh(recipe.mesh),
+            batches=lambda first: stream.batches(first, config.steps, config.data_workers),
+            evaluations=held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows),
+            bytes_per_token=tokenizer.bytes_per_token(),
+            description=description("pretrain", model, recipe, inputs),
+        )
+    )
+    manifest.write(stage, inputs, **results)
+
+
+def held_out(recipe: Recipe, run: Path, batch_size: int, sequence_length: int, rows: int) -> dict[str, list]:
+    """Evaluation batches by source, of the sources that have held-out documents."""
+    batches = {}
+    for source in sources(recipe):
+        path = run / "tokens" / source.name / "held_out"
+        if path.exists():
+            batches[source.name] = list(evaluation_batches(TokenStore(path), batch_size, sequence_length, rows))
+    return {name: found for name, found in batches.items() if found}

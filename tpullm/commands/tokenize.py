@@ -1,0 +1,137 @@
+"""Step 2: documents → a SentencePiece model and a token store.
+
+RUN/documents/SOURCE/SPLIT/*.jsonl.gz → RUN/tokenizer/tokenizer.model, RUN/tokens/SOURCE/SPLIT/
+"""
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tpullm import manifest, storage, tokenizer
+from tpullm.config import Recipe
+from tpullm.corpus import sources as corpus_sources
+from tpullm.corpus import store as documents_store
+from tpullm.data import parts
+from tpullm.errors import UserError
+from tpullm.log import say
+from tpullm.tokenizer import Tokenizer
+
+PARTS = ".parts"
+
+
+def main(recipe: Recipe, run: Path) -> None:
+    """Train the tokenizer, then write the token store; what is finished is skipped, what was interrupted goes on."""
+    run = Path(run)
+    if not (run / "documents" / manifest.FILE).exists():
+        raise UserError(f"{run / 'documents'}: no finished documents; run `tpullm collect` first")
+    train_tokenizer(recipe, run)
+    write_tokens(recipe, run)
+
+
+def train_tokenizer(recipe: Recipe, run: Path) -> None:
+    """Make RUN/tokenizer from a sample of the training documents, each source in proportion to its weight."""
+    folder, config = run / "tokenizer", recipe.tokenizer
+    weights = {source.name: source.weight for source in corpus_sources.sources(recipe)}
+    settings = {key: value for key, value in vars(config).items() if key != "workers"}
+    upstream = {"documents": manifest.identity(run / "documents")}
+    inputs = manifest.inputs_hash({**settings, "seed": recipe.seed, "weights": weights}, upstream)
+    if manifest.is_finished(folder, inputs):
+        return say("tokenizer: finished, skipped")
+    began = time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    sample = sample_documents(run / "documents", weights, config.sample_characters, recipe.seed)
+    made = tokenizer.train(sample, config, recipe.seed, folder / "tokenizer.model")
+    characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
+    ratios = characters_per_token(made, sample)
+    manifest.write(
+        folder,
+        inputs,
+        vocabulary_size=made.vocabulary_size,
+        sample_characters=characters,
+        characters_per_token=ratios,
+        seconds=round(seconds, 1),
+    )
+    told = ", ".join(f"{language} {ratio:.2f}" for language, ratio in ratios.items())
+    say(f"tokenizer: {made.vocabulary_size:,} tokens from {characters:,} characters in {seconds:.1f} s")
+    say(f"tokenizer: characters per token: {told}")
+
+
+def write_tokens(recipe: Recipe, run: Path) -> None:
+    """Make RUN/tokens: parts by processes over the files of documents, then one store for each source and split."""
+    folder = run / "tokens"
+    upstream = {stage: manifest.identity(run / stage) for stage in ("documents", "tokenizer")}
+    inputs = manifest.inputs_hash({}, upstream)
+    if manifest.is_finished(folder, inputs):
+        return say("tokens: finished, skipped")
+    began = time.monotonic()
+    unfinished = folder / PARTS / storage.hash_json(upstream)[:16]
+    if not unfinished.exists():  # nothing of these inputs is there: what is there is of others
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    model = run / "tokenizer" / "tokenizer.model"
+    names = [source.name for source in corpus_sources.sources(recipe)]
+    planned = parts.plan(run / "documents", unfinished, model, names)
+    parts.make(planned, recipe.tokenizer.workers)
+    facts = parts.assemble(folder, planned, Tokenizer.load(model).vocabulary_size)
+    shutil.rmtree(folder / PARTS)
+    manifest.write(folder, inputs, sources=facts, seconds=round(time.monotonic() - began, 1))
+    for source, splits in facts.items():
+        counts = (f"{counts['tokens']:,} {split.replace('_', '-')}" for split, counts in splits.items())
+        say(f"tokens: {source}: {', '.join(counts)}")
+
+
+def sample_documents(
+    documents: Path, weights: Mapping[str, float], characters: int, seed: int
+) -> list[tuple[str, str]]:
+    """(language, passage) pairs of training documents, `characters` in all at most, shared out by weight.
+
+    What a small source can't fill goes to the others, by weight again.
+    """
+    samples = {}
+    for source, weight in weights.items():
+        if weight > 0:
+            records = documents_store.read(documents, source, documents_store.TRAIN)
+            texts = ((record["language"], record["text"]) for record in records)
+            samples[source] = tokenizer.sample_texts(texts, characters, seed)
+    sizes = {source: sum(len(text) for _, text in sample) for source, sample in samples.items()}
+    shares = share_out(characters, sizes, weights)
+    return [pair for source in samples for pair in tokenizer.sample_texts(samples[source], shares[source], seed)]
+
+
+def share_out(amount: int, sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
+    """`amount` divided by weight, no share above its size; what that leaves over is divided again."""
+    shares: dict[str, int] = {}
+    while open_ := [name for name in sizes if name not in shares]:
+        rate = (amount - sum(shares.values())) / sum(weights[name] for name in open_)
+        full = [name for name in open_ if sizes[name] <= rate * weights[name]]
+        for name in full or open_:
+            shares[name] = min(sizes[name], int(rate * weights[name]))
+    return shares
+
+
+def characters_per_token(made: Tokenizer, sample: list[tuple[str, str]]) -> dict[str, float]:
+    """Mean characters of a token by language, over the sample."""
+    totals: dict[str, list[int]] = {}
+    for language, text in sample:
+        total = totals.setdefault(language or "unknown", [0, 0])
+        total[0] += len(text)
+        total[1] += len(made.encode(text))
+    return {language: round(characters / max(1, tokens), 3) for language, (characters, tokens) in totals.items()}
+
+
+def show(text: str, model: Path) -> list[dict[str, str | int]]:
+    """The split of `text`, as `tpullm tokenize --show` prints it: what each token shows, and its id.
+
+    `model` is a run directory, or a stage or checkpoint in one; `UserError` if no tokenizer is found there.
+    """
+    return [{"piece": piece, "id": token} for piece, token in find_tokenizer(model).pieces(text)]
+
+
+def find_tokenizer(model: Path) -> Tokenizer:
+    """The tokenizer of a run directory, a stage or a checkpoint; `UserError` if there is none."""
+    model = Path(model)
+    for folder in (model, *model.absolute().parents[:3]):
+        if (folder / "tokenizer" / "tokenizer.model").is_file():
+            return Tokenizer.load(folder / "tokenizer")
+    return Tokenizer.load(model)

@@ -1,0 +1,315 @@
+"""The recipe: every setting of one run, each default written once, here.
+
+A recipe is one YAML file under `configs/`. `tpullm VERB --config FILE --section.key VALUE` overrides a key.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tpullm.errors import UserError
+
+SourceKind = Literal["text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of documents.
+
+    Args:
+        name: a short name, used in file names, metrics and the data card.
+        kind: how to read it; `files` reads each file by its extension, `python` is the documentation and library of the
+            running Python, `tenki` the built-in grammar of everyday Japanese.
+        path: a file, a folder (read recursively) or an http(s) URL; for `python`, `documentation`, `code` or nothing
+            (both); nothing for `tenki`.
+        held_out: a file or folder kept for evaluation only, instead of documents chosen by hash; it may lie in `path`.
+        licence: the licence of the text, as an SPDX name or a sentence. Required.
+        language: the language of the text (`en`, `ja`, `code`, ...); documents in another one are dropped.
+        weight: share of the training tokens drawn from this source, relative to the other weights.
+        text_key: the field that holds the text (jsonl and parquet).
+        documents: how many documents at most (0 is all); for `tenki`, how many to generate.
+        filter: drop documents that are too short, too repetitive or in another language.
+        deduplicate: drop documents that repeat another one, exactly or nearly.
+    """
+
+    name: str
+    kind: SourceKind
+    path: str = ""
+    held_out: str = ""
+    licence: str = ""
+    language: str = ""
+    weight: float = 1.0
+    text_key: str = "text"
+    documents: int = 0
+    filter: bool = True
+    deduplicate: bool = True
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Step 1, collect.
+
+    Args:
+        sources: where the documents come from.
+        held_out_fraction: share of the documents set aside for evaluation, chosen by the hash of their text.
+        minimum_characters: shorter documents are dropped.
+        maximum_characters: longer documents are cut into pieces of at most this length, at a line's end.
+        near_duplicate_similarity: documents at least this similar (Jaccard of word 5-grams, by MinHash) are duplicates;
+            1 removes exact copies only.
+        workers: processes that read and filter; 0 is one per core.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    held_out_fraction: float = 0.02
+    minimum_characters: int = 50
+    maximum_characters: int = 1_000_000
+    near_duplicate_similarity: float = 0.8
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Step 2, tokenize.
+
+    Args:
+        model_type: SentencePiece model: `unigram` (pieces of words) or `char` (single characters).
+        vocabulary_size: number of tokens, special tokens and the 256 byte tokens included; 0 with `char` is all
+            characters of the sample.
+        sample_characters: how many characters of the training documents the tokenizer is trained on.
+        words: learn pieces within Japanese words (found by Sudachi), so that は+いい never becomes one piece.
+        reserved_tokens: unused special tokens kept for later.
+        workers: processes that tokenize; 0 is one per core.
+    """
+
+    model_type: Literal["unigram", "char"] = "unigram"
+    vocabulary_size: int = 4096
+    sample_characters: int = 2_000_000
+    words: bool = True
+    reserved_tokens: int = 16
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Step 3, the Transformer: decoder-only, RMSNorm, RoPE, grouped-query attention, SwiGLU.
+
+    Args:
+        layers: number of Transformer blocks (L).
+        width: width of the residual stream (D).
+        heads: query heads (N).
+        kv_heads: key and value heads (K), a divisor of `heads`; 0 is the same number.
+        head_width: width of one head (H); 0 is `width / heads`.
+        mlp_width: width of the feed-forward layer (F); 0 is 8/3 of `width`, rounded up to a multiple of 64.
+        vocabulary_size: number of token ids (V); 0 is the tokenizer's.
+        context_length: longest sequence the model is made for, in tokens.
+        rope_theta: base of the rotary position embedding.
+        norm_epsilon: added to the mean square in RMSNorm.
+        qk_norm: normalize queries and keys (RMSNorm over the head) before their product.
+        tied_embeddings: use the embedding table as the output layer too.
+        dropout: share of residual activations set to zero in training; for corpora seen many times.
+        remat: what the backward pass computes again instead of keeping.
+    """
+
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    kv_heads: int = 0
+    head_width: int = 0
+    mlp_width: int = 0
+    vocabulary_size: int = 0
+    context_length: int = 256
+    rope_theta: float = 10_000.0
+    norm_epsilon: float = 1e-6
+    qk_norm: bool = True
+    tied_embeddings: bool = True
+    dropout: float = 0.0
+    remat: Literal["none", "full"] = "none"
+
+    def resolved(self, vocabulary_size: int) -> "ModelConfig":
+        """The same config with every 0 replaced by the value that it stands for."""
+        return dataclasses.replace(
+            self,
+            kv_heads=self.kv_heads or self.heads,
+            head_width=self.head_width or self.width // self.heads,
+            mlp_width=self.mlp_width or -(-self.width * 8 // 3 // 64) * 64,
+            vocabulary_size=self.vocabulary_size or vocabulary_size,
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with decoupled weight decay on matrices only (Loshchilov & Hutter 2019).
+
+    Args:
+        peak_lr: learning rate after the warm-up.
+        schedule: `cosine` to `final_lr_fraction`, or `wsd` (warm-up, stable, linear decay).
+        warmup_steps: steps of linear warm-up.
+        decay_fraction: share of the steps in which `wsd` decays.
+        final_lr_fraction: last learning rate as a share of the peak.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        epsilon: added to the root of the second moment.
+        weight_decay: decay of the matrices, times the learning rate.
+        clip_norm: longest gradient (global norm); longer ones are scaled down.
+        z_loss: weight of the squared log-normalizer, keeps logits small (PaLM, section 5).
+    """
+
+    peak_lr: float = 3e-3
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup_steps: int = 100
+    decay_fraction: float = 0.3
+    final_lr_fraction: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    z_loss: float = 0.0
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When training saves.
+
+    Args:
+        every_steps: save after this many steps (0 is never by steps).
+        every_minutes: save after this many minutes (0 is never by time).
+        keep: how many saves to keep; the last is never removed.
+    """
+
+    every_steps: int = 500
+    every_minutes: float = 10.0
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Steps 4 and 5 share this: one stage of training.
+
+    Args:
+        steps: optimizer steps.
+        batch_size: rows in one global batch (B).
+        sequence_length: tokens in one row (T).
+        accumulation: micro-batches that one step is computed in; the numbers are the same.
+        compute: type of the products; `auto` is bfloat16 where the machine is fast in it, else float32.
+        optimizer: the optimizer.
+        evaluate_every: steps between evaluations on held-out documents (0 is only at the end).
+        evaluate_rows: at most this many rows a source in one evaluation.
+        log_every: steps between lines of `metrics.jsonl`.
+        data_workers: threads that read ahead; the batches do not depend on it.
+        checkpoint: when to save.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    sequence_length: int = 256
+    accumulation: int = 1
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluate_every: int = 0
+    evaluate_rows: int = 64
+    log_every: int = 10
+    data_workers: int = 2
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Step 5, fine-tune on conversations.
+
+    Args:
+        conversations: JSON Lines files of `{"messages": [{"role", "content"}]}`; `tenki` is the built-in questions.
+        held_out_fraction: share of the conversations never trained on, chosen by hash.
+        train: the stage of training.
+    """
+
+    conversations: list[str] = field(default_factory=list)
+    held_out_fraction: float = 0.2
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What `evaluate` measures.
+
+    Args:
+        rows: at most this many rows of held-out text a source (0 is all).
+        batch_size: rows at a time.
+        questions: at most this many held-out questions (0 is all).
+    """
+
+    rows: int = 0
+    batch_size: int = 32
+    questions: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run.
+
+    Args:
+        name: the recipe's name; a run directory belongs to one recipe.
+        run: the run directory; all that a run makes is in it.
+        seed: of everything random.
+        text: a file or folder of your own text, added to the sources.
+        mesh: devices along each axis (data, fsdp, expert, sequence, tensor); -1 fills.
+        corpus: step 1.
+        tokenizer: step 2.
+        model: step 3.
+        pretrain: step 4.
+        finetune: step 5; a recipe without it ends with the pretrained model.
+        evaluate: what is measured at the end.
+    """
+
+    name: str = "unnamed"
+    run: str = "runs/unnamed"
+    seed: int = 0
+    text: str = ""
+    mesh: dict[str, int] = field(default_factory=lambda: {"fsdp": -1})
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: TrainConfig = field(default_factory=TrainConfig)
+    finetune: FinetuneConfig | None = None
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def check(recipe: Recipe) -> Recipe:
+    """Refuse what no run could do; `UserError` names the key."""
+    model = recipe.model.resolved(vocabulary_size=1)
+    _require(model.width > 0 and model.layers > 0 and model.heads > 0, "model: layers, width and heads must be > 0")
+    _require(
+        model.heads % model.kv_heads == 0,
+        f"model.kv_heads: {model.kv_heads} does not divide model.heads {model.heads}; choose a divisor",
+    )
+    _require(
+        model.head_width % 2 == 0,
+        f"model.head_width: {model.head_width} is odd; rotary embeddings need an even head, change width or heads",
+    )
+    stages = {"pretrain": recipe.pretrain}
+    if recipe.finetune:
+        stages["finetune.train"] = recipe.finetune.train
+    for name, stage in stages.items():
+        _check_stage(name, stage, model)
+    names = [source.name for source in recipe.corpus.sources]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    _require(not repeated, f"corpus.sources: the name {', '.join(repeated)} is used twice; names must differ")
+    return recipe
+
+
+def _check_stage(name: str, stage: TrainConfig, model: ModelConfig) -> None:
+    _require(stage.steps > 0, f"{name}.steps: {stage.steps} must be > 0")
+    _require(stage.batch_size > 0, f"{name}.batch_size: {stage.batch_size} must be > 0")
+    _require(
+        stage.accumulation > 0 and stage.batch_size % stage.accumulation == 0,
+        f"{name}.accumulation: {stage.accumulation} does not divide batch_size {stage.batch_size}; choose a divisor",
+    )
+    _require(
+        0 < stage.sequence_length <= model.context_length,
+        f"{name}.sequence_length: {stage.sequence_length} is not within model.context_length {model.context_length}",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)

@@ -1,0 +1,41 @@
+"""What flows through step 1: raw documents as they are read, records of those that passed the filters."""
+
+import hashlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A document as a reader found it.
+
+    Args:
+        text: its text; nothing where it could not be read.
+        language: its language where the reader knows it better than the source says.
+        dropped: why it could not be read; nothing where it could.
+    """
+
+    text: str = ""
+    language: str = ""
+    dropped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is remembered of a document that passed the filters, while its text waits on the disk.
+
+    Args:
+        hash: SHA-256 of its UTF-8 text, hexadecimal.
+        characters: length of its text.
+        language: its language.
+        held_out: whether it is named as held out by the source.
+    """
+
+    hash: str
+    characters: int
+    language: str
+    held_out: bool
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of the UTF-8 text, hexadecimal: it names a document and decides whether it is held out."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,37 @@
+"""n-grams of a text as arrays: of words, or of characters where no spaces are written between words."""
+
+import re
+import zlib
+
+import numpy as np
+
+from tpullm.corpus import language
+
+WORD = re.compile(r"\w+")
+BASE = np.uint64(0x9E3779B97F4A7C15)
+
+
+def units(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the n-grams of `text` are made of: hashes and lengths in characters, uint64 [units] each, at least one."""
+    if language.is_spaceless(text):
+        codes = language.code_points("".join(text.split())).astype(np.uint64)
+        return codes, np.ones_like(codes)
+    words = WORD.findall(text.lower()) or [text]
+    hashes = {word: zlib.crc32(word.encode()) for word in set(words)}
+    return np.array([hashes[word] for word in words], np.uint64), np.array([len(word) for word in words], np.uint64)
+
+
+def hashes(codes: np.ndarray, n: int) -> np.ndarray:
+    """Hash of each run of `n` consecutive codes: uint64 [units - n + 1], nothing if there are fewer than `n`."""
+    count = max(len(codes) - n + 1, 0)
+    combined = np.zeros(count, dtype=np.uint64)
+    for offset in range(n):
+        combined = combined * BASE + mixed(codes[offset : offset + count])
+    return mixed(combined)
+
+
+def mixed(values: np.ndarray) -> np.ndarray:
+    """The finalizer of SplitMix64 (Steele et al. 2014): each bit of the result depends on each bit of the value."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,149 @@
+"""Reading and filtering in worker processes: a task is a part of a source, and its result depends on nothing else."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tpullm import log
+from tpullm.config import CorpusConfig, Source
+from tpullm.corpus import dedup, extract, filters, language, readers
+from tpullm.corpus.document import Raw, Record, text_hash
+from tpullm.corpus.sources import File
+
+# Two workers take half a second to start; below this much text one process is done sooner.
+PARALLEL_BYTES = 3_000_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part of a source that one worker reads: some of its files, or all of a generated source.
+
+    Args:
+        source: the source.
+        files: the files to read; none for `tenki`.
+        bytes: about how much there is to read.
+        spool: where the texts that pass wait: one JSON string a line.
+        config: how they are filtered.
+        seed: for what is generated.
+    """
+
+    source: Source
+    files: tuple[File, ...]
+    bytes: int
+    spool: Path
+    config: CorpusConfig
+    seed: int
+
+
+@dataclass
+class Result:
+    """What a task found.
+
+    Args:
+        records: one for each line of its spool.
+        keys: of the same documents, to find exact duplicates; none where the source keeps duplicates.
+        signatures: of the same documents, to find near duplicates; none where they are kept.
+        dropped: how many documents it dropped for which reason.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
+    signatures: list[np.ndarray] = field(default_factory=list)
+    dropped: Counter = field(default_factory=Counter)
+
+
+def process_all(tasks: list[Task], workers: int) -> list[Result]:
+    """The result of each task, in their order; with `workers` 0, one process per core."""
+    total = sum(task.bytes for task in tasks)
+    workers = min(workers or os.cpu_count() or 1, len(tasks))
+    workers = workers if total > PARALLEL_BYTES else 1
+    results = []
+    with log.progress("collect", total, "bytes") as advance, _mapper(workers) as mapped:
+        for task, result in zip(tasks, mapped(process, tasks), strict=True):
+            results.append(result)
+            advance(task.bytes)
+    return results
+
+
+@contextlib.contextmanager
+def _mapper(workers: int) -> Iterator:
+    """`map`, in worker processes that end with this one, whatever ends it."""
+    if workers == 1:
+        yield map
+        return
+    # A fork of a process that has threads (JAX, rich) may never return; a server started for it has none.
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        try:
+            yield pool.map
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _end_with_parent() -> None:
+    """Ctrl-C ends a worker silently, and so does the death of its parent (kill -9 leaves no orphans)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def process(task: Task) -> Result:
+    """Read a task's files, drop what should not be used, and write the rest to its spool."""
+    result, source, taken = Result(), task.source, 0
+    with open(task.spool, "w", encoding="utf-8", newline="\n") as spool:
+        for raw, held_out in _raw_documents(task):
+            reason, name = (raw.dropped, "") if raw.dropped else _judge(raw, task, held_out)
+            if reason:
+                result.dropped[reason] += 1
+                continue
+            for text in extract.cut(raw.text, task.config.maximum_characters):
+                spool.write(json.dumps(text) + "\n")
+                result.records.append(Record(text_hash(text), len(text), name, held_out))
+                _sign(result, text, task)
+                taken += not held_out
+            if source.documents and taken >= source.documents:
+                break
+    return result
+
+
+def _raw_documents(task: Task) -> Iterator[tuple[Raw, bool]]:
+    if task.source.kind == "tenki":
+        yield from ((raw, False) for raw in readers.generate(task.source, task.seed))
+    for file in task.files:
+        yield from ((raw, file.held_out) for raw in readers.read(file, task.source))
+
+
+def _judge(raw: Raw, task: Task, held_out: bool) -> tuple[str, str]:
+    """Why a document is dropped (nothing if it is kept), and its language; what the recipe holds out is only read."""
+    source = task.source
+    reason = filters.unreadable(raw.text)
+    if not reason and source.filter and not held_out:
+        expected = "code" if raw.language == "code" else source.language or raw.language
+        reason = filters.unwanted(raw.text, expected, task.config)
+    return reason, "" if reason else raw.language or source.language or language.guess(raw.text)
+
+
+def _sign(result: Result, text: str, task: Task) -> None:
+    """Remember what duplicates are found by."""
+    if task.source.deduplicate:
+        result.keys.append(dedup.exact_key(text))
+        if task.config.near_duplicate_similarity < 1:
+            result.signatures.append(dedup.signature(text))

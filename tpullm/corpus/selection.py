@@ -1,0 +1,82 @@
+"""Looking at the whole corpus at once, by hashes: which documents are duplicates, which are held out."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tpullm.config import CorpusConfig, Source
+from tpullm.corpus import dedup, split
+from tpullm.corpus.document import Record
+from tpullm.corpus.process import Result, Task
+from tpullm.corpus.store import HELD_OUT, TRAIN
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A document that passed the filters, and what becomes of it: `train`, `held_out`, or nothing (dropped)."""
+
+    source: str
+    record: Record
+    split: str
+
+
+def candidates(tasks: list[Task], results: list[Result]) -> list[Candidate]:
+    """One candidate for each line of the spools, in their order."""
+    return [
+        Candidate(task.source.name, record, HELD_OUT if record.held_out else TRAIN)
+        for task, result in zip(tasks, results, strict=True)
+        for record in result.records
+    ]
+
+
+def limit(own: list[Candidate], documents: int) -> None:
+    """Take the first `documents` of a source (0 is all); what is named as held out does not count."""
+    training = [candidate for candidate in own if candidate.split == TRAIN]
+    for candidate in training[documents or len(training) :]:
+        candidate.split = ""
+
+
+def is_few(own: list[Candidate], source: Source, config: CorpusConfig) -> bool:
+    """Whether a source has so few documents that its held-out text is stretches of them (`split.stretches`)."""
+    kept = sum(candidate.split == TRAIN for candidate in own)
+    return not source.held_out and config.held_out_fraction > 0 and kept < split.FEW
+
+
+def hold_out(own: list[Candidate], fraction: float) -> None:
+    """Hold out the documents of a source whose hash is in the lowest `fraction`."""
+    for candidate in own:
+        if candidate.split == TRAIN and split.is_held_out(candidate.record.hash, fraction):
+            candidate.split = HELD_OUT
+
+
+def hold_one_out(own: list[Candidate]) -> None:
+    """Hold out the document with the lowest hash where the fraction caught none."""
+    training = [candidate for candidate in own if candidate.split == TRAIN]
+    if len(training) > 1 and not any(candidate.split == HELD_OUT for candidate in own):
+        for index in split.lowest([candidate.record.hash for candidate in training]):
+            training[index].split = HELD_OUT
+
+
+def drop_duplicates(
+    all_candidates: list[Candidate], tasks: list[Task], results: list[Result], similarity: float
+) -> dict[str, Counter]:
+    """Drop what repeats another document of any source, held-out documents kept first; counts by source and reason."""
+    signed = [task.source.deduplicate for task, result in zip(tasks, results, strict=True) for _ in result.records]
+    rows = [candidate for candidate, is_signed in zip(all_candidates, signed, strict=True) if is_signed]
+    keys = _joined(result.keys for result in results)
+    signatures = _joined(result.signatures for result in results)
+    signatures_DP = np.stack(signatures) if signatures else np.zeros((len(keys), dedup.PERMUTATIONS), np.uint64)
+    order = [index for which in (HELD_OUT, TRAIN) for index, row in enumerate(rows) if row.split == which]
+    dropped: dict[str, Counter] = {}
+    for index, reason in dedup.duplicates(keys, signatures_DP, similarity, order).items():
+        if rows[index].record.held_out:  # the recipe names it: it is evaluated whole
+            continue
+        rows[index].split = ""
+        dropped.setdefault(rows[index].source, Counter())[reason] += 1
+    return dropped
+
+
+def _joined(lists: Iterable[list]) -> list:
+    return [item for items in lists for item in items]

@@ -1,0 +1,178 @@
+"""Where a recipe's documents come from: its sources, and the files of each."""
+
+import os
+import platform
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpullm import storage
+from tpullm.config import Recipe, Source
+from tpullm.corpus import download, python_library
+from tpullm.errors import UserError
+
+YOURS = "yours"
+EXTENSIONS = {
+    "text": (".txt", ".text"),
+    "markdown": (".md", ".markdown"),
+    "html": (".html", ".htm", ".xhtml"),
+    "jsonl": (".jsonl", ".ndjson"),
+    "parquet": (".parquet",),
+    "warc": (".warc", ".wet"),
+    "code": (
+        ".py .pyi .js .mjs .jsx .ts .tsx .java .kt .scala .c .h .cc .cpp .cxx .hpp .cu .cs .go .rs .rb .php .swift .sh "
+        ".bash .sql .r .jl .lua .pl .pm .hs .ml .ex .exs .erl .clj .dart .zig .vim .el .lisp .scm .css .scss .proto"
+    ).split(),
+}
+KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
+COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
+VENDORED = {"node_modules", "vendor", "third_party", "site-packages", "dist-packages", "__pycache__", "venv"}
+HASHED_BYTES = 1 << 30  # a larger file is known by its size and time: hashing it takes seconds at each start
+
+
+@dataclass(frozen=True)
+class File:
+    """One file to read: its path, how to read it, and whether its documents are held out by the recipe."""
+
+    path: Path
+    kind: str
+    held_out: bool = False
+
+
+def sources(recipe: Recipe) -> list[Source]:
+    """The recipe's sources and, with `text`, the user's own, named `yours`.
+
+    The user's own text is drawn for a third of the training tokens (half the weight of all others). It is taken as it
+    is: no filter, however short; only what is empty, unreadable or there twice is left out.
+    """
+    named = list(recipe.corpus.sources)
+    if not recipe.text:
+        return named
+    if any(source.name == YOURS for source in named):
+        raise UserError(f"corpus.sources: the name {YOURS} is taken by your own text ({recipe.text}); choose another")
+    weight = sum(source.weight for source in named) / 2 or 1.0
+    return [*named, Source(YOURS, "files", recipe.text, licence="your own", weight=weight, filter=False)]
+
+
+def check(found: list[Source]) -> None:
+    """Refuse sources that could not be read or should not be used; `UserError` names the source and the key."""
+    if not found:
+        raise UserError(
+            "corpus.sources: there is none; name at least one, or give your own text with --text FILE_OR_FOLDER"
+        )
+    for source in found:
+        _check_source(source)
+
+
+def _check_source(source: Source) -> None:
+    where = f"corpus.sources: {source.name}"
+    if not re.fullmatch(r"\w[\w.-]*", source.name):
+        raise UserError(f"{where!r} cannot be a folder's name; use letters, digits, - and _ only")
+    if not source.licence.strip():
+        raise UserError(
+            f"{where} has no licence; the data card and the model card of everything trained on it must name it; "
+            "write for example licence: CC-BY-4.0"
+        )
+    if source.kind == "tenki" and source.documents <= 0:
+        raise UserError(f"{where}: documents must say how many to generate, for example documents: 20000")
+    if source.kind not in ("tenki", "python"):
+        if not source.path:
+            raise UserError(f"{where} has no path; write the file, folder or URL to read")
+        for path in filter(None, (source.path, source.held_out)):
+            if not download.is_url(path) and not Path(path).expanduser().exists():
+                raise UserError(f"{where}: {path}: no such file or folder; correct the path")
+
+
+def files(source: Source, downloads: Path) -> tuple[list[File], Counter]:
+    """The files of a source in a fixed order, and how many of a folder's files cannot be read, by reason."""
+    if source.kind == "tenki":
+        return [], Counter()
+    if source.kind == "python":
+        return [File(path, "python") for path in python_library.files(source.path)], Counter()
+    held_out, ignored = _files(source, source.held_out, downloads) if source.held_out else ([], Counter())
+    apart = {path.resolve() for path, _ in held_out}
+    found, ignored_too = _files(source, source.path, downloads)
+    training = [File(path, kind) for path, kind in found if path.resolve() not in apart]
+    return [File(path, kind, held_out=True) for path, kind in held_out] + training, ignored + ignored_too
+
+
+def _files(source: Source, location: str, downloads: Path) -> tuple[list[tuple[Path, str]], Counter]:
+    path = download.fetch(location, downloads) if download.is_url(location) else Path(location).expanduser()
+    if path.is_file():
+        return [(path, _kind_of_file(source, path))], Counter()
+    found, ignored = [], Counter()
+    for file in _walk(path):
+        kind = KINDS.get(extension(file))
+        if kind == "code" and VENDORED.intersection(file.relative_to(path).parts):
+            ignored["other people's code"] += 1
+        elif kind and source.kind in ("files", kind):
+            found.append((file, kind))
+        else:
+            ignored[f"unknown extension ({extension(file) or 'none'})"] += 1
+    if not found:
+        seen = ", ".join(sorted(ignored)) or "it is empty"
+        raise UserError(
+            f"corpus.sources: {source.name}: {location} holds no file of kind {source.kind} ({_known(source.kind)}); "
+            f"there is: {seen}"
+        )
+    return found, ignored
+
+
+def _kind_of_file(source: Source, path: Path) -> str:
+    """A single file is read as the source says, whatever its extension."""
+    kind = source.kind if source.kind != "files" else KINDS.get(extension(path))
+    if kind is None:
+        raise UserError(
+            f"corpus.sources: {source.name}: {path}: unknown extension; tpullm reads {_known('files')}; convert it"
+        )
+    return kind
+
+
+def _known(kind: str) -> str:
+    return " ".join(KINDS if kind == "files" else EXTENSIONS[kind])
+
+
+def extension(path: Path) -> str:
+    """The last extension in lower case, without one of compression: `.jsonl` for `a.JSONL.gz`."""
+    plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    return plain.suffix.lower()
+
+
+def _walk(folder: Path) -> list[Path]:
+    """All files under `folder` in a fixed order, without hidden ones."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
+    return found
+
+
+def fingerprint(found: list[Source]) -> dict[str, Any]:
+    """What the documents depend on beside the recipe: hashes of local files, the version of Python, the grammar."""
+    upstream: dict[str, Any] = {}
+    for source in found:
+        if source.kind == "python":
+            upstream["python"] = platform.python_version()
+        elif source.kind == "tenki":
+            grammar = sorted((Path(__file__).parent / "tenki").rglob("*.py"))
+            upstream["tenki"] = {path.name: storage.hash_file(path) for path in grammar}
+        else:
+            upstream[source.name] = [_fingerprint(path) for path in (source.path, source.held_out) if path]
+    return upstream
+
+
+def _fingerprint(location: str) -> Any:
+    """A URL stands for itself: what it names is fetched once."""
+    if download.is_url(location):
+        return location
+    path = Path(location).expanduser()
+    return {str(file.relative_to(path)): _identity(file) for file in ([path] if path.is_file() else _walk(path))}
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    if status.st_size > HASHED_BYTES:
+        return f"{status.st_size} bytes at {status.st_mtime_ns}"
+    return storage.hash_file(path)

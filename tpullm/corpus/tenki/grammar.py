@@ -1,0 +1,316 @@
+"""How a tenki document goes from sentence to sentence, and how each sentence is worded.
+
+A sentence is drawn in two steps: the outline (what is said: a kind of sentence and its focus, the thing or weather
+that it names), given what the document has said so far; then the wording, given the outline and the document's
+mode (polite or plain, past or not). Both are plain finite distributions, and a sentence's text shows its outline,
+so probabilities multiply and entropies add (chain rule).
+"""
+
+import math
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache, cached_property
+from itertools import accumulate
+from typing import Generic, NamedTuple, TypeVar
+
+from tpullm.corpus.tenki import vocabulary as w
+
+Outcome = TypeVar("Outcome", bound=Hashable)
+
+
+class Kind(Enum):
+    """The kinds of sentence, each with an example."""
+
+    WEATHER = "今日はいい天気ですね。"
+    WEATHER_THEN = "その日は雨でした。"
+    BECAUSE = "今日は雨なので、傘をさします。"
+    SO = "だから、傘をさします。"
+    ACTION_DATED = "昨日、友達と公園で本を読みました。"
+    ACTION = "友達と公園で本を読みました。"
+    ACTION_LINKED = "それから、友達と公園で本を読みました。"
+    LIKING = "私はリンゴを食べるのが好きです。"
+    FEELING = "本を読むのは楽しかったです。"
+    COMMENT_THAT = "その本はとても面白いです。"
+    COMMENT = "本はとても面白いです。"
+    CLOSING = "楽しい一日でした。"
+
+
+class Mode(NamedTuple):
+    """How a whole document is told."""
+
+    polite: bool
+    past: bool
+
+
+class Outline(NamedTuple):
+    """What a sentence says: its kind and the thing or weather (for the closing, the topic) that it is about."""
+
+    kind: Kind
+    focus: str
+
+
+class Context(NamedTuple):
+    """All of a document's past that its next sentence depends on; the text so far determines it.
+
+    `last` is None before the first sentence. `sentences` counts those already told.
+    """
+
+    mode: Mode
+    sentences: int
+    weather_told: bool
+    last: Outline | None
+
+
+@dataclass(frozen=True)
+class Distribution(Generic[Outcome]):
+    """A finite distribution; sampling is one binary search."""
+
+    probability: Mapping[Outcome, float]
+
+    @cached_property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        return tuple(self.probability)
+
+    @cached_property
+    def _cumulative(self) -> list[float]:
+        return list(accumulate(self.probability.values()))
+
+    def pick(self, uniform: float) -> Outcome:
+        """The outcome at `uniform` in [0, 1) of the cumulative distribution."""
+        place = bisect(self._cumulative, uniform * self._cumulative[-1])
+        return self.outcomes[min(place, len(self.outcomes) - 1)]
+
+    @cached_property
+    def entropy(self) -> float:
+        """In nats."""
+        return -math.fsum(p * math.log(p) for p in self.probability.values())
+
+
+MODES = Distribution({Mode(*mode): probability for mode, probability in w.MODES.items()})
+ACTIONS = (Kind.ACTION_DATED, Kind.ACTION, Kind.ACTION_LINKED)
+
+_FIRST_KIND = {
+    True: {Kind.WEATHER: 0.25, Kind.BECAUSE: 0.15, Kind.ACTION_DATED: 0.60},
+    False: {Kind.WEATHER: 0.38, Kind.BECAUSE: 0.12, Kind.ACTION_DATED: 0.27, Kind.LIKING: 0.23},
+}
+# What is said next of the same thing; what is left of the probability goes to a new one.
+_FOLLOW_UP = {
+    True: {kind: {Kind.COMMENT_THAT: 0.45, Kind.FEELING: 0.15} for kind in (*ACTIONS, Kind.BECAUSE, Kind.SO)}
+    | {Kind.COMMENT_THAT: {Kind.FEELING: 0.2}},
+    False: {kind: {Kind.COMMENT_THAT: 0.45, Kind.LIKING: 0.15} for kind in (*ACTIONS, Kind.BECAUSE, Kind.SO)}
+    | {Kind.LIKING: {Kind.COMMENT: 0.4}},
+}
+_NEW_KIND = {
+    True: {Kind.ACTION_LINKED: 0.7, Kind.ACTION: 0.3},
+    False: {Kind.ACTION_LINKED: 0.55, Kind.ACTION: 0.2, Kind.LIKING: 0.25},
+}
+_NEW_KIND_AFTER_WEATHER = {True: {Kind.ACTION: 1.0}, False: {Kind.ACTION: 0.75, Kind.LIKING: 0.25}}
+_CLOTHES_AFTER_WEATHER = 0.45
+
+
+def topic_of(focus: str) -> str:
+    """The topic of a thing; every other focus is a weather."""
+    return w.THINGS[focus].topic if focus in w.THINGS else "weather"
+
+
+@cache
+def _things(topic: str, without: str | None = None) -> dict[str, float]:
+    shares = {name: thing.share for name, thing in w.THINGS.items() if thing.topic == topic and name != without}
+    total = math.fsum(shares.values())
+    return {name: share / total for name, share in shares.items()}
+
+
+def outline(context: Context) -> Distribution[Outline]:
+    """What the next sentence says, given that it does not close the document."""
+    return _outline(context.mode.past, context.weather_told, context.last)
+
+
+@cache
+def _outline(past: bool, weather_told: bool, last: Outline | None) -> Distribution[Outline]:
+    return Distribution(_first(past) if last is None else _next(past, weather_told, last))
+
+
+def _first(past: bool) -> dict[Outline, float]:
+    result: dict[Outline, float] = defaultdict(float)
+    for kind, probability in _FIRST_KIND[past].items():
+        if kind is Kind.WEATHER:
+            foci = w.WEATHERS
+        elif kind is Kind.BECAUSE:
+            foci = _clothes()
+        else:
+            topics = w.FIRST_LIKED_TOPIC if kind is Kind.LIKING else w.FIRST_TOPIC
+            foci = {name: p * share for topic, p in topics.items() for name, share in _things(topic).items()}
+        for focus, share in foci.items():
+            result[Outline(kind, focus)] += probability * share
+    return dict(result)
+
+
+def _next(past: bool, weather_told: bool, last: Outline) -> dict[Outline, float]:
+    topic, result = topic_of(last.focus), {}
+    if topic == "weather":
+        for name, share in w.CLOTHES_FOR[last.focus].items():
+            result[Outline(Kind.SO, name)] = _CLOTHES_AFTER_WEATHER * share
+    for kind, probability in _FOLLOW_UP[past].get(last.kind, {}).items():
+        result[Outline(kind, last.focus)] = probability
+    left = 1.0 - math.fsum(result.values())
+    if not weather_told:
+        kind = Kind.WEATHER_THEN if past else Kind.WEATHER
+        result |= {Outline(kind, name): left * w.WEATHER_LATER * p for name, p in w.WEATHERS.items()}
+        left *= 1.0 - w.WEATHER_LATER
+    kinds = (_NEW_KIND_AFTER_WEATHER if topic == "weather" else _NEW_KIND)[past]
+    for next_topic, probability in w.NEXT_TOPIC[topic].items():
+        for name, share in _things(next_topic, without=last.focus).items():
+            for kind, kind_probability in kinds.items():
+                result[Outline(kind, name)] = left * probability * share * kind_probability
+    return result
+
+
+def advance(context: Context, said: Outline) -> Context:
+    """The context after one more sentence."""
+    told = context.weather_told or said.kind in (Kind.WEATHER, Kind.WEATHER_THEN, Kind.BECAUSE)
+    return Context(context.mode, context.sentences + 1, told, said)
+
+
+def closing_probability(context: Context) -> float:
+    """The probability that the next sentence is the last; it is then about the topic told last."""
+    return w.CLOSING_AT[context.sentences + 1]
+
+
+def closing(context: Context) -> Outline:
+    """The outline of the closing sentence, which the topic told last decides."""
+    assert context.last is not None, "a document does not start with its closing"
+    return Outline(Kind.CLOSING, topic_of(context.last.focus))
+
+
+def start(mode: Mode) -> Context:
+    """The context before the first sentence."""
+    return Context(mode, 0, False, None)
+
+
+@cache
+def _clothes() -> dict[str, float]:
+    """How often each piece of clothing is the answer to the weather, over all weathers."""
+    result: dict[str, float] = defaultdict(float)
+    for weather, probability in w.WEATHERS.items():
+        for name, share in w.CLOTHES_FOR[weather].items():
+            result[name] += probability * share
+    return dict(result)
+
+
+# ---------------------------------------------------------------- wording
+
+Part = str | dict[str, float]
+
+
+def _product(*parts: Part) -> dict[tuple[str, ...], float]:
+    """All ways to say the parts one after another, each a fixed template or a choice of templates."""
+    result: dict[tuple[str, ...], float] = {(): 1.0}
+    for part in parts:
+        choices = {part: 1.0} if isinstance(part, str) else part
+        result = {
+            words + tuple(template.split()): probability * share
+            for words, probability in result.items()
+            for template, share in choices.items()
+        }
+    return result
+
+
+def verb_form(verb: w.Verb, mode: Mode) -> str:
+    """食べ ます, 食べ まし た, 食べる, 食べ た."""
+    if mode.polite:
+        return f"{verb.stem} まし た" if mode.past else f"{verb.stem} ます"
+    return verb.past if mode.past else verb.dictionary
+
+
+def copula(mode: Mode) -> str:
+    """です, でし た, だ, だっ た."""
+    if mode.polite:
+        return "でし た" if mode.past else "です"
+    return "だっ た" if mode.past else "だ"
+
+
+def adjective_form(word: str, mode: Mode) -> str:
+    """寒い です, 寒かっ た です, 寒い, 寒かっ た; 静か です, 静か でし た, 静か だ, 静か だっ た."""
+    adjective = w.ADJECTIVES[word]
+    if adjective.past is None:
+        return f"{word} {copula(mode)}"
+    form = adjective.past if mode.past else word
+    return f"{form} です" if mode.polite else form
+
+
+def _adjectives(choices: dict[str, float], mode: Mode) -> dict[str, float]:
+    return {adjective_form(word, mode): probability for word, probability in choices.items()}
+
+
+def _reason(weather: str, past: bool) -> str:
+    """The weather as a reason: 寒い ので, 寒かっ た ので, 天気 が いい ので, 雨 な ので, 雨 だっ た ので."""
+    if weather in w.ADJECTIVES:
+        form = adjective_form(weather, Mode(polite=False, past=past))
+        return f"天気 が {form} ので" if weather in ("いい", "悪い", "ひどい") else f"{form} ので"
+    return f"{weather} だっ た ので" if past else f"{weather} な ので"
+
+
+def _weather(weather: str, mode: Mode, day: str) -> dict[tuple[str, ...], float]:
+    """「今日はとても寒い天気ですね。」; a remark on today ends in ね, a report of the past does not."""
+    end = f"{copula(mode)} 。" if mode.past else f"{copula(mode)} ね 。"
+    parts = (w.VERY_WEATHER, weather, "天気") if weather in w.ADJECTIVES else (weather,)
+    return _product(f"{day} は", *parts, end)
+
+
+def _because(thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
+    joint = {weather: p * w.CLOTHES_FOR[weather].get(thing, 0.0) for weather, p in w.WEATHERS.items()}
+    reasons = {_reason(weather, mode.past): p / _clothes()[thing] for weather, p in joint.items() if p}
+    day = "昨日 は" if mode.past else "今日 は"
+    return _product(day, reasons, "、", thing, "を", verb_form(w.THINGS[thing].verb, mode), "。")
+
+
+def _action(opening: Part, thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
+    topic, verb = w.THINGS[thing].topic, verb_form(w.THINGS[thing].verb, mode)
+    return _product(opening, w.COMPANIONS[topic], w.PLACES[topic], f"{thing} を {verb} 。")
+
+
+def _comment(opening: str, thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
+    return _product(opening, f"{thing} は", w.VERY, _adjectives(w.THINGS[thing].adjectives, mode), "。")
+
+
+def _liking(thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
+    verb = w.THINGS[thing].verb.dictionary
+    return _product(w.SUBJECTS, f"は {thing} を {verb} の が", _adjectives(w.LIKES, mode), "。")
+
+
+def _feeling(thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
+    verb, feelings = w.THINGS[thing].verb.dictionary, w.FEELINGS[w.THINGS[thing].topic]
+    return _product(f"{thing} を {verb} の は", _adjectives(feelings, mode), "。")
+
+
+def _closing(topic: str, mode: Mode) -> dict[tuple[str, ...], float]:
+    if mode.past:
+        return _product(w.VERY, w.DAYS[True][topic], f"一日 {copula(mode)} 。")
+    strive, days = w.STRIVES[topic], _adjectives(w.DAYS[False][topic], mode)
+    return _product({f"明日 も {verb_form(w.STRIVE, mode)} 。": strive}) | {
+        words: (1.0 - strive) * p for words, p in _product("毎日 が", w.VERY, days, "。").items()
+    }
+
+
+@cache
+def wording(said: Outline, mode: Mode) -> Distribution[tuple[str, ...]]:
+    """How a sentence is worded: distribution over tuples of words, punctuation marks included."""
+    kind, focus = said
+    makers = {
+        Kind.WEATHER: lambda: _weather(focus, mode, "昨日" if mode.past else "今日"),
+        Kind.WEATHER_THEN: lambda: _weather(focus, mode, "その 日"),
+        Kind.BECAUSE: lambda: _because(focus, mode),
+        Kind.SO: lambda: _product("だから 、", f"{focus} を {verb_form(w.THINGS[focus].verb, mode)} 。"),
+        Kind.ACTION_DATED: lambda: _action(w.TIMES[mode.past], focus, mode),
+        Kind.ACTION: lambda: _action("", focus, mode),
+        Kind.ACTION_LINKED: lambda: _action(w.LINKS, focus, mode),
+        Kind.LIKING: lambda: _liking(focus, mode),
+        Kind.FEELING: lambda: _feeling(focus, mode),
+        Kind.COMMENT_THAT: lambda: _comment("その", focus, mode),
+        Kind.COMMENT: lambda: _comment("", focus, mode),
+        Kind.CLOSING: lambda: _closing(focus, mode),
+    }
+    return Distribution(makers[kind]())

@@ -1,0 +1,298 @@
+"""Tenki's exact distribution: sampling, probability, entropy, and what belongs at a place in a text.
+
+A document's text determines how it was made: a sentence's surface names its outline and the document's mode (the
+tests hold that no two are alike), and the closing sentence is about the topic told last. So nothing is summed over
+hidden states, and every figure here is exact up to rounding.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from tpullm.corpus.tenki import vocabulary as w
+from tpullm.corpus.tenki.grammar import (
+    MODES,
+    Context,
+    Kind,
+    Mode,
+    Outline,
+    advance,
+    closing,
+    closing_probability,
+    outline,
+    start,
+    topic_of,
+    wording,
+)
+from tpullm.errors import UserError
+
+BLANK = "【?】"
+NEVER = -math.inf
+_UNIFORMS = 1 + 3 * max(w.CLOSING_AT)
+_BLANK_MARK = re.compile(r"【[?？]】")
+
+
+class Sentence(NamedTuple):
+    """One way to word one outline; `log_share` is the log-probability of the wording given outline and mode."""
+
+    mode: Mode
+    said: Outline
+    words: tuple[str, ...]
+    log_share: float
+
+
+# ---------------------------------------------------------------- sampling
+
+
+def _say(said: Outline, mode: Mode, uniform: float) -> str:
+    return "".join(wording(said, mode).pick(uniform))
+
+
+def sample_document(rng: np.random.Generator) -> str:
+    """One document: three to seven sentences with nothing between them."""
+    uniforms = iter(rng.random(_UNIFORMS).tolist())
+    context, sentences = start(MODES.pick(next(uniforms))), []
+    while True:
+        if next(uniforms) < closing_probability(context):
+            return "".join([*sentences, _say(closing(context), context.mode, next(uniforms))])
+        said = outline(context).pick(next(uniforms))
+        sentences.append(_say(said, context.mode, next(uniforms)))
+        context = advance(context, said)
+
+
+def documents(count: int, seed: int) -> Iterator[str]:
+    """`count` independent documents, the same for the same seed; fewer are the beginning of more."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        yield sample_document(rng)
+
+
+# ---------------------------------------------------------------- probability
+
+
+def outlines(mode: Mode) -> list[Outline]:
+    """Every outline but the closing that a document of this mode can hold."""
+    first = advance(start(mode), Outline(Kind.ACTION_DATED, next(iter(w.THINGS))))
+    todo, found = [start(mode)], {}
+    while todo:
+        context = todo.pop()
+        for said in outline(context).outcomes:
+            if said not in found:
+                found[said] = None
+                todo.append(first._replace(last=said))
+    return list(found)
+
+
+def sentences() -> Iterator[Sentence]:
+    """Every sentence of the language but the closing ones, with the outline and mode that it shows."""
+    for mode in MODES.outcomes:
+        for said in outlines(mode):
+            for words, probability in wording(said, mode).probability.items():
+                yield Sentence(mode, said, words, math.log(probability))
+
+
+@cache
+def _index() -> dict[str, Sentence]:
+    return {"".join(sentence.words): sentence for sentence in sentences()}
+
+
+@cache
+def _closings(topic: str, mode: Mode) -> dict[str, Sentence]:
+    said = Outline(Kind.CLOSING, topic)
+    choices = wording(said, mode).probability.items()
+    return {"".join(words): Sentence(mode, said, words, math.log(p)) for words, p in choices}
+
+
+def _split(text: str) -> list[str]:
+    """Whole sentences, the last element being what follows the last 。 (empty for whole sentences)."""
+    *whole, rest = text.split("。")
+    return [sentence + "。" for sentence in whole] + [rest]
+
+
+def _derivation(text: str) -> tuple[float, list[Sentence], Context | None]:
+    """Log-probability that a document starts so, its sentences, and the context after (None: it has ended)."""
+    *surfaces, rest = _split(text)
+    if rest or not surfaces or surfaces[0] not in _index():
+        return NEVER, [], None
+    context: Context | None = start(_index()[surfaces[0]].mode)
+    total, parsed = math.log(MODES.probability[context.mode]), []
+    for surface in surfaces:
+        if context is None:
+            return NEVER, [], None
+        step, sentence, context = _step(context, surface)
+        if sentence is None:
+            return NEVER, [], None
+        total += step
+        parsed.append(sentence)
+    return total, parsed, context
+
+
+def _step(context: Context, surface: str) -> tuple[float, Sentence | None, Context | None]:
+    """Log-probability of one more sentence, how it reads, and the context after it."""
+    end = closing_probability(context)
+    if end > 0.0:
+        sentence = _closings(topic_of(context.last.focus), context.mode).get(surface)
+        if sentence is not None:
+            return math.log(end) + sentence.log_share, sentence, None
+    sentence = _index().get(surface)
+    if sentence is None or sentence.mode != context.mode or end == 1.0:
+        return NEVER, None, None
+    probability = outline(context).probability.get(sentence.said, 0.0)
+    if probability == 0.0:
+        return NEVER, None, None
+    return math.log((1.0 - end) * probability) + sentence.log_share, sentence, advance(context, sentence.said)
+
+
+def log_probability(document: str) -> float:
+    """Natural logarithm of a whole document's probability, its end included; -inf outside the language."""
+    total, _, context = _derivation(document)
+    return total if context is None else NEVER
+
+
+def prefix_log_probability(text: str) -> float:
+    """Natural logarithm of the probability that a document starts with these whole sentences."""
+    return 0.0 if text == "" else _derivation(text)[0]
+
+
+def parse(text: str) -> list[Sentence]:
+    """The sentences that begin or make a document, as words and outlines; empty outside the language."""
+    return _derivation(text)[1]
+
+
+# ---------------------------------------------------------------- entropy
+
+
+def _sentence_entropy(context: Context) -> float:
+    """Entropy in nats of the next sentence: does it close, what does it say, how is it worded."""
+    end, total = closing_probability(context), 0.0
+    if 0.0 < end < 1.0:
+        total -= end * math.log(end) + (1.0 - end) * math.log(1.0 - end)
+    if end > 0.0:
+        total += end * wording(closing(context), context.mode).entropy
+    if end < 1.0:
+        nexts = outline(context)
+        words = math.fsum(p * wording(said, context.mode).entropy for said, p in nexts.probability.items())
+        total += (1.0 - end) * (nexts.entropy + words)
+    return total
+
+
+def _levels() -> Iterator[dict[Context, float]]:
+    """Level n: the probability of each context after n sentences, the document not having ended."""
+    level = {start(mode): probability for mode, probability in MODES.probability.items()}
+    while level:
+        yield level
+        after: dict[Context, float] = defaultdict(float)
+        for context, mass in level.items():
+            left = mass * (1.0 - closing_probability(context))
+            if left > 0.0:
+                for said, probability in outline(context).probability.items():
+                    after[advance(context, said)] += left * probability
+        level = dict(after)
+
+
+@cache
+def entropy() -> float:
+    """Entropy of the distribution over documents in nats, by the chain rule over the Markov chain of contexts."""
+    levels = (mass * _sentence_entropy(context) for level in _levels() for context, mass in level.items())
+    return MODES.entropy + math.fsum(levels)
+
+
+@cache
+def expected_sentences() -> float:
+    """The mean number of sentences in a document."""
+    return math.fsum(mass for level in _levels() for mass in level.values())
+
+
+# ---------------------------------------------------------------- what belongs at a place
+
+
+@cache
+def words() -> tuple[str, ...]:
+    """All words of the language, sorted, without punctuation marks."""
+    closings = [s for mode in MODES.outcomes for topic in w.NEXT_TOPIC for s in _closings(topic, mode).values()]
+    found = {word for sentence in [*sentences(), *closings] for word in sentence.words}
+    return tuple(sorted(found - {"、", "。"}))
+
+
+def _has_word_at(parsed: list[Sentence], start_at: int, word: str) -> bool:
+    at = 0
+    for token in (token for sentence in parsed for token in sentence.words):
+        if at >= start_at:
+            return at == start_at and token == word
+        at += len(token)
+    return False
+
+
+def blank(text: str) -> dict[str, float]:
+    """The exact distribution over the word at 【?】 given the text on both sides, likeliest first.
+
+    The text is whole sentences that begin a document, one word of them replaced by 【?】. Raises UserError when
+    there is not exactly one blank or when no word fits.
+    """
+    marks = list(_BLANK_MARK.finditer(text))
+    if len(marks) != 1:
+        raise UserError(f"blank: {len(marks)} times {BLANK} in {text!r}: write it exactly once, for one word")
+    at, right = marks[0].start(), text[marks[0].end() :]
+    found = {}
+    for word in words():
+        total, parsed, _ = _derivation(text[:at] + word + right)
+        if total > NEVER and _has_word_at(parsed, at, word):
+            found[word] = total
+    if not found:
+        raise UserError(f"blank: no word of tenki fits {text!r}: use whole sentences of its language, 。 included")
+    return _normalized({word: math.exp(total - max(found.values())) for word, total in found.items()})
+
+
+def _normalized(weights: dict[str, float]) -> dict[str, float]:
+    total = math.fsum(weights.values())
+    return {word: weight / total for word, weight in sorted(weights.items(), key=lambda item: -item[1])}
+
+
+def _continuing(context: Context) -> Iterator[tuple[float, tuple[str, ...]]]:
+    """Every next sentence with its probability."""
+    end = closing_probability(context)
+    nexts = {said: (1.0 - end) * p for said, p in outline(context).probability.items()} if end < 1.0 else {}
+    if end > 0.0:
+        nexts[closing(context)] = end
+    for said, probability in nexts.items():
+        for tokens, share in wording(said, context.mode).probability.items():
+            yield probability * share, tokens
+
+
+def _contexts_after(whole: str) -> dict[Context, float]:
+    if not whole:
+        return {start(mode): probability for mode, probability in MODES.probability.items()}
+    context = _derivation(whole)[2]
+    return {} if context is None else {context: 1.0}
+
+
+def continuations(prefix: str) -> dict[str, float]:
+    """The true distribution over the next word (or mark) after a text that ends between words, likeliest first.
+
+    Empty if no document goes on from there.
+    """
+    whole, _, begun = prefix.rpartition("。")
+    found: dict[str, float] = defaultdict(float)
+    for context, mass in _contexts_after(whole + "。" if whole else "").items():
+        for probability, tokens in _continuing(context):
+            word = _word_after(tokens, begun)
+            if word:
+                found[word] += mass * probability
+    return _normalized(found)
+
+
+def _word_after(tokens: tuple[str, ...], begun: str) -> str | None:
+    """The word of a sentence that comes after `begun`, if the sentence starts so and a word ends there."""
+    at = 0
+    for token in tokens:
+        if at == len(begun):
+            return token
+        if not begun.startswith(token, at):
+            return None
+        at += len(token)
+    return None

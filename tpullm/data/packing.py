@@ -1,0 +1,143 @@
+"""Packing: whole documents laid side by side into rows of T predictions; longer ones are cut.
+
+A document of n tokens holds n - 1 predictions. One of at most T predictions is never cut. A longer one is cut into
+full pieces and a rest, on a grid that moves from epoch to epoch, so that no place in it is always without context.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tpullm.data.batch import Segments
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Which pieces lie in which row; sorted by row.
+
+    Args:
+        documents: int64 [pieces], the piece's document.
+        offsets: int64 [pieces], its first prediction on the unmoved grid.
+        lengths: int64 [pieces], its predictions.
+        row_starts: int64 [rows + 1], the first piece of each row.
+        predictions: int64 [documents], of each document.
+        sequence_length: T.
+        seed: moves the grid of cuts; None leaves it where it is.
+    """
+
+    documents: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    row_starts: np.ndarray
+    predictions: np.ndarray
+    sequence_length: int
+    seed: int | None
+
+    @property
+    def rows(self) -> int:
+        """How many rows one epoch has."""
+        return len(self.row_starts) - 1
+
+    @property
+    def fill(self) -> float:
+        """Share of the places that hold a prediction."""
+        return float(self.lengths.sum()) / max(1, self.rows * self.sequence_length)
+
+    def segments(self, rows: np.ndarray, epochs: np.ndarray) -> Segments:
+        """The pieces of `rows` (int64 [n]) in `epochs` (int64 [n]); the result numbers the rows from 0 to n - 1.
+
+        A long document is a ring: its grid begins at a place that (seed, epoch, document) gives. The number and
+        lengths of its pieces stay as they are, and the piece that contains the end becomes two segments.
+        """
+        counts = self.row_starts[rows + 1] - self.row_starts[rows]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        piece = np.repeat(self.row_starts[rows], counts) + within
+        documents, lengths = self.documents[piece], self.lengths[piece]
+        predictions = self.predictions[documents]
+        starts = self.offsets[piece]
+        if self.seed is not None:
+            shift = _hash(documents, np.repeat(epochs, counts), self.seed) % predictions.astype(np.uint64)
+            starts = (starts + np.where(predictions > self.sequence_length, shift.astype(np.int64), 0)) % predictions
+        first = np.minimum(lengths, predictions - starts)
+        pairs = [
+            np.stack(pair, axis=1).reshape(-1)
+            for pair in (
+                (documents, documents),
+                (starts, np.zeros_like(starts)),
+                (first, lengths - first),
+                (np.repeat(np.arange(len(rows)), counts),) * 2,
+            )
+        ]
+        kept = pairs[2] > 0
+        return Segments(*(array[kept] for array in pairs))
+
+
+def pack(lengths: np.ndarray, sequence_length: int, seed: int, moving: bool = True) -> Packing:
+    """Lay documents of `lengths` tokens (int64 [documents]) into rows of `sequence_length` predictions.
+
+    Best fit, longest first, on the histogram of lengths (Krell et al. 2021, "Efficient Sequence Packing without
+    Cross-contamination", section 3): the cost grows with the number of distinct lengths, and the documents are dealt
+    out by whole arrays. Documents of fewer than two tokens hold no prediction and are left out. Which documents share
+    a row depends on `seed`. With `moving` the cuts of long documents move from epoch to epoch.
+    """
+    predictions = np.maximum(np.asarray(lengths, np.int64) - 1, 0)
+    pieces = -(-predictions // sequence_length)
+    documents = np.repeat(np.arange(len(predictions)), pieces)
+    number = np.arange(len(documents)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    offsets = number * sequence_length
+    piece_lengths = np.minimum(sequence_length, predictions[documents] - offsets)
+    shuffled = np.random.default_rng(seed).permutation(len(documents))
+    pools = shuffled[np.argsort(piece_lengths[shuffled], kind="stable")]
+    order, row_lengths = _deal(pools, np.bincount(piece_lengths, minlength=sequence_length + 1), sequence_length)
+    row_starts = np.concatenate([[0], np.cumsum(row_lengths)])
+    ordered = (documents[order], offsets[order], piece_lengths[order])
+    return Packing(*ordered, row_starts, predictions, sequence_length, seed if moving else None)
+
+
+def _deal(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pieces in the order of the rows, and how many each row has; `pools` are the pieces sorted by length."""
+    cursor = np.cumsum(histogram) - histogram
+    order, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for count, contents in _fit(histogram, capacity):
+        columns = []
+        for length, copies in contents:
+            taken = pools[cursor[length] : cursor[length] + count * copies]
+            cursor[length] += count * copies
+            columns.append(taken.reshape(count, copies))
+        rows = np.concatenate(columns, axis=1)
+        order.append(rows.reshape(-1))
+        counts.append(np.full(count, rows.shape[1]))
+    return np.concatenate(order), np.concatenate(counts)
+
+
+def _fit(histogram: np.ndarray, capacity: int) -> list[tuple[int, tuple]]:
+    """Kinds of rows: (how many rows, ((length, copies), ...)), best fit with the longest pieces first."""
+    open_rows: dict[int, list[tuple[int, tuple]]] = {}  # by the space that is left
+    for length in range(capacity, 0, -1):
+        remaining = int(histogram[length])
+        for space in sorted(space for space in open_rows if space >= length):
+            while remaining and open_rows[space]:
+                count, contents = open_rows[space].pop()
+                copies = min(space // length, remaining)  # one row takes as many as fit before the next is touched
+                used = min(count, remaining // copies)
+                if used < count:
+                    open_rows[space].append((count - used, contents))
+                left = space - copies * length
+                open_rows.setdefault(left, []).append((used, (*contents, (length, copies))))
+                remaining -= used * copies
+        fitting = capacity // length
+        for count, copies in ((remaining // fitting, fitting), (1, remaining % fitting)):
+            if count and copies:
+                open_rows.setdefault(capacity - copies * length, []).append((count, ((length, copies),)))
+    return [kind for space in sorted(open_rows) for kind in open_rows[space]]
+
+
+def _hash(documents: np.ndarray, epochs: np.ndarray, seed: int) -> np.ndarray:
+    """A well mixed uint64 for each (document, epoch, seed): the finalizer of SplitMix64 (Steele et al. 2014)."""
+    mixed = documents.astype(np.uint64)
+    for salt in (epochs.astype(np.uint64), np.uint64(seed % 2**64)):
+        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + salt
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return mixed

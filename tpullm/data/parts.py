@@ -1,0 +1,104 @@
+"""Documents → token stores, by many processes: each file of documents becomes a part, the parts become the stores.
+
+A part that is finished is never made again, so a run that was killed goes on where it was; a part depends on its file
+and on the tokenizer only, so the stores are the same for any number of processes.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tpullm import log, processes, storage
+from tpullm.corpus import store as documents_store
+from tpullm.data import store
+from tpullm.tokenizer import Tokenizer
+
+# Starting processes takes as long as this many (compressed) bytes of documents take one process.
+PARALLEL_BYTES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of documents and the file of its tokens."""
+
+    source: str
+    split: str
+    documents: Path
+    tokens: Path
+    model: Path
+
+
+def plan(documents: Path, parts: Path, model: Path, sources: Sequence[str]) -> list[Part]:
+    """The parts of all files of documents; those of one source and split are neighbours, in order."""
+    planned = []
+    for source in sources:
+        for split in (documents_store.TRAIN, documents_store.HELD_OUT):
+            for file in documents_store.shards(documents, source, split):
+                name = file.name.removesuffix(".jsonl.gz") + ".npz"
+                planned.append(Part(source, split, file, parts / source / split / name, model))
+    return planned
+
+
+def make(parts: Sequence[Part], workers: int) -> None:
+    """Tokenize the files whose part is not there yet, by `workers` processes (0: one per core)."""
+    missing = [part for part in parts if not part.tokens.exists()]
+    sizes = {part: part.documents.stat().st_size for part in missing}
+    workers = min(workers or os.cpu_count() or 1, len(missing))
+    with log.progress("tokenize", sum(sizes.values()), "bytes") as advance:
+        if workers <= 1 or sum(sizes.values()) < PARALLEL_BYTES:
+            for part in missing:
+                make_part(part)
+                advance(sizes[part])
+        else:
+            _make_in_processes(missing, workers, lambda part: advance(sizes[part]))
+
+
+def _make_in_processes(parts: Sequence[Part], workers: int, finished: Callable[[Part], None]) -> None:
+    with processes.pool(workers) as executor:
+        futures = {executor.submit(make_part, part): part for part in parts}
+        for future in as_completed(futures):
+            future.result()
+            finished(futures[future])
+
+
+def make_part(part: Part) -> None:
+    """Tokenize one file of documents; each document is `<s>`, its tokens, `</s>`."""
+    tokenizer = Tokenizer.load(part.model)
+    dtype = store.token_dtype(tokenizer.vocabulary_size)
+    tokens, ids, size = [np.zeros(0, dtype)], [], 0
+    for document in documents_store.read_shard(part.documents):
+        text = document["text"]
+        tokens.append(np.array([tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id], dtype))
+        ids.append(int(document["hash"][:16], 16))
+        size += len(text.encode())
+    lengths = np.array([len(document) for document in tokens[1:]], np.int64)
+    with storage.atomic_file(part.tokens) as temporary, open(temporary, "wb") as file:
+        np.savez(file, tokens=np.concatenate(tokens), lengths=lengths, ids=np.array(ids, np.uint64), bytes=size)
+
+
+def assemble(folder: Path, parts: Sequence[Part], vocabulary_size: int) -> dict[str, dict[str, dict[str, int]]]:
+    """Write `folder`/SOURCE/SPLIT from its parts; counts of documents, tokens and UTF-8 bytes by source and split."""
+    groups: dict[tuple[str, str], list[Part]] = {}
+    for part in parts:
+        groups.setdefault((part.source, part.split), []).append(part)
+    facts: dict[str, dict[str, dict[str, int]]] = {}
+    for (source, split), group in groups.items():
+        counts = {"documents": 0, "tokens": 0, "bytes": 0}
+        store.write_store(folder / source / split, _arrays(group, counts), store.token_dtype(vocabulary_size))
+        facts.setdefault(source, {})[split] = counts
+    return facts
+
+
+def _arrays(parts: Sequence[Part], counts: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Tokens, lengths and ids of each part, counted in `counts` as they go by."""
+    for part in parts:
+        with np.load(part.tokens) as arrays:
+            tokens, lengths, ids = arrays["tokens"], arrays["lengths"], arrays["ids"]
+            counts["documents"] += len(ids)
+            counts["tokens"] += len(tokens)
+            counts["bytes"] += int(arrays["bytes"])
+        yield tokens, lengths, ids

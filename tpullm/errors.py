@@ -1,0 +1,12 @@
+"""What a user did wrong, told in one line."""
+
+
+class UserError(Exception):
+    """A mistake that the user can correct: the message says what, where (file, key, line) and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM arrived and the work was saved: the command line prints the message and exits with 130."""

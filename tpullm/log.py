@@ -1,0 +1,52 @@
+"""What the user sees while work goes on: lines and progress on stderr; stdout is for results only."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def console():
+    """The rich console for messages (stderr)."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line to the user."""
+    console().print(message, markup=False)
+
+
+@contextlib.contextmanager
+def progress(description: str, total: float | None, unit: str) -> Iterator:
+    """A progress bar with rate and time left; yields `advance(count)`. On a terminal it moves, in a log it is silent."""
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task) -> Text:
+            return Text(f"{task.speed or 0:,.0f} {unit}/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} " + unit),
+        Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    terminal = console()
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count=1: bar.update(task, advance=count)
+
+
+def track(items: Iterable[Item], description: str, total: float | None, unit: str) -> Iterator[Item]:
+    """Yield `items` under a progress bar."""
+    with progress(description, total, unit) as advance:
+        for item in items:
+            yield item
+            advance(1)

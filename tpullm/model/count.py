@@ -1,0 +1,29 @@
+"""How large the model is and how much a token costs."""
+
+import math
+
+from tpullm.config import ModelConfig
+
+
+def parameter_count(shapes: dict) -> int:
+    """Number of parameters in a tree of arrays or shapes."""
+    import jax
+
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """Parameters that multiply each token: the blocks' matrices and the output table."""
+    D, N, K, H, F = config.width, config.heads, config.kv_heads, config.head_width, config.mlp_width
+    block = 2 * D * N * H + 2 * D * K * H + 3 * D * F
+    return config.layers * block + config.vocabulary_size * D
+
+
+def training_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
+    """Floating-point operations of forward and backward for one token (PaLM, appendix B, causal attention halved).
+
+    2 for each multiply-add, 3 for forward and the two gradients: 6 per matrix parameter; attention adds
+    `6 L T N H` (half of 12: a token looks at T/2 others on average).
+    """
+    attention = 6 * config.layers * sequence_length * config.heads * config.head_width
+    return 6 * matrix_parameters(config) + attention

@@ -1,0 +1,130 @@
+"""The decoder-only Transformer: embed tokens, pass them through L blocks, and score every next token.
+
+Shapes: B batch, T query length, S key length, D model width, K key/value heads, H head width, V vocabulary, L layers.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tpullm.config import ModelConfig
+from tpullm.model.attention import Attention, allowed
+from tpullm.model.layers import MLP, RMSNorm, dropout, parameter
+from tpullm.model.platform import unrolled
+from tpullm.sharding import RULES, gather
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens seen so far; decoding adds to it instead of computing them again.
+
+    `keys`, `values` `[L, B, S, K, H]`; `segments`, `positions` `[B, S]` (segment 0: not filled); `length`: slots filled.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    segments: jax.Array
+    positions: jax.Array
+    length: jax.Array
+
+
+class Block(nnx.Module):
+    """One layer: attention, then the MLP, each on a normalized copy and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.width, config.norm_epsilon, "embed", rngs)
+        self.attention = Attention(config, rngs)
+        self.mlp_norm = RMSNorm(config.width, config.norm_epsilon, "embed", rngs)
+        self.mlp = MLP(config, rngs)
+        self.dropout = config.dropout
+
+    def __call__(self, x_BTD, positions_BT, mask_BTS, cached=None, slot=None, key=None):
+        """`[B, T, D]` to `[B, T, D]`.
+
+        Args:
+            cached: keys and values `[B, S, K, H]` of earlier tokens; this block's are written at `slot`.
+            key: for dropout; None computes without.
+
+        Returns:
+            The new residual stream, the keys and values attended to, and the attention weights.
+        """
+        attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
+        normed = self.attention_norm(x_BTD)
+        k, v = self.attention.keys_and_values(normed, positions_BT)
+        if cached is not None:
+            k = jax.lax.dynamic_update_slice_in_dim(cached[0], k.astype(cached[0].dtype), slot, axis=1)
+            v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=1)
+        mixed, weights = self.attention(normed, positions_BT, k, v, mask_BTS)
+        x_BTD = x_BTD + dropout(mixed, self.dropout, attention_key)
+        x_BTD = x_BTD + dropout(self.mlp(self.mlp_norm(x_BTD)), self.dropout, mlp_key)
+        return x_BTD, (k, v), weights
+
+
+class Transformer(nnx.Module):
+    """The whole model. Layers are stacked (`[L, ...]`) so that one traced block serves all of them."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = parameter(rngs, (config.vocabulary_size, config.width), ("vocabulary", "embed"), 0.02)
+        graph, _ = nnx.split(jax.eval_shape(lambda: Block(config, nnx.Rngs(0))))
+        keys = jax.random.split(rngs.params(), config.layers)
+        self.layers = nnx.merge(graph, jax.vmap(lambda key: nnx.split(Block(config, nnx.Rngs(key)))[1])(keys))
+        self.norm = RMSNorm(config.width, config.norm_epsilon, "embed", rngs)
+        if not config.tied_embeddings:
+            shape = (config.vocabulary_size, config.width)
+            self.head = parameter(rngs, shape, ("vocabulary", "embed"), config.width**-0.5)
+
+    def embed(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Token ids `[B, T]` to vectors `[B, T, D]`, scaled by the root of the width (Vaswani et al. 2017, section 3.4)."""
+        table = gather(self.embedding[...], "vocabulary", "embed", dtype=dtype)
+        vectors = table.at[tokens_BT].get(out_sharding=RULES.spec("batch", "time", "width"))
+        return vectors * jnp.asarray(self.config.width**0.5, dtype)
+
+    def output_table(self, dtype: jnp.dtype) -> jax.Array:
+        """The table `[V, D]` whose rows score the next token."""
+        table = self.embedding if self.config.tied_embeddings else self.head
+        return gather(table[...], "vocabulary", "embed", dtype=dtype)
+
+    def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, cache=None, key=None, keep_weights=False):
+        """Token ids to the normalized residual stream, from which `output_table` scores the next token.
+
+        Args:
+            tokens_BT, segment_ids_BT, positions_BT: `[B, T]` int32.
+            dtype: type of the products.
+            cache: keys and values of earlier tokens.
+            key: for dropout; None computes without.
+            keep_weights: also return the attention weights.
+
+        Returns:
+            `[B, T, D]`, the cache with these tokens added (None without one), and the weights `[L, B, K, G, T, S]` or None.
+        """
+        x_BTD = dropout(self.embed(tokens_BT, dtype), self.config.dropout, key)
+        slot = None if cache is None else cache.length
+        segments, positions = segment_ids_BT, positions_BT
+        if cache is not None:
+            segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segment_ids_BT, slot, axis=1)
+            positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions_BT, slot, axis=1)
+        mask_BTS = allowed(segment_ids_BT, positions_BT, segments, positions)
+        graph, stacked = nnx.split(self.layers)
+
+        def layer(x_BTD, scanned):
+            state, cached, layer_key = scanned
+            block = nnx.merge(graph, state)
+            x_BTD, kept, weights = block(x_BTD, positions_BT, mask_BTS, cached, slot, layer_key)
+            return x_BTD, (kept if cache is not None else None, weights if keep_weights else None)
+
+        if self.config.remat == "full":
+            layer = jax.checkpoint(layer, prevent_cse=False)
+        cached = None if cache is None else (cache.keys, cache.values)
+        keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
+        x_BTD, (kept, weights) = jax.lax.scan(layer, x_BTD, (stacked, cached, keys), unroll=unrolled(self.config.layers))
+        if cache is not None:
+            cache = Cache(*kept, segments, positions, cache.length + tokens_BT.shape[1])
+        return self.norm(x_BTD), cache, weights
+
+    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        """Scores of every next token, `[B, T, V]` float32."""
+        table = self.output_table(hidden_BTD.dtype)
+        spec = RULES.spec("batch", "time", "vocabulary")
+        return jnp.einsum("btd,vd->btv", hidden_BTD, table, out_sharding=spec, preferred_element_type=jnp.float32)

@@ -1,0 +1,69 @@
+"""The stages of a run: what each depends on, so that a finished one is skipped and a changed one is made again."""
+
+import dataclasses
+import datetime
+from pathlib import Path
+
+from tpullm import manifest, storage
+from tpullm.config import Recipe, TrainConfig
+from tpullm.errors import UserError
+from tpullm.log import say
+
+# Settings of training that change when things are written, and not one number of the result.
+WITHOUT_EFFECT = ("checkpoint", "log_every", "evaluate_every", "evaluate_rows", "data_workers")
+
+
+def need(run: Path, stage: str, verb: str) -> str:
+    """The identity of an earlier stage; `UserError` if it is not finished."""
+    if not (run / stage / manifest.FILE).exists():
+        raise UserError(f"{run / stage}: not made yet; run `tpullm {verb} --run {run}` first (or `tpullm run`)")
+    return manifest.identity(run / stage)
+
+
+def pretrain_inputs(recipe: Recipe, run: Path) -> dict:
+    """What pretraining depends on."""
+    weights = {source.name: source.weight for source in recipe.corpus.sources}
+    config = {"model": dataclasses.asdict(recipe.model), "train": _numbers(recipe.pretrain), "seed": recipe.seed}
+    return manifest.inputs_hash({**config, "weights": weights}, {"tokens": need(run, "tokens", "tokenize")})
+
+
+def finetune_inputs(recipe: Recipe, run: Path) -> dict:
+    """What fine-tuning depends on."""
+    finetune = recipe.finetune
+    if finetune is None:
+        raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
+    files = {path: storage.hash_file(Path(path)) for path in finetune.conversations if Path(path).is_file()}
+    config = dataclasses.asdict(finetune) | {"train": _numbers(finetune.train), "seed": recipe.seed}
+    return manifest.inputs_hash(config, {"pretrain": need(run, "pretrain", "pretrain"), **files})
+
+
+def evaluate_inputs(recipe: Recipe, run: Path) -> dict:
+    """What the evaluation depends on."""
+    upstream = {"pretrain": need(run, "pretrain", "pretrain")}
+    if recipe.finetune:
+        upstream["finetune"] = need(run, "finetune", "finetune")
+    return manifest.inputs_hash(recipe.evaluate, upstream)
+
+
+def _numbers(config: TrainConfig) -> dict:
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in WITHOUT_EFFECT}
+
+
+def begin(stage: Path, inputs: dict) -> bool:
+    """Whether there is something to do; a stage that was made from other inputs is moved to `RUN/replaced`.
+
+    What was trained is never deleted: only the user knows what it cost.
+    """
+    if manifest.is_finished(stage, inputs):
+        say(f"{stage.name}: finished, skipped")
+        return False
+    started = stage / "inputs.json"
+    if stage.exists() and (not started.exists() or storage.read_json(started) != manifest.plain(inputs)):
+        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        kept = stage.parent / "replaced" / f"{stage.name}-{now}"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        stage.rename(kept)
+        say(f"{stage.name}: its inputs changed, so it is made again (the old one is kept in {kept})")
+    if not started.exists():
+        storage.write_json(started, manifest.plain(inputs))
+    return True

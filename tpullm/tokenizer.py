@@ -1,0 +1,352 @@
+"""Step 2, the tokenizer: SentencePiece, lossless on every string, and the one chat template.
+
+A token id stands for some bytes of UTF-8 (`Tokenizer.bytes_of`); a text is the bytes of its tokens, one after the
+other. Special tokens stand for no bytes and no text is ever turned into one.
+"""
+
+import functools
+import heapq
+import importlib.util
+import io
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from tpullm import storage
+from tpullm.config import TokenizerConfig
+from tpullm.errors import UserError
+
+PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
+ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+
+SPACE = "\u2581"  # SentencePiece writes a space as this character, so the character itself has to go by its bytes
+_LINE_BYTES = 4000  # the trainer drops longer lines (4,192 bytes) without a word
+_PIECE_CHARACTERS = 16  # SentencePiece's own limit
+_TRAINER_THREADS = 8  # sums are split by thread, so this number is part of the result and must not be the machine's
+_KANA = "\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\uff66-\uff9f"
+_HAS_KANA = re.compile(f"[{_KANA}]")
+_JAPANESE = re.compile(f"[{_KANA}\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_SYMBOLS = (
+    "!-/:-@\\[-`{-~\u00a1-\u00bf\u2010-\u2bff\u3001-\u3004\u3008-\u303f\u30fb"
+    "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\U0001f000-\U0001faff"
+)
+_CHUNK = re.compile(rf" ?[^\s\d{_SYMBOLS}]+|\d| ?[{_SYMBOLS}]+|\s+")  # letters, one digit, symbols, white space
+
+
+class Tokenizer:
+    """A trained tokenizer. Ids run from 0 to `vocabulary_size - 1`."""
+
+    def __init__(self, model: bytes, name: str = "the tokenizer"):
+        """Use a serialized SentencePiece model; `UserError` (with `name`) if it is not one that tpullm made."""
+        self._processor = _processor(model, name)
+        self.vocabulary_size = len(self._processor)
+        self._bytes = [_bytes_of(self._processor, token) for token in range(self.vocabulary_size)]
+        special = [PAD, BOS, EOS, UNKNOWN, SYSTEM, USER, ASSISTANT, END]
+        ids = {piece: self._processor.piece_to_id(piece) for piece in special}
+        missing = [p for p in special[4:] if not self._processor.is_control(ids[p])]
+        if missing or not self._processor.is_byte(self._byte_id(0)):
+            absent = " ".join(missing) or "byte tokens"
+            raise UserError(f"{name}: not a tokenizer of tpullm (it has no {absent}); make it again")
+        self.pad_id, self.bos_id, self.eos_id, self.unknown_id = (ids[piece] for piece in special[:4])
+        self.system_id, self.user_id, self.assistant_id, self.end_id = (ids[piece] for piece in special[4:])
+        self._space_bytes = [self._byte_id(byte) for byte in SPACE.encode()]
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Tokenizer":
+        """The tokenizer in the file `path` (or in a folder's `tokenizer.model`); `UserError` if it is not one."""
+        path = Path(path)
+        if path.is_dir():
+            path = path / "tokenizer.model"
+        if not path.is_file():
+            raise UserError(f"{path}: no such tokenizer; make it with `tpullm tokenize`")
+        return cls(path.read_bytes(), str(path))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without `<s>` and `</s>`; `decode` gives back exactly `text`.
+
+        Raises:
+            UserError: `text` holds a lone surrogate, which no UTF-8 file can hold.
+        """
+        try:
+            if SPACE not in text:
+                return self._processor.encode(text)
+            first, *rest = text.split(SPACE)
+            ids = self._processor.encode(first)
+            for part in rest:
+                ids += self._space_bytes
+                ids += self._processor.encode(part)
+            return ids
+        except (RuntimeError, TypeError, UnicodeEncodeError):
+            raise UserError(_surrogate_message(text)) from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; special tokens give nothing, bytes that are not UTF-8 give U+FFFD."""
+        return b"".join([self._bytes[token] for token in ids]).decode("utf-8", errors="replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        """The UTF-8 bytes of one token: none for a special token, part of a character for a byte token."""
+        return self._bytes[token]
+
+    def piece(self, token: int) -> str:
+        """How one token is shown: its text, `<0x..>` for a byte token, `<|user|>` and the like for a special one."""
+        if self._processor.is_byte(token) or not self._bytes[token]:
+            return self._processor.id_to_piece(token)
+        return self._bytes[token].decode("utf-8")
+
+    def pieces(self, text: str) -> list[tuple[str, int]]:
+        """The split of `text` for display: (what the token shows, its id)."""
+        return [(self.piece(token), token) for token in self.encode(text)]
+
+    def chat_template(
+        self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False
+    ) -> tuple[list[int], list[float]]:
+        """The ids and weights of a conversation: `<s> <|user|> content <|end|> <|assistant|> content <|end|> ...`.
+
+        A weight is 1 on what the assistant says, its `<|end|>` included, and 0 elsewhere. `add_generation_prompt`
+        appends the `<|assistant|>` after which the model answers; it stops at `<|end|>`.
+
+        Raises:
+            UserError: a message is not {"role", "content"}, or its role is not one of `ROLES`.
+        """
+        ids, weights = [self.bos_id], [0.0]
+        for message in messages:
+            role, content = _role_and_content(message)
+            said = [*self.encode(content), self.end_id]
+            ids += [self._processor.piece_to_id(ROLES[role]), *said]
+            weights += [0.0, *[float(role == "assistant")] * len(said)]
+        if add_generation_prompt:
+            ids.append(self.assistant_id)
+            weights.append(0.0)
+        return ids, weights
+
+    def _byte_id(self, byte: int) -> int:
+        return self._processor.piece_to_id(f"<0x{byte:02X}>")
+
+
+def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, seed: int, model_path: Path) -> Tokenizer:
+    """Train a tokenizer on (language, text) pairs, write it to `model_path`, return it.
+
+    The result depends on the texts in their order, on `config` and on `seed`, and not on the machine. At most
+    `config.sample_characters` characters are used, chosen by hash (`sample_texts`).
+
+    Raises:
+        UserError: there is no text, or the vocabulary is too large or too small for it.
+    """
+    passages = sample_texts(texts, config.sample_characters, seed)
+    lines = [(language, line) for language, passage in passages for line in _lines(passage)]
+    if not lines:
+        raise UserError("tokenizer: there is no text to train on; check `corpus.sources`")
+    model = _train(lines, config)
+    with storage.atomic_file(Path(model_path)) as temporary:
+        temporary.write_bytes(model)
+    return Tokenizer(model, str(model_path))
+
+
+def _train(lines: list[tuple[str, str]], config: TokenizerConfig) -> bytes:
+    """The serialized SentencePiece model."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        options = _trainer_options(config, {character for _, line in lines for character in line})
+        if config.words and config.model_type == "unigram":
+            seeds = Path(folder) / "seeds.tsv"
+            seeds.write_text("".join(f"{piece}\t{count}\n" for piece, count in seed_pieces(lines)), encoding="utf-8")
+            options["seed_sentencepieces_file"] = str(seeds)
+        try:
+            texts = (line for _, line in lines)
+            sentencepiece.SentencePieceTrainer.train(sentence_iterator=texts, model_writer=model, **options)
+        except RuntimeError as error:
+            raise UserError(_vocabulary_message(config, str(error))) from error
+    return _without_paths(model.getvalue())
+
+
+def _without_paths(model: bytes) -> bytes:
+    """The model without the name of the temporary file that SentencePiece notes in it: the same bytes every time."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    parsed = sentencepiece_model_pb2.ModelProto.FromString(model)
+    parsed.trainer_spec.ClearField("seed_sentencepieces_file")
+    return parsed.SerializeToString(deterministic=True)
+
+
+def sample_texts(texts: Iterable[tuple[str, str]], characters: int, seed: int) -> list[tuple[str, str]]:
+    """Passages of about 4,000 bytes, `characters` in all at most, chosen by the hash of seed, place and content.
+
+    One pass, with no more than the sample in memory. Passages of long texts count like any other, so that one novel
+    does not take the place of many short documents, nor the other way round.
+    """
+    kept: list[tuple[int, int, str, str]] = []  # a heap whose first entry is the passage to give up first
+    total = number = 0
+    for language, text in texts:
+        for passage in _passages(text):
+            number += 1
+            key = blake2b(f"{seed} {number} {passage}".encode("utf-8", "surrogatepass"), digest_size=8)
+            heapq.heappush(kept, (-int.from_bytes(key.digest(), "big"), number, language, passage))
+            total += len(passage)
+            while total > characters and len(kept) > 1:
+                total -= len(heapq.heappop(kept)[3])
+    return [(language, passage) for _, _, language, passage in sorted(kept, key=lambda entry: entry[1])]
+
+
+def seed_pieces(lines: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
+    """The pieces that the trainer may choose from, with their counts: parts of words and of other chunks.
+
+    SentencePiece's own `pretokenization_delimiter` is meant for this, but it finds its seeds as the inner nodes of a
+    suffix array, and a word that is always followed by a boundary is not one: with it, neither です nor 天気 became a
+    piece (version 0.2.3).
+    """
+    words: Counter[str] = Counter()
+    for language, line in lines:
+        japanese = _HAS_KANA.search(line) or (language == "ja" and _JAPANESE.search(line))
+        for part in _japanese_words()(line) if japanese else (line,):
+            words.update((part,) if _JAPANESE.search(part) else _CHUNK.findall(part))
+    pieces: Counter[str] = Counter()
+    for word, count in words.items():
+        for start in range(len(word) - 1):
+            for end in range(start + 2, min(len(word), start + _PIECE_CHARACTERS) + 1):
+                pieces[word[start:end]] += count
+    kept = [(piece.replace(" ", SPACE), count) for piece, count in pieces.items() if count > 1 and "\t" not in piece]
+    return sorted(kept, key=lambda item: (-item[1] * len(item[0]), item[0]))
+
+
+def _lines(passage: str) -> Iterator[str]:
+    """Lines for the trainer: without their newline, at most 4,000 bytes, none empty."""
+    for line in passage.split("\n"):
+        yield from (part for part in _cut(line) if part)
+
+
+def _trainer_options(config: TokenizerConfig, characters: set[str]) -> dict:
+    """SentencePiece's options; nothing is normalized, trimmed or collapsed, so that decoding gives the text back."""
+    reserved = [f"<|reserved_{i}|>" for i in range(config.reserved_tokens)]
+    options = dict(
+        model_type=config.model_type,
+        pad_id=0, bos_id=1, eos_id=2, unk_id=3,
+        pad_piece=PAD, bos_piece=BOS, eos_piece=EOS, unk_piece=UNKNOWN,
+        control_symbols=[SYSTEM, USER, ASSISTANT, END, *reserved],
+        user_defined_symbols=["\n"],
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_by_unicode_script=True,
+        split_digits=True,
+        required_chars=SPACE,
+        num_threads=_TRAINER_THREADS,
+        minloglevel=2,
+    )  # fmt: skip
+    if config.model_type == "char":
+        fixed = 4 + 4 + len(reserved) + 1 + 256 + 1  # special, chat, reserved, newline, bytes, space
+        all_characters = fixed + len(characters - {" ", "\t", "\0"})
+        return options | dict(vocab_size=config.vocabulary_size or all_characters, character_coverage=1.0)
+    # the rarest characters go by their bytes and leave room for words
+    return options | dict(vocab_size=config.vocabulary_size, character_coverage=0.9995)
+
+
+def _passages(text: str) -> Iterator[str]:
+    """`text` in passages of at most about 4,000 bytes, cut after a line's end where there is one."""
+    held, size = [], 0
+    for line in text.splitlines(keepends=True):
+        for part in _cut(line):
+            length = len(part.encode("utf-8", "replace"))
+            if size + length > _LINE_BYTES and held:
+                yield "".join(held)
+                held, size = [], 0
+            held.append(part)
+            size += length
+    if held:
+        yield "".join(held)
+
+
+def _cut(line: str) -> Iterator[str]:
+    """`line` in parts of at most 4,000 bytes, at character boundaries."""
+    if len(line) * 4 <= _LINE_BYTES:
+        yield line
+        return
+    data = line.encode("utf-8", "replace")
+    while data:
+        end = min(_LINE_BYTES, len(data))
+        while end < len(data) and data[end] & 0xC0 == 0x80:
+            end -= 1
+        yield data[:end].decode()
+        data = data[end:]
+
+
+@functools.cache
+def _japanese_words() -> Callable[[str], list[str]]:
+    """A function that splits a line at the boundaries of its Japanese words (Sudachi's shortest units, mode A).
+
+    What is not Japanese stays whole: English words and numbers are split as they are elsewhere.
+    """
+    found = [name for name in ("small", "core", "full") if importlib.util.find_spec(f"sudachidict_{name}")]
+    if not found or not importlib.util.find_spec("sudachipy"):
+        raise UserError(
+            "tokenizer.words: sudachipy or sudachidict_small is not installed; install both or set it to false"
+        )
+    from sudachipy import Dictionary, SplitMode
+
+    analyser = Dictionary(dict=found[0]).tokenizer(mode=SplitMode.A)
+
+    @functools.lru_cache(maxsize=1 << 16)  # generated text repeats its lines
+    def split(line: str) -> list[str]:
+        parts: list[str] = []
+        for word in analyser.tokenize(line):
+            surface = word.surface()
+            if parts and surface and not (_JAPANESE.search(surface) or _JAPANESE.search(parts[-1])):
+                parts[-1] += surface
+            elif surface:
+                parts.append(surface)
+        return parts
+
+    return split
+
+
+def _processor(model: bytes, name: str):
+    import sentencepiece
+
+    sentencepiece.set_min_log_level(2)
+    try:
+        if not model:
+            raise RuntimeError("empty")
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except RuntimeError:
+        raise UserError(f"{name}: not a SentencePiece model; remove it and run `tpullm tokenize` again") from None
+
+
+def _bytes_of(processor, token: int) -> bytes:
+    if processor.is_byte(token):
+        return bytes([int(processor.id_to_piece(token)[3:5], 16)])
+    if processor.is_control(token) or processor.is_unknown(token):
+        return b""
+    return processor.id_to_piece(token).replace(SPACE, " ").encode()
+
+
+def _role_and_content(message: dict[str, str]) -> tuple[str, str]:
+    role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+    if role not in ROLES:
+        raise UserError(f"role {role!r} is not one of {', '.join(ROLES)}; correct the message's `role`")
+    if not isinstance(content, str):
+        raise UserError(f"a message of the {role} has no text; give it a `content` string")
+    return role, content
+
+
+def _surrogate_message(text: str) -> str:
+    found = re.search("[\ud800-\udfff]", text)
+    where = f"character {found.start()} is U+{ord(found.group()):04X}, " if found else ""
+    return f"text to tokenize: {where}half of a surrogate pair and not a character; repair the text's encoding"
+
+
+def _vocabulary_message(config: TokenizerConfig, error: str) -> str:
+    asked = f"tokenizer.vocabulary_size: {config.vocabulary_size}"
+    if found := re.search(r"Please set it to a value <= (\d+)", error):
+        return f"{asked} is too large for this corpus; set it to {found[1]} or less, or collect more text"
+    if found := re.search(r"smaller than required_chars. \d+ vs (\d+)", error):
+        return f"{asked} is too small for the characters of this corpus; set it to {int(found[1]) + 1} or more"
+    if "meta pieces" in error or "meta_pieces" in error:
+        return f"{asked} leaves no room beside the special tokens and the 256 bytes; set it to 512 or more"
+    return f"tokenizer: SentencePiece could not be trained ({error})"

@@ -1,0 +1,171 @@
+"""The training loop, one for pretraining and for every kind of tuning."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tpullm.checkpoint import Checkpoints
+from tpullm.config import ModelConfig, TrainConfig
+from tpullm.data.batch import Batch
+from tpullm.errors import Interrupted
+from tpullm.log import say
+from tpullm.model.count import parameter_count, training_flops_per_token
+from tpullm.model.platform import compute_dtype, peak_flops
+from tpullm.sharding import put
+from tpullm.training.metrics import Meter, MetricsLog
+from tpullm.training.optim import learning_rate, make_optimizer
+from tpullm.training.state import Architecture, abstract, initial, with_params
+from tpullm.training.step import make_evaluation, make_step
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything one stage of training needs.
+
+    Args:
+        directory: the stage's folder.
+        model: resolved config of the model.
+        config: of the training.
+        seed: of initialization and dropout.
+        mesh: devices.
+        batches: `batches(step)` iterates over the global batches from `step` on.
+        evaluations: held-out batches by source.
+        bytes_per_token: UTF-8 bytes of each token id, `[V]`, for bits per byte.
+        description: what a checkpoint says of itself.
+        params: where to start from; None is fresh parameters.
+    """
+
+    directory: Path
+    model: ModelConfig
+    config: TrainConfig
+    seed: int
+    mesh: Mesh
+    batches: Any
+    evaluations: dict[str, list[Batch]]
+    bytes_per_token: np.ndarray
+    description: dict
+    params: Tree | None = field(default=None, repr=False)
+
+
+def train(job: Job) -> dict:
+    """Train to the last step, going on from the last save; returns the last evaluation.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the state was saved.
+    """
+    config, steps = job.config, job.config.steps
+    dtype = compute_dtype(config.compute)
+    architecture = Architecture(job.model)
+    with jax.set_mesh(job.mesh), _stop_signal() as stopped:
+        # ---------------------------------------------------------------- the state: where training goes on from
+        # 1. the last finished save of this stage;  2. the parameters given (fine-tuning);  3. fresh parameters.
+        optimizer = make_optimizer(config.optimizer, steps, architecture.axes)
+        checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint)
+        target = abstract(architecture, optimizer, job.mesh)
+        state = _start(job, checkpoints, architecture, optimizer, target)
+        first = int(state["step"])
+
+        # ---------------------------------------------------------------- the programs, and what they are measured by
+        step_function = make_step(architecture, optimizer, config, dtype, job.seed)
+        evaluate = make_evaluation(architecture, dtype)
+        peak = peak_flops(dtype) * job.mesh.size
+        meter = Meter(
+            log=MetricsLog(job.directory, first),
+            steps=steps,
+            step=first,
+            tokens_per_step=config.batch_size * config.sequence_length,
+            peak_tokens_per_second=peak / training_flops_per_token(job.model, config.sequence_length),
+            learning_rate=learning_rate(config.optimizer, steps),
+        )
+        say(
+            f"{job.directory.name}: {parameter_count(architecture.shapes):,} parameters, {dtype.name} products, "
+            f"step {first:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
+            f"peak {peak / 1e9:,.0f} GFLOP/s on {job.mesh.size} device(s)"
+        )
+
+        # ---------------------------------------------------------------- the loop
+        results: dict = {}
+        batches = job.batches(first)
+        last_save = time.monotonic()
+        for done in range(first + 1, steps + 1):
+            with meter.waiting():
+                batch = put(job.mesh, next(batches))
+            state, values = step_function(state, batch)
+            meter.report()  # of an earlier step, now that this one is on its way: the device never waits for the log
+            final = done == steps
+            if done % config.log_every == 0 or final:
+                meter.keep(done, values)
+
+            if final or (config.evaluate_every and done % config.evaluate_every == 0):
+                meter.report()
+                results = evaluate_sources(evaluate, state["params"], job)
+                meter.evaluation(done, results)
+
+            minutes = (time.monotonic() - last_save) / 60
+            save = config.checkpoint
+            due = save.every_steps and done % save.every_steps == 0 or save.every_minutes and minutes >= save.every_minutes
+            if due or final or stopped():
+                meter.report()
+                checkpoints.check()
+                checkpoints.save(done, state, job.description)
+                last_save = time.monotonic()
+            if stopped() and not final:
+                checkpoints.close()
+                raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command goes on")
+        checkpoints.close()
+        meter.close()
+    return results
+
+
+def _start(job: Job, checkpoints: Checkpoints, architecture: Architecture, optimizer, target: Tree) -> Tree:
+    latest = checkpoints.latest()
+    if latest is not None:
+        return checkpoints.restore(latest, target)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+    if job.params is not None:
+        return jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings)(job.params)
+    make = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)
+    return make(jax.random.key(job.seed))
+
+
+def evaluate_sources(evaluate, params: Tree, job: Job) -> dict[str, dict[str, float]]:
+    """Held-out loss in nats a token, and bits a byte of text, by source."""
+    loss, bits = {}, {}
+    for source, batches in job.evaluations.items():
+        nats = weight = text_bytes = 0.0
+        for batch in batches:
+            sums = jax.device_get(evaluate(params, put(job.mesh, batch)))
+            nats, weight = nats + float(sums.loss), weight + float(sums.weight)
+            text_bytes += float(np.sum(job.bytes_per_token[batch.targets] * (batch.weights > 0)))
+        loss[source] = nats / max(weight, 1.0)
+        bits[source] = nats / np.log(2) / max(text_bytes, 1.0)
+    return {"eval_loss": loss, "eval_bits_per_byte": bits}
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator:
+    """Yield `stopped()`: whether Ctrl-C or SIGTERM came. A second Ctrl-C ends at once."""
+    asked = []
+
+    def ask(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        say("stopping after this step; once more to stop at once, without saving")
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,160 @@
+"""Metrics: one JSON line a log, TensorBoard beside it, and a readable line for the terminal."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+
+from tpullm import storage
+from tpullm.log import say
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class MetricsLog:
+    """Writes `metrics.jsonl` and TensorBoard files of one stage.
+
+    Args:
+        directory: the stage.
+        step: training goes on from here; lines of later steps (written before an interruption) are dropped, since the
+            same steps will be made again.
+    """
+
+    def __init__(self, directory: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / "metrics.jsonl"
+        if self._path.exists():
+            kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
+            storage.write_text(self._path, "".join(line + "\n" for line in kept))
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (kept open for the whole stage)
+        self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+
+    def write(self, values: dict) -> None:
+        """Append one line; numbers also go to TensorBoard, nested ones as `name/source`."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        step = values["step"]
+        for name, value in values.items():
+            for suffix, number in value.items() if isinstance(value, dict) else [("", value)]:
+                self._tensorboard.add_scalar(f"{name}/{suffix}" if suffix else name, number, step)
+
+    def close(self) -> None:
+        """Write what is buffered, to the disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._tensorboard.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
+
+
+def read(path: Path) -> list[dict]:
+    """The lines of a `metrics.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def duration(seconds: float) -> str:
+    """`75` as `1:15`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@dataclass
+class Meter:
+    """Turns what steps return into log lines: rates over the steps since the last line, time left, MFU.
+
+    Args:
+        log: where the lines go.
+        steps: of the whole stage.
+        step: done before.
+        tokens_per_step: positions in a global batch, padding included.
+        peak_tokens_per_second: what the devices would do at their peak FLOP/s.
+        learning_rate: by step.
+    """
+
+    log: MetricsLog
+    steps: int
+    step: int
+    tokens_per_step: int
+    peak_tokens_per_second: float
+    learning_rate: Callable[[int], float]
+    _kept: tuple[int, dict] | None = None
+    _since: float = field(default_factory=time.monotonic)
+    _waited: float = 0.0
+    _last_line: float = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+    def keep(self, step: int, values: dict[str, jax.Array]) -> None:
+        """The metrics of `step`, still being computed, to report later."""
+        self._kept = (step, values)
+
+    def report(self) -> None:
+        """Write the line that was kept, if any; waits until its step is computed."""
+        if self._kept is None:
+            return
+        step, arrays = self._kept
+        self._kept = None
+        values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        elapsed = time.monotonic() - self._since
+        seconds = elapsed / (step - self.step)
+        rate = self.tokens_per_step / seconds
+        row = {
+            "step": step,
+            "tokens": step * self.tokens_per_step,
+            "loss": values["loss"],
+            "grad_norm": values["grad_norm"],
+            "learning_rate": float(self.learning_rate(step - 1)),
+            "tokens_per_second": rate,
+            "step_seconds": seconds,
+            "accuracy": values["accuracy"],
+            "mfu": rate / self.peak_tokens_per_second,
+            "data_wait_share": self._waited / elapsed,
+        }
+        self.log.write(row)
+        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self.steps:
+            say(line(row, self.steps))
+            self._last_line = time.monotonic()
+        self._restart(step)
+
+    def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
+        """Write held-out results; the time that they took is not counted as training."""
+        self.log.write({"step": step, "tokens": step * self.tokens_per_step, **results})
+        losses = ", ".join(f"{source} {loss:.4f}" for source, loss in results["eval_loss"].items())
+        say(f"step {step:>6,}  held-out loss (nats a token): {losses}")
+        self._restart(step)
+
+    def _restart(self, step: int) -> None:
+        self.step, self._since, self._waited = step, time.monotonic(), 0.0
+
+    def close(self) -> None:
+        """Report what is kept and close the log."""
+        self.report()
+        self.log.close()
+
+
+def line(row: dict, steps: int) -> str:
+    """One log line for people."""
+    left = duration(row["step_seconds"] * (steps - row["step"]))
+    return (
+        f"step {row['step']:>6,}/{steps:,}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.2f}  "
+        f"lr {row['learning_rate']:.1e}  {row['tokens_per_second']:,.0f} tokens/s  MFU {row['mfu']:.0%}  "
+        f"waiting for data {row['data_wait_share']:.1%}  {left} left"
+    )

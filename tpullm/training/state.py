@@ -1,0 +1,112 @@
+"""The training state: a plain dict of arrays, and everything derived from the declaration of the parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tpullm.config import ModelConfig
+from tpullm.model.transformer import Transformer
+from tpullm.sharding import RULES
+
+Tree = Any
+
+
+class Architecture:
+    """A `ModelConfig` made concrete: how to build the model from a plain dict of parameters, and what that dict holds.
+
+    Attributes:
+        shapes: tree of `jax.ShapeDtypeStruct`.
+        axes: tree of logical axes, the same structure; `layers` first where parameters are stacked.
+    """
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+        model = jax.eval_shape(lambda: Transformer(config, nnx.Rngs(0)))
+        self._graph, state = nnx.split(model)
+        self.shapes = _plain(state, lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype))
+        self.axes = _plain(state, _axes)
+        self._state = state
+
+    def model(self, params: Tree) -> Transformer:
+        """The Transformer with these parameters."""
+        flat = dict(nnx.to_flat_state(self._state))
+        values = _flatten(params)
+        state = nnx.from_flat_state({path: variable.replace(values[path]) for path, variable in flat.items()})
+        return nnx.merge(self._graph, state)
+
+    def init(self, key: jax.Array) -> Tree:
+        """Fresh parameters, float32."""
+        return _plain(nnx.split(Transformer(self.config, nnx.Rngs(key)))[1], lambda variable: variable[...])
+
+    def shardings(self, mesh: Mesh) -> Tree:
+        """The sharding of every parameter on `mesh`."""
+        return jax.tree.map(
+            lambda axes: NamedSharding(mesh, RULES.spec(*axes)), self.axes, is_leaf=lambda node: isinstance(node, tuple)
+        )
+
+    def placed(self, mesh: Mesh) -> Tree:
+        """Shape, type and sharding of every parameter on `mesh`: what saved parameters are restored into."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            self.shapes,
+            self.shardings(mesh),
+        )
+
+
+def _axes(variable: nnx.Param) -> tuple[str, ...]:
+    axes = variable.get_metadata()["logical_axes"]
+    stacked = len(variable.shape) - len(axes)
+    return ("layers",) * stacked + tuple(axes)
+
+
+def _plain(state: nnx.State, leaf) -> Tree:
+    """A nested dict from an NNX state."""
+    tree: dict = {}
+    for path, variable in nnx.to_flat_state(state):
+        node = tree
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        node[path[-1]] = leaf(variable)
+    return tree
+
+
+def _flatten(tree: dict, prefix: tuple = ()) -> dict:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, (*prefix, name)) if isinstance(value, dict) else {(*prefix, name): value}
+    return flat
+
+
+def initial(architecture: Architecture, optimizer: optax.GradientTransformation, key: jax.Array) -> Tree:
+    """Step 0: `{"params", "optimizer", "step"}`."""
+    return with_params(architecture.init(key), optimizer)
+
+
+def with_params(params: Tree, optimizer: optax.GradientTransformation) -> Tree:
+    """Step 0 of a stage that starts from trained parameters."""
+    return {"params": params, "optimizer": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+
+def abstract(architecture: Architecture, optimizer: optax.GradientTransformation, mesh: Mesh) -> Tree:
+    """Shapes, types and shardings of the state: what a checkpoint is restored into, whatever mesh wrote it.
+
+    What the optimizer keeps for a parameter (same shape, same place in the tree) is sharded like it.
+    """
+    shapes = jax.eval_shape(lambda: with_params(_zeros(architecture.shapes), optimizer))
+    shardings = _flatten(architecture.shardings(mesh))
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def place(path, leaf):
+        names = tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
+        sharding = next((shardings[names[i:]] for i in range(len(names)) if names[i:] in shardings), whole)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def _zeros(shapes: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

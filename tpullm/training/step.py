@@ -1,0 +1,88 @@
+"""One training step: `step(state, batch) -> state, metrics`, pure, compiled once, the old state's memory reused.
+
+Shapes: B batch, T length, A micro-batches.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tpullm.config import TrainConfig
+from tpullm.data.batch import Batch
+from tpullm.training.losses import Sums, cross_entropy
+from tpullm.training.state import Architecture
+
+Tree = Any
+
+jax.tree_util.register_dataclass(Batch)
+
+
+def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, key=None):
+    """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
+    model = architecture.model(params)
+    hidden, _, _ = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
+    return cross_entropy(hidden, model.output_table(dtype), batch.targets, batch.weights, z_loss)
+
+
+def make_step(architecture: Architecture, optimizer: optax.GradientTransformation, config: TrainConfig, dtype, seed: int):
+    """The compiled step function.
+
+    The gradient is that of `sum(weights * loss) / sum(weights)` over the whole batch, however it is cut into
+    `config.accumulation` micro-batches.
+    """
+
+    def gradients(params: Tree, batch: Batch, key: jax.Array) -> tuple[Tree, Sums]:
+        def loss(params):
+            return batch_loss(architecture, params, batch, dtype=dtype, z_loss=config.optimizer.z_loss, key=key)
+
+        (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return grads, sums
+
+    def step(state: Tree, batch: Batch) -> tuple[Tree, dict[str, jax.Array]]:
+        key = None
+        if architecture.config.dropout:
+            key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        grads, sums = accumulate(gradients, config.accumulation, state["params"], batch, key)
+        grads = jax.tree.map(lambda g: g / sums.weight, grads)
+        updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        metrics = {
+            "loss": sums.loss / sums.weight,
+            "accuracy": sums.correct / sums.weight,
+            "grad_norm": optax.global_norm(grads),
+            "tokens": sums.weight,
+        }
+        return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def accumulate(gradients: Callable, parts: int, params: Tree, batch: Batch, key) -> tuple[Tree, Sums]:
+    """Sum `gradients` over `parts` micro-batches `[B / parts, T]`, one after the other.
+
+    `reshape(B/A, A, T).swapaxes(0, 1)` takes every A-th row, so a micro-batch stays spread over all devices.
+    """
+    if parts == 1:
+        return gradients(params, batch, key)
+    micro = jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    keys = None if key is None else jax.random.split(key, parts)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, gradients(params, *part)), None
+
+    first = jax.tree.map(lambda x: x[0], (micro, keys))
+    rest = jax.tree.map(lambda x: x[1:], (micro, keys))
+    total, _ = jax.lax.scan(add, gradients(params, *first), rest)
+    return total
+
+
+def make_evaluation(architecture: Architecture, dtype):
+    """The compiled `(params, batch) -> Sums` without dropout or gradients."""
+
+    def evaluate(params: Tree, batch: Batch) -> Sums:
+        return batch_loss(architecture, params, batch, dtype=dtype)[1]
+
+    return jax.jit(evaluate)
