@@ -13,16 +13,23 @@ from tpullm.errors import Interrupted, UserError
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: its line of help, and whether it takes a recipe (`--config`, `--run`, `--section.key`)."""
+    """One verb.
+
+    Args:
+        help: its line of the overview.
+        recipe: it takes a recipe (`--config`, `--run`, `--section.key`).
+        shows: an option that turns it into a look at what was made, with `--model` instead of a recipe.
+    """
 
     help: str
     recipe: bool = False
+    shows: str = ""
 
 
 VERBS = {
     "run": Verb("all stages of a recipe, in order; finished ones are skipped", recipe=True),
     "collect": Verb("1. raw sources to clean, licensed, deduplicated documents and a data card", recipe=True),
-    "tokenize": Verb("2. documents to a tokenizer and a token store; --show TEXT prints a split", recipe=True),
+    "tokenize": Verb("2. documents to a tokenizer and a token store; --show TEXT prints a split", True, "--show"),
     "data": Verb("   --step N: which documents are in the batch of a step", recipe=True),
     "pretrain": Verb("4. the token store to a trained Transformer (3.)", recipe=True),
     "finetune": Verb("5. tune the model on conversations", recipe=True),
@@ -87,15 +94,18 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(f"{verb}: no such verb{f', did you mean {nearest[0]}?' if nearest else ''} (see tpullm --help)")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     module = importlib.import_module(f"tpullm.commands.{verb}")
-    parser = _parser(verb, module)
-    arguments = _parse(parser, argv[1:])
-    if VERBS[verb].recipe:
-        from tpullm.recipe import open_run
+    if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
+        module.show_main(_parse(_parser(verb, module.__doc__, module.add_show_arguments), argv[1:]))
+    elif VERBS[verb].recipe:
+        from tpullm.recipe import add_recipe_arguments, open_run
 
+        own = getattr(module, "add_arguments", None)
+        parser = _parser(verb, module.__doc__, add_recipe_arguments, *([own] if own else []))
+        arguments = _parse(parser, argv[1:])
         recipe, run = open_run(parser, arguments)
-        module.main(recipe, run, arguments) if hasattr(module, "add_arguments") else module.main(recipe, run)
+        module.main(recipe, run, *([arguments] if own else []))
     else:
-        module.main(arguments)
+        module.main(_parse(_parser(verb, module.__doc__, module.add_arguments), argv[1:]))
     return 0
 
 
@@ -114,16 +124,12 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-def _parser(verb: str, module):
+def _parser(verb: str, description: str, *adds):
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(prog=f"tpullm {verb}", description=module.__doc__, exit_on_error=False)
-    if VERBS[verb].recipe:
-        from tpullm.recipe import add_recipe_arguments
-
-        add_recipe_arguments(parser)
-    if hasattr(module, "add_arguments"):
-        module.add_arguments(parser)
+    parser = jsonargparse.ArgumentParser(prog=f"tpullm {verb}", description=description, exit_on_error=False)
+    for add in adds:
+        add(parser)
     return parser
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
+
 from tpullm import storage
 from tpullm.config import TokenizerConfig
 from tpullm.errors import UserError
@@ -47,10 +49,11 @@ class Tokenizer:
         self._bytes = [_bytes_of(self._processor, token) for token in range(self.vocabulary_size)]
         special = [PAD, BOS, EOS, UNKNOWN, SYSTEM, USER, ASSISTANT, END]
         ids = {piece: self._processor.piece_to_id(piece) for piece in special}
-        missing = [p for p in special[4:] if not self._processor.is_control(ids[p])]
-        if missing or not self._processor.is_byte(self._byte_id(0)):
-            absent = " ".join(missing) or "byte tokens"
-            raise UserError(f"{name}: not a tokenizer of tpullm (it has no {absent}); make it again")
+        missing = [piece for piece in special[4:] if not self._processor.is_control(ids[piece])]
+        missing += [] if self._processor.is_byte(self._byte_id(0)) else ["bytes"]
+        missing += ["space"] if self._processor.is_unknown(self._processor.piece_to_id(SPACE)) else []
+        if missing:
+            raise UserError(f"{name}: not a tokenizer of tpullm (it has no {' '.join(missing)}); make it again")
         self.pad_id, self.bos_id, self.eos_id, self.unknown_id = (ids[piece] for piece in special[:4])
         self.system_id, self.user_id, self.assistant_id, self.end_id = (ids[piece] for piece in special[4:])
         self._space_bytes = [self._byte_id(byte) for byte in SPACE.encode()]
@@ -90,6 +93,10 @@ class Tokenizer:
     def bytes_of(self, token: int) -> bytes:
         """The UTF-8 bytes of one token: none for a special token, part of a character for a byte token."""
         return self._bytes[token]
+
+    def bytes_per_token(self) -> np.ndarray:
+        """How many UTF-8 bytes each token stands for, `[V]`: what bits per byte are divided by."""
+        return np.array([len(self._bytes[token]) for token in range(self.vocabulary_size)], np.float64)
 
     def piece(self, token: int) -> str:
         """How one token is shown: its text, `<0x..>` for a byte token, `<|user|>` and the like for a special one."""
@@ -136,6 +143,12 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, seed: int, 
     Raises:
         UserError: there is no text, or the vocabulary is too large or too small for it.
     """
+    smallest = _fixed_tokens(config) + 1
+    if config.vocabulary_size < smallest and (config.vocabulary_size or config.model_type == "unigram"):
+        raise UserError(
+            f"tokenizer.vocabulary_size: {config.vocabulary_size} is too small: special tokens and bytes take"
+            f" {smallest - 1}; set it to {smallest} or more"
+        )
     passages = sample_texts(texts, config.sample_characters, seed)
     lines = [(language, line) for language, passage in passages for line in _lines(passage)]
     if not lines:
@@ -215,8 +228,11 @@ def seed_pieces(lines: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
 
 
 def _lines(passage: str) -> Iterator[str]:
-    """Lines for the trainer: without their newline, at most 4,000 bytes, none empty."""
-    for line in passage.split("\n"):
+    """Lines for the trainer: without their newline, at most 4,000 bytes, none empty.
+
+    The trainer drops lines with U+2585, which it uses itself, so that character is taken out.
+    """
+    for line in passage.replace("\u2585", "").split("\n"):
         yield from (part for part in _cut(line) if part)
 
 
@@ -240,12 +256,18 @@ def _trainer_options(config: TokenizerConfig, characters: set[str]) -> dict:
         num_threads=_TRAINER_THREADS,
         minloglevel=2,
     )  # fmt: skip
-    if config.model_type == "char":
-        fixed = 4 + 4 + len(reserved) + 1 + 256 + 1  # special, chat, reserved, newline, bytes, space
-        all_characters = fixed + len(characters - {" ", "\t", "\0"})
-        return options | dict(vocab_size=config.vocabulary_size or all_characters, character_coverage=1.0)
-    # the rarest characters go by their bytes and leave room for words
-    return options | dict(vocab_size=config.vocabulary_size, character_coverage=0.9995)
+    if config.model_type == "unigram":
+        # the rarest characters go by their bytes and leave room for words
+        return options | dict(vocab_size=config.vocabulary_size, character_coverage=0.9995)
+    # Characters: more than there are is no error; the rarest are dropped even if required, symbols are not.
+    size = config.vocabulary_size or _fixed_tokens(config) + len(characters)
+    kept = dict(required_chars="", user_defined_symbols=["\n", SPACE])
+    return options | kept | dict(vocab_size=size, character_coverage=1.0)
+
+
+def _fixed_tokens(config: TokenizerConfig) -> int:
+    """Tokens that every vocabulary has: special and reserved ones, newline, space, bytes."""
+    return 8 + config.reserved_tokens + 2 + 256
 
 
 def _passages(text: str) -> Iterator[str]:
@@ -347,6 +369,4 @@ def _vocabulary_message(config: TokenizerConfig, error: str) -> str:
         return f"{asked} is too large for this corpus; set it to {found[1]} or less, or collect more text"
     if found := re.search(r"smaller than required_chars. \d+ vs (\d+)", error):
         return f"{asked} is too small for the characters of this corpus; set it to {int(found[1]) + 1} or more"
-    if "meta pieces" in error or "meta_pieces" in error:
-        return f"{asked} leaves no room beside the special tokens and the 256 bytes; set it to 512 or more"
     return f"tokenizer: SentencePiece could not be trained ({error})"

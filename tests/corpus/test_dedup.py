@@ -30,7 +30,9 @@ def _jaccard(one, two):
 
 def _found(texts, similarity=0.8, order=None):
     signatures = np.stack([dedup.signature(text) for text in texts])
-    return dedup.duplicates([dedup.exact_key(text) for text in texts], signatures, similarity, order or range(len(texts)))
+    return dedup.duplicates(
+        [dedup.exact_key(text) for text in texts], signatures, similarity, order or range(len(texts))
+    )
 
 
 @pytest.mark.parametrize("every", [400, 100, 50, 20, 10])
@@ -55,9 +57,10 @@ def test_the_first_in_order_is_kept():
 
 
 def test_japanese_is_compared_by_characters():
-    sentence = "今日はいい天気ですね。私はリンゴを食べるのが好きです。毎日学校で本を読みます。昨日は雨が降って寒かったので家にいました。"
-    other = "明日の会議の資料を作らなければなりませんが、まだ何も決まっていないので、部長に相談するつもりです。"
-    assert _found([sentence, sentence.replace("雨が", "雪が"), other]) == {1: "near duplicate"}
+    day = "今日はいい天気ですね。私はリンゴを食べるのが好きです。毎日学校で本を読みます。"
+    night = "昨日は雨が降って寒かったので、ずっと家にいて手紙を書いていました。明日はまた晴れるでしょう。"
+    other = "明日の会議の資料を作らなければなりませんが、まだ何も決まっていません。"
+    assert _found([day + night, day + night.replace("雨が", "雪が"), other]) == {1: "near duplicate"}
 
 
 def test_short_texts_are_compared_as_a_whole():

@@ -9,7 +9,7 @@ import pytest
 from tpullm.config import CorpusConfig
 from tpullm.corpus import filters, language, ngrams
 
-PROSE = "今日はいい天気ですね。私はリンゴを食べるのが好きです。毎日学校で本を読みます。友だちと一緒に帰ります。昨日は雨でした。"
+PROSE = "今日はいい天気ですね。私はリンゴを食べるのが好きです。毎日学校で本を読みます。昨日は雨でした。"
 CONFIG = CorpusConfig(minimum_characters=20)
 
 

@@ -32,7 +32,9 @@ def test_text_is_kept_as_it_is_but_for_line_ends_and_the_byte_order_mark(tmp_pat
     assert read(path, "text")[0].text == "  本\n\nx \t y\nz"
 
 
-@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)])
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
+)
 def test_compressed_files_are_read(tmp_path, suffix, compress):
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(compress('{"text": "リンゴ"}\n'.encode()))
@@ -136,6 +138,19 @@ def test_warc_gives_pages_and_extracted_text(tmp_path):
     page, image, converted = read(path, "warc")
     assert "私はリンゴを食べるのが好きです。" in page.text
     assert image.dropped == "not a page" and converted.text == "本を読む"
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.6, 0.95])
+def test_a_warc_that_is_cut_off_is_named(tmp_path, kept):
+    path = tmp_path / "a.warc.gz"
+    _warc(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(UserError, match="a.warc.gz: is not WARC or is cut off"):
+        read(path, "warc")
+
+
+def test_what_is_no_warc_is_named(tmp_path):
+    path = tmp_path / "a.warc"
     path.write_bytes(b"not a warc file at all\n" * 10)
     with pytest.raises(UserError, match="is not WARC or is cut off"):
         read(path, "warc")

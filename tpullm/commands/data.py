@@ -29,7 +29,8 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     pieces = stream.documents_at(step)
     texts = [beginning(stream, tokenizer, piece) for piece in pieces]
     if arguments.json:
-        return print(json.dumps([{**dataclasses.asdict(p), "text": t} for p, t in zip(pieces, texts, strict=True)]))
+        found = [{**dataclasses.asdict(piece), "text": text} for piece, text in zip(pieces, texts, strict=True)]
+        return print(json.dumps(found, ensure_ascii=False))
     epochs = ", ".join(f"{source} {epoch:.2f}" for source, epoch in stream.epoch_at(step).items())
     print(f"step {step}: {len(pieces)} pieces in {stream.batch_size} rows; times read before it: {epochs}")
     for piece, text in zip(pieces, texts, strict=True):

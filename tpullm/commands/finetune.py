@@ -5,8 +5,10 @@ from pathlib import Path
 
 from tpullm import manifest
 from tpullm.checkpoint import Model, description, find, load_params
-from tpullm.config import ModelConfig, Recipe
-from tpullm.data.conversations import Conversations, read_conversations
+from tpullm.config import FinetuneConfig, ModelConfig, Recipe, TrainConfig
+from tpullm.corpus import tenki
+from tpullm.data import conversations
+from tpullm.data.conversations import Conversations, Messages
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
 from tpullm.sharding import make_mesh
@@ -25,9 +27,14 @@ def main(recipe: Recipe, run: Path) -> None:
     base, tokenizer = find(run / "pretrain"), Tokenizer.load(run / "tokenizer")
     config, model = recipe.finetune.train, recipe.model.resolved(tokenizer.vocabulary_size)
     check_shape(base, model)
-    conversations = read_conversations(recipe.finetune, tokenizer, config.sequence_length, recipe.seed)
+    learned, held_out = (
+        conversations.tokenize(part, tokenizer, config.sequence_length, "finetune") if part else None
+        for part in read(recipe.finetune, recipe.seed)
+    )
+    if learned is None:
+        raise UserError("finetune.conversations: nothing to learn from; name a file of conversations, or tenki")
     stream = Stream(
-        {"conversations": conversations.train},
+        {"conversations": learned},
         {"conversations": 1.0},
         config.batch_size,
         config.sequence_length,
@@ -43,13 +50,13 @@ def main(recipe: Recipe, run: Path) -> None:
             seed=recipe.seed,
             mesh=mesh,
             batches=lambda first: stream.batches(first, config.steps, config.data_workers),
-            evaluations=_held_out(conversations, config.batch_size, config.sequence_length, config.evaluate_rows),
+            evaluations=_evaluations(held_out, config),
             bytes_per_token=tokenizer.bytes_per_token(),
             description=description("finetune", model, recipe, inputs),
             params=load_params(base, Architecture(model).placed(mesh)),
         )
     )
-    manifest.write(stage, inputs, conversations=len(conversations.train.lengths), **results)
+    manifest.write(stage, inputs, conversations=len(learned.lengths), **results)
 
 
 def check_shape(base: Model, wanted: ModelConfig) -> None:
@@ -63,6 +70,22 @@ def check_shape(base: Model, wanted: ModelConfig) -> None:
             )
 
 
-def _held_out(conversations: Conversations, batch_size: int, sequence_length: int, rows: int) -> dict[str, list]:
-    batches = list(evaluation_batches(conversations.held_out, batch_size, sequence_length, rows))
-    return {"conversations": batches} if batches else {}
+def read(config: FinetuneConfig, seed: int) -> tuple[list[Messages], list[Messages]]:
+    """The conversations to learn from, and the held-out ones."""
+    learned: list[Messages] = []
+    held_out: list[Messages] = []
+    for name in config.conversations:
+        if name == "tenki":
+            parts = tenki.split_questions(config.held_out_fraction, seed)
+            parts = [[line["messages"] for line in tenki.conversations(part)] for part in parts]
+        else:
+            parts = conversations.split(conversations.read(name), config.held_out_fraction)
+        learned, held_out = learned + parts[0], held_out + parts[1]
+    return learned, held_out
+
+
+def _evaluations(held_out: Conversations | None, config: TrainConfig) -> dict[str, list]:
+    if held_out is None:
+        return {}
+    batches = evaluation_batches(held_out, config.batch_size, config.sequence_length, config.evaluate_rows)
+    return {"conversations": list(batches)}

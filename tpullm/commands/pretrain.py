@@ -7,7 +7,7 @@ from tpullm.checkpoint import description
 from tpullm.config import Recipe
 from tpullm.corpus.sources import sources
 from tpullm.data.store import TokenStore
-from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.sharding import make_mesh
 from tpullm.stages import begin, pretrain_inputs
 from tpullm.tokenizer import Tokenizer
@@ -21,14 +21,7 @@ def main(recipe: Recipe, run: Path) -> None:
         return
     tokenizer = Tokenizer.load(run / "tokenizer")
     model = recipe.model.resolved(tokenizer.vocabulary_size)
-    weights = {source.name: source.weight for source in sources(recipe)}
-    stream = Stream(
-        {name: TokenStore(run / "tokens" / name / "train") for name in weights},
-        weights,
-        config.batch_size,
-        config.sequence_length,
-        recipe.seed,
-    )
+    stream = pretraining_stream(recipe, run)
     results = train(
         Job(
             directory=stage,

@@ -3,6 +3,7 @@
 RUN/documents/SOURCE/SPLIT/*.jsonl.gz → RUN/tokenizer/tokenizer.model, RUN/tokens/SOURCE/SPLIT/
 """
 
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -18,6 +19,23 @@ from tpullm.log import say
 from tpullm.tokenizer import Tokenizer
 
 PARTS = ".parts"
+
+
+def add_show_arguments(parser) -> None:
+    """`--show TEXT --model MODEL [--json]`: print a split instead of making the stage."""
+    parser.add_argument("--show", metavar="TEXT", required=True, help="print how TEXT is split, and the ids")
+    parser.add_argument("--model", default="runs/quickstart", help="the run whose tokenizer is used")
+    parser.add_argument("--json", action="store_true", help="print one JSON value")
+
+
+def show_main(arguments) -> None:
+    """Print the split of a text."""
+    split = show(arguments.show, Path(arguments.model))
+    if arguments.json:
+        print(json.dumps(split, ensure_ascii=False))
+    else:
+        print("/".join(token["piece"] for token in split))
+        print(" ".join(str(token["id"]) for token in split))
 
 
 def main(recipe: Recipe, run: Path) -> None:

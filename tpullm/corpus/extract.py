@@ -45,8 +45,8 @@ def html_to_text(page: str) -> str:
     from trafilatura import html2txt
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs an error for each page without a main text
-    if not page.strip():
-        return ""
+    if "<body" not in page.lower():  # a fragment: trafilatura reads whole pages only
+        page = f"<html><body>{page}</body></html>"
     text = Trafilatura(favour_precision=False, deduplicate=False).extract(page)
     return text or html2txt(page) or ""
 

@@ -22,7 +22,7 @@ SCRIPTS = {
 WRITTEN_IN = {
     "ja": ("kana", "han"),
     "zh": ("han",),
-    "ko": ("hangul", "han"),
+    "ko": ("hangul",),
     "ru": ("cyrillic",),
     "uk": ("cyrillic",),
     "bg": ("cyrillic",),

@@ -5,6 +5,7 @@ skips a broken line with a warning, and its WARC reader needs two C libraries to
 """
 
 import contextlib
+import io
 import json
 import lzma
 import zlib
@@ -55,7 +56,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 def _open_zstandard(path: Path, mode: str) -> BinaryIO:
     import pyarrow
 
-    return pyarrow.input_stream(str(path), compression="zstd")
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
 
 
 def _whole(path: Path, to_text: Callable[[bytes], str | None]) -> Iterator[Raw]:
@@ -133,18 +134,38 @@ def _warc(path: Path, source: Source) -> Iterator[Raw]:
     from warcio.archiveiterator import ArchiveIterator
     from warcio.exceptions import ArchiveLoadFailed
 
-    try:
-        with open(path, "rb") as file:
-            for record in ArchiveIterator(file):
-                if record.rec_type in ("response", "conversion"):
-                    yield _record(record)
-    except ArchiveLoadFailed as error:
-        raise UserError(f"{path}: is not WARC or is cut off ({error}); copy or download it again") from None
+    found = False
+    with open(path, "rb") as file:
+        records = iter(ArchiveIterator(file))
+        while True:
+            try:
+                record = next(records, None)
+            except (ArchiveLoadFailed, AttributeError):  # the latter where a header is cut off before its address
+                raise _broken_warc(path) from None
+            if record is None:
+                break
+            found = True
+            data = record.content_stream().read()
+            if not _is_complete(record):
+                raise _broken_warc(path)
+            if record.rec_type in ("response", "conversion"):
+                yield _record(record, data)
+    if not found:
+        raise _broken_warc(path)
 
 
-def _record(record: Any) -> Raw:
+def _is_complete(record: Any) -> bool:
+    """Whether all of a record was there: warcio ends quietly where its bytes, or its header, are cut off."""
+    announced = record.format == "warc" and record.rec_headers.get_header("Content-Length")
+    return bool(announced) and getattr(record.raw_stream, "limit", 0) <= 0
+
+
+def _broken_warc(path: Path) -> UserError:
+    return UserError(f"{path}: is not WARC or is cut off; copy or download it again")
+
+
+def _record(record: Any, data: bytes) -> Raw:
     """One page of a crawl: `response` is as the server sent it, `conversion` is text already (WET)."""
-    data = record.content_stream().read()
     if record.rec_type == "conversion":
         text = extract.decode(data)
         return NOT_UTF8 if text is None else Raw(text)

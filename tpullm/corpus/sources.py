@@ -15,7 +15,7 @@ from tpullm.errors import UserError
 
 YOURS = "yours"
 EXTENSIONS = {
-    "text": (".txt", ".text"),
+    "text": (".txt", ".text", ".rst"),
     "markdown": (".md", ".markdown"),
     "html": (".html", ".htm", ".xhtml"),
     "jsonl": (".jsonl", ".ndjson"),
@@ -28,7 +28,7 @@ EXTENSIONS = {
 }
 KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
 COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
-VENDORED = {"node_modules", "vendor", "third_party", "site-packages", "dist-packages", "__pycache__", "venv"}
+VENDORED = {"node_modules", "vendor", "third_party", "site-packages", "dist-packages", "venv"}
 HASHED_BYTES = 1 << 30  # a larger file is known by its size and time: hashing it takes seconds at each start
 
 
@@ -141,10 +141,10 @@ def extension(path: Path) -> str:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """All files under `folder` in a fixed order, without hidden ones."""
+    """All files under `folder` in a fixed order, without hidden and compiled ones."""
     found = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         found += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
     return found
 

@@ -12,7 +12,7 @@ SHORTEST_STRETCH = 200  # characters
 
 def is_held_out(text_hash: str, fraction: float) -> bool:
     """Whether the document of this SHA-256 (hexadecimal) belongs to the held-out `fraction`, in whatever corpus."""
-    return int(text_hash[:16], 16) / 2**64 < fraction
+    return int(text_hash[:16], 16) < fraction * 2**64
 
 
 def lowest(hashes: Sequence[str], count: int = 1) -> list[int]:

@@ -68,21 +68,20 @@ def build(parts: Sequence[tuple[Documents, Segments]], batch_size: int, sequence
     for documents, segments in parts:
         tokens, token_weights = documents.read(segments.documents, segments.starts, segments.lengths + 1)
         column = _exclusive_sum_within(segments.lengths, segments.rows)
-        place = _ranges(segments.lengths)
-        where = np.repeat(segments.rows * sequence_length + column, segments.lengths) + place
-        source = np.repeat(np.cumsum(segments.lengths + 1) - segments.lengths - 1, segments.lengths) + place
+        where = flat_ranges(segments.rows * sequence_length + column, segments.lengths)
+        source = flat_ranges(np.cumsum(segments.lengths + 1) - segments.lengths - 1, segments.lengths)
         inputs.reshape(-1)[where] = tokens[source]
         targets.reshape(-1)[where] = tokens[source + 1]
         weights.reshape(-1)[where] = token_weights[source + 1]
-        positions.reshape(-1)[where] = place
+        positions.reshape(-1)[where] = flat_ranges(np.zeros_like(segments.lengths), segments.lengths)
         number = 1 + _exclusive_sum_within(np.ones_like(segments.rows), segments.rows)
         segment_ids.reshape(-1)[where] = np.repeat(number, segments.lengths)
     return Batch(inputs, targets, segment_ids, positions, weights)
 
 
-def _ranges(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, ..., length - 1 for each length, one after the other."""
-    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+def flat_ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`begin, begin + 1, ..., begin + count - 1` for each pair, one after the other; int64."""
+    return np.arange(counts.sum()) + np.repeat(begins - (np.cumsum(counts) - counts), counts)
 
 
 def _exclusive_sum_within(values: np.ndarray, groups: np.ndarray) -> np.ndarray:

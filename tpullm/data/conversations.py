@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tpullm.data.batch import flat_ranges
 from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.tokenizer import ROLES, Tokenizer
@@ -38,8 +39,7 @@ class Conversations:
 
     def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and their weights, `[start, start + count)` of each conversation, one after the other, flat."""
-        begins = self.offsets[documents] + starts
-        where = np.arange(counts.sum()) + np.repeat(begins - np.cumsum(counts) + counts, counts)
+        where = flat_ranges(self.offsets[documents] + starts, counts)
         return self.tokens[where], self.token_weights[where]
 
 
@@ -47,7 +47,7 @@ def read(path: Path | str) -> list[Messages]:
     """The conversations of a JSON Lines file: `{"messages": [{"role", "content"}, ...]}` in each line.
 
     Raises:
-        UserError: there is no such file or nothing in it, or a line is not such a conversation (file and line are told).
+        UserError: there is no such file, nothing in it, or a line that is no such conversation (which one is told).
     """
     path = Path(path)
     if not path.is_file():
@@ -63,7 +63,7 @@ def read(path: Path | str) -> list[Messages]:
 
 
 def split(conversations: Iterable[Messages], held_out_fraction: float) -> tuple[list[Messages], list[Messages]]:
-    """Training and held-out conversations, by the hash of each: one is held out wherever and however often it stands."""
+    """Training and held-out conversations, chosen by the hash of each: a repeated one is on the same side."""
     train: list[Messages] = []
     held_out: list[Messages] = []
     for messages in conversations:

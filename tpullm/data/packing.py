@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpullm.data.batch import Segments
+from tpullm.data.batch import Segments, flat_ranges
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Packing:
         lengths of its pieces stay as they are, and the piece that contains the end becomes two segments.
         """
         counts = self.row_starts[rows + 1] - self.row_starts[rows]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        piece = np.repeat(self.row_starts[rows], counts) + within
+        piece = flat_ranges(self.row_starts[rows], counts)
         documents, lengths = self.documents[piece], self.lengths[piece]
         predictions = self.predictions[documents]
         starts = self.offsets[piece]
@@ -83,8 +82,7 @@ def pack(lengths: np.ndarray, sequence_length: int, seed: int, moving: bool = Tr
     predictions = np.maximum(np.asarray(lengths, np.int64) - 1, 0)
     pieces = -(-predictions // sequence_length)
     documents = np.repeat(np.arange(len(predictions)), pieces)
-    number = np.arange(len(documents)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    offsets = number * sequence_length
+    offsets = flat_ranges(np.zeros_like(pieces), pieces) * sequence_length
     piece_lengths = np.minimum(sequence_length, predictions[documents] - offsets)
     shuffled = np.random.default_rng(seed).permutation(len(documents))
     pools = shuffled[np.argsort(piece_lengths[shuffled], kind="stable")]

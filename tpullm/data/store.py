@@ -1,5 +1,9 @@
 """The token store: documents of token ids on disk, with random access (zarr3 shards through TensorStore).
 
+A batch is one read, by the index of every token in it: TensorStore reads the chunks that hold them at the same time.
+With documents of 50 tokens in random order, on two busy cores, that gave 7 M tokens/s; a read for each document, all in
+flight, 4 M (with documents of 1,000 tokens 11 M and 30 M); numpy in memory 500 M.
+
 A folder `tokens/<source>/<split>` holds three flat arrays: `tokens` (uint16, or uint32 for vocabularies of 65,536 and
 more), `offsets` (uint64 [documents + 1]: document d is tokens[offsets[d]:offsets[d + 1]]) and `ids` (uint64
 [documents]: the first 8 bytes of the hash of its text).
@@ -11,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
+from tpullm.data.batch import flat_ranges
 from tpullm.errors import UserError
 
-CHUNK_TOKENS = 16 * 1024  # one read; 15 M tokens/s one at a time, 70 M in flight, measured on two cores
+CHUNK_TOKENS = 16 * 1024  # read at once
 SHARD_TOKENS = 32 * 1024 * 1024  # one file
 MEMORY_BYTES = 64 * 1024 * 1024  # arrays up to this size are held in memory, larger ones cache this much
 
@@ -41,13 +46,10 @@ class TokenStore:
 
     def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (int32, flat) of `[start, start + count)` of each document, one after the other, and weights of 1."""
-        begins = self.offsets[documents] + starts
-        slices = [self._tokens[a:b] for a, b in zip(begins.tolist(), (begins + counts).tolist(), strict=True)]
-        if not isinstance(self._tokens, np.ndarray):
-            reads = [piece.read() for piece in slices]  # all in flight before the first is waited for
-            slices = [read.result() for read in reads]
-        tokens = np.concatenate(slices).astype(np.int32) if slices else np.zeros(0, np.int32)
-        return tokens, np.ones(len(tokens), np.float32)
+        tokens = self._tokens[flat_ranges(self.offsets[documents] + starts, counts)]
+        if not isinstance(tokens, np.ndarray):
+            tokens = tokens.read().result()
+        return tokens.astype(np.int32), np.ones(len(tokens), np.float32)
 
     def document(self, index: int) -> np.ndarray:
         """All tokens of one document, int32, `<s>` and `</s>` included."""

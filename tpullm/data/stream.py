@@ -55,9 +55,10 @@ class Stream:
         host_index: int = 0,
         host_count: int = 1,
     ):
-        """Pack and order the documents of `sources`; a host builds rows `host_index / host_count` of each batch.
+        """Pack and order the documents of `sources`; each host builds its own rows of every batch.
 
-        Weights are shares of the training tokens, relative to each other; a source without documents is left out.
+        Weights are shares of the training tokens, relative to each other (held to 1 % of the smallest); a source
+        without weight or documents is left out.
 
         Raises:
             UserError: all sources together fill fewer rows than one batch, or the hosts can't share the batch.
@@ -69,13 +70,15 @@ class Stream:
         self.sources: dict[str, Documents] = {}
         for name, documents in sources.items():
             packed = packing.pack(documents.lengths, sequence_length, _seed(seed, name, "pack"))
-            if packed.rows:
+            if packed.rows and weights[name] > 0:
                 self.packings[name], self.sources[name] = packed, documents
         self._check_rows()
-        self._names = list(self.packings)
+        # a weight is a share of the tokens, and what is mixed are rows
+        shares = {name: weights[name] / packed.fill for name, packed in self.packings.items()}
+        self.shares = {name: share / sum(shares.values()) for name, share in shares.items()}
         own = batch_size // host_count
         self._own_rows = slice(host_index * own, (host_index + 1) * own)
-        self._order = self._ordered(weights, seed)
+        self._order = self._ordered(seed)
 
     def batch_at(self, step: int) -> Batch:
         """This host's rows of the batch of `step` (from 0)."""
@@ -108,37 +111,29 @@ class Stream:
         return sorted(placed, key=lambda piece: piece.row)
 
     def epoch_at(self, step: int) -> dict[str, float]:
-        """How many times each source has been read when `step` begins."""
-        rows, epochs = step * self.batch_size, {}
-        total = sum(self._shares.values())
-        for name, packed in self.packings.items():
-            epochs[name] = rows * self._shares[name] / total / packed.rows
-        return epochs
+        """How often each source has been read when `step` begins."""
+        rows = step * self.batch_size
+        return {name: rows * share / self.packings[name].rows for name, share in self.shares.items()}
 
     def _segments_at(self, step: int, own: slice) -> list[tuple[str, Segments]]:
         chosen = self._order[step][own]
         parts = []
-        for source, name in enumerate(self._names):
+        for source, (name, packed) in enumerate(self.packings.items()):
             where = np.flatnonzero(chosen[:, 0] == source)
             if len(where):
-                segments = self.packings[name].segments(chosen[where, 2], chosen[where, 1])
+                segments = packed.segments(rows=chosen[where, 2], epochs=chosen[where, 1])
                 parts.append((name, replace(segments, rows=where[segments.rows])))
         return parts
 
-    def _ordered(self, weights: Mapping[str, float], seed: int):
-        """A grain dataset of steps: int64 [B, 3] of source, epoch and row of that source."""
+    def _ordered(self, seed: int):
+        """A grain dataset of steps: int64 [B, 3], of each row its source, epoch and number in that source."""
         import grain
 
-        # a weight is a share of tokens, and what is mixed are rows
-        self._shares = {
-            name: weights[name] / (packed.fill or 1.0) for name, packed in self.packings.items() if weights[name] > 0
-        }
-        self._names = list(self._shares)
         datasets = []
-        for source, name in enumerate(self._names):
-            rows = grain.MapDataset.range(self.packings[name].rows).shuffle(seed=_seed(seed, name, "shuffle"))
-            datasets.append(rows.repeat().map_with_index(_Row(source, self.packings[name].rows)))
-        mixed = grain.MapDataset.mix(datasets, [self._shares[name] for name in self._names])
+        for source, (name, packed) in enumerate(self.packings.items()):
+            rows = grain.MapDataset.range(packed.rows).shuffle(seed=_seed(seed, name, "shuffle"))
+            datasets.append(rows.repeat().map_with_index(_Row(source, packed.rows)))
+        mixed = grain.MapDataset.mix(datasets, list(self.shares.values()))
         return mixed.batch(self.batch_size, batch_fn=np.array)
 
     def _check_rows(self) -> None:

@@ -103,8 +103,11 @@ class Transformer(nnx.Module):
         slot = None if cache is None else cache.length
         segments, positions = segment_ids_BT, positions_BT
         if cache is not None:
-            segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segment_ids_BT, slot, axis=1)
-            positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions_BT, slot, axis=1)
+            # A cache is whole along time, as the keys and values in it are.
+            everywhere = RULES.spec("batch", None)
+            segments, positions = jax.reshard((segment_ids_BT, positions_BT), (everywhere, everywhere))
+            segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, slot, axis=1)
+            positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, slot, axis=1)
         mask_BTS = allowed(segment_ids_BT, positions_BT, segments, positions)
         graph, stacked = nnx.split(self.layers)
 

@@ -64,16 +64,17 @@ def _forward(z_loss, hidden_BTD, table_VD, targets_BT, weights_BT):
         dlogits = dlogits.astype(hidden_BCD.dtype)
         spec = RULES.spec("batch", "time", "width")
         dhidden = jnp.einsum("bcv,vd->bcd", dlogits, table_VD, out_sharding=spec)
-        table_spec = jax.typeof(table_VD).sharding
         dtable += jnp.einsum(
             "bcv,bcd->vd", dlogits, hidden_BCD, out_sharding=table_spec, preferred_element_type=jnp.float32
         )
         return (jax.tree.map(jnp.add, sums, chunk_sums), dtable), dhidden
 
-    start = (_zeros(), jnp.zeros_like(table_VD, jnp.float32))
+    table_spec = RULES.spec("vocabulary", None)
+    start = (_zeros(), jax.reshard(jnp.zeros(table_VD.shape, jnp.float32), table_spec))
     chunks = _chunks(table_VD, hidden_BTD, targets_BT, weights_BT)
     (sums, dtable), dhidden = jax.lax.scan(add_chunk, start, chunks)
     dhidden_BTD = jnp.moveaxis(dhidden, 0, 2).reshape(hidden_BTD.shape)
+    dhidden_BTD = jax.reshard(dhidden_BTD, RULES.spec("batch", "time", "width"))
     return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, dtable.astype(table_VD.dtype))
 
 
@@ -94,7 +95,11 @@ def _chunks(table_VD, *arrays_BT):
     """Each `[B, T, ...]` as `[T / C, B, C, ...]`: a chunk takes every (T / C)-th token, so that time stays spread."""
     B, T = arrays_BT[0].shape[:2]
     C = chunk_length(B, T, table_VD.shape[0])
-    return tuple(jnp.moveaxis(x.reshape(B, C, T // C, *x.shape[2:]), 2, 0) for x in arrays_BT)
+    def cut(x):
+        chunks = jnp.moveaxis(x.reshape(B, C, T // C, *x.shape[2:]), 2, 0)
+        return jax.reshard(chunks, RULES.spec(None, "batch", "time", *[None] * (x.ndim - 2)))
+
+    return tuple(cut(x) for x in arrays_BT)
 
 
 def _chunk(hidden_BCD, targets_BC, weights_BC, table_VD):

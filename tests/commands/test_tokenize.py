@@ -1,0 +1,224 @@
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpullm import manifest
+from tpullm.commands import data as data_command
+from tpullm.commands import tokenize
+from tpullm.config import CorpusConfig, Recipe, Source, TokenizerConfig, TrainConfig
+from tpullm.corpus import store as documents_store
+from tpullm.data import parts
+from tpullm.data.store import TokenStore
+from tpullm.data.stream import pretraining_stream
+from tpullm.errors import UserError
+from tpullm.tokenizer import Tokenizer
+
+SOURCES = [
+    Source("ja", "text", licence="CC0-1.0", language="ja"),
+    Source("en", "text", licence="CC0-1.0", language="en"),
+]
+SENTENCES = {
+    "ja": [
+        "今日はいい天気ですね。",
+        "私はリンゴを食べるのが好きです。",
+        "明日は学校で本を読みます。",
+        "寒いから、何も飲みません。",
+    ],
+    "en": ["The weather is nice today.", "I like to eat apples.", "We read a book at school.", "  Nothing to drink."],
+}
+RECIPE = Recipe(
+    corpus=CorpusConfig(sources=SOURCES),
+    tokenizer=TokenizerConfig(vocabulary_size=360, words=False, workers=1),
+    pretrain=TrainConfig(steps=10, batch_size=4, sequence_length=32),
+)
+
+
+def texts_of(source, split):
+    rng = np.random.default_rng(len(split))
+    chosen = rng.integers(0, 4, (60 if split == "train" else 5, 4))
+    return ["\n".join(SENTENCES[source][sentence] for sentence in document) + f"{split}" for document in chosen]
+
+
+def write_documents(run, sources=SOURCES):
+    """Documents as `collect` leaves them, in files of a few hundred characters."""
+    for source in sources:
+        for split in ("train", "held_out"):
+            with documents_store.Writer(run / "documents", source, split) as writer:
+                for text in texts_of(source.name, split):
+                    writer.write(text, source.language)
+    manifest.write(run / "documents", {"sources": [source.name for source in sources]})
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents_store, "SHARD_CHARACTERS", 1_000)
+    write_documents(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != manifest.FILE)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_every_document_is_in_the_store_between_its_marks(run):
+    tokenize.main(RECIPE, run)
+    made = Tokenizer.load(run / "tokenizer")
+    assert made.vocabulary_size == 360
+    for source in ("ja", "en"):
+        for split in ("train", "held_out"):
+            store, texts = TokenStore.open(run / "tokens" / source / split), texts_of(source, split)
+            assert len(store.lengths) == len(texts)
+            for index, text in enumerate(texts):
+                tokens = store.document(index).tolist()
+                assert tokens == [made.bos_id, *made.encode(text), made.eos_id]
+            hashes = [document["hash"] for document in documents_store.read(run / "documents", source, split)]
+            assert [f"{number:016x}" for number in store.ids.tolist()] == [value[:16] for value in hashes]
+
+
+def test_the_manifest_counts_documents_tokens_and_bytes(run):
+    tokenize.main(RECIPE, run)
+    facts = json.loads((run / "tokens" / manifest.FILE).read_text())["sources"]
+    assert set(facts) == {"ja", "en"}
+    for source, splits in facts.items():
+        for split, counts in splits.items():
+            store, texts = TokenStore.open(run / "tokens" / source / split), texts_of(source, split)
+            size = sum(len(text.encode()) for text in texts)
+            assert counts == {"documents": len(texts), "tokens": int(store.lengths.sum()), "bytes": size}
+
+
+def test_a_finished_stage_is_skipped(run, monkeypatch):
+    tokenize.main(RECIPE, run)
+    monkeypatch.setattr(parts, "make", None)  # would fail if it were called
+    monkeypatch.setattr(tokenize.tokenizer, "train", None)
+    more_workers = dataclasses.replace(RECIPE, tokenizer=dataclasses.replace(RECIPE.tokenizer, workers=7))
+    tokenize.main(more_workers, run)
+
+
+def test_the_store_does_not_depend_on_the_number_of_workers(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PARALLEL_BYTES", 0)
+    tokenize.main(RECIPE, run)
+    write_documents(tmp_path / "other")
+    workers = dataclasses.replace(RECIPE.tokenizer, workers=2)
+    tokenize.main(dataclasses.replace(RECIPE, tokenizer=workers), tmp_path / "other")
+    assert len(list((run / "documents").rglob("*.gz"))) > 5  # there is something to share
+    for stage in ("tokenizer", "tokens"):
+        assert contents(run / stage) == contents(tmp_path / "other" / stage)
+
+
+@pytest.mark.parametrize("failing", ["make_part", "assemble"])
+def test_an_interrupted_stage_goes_on_and_keeps_what_was_done(run, tmp_path, monkeypatch, failing):
+    made, real = [], parts.make_part
+
+    def counted(part):
+        if failing == "make_part" and len(made) == 3 and not (run / "again").exists():
+            raise KeyboardInterrupt
+        made.append(part.tokens)
+        real(part)
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(parts, "make_part", counted)
+        if failing == "assemble":
+            interrupted.setattr(parts, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tokenize.main(RECIPE, run)
+    assert not (run / "tokens" / manifest.FILE).exists()
+    (run / "again").touch()
+    monkeypatch.setattr(parts, "make_part", counted)
+    tokenize.main(RECIPE, run)
+    assert len(made) == len(set(made)) == len(list((run / "documents").rglob("*.gz")))
+    write_documents(tmp_path / "whole")
+    tokenize.main(RECIPE, tmp_path / "whole")
+    assert contents(run / "tokens") == contents(tmp_path / "whole" / "tokens")
+
+
+def test_other_documents_replace_the_tokens(run):
+    tokenize.main(RECIPE, run)
+    write_documents(run, SOURCES[:1])
+    fewer = dataclasses.replace(RECIPE, corpus=CorpusConfig(sources=SOURCES[:1]))
+    smaller = dataclasses.replace(RECIPE.tokenizer, vocabulary_size=320)
+    tokenize.main(dataclasses.replace(fewer, tokenizer=smaller), run)
+    assert Tokenizer.load(run / "tokenizer").vocabulary_size == 320
+    assert sorted(path.name for path in (run / "tokens").iterdir()) == ["ja", manifest.FILE]
+
+
+def test_the_stage_needs_finished_documents(tmp_path):
+    with pytest.raises(UserError, match="no finished documents"):
+        tokenize.main(RECIPE, tmp_path)
+
+
+def test_a_broken_file_of_documents_is_refused(run):
+    broken = sorted((run / "documents").rglob("*.gz"))[0]
+    broken.write_bytes(broken.read_bytes()[:50])
+    with pytest.raises(UserError, match=broken.name):
+        tokenize.main(RECIPE, run)
+    assert not (run / "tokenizer" / manifest.FILE).exists()
+
+
+def test_the_tokenizer_is_trained_on_training_documents_by_weight(run):
+    sample = tokenize.sample_documents(run / "documents", {"ja": 3.0, "en": 1.0}, 4_000, 0)
+    text = {language: "".join(t for found, t in sample if found == language) for language in ("ja", "en")}
+    assert "held_out" not in text["ja"] + text["en"]
+    assert len(text["ja"]) / len(text["en"]) == pytest.approx(3, rel=0.15)
+    only = tokenize.sample_documents(run / "documents", {"ja": 0.0, "en": 1.0}, 4_000, 0)
+    assert {language for language, _ in only} == {"en"}
+
+
+@given(
+    amount=st.integers(0, 10_000),
+    sources=st.dictionaries(
+        st.text("abc", min_size=1), st.tuples(st.integers(0, 5_000), st.floats(0.01, 10)), min_size=1
+    ),
+)
+def test_shares_fill_the_amount_and_no_more(amount, sources):
+    sizes = {name: size for name, (size, _) in sources.items()}
+    weights = {name: weight for name, (_, weight) in sources.items()}
+    shares = tokenize.share_out(amount, sizes, weights)
+    assert all(0 <= shares[name] <= sizes[name] for name in sizes)
+    assert sum(shares.values()) <= amount
+    assert sum(shares.values()) > min(amount, sum(sizes.values())) - len(sizes)  # but for rounding down
+    rates = [shares[name] / weights[name] for name in sizes if shares[name] < sizes[name]]
+    assert not rates or max(rates) - min(rates) <= 1 / min(weights.values()) + 1e-6
+
+
+def test_show_gives_pieces_and_ids(run):
+    tokenize.main(RECIPE, run)
+    shown = tokenize.show("今日は\n👍", run)
+    made = Tokenizer.load(run / "tokenizer")
+    assert [entry["id"] for entry in shown] == made.encode("今日は\n👍")
+    assert [entry["piece"] for entry in shown][-5:] == ["\n", "<0xF0>", "<0x9F>", "<0x91>", "<0x8D>"]
+    json.dumps(shown)
+
+
+def test_the_tokenizer_is_found_from_every_kind_of_model(run, tmp_path):
+    tokenize.main(RECIPE, run)
+    for model in (run, run / "pretrain", run / "pretrain" / "checkpoints" / "100", run / "tokenizer"):
+        assert tokenize.find_tokenizer(model).vocabulary_size == 360
+    with pytest.raises(UserError, match="no such tokenizer"):
+        tokenize.find_tokenizer(tmp_path / "elsewhere")
+
+
+def test_data_prints_what_is_in_a_step(run, capsys):
+    tokenize.main(RECIPE, run)
+    capsys.readouterr()
+    data_command.main(RECIPE, run, SimpleNamespace(step=2, json=True))
+    found = json.loads(capsys.readouterr().out)
+    pieces = pretraining_stream(RECIPE, run).documents_at(2)
+    assert [(entry["source"], entry["id"], entry["row"]) for entry in found] == [
+        (p.source, p.id, p.row) for p in pieces
+    ]
+    texts = texts_of("ja", "train") + texts_of("en", "train")
+    assert all(entry["text"] and any(entry["text"].replace("⏎", "\n") in text for text in texts) for entry in found)
+    data_command.main(RECIPE, run, SimpleNamespace(step=2, json=False))
+    assert len(capsys.readouterr().out.splitlines()) == len(pieces) + 1
+
+
+@pytest.mark.parametrize("step", [-1, 10])
+def test_data_refuses_a_step_that_is_not_one(run, step):
+    with pytest.raises(UserError, match=f"--step {step}: pretraining has the steps 0 to 9"):
+        data_command.main(RECIPE, run, SimpleNamespace(step=step, json=False))

@@ -1,0 +1,219 @@
+"""Step 1 as a whole: what comes out, that it is the same each time, and that it is whole or not there."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from tpullm.config import CorpusConfig, Recipe, Source
+from tpullm.corpus import collect, process, store
+from tpullm.errors import UserError
+
+PLACES = "東京 大阪 京都 札幌 福岡 仙台 広島 奈良 長崎 金沢 新潟 静岡".split()
+THINGS = "リンゴ 本 水 魚 肉 野菜 手紙 写真 地図 切符 時計 傘 椅子 鞄 花".split()
+
+
+def _story(number):
+    """A document unlike each other one."""
+    return "\n".join(
+        f"{number + line}番目に{PLACES[(number * 7 + line) % 12]}で{THINGS[(number * 11 + line * 5) % 15]}を"
+        f"{number * 31 + line * 17}個買いました。"
+        for line in range(5)
+    )
+
+
+def _write(path, texts):
+    path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def _source(path, name="stories", **settings):
+    return Source(name, "jsonl", str(path), licence="CC0-1.0", language="ja", **settings)
+
+
+def _recipe(*sources, **settings):
+    return Recipe(corpus=CorpusConfig(sources=list(sources), **{"workers": 1, "held_out_fraction": 0.1, **settings}))
+
+
+def _collect(recipe, folder):
+    return collect.collect(recipe, folder / "documents", folder / "downloads")
+
+
+def _texts(folder, split, name="stories"):
+    return [document["text"] for document in store.read(folder / "documents", name, split)]
+
+
+def _bytes(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_document_comes_out_once_with_its_facts(tmp_path):
+    texts = [_story(number) for number in range(200)]
+    card = _collect(_recipe(_source(_write(tmp_path / "a.jsonl", texts))), tmp_path)
+    train, held_out = _texts(tmp_path, "train"), _texts(tmp_path, "held_out")
+    assert sorted(train + held_out) == sorted(texts) and 5 < len(held_out) < 40
+    assert train == [text for text in texts if text in train]  # in the source's order
+    first = next(store.read(tmp_path / "documents", "stories", "train"))
+    assert list(first) == ["id", "text", "source", "licence", "language", "hash"]
+    assert first["id"] == first["hash"][:16] and len(first["hash"]) == 64
+    assert (first["source"], first["licence"], first["language"]) == ("stories", "CC0-1.0", "ja")
+    assert card["documents"] == 200 and card["characters"] == sum(map(len, texts))
+    assert json.loads((tmp_path / "documents" / "datacard.json").read_text()) == card
+    assert f"| stories | CC0-1.0 | ja | 200 | {card['characters']:,} | 100.0% |" in (
+        tmp_path / "documents" / "datacard.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_held_out_documents_do_not_depend_on_position_or_company(tmp_path):
+    texts = [_story(number) for number in range(200)]
+    _collect(_recipe(_source(_write(tmp_path / "a.jsonl", texts))), tmp_path / "one")
+    _collect(_recipe(_source(_write(tmp_path / "b.jsonl", texts[::-1][:150]))), tmp_path / "two")
+    assert set(_texts(tmp_path / "two", "held_out")) == set(_texts(tmp_path / "one", "held_out")) & set(texts[50:])
+
+
+def test_what_is_dropped_is_counted(tmp_path):
+    base = _story(1000)
+    texts = ["短い", "This text is in English, and it is not what the source says that it is.", "", base, base]
+    texts += [base.replace("個買い", "箇買い", 1), "同じ話です。" * 200, *(_story(number) for number in range(30))]
+    card = _collect(_recipe(_source(_write(tmp_path / "a.jsonl", texts))), tmp_path)
+    assert card["dropped"]["stories"] == {
+        "empty": 1,
+        "exact duplicate": 1,
+        "near duplicate": 1,
+        "too repetitive": 1,
+        "too short": 1,
+        "wrong language": 1,
+    }
+    assert "| stories | near duplicate | 1 | almost the same text" in (tmp_path / "documents/datacard.md").read_text()
+
+
+def test_filter_and_deduplicate_can_be_turned_off(tmp_path):
+    texts = ["短い"] * 30 + [_story(number) for number in range(30)]
+    source = _source(_write(tmp_path / "a.jsonl", texts), filter=False, deduplicate=False)
+    assert _collect(_recipe(source), tmp_path)["documents"] == 60
+
+
+def test_a_training_copy_of_a_held_out_document_is_dropped(tmp_path):
+    """Wherever the copy is, and though it comes first."""
+    texts = [_story(number) for number in range(60)]
+    near = [text.replace("個買い", "箇買い", 1) for text in texts]
+    copies = _source(_write(tmp_path / "a.jsonl", near), "copies")
+    novel = _write(tmp_path / "novel.jsonl", texts[:5])
+    stories = _source(_write(tmp_path / "b.jsonl", [_story(number) for number in range(100, 150)]), held_out=str(novel))
+    _collect(_recipe(copies, stories), tmp_path)
+    assert _texts(tmp_path, "held_out") == texts[:5]
+    kept = _texts(tmp_path, "train", "copies") + _texts(tmp_path, "held_out", "copies")
+    assert sorted(kept) == sorted(near[5:])
+
+
+def test_each_source_of_two_documents_or_more_has_one_held_out(tmp_path):
+    texts = [_story(number) for number in range(25)]
+    _collect(_recipe(_source(_write(tmp_path / "a.jsonl", texts)), held_out_fraction=1e-9), tmp_path)
+    assert len(_texts(tmp_path, "held_out")) == 1 and len(_texts(tmp_path, "train")) == 24
+
+
+def test_one_long_document_is_held_out_in_part(tmp_path):
+    book = "\n".join(_story(number) for number in range(300)) + "\n"
+    (tmp_path / "book.txt").write_text(book, encoding="utf-8")
+    recipe = dataclasses.replace(_recipe(held_out_fraction=0.05), text=str(tmp_path / "book.txt"))
+    _collect(recipe, tmp_path)
+    train, held_out = _texts(tmp_path, "train", "yours"), _texts(tmp_path, "held_out", "yours")
+    assert 0.02 < sum(map(len, held_out)) / len(book) < 0.08
+    assert sum(map(len, train + held_out)) == len(book)
+    assert not any(text in other for text in held_out for other in train)
+
+
+def test_your_own_short_text_does_not_vanish(tmp_path):
+    (tmp_path / "note.txt").write_text("リンゴを食べた。", encoding="utf-8")
+    card = _collect(Recipe(text=str(tmp_path / "note.txt")), tmp_path)
+    assert _texts(tmp_path, "train", "yours") == ["リンゴを食べた。"] and card["rows"][0]["held_out"] == 0
+
+
+def test_long_documents_are_cut_and_the_number_of_documents_is_kept_to(tmp_path):
+    path = _write(tmp_path / "a.jsonl", [_story(number) for number in range(100)])
+    _collect(_recipe(_source(path, documents=30), maximum_characters=60), tmp_path)
+    texts = _texts(tmp_path, "train") + _texts(tmp_path, "held_out")
+    assert len(texts) == 30 and max(map(len, texts)) <= 60
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "TASK_BYTES", 20_000)
+    monkeypatch.setattr(process, "PARALLEL_BYTES", 0)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(6):
+        _write(folder / f"{number}.jsonl", [_story(number * 100 + index) for index in range(60 + number)])
+    for workers in (1, 2):
+        recipe = _recipe(_source(folder), workers=workers)
+        _collect(recipe, tmp_path / str(workers))
+    assert _bytes(tmp_path / "1") == _bytes(tmp_path / "2")
+    assert not any("spool" in name or "partial" in name for name in _bytes(tmp_path / "1"))
+
+
+def test_an_error_in_a_worker_is_the_users_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(collect, "TASK_BYTES", 1)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        _write(folder / f"{number}.jsonl", [_story(number)])
+    (folder / "1.jsonl").write_text("{broken\n")
+    with pytest.raises(UserError, match="1.jsonl: line 1 is not JSON"):
+        _collect(_recipe(_source(folder), workers=2), tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_source_without_a_document_left_says_what_was_dropped(tmp_path):
+    path = _write(tmp_path / "a.jsonl", ["短い", "短い話", ""])
+    with pytest.raises(UserError, match=r"stories: no document left to train on \(dropped: 1 empty, 2 too short\)"):
+        _collect(_recipe(_source(path)), tmp_path / "run")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match="there was no text"):
+        _collect(_recipe(_source(tmp_path / "empty.jsonl")), tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_document_that_is_not_utf8_is_counted_and_skipped(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text(_story(1) * 3, encoding="utf-8")
+    (folder / "b.txt").write_text(_story(2), encoding="euc-jp")
+    source = Source("notes", "text", str(folder), licence="CC0-1.0", language="ja", filter=False)
+    assert _collect(_recipe(source), tmp_path)["dropped"]["notes"] == {"not UTF-8": 1}
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from tpullm.config import CorpusConfig, Recipe, Source
+from tpullm.corpus import collect, process
+process.PARALLEL_BYTES = 0
+if __name__ == "__main__":
+    source = Source("library", "python", "code", licence="PSF-2.0", language="code")
+    recipe = Recipe(corpus=CorpusConfig(sources=[source], workers=2))
+    collect.collect(recipe, Path(sys.argv[1], "documents"), Path(sys.argv[1], "downloads"))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_leaves_no_documents_and_the_next_one_cleans_up(tmp_path, number):
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(PROGRAM))
+    run = tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": str(Path(collect.__file__).parents[2])}
+    child = subprocess.Popen([sys.executable, script, run], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(run.glob(".documents.*.partial/.spool/*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(number)
+    assert child.wait(30) != 0
+    assert not (run / "documents").exists()
+    _collect(_recipe(_source(_write(tmp_path / "a.jsonl", [_story(number) for number in range(3)]))), run)
+    assert [path.name for path in run.iterdir()] == ["documents"]

@@ -1,0 +1,62 @@
+"""A file from the web is there whole or not at all."""
+
+import http.server
+import threading
+
+import pytest
+
+from tpullm.corpus import download
+from tpullm.errors import UserError
+
+BODY = "今日はいい天気ですね。\n".encode() * 1000
+
+
+class _Server(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path.startswith("/missing"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
+        self.end_headers()
+        self.wfile.write(BODY[:100] if self.server.breaks_off else BODY)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as found:
+        found.breaks_off = False
+        found.url = f"http://127.0.0.1:{found.server_port}"
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield found
+        found.shutdown()
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    path = download.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads")
+    assert path.read_bytes() == BODY and path.name.endswith("-a.txt")
+    server.shutdown()
+    assert download.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads") == path
+
+
+def test_an_interrupted_download_leaves_nothing_and_is_made_again(server, tmp_path):
+    server.breaks_off = True
+    with pytest.raises(UserError, match=f"broke off after 100 of {len(BODY)} bytes; run the same command again"):
+        download.fetch(f"{server.url}/a.txt", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    server.breaks_off = False
+    assert download.fetch(f"{server.url}/a.txt", tmp_path).read_bytes() == BODY
+
+
+def test_what_cannot_be_reached_is_told_in_one_line(server, tmp_path):
+    with pytest.raises(UserError, match="the server answers 404"):
+        download.fetch(f"{server.url}/missing", tmp_path)
+    port = server.server_port
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match="cannot be downloaded .*check the address and the network") as error:
+        download.fetch(f"http://127.0.0.1:{port}/a.txt", tmp_path)
+    assert "\n" not in str(error.value)

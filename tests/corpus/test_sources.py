@@ -1,0 +1,102 @@
+"""Sources: what is refused before anything is read, and which files are found."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tpullm.config import CorpusConfig, Recipe, Source
+from tpullm.corpus import sources
+from tpullm.errors import UserError
+
+
+def _names(found):
+    return [(file.path.name, file.kind, file.held_out) for file in found]
+
+
+def _write(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text of {name}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Source("a", "text", "."), "a has no licence; the data card"),
+        (Source("a", "text", licence="CC0-1.0"), "a has no path"),
+        (Source("a", "text", "nowhere", licence="CC0-1.0"), "nowhere: no such file or folder"),
+        (Source("a", "text", ".", "nowhere", licence="CC0-1.0"), "nowhere: no such file or folder"),
+        (Source("a/b", "text", ".", licence="CC0-1.0"), "cannot be a folder's name"),
+        (Source("a", "tenki", licence="Apache-2.0"), "documents must say how many"),
+    ],
+)
+def test_what_is_refused(source, message):
+    with pytest.raises(UserError, match=message) as error:
+        sources.check([source])
+    assert "\n" not in str(error.value)
+
+
+def test_no_source_is_refused():
+    with pytest.raises(UserError, match="--text"):
+        sources.check([])
+
+
+def test_your_own_text_is_a_source_of_its_own_and_a_third_of_the_training():
+    others = [Source("a", "text", ".", licence="CC0-1.0", weight=3.0), Source("b", "text", ".", licence="CC0-1.0")]
+    recipe = Recipe(text="notes", corpus=CorpusConfig(sources=others))
+    *rest, own = sources.sources(recipe)
+    assert rest == others
+    assert (own.name, own.path, own.licence, own.filter, own.weight) == ("yours", "notes", "your own", False, 2.0)
+    assert sources.sources(Recipe(text="notes"))[0].weight == 1.0
+    taken = dataclasses.replace(others[0], name="yours")
+    with pytest.raises(UserError, match="the name yours is taken"):
+        sources.sources(Recipe(text="notes", corpus=CorpusConfig(sources=[taken])))
+
+
+def test_a_folder_is_read_sorted_without_hidden_files_and_what_is_left_out_is_counted(tmp_path):
+    _write(
+        tmp_path, "b.txt", "a.MD", "c/d.jsonl.gz", ".hidden/e.txt", ".f.txt", "g.png", "node_modules/h.js", "i.py", "j"
+    )
+    found, ignored = sources.files(Source("s", "files", str(tmp_path)), tmp_path / "downloads")
+    assert _names(found) == [
+        ("a.MD", "markdown", False),
+        ("b.txt", "text", False),
+        ("i.py", "code", False),
+        ("d.jsonl.gz", "jsonl", False),
+    ]
+    assert ignored == {"unknown extension (.png)": 1, "unknown extension (none)": 1, "other people's code": 1}
+
+
+def test_a_folder_with_nothing_to_read_is_refused(tmp_path):
+    _write(tmp_path, "a.png")
+    with pytest.raises(
+        UserError, match=r"holds no file of kind text \(.txt .text .rst\); there is: unknown extension \(.png\)"
+    ):
+        sources.files(Source("s", "text", str(tmp_path)), tmp_path)
+    with pytest.raises(UserError, match="unknown extension; tpullm reads"):
+        sources.files(Source("s", "files", str(tmp_path / "a.png")), tmp_path)
+
+
+def test_a_named_file_is_read_as_the_source_says(tmp_path):
+    _write(tmp_path, "README")
+    assert _names(sources.files(Source("s", "text", str(tmp_path / "README")), tmp_path)[0]) == [
+        ("README", "text", False)
+    ]
+
+
+def test_held_out_files_are_not_trained_on(tmp_path):
+    _write(tmp_path, "a.txt", "b.txt", "c.txt")
+    found, _ = sources.files(Source("s", "text", str(tmp_path), str(tmp_path / "b.txt")), tmp_path)
+    assert _names(found) == [("b.txt", "text", True), ("a.txt", "text", False), ("c.txt", "text", False)]
+
+
+def test_the_fingerprint_follows_the_content(tmp_path):
+    source = Source("s", "text", str(_write(tmp_path, "a.txt", "b.txt")))
+    before = sources.fingerprint([source])
+    Path(tmp_path, "a.txt").touch()
+    assert sources.fingerprint([source]) == before
+    Path(tmp_path, "a.txt").write_text("changed")
+    assert sources.fingerprint([source]) != before

@@ -1,0 +1,138 @@
+import json
+
+import numpy as np
+import pytest
+
+from tpullm import tokenizer as tokenizers
+from tpullm.config import TokenizerConfig
+from tpullm.data import conversations
+from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.errors import UserError
+
+NUMBERS = "〇一二三四五六七八九"
+
+
+def say(*contents):
+    roles = ("user", "assistant")
+    return [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]
+
+
+def written(number):
+    return "".join(NUMBERS[int(digit)] for digit in str(number))
+
+
+CHATS = [say(f"{written(n)}の次は?", f"{written(n + 1)}です。" * (1 + n % 3)) for n in range(60)]
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory):
+    texts = [("ja", message["content"]) for chat in CHATS for message in chat]
+    config = TokenizerConfig(model_type="char", vocabulary_size=0)
+    return tokenizers.train(texts, config, 0, tmp_path_factory.mktemp("characters") / "tokenizer.model")
+
+
+def write(path, *lines):
+    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines), "utf-8")
+    return path
+
+
+def test_conversations_are_read_in_order(tmp_path):
+    path = write(tmp_path / "chats.jsonl", *({"id": n, "messages": chat} for n, chat in enumerate(CHATS)), "")
+    assert conversations.read(path) == CHATS
+
+
+GOOD = {"messages": say("今日は?", "いい天気です。")}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"messages": [', "is not JSON"),
+        ("[]", "has no messages"),
+        ({"text": "いい天気"}, "has no messages"),
+        ({"messages": []}, "has no messages"),
+        ({"messages": ["いい天気"]}, "message 1: is not an object"),
+        ({"messages": say("今日は?")}, "no turn of the assistant"),
+        (
+            {"messages": [*say("今日は?"), {"role": "robot", "content": "はい"}]},
+            "message 2: the role 'robot' is unknown",
+        ),
+        ({"messages": say("今日は?", " ")}, "message 2: has no content"),
+        ({"messages": [{"role": "assistant"}]}, "message 1: has no content"),
+        ({"messages": say("今日は?", "\ud800")}, "message 2: .* surrogate"),
+    ],
+)
+def test_a_broken_line_is_refused_with_file_and_line(tmp_path, line, told):
+    path = write(tmp_path / "chats.jsonl", GOOD, "", line, GOOD)
+    with pytest.raises(UserError, match=rf"chats\.jsonl: line 3.*{told}"):
+        conversations.read(path)
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / "chats.jsonl").write_bytes('{"messages": "天気"}\n'.encode("cp932"))
+    with pytest.raises(UserError, match=r"line 1: is not UTF-8"):
+        conversations.read(tmp_path / "chats.jsonl")
+
+
+def test_missing_and_empty_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        conversations.read(tmp_path / "chats.jsonl")
+    with pytest.raises(UserError, match="no conversation in it"):
+        conversations.read(write(tmp_path / "chats.jsonl", ""))
+
+
+def test_what_is_held_out_does_not_depend_on_place_or_number():
+    train, held_out = conversations.split(CHATS, 0.25)
+    assert len(train) + len(held_out) == len(CHATS) and 5 < len(held_out) < 25
+    again, again_held_out = conversations.split([*CHATS[::-1], *CHATS], 0.25)
+    assert {repr(chat) for chat in again_held_out} == {repr(chat) for chat in held_out}
+    assert not {repr(chat) for chat in again} & {repr(chat) for chat in held_out}
+
+
+def test_only_what_the_assistant_says_has_weight(characters):
+    made = conversations.tokenize(CHATS, characters, 64, "chats")
+    batches = list(evaluation_batches(made, 8, 64))
+    learnt = []
+    for batch in batches:
+        for row, numbers in enumerate(batch.segment_ids):
+            for number in range(1, numbers.max() + 1):
+                here = numbers == number
+                inputs, targets, weights = (array[row][here] for array in (batch.inputs, batch.targets, batch.weights))
+                assert inputs[0] == characters.bos_id
+                said = targets[weights == 1]
+                assert inputs[weights == 1][0] == characters.assistant_id and said[-1] == characters.end_id
+                learnt.append(characters.decode(said.tolist()))
+    assert sorted(learnt) == sorted(chat[1]["content"] for chat in CHATS)
+
+
+def test_conversations_are_whole_segments(characters):
+    made = conversations.tokenize(CHATS, characters, 64, "chats")
+    stream = Stream({"chats": made}, {"chats": 1.0}, 4, 64, seed=0)
+    assert stream.packings["chats"].rows < len(CHATS)  # several in a row
+    for step in range(10):
+        for piece in stream.documents_at(step):
+            assert (piece.start, piece.length) == (0, made.lengths[piece.document] - 1)
+            assert int(piece.id, 16) == conversations.identity(CHATS[piece.document])
+
+
+def test_long_conversations_are_left_out_and_that_is_said(characters, capsys):
+    longest = say("次は?" * 40, "はい")
+    made = conversations.tokenize([*CHATS, longest], characters, 64, "chats.jsonl")
+    assert len(made.lengths) == len(CHATS) and made.lengths.max() <= 65
+    assert "chats.jsonl: 1 of 61 conversations are longer than 64 tokens" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_conversation_of_exactly_the_sequence_is_kept(characters):
+    length = len(characters.chat_template(CHATS[0])[0])
+    assert len(conversations.tokenize(CHATS[:1], characters, length - 1, "chats").lengths) == 1
+    with pytest.raises(
+        UserError, match=f"chats: no conversation of at most {length - 2} tokens .*longest has {length}"
+    ):
+        conversations.tokenize(CHATS[:1], characters, length - 2, "chats")
+
+
+def test_pieces_are_read_with_their_weights(characters):
+    made = conversations.tokenize(CHATS, characters, 64, "chats")
+    ids, weights = characters.chat_template(CHATS[3])
+    tokens, token_weights = made.read(np.array([3, 3]), np.array([1, 0]), np.array([4, 2]))
+    assert tokens.tolist() == ids[1:5] + ids[:2] and token_weights.tolist() == weights[1:5] + weights[:2]

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpullm.data import packing
+
+LENGTHS = st.lists(st.integers(0, 60), max_size=80).map(lambda values: np.array(values, np.int64))
+
+
+def predictions_of(segments):
+    """Every (document, first token of the prediction), one by one."""
+    return [
+        (document, start + place)
+        for document, start, length in zip(segments.documents, segments.starts, segments.lengths, strict=True)
+        for place in range(length)
+    ]
+
+
+def all_segments(packed, epoch):
+    rows = np.arange(packed.rows)
+    return packed.segments(rows, np.full_like(rows, epoch))
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, sequence_length=st.integers(1, 20), seed=st.integers(0, 3), epoch=st.integers(0, 3))
+def test_every_prediction_is_in_an_epoch_once(lengths, sequence_length, seed, epoch):
+    packed = packing.pack(lengths, sequence_length, seed)
+    found = predictions_of(all_segments(packed, epoch))
+    expected = [(document, start) for document, length in enumerate(lengths) for start in range(length - 1)]
+    assert sorted(found) == expected
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, sequence_length=st.integers(1, 20), epoch=st.integers(0, 3))
+def test_no_row_is_longer_than_the_sequence_or_empty(lengths, sequence_length, epoch):
+    packed = packing.pack(lengths, sequence_length, 0)
+    segments = all_segments(packed, epoch)
+    filled = np.bincount(segments.rows, segments.lengths, minlength=packed.rows)
+    assert packed.rows == 0 or (filled.min() > 0 and filled.max() <= sequence_length)
+    assert np.isclose(packed.fill * packed.rows * sequence_length, filled.sum())
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, sequence_length=st.integers(1, 20), epoch=st.integers(0, 3))
+def test_documents_that_fit_are_never_cut(lengths, sequence_length, epoch):
+    segments = all_segments(packing.pack(lengths, sequence_length, 0), epoch)
+    for document in np.flatnonzero((lengths >= 2) & (lengths <= sequence_length + 1)):
+        mine = segments.documents == document
+        assert segments.starts[mine].tolist() == [0]
+        assert segments.lengths[mine].tolist() == [lengths[document] - 1]
+
+
+def test_cuts_of_long_documents_move_and_the_rows_stay_as_long():
+    packed = packing.pack(np.array([1001, 11]), 64, 0)
+    cuts = [set(all_segments(packed, epoch).starts.tolist()) for epoch in range(4)]
+    assert cuts[0] != cuts[1] != cuts[2] != cuts[3]
+    filled = [np.bincount(s.rows, s.lengths).tolist() for s in (all_segments(packed, e) for e in range(4))]
+    assert filled[0] == filled[1] == filled[2] == filled[3]
+
+
+def test_over_the_epochs_a_long_document_is_cut_everywhere():
+    packed = packing.pack(np.array([101]), 50, 0)
+    seen = {start for epoch in range(400) for start in all_segments(packed, epoch).starts.tolist()}
+    assert len(seen) > 90  # of 100 places
+
+
+def test_unmoved_cuts_begin_at_the_beginning():
+    segments = all_segments(packing.pack(np.array([131]), 64, 0, moving=False), 5)
+    assert sorted(segments.starts.tolist()) == [0, 64, 128]
+
+
+def test_the_seed_decides_which_documents_share_a_row():
+    lengths = np.full(100, 11)
+    first, again, other = (packing.pack(lengths, 50, seed).documents.tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("lengths", "sequence_length", "least"),
+    [
+        (np.random.default_rng(0).poisson(50, 20_000) + 2, 1024, 0.985),
+        (np.random.default_rng(0).lognormal(5, 1, 20_000).astype(int) + 2, 256, 0.999),
+        (np.array([200_000, 150_000]), 256, 0.999),
+    ],
+    ids=["short documents", "of all lengths", "novels"],
+)
+def test_rows_are_full(lengths, sequence_length, least):
+    assert packing.pack(lengths, sequence_length, 0).fill >= least
+
+
+def test_best_fit_leaves_no_two_rows_that_would_fit_in_one():
+    lengths = np.random.default_rng(0).integers(2, 40, 500)
+    packed = packing.pack(lengths, 100, 0)
+    filled = np.sort(np.add.reduceat(packed.lengths, packed.row_starts[:-1]))
+    assert filled[0] + filled[1] > 100
+
+
+def test_a_million_documents_take_a_moment():
+    lengths = np.random.default_rng(0).integers(2, 600, 1_000_000)
+    packed = packing.pack(lengths, 512, 0)
+    assert packed.lengths.sum() == (lengths - 1).sum()

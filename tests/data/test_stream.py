@@ -1,0 +1,196 @@
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tpullm.data import store
+from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.errors import UserError
+
+B, T = 8, 32
+FIELDS = ("inputs", "targets", "segment_ids", "positions", "weights")
+
+
+def make_store(path, seed, documents, longest=60):
+    """Documents of random tokens; the first token of each tells its number."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, longest, documents)
+    tokens = rng.integers(10_000, 60_000, lengths.sum())
+    tokens[np.cumsum(lengths) - lengths] = np.arange(documents)
+    ids = rng.integers(0, 2**63, documents).astype(np.uint64)
+    store.write_store(path, [(tokens, lengths, ids)], np.dtype(np.uint16))
+    return store.TokenStore.open(path)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    return {"a": make_store(folder / "a", 0, 200), "b": make_store(folder / "b", 1, 300)}
+
+
+def stream_of(sources, seed=0, weights=None, **options):
+    return Stream(sources, weights or dict.fromkeys(sources, 1.0), B, T, seed, **options)
+
+
+def assert_same(left, right):
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+
+
+def test_a_batch_depends_on_the_step_only(sources):
+    """Whoever asks, in whatever order, and in another process's stream."""
+    stream, another = stream_of(sources), stream_of(sources)
+    forward = [stream.batch_at(step) for step in range(6)]
+    for step in (5, 0, 3):
+        assert_same(another.batch_at(step), forward[step])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_do_not_depend_on_workers_nor_on_where_they_begin(sources, workers):
+    stream = stream_of(sources)
+    found = list(stream_of(sources).batches(4, 9, workers))
+    assert len(found) == 5
+    for step, batch in enumerate(found, start=4):
+        assert_same(batch, stream.batch_at(step))
+
+
+def test_threads_end_with_the_iterator(sources):
+    before = threading.active_count()
+    batches = stream_of(sources).batches(0, 1_000_000, workers=2)
+    next(batches)
+    batches.close()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("host_count", [2, 4])
+def test_hosts_read_their_rows_of_the_same_batch(sources, host_count):
+    whole = stream_of(sources).batch_at(7)
+    parts = [stream_of(sources, host_index=host, host_count=host_count).batch_at(7) for host in range(host_count)]
+    for name in FIELDS:
+        np.testing.assert_array_equal(np.concatenate([getattr(p, name) for p in parts]), getattr(whole, name))
+
+
+def test_hosts_that_cannot_share_the_batch_are_refused(sources):
+    with pytest.raises(UserError, match="batch_size: 8"):
+        stream_of(sources, host_count=3)
+
+
+def test_another_seed_gives_another_order(sources):
+    assert (stream_of(sources, seed=0).batch_at(0).inputs != stream_of(sources, seed=1).batch_at(0).inputs).any()
+
+
+def epoch_of(stream, name, epoch):
+    """The rows of one source in one epoch, each as its pieces (document, start, length)."""
+    rows, found = stream.packings[name].rows, []
+    for step in range((epoch + 1) * rows // stream.batch_size + 1):
+        by_row = {}
+        for piece in stream.documents_at(step):
+            by_row.setdefault(piece.row, []).append((piece.document, piece.start, piece.length))
+        found += [tuple(by_row[row]) for row in sorted(by_row)]
+    return found[epoch * rows : (epoch + 1) * rows]
+
+
+def test_each_epoch_reads_everything_once_in_another_order(sources):
+    stream = stream_of({"a": sources["a"]})
+    epochs = [epoch_of(stream, "a", epoch) for epoch in range(3)]
+    lengths = sources["a"].lengths
+    for epoch in epochs:
+        read = Counter((document, start + n) for row in epoch for document, start, count in row for n in range(count))
+        assert read == Counter((document, place) for document in range(200) for place in range(lengths[document] - 1))
+    documents = [[[document for document, _, _ in row] for row in epoch] for epoch in epochs]
+    assert documents[0] != documents[1] != documents[2]
+    assert stream.epoch_at(0) == {"a": 0} and 0.9 < stream.epoch_at(stream.packings["a"].rows // B)["a"] <= 1
+
+
+@pytest.mark.parametrize("weights", [{"a": 3.0, "b": 1.0}, {"a": 0.5, "b": 0.5}, {"a": 1.0, "b": 0.0}])
+def test_sources_are_drawn_by_weight(sources, weights):
+    stream, tokens = stream_of(sources, weights=weights), Counter()
+    for step in range(100):
+        for piece in stream.documents_at(step):
+            tokens[piece.source] += piece.length
+    share = weights["a"] / sum(weights.values())
+    assert tokens["a"] / tokens.total() == pytest.approx(share, abs=0.01)
+
+
+def test_documents_at_says_what_is_in_the_batch(sources):
+    stream = stream_of(sources)
+    batch, pieces = stream.batch_at(3), stream.documents_at(3)
+    assert {piece.source for piece in pieces} == {"a", "b"}
+    for row in range(B):
+        column = 0
+        for piece in (piece for piece in pieces if piece.row == row):
+            source = sources[piece.source]
+            tokens = source.document(piece.document)[piece.start : piece.start + piece.length + 1]
+            here = np.s_[row, column : column + piece.length]
+            np.testing.assert_array_equal(batch.inputs[here], tokens[:-1])
+            np.testing.assert_array_equal(batch.targets[here], tokens[1:])
+            assert int(piece.id, 16) == source.ids[piece.document]
+            column += piece.length
+        assert not batch.segment_ids[row, column:].any()
+
+
+def test_a_corpus_too_small_for_one_batch_is_refused(tmp_path):
+    small = make_store(tmp_path / "small", 0, 3)
+    with pytest.raises(
+        UserError, match=r"corpus too small: its [0-9]+ training tokens .* a batch is 8 rows .*256 tokens"
+    ):
+        stream_of({"small": small})
+
+
+def test_a_source_without_documents_is_left_out(sources, tmp_path):
+    store.write_store(tmp_path / "empty", [], np.dtype(np.uint16))
+    stream = stream_of({"a": sources["a"], "empty": store.TokenStore.open(tmp_path / "empty")})
+    assert_same(stream.batch_at(2), stream_of({"a": sources["a"]}).batch_at(2))
+
+
+def test_evaluation_reads_every_held_out_prediction_once(sources):
+    documents = sources["a"]
+    batches = list(evaluation_batches(documents, B, T))
+    targets = Counter(int(target) for batch in batches for target in batch.targets[batch.weights > 0])
+    expected = Counter(int(token) for index in range(200) for token in documents.document(index)[1:])
+    assert targets == expected
+    assert {batch.inputs.shape for batch in batches} == {(B, T)}
+
+
+def test_the_last_evaluation_batch_is_padded(sources):
+    *_, last = evaluation_batches(sources["a"], 1000, T)
+    padding = last.segment_ids == 0
+    assert padding[-1].all() and not last.weights[padding].any() and last.weights[~padding].all()
+
+
+def test_evaluation_takes_documents_that_fit_from_their_beginning(sources):
+    documents = sources["a"]
+    begun = Counter()
+    for batch in evaluation_batches(documents, B, T):
+        begun.update(batch.inputs[(batch.positions == 0) & (batch.segment_ids > 0)].tolist())
+    assert all(begun[index] == 1 for index in range(200))  # the first token of a document is its number
+    pieces = np.ceil((documents.lengths - 1) / T)
+    assert begun.total() == pieces.sum()
+
+
+def test_evaluation_of_some_rows_is_a_part_of_all(sources):
+    some = list(evaluation_batches(sources["b"], B, T, rows=2 * B))
+    for part, whole in zip(some, evaluation_batches(sources["b"], B, T), strict=False):
+        assert_same(part, whole)
+    assert len(some) == 2
+    (few,) = evaluation_batches(sources["b"], B, T, rows=3)
+    assert few.weights[:3].any(axis=1).all() and not few.weights[3:].any()
+
+
+def test_hosts_evaluate_their_rows(sources):
+    whole = list(evaluation_batches(sources["b"], B, T))
+    parts = [list(evaluation_batches(sources["b"], B, T, host_index=host, host_count=2)) for host in range(2)]
+    for step, batch in enumerate(whole):
+        for name in FIELDS:
+            joined = np.concatenate([getattr(parts[host][step], name) for host in range(2)])
+            np.testing.assert_array_equal(joined, getattr(batch, name))
+
+
+def test_no_held_out_document_is_no_batch(tmp_path):
+    store.write_store(tmp_path / "empty", [], np.dtype(np.uint16))
+    assert list(evaluation_batches(store.TokenStore.open(tmp_path / "empty"), B, T)) == []

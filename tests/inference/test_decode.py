@@ -1,0 +1,101 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tpullm.errors import UserError
+from tpullm.inference import decode as decode_module
+from tpullm.inference.decode import decode, empty_cache, prefill, stream
+from tpullm.inference.sampling import GREEDY, Sampling
+from tpullm.inference.scoring import next_log_probabilities
+from tpullm.sharding import named, put
+
+PROMPTS = [[1, 300, 40, 77], [1, 9, 400, 300, 22, 501, 17, 5, 90], [1]]
+
+
+def greedy_by_full_forward(session, ids, tokens):
+    """The reference: the whole text through the model for every token, without a cache."""
+    new = []
+    for _ in range(tokens):
+        new.append(int(np.argmax(next_log_probabilities(session, [[*ids, *new]])[0])))
+    return new
+
+
+def test_cached_decoding_is_the_full_forward(session):
+    """Float32 sums in another order differ by rounding: logits of about 30 to within 1e-3."""
+    rows = [[1, 300, 40, 77, 30, 21, 8, 11], [1, 9, 400, 300, 22, 501, 17, 5]]
+    tokens, lengths = np.array([rows[0][:4] + [0, 0], rows[1][:6]], np.int32), np.array([4, 6], np.int32)
+    with jax.set_mesh(session.mesh):
+        model = session.architecture.model(session.params)
+        cache = empty_cache(session.architecture, 2, 12, jnp.float32)
+        place = partial(put, session.mesh)
+        by_row = jax.device_put(lengths, named(session.mesh, "batch"))
+        logits, cache = prefill(model, place(tokens), by_row, cache, jnp.float32)
+        steps = [logits]
+        for n in range(2):
+            column = place(np.array([[rows[0][4 + n]], [rows[1][6 + n]]], np.int32))
+            positions = place((lengths + n)[:, None])
+            hidden, cache, _ = model(column, jnp.ones_like(column), positions, dtype=jnp.float32, cache=cache)
+            steps.append(model.logits(hidden)[:, 0])
+        found = np.asarray(jax.nn.log_softmax(jnp.stack(steps, axis=1)))
+    for row, length in enumerate(lengths):
+        expected = next_log_probabilities(session, [rows[row][: length + n] for n in range(3)])
+        np.testing.assert_allclose(found[row], expected, atol=1e-3)
+
+
+def test_prompts_of_different_lengths_go_on_as_each_would_alone(session):
+    together = decode(session, PROMPTS, tokens=12, stop_ids=[])
+    assert together == [greedy_by_full_forward(session, ids, 12) for ids in PROMPTS]
+
+
+def test_a_stream_gives_the_same_tokens_as_a_batch(session):
+    sampling = Sampling(temperature=1.0, min_p=0.0)
+    together = decode(session, PROMPTS, tokens=10, sampling=sampling, seeds=[5, 6, 7], stop_ids=[])
+    alone = [list(stream(session, ids, 10, sampling, seed, [])) for ids, seed in zip(PROMPTS, (5, 6, 7), strict=True)]
+    assert together == alone
+
+
+def test_other_seeds_give_other_texts(session):
+    sampling = Sampling(temperature=1.5, min_p=0.0)
+    texts = decode(session, [PROMPTS[0]] * 4, tokens=16, sampling=sampling, seeds=[1, 2, 3, 1], stop_ids=[])
+    assert texts[0] == texts[3] and len({tuple(text) for text in texts}) == 3
+
+
+def test_a_text_ends_with_its_stop_token(session):
+    free = decode(session, PROMPTS, tokens=12, stop_ids=[])
+    stop = free[0][5]
+    for ids, whole, stopped in zip(PROMPTS, free, decode(session, PROMPTS, 12, stop_ids=[stop]), strict=True):
+        end = whole.index(stop) + 1 if stop in whole else len(whole)
+        assert stopped == whole[:end]
+        assert list(stream(session, ids, 12, GREEDY, stop_ids=[stop])) == stopped
+
+
+def test_a_batch_never_goes_beyond_the_context(session):
+    prompt = [1] + [40] * 24
+    assert len(decode(session, [prompt, [1], [1]], tokens=16, stop_ids=[])[0]) == session.context_length - 25
+
+
+def test_a_stream_goes_on_when_the_context_is_full(session):
+    prompt = [1] + [40] * 29
+    new = list(stream(session, prompt, 8, GREEDY, stop_ids=[]))
+    assert len(new) == 8
+    half = [*prompt, *new[:2]][-16:]
+    assert new[2:] == greedy_by_full_forward(session, half, 6)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(session):
+    with pytest.raises(UserError, match="33 tokens.* holds 32"):
+        next(stream(session, [1] * 33, 4, GREEDY))
+    with pytest.raises(UserError, match="33 tokens.* holds 32"):
+        decode(session, [[1] * 33], 4)
+
+
+def test_one_program_serves_prompts_and_settings_alike(session):
+    compiled = decode_module._go_on._cache_size
+    list(stream(session, [1, 5], 3, Sampling(temperature=0.7), 1))
+    before = compiled()
+    for prompt, sampling in (([1, 6, 9], Sampling(1.0, 3, 0.5, 0.1)), ([1] * 12, GREEDY)):
+        list(stream(session, prompt, 5, sampling, 2))
+    assert compiled() == before

@@ -1,0 +1,36 @@
+"""A small model and batch with everything in them: several segments, padding, weights of 0, fewer KV heads than heads."""
+
+import jax
+import numpy as np
+
+from tpullm.config import ModelConfig
+from tpullm.data.batch import Batch
+from tpullm.sharding import make_mesh
+from tpullm.training.state import Architecture
+
+CONFIG = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32).resolved(96)
+ARCHITECTURE = Architecture(CONFIG)
+
+
+def mesh():
+    """One device."""
+    return make_mesh({}, jax.devices()[:1])
+
+
+def params(seed: int = 0, architecture: Architecture = ARCHITECTURE):
+    """Fresh parameters."""
+    with jax.set_mesh(mesh()):
+        return jax.jit(architecture.init)(jax.random.key(seed))
+
+
+def batch(rows: int = 4, length: int = 32, seed: int = 0, vocabulary: int = 96) -> Batch:
+    """Rows of two documents and some padding; a third of the targets have weight 0."""
+    random = np.random.default_rng(seed)
+    tokens = random.integers(0, vocabulary, (rows, length + 1)).astype(np.int32)
+    segments, positions = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.int32)
+    for row in range(rows):
+        cut, end = random.integers(4, length // 2), random.integers(length // 2 + 4, length)
+        segments[row, :cut], segments[row, cut:end] = 1, 2
+        positions[row, :cut], positions[row, cut:end] = np.arange(cut), np.arange(end - cut)
+    weights = (random.random((rows, length)) > 1 / 3).astype(np.float32) * (segments > 0)
+    return Batch(tokens[:, :-1], tokens[:, 1:], segments, positions, weights)

@@ -1,0 +1,72 @@
+"""Cross-entropy in chunks is the cross-entropy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training.small import mesh
+from tpullm.sharding import RULES, gather
+from tpullm.training import losses
+from tpullm.training.losses import chunk_length, cross_entropy
+
+B, T, D, V = 2, 12, 8, 37
+
+
+def _inputs(seed: int = 0):
+    random = np.random.default_rng(seed)
+    hidden = random.normal(size=(B, T, D)).astype(np.float32)
+    table = random.normal(size=(V, D)).astype(np.float32)
+    targets = random.integers(0, V, (B, T)).astype(np.int32)
+    weights = random.random((B, T)).astype(np.float32) * (random.random((B, T)) > 0.3)
+    return hidden, table, targets, weights
+
+
+def _ours(hidden, table, targets, weights, z_loss=0.0):
+    hidden = jax.reshard(hidden, RULES.spec("batch", "time", "width"))
+    return cross_entropy(hidden, gather(table, "vocabulary", "embed", dtype=jnp.float32), targets, weights, z_loss)
+
+
+def _plain(hidden, table, targets, weights, z_loss):
+    """The definition, in float64 numpy-like steps, with all logits at once."""
+    logits = jnp.einsum("btd,vd->btv", hidden, table)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jnp.sum(weights * (nll + z_loss * log_z**2))
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [1, 4, 12])
+def test_value_and_gradients_are_those_of_the_definition(monkeypatch, chunk, z_loss):
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 4 * B * V * chunk)
+    assert chunk_length(B, T, V) == chunk
+    hidden, table, targets, weights = _inputs()
+    with jax.set_mesh(mesh()):
+        ours = jax.value_and_grad(lambda h, t: 3 * _ours(h, t, targets, weights, z_loss)[0], (0, 1))
+        value, gradients = jax.jit(ours)(hidden, table)
+    plain = jax.value_and_grad(lambda h, t: 3 * _plain(h, t, targets, weights, z_loss), (0, 1))
+    expected, expected_gradients = plain(hidden, table)
+    # Both are float32 sums of 24 terms; 1e-5 is about 100 roundings.
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for ours_gradient, plain_gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours_gradient, plain_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_sums_count_weights_and_right_answers():
+    hidden, table, targets, weights = _inputs()
+    best = np.argmax(np.einsum("btd,vd->btv", hidden, table), axis=-1).astype(np.int32)
+    with jax.set_mesh(mesh()):
+        _, right = jax.jit(_ours)(hidden, table, best, weights)
+        _, wrong = jax.jit(_ours)(hidden, table, (best + 1) % V, weights)
+    np.testing.assert_allclose(right.weight, weights.sum(), rtol=1e-6)
+    np.testing.assert_allclose(right.correct, weights.sum(), rtol=1e-6)
+    assert float(wrong.correct) == 0
+
+
+def test_no_array_of_all_logits_exists():
+    B, T, D, V = 8, 1024, 16, 32_000
+    shapes = [jax.ShapeDtypeStruct(s, t) for s, t in [((B, T, D), "float32"), ((V, D), "float32"), ((B, T), "int32"), ((B, T), "float32")]]
+    with jax.set_mesh(mesh()):
+        program = jax.jit(jax.grad(lambda *a: _ours(*a)[0], (0, 1))).lower(*shapes).compile()
+    all_logits = 4 * B * T * V
+    assert program.memory_analysis().temp_size_in_bytes < all_logits / 2

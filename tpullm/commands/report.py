@@ -1,0 +1,21 @@
+"""`tpullm report`: a run directory → one self-contained HTML page."""
+
+from pathlib import Path
+
+from tpullm import storage
+from tpullm.config import Recipe
+from tpullm.log import say
+from tpullm.report import inputs
+from tpullm.report.page import page
+
+
+def main(recipe: Recipe, run: Path) -> None:
+    """Write `RUN/report.html` from what the run has made so far, unless the page would be the same."""
+    path = Path(run) / "report.html"
+    # Making the page costs less than hashing could save, and a page that is compared can never be out of date.
+    text = page(inputs.read(recipe, Path(run)))
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        say(f"report: unchanged, skipped; see {path}")
+        return
+    storage.write_text(path, text)
+    say(f"report: {path} ({len(text.encode()) / 1024:,.0f} kB)")

@@ -1,0 +1,165 @@
+"""Filling a blank with words, using the text on both sides of it.
+
+A causal model only ever looks left, but it gives every whole text a probability, and by Bayes' rule
+P(word | left, right) is proportional to P(left + word + right). The model itself proposes the words: it goes on from the
+left side by the likeliest tokens, and each string on the way is a candidate.
+"""
+
+import functools
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tpullm.errors import UserError
+from tpullm.inference.scoring import next_log_probabilities, text_log_probabilities
+from tpullm.inference.session import Session
+
+BLANK = re.compile(r"【[?？]】")
+_JAPANESE = re.compile("[\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]")
+_CANDIDATES = 256  # texts whose probability is computed whole
+_BEGINNINGS = 256  # beginnings of candidates that are made longer at a time
+_TOKENS = 8  # longest candidate, in tokens
+_MORPHEMES = 3  # and in Japanese words (読みました is three)
+_LEAST = math.log(1e-5)  # beginnings less likely than this share of the likeliest are given up
+_WORD_SHARE = 0.05  # with less than this on single words, the blank is one for a phrase
+_AFFIXES = ("接頭辞", "接尾辞")
+_JOINERS = "'’-・ー"  # may stand within a word: don't, well-known, アイス・クリーム
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """A candidate, or the beginning of one.
+
+    `ids` is a text up to here, `owed` what of the left side's bytes they still lack, `written` the bytes behind it.
+    """
+
+    ids: tuple[int, ...]
+    owed: bytes
+    written: bytes
+    log_probability: float
+
+
+def fill(session: Session, text: str, count: int = 0) -> list[tuple[str, float]]:
+    """The words that may stand at 【?】 and their probabilities, likeliest first.
+
+    The probabilities are over all the words found; the text stands at the beginning of a document, and what comes after
+    it is free.
+
+    Args:
+        text: holds 【?】 once.
+        count: how many words to return; 0 is all.
+
+    Raises:
+        UserError: there is not exactly one blank, no word was found, or the text is longer than the context.
+    """
+    sides = BLANK.split(text)
+    if len(sides) != 2:
+        raise UserError(f"blank: {len(sides) - 1} times 【?】 in {text!r}; write it exactly once, where the word is missing")
+    left, right = sides
+    candidates = propose(session, left, right)
+    if not candidates:
+        raise UserError(f"blank: the model finds no word for 【?】 in {text!r}; give it more text on the left")
+    scores = np.array(text_log_probabilities(session, [left + word + right for word in candidates]))
+    probabilities = np.exp(scores - scores.max())
+    single = np.array([is_one_word(left, word, right) for word in candidates])
+    if probabilities[single].sum() >= _WORD_SHARE * probabilities.sum():
+        probabilities = np.where(single, probabilities, 0)
+    probabilities /= probabilities.sum()
+    order = [index for index in np.argsort(-probabilities, kind="stable") if probabilities[index] > 0]
+    return [(candidates[index], float(probabilities[index])) for index in order[: count or None]]
+
+
+def propose(session: Session, left: str, right: str) -> list[str]:
+    """Up to 256 strings that may stand between `left` and `right`, those that `right` goes on from best first."""
+    goes_on = _beginnings_of(session, right.encode())
+    begun = [_start(session, left)]
+    found: dict[str, float] = {}
+    for _ in range(_TOKENS):
+        log_p = next_log_probabilities(session, [list(beginning.ids) for beginning in begun])
+        # A cheap look at the right side: does it go on from here?
+        scores = np.logaddexp.reduce(log_p[:, goes_on], axis=1) if goes_on else np.zeros(len(begun))
+        for beginning, score in zip(begun, scores, strict=True):
+            word = _word(beginning)
+            if word:
+                found[word] = np.logaddexp(found.get(word, -np.inf), beginning.log_probability + score)
+        begun = _longer(session, begun, log_p)
+        if not begun:
+            break
+    return sorted(found, key=lambda word: -found[word])[:_CANDIDATES]
+
+
+def _start(session: Session, left: str) -> _Beginning:
+    """The left side without its last token, which may be split otherwise when a word follows it."""
+    tokenizer = session.tokenizer
+    ids = tokenizer.encode(left.rstrip(" "))[:-1]
+    there = sum(len(tokenizer.bytes_of(token)) for token in ids)
+    return _Beginning((tokenizer.bos_id, *ids), left.encode()[there:], b"", 0.0)
+
+
+def _beginnings_of(session: Session, text: bytes) -> list[int]:
+    """The tokens that `text` may begin with, longer ones that begin with it included; none for an empty text."""
+    every = ((token, session.tokenizer.bytes_of(token)) for token in range(session.tokenizer.vocabulary_size))
+    return [token for token, data in every if data and text and (text.startswith(data) or data.startswith(text))]
+
+
+def _longer(session: Session, begun: list[_Beginning], log_p: np.ndarray) -> list[_Beginning]:
+    """The likeliest beginnings that are one token longer and may become a word."""
+    longer = []
+    for beginning, row in zip(begun, log_p, strict=True):
+        owed = _beginnings_of(session, beginning.owed)
+        for token in owed or np.flatnonzero(row[: session.tokenizer.vocabulary_size] > _LEAST):
+            data = session.tokenizer.bytes_of(int(token))
+            written = beginning.written + data[len(beginning.owed) :]
+            if data and _may_be_word(written):
+                ids, log_probability = (*beginning.ids, int(token)), beginning.log_probability + float(row[token])
+                longer.append(_Beginning(ids, beginning.owed[len(data) :], written, log_probability))
+    longer.sort(key=lambda beginning: -beginning.log_probability)
+    return [kept for kept in longer[:_BEGINNINGS] if kept.log_probability > longer[0].log_probability + _LEAST]
+
+
+def _may_be_word(written: bytes) -> bool:
+    """Letters, marks and numbers, of few enough words; the last character may be half written."""
+    text = written.decode("utf-8", errors="ignore")
+    letters = all(character in _JOINERS or unicodedata.category(character)[0] in "LMN" for character in text)
+    return letters and len(_morphemes(text)) <= _MORPHEMES
+
+
+def _word(beginning: _Beginning) -> str:
+    """The candidate that the beginning is; empty if it is none yet."""
+    try:
+        text = beginning.written.decode()
+    except UnicodeDecodeError:
+        return ""
+    return text if any(character.isalnum() for character in text) and not beginning.owed else ""
+
+
+def is_one_word(left: str, word: str, right: str) -> bool:
+    """Whether `word` is one word where it stands: 曇り is, 曇りな is not (Sudachi's longest units, mode C).
+
+    A prefix or suffix belongs to its word (お茶); what is not Japanese is divided by spaces, which no candidate holds.
+    """
+    start, end = len(left), len(left) + len(word)
+    within = [part for part in _morphemes(left + word + right) if part[1] > start and part[0] < end]
+    aligned = within[0][0] == start and within[-1][1] == end
+    return not _JAPANESE.search(word) or (aligned and sum(not affix for _, _, affix in within) == 1)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _morphemes(text: str) -> list[tuple[int, int, bool]]:
+    """Start and end of each Japanese morpheme, and whether it is a prefix or suffix."""
+    if not _JAPANESE.search(text):
+        return []
+    return [(m.begin(), m.end(), m.part_of_speech()[0] in _AFFIXES) for m in _analyser()(text)]
+
+
+@functools.cache
+def _analyser() -> Callable:
+    from sudachipy import Dictionary, SplitMode
+
+    dictionary = Dictionary()
+    make = dictionary.tokenizer if hasattr(dictionary, "tokenizer") else dictionary.create  # `create` before 0.7
+    return make(mode=SplitMode.C).tokenize

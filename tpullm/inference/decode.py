@@ -1,0 +1,195 @@
+"""Going on with a text, one token at a time, over a cache of keys and values.
+
+A prompt is padded to a bucket, so that few programs are compiled. What is padded has segment 0 and is never looked at;
+new tokens are written behind the padding, at positions that go on from the row's own length.
+
+Shapes: B batch, T prompt length, S cache slots, D model width, K key/value heads, H head width, V vocabulary, L layers.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpullm.inference.sampling import GREEDY, Sampling, choose
+from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
+from tpullm.model.transformer import Cache, Transformer
+from tpullm.sharding import RULES, named, put
+from tpullm.training.state import Architecture
+
+Tree = Any
+
+
+class Decoding(NamedTuple):
+    """Where each row is: its last token `[B]`, that token's position `[B]`, its seed, whether it has ended, the cache."""
+
+    tokens: jax.Array
+    positions: jax.Array
+    seeds: jax.Array
+    ended: jax.Array
+    cache: Cache
+
+
+def empty_cache(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
+    """A cache with nothing in it."""
+    config = architecture.config
+    shape = (config.layers, rows, slots, config.kv_heads, config.head_width)
+    spec = RULES.spec("layers", "batch", None, "kv_heads", "head")
+    by_row = RULES.spec("batch", None)
+    return Cache(
+        keys=jax.reshard(jnp.zeros(shape, dtype), spec),
+        values=jax.reshard(jnp.zeros(shape, dtype), spec),
+        segments=jax.reshard(jnp.zeros((rows, slots), jnp.int32), by_row),
+        positions=jax.reshard(jnp.zeros((rows, slots), jnp.int32), by_row),
+        length=jnp.zeros((), jnp.int32),
+    )
+
+
+def prefill(model: Transformer, tokens_BT: jax.Array, lengths_B: jax.Array, cache: Cache, dtype) -> tuple[jax.Array, Cache]:
+    """Read the prompts, the first `lengths_B` tokens of each row: logits after the last one `[B, V]`, and the cache."""
+    T = tokens_BT.shape[1]
+    place_BT = jax.reshard(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), tokens_BT.shape), RULES.spec("batch", "time"))
+    segments_BT = (place_BT < lengths_B[:, None]).astype(jnp.int32)
+    hidden_BTD, cache, _ = model(tokens_BT, segments_BT, place_BT, dtype=dtype, cache=cache)
+    is_last_BT1 = (place_BT == lengths_B[:, None] - 1)[:, :, None]
+    last_BD = jnp.sum(jnp.where(is_last_BT1, hidden_BTD, 0), axis=1)
+    return model.logits(last_BD[:, None])[:, 0], cache
+
+
+@partial(jax.jit, static_argnames=("architecture", "slots", "dtype"))
+def _start(architecture, params, tokens_BT, lengths_B, seeds_B, stop_ids, sampling, *, slots, dtype) -> Decoding:
+    """Read the prompts and choose the first token."""
+    cache = empty_cache(architecture, tokens_BT.shape[0], slots, dtype)
+    logits_BV, cache = prefill(architecture.model(params), tokens_BT, lengths_B, cache, dtype)
+    tokens_B = choose(logits_BV, sampling, seeds_B, lengths_B)
+    return Decoding(tokens_B, lengths_B, seeds_B, _stops(tokens_B, stop_ids), cache)
+
+
+@partial(jax.jit, static_argnames=("architecture", "count", "dtype"), donate_argnames=("state",))
+def _go_on(architecture, params, state, stop_ids, sampling, limit, *, count, dtype) -> tuple[Decoding, jax.Array]:
+    """Up to `limit` more tokens, `[B, count]`; -1 after a row's end. Stops early when every row has ended."""
+    model = architecture.model(params)
+
+    def step(carry):
+        done, state, out_BC = carry
+        by_time = RULES.spec("batch", "time")
+        tokens_B1, positions_B1 = jax.reshard((state.tokens[:, None], state.positions[:, None]), (by_time, by_time))
+        hidden_B1D, cache, _ = model(tokens_B1, jnp.ones_like(tokens_B1), positions_B1, dtype=dtype, cache=state.cache)
+        logits_BV = model.logits(hidden_B1D)[:, 0]
+        tokens_B = choose(logits_BV, sampling, state.seeds, state.positions + 1)
+        tokens_B = jnp.where(state.ended, -1, tokens_B)
+        out_BC = jax.lax.dynamic_update_slice_in_dim(out_BC, tokens_B[:, None], done, axis=1)
+        ended = state.ended | _stops(tokens_B, stop_ids)
+        return done + 1, Decoding(jnp.maximum(tokens_B, 0), state.positions + 1, state.seeds, ended, cache), out_BC
+
+    def more(carry):
+        done, state, _ = carry
+        return (done < limit) & ~jnp.all(state.ended)
+
+    out_BC = jax.reshard(jnp.full((state.tokens.shape[0], count), -1, jnp.int32), RULES.spec("batch", None))
+    _, state, out_BC = jax.lax.while_loop(more, step, (jnp.zeros((), jnp.int32), state, out_BC))
+    return state, out_BC
+
+
+def _stops(tokens_B: jax.Array, stop_ids: jax.Array) -> jax.Array:
+    return jnp.any(tokens_B[:, None] == stop_ids, axis=-1)
+
+
+def _begin(session: Session, prompts: list[list[int]], tokens: int, sampling, seeds, stop_ids) -> Decoding:
+    """The state after the first new token of each prompt; rows that only fill the batch have ended."""
+    rows = row_bucket(session, len(prompts))
+    ids, lengths = padded(session, prompts, rows, bucket(max(map(len, prompts))))
+    slots = ids.shape[1] + bucket(tokens)
+    by_row = named(session.mesh, "batch")
+    seeds = jax.device_put(np.resize(np.asarray(seeds, np.uint32), rows), by_row)
+    lengths, ids = jax.device_put(lengths, by_row), put(session.mesh, ids)
+    state = _start(
+        session.architecture, session.params, ids, lengths, seeds, stop_ids, sampling, slots=slots, dtype=session.dtype
+    )
+    filling = jax.device_put(np.arange(rows) >= len(prompts), by_row)
+    return state._replace(ended=state.ended | filling)
+
+
+def decode(
+    session: Session,
+    prompts: Sequence[list[int]],
+    tokens: int,
+    sampling: Sampling = GREEDY,
+    seeds: Sequence[int] = (0,),
+    stop_ids: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Go on with several prompts at once, in one program.
+
+    Args:
+        prompts: token ids, `<s>` first; of any lengths.
+        tokens: at most this many new tokens a prompt, and never beyond the context.
+        seeds: one for each prompt, repeated if there are fewer.
+        stop_ids: tokens that end a text (default `</s>`); the last token of an ended row is one of them.
+
+    Returns:
+        The new ids of each prompt.
+
+    Raises:
+        UserError: a prompt is longer than the context.
+    """
+    for ids in prompts:
+        fits(session, ids, "prompt")
+    stop = _stop_array(session, stop_ids)
+    with jax.set_mesh(session.mesh):
+        state = _begin(session, list(prompts), tokens, sampling, seeds, stop)
+        first = np.asarray(state.tokens)
+        arguments = (session.architecture, session.params, state, stop, sampling, tokens - 1)
+        _, rest = _go_on(*arguments, count=bucket(tokens), dtype=session.dtype)
+    new = np.concatenate([first[:, None], np.asarray(rest)], axis=1)
+    rooms = [min(tokens, session.context_length - len(ids)) for ids in prompts]
+    return [[int(token) for token in row[:room] if token >= 0] for row, room in zip(new, rooms, strict=False)]
+
+
+def stream(
+    session: Session,
+    prompt: list[int],
+    tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    stop_ids: Sequence[int] | None = None,
+) -> Iterator[int]:
+    """Yield up to `tokens` new tokens as they are chosen, the one that ends the text included.
+
+    When the context is full, it goes on from the last half of it.
+
+    Raises:
+        UserError: the prompt is longer than the context.
+    """
+    fits(session, prompt, "prompt")
+    stop = _stop_array(session, stop_ids)
+    ids, left = list(prompt), tokens
+    while left > 0:
+        if len(ids) >= session.context_length:
+            ids = ids[-max(1, session.context_length // 2) :]
+        room = min(left, session.context_length - len(ids))
+        for token in _stream_within(session, ids, room, sampling, seed + tokens - left, stop):
+            ids.append(token)
+            left -= 1
+            yield token
+            if token in np.asarray(stop):
+                return
+
+
+def _stream_within(session: Session, ids: list[int], room: int, sampling, seed: int, stop) -> Iterator[int]:
+    # The mesh is set around each step, not around a yield: what the caller does in between is its own.
+    with jax.set_mesh(session.mesh):
+        state = _begin(session, [list(ids)], room, sampling, [seed], stop)
+    yield int(np.asarray(state.tokens)[0])
+    for _ in range(room - 1):
+        with jax.set_mesh(session.mesh):
+            arguments = (session.architecture, session.params, state, stop, sampling, 1)
+            state, out_BC = _go_on(*arguments, count=1, dtype=session.dtype)
+            token = int(np.asarray(out_BC)[0, 0])
+        yield token
+
+
+def _stop_array(session: Session, stop_ids: Sequence[int] | None) -> np.ndarray:
+    return np.asarray([session.tokenizer.eos_id] if stop_ids is None else list(stop_ids), np.int32)

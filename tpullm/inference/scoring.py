@@ -1,0 +1,107 @@
+"""How likely the model holds given texts to be.
+
+Shapes: B batch, T length, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
+from tpullm.sharding import put
+
+TOKENS_AT_A_TIME = 1024  # one program for each bucket of lengths; 1,024 tokens keep two cores busy
+
+
+def _model_inputs(tokens_BT, lengths_B1):
+    place_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32) + jnp.zeros_like(tokens_BT)
+    return (place_BT < lengths_B1).astype(jnp.int32), place_BT
+
+
+@partial(jax.jit, static_argnames=("architecture", "dtype"))
+def _log_probabilities(architecture, params, tokens_BT, targets_BT, lengths_B1, *, dtype) -> jax.Array:
+    """The log-probability of each target given the tokens up to its place, `[B, T]` float32."""
+    model = architecture.model(params)
+    hidden_BTD, _, _ = model(tokens_BT, *_model_inputs(tokens_BT, lengths_B1), dtype=dtype)
+    logits_BTV = model.logits(hidden_BTD)
+    # Selected by a mask, since the vocabulary may be split over devices.
+    is_target_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
+    return jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0), axis=-1) - jax.nn.logsumexp(logits_BTV, axis=-1)
+
+
+@partial(jax.jit, static_argnames=("architecture", "dtype"))
+def _next_log_probabilities(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array:
+    """The log-probability of every token after the last of each row, `[B, V]` float32."""
+    model = architecture.model(params)
+    segments_BT, place_BT = _model_inputs(tokens_BT, lengths_B1)
+    hidden_BTD, _, _ = model(tokens_BT, segments_BT, place_BT, dtype=dtype)
+    last_BD = jnp.sum(jnp.where((place_BT == lengths_B1 - 1)[..., None], hidden_BTD, 0), axis=1)
+    return jax.nn.log_softmax(model.logits(last_BD[:, None])[:, 0], axis=-1)
+
+
+def _batches(session: Session, sequences: Sequence[list[int]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Sequences of like lengths together: (which ones, tokens `[B, T]`, lengths `[B, 1]`); B follows from T."""
+    by_length: dict[int, list[int]] = {}
+    for index, ids in enumerate(sequences):
+        fits(session, ids, "text")
+        by_length.setdefault(bucket(len(ids)), []).append(index)
+    for length, members in sorted(by_length.items()):
+        rows = row_bucket(session, max(1, TOKENS_AT_A_TIME // length))
+        for first in range(0, len(members), rows):
+            chosen = members[first : first + rows]
+            tokens, lengths = padded(session, [sequences[index] for index in chosen], rows, length)
+            yield np.asarray(chosen), tokens, lengths[:, None]
+
+
+def log_probabilities(session: Session, sequences: Sequence[list[int]]) -> list[np.ndarray]:
+    """The log-probability of every token but the first of each sequence, given those before it: `[length - 1]` each, in nats.
+
+    Raises:
+        UserError: a sequence is longer than the context.
+    """
+    results: list[np.ndarray] = [np.zeros(0)] * len(sequences)
+    with jax.set_mesh(session.mesh):
+        for chosen, tokens, lengths in _batches(session, sequences):
+            targets = np.roll(tokens, -1, axis=1)
+            arguments = (put(session.mesh, array) for array in (tokens, targets, lengths))
+            scores = _log_probabilities(session.architecture, session.params, *arguments, dtype=session.dtype)
+            for row, index in zip(np.asarray(scores, np.float64), chosen, strict=False):
+                results[index] = row[: len(sequences[index]) - 1]
+    return results
+
+
+def next_log_probabilities(session: Session, sequences: Sequence[list[int]]) -> np.ndarray:
+    """The log-probability of every token after each sequence, `[sequences, V]` float32, in nats.
+
+    Raises:
+        UserError: a sequence is longer than the context.
+    """
+    results = np.zeros((len(sequences), session.architecture.config.vocabulary_size), np.float32)
+    with jax.set_mesh(session.mesh):
+        for chosen, tokens, lengths in _batches(session, sequences):
+            arguments = (put(session.mesh, array) for array in (tokens, lengths))
+            scores = _next_log_probabilities(session.architecture, session.params, *arguments, dtype=session.dtype)
+            results[chosen] = np.asarray(scores)[: len(chosen)]
+    return results
+
+
+def continuation_log_probabilities(
+    session: Session, prompt_ids: list[int], continuations: Sequence[list[int]]
+) -> list[float]:
+    """The log-probability, in nats, that the model goes on from `prompt_ids` with each continuation.
+
+    Raises:
+        UserError: the prompt and a continuation together are longer than the context.
+    """
+    scores = log_probabilities(session, [[*prompt_ids, *ids] for ids in continuations])
+    return [float(score[len(prompt_ids) - 1 :].sum()) for score in scores]
+
+
+def text_log_probabilities(session: Session, texts: Sequence[str]) -> list[float]:
+    """The log-probability, in nats, that a document starts with each text."""
+    tokenizer = session.tokenizer
+    scores = log_probabilities(session, [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts])
+    return [float(score.sum()) for score in scores]

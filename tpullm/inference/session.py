@@ -1,0 +1,117 @@
+"""A trained model ready for use: tokenizer, parameters on the devices, and the shapes that programs are compiled for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpullm import checkpoint
+from tpullm.errors import UserError
+from tpullm.model.platform import compute_dtype
+from tpullm.sharding import RULES, make_mesh
+from tpullm.tokenizer import Tokenizer
+from tpullm.training.state import Architecture
+
+Tree = Any
+SMALLEST_BUCKET = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A model in use.
+
+    Args:
+        tokenizer: reads and writes for the model.
+        architecture: builds the model from `params`.
+        params: parameters on `mesh`.
+        mesh: the devices.
+        dtype: type of the products.
+        stage: `pretrain`, or `finetune` for a model that was tuned on conversations.
+    """
+
+    tokenizer: Tokenizer
+    architecture: Architecture
+    params: Tree
+    mesh: jax.sharding.Mesh
+    dtype: jnp.dtype
+    stage: str = "pretrain"
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the model looks at."""
+        return self.architecture.config.context_length
+
+
+def load(model: str | Path) -> Session:
+    """The model that a MODEL argument names, on all devices of this host.
+
+    Raises:
+        UserError: it names no model, or the tokenizer in its run is not the one it was trained with.
+    """
+    found = checkpoint.find(model)
+    tokenizer = Tokenizer.load(found.tokenizer_path)
+    if tokenizer.vocabulary_size > found.config.vocabulary_size:
+        raise UserError(
+            f"{found.tokenizer_path}: has {tokenizer.vocabulary_size} tokens and the model in {found.directory} knows "
+            f"{found.config.vocabulary_size}; train the model again with this tokenizer"
+        )
+    mesh, dtype = make_mesh({"fsdp": -1}), use_dtype()
+    architecture = Architecture(found.config)
+    with jax.set_mesh(mesh):
+        params = checkpoint.load_params(found, targets(architecture, mesh, dtype))
+    return Session(tokenizer, architecture, params, mesh, dtype, found.stage)
+
+
+def use_dtype() -> jnp.dtype:
+    """The type of the products when a model is used: float32 on a CPU, whatever training chose, else bfloat16.
+
+    One token at a time is bound by reading the weights, and a CPU reads bfloat16 through a conversion.
+    """
+    return jnp.dtype("float32") if jax.default_backend() == "cpu" else compute_dtype("auto")
+
+
+def targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
+    """Shapes, types and shardings to restore into: matrices in `dtype`, so that no step converts them; vectors as saved."""
+
+    def target(axes, shape, sharding):
+        matrix = len([axis for axis in axes if axis != "layers"]) > 1
+        return jax.ShapeDtypeStruct(shape.shape, dtype if matrix else shape.dtype, sharding=sharding)
+
+    is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
+    return jax.tree.map(target, architecture.axes, architecture.shapes, architecture.shardings(mesh), is_leaf=is_axes)
+
+
+def bucket(length: int) -> int:
+    """The power of two, at least 16, that holds `length`: lengths share a compiled program."""
+    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+
+
+def row_bucket(session: Session, rows: int) -> int:
+    """The power of two, times the devices that rows are split over, that holds `rows`."""
+    devices = int(np.prod([session.mesh.shape[axis] for axis in RULES.batch]))
+    return devices * (1 << (-(-rows // devices) - 1).bit_length())
+
+
+def padded(session: Session, sequences: list[list[int]], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids `[rows, length]` int32, left-aligned and padded, and how many of each row are real, `[rows]`.
+
+    Rows beyond the sequences hold one padding token, which counts as real: every row has a last token.
+    """
+    tokens = np.full((rows, length), session.tokenizer.pad_id, np.int32)
+    for row, ids in enumerate(sequences):
+        tokens[row, : len(ids)] = ids
+    lengths = np.ones(rows, np.int32)
+    lengths[: len(sequences)] = [len(ids) for ids in sequences]
+    return tokens, lengths
+
+
+def fits(session: Session, ids: list[int], what: str) -> None:
+    """Refuse what is longer than the context; `UserError` names `what`."""
+    if len(ids) > session.context_length:
+        raise UserError(
+            f"{what}: {len(ids)} tokens, the start token included, and the model's context holds "
+            f"{session.context_length}; shorten it, or train with a larger model.context_length"
+        )

@@ -1,0 +1,82 @@
+"""The Transformer as a drawing, with one model's own numbers."""
+
+from tpullm.config import ModelConfig
+from tpullm.report.html import Markup, join, tag
+from tpullm.report.units import count
+
+_WIDTH, _MIDDLE = 360, 180
+
+
+def transformer(config: ModelConfig, tokens: list[str], guesses: list[str]) -> Markup:
+    """From the tokens so far, at the top, to the probability of each next token, at the bottom.
+
+    Args:
+        config: resolved (no zeros).
+        tokens: a few pieces to show at the top.
+        guesses: a few pieces that may come next.
+    """
+    width, heads = count(config.width), f"{config.heads} heads of {config.head_width}"
+    if config.kv_heads != config.heads:
+        heads += f", {config.kv_heads} for keys"
+    parts = [
+        _row(tokens, 18, "chip"),
+        _arrow(36, 56),
+        _box(56, "Embedding", f"{count(config.vocabulary_size)} tokens → {width} numbers each"),
+        _arrow(100, 150),
+        tag("rect", x=28, y=118, width=304, height=214, rx=14, class_="block"),
+        tag("text", f"× {config.layers}", x=318, y=140, class_="times", text_anchor="end"),
+        _box(150, "Attention", heads, strong=True),
+        _around(136, 212),
+        _arrow(194, 204),
+        _sum(212),
+        _arrow(220, 246),
+        _box(246, "Feed-forward", f"{width} → {count(config.mlp_width)} → {width}", strong=True),
+        _around(232, 310),
+        _arrow(290, 302),
+        _sum(310),
+        _arrow(318, 356),
+        _box(356, "Scores", f"{width} numbers → {count(config.vocabulary_size)} tokens"),
+        _arrow(400, 420),
+        _row(guesses, 438, "guess"),
+    ]
+    label = f"{config.layers} blocks of attention and feed-forward layers between an embedding and scores"
+    return tag("svg", *parts, viewBox=f"0 0 {_WIDTH} 456", class_="diagram", role="img", aria_label=label)
+
+
+def _box(y: float, name: str, detail: str, strong: bool = False) -> Markup:
+    return join(
+        [
+            tag("rect", x=70, y=y, width=220, height=44, rx=8, class_="layer strong" if strong else "layer"),
+            tag("text", name, x=_MIDDLE, y=y + 19, class_="name", text_anchor="middle"),
+            tag("text", detail, x=_MIDDLE, y=y + 35, class_="detail", text_anchor="middle"),
+        ]
+    )
+
+
+def _arrow(y: float, end: float) -> Markup:
+    return tag("path", d=f"M{_MIDDLE} {y}V{end}m-3.5 -5l3.5 5l3.5 -5", class_="wire")
+
+
+def _around(y: float, end: float) -> Markup:
+    """The residual stream: what came in goes past the layer, and the layer's result is added to it."""
+    return tag(
+        "path", d=f"M{_MIDDLE} {y}H56Q48 {y} 48 {y + 8}V{end - 8}Q48 {end} 56 {end}H{_MIDDLE - 9}", class_="wire"
+    )
+
+
+def _sum(y: float) -> Markup:
+    plus = tag("path", d=f"M{_MIDDLE - 4} {y}h8m-4 -4v8", class_="wire")
+    return join([tag("circle", cx=_MIDDLE, cy=y, r=8, class_="sum"), plus])
+
+
+def _row(words: list[str], y: float, kind: str) -> Markup:
+    """Pieces side by side, centred."""
+    widths = [14 + sum(7 if character.isascii() else 14 for character in word) for word in words]
+    x = _MIDDLE - (sum(widths) + 6 * (len(words) - 1)) / 2
+    drawn = []
+    for word, width in zip(words, widths, strict=True):
+        drawn.append(tag("rect", x=f"{x:.0f}", y=y - 15, width=width, height=28, rx=6, class_=kind))
+        middle = f"{x + width / 2:.0f}"
+        drawn.append(tag("text", word, x=middle, y=y + 4, class_="piece-text", text_anchor="middle", lang="ja"))
+        x += width + 6
+    return join(drawn)

@@ -1,0 +1,83 @@
+"""HTML by functions. Whatever is not `Markup` is escaped: texts on the page come from anywhere."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+_VOID = {"meta", "br"}
+_JAPANESE = re.compile("[\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]")
+
+
+class Markup(str):
+    """A string that is HTML already."""
+
+    __slots__ = ()
+
+
+def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
+    """An element; children that are not `Markup` are escaped, attributes always.
+
+    `class_` is `class`, other underscores are hyphens; an attribute or a child that is None is left out.
+    """
+    pairs = [(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None]
+    opening = "".join(f' {key}="{escape(str(value))}"' for key, value in pairs)
+    if name in _VOID:
+        return Markup(f"<{name}{opening}>")
+    return Markup(f"<{name}{opening}>{join(children)}</{name}>")
+
+
+def join(children: Iterable[Any], separator: str = "") -> Markup:
+    """The children one after the other."""
+    return Markup(separator.join(_markup(child) for child in children if child is not None))
+
+
+def _markup(child: Any) -> str:
+    return child if isinstance(child, Markup) else escape(str(child))
+
+
+def phrase(text: str) -> Markup:
+    """A text that someone wrote; Japanese is marked as such, so that its characters take their Japanese shapes."""
+    return tag("span", text, class_="phrase", lang="ja" if _JAPANESE.search(text) else None)
+
+
+def mixed(text: str) -> Markup:
+    """A sentence of the page: its 「Japanese」 is marked as such, its `names` are code."""
+    parts = re.split(r"(「[^」]*」|`[^`]*`)", text)
+    return join(tag("code", part[1:-1]) if part.startswith("`") else _plain(part) for part in parts)
+
+
+def _plain(text: str) -> Markup:
+    return phrase(text) if _JAPANESE.search(text) else Markup(escape(text))
+
+
+def paragraph(*children: Any, **attributes: Any) -> Markup:
+    """A paragraph."""
+    return tag("p", *(mixed(child) if type(child) is str else child for child in children), **attributes)
+
+
+def shows(*children: Any) -> Markup:
+    """The paragraph that says what a picture shows."""
+    return paragraph(tag("b", "What it shows. "), *children, class_="shows")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> Markup:
+    """A table that scrolls sideways where it does not fit; the columns after the first `left` ones hold numbers."""
+
+    def line(cell: str, values: Sequence[Any]) -> Markup:
+        cells = (tag(cell, value, class_="number" if i >= left else None) for i, value in enumerate(values))
+        return tag("tr", *cells)
+
+    body = tag("tbody", *(line("td", row) for row in rows))
+    return tag("div", tag("table", tag("thead", line("th", header)), body), class_="scroll")
+
+
+def figure(content: Markup, caption: str | None = None) -> Markup:
+    """A picture with its caption."""
+    return tag("figure", content, tag("figcaption", mixed(caption)) if caption else None)
+
+
+def section(identifier: str, title: str, *children: Any, number: int | None = None) -> Markup:
+    """A section of the page; the five steps have a number."""
+    label = tag("span", number, class_="numeral") if number else None
+    return tag("section", tag("h2", label, title), *children, id=identifier)

@@ -1,0 +1,115 @@
+"""What a run directory has to tell, read once. All but the recipe may be missing: the page is then shorter."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tpullm import manifest, storage
+from tpullm.config import ModelConfig, Recipe
+from tpullm.errors import UserError
+from tpullm.report.units import find
+
+EXAMPLES = (
+    "今日はいい天気ですね。",
+    "今日はとても寒い天気ですね。",
+    "私はリンゴを食べるのが好きです。",
+    "The weather is nice today.",
+    "def add(a, b): return a + b",
+)
+STAGES = ("documents", "tokenizer", "tokens", "pretrain", "finetune", "evaluate")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data of the page; an empty dict or list is what the run has not made yet.
+
+    Args:
+        name: the recipe's.
+        recipe: its YAML text.
+        model: resolved as far as the vocabulary is known (0: not yet).
+        datacard: `documents/datacard.json`.
+        manifests: by stage.
+        splits: of the example texts: (what the token shows, its id).
+        pretrain, finetune: the lines of `metrics.jsonl`.
+        results: `evaluate/results.json`.
+    """
+
+    name: str
+    recipe: str
+    model: ModelConfig
+    datacard: dict[str, Any] = field(default_factory=dict)
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    splits: list[list[tuple[str, int]]] = field(default_factory=list)
+    pretrain: list[dict[str, Any]] = field(default_factory=list)
+    finetune: list[dict[str, Any]] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+def read(recipe: Recipe, run: Path) -> RunData:
+    """Read a run directory.
+
+    Raises:
+        UserError: there is no recipe in it, or a file is there and broken.
+    """
+    kept = run / "recipe.yaml"
+    if not kept.is_file():
+        raise UserError(f"{kept}: no such recipe, so {run} is not a run directory; make one with `tpullm run`")
+    results = _json(run / "evaluate" / "results.json")
+    splits, vocabulary_size = _splits(run / "tokenizer" / "tokenizer.model")
+    return RunData(
+        name=recipe.name,
+        recipe=kept.read_text(encoding="utf-8"),
+        model=_model(recipe.model, find(results, "model", "config") or {}, vocabulary_size),
+        datacard=_json(run / "documents" / "datacard.json"),
+        manifests={stage: _json(run / stage / manifest.FILE) for stage in STAGES},
+        splits=splits,
+        pretrain=_lines(run / "pretrain" / "metrics.jsonl"),
+        finetune=_lines(run / "finetune" / "metrics.jsonl"),
+        results=results,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = storage.read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: is not a JSON object; remove it and run `tpullm run` to make it again")
+    return value
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; one without its end is still being written and is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        if line.endswith("\n"):
+            rows.append(_line(path, number, line))
+    return rows
+
+
+def _line(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {number} is not JSON ({error.msg}); remove that line") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: line {number} is not a JSON object; remove that line")
+    return row
+
+
+def _splits(path: Path) -> tuple[list[list[tuple[str, int]]], int]:
+    if not path.is_file():
+        return [], 0
+    from tpullm.tokenizer import Tokenizer  # sentencepiece, only where there is a tokenizer to read
+
+    tokenizer = Tokenizer.load(path)
+    return [tokenizer.pieces(text) for text in EXAMPLES], tokenizer.vocabulary_size
+
+
+def _model(model: ModelConfig, evaluated: dict[str, Any], vocabulary_size: int) -> ModelConfig:
+    """The model that was evaluated, or else the recipe's."""
+    names = {item.name for item in dataclasses.fields(ModelConfig)}
+    changes = {key: value for key, value in evaluated.items() if key in names}
+    return dataclasses.replace(model, **changes).resolved(vocabulary_size)
