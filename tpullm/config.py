@@ -236,11 +236,17 @@ class EvaluateConfig:
         rows: at most this many rows of held-out text a source (0 is all).
         batch_size: rows at a time.
         questions: at most this many held-out questions (0 is all).
+        prompts: beginnings that the pretrained model goes on from, as samples.
+        sample_tokens: length of a sample.
+        attention: the text whose attention is drawn.
     """
 
     rows: int = 0
     batch_size: int = 32
     questions: int = 0
+    prompts: list[str] = field(default_factory=lambda: ["今日は", "The ", "def "])
+    sample_tokens: int = 60
+    attention: str = "昨日、リンゴを食べました。そのリンゴはとても"
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
 from tpullm.config import OptimizerConfig, TrainConfig
 from tpullm.data.batch import Batch
 from tpullm.sharding import RULES
+from tpullm.training.evaluation import make_evaluation
 from tpullm.training.losses import cross_entropy
 from tpullm.training.optim import make_optimizer
 from tpullm.training.state import Architecture, initial
-from tpullm.training.step import accumulate, batch_loss, make_evaluation, make_step
+from tpullm.training.step import accumulate, batch_loss, make_step
 
 
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from tpullm import manifest
 from tpullm.checkpoint import Model, description, find, load_params
-from tpullm.config import FinetuneConfig, ModelConfig, Recipe, TrainConfig
-from tpullm.corpus import tenki
+from tpullm.config import ModelConfig, Recipe, TrainConfig
 from tpullm.data import conversations
-from tpullm.data.conversations import Conversations, Messages
+from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
 from tpullm.sharding import make_mesh
 from tpullm.stages import begin, finetune_inputs
 from tpullm.tokenizer import Tokenizer
+from tpullm.training import metrics
 from tpullm.training.loop import Job, train
 from tpullm.training.state import Architecture
 
@@ -29,7 +29,7 @@ def main(recipe: Recipe, run: Path) -> None:
     check_shape(base, model)
     learned, held_out = (
         conversations.tokenize(part, tokenizer, config.sequence_length, "finetune") if part else None
-        for part in read(recipe.finetune, recipe.seed)
+        for part in conversations.read_all(recipe.finetune, recipe.seed)
     )
     if learned is None:
         raise UserError("finetune.conversations: nothing to learn from; name a file of conversations, or tenki")
@@ -56,7 +56,7 @@ def main(recipe: Recipe, run: Path) -> None:
             params=load_params(base, Architecture(model).placed(mesh)),
         )
     )
-    manifest.write(stage, inputs, conversations=len(learned.lengths), **results)
+    manifest.write(stage, inputs, conversations=len(learned.lengths), seconds=metrics.seconds(stage / "metrics.jsonl"), **results)
 
 
 def check_shape(base: Model, wanted: ModelConfig) -> None:
@@ -68,20 +68,6 @@ def check_shape(base: Model, wanted: ModelConfig) -> None:
                 f"model.{key}: the checkpoint {base.directory / str(base.step)} has {has[key]}, the recipe says {asks[key]}; "
                 f"pretrain again, or set model.{key} to {has[key]}"
             )
-
-
-def read(config: FinetuneConfig, seed: int) -> tuple[list[Messages], list[Messages]]:
-    """The conversations to learn from, and the held-out ones."""
-    learned: list[Messages] = []
-    held_out: list[Messages] = []
-    for name in config.conversations:
-        if name == "tenki":
-            parts = tenki.split_questions(config.held_out_fraction, seed)
-            parts = [[line["messages"] for line in tenki.conversations(part)] for part in parts]
-        else:
-            parts = conversations.split(conversations.read(name), config.held_out_fraction)
-        learned, held_out = learned + parts[0], held_out + parts[1]
-    return learned, held_out
 
 
 def _evaluations(held_out: Conversations | None, config: TrainConfig) -> dict[str, list]:

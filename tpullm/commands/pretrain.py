@@ -11,6 +11,7 @@ from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.sharding import make_mesh
 from tpullm.stages import begin, pretrain_inputs
 from tpullm.tokenizer import Tokenizer
+from tpullm.training import metrics
 from tpullm.training.loop import Job, train
 
 
@@ -35,7 +36,7 @@ def main(recipe: Recipe, run: Path) -> None:
             description=description("pretrain", model, recipe, inputs),
         )
     )
-    manifest.write(stage, inputs, **results)
+    manifest.write(stage, inputs, seconds=metrics.seconds(stage / "metrics.jsonl"), **results)
 
 
 def held_out(recipe: Recipe, run: Path, batch_size: int, sequence_length: int, rows: int) -> dict[str, list]:

@@ -95,8 +95,8 @@ def write_tokens(recipe: Recipe, run: Path) -> None:
     shutil.rmtree(folder / PARTS)
     manifest.write(folder, inputs, sources=facts, seconds=round(time.monotonic() - began, 1))
     for source, splits in facts.items():
-        counts = (f"{counts['tokens']:,} {split.replace('_', '-')}" for split, counts in splits.items())
-        say(f"tokens: {source}: {', '.join(counts)}")
+        training, held_out = (splits.get(split, {}).get("tokens", 0) for split in ("train", "held_out"))
+        say(f"tokens: {source}: {training:,} for training, {held_out:,} held out")
 
 
 def sample_documents(

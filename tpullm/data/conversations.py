@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tpullm.config import FinetuneConfig
+from tpullm.corpus import tenki
 from tpullm.data.batch import flat_ranges
 from tpullm.errors import UserError
 from tpullm.log import say
@@ -60,6 +62,20 @@ def read(path: Path | str) -> list[Messages]:
     if not conversations:
         raise UserError(f"{path}: no conversation in it; write one JSON object a line")
     return conversations
+
+
+def read_all(config: FinetuneConfig, seed: int) -> tuple[list[Messages], list[Messages]]:
+    """The conversations that a recipe names, to learn from and held out; `tenki` is the built-in questions."""
+    learned: list[Messages] = []
+    held_out: list[Messages] = []
+    for name in config.conversations:
+        if name == "tenki":
+            questions = tenki.split_questions(config.held_out_fraction, seed)
+            parts = [[line["messages"] for line in tenki.conversations(part)] for part in questions]
+        else:
+            parts = split(read(name), config.held_out_fraction)
+        learned, held_out = learned + parts[0], held_out + parts[1]
+    return learned, held_out
 
 
 def split(conversations: Iterable[Messages], held_out_fraction: float) -> tuple[list[Messages], list[Messages]]:

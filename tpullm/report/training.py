@@ -145,8 +145,7 @@ def _samples(data: RunData) -> list[Markup]:
 
 
 def _sample(prompt: str, text: str) -> Markup:
-    rest = text.removeprefix(prompt)
-    return tag("blockquote", tag("mark", phrase(prompt)) if prompt else None, phrase(rest), class_="card sample")
+    return tag("blockquote", tag("mark", phrase(prompt)) if prompt else None, phrase(text), class_="card sample")
 
 
 def finetune(data: RunData) -> Markup | None:
@@ -229,6 +228,8 @@ def speed(data: RunData) -> Markup | None:
     finished = {stage: number(data.manifests, stage, "seconds") for stage in data.manifests}
     seconds = _numbers(data.results.get("seconds")) or {s: value for s, value in finished.items() if value is not None}
     machine = {key: value for key, value in (data.results.get("machine") or {}).items() if value not in (None, "")}
+    if machine.get("device") == machine.get("platform"):
+        machine.pop("device", None)  # of a CPU JAX knows no more
     rows = _rates(data)
     if not (seconds or machine or rows):
         return None

@@ -8,7 +8,8 @@ from tpullm.report.inputs import RunData
 from tpullm.report.units import count, find, number, percent
 
 BLANK = "【?】"
-_WORDS = 6  # of one blank; the others are added up
+_WORDS = 6  # of one blank; the others are added up, where they are more than so much:
+_LEAST = 0.005
 _WRONG = 6  # of the swaps, shown at most
 _TOLD_FIRST = ("リンゴ", "本")
 
@@ -86,11 +87,13 @@ def _blanks(data: RunData) -> list[Markup]:
 
 def _blank(row: dict[str, Any]) -> Markup:
     words = [
-        (str(word.get("word")), number(word, "model") or 0.0, number(word, "truth") or 0.0) for word in row["words"]
+        (str(word.get("word", "?")), number(word, "model") or 0.0, number(word, "truth") or 0.0)
+        for word in row["words"]
     ]
     words.sort(key=lambda word: -max(word[1:]))
-    words, others = words[:_WORDS], words[_WORDS:]
-    rest = (f"{len(others)} others", sum(w[1] for w in others), sum(w[2] for w in others)) if others else None
+    words = words[:_WORDS]
+    model, true = (max(0.0, 1.0 - sum(word[column] for word in words)) for column in (1, 2))
+    rest = ("other words", model, true) if max(model, true) >= _LEAST else None
     before, _, after = str(row.get("text", "")).partition(BLANK)
     text = tag("p", phrase(before), tag("mark", BLANK), phrase(after), class_="question", lang="ja")
     distance = number(row, "total_variation")
@@ -132,14 +135,12 @@ def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _swap(row: dict[str, Any]) -> tuple[Markup, Markup, str, Markup]:
-    thing = str(row.get("object", ""))
-    before, found, after = (
-        str(row.get("prefix", "")).partition(thing) if thing else (str(row.get("prefix", "")), "", "")
-    )
+    prefix, thing, verb = (str(row.get(key, "")) for key in ("prefix", "object", "verb"))
+    before, found, after = prefix.partition(thing) if thing else (prefix, "", "")
     text = join([phrase(before), tag("mark", phrase(found)) if found else None, phrase(after)])
     likelihood = number(row, "probability")
-    right = bool(row.get("right"))
-    mark = tag(
-        "span", "right" if right else f"should be {row.get('verb')}", class_="mark right" if right else "mark wrong"
-    )
+    if row.get("right"):
+        mark = tag("span", "right", class_="mark right")
+    else:
+        mark = tag("span", "should be ", phrase(verb), class_="mark wrong")
     return text, phrase(str(row.get("model_verb", ""))), "" if likelihood is None else percent(likelihood), mark

@@ -20,10 +20,11 @@ from tpullm.log import say
 from tpullm.model.count import parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype, peak_flops
 from tpullm.sharding import put
+from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.metrics import Meter, MetricsLog
 from tpullm.training.optim import learning_rate, make_optimizer
 from tpullm.training.state import Architecture, abstract, initial, with_params
-from tpullm.training.step import make_evaluation, make_step
+from tpullm.training.step import make_step
 
 Tree = Any
 
@@ -108,7 +109,7 @@ def train(job: Job) -> dict:
 
             if final or (config.evaluate_every and done % config.evaluate_every == 0):
                 meter.report()
-                results = evaluate_sources(evaluate, state["params"], job)
+                results = held_out(evaluate, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
                 meter.evaluation(done, results)
 
             minutes = (time.monotonic() - last_save) / 60
@@ -136,20 +137,6 @@ def _start(job: Job, checkpoints: Checkpoints, architecture: Architecture, optim
         return jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings)(job.params)
     make = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)
     return make(jax.random.key(job.seed))
-
-
-def evaluate_sources(evaluate, params: Tree, job: Job) -> dict[str, dict[str, float]]:
-    """Held-out loss in nats a token, and bits a byte of text, by source."""
-    loss, bits = {}, {}
-    for source, batches in job.evaluations.items():
-        nats = weight = text_bytes = 0.0
-        for batch in batches:
-            sums = jax.device_get(evaluate(params, put(job.mesh, batch)))
-            nats, weight = nats + float(sums.loss), weight + float(sums.weight)
-            text_bytes += float(np.sum(job.bytes_per_token[batch.targets] * (batch.weights > 0)))
-        loss[source] = nats / max(weight, 1.0)
-        bits[source] = nats / np.log(2) / max(text_bytes, 1.0)
-    return {"eval_loss": loss, "eval_bits_per_byte": bits}
 
 
 @contextlib.contextmanager

@@ -64,6 +64,16 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def seconds(path: Path) -> float:
+    """Seconds spent in training steps, over all the processes that wrote the log."""
+    total, before = 0.0, 0
+    for row in read(path):
+        if "step_seconds" in row:
+            total += row["step_seconds"] * (row["step"] - before)
+            before = row["step"]
+    return round(total, 1)
+
+
 def duration(seconds: float) -> str:
     """`75` as `1:15`."""
     minutes, rest = divmod(round(seconds), 60)

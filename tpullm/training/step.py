@@ -77,12 +77,3 @@ def accumulate(gradients: Callable, parts: int, params: Tree, batch: Batch, key)
     rest = jax.tree.map(lambda x: x[1:], (micro, keys))
     total, _ = jax.lax.scan(add, gradients(params, *first), rest)
     return total
-
-
-def make_evaluation(architecture: Architecture, dtype):
-    """The compiled `(params, batch) -> Sums` without dropout or gradients."""
-
-    def evaluate(params: Tree, batch: Batch) -> Sums:
-        return batch_loss(architecture, params, batch, dtype=dtype)[1]
-
-    return jax.jit(evaluate)

@@ -1,0 +1,69 @@
+"""Charts show the numbers that they are given, at the size that these have."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpullm.report.charts import Line, line_chart, padded, paired_bars, share_bar, single_bars, thinned, ticks
+
+numbers = st.floats(-1e9, 1e9)
+
+
+def widths(markup):
+    return [float(width) for width in re.findall(r"width:([\d.]+)%", markup)]
+
+
+def coordinates(markup):
+    return [
+        (float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+)", re.search(r'd="M([^"]+)"', markup)[1])
+    ]
+
+
+@given(numbers, st.floats(1e-6, 1e9))
+def test_ticks_are_few_evenly_spaced_and_within_the_range(low, size):
+    found = ticks(low, low + size, 5)
+    if size > abs(low) * 1e-6:  # else floats cannot tell the ticks apart
+        assert 1 <= len(found) <= 6
+        steps = [b - a for a, b in zip(found, found[1:], strict=False)]
+        assert max(steps, default=0) - min(steps, default=0) <= 1e-6 * size + 1e-9
+        assert all(low - 1e-6 * size - 1e-9 <= tick <= low + size * (1 + 1e-6) + 1e-9 for tick in found)
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=300), st.integers(1, 50))
+def test_a_long_line_is_thinned_and_ends_where_it_ended(points, most):
+    kept = thinned(points, most)
+    assert len(kept) <= most or len(kept) == len(points) <= most
+    assert tuple(kept[-1]) == points[-1]
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40))
+def test_a_chart_can_be_drawn_of_any_finite_values(values):
+    chart = line_chart("loss", [Line("a", list(enumerate(values)))], "steps")
+    assert len(coordinates(chart)) == max(2, len(values))
+    assert all(0 <= x <= 1000 and 0 <= y <= 1000 for x, y in coordinates(chart))
+
+
+def test_higher_values_stand_higher():
+    (left, top), (right, bottom) = coordinates(line_chart("loss", [Line("a", [(0, 5.0), (10, 1.0)])], "steps"))
+    assert left == 0 and right == 1000 and top < bottom
+
+
+def test_a_range_has_air_and_is_never_empty():
+    for low, high in ((1.0, 2.0), (3.0, 3.0), (0.0, 0.0), (-1.0, 1.0)):
+        bottom, top = padded(low, high)
+        assert bottom <= low <= high < top
+    assert padded(0.1, 9.0)[0] >= 0  # a loss is never negative
+
+
+def test_bars_are_as_long_as_their_numbers():
+    assert widths(share_bar([("a", 1), ("b", 3)])) == [25, 75]
+    assert widths(paired_bars([("雨", 0.4, 0.8), ("雪", 0.2, 0.0)], rest=("2 others", 0.4, 0.2))) == [50, 100, 25, 0]
+    assert widths(single_bars([("x", 2, "2"), ("y", 4, "4")])) == [50, 100]
+    assert widths(single_bars([("x", 0.5, "50%")], whole=1.0)) == [50]
+
+
+@pytest.mark.parametrize("draw", [share_bar, paired_bars, single_bars])
+def test_nothing_to_show_is_no_error(draw):
+    assert widths(draw([])) == []

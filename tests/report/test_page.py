@@ -1,0 +1,285 @@
+"""The page: complete where the run is, shorter where it is not, and readable with no network."""
+
+import itertools
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tpullm.config import ModelConfig
+from tpullm.report.inputs import RunData
+from tpullm.report.page import SECTIONS, page
+
+VOID = {"meta", "br"}
+MODEL = ModelConfig(layers=3, width=64).resolved(512)
+DATACARD = {
+    "documents": 30,
+    "characters": 4000,
+    "rows": [
+        {"source": "tenki", "licence": "Apache-2.0", "language": "ja", "documents": 20, "characters": 1000}
+        | {"share": 0.25, "training": 18, "held_out": 2},
+        {"source": "books", "licence": "CC0", "language": "en", "documents": 10, "characters": 3000}
+        | {"share": 0.75, "training": 9, "held_out": 1},
+    ],
+    "dropped": {"tenki": {}, "books": {"too short": 4, "another kind": 1}},
+}
+TRAINING = [
+    {"step": s, "tokens": 100 * s, "loss": 6 / s, "learning_rate": 1e-3, "tokens_per_second": 5e4} for s in (1, 2)
+]
+EVALUATION = {"step": 2, "tokens": 200, "eval_loss": {"tenki": 1.3, "books": 3.0}, "eval_bits_per_byte": {"books": 2.0}}
+RESULTS = {
+    "tenki": {
+        "loss_nats_per_token": 1.135,
+        "entropy_nats_per_token": 1.114,
+        "gap_nats_per_token": 0.021,
+        "tokens": 900,
+    },
+    "blank": {
+        "total_variation": 0.0123,
+        "mean_total_variation": 0.02,
+        "table": [
+            {
+                "text": "今日はとても【?】天気ですね。",
+                "total_variation": 0.0123,
+                "words": [{"word": f"語{i}", "model": 0.1, "truth": 0.1} for i in range(10)],
+            }
+        ],
+    },
+    "swaps": {
+        "accuracy": 0.996,
+        "pairs": 1560,
+        "table": [
+            {"prefix": f"私は{thing}を", "object": thing, "verb": verb, "model_verb": said, "probability": 0.9}
+            | {"right": verb == said}
+            for thing, verb, said in (("靴", "履く", "着る"), ("リンゴ", "食べる", "食べる"), ("本", "読む", "読む"))
+        ],
+    },
+    "tuned": {"accuracy": 0.97, "questions": 400},
+    "base": {"accuracy": 0.01},
+    "answers": [
+        {
+            "question": f"{i}: リンゴをどうしましたか。",
+            "expected": "食べました。",
+            "tuned": tuned,
+            "base": "",
+            "right": right,
+        }
+        for i, (tuned, right) in enumerate([("食べました。", True)] * 20 + [("読みました。", False)])
+    ],
+    "bits_per_byte": {"tenki": 0.28, "books": 1.6},
+    "loss_nats_per_token": {"tenki": 1.135, "books": 2.7},
+    "samples": [{"prompt": "今日は", "text": "今日は雨です。"}],
+    "model": {"parameters": 123_456, "config": {}},
+    "seconds": {"pretrain": 100.0, "finetune": 20.5},
+    "machine": {"python": "3.13.1", "platform": "cpu", "cores": 2},
+}
+
+
+def full(**changes):
+    values = {
+        "name": "quickstart",
+        "recipe": "name: quickstart\nseed: 0\n",
+        "model": MODEL,
+        "datacard": DATACARD,
+        "manifests": {
+            "tokens": {"sources": {"tenki": {"train": {"documents": 18, "tokens": 300, "bytes": 900}}}},
+            "pretrain": {"finished": "2026-01-02T03:04:05+00:00", "seconds": 100.0},
+        },
+        "splits": [[("今日", 7), ("は", 8), (" \n", 9)]] * 2,
+        "pretrain": [*TRAINING, EVALUATION],
+        "finetune": TRAINING,
+        "results": RESULTS,
+    }
+    return RunData(**(values | changes))
+
+
+class Outline(HTMLParser):
+    """Checks that elements are closed in order; collects ids, link targets and text by section."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.ids, self.links, self.words, self.loaded = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, name, attributes):
+        values = dict(attributes)
+        self.open += [] if name in VOID else [name]
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values["href"]] if "href" in values else []
+        self.loaded += [values[key] for key in ("src", "srcset", "data", "action") if key in values]
+
+    def handle_endtag(self, name):
+        assert self.open.pop() == name
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def test_a_finished_run_has_every_section_once_and_a_link_to_each():
+    outline = Outline(page(full()))
+    assert outline.ids == list(SECTIONS)
+    assert outline.links == [f"#{identifier}" for identifier in SECTIONS]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "gap to the truth 0.021",
+        "words that agree 99.6%",
+        "before tuning 1.0%",
+        "30 documents with 4,000 characters were kept and 5 dropped, most often as “too short” (4)",
+        "今日 7 は 8 ␣↵ 9",
+        "64 → 192 → 64",
+        "3 blocks",
+        "1.135 the model − 1.114 the truth = 0.021 the gap",
+        "other words 0.40",
+        "私は リンゴ を 食べる 90.0% right",
+        "should be 履く",
+        "97.0% of 400 held-out questions",
+        "books 2.700 14.9 1.600",
+        "expected 食べました。",
+        "before (nothing)",
+        "2 min 0 s in all",
+        "python 3.13.1",
+        "name: quickstart seed: 0",
+        "last stage finished 2026-01-02 03:04 UTC",
+    ],
+)
+def test_the_numbers_of_the_run_are_on_the_page(said):
+    assert said in Outline(page(full())).text
+
+
+def test_the_apple_and_the_book_come_first():
+    text = Outline(page(full())).text
+    assert text.index("私は リンゴ を") < text.index("私は 本 を") < text.index("私は 靴 を")
+
+
+def test_it_needs_no_network():
+    made = page(full())
+    assert Outline(made).loaded == []
+    assert "url(" not in made and "@import" not in made and "http" not in made
+
+
+def test_it_has_both_themes_and_fits_a_phone():
+    made = page(full())
+    assert "prefers-color-scheme: dark" in made
+    assert 'name="viewport" content="width=device-width, initial-scale=1"' in made
+
+
+def test_only_the_recipe_is_needed():
+    nothing = RunData(name="new", recipe="name: new\n", model=ModelConfig())
+    assert Outline(page(nothing)).ids == ["recipe"]
+
+
+REMOVED = ["datacard", "manifests", "splits", "pretrain", "finetune", "results"]
+
+
+@pytest.mark.parametrize("missing", [m for size in (1, 2) for m in itertools.combinations(REMOVED, size)])
+def test_what_the_run_has_not_made_is_left_out(missing):
+    empty = {name: type(getattr(full(), name))() for name in missing}
+    ids = Outline(page(full(**empty))).ids
+    assert ("collect" in ids) == ("datacard" not in missing)
+    assert ("truth" in ids) == ("results" not in missing)
+    assert ("pretrain" in ids) == ("pretrain" not in missing)
+
+
+def removals(value, path=()):
+    """Every way to take one key out of nested dicts and lists."""
+    if isinstance(value, dict):
+        for key in value:
+            yield (*path, key)
+            yield from removals(value[key], (*path, key))
+    elif isinstance(value, list) and value:
+        yield from removals(value[0], (*path, 0))
+
+
+def without(value, path):
+    first, *rest = path
+    if isinstance(value, list):
+        return [without(value[0], rest), *value[1:]]
+    if not rest:
+        return {key: item for key, item in value.items() if key != first}
+    return value | {first: without(value[first], rest)}
+
+
+@pytest.mark.parametrize("path", list(removals(RESULTS)), ids=lambda path: ".".join(map(str, path)))
+def test_any_result_may_be_missing(path):
+    text = Outline(page(full(results=without(RESULTS, path)))).text
+    assert "None" not in text and "nan" not in text.split()
+
+
+def test_a_result_that_is_no_number_is_left_out():
+    results = RESULTS | {"tenki": {"loss_nats_per_token": float("nan"), "entropy_nats_per_token": 1.1}}
+    text = Outline(page(full(results=results))).text
+    assert "gap to the truth" not in text and "nan" not in text.split()
+
+
+def test_texts_of_others_cannot_add_markup():
+    attack = "</pre></style><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
+    answers = [{"question": attack, "expected": attack, "tuned": attack, "base": attack, "right": False}]
+    results = RESULTS | {
+        "answers": answers,
+        "samples": [{"prompt": attack, "text": attack}],
+        "machine": {attack: attack},
+    }
+    rows = [DATACARD["rows"][0] | {"source": attack, "licence": attack, "language": attack}]
+    data = full(
+        name=attack,
+        recipe=attack,
+        results=results,
+        datacard=DATACARD | {"rows": rows, "dropped": {attack: {attack: 1}}},
+        splits=[[(attack, 1)]],
+        pretrain=[*TRAINING, EVALUATION | {"eval_loss": {attack: 1.0}}],
+    )
+    made = page(data)
+    assert "<script" not in made and "<img" not in made
+    assert Outline(made).loaded == []
+
+
+def test_the_attention_picture_is_drawn_where_there_is_one(monkeypatch):
+    from types import ModuleType
+
+    stub = ModuleType("tpullm.inference.attention_picture")
+    stub.attention_html = lambda tokens, weights: f"<svg><title>{''.join(tokens)} {weights}</title></svg>"
+    monkeypatch.setitem(__import__("sys").modules, stub.__name__, stub)
+    attention = {"text": "今日は", "tokens": ["今日", "は"], "weights": [[[[1.0, 0.0], [0.5, 0.5]]]]}
+    made = page(full(results=RESULTS | {"attention": attention}))
+    assert "<svg><title>今日は [[[[1.0, 0.0], [0.5, 0.5]]]]</title></svg>" in made
+    assert "What it looks at" not in page(full())
+
+
+def test_a_long_run_still_makes_a_small_page():
+    rows = [TRAINING[0] | {"step": s, "tokens": s * 100, "loss": 3 + s % 7} for s in range(1, 30_000)]
+    assert len(page(full(pretrain=[*rows, EVALUATION])).encode()) < 200_000
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    """WCAG 2.1, 1.4.3."""
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_words_and_lines_stand_out_from_what_is_behind_them(theme):
+    blocks = re.findall(r":root \{([^}]*)\}", page(full()))
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[theme]))
+    for ink in ("ink", "soft", "accent", "bad"):
+        for behind in ("paper", "raised"):
+            assert contrast(colours[ink], colours[behind]) >= 4.5, (ink, behind)
+    for behind in ("t0", "t1", "t2", "t3", "t4", "accent-wash", "wash"):
+        assert contrast(colours["ink"], colours[behind]) >= 4.5, behind
+    for line in ("accent", "c1", "c2", "c3", "c4"):
+        assert contrast(colours[line], colours["paper"]) >= 3, line

@@ -1,0 +1,40 @@
+"""Numbers for people: rounded, and never better than they are."""
+
+import math
+
+import pytest
+
+from tpullm.report.units import compact, duration, find, number, percent, probability, short
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (compact(9_580_921), "9.58 million"),
+        (compact(524_288), "524,288"),
+        (short(2_500_000), "2.5M"),
+        (short(0.003), "0.003"),
+        (duration(3.21), "3.2 s"),
+        (duration(59.7), "1 min 0 s"),
+        (duration(372), "6 min 12 s"),
+        (duration(3 * 3600 + 60), "3 h 1 min"),
+        (probability(0.4), "0.40"),
+        (probability(0.001), "<0.01"),
+        (probability(0.0), "0.00"),
+    ],
+)
+def test_written_for_people(written, expected):
+    assert written == expected
+
+
+def test_only_all_is_written_as_100_percent_and_only_none_as_0():
+    assert percent(1.0) == "100%" and percent(0.99999) == "99.9%"
+    assert percent(0.0) == "0%" and percent(0.00001) == "0.1%"
+
+
+def test_what_is_missing_or_not_a_number_is_none():
+    assert find({"a": {"b": "c"}}, "a", "b") == "c"
+    assert find({"a": 1}, "a", "b") is None
+    assert number({"a": {"b": 2}}, "a", "b") == 2
+    for value in (None, math.nan, math.inf, "3", True, {}):
+        assert number({"a": value}, "a") is None

@@ -1,0 +1,48 @@
+"""Held-out loss: how surprised the model is by text that it never saw."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tpullm.data.batch import Batch
+from tpullm.sharding import put
+from tpullm.training.losses import Sums
+from tpullm.training.state import Architecture
+from tpullm.training.step import batch_loss
+
+Tree = Any
+
+
+def make_evaluation(architecture: Architecture, dtype):
+    """The compiled `(params, batch) -> Sums`, without dropout or gradients."""
+
+    def evaluate(params: Tree, batch: Batch) -> Sums:
+        return batch_loss(architecture, params, batch, dtype=dtype)[1]
+
+    return jax.jit(evaluate)
+
+
+def held_out(
+    evaluate, params: Tree, mesh: Mesh, batches: Mapping[str, Iterable[Batch]], bytes_per_token: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """`eval_loss` (nats a token) and `eval_bits_per_byte` of each source.
+
+    Bits per byte count the surprise at the end of a document too, and divide by the bytes of the text alone.
+
+    Args:
+        evaluate: of `make_evaluation`.
+        bytes_per_token: UTF-8 bytes of each token id, `[V]`.
+    """
+    loss, bits = {}, {}
+    for source, source_batches in batches.items():
+        nats = weight = text_bytes = 0.0
+        for batch in source_batches:
+            sums = jax.device_get(evaluate(params, put(mesh, batch)))
+            nats, weight = nats + float(sums.loss), weight + float(sums.weight)
+            text_bytes += float(np.sum(bytes_per_token[batch.targets] * (batch.weights > 0)))
+        loss[source] = nats / max(weight, 1.0)
+        bits[source] = nats / np.log(2) / max(text_bytes, 1.0)
+    return {"eval_loss": loss, "eval_bits_per_byte": bits}
