@@ -28,6 +28,9 @@ ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 SPACE = "\u2581"  # SentencePiece writes a space as this character, so the character itself has to go by its bytes
 _LINE_BYTES = 4000  # the trainer drops longer lines (4,192 bytes) without a word
 _PIECE_CHARACTERS = 16  # SentencePiece's own limit
+# The most frequent pieces, from which the trainer chooses. With all of them training took a third longer, and the
+# characters per token differed by less than 2 % (2 M characters of Japanese, English and code).
+_SEEDS_PER_TOKEN = 8
 _TRAINER_THREADS = 8  # sums are split by thread, so this number is part of the result and must not be the machine's
 _KANA = "\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\uff66-\uff9f"
 _HAS_KANA = re.compile(f"[{_KANA}]")
@@ -168,7 +171,8 @@ def _train(lines: list[tuple[str, str]], config: TokenizerConfig) -> bytes:
         options = _trainer_options(config, {character for _, line in lines for character in line})
         if config.words and config.model_type == "unigram":
             seeds = Path(folder) / "seeds.tsv"
-            seeds.write_text("".join(f"{piece}\t{count}\n" for piece, count in seed_pieces(lines)), encoding="utf-8")
+            pieces = seed_pieces(lines)[: _SEEDS_PER_TOKEN * config.vocabulary_size]
+            seeds.write_text("".join(f"{piece}\t{count}\n" for piece, count in pieces), encoding="utf-8")
             options["seed_sentencepieces_file"] = str(seeds)
         try:
             texts = (line for _, line in lines)
@@ -198,7 +202,7 @@ def sample_texts(texts: Iterable[tuple[str, str]], characters: int, seed: int) -
     for language, text in texts:
         for passage in _passages(text):
             number += 1
-            key = blake2b(f"{seed} {number} {passage}".encode("utf-8", "surrogatepass"), digest_size=8)
+            key = blake2b(f"{seed} {number} {passage}".encode(), digest_size=8)
             heapq.heappush(kept, (-int.from_bytes(key.digest(), "big"), number, language, passage))
             total += len(passage)
             while total > characters and len(kept) > 1:
@@ -275,7 +279,7 @@ def _passages(text: str) -> Iterator[str]:
     held, size = [], 0
     for line in text.splitlines(keepends=True):
         for part in _cut(line):
-            length = len(part.encode("utf-8", "replace"))
+            length = len(part.encode())
             if size + length > _LINE_BYTES and held:
                 yield "".join(held)
                 held, size = [], 0
@@ -290,7 +294,7 @@ def _cut(line: str) -> Iterator[str]:
     if len(line) * 4 <= _LINE_BYTES:
         yield line
         return
-    data = line.encode("utf-8", "replace")
+    data = line.encode()
     while data:
         end = min(_LINE_BYTES, len(data))
         while end < len(data) and data[end] & 0xC0 == 0x80:

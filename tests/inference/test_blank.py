@@ -92,12 +92,14 @@ def test_characters_that_go_by_their_bytes(knows):
     assert dict(fill(session, "今日は【?】です。"))["鸚鵡"] == pytest.approx(0.6, abs=1e-3)
 
 
-def test_candidates_are_words_only(session):
+def test_candidates_are_words_only(session, monkeypatch):
+    monkeypatch.setattr(blank_module, "_TOKENS", 3)
     for candidate in propose(session, "今日は", "です。"):
         assert not any(character in " 、。\n" for character in candidate)
 
 
-def test_probabilities_of_any_model_are_a_distribution(session):
+def test_probabilities_of_any_model_are_a_distribution(session, monkeypatch):
+    monkeypatch.setattr(blank_module, "_TOKENS", 3)
     words = fill(session, "今日は【?】天気です。")
     assert sum(p for _, p in words) == pytest.approx(1, abs=1e-6)
     assert len({word for word, _ in words}) == len(words)

@@ -50,6 +50,12 @@ def test_higher_values_stand_higher():
     assert left == 0 and right == 1000 and top < bottom
 
 
+def test_one_point_stands_at_the_end_of_what_led_to_it():
+    chart = line_chart("loss", [Line("a", [(10_240, 4.0)])], "tokens")
+    assert {x for x, _ in coordinates(chart)} == {1000}
+    assert ">0<" in chart and ">10k<" in chart
+
+
 def test_a_range_has_air_and_is_never_empty():
     for low, high in ((1.0, 2.0), (3.0, 3.0), (0.0, 0.0), (-1.0, 1.0)):
         bottom, top = padded(low, high)

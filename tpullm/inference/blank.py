@@ -9,7 +9,7 @@ import functools
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,9 +83,9 @@ def propose(session: Session, left: str, right: str) -> list[str]:
         # A cheap look at the right side: does it go on from here?
         scores = np.logaddexp.reduce(log_p[:, goes_on], axis=1) if goes_on else np.zeros(len(begun))
         for beginning, score in zip(begun, scores, strict=True):
-            word = _word(beginning)
-            if word:
-                found[word] = np.logaddexp(found.get(word, -np.inf), beginning.log_probability + score)
+            for word, shared in _words(beginning, right):
+                log_probability = beginning.log_probability + (0.0 if shared else score)
+                found[word] = np.logaddexp(found.get(word, -np.inf), log_probability)
         begun = _longer(session, begun, log_p)
         if not begun:
             break
@@ -128,13 +128,16 @@ def _may_be_word(written: bytes) -> bool:
     return letters and len(_morphemes(text)) <= _MORPHEMES
 
 
-def _word(beginning: _Beginning) -> str:
-    """The candidate that the beginning is; empty if it is none yet."""
+def _words(beginning: _Beginning, right: str) -> Iterator[tuple[str, bool]]:
+    """The candidates that the beginning holds, and whether its last token holds some of the right side too (今日は + は)."""
     try:
         text = beginning.written.decode()
     except UnicodeDecodeError:
-        return ""
-    return text if any(character.isalnum() for character in text) and not beginning.owed else ""
+        return
+    for shared in range(len(text)):
+        word, rest = text[: len(text) - shared], text[len(text) - shared :]
+        if not beginning.owed and right.startswith(rest) and any(character.isalnum() for character in word):
+            yield word, bool(shared)
 
 
 def is_one_word(left: str, word: str, right: str) -> bool:
@@ -142,10 +145,13 @@ def is_one_word(left: str, word: str, right: str) -> bool:
 
     A prefix or suffix belongs to its word (お茶); what is not Japanese is divided by spaces, which no candidate holds.
     """
+    if not _JAPANESE.search(word):
+        return True
     start, end = len(left), len(left) + len(word)
     within = [part for part in _morphemes(left + word + right) if part[1] > start and part[0] < end]
-    aligned = within[0][0] == start and within[-1][1] == end
-    return not _JAPANESE.search(word) or (aligned and sum(not affix for _, _, affix in within) == 1)
+    if within[0][0] != start or within[-1][1] != end:  # read together with its neighbour (今日は as a greeting)
+        within = _morphemes(word)
+    return sum(not affix for _, _, affix in within) == 1
 
 
 @functools.lru_cache(maxsize=1 << 14)

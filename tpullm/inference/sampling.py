@@ -46,6 +46,23 @@ def check(sampling: Sampling) -> Sampling:
     return sampling
 
 
+def add_options(parser, defaults: Sampling) -> None:
+    """The options of a verb that generates: --temperature, --top-k, --top-p, --min-p."""
+    parser.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is the likeliest token")
+    parser.add_argument("--top-k", type=int, default=defaults.top_k, help="only the k likeliest tokens; 0 is all")
+    parser.add_argument(
+        "--top-p", type=float, default=defaults.top_p, help="only the likeliest tokens with this probability together"
+    )
+    parser.add_argument(
+        "--min-p", type=float, default=defaults.min_p, help="only tokens this share as likely as the likeliest"
+    )
+
+
+def from_options(arguments) -> Sampling:
+    """What the options of `add_options` choose, checked."""
+    return check(Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p))
+
+
 def restrict(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """Logits divided by the temperature (> 0), and -inf where top-k, top-p or min-p excludes the token.
 

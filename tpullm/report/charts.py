@@ -42,7 +42,7 @@ def line_chart(
     lines = [Line(line.name, thinned(line.points), line.colour, line.style) for line in lines if line.points]
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
-    left, right = min(xs), max(max(xs), min(xs) + 1e-9)
+    left, right = (min(xs), max(xs)) if min(xs) < max(xs) else (0.0, max(xs[0], 1.0))  # one place: from the start to it
     low, high = y_range or padded(min(ys), max(ys))
 
     def across(x: float) -> float:

@@ -17,7 +17,9 @@ _CARDS = 4
 def recipe(data: RunData) -> Markup:
     """The recipe as it was run, folded away."""
     details = tag("details", tag("summary", "Show the recipe (YAML)"), tag("pre", tag("code", data.recipe)))
-    text = paragraph("Everything that this run was told. The same recipe gives the same model.")
+    text = paragraph(
+        "Everything that this run was told. On the same kind of machine, the same recipe gives the same model."
+    )
     return section("recipe", "Recipe", text, details)
 
 

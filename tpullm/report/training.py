@@ -159,8 +159,7 @@ def finetune(data: RunData) -> Markup | None:
         "Fine-tune",
         paragraph(
             "A pretrained model goes on with a text; it does not know that a question wants an answer. Fine-tuning "
-            "shows it conversations, and only what the assistant says counts. The questions below were held out: it "
-            "never saw them with their answers."
+            "shows it conversations, and only what the assistant says counts."
         ),
         *_accuracies(data),
         *_answers(answers),
@@ -179,7 +178,10 @@ def _accuracies(data: RunData) -> list[Markup]:
     before = "" if base is None else f" Before tuning it was {percent(base)}."
     return [
         figure(single_bars(rows, "after tuning", whole=1.0), "Answers that are right, word for word."),
-        shows(f"After tuning, {percent(tuned)}{of} are answered right.{before}"),
+        shows(
+            f"After tuning, {percent(tuned)}{of} are answered right.{before} It never "
+            "saw these questions with their answers."
+        ),
     ]
 
 
@@ -188,10 +190,13 @@ def _answers(answers: list[dict[str, Any]]) -> list[Markup]:
         return []
     right = [answer for answer in answers if answer.get("right")]
     wrong = [answer for answer in answers if not answer.get("right")]
-    right = right[:: -(-len(right) // _ANSWERS) or 1]  # from all over: neighbours are questions of one kind
-    wrong = wrong[:_WRONG_ANSWERS]
-    note = f"{len(right)} right answers and {len(wrong) or 'no'} wrong ones are shown."
-    cards = [_answer(answer) for answer in right + wrong]
+    every = -(-len(right) // _ANSWERS) or 1  # from all over: neighbours are questions of one kind
+    shown = [right[::every], wrong[:_WRONG_ANSWERS]]
+    of_right, of_wrong = (
+        f"{len(part)} of {count(len(all_))}" for part, all_ in zip(shown, (right, wrong), strict=True)
+    )
+    note = f"Shown: {of_right} right answers, {of_wrong} wrong ones."
+    cards = [_answer(answer) for part in shown for answer in part]
     return [tag("h3", "Before and after"), tag("div", *cards, class_="cards"), paragraph(note, class_="note")]
 
 

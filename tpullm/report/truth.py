@@ -8,8 +8,8 @@ from tpullm.report.inputs import RunData
 from tpullm.report.units import count, find, number, percent
 
 BLANK = "【?】"
-_WORDS = 6  # of one blank; the others are added up, where they are more than so much:
-_LEAST = 0.005
+_WORDS = 6  # of one blank; the others are added up
+_LEAST = 0.005  # probability of the others together, below which they are not worth a line
 _WRONG = 6  # of the swaps, shown at most
 _TOLD_FIRST = ("リンゴ", "本")
 
@@ -112,7 +112,7 @@ def _swaps(data: RunData) -> list[Markup]:
         said = [
             shows(f"One word decides another.{over} that take different verbs, this holds for {percent(accuracy)}.")
         ]
-    header = ("text so far", "likeliest next", "probability", "")
+    header = ("text so far", "likeliest next", "probability")
     return [
         tag("h3", "If the word were another"),
         paragraph(
@@ -134,7 +134,7 @@ def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({row.get("prefix"): row for row in [*chosen.values(), *wrong[:_WRONG]]}.values())
 
 
-def _swap(row: dict[str, Any]) -> tuple[Markup, Markup, str, Markup]:
+def _swap(row: dict[str, Any]) -> tuple[Markup, Markup, str]:
     prefix, thing, verb = (str(row.get(key, "")) for key in ("prefix", "object", "verb"))
     before, found, after = prefix.partition(thing) if thing else (prefix, "", "")
     text = join([phrase(before), tag("mark", phrase(found)) if found else None, phrase(after)])
@@ -143,4 +143,5 @@ def _swap(row: dict[str, Any]) -> tuple[Markup, Markup, str, Markup]:
         mark = tag("span", "right", class_="mark right")
     else:
         mark = tag("span", "should be ", phrase(verb), class_="mark wrong")
-    return text, phrase(str(row.get("model_verb", ""))), "" if likelihood is None else percent(likelihood), mark
+    said = join([phrase(str(row.get("model_verb", ""))), mark])
+    return text, said, "" if likelihood is None else percent(likelihood)

@@ -1,0 +1,52 @@
+"""Run in a process of its own with 8 CPU devices: losses of 3 steps on each mesh, as one JSON object."""
+
+import json
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
+
+from tests.training.small import ARCHITECTURE, batch  # noqa: E402
+from tpullm.config import OptimizerConfig, TrainConfig  # noqa: E402
+from tpullm.sharding import make_mesh, put  # noqa: E402
+from tpullm.training.optim import make_optimizer  # noqa: E402
+from tpullm.training.state import abstract, initial  # noqa: E402
+from tpullm.training.step import make_step  # noqa: E402
+
+MESHES = {
+    "one device": {},
+    "fsdp 8": {"fsdp": 8},
+    "fsdp 4, tensor 2": {"fsdp": -1, "tensor": 2},
+    "data 2, fsdp 2, tensor 2": {"data": 2, "fsdp": 2, "tensor": 2},
+    "sequence 4, fsdp 2": {"sequence": 4, "fsdp": 2},
+}
+
+
+def losses(shape: dict[str, int], accumulation: int = 1) -> list[float]:
+    """Losses and gradient norms of 3 steps."""
+    mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
+    config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=1))
+    found = []
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(config.optimizer, 10, ARCHITECTURE.axes)
+        target = abstract(ARCHITECTURE, optimizer, mesh)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+        state = jax.jit(lambda key: initial(ARCHITECTURE, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+        step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0)
+        for number in range(3):
+            state, metrics = step(state, put(mesh, batch(rows=16, seed=number)))
+            found += [float(metrics["loss"]), float(metrics["grad_norm"])]
+        kept = jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted, state, shardings)
+        assert all(jax.tree.leaves(kept)), "the step moved a part of the state to another layout"
+    return found
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:] or MESHES
+    results = {name: losses(MESHES[name]) for name in asked}
+    last = list(asked)[-1]
+    results[f"{last}, accumulated"] = losses(MESHES[last], accumulation=2)
+    print(json.dumps(results))

@@ -1,0 +1,43 @@
+"""Sharded = single device: the mesh changes where arrays live and not one number."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tpullm.errors import UserError
+from tpullm.sharding import RULES, make_mesh
+
+
+@pytest.mark.parametrize(
+    "meshes", [["one device", "data 2, fsdp 2, tensor 2"], pytest.param([], marks=pytest.mark.slow, id="all meshes")]
+)
+def test_losses_on_a_mesh_are_those_of_one_device(meshes):
+    """Float32 sums in another order over 3 steps of AdamW: 1e-5 relative is some hundred roundings."""
+    command = [sys.executable, "-m", "tests.training.sharded_losses", *meshes]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    one = results.pop("one device")
+    assert len(results) == (len(meshes) or 5)
+    for name, losses in results.items():
+        np.testing.assert_allclose(losses, one, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [{"fsdp": 3, "tensor": 5}, {"fsdp": -1, "tensor": -1}, {"fsdp": 0}, {"tensor": 2}])
+def test_a_mesh_that_does_not_fit_the_devices_is_one_clear_line(shape):
+    with pytest.raises(UserError, match="mesh: .* does not fit 1 device"):
+        make_mesh(shape)
+
+
+def test_an_unknown_axis_is_named():
+    with pytest.raises(UserError, match="tensr is not an axis"):
+        make_mesh({"tensr": 2})
+
+
+def test_no_two_dimensions_share_a_mesh_axis():
+    with pytest.raises(AssertionError, match="twice"):
+        RULES.spec("heads", "mlp")

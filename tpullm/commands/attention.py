@@ -1,0 +1,35 @@
+"""A picture of which earlier tokens each token looks at, per layer and head and averaged: one HTML file."""
+
+from pathlib import Path
+
+from tpullm import storage
+from tpullm.errors import UserError
+from tpullm.log import say
+
+# The issue's own sentence: the verb has to look back at its object.
+EXAMPLE = "私はリンゴを食べるのが好きです。"
+MOST_TOKENS = 96  # with more, neither labels nor cells can be told apart
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm attention`."""
+    parser.add_argument("text", type=str, nargs="?", default=EXAMPLE, help="the text to look at")
+    parser.add_argument("--model", required=True, help="a run directory, one of its stages, or one checkpoint")
+    parser.add_argument("--out", type=str, default="", help="the HTML file to write (default RUN/attention.html)")
+
+
+def main(arguments) -> None:
+    """Load the model, read the text and write the picture."""
+    from tpullm.checkpoint import find
+    from tpullm.inference.attention import weights
+    from tpullm.inference.attention_picture import attention_page
+    from tpullm.inference.session import load
+
+    if not arguments.text:
+        raise UserError("text: is empty; give a sentence to look at")
+    tokens, found = weights(load(arguments.model), arguments.text)
+    if len(tokens) > MOST_TOKENS:
+        raise UserError(f"text: {len(tokens)} tokens, and the picture shows {MOST_TOKENS} at most; give a shorter text")
+    path = Path(arguments.out) if arguments.out else find(arguments.model).run / "attention.html"
+    storage.write_text(path, attention_page(tokens, found))
+    say(f"attention: {len(tokens)} tokens, {found.shape[0]} layers with {found.shape[1]} heads; see {path}")

@@ -1,0 +1,35 @@
+"""Fill 【?】 with words and their probabilities, using the text on both sides of it."""
+
+import json
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm blank`."""
+    parser.add_argument("text", type=str, help="a text with one 【?】, from the beginning of a document")
+    parser.add_argument("--model", required=True, help="a run directory, one of its stages, or one checkpoint")
+    parser.add_argument("--count", type=int, default=10, help="how many words; 0 is all that were found")
+    parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
+
+
+def main(arguments) -> None:
+    """Load the model, find the words and show them."""
+    from tpullm.inference.blank import fill
+    from tpullm.inference.session import load
+
+    words = fill(load(arguments.model), arguments.text, max(0, arguments.count))
+    if arguments.json:
+        found = [{"word": word, "probability": probability} for word, probability in words]
+        print(json.dumps({"text": arguments.text, "words": found}, ensure_ascii=False))
+    else:
+        _show(arguments.text, words)
+
+
+def _show(text: str, words: list[tuple[str, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=text, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    most = words[0][1]
+    for word, probability in words:
+        table.add_row(word, f"{probability:6.1%}", "█" * max(1, round(30 * probability / most)))
+    Console(highlight=False).print(table)

@@ -1,0 +1,102 @@
+"""Talk with a tuned model. /reset begins anew, /quit leaves; --prompt asks one thing and prints the answer."""
+
+import json
+
+from tpullm.errors import UserError
+from tpullm.inference.sampling import GREEDY, Sampling, add_options, from_options
+from tpullm.log import say
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm chat`."""
+    parser.add_argument("--model", required=True, help="a run directory, one of its stages, or one checkpoint")
+    parser.add_argument("--prompt", type=str, default="", help="ask this and leave")
+    parser.add_argument("--tokens", type=int, default=200, help="at most this many tokens in an answer")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answers")
+    parser.add_argument("--json", action="store_true", help="with --prompt: print one JSON value and nothing else")
+    add_options(parser, GREEDY)
+
+
+def main(arguments) -> None:
+    """One answer with --prompt, else a conversation."""
+    sampling = from_options(arguments)
+    if arguments.json and not arguments.prompt:
+        raise UserError("--json: answers one question; give it with --prompt TEXT")
+    if arguments.tokens < 1:
+        raise UserError(f"--tokens: {arguments.tokens} is less than 1; use 1 or more")
+    from tpullm.inference.session import load
+
+    session = load(arguments.model)
+    if session.stage != "finetune":
+        say("this model was not tuned on conversations: it goes on with the text and may not answer")
+    if not arguments.prompt:
+        return converse(session, arguments.tokens, sampling, arguments.seed)
+    messages = [{"role": "user", "content": arguments.prompt}]
+    answer = reply(session, messages, arguments.tokens, sampling, arguments.seed, show=not arguments.json)
+    if arguments.json:
+        print(json.dumps({"prompt": arguments.prompt, "answer": answer}, ensure_ascii=False))
+
+
+def converse(session, tokens: int, sampling: Sampling, seed: int) -> None:
+    """Read a line, answer it, and so on, until /quit, the end of the input or Ctrl-C."""
+    say("Say something. /reset begins a new conversation, /quit leaves.")
+    messages: list[dict[str, str]] = []
+    while True:
+        try:
+            line = input("> ").strip()
+            if line == "/quit":
+                return
+            if line == "/reset":
+                messages = []
+                say("a new conversation")
+            elif line:
+                messages = _turn(session, messages, line, tokens, sampling, seed)
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+
+
+def _turn(session, messages: list[dict[str, str]], line: str, tokens: int, sampling, seed: int) -> list[dict[str, str]]:
+    """The conversation with the user's line and the answer; without the line if it does not fit."""
+    asked = [*messages, {"role": "user", "content": line}]
+    try:
+        answer = reply(session, asked, tokens, sampling, seed)
+    except UserError as error:
+        say(str(error))
+        return messages
+    return [*asked, {"role": "assistant", "content": answer}]
+
+
+def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: bool = True) -> str:
+    """The model's answer to the last message, printed as it grows."""
+    from tpullm.inference.decode import stream
+    from tpullm.inference.streaming import characters
+
+    tokenizer = session.tokenizer
+    prompt = _prompt(session, messages, tokens)
+    tokens = min(tokens, max(1, session.context_length - len(prompt)))
+    text = []
+    for part in characters(tokenizer, stream(session, prompt, tokens, sampling, seed, [tokenizer.end_id, tokenizer.eos_id])):
+        text.append(part)
+        if show:
+            print(part, end="", flush=True)
+    if show:
+        print(flush=True)
+    return "".join(text)
+
+
+def _prompt(session, messages, tokens: int) -> list[int]:
+    """The ids of the conversation, without its oldest turns if they leave no room for an answer; says so."""
+    from tpullm.inference.session import fits
+
+    # An answer may need `tokens`; half of the context is room enough for it.
+    most = session.context_length - min(tokens, session.context_length // 2)
+    kept = list(messages)
+    ids = session.tokenizer.chat_template(kept, add_generation_prompt=True)[0]
+    while len(ids) > most and len(kept) > 1:
+        kept = kept[2:]
+        ids = session.tokenizer.chat_template(kept, add_generation_prompt=True)[0]
+    if len(kept) < len(messages):
+        say(f"the conversation is longer than the model's context: the oldest {(len(messages) - len(kept)) // 2} turns are left out")
+    fits(session, ids, "prompt")
+    return ids

@@ -1,0 +1,197 @@
+"""The attention weights as a picture: one piece of HTML with SVG in it, for a page of its own or for the report.
+
+Text is text: the reader's own fonts show it, Japanese too. Colours follow the page (`currentColor`, and `--accent` where
+the page sets it), so it reads in light and dark. Without JavaScript the averaged grid still shows.
+
+Shapes: T tokens, N heads, L layers.
+"""
+
+import hashlib
+import html
+import json
+import unicodedata
+
+import numpy as np
+
+CELL = 30  # pixels
+_FONT = 14
+_SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥"}
+
+
+def attention_html(tokens: list[str], weights_LNTT: np.ndarray) -> str:
+    """A `<figure>` that shows how much each token looks at each earlier one: a grid, and arcs over the text.
+
+    Layer and head can be chosen, or all of them averaged; pointing at a token tells its shares in words.
+
+    Args:
+        tokens: what each token shows, T of them.
+        weights_LNTT: `[l, n, t, s]` is how much token t looks at token s; each row sums to 1.
+    """
+    shown = ["".join(_SHOWN.get(character, character) for character in token) for token in tokens]
+    L, N, T, _ = weights_LNTT.shape
+    rows, columns = np.tril_indices(T)
+    per_mille = np.rint(weights_LNTT[:, :, rows, columns] * 1000).astype(int).tolist()
+    data = json.dumps({"tokens": shown, "weights": per_mille, "cell": CELL}, ensure_ascii=False).replace("<", "\\u003c")
+    identity = "attention-" + hashlib.sha256(data.encode()).hexdigest()[:10]
+    average = weights_LNTT.mean(axis=(0, 1))
+    return f"""<figure class="attention" id="{identity}">
+<style>{_STYLE}</style>
+<div class="controls">
+<label>View <select class="view"><option value="grid">grid</option><option value="arcs">arcs</option></select></label>
+<label>Layer {_select("layer", L)}</label>
+<label>Head {_select("head", N)}</label>
+</div>
+<p class="said" aria-live="polite">{html.escape(_sentence(shown, average, _telling(average)))}</p>
+<div class="scroll">{_grid(shown, average)}{_arcs(shown)}</div>
+<figcaption>A row is a token that looks, a column a token that is looked at; the stronger the colour, the more.
+Point at a token to read its shares.</figcaption>
+<script>({_SCRIPT})(document.getElementById("{identity}"), {data});</script>
+</figure>"""
+
+
+def attention_page(tokens: list[str], weights_LNTT: np.ndarray) -> str:
+    """`attention_html` as a page of its own."""
+    text = html.escape("".join(tokens[1:]))
+    return f"""<!doctype html>
+<html lang="ja"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><title>Attention: {text}</title>
+<style>:root{{color-scheme:light dark}}body{{margin:1.5rem auto;max-width:64rem;padding:0 1rem}}</style></head>
+<body>
+<h1 style="font:600 1.25rem {_FAMILY}">Where each token looks: {text}</h1>
+{attention_html(tokens, weights_LNTT)}
+</body></html>
+"""
+
+
+def _select(name: str, count: int) -> str:
+    options = "".join(f'<option value="{index}">{index + 1}</option>' for index in range(count))
+    return f'<select class="{name}"><option value="all">average</option>{options}</select>'
+
+
+def _width(text: str) -> float:
+    """About how wide a label is, in pixels: East Asian characters are as wide as high."""
+    return sum(_FONT if unicodedata.east_asian_width(character) in "WF" else 0.62 * _FONT for character in text)
+
+
+def _telling(weights_TT: np.ndarray) -> int:
+    """The token to begin with: the one that looks most at a token that is neither next to it nor the start."""
+    afar = np.tril(weights_TT, -2)
+    afar[:, :1] = 0
+    return int(np.unravel_index(afar.argmax(), afar.shape)[0]) if afar.any() else len(weights_TT) - 1
+
+
+def _sentence(tokens: list[str], weights_TT: np.ndarray, t: int) -> str:
+    most = np.argsort(-weights_TT[t, : t + 1], kind="stable")[:5]
+    return f"{tokens[t]} looks at: " + ", ".join(f"{tokens[s]} {weights_TT[t, s]:.0%}" for s in most)
+
+
+def _grid(tokens: list[str], weights_TT: np.ndarray) -> str:
+    """The heat map: rows look at columns."""
+    margin = round(max(map(_width, tokens))) + 12
+    size = margin + len(tokens) * CELL
+    parts = [f'<svg class="grid" width="{size}" height="{size}" viewBox="0 0 {size} {size}" role="img">']
+    for t, token in enumerate(tokens):
+        middle, label = margin + (t + 0.5) * CELL, html.escape(token)
+        parts.append(f'<text class="row" data-t="{t}" x="{margin - 8}" y="{middle + 5}" text-anchor="end">{label}</text>')
+        turned = f'transform="translate({middle + 5} {margin - 8}) rotate(-90)"'
+        parts.append(f'<text class="column" data-t="{t}" {turned}>{label}</text>')
+        for s in range(t + 1):
+            at = f'x="{margin + s * CELL + 1}" y="{margin + t * CELL + 1}" width="{CELL - 2}" height="{CELL - 2}"'
+            said = f"{label} looks at {html.escape(tokens[s])}: {weights_TT[t, s]:.0%}"
+            opacity = f"{max(float(weights_TT[t, s]), 0) ** 0.7:.3f}"
+            parts.append(f'<rect class="frame" {at}/><rect class="cell" data-t="{t}" data-s="{s}" {at} ')
+            parts.append(f'fill-opacity="{opacity}"><title>{said}</title></rect>')
+    return "".join(parts) + "</svg>"
+
+
+def _arcs(tokens: list[str]) -> str:
+    """The text on a line; the script draws the arcs."""
+    widths = [max(_width(token), _FONT) + 18 for token in tokens]
+    starts = np.cumsum([0.0, *widths])
+    high = round(min(30 + starts[-1] / 4, 260))
+    parts = [f'<svg class="arcs" hidden width="{starts[-1]:.0f}" height="{high + 54}" data-base="{high}" role="img"><g></g>']
+    for t, token in enumerate(tokens):
+        x = starts[t] + widths[t] / 2
+        parts.append(f'<text class="word" data-t="{t}" x="{x:.1f}" y="{high + 20}" text-anchor="middle">{html.escape(token)}</text>')
+        parts.append(f'<text class="share" data-t="{t}" x="{x:.1f}" y="{high + 40}" text-anchor="middle"></text>')
+    return "".join(parts) + "</svg>"
+
+
+_FAMILY = (
+    'system-ui,-apple-system,"Segoe UI","Hiragino Sans","Hiragino Kaku Gothic ProN","Yu Gothic UI","Yu Gothic",Meiryo,'
+    '"Noto Sans CJK JP","Noto Sans JP",sans-serif'
+)
+_STYLE = f"""
+.attention{{margin:0;font:15px/1.5 {_FAMILY.replace('"', "'")}}}
+.attention .controls{{display:flex;flex-wrap:wrap;gap:.5rem 1rem}}
+.attention select{{font:inherit;color:inherit;background:transparent;border:1px solid currentColor;border-radius:4px}}
+.attention option{{color:CanvasText;background:Canvas}}
+.attention .said{{min-height:1.5em;margin:.6rem 0;font-weight:600}}
+.attention .scroll{{overflow-x:auto}}
+.attention svg{{display:block}} .attention svg[hidden]{{display:none}}
+.attention svg text{{font-size:{_FONT}px;fill:currentColor;cursor:pointer}}
+.attention .share{{opacity:.75}}
+.attention .frame{{fill:currentColor;fill-opacity:.06}}
+.attention .cell{{fill:var(--accent,#2f7de1);cursor:pointer}}
+.attention .cell.on{{stroke:currentColor;stroke-width:1.5}}
+.attention text.on{{font-weight:700;text-decoration:underline}}
+.attention path{{fill:none;stroke:var(--accent,#2f7de1)}}
+.attention figcaption{{opacity:.75;margin-top:.5rem;font-size:.85em}}
+"""
+_SCRIPT = """(figure, data) => {
+  const all = (query) => [...figure.querySelectorAll(query)], one = (query) => figure.querySelector(query);
+  const T = data.tokens.length, arcs = one(".arcs"), base = +arcs.dataset.base;
+  const words = all(".word"), x = words.map((word) => +word.getAttribute("x"));
+  let chosen = null, weights = null;
+  const share = (t, s) => weights[t * (t + 1) / 2 + s] / 1000;
+  const percent = (share) => Math.round(share * 100) + "%";
+  const mix = () => {
+    const pick = (list, name) => one(name).value === "all" ? list : [list[+one(name).value]];
+    const maps = pick(data.weights, ".layer").flatMap((layer) => pick(layer, ".head"));
+    weights = maps[0].map((_, i) => maps.reduce((sum, map) => sum + map[i], 0) / maps.length);
+  };
+  const drawArcs = () => {
+    let paths = "";
+    for (let t = 0; t < T; t++) for (let s = 0; s < t; s++) {
+      const strong = t === chosen;
+      if (share(t, s) < (strong ? 0.01 : 0.1)) continue;
+      const high = Math.min(base - 8, 14 + (x[t] - x[s]) / 2);
+      paths += `<path d="M${x[t]} ${base} C${x[t]} ${base - high} ${x[s]} ${base - high} ${x[s]} ${base}"` +
+        ` stroke-width="${(1 + 9 * share(t, s)).toFixed(1)}" stroke-opacity="${strong ? 0.9 : 0.15}"/>`;
+    }
+    arcs.querySelector("g").innerHTML = paths;
+    all(".share").forEach((text, s) => { text.textContent = s <= chosen ? percent(share(chosen, s)) : ""; });
+  };
+  const choose = (t) => {
+    chosen = t;
+    const order = [...Array(t + 1).keys()].sort((a, b) => share(t, b) - share(t, a)).slice(0, 5);
+    one(".said").textContent = data.tokens[t] + " looks at: " +
+      order.map((s) => data.tokens[s] + " " + percent(share(t, s))).join(", ");
+    all("text.row, .word").forEach((text) => text.classList.toggle("on", +text.dataset.t === t));
+    all(".cell").forEach((cell) => cell.classList.toggle("on", +cell.dataset.t === t));
+    drawArcs();
+  };
+  const draw = () => {
+    mix();
+    all(".cell").forEach((cell) => {
+      const t = +cell.dataset.t, s = +cell.dataset.s;
+      cell.setAttribute("fill-opacity", Math.pow(share(t, s), 0.7).toFixed(3));
+      cell.firstChild.textContent = `${data.tokens[t]} looks at ${data.tokens[s]}: ${percent(share(t, s))}`;
+    });
+    choose(chosen);
+  };
+  const view = () => { arcs.toggleAttribute("hidden", one(".view").value !== "arcs");
+    one(".grid").toggleAttribute("hidden", one(".view").value !== "grid"); };
+  const telling = () => {
+    let best = T - 1, most = 0;
+    for (let t = 2; t < T; t++) for (let s = 1; s < t - 1; s++)
+      if (share(t, s) > most) { most = share(t, s); best = t; }
+    return best;
+  };
+  for (const event of ["pointerover", "click"]) figure.addEventListener(event, ({ target }) => {
+    if (target.dataset && target.dataset.t !== undefined && target.closest("svg")) choose(+target.dataset.t);
+  });
+  all(".layer, .head").forEach((select) => select.addEventListener("change", draw));
+  one(".view").addEventListener("change", view);
+  mix(); chosen = telling(); draw(); view();
+}"""
