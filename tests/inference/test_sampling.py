@@ -78,7 +78,12 @@ def test_a_choice_depends_on_its_seed_and_position_only(session):
 
 @pytest.mark.parametrize(
     ("sampling", "option"),
-    [(Sampling(-1), "--temperature"), (Sampling(top_k=-1), "--top-k"), (Sampling(top_p=0), "--top-p"), (Sampling(min_p=2), "--min-p")],
+    [
+        (Sampling(-1), "--temperature"),
+        (Sampling(top_k=-1), "--top-k"),
+        (Sampling(top_p=0), "--top-p"),
+        (Sampling(min_p=2), "--min-p"),
+    ],
 )
 def test_values_without_a_meaning_are_refused(sampling, option):
     with pytest.raises(UserError, match=option):

@@ -244,15 +244,10 @@ def test_texts_of_others_cannot_add_markup():
     assert Outline(made).loaded == []
 
 
-def test_the_attention_picture_is_drawn_where_there_is_one(monkeypatch):
-    from types import ModuleType
-
-    stub = ModuleType("tpullm.inference.attention_picture")
-    stub.attention_html = lambda tokens, weights: f"<svg><title>{''.join(tokens)} {weights}</title></svg>"
-    monkeypatch.setitem(__import__("sys").modules, stub.__name__, stub)
-    attention = {"text": "今日は", "tokens": ["今日", "は"], "weights": [[[[1.0, 0.0], [0.5, 0.5]]]]}
+def test_the_attention_picture_is_drawn_where_there_is_one():
+    attention = {"text": "今日は", "tokens": ["今日", "</script>"], "weights": [[[[1.0, 0.0], [0.25, 0.75]]]]}
     made = page(full(results=RESULTS | {"attention": attention}))
-    assert "<svg><title>今日は [[[[1.0, 0.0], [0.5, 0.5]]]]</title></svg>" in made
+    assert "What it looks at" in Outline(made).text and made.count("</script>") == 1
     assert "What it looks at" not in page(full())
 
 

@@ -31,5 +31,7 @@ def _show(text: str, words: list[tuple[str, float]]) -> None:
     table = Table(title=text, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     most = words[0][1]
     for word, probability in words:
+        if probability < 0.0005:  # 0.0 % to the reader
+            break
         table.add_row(word, f"{probability:6.1%}", "█" * max(1, round(30 * probability / most)))
     Console(highlight=False).print(table)

@@ -75,8 +75,9 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
     tokenizer = session.tokenizer
     prompt = _prompt(session, messages, tokens)
     tokens = min(tokens, max(1, session.context_length - len(prompt)))
+    stops = [tokenizer.end_id, tokenizer.eos_id]
     text = []
-    for part in characters(tokenizer, stream(session, prompt, tokens, sampling, seed, [tokenizer.end_id, tokenizer.eos_id])):
+    for part in characters(tokenizer, stream(session, prompt, tokens, sampling, seed, stops)):
         text.append(part)
         if show:
             print(part, end="", flush=True)
@@ -97,6 +98,7 @@ def _prompt(session, messages, tokens: int) -> list[int]:
         kept = kept[2:]
         ids = session.tokenizer.chat_template(kept, add_generation_prompt=True)[0]
     if len(kept) < len(messages):
-        say(f"the conversation is longer than the model's context: the oldest {(len(messages) - len(kept)) // 2} turns are left out")
+        turns = (len(messages) - len(kept)) // 2
+        say(f"the conversation is longer than the model's context: its oldest turns ({turns}) are left out")
     fits(session, ids, "prompt")
     return ids

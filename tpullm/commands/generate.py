@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 
 from tpullm.errors import UserError
 from tpullm.inference.sampling import Sampling, add_options, from_options
@@ -37,10 +36,15 @@ def main(arguments) -> None:
 
 def _one(session, arguments, sampling: Sampling, seed: int) -> dict:
     """One text: printed as it grows unless --json, and what --json tells of it."""
-    from tpullm.inference.streaming import Meter
+    from tpullm.inference.decode import stream
+    from tpullm.inference.session import fits
+    from tpullm.inference.streaming import Meter, characters, until
 
     meter, text = Meter(), []
-    parts = _text(session, arguments, sampling, seed, meter)
+    prompt = [session.tokenizer.bos_id, *session.tokenizer.encode(arguments.prompt)]
+    fits(session, prompt, "--prompt")
+    ids = meter.watch(stream(session, prompt, arguments.tokens, sampling, seed))
+    parts = until(characters(session.tokenizer, ids), [arguments.stop])
     if not arguments.json:
         print(arguments.prompt, end="", flush=True)
     for part in parts:
@@ -60,13 +64,3 @@ def _one(session, arguments, sampling: Sampling, seed: int) -> dict:
         "seed": seed,
         "ended": bool(meter.ids) and meter.ids[-1] == session.tokenizer.eos_id,
     }
-
-
-def _text(session, arguments, sampling: Sampling, seed: int, meter) -> Iterator[str]:
-    from tpullm.inference.decode import stream
-    from tpullm.inference.streaming import characters, until
-
-    tokenizer = session.tokenizer
-    prompt = [tokenizer.bos_id, *tokenizer.encode(arguments.prompt)]
-    ids = meter.watch(stream(session, prompt, arguments.tokens, sampling, seed))
-    return until(characters(tokenizer, ids), [arguments.stop] if arguments.stop else [])

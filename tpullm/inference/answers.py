@@ -1,4 +1,4 @@
-"""What a tuned model answers, and what verb it expects after an object: what `evaluate` and `report` tell of a model."""
+"""What a tuned model answers, and what verb a model expects after an object."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +75,8 @@ def counterfactual(session: Session, swaps: Sequence[Swapped]) -> Counterfactual
         wanted[swap.prefix] = (swap.object, swap.verb)
         wanted[swap.other_prefix] = (swap.other_object, swap.other_verb)
     verbs = sorted({verb for _, verb in wanted.values()})
-    scores = np.reshape(text_log_probabilities(session, [prefix + verb for prefix in wanted for verb in verbs]), (-1, len(verbs)))
+    texts = [prefix + verb for prefix in wanted for verb in verbs]
+    scores = np.reshape(text_log_probabilities(session, texts), (len(wanted), len(verbs)))
     shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
     found = {
         prefix: Expectation(prefix, thing, verb, verbs[row.argmax()], float(row.max()))

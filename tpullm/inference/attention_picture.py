@@ -1,7 +1,7 @@
 """The attention weights as a picture: one piece of HTML with SVG in it, for a page of its own or for the report.
 
-Text is text: the reader's own fonts show it, Japanese too. Colours follow the page (`currentColor`, and `--accent` where
-the page sets it), so it reads in light and dark. Without JavaScript the averaged grid still shows.
+Text is text: the reader's own fonts show it, Japanese too. Colours follow the page (`currentColor`, and `--accent`
+where the page sets it), so it reads in light and dark. Without JavaScript the averaged grid still shows.
 
 Shapes: T tokens, N heads, L layers.
 """
@@ -92,7 +92,8 @@ def _grid(tokens: list[str], weights_TT: np.ndarray) -> str:
     parts = [f'<svg class="grid" width="{size}" height="{size}" viewBox="0 0 {size} {size}" role="img">']
     for t, token in enumerate(tokens):
         middle, label = margin + (t + 0.5) * CELL, html.escape(token)
-        parts.append(f'<text class="row" data-t="{t}" x="{margin - 8}" y="{middle + 5}" text-anchor="end">{label}</text>')
+        at = f'x="{margin - 8}" y="{middle + 5}" text-anchor="end"'
+        parts.append(f'<text class="row" data-t="{t}" {at}>{label}</text>')
         turned = f'transform="translate({middle + 5} {margin - 8}) rotate(-90)"'
         parts.append(f'<text class="column" data-t="{t}" {turned}>{label}</text>')
         for s in range(t + 1):
@@ -106,23 +107,24 @@ def _grid(tokens: list[str], weights_TT: np.ndarray) -> str:
 
 def _arcs(tokens: list[str]) -> str:
     """The text on a line; the script draws the arcs."""
-    widths = [max(_width(token), _FONT) + 18 for token in tokens]
+    widths = [max(_width(token), 2 * _FONT) + 18 for token in tokens]
     starts = np.cumsum([0.0, *widths])
     high = round(min(30 + starts[-1] / 4, 260))
-    parts = [f'<svg class="arcs" hidden width="{starts[-1]:.0f}" height="{high + 54}" data-base="{high}" role="img"><g></g>']
+    size = f'width="{starts[-1]:.0f}" height="{high + 54}" data-base="{high}"'
+    parts = [f'<svg class="arcs" hidden {size} role="img"><g></g>']
     for t, token in enumerate(tokens):
-        x = starts[t] + widths[t] / 2
-        parts.append(f'<text class="word" data-t="{t}" x="{x:.1f}" y="{high + 20}" text-anchor="middle">{html.escape(token)}</text>')
-        parts.append(f'<text class="share" data-t="{t}" x="{x:.1f}" y="{high + 40}" text-anchor="middle"></text>')
+        at = f'data-t="{t}" x="{starts[t] + widths[t] / 2:.1f}" text-anchor="middle"'
+        parts.append(f'<text class="word" {at} y="{high + 20}">{html.escape(token)}</text>')
+        parts.append(f'<text class="share" {at} y="{high + 40}"></text>')
     return "".join(parts) + "</svg>"
 
 
 _FAMILY = (
     'system-ui,-apple-system,"Segoe UI","Hiragino Sans","Hiragino Kaku Gothic ProN","Yu Gothic UI","Yu Gothic",Meiryo,'
     '"Noto Sans CJK JP","Noto Sans JP",sans-serif'
-)
+).replace('"', "'")
 _STYLE = f"""
-.attention{{margin:0;font:15px/1.5 {_FAMILY.replace('"', "'")}}}
+.attention{{margin:0;font:15px/1.5 {_FAMILY}}}
 .attention .controls{{display:flex;flex-wrap:wrap;gap:.5rem 1rem}}
 .attention select{{font:inherit;color:inherit;background:transparent;border:1px solid currentColor;border-radius:4px}}
 .attention option{{color:CanvasText;background:Canvas}}
@@ -157,7 +159,7 @@ _SCRIPT = """(figure, data) => {
       if (share(t, s) < (strong ? 0.01 : 0.1)) continue;
       const high = Math.min(base - 8, 14 + (x[t] - x[s]) / 2);
       paths += `<path d="M${x[t]} ${base} C${x[t]} ${base - high} ${x[s]} ${base - high} ${x[s]} ${base}"` +
-        ` stroke-width="${(1 + 9 * share(t, s)).toFixed(1)}" stroke-opacity="${strong ? 0.9 : 0.15}"/>`;
+        ` stroke-width="${(1 + 9 * share(t, s)).toFixed(1)}" stroke-opacity="${strong ? 0.9 : 0.25}"/>`;
     }
     arcs.querySelector("g").innerHTML = paths;
     all(".share").forEach((text, s) => { text.textContent = s <= chosen ? percent(share(chosen, s)) : ""; });

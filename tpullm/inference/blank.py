@@ -1,8 +1,8 @@
 """Filling a blank with words, using the text on both sides of it.
 
 A causal model only ever looks left, but it gives every whole text a probability, and by Bayes' rule
-P(word | left, right) is proportional to P(left + word + right). The model itself proposes the words: it goes on from the
-left side by the likeliest tokens, and each string on the way is a candidate.
+P(word | left, right) is proportional to P(left + word + right). The model itself proposes the words: it goes on from
+the left side by the likeliest tokens, and each string on the way is a candidate.
 """
 
 import functools
@@ -58,7 +58,7 @@ def fill(session: Session, text: str, count: int = 0) -> list[tuple[str, float]]
     """
     sides = BLANK.split(text)
     if len(sides) != 2:
-        raise UserError(f"blank: {len(sides) - 1} times 【?】 in {text!r}; write it exactly once, where the word is missing")
+        raise UserError(f"blank: {len(sides) - 1} times 【?】 in {text!r}; write it exactly once, for the missing word")
     left, right = sides
     candidates = propose(session, left, right)
     if not candidates:
@@ -129,7 +129,7 @@ def _may_be_word(written: bytes) -> bool:
 
 
 def _words(beginning: _Beginning, right: str) -> Iterator[tuple[str, bool]]:
-    """The candidates that the beginning holds, and whether its last token holds some of the right side too (今日は + は)."""
+    """The candidates in the beginning, and whether its last token holds some of the right side too (今日は: は)."""
     try:
         text = beginning.written.decode()
     except UnicodeDecodeError:

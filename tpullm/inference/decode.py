@@ -24,7 +24,7 @@ Tree = Any
 
 
 class Decoding(NamedTuple):
-    """Where each row is: its last token `[B]`, that token's position `[B]`, its seed, whether it has ended, the cache."""
+    """Where each row is: its last token, that token's position, its seed, has it ended (all `[B]`); and the cache."""
 
     tokens: jax.Array
     positions: jax.Array
@@ -48,10 +48,9 @@ def empty_cache(architecture: Architecture, rows: int, slots: int, dtype: jnp.dt
     )
 
 
-def prefill(model: Transformer, tokens_BT: jax.Array, lengths_B: jax.Array, cache: Cache, dtype) -> tuple[jax.Array, Cache]:
+def prefill(model: Transformer, tokens_BT, lengths_B, cache: Cache, dtype) -> tuple[jax.Array, Cache]:
     """Read the prompts, the first `lengths_B` tokens of each row: logits after the last one `[B, V]`, and the cache."""
-    T = tokens_BT.shape[1]
-    place_BT = jax.reshard(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), tokens_BT.shape), RULES.spec("batch", "time"))
+    place_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32) + jnp.zeros_like(tokens_BT)
     segments_BT = (place_BT < lengths_B[:, None]).astype(jnp.int32)
     hidden_BTD, cache, _ = model(tokens_BT, segments_BT, place_BT, dtype=dtype, cache=cache)
     is_last_BT1 = (place_BT == lengths_B[:, None] - 1)[:, :, None]
@@ -140,7 +139,7 @@ def decode(
     stop = _stop_array(session, stop_ids)
     with jax.set_mesh(session.mesh):
         state = _begin(session, list(prompts), tokens, sampling, seeds, stop)
-        first = np.asarray(state.tokens)
+        first = np.array(state.tokens)  # a copy: the state is donated
         arguments = (session.architecture, session.params, state, stop, sampling, tokens - 1)
         _, rest = _go_on(*arguments, count=bucket(tokens), dtype=session.dtype)
     new = np.concatenate([first[:, None], np.asarray(rest)], axis=1)
@@ -174,7 +173,7 @@ def stream(
             ids.append(token)
             left -= 1
             yield token
-            if token in np.asarray(stop):
+            if token in stop:
                 return
 
 
@@ -192,4 +191,8 @@ def _stream_within(session: Session, ids: list[int], room: int, sampling, seed: 
 
 
 def _stop_array(session: Session, stop_ids: Sequence[int] | None) -> np.ndarray:
-    return np.asarray([session.tokenizer.eos_id] if stop_ids is None else list(stop_ids), np.int32)
+    """The tokens that end a text, filled up to a power of two (at least 4) with -2, which is no token."""
+    stops = [session.tokenizer.eos_id] if stop_ids is None else list(stop_ids)
+    filled = np.full(max(4, 1 << max(0, len(stops) - 1).bit_length()), -2, np.int32)
+    filled[: len(stops)] = stops
+    return filled

@@ -36,7 +36,7 @@ jax.tree_util.register_dataclass(Sampling)
 def check(sampling: Sampling) -> Sampling:
     """Refuse values without a meaning; `UserError` names the option."""
     if sampling.temperature < 0:
-        raise UserError(f"--temperature: {sampling.temperature} is below 0; use 0 for the likeliest token, 1 for the model's own")
+        raise UserError(f"--temperature: {sampling.temperature} is below 0; use 0 for the likeliest token, or more")
     if sampling.top_k < 0:
         raise UserError(f"--top-k: {sampling.top_k} is below 0; use 0 for all tokens")
     if not 0 < sampling.top_p <= 1:
@@ -66,8 +66,8 @@ def from_options(arguments) -> Sampling:
 def restrict(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """Logits divided by the temperature (> 0), and -inf where top-k, top-p or min-p excludes the token.
 
-    Each rule is a least logit, so tokens that are exactly as likely as the last one kept are kept too. As in Hugging Face
-    transformers, top-p counts the probability among what top-k leaves.
+    Each rule is a least logit, so tokens that are exactly as likely as the last one kept are kept too. As in Hugging
+    Face transformers, top-p counts the probability among what top-k leaves.
     """
     logits_BV = logits_BV / sampling.temperature
     sorted_BV = -jnp.sort(-logits_BV, axis=-1)

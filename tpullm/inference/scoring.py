@@ -57,7 +57,7 @@ def _batches(session: Session, sequences: Sequence[list[int]]) -> Iterator[tuple
 
 
 def log_probabilities(session: Session, sequences: Sequence[list[int]]) -> list[np.ndarray]:
-    """The log-probability of every token but the first of each sequence, given those before it: `[length - 1]` each, in nats.
+    """The log-probability of every token but the first, given those before it: `[length - 1]` each, in nats.
 
     Raises:
         UserError: a sequence is longer than the context.

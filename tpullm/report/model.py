@@ -57,11 +57,13 @@ def _attention(data: RunData) -> list[Markup]:
     tokens, weights = find(data.results, "attention", "tokens"), find(data.results, "attention", "weights")
     if not tokens or not weights:
         return []
+    import numpy as np
+
     from tpullm.inference.attention_picture import attention_html  # only where there is something to draw
 
     return [
         tag("h3", "What it looks at"),
-        figure(tag("div", Markup(attention_html(tokens, weights)), class_="scroll"), None),
+        Markup(attention_html(tokens, np.asarray(weights))),
         shows(
             "Each token looks only at itself and at the tokens before it, never ahead: otherwise guessing the next "
             "token would be no task. Heads differ: some look at the token just before, others at a word further "

@@ -1,0 +1,55 @@
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpullm.checkpoint import Checkpoints, description
+from tpullm.config import CheckpointConfig, Recipe
+from tpullm.errors import UserError
+from tpullm.inference.scoring import text_log_probabilities
+from tpullm.inference.session import bucket, load
+
+
+@given(st.integers(1, 10_000))
+def test_a_bucket_holds_its_length_and_few_share_one(length):
+    assert length <= bucket(length) < max(17, 2 * length)
+
+
+@pytest.fixture(scope="module")
+def run(session, small_tokenizer, tmp_path_factory):
+    """A run directory with the small model as its pretrained one."""
+    run = tmp_path_factory.mktemp("run")
+    (run / "tokenizer").mkdir()
+    (run / "tokenizer" / "tokenizer.model").write_bytes(small_tokenizer._processor.serialized_model_proto())
+    checkpoints = Checkpoints(run / "pretrain" / "checkpoints", CheckpointConfig())
+    state = {"params": session.params, "step": jax.numpy.zeros((), jax.numpy.int32)}
+    checkpoints.save(3, state, description("pretrain", session.architecture.config, Recipe(), {}))
+    checkpoints.close()
+    return run
+
+
+def test_a_loaded_model_scores_as_the_saved_one(session, run):
+    loaded = load(run)
+    assert loaded.stage == "pretrain" and loaded.context_length == session.context_length
+    texts = ["今日はいい天気ですね。", "私は本を読む。"]
+    np.testing.assert_array_equal(text_log_probabilities(loaded, texts), text_log_probabilities(session, texts))
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="MODEL is a run directory"):
+        load(tmp_path)
+
+
+def test_the_tokenizer_of_another_model_is_refused(session, run, tmp_path):
+    import dataclasses
+    import shutil
+
+    other = shutil.copytree(run, tmp_path / "other")
+    shutil.rmtree(other / "pretrain")
+    config = dataclasses.replace(session.architecture.config, vocabulary_size=300)
+    checkpoints = Checkpoints(other / "pretrain" / "checkpoints", CheckpointConfig())
+    checkpoints.save(1, {"params": {}, "step": jax.numpy.zeros(())}, description("pretrain", config, Recipe(), {}))
+    checkpoints.close()
+    with pytest.raises(UserError, match="512 tokens.* knows 300"):
+        load(other)

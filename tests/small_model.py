@@ -1,0 +1,30 @@
+"""A small model with random parameters and a tokenizer of tenki's language, shared by the tests of its use."""
+
+import jax
+import pytest
+
+from tpullm import tokenizer
+from tpullm.config import ModelConfig, TokenizerConfig
+from tpullm.corpus import tenki
+from tpullm.inference.session import Session
+from tpullm.sharding import make_mesh
+from tpullm.training.state import Architecture
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(tmp_path_factory):
+    texts = [("ja", text) for text in tenki.documents(600, 0)]
+    config = TokenizerConfig(vocabulary_size=512, words=False, reserved_tokens=2)
+    return tokenizer.train(texts, config, 0, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model")
+
+
+@pytest.fixture(scope="session")
+def session(small_tokenizer):
+    config = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, context_length=32)
+    architecture = Architecture(config.resolved(small_tokenizer.vocabulary_size))
+    mesh = make_mesh({"fsdp": -1})
+    with jax.set_mesh(mesh):
+        params = jax.device_put(architecture.init(jax.random.key(0)), architecture.shardings(mesh))
+        # Random embeddings are small; larger ones make the scores differ enough to tell tokens apart.
+        params["embedding"] = params["embedding"] * 20
+    return Session(small_tokenizer, architecture, params, mesh, jax.numpy.dtype("float32"))
