@@ -30,7 +30,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, config: CheckpointConfig):
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs the traceback of a failed save from its thread; `check` and `close` raise the same error here.
+        logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
         options = ocp.CheckpointManagerOptions(max_to_keep=max(config.keep, 1), enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
@@ -149,7 +150,9 @@ def load_params(model: Model, shapes: Tree) -> Tree:
         return manager.restore(model.step, args=ocp.args.Composite(state=args))["state"]["params"]
     except (ValueError, KeyError) as error:
         where = model.directory / str(model.step)
-        raise UserError(f"{where}: the checkpoint has another shape than its description ({_first_line(error)})") from error
+        raise UserError(
+            f"{where}: the checkpoint has another shape than its description ({_first_line(error)})"
+        ) from error
     finally:
         manager.close()
 

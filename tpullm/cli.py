@@ -74,7 +74,9 @@ def _no_space(error: BaseException | None) -> str | None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left on device" in str(error):
             where = getattr(error, "filename", None)
-            return f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
+            return (
+                f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
+            )
         error = error.__cause__ or error.__context__
     return None
 
@@ -92,20 +94,19 @@ def _dispatch(argv: list[str]) -> int:
     if verb not in VERBS:
         nearest = difflib.get_close_matches(verb, VERBS, 1)
         raise UserError(f"{verb}: no such verb{f', did you mean {nearest[0]}?' if nearest else ''} (see tpullm --help)")
+    from tpullm.recipe import add_recipe_arguments, open_run, parse
+
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     module = importlib.import_module(f"tpullm.commands.{verb}")
     if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
-        module.show_main(_parse(_parser(verb, module.__doc__, module.add_show_arguments), argv[1:]))
+        module.show_main(parse(_parser(verb, module.__doc__, module.add_show_arguments), argv[1:]))
     elif VERBS[verb].recipe:
-        from tpullm.recipe import add_recipe_arguments, open_run
-
         own = getattr(module, "add_arguments", None)
         parser = _parser(verb, module.__doc__, add_recipe_arguments, *([own] if own else []))
-        arguments = _parse(parser, argv[1:])
-        recipe, run = open_run(parser, arguments)
+        recipe, run, arguments = open_run(parser, argv[1:])
         module.main(recipe, run, *([arguments] if own else []))
     else:
-        module.main(_parse(_parser(verb, module.__doc__, module.add_arguments), argv[1:]))
+        module.main(parse(_parser(verb, module.__doc__, module.add_arguments), argv[1:]))
     return 0
 
 
@@ -132,11 +133,3 @@ def _parser(verb: str, description: str, *adds):
         add(parser)
     return parser
 
-
-def _parse(parser, argv: list[str]):
-    from tpullm.recipe import readable
-
-    try:
-        return parser.parse_args(argv)
-    except Exception as error:
-        raise UserError(readable(error)) from error

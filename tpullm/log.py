@@ -21,7 +21,7 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def progress(description: str, total: float | None, unit: str) -> Iterator:
-    """A progress bar with rate and time left; yields `advance(count)`. On a terminal it moves, in a log it is silent."""
+    """A progress bar with rate and time left; yields `advance(count)`. Silent without a terminal."""
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.text import Text
 

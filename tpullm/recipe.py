@@ -21,48 +21,47 @@ def add_recipe_arguments(parser) -> None:
     parser.add_class_arguments(Recipe)
 
 
-def open_run(parser, arguments) -> tuple[Recipe, Path]:
-    """The recipe and the run directory.
+def parse(parser, argv: list[str]):
+    """The parsed command line; what is wrong in it, or in the recipe that it names, is a `UserError`."""
+    try:
+        return parser.parse_args(argv)
+    except Exception as error:
+        message = readable(error)
+        files = [b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"]
+        files += [argument.split("=", 1)[1] for argument in argv if argument.startswith("--config=")]
+        key = re.search(r"[\w.]*\.(\w+)", message)
+        typed = any(key and key.group(1) in argument for argument in argv)
+        in_file = files and not typed and "--config" not in message and "config" not in message.split(":")[0]
+        raise UserError(f"{files[-1]}: {message}" if in_file else message) from error
+
+
+def open_run(parser, argv: list[str]) -> tuple[Recipe, Path, Any]:
+    """The recipe, the run directory, and the parsed command line.
 
     Without `--config` the recipe is `RUN/recipe.yaml`; the recipe is kept there.
 
     Raises:
         UserError: no recipe, a run directory that belongs to another recipe, or a value that no run could have.
     """
+    arguments = parse(parser, argv)
     run = Path(arguments.run)
     kept = run / "recipe.yaml"
-    recipe = _instantiate(parser, arguments)
     if not arguments.config:
         if not kept.exists():
             raise UserError(f"{kept}: no such recipe; give one with --config FILE, or --run RUN of a run that has one")
-        recipe = _merge(parser, kept, arguments)
-    elif kept.exists():
-        owner = load(kept).name
-        if owner != recipe.name:
-            raise UserError(f"{run}: was made by the recipe '{owner}', not '{recipe.name}'; choose another --run")
-    check(recipe)
+        arguments = parse(parser, ["--config", str(kept), *argv])
+    recipe = check(_instantiate(parser, arguments))
+    if kept.exists() and (owner := load(kept).name) != recipe.name:
+        raise UserError(f"{run}: was made by the recipe '{owner}', not '{recipe.name}'; choose another --run")
     text = dump(recipe)
     if not kept.exists() or kept.read_text(encoding="utf-8") != text:
         storage.write_text(kept, text)
-    return recipe, run
-
-
-def _merge(parser, kept: Path, arguments) -> Recipe:
-    """The kept recipe with what the command line overrides."""
-    from jsonargparse import dict_to_namespace
-
-    defaults = parser.get_defaults()
-    base = dict_to_namespace(_yaml(kept))
-    for key, value in arguments.items():
-        if key in defaults and value != defaults[key]:
-            base[key] = value
-    return _instantiate(parser, parser.parse_object(base.as_dict()))
+    return recipe, run, arguments
 
 
 def _instantiate(parser, arguments) -> Recipe:
     values = parser.instantiate(arguments) if hasattr(parser, "instantiate") else parser.instantiate_classes(arguments)
-    names = [field.name for field in dataclasses.fields(Recipe)]
-    return Recipe(**{name: values[name] for name in names})
+    return Recipe(**{field.name: values[field.name] for field in dataclasses.fields(Recipe)})
 
 
 def load(path: Path | str, overrides: list[str] = ()) -> Recipe:
@@ -71,40 +70,31 @@ def load(path: Path | str, overrides: list[str] = ()) -> Recipe:
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     add_recipe_arguments(parser)
-    try:
-        arguments = parser.parse_args([f"--config={path}", *overrides])
-    except Exception as error:
-        raise UserError(f"{path}: {readable(error)}") from error
-    return check(_instantiate(parser, arguments))
+    return check(_instantiate(parser, parse(parser, [f"--config={path}", *overrides])))
 
 
 def dump(recipe: Recipe) -> str:
     """The whole recipe as YAML, every key with its value."""
     import yaml
 
-    header = "# Written by tpullm: the whole recipe of this run. Change it and `tpullm run` makes what depends on it again.\n"
+    header = "# Written by tpullm: the whole recipe of this run. `tpullm run` makes again what a change concerns.\n"
     return header + yaml.safe_dump(dataclasses.asdict(recipe), allow_unicode=True, sort_keys=False, width=120)
-
-
-def _yaml(path: Path) -> dict:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())[:160]})") from error
 
 
 def readable(error: BaseException) -> str:
     """One line for an error of the argument parser: which key, what is wrong, and the nearest key if it is unknown."""
     text = " ".join(str(error).split())
-    unknown = re.search(r"(?:does not accept (?:option|nested key)|Option|unrecognized arguments:|Key) '?-*([\w.]+)'?", text)
+    unknown = re.search(
+        r"(?:does not accept (?:option|nested key)|Option|unrecognized arguments:|Key) '?-*([\w.]+)'?", text
+    )
     if unknown and ("accept" in text or "unrecognized" in text or "not expected" in text):
         key = unknown.group(1)
         group = re.search(r"[Gg]roup '([\w.]+)'", text) or re.search(r'Parser key "([\w.]+)"', text)
         full = f"{group.group(1)}.{key}" if group and not key.startswith(group.group(1)) else key
         nearest = difflib.get_close_matches(full, keys(), 1, 0.4) or difflib.get_close_matches(key, keys(), 1, 0.4)
         return f"unknown key {full}" + (f"; the nearest is {nearest[0]}" if nearest else "")
+    if "Problems parsing config" in text:
+        return f"not YAML ({text.split(': ', 1)[-1]}); correct it"
     return re.sub(r"Problem with given class_path '[\w.]+': ", "", text).replace("Parser key ", "key ")
 
 

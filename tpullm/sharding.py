@@ -1,7 +1,7 @@
 """Where every array lives: mesh axes, rules from logical dimensions to axes, and the gather of a parameter.
 
-The mesh is Explicit: the sharding is part of an array's type, so a layout mistake is an error while tracing, on a laptop.
-On one device the mesh is 1x1x1x1x1 and the same code runs.
+The mesh is Explicit: the sharding is part of an array's type, so a layout mistake is an error while tracing, on a
+laptop. On one device the mesh is 1x1x1x1x1 and the same code runs.
 """
 
 from collections.abc import Mapping
@@ -66,10 +66,10 @@ def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None)
     if len(fills) == 1 and known and len(devices) % known == 0:
         sizes[fills[0]] = len(devices) // known
     elif fills or known != len(devices) or min(sizes.values()) < 1:
-        raise UserError(f"mesh: {dict(shape)} does not fit {len(devices)} device(s); use sizes whose product is that, or one -1")
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices
-    )
+        raise UserError(
+            f"mesh: {dict(shape)} does not fit {len(devices)} device(s); use sizes whose product is that, or one -1"
+        )
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
 
 
 def named(mesh: Mesh, *dimensions: str | None, rules: Rules = RULES) -> NamedSharding:

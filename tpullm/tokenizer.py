@@ -6,7 +6,6 @@ other. Special tokens stand for no bytes and no text is ever turned into one.
 
 import functools
 import heapq
-import importlib.util
 import io
 import re
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm import storage
+from tpullm import japanese, storage
 from tpullm.config import TokenizerConfig
 from tpullm.errors import UserError
 
@@ -309,19 +308,11 @@ def _japanese_words() -> Callable[[str], list[str]]:
 
     What is not Japanese stays whole: English words and numbers are split as they are elsewhere.
     """
-    found = [name for name in ("small", "core", "full") if importlib.util.find_spec(f"sudachidict_{name}")]
-    if not found or not importlib.util.find_spec("sudachipy"):
-        raise UserError(
-            "tokenizer.words: sudachipy or sudachidict_small is not installed; install both or set it to false"
-        )
-    from sudachipy import Dictionary, SplitMode
-
-    analyser = Dictionary(dict=found[0]).tokenizer(mode=SplitMode.A)
 
     @functools.lru_cache(maxsize=1 << 16)  # generated text repeats its lines
     def split(line: str) -> list[str]:
         parts: list[str] = []
-        for word in analyser.tokenize(line):
+        for word in japanese.analyser("A")(line):
             surface = word.surface()
             if parts and surface and not (_JAPANESE.search(surface) or _JAPANESE.search(parts[-1])):
                 parts[-1] += surface

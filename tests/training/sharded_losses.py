@@ -28,7 +28,9 @@ MESHES = {
 def losses(shape: dict[str, int], accumulation: int = 1) -> list[float]:
     """Losses and gradient norms of 3 steps."""
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
-    config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=1))
+    config = TrainConfig(
+        batch_size=16, accumulation=accumulation, optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=1)
+    )
     found = []
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(config.optimizer, 10, ARCHITECTURE.axes)

@@ -1,4 +1,4 @@
-"""A small model and batch with everything in them: several segments, padding, weights of 0, fewer KV heads than heads."""
+"""A small model and a batch with everything in them: segments, padding, weights of 0, grouped heads."""
 
 import jax
 import numpy as np
@@ -8,7 +8,9 @@ from tpullm.data.batch import Batch
 from tpullm.sharding import make_mesh
 from tpullm.training.state import Architecture
 
-CONFIG = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32).resolved(96)
+CONFIG = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32).resolved(
+    96
+)
 ARCHITECTURE = Architecture(CONFIG)
 
 

@@ -65,7 +65,10 @@ def test_sums_count_weights_and_right_answers():
 
 def test_no_array_of_all_logits_exists():
     B, T, D, V = 8, 1024, 16, 32_000
-    shapes = [jax.ShapeDtypeStruct(s, t) for s, t in [((B, T, D), "float32"), ((V, D), "float32"), ((B, T), "int32"), ((B, T), "float32")]]
+    shapes = [
+        jax.ShapeDtypeStruct(s, t)
+        for s, t in [((B, T, D), "float32"), ((V, D), "float32"), ((B, T), "int32"), ((B, T), "float32")]
+    ]
     with jax.set_mesh(mesh()):
         program = jax.jit(jax.grad(lambda *a: _ours(*a)[0], (0, 1))).lower(*shapes).compile()
     all_logits = 4 * B * T * V

@@ -18,7 +18,6 @@ from tpullm.training.state import Architecture, initial
 from tpullm.training.step import accumulate, batch_loss, make_step
 
 
-
 @pytest.mark.parametrize("position", [0, 3, 9])
 def test_causal_no_loss_depends_on_a_later_token(position):
     """By gradients: the loss at t must not move with the vectors of the tokens after t, nor of other segments."""
@@ -113,7 +112,9 @@ def test_a_bfloat16_step_is_near_a_float32_step():
 
 
 def test_the_step_learns_is_traced_once_and_counts():
-    config = TrainConfig(steps=40, batch_size=4, sequence_length=32, optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=5))
+    config = TrainConfig(
+        steps=40, batch_size=4, sequence_length=32, optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=5)
+    )
     with jax.set_mesh(mesh()):
         optimizer = make_optimizer(config.optimizer, config.steps, ARCHITECTURE.axes)
         state = initial(ARCHITECTURE, optimizer, jax.random.key(0))

@@ -188,15 +188,20 @@ def _print(results: dict) -> None:
         table.add_row(f"held-out {source}", f"{loss:.4f} nats a token, {bits:.3f} bits a byte")
     for name, value in results.items():
         if isinstance(value, dict) and "gap_nats_per_token" in value:
-            gap = f"{value['loss_nats_per_token']:.4f} - {value['entropy_nats_per_token']:.4f} = {value['gap_nats_per_token']:.4f}"
-            table.add_row(f"{name}: loss - true entropy", f"{gap} nats a token")
+            loss, entropy, gap = (value[f"{key}_nats_per_token"] for key in ("loss", "entropy", "gap"))
+            table.add_row(f"{name}: loss - true entropy", f"{loss:.4f} - {entropy:.4f} = {gap:.4f} nats a token")
     if "blank" in results:
         first = results["blank"]["table"][0]
         table.add_row(f"blank {first['text']}", f"total variation from the truth {first['total_variation']:.3f}")
         table.add_row("all blanks", f"mean total variation {results['blank']['mean_total_variation']:.3f}")
-        table.add_row("リンゴ→本: the verb follows", f"{results['swaps']['accuracy']:.1%} of {results['swaps']['pairs']} swaps")
+        table.add_row(
+            "リンゴ→本: the verb follows", f"{results['swaps']['accuracy']:.1%} of {results['swaps']['pairs']} swaps"
+        )
     if "tuned" in results:
         right, count = results["tuned"]["accuracy"], results["tuned"]["questions"]
-        table.add_row("right answers, tuned / base", f"{right:.1%} / {results['base']['accuracy']:.1%} of {count} held-out questions")
+        table.add_row(
+            "right answers, tuned / base",
+            f"{right:.1%} / {results['base']['accuracy']:.1%} of {count} held-out questions",
+        )
     console().print(table)
     say(f"evaluate: {results['seconds']['evaluate']} s")

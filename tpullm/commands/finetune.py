@@ -56,17 +56,19 @@ def main(recipe: Recipe, run: Path) -> None:
             params=load_params(base, Architecture(model).placed(mesh)),
         )
     )
-    manifest.write(stage, inputs, conversations=len(learned.lengths), seconds=metrics.seconds(stage / "metrics.jsonl"), **results)
+    manifest.write(
+        stage, inputs, conversations=len(learned.lengths), seconds=metrics.seconds(stage / "metrics.jsonl"), **results
+    )
 
 
 def check_shape(base: Model, wanted: ModelConfig) -> None:
     """`UserError` if the checkpoint's model is not the recipe's (dropout and remat change no parameter)."""
     has, asks = dataclasses.asdict(base.config), dataclasses.asdict(wanted)
-    for key in has.keys() - {"dropout", "remat"}:
-        if has[key] != asks[key]:
+    for key in has:
+        if key not in ("dropout", "remat") and has[key] != asks[key]:
             raise UserError(
-                f"model.{key}: the checkpoint {base.directory / str(base.step)} has {has[key]}, the recipe says {asks[key]}; "
-                f"pretrain again, or set model.{key} to {has[key]}"
+                f"model.{key}: the checkpoint {base.directory / str(base.step)} has {has[key]}, "
+                f"the recipe says {asks[key]}; pretrain again, or set model.{key} to {has[key]}"
             )
 
 

@@ -26,4 +26,5 @@ def main(recipe: Recipe, run: Path) -> None:
             say(f"{verb}: finished, skipped")
             continue
         importlib.import_module(f"tpullm.commands.{verb}").main(recipe, run)
-    say(f"run: all stages of '{recipe.name}' are finished after {time.monotonic() - start:.1f} s; open {run / 'report.html'}")
+    seconds = time.monotonic() - start
+    say(f"run: all stages of '{recipe.name}' are finished after {seconds:.1f} s; open {run / 'report.html'}")

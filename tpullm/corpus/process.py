@@ -2,19 +2,15 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from tpullm import log
+from tpullm import log, processes
 from tpullm.config import CorpusConfig, Source
 from tpullm.corpus import dedup, extract, filters, language, readers
 from tpullm.corpus.document import Raw, Record, text_hash
@@ -77,32 +73,12 @@ def process_all(tasks: list[Task], workers: int) -> list[Result]:
 
 @contextlib.contextmanager
 def _mapper(workers: int) -> Iterator:
-    """`map`, in worker processes that end with this one, whatever ends it."""
+    """`map`, in worker processes if there are several workers."""
     if workers == 1:
         yield map
         return
-    # A fork of a process that has threads (JAX, rich) may never return; a server started for it has none.
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
-        try:
-            yield pool.map
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
-
-
-def _end_with_parent() -> None:
-    """Ctrl-C ends a worker silently, and so does the death of its parent (kill -9 leaves no orphans)."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    with processes.pool(workers) as pool:
+        yield pool.map
 
 
 def process(task: Task) -> Result:

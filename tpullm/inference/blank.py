@@ -9,11 +9,12 @@ import functools
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from tpullm import japanese
 from tpullm.errors import UserError
 from tpullm.inference.scoring import next_log_probabilities, text_log_probabilities
 from tpullm.inference.session import Session
@@ -22,6 +23,7 @@ BLANK = re.compile(r"【[?？]】")
 _JAPANESE = re.compile("[\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]")
 _CANDIDATES = 256  # texts whose probability is computed whole
 _BEGINNINGS = 256  # beginnings of candidates that are made longer at a time
+_LOOKS_PER_KEPT = 16  # punctuation and the like is passed over
 _TOKENS = 8  # longest candidate, in tokens
 _MORPHEMES = 3  # and in Japanese words (読みました is three)
 _LEAST = math.log(1e-5)  # beginnings less likely than this share of the likeliest are given up
@@ -102,23 +104,32 @@ def _start(session: Session, left: str) -> _Beginning:
 
 def _beginnings_of(session: Session, text: bytes) -> list[int]:
     """The tokens that `text` may begin with, longer ones that begin with it included; none for an empty text."""
+    if not text:
+        return []
     every = ((token, session.tokenizer.bytes_of(token)) for token in range(session.tokenizer.vocabulary_size))
-    return [token for token, data in every if data and text and (text.startswith(data) or data.startswith(text))]
+    return [token for token, data in every if data and (text.startswith(data) or data.startswith(text))]
 
 
 def _longer(session: Session, begun: list[_Beginning], log_p: np.ndarray) -> list[_Beginning]:
     """The likeliest beginnings that are one token longer and may become a word."""
-    longer = []
-    for beginning, row in zip(begun, log_p, strict=True):
-        owed = _beginnings_of(session, beginning.owed)
-        for token in owed or np.flatnonzero(row[: session.tokenizer.vocabulary_size] > _LEAST):
-            data = session.tokenizer.bytes_of(int(token))
-            written = beginning.written + data[len(beginning.owed) :]
-            if data and _may_be_word(written):
-                ids, log_probability = (*beginning.ids, int(token)), beginning.log_probability + float(row[token])
-                longer.append(_Beginning(ids, beginning.owed[len(data) :], written, log_probability))
-    longer.sort(key=lambda beginning: -beginning.log_probability)
-    return [kept for kept in longer[:_BEGINNINGS] if kept.log_probability > longer[0].log_probability + _LEAST]
+    tokenizer = session.tokenizer
+    scores = np.array([beginning.log_probability for beginning in begun])[:, None] + log_p[:, : tokenizer.vocabulary_size]
+    for row, beginning in enumerate(begun):
+        if owed := _beginnings_of(session, beginning.owed):
+            scores[row, np.setdiff1d(np.arange(scores.shape[1]), owed)] = -np.inf
+    # Far fewer than all are looked at one by one: a model that is unsure has a hundred thousand.
+    likeliest = np.argsort(-scores, axis=None)[: _LOOKS_PER_KEPT * _BEGINNINGS]
+    longer: list[_Beginning] = []
+    for index in likeliest.tolist():
+        row, token = divmod(index, scores.shape[1])
+        score = float(scores[row, token])
+        if len(longer) == _BEGINNINGS or (longer and score < longer[0].log_probability + _LEAST) or score == -np.inf:
+            break
+        beginning, data = begun[row], tokenizer.bytes_of(token)
+        written = beginning.written + data[len(beginning.owed) :]
+        if data and _may_be_word(written):
+            longer.append(_Beginning((*beginning.ids, token), beginning.owed[len(data) :], written, score))
+    return longer
 
 
 def _may_be_word(written: bytes) -> bool:
@@ -159,13 +170,4 @@ def _morphemes(text: str) -> list[tuple[int, int, bool]]:
     """Start and end of each Japanese morpheme, and whether it is a prefix or suffix."""
     if not _JAPANESE.search(text):
         return []
-    return [(m.begin(), m.end(), m.part_of_speech()[0] in _AFFIXES) for m in _analyser()(text)]
-
-
-@functools.cache
-def _analyser() -> Callable:
-    from sudachipy import Dictionary, SplitMode
-
-    dictionary = Dictionary()
-    make = dictionary.tokenizer if hasattr(dictionary, "tokenizer") else dictionary.create  # `create` before 0.7
-    return make(mode=SplitMode.C).tokenize
+    return [(m.begin(), m.end(), m.part_of_speech()[0] in _AFFIXES) for m in japanese.analyser("C")(text)]

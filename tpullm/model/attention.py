@@ -31,16 +31,19 @@ def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: ja
     """
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+    # The layout is said, since a reshape with a dimension of size 1 leaves it open.
+    grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
+    q_BTKGH = jnp.reshape(q_BTNH, (B, T, K, N // K, H), out_sharding=grouped)
     scores = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32) * H**-0.5
     scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
     mixed = jnp.einsum("bkgts,bskh->btkgh", weights.astype(v_BSKH.dtype), v_BSKH)
-    return mixed.reshape(B, T, N, H), weights
+    whole = RULES.spec("batch", "time", "heads", "head")
+    return jnp.reshape(mixed, (B, T, N, H), out_sharding=whole), weights
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention (Ainslie et al. 2023) with rotary positions and, if asked, normalized queries and keys."""
+    """Grouped-query attention (Ainslie et al. 2023) with rotary positions and normalized queries and keys if asked."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         D, N, K, H = config.width, config.heads, config.kv_heads, config.head_width

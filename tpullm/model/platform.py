@@ -21,8 +21,8 @@ PEAKS = {
 def compute_dtype(choice: str) -> jnp.dtype:
     """The type of products for `auto`, `float32` or `bfloat16`.
 
-    On a CPU bf16 wins only with XLA's newer library of products: 2048-wide products on two Zen cores ran at 375 (bf16) and 193
-    (f32) GFLOP/s under JAX 0.12, and at 160 and 184 under 0.10; with AMX bf16 was 5 times faster under 0.12.
+    On a CPU bf16 wins only with XLA's newer library of products: 2048-wide products on two Zen cores ran at 375 (bf16)
+    and 193 (f32) GFLOP/s under JAX 0.12, and at 160 and 184 under 0.10; with AMX bf16 was 5 times faster under 0.12.
     """
     if choice != "auto":
         return jnp.dtype(choice)

@@ -19,7 +19,7 @@ from tpullm.sharding import RULES, gather
 class Cache(NamedTuple):
     """Keys and values of the tokens seen so far; decoding adds to it instead of computing them again.
 
-    `keys`, `values` `[L, B, S, K, H]`; `segments`, `positions` `[B, S]` (segment 0: not filled); `length`: slots filled.
+    `keys`, `values` `[L, B, S, K, H]`; `segments`, `positions` `[B, S]` (segment 0: empty); `length`: slots filled.
     """
 
     keys: jax.Array
@@ -76,7 +76,7 @@ class Transformer(nnx.Module):
             self.head = parameter(rngs, shape, ("vocabulary", "embed"), config.width**-0.5)
 
     def embed(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Token ids `[B, T]` to vectors `[B, T, D]`, scaled by the root of the width (Vaswani et al. 2017, section 3.4)."""
+        """Token ids `[B, T]` to vectors `[B, T, D]`, times the root of the width (Vaswani et al. 2017, 3.4)."""
         table = gather(self.embedding[...], "vocabulary", "embed", dtype=dtype)
         vectors = table.at[tokens_BT].get(out_sharding=RULES.spec("batch", "time", "width"))
         return vectors * jnp.asarray(self.config.width**0.5, dtype)
@@ -97,7 +97,7 @@ class Transformer(nnx.Module):
             keep_weights: also return the attention weights.
 
         Returns:
-            `[B, T, D]`, the cache with these tokens added (None without one), and the weights `[L, B, K, G, T, S]` or None.
+            `[B, T, D]`, the cache with these tokens added (or None), and the weights `[L, B, K, G, T, S]` (or None).
         """
         x_BTD = dropout(self.embed(tokens_BT, dtype), self.config.dropout, key)
         slot = None if cache is None else cache.length
@@ -121,7 +121,9 @@ class Transformer(nnx.Module):
             layer = jax.checkpoint(layer, prevent_cse=False)
         cached = None if cache is None else (cache.keys, cache.values)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
-        x_BTD, (kept, weights) = jax.lax.scan(layer, x_BTD, (stacked, cached, keys), unroll=unrolled(self.config.layers))
+        x_BTD, (kept, weights) = jax.lax.scan(
+            layer, x_BTD, (stacked, cached, keys), unroll=unrolled(self.config.layers)
+        )
         if cache is not None:
             cache = Cache(*kept, segments, positions, cache.length + tokens_BT.shape[1])
         return self.norm(x_BTD), cache, weights

@@ -114,7 +114,12 @@ def train(job: Job) -> dict:
 
             minutes = (time.monotonic() - last_save) / 60
             save = config.checkpoint
-            due = save.every_steps and done % save.every_steps == 0 or save.every_minutes and minutes >= save.every_minutes
+            due = (
+                save.every_steps
+                and done % save.every_steps == 0
+                or save.every_minutes
+                and minutes >= save.every_minutes
+            )
             if due or final or stopped():
                 meter.report()
                 checkpoints.check()

@@ -95,6 +95,7 @@ def _chunks(table_VD, *arrays_BT):
     """Each `[B, T, ...]` as `[T / C, B, C, ...]`: a chunk takes every (T / C)-th token, so that time stays spread."""
     B, T = arrays_BT[0].shape[:2]
     C = chunk_length(B, T, table_VD.shape[0])
+
     def cut(x):
         chunks = jnp.moveaxis(x.reshape(B, C, T // C, *x.shape[2:]), 2, 0)
         return jax.reshard(chunks, RULES.spec(None, "batch", "time", *[None] * (x.ndim - 2)))
@@ -104,9 +105,7 @@ def _chunks(table_VD, *arrays_BT):
 
 def _chunk(hidden_BCD, targets_BC, weights_BC, table_VD):
     spec = RULES.spec("batch", "time", "vocabulary")
-    logits_BCV = jnp.einsum(
-        "bcd,vd->bcv", hidden_BCD, table_VD, out_sharding=spec, preferred_element_type=jnp.float32
-    )
+    logits_BCV = jnp.einsum("bcd,vd->bcv", hidden_BCD, table_VD, out_sharding=spec, preferred_element_type=jnp.float32)
     # The label's logit is selected by a mask: a gather would need the vocabulary, which may be sharded, in one place.
     is_target_BCV = jnp.arange(table_VD.shape[0]) == targets_BC[..., None]
     target_BC1 = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0), axis=-1, keepdims=True)

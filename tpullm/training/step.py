@@ -27,7 +27,9 @@ def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype,
     return cross_entropy(hidden, model.output_table(dtype), batch.targets, batch.weights, z_loss)
 
 
-def make_step(architecture: Architecture, optimizer: optax.GradientTransformation, config: TrainConfig, dtype, seed: int):
+def make_step(
+    architecture: Architecture, optimizer: optax.GradientTransformation, config: TrainConfig, dtype, seed: int
+):
     """The compiled step function.
 
     The gradient is that of `sum(weights * loss) / sum(weights)` over the whole batch, however it is cut into

@@ -1,0 +1,224 @@
+"""What a user gets wrong is answered by one clear line and exit code 2, and nothing is left half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, TINY, tpullm
+from tpullm.cli import main
+
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+
+
+def refused(capsys, *arguments) -> str:
+    """The one line of stderr with which the command is refused."""
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tpullm: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def recipe(folder: Path, **changes) -> Path:
+    """A copy of the tiny recipe with some sections changed."""
+    values = yaml.safe_load(TINY.read_text())
+    for key, value in changes.items():
+        values[key] = values[key] | value if isinstance(value, dict) else value
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values, allow_unicode=True))
+    return path
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Half-written files and folders."""
+    return [path.name for path in folder.rglob(".*partial*")]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--pretrain.stepz", "3"], "unknown key pretrain.stepz; the nearest is pretrain.steps"),
+        (["--pretrain.optimizer.peek_lr", "1"], "the nearest is pretrain.optimizer.peak_lr"),
+        (["--pretrain.steps", "many"], '"pretrain.steps": Expected a <class \'int\'>. Got value: many'),
+        (["--model.layers", "0"], "layers, width and heads must be > 0"),
+        (["--model.heads", "3", "--model.kv_heads", "2"], "model.kv_heads: 2 does not divide model.heads 3"),
+        (["--pretrain.accumulation", "5"], "pretrain.accumulation: 5 does not divide batch_size 32"),
+        (["--pretrain.sequence_length", "512"], "512 is not within model.context_length 256"),
+    ],
+)
+def test_a_wrong_setting_names_the_key(capsys, tmp_path, option, said):
+    run = tmp_path / "run"
+    assert said in refused(capsys, "pretrain", "--config", QUICKSTART, "--run", run, *option)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pretrain: {stepz: 3}", "wrong.yaml: unknown key pretrain.stepz; the nearest is pretrain.steps"),
+        ("corpus: {sources: [{name: a, kind: text, pth: b}]}", "wrong.yaml: unknown key corpus.sources.pth"),
+        ("corpus: {sources: [{name: a, kind: text, weight: heavy}]}", "Got value: heavy"),
+        ("corpus: {sources: [{name: a, kind: tekst}]}", "tekst"),
+        ("pretrain: [", "wrong.yaml: not YAML"),
+    ],
+)
+def test_a_wrong_recipe_names_the_file_and_the_key(capsys, tmp_path, text, said):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    line = refused(capsys, "collect", "--config", path, "--run", tmp_path / "run")
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_recipe(capsys, tmp_path):
+    assert "nothing.yaml" in refused(capsys, "collect", "--config", tmp_path / "nothing.yaml")
+    assert "--config FILE" in refused(capsys, "collect", "--run", tmp_path / "nothing")
+
+
+def test_an_unknown_verb_names_the_nearest(capsys):
+    assert "did you mean pretrain?" in refused(capsys, "pretain")
+
+
+def source(**changes) -> dict:
+    return {"corpus": {"sources": [{"name": "mine", "kind": "text", "licence": "CC0-1.0", "language": ""} | changes]}}
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "said"),
+    [
+        (None, "text", "mine"),
+        (b"", "text", "no document"),
+        (b'{"text": "a"}\n{"text": ', "jsonl", "line 2"),
+        (b"\xff\xfe\x00broken", "text", "not UTF-8"),
+    ],
+)
+def test_a_source_that_gives_nothing(capsys, tmp_path, content, kind, said):
+    path = tmp_path / f"source.{'jsonl' if kind == 'jsonl' else 'txt'}"
+    if content is not None:
+        path.write_bytes(content)
+    config = recipe(tmp_path, **source(kind=kind, path=str(path)))
+    run = tmp_path / "run"
+    assert said in refused(capsys, "collect", "--config", config, "--run", run)
+    assert not (run / "documents").exists()
+    assert not leftovers(run)
+
+
+def test_a_source_without_a_licence_is_told_why(capsys, tmp_path):
+    line = refused(capsys, "collect", "--config", recipe(tmp_path, **source(licence="", path="x.txt")))
+    assert "licence" in line and "mine" in line
+
+
+def test_a_document_that_is_not_utf8_is_counted_and_skipped(capsys, tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "good.txt").write_text("今日はいい天気ですね。" * 30 + "\n")
+    (folder / "bad.txt").write_bytes(b"\xff\xfe\x00broken" * 30)
+    config = recipe(tmp_path, **source(path=str(folder), filter=False))
+    assert main(["collect", "--config", str(config), "--run", str(tmp_path / "run")]) == 0
+    card = json.loads((tmp_path / "run" / "documents" / "datacard.json").read_text())
+    assert card["dropped"]["mine"] == {"not UTF-8": 1}
+
+
+def test_a_stage_before_the_one_that_it_needs(capsys, tmp_path):
+    assert "run `tpullm collect` first" in refused(capsys, "tokenize", "--config", TINY, "--run", tmp_path / "run")
+    assert "run `tpullm tokenize" in refused(capsys, "pretrain", "--config", TINY, "--run", tmp_path / "run")
+
+
+def test_a_vocabulary_too_large_for_the_corpus(capsys, tiny_tokens):
+    line = refused(capsys, "tokenize", "--run", tiny_tokens, "--tokenizer.vocabulary_size", "60000")
+    assert "vocabulary" in line
+    assert not (tiny_tokens / "tokenizer" / "manifest.json").exists()
+
+
+def test_a_corpus_too_small_for_one_batch(capsys, tiny_tokens):
+    line = refused(capsys, "pretrain", "--run", tiny_tokens, "--pretrain.batch_size", "8000")
+    assert "corpus too small" in line
+    assert not (tiny_tokens / "pretrain" / "checkpoints").exists()
+
+
+def test_a_mesh_that_does_not_fit(capsys, tiny_tokens):
+    assert "does not fit 1 device" in refused(capsys, "pretrain", "--run", tiny_tokens, "--mesh", "{fsdp: 3}")
+
+
+def test_a_run_directory_of_another_recipe(capsys, tiny_run):
+    before = (tiny_run / "recipe.yaml").read_text()
+    line = refused(capsys, "collect", "--config", QUICKSTART, "--run", tiny_run)
+    assert "was made by the recipe 'tiny', not 'quickstart'" in line
+    assert (tiny_run / "recipe.yaml").read_text() == before
+
+
+def test_a_checkpoint_of_another_shape(capsys, tiny_run, tiny_tokens):
+    shutil.copytree(tiny_run / "pretrain", tiny_tokens / "pretrain")
+    line = refused(capsys, "finetune", "--run", tiny_tokens, "--model.width", "64")
+    assert "model.width: the checkpoint" in line and "has 32, the recipe says 64" in line
+    assert not (tiny_tokens / "finetune").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"messages": [{"role": "user", "content": "a"}]}', "no turn of the assistant"),
+        ('{"messages": [{"role": "assistent", "content": "a"}]}', "assistent"),
+        ('{"messages": ', "line 1: is not JSON"),
+    ],
+)
+def test_a_conversation_that_teaches_nothing(capsys, tiny_run, tiny_tokens, line, said):
+    shutil.copytree(tiny_run / "pretrain", tiny_tokens / "pretrain")
+    path = tiny_tokens / "conversations.jsonl"
+    path.write_text(line + "\n")
+    told = refused(capsys, "finetune", "--run", tiny_tokens, "--finetune.conversations", f"[{path}]")
+    assert said in told and "conversations.jsonl" in told
+    assert not (tiny_tokens / "finetune").exists()
+
+
+@pytest.mark.parametrize("verb", [["generate", "--prompt", "a"], ["blank", "a【?】b"], ["chat", "--prompt", "a"]])
+def test_a_model_that_is_none(capsys, tmp_path, verb):
+    assert "no such folder" in refused(capsys, *verb, "--model", tmp_path / "nothing")
+    assert "holds no trained model" in refused(capsys, *verb, "--model", tmp_path)
+
+
+def test_a_prompt_longer_than_the_context(capsys, tiny_run):
+    line = refused(capsys, "generate", "--prompt", "今日は" * 200, "--model", tiny_run)
+    assert "context holds 128" in line
+
+
+def test_a_full_device_is_told_in_one_line_and_leaves_nothing(tiny_run, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small device needs root")
+    try:
+        run = small / "tiny"
+        shutil.copytree(tiny_run / "tokenizer", run / "tokenizer")
+        shutil.copy(tiny_run / "recipe.yaml", run)
+        done = tpullm("collect", "--run", run, check=False, env=os.environ | {"TMPDIR": str(small)})
+        assert done.returncode == 2
+        assert "no space left on the device" in done.stderr.splitlines()[-1]
+        assert not (run / "documents").exists()
+        assert not leftovers(small)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_full_device_while_training(tiny_run, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small device needs root")
+    try:
+        run = small / "tiny"
+        for stage in ("tokenizer", "tokens"):
+            shutil.copytree(tiny_run / stage, run / stage)
+        shutil.copy(tiny_run / "recipe.yaml", run)
+        done = tpullm("pretrain", "--run", run, check=False)
+        assert done.returncode == 2, done.stderr
+        assert "no space left on the device" in done.stderr.splitlines()[-1]
+        assert not (run / "pretrain" / "manifest.json").exists()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
