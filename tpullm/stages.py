@@ -59,7 +59,7 @@ def begin(stage: Path, inputs: dict) -> bool:
         return False
     started = stage / "inputs.json"
     if stage.exists() and (not started.exists() or storage.read_json(started) != manifest.plain(inputs)):
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S.%f")
         kept = stage.parent / "replaced" / f"{stage.name}-{now}"
         kept.parent.mkdir(parents=True, exist_ok=True)
         stage.rename(kept)

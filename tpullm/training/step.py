@@ -54,7 +54,7 @@ def make_step(
         metrics = {
             "loss": sums.loss / sums.weight,
             "accuracy": sums.correct / sums.weight,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "tokens": sums.weight,
         }
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics

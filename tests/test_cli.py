@@ -1,0 +1,81 @@
+"""The command line: quick, one verb imported at a time, JSON and nothing else where JSON was asked for."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT, TINY, tpullm
+from tpullm import recipe
+from tpullm.cli import VERBS, main
+from tpullm.config import Recipe
+
+
+def test_help_names_every_verb_and_is_quick():
+    """0.5 s is what the README promises; the best of 3, since the machine may be busy."""
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = tpullm("--help")
+        seconds.append(time.monotonic() - start)
+    assert min(seconds) < 0.5
+    for verb in VERBS:
+        assert f"\n  {verb} " in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(capsys, verb):
+    with pytest.raises(SystemExit) as left:
+        main([verb, "--help"])
+    assert left.value.code == 0
+    assert "usage: tpullm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["collect", "tokenize", "report"])
+def test_text_verbs_never_import_jax(tiny_run, verb):
+    program = (
+        "import sys; from tpullm.cli import main; "
+        f"code = main([{verb!r}, '--run', {str(tiny_run)!r}]); assert 'jax' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["blank", "今日はとても【?】天気ですね。"],
+        ["generate", "--prompt", "今日は", "--tokens", "4"],
+        ["chat", "--prompt", "本をどうしますか。", "--tokens", "4"],
+        ["tokenize", "--show", "今日はいい天気ですね。"],
+    ],
+)
+def test_json_is_one_value_and_nothing_else(tiny_run, arguments):
+    done = tpullm(*arguments, "--model", tiny_run, "--json")
+    json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+
+
+def test_every_shipped_recipe_loads():
+    found = sorted((ROOT / "configs").rglob("*.yaml"))
+    assert len(found) >= 3
+    for path in found:
+        assert isinstance(recipe.load(path), Recipe)
+        assert path.read_text(encoding="utf-8").startswith("# "), "a recipe's head says what to expect"
+
+
+def test_a_recipe_comes_back_from_its_yaml(tmp_path):
+    one = recipe.load(TINY)
+    (tmp_path / "recipe.yaml").write_text(recipe.dump(one), encoding="utf-8")
+    assert recipe.load(tmp_path / "recipe.yaml") == one
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    assert recipe.load(TINY, ["--pretrain.steps=7"]).pretrain.steps == 7
+
+
+def test_there_are_fewer_than_150_keys():
+    leaves = [key for key in recipe.keys() if not any(other.startswith(key + ".") for other in recipe.keys())]
+    assert 50 < len(leaves) < 150
