@@ -43,10 +43,13 @@ def leftovers(folder: Path) -> list[str]:
     [
         (["--pretrain.stepz", "3"], "unknown key pretrain.stepz; the nearest is pretrain.steps"),
         (["--pretrain.optimizer.peek_lr", "1"], "the nearest is pretrain.optimizer.peak_lr"),
-        (["--pretrain.steps", "many"], '"pretrain.steps": Expected a <class \'int\'>. Got value: many'),
+        (["--pretrain.steps", "many"], "\"pretrain.steps\": Expected a <class 'int'>. Got value: many"),
         (["--model.layers", "0"], "layers, width and heads must be > 0"),
         (["--model.heads", "3", "--model.kv_heads", "2"], "model.kv_heads: 2 does not divide model.heads 3"),
         (["--pretrain.accumulation", "5"], "pretrain.accumulation: 5 does not divide batch_size 32"),
+        (["--pretrain.log_every", "0"], "pretrain.log_every: 0 is too small; use 1 or more"),
+        (["--finetune.train.optimizer.clip_norm", "0"], "finetune.train.optimizer.clip_norm: 0"),
+        (["--model.dropout", "1"], "model.dropout: 1"),
         (["--pretrain.sequence_length", "512"], "512 is not within model.context_length 256"),
     ],
 )
@@ -131,17 +134,47 @@ def test_a_stage_before_the_one_that_it_needs(capsys, tmp_path):
 def test_a_vocabulary_too_large_for_the_corpus(capsys, tiny_tokens):
     line = refused(capsys, "tokenize", "--run", tiny_tokens, "--tokenizer.vocabulary_size", "60000")
     assert "vocabulary" in line
-    assert not (tiny_tokens / "tokenizer" / "manifest.json").exists()
+    assert (tiny_tokens / "tokenizer" / "manifest.json").exists(), "the old tokenizer stays"
 
 
-def test_a_corpus_too_small_for_one_batch(capsys, tiny_tokens):
-    line = refused(capsys, "pretrain", "--run", tiny_tokens, "--pretrain.batch_size", "8000")
-    assert "corpus too small" in line
-    assert not (tiny_tokens / "pretrain" / "checkpoints").exists()
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--pretrain.batch_size", "8000"], "corpus too small"),
+        (["--model.vocabulary_size", "100"], "100 is smaller than the tokenizer's 640"),
+    ],
+)
+def test_a_refused_training_takes_nothing_away(capsys, tiny_run, tiny_tokens, option, said):
+    """The finished stage stays where it is, and the run keeps its recipe."""
+    shutil.copytree(tiny_run / "pretrain", tiny_tokens / "pretrain")
+    before = (tiny_tokens / "recipe.yaml").read_text()
+    assert said in refused(capsys, "pretrain", "--run", tiny_tokens, *option)
+    assert (tiny_tokens / "pretrain" / "manifest.json").exists()
+    assert not (tiny_tokens / "replaced").exists()
+    assert (tiny_tokens / "recipe.yaml").read_text() == before
 
 
 def test_a_mesh_that_does_not_fit(capsys, tiny_tokens):
     assert "does not fit 1 device" in refused(capsys, "pretrain", "--run", tiny_tokens, "--mesh", "{fsdp: 3}")
+    assert not (tiny_tokens / "pretrain").exists()
+
+
+def test_a_tuning_of_a_model_made_from_other_settings(capsys, tiny_run, tiny_tokens):
+    shutil.copytree(tiny_run / "pretrain", tiny_tokens / "pretrain")
+    line = refused(capsys, "finetune", "--run", tiny_tokens, "--pretrain.steps", "31")
+    assert "was made from other settings" in line
+
+
+def test_two_at_once_in_one_run(capsys, tiny_tokens):
+    import fcntl
+
+    with open(tiny_tokens / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another tpullm works in it" in refused(capsys, "collect", "--run", tiny_tokens)
+
+
+def test_a_folder_that_is_not_on_this_machine(capsys):
+    assert "only local folders" in refused(capsys, "collect", "--config", TINY, "--run", "gs://bucket/run")
 
 
 def test_a_run_directory_of_another_recipe(capsys, tiny_run):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,17 @@ def test_killed_in_a_save_and_restarted_is_the_uninterrupted_run(tiny_run, tiny_
     tpullm("pretrain", "--run", tiny_tokens)
     assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
     assert metrics(tiny_run / "pretrain") == metrics(tiny_tokens / "pretrain")
+
+
+def test_killed_between_the_last_save_and_the_manifest_is_the_uninterrupted_run(tiny_run, tmp_path):
+    run = tmp_path / "tiny"
+    shutil.copytree(tiny_run, run)
+    whole = json.loads((run / "pretrain" / "manifest.json").read_text())
+    (run / "pretrain" / "manifest.json").unlink()
+    tpullm("pretrain", "--run", run)
+    again = json.loads((run / "pretrain" / "manifest.json").read_text())
+    assert {**again, "finished": 0} == {**whole, "finished": 0}
+    assert metrics(run / "pretrain") == metrics(tiny_run / "pretrain")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

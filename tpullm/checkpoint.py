@@ -8,12 +8,14 @@ Orbax writes beside and renames.
 import dataclasses
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from tpullm import manifest, storage
 from tpullm.config import CheckpointConfig, ModelConfig
 from tpullm.errors import UserError
 
@@ -32,7 +34,9 @@ class Checkpoints:
     def __init__(self, directory: Path, config: CheckpointConfig):
         # Orbax logs the traceback of a failed save from its thread; `check` and `close` raise the same error here.
         logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
-        options = ocp.CheckpointManagerOptions(max_to_keep=max(config.keep, 1), enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def latest(self) -> int | None:
@@ -62,9 +66,10 @@ def _restore(manager: ocp.CheckpointManager, step: int, target: Tree) -> Tree:
     try:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return manager.restore(step, args=items)["state"]
-    except (ValueError, KeyError) as error:
-        where = manager.directory / str(step)
-        raise UserError(f"{where}: the checkpoint has another shape than the model ({_first_line(error)})") from error
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise UserError(
+            f"{manager.directory / str(step)}: the checkpoint can't be read ({_first_line(error)})"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -78,7 +83,7 @@ class Model:
     Args:
         directory: `STAGE/checkpoints`.
         step: which of them.
-        run: the run directory (its tokenizer reads and writes for the model).
+        run: the run directory.
         stage: `pretrain` or `finetune`.
         config: of the model.
         recipe: the whole recipe, as a dict.
@@ -93,8 +98,8 @@ class Model:
 
     @property
     def tokenizer_path(self) -> Path:
-        """The SentencePiece model."""
-        return self.run / "tokenizer" / "tokenizer.model"
+        """The SentencePiece model that it was trained with."""
+        return self.directory.parent / "tokenizer.model"
 
 
 def find(model: str | Path) -> Model:
@@ -103,20 +108,27 @@ def find(model: str | Path) -> Model:
     Raises:
         UserError: it is none of them, or holds no finished save.
     """
-    path = Path(model)
+    path = storage.local(model)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; MODEL is a run directory, one of its stages, or one checkpoint")
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return _describe(path.parent, int(path.name))
     if (path / "checkpoints").is_dir():
         return _describe(path / "checkpoints", None)
-    for finished in (True, False):
-        for stage in STAGES:
-            has_manifest = (path / stage / "manifest.json").exists()
-            if (path / stage / "checkpoints").is_dir() and has_manifest == finished:
-                if _steps(path / stage / "checkpoints"):
-                    return _describe(path / stage / "checkpoints", None)
+    for stage in (*filter(partial(_stands, path), STAGES), *reversed(STAGES)):
+        if (path / stage / "checkpoints").is_dir() and _steps(path / stage / "checkpoints"):
+            return _describe(path / stage / "checkpoints", None)
     raise UserError(f"{path}: holds no trained model; MODEL is a run directory, one of its stages, or one checkpoint")
+
+
+def _stands(run: Path, stage: str) -> bool:
+    """Whether a stage is finished, and made from the pretraining that is there today."""
+    if not (run / stage / manifest.FILE).exists():
+        return False
+    upstream = storage.read_json(run / stage / manifest.FILE)["inputs"]["upstream"]
+    return stage == "pretrain" or (
+        _stands(run, "pretrain") and upstream["pretrain"] == manifest.identity(run / "pretrain")
+    )
 
 
 def _steps(directory: Path) -> list[int]:
@@ -128,6 +140,7 @@ def _describe(directory: Path, step: int | None) -> Model:
     if not steps or (step is not None and step not in steps):
         raise UserError(f"{directory}: no finished save{f' of step {step}' if step is not None else ''} here")
     step = steps[-1] if step is None else step
+    logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
     manager = ocp.CheckpointManager(directory.absolute())
     try:
         args = ocp.args.Composite(description=ocp.args.JsonRestore())
@@ -136,9 +149,18 @@ def _describe(directory: Path, step: int | None) -> Model:
         raise UserError(f"{directory / str(step)}: not a checkpoint of tpullm ({_first_line(error)})") from error
     finally:
         manager.close()
-    config = ModelConfig(**described["model"])
+    config = _config(described, directory / str(step))
     run = directory.parent.parent
     return Model(directory, step, run, directory.parent.name, config, described["recipe"])
+
+
+def _config(described: dict, where: Path) -> ModelConfig:
+    try:
+        return ModelConfig(**described["model"])
+    except (TypeError, KeyError) as error:
+        raise UserError(
+            f"{where}: written by another version of tpullm ({_first_line(error)}); use that one"
+        ) from error
 
 
 def load_params(model: Model, shapes: Tree) -> Tree:
@@ -148,11 +170,9 @@ def load_params(model: Model, shapes: Tree) -> Tree:
         restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)
         args = ocp.args.PyTreeRestore({"params": shapes}, restore_args={"params": restore_args}, partial_restore=True)
         return manager.restore(model.step, args=ocp.args.Composite(state=args))["state"]["params"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, FileNotFoundError) as error:
         where = model.directory / str(model.step)
-        raise UserError(
-            f"{where}: the checkpoint has another shape than its description ({_first_line(error)})"
-        ) from error
+        raise UserError(f"{where}: the checkpoint can't be read ({_first_line(error)})") from error
     finally:
         manager.close()
 

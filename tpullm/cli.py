@@ -1,5 +1,6 @@
 """The command line: `tpullm VERB ...`. Only the chosen verb's module is imported."""
 
+import contextlib
 import difflib
 import errno
 import importlib
@@ -18,21 +19,25 @@ class Verb:
     Args:
         help: its line of the overview.
         recipe: it takes a recipe (`--config`, `--run`, `--section.key`).
+        writes: it makes a stage, so the recipe is kept in the run directory.
         shows: an option that turns it into a look at what was made, with `--model` instead of a recipe.
     """
 
     help: str
     recipe: bool = False
+    writes: bool = False
     shows: str = ""
 
 
 VERBS = {
-    "run": Verb("all stages of a recipe, in order; finished ones are skipped", recipe=True),
-    "collect": Verb("1. raw sources to clean, licensed, deduplicated documents and a data card", recipe=True),
-    "tokenize": Verb("2. documents to a tokenizer and a token store; --show TEXT prints a split", True, "--show"),
+    "run": Verb("all stages of a recipe, in order; finished ones are skipped", recipe=True, writes=True),
+    "collect": Verb(
+        "1. raw sources to clean, licensed, deduplicated documents and a data card", recipe=True, writes=True
+    ),
+    "tokenize": Verb("2. documents to a tokenizer and a token store; --show TEXT prints a split", True, True, "--show"),
     "data": Verb("   --step N: which documents are in the batch of a step", recipe=True),
-    "pretrain": Verb("4. the token store to a trained Transformer (3.)", recipe=True),
-    "finetune": Verb("5. tune the model on conversations", recipe=True),
+    "pretrain": Verb("4. the token store to a trained Transformer (3.)", recipe=True, writes=True),
+    "finetune": Verb("5. tune the model on conversations", recipe=True, writes=True),
     "evaluate": Verb("held-out loss, the truth tables, tuned answers", recipe=True),
     "report": Verb("a run directory to one self-contained HTML page", recipe=True),
     "generate": Verb("go on with a text"),
@@ -94,7 +99,7 @@ def _dispatch(argv: list[str]) -> int:
     if verb not in VERBS:
         nearest = difflib.get_close_matches(verb, VERBS, 1)
         raise UserError(f"{verb}: no such verb{f', did you mean {nearest[0]}?' if nearest else ''} (see tpullm --help)")
-    from tpullm.recipe import add_recipe_arguments, open_run, parse
+    from tpullm.recipe import add_recipe_arguments, open_run, owned, parse
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     module = importlib.import_module(f"tpullm.commands.{verb}")
@@ -104,7 +109,8 @@ def _dispatch(argv: list[str]) -> int:
         own = getattr(module, "add_arguments", None)
         parser = _parser(verb, module.__doc__, add_recipe_arguments, *([own] if own else []))
         recipe, run, arguments = open_run(parser, argv[1:])
-        module.main(recipe, run, *([arguments] if own else []))
+        with owned(run, recipe) if VERBS[verb].writes else contextlib.nullcontext():
+            module.main(recipe, run, *([arguments] if own else []))
     else:
         module.main(parse(_parser(verb, module.__doc__, module.add_arguments), argv[1:]))
     return 0
@@ -132,4 +138,3 @@ def _parser(verb: str, description: str, *adds):
     for add in adds:
         add(parser)
     return parser
-

@@ -194,7 +194,7 @@ class TrainConfig:
         compute: type of the products; `auto` is bfloat16 where the machine is fast in it, else float32.
         optimizer: the optimizer.
         evaluate_every: steps between evaluations on held-out documents (0 is only at the end).
-        evaluate_rows: at most this many rows a source in one evaluation.
+        evaluate_rows: at most this many rows a source in one evaluation (0 is all).
         log_every: steps between lines of `metrics.jsonl`.
         data_workers: threads that read ahead; the batches do not depend on it.
         checkpoint: when to save.
@@ -280,8 +280,42 @@ class Recipe:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
+# The smallest and the largest value of numbers that would otherwise fail late, or silently do nothing.
+RANGES = {
+    "seed": (0, 2**31 - 1),
+    "corpus.held_out_fraction": (0, 1),
+    "corpus.near_duplicate_similarity": (0, 1),
+    "tokenizer.sample_characters": (1, None),
+    "model.kv_heads": (0, None),
+    "model.mlp_width": (0, None),
+    "model.vocabulary_size": (0, None),
+    "model.dropout": (0, 0.95),
+    "log_every": (1, None),
+    "evaluate_every": (0, None),
+    "evaluate_rows": (0, None),
+    "data_workers": (0, None),
+    "checkpoint.every_steps": (0, None),
+    "checkpoint.every_minutes": (0, None),
+    "checkpoint.keep": (1, None),
+    "optimizer.peak_lr": (0, None),
+    "optimizer.warmup_steps": (0, None),
+    "optimizer.decay_fraction": (0, 1),
+    "optimizer.final_lr_fraction": (0, 1),
+    "optimizer.beta1": (0, 1),
+    "optimizer.beta2": (0, 1),
+    "optimizer.clip_norm": (1e-9, None),
+    "optimizer.z_loss": (0, None),
+    "finetune.held_out_fraction": (0, 1),
+    "evaluate.rows": (0, None),
+    "evaluate.batch_size": (1, None),
+    "evaluate.questions": (0, None),
+    "evaluate.sample_tokens": (1, None),
+}
+
+
 def check(recipe: Recipe) -> Recipe:
     """Refuse what no run could do; `UserError` names the key."""
+    _check_ranges(recipe)
     model = recipe.model.resolved(vocabulary_size=1)
     _require(model.width > 0 and model.layers > 0 and model.heads > 0, "model: layers, width and heads must be > 0")
     _require(
@@ -301,6 +335,21 @@ def check(recipe: Recipe) -> Recipe:
     repeated = sorted({name for name in names if names.count(name) > 1})
     _require(not repeated, f"corpus.sources: the name {', '.join(repeated)} is used twice; names must differ")
     return recipe
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    stages = {"pretrain": recipe.pretrain} | ({"finetune.train": recipe.finetune.train} if recipe.finetune else {})
+    for key, (least, most) in RANGES.items():
+        section = key.split(".")[0]
+        in_stages = section in ("optimizer", "checkpoint") or not hasattr(recipe, section)
+        owners = {f"{name}.{key}": stage for name, stage in stages.items()} if in_stages else {key: recipe}
+        for name, owner in owners.items():
+            value = owner
+            for part in key.split("."):
+                value = getattr(value, part, None)
+            if value is not None:
+                _require(value >= least, f"{name}: {value} is too small; use {least} or more")
+                _require(most is None or value <= most, f"{name}: {value} is too large; use {most} or less")
 
 
 def _check_stage(name: str, stage: TrainConfig, model: ModelConfig) -> None:

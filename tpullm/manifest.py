@@ -14,7 +14,7 @@ def inputs_hash(config: Any, upstream: dict[str, str]) -> dict[str, Any]:
     """What a stage depends on: its own slice of the recipe (dataclass or dict) and the hashes of what it reads."""
     if dataclasses.is_dataclass(config):
         config = dataclasses.asdict(config)
-    return {"config": config, "upstream": upstream}
+    return {"tpullm": __version__, "config": config, "upstream": upstream}
 
 
 def is_finished(stage: Path, inputs: dict[str, Any]) -> bool:
@@ -26,7 +26,6 @@ def is_finished(stage: Path, inputs: dict[str, Any]) -> bool:
 def write(stage: Path, inputs: dict[str, Any], **facts: Any) -> None:
     """Mark `stage` as finished; `facts` (counts, seconds, figures) are for people and for later stages."""
     value = {
-        "stage": stage.name,
         "tpullm": __version__,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "inputs": plain(inputs),

@@ -1,10 +1,13 @@
 """From a YAML file and the command line to a checked `Recipe` and its run directory."""
 
+import contextlib
 import dataclasses
 import difflib
+import fcntl
 import re
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +41,13 @@ def parse(parser, argv: list[str]):
 def open_run(parser, argv: list[str]) -> tuple[Recipe, Path, Any]:
     """The recipe, the run directory, and the parsed command line.
 
-    Without `--config` the recipe is `RUN/recipe.yaml`; the recipe is kept there.
+    Without `--config` the recipe is `RUN/recipe.yaml`.
 
     Raises:
         UserError: no recipe, a run directory that belongs to another recipe, or a value that no run could have.
     """
     arguments = parse(parser, argv)
-    run = Path(arguments.run)
+    run = storage.local(arguments.run)
     kept = run / "recipe.yaml"
     if not arguments.config:
         if not kept.exists():
@@ -53,10 +56,34 @@ def open_run(parser, argv: list[str]) -> tuple[Recipe, Path, Any]:
     recipe = check(_instantiate(parser, arguments))
     if kept.exists() and (owner := load(kept).name) != recipe.name:
         raise UserError(f"{run}: was made by the recipe '{owner}', not '{recipe.name}'; choose another --run")
-    text = dump(recipe)
-    if not kept.exists() or kept.read_text(encoding="utf-8") != text:
-        storage.write_text(kept, text)
     return recipe, run, arguments
+
+
+@contextlib.contextmanager
+def owned(run: Path, recipe: Recipe) -> Iterator[None]:
+    """Keep the recipe in the run directory while a verb works there, alone; a refused verb leaves both as they were.
+
+    Raises:
+        UserError: another process works in the run directory.
+    """
+    existed, kept = run.exists(), run / "recipe.yaml"
+    run.mkdir(parents=True, exist_ok=True)
+    before = kept.read_text(encoding="utf-8") if kept.exists() else None
+    with open(run / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{run}: another tpullm works in it; wait for it, or choose another --run") from None
+        if before != dump(recipe):
+            storage.write_text(kept, dump(recipe))
+        try:
+            yield
+        except UserError:
+            kept.unlink() if before is None else storage.write_text(kept, before)
+            if not existed and [path.name for path in run.iterdir()] == [".lock"]:
+                (run / ".lock").unlink()
+                run.rmdir()
+            raise
 
 
 def _instantiate(parser, arguments) -> Recipe:

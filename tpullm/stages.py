@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import shutil
 from pathlib import Path
 
 from tpullm import manifest, storage
@@ -20,6 +21,14 @@ def need(run: Path, stage: str, verb: str) -> str:
     return manifest.identity(run / stage)
 
 
+def _standing(recipe: Recipe, run: Path, stage: str, inputs) -> str:
+    """The identity of an earlier training that was made by this very recipe; `UserError` if it is another's."""
+    identity = need(run, stage, stage)
+    if not manifest.is_finished(run / stage, inputs(recipe, run)):
+        raise UserError(f"{run / stage}: was made from other settings or other text; `tpullm run` makes it again")
+    return identity
+
+
 def pretrain_inputs(recipe: Recipe, run: Path) -> dict:
     """What pretraining depends on."""
     weights = {source.name: source.weight for source in recipe.corpus.sources}
@@ -34,14 +43,14 @@ def finetune_inputs(recipe: Recipe, run: Path) -> dict:
         raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
     files = {path: storage.hash_file(Path(path)) for path in finetune.conversations if Path(path).is_file()}
     config = dataclasses.asdict(finetune) | {"train": _numbers(finetune.train), "seed": recipe.seed}
-    return manifest.inputs_hash(config, {"pretrain": need(run, "pretrain", "pretrain"), **files})
+    return manifest.inputs_hash(config, {"pretrain": _standing(recipe, run, "pretrain", pretrain_inputs), **files})
 
 
 def evaluate_inputs(recipe: Recipe, run: Path) -> dict:
     """What the evaluation depends on."""
-    upstream = {"pretrain": need(run, "pretrain", "pretrain")}
+    upstream = {"pretrain": _standing(recipe, run, "pretrain", pretrain_inputs)}
     if recipe.finetune:
-        upstream["finetune"] = need(run, "finetune", "finetune")
+        upstream["finetune"] = _standing(recipe, run, "finetune", finetune_inputs)
     return manifest.inputs_hash(recipe.evaluate, upstream)
 
 
@@ -49,14 +58,11 @@ def _numbers(config: TrainConfig) -> dict:
     return {key: value for key, value in dataclasses.asdict(config).items() if key not in WITHOUT_EFFECT}
 
 
-def begin(stage: Path, inputs: dict) -> bool:
-    """Whether there is something to do; a stage that was made from other inputs is moved to `RUN/replaced`.
+def begin(stage: Path, inputs: dict) -> None:
+    """Make room for a stage; one that was made from other inputs is moved to `RUN/replaced`.
 
     What was trained is never deleted: only the user knows what it cost.
     """
-    if manifest.is_finished(stage, inputs):
-        say(f"{stage.name}: finished, skipped")
-        return False
     started = stage / "inputs.json"
     if stage.exists() and (not started.exists() or storage.read_json(started) != manifest.plain(inputs)):
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S.%f")
@@ -66,4 +72,12 @@ def begin(stage: Path, inputs: dict) -> bool:
         say(f"{stage.name}: its inputs changed, so it is made again (the old one is kept in {kept})")
     if not started.exists():
         storage.write_json(started, manifest.plain(inputs))
-    return True
+
+
+def begin_training(run: Path, stage: str, inputs: dict) -> None:
+    """`begin`, for a stage that makes a model: the tokenizer that it was trained with stays beside it."""
+    begin(run / stage, inputs)
+    kept = run / stage / "tokenizer.model"
+    if not kept.exists():
+        with storage.atomic_file(kept) as temporary:
+            shutil.copyfile(run / "tokenizer" / "tokenizer.model", temporary)

@@ -13,6 +13,13 @@ from typing import Any
 from tpullm.errors import UserError
 
 
+def local(path: str | Path) -> Path:
+    """`path` as an absolute path of this machine; `UserError` for `gs://` and the like, which are not supported yet."""
+    if "://" in str(path):
+        raise UserError(f"{path}: only local folders are supported yet; use a local folder and copy it afterwards")
+    return Path(path).absolute()
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it becomes `path` when the block ends, and is removed if it fails."""
@@ -20,7 +27,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -33,10 +42,22 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        for written in [*temporary.rglob("*"), temporary]:
+            _sync(written)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
+        _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """On the disk, not only in the system's memory: a name must not outlive its content when the power fails."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_partials(directory: Path) -> None:

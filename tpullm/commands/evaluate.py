@@ -14,13 +14,14 @@ from tpullm.corpus import tenki
 from tpullm.corpus.sources import sources
 from tpullm.data.store import TokenStore
 from tpullm.data.stream import evaluation_batches
+from tpullm.errors import UserError
 from tpullm.inference.answers import answer, counterfactual
 from tpullm.inference.attention import weights
 from tpullm.inference.blank import fill
 from tpullm.inference.decode import decode
 from tpullm.inference.sampling import Sampling
 from tpullm.inference.scoring import log_probabilities
-from tpullm.inference.session import Session, load
+from tpullm.inference.session import Session, load, row_bucket
 from tpullm.log import say
 from tpullm.model.count import parameter_count
 from tpullm.stages import begin, evaluate_inputs
@@ -30,8 +31,8 @@ from tpullm.training.evaluation import held_out, make_evaluation
 def main(recipe: Recipe, run: Path) -> None:
     """Write `RUN/evaluate/results.json` and print its figures."""
     stage, inputs = run / "evaluate", evaluate_inputs(recipe, run)
-    if not begin(stage, inputs):
-        return
+    if manifest.is_finished(stage, inputs):
+        return say("evaluate: finished, skipped")
     start = time.monotonic()
     base = load(run / "pretrain")
     results = {"model": _model(base), "machine": _machine(), "seconds": _seconds(run)}
@@ -43,6 +44,7 @@ def main(recipe: Recipe, run: Path) -> None:
         results |= _answers(recipe, base, load(run / "finetune"))
     results["samples"] = samples(base, recipe.evaluate.prompts, recipe.evaluate.sample_tokens, recipe.seed)
     results["attention"] = _attention(base, recipe.evaluate.attention)
+    begin(stage, inputs)
     results["seconds"]["evaluate"] = round(time.monotonic() - start, 1)
     storage.write_json(stage / "results.json", results)
     manifest.write(stage, inputs, seconds=results["seconds"]["evaluate"])
@@ -55,7 +57,8 @@ def _held_out_loss(recipe: Recipe, run: Path, session: Session) -> dict:
         path = run / "tokens" / source.name / "held_out"
         if path.exists():
             length = recipe.pretrain.sequence_length
-            batches[source.name] = evaluation_batches(TokenStore(path), config.batch_size, length, config.rows)
+            rows = row_bucket(session, config.batch_size)
+            batches[source.name] = evaluation_batches(TokenStore(path), rows, length, config.rows)
     evaluate = make_evaluation(session.architecture, session.dtype)
     with jax.set_mesh(session.mesh):
         found = held_out(evaluate, session.params, session.mesh, batches, session.tokenizer.bytes_per_token())
@@ -70,6 +73,8 @@ def truth(path: Path, session: Session) -> dict[str, float]:
     store, tokenizer = TokenStore(path), session.tokenizer
     documents = [store.document(index).tolist() for index in range(len(store.lengths))]
     documents = [ids for ids in documents if len(ids) <= session.context_length]
+    if not documents:
+        raise UserError(f"{path}: no held-out document fits model.context_length {session.context_length}; raise it")
     predicted = sum(len(ids) - 1 for ids in documents)
     loss = -sum(float(scores.sum()) for scores in log_probabilities(session, documents))
     entropy = -sum(tenki.log_probability(tokenizer.decode(ids)) for ids in documents)
@@ -113,7 +118,11 @@ def tables(session: Session) -> dict:
 
 def _blank(session: Session, text: str) -> dict:
     """One row: half the sum of the differences between the two distributions, over all words of either."""
-    model, true = dict(fill(session, text)), tenki.blank(text)
+    true = tenki.blank(text)
+    try:
+        model = dict(fill(session, text))
+    except UserError:  # a model that has learned little finds no word: as far from the truth as can be
+        model = {}
     words = sorted(model.keys() | true.keys(), key=lambda word: -true.get(word, 0.0) - 1e-3 * model.get(word, 0.0))
     distance = sum(abs(model.get(word, 0.0) - true.get(word, 0.0)) for word in words) / 2
     shown = [{"word": word, "model": model.get(word, 0.0), "truth": true.get(word, 0.0)} for word in words[:12]]
@@ -145,12 +154,14 @@ def _answers(recipe: Recipe, base: Session, tuned: Session) -> dict:
 def samples(session: Session, prompts: list[str], tokens: int, seed: int) -> list[dict[str, str]]:
     """What the model writes after each prompt."""
     tokenizer = session.tokenizer
-    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)][: session.context_length - 1] for prompt in prompts]
     written = decode(session, ids, tokens, Sampling(temperature=0.8), seeds=[seed]) if ids else []
     return [{"prompt": prompt, "text": tokenizer.decode(new)} for prompt, new in zip(prompts, written, strict=True)]
 
 
 def _attention(session: Session, text: str) -> dict:
+    tokenizer = session.tokenizer
+    text = tokenizer.decode(tokenizer.encode(text)[: session.context_length - 1])
     tokens, shares = weights(session, text)
     return {"text": text, "tokens": tokens, "weights": np.round(shares, 3).tolist()}
 

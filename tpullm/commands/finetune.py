@@ -10,23 +10,28 @@ from tpullm.data import conversations
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
+from tpullm.log import say
 from tpullm.sharding import make_mesh
-from tpullm.stages import begin, finetune_inputs
+from tpullm.stages import begin_training, finetune_inputs, need
 from tpullm.tokenizer import Tokenizer
 from tpullm.training import metrics
 from tpullm.training.loop import Job, train
-from tpullm.training.state import Architecture
+from tpullm.training.state import Architecture, check_fits
 
 
 def main(recipe: Recipe, run: Path) -> None:
     """Train `RUN/finetune` from the last checkpoint of `RUN/pretrain`, going on from the last save."""
+    if recipe.finetune is None:
+        raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
+    tokenizer, mesh = Tokenizer.load(run / "tokenizer"), make_mesh(recipe.mesh)
+    config, model = recipe.finetune.train, recipe.model.resolved(tokenizer.vocabulary_size)
+    need(run, "pretrain", "pretrain")
+    base, architecture = find(run / "pretrain"), Architecture(model)
+    check_shape(base, model)
     stage, inputs = run / "finetune", finetune_inputs(recipe, run)
     if manifest.is_finished(stage, inputs):
-        begin(stage, inputs)
-        return
-    base, tokenizer = find(run / "pretrain"), Tokenizer.load(run / "tokenizer")
-    config, model = recipe.finetune.train, recipe.model.resolved(tokenizer.vocabulary_size)
-    check_shape(base, model)
+        return say("finetune: finished, skipped")
+    check_fits(architecture, config, tokenizer.vocabulary_size, mesh)
     learned, held_out = (
         conversations.tokenize(part, tokenizer, config.sequence_length, "finetune") if part else None
         for part in conversations.read_all(recipe.finetune, recipe.seed)
@@ -39,9 +44,10 @@ def main(recipe: Recipe, run: Path) -> None:
         config.batch_size,
         config.sequence_length,
         recipe.seed,
+        what="finetune.conversations",
     )
-    begin(stage, inputs)
-    mesh = make_mesh(recipe.mesh)
+    params = load_params(base, architecture.placed(mesh))
+    begin_training(run, "finetune", inputs)
     results = train(
         Job(
             directory=stage,
@@ -53,7 +59,7 @@ def main(recipe: Recipe, run: Path) -> None:
             evaluations=_evaluations(held_out, config),
             bytes_per_token=tokenizer.bytes_per_token(),
             description=description("finetune", model, recipe, inputs),
-            params=load_params(base, Architecture(model).placed(mesh)),
+            params=params,
         )
     )
     manifest.write(

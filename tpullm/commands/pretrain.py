@@ -8,30 +8,35 @@ from tpullm.config import Recipe
 from tpullm.corpus.sources import sources
 from tpullm.data.store import TokenStore
 from tpullm.data.stream import evaluation_batches, pretraining_stream
+from tpullm.log import say
 from tpullm.sharding import make_mesh
-from tpullm.stages import begin, pretrain_inputs
+from tpullm.stages import begin_training, pretrain_inputs
 from tpullm.tokenizer import Tokenizer
 from tpullm.training import metrics
 from tpullm.training.loop import Job, train
+from tpullm.training.state import Architecture, check_fits
 
 
 def main(recipe: Recipe, run: Path) -> None:
     """Train `RUN/pretrain` from `RUN/tokens`, going on from the last save."""
     stage, inputs, config = run / "pretrain", pretrain_inputs(recipe, run), recipe.pretrain
-    if not begin(stage, inputs):
-        return
-    tokenizer = Tokenizer.load(run / "tokenizer")
+    if manifest.is_finished(stage, inputs):
+        return say("pretrain: finished, skipped")
+    tokenizer, mesh = Tokenizer.load(run / "tokenizer"), make_mesh(recipe.mesh)
     model = recipe.model.resolved(tokenizer.vocabulary_size)
+    check_fits(Architecture(model), config, tokenizer.vocabulary_size, mesh)
     stream = pretraining_stream(recipe, run)
+    evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows)
+    begin_training(run, "pretrain", inputs)
     results = train(
         Job(
             directory=stage,
             model=model,
             config=config,
             seed=recipe.seed,
-            mesh=make_mesh(recipe.mesh),
+            mesh=mesh,
             batches=lambda first: stream.batches(first, config.steps, config.data_workers),
-            evaluations=held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows),
+            evaluations=evaluations,
             bytes_per_token=tokenizer.bytes_per_token(),
             description=description("pretrain", model, recipe, inputs),
         )

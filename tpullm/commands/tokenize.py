@@ -57,19 +57,19 @@ def train_tokenizer(recipe: Recipe, run: Path) -> None:
     if manifest.is_finished(folder, inputs):
         return say("tokenizer: finished, skipped")
     began = time.monotonic()
-    shutil.rmtree(folder, ignore_errors=True)
     sample = sample_documents(run / "documents", weights, config.sample_characters, recipe.seed)
-    made = tokenizer.train(sample, config, recipe.seed, folder / "tokenizer.model")
-    characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
-    ratios = characters_per_token(made, sample)
-    manifest.write(
-        folder,
-        inputs,
-        vocabulary_size=made.vocabulary_size,
-        sample_characters=characters,
-        characters_per_token=ratios,
-        seconds=round(seconds, 1),
-    )
+    with storage.atomic_directory(folder) as temporary:  # the old tokenizer stays until the new one is whole
+        made = tokenizer.train(sample, config, recipe.seed, temporary / "tokenizer.model")
+        characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
+        ratios = characters_per_token(made, sample)
+        manifest.write(
+            temporary,
+            inputs,
+            vocabulary_size=made.vocabulary_size,
+            sample_characters=characters,
+            characters_per_token=ratios,
+            seconds=round(seconds, 1),
+        )
     told = ", ".join(f"{language} {ratio:.2f}" for language, ratio in ratios.items())
     say(f"tokenizer: {made.vocabulary_size:,} tokens from {characters:,} characters in {seconds:.1f} s")
     say(f"tokenizer: characters per token: {told}")
@@ -86,6 +86,7 @@ def write_tokens(recipe: Recipe, run: Path) -> None:
     unfinished = folder / PARTS / storage.hash_json(upstream)[:16]
     if not unfinished.exists():  # nothing of these inputs is there: what is there is of others
         shutil.rmtree(folder, ignore_errors=True)
+        storage.remove_partials(run)
         unfinished.mkdir(parents=True)
     model = run / "tokenizer" / "tokenizer.model"
     names = [source.name for source in corpus_sources.sources(recipe)]
@@ -150,6 +151,7 @@ def find_tokenizer(model: Path) -> Tokenizer:
     """The tokenizer of a run directory, a stage or a checkpoint; `UserError` if there is none."""
     model = Path(model)
     for folder in (model, *model.absolute().parents[:3]):
-        if (folder / "tokenizer" / "tokenizer.model").is_file():
-            return Tokenizer.load(folder / "tokenizer")
+        for found in (folder, folder / "tokenizer"):
+            if (found / "tokenizer.model").is_file():
+                return Tokenizer.load(found)
     return Tokenizer.load(model)

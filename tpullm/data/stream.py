@@ -54,6 +54,7 @@ class Stream:
         seed: int,
         host_index: int = 0,
         host_count: int = 1,
+        what: str = "corpus",
     ):
         """Pack and order the documents of `sources`; each host builds its own rows of every batch.
 
@@ -72,7 +73,7 @@ class Stream:
             packed = packing.pack(documents.lengths, sequence_length, _seed(seed, name, "pack"))
             if packed.rows and weights[name] > 0:
                 self.packings[name], self.sources[name] = packed, documents
-        self._check_rows()
+        self._check_rows(what)
         # a weight is a share of the tokens, and what is mixed are rows
         shares = {name: weights[name] / packed.fill for name, packed in self.packings.items()}
         self.shares = {name: share / sum(shares.values()) for name, share in shares.items()}
@@ -136,13 +137,13 @@ class Stream:
         mixed = grain.MapDataset.mix(datasets, list(self.shares.values()))
         return mixed.batch(self.batch_size, batch_fn=np.array)
 
-    def _check_rows(self) -> None:
+    def _check_rows(self, what: str) -> None:
         rows = sum(packed.rows for packed in self.packings.values())
         if rows < self.batch_size:
             tokens = sum(int(packed.lengths.sum()) for packed in self.packings.values())
             needed = self.batch_size * self.sequence_length
             raise UserError(
-                f"corpus too small: its {tokens:,} training tokens fill {rows} rows, a batch is {self.batch_size} rows"
+                f"{what} too small: {tokens:,} training tokens fill {rows} rows, a batch is {self.batch_size} rows"
                 f" ({needed:,} tokens); collect more text, or lower batch_size or sequence_length"
             )
 

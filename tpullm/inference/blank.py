@@ -113,7 +113,9 @@ def _beginnings_of(session: Session, text: bytes) -> list[int]:
 def _longer(session: Session, begun: list[_Beginning], log_p: np.ndarray) -> list[_Beginning]:
     """The likeliest beginnings that are one token longer and may become a word."""
     tokenizer = session.tokenizer
-    scores = np.array([beginning.log_probability for beginning in begun])[:, None] + log_p[:, : tokenizer.vocabulary_size]
+    scores = (
+        np.array([beginning.log_probability for beginning in begun])[:, None] + log_p[:, : tokenizer.vocabulary_size]
+    )
     for row, beginning in enumerate(begun):
         if owed := _beginnings_of(session, beginning.owed):
             scores[row, np.setdiff1d(np.arange(scores.shape[1]), owed)] = -np.inf

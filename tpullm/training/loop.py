@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from tpullm.checkpoint import Checkpoints
 from tpullm.config import ModelConfig, TrainConfig
 from tpullm.data.batch import Batch
-from tpullm.errors import Interrupted
+from tpullm.errors import Interrupted, UserError
 from tpullm.log import say
 from tpullm.model.count import parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype, peak_flops
@@ -96,8 +96,10 @@ def train(job: Job) -> dict:
 
         # ---------------------------------------------------------------- the loop
         results: dict = {}
+        if first == steps:  # killed after the last save, before the stage was marked as finished
+            results = held_out(evaluate, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
         batches = job.batches(first)
-        last_save = time.monotonic()
+        last_save, done = time.monotonic(), first
         for done in range(first + 1, steps + 1):
             with meter.waiting():
                 batch = put(job.mesh, next(batches))
@@ -122,15 +124,27 @@ def train(job: Job) -> dict:
             )
             if due or final or stopped():
                 meter.report()
+                _check_finite(values, done, job.directory)
+                meter.log.sync()  # before the save: lines of saved steps are never lost
                 checkpoints.check()
                 checkpoints.save(done, state, job.description)
                 last_save = time.monotonic()
-            if stopped() and not final:
-                checkpoints.close()
-                raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command goes on")
+            if stopped():
+                break
         checkpoints.close()
         meter.close()
+        if stopped():
+            raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command goes on")
     return results
+
+
+def _check_finite(values: dict[str, jax.Array], step: int, directory: Path) -> None:
+    """A training that has diverged must not replace its last good save."""
+    if not np.isfinite(float(values["loss"])):
+        raise UserError(
+            f"{directory}: the loss is {float(values['loss'])} at step {step:,}, the last good save is kept; "
+            f"lower optimizer.peak_lr or raise warmup_steps"
+        )
 
 
 def _start(job: Job, checkpoints: Checkpoints, architecture: Architecture, optimizer, target: Tree) -> Tree:

@@ -45,9 +45,14 @@ class MetricsLog:
             for suffix, number in value.items() if isinstance(value, dict) else [("", value)]:
                 self._tensorboard.add_scalar(f"{name}/{suffix}" if suffix else name, number, step)
 
-    def close(self) -> None:
-        """Write what is buffered, to the disk."""
+    def sync(self) -> None:
+        """Have everything on the disk."""
         os.fsync(self._file.fileno())
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Everything on the disk, and no more to come."""
+        self.sync()
         self._file.close()
         self._tensorboard.close()
 

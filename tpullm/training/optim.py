@@ -20,10 +20,10 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     if config.schedule == "cosine":
         fall = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), config.final_lr_fraction)
         return optax.join_schedules([rise, fall], [warmup])
-    decay = max(round(config.decay_fraction * steps), 1)
+    decay = min(max(round(config.decay_fraction * steps), 1), steps - warmup)
     stable = optax.constant_schedule(peak)
     fall = optax.linear_schedule(peak, last, decay)
-    return optax.join_schedules([rise, stable, fall], [warmup, max(steps - decay, warmup)])
+    return optax.join_schedules([rise, stable, fall], [warmup, steps - decay])
 
 
 def is_matrix(axes: tuple[str, ...]) -> bool:
