@@ -2,6 +2,6 @@
 
 import sys
 
-from tpullm.cli import main
+from tpullm.cli import entry
 
-sys.exit(main())
+sys.exit(entry())

@@ -136,9 +136,7 @@ def test_documents_at_says_what_is_in_the_batch(sources):
 
 def test_a_corpus_too_small_for_one_batch_is_refused(tmp_path):
     small = make_store(tmp_path / "small", 0, 3)
-    with pytest.raises(
-        UserError, match=r"corpus too small: [0-9]+ training tokens .* a batch is 8 rows .*256 tokens"
-    ):
+    with pytest.raises(UserError, match=r"corpus too small: [0-9]+ training tokens .* a batch is 8 rows .*256 tokens"):
         stream_of({"small": small})
 
 
