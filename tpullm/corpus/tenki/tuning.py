@@ -87,9 +87,8 @@ def _liking() -> Iterator[_Grouped]:
     for name, thing in w.THINGS.items():
         for subject in ("", *(s for s in w.SUBJECTS if s != "私")):
             who = subject and f"{subject}は"
-            for like in w.LIKES:
-                answer = f"はい、{who}{name}を{thing.verb.dictionary}のが{like}です。"
-                yield _Grouped(f"liking {name}", Question(f"{who}{name}が{like}ですか。", (answer,), "liking"))
+            answer = f"はい、{who}{name}を{thing.verb.dictionary}のが好きです。"
+            yield _Grouped(f"liking {name}", Question(f"{who}{name}が好きですか。", (answer,), "liking"))
 
 
 def _weather_words(weather: str, very: str = "") -> str:
