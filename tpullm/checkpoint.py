@@ -102,8 +102,11 @@ class Model:
         return self.directory.parent / "tokenizer.model"
 
 
-def find(model: str | Path) -> Model:
+def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
     """What a MODEL argument names: a run directory (its last finished stage), a stage, or one checkpoint.
+
+    Args:
+        stages: which stage of a run is meant, the preferred one first.
 
     Raises:
         UserError: it is none of them, or holds no finished save.
@@ -115,7 +118,7 @@ def find(model: str | Path) -> Model:
         return _describe(path.parent, int(path.name))
     if (path / "checkpoints").is_dir():
         return _describe(path / "checkpoints", None)
-    for stage in (*filter(partial(_stands, path), STAGES), *reversed(STAGES)):
+    for stage in (*filter(partial(_stands, path), stages), *reversed(stages)):
         if (path / stage / "checkpoints").is_dir() and _steps(path / stage / "checkpoints"):
             return _describe(path / stage / "checkpoints", None)
     raise UserError(f"{path}: holds no trained model; MODEL is a run directory, one of its stages, or one checkpoint")

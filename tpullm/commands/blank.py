@@ -6,7 +6,7 @@ import json
 def add_arguments(parser) -> None:
     """The options of `tpullm blank`."""
     parser.add_argument("text", type=str, help="a text with one 【?】, from the beginning of a document")
-    parser.add_argument("--model", required=True, help="a run directory, one of its stages, or one checkpoint")
+    parser.add_argument("--model", required=True, help="a run (its pretrained model), a stage, or one checkpoint")
     parser.add_argument("--count", type=int, default=10, help="how many words; 0 is all that were found")
     parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
 
@@ -16,7 +16,8 @@ def main(arguments) -> None:
     from tpullm.inference.blank import fill
     from tpullm.inference.session import load
 
-    words = fill(load(arguments.model), arguments.text, max(0, arguments.count))
+    # Tuning on conversations bends what is likely in plain text, so a run means its pretrained model here.
+    words = fill(load(arguments.model, ("pretrain",)), arguments.text, max(0, arguments.count))
     if arguments.json:
         found = [{"word": word, "probability": probability} for word, probability in words]
         print(json.dumps({"text": arguments.text, "words": found}, ensure_ascii=False))

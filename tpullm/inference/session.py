@@ -45,13 +45,13 @@ class Session:
         return self.architecture.config.context_length
 
 
-def load(model: str | Path) -> Session:
+def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES) -> Session:
     """The model that a MODEL argument names, on all devices of this host.
 
     Raises:
         UserError: it names no model, or the tokenizer in its run is not the one it was trained with.
     """
-    found = checkpoint.find(model)
+    found = checkpoint.find(model, stages)
     tokenizer = Tokenizer.load(found.tokenizer_path)
     if tokenizer.vocabulary_size > found.config.vocabulary_size:
         raise UserError(
