@@ -1,10 +1,11 @@
 # Every target sets up .venv first (launch/local.sh). Nothing is needed but make, bash and Python 3.11 to 3.13.
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test benchmark lint clean
 
 help:
 	@echo "make quickstart               the five steps, from raw text to a tuned model, into runs/quickstart"
 	@echo "make quickstart TEXT=PATH     the same with your own text added: a file or a folder"
 	@echo "make test                     run the tests"
+	@echo "make benchmark                how fast it is on this CPU, against transformers on torch (10 minutes)"
 	@echo "make lint                     check style and formatting"
 	@echo "make clean                    delete .venv and caches; runs/ stays"
 
@@ -13,6 +14,10 @@ quickstart:
 
 test:
 	@launch/local.sh --extra test pytest
+
+# torch and transformers are large and nothing else needs them: they come with the extra.
+benchmark:
+	@launch/local.sh --extra benchmark python benchmarks/cpu.py --output 'benchmarks/results/cpu-python{python}.json'
 
 lint:
 	@launch/local.sh --extra test ruff check .

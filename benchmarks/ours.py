@@ -1,0 +1,79 @@
+"""tpullm's programs: the very step, optimizer and decoding of the project, built as its commands build them."""
+
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sizes import SIZES
+from turns import Program
+
+from tpullm.config import TrainConfig
+from tpullm.data.batch import Batch
+from tpullm.model.count import parameter_count, training_flops_per_token
+from tpullm.model.platform import compute_dtype, peak_flops
+from tpullm.sharding import make_mesh, put
+from tpullm.training.optim import make_optimizer
+from tpullm.training.state import Architecture, abstract, initial
+from tpullm.training.step import make_step
+
+WARM_UP = 2  # steps: the first compiles, the second has found its memory
+
+
+def training(size: str) -> Program:
+    """Training steps as `training/loop.py` makes them, with the config's defaults; a unit is a step."""
+    chosen = SIZES[size]
+    config = TrainConfig(batch_size=chosen.batch_size, sequence_length=chosen.sequence_length)
+    architecture, mesh, dtype = Architecture(chosen.model), make_mesh({"fsdp": -1}), compute_dtype(config.compute)
+    jax.set_mesh(mesh)
+    optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes)
+    step = make_step(architecture, optimizer, config, dtype, seed=0)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, mesh))
+    state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+    batches = itertools.cycle(random_batches(size))
+
+    def run(count: int) -> dict:
+        nonlocal state
+        for _ in range(count):
+            state, values = step(state, put(mesh, next(batches)))
+        jax.block_until_ready(state)
+        return {"loss": float(values["loss"])}
+
+    run(WARM_UP)
+    facts = {
+        "parameters": parameter_count(architecture.shapes),
+        "flops_per_token": training_flops_per_token(chosen.model, chosen.sequence_length),
+        "compute": dtype.name,
+    }
+    return Program(run, facts)
+
+
+def random_batches(size: str, count: int = 8) -> list[Batch]:
+    """Batches of random tokens; a row is one document."""
+    chosen, random = SIZES[size], np.random.default_rng(0)
+    rows = (chosen.batch_size, chosen.sequence_length)
+    positions = np.broadcast_to(np.arange(rows[1], dtype=np.int32), rows)
+    batches = []
+    for _ in range(count):
+        tokens = random.integers(chosen.model.vocabulary_size, size=(rows[0], rows[1] + 1), dtype=np.int32)
+        ones = np.ones(rows, np.int32)
+        batches.append(Batch(tokens[:, :-1], tokens[:, 1:], ones, positions, np.ones(rows, np.float32)))
+    return batches
+
+
+def peak(size: int = 2048) -> Program:
+    """Products of square bfloat16 matrices; adds the best FLOP/s, with the project's own measurement among them."""
+    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+
+    def run(count: int) -> dict:
+        seconds = []
+        for _ in range(count):
+            start = time.perf_counter()
+            product(x, x).block_until_ready()
+            seconds.append(time.perf_counter() - start)
+        return {"flops": max(2 * size**3 / min(seconds), peak_flops(jnp.dtype("bfloat16")))}
+
+    return Program(run, {})

@@ -1,0 +1,103 @@
+"""The peer: `LlamaForCausalLM` of transformers on torch, set up as its users would to be fast on a CPU."""
+
+import itertools
+import os
+import time
+
+import torch
+from sizes import SIZES
+from transformers import LlamaConfig, LlamaForCausalLM
+from turns import Program
+
+from tpullm.config import ModelConfig, OptimizerConfig
+
+WARM_UP = 3  # steps: the first compiles forward and backward, later ones find their memory
+
+
+def llama(config: ModelConfig) -> LlamaForCausalLM:
+    """The peer of the same shapes, with SDPA attention, on all cores."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    peer = LlamaConfig(
+        vocab_size=config.vocabulary_size,
+        hidden_size=config.width,
+        intermediate_size=config.mlp_width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        head_dim=config.head_width,
+        max_position_embeddings=config.context_length,
+        rms_norm_eps=config.norm_epsilon,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        tie_word_embeddings=config.tied_embeddings,
+        attn_implementation="sdpa",
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(peer)
+
+
+def adamw(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Fused AdamW with the same numbers; matrices decay, the scales of norms don't."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=1e-3, betas=betas, eps=config.epsilon, fused=True)
+
+
+def training(size: str, compute: str, compiled: bool) -> Program:
+    """Training steps with mixed precision (`bfloat16`) or without (`float32`); a unit is a step."""
+    chosen, config = SIZES[size], OptimizerConfig()
+    model = llama(chosen.model).train()
+    optimizer = adamw(model, config)
+    forward = torch.compile(model) if compiled else model
+    batches = itertools.cycle(random_batches(size))
+
+    def step() -> torch.Tensor:
+        inputs, targets = next(batches)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=compute == "bfloat16"):
+            # `shift_labels`: every position is predicted, the last of a row too.
+            loss = forward(input_ids=inputs, labels=targets, shift_labels=targets, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def run(count: int) -> dict:
+        for _ in range(count):
+            loss = step()
+        return {"loss": loss.item()}
+
+    run(WARM_UP)
+    return Program(run, {"parameters": sum(p.numel() for p in model.parameters()), "compute": compute})
+
+
+def random_batches(size: str, count: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of random tokens: what is read and what follows it."""
+    chosen, batches = SIZES[size], []
+    for _ in range(count):
+        shape = (chosen.batch_size, chosen.sequence_length + 1)
+        tokens = torch.randint(chosen.model.vocabulary_size, shape)
+        batches.append((tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()))
+    return batches
+
+
+def peak(size: int = 2048) -> Program:
+    """Products of square bfloat16 matrices; adds the best FLOP/s."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    x = torch.randn(size, size, dtype=torch.bfloat16)
+    out = torch.matmul(x, x)
+
+    def run(count: int) -> dict:
+        seconds = []
+        for _ in range(count):
+            start = time.perf_counter()
+            torch.matmul(x, x, out=out)
+            seconds.append(time.perf_counter() - start)
+        return {"flops": 2 * size**3 / min(seconds)}
+
+    return Program(run, {})

@@ -1,0 +1,82 @@
+"""Training: tokens a second of tpullm and of the four ways to train the peer, in turn, and the machine's peak."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+
+from clock import Clock
+from figures import OURS, compare, rounded, summary
+from sizes import SIZES
+from turns import Worker, WorkerError, take_turns
+
+PEERS = {
+    "torch bf16": {"compute": "bfloat16", "compiled": False},
+    "torch bf16 compiled": {"compute": "bfloat16", "compiled": True},
+    "torch f32": {"compute": "float32", "compiled": False},
+    "torch f32 compiled": {"compute": "float32", "compiled": True},
+}
+PEAKS = {"tpullm peak": "ours:peak", "torch peak": "peers:peak"}
+PEAK_PRODUCTS = 8  # in one turn
+SECONDS = {"0.8M": 110.0, "12M": 200.0, "50M": 270.0}  # expected on two cores, for the time left
+
+
+def measure(sizes: Sequence[str], rounds: int | None, environment: Mapping[str, str], clock: Clock) -> dict:
+    """Every size, one after the other: `{"peak": ..., "sizes": {size: ...}}`.
+
+    The peak is the fastest bfloat16 product that either library was seen to make in any round, so that it is the
+    machine's and not a library's. MFU is what tpullm's median step makes of it.
+    """
+    results, peaks = {}, {name: [] for name in PEAKS}
+    with contextlib.ExitStack() as stack:
+        peak_workers = {}
+        for name, program in PEAKS.items():
+            peak_workers[name] = stack.enter_context(contextlib.closing(Worker(program, {}, environment)))
+            peak_workers[name].facts()
+        for size in sizes:
+            results[size] = _measure_size(size, rounds or SIZES[size].rounds, environment, clock, peak_workers, peaks)
+    fastest = max(max(values) for values in peaks.values())
+    for size, result in results.items():
+        achieved = result["tokens_per_second"][OURS]["median"] * result["flops_per_token"]
+        results[size] = {"mfu": rounded(achieved / fastest), **result}
+    peak = {"flops": rounded(fastest), **{name: summary(values) for name, values in peaks.items()}}
+    return {"peak": peak, "sizes": results}
+
+
+def _measure_size(size, rounds, environment, clock: Clock, peak_workers, peaks) -> dict:
+    chosen = SIZES[size]
+    with contextlib.ExitStack() as stack:
+        workers, facts, failed = _start(size, environment, clock, stack)
+        counts = dict.fromkeys(workers, chosen.steps) | dict.fromkeys(peak_workers, PEAK_PRODUCTS)
+        rates = {name: [] for name in workers}
+        for number, answers in enumerate(take_turns(workers | peak_workers, rounds, counts), 1):
+            for name in workers:
+                rates[name].append(chosen.tokens * chosen.steps / answers[name]["seconds"])
+            for name in peak_workers:
+                peaks[name].append(answers[name]["flops"])
+            best = max(values[-1] for name, values in rates.items() if name != OURS)
+            told = f"tpullm {rates[OURS][-1]:,.0f}, the best of torch {best:,.0f} tokens/s"
+            clock.tell(f"train {size}", 0.5 + 0.5 * number / rounds, f"round {number} of {rounds}: {told}")
+    return {**compare(rates), **facts, "failed": failed}
+
+
+def _start(size: str, environment, clock: Clock, stack: contextlib.ExitStack) -> tuple[dict, dict, dict]:
+    """The workers, warm (all compile at once); what is true of tpullm's; and why a peer could not run."""
+    programs = {OURS: ("ours:training", {"size": size})}
+    programs |= {name: ("peers:training", {"size": size, **choice}) for name, choice in PEERS.items()}
+    workers = {
+        name: stack.enter_context(contextlib.closing(Worker(program, arguments, environment)))
+        for name, (program, arguments) in programs.items()
+    }
+    facts, failed = {}, {}
+    for number, (name, worker) in enumerate(workers.items(), 1):
+        try:
+            facts[name] = worker.facts()
+        except WorkerError as error:
+            if name == OURS:
+                raise
+            failed[name] = str(error)
+        clock.tell(f"train {size}", 0.5 * number / len(programs), f"{name} {failed.get(name, 'is compiled and warm')}")
+    if len(facts) < 2:
+        raise WorkerError(f"no torch variant runs: {failed}")
+    counts = {name: of["parameters"] for name, of in facts.items()}
+    assert len(set(counts.values())) == 1, f"{size}: not the same model: {counts}"
+    return {name: workers[name] for name in facts}, facts[OURS], failed

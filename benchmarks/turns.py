@@ -1,0 +1,107 @@
+"""Programs that take turns: each lives in a process of its own, warmed up, and waits while another runs.
+
+So all figures are from the same minutes of the same machine, and what disturbs it disturbs every program. As a script
+this file is such a process: it is told on stdin how much to do and answers on stdout how long that took, a JSON line
+each.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a process runs.
+
+    Args:
+        run: does `count` units of work and has finished them when it returns; what it returns goes with the answer.
+        facts: what is true of the program (its number of parameters, say), told once.
+    """
+
+    run: Callable[[int], dict | None]
+    facts: dict
+
+
+class WorkerError(Exception):
+    """A program failed; the message is the last line that it wrote."""
+
+
+class Worker:
+    """A process that holds a program.
+
+    Args:
+        program: `module:function`; the function makes a `Program`, and warms it up.
+        arguments: of that function.
+        environment: added to this process's own, before the program's process starts.
+    """
+
+    def __init__(self, program: str, arguments: Mapping = {}, environment: Mapping[str, str] = {}):  # noqa: B006
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, program, json.dumps(dict(arguments))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=os.environ | dict(environment),
+            text=True,
+        )
+
+    def facts(self) -> dict:
+        """Wait until the program is warm; what is true of it. To be asked once, first."""
+        return self._answer()
+
+    def run(self, count: int) -> dict:
+        """Have `count` units done: `seconds`, and what the program adds."""
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        self._process.wait()
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors if line.strip()]
+        raise WorkerError(lines[-1] if lines else f"ended with code {self._process.returncode}")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.stdin.close()
+        self._process.stdout.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+
+def take_turns(workers: Mapping[str, Worker], rounds: int, count: Mapping[str, int]) -> Iterator[dict[str, dict]]:
+    """Each round: every worker runs once, one after the other; yields their answers by name."""
+    for _ in range(rounds):
+        yield {name: worker.run(count[name]) for name, worker in workers.items()}
+
+
+def serve(program: str, arguments: str) -> None:
+    """Be a worker until stdin ends. What libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    module, function = program.split(":")
+    made = getattr(importlib.import_module(module), function)(**json.loads(arguments))
+    print(json.dumps(made.facts), file=answers, flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        added = made.run(int(line)) or {}
+        print(json.dumps({"seconds": time.perf_counter() - start, **added}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])
