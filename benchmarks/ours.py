@@ -2,15 +2,18 @@
 
 import itertools
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sizes import SIZES
+from sizes import BATCHES, DECODED, NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import Program
 
 from tpullm.config import TrainConfig
 from tpullm.data.batch import Batch
+from tpullm.inference.decode import decode
+from tpullm.inference.session import Session, targets, use_dtype
 from tpullm.model.count import parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype, peak_flops
 from tpullm.sharding import make_mesh, put
@@ -26,18 +29,20 @@ def training(size: str) -> Program:
     chosen = SIZES[size]
     config = TrainConfig(batch_size=chosen.batch_size, sequence_length=chosen.sequence_length)
     architecture, mesh, dtype = Architecture(chosen.model), make_mesh({"fsdp": -1}), compute_dtype(config.compute)
-    jax.set_mesh(mesh)
     optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes)
     step = make_step(architecture, optimizer, config, dtype, seed=0)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, mesh))
-    state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+    with jax.set_mesh(mesh):
+        make = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)
+        state = make(jax.random.key(0))
     batches = itertools.cycle(random_batches(size))
 
     def run(count: int) -> dict:
         nonlocal state
-        for _ in range(count):
-            state, values = step(state, put(mesh, next(batches)))
-        jax.block_until_ready(state)
+        with jax.set_mesh(mesh):
+            for _ in range(count):
+                state, values = step(state, put(mesh, next(batches)))
+            jax.block_until_ready(state)
         return {"loss": float(values["loss"])}
 
     run(WARM_UP)
@@ -60,6 +65,30 @@ def random_batches(size: str, count: int = 8) -> list[Batch]:
         ones = np.ones(rows, np.int32)
         batches.append(Batch(tokens[:, :-1], tokens[:, 1:], ones, positions, np.ones(rows, np.float32)))
     return batches
+
+
+def decoding() -> Program:
+    """Going on with `count` prompts at once, as `generate` and `evaluate` do; a unit is a prompt."""
+    config, mesh, dtype = SIZES[DECODED].model, make_mesh({"fsdp": -1}), use_dtype()
+    architecture, tokenizer = Architecture(config), SimpleNamespace(pad_id=0, bos_id=1, eos_id=2)
+    restored = targets(architecture, mesh, dtype)
+
+    def params(key: jax.Array) -> dict:
+        return jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), architecture.init(key), restored)
+
+    with jax.set_mesh(mesh):
+        made = jax.jit(params, out_shardings=jax.tree.map(lambda target: target.sharding, restored))(jax.random.key(0))
+    session = Session(tokenizer, architecture, made, mesh, dtype)
+    random = np.random.default_rng(0)
+
+    def run(count: int) -> None:
+        prompts = random.integers(config.vocabulary_size, size=(count, PROMPT_TOKENS)).tolist()
+        new = decode(session, prompts, NEW_TOKENS, stop_ids=())
+        assert [len(ids) for ids in new] == [NEW_TOKENS] * count
+
+    for count in BATCHES:
+        run(count)
+    return Program(run, {"compute": dtype.name})
 
 
 def peak(size: int = 2048) -> Program:

@@ -1,22 +1,22 @@
 """The peer: `LlamaForCausalLM` of transformers on torch, set up as its users would to be fast on a CPU."""
 
 import itertools
-import os
 import time
 
 import torch
-from sizes import SIZES
-from transformers import LlamaConfig, LlamaForCausalLM
+from figures import cores
+from sizes import BATCHES, DECODED, NEW_TOKENS, PROMPT_TOKENS, SIZES
+from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
 from turns import Program
 
 from tpullm.config import ModelConfig, OptimizerConfig
 
-WARM_UP = 3  # steps: the first compiles forward and backward, later ones find their memory
+WARM_UP = 2  # steps: the first compiles forward and backward, the second finds its memory
 
 
 def llama(config: ModelConfig) -> LlamaForCausalLM:
     """The peer of the same shapes, with SDPA attention, on all cores."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     torch.manual_seed(0)
     peer = LlamaConfig(
         vocab_size=config.vocabulary_size,
@@ -86,9 +86,36 @@ def random_batches(size: str, count: int = 8) -> list[tuple[torch.Tensor, torch.
     return batches
 
 
+def decoding(compute: str, compiled: bool) -> Program:
+    """`generate` for `count` prompts at once; a unit is a prompt.
+
+    Args:
+        compute: the type of the whole model.
+        compiled: a static cache and a compiled step; else the default, a cache that grows. transformers compiles for a
+            static cache by itself on a GPU; on a CPU it must be told.
+    """
+    config = SIZES[DECODED].model
+    model = llama(config).eval().to(getattr(torch, compute))
+    options = {"do_sample": False, "min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "pad_token_id": 0}
+    if compiled:
+        everywhere = CompileConfig()
+        everywhere._compile_all_devices = True
+        options |= {"cache_implementation": "static", "compile_config": everywhere}
+
+    def run(count: int) -> None:
+        prompts = torch.randint(config.vocabulary_size, (count, PROMPT_TOKENS))
+        out = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
+        assert out.shape == (count, PROMPT_TOKENS + NEW_TOKENS)
+
+    for count in BATCHES:
+        run(count)
+        run(count)
+    return Program(run, {"compute": compute})
+
+
 def peak(size: int = 2048) -> Program:
     """Products of square bfloat16 matrices; adds the best FLOP/s."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     x = torch.randn(size, size, dtype=torch.bfloat16)
     out = torch.matmul(x, x)
 

@@ -36,7 +36,12 @@ def shapes(layers: int, width: int, heads: int, vocabulary: int, context: int) -
 
 
 SIZES = {
-    "0.8M": Size(shapes(4, 128, 4, 65, 64), batch_size=12, sequence_length=64, steps=40, rounds=9),
-    "12M": Size(shapes(6, 384, 6, 4096, 256), batch_size=16, sequence_length=256, steps=2, rounds=7),
-    "50M": Size(shapes(8, 640, 10, 16384, 512), batch_size=4, sequence_length=512, steps=1, rounds=5),
+    "0.8M": Size(shapes(4, 128, 4, 65, 64), batch_size=12, sequence_length=64, steps=30, rounds=7),
+    "12M": Size(shapes(6, 384, 6, 4096, 256), batch_size=16, sequence_length=256, steps=2, rounds=5),
+    "50M": Size(shapes(8, 640, 10, 16384, 512), batch_size=4, sequence_length=512, steps=1, rounds=4),
 }
+
+# Decoding: a prompt of this many tokens, this many new ones, greedily, at one size, for several texts at once or one.
+PROMPT_TOKENS, NEW_TOKENS = 64, 128
+DECODED = "12M"
+BATCHES = (1, 8)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from clock import Clock
 from figures import OURS, compare, rounded, summary
 from sizes import SIZES
-from turns import Worker, WorkerError, take_turns
+from turns import Worker, take_turns, warm
 
 PEERS = {
     "torch bf16": {"compute": "bfloat16", "compiled": False},
@@ -16,7 +16,7 @@ PEERS = {
 }
 PEAKS = {"tpullm peak": "ours:peak", "torch peak": "peers:peak"}
 PEAK_PRODUCTS = 8  # in one turn
-SECONDS = {"0.8M": 110.0, "12M": 200.0, "50M": 270.0}  # expected on two cores, for the time left
+SECONDS = {"0.8M": 90.0, "12M": 170.0, "50M": 200.0}  # expected on two cores, for the time left
 
 
 def measure(sizes: Sequence[str], rounds: int | None, environment: Mapping[str, str], clock: Clock) -> dict:
@@ -29,7 +29,7 @@ def measure(sizes: Sequence[str], rounds: int | None, environment: Mapping[str, 
     with contextlib.ExitStack() as stack:
         peak_workers = {}
         for name, program in PEAKS.items():
-            peak_workers[name] = stack.enter_context(contextlib.closing(Worker(program, {}, environment)))
+            peak_workers[name] = stack.enter_context(Worker(program, {}, environment))
             peak_workers[name].facts()
         for size in sizes:
             results[size] = _measure_size(size, rounds or SIZES[size].rounds, environment, clock, peak_workers, peaks)
@@ -41,42 +41,21 @@ def measure(sizes: Sequence[str], rounds: int | None, environment: Mapping[str, 
     return {"peak": peak, "sizes": results}
 
 
-def _measure_size(size, rounds, environment, clock: Clock, peak_workers, peaks) -> dict:
-    chosen = SIZES[size]
-    with contextlib.ExitStack() as stack:
-        workers, facts, failed = _start(size, environment, clock, stack)
-        counts = dict.fromkeys(workers, chosen.steps) | dict.fromkeys(peak_workers, PEAK_PRODUCTS)
-        rates = {name: [] for name in workers}
-        for number, answers in enumerate(take_turns(workers | peak_workers, rounds, counts), 1):
-            for name in workers:
+def _measure_size(size: str, rounds: int, environment, clock: Clock, peak_workers, peaks) -> dict:
+    chosen, part = SIZES[size], f"train {size}"
+    programs = {OURS: ("ours:training", {"size": size})}
+    programs |= {name: ("peers:training", {"size": size, **choice}) for name, choice in PEERS.items()}
+    with warm(programs, environment, OURS, lambda share, message: clock.tell(part, 0.5 * share, message)) as ready:
+        parameters = {name: facts["parameters"] for name, facts in ready.facts.items()}
+        assert len(set(parameters.values())) == 1, f"{size}: not the same model: {parameters}"
+        counts = dict.fromkeys(ready.workers, chosen.steps) | dict.fromkeys(peak_workers, PEAK_PRODUCTS)
+        rates = {name: [] for name in ready.workers}
+        for number, answers in enumerate(take_turns(ready.workers | peak_workers, rounds, counts), 1):
+            for name in ready.workers:
                 rates[name].append(chosen.tokens * chosen.steps / answers[name]["seconds"])
             for name in peak_workers:
                 peaks[name].append(answers[name]["flops"])
             best = max(values[-1] for name, values in rates.items() if name != OURS)
             told = f"tpullm {rates[OURS][-1]:,.0f}, the best of torch {best:,.0f} tokens/s"
-            clock.tell(f"train {size}", 0.5 + 0.5 * number / rounds, f"round {number} of {rounds}: {told}")
-    return {**compare(rates), **facts, "failed": failed}
-
-
-def _start(size: str, environment, clock: Clock, stack: contextlib.ExitStack) -> tuple[dict, dict, dict]:
-    """The workers, warm (all compile at once); what is true of tpullm's; and why a peer could not run."""
-    programs = {OURS: ("ours:training", {"size": size})}
-    programs |= {name: ("peers:training", {"size": size, **choice}) for name, choice in PEERS.items()}
-    workers = {
-        name: stack.enter_context(contextlib.closing(Worker(program, arguments, environment)))
-        for name, (program, arguments) in programs.items()
-    }
-    facts, failed = {}, {}
-    for number, (name, worker) in enumerate(workers.items(), 1):
-        try:
-            facts[name] = worker.facts()
-        except WorkerError as error:
-            if name == OURS:
-                raise
-            failed[name] = str(error)
-        clock.tell(f"train {size}", 0.5 * number / len(programs), f"{name} {failed.get(name, 'is compiled and warm')}")
-    if len(facts) < 2:
-        raise WorkerError(f"no torch variant runs: {failed}")
-    counts = {name: of["parameters"] for name, of in facts.items()}
-    assert len(set(counts.values())) == 1, f"{size}: not the same model: {counts}"
-    return {name: workers[name] for name in facts}, facts[OURS], failed
+            clock.tell(part, 0.5 + 0.5 * number / rounds, f"round {number} of {rounds}: {told}")
+        return {**compare(rates), **ready.facts[OURS], "failed": ready.failed}

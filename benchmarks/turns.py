@@ -5,6 +5,7 @@ this file is such a process: it is told on stdin how much to do and answers on s
 each.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Worker:
         environment: added to this process's own, before the program's process starts.
     """
 
-    def __init__(self, program: str, arguments: Mapping = {}, environment: Mapping[str, str] = {}):  # noqa: B006
+    def __init__(self, program: str, arguments: Mapping, environment: Mapping[str, str]):
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
             [sys.executable, __file__, program, json.dumps(dict(arguments))],
@@ -72,7 +74,10 @@ class Worker:
         lines = [line.strip() for line in self._errors if line.strip()]
         raise WorkerError(lines[-1] if lines else f"ended with code {self._process.returncode}")
 
-    def close(self) -> None:
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exception) -> None:
         """End the process."""
         self._process.stdin.close()
         self._process.stdout.close()
@@ -82,6 +87,47 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._errors.close()
+
+
+class Warm(NamedTuple):
+    """Workers that are ready, what is true of each, and why others could not be started; all by name."""
+
+    workers: dict[str, Worker]
+    facts: dict[str, dict]
+    failed: dict[str, str]
+
+
+@contextlib.contextmanager
+def warm(
+    programs: Mapping[str, tuple[str, Mapping]],
+    environment: Mapping[str, str],
+    required: str,
+    tell: Callable[[float, str], None],
+) -> Iterator[Warm]:
+    """Workers for `programs` (`module:function` and its arguments, by name); they end with the block.
+
+    They are started one after the other: torch's threads wait in loops, and two programs that wait for each other's
+    core took longer together (118 s for five that decode) than in turn.
+
+    Args:
+        required: the one that must run; of the others, one is enough.
+        tell: is told the share of the workers that are ready, and a message.
+    """
+    with contextlib.ExitStack() as stack:
+        workers, facts, failed = {}, {}, {}
+        for number, (name, (program, arguments)) in enumerate(programs.items(), 1):
+            worker = stack.enter_context(Worker(program, arguments, environment))
+            try:
+                facts[name] = worker.facts()
+                workers[name] = worker
+            except WorkerError as error:
+                if name == required:
+                    raise
+                failed[name] = str(error)
+            tell(number / len(programs), f"{name} {failed.get(name, 'is compiled and warm')}")
+        if len(facts) < 2:
+            raise WorkerError(f"nothing to compare with: {failed}")
+        yield Warm(workers, facts, failed)
 
 
 def take_turns(workers: Mapping[str, Worker], rounds: int, count: Mapping[str, int]) -> Iterator[dict[str, dict]]:
