@@ -1,0 +1,118 @@
+"""What is compared is the same model, trained in the same way, and what is timed is the project's own step."""
+
+import data
+import jax
+import numpy as np
+import ours
+import pytest
+from sizes import SIZES
+
+from tpullm.config import TrainConfig
+from tpullm.model.count import parameter_count
+from tpullm.sharding import make_mesh, put
+from tpullm.training.optim import make_optimizer
+from tpullm.training.state import Architecture, initial
+from tpullm.training.step import make_step
+
+# Parameters, in millions, as the names say.
+MILLIONS = {"0.8M": 0.86, "12M": 12.2, "50M": 50.1}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_has_the_parameters_that_its_name_says(size):
+    parameters = parameter_count(Architecture(SIZES[size].model).shapes)
+    assert round(parameters / 1e6, 2 if size == "0.8M" else 1) == MILLIONS[size]
+
+
+def test_our_training_learns(tiny, monkeypatch):
+    one_batch = ours.random_batches(tiny, count=1)
+    monkeypatch.setattr(ours, "random_batches", lambda size: one_batch)
+    made = ours.training(tiny)
+    assert made.run(80)["loss"] < 0.9 * np.log(SIZES[tiny].model.vocabulary_size)
+    assert made.facts["parameters"] == parameter_count(Architecture(SIZES[tiny].model).shapes)
+
+
+def test_our_decoding_makes_all_tokens(tiny, monkeypatch):
+    monkeypatch.setattr(ours, "DECODED", tiny)
+    monkeypatch.setattr(ours, "PROMPT_TOKENS", 8)
+    monkeypatch.setattr(ours, "NEW_TOKENS", 8)
+    ours.decoding().run(3)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_the_peer_learns_with_as_many_parameters(tiny, compute, monkeypatch):
+    peers = pytest.importorskip("peers")
+    one_batch = peers.random_batches(tiny, count=1)
+    monkeypatch.setattr(peers, "random_batches", lambda size: one_batch)
+    made = peers.training(tiny, compute, compiled=False)
+    assert made.run(80)["loss"] < 0.9 * np.log(SIZES[tiny].model.vocabulary_size)
+    assert made.facts["parameters"] == parameter_count(Architecture(SIZES[tiny].model).shapes)
+
+
+def test_with_the_same_parameters_the_peer_has_the_same_loss_and_gradient(tiny):
+    """Within float32: the two sum in another order. `embed` multiplies by the root of the width, Llama doesn't."""
+    peers = pytest.importorskip("peers")
+    import torch
+
+    (batch,) = ours.random_batches(tiny, count=1)
+    params, metrics = one_step(tiny, batch)
+    model = peers.llama(SIZES[tiny].model)
+    model.load_state_dict(llama_state(params), strict=False)
+    model.tie_weights()
+    inputs, targets = (torch.from_numpy(tokens.astype(np.int64)) for tokens in (batch.inputs, batch.targets))
+    vectors = model.get_input_embeddings()(inputs) * SIZES[tiny].model.width ** 0.5
+    loss = model(inputs_embeds=vectors, labels=targets, shift_labels=targets, use_cache=False).loss
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def one_step(size: str, batch) -> tuple[dict, dict[str, float]]:
+    """The parameters before a step in float32, as numpy arrays, and its metrics."""
+    chosen, config = SIZES[size], TrainConfig(compute="float32")
+    architecture, mesh = Architecture(chosen.model), make_mesh({"fsdp": -1})
+    optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes)
+    with jax.set_mesh(mesh):
+        state = jax.jit(lambda key: initial(architecture, optimizer, key))(jax.random.key(0))
+        params = jax.tree.map(np.array, state["params"])
+        step = make_step(architecture, optimizer, config, np.dtype("float32"), seed=0)
+        _, metrics = step(state, put(mesh, batch))
+    return params, {name: float(value) for name, value in metrics.items()}
+
+
+def llama_state(params: dict) -> dict:
+    """tpullm's parameters under Llama's names: stacked layers taken apart, matrices as `[out, in]`."""
+    import torch
+
+    layers, state = (
+        params["layers"],
+        {"embed_tokens.weight": params["embedding"], "norm.weight": params["norm"]["scale"]},
+    )
+    for number in range(len(layers["attention_norm"]["scale"])):
+        one = jax.tree.map(lambda leaf: leaf[number], layers)  # noqa: B023 (used at once)
+        attention, mlp = one["attention"], one["mlp"]
+        width = attention["query"].shape[0]
+        state |= {
+            f"layers.{number}.{name}.weight": value
+            for name, value in {
+                "input_layernorm": one["attention_norm"]["scale"],
+                "post_attention_layernorm": one["mlp_norm"]["scale"],
+                "self_attn.q_proj": attention["query"].reshape(width, -1).T,
+                "self_attn.k_proj": attention["key"].reshape(width, -1).T,
+                "self_attn.v_proj": attention["value"].reshape(width, -1).T,
+                "self_attn.o_proj": attention["out"].reshape(-1, width).T,
+                "mlp.gate_proj": mlp["gate"].T,
+                "mlp.up_proj": mlp["up"].T,
+                "mlp.down_proj": mlp["down"].T,
+            }.items()
+        }
+    return {f"model.{name}": torch.from_numpy(np.array(value)) for name, value in state.items()}
+
+
+@pytest.mark.parametrize("way", data.WAYS)
+def test_reading_counts_the_tokens_that_it_read(way, tmp_path, monkeypatch):
+    monkeypatch.setitem(data.STORES, "small", (400_000, 40))
+    made, config = data.reading(str(data.write("small", tmp_path / "small")), way), TrainConfig()
+    positions = 8 * config.batch_size * config.sequence_length
+    assert 0.9 < made.run(8)["tokens"] / positions <= 1  # rows are packed almost full

@@ -1,0 +1,60 @@
+"""Programs take turns in processes of their own, and one that fails does not take the others with it."""
+
+from pathlib import Path
+
+import pytest
+from turns import Worker, WorkerError, take_turns, warm
+
+ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parent)}
+
+
+def programs(file: Path, **broken: str) -> dict:
+    working = {name: ("noted:noting", {"name": name, "file": str(file)}) for name in "AB"}
+    return working | dict.fromkeys(broken, ("noted:broken", {}))
+
+
+def started(file: Path, **broken):
+    return warm(programs(file, **broken), ENVIRONMENT, required="A", tell=lambda share, message: None)
+
+
+def test_they_run_one_after_the_other(tmp_path):
+    with started(tmp_path / "notes") as ready:
+        rounds = list(take_turns(ready.workers, 3, {"A": 1, "B": 2}))
+    assert (tmp_path / "notes").read_text() == "ABB" * 3
+    assert [{name: answer["noted"] for name, answer in answers.items()} for answers in rounds] == [{"A": 1, "B": 2}] * 3
+    assert all(answer["seconds"] > 0 for answers in rounds for answer in answers.values())
+
+
+def test_their_processes_end_with_the_block(tmp_path):
+    with started(tmp_path / "notes") as ready:
+        processes = [worker._process for worker in ready.workers.values()]
+        assert [process.poll() for process in processes] == [None, None]
+    assert [process.poll() for process in processes] == [0, 0]
+
+
+def test_one_that_fails_is_named_with_its_reason(tmp_path):
+    with started(tmp_path / "notes", C="broken") as ready:
+        assert ready.failed == {"C": "ValueError: no compiler here"}
+        assert list(ready.workers) == list(ready.facts) == ["A", "B"]
+
+
+def test_the_required_one_must_not_fail(tmp_path):
+    with pytest.raises(WorkerError, match="no compiler here"):
+        with warm({"A": ("noted:broken", {})}, ENVIRONMENT, required="A", tell=lambda share, message: None):
+            pass
+
+
+def test_nothing_is_compared_with_nothing(tmp_path):
+    only = {name: of for name, of in programs(tmp_path / "notes", C="broken").items() if name != "B"}
+    with pytest.raises(WorkerError, match="nothing to compare with"):
+        with warm(only, ENVIRONMENT, required="A", tell=lambda share, message: None):
+            pass
+
+
+def test_a_process_that_ends_unasked_is_an_error(tmp_path):
+    with Worker(
+        "noted:noting", {"name": "A", "file": str(tmp_path)}, ENVIRONMENT
+    ) as worker:  # a folder can't be opened
+        assert worker.facts() == {"name": "A"}
+        with pytest.raises(WorkerError, match="IsADirectoryError"):
+            worker.run(1)
