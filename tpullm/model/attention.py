@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tpullm.config import ModelConfig
+from tpullm.model.blockwise import attend_in_blocks
 from tpullm.model.layers import RMSNorm, parameter, product, residual_scale, rotary
 from tpullm.sharding import RULES, gather
 
@@ -53,9 +54,8 @@ class Attention(nnx.Module):
         self.out = parameter(rngs, (N, H, D), ("heads", "head", "embed"), residual_scale(N * H, config.layers))
         self.query_norm = RMSNorm(H, config.norm_epsilon, "head", rngs) if config.qk_norm else None
         self.key_norm = RMSNorm(H, config.norm_epsilon, "head", rngs) if config.qk_norm else None
-        self.theta = config.rope_theta
 
-    def keys_and_values(self, x_BTD: jax.Array, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def keys_and_values(self, x_BTD: jax.Array, table) -> tuple[jax.Array, jax.Array]:
         """What later tokens look at: `[B, T, K, H]` twice. A cache keeps exactly these."""
         spec = RULES.spec("batch", "time", "kv_heads", "head")
         axes = ("embed", "kv_heads", "head")
@@ -64,14 +64,18 @@ class Attention(nnx.Module):
         k = self.key_norm(k) if self.key_norm else k
         # Every query may look at every earlier key: keys and values are gathered along time (context parallelism).
         everywhere = RULES.spec("batch", None, "kv_heads", "head")
-        return jax.reshard(rotary(k, positions_BT, self.theta), everywhere), jax.reshard(v, everywhere)
+        return jax.reshard(rotary(k, table), everywhere), jax.reshard(v, everywhere)
 
-    def __call__(self, x_BTD, positions_BT, k_BSKH, v_BSKH, mask_BTS) -> tuple[jax.Array, jax.Array]:
-        """Mix the values that each token may look at: `[B, T, D]`, and the weights `[B, K, G, T, S]`."""
+    def __call__(self, x_BTD, table, k_BSKH, v_BSKH, mask_BTS, keep_weights) -> tuple[jax.Array, jax.Array | None]:
+        """Mix the values that each token may look at: `[B, T, D]`, and the weights `[B, K, G, T, S]` if kept."""
         axes = ("embed", "heads", "head")
         spec = RULES.spec("batch", "time", "heads", "head")
         q = product("btd,dnh->btnh", x_BTD, gather(self.query[...], *axes, dtype=x_BTD.dtype), spec)
-        q = self.query_norm(q) if self.query_norm else q
-        mixed, weights = attend(rotary(q, positions_BT, self.theta), k_BSKH, v_BSKH, mask_BTS)
+        q = rotary(self.query_norm(q) if self.query_norm else q, table)
+        # Without a cache (or with an empty one of that length), the keys are those of the queries' own tokens.
+        if k_BSKH.shape[1] == x_BTD.shape[1] and not keep_weights:
+            mixed, weights = attend_in_blocks(q, k_BSKH, v_BSKH, mask_BTS), None
+        else:
+            mixed, weights = attend(q, k_BSKH, v_BSKH, mask_BTS)
         out = gather(self.out[...], "heads", "head", "embed", dtype=x_BTD.dtype)
         return product("btnh,nhd->btd", mixed, out, RULES.spec("batch", "time", "width")), weights

@@ -4,6 +4,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 # Published peaks in bf16 FLOP/s of one device, by `device_kind`.
 PEAKS = {
@@ -34,6 +35,22 @@ def compute_dtype(choice: str) -> jnp.dtype:
 def unrolled(layers: int) -> int:
     """How many layers a scan unrolls. A CPU loses a third to slicing stacked weights; a TPU compiles faster scanned."""
     return layers if jax.default_backend() == "cpu" and layers <= 12 else 1
+
+
+def in_memory_order(x: jax.Array) -> jax.Array:
+    """`x` as it is, with its last dimension contiguous in memory; elsewhere than on a CPU the compiler chooses.
+
+    XLA would leave a transposed array where it is and give the product a slower form: see `layers.product`.
+    """
+    if jax.default_backend() != "cpu":
+        return x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
+def query_block(length: int) -> int:
+    """How many queries attention takes at a time; all of them is one block."""
+    block = max(128, length // 8)
+    return block if jax.default_backend() == "cpu" and length % block == 0 else length
 
 
 def peak_flops(dtype: jnp.dtype) -> float:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from tpullm.config import ModelConfig
 from tpullm.model.attention import Attention, allowed
-from tpullm.model.layers import MLP, RMSNorm, dropout, parameter
+from tpullm.model.layers import MLP, RMSNorm, dropout, parameter, rotary_table
 from tpullm.model.platform import unrolled
 from tpullm.sharding import RULES, gather
 
@@ -39,23 +39,24 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs)
         self.dropout = config.dropout
 
-    def __call__(self, x_BTD, positions_BT, mask_BTS, cached=None, slot=None, key=None):
+    def __call__(self, x_BTD, table, mask_BTS, cached=None, slot=None, key=None, keep_weights=False):
         """`[B, T, D]` to `[B, T, D]`.
 
         Args:
+            table: of `rotary_table`.
             cached: keys and values `[B, S, K, H]` of earlier tokens; this block's are written at `slot`.
             key: for dropout; None computes without.
 
         Returns:
-            The new residual stream, the keys and values attended to, and the attention weights.
+            The new residual stream, the keys and values attended to, and the attention weights (or None).
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         normed = self.attention_norm(x_BTD)
-        k, v = self.attention.keys_and_values(normed, positions_BT)
+        k, v = self.attention.keys_and_values(normed, table)
         if cached is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cached[0], k.astype(cached[0].dtype), slot, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=1)
-        mixed, weights = self.attention(normed, positions_BT, k, v, mask_BTS)
+        mixed, weights = self.attention(normed, table, k, v, mask_BTS, keep_weights)
         x_BTD = x_BTD + dropout(mixed, self.dropout, attention_key)
         x_BTD = x_BTD + dropout(self.mlp(self.mlp_norm(x_BTD)), self.dropout, mlp_key)
         return x_BTD, (k, v), weights
@@ -108,13 +109,14 @@ class Transformer(nnx.Module):
             segments, positions = jax.reshard((segment_ids_BT, positions_BT), (everywhere, everywhere))
             segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, slot, axis=1)
             positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, slot, axis=1)
+        table = rotary_table(positions_BT, self.config.head_width, self.config.rope_theta)
         mask_BTS = allowed(segment_ids_BT, positions_BT, segments, positions)
         graph, stacked = nnx.split(self.layers)
 
         def layer(x_BTD, scanned):
             state, cached, layer_key = scanned
             block = nnx.merge(graph, state)
-            x_BTD, kept, weights = block(x_BTD, positions_BT, mask_BTS, cached, slot, layer_key)
+            x_BTD, kept, weights = block(x_BTD, table, mask_BTS, cached, slot, layer_key, keep_weights)
             return x_BTD, (kept if cache is not None else None, weights if keep_weights else None)
 
         if self.config.remat == "full":
