@@ -24,7 +24,7 @@ import tables
 import train
 from clock import Clock
 from figures import machine, versions
-from sizes import SIZES
+from sizes import NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import WorkerError
 
 from tpullm import storage
@@ -91,7 +91,12 @@ def measure(parts: list[str], sizes: list[str], rounds: int | None) -> dict:
             found["data"] = data.measure(trained, ENVIRONMENT, clock)
         if "start" in parts:
             found["start"] = start.measure(trained, clock)
-    settings = {"environment": ENVIRONMENT, "sizes": {size: dataclasses.asdict(SIZES[size]) for size in sizes}}
+    settings = {
+        "environment": ENVIRONMENT,
+        "sizes": {size: dataclasses.asdict(SIZES[size]) for size in sizes},
+        "decode": {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS},
+        "data": {name: {"tokens": tokens, "mean_length": mean} for name, (tokens, mean) in data.STORES.items()},
+    }
     return {**ratios(found), **found, "versions": versions(), "machine": machine(), "settings": settings}
 
 
@@ -106,7 +111,7 @@ def expected(parts: list[str], sizes: list[str]) -> dict[str, float]:
     """Seconds of each part, in order."""
     seconds = {f"train {size}": train.SECONDS[size] for size in sizes if "train" in parts}
     others = {"decode": decode.SECONDS, "data": data.SECONDS, "start": start.SECONDS}
-    return seconds | {part: others[part] for part in parts if part in others}
+    return seconds | {part: others[part] for part in PARTS if part in set(parts) & set(others)}
 
 
 def ratios(found: dict) -> dict:

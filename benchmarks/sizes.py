@@ -7,13 +7,13 @@ from tpullm.config import ModelConfig
 
 @dataclass(frozen=True)
 class Size:
-    """One model, the batch that it is trained with, and how long a turn of training is.
+    """One model, the batch that it is trained with, and its turns: short ones, since the machine's speed changes.
 
     Args:
         model: its shapes; no `qk_norm`, which the peer doesn't have.
         batch_size: rows in a batch (B).
         sequence_length: tokens in a row (T).
-        steps: in one turn, so that a turn is a second or more.
+        steps: in one turn.
         rounds: turns of each program.
     """
 
@@ -36,9 +36,9 @@ def shapes(layers: int, width: int, heads: int, vocabulary: int, context: int) -
 
 
 SIZES = {
-    "0.8M": Size(shapes(4, 128, 4, 65, 64), batch_size=12, sequence_length=64, steps=30, rounds=7),
-    "12M": Size(shapes(6, 384, 6, 4096, 256), batch_size=16, sequence_length=256, steps=2, rounds=5),
-    "50M": Size(shapes(8, 640, 10, 16384, 512), batch_size=4, sequence_length=512, steps=1, rounds=4),
+    "0.8M": Size(shapes(4, 128, 4, 65, 64), batch_size=12, sequence_length=64, steps=15, rounds=15),
+    "12M": Size(shapes(6, 384, 6, 4096, 256), batch_size=16, sequence_length=256, steps=1, rounds=10),
+    "50M": Size(shapes(8, 640, 10, 16384, 512), batch_size=4, sequence_length=512, steps=1, rounds=5),
 }
 
 # Decoding: a prompt of this many tokens, this many new ones, greedily, at one size, for several texts at once or one.

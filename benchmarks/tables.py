@@ -34,7 +34,7 @@ def training(found: dict) -> Table:
     table.add_section()
     _add_ratio(table, "ratio to the best of torch", sizes)
     table.add_row("MFU", *(f"{of['mfu']:.0%}" for of in sizes.values()))
-    table.caption = f"MFU: of {found['peak']['flops'] / 1e9:,.0f} GFLOP/s, the measured bfloat16 peak"
+    table.caption = f"MFU: of {found['peak']['flops'] / 1e9:,.0f} GFLOP/s in bfloat16, as measured"
     return table
 
 
