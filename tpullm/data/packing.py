@@ -13,14 +13,14 @@ from tpullm.data.batch import Segments, flat_ranges
 
 @dataclass(frozen=True)
 class Packing:
-    """Which pieces lie in which row; sorted by row.
+    """Which pieces lie in which row; sorted by row. The integers of pieces are 32 bits where that is enough.
 
     Args:
-        documents: int64 [pieces], the piece's document.
-        offsets: int64 [pieces], its first prediction on the unmoved grid.
-        lengths: int64 [pieces], its predictions.
+        documents: int [pieces], the piece's document.
+        offsets: int [pieces], its first prediction on the unmoved grid.
+        lengths: int [pieces], its predictions.
         row_starts: int64 [rows + 1], the first piece of each row.
-        predictions: int64 [documents], of each document.
+        tokens: int64 [documents], of each document.
         sequence_length: T.
         seed: moves the grid of cuts; None leaves it where it is.
     """
@@ -29,7 +29,7 @@ class Packing:
     offsets: np.ndarray
     lengths: np.ndarray
     row_starts: np.ndarray
-    predictions: np.ndarray
+    tokens: np.ndarray
     sequence_length: int
     seed: int | None
 
@@ -51,9 +51,10 @@ class Packing:
         """
         counts = self.row_starts[rows + 1] - self.row_starts[rows]
         piece = flat_ranges(self.row_starts[rows], counts)
-        documents, lengths = self.documents[piece], self.lengths[piece]
-        predictions = self.predictions[documents]
-        starts = self.offsets[piece]
+        documents, starts, lengths = (
+            array[piece].astype(np.int64) for array in (self.documents, self.offsets, self.lengths)
+        )
+        predictions = self.tokens[documents] - 1
         if self.seed is not None:
             shift = _hash(documents, np.repeat(epochs, counts), self.seed) % predictions.astype(np.uint64)
             starts = (starts + np.where(predictions > self.sequence_length, shift.astype(np.int64), 0)) % predictions
@@ -79,17 +80,19 @@ def pack(lengths: np.ndarray, sequence_length: int, seed: int, moving: bool = Tr
     out by whole arrays. Documents of fewer than two tokens hold no prediction and are left out. Which documents share
     a row depends on `seed`. With `moving` the cuts of long documents move from epoch to epoch.
     """
-    predictions = np.maximum(np.asarray(lengths, np.int64) - 1, 0)
+    lengths = np.asarray(lengths, np.int64)
+    predictions = np.maximum(lengths - 1, 0)
     pieces = -(-predictions // sequence_length)
-    documents = np.repeat(np.arange(len(predictions)), pieces)
-    offsets = flat_ranges(np.zeros_like(pieces), pieces) * sequence_length
-    piece_lengths = np.minimum(sequence_length, predictions[documents] - offsets)
+    documents = _compact(np.repeat(np.arange(len(lengths)), pieces))
+    offsets = _compact(flat_ranges(np.zeros_like(pieces), pieces) * sequence_length)
+    piece_lengths = _compact(np.minimum(sequence_length, predictions[documents] - offsets))
     shuffled = np.random.default_rng(seed).permutation(len(documents))
-    pools = shuffled[np.argsort(piece_lengths[shuffled], kind="stable")]
+    keys = piece_lengths[shuffled].astype(np.min_scalar_type(sequence_length))  # in 16 bits six times faster to sort
+    pools = shuffled[np.argsort(keys, kind="stable")]
     order, row_lengths = _deal(pools, np.bincount(piece_lengths, minlength=sequence_length + 1), sequence_length)
     row_starts = np.concatenate([[0], np.cumsum(row_lengths)])
     ordered = (documents[order], offsets[order], piece_lengths[order])
-    return Packing(*ordered, row_starts, predictions, sequence_length, seed if moving else None)
+    return Packing(*ordered, row_starts, lengths, sequence_length, seed if moving else None)
 
 
 def _deal(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
@@ -128,6 +131,10 @@ def _fit(histogram: np.ndarray, capacity: int) -> list[tuple[int, tuple]]:
             if count and copies:
                 open_rows.setdefault(capacity - copies * length, []).append((count, ((length, copies),)))
     return [kind for space in sorted(open_rows) for kind in open_rows[space]]
+
+
+def _compact(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.int32) if values.max(initial=0) < 2**31 else values
 
 
 def _hash(documents: np.ndarray, epochs: np.ndarray, seed: int) -> np.ndarray:
