@@ -20,17 +20,17 @@ def parts():
     return [random_part(rng, documents) for documents in (50, 0, 1, 200)]
 
 
-@pytest.fixture(params=["in memory", "on disk"])
-def opened(request, parts, tmp_path, monkeypatch):
-    """A store whose chunks and shards are small, so that documents lie across their borders."""
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Chunks and shards so small that documents lie across their borders."""
     monkeypatch.setattr(store, "CHUNK_TOKENS", 64)
     monkeypatch.setattr(store, "SHARD_TOKENS", 64 * 8)
-    if request.param == "on disk":
-        monkeypatch.setattr(store, "MEMORY_BYTES", 1_000)
+
+
+@pytest.fixture
+def opened(small_shards, parts, tmp_path):
     store.write_store(tmp_path / "store", iter(parts), np.dtype(np.uint16))
-    opened = store.TokenStore.open(tmp_path / "store")
-    assert isinstance(opened._tokens, np.ndarray) == (request.param == "in memory")
-    return opened
+    return store.TokenStore.open(tmp_path / "store")
 
 
 def test_documents_come_back_as_written(opened, parts):
@@ -51,6 +51,18 @@ def test_pieces_are_read_in_the_order_asked(opened):
     expected = [opened.document(d)[s:] for d, s in zip(documents, starts, strict=True)]
     assert tokens.dtype == np.int32 and (tokens == np.concatenate(expected)).all()
     assert weights.dtype == np.float32 and (weights == 1).all() and len(weights) == len(tokens)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_a_document_may_be_longer_than_a_shard_and_hold_only_zeros(small_shards, tmp_path, dtype):
+    """A chunk of zeros is the one that a zarr array need not store."""
+    tokens = np.repeat(np.array([7, 0, 9], dtype), [500, 1500, 100])
+    store.write_store(tmp_path / "store", [(tokens, np.array([2100]), np.zeros(1, np.uint64))], np.dtype(dtype))
+    opened = store.TokenStore.open(tmp_path / "store")
+    assert (opened.document(0) == tokens).all()
+    for start, count in ((0, 0), (511, 2), (512, 512), (2100, 0)):
+        read, _ = opened.read(np.array([0]), np.array([start]), np.array([count]))
+        assert read.tolist() == tokens[start : start + count].tolist()
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path):
@@ -93,3 +105,14 @@ def test_a_broken_store_is_refused(tmp_path, parts):
     (tmp_path / "store" / "offsets" / "zarr.json").write_text("{")
     with pytest.raises(UserError, match="broken token store"):
         store.TokenStore.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "of other chunks"])
+def test_a_broken_shard_is_refused(opened, damage):
+    shards = sorted((opened.path / "tokens" / "c").iterdir())
+    content = shards[1].read_bytes()
+    shards[1].unlink()
+    if damage != "missing":
+        shards[1].write_bytes(content[:700] if damage == "cut short" else content[64:])
+    with pytest.raises(UserError, match="c/1: broken token store; remove it"):
+        store.TokenStore.open(opened.path)
