@@ -47,11 +47,13 @@ def test_a_batch_depends_on_the_step_only(sources):
         assert_same(another.batch_at(step), forward[step])
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_batches_do_not_depend_on_workers_nor_on_where_they_begin(sources, workers):
+def test_batches_do_not_depend_on_workers_nor_on_where_they_begin(sources, workers, at_once, monkeypatch):
+    monkeypatch.setattr("tpullm.data.stream.TOKENS_AT_ONCE", at_once * B * T)
     stream = stream_of(sources)
-    found = list(stream_of(sources).batches(4, 9, workers))
-    assert len(found) == 5
+    found = list(stream_of(sources).batches(4, 11, workers))
+    assert len(found) == 7
     for step, batch in enumerate(found, start=4):
         assert_same(batch, stream.batch_at(step))
 
