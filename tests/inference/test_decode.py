@@ -38,7 +38,7 @@ def test_cached_decoding_is_the_full_forward(session):
     @jax.jit
     def add(params, tokens_B1, positions_B1, cache):
         model, segments_B1 = session.architecture.model(params), jnp.ones_like(tokens_B1)
-        hidden, cache, _ = model(tokens_B1, segments_B1, positions_B1, dtype=jnp.float32, cache=cache)
+        hidden, cache = model.extend(tokens_B1, segments_B1, positions_B1, cache, dtype=jnp.float32)
         return model.logits(hidden)[:, 0], cache
 
     place = partial(put, session.mesh)

@@ -36,12 +36,12 @@ class Decoding(NamedTuple):
 def empty_cache(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
     """A cache with nothing in it."""
     config = architecture.config
-    shape = (config.layers, rows, slots, config.kv_heads, config.head_width)
-    spec = RULES.spec("layers", "batch", None, "kv_heads", "head")
+    shape = (rows, slots, config.kv_heads, config.head_width)
+    spec = RULES.spec("batch", None, "kv_heads", "head")
     by_row = RULES.spec("batch", None)
     return Cache(
-        keys=jax.reshard(jnp.zeros(shape, dtype), spec),
-        values=jax.reshard(jnp.zeros(shape, dtype), spec),
+        keys=tuple(jax.reshard(jnp.zeros(shape, dtype), spec) for _ in range(config.layers)),
+        values=tuple(jax.reshard(jnp.zeros(shape, dtype), spec) for _ in range(config.layers)),
         segments=jax.reshard(jnp.zeros((rows, slots), jnp.int32), by_row),
         positions=jax.reshard(jnp.zeros((rows, slots), jnp.int32), by_row),
         length=jnp.zeros((), jnp.int32),
@@ -52,7 +52,7 @@ def prefill(model: Transformer, tokens_BT, lengths_B, cache: Cache, dtype) -> tu
     """Read the prompts, the first `lengths_B` tokens of each row: logits after the last one `[B, V]`, and the cache."""
     place_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32) + jnp.zeros_like(tokens_BT)
     segments_BT = (place_BT < lengths_B[:, None]).astype(jnp.int32)
-    hidden_BTD, cache, _ = model(tokens_BT, segments_BT, place_BT, dtype=dtype, cache=cache)
+    hidden_BTD, cache = model.extend(tokens_BT, segments_BT, place_BT, cache, dtype=dtype)
     is_last_BT1 = (place_BT == lengths_B[:, None] - 1)[:, :, None]
     last_BD = jnp.sum(jnp.where(is_last_BT1, hidden_BTD, 0), axis=1)
     return model.logits(last_BD[:, None])[:, 0], cache
@@ -71,12 +71,14 @@ def _start(architecture, params, tokens_BT, lengths_B, seeds_B, stop_ids, sampli
 def _go_on(architecture, params, state, stop_ids, sampling, limit, *, count, dtype) -> tuple[Decoding, jax.Array]:
     """Up to `limit` more tokens, `[B, count]`; -1 after a row's end. Stops early when every row has ended."""
     model = architecture.model(params)
+    layers = model.unstacked()
 
     def step(carry):
         done, state, out_BC = carry
         by_time = RULES.spec("batch", "time")
         tokens_B1, positions_B1 = jax.reshard((state.tokens[:, None], state.positions[:, None]), (by_time, by_time))
-        hidden_B1D, cache, _ = model(tokens_B1, jnp.ones_like(tokens_B1), positions_B1, dtype=dtype, cache=state.cache)
+        ones_B1 = jnp.ones_like(tokens_B1)
+        hidden_B1D, cache = model.extend(tokens_B1, ones_B1, positions_B1, state.cache, dtype=dtype, layers=layers)
         logits_BV = model.logits(hidden_B1D)[:, 0]
         tokens_B = choose(logits_BV, sampling, state.seeds, state.positions + 1)
         tokens_B = jnp.where(state.ended, -1, tokens_B)

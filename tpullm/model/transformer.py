@@ -3,6 +3,7 @@
 Shapes: B batch, T query length, S key length, D model width, K key/value heads, H head width, V vocabulary, L layers.
 """
 
+import operator
 from typing import NamedTuple
 
 import jax
@@ -19,11 +20,12 @@ from tpullm.sharding import RULES, gather
 class Cache(NamedTuple):
     """Keys and values of the tokens seen so far; decoding adds to it instead of computing them again.
 
-    `keys`, `values` `[L, B, S, K, H]`; `segments`, `positions` `[B, S]` (segment 0: empty); `length`: slots filled.
+    `keys`, `values`: of each layer `[B, S, K, H]`, in arrays of their own, so that a token is written without a copy of
+    all; `segments`, `positions` `[B, S]` (segment 0: empty); `length`: slots filled.
     """
 
-    keys: jax.Array
-    values: jax.Array
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
     segments: jax.Array
     positions: jax.Array
     length: jax.Array
@@ -87,48 +89,59 @@ class Transformer(nnx.Module):
         table = self.embedding if self.config.tied_embeddings else self.head
         return gather(table[...], "vocabulary", "embed", dtype=dtype)
 
-    def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, cache=None, key=None, keep_weights=False):
+    def unstacked(self) -> list[nnx.State]:
+        """The parameters of each layer, for `extend`. A loop that decodes makes them before: slices in it are copies."""
+        stacked = nnx.split(self.layers)[1]
+        return [jax.tree.map(operator.itemgetter(n), stacked) for n in range(self.config.layers)]
+
+    def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False):
         """Token ids to the normalized residual stream, from which `output_table` scores the next token.
 
         Args:
             tokens_BT, segment_ids_BT, positions_BT: `[B, T]` int32.
             dtype: type of the products.
-            cache: keys and values of earlier tokens.
             key: for dropout; None computes without.
             keep_weights: also return the attention weights.
 
         Returns:
-            `[B, T, D]`, the cache with these tokens added (or None), and the weights `[L, B, K, G, T, S]` (or None).
+            `[B, T, D]`, and the weights `[L, B, K, G, T, S]` (or None).
         """
         x_BTD = dropout(self.embed(tokens_BT, dtype), self.config.dropout, key)
-        slot = None if cache is None else cache.length
-        segments, positions = segment_ids_BT, positions_BT
-        if cache is not None:
-            # A cache is whole along time, as the keys and values in it are.
-            everywhere = RULES.spec("batch", None)
-            segments, positions = jax.reshard((segment_ids_BT, positions_BT), (everywhere, everywhere))
-            segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, slot, axis=1)
-            positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, slot, axis=1)
         table = rotary_table(positions_BT, self.config.head_width, self.config.rope_theta)
-        mask_BTS = allowed(segment_ids_BT, positions_BT, segments, positions)
+        mask_BTS = allowed(segment_ids_BT, positions_BT, segment_ids_BT, positions_BT)
         graph, stacked = nnx.split(self.layers)
 
         def layer(x_BTD, scanned):
-            state, cached, layer_key = scanned
+            state, layer_key = scanned
             block = nnx.merge(graph, state)
-            x_BTD, kept, weights = block(x_BTD, table, mask_BTS, cached, slot, layer_key, keep_weights)
-            return x_BTD, (kept if cache is not None else None, weights if keep_weights else None)
+            x_BTD, _, weights = block(x_BTD, table, mask_BTS, key=layer_key, keep_weights=keep_weights)
+            return x_BTD, weights
 
         if self.config.remat == "full":
             layer = jax.checkpoint(layer, prevent_cse=False)
-        cached = None if cache is None else (cache.keys, cache.values)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
-        x_BTD, (kept, weights) = jax.lax.scan(
-            layer, x_BTD, (stacked, cached, keys), unroll=unrolled(self.config.layers)
-        )
-        if cache is not None:
-            cache = Cache(*kept, segments, positions, cache.length + tokens_BT.shape[1])
-        return self.norm(x_BTD), cache, weights
+        x_BTD, weights = jax.lax.scan(layer, x_BTD, (stacked, keys), unroll=unrolled(self.config.layers))
+        return self.norm(x_BTD), weights
+
+    def extend(self, tokens_BT, segment_ids_BT, positions_BT, cache: Cache, *, dtype, layers=None):
+        """The same for tokens that come after those in `cache`: `[B, T, D]`, and the cache with these tokens added.
+
+        Args:
+            layers: of `unstacked`, if it was called before.
+        """
+        # A cache is whole along time, as the keys and values in it are.
+        everywhere = RULES.spec("batch", None)
+        segments, positions = jax.reshard((segment_ids_BT, positions_BT), (everywhere, everywhere))
+        segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, cache.length, axis=1)
+        positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.length, axis=1)
+        table = rotary_table(positions_BT, self.config.head_width, self.config.rope_theta)
+        mask_BTS = allowed(segment_ids_BT, positions_BT, segments, positions)
+        x_BTD, kept, graph = self.embed(tokens_BT, dtype), [], nnx.split(self.layers)[0]
+        for state, *cached in zip(layers or self.unstacked(), cache.keys, cache.values, strict=True):
+            x_BTD, pair, _ = nnx.merge(graph, state)(x_BTD, table, mask_BTS, cached, cache.length)
+            kept.append(pair)
+        keys, values = zip(*kept, strict=True)
+        return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1])
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Scores of every next token, `[B, T, V]` float32."""

@@ -23,7 +23,7 @@ jax.tree_util.register_dataclass(Batch)
 def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, key=None):
     """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
     model = architecture.model(params)
-    hidden, _, _ = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
+    hidden, _ = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
     return cross_entropy(hidden, model.output_table(dtype), batch.targets, batch.weights, z_loss)
 
 
