@@ -90,7 +90,7 @@ class Transformer(nnx.Module):
         return gather(table[...], "vocabulary", "embed", dtype=dtype)
 
     def unstacked(self) -> list[nnx.State]:
-        """The parameters of each layer, for `extend`. A loop that decodes makes them before: slices in it are copies."""
+        """The parameters of each layer, for `extend`. A loop that decodes makes them before it begins."""
         stacked = nnx.split(self.layers)[1]
         return [jax.tree.map(operator.itemgetter(n), stacked) for n in range(self.config.layers)]
 
