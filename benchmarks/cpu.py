@@ -28,7 +28,7 @@ from sizes import NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import WorkerError
 
 from tpullm import storage
-from tpullm.cli import ALLOCATOR
+from tpullm.environment import ALLOCATOR
 from tpullm.errors import UserError
 from tpullm.log import say
 

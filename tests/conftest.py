@@ -4,12 +4,26 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from tpullm import programs
+
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
+
+
+def pytest_configure(config):
+    """A cache folder of the session: what it compiles is shared, and the user's folder is neither read nor filled.
+
+    Set before a test module imports JAX, which reads it then.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="tpullm-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["XDG_CACHE_HOME"] = folder.name
+    os.environ.update(programs.settings())
 
 
 @pytest.fixture(scope="session")

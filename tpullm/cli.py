@@ -9,6 +9,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 
+from tpullm import environment
 from tpullm.errors import Interrupted, UserError
 
 
@@ -54,17 +55,10 @@ VERBS = {
 }
 
 
-# Freed memory stays in the process, in huge pages. By default glibc gives large blocks back to the system, and every
-# operation pays for fresh pages: the quickstart trained at 12,100 tokens/s without this and at 17,500 with it.
-ALLOCATOR = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.hugetlb=1"
-
-
 def entry() -> int:
-    """The program `tpullm`: `main`, in a process whose allocator is set up, which must be done before it starts."""
-    computes = len(sys.argv) > 1 and sys.argv[1] in VERBS and VERBS[sys.argv[1]].computes
-    if computes and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        environment = os.environ | {"GLIBC_TUNABLES": ALLOCATOR}
-        os.execve(sys.executable, [sys.executable, "-m", "tpullm", *sys.argv[1:]], environment)
+    """The program `tpullm`: `main`, in a process that has what computing needs from its start."""
+    if len(sys.argv) > 1 and sys.argv[1] in VERBS and VERBS[sys.argv[1]].computes:
+        environment.prepare()
     return main()
 
 

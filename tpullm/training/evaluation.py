@@ -1,5 +1,6 @@
 """Held-out loss: how surprised the model is by text that it never saw."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from tpullm.training.step import batch_loss
 Tree = Any
 
 
+@functools.cache  # the stages of one command share what is compiled
 def make_evaluation(architecture: Architecture, dtype):
     """The compiled `(params, batch) -> Sums`, without dropout or gradients."""
 

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from tpullm import environment, programs
 from tpullm.checkpoint import Checkpoints
-from tpullm.config import ModelConfig, TrainConfig
+from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig
 from tpullm.data.batch import Batch
 from tpullm.errors import Interrupted, UserError
 from tpullm.log import say
@@ -86,13 +87,14 @@ def train(job: Job) -> dict:
             step=first,
             tokens_per_step=config.batch_size * config.sequence_length,
             peak_tokens_per_second=peak / training_flops_per_token(job.model, config.sequence_length),
-            learning_rate=learning_rate(config.optimizer, steps),
+            learning_rate=learning_rates(config.optimizer, steps).item,
         )
         say(
             f"{job.directory.name}: {parameter_count(architecture.shapes):,} parameters, {dtype.name} products, "
             f"step {first:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
             f"peak {peak / 1e9:,.0f} GFLOP/s on {job.mesh.size} device(s)"
         )
+        say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {programs.described()}")
 
         # ---------------------------------------------------------------- the loop
         results: dict = {}
@@ -136,6 +138,14 @@ def train(job: Job) -> dict:
         if stopped():
             raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command goes on")
     return results
+
+
+def learning_rates(config: OptimizerConfig, steps: int) -> np.ndarray:
+    """The learning rate of every step, `[steps]`, for the log.
+
+    All at once: for one line it would be 11 programs, and each would wait for the step that is on its way.
+    """
+    return np.asarray(jax.jit(learning_rate(config, steps))(np.arange(steps)))
 
 
 def _check_finite(values: dict[str, jax.Array], step: int, directory: Path) -> None:

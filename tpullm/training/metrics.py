@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,15 +27,13 @@ class MetricsLog:
     """
 
     def __init__(self, directory: Path, step: int):
-        from tensorboardX import SummaryWriter
-
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / "metrics.jsonl"
         if self._path.exists():
             kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
             storage.write_text(self._path, "".join(line + "\n" for line in kept))
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (kept open for the whole stage)
-        self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+        self._tensorboard = _tensorboard(directory / "tensorboard", step + 1)
 
     def write(self, values: dict) -> None:
         """Append one line; numbers also go to TensorBoard, nested ones as `name/source`."""
@@ -55,6 +54,19 @@ class MetricsLog:
         self.sync()
         self._file.close()
         self._tensorboard.close()
+
+
+def _tensorboard(directory: Path, step: int):
+    """TensorBoard files in which what was written of `step` and later no longer counts."""
+    # tensorboardX imports torch where that is installed: 1.2 s and 0.3 GB of a start, for types that we never give it.
+    hidden = {} if "torch" in sys.modules else {"torch": None}
+    sys.modules |= hidden
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+    return SummaryWriter(str(directory), purge_step=step)
 
 
 def _step_of(line: str) -> float:
@@ -128,7 +140,9 @@ class Meter:
         step, arrays = self._kept
         self._kept = None
         values = {name: float(value) for name, value in jax.device_get(arrays).items()}
-        elapsed = time.monotonic() - self._since
+        # The next interval begins at this very moment: the next step is on its way already.
+        now = time.monotonic()
+        elapsed = now - self._since
         seconds = elapsed / (step - self.step)
         rate = self.tokens_per_step / seconds
         row = {
@@ -146,18 +160,18 @@ class Meter:
         self.log.write(row)
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self.steps:
             say(line(row, self.steps))
-            self._last_line = time.monotonic()
-        self._restart(step)
+            self._last_line = now
+        self._restart(step, now)
 
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Write held-out results; the time that they took is not counted as training."""
         self.log.write({"step": step, "tokens": step * self.tokens_per_step, **results})
         losses = ", ".join(f"{source} {loss:.4f}" for source, loss in results["eval_loss"].items())
         say(f"step {step:>6,}  held-out loss (nats a token): {losses}")
-        self._restart(step)
+        self._restart(step, time.monotonic())
 
-    def _restart(self, step: int) -> None:
-        self.step, self._since, self._waited = step, time.monotonic(), 0.0
+    def _restart(self, step: int, now: float) -> None:
+        self.step, self._since, self._waited = step, now, 0.0
 
     def close(self) -> None:
         """Report what is kept and close the log."""

@@ -20,6 +20,8 @@ Tree = Any
 class Architecture:
     """A `ModelConfig` made concrete: how to build the model from a plain dict of parameters, and what that dict holds.
 
+    Two of the same config are equal: what is compiled for one serves the other.
+
     Attributes:
         shapes: tree of `jax.ShapeDtypeStruct`.
         axes: tree of logical axes, the same structure; `layers` first where parameters are stacked.
@@ -32,6 +34,12 @@ class Architecture:
         self.shapes = _plain(state, lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype))
         self.axes = _plain(state, _axes)
         self._state = state
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self.config == other.config
+
+    def __hash__(self) -> int:
+        return hash(self.config)
 
     def model(self, params: Tree) -> Transformer:
         """The Transformer with these parameters."""
