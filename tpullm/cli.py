@@ -4,8 +4,10 @@ import contextlib
 import difflib
 import errno
 import importlib
+import logging
 import os
 import sys
+import threading
 import warnings
 from dataclasses import dataclass
 
@@ -59,7 +61,12 @@ def entry() -> int:
     """The program `tpullm`: `main`, in a process that has what computing needs from its start."""
     if len(sys.argv) > 1 and sys.argv[1] in VERBS and VERBS[sys.argv[1]].computes:
         environment.prepare()
-    return main()
+    code = main()
+    if code:
+        # Threads that fail of the same cause a moment later (a save that goes on, say) add nothing to the one line.
+        threading.excepthook = lambda failure: None
+        logging.disable()
+    return code
 
 
 def main(argv: list[str] | None = None) -> int:
