@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tpullm import manifest
@@ -175,6 +175,7 @@ def test_the_tokenizer_is_trained_on_training_documents_by_weight(run):
         st.text("abc", min_size=1), st.tuples(st.integers(0, 5_000), st.floats(0.01, 10)), min_size=1
     ),
 )
+@example(amount=1, sources={"a": (1, 5.03125)})
 def test_shares_fill_the_amount_and_no_more(amount, sources):
     sizes = {name: size for name, (size, _) in sources.items()}
     weights = {name: weight for name, (_, weight) in sources.items()}

@@ -125,7 +125,8 @@ def share_out(amount: int, sizes: Mapping[str, int], weights: Mapping[str, float
         rate = (amount - sum(shares.values())) / sum(weights[name] for name in open_)
         full = [name for name in open_ if sizes[name] <= rate * weights[name]]
         for name in full or open_:
-            shares[name] = min(sizes[name], int(rate * weights[name]))
+            # A whole share may come out a rounding below itself: 1 / 5.03125 * 5.03125 < 1.
+            shares[name] = min(sizes[name], int(rate * weights[name] + 1e-6))
     return shares
 
 
