@@ -69,7 +69,7 @@ def random_batches(size: str, count: int = 8) -> list[Batch]:
 
 def decoding() -> Program:
     """Going on with `count` prompts at once, as `generate` and `evaluate` do; a unit is a prompt."""
-    config, mesh, dtype = SIZES[DECODED].model, make_mesh({"fsdp": -1}), use_dtype()
+    config, mesh, dtype = SIZES[DECODED].model, make_mesh({"fsdp": -1}), use_dtype(exact=False)
     architecture, tokenizer = Architecture(config), SimpleNamespace(pad_id=0, bos_id=1, eos_id=2)
     restored = targets(architecture, mesh, dtype)
 

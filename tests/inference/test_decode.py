@@ -33,12 +33,13 @@ def test_cached_decoding_is_the_full_forward(session):
     @jax.jit
     def read(params, tokens_BT, lengths_B):
         cache = empty_cache(session.architecture, 2, 12, jnp.float32)
-        return prefill(session.architecture.model(params), tokens_BT, lengths_B, cache, jnp.float32)
+        model = session.architecture.model(params)
+        return prefill(model, model.unstacked(), tokens_BT, lengths_B, cache, jnp.float32)
 
     @jax.jit
     def add(params, tokens_B1, positions_B1, cache):
         model, segments_B1 = session.architecture.model(params), jnp.ones_like(tokens_B1)
-        hidden, cache = model.extend(tokens_B1, segments_B1, positions_B1, cache, dtype=jnp.float32)
+        hidden, cache = model.extend(tokens_B1, segments_B1, positions_B1, cache, model.unstacked(), dtype=jnp.float32)
         return model.logits(hidden)[:, 0], cache
 
     place = partial(put, session.mesh)

@@ -27,6 +27,7 @@ def test_blocks_equal_plain_attention(monkeypatch, block, heads, groups, dtype, 
     q, k, v, cotangent = (
         jax.random.normal(key, (3, 32, n, 8)).astype(dtype) for key, n in zip(keys, widths, strict=True)
     )
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
 
     def both(attention):
         mask = allowed(b.segment_ids, b.positions, b.segment_ids, b.positions)
@@ -38,7 +39,7 @@ def test_blocks_equal_plain_attention(monkeypatch, block, heads, groups, dtype, 
     with jax.set_mesh(mesh()):
         queries, everywhere = (
             named(mesh(), "batch", "time", "heads", "head"),
-            named(mesh(), "batch", None, "kv_heads", "head"),
+            named(mesh(), "batch", "kv_heads", None, "head"),
         )
         q, k, v, cotangent = jax.device_put((q, k, v, cotangent), (queries, everywhere, everywhere, queries))
         ours = jax.jit(lambda: both(blockwise.attend_in_blocks))()

@@ -26,7 +26,7 @@ def main(arguments) -> None:
         raise UserError(f"--tokens: {arguments.tokens} is less than 1; use 1 or more")
     from tpullm.inference.session import load
 
-    session = load(arguments.model)
+    session = load(arguments.model, exact=False)
     if session.stage != "finetune":
         say("this model was not tuned on conversations: it goes on with the text and may not answer")
     if not arguments.prompt:

@@ -28,7 +28,7 @@ def main(arguments) -> None:
             raise UserError(f"--{option}: {getattr(arguments, option)} is less than 1; use 1 or more")
     from tpullm.inference.session import load
 
-    session = load(arguments.model)
+    session = load(arguments.model, exact=False)
     results = [_one(session, arguments, sampling, arguments.seed + n) for n in range(arguments.count)]
     if arguments.json:
         print(json.dumps(results[0] if arguments.count == 1 else results, ensure_ascii=False))

@@ -16,6 +16,7 @@ import numpy as np
 
 from tpullm.inference.sampling import GREEDY, Sampling, choose
 from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
+from tpullm.model.platform import cache_dtype
 from tpullm.model.transformer import Cache, Transformer
 from tpullm.sharding import RULES, named, put
 from tpullm.training.state import Architecture
@@ -34,10 +35,11 @@ class Decoding(NamedTuple):
 
 
 def empty_cache(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
-    """A cache with nothing in it."""
+    """A cache with nothing in it, for products in `dtype`."""
     config = architecture.config
-    shape = (rows, slots, config.kv_heads, config.head_width)
-    spec = RULES.spec("batch", None, "kv_heads", "head")
+    shape = (rows, config.kv_heads, slots, config.head_width)
+    spec = RULES.spec("batch", "kv_heads", None, "head")
+    dtype = cache_dtype(dtype)
     by_row = RULES.spec("batch", None)
     return Cache(
         keys=tuple(jax.reshard(jnp.zeros(shape, dtype), spec) for _ in range(config.layers)),
@@ -48,37 +50,40 @@ def empty_cache(architecture: Architecture, rows: int, slots: int, dtype: jnp.dt
     )
 
 
-def prefill(model: Transformer, tokens_BT, lengths_B, cache: Cache, dtype) -> tuple[jax.Array, Cache]:
+def prefill(model: Transformer, layers, tokens_BT, lengths_B, cache: Cache, dtype) -> tuple[jax.Array, Cache]:
     """Read the prompts, the first `lengths_B` tokens of each row: logits after the last one `[B, V]`, and the cache."""
     place_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32) + jnp.zeros_like(tokens_BT)
     segments_BT = (place_BT < lengths_B[:, None]).astype(jnp.int32)
-    hidden_BTD, cache = model.extend(tokens_BT, segments_BT, place_BT, cache, dtype=dtype)
+    hidden_BTD, cache = model.extend(tokens_BT, segments_BT, place_BT, cache, layers, dtype=dtype)
     is_last_BT1 = (place_BT == lengths_B[:, None] - 1)[:, :, None]
     last_BD = jnp.sum(jnp.where(is_last_BT1, hidden_BTD, 0), axis=1)
     return model.logits(last_BD[:, None])[:, 0], cache
 
 
 @partial(jax.jit, static_argnames=("architecture", "slots", "dtype"))
-def _start(architecture, params, tokens_BT, lengths_B, seeds_B, stop_ids, sampling, *, slots, dtype) -> Decoding:
+def _start(
+    architecture, params, layers, tokens_BT, lengths_B, seeds_B, stop_ids, sampling, *, slots, dtype
+) -> Decoding:
     """Read the prompts and choose the first token."""
     cache = empty_cache(architecture, tokens_BT.shape[0], slots, dtype)
-    logits_BV, cache = prefill(architecture.model(params), tokens_BT, lengths_B, cache, dtype)
+    logits_BV, cache = prefill(architecture.model(params), layers, tokens_BT, lengths_B, cache, dtype)
     tokens_B = choose(logits_BV, sampling, seeds_B, lengths_B)
     return Decoding(tokens_B, lengths_B, seeds_B, _stops(tokens_B, stop_ids), cache)
 
 
 @partial(jax.jit, static_argnames=("architecture", "count", "dtype"), donate_argnames=("state",))
-def _go_on(architecture, params, state, stop_ids, sampling, limit, *, count, dtype) -> tuple[Decoding, jax.Array]:
+def _go_on(
+    architecture, params, layers, state, stop_ids, sampling, limit, *, count, dtype
+) -> tuple[Decoding, jax.Array]:
     """Up to `limit` more tokens, `[B, count]`; -1 after a row's end. Stops early when every row has ended."""
     model = architecture.model(params)
-    layers = model.unstacked()
 
     def step(carry):
         done, state, out_BC = carry
         by_time = RULES.spec("batch", "time")
         tokens_B1, positions_B1 = jax.reshard((state.tokens[:, None], state.positions[:, None]), (by_time, by_time))
         ones_B1 = jnp.ones_like(tokens_B1)
-        hidden_B1D, cache = model.extend(tokens_B1, ones_B1, positions_B1, state.cache, dtype=dtype, layers=layers)
+        hidden_B1D, cache = model.extend(tokens_B1, ones_B1, positions_B1, state.cache, layers, dtype=dtype)
         logits_BV = model.logits(hidden_B1D)[:, 0]
         tokens_B = choose(logits_BV, sampling, state.seeds, state.positions + 1)
         tokens_B = jnp.where(state.ended, -1, tokens_B)
@@ -99,6 +104,10 @@ def _stops(tokens_B: jax.Array, stop_ids: jax.Array) -> jax.Array:
     return jnp.any(tokens_B[:, None] == stop_ids, axis=-1)
 
 
+def _model(session: Session) -> tuple:
+    return session.architecture, session.params, session.layers
+
+
 def _begin(session: Session, prompts: list[list[int]], tokens: int, sampling, seeds, stop_ids) -> Decoding:
     """The state after the first new token of each prompt; rows that only fill the batch have ended."""
     rows = row_bucket(session, len(prompts))
@@ -107,9 +116,8 @@ def _begin(session: Session, prompts: list[list[int]], tokens: int, sampling, se
     by_row = named(session.mesh, "batch")
     seeds = jax.device_put(np.resize(np.asarray(seeds, np.uint32), rows), by_row)
     lengths, ids = jax.device_put(lengths, by_row), put(session.mesh, ids)
-    state = _start(
-        session.architecture, session.params, ids, lengths, seeds, stop_ids, sampling, slots=slots, dtype=session.dtype
-    )
+    arguments = (*_model(session), ids, lengths, seeds, stop_ids, sampling)
+    state = _start(*arguments, slots=slots, dtype=session.dtype)
     filling = jax.device_put(np.arange(rows) >= len(prompts), by_row)
     return state._replace(ended=state.ended | filling)
 
@@ -142,7 +150,7 @@ def decode(
     with jax.set_mesh(session.mesh):
         state = _begin(session, list(prompts), tokens, sampling, seeds, stop)
         first = np.array(state.tokens)  # a copy: the state is donated
-        arguments = (session.architecture, session.params, state, stop, sampling, tokens - 1)
+        arguments = (*_model(session), state, stop, sampling, tokens - 1)
         _, rest = _go_on(*arguments, count=bucket(tokens), dtype=session.dtype)
     new = np.concatenate([first[:, None], np.asarray(rest)], axis=1)
     rooms = [min(tokens, session.context_length - len(ids)) for ids in prompts]
@@ -186,8 +194,7 @@ def _stream_within(session: Session, ids: list[int], room: int, sampling, seed: 
     yield int(np.asarray(state.tokens)[0])
     for _ in range(room - 1):
         with jax.set_mesh(session.mesh):
-            arguments = (session.architecture, session.params, state, stop, sampling, 1)
-            state, out_BC = _go_on(*arguments, count=1, dtype=session.dtype)
+            state, out_BC = _go_on(*_model(session), state, stop, sampling, 1, count=1, dtype=session.dtype)
             token = int(np.asarray(out_BC)[0, 0])
         yield token
 

@@ -22,24 +22,24 @@ SCORES = RULES.spec("batch", "kv_heads", None, "time", None)
 
 
 @jax.custom_vjp
-def attend_in_blocks(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, mask_BTT: jax.Array) -> jax.Array:
+def attend_in_blocks(q_BTNH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, mask_BTT: jax.Array) -> jax.Array:
     """The mixed values `[B, T, N, H]` of `attention.attend`, for queries and keys of the same tokens.
 
     Args:
         mask_BTT: who may look at whom; never at a later token.
     """
-    return _forward(q_BTNH, k_BTKH, v_BTKH, mask_BTT)[0]
+    return _forward(q_BTNH, k_BKTH, v_BKTH, mask_BTT)[0]
 
 
-def _forward(q_BTNH, k_BTKH, v_BTKH, mask_BTT):
-    q_BKGTH, k_BKTH, v_BKTH = _by_group(q_BTNH, k_BTKH.shape[2]), k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+def _forward(q_BTNH, k_BKTH, v_BKTH, mask_BTT):
+    q_BKGTH = _by_group(q_BTNH, k_BKTH.shape[1])
     scale = q_BTNH.shape[-1] ** -0.5
     weights, mixed = [], []
     for start, end in _blocks(q_BTNH.shape[1]):
         product = partial(jnp.einsum, "bkgch,bksh->bkgcs", out_sharding=SCORES, preferred_element_type=jnp.float32)
         scores = product(q_BKGTH[:, :, :, start:end], k_BKTH[:, :, :end]) * scale
         scores = jnp.where(mask_BTT[:, None, None, start:end, :end], scores, jnp.finfo(jnp.float32).min)
-        weights.append(jax.nn.softmax(scores, axis=-1).astype(v_BTKH.dtype))
+        weights.append(jax.nn.softmax(scores, axis=-1).astype(v_BKTH.dtype))
         mixed.append(jnp.einsum("bkgcs,bksh->bkgch", weights[-1], v_BKTH[:, :, :end], out_sharding=QUERIES))
     mixed_BTNH = _by_head(_joined(mixed))
     return mixed_BTNH, (q_BKGTH, k_BKTH, v_BKTH, weights, mixed_BTNH)
@@ -63,7 +63,7 @@ def _backward(saved, d_BTNH):
         dq.append(jnp.einsum("bkgcs,bksh->bkgch", dscores, k_BKTH[:, :, :end], out_sharding=QUERIES))
         dk_BKTH += _padded(_to_keys(dscores, q_BKGCH), d_BTNH.shape[1])
         dv_BKTH += _padded(_to_keys(weights_BKGCS, d_BKGCH), d_BTNH.shape[1])
-    return _by_head(_joined(dq)), dk_BKTH.swapaxes(1, 2).astype(dtype), dv_BKTH.swapaxes(1, 2).astype(dtype), None
+    return _by_head(_joined(dq)), dk_BKTH.astype(dtype), dv_BKTH.astype(dtype), None
 
 
 attend_in_blocks.defvjp(_forward, _backward)

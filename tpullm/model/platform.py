@@ -32,6 +32,11 @@ def compute_dtype(choice: str) -> jnp.dtype:
     return jnp.dtype("float32" if slow_bfloat16 else "bfloat16")
 
 
+def cache_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The type of cached keys and values: float32 on a CPU, which would convert all of them for every token."""
+    return jnp.dtype("float32") if jax.default_backend() == "cpu" else dtype
+
+
 def unrolled(layers: int) -> int:
     """How many layers a scan unrolls. A CPU loses a third to slicing stacked weights; a TPU compiles faster scanned."""
     return layers if jax.default_backend() == "cpu" and layers <= 12 else 1

@@ -3,7 +3,6 @@
 Shapes: B batch, T query length, S key length, D model width, K key/value heads, H head width, V vocabulary, L layers.
 """
 
-import operator
 from typing import NamedTuple
 
 import jax
@@ -20,8 +19,8 @@ from tpullm.sharding import RULES, gather
 class Cache(NamedTuple):
     """Keys and values of the tokens seen so far; decoding adds to it instead of computing them again.
 
-    `keys`, `values`: of each layer `[B, S, K, H]`, in arrays of their own, so that a token is written without a copy of
-    all; `segments`, `positions` `[B, S]` (segment 0: empty); `length`: slots filled.
+    `keys`, `values`: of each layer `[B, K, S, H]`, as attention reads them, in arrays of their own, so that a token is
+    written without a copy of all; `segments`, `positions` `[B, S]` (segment 0: empty); `length`: slots filled.
     """
 
     keys: tuple[jax.Array, ...]
@@ -46,7 +45,7 @@ class Block(nnx.Module):
 
         Args:
             table: of `rotary_table`.
-            cached: keys and values `[B, S, K, H]` of earlier tokens; this block's are written at `slot`.
+            cached: keys and values `[B, K, S, H]` of earlier tokens; this block's are written at `slot`.
             key: for dropout; None computes without.
 
         Returns:
@@ -56,8 +55,8 @@ class Block(nnx.Module):
         normed = self.attention_norm(x_BTD)
         k, v = self.attention.keys_and_values(normed, table)
         if cached is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cached[0], k.astype(cached[0].dtype), slot, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=1)
+            k = jax.lax.dynamic_update_slice_in_dim(cached[0], k.astype(cached[0].dtype), slot, axis=2)
+            v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=2)
         mixed, weights = self.attention(normed, table, k, v, mask_BTS, keep_weights)
         x_BTD = x_BTD + dropout(mixed, self.dropout, attention_key)
         x_BTD = x_BTD + dropout(self.mlp(self.mlp_norm(x_BTD)), self.dropout, mlp_key)
@@ -89,10 +88,10 @@ class Transformer(nnx.Module):
         table = self.embedding if self.config.tied_embeddings else self.head
         return gather(table[...], "vocabulary", "embed", dtype=dtype)
 
-    def unstacked(self) -> list[nnx.State]:
-        """The parameters of each layer, for `extend`. A loop that decodes makes them before it begins."""
-        stacked = nnx.split(self.layers)[1]
-        return [jax.tree.map(operator.itemgetter(n), stacked) for n in range(self.config.layers)]
+    def unstacked(self) -> list[list[jax.Array]]:
+        """The parameters of each layer, for `extend`: made once, or each token would cost a copy of all of them."""
+        stacked = jax.tree.leaves(nnx.split(self.layers)[1])
+        return [[leaf[n] for leaf in stacked] for n in range(self.config.layers)]
 
     def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False):
         """Token ids to the normalized residual stream, from which `output_table` scores the next token.
@@ -123,11 +122,11 @@ class Transformer(nnx.Module):
         x_BTD, weights = jax.lax.scan(layer, x_BTD, (stacked, keys), unroll=unrolled(self.config.layers))
         return self.norm(x_BTD), weights
 
-    def extend(self, tokens_BT, segment_ids_BT, positions_BT, cache: Cache, *, dtype, layers=None):
+    def extend(self, tokens_BT, segment_ids_BT, positions_BT, cache: Cache, layers, *, dtype):
         """The same for tokens that come after those in `cache`: `[B, T, D]`, and the cache with these tokens added.
 
         Args:
-            layers: of `unstacked`, if it was called before.
+            layers: of `unstacked`.
         """
         # A cache is whole along time, as the keys and values in it are.
         everywhere = RULES.spec("batch", None)
@@ -136,9 +135,11 @@ class Transformer(nnx.Module):
         positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.length, axis=1)
         table = rotary_table(positions_BT, self.config.head_width, self.config.rope_theta)
         mask_BTS = allowed(segment_ids_BT, positions_BT, segments, positions)
-        x_BTD, kept, graph = self.embed(tokens_BT, dtype), [], nnx.split(self.layers)[0]
-        for state, *cached in zip(layers or self.unstacked(), cache.keys, cache.values, strict=True):
-            x_BTD, pair, _ = nnx.merge(graph, state)(x_BTD, table, mask_BTS, cached, cache.length)
+        x_BTD, kept = self.embed(tokens_BT, dtype), []
+        graph, stacked = nnx.split(self.layers)
+        for leaves, *cached in zip(layers, cache.keys, cache.values, strict=True):
+            block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
+            x_BTD, pair, _ = block(x_BTD, table, mask_BTS, cached, cache.length)
             kept.append(pair)
         keys, values = zip(*kept, strict=True)
         return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1])
