@@ -13,6 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from tpullm.model.layers import einsum
 from tpullm.model.platform import query_block
 from tpullm.sharding import RULES
 
@@ -40,7 +41,7 @@ def _forward(q_BTNH, k_BKTH, v_BKTH, mask_BTT):
         scores = product(q_BKGTH[:, :, :, start:end], k_BKTH[:, :, :end]) * scale
         scores = jnp.where(mask_BTT[:, None, None, start:end, :end], scores, jnp.finfo(jnp.float32).min)
         weights.append(jax.nn.softmax(scores, axis=-1).astype(v_BKTH.dtype))
-        mixed.append(jnp.einsum("bkgcs,bksh->bkgch", weights[-1], v_BKTH[:, :, :end], out_sharding=QUERIES))
+        mixed.append(einsum("bkgcs,bksh->bkgch", weights[-1], v_BKTH[:, :, :end], QUERIES))
     mixed_BTNH = _by_head(_joined(mixed))
     return mixed_BTNH, (q_BKGTH, k_BKTH, v_BKTH, weights, mixed_BTNH)
 
@@ -60,7 +61,7 @@ def _backward(saved, d_BTNH):
         )
         dscores = weights_BKGCS.astype(jnp.float32) * (dweights - inner_BKGT1[:, :, :, start:end]) * scale
         dscores = dscores.astype(dtype)
-        dq.append(jnp.einsum("bkgcs,bksh->bkgch", dscores, k_BKTH[:, :, :end], out_sharding=QUERIES))
+        dq.append(einsum("bkgcs,bksh->bkgch", dscores, k_BKTH[:, :, :end], QUERIES))
         dk_BKTH += _padded(_to_keys(dscores, q_BKGCH), d_BTNH.shape[1])
         dv_BKTH += _padded(_to_keys(weights_BKGCS, d_BKGCH), d_BTNH.shape[1])
     return _by_head(_joined(dq)), dk_BKTH.astype(dtype), dv_BKTH.astype(dtype), None
