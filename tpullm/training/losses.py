@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tpullm.model.layers import einsum
+from tpullm.model.platform import in_memory_order
 from tpullm.sharding import RULES
 
 # Logits of one chunk take at most about this many bytes in float32, whatever the batch and the vocabulary.
@@ -63,19 +65,20 @@ def _forward(z_loss, hidden_BTD, table_VD, targets_BT, weights_BT):
         dlogits = weights_BC[..., None] * (p_BCV * (1 + 2 * z_loss * log_z_BC1) - is_target_BCV)
         dlogits = dlogits.astype(hidden_BCD.dtype)
         spec = RULES.spec("batch", "time", "width")
-        dhidden = jnp.einsum("bcv,vd->bcd", dlogits, table_VD, out_sharding=spec)
+        dhidden = einsum("bcv,vd->bcd", dlogits, table_VD, spec)
+        turned_DBC = in_memory_order(hidden_BCD.transpose(2, 0, 1))
         dtable += jnp.einsum(
-            "bcv,bcd->vd", dlogits, hidden_BCD, out_sharding=table_spec, preferred_element_type=jnp.float32
+            "dbc,bcv->dv", turned_DBC, dlogits, out_sharding=table_spec, preferred_element_type=jnp.float32
         )
         return (jax.tree.map(jnp.add, sums, chunk_sums), dtable), dhidden
 
-    table_spec = RULES.spec("vocabulary", None)
-    start = (_zeros(), jax.reshard(jnp.zeros(table_VD.shape, jnp.float32), table_spec))
+    table_spec = RULES.spec(None, "vocabulary")
+    start = (_zeros(), jax.reshard(jnp.zeros(table_VD.shape[::-1], jnp.float32), table_spec))
     chunks = _chunks(table_VD, hidden_BTD, targets_BT, weights_BT)
     (sums, dtable), dhidden = jax.lax.scan(add_chunk, start, chunks)
     dhidden_BTD = jnp.moveaxis(dhidden, 0, 2).reshape(hidden_BTD.shape)
     dhidden_BTD = jax.reshard(dhidden_BTD, RULES.spec("batch", "time", "width"))
-    return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, dtable.astype(table_VD.dtype))
+    return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, dtable.T.astype(table_VD.dtype))
 
 
 def _backward(z_loss, saved, cotangents):
