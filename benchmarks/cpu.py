@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import signal
 import sys
 
 import data
@@ -54,6 +55,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Measure, print, and write if asked; 2 for what the user can correct."""
     arguments = parse(argv)
+    # Told to end, it ends as by Ctrl-C, and its programs with it: one that went on would spoil what is measured next.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         results = measure(arguments.only, arguments.sizes, arguments.rounds)
         if arguments.output:

@@ -31,7 +31,7 @@ class Size:
 
 def shapes(layers: int, width: int, heads: int, vocabulary: int, context: int) -> ModelConfig:
     """A model with tied embeddings, the feed-forward width that follows from `width`, and as many key/value heads."""
-    model = ModelConfig(layers=layers, width=width, heads=heads, context_length=context, qk_norm=False)
+    model = ModelConfig(layers=layers, width=width, heads=heads, context_length=context, qk_norm="none")
     return model.resolved(vocabulary)
 
 

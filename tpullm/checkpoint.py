@@ -159,7 +159,7 @@ def _describe(directory: Path, step: int | None) -> Model:
 
 def _config(described: dict, where: Path) -> ModelConfig:
     try:
-        return ModelConfig(**described["model"])
+        return ModelConfig.from_json(described["model"])
     except (TypeError, KeyError) as error:
         raise UserError(
             f"{where}: written by another version of tpullm ({_first_line(error)}); use that one"

@@ -54,6 +54,7 @@ VERBS = {
     "chat": Verb("talk with a tuned model"),
     "blank": Verb("fill 【?】 with words and their probabilities"),
     "attention": Verb("a picture of which earlier tokens each token looks at"),
+    "doctor": Verb("silent faults of a model in the format of Hugging Face"),
 }
 
 
@@ -70,7 +71,7 @@ def entry() -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; the exit code is 0, 2 for a mistake that the user can correct, 130 when interrupted."""
+    """Run one verb; the exit code is the verb's (0), 2 for a mistake that the user can correct, 130 if interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _dispatch(argv)
@@ -134,7 +135,7 @@ def _dispatch(argv: list[str]) -> int:
         with owned(run, recipe) if VERBS[verb].writes else contextlib.nullcontext():
             module.main(recipe, run, *([arguments] if own else []))
     else:
-        module.main(parse(_parser(verb, module.__doc__, module.add_arguments), argv[1:]))
+        return module.main(parse(_parser(verb, module.__doc__, module.add_arguments), argv[1:])) or 0
     return 0
 
 

@@ -90,8 +90,40 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are changed for contexts longer than the original one.
+
+    Args:
+        kind: `linear` (Chen et al. 2023), `dynamic` (NTK-aware, by the length so far), `llama3` (Grattafiori et al.
+            2024), `yarn` (Peng et al. 2023), `longrope` (Ding et al. 2024).
+        factor: how many times longer the context becomes.
+        original_context: the context that the model was first trained for, in tokens.
+        low_frequency: of `llama3`, turns in the original context below which a frequency is divided by `factor`.
+        high_frequency: of `llama3`, turns above which it stays.
+        fast: of `yarn`, turns above which a frequency stays.
+        slow: of `yarn`, turns below which it is divided by `factor`.
+        truncate: of `yarn`, round the two bounds to whole dimensions.
+        scale: of `yarn` and `longrope`, what cosine and sine are multiplied by.
+        short: of `longrope`, the divisor of each frequency up to the original context.
+        long: of `longrope`, the divisor of each frequency beyond it.
+    """
+
+    kind: Literal["none", "linear", "dynamic", "llama3", "yarn", "longrope"] = "none"
+    factor: float = 1.0
+    original_context: int = 0
+    low_frequency: float = 1.0
+    high_frequency: float = 4.0
+    fast: float = 32.0
+    slow: float = 1.0
+    truncate: bool = True
+    scale: float = 1.0
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """Step 3, the Transformer: decoder-only, RMSNorm, RoPE, grouped-query attention, SwiGLU.
+    """Step 3, the Transformer: decoder-only. What is not said below is as in Llama; the rest is for published models.
 
     Args:
         layers: number of Transformer blocks (L).
@@ -102,9 +134,26 @@ class ModelConfig:
         mlp_width: width of the feed-forward layer (F); 0 is 8/3 of `width`, rounded up to a multiple of 64.
         vocabulary_size: number of token ids (V); 0 is the tokenizer's.
         context_length: longest sequence the model is made for, in tokens.
+        positions: `rotary`, or a `learned` vector for each of `context_length` positions (GPT-2).
         rope_theta: base of the rotary position embedding.
-        norm_epsilon: added to the mean square in RMSNorm.
-        qk_norm: normalize queries and keys (RMSNorm over the head) before their product.
+        local_rope_theta: base in layers with a window, which then have no scaling (Gemma 3); 0 is as in all layers.
+        rope_scaling: for contexts longer than the original one.
+        windows: of each layer, how many tokens a token looks back at, itself included; 0 is all, and so is ().
+        norm: `rms` or `layer`, with a bias (GPT-2).
+        norm_epsilon: added to the mean square in a norm.
+        norm_unit_offset: scales of norms are stored as their difference from 1 (Gemma).
+        norm_placement: normalize what goes into attention and MLP (`before`), what comes out (`after`: OLMo 2) or
+            `both` (Gemma 2).
+        qk_norm: normalize queries and keys before their product: over the `head`, over `all` heads (OLMo 2) or `none`.
+        qkv_bias: add a bias to queries, keys and values.
+        out_bias: add a bias to what attention gives.
+        mlp_bias: add biases in the MLP.
+        activation: of the MLP; `gelu_tanh` is the approximation by tanh.
+        gated: multiply the activation by a second product (SwiGLU).
+        attention_scale: what the scores of attention are multiplied by; 0 is one by the root of the head's width.
+        attention_softcap: bound of these scores, by tanh (Gemma 2); 0 is none.
+        logit_softcap: bound of the logits, by tanh; 0 is none.
+        scale_embeddings: multiply embeddings by the root of the width (Vaswani et al. 2017).
         tied_embeddings: use the embedding table as the output layer too.
         dropout: share of residual activations set to zero in training; for corpora seen many times.
         remat: what the backward pass computes again instead of keeping.
@@ -118,9 +167,25 @@ class ModelConfig:
     mlp_width: int = 0
     vocabulary_size: int = 0
     context_length: int = 256
+    positions: Literal["rotary", "learned"] = "rotary"
     rope_theta: float = 10_000.0
+    local_rope_theta: float = 0.0
+    rope_scaling: RopeScaling = RopeScaling()
+    windows: tuple[int, ...] = ()
+    norm: Literal["rms", "layer"] = "rms"
     norm_epsilon: float = 1e-6
-    qk_norm: bool = True
+    norm_unit_offset: bool = False
+    norm_placement: Literal["before", "after", "both"] = "before"
+    qk_norm: Literal["head", "all", "none"] = "head"
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    gated: bool = True
+    attention_scale: float = 0.0
+    attention_softcap: float = 0.0
+    logit_softcap: float = 0.0
+    scale_embeddings: bool = True
     tied_embeddings: bool = True
     dropout: float = 0.0
     remat: Literal["none", "full"] = "none"
@@ -134,6 +199,13 @@ class ModelConfig:
             mlp_width=self.mlp_width or -(-self.width * 8 // 3 // 64) * 64,
             vocabulary_size=self.vocabulary_size or vocabulary_size,
         )
+
+    @classmethod
+    def from_json(cls, fields: dict) -> "ModelConfig":
+        """What `dataclasses.asdict` gave, after a way through JSON; `TypeError` if a field is unknown."""
+        tupled = lambda fields: {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}  # noqa: E731
+        scaling = RopeScaling(**tupled(fields.get("rope_scaling", {})))
+        return cls(**tupled(fields) | {"rope_scaling": scaling})
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Rules:
     head: str | None = None
     mlp: str | None = "tensor"
     vocabulary: str | None = "tensor"
+    position: str | None = None
 
     def spec(self, *dimensions: str | None) -> PartitionSpec:
         """The partition of an array with these logical dimensions. No mesh axis may split two of them."""

@@ -42,7 +42,12 @@ _CHUNK = re.compile(rf" ?[^\s\d{_SYMBOLS}]+|\d| ?[{_SYMBOLS}]+|\s+")  # letters,
 
 
 class Tokenizer:
-    """A trained tokenizer. Ids run from 0 to `vocabulary_size - 1`."""
+    """A trained tokenizer. Ids run from 0 to `vocabulary_size - 1`.
+
+    Attributes:
+        begin: ids that a text begins with.
+        stop_ids: ids that end a text or an answer.
+    """
 
     def __init__(self, model: bytes, name: str = "the tokenizer"):
         """Use a serialized SentencePiece model; `UserError` (with `name`) if it is not one that tpullm made."""
@@ -58,6 +63,8 @@ class Tokenizer:
             raise UserError(f"{name}: not a tokenizer of tpullm (it has no {' '.join(missing)}); make it again")
         self.pad_id, self.bos_id, self.eos_id, self.unknown_id = (ids[piece] for piece in special[:4])
         self.system_id, self.user_id, self.assistant_id, self.end_id = (ids[piece] for piece in special[4:])
+        self.begin = [self.bos_id]
+        self.stop_ids = [self.eos_id, self.end_id]
         self._space_bytes = [self._byte_id(byte) for byte in SPACE.encode()]
 
     @classmethod

@@ -92,19 +92,19 @@ def llama_state(params: dict) -> dict:
     for number in range(len(layers["attention_norm"]["scale"])):
         one = jax.tree.map(lambda leaf: leaf[number], layers)  # noqa: B023 (used at once)
         attention, mlp = one["attention"], one["mlp"]
-        width = attention["query"].shape[0]
+        width = attention["query"]["weight"].shape[0]
         state |= {
             f"layers.{number}.{name}.weight": value
             for name, value in {
                 "input_layernorm": one["attention_norm"]["scale"],
                 "post_attention_layernorm": one["mlp_norm"]["scale"],
-                "self_attn.q_proj": attention["query"].reshape(width, -1).T,
-                "self_attn.k_proj": attention["key"].reshape(width, -1).T,
-                "self_attn.v_proj": attention["value"].reshape(width, -1).T,
-                "self_attn.o_proj": attention["out"].reshape(-1, width).T,
-                "mlp.gate_proj": mlp["gate"].T,
-                "mlp.up_proj": mlp["up"].T,
-                "mlp.down_proj": mlp["down"].T,
+                "self_attn.q_proj": attention["query"]["weight"].reshape(width, -1).T,
+                "self_attn.k_proj": attention["key"]["weight"].reshape(width, -1).T,
+                "self_attn.v_proj": attention["value"]["weight"].reshape(width, -1).T,
+                "self_attn.o_proj": attention["out"]["weight"].reshape(-1, width).T,
+                "mlp.gate_proj": mlp["gate"]["weight"].T,
+                "mlp.up_proj": mlp["up"]["weight"].T,
+                "mlp.down_proj": mlp["down"]["weight"].T,
             }.items()
         }
     return {f"model.{name}": torch.from_numpy(np.array(value)) for name, value in state.items()}

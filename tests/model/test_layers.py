@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from tests.training.small import mesh
-from tpullm.model.layers import gated, normalized, product, rotary, rotary_table
+from tpullm.config import ModelConfig
+from tpullm.model.layers import activated, product
+from tpullm.model.norm import normalized
+from tpullm.model.rope import rotary, rotary_table
 
 PRODUCTS = {
     "btd,df->btf": ((2, 16, 12), (12, 20)),
@@ -46,8 +49,10 @@ def test_rotary_turns_each_pair_by_its_angle():
     """As complex numbers (Su et al. 2021, section 3.4.2): the pair (h, h + H/2) times exp(i position theta^(-2h/H))."""
     (x,) = _arrays((2, 5, 3, 8))
     positions = np.array([[0, 1, 2, 3, 4], [0, 1, 0, 1, 7]], np.int32)
+    config = ModelConfig(head_width=8)
     with jax.set_mesh(mesh()):
-        turned = np.asarray(jax.jit(lambda x: rotary(x, rotary_table(positions, 8, 10_000.0)))(x))
+        turned = jax.jit(lambda x: rotary(x, rotary_table(positions, np.ones_like(positions), config, local=False)))(x)
+    turned = np.asarray(turned)
     angles = positions[:, :, None, None] * 10_000.0 ** (-np.arange(4) / 4)
     expected = (np.asarray(x[..., :4]) + 1j * np.asarray(x[..., 4:])) * np.exp(1j * angles)
     np.testing.assert_allclose(turned[..., :4], expected.real, atol=2e-6)  # roundings of numbers up to about 3
@@ -57,7 +62,7 @@ def test_rotary_turns_each_pair_by_its_angle():
 def test_the_gate_and_the_norm_are_their_formulas():
     gate, up, scale = _arrays((2, 5, 8), (2, 5, 8), (8,))
     with jax.set_mesh(mesh()):
-        found = gated(gate, up), normalized(gate, scale, 1e-6)
+        found = activated("silu", gate, up), normalized(gate, scale, None, 1e-6)
     gate, up, scale = (np.asarray(x, np.float64) for x in (gate, up, scale))
     np.testing.assert_allclose(found[0], gate / (1 + np.exp(-gate)) * up, rtol=1e-5, atol=1e-6)
     expected = gate / np.sqrt((gate**2).mean(-1, keepdims=True) + 1e-6) * scale

@@ -31,7 +31,9 @@ def test_causal_no_loss_depends_on_a_later_token(position):
         model = ARCHITECTURE.model(tree)
         # A product with one-hot rows is the lookup, and has a gradient by token.
         spec = RULES.spec("batch", "time", "width")
-        model.embed = lambda tokens, dtype: jax.reshard(jnp.einsum("btv,vd->btd", one_hot, tree["embedding"]), spec)
+        model.embed = lambda tokens, positions, dtype: jax.reshard(
+            jnp.einsum("btv,vd->btd", one_hot, tree["embedding"]), spec
+        )
         hidden, _ = model(b.inputs, b.segment_ids, b.positions, dtype=jnp.float32)
         return cross_entropy(hidden, model.output_table(jnp.float32), b.targets, weights)[0]
 

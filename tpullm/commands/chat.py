@@ -75,9 +75,8 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
     tokenizer = session.tokenizer
     prompt = _prompt(session, messages, tokens)
     tokens = min(tokens, max(1, session.context_length - len(prompt)))
-    stops = [tokenizer.end_id, tokenizer.eos_id]
     text = []
-    for part in characters(tokenizer, stream(session, prompt, tokens, sampling, seed, stops)):
+    for part in characters(tokenizer, stream(session, prompt, tokens, sampling, seed)):
         text.append(part)
         if show:
             print(part, end="", flush=True)

@@ -1,5 +1,6 @@
 """How good, and how true: held-out loss, the truth tables of `tenki`, and the answers before and after tuning."""
 
+import dataclasses
 import os
 import platform
 import time
@@ -154,7 +155,7 @@ def _answers(recipe: Recipe, base: Session, tuned: Session) -> dict:
 def samples(session: Session, prompts: list[str], tokens: int, seed: int) -> list[dict[str, str]]:
     """What the model writes after each prompt."""
     tokenizer = session.tokenizer
-    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)][: session.context_length - 1] for prompt in prompts]
+    ids = [[*tokenizer.begin, *tokenizer.encode(prompt)][: session.context_length - 1] for prompt in prompts]
     written = decode(session, ids, tokens, Sampling(temperature=0.8), seeds=[seed]) if ids else []
     return [{"prompt": prompt, "text": tokenizer.decode(new)} for prompt, new in zip(prompts, written, strict=True)]
 
@@ -168,7 +169,7 @@ def _attention(session: Session, text: str) -> dict:
 
 def _model(session: Session) -> dict:
     config = session.architecture.config
-    return {"parameters": parameter_count(session.architecture.shapes), "config": vars(config)}
+    return {"parameters": parameter_count(session.architecture.shapes), "config": dataclasses.asdict(config)}
 
 
 def _machine() -> dict:

@@ -41,7 +41,7 @@ def _one(session, arguments, sampling: Sampling, seed: int) -> dict:
     from tpullm.inference.streaming import Meter, characters, until
 
     meter, text = Meter(), []
-    prompt = [session.tokenizer.bos_id, *session.tokenizer.encode(arguments.prompt)]
+    prompt = [*session.tokenizer.begin, *session.tokenizer.encode(arguments.prompt)]
     fits(session, prompt, "--prompt")
     ids = meter.watch(stream(session, prompt, arguments.tokens, sampling, seed))
     parts = until(characters(session.tokenizer, ids), [arguments.stop])
@@ -62,5 +62,5 @@ def _one(session, arguments, sampling: Sampling, seed: int) -> dict:
         "tokens": len(meter.ids),
         "tokens_per_second": rate and round(rate, 1),
         "seed": seed,
-        "ended": bool(meter.ids) and meter.ids[-1] == session.tokenizer.eos_id,
+        "ended": bool(meter.ids) and meter.ids[-1] in session.tokenizer.stop_ids,
     }

@@ -28,12 +28,11 @@ def answer(session: Session, questions: Sequence[str], batch: int = 64, tokens: 
     prompts = [tokenizer.chat_template([message], add_generation_prompt=True)[0] for message in asked]
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers = [""] * len(prompts)
-    stops = [tokenizer.end_id, tokenizer.eos_id]
     for first in range(0, len(order), batch):
         chosen = order[first : first + batch]
         # Rows that fill the last batch up cost less than a program of another shape.
         filled = [prompts[index] for index in chosen] + [prompts[chosen[0]]] * (min(batch, len(order)) - len(chosen))
-        for index, ids in zip(chosen, decode(session, filled, tokens, stop_ids=stops), strict=False):
+        for index, ids in zip(chosen, decode(session, filled, tokens), strict=False):
             answers[index] = tokenizer.decode(ids)
     return answers
 

@@ -30,7 +30,7 @@ def weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:
         UserError: the text is longer than the context.
     """
     tokenizer = session.tokenizer
-    ids = [tokenizer.bos_id, *tokenizer.encode(text)]
+    ids = [*tokenizer.begin, *tokenizer.encode(text)]
     fits(session, ids, "text")
     tokens, lengths = padded(session, [ids], row_bucket(session, 1), bucket(len(ids)))
     with jax.set_mesh(session.mesh):

@@ -99,7 +99,7 @@ def _start(session: Session, left: str) -> _Beginning:
     tokenizer = session.tokenizer
     ids = tokenizer.encode(left.rstrip(" "))[:-1]
     there = sum(len(tokenizer.bytes_of(token)) for token in ids)
-    return _Beginning((tokenizer.bos_id, *ids), left.encode()[there:], b"", 0.0)
+    return _Beginning((*tokenizer.begin, *ids), left.encode()[there:], b"", 0.0)
 
 
 def _beginnings_of(session: Session, text: bytes) -> list[int]:

@@ -136,7 +136,7 @@ def decode(
         prompts: token ids, `<s>` first; of any lengths.
         tokens: at most this many new tokens a prompt, and never beyond the context.
         seeds: one for each prompt, repeated if there are fewer.
-        stop_ids: tokens that end a text (default `</s>`); the last token of an ended row is one of them.
+        stop_ids: tokens that end a text (default: those of the tokenizer); an ended row's last token is one of them.
 
     Returns:
         The new ids of each prompt.
@@ -201,7 +201,7 @@ def _stream_within(session: Session, ids: list[int], room: int, sampling, seed: 
 
 def _stop_array(session: Session, stop_ids: Sequence[int] | None) -> np.ndarray:
     """The tokens that end a text, filled up to a power of two (at least 4) with -2, which is no token."""
-    stops = [session.tokenizer.eos_id] if stop_ids is None else list(stop_ids)
+    stops = session.tokenizer.stop_ids if stop_ids is None else list(stop_ids)
     filled = np.full(max(4, 1 << max(0, len(stops) - 1).bit_length()), -2, np.int32)
     filled[: len(stops)] = stops
     return filled

@@ -42,6 +42,24 @@ def _next_log_probabilities(architecture, params, tokens_BT, lengths_B1, *, dtyp
     return jax.nn.log_softmax(model.logits(last_BD[:, None])[:, 0], axis=-1)
 
 
+@partial(jax.jit, static_argnames=("architecture", "dtype"))
+def _logits(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array:
+    model = architecture.model(params)
+    hidden_BTD, _ = model(tokens_BT, *_model_inputs(tokens_BT, lengths_B1), dtype=dtype)
+    return model.logits(hidden_BTD)
+
+
+def logits(session: Session, tokens_BT: np.ndarray) -> np.ndarray:
+    """Scores of every next token, `[B, T, V]` float32, of whole rows of token ids."""
+    rows, length = tokens_BT.shape
+    fits(session, tokens_BT[0].tolist(), "token ids")
+    ids, lengths = padded(session, tokens_BT.tolist(), row_bucket(session, rows), bucket(length))
+    with jax.set_mesh(session.mesh):
+        arguments = put(session.mesh, (ids, lengths[:, None]))
+        found = _logits(session.architecture, session.params, *arguments, dtype=session.dtype)
+    return np.asarray(found)[:rows, :length]
+
+
 def _batches(session: Session, sequences: Sequence[list[int]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Sequences of like lengths together: (which ones, tokens `[B, T]`, lengths `[B, 1]`); B follows from T."""
     by_length: dict[int, list[int]] = {}
@@ -103,5 +121,5 @@ def continuation_log_probabilities(
 def text_log_probabilities(session: Session, texts: Sequence[str]) -> list[float]:
     """The log-probability, in nats, that a document starts with each text."""
     tokenizer = session.tokenizer
-    scores = log_probabilities(session, [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts])
+    scores = log_probabilities(session, [[*tokenizer.begin, *tokenizer.encode(text)] for text in texts])
     return [float(score.sum()) for score in scores]

@@ -9,11 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm import checkpoint
+from tpullm import checkpoint, log, storage
+from tpullm.config import ModelConfig
 from tpullm.errors import UserError
+from tpullm.huggingface import reading
+from tpullm.huggingface.tokenizer import PublishedTokenizer
 from tpullm.model.platform import compute_dtype
 from tpullm.sharding import RULES, make_mesh
 from tpullm.tokenizer import Tokenizer
+from tpullm.training.optim import is_matrix
 from tpullm.training.state import Architecture
 
 Tree = Any
@@ -33,7 +37,7 @@ class Session:
         stage: `pretrain`, or `finetune` for a model that was tuned on conversations.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | PublishedTokenizer
     architecture: Architecture
     params: Tree
     mesh: jax.sharding.Mesh
@@ -61,23 +65,47 @@ def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: 
     """The model that a MODEL argument names, on all devices of this host.
 
     Args:
+        model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
         exact: for numbers that are shown, not for text: see `use_dtype`.
 
     Raises:
-        UserError: it names no model, or the tokenizer in its run is not the one it was trained with.
+        UserError: it names no model, or the tokenizer is not the one that the model was trained with.
     """
+    path = storage.local(model)
+    if (path / "config.json").is_file():
+        return _published(path, exact)
     found = checkpoint.find(model, stages)
     tokenizer = Tokenizer.load(found.tokenizer_path)
-    if tokenizer.vocabulary_size > found.config.vocabulary_size:
-        raise UserError(
-            f"{found.tokenizer_path}: has {tokenizer.vocabulary_size} tokens and the model in {found.directory} knows "
-            f"{found.config.vocabulary_size}; train the model again with this tokenizer"
-        )
+    _fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
     mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
     architecture = Architecture(found.config)
     with jax.set_mesh(mesh):
         params = checkpoint.load_params(found, targets(architecture, mesh, dtype))
     return Session(tokenizer, architecture, params, mesh, dtype, found.stage)
+
+
+def _published(folder: Path, exact: bool) -> Session:
+    """A model in the format of Hugging Face. One with a chat template counts as tuned on conversations."""
+    config, family = reading.read_config(folder)
+    tokenizer = PublishedTokenizer(folder)
+    _fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
+    mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
+    architecture = Architecture(config)
+    with reading.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
+        arguments = (architecture.shapes, architecture.axes, config.layers, dtype)
+        arrays = reading.fill(source, family, *arguments, advance)
+    placed = targets(architecture, mesh, dtype)
+    params = jax.tree.map(lambda array, target: jax.device_put(array, target.sharding), arrays, placed)
+    return Session(tokenizer, architecture, params, mesh, dtype, "finetune" if tokenizer.has_template else "pretrain")
+
+
+def _fits_vocabulary(tokenizer, config: ModelConfig, where: Path) -> None:
+    needed = getattr(tokenizer, "needed_size", tokenizer.vocabulary_size)
+    if needed > config.vocabulary_size:
+        raise UserError(
+            f"{where}: has {needed} tokens, more than the {config.vocabulary_size} that the model knows; it is the "
+            "tokenizer of another model"
+        )
 
 
 def use_dtype(exact: bool) -> jnp.dtype:
@@ -93,8 +121,7 @@ def targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtyp
     """What to restore into: matrices in `dtype`, so that no step converts them; vectors in the type that was saved."""
 
     def target(axes, shape, sharding):
-        matrix = len([axis for axis in axes if axis != "layers"]) > 1
-        return jax.ShapeDtypeStruct(shape.shape, dtype if matrix else shape.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(shape.shape, dtype if is_matrix(axes) else shape.dtype, sharding=sharding)
 
     is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
     return jax.tree.map(target, architecture.axes, architecture.shapes, architecture.shardings(mesh), is_leaf=is_axes)
@@ -128,7 +155,11 @@ def padded(session: Session, sequences: list[list[int]], rows: int, length: int)
 
 
 def fits(session: Session, ids: list[int], what: str) -> None:
-    """Refuse what is longer than the context; `UserError` names `what`."""
+    """Refuse what is longer than the context, empty or beyond the vocabulary; `UserError` names `what`."""
+    if not ids:
+        raise UserError(f"{what}: empty, and this model's tokenizer has no token that begins a text; give some text")
+    if max(ids) >= session.architecture.config.vocabulary_size:
+        raise UserError(f"{what}: holds token {max(ids)}, for which this model has no embedding; leave it out")
     if len(ids) > session.context_length:
         raise UserError(
             f"{what}: {len(ids)} tokens, the start token included, and the model's context holds "

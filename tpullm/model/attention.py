@@ -9,23 +9,33 @@ from flax import nnx
 
 from tpullm.config import ModelConfig
 from tpullm.model.blockwise import attend_in_blocks
-from tpullm.model.layers import RMSNorm, parameter, product, residual_scale, rotary
-from tpullm.sharding import RULES, gather
+from tpullm.model.layers import Linear, residual_scale
+from tpullm.model.norm import Norm
+from tpullm.model.rope import rotary
+from tpullm.sharding import RULES
 
 
-def allowed(q_segments_BT, q_positions_BT, k_segments_BS, k_positions_BS) -> jax.Array:
+def allowed(q_segments_BT, q_positions_BT, k_segments_BS, k_positions_BS, window: int | None = None) -> jax.Array:
     """Who may look at whom, `[B, T, S]` bool: same segment, and not later.
 
     Positions count from 0 within a segment, so comparing them is causal inside it; a segment of 0 is padding.
+
+    Args:
+        window: how many tokens a token looks back at, itself included; None is all.
     """
     everywhere = RULES.spec("batch", None)
     k_segments_BS, k_positions_BS = jax.reshard((k_segments_BS, k_positions_BS), (everywhere, everywhere))
     same = q_segments_BT[:, :, None] == k_segments_BS[:, None, :]
-    return same & (q_positions_BT[:, :, None] >= k_positions_BS[:, None, :])
+    q_positions_BT1, k_positions_B1S = q_positions_BT[:, :, None], k_positions_BS[:, None, :]
+    mask = same & (q_positions_BT1 >= k_positions_B1S)
+    return mask if window is None else mask & (q_positions_BT1 - window < k_positions_B1S)
 
 
-def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array) -> tuple[jax.Array, jax.Array]:
+def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array, softcap: float = 0.0):
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1), softmax in float32.
+
+    Args:
+        softcap: bound of the scores, by tanh (Gemma 2); 0 is none.
 
     Returns:
         The mixed values `[B, T, N, H]` and the weights `[B, K, G, T, S]` (dropped by the compiler where unused).
@@ -36,6 +46,7 @@ def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: ja
     grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
     q_BTKGH = jnp.reshape(q_BTNH, (B, T, K, N // K, H), out_sharding=grouped)
     scores = jnp.einsum("btkgh,bksh->bkgts", q_BTKGH, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
+    scores = softcap * jnp.tanh(scores / softcap) if softcap else scores
     scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
     mixed = jnp.einsum("bkgts,bksh->btkgh", weights.astype(v_BKSH.dtype), v_BKSH).astype(q_BTNH.dtype)
@@ -44,38 +55,43 @@ def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: ja
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention (Ainslie et al. 2023) with rotary positions and normalized queries and keys if asked."""
+    """Grouped-query attention (Ainslie et al. 2023), with rotary positions and normalized queries and keys if asked."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         D, N, K, H = config.width, config.heads, config.kv_heads, config.head_width
-        self.query = parameter(rngs, (D, N, H), ("embed", "heads", "head"), D**-0.5)
-        self.key = parameter(rngs, (D, K, H), ("embed", "kv_heads", "head"), D**-0.5)
-        self.value = parameter(rngs, (D, K, H), ("embed", "kv_heads", "head"), D**-0.5)
-        self.out = parameter(rngs, (N, H, D), ("heads", "head", "embed"), residual_scale(N * H, config.layers))
-        self.query_norm = RMSNorm(H, config.norm_epsilon, "head", rngs) if config.qk_norm else None
-        self.key_norm = RMSNorm(H, config.norm_epsilon, "head", rngs) if config.qk_norm else None
+        q_axes, k_axes = ("embed", "heads", "head"), ("embed", "kv_heads", "head")
+        self.query = Linear(rngs, (D,), (N, H), q_axes, config.qkv_bias)
+        self.key = Linear(rngs, (D,), (K, H), k_axes, config.qkv_bias)
+        self.value = Linear(rngs, (D,), (K, H), k_axes, config.qkv_bias)
+        out_axes, scale = ("heads", "head", "embed"), residual_scale(N * H, config.layers)
+        self.out = Linear(rngs, (N, H), (D,), out_axes, config.out_bias, scale)
+        shapes = {"head": ((H,), (H,), ("head",), ("head",)), "all": ((N, H), (K, H), q_axes[1:], k_axes[1:])}
+        q_shape, k_shape, q_norm_axes, k_norm_axes = shapes.get(config.qk_norm, [None] * 4)
+        self.query_norm = Norm(config, q_shape, q_norm_axes, rngs) if q_shape else None
+        self.key_norm = Norm(config, k_shape, k_norm_axes, rngs) if k_shape else None
+        self.softcap = config.attention_softcap
+        # `attend` scales by the root of the head's width: what is asked beyond that goes into the queries.
+        self.query_scale = config.attention_scale * H**0.5 if config.attention_scale else 1.0
 
     def keys_and_values(self, x_BTD: jax.Array, table) -> tuple[jax.Array, jax.Array]:
         """What later tokens look at: `[B, K, T, H]` twice. A cache keeps exactly these."""
         spec = RULES.spec("batch", "time", "kv_heads", "head")
-        axes = ("embed", "kv_heads", "head")
-        k = product("btd,dkh->btkh", x_BTD, gather(self.key[...], *axes, dtype=x_BTD.dtype), spec)
-        v = product("btd,dkh->btkh", x_BTD, gather(self.value[...], *axes, dtype=x_BTD.dtype), spec)
-        k = self.key_norm(k) if self.key_norm else k
+        k, v = self.key("btd,dkh->btkh", x_BTD, spec), self.value("btd,dkh->btkh", x_BTD, spec)
+        k = k if self.key_norm is None else self.key_norm(k)
+        k = k if table is None else rotary(k, table)
         # Every query may look at every earlier key: keys and values are gathered along time (context parallelism).
         everywhere = RULES.spec("batch", "kv_heads", None, "head")
-        return jax.reshard(rotary(k, table).swapaxes(1, 2), everywhere), jax.reshard(v.swapaxes(1, 2), everywhere)
+        return jax.reshard(k.swapaxes(1, 2), everywhere), jax.reshard(v.swapaxes(1, 2), everywhere)
 
     def __call__(self, x_BTD, table, k_BKSH, v_BKSH, mask_BTS, keep_weights) -> tuple[jax.Array, jax.Array | None]:
         """Mix the values that each token may look at: `[B, T, D]`, and the weights `[B, K, G, T, S]` if kept."""
-        axes = ("embed", "heads", "head")
-        spec = RULES.spec("batch", "time", "heads", "head")
-        q = product("btd,dnh->btnh", x_BTD, gather(self.query[...], *axes, dtype=x_BTD.dtype), spec)
-        q = rotary(self.query_norm(q) if self.query_norm else q, table)
+        q = self.query("btd,dnh->btnh", x_BTD, RULES.spec("batch", "time", "heads", "head"))
+        q = q if self.query_norm is None else self.query_norm(q)
+        q = q if table is None else rotary(q, table)
+        q = q if self.query_scale == 1 else (q.astype(jnp.float32) * self.query_scale).astype(q.dtype)
         # Without a cache (or with an empty one of that length), the keys are those of the queries' own tokens.
-        if k_BKSH.shape[2] == x_BTD.shape[1] and not keep_weights:
+        if k_BKSH.shape[2] == x_BTD.shape[1] and not keep_weights and not self.softcap:
             mixed, weights = attend_in_blocks(q, k_BKSH, v_BKSH, mask_BTS), None
         else:
-            mixed, weights = attend(q, k_BKSH, v_BKSH, mask_BTS)
-        out = gather(self.out[...], "heads", "head", "embed", dtype=x_BTD.dtype)
-        return product("btnh,nhd->btd", mixed, out, RULES.spec("batch", "time", "width")), weights
+            mixed, weights = attend(q, k_BKSH, v_BKSH, mask_BTS, self.softcap)
+        return self.out("btnh,nhd->btd", mixed, RULES.spec("batch", "time", "width")), weights

@@ -15,7 +15,7 @@ def parameter_count(shapes: dict) -> int:
 def matrix_parameters(config: ModelConfig) -> int:
     """Parameters that multiply each token: the blocks' matrices and the output table."""
     D, N, K, H, F = config.width, config.heads, config.kv_heads, config.head_width, config.mlp_width
-    block = 2 * D * N * H + 2 * D * K * H + 3 * D * F
+    block = 2 * D * N * H + 2 * D * K * H + (3 if config.gated else 2) * D * F
     return config.layers * block + config.vocabulary_size * D
 
 

@@ -3,6 +3,7 @@
 Shapes: B batch, T query length, S key length, D model width, K key/value heads, H head width, V vocabulary, L layers.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,8 +12,10 @@ from flax import nnx
 
 from tpullm.config import ModelConfig
 from tpullm.model.attention import Attention, allowed
-from tpullm.model.layers import MLP, RMSNorm, dropout, parameter, rotary_table
+from tpullm.model.layers import MLP, dropout, parameter
+from tpullm.model.norm import Norm
 from tpullm.model.platform import unrolled
+from tpullm.model.rope import rotary_table
 from tpullm.sharding import RULES, gather
 
 
@@ -31,20 +34,25 @@ class Cache(NamedTuple):
 
 
 class Block(nnx.Module):
-    """One layer: attention, then the MLP, each on a normalized copy and added to the residual stream."""
+    """One layer: attention, then the MLP, each on a normalized copy (or normalized after it) and added to the residual
+    stream."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config.width, config.norm_epsilon, "embed", rngs)
+        before, after = config.norm_placement != "after", config.norm_placement != "before"
+        norm = partial(Norm, config, (config.width,), ("embed",), rngs)
+        self.attention_norm = norm() if before else None
         self.attention = Attention(config, rngs)
-        self.mlp_norm = RMSNorm(config.width, config.norm_epsilon, "embed", rngs)
+        self.attention_out_norm = norm() if after else None
+        self.mlp_norm = norm() if before else None
         self.mlp = MLP(config, rngs)
+        self.mlp_out_norm = norm() if after else None
         self.dropout = config.dropout
 
     def __call__(self, x_BTD, table, mask_BTS, cached=None, slot=None, key=None, keep_weights=False):
         """`[B, T, D]` to `[B, T, D]`.
 
         Args:
-            table: of `rotary_table`.
+            table: of `rotary_table`, or None.
             cached: keys and values `[B, K, S, H]` of earlier tokens; this block's are written at `slot`.
             key: for dropout; None computes without.
 
@@ -52,15 +60,19 @@ class Block(nnx.Module):
             The new residual stream, the keys and values attended to, and the attention weights (or None).
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
-        normed = self.attention_norm(x_BTD)
+        normed = _maybe(self.attention_norm, x_BTD)
         k, v = self.attention.keys_and_values(normed, table)
         if cached is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cached[0], k.astype(cached[0].dtype), slot, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=2)
         mixed, weights = self.attention(normed, table, k, v, mask_BTS, keep_weights)
-        x_BTD = x_BTD + dropout(mixed, self.dropout, attention_key)
-        x_BTD = x_BTD + dropout(self.mlp(self.mlp_norm(x_BTD)), self.dropout, mlp_key)
-        return x_BTD, (k, v), weights
+        x_BTD = x_BTD + dropout(_maybe(self.attention_out_norm, mixed), self.dropout, attention_key)
+        out = _maybe(self.mlp_out_norm, self.mlp(_maybe(self.mlp_norm, x_BTD)))
+        return x_BTD + dropout(out, self.dropout, mlp_key), (k, v), weights
+
+
+def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
+    return x if norm is None else norm(x)
 
 
 class Transformer(nnx.Module):
@@ -69,19 +81,26 @@ class Transformer(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.config = config
         self.embedding = parameter(rngs, (config.vocabulary_size, config.width), ("vocabulary", "embed"), 0.02)
+        learned, shape = config.positions == "learned", (config.context_length, config.width)
+        self.position_embedding = parameter(rngs, shape, ("position", "embed"), 0.02) if learned else None
         graph, _ = nnx.split(jax.eval_shape(lambda: Block(config, nnx.Rngs(0))))
         keys = jax.random.split(rngs.params(), config.layers)
         self.layers = nnx.merge(graph, jax.vmap(lambda key: nnx.split(Block(config, nnx.Rngs(key)))[1])(keys))
-        self.norm = RMSNorm(config.width, config.norm_epsilon, "embed", rngs)
+        self.norm = Norm(config, (config.width,), ("embed",), rngs)
         if not config.tied_embeddings:
             shape = (config.vocabulary_size, config.width)
             self.head = parameter(rngs, shape, ("vocabulary", "embed"), config.width**-0.5)
 
-    def embed(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Token ids `[B, T]` to vectors `[B, T, D]`, times the root of the width (Vaswani et al. 2017, 3.4)."""
-        table = gather(self.embedding[...], "vocabulary", "embed", dtype=dtype)
-        vectors = table.at[tokens_BT].get(out_sharding=RULES.spec("batch", "time", "width"))
-        return vectors * jnp.asarray(self.config.width**0.5, dtype)
+    def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Token ids `[B, T]` to vectors `[B, T, D]`, with those of their positions if they are learned."""
+        spec = RULES.spec("batch", "time", "width")
+        vectors = gather(self.embedding[...], "vocabulary", "embed", dtype=dtype).at[tokens_BT].get(out_sharding=spec)
+        if self.config.scale_embeddings:
+            vectors *= jnp.asarray(self.config.width**0.5, dtype)
+        if self.position_embedding is None:
+            return vectors
+        table = gather(self.position_embedding[...], "position", "embed", dtype=dtype)
+        return vectors + table.at[positions_BT].get(out_sharding=spec)
 
     def output_table(self, dtype: jnp.dtype) -> jax.Array:
         """The table `[V, D]` whose rows score the next token."""
@@ -105,13 +124,16 @@ class Transformer(nnx.Module):
         Returns:
             `[B, T, D]`, and the weights `[L, B, K, G, T, S]` (or None).
         """
-        x_BTD = dropout(self.embed(tokens_BT, dtype), self.config.dropout, key)
-        table = rotary_table(positions_BT, self.config.head_width, self.config.rope_theta)
-        mask_BTS = allowed(segment_ids_BT, positions_BT, segment_ids_BT, positions_BT)
+        x_BTD = dropout(self.embed(tokens_BT, positions_BT, dtype), self.config.dropout, key)
+        own = (segment_ids_BT, positions_BT)
+        kinds = self._kinds(own, own)
         graph, stacked = nnx.split(self.layers)
 
         def layer(x_BTD, scanned):
-            state, layer_key = scanned
+            state, layer_key, kind = scanned
+            table, mask_BTS = (
+                kinds[0] if len(kinds) == 1 else jax.tree.map(lambda *of: jax.lax.select_n(kind, *of), *kinds)
+            )
             block = nnx.merge(graph, state)
             x_BTD, _, weights = block(x_BTD, table, mask_BTS, key=layer_key, keep_weights=keep_weights)
             return x_BTD, weights
@@ -119,8 +141,30 @@ class Transformer(nnx.Module):
         if self.config.remat == "full":
             layer = jax.checkpoint(layer, prevent_cse=False)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
-        x_BTD, weights = jax.lax.scan(layer, x_BTD, (stacked, keys), unroll=unrolled(self.config.layers))
+        scanned = (stacked, keys, jnp.asarray(self._kind_of_layer(), jnp.int32))
+        x_BTD, weights = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled(self.config.layers))
         return self.norm(x_BTD), weights
+
+    def _windows(self) -> list[int]:
+        """The windows that there are, each once."""
+        return sorted(set(self.config.windows or (0,)))
+
+    def _kind_of_layer(self) -> list[int]:
+        """Which of `_windows` each layer has."""
+        return [self._windows().index(window) for window in self.config.windows or (0,) * self.config.layers]
+
+    def _kinds(self, queries, keys) -> list:
+        """For each of `_windows`: the rotary table (or None), and who may look at whom.
+
+        Args:
+            queries, keys: segment ids and positions, `[B, T]` and `[B, S]`.
+        """
+        kinds = []
+        for window in self._windows():
+            rotates = self.config.positions == "rotary"
+            table = rotary_table(*reversed(queries), self.config, local=window > 0) if rotates else None
+            kinds.append((table, allowed(*queries, *keys, window or None)))
+        return kinds
 
     def extend(self, tokens_BT, segment_ids_BT, positions_BT, cache: Cache, layers, *, dtype):
         """The same for tokens that come after those in `cache`: `[B, T, D]`, and the cache with these tokens added.
@@ -133,11 +177,11 @@ class Transformer(nnx.Module):
         segments, positions = jax.reshard((segment_ids_BT, positions_BT), (everywhere, everywhere))
         segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, cache.length, axis=1)
         positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.length, axis=1)
-        table = rotary_table(positions_BT, self.config.head_width, self.config.rope_theta)
-        mask_BTS = allowed(segment_ids_BT, positions_BT, segments, positions)
-        x_BTD, kept = self.embed(tokens_BT, dtype), []
+        kinds = self._kinds((segment_ids_BT, positions_BT), (segments, positions))
+        x_BTD, kept = self.embed(tokens_BT, positions_BT, dtype), []
         graph, stacked = nnx.split(self.layers)
-        for leaves, *cached in zip(layers, cache.keys, cache.values, strict=True):
+        for leaves, kind, *cached in zip(layers, self._kind_of_layer(), cache.keys, cache.values, strict=True):
+            table, mask_BTS = kinds[kind]
             block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
             x_BTD, pair, _ = block(x_BTD, table, mask_BTS, cached, cache.length)
             kept.append(pair)
@@ -147,5 +191,11 @@ class Transformer(nnx.Module):
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Scores of every next token, `[B, T, V]` float32."""
         table = self.output_table(hidden_BTD.dtype)
-        spec = RULES.spec("batch", "time", "vocabulary")
-        return jnp.einsum("btd,vd->btv", hidden_BTD, table, out_sharding=spec, preferred_element_type=jnp.float32)
+        return logits(hidden_BTD, table, self.config.logit_softcap)
+
+
+def logits(hidden_BTD: jax.Array, table_VD: jax.Array, softcap: float) -> jax.Array:
+    """Scores of every next token, `[B, T, V]` float32, bounded by tanh if `softcap` is not 0 (Gemma 2)."""
+    spec = RULES.spec("batch", "time", "vocabulary")
+    out = jnp.einsum("btd,vd->btv", hidden_BTD, table_VD, out_sharding=spec, preferred_element_type=jnp.float32)
+    return softcap * jnp.tanh(out / softcap) if softcap else out

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from tpullm.model.layers import einsum
 from tpullm.model.platform import in_memory_order
+from tpullm.model.transformer import logits
 from tpullm.sharding import RULES
 
 # Logits of one chunk take at most about this many bytes in float32, whatever the batch and the vocabulary.
@@ -35,34 +36,42 @@ def chunk_length(batch: int, length: int, vocabulary: int) -> int:
     return next(size for size in range(min(length, most), 0, -1) if length % size == 0)
 
 
-def cross_entropy(hidden_BTD, table_VD, targets_BT, weights_BT, z_loss: float = 0.0) -> tuple[jax.Array, Sums]:
+def cross_entropy(hidden_BTD, table_VD, targets_BT, weights_BT, z_loss: float = 0.0, softcap: float = 0.0):
     """Next-token loss, summed, without ever holding `[B, T, V]`.
+
+    Args:
+        softcap: bound of the logits, by tanh; 0 is none.
 
     Returns:
         `sum(weights * (nll + z_loss * log_normalizer**2))` to differentiate, and the `Sums`.
     """
-    return _cross_entropy(z_loss, hidden_BTD, table_VD, targets_BT, weights_BT)
+    return _cross_entropy((z_loss, softcap), hidden_BTD, table_VD, targets_BT, weights_BT)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(z_loss, hidden_BTD, table_VD, targets_BT, weights_BT):
+def _cross_entropy(options, hidden_BTD, table_VD, targets_BT, weights_BT):
+    z_loss, softcap = options
+
     def add_chunk(sums, chunk):
-        chunk_sums, _ = _chunk(*chunk, table_VD)
+        chunk_sums, _ = _chunk(*chunk, table_VD, softcap)
         return jax.tree.map(jnp.add, sums, chunk_sums), None
 
     sums, _ = jax.lax.scan(add_chunk, _zeros(), _chunks(table_VD, hidden_BTD, targets_BT, weights_BT))
     return sums.loss + z_loss * sums.z, sums
 
 
-def _forward(z_loss, hidden_BTD, table_VD, targets_BT, weights_BT):
+def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
     """The gradients are computed here, chunk by chunk, while the logits exist: nothing is computed twice."""
+    z_loss, softcap = options
 
     def add_chunk(carry, chunk):
         sums, dtable = carry
         hidden_BCD, targets_BC, weights_BC = chunk
-        chunk_sums, (log_z_BC1, logits_BCV, is_target_BCV) = _chunk(*chunk, table_VD)
+        chunk_sums, (log_z_BC1, logits_BCV, is_target_BCV) = _chunk(*chunk, table_VD, softcap)
         p_BCV = jnp.exp(logits_BCV - log_z_BC1)
         dlogits = weights_BC[..., None] * (p_BCV * (1 + 2 * z_loss * log_z_BC1) - is_target_BCV)
+        if softcap:
+            dlogits *= 1 - jnp.square(logits_BCV / softcap)
         dlogits = dlogits.astype(hidden_BCD.dtype)
         spec = RULES.spec("batch", "time", "width")
         dhidden = einsum("bcv,vd->bcd", dlogits, table_VD, spec)
@@ -81,7 +90,7 @@ def _forward(z_loss, hidden_BTD, table_VD, targets_BT, weights_BT):
     return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, dtable.T.astype(table_VD.dtype))
 
 
-def _backward(z_loss, saved, cotangents):
+def _backward(options, saved, cotangents):
     dhidden, dtable = saved
     scale = cotangents[0]
     return (dhidden * scale).astype(dhidden.dtype), (dtable * scale).astype(dtable.dtype), None, None
@@ -106,9 +115,8 @@ def _chunks(table_VD, *arrays_BT):
     return tuple(cut(x) for x in arrays_BT)
 
 
-def _chunk(hidden_BCD, targets_BC, weights_BC, table_VD):
-    spec = RULES.spec("batch", "time", "vocabulary")
-    logits_BCV = jnp.einsum("bcd,vd->bcv", hidden_BCD, table_VD, out_sharding=spec, preferred_element_type=jnp.float32)
+def _chunk(hidden_BCD, targets_BC, weights_BC, table_VD, softcap):
+    logits_BCV = logits(hidden_BCD, table_VD, softcap)
     # The label's logit is selected by a mask: a gather would need the vocabulary, which may be sharded, in one place.
     is_target_BCV = jnp.arange(table_VD.shape[0]) == targets_BC[..., None]
     target_BC1 = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0), axis=-1, keepdims=True)

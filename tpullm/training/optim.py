@@ -27,8 +27,8 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def is_matrix(axes: tuple[str, ...]) -> bool:
-    """Whether a parameter with these logical axes is a matrix (decayed) and not a scale."""
-    return len([axis for axis in axes if axis != "layers"]) > 1
+    """Whether a parameter with these logical axes is a matrix (decayed) and not a scale or a bias."""
+    return "embed" in axes and len([axis for axis in axes if axis != "layers"]) > 1
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, axes: Any) -> optax.GradientTransformation:

@@ -24,7 +24,8 @@ def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype,
     """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
     model = architecture.model(params)
     hidden, _ = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
-    return cross_entropy(hidden, model.output_table(dtype), batch.targets, batch.weights, z_loss)
+    table, softcap = model.output_table(dtype), architecture.config.logit_softcap
+    return cross_entropy(hidden, table, batch.targets, batch.weights, z_loss, softcap)
 
 
 def make_step(

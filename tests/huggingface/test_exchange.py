@@ -1,0 +1,206 @@
+"""A directory in, the same directory out: every tensor's bytes, every setting of the config."""
+
+import json
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.huggingface.small import MODELS, weight
+from tpullm.errors import UserError
+from tpullm.huggingface import configs, reading, tensors, writing
+from tpullm.huggingface.families import FAMILIES
+from tpullm.training.state import Architecture
+
+
+def directory(folder, name, dtype=np.float32):
+    """A directory of a small model, as its authors would have published it, in two shards."""
+    model_type, keys = MODELS[name]
+    config = {"model_type": model_type, **keys}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    model = configs.read(config, "config.json")
+    architecture = Architecture(model)
+    shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
+    family, found = FAMILIES[model_type], {}
+    for their_name, ours, layer in tensors.pieces(family, shapes, model.layers):
+        inputs = tensors.input_dimensions(ours[0], axes[ours[0]])
+        shape = tensors.their_shape(family, [shapes[key].shape[0 if layer is None else 1 :] for key in ours], inputs)
+        found[their_name] = weight(their_name, shape).astype(dtype)
+    names = sorted(found)
+    files = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, held in files.items():
+        save_file({key: found[key] for key in held}, folder / file)
+    weight_map = {key: file for file, held in files.items() for key in held}
+    (folder / reading.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    return architecture, family, found
+
+
+def read(folder, dtype=np.float32):
+    config, family = reading.read_config(folder)
+    architecture = Architecture(config)
+    with reading.opened(folder) as source:
+        arguments = (architecture.shapes, architecture.axes, config.layers, np.dtype(dtype))
+        return architecture, reading.fill(source, family, *arguments, lambda size: None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_import_and_export_give_the_same_bytes(name, dtype, tmp_path):
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    _, _, published = directory(tmp_path / "in", name, kind)
+    architecture, params = read(tmp_path / "in", kind)
+    (tmp_path / "out").mkdir()
+    arguments = (architecture.config, params, architecture.axes, dtype, lambda size: None)
+    writing.write_model(tmp_path / "out", *arguments, shard_bytes=20_000)
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert len(files) > 1
+    written = {key: value for file in files for key, value in load_file(tmp_path / "out" / file).items()}
+    assert written.keys() == published.keys()
+    for key, value in published.items():
+        assert written[key].dtype == value.dtype and written[key].tobytes() == value.tobytes(), key
+    assert reading.read_config(tmp_path / "out")[0] == architecture.config
+    again, params_again = read(tmp_path / "out", kind)
+    for key, value in tensors.flat(params).items():
+        np.testing.assert_array_equal(tensors.flat(params_again)[key], value)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_config_comes_back_from_both_places_that_state_rope(name):
+    model_type, keys = MODELS[name]
+    config = configs.read({"model_type": model_type, **keys}, "config.json")
+    written = configs.write(config, "float32")
+    assert configs.read(written, "written") == config
+    if config.positions == "rotary":
+        older = {key: value for key, value in written.items() if key != "rope_parameters"}
+        assert configs.read(older, "as older engines read it") == config
+
+
+def refusal(tmp_path, name="llama-2", **changes):
+    directory(tmp_path / "in", name)
+    path = tmp_path / "in" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError) as refused:
+        read(tmp_path / "in")
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_what_we_do_not_compute_is_refused(tmp_path):
+    cases = [
+        ({"model_type": "rwkv"}, "'rwkv' is not known; known are gemma2"),
+        ({"quantization_config": {"bits": 4}}, "quantized"),
+        ({"auto_map": {"AutoModel": "x.y"}}, "code of its own"),
+        ({"hidden_act": "relu2"}, "'relu2' is not one of"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, "'spiral' is not known"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+    ]
+    for number, (changes, message) in enumerate(cases):
+        (tmp_path / str(number)).mkdir()
+        assert message in refusal(tmp_path / str(number), **changes)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    cases = [
+        ({"num_hidden_layers": 4}, "missing model.layers.3."),
+        ({"num_hidden_layers": 2}, "unknown model.layers.2."),
+        ({"vocab_size": 62}, "[61, 24] instead of [62, 24]"),
+        ({"intermediate_size": 41}, "instead of [41, 24]"),
+        ({"attention_bias": True}, "missing model.layers.0.self_attn.k_proj.bias"),
+    ]
+    for number, (changes, message) in enumerate(cases):
+        (tmp_path / str(number)).mkdir()
+        assert message in refusal(tmp_path / str(number), **changes)
+
+
+def test_broken_directories_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read(tmp_path)
+    directory(tmp_path / "a", "llama-2")
+    shard = tmp_path / "a" / "model-00002-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        read(tmp_path / "a")
+    shard.unlink()
+    with pytest.raises(UserError, match="00002-of-00002.safetensors: this shard is missing"):
+        read(tmp_path / "a")
+    (tmp_path / "a" / reading.INDEX).unlink()
+    with pytest.raises(UserError, match="holds neither"):
+        read(tmp_path / "a")
+
+
+def test_a_second_copy_of_tied_weights_must_be_the_same(tmp_path):
+    _, _, found = directory(tmp_path / "in", "qwen-2.5")
+    for path in (tmp_path / "in").glob("model*"):
+        path.unlink()
+    save_file(found | {"lm_head.weight": found["model.embed_tokens.weight"]}, tmp_path / "in" / reading.SINGLE)
+    read(tmp_path / "in")
+    save_file(found | {"lm_head.weight": found["model.embed_tokens.weight"] + 1}, tmp_path / "in" / reading.SINGLE)
+    with pytest.raises(UserError, match="lm_head.weight is another table"):
+        read(tmp_path / "in")
+
+
+def test_gpt_2_as_it_was_published(tmp_path):
+    """Without the prefix of the whole model, and with the masks that were saved as tensors."""
+    _, _, found = directory(tmp_path / "in", "gpt-2")
+    for path in (tmp_path / "in").glob("model*"):
+        path.unlink()
+    bare = {key.removeprefix("transformer."): value for key, value in found.items()}
+    masks = {f"h.{layer}.attn.bias": np.tri(48, dtype=np.float32)[None, None] for layer in range(3)}
+    save_file(bare | masks, tmp_path / "in" / reading.SINGLE)
+    _, params = read(tmp_path / "in")
+    np.testing.assert_array_equal(params["embedding"], found["transformer.wte.weight"])
+
+
+def test_every_parameter_is_named_in_every_family():
+    for name, (model_type, keys) in MODELS.items():
+        architecture = Architecture(configs.read({"model_type": model_type, **keys}, "config.json"))
+        shapes = tensors.flat(architecture.shapes)
+        named = {key for _, ours, _ in tensors.pieces(FAMILIES[model_type], shapes, 1) for key in ours}
+        assert named == shapes.keys(), name
+        assert sum(math.prod(shape.shape) for shape in shapes.values()) > 1000
+
+
+def test_null_is_not_the_default():
+    """A model without soft caps says so with null; where a key is missing, the family's default holds."""
+    keys = {"model_type": "gemma2", **MODELS["gemma-2"][1]}
+    uncapped = configs.read(keys | {"attn_logit_softcapping": None, "final_logit_softcapping": None}, "config.json")
+    assert uncapped.attention_softcap == uncapped.logit_softcap == 0
+    assert configs.read(configs.write(uncapped, "float32"), "written") == uncapped
+    bare = {key: value for key, value in keys.items() if not key.endswith("softcapping") and key != "hidden_activation"}
+    read_bare = configs.read(bare, "config.json")
+    assert (read_bare.attention_softcap, read_bare.logit_softcap, read_bare.activation) == (50.0, 30.0, "gelu_tanh")
+
+
+WRONG = [
+    ("llama-2", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "make them agree"),
+    ("llama-2", {"rope_parameters": {"rope_type": "linear"}}, "a setting has a wrong type"),
+    ("llama-2", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is missing"),
+    (
+        "llama-2",
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        "partial_rotary_factor 0.5",
+    ),
+    ("llama-2", {"rope_parameters": "yarn"}, "a setting has a wrong type"),
+    ("llama-2", {"hidden_size": "64"}, "hidden_size is missing"),
+    ("llama-2", {"model_type": ["llama"]}, "is not known"),
+    ("qwen-2.5", {"hidden_size": 25}, "4 heads do not divide a width of 25"),
+    ("gemma-3", {"layer_types": ["sliding_attention"]}, "are not 4 of"),
+    ("gemma-3", {"layer_types": ["chunked_attention"] * 4}, "are not 4 of"),
+    ("mistral", {"layer_types": ["full_attention"] * 3}, "are not used by this model_type"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), WRONG, ids=[message for *_, message in WRONG])
+def test_a_wrong_setting_is_told_in_one_line(name, changes, message):
+    model_type, keys = MODELS[name]
+    with pytest.raises(UserError, match=message):
+        configs.read({"model_type": model_type, **keys, **changes}, "config.json")
+
+
+def test_a_window_that_is_switched_off_is_none():
+    model_type, keys = MODELS["qwen-2.5"]
+    off = {"use_sliding_window": False, "sliding_window": 5, "layer_types": ["sliding_attention"] * 3}
+    assert configs.read({"model_type": model_type, **keys, **off}, "config.json").windows == ()

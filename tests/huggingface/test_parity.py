@@ -1,0 +1,144 @@
+"""Every family against transformers in float32: logits, loss, the gradient of each parameter, greedy decoding."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.huggingface.small import LENGTH, MODELS, V, rows, weight
+from tests.training.small import mesh
+from tpullm.data.batch import Batch
+from tpullm.huggingface import configs, tensors
+from tpullm.inference.decode import decode
+from tpullm.inference.session import Session
+from tpullm.training.state import Architecture
+from tpullm.training.step import batch_loss
+
+torch = pytest.importorskip("torch", reason="the extra `hf` is not installed")
+transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
+
+
+def theirs(name):
+    """Their model with our weights."""
+    model_type, keys = MODELS[name]
+    config = transformers.AutoConfig.for_model(model_type, **keys, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(weight(key, tuple(parameter.shape))))
+    return model
+
+
+def ours(name, model):
+    """Our architecture, and our parameters from theirs."""
+    model_type, keys = MODELS[name]
+    config = configs.read({"model_type": model_type, **keys}, "config.json")
+    architecture = Architecture(config)
+    family = configs.FAMILIES[model_type]
+    shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
+    state = {key: value.detach().numpy() for key, value in model.named_parameters()}
+    flat = {key: np.zeros(shape.shape, np.float32) for key, shape in shapes.items()}
+    for their_name, our_names, layer in tensors.pieces(family, shapes, config.layers):
+        of = [shapes[key].shape[0 if layer is None else 1 :] for key in our_names]
+        inputs = tensors.input_dimensions(our_names[0], axes[our_names[0]])
+        for key, part in zip(our_names, tensors.split(family, state.pop(their_name), of, inputs), strict=True):
+            flat[key][... if layer is None else layer] = part
+    assert not state
+    return architecture, tensors.nested(flat)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_loss_and_gradients(name):
+    model = theirs(name)
+    architecture, params = ours(name, model)
+    tokens = rows()
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    out = model(input_ids=torch.from_numpy(inputs).long())
+    loss = torch.nn.functional.cross_entropy(out.logits.reshape(-1, V), torch.from_numpy(targets).long().reshape(-1))
+    loss.backward()
+    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), inputs.shape)
+    batch = Batch(inputs, targets, np.ones_like(inputs), positions, np.ones(inputs.shape, np.float32))
+
+    @jax.jit
+    def run(params):
+        def mean_loss(params):
+            total, sums = batch_loss(architecture, params, batch, dtype=jnp.dtype("float32"))
+            return total / sums.weight
+
+        hidden, _ = architecture.model(params)(*(batch.inputs, batch.segment_ids, batch.positions), dtype=jnp.float32)
+        return architecture.model(params).logits(hidden), *jax.value_and_grad(mean_loss)(params)
+
+    with jax.set_mesh(mesh()):
+        logits, our_loss, gradient = jax.device_get(run(params))
+    expected = out.logits.detach().numpy()
+    # Sums in another order in float32: some roundings of 6e-8, through three layers.
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+    assert our_loss == pytest.approx(loss.item(), rel=1e-5)
+    family = configs.FAMILIES[MODELS[name][0]]
+    flat, axes = tensors.flat(gradient), tensors.flat(architecture.axes)
+    of_theirs = {key: value.grad.numpy() for key, value in model.named_parameters()}
+    for their_name, our_names, layer in tensors.pieces(family, flat, architecture.config.layers):
+        inputs = tensors.input_dimensions(our_names[0], axes[our_names[0]])
+        found = tensors.joined(family, [flat[key][... if layer is None else layer] for key in our_names], inputs)
+        wanted = of_theirs.pop(their_name)
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max(), err_msg=their_name)
+    assert not of_theirs
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_decoding_token_for_token(name):
+    """64 tokens (GPT-2: to the end of its positions) after prompts of two lengths, from the cache of each."""
+    model = theirs(name)
+    architecture, params = ours(name, model)
+    m = mesh()
+    shardings = architecture.shardings(m)
+    placed = jax.tree.map(jax.device_put, params, shardings)
+    tokenizer = SimpleNamespace(pad_id=0, begin=[1], stop_ids=[], vocabulary_size=V)
+    session = Session(tokenizer, architecture, placed, m, jnp.dtype("float32"))
+    room = min(64, architecture.config.context_length - 8) if architecture.config.positions == "learned" else 64
+    session_room = dataclasses.replace(session, architecture=_longer(architecture, room + 8))
+    for length in (5, 8):
+        prompt = rows()[0, :length].tolist()
+        found = decode(session_room, [prompt], room, stop_ids=())[0]
+        ids = torch.tensor([prompt])
+        options = {"do_sample": False, "min_new_tokens": room, "max_new_tokens": room, "eos_token_id": None}
+        wanted = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **options)[0, length:]
+        assert found == wanted.tolist()
+
+
+def _longer(architecture, context):
+    """The same model, used beyond the context that it was made for: nothing but a limit depends on it, except where
+    positions are learned."""
+    config = architecture.config
+    if config.positions == "learned":
+        return architecture
+    return Architecture(dataclasses.replace(config, context_length=max(context, config.context_length)))
+
+
+@pytest.mark.parametrize("name", ["llama-3.1", "mistral", "gemma-3", "olmo-2", "gpt-2"])
+def test_packed_rows_are_each_document_alone(name):
+    """Two documents in a row give the logits of each by itself: no window and no position crosses over."""
+    model = theirs(name)
+    architecture, params = ours(name, model)
+    first, second = rows()[0, :17], rows()[1, :20]
+    tokens = np.zeros((1, LENGTH), np.int32)
+    segments, positions = np.zeros((1, LENGTH), np.int32), np.zeros((1, LENGTH), np.int32)
+    tokens[0, :17], tokens[0, 17:37] = first, second
+    segments[0, :17], segments[0, 17:37] = 1, 2
+    positions[0, :17], positions[0, 17:37] = np.arange(17), np.arange(20)
+
+    @jax.jit
+    def run(params):
+        m = architecture.model(params)
+        return m.logits(m(tokens, segments, positions, dtype=jnp.float32)[0])
+
+    with jax.set_mesh(mesh()):
+        found = np.asarray(run(params))[0]
+    with torch.no_grad():
+        alone = [model(input_ids=torch.from_numpy(part[None]).long()).logits[0].numpy() for part in (first, second)]
+    np.testing.assert_allclose(found[:17], alone[0], atol=1e-5 * np.abs(alone[0]).max())
+    np.testing.assert_allclose(found[17:37], alone[1], atol=1e-5 * np.abs(alone[1]).max())

@@ -1,0 +1,64 @@
+"""The Python door, for a notebook: `model = tpullm.load(MODEL)`. The command line is built on the same functions."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.config import ModelConfig
+from tpullm.errors import UserError
+from tpullm.inference import decode, scoring
+from tpullm.inference.sampling import GREEDY, Sampling, check
+from tpullm.inference.session import fits, load
+
+
+class LanguageModel:
+    """A trained model.
+
+    Args:
+        model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
+
+    Attributes:
+        tokenizer: has `encode(text)` and `decode(ids)`.
+
+    Raises:
+        UserError: it names no model, or one that we don't compute.
+    """
+
+    def __init__(self, model: str | Path):
+        self._session = load(model)
+        self.tokenizer = self._session.tokenizer
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shapes and kinds of layers."""
+        return self._session.architecture.config
+
+    def logits(self, token_ids: np.ndarray) -> np.ndarray:
+        """Scores of every next token: `[B, T]` int to `[B, T, V]` float32.
+
+        Raises:
+            UserError: the ids are not `[B, T]`, not in the vocabulary, or longer than the context.
+        """
+        ids = np.asarray(token_ids)
+        if ids.ndim != 2 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
+            raise UserError(f"logits: token ids are {ids.dtype} {list(ids.shape)}; give integers [B, T]")
+        if ids.min() < 0 or ids.max() >= self.config.vocabulary_size:
+            raise UserError(
+                f"logits: token ids run from {ids.min()} to {ids.max()}; use 0 to {self.config.vocabulary_size - 1}"
+            )
+        return scoring.logits(self._session, ids.astype(np.int32))
+
+    def generate(self, text: str, tokens: int = 200, sampling: Sampling = GREEDY, seed: int = 0) -> str:
+        """What the model goes on with, without the text itself.
+
+        Args:
+            tokens: at most this many new tokens.
+            sampling: how to choose; the default is the likeliest token each time.
+
+        Raises:
+            UserError: the text is longer than the context, or empty and the tokenizer has no start token.
+        """
+        prompt = [*self.tokenizer.begin, *self.tokenizer.encode(text)]
+        fits(self._session, prompt, "text")
+        new = decode.stream(self._session, prompt, tokens, check(sampling), seed)
+        return self.tokenizer.decode(token for token in new if token not in self.tokenizer.stop_ids)

@@ -1,0 +1,180 @@
+"""Silent faults of a directory in the format of Hugging Face: what loads without a word and gives wrong text."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tpullm.errors import UserError
+from tpullm.huggingface import reading
+from tpullm.huggingface.tokenizer import PublishedTokenizer
+
+Severity = Literal["error", "warning"]
+_QUESTION = {"role": "user", "content": "こんにちは"}
+_ANSWER = {"role": "assistant", "content": "はい、元気です。"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault.
+
+    Args:
+        severity: `error` makes wrong text or none; `warning` may.
+        what: the fault, where it is, and what to do.
+    """
+
+    severity: Severity
+    what: str
+
+
+def examine(
+    folder: Path, shapes_of: Callable[[Any], tuple[Any, Any]], done: Callable[[int], None]
+) -> Iterator[Finding]:
+    """Every fault that is found, the gravest kind of each part first.
+
+    Args:
+        shapes_of: gives the shapes and axes of the parameters of a `ModelConfig`.
+        done: called with the bytes of each tensor.
+    """
+    config = reading.read_json(folder / "config.json")
+    yield from _positions(config)
+    yield from _ends(folder, config)
+    try:
+        tokenizer = PublishedTokenizer(folder)
+    except UserError as error:
+        yield Finding("error", str(error))
+    else:
+        yield from _tokens(tokenizer, config)
+        yield from _conversations(tokenizer)
+    yield from _weights(folder, config, shapes_of, done)
+
+
+def _positions(config: dict) -> Iterator[Finding]:
+    older, newer = config.get("rope_scaling"), config.get("rope_parameters")
+    if isinstance(newer, dict) and "full_attention" in newer:
+        newer = newer["full_attention"]
+    kinds = [(place or {}).get("rope_type", (place or {}).get("type", "default")) for place in (older, newer)]
+    if older and newer and kinds[0] != kinds[1]:
+        yield Finding(
+            "error", f"config.json: rope_scaling says {kinds[0]} and rope_parameters {kinds[1]}; make them agree"
+        )
+    original = config.get("original_max_position_embeddings")
+    context = config.get("max_position_embeddings", 0)
+    if original and context > original and set(kinds) == {"default"}:
+        yield Finding(
+            "error",
+            f"config.json: the context grew from {original} to {context} tokens and no RoPE scaling is left; copy "
+            "rope_scaling from the model's source",
+        )
+    if newer and config.get("rope_theta") and newer.get("rope_theta") not in (None, config["rope_theta"]):
+        yield Finding(
+            "error", f"config.json: two values of rope_theta, {config['rope_theta']} and {newer['rope_theta']}"
+        )
+
+
+def _ends(folder: Path, config: dict) -> Iterator[Finding]:
+    """Every engine reads the end tokens from another of the three files."""
+    generation = (
+        reading.read_json(folder / "generation_config.json") if (folder / "generation_config.json").exists() else {}
+    )
+    found = {"config.json": config.get("eos_token_id"), "generation_config.json": generation.get("eos_token_id")}
+    sets = {name: set(ends if isinstance(ends, list) else [ends]) for name, ends in found.items() if ends is not None}
+    if not sets:
+        yield Finding(
+            "error", "no end token: neither config.json nor generation_config.json has eos_token_id; no engine stops"
+        )
+    elif len(sets) == 1:
+        missing = next(name for name in found if name not in sets)
+        yield Finding("warning", f"{missing}: no eos_token_id, {next(iter(sets))} has one; write it in both")
+    elif not sets["config.json"] <= sets["generation_config.json"]:
+        ends = [sorted(sets[name]) for name in found]
+        yield Finding(
+            "error", f"end tokens differ: config.json {ends[0]}, generation_config.json {ends[1]}; make them agree"
+        )
+
+
+def _tokens(tokenizer: PublishedTokenizer, config: dict) -> Iterator[Finding]:
+    rows = config.get("vocab_size", 0)
+    if tokenizer.needed_size > rows:
+        yield Finding("error", f"tokenizer.json: {tokenizer.needed_size} tokens and an embedding of {rows}; resize one")
+    elif tokenizer.vocabulary_size > rows:
+        over = tokenizer.vocabulary_size - rows
+        yield Finding(
+            "warning", f"tokenizer.json: {over} special tokens beyond the embedding of {rows} rows; never use them"
+        )
+    outside = [token for token in tokenizer.stop_ids if token >= min(rows, tokenizer.vocabulary_size)]
+    if outside:
+        yield Finding("error", f"end token {outside[0]} is not a token; correct eos_token_id")
+    named = tokenizer.named_end
+    if named is not None and named not in tokenizer.file_ends:
+        yield Finding(
+            "error",
+            f"tokenizer_config.json: eos_token is token {named}, the other files end at {sorted(tokenizer.file_ends)}; "
+            "make them agree",
+        )
+    if tokenizer.silent:
+        some = ", ".join(map(str, tokenizer.silent[:5]))
+        yield Finding(
+            "warning", f"tokenizer.json: {len(tokenizer.silent)} tokens decode to nothing ({some}) and are not special"
+        )
+
+
+def _conversations(tokenizer: PublishedTokenizer) -> Iterator[Finding]:
+    if not tokenizer.has_template:
+        yield Finding(
+            "warning", "no chat template: conversations are shown to the model in no form that it was tuned on"
+        )
+        return
+    try:
+        ids, weights = tokenizer.chat_template([_QUESTION, _ANSWER])
+    except UserError as error:
+        yield Finding("error", str(error))
+        return
+    last = [token for token, weight in zip(ids, weights, strict=True) if weight][-1]
+    if last not in tokenizer.stop_ids:
+        yield Finding(
+            "warning",
+            f"the chat template ends an answer with {tokenizer.piece(last)!r}, and no file calls that an end token: an "
+            "engine goes on after it; add it to eos_token_id (a base model may be meant so)",
+        )
+    try:
+        with_system, _ = tokenizer.chat_template([{"role": "system", "content": "短く答える。"}, _QUESTION, _ANSWER])
+    except UserError as error:
+        yield Finding("warning", f"{error}: a system turn fails")
+        return
+    if with_system == tokenizer.chat_template([_QUESTION, _ANSWER])[0]:
+        yield Finding("warning", "the chat template leaves a system turn out without a word")
+
+
+def _weights(folder: Path, config: dict, shapes_of, done) -> Iterator[Finding]:
+    try:
+        model, family = reading.read_config(folder)
+        shapes, axes = shapes_of(model)
+        with reading.opened(folder) as source:
+            kinds: set[str] = set()
+            for name, _, _, inputs in reading.check(source, family, shapes, axes, model.layers):
+                tensor = source(name)
+                kinds.add(tensor.dtype.name)
+                yield from _values(name, tensor, is_vector=inputs < 0)
+                done(tensor.nbytes)
+    except UserError as error:
+        yield Finding("error", str(error))
+        return
+    if len(kinds) > 1:
+        yield Finding("warning", f"weights of several types: {', '.join(sorted(kinds))}")
+    said = config.get("dtype") or config.get("torch_dtype")
+    if said and said not in kinds:
+        yield Finding(
+            "warning", f"config.json says {said} and the weights are {', '.join(sorted(kinds))}; correct dtype"
+        )
+
+
+def _values(name: str, tensor: np.ndarray, is_vector: bool) -> Iterator[Finding]:
+    values = tensor.astype(np.float32)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        yield Finding("error", f"{name}: {bad} of {values.size} values are NaN or infinite; fetch or export it again")
+    elif not values.any() and not is_vector:  # zero biases are usual, and a scale of zero is 1 in Gemma
+        yield Finding("error", f"{name}: all zero; it was never loaded where it was exported from")

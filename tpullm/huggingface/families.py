@@ -1,0 +1,200 @@
+"""The families of published models: for each, which names its tensors have and what its `config.json` says.
+
+A family is a table, and never a model of its own: `model/` computes all of them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Ours, or several of ours that are one tensor of theirs, by their name; `{}` is the number of the layer.
+Names = Mapping[str, str | tuple[str, ...]]
+
+LLAMA_NAMES: Names = {
+    "model.embed_tokens.weight": "embedding",
+    "model.layers.{}.input_layernorm.weight": "layers.attention_norm.scale",
+    "model.layers.{}.self_attn.q_proj.weight": "layers.attention.query.weight",
+    "model.layers.{}.self_attn.q_proj.bias": "layers.attention.query.bias",
+    "model.layers.{}.self_attn.k_proj.weight": "layers.attention.key.weight",
+    "model.layers.{}.self_attn.k_proj.bias": "layers.attention.key.bias",
+    "model.layers.{}.self_attn.v_proj.weight": "layers.attention.value.weight",
+    "model.layers.{}.self_attn.v_proj.bias": "layers.attention.value.bias",
+    "model.layers.{}.self_attn.o_proj.weight": "layers.attention.out.weight",
+    "model.layers.{}.self_attn.o_proj.bias": "layers.attention.out.bias",
+    "model.layers.{}.self_attn.q_norm.weight": "layers.attention.query_norm.scale",
+    "model.layers.{}.self_attn.k_norm.weight": "layers.attention.key_norm.scale",
+    "model.layers.{}.post_attention_layernorm.weight": "layers.mlp_norm.scale",
+    "model.layers.{}.mlp.gate_proj.weight": "layers.mlp.gate.weight",
+    "model.layers.{}.mlp.gate_proj.bias": "layers.mlp.gate.bias",
+    "model.layers.{}.mlp.up_proj.weight": "layers.mlp.up.weight",
+    "model.layers.{}.mlp.up_proj.bias": "layers.mlp.up.bias",
+    "model.layers.{}.mlp.down_proj.weight": "layers.mlp.down.weight",
+    "model.layers.{}.mlp.down_proj.bias": "layers.mlp.down.bias",
+    "model.norm.weight": "norm.scale",
+    "lm_head.weight": "head",
+}
+# Norms after attention and MLP (OLMo 2), and around both (Gemma 2 and 3).
+AFTER_NAMES = LLAMA_NAMES | {
+    "model.layers.{}.post_attention_layernorm.weight": "layers.attention_out_norm.scale",
+    "model.layers.{}.post_feedforward_layernorm.weight": "layers.mlp_out_norm.scale",
+}
+AROUND_NAMES = AFTER_NAMES | {"model.layers.{}.pre_feedforward_layernorm.weight": "layers.mlp_norm.scale"}
+GPT2_NAMES: Names = {
+    "transformer.wte.weight": "embedding",
+    "transformer.wpe.weight": "position_embedding",
+    "transformer.h.{}.ln_1.weight": "layers.attention_norm.scale",
+    "transformer.h.{}.ln_1.bias": "layers.attention_norm.bias",
+    "transformer.h.{}.attn.c_attn.weight": (
+        "layers.attention.query.weight",
+        "layers.attention.key.weight",
+        "layers.attention.value.weight",
+    ),
+    "transformer.h.{}.attn.c_attn.bias": (
+        "layers.attention.query.bias",
+        "layers.attention.key.bias",
+        "layers.attention.value.bias",
+    ),
+    "transformer.h.{}.attn.c_proj.weight": "layers.attention.out.weight",
+    "transformer.h.{}.attn.c_proj.bias": "layers.attention.out.bias",
+    "transformer.h.{}.ln_2.weight": "layers.mlp_norm.scale",
+    "transformer.h.{}.ln_2.bias": "layers.mlp_norm.bias",
+    "transformer.h.{}.mlp.c_fc.weight": "layers.mlp.gate.weight",
+    "transformer.h.{}.mlp.c_fc.bias": "layers.mlp.gate.bias",
+    "transformer.h.{}.mlp.c_proj.weight": "layers.mlp.down.weight",
+    "transformer.h.{}.mlp.c_proj.bias": "layers.mlp.down.bias",
+    "transformer.ln_f.weight": "norm.scale",
+    "transformer.ln_f.bias": "norm.bias",
+    "lm_head.weight": "head",
+}
+
+# Their key of `config.json` by our field of `ModelConfig`.
+LLAMA_KEYS = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_width": "head_dim",
+    "mlp_width": "intermediate_size",
+    "vocabulary_size": "vocab_size",
+    "context_length": "max_position_embeddings",
+    "norm_epsilon": "rms_norm_eps",
+    "activation": "hidden_act",
+    "tied_embeddings": "tie_word_embeddings",
+}
+GEMMA_KEYS = LLAMA_KEYS | {
+    "activation": "hidden_activation",
+    "attention_softcap": "attn_logit_softcapping",
+    "logit_softcap": "final_logit_softcapping",
+    "attention_scale": "query_pre_attn_scalar",
+}
+GPT2_KEYS = {
+    "layers": "n_layer",
+    "width": "n_embd",
+    "heads": "n_head",
+    "mlp_width": "n_inner",
+    "vocabulary_size": "vocab_size",
+    "context_length": "n_positions",
+    "norm_epsilon": "layer_norm_epsilon",
+    "activation": "activation_function",
+    "tied_embeddings": "tie_word_embeddings",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of models is written down.
+
+    Args:
+        architecture: the class in transformers.
+        names: of tensors.
+        keys: of `config.json`.
+        fixed: fields of our config that all models of the family share.
+        defaults: what a missing key of theirs means.
+        window_of_layer: which layers have the window, if `layer_types` does not say; None is that none has one.
+        lists_windows: `layer_types` says which layers have the window.
+        biases: their key for biases of attention, and ours that it stands for.
+        transposed: matrices are `[out, in]`.
+    """
+
+    architecture: str
+    names: Names = field(default_factory=lambda: LLAMA_NAMES)
+    keys: Mapping[str, str] = field(default_factory=lambda: LLAMA_KEYS)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    window_of_layer: Callable[[int, dict], bool] | None = None
+    lists_windows: bool = True
+    biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    transposed: bool = True
+
+
+_PLAIN = {"qk_norm": "none", "scale_embeddings": False}
+_GEMMA = {"norm_unit_offset": True, "norm_placement": "both"}
+_ATTENTION_BIAS = {"attention_bias": ("qkv_bias", "out_bias")}
+_SILU = {"hidden_act": "silu"}
+_GEMMA_DEFAULTS = {"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, "sliding_window": 4096}
+_GEMMA_DEFAULTS |= {"head_dim": 256, "query_pre_attn_scalar": 256, "num_key_value_heads": 4}
+
+FAMILIES = {
+    "llama": Family(
+        "LlamaForCausalLM", fixed=_PLAIN, defaults=_SILU, biases=_ATTENTION_BIAS | {"mlp_bias": ("mlp_bias",)}
+    ),
+    "mistral": Family(
+        "MistralForCausalLM",
+        fixed=_PLAIN,
+        defaults=_SILU | {"sliding_window": 4096, "num_key_value_heads": 8},
+        window_of_layer=lambda layer, config: True,
+        lists_windows=False,
+    ),
+    "qwen2": Family(
+        "Qwen2ForCausalLM",
+        fixed=_PLAIN | {"qkv_bias": True},
+        defaults=_SILU | {"max_window_layers": 28, "sliding_window": 4096, "num_key_value_heads": 32},
+        window_of_layer=lambda layer, config: (
+            bool(config.get("use_sliding_window")) and layer >= config["max_window_layers"]
+        ),
+    ),
+    "qwen3": Family(
+        "Qwen3ForCausalLM",
+        fixed=_PLAIN | {"qk_norm": "head"},
+        defaults=_SILU | {"max_window_layers": 28, "sliding_window": 4096, "num_key_value_heads": 32, "head_dim": 128},
+        biases=_ATTENTION_BIAS,
+        window_of_layer=lambda layer, config: (
+            bool(config.get("use_sliding_window")) and layer >= config["max_window_layers"]
+        ),
+    ),
+    "olmo2": Family(
+        "Olmo2ForCausalLM",
+        names=AFTER_NAMES,
+        fixed=_PLAIN | {"qk_norm": "all", "norm_placement": "after"},
+        defaults=_SILU | {"rms_norm_eps": 1e-5},
+        biases=_ATTENTION_BIAS,
+    ),
+    "gemma2": Family(
+        "Gemma2ForCausalLM",
+        names=AROUND_NAMES,
+        keys=GEMMA_KEYS,
+        fixed=_GEMMA | {"qk_norm": "none"},
+        defaults=_GEMMA_DEFAULTS | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        biases=_ATTENTION_BIAS,
+        window_of_layer=lambda layer, config: layer % 2 == 0,
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        names=AROUND_NAMES,
+        keys=GEMMA_KEYS,
+        fixed=_GEMMA | {"qk_norm": "head"},
+        defaults=_GEMMA_DEFAULTS
+        | {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "sliding_window_pattern": 6},
+        biases=_ATTENTION_BIAS,
+        window_of_layer=lambda layer, config: (layer + 1) % config["sliding_window_pattern"] != 0,
+    ),
+    "gpt2": Family(
+        "GPT2LMHeadModel",
+        names=GPT2_NAMES,
+        keys=GPT2_KEYS,
+        fixed={"norm": "layer", "positions": "learned", "qk_norm": "none", "gated": False, "scale_embeddings": False}
+        | {"qkv_bias": True, "out_bias": True, "mlp_bias": True},
+        defaults={"tie_word_embeddings": True, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5},
+        transposed=False,
+    ),
+}

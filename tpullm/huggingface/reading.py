@@ -1,0 +1,168 @@
+"""Reading a Hugging Face directory: its config, and its tensors one at a time into our stacked parameters."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tpullm.config import ModelConfig
+from tpullm.errors import UserError
+from tpullm.huggingface import configs, tensors
+from tpullm.huggingface.families import FAMILIES, Family
+
+Tree = Any
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+# Tables that older versions of transformers saved with the model, and computed again when they loaded it.
+_COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias)$")
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file; `UserError` if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give a folder in the format of Hugging Face") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not JSON ({error}); fetch it again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a JSON object; fetch it again")
+    return found
+
+
+def read_config(folder: Path) -> tuple[ModelConfig, Family]:
+    """Our config of the model in `folder`, and its family; `UserError` if we can't compute it."""
+    path = folder / "config.json"
+    config = read_json(path)
+    return configs.read(config, str(path)), FAMILIES[config["model_type"]]
+
+
+class Source:
+    """The tensors of a directory, by name. Open it with `opened`."""
+
+    def __init__(self, folder: Path, stack: ExitStack):
+        self.folder, self._stack, self._open = folder, stack, {}
+        index = folder / INDEX
+        if index.exists():
+            self.files = read_json(index).get("weight_map", {})
+        elif (folder / SINGLE).exists():
+            self.files = dict.fromkeys(self._handle(SINGLE).keys(), SINGLE)
+        else:
+            raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; other formats of weights are not read")
+        for name in sorted(set(self.files.values())):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder / name}: this shard is missing; fetch it again")
+        self.size = sum((folder / name).stat().st_size for name in set(self.files.values()))
+
+    def __call__(self, name: str) -> np.ndarray:
+        """One tensor, as it is stored."""
+        try:
+            return self._handle(self.files[name]).get_tensor(name)
+        except Exception as error:  # the library raises classes of its own, and some of the standard ones
+            raise UserError(
+                f"{self.folder / self.files[name]}: {name} can't be read ({error}); fetch it again"
+            ) from None
+
+    def _handle(self, file: str):
+        from safetensors import safe_open
+
+        if file not in self._open:
+            try:
+                self._open[file] = self._stack.enter_context(safe_open(self.folder / file, framework="numpy"))
+            except Exception as error:
+                raise UserError(
+                    f"{self.folder / file}: not a whole safetensors file ({error}); fetch it again"
+                ) from None
+        return self._open[file]
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Source]:
+    """The tensors of a directory; `UserError` if files are missing or broken."""
+    with ExitStack() as stack:
+        yield Source(folder, stack)
+
+
+def check(source: Source, family: Family, shapes: Tree, axes: Tree, layers: int) -> list[tuple]:
+    """Every tensor of the source is used once and every parameter is set once: what `fill` reads.
+
+    Returns:
+        Of each tensor: its name in the files, ours that it holds, the layer, and how many dimensions are inputs.
+
+    Raises:
+        UserError: tensors are missing or left over; it names them.
+    """
+    shapes, axes = tensors.flat(shapes), tensors.flat(axes)
+    named = _as_named(source.files, family)
+    wanted = list(tensors.pieces(family, shapes, layers))
+    over = {name for name in named if not _COMPUTED.search(name)} - {name for name, _, _ in wanted}
+    _tied(source, named, over)
+    missing = [name for name, _, _ in wanted if name not in named]
+    if missing or over:
+        which = " and ".join(filter(None, (_some("missing", missing), _some("unknown", over))))
+        raise UserError(f"{source.folder}: {which}; config.json and the weights are not of the same model")
+    return [
+        (named[name], ours, layer, tensors.input_dimensions(ours[0], axes[ours[0]])) for name, ours, layer in wanted
+    ]
+
+
+def fill(
+    source: Source, family: Family, shapes: Tree, axes: Tree, layers: int, dtype: np.dtype, done: Callable[[int], None]
+) -> Tree:
+    """All parameters, `[L, ...]` where they are stacked, from the tensors of a directory.
+
+    Memory is that of the result and of one tensor.
+
+    Args:
+        shapes, axes: of our parameters.
+        dtype: of matrices and tables; scales and biases are float32.
+        done: called with the bytes of each tensor.
+
+    Raises:
+        UserError: tensors are missing, left over or of another shape; it names them.
+    """
+    found, wanted = {}, check(source, family, shapes, axes, layers)
+    shapes = tensors.flat(shapes)
+    for name, ours, layer, inputs in wanted:
+        tensor = source(name)
+        try:
+            parts = tensors.split(
+                family, tensor, [shapes[key].shape[0 if layer is None else 1 :] for key in ours], inputs
+            )
+        except ValueError as error:
+            raise UserError(f"{source.folder}: {name} is {error}; config.json is of another model") from None
+        for key, part in zip(ours, parts, strict=True):
+            if key not in found:
+                found[key] = np.empty(shapes[key].shape, dtype if inputs >= 0 else np.float32)
+            found[key][... if layer is None else layer] = part
+        done(tensor.nbytes)
+    return tensors.nested(found)
+
+
+def _as_named(files: dict[str, str], family: Family) -> dict[str, str]:
+    """Their names as the family writes them, to the names in the files: the model's own prefix may be left out."""
+    prefix = next(iter(family.names)).split(".")[0] + "."
+    if any(name.startswith(prefix) for name in files):
+        return {name: name for name in files}
+    return {name if name.startswith("lm_head.") else prefix + name: name for name in files}
+
+
+def _tied(source: Source, named: dict[str, str], over: set[str]) -> None:
+    """A second copy of tied weights is no tensor too many, if it is the same."""
+    embedding = next((name for name in named if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
+    if "lm_head.weight" in over and embedding:
+        if not np.array_equal(source(named["lm_head.weight"]), source(named[embedding])):
+            raise UserError(
+                f"{source.folder}: config.json ties the output layer to the embedding, and lm_head.weight is another "
+                "table; set tie_word_embeddings to false if the model was trained so"
+            )
+        over.discard("lm_head.weight")
+
+
+def _some(what: str, names) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what} {', '.join(names[:3])}{more}" if names else ""

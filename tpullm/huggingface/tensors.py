@@ -1,0 +1,97 @@
+"""Their tensors to our parameters and back, one at a time.
+
+Theirs are one tensor a layer and `[out, in]`; ours are stacked, `[L, *inputs, *outputs]`, heads apart from their width.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tpullm.huggingface.families import Family
+
+Tree = Any
+
+
+def flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    """`{"layers": {"mlp": ...}}` as `{"layers.mlp...": leaf}`."""
+    found = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def pieces(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[tuple[str, tuple[str, ...], int | None]]:
+    """Every tensor of theirs that the model has: its name, ours that it holds, and the layer (None: not in a layer).
+
+    Args:
+        shapes: of our parameters, by flat name: those that are not there, the model doesn't have.
+    """
+    for theirs, ours in family.names.items():
+        ours = (ours,) if isinstance(ours, str) else ours
+        if ours[0] in shapes:
+            for layer in range(layers) if ours[0].startswith("layers.") else [None]:
+                yield theirs.format(layer), ours, layer
+
+
+def split(family: Family, tensor: np.ndarray, shapes: list[tuple[int, ...]], inputs: int) -> list[np.ndarray]:
+    """One tensor of theirs as ours; views of it.
+
+    Args:
+        shapes: of ours, without the layers.
+        inputs: of `input_dimensions`.
+
+    Raises:
+        ValueError: the tensor has another shape; says which it should have.
+    """
+    expected = their_shape(family, shapes, inputs)
+    if tensor.shape != expected:
+        raise ValueError(f"{list(tensor.shape)} instead of {list(expected)}")
+    if inputs == 0:
+        return [tensor]
+    parts = tensor.T if family.transposed and inputs > 0 else tensor
+    sizes = [math.prod(shape[max(inputs, 0) :]) for shape in shapes]
+    parts = np.split(parts, np.cumsum(sizes)[:-1], axis=-1)
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def joined(family: Family, ours: list[np.ndarray], inputs: int) -> np.ndarray:
+    """The inverse of `split`."""
+    if inputs == 0:
+        return ours[0]
+    if inputs < 0:
+        return np.concatenate([part.reshape(-1) for part in ours])
+    parts = np.concatenate([part.reshape(math.prod(part.shape[:inputs]), -1) for part in ours], axis=1)
+    return np.ascontiguousarray(parts.T if family.transposed else parts)
+
+
+def their_shape(family: Family, shapes: list[tuple[int, ...]], inputs: int) -> tuple[int, ...]:
+    """The shape of the tensor that holds parameters of `shapes`."""
+    if inputs == 0:
+        return shapes[0]
+    outputs = sum(math.prod(shape[max(inputs, 0) :]) for shape in shapes)
+    if inputs < 0:
+        return (outputs,)
+    rows = math.prod(shapes[0][:inputs])
+    return (outputs, rows) if family.transposed else (rows, outputs)
+
+
+def input_dimensions(name: str, axes: tuple[str, ...]) -> int:
+    """How many dimensions of our parameter are inputs of its product; 0 for a table, -1 for a scale or a bias."""
+    axes = tuple(axis for axis in axes if axis != "layers")
+    if name.endswith(".weight"):
+        return len(axes) - 1 if axes[-1] == "embed" else 1
+    return 0 if name in ("embedding", "position_embedding", "head") else -1
+
+
+def nested(flat_tree: dict[str, Any]) -> Tree:
+    """The inverse of `flat`."""
+    tree: Tree = {}
+    for name, value in flat_tree.items():
+        *path, last = name.split(".")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return tree

@@ -1,0 +1,273 @@
+"""A published tokenizer, used as it is: the `tokenizers` library for text, the model's own template for conversations.
+
+It has the interface of `tpullm.tokenizer.Tokenizer`.
+"""
+
+import datetime
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.errors import UserError
+
+# Put around what a template marks as the assistant's; characters that are in no text (Unicode noncharacters).
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+
+
+class PublishedTokenizer:
+    """The tokenizer in a directory of Hugging Face.
+
+    Attributes:
+        begin: ids that a text begins with: `<s>`, or none.
+        stop_ids: ids that end a text or an answer.
+        named_end, file_ends: the end token that the tokenizer names, and those that the model's files have.
+        needed_size: rows of an embedding that holds all tokens of text; special ones may lie beyond it (Gemma 3).
+        silent: tokens that are not special and stand for no bytes.
+        has_template: there is a chat template.
+    """
+
+    def __init__(self, folder: Path):
+        """Read `tokenizer.json`, `tokenizer_config.json` and what else names special tokens.
+
+        Raises:
+            UserError: a file is missing, or tokens are of a kind whose bytes we can't tell.
+        """
+        from tokenizers import Tokenizer
+
+        self.folder, path = folder, folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; a tokenizer in another format is not read (convert it first)")
+        try:
+            described = json.loads(path.read_text(encoding="utf-8"))
+            self._tokenizer = Tokenizer.from_str(json.dumps(described))
+        except Exception as error:  # the library raises bare exceptions
+            raise UserError(f"{path}: not a tokenizer of the `tokenizers` library ({error})") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._config = _optional(folder / "special_tokens_map.json") | _optional(folder / "tokenizer_config.json")
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = {token for token, added_token in added.items() if added_token.special}
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocabulary_size = max(ids.values()) + 1
+        self.needed_size = max(set(ids.values()) - self._special) + 1
+        self._bytes = _all_bytes(described, ids, self._special, set(added), str(path))
+        self.begin = self._begin()
+        self.bos_id = self._named("bos_token")
+        self.named_end, self.file_ends = self._named("eos_token"), self._file_ends()
+        self.stop_ids = self._stops()
+        present = set(ids.values()) - self._special
+        self.silent = [token for token in sorted(present) if not self._bytes[token]]
+        self.eos_id = self.stop_ids[0]
+        pad = self._named("pad_token")
+        self.pad_id = self.eos_id if pad is None else pad
+        self._template = _template(folder, self._config)
+        self.has_template = self._template is not None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without what a text begins with."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; special tokens give nothing."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def bytes_of(self, token: int) -> bytes:
+        """The UTF-8 bytes of one token; none for a special token, or for a row of the embedding that is no token."""
+        return self._bytes[token] if token < len(self._bytes) else b""
+
+    def bytes_per_token(self) -> np.ndarray:
+        """How many UTF-8 bytes each token stands for, `[V]`."""
+        return np.array([len(of_token) for of_token in self._bytes], np.float64)
+
+    def piece(self, token: int) -> str:
+        """How one token is shown."""
+        text = self.bytes_of(token).decode("utf-8", errors="replace")
+        return text if text and "\ufffd" not in text else str(self._tokenizer.id_to_token(token))
+
+    def pieces(self, text: str) -> list[tuple[str, int]]:
+        """The split of `text` for display: (what the token shows, its id)."""
+        return [(self.piece(token), token) for token in self.encode(text)]
+
+    def chat_template(
+        self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False
+    ) -> tuple[list[int], list[float]]:
+        """The ids of a conversation by the model's own template, and weights: 1 on what the assistant says and its end.
+
+        What the assistant says is marked by the template (`{% generation %}`), or it is what the template adds to the
+        conversation before it.
+
+        Raises:
+            UserError: there is no template, it refuses the messages, or it doesn't let the answers be found.
+        """
+        text = self._render(messages, add_generation_prompt)
+        spans = self._spans(messages, text)
+        text = text.replace(_OPEN, "").replace(_CLOSE, "")
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        weights = [0.0] * len(encoded.ids)
+        for start, end in spans:
+            inside = [n for n, (first, last) in enumerate(encoded.offsets) if first >= start and last <= end]
+            if not inside:
+                raise UserError(f"{self.folder}: its chat template shows nothing of an answer; give it some text")
+            # The white space that a template puts after the end is not the assistant's. A base model's template may end
+            # an answer with a special token that none of its files calls an end.
+            ends = [n for n in inside if encoded.ids[n] in self._special]
+            last = ends[-1] if ends else inside[-1]
+            weights[inside[0] : last + 1] = [1.0] * (last + 1 - inside[0])
+        return encoded.ids, weights
+
+    def _spans(self, messages, text: str) -> list[tuple[int, int]]:
+        """Where in `text`, without its marks, the assistant speaks."""
+        if _OPEN in text:
+            spans, place, start = [], 0, 0
+            for character in text:
+                if character == _OPEN:
+                    start = place
+                elif character == _CLOSE:
+                    spans.append((start, place))
+                else:
+                    place += 1
+            return spans
+        spans = []
+        for number, message in enumerate(messages):
+            if message["role"] == "assistant":
+                before = self._render(messages[:number], True)
+                whole = self._render(messages[: number + 1], False)
+                if not (whole.startswith(before) and text.startswith(whole)):
+                    raise UserError(
+                        f"{self.folder}: its chat template changes a conversation as it grows, so the answers can't be "
+                        "told from the rest; add {% generation %} marks to the template"
+                    )
+                spans.append((len(before), len(whole)))
+        return spans
+
+    def _render(self, messages, add_generation_prompt: bool) -> str:
+        import jinja2
+
+        if self._template is None:
+            raise UserError(f"{self.folder}: has no chat template; it is not a model for conversations")
+        tokens = {key: _content(value) for key, value in self._config.items() if key.endswith("_token") and value}
+        try:
+            given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+            return _compiled(self._template).render(**given, tools=None, documents=None, **tokens)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{self.folder}: its chat template can't show these messages ({error})") from None
+
+    def _named(self, name: str) -> int | None:
+        text = _content(self._config.get(name))
+        return None if text is None else self._tokenizer.token_to_id(text)
+
+    def _begin(self) -> list[int]:
+        with_special = self._tokenizer.encode("a", add_special_tokens=True).ids
+        plain = self._tokenizer.encode("a", add_special_tokens=False).ids
+        return with_special[: with_special.index(plain[0])]
+
+    def _file_ends(self) -> list[int]:
+        found = []
+        for file in ("generation_config.json", "config.json"):
+            ends = _optional(self.folder / file).get("eos_token_id")
+            found += ends if isinstance(ends, list) else [ends]
+        return list(dict.fromkeys(end for end in found if end is not None))
+
+    def _stops(self) -> list[int]:
+        """The ends that the three files name, each once: generation first, which is what engines stop at."""
+        found = list(dict.fromkeys([*self.file_ends, *([] if self.named_end is None else [self.named_end])]))
+        if not found:
+            raise UserError(f"{self.folder}: no file names a token that ends a text; set eos_token_id in config.json")
+        return found
+
+
+def _optional(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); fetch it again") from None
+
+
+def _content(token) -> str | None:
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _template(folder: Path, config: dict) -> str | None:
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        found = {entry["name"]: entry["template"] for entry in found}.get("default")
+    return found
+
+
+def _compiled(template: str):
+    """A template with what transformers gives to templates."""
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.nodes import CallBlock
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}`: what the assistant says."""
+
+        tags = {"generation"}
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+            return CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
+
+        def _marked(self, caller):
+            return _OPEN + caller() + _CLOSE
+
+    def refuse(message: str):
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.globals |= {
+        "raise_exception": refuse,
+        "strftime_now": lambda form: datetime.datetime.now().strftime(form),
+    }
+    return environment.from_string(template)
+
+
+def _all_bytes(described: dict, ids: dict[str, int], special: set[int], added: set[int], where: str) -> list[bytes]:
+    """What each token stands for, by the way that the tokenizer's decoder puts pieces together."""
+    kinds = _decoders(described.get("decoder"))
+    if "ByteLevel" in kinds:
+        table = _byte_letters()
+        of_piece = lambda piece: bytes(table[letter] for letter in piece)  # noqa: E731
+    elif {"ByteFallback", "Metaspace"} & kinds:
+        of_piece = _of_sentencepiece
+    else:
+        raise UserError(f"{where}: a decoder of {sorted(kinds)} is not known; known are ByteLevel and Metaspace")
+    found = [b""] * (max(ids.values()) + 1)
+    for piece, token in ids.items():
+        if token not in special:
+            try:
+                found[token] = piece.encode() if token in added else of_piece(piece)
+            except (KeyError, ValueError):  # not made of the letters for bytes: it stands for itself
+                found[token] = piece.encode()
+    return found
+
+
+def _decoders(decoder: dict | None) -> set[str]:
+    if not decoder:
+        return set()
+    return {decoder["type"]}.union(*map(_decoders, decoder.get("decoders", [])))
+
+
+def _of_sentencepiece(piece: str) -> bytes:
+    if len(piece) == 6 and piece.startswith("<0x"):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace("\u2581", " ").encode()
+
+
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letters for bytes: printable ones stand for themselves, the rest for U+0100 and what follows."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}
