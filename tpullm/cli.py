@@ -67,6 +67,7 @@ def entry() -> int:
         # Threads that fail of the same cause a moment later (a save that goes on, say) add nothing to the one line.
         threading.excepthook = lambda failure: None
         logging.disable()
+        warnings.simplefilter("ignore")  # of coroutines that nobody waits for any more
     return code
 
 
