@@ -14,7 +14,11 @@ MOST_TOKENS = 96  # with more, neither labels nor cells can be told apart
 def add_arguments(parser) -> None:
     """The options of `tpullm attention`."""
     parser.add_argument("text", type=str, nargs="?", default=EXAMPLE, help="the text to look at")
-    parser.add_argument("--model", required=True, help="a run directory, one of its stages, or one checkpoint")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face",
+    )
     parser.add_argument("--out", type=str, default="", help="the HTML file to write (default RUN/attention.html)")
 
 

@@ -9,7 +9,11 @@ from tpullm.log import say
 
 def add_arguments(parser) -> None:
     """The options of `tpullm chat`."""
-    parser.add_argument("--model", required=True, help="a run directory, one of its stages, or one checkpoint")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face",
+    )
     parser.add_argument("--prompt", type=str, default="", help="ask this and leave")
     parser.add_argument("--tokens", type=int, default=200, help="at most this many tokens in an answer")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answers")

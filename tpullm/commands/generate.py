@@ -10,7 +10,11 @@ from tpullm.log import say
 
 def add_arguments(parser) -> None:
     """The options of `tpullm generate`."""
-    parser.add_argument("--model", required=True, help="a run directory, one of its stages, or one checkpoint")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face",
+    )
     parser.add_argument("--prompt", type=str, default="", help="the text to go on with; empty begins a document")
     parser.add_argument("--tokens", type=int, default=200, help="at most this many new tokens")
     parser.add_argument("--count", type=int, default=1, help="this many texts, with the seeds that follow each other")
