@@ -7,10 +7,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tests.huggingface.small import LLAMA, weight
-from tpullm.huggingface import configs, tensors
-from tpullm.huggingface.families import FAMILIES
-from tpullm.training.state import Architecture
+from tests.huggingface.small import LLAMA, published
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -55,13 +52,7 @@ def directory(folder: Path) -> Path:
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     write(folder / "tokenizer_config.json", tokens)
-    model = configs.read(config, "config.json")
-    architecture = Architecture(model)
-    shapes, axes, found = tensors.flat(architecture.shapes), tensors.flat(architecture.axes), {}
-    for name, ours, layer in tensors.pieces(FAMILIES["llama"], shapes, model.layers):
-        of = [shapes[key].shape[0 if layer is None else 1 :] for key in ours]
-        shape = tensors.their_shape(FAMILIES["llama"], of, tensors.input_dimensions(ours[0], axes[ours[0]]))
-        found[name] = weight(name, shape)
+    _, _, found = published(config)
     save_file(found, folder / "model.safetensors")
     return folder
 

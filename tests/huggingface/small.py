@@ -8,6 +8,10 @@ import zlib
 
 import numpy as np
 
+from tpullm.huggingface import configs, tensors
+from tpullm.huggingface.families import FAMILIES, Family
+from tpullm.training.state import Architecture
+
 V, LENGTH = 61, 40
 ROPE = {"rope_type": "default", "rope_theta": 500.0}
 LLAMA = dict(
@@ -100,3 +104,31 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def rows(count: int = 3) -> np.ndarray:
     """Token ids `[count, LENGTH + 1]`."""
     return np.random.default_rng(0).integers(3, V, (count, LENGTH + 1)).astype(np.int32)
+
+
+def published(config: dict) -> tuple[Architecture, Family, dict[str, np.ndarray]]:
+    """The model of a `config.json`: our architecture, its family, and their tensors with the weights of `weight`."""
+    model = configs.read(config, "config.json")
+    architecture, family, found = Architecture(model), FAMILIES[config["model_type"]], {}
+    for name, shapes, _, _, inputs in _pieces(architecture, family):
+        found[name] = weight(name, tensors.their_shape(family, shapes, inputs))
+    return architecture, family, found
+
+
+def as_ours(architecture: Architecture, family: Family, found: dict[str, np.ndarray]) -> dict:
+    """Our parameters, of their tensors: every one of them is used."""
+    flat = {key: np.zeros(shape.shape, np.float32) for key, shape in tensors.flat(architecture.shapes).items()}
+    used = set()
+    for name, shapes, ours, layer, inputs in _pieces(architecture, family):
+        for key, part in zip(ours, tensors.split(family, found[name], shapes, inputs), strict=True):
+            flat[key][... if layer is None else layer] = part
+        used.add(name)
+    assert used == found.keys()
+    return tensors.nested(flat)
+
+
+def _pieces(architecture: Architecture, family: Family):
+    shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
+    for name, ours, layer in tensors.pieces(family, shapes, architecture.config.layers):
+        of = [shapes[key].shape[0 if layer is None else 1 :] for key in ours]
+        yield name, of, ours, layer, tensors.input_dimensions(ours[0], axes[ours[0]])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.huggingface.small import MODELS, weight
+from tests.huggingface.small import MODELS, published
 from tpullm.errors import UserError
 from tpullm.huggingface import configs, reading, tensors, writing
 from tpullm.huggingface.families import FAMILIES
@@ -21,14 +21,8 @@ def directory(folder, name, dtype=np.float32):
     config = {"model_type": model_type, **keys}
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    model = configs.read(config, "config.json")
-    architecture = Architecture(model)
-    shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
-    family, found = FAMILIES[model_type], {}
-    for their_name, ours, layer in tensors.pieces(family, shapes, model.layers):
-        inputs = tensors.input_dimensions(ours[0], axes[ours[0]])
-        shape = tensors.their_shape(family, [shapes[key].shape[0 if layer is None else 1 :] for key in ours], inputs)
-        found[their_name] = weight(their_name, shape).astype(dtype)
+    architecture, family, found = published(config)
+    found = {key: value.astype(dtype) for key, value in found.items()}
     names = sorted(found)
     files = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
     for file, held in files.items():
@@ -36,6 +30,13 @@ def directory(folder, name, dtype=np.float32):
     weight_map = {key: file for file, held in files.items() for key in held}
     (folder / reading.INDEX).write_text(json.dumps({"weight_map": weight_map}))
     return architecture, family, found
+
+
+def in_one_file(folder, found):
+    """Other tensors, in one file instead of the shards."""
+    for path in folder.glob("model*"):
+        path.unlink()
+    save_file(found, folder / reading.SINGLE)
 
 
 def read(folder, dtype=np.float32):
@@ -50,7 +51,7 @@ def read(folder, dtype=np.float32):
 @pytest.mark.parametrize("name", MODELS)
 def test_import_and_export_give_the_same_bytes(name, dtype, tmp_path):
     kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    _, _, published = directory(tmp_path / "in", name, kind)
+    _, _, given = directory(tmp_path / "in", name, kind)
     architecture, params = read(tmp_path / "in", kind)
     (tmp_path / "out").mkdir()
     arguments = (architecture.config, params, architecture.axes, dtype, lambda size: None)
@@ -58,8 +59,8 @@ def test_import_and_export_give_the_same_bytes(name, dtype, tmp_path):
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 1
     written = {key: value for file in files for key, value in load_file(tmp_path / "out" / file).items()}
-    assert written.keys() == published.keys()
-    for key, value in published.items():
+    assert written.keys() == given.keys()
+    for key, value in given.items():
         assert written[key].dtype == value.dtype and written[key].tobytes() == value.tobytes(), key
     assert reading.read_config(tmp_path / "out")[0] == architecture.config
     again, params_again = read(tmp_path / "out", kind)
@@ -133,11 +134,9 @@ def test_broken_directories_are_refused(tmp_path):
 
 def test_a_second_copy_of_tied_weights_must_be_the_same(tmp_path):
     _, _, found = directory(tmp_path / "in", "qwen-2.5")
-    for path in (tmp_path / "in").glob("model*"):
-        path.unlink()
-    save_file(found | {"lm_head.weight": found["model.embed_tokens.weight"]}, tmp_path / "in" / reading.SINGLE)
+    in_one_file(tmp_path / "in", found | {"lm_head.weight": found["model.embed_tokens.weight"]})
     read(tmp_path / "in")
-    save_file(found | {"lm_head.weight": found["model.embed_tokens.weight"] + 1}, tmp_path / "in" / reading.SINGLE)
+    in_one_file(tmp_path / "in", found | {"lm_head.weight": found["model.embed_tokens.weight"] + 1})
     with pytest.raises(UserError, match="lm_head.weight is another table"):
         read(tmp_path / "in")
 
@@ -145,11 +144,9 @@ def test_a_second_copy_of_tied_weights_must_be_the_same(tmp_path):
 def test_gpt_2_as_it_was_published(tmp_path):
     """Without the prefix of the whole model, and with the masks that were saved as tensors."""
     _, _, found = directory(tmp_path / "in", "gpt-2")
-    for path in (tmp_path / "in").glob("model*"):
-        path.unlink()
     bare = {key.removeprefix("transformer."): value for key, value in found.items()}
     masks = {f"h.{layer}.attn.bias": np.tri(48, dtype=np.float32)[None, None] for layer in range(3)}
-    save_file(bare | masks, tmp_path / "in" / reading.SINGLE)
+    in_one_file(tmp_path / "in", bare | masks)
     _, params = read(tmp_path / "in")
     np.testing.assert_array_equal(params["embedding"], found["transformer.wte.weight"])
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.huggingface.small import LENGTH, MODELS, V, rows, weight
+from tests.huggingface.small import LENGTH, MODELS, V, as_ours, published, rows, weight
 from tests.training.small import mesh
 from tpullm.data.batch import Batch
 from tpullm.huggingface import configs, tensors
@@ -35,19 +35,8 @@ def theirs(name):
 def ours(name, model):
     """Our architecture, and our parameters from theirs."""
     model_type, keys = MODELS[name]
-    config = configs.read({"model_type": model_type, **keys}, "config.json")
-    architecture = Architecture(config)
-    family = configs.FAMILIES[model_type]
-    shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
-    state = {key: value.detach().numpy() for key, value in model.named_parameters()}
-    flat = {key: np.zeros(shape.shape, np.float32) for key, shape in shapes.items()}
-    for their_name, our_names, layer in tensors.pieces(family, shapes, config.layers):
-        of = [shapes[key].shape[0 if layer is None else 1 :] for key in our_names]
-        inputs = tensors.input_dimensions(our_names[0], axes[our_names[0]])
-        for key, part in zip(our_names, tensors.split(family, state.pop(their_name), of, inputs), strict=True):
-            flat[key][... if layer is None else layer] = part
-    assert not state
-    return architecture, tensors.nested(flat)
+    architecture, family, _ = published({"model_type": model_type, **keys})
+    return architecture, as_ours(architecture, family, {key: p.detach().numpy() for key, p in model.named_parameters()})
 
 
 @pytest.mark.parametrize("name", MODELS)

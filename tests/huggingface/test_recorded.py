@@ -6,31 +6,15 @@ import numpy as np
 import pytest
 
 from tests.huggingface.record import FILE, PLACES
-from tests.huggingface.small import MODELS, rows, weight
+from tests.huggingface.small import MODELS, as_ours, published, rows
 from tests.training.small import mesh
-from tpullm.huggingface import configs, tensors
-from tpullm.training.state import Architecture
-
-
-def published(name):
-    """A small model's architecture and parameters, through the tables of its family."""
-    model_type, keys = MODELS[name]
-    architecture = Architecture(configs.read({"model_type": model_type, **keys}, "config.json"))
-    family = configs.FAMILIES[model_type]
-    shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
-    flat = {key: np.zeros(shape.shape, np.float32) for key, shape in shapes.items()}
-    for their_name, ours, layer in tensors.pieces(family, shapes, architecture.config.layers):
-        of = [shapes[key].shape[0 if layer is None else 1 :] for key in ours]
-        inputs = tensors.input_dimensions(ours[0], axes[ours[0]])
-        tensor = weight(their_name, tensors.their_shape(family, of, inputs))
-        for key, part in zip(ours, tensors.split(family, tensor, of, inputs), strict=True):
-            flat[key][... if layer is None else layer] = part
-    return architecture, tensors.nested(flat)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_recorded(name):
-    architecture, params = published(name)
+    model_type, keys = MODELS[name]
+    architecture, family, found = published({"model_type": model_type, **keys})
+    params = as_ours(architecture, family, found)
     tokens = rows(1)[:, :-1]
     positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
 
@@ -40,7 +24,7 @@ def test_logits_are_those_recorded(name):
         return model.logits(model(tokens, np.ones_like(tokens), positions, dtype=jnp.float32)[0])
 
     with jax.set_mesh(mesh()):
-        found = np.asarray(run(params))[0, list(PLACES)]
+        logits = np.asarray(run(params))[0, list(PLACES)]
     expected = np.load(FILE)[name]
     # Sums in another order in float32, as in test_parity.py.
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
