@@ -98,8 +98,8 @@ class Model:
 
     @property
     def tokenizer_path(self) -> Path:
-        """The SentencePiece model that it was trained with."""
-        return self.directory.parent / "tokenizer.model"
+        """The folder of the tokenizer that it was trained with."""
+        return self.directory.parent / "tokenizer"
 
 
 def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:

@@ -77,7 +77,8 @@ def begin(stage: Path, inputs: dict) -> None:
 def begin_training(run: Path, stage: str, inputs: dict) -> None:
     """`begin`, for a stage that makes a model: the tokenizer that it was trained with stays beside it."""
     begin(run / stage, inputs)
-    kept = run / stage / "tokenizer.model"
-    if not kept.exists():
-        with storage.atomic_file(kept) as temporary:
-            shutil.copyfile(run / "tokenizer" / "tokenizer.model", temporary)
+    if not (run / stage / "tokenizer").exists():
+        with storage.atomic_directory(run / stage / "tokenizer") as temporary:
+            for file in (run / "tokenizer").iterdir():
+                if file.name != manifest.FILE:
+                    shutil.copyfile(file, temporary / file.name)

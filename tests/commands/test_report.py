@@ -11,7 +11,7 @@ import pytest
 from tpullm import recipe as recipes
 from tpullm.commands import report
 from tpullm.config import Recipe, TokenizerConfig
-from tpullm.tokenizer import train
+from tpullm.tokenizer.training import train
 
 TEXT = "今日はいい天気ですね。私はリンゴを食べるのが好きです。The weather is nice today.\n"
 METRICS = [{"step": 1, "tokens": 10, "loss": 3.0}, {"step": 1, "tokens": 10, "eval_loss": {"tenki": 2.0}}]

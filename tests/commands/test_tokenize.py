@@ -16,7 +16,7 @@ from tpullm.data import parts
 from tpullm.data.store import TokenStore
 from tpullm.data.stream import pretraining_stream
 from tpullm.errors import UserError
-from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer import load
 
 SOURCES = [
     Source("ja", "text", licence="CC0-1.0", language="ja"),
@@ -68,7 +68,7 @@ def contents(folder):
 
 def test_every_document_is_in_the_store_between_its_marks(run):
     tokenize.main(RECIPE, run)
-    made = Tokenizer.load(run / "tokenizer")
+    made = load(run / "tokenizer")
     assert made.vocabulary_size == 345
     for source in ("ja", "en"):
         for split in ("train", "held_out"):
@@ -95,7 +95,7 @@ def test_the_manifest_counts_documents_tokens_and_bytes(run):
 def test_a_finished_stage_is_skipped(run, monkeypatch):
     tokenize.main(RECIPE, run)
     monkeypatch.setattr(parts, "make", None)  # would fail if it were called
-    monkeypatch.setattr(tokenize.tokenizer, "train", None)
+    monkeypatch.setattr(tokenize.training, "train", None)
     more_workers = dataclasses.replace(RECIPE, tokenizer=dataclasses.replace(RECIPE.tokenizer, workers=7))
     tokenize.main(more_workers, run)
 
@@ -143,7 +143,7 @@ def test_other_documents_replace_the_tokens(run):
     fewer = dataclasses.replace(RECIPE, corpus=CorpusConfig(sources=SOURCES[:1]))
     smaller = dataclasses.replace(RECIPE.tokenizer, vocabulary_size=327)
     tokenize.main(dataclasses.replace(fewer, tokenizer=smaller), run)
-    assert Tokenizer.load(run / "tokenizer").vocabulary_size == 327
+    assert load(run / "tokenizer").vocabulary_size == 327
     assert sorted(path.name for path in (run / "tokens").iterdir()) == ["ja", manifest.FILE]
 
 
@@ -190,7 +190,7 @@ def test_shares_fill_the_amount_and_no_more(amount, sources):
 def test_show_gives_pieces_and_ids(run):
     tokenize.main(RECIPE, run)
     shown = tokenize.show("今日は\n👍", run)
-    made = Tokenizer.load(run / "tokenizer")
+    made = load(run / "tokenizer")
     assert [entry["id"] for entry in shown] == made.encode("今日は\n👍")
     assert [entry["piece"] for entry in shown][-5:] == ["\n", "<0xF0>", "<0x9F>", "<0x91>", "<0x8D>"]
     json.dumps(shown)

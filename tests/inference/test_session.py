@@ -20,8 +20,8 @@ def test_a_bucket_holds_its_length_and_few_share_one(length):
 def run(session, small_tokenizer, tmp_path_factory):
     """A run directory with the small model as its pretrained one."""
     run = tmp_path_factory.mktemp("run")
-    (run / "pretrain").mkdir()
-    (run / "pretrain" / "tokenizer.model").write_bytes(small_tokenizer._processor.serialized_model_proto())
+    (run / "pretrain" / "tokenizer").mkdir(parents=True)
+    (run / "pretrain" / "tokenizer" / "tokenizer.model").write_bytes(small_tokenizer.serialized())
     checkpoints = Checkpoints(run / "pretrain" / "checkpoints", CheckpointConfig())
     state = {"params": session.params, "step": jax.numpy.zeros((), jax.numpy.int32)}
     checkpoints.save(3, state, description("pretrain", session.architecture.config, Recipe(), {}))
@@ -51,5 +51,5 @@ def test_the_tokenizer_of_another_model_is_refused(session, run, tmp_path):
     checkpoints = Checkpoints(other / "pretrain" / "checkpoints", CheckpointConfig())
     checkpoints.save(1, {"params": {}, "step": jax.numpy.zeros(())}, description("pretrain", config, Recipe(), {}))
     checkpoints.close()
-    with pytest.raises(UserError, match="512 tokens, more than the 300"):
+    with pytest.raises(UserError, match="512 tokens, more than the model's 300"):
         load(other)

@@ -10,6 +10,7 @@ from tpullm.config import Recipe
 from tpullm.data.stream import Placed, Stream, pretraining_stream
 from tpullm.errors import UserError
 from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer import load as load_tokenizer
 
 SHOWN_TOKENS = 24
 
@@ -25,7 +26,7 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     step, steps = arguments.step, recipe.pretrain.steps
     if not 0 <= step < steps:
         raise UserError(f"--step {step}: pretraining has the steps 0 to {steps - 1}; choose one of them")
-    stream, tokenizer = pretraining_stream(recipe, run), Tokenizer.load(run / "tokenizer")
+    stream, tokenizer = pretraining_stream(recipe, run), load_tokenizer(run / "tokenizer")
     pieces = stream.documents_at(step)
     texts = [beginning(stream, tokenizer, piece) for piece in pieces]
     if arguments.json:

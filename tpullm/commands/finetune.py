@@ -13,7 +13,7 @@ from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.sharding import make_mesh
 from tpullm.stages import begin_training, finetune_inputs, need
-from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import metrics
 from tpullm.training.loop import Job, train
 from tpullm.training.state import Architecture, check_fits
@@ -23,7 +23,7 @@ def main(recipe: Recipe, run: Path) -> None:
     """Train `RUN/finetune` from the last checkpoint of `RUN/pretrain`, going on from the last save."""
     if recipe.finetune is None:
         raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
-    tokenizer, mesh = Tokenizer.load(run / "tokenizer"), make_mesh(recipe.mesh)
+    tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
     config, model = recipe.finetune.train, recipe.model.resolved(tokenizer.vocabulary_size)
     need(run, "pretrain", "pretrain")
     base, architecture = find(run / "pretrain"), Architecture(model)

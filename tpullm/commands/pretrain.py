@@ -11,7 +11,7 @@ from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.log import say
 from tpullm.sharding import make_mesh
 from tpullm.stages import begin_training, pretrain_inputs
-from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import metrics
 from tpullm.training.loop import Job, train
 from tpullm.training.state import Architecture, check_fits
@@ -22,7 +22,7 @@ def main(recipe: Recipe, run: Path) -> None:
     stage, inputs, config = run / "pretrain", pretrain_inputs(recipe, run), recipe.pretrain
     if manifest.is_finished(stage, inputs):
         return say("pretrain: finished, skipped")
-    tokenizer, mesh = Tokenizer.load(run / "tokenizer"), make_mesh(recipe.mesh)
+    tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
     model = recipe.model.resolved(tokenizer.vocabulary_size)
     check_fits(Architecture(model), config, tokenizer.vocabulary_size, mesh)
     stream = pretraining_stream(recipe, run)

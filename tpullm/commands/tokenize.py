@@ -9,14 +9,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tpullm import manifest, storage, tokenizer
+from tpullm import manifest, storage
 from tpullm.config import Recipe
 from tpullm.corpus import sources as corpus_sources
 from tpullm.corpus import store as documents_store
 from tpullm.data import parts
 from tpullm.errors import UserError
 from tpullm.log import say
-from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer import Tokenizer, training
+from tpullm.tokenizer import load as load_tokenizer
 
 PARTS = ".parts"
 
@@ -59,7 +60,7 @@ def train_tokenizer(recipe: Recipe, run: Path) -> None:
     began = time.monotonic()
     sample = sample_documents(run / "documents", weights, config.sample_characters, recipe.seed)
     with storage.atomic_directory(folder) as temporary:  # the old tokenizer stays until the new one is whole
-        made = tokenizer.train(sample, config, recipe.seed, temporary / "tokenizer.model")
+        made = training.train(sample, config, recipe.seed, temporary / "tokenizer.model")
         characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
         ratios = characters_per_token(made, sample)
         manifest.write(
@@ -88,11 +89,10 @@ def write_tokens(recipe: Recipe, run: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         storage.remove_partials(run)
         unfinished.mkdir(parents=True)
-    model = run / "tokenizer" / "tokenizer.model"
     names = [source.name for source in corpus_sources.sources(recipe)]
-    planned = parts.plan(run / "documents", unfinished, model, names)
+    planned = parts.plan(run / "documents", unfinished, run / "tokenizer", names)
     parts.make(planned, recipe.tokenizer.workers)
-    facts = parts.assemble(folder, planned, Tokenizer.load(model).vocabulary_size)
+    facts = parts.assemble(folder, planned, load_tokenizer(run / "tokenizer").vocabulary_size)
     shutil.rmtree(folder / PARTS)
     manifest.write(folder, inputs, sources=facts, seconds=round(time.monotonic() - began, 1))
     for source, splits in facts.items():
@@ -112,10 +112,10 @@ def sample_documents(
         if weight > 0:
             records = documents_store.read(documents, source, documents_store.TRAIN)
             texts = ((record["language"], record["text"]) for record in records)
-            samples[source] = tokenizer.sample_texts(texts, characters, seed)
+            samples[source] = training.sample_texts(texts, characters, seed)
     sizes = {source: sum(len(text) for _, text in sample) for source, sample in samples.items()}
     shares = share_out(characters, sizes, weights)
-    return [pair for source in samples for pair in tokenizer.sample_texts(samples[source], shares[source], seed)]
+    return [pair for source in samples for pair in training.sample_texts(samples[source], shares[source], seed)]
 
 
 def share_out(amount: int, sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
@@ -149,10 +149,10 @@ def show(text: str, model: Path) -> list[dict[str, str | int]]:
 
 
 def find_tokenizer(model: Path) -> Tokenizer:
-    """The tokenizer of a run directory, a stage or a checkpoint; `UserError` if there is none."""
+    """The tokenizer of a run directory, a stage, a checkpoint or a published model; `UserError` if there is none."""
     model = Path(model)
     for folder in (model, *model.absolute().parents[:3]):
         for found in (folder, folder / "tokenizer"):
-            if (found / "tokenizer.model").is_file():
-                return Tokenizer.load(found)
-    return Tokenizer.load(model)
+            if (found / "tokenizer.model").is_file() or (found / "tokenizer.json").is_file():
+                return load_tokenizer(found)
+    return load_tokenizer(model)

@@ -13,7 +13,8 @@ from tpullm.corpus import tenki
 from tpullm.data.batch import flat_ranges
 from tpullm.errors import UserError
 from tpullm.log import say
-from tpullm.tokenizer import ROLES, Tokenizer
+from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer.trained import ROLES
 
 Messages = list[dict[str, str]]
 

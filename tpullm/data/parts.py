@@ -15,7 +15,7 @@ import numpy as np
 from tpullm import log, processes, storage
 from tpullm.corpus import store as documents_store
 from tpullm.data import store
-from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer import load as load_tokenizer
 
 # Starting processes takes as long as this many (compressed) bytes of documents take one process.
 PARALLEL_BYTES = 2_000_000
@@ -29,17 +29,17 @@ class Part:
     split: str
     documents: Path
     tokens: Path
-    model: Path
+    tokenizer: Path
 
 
-def plan(documents: Path, parts: Path, model: Path, sources: Sequence[str]) -> list[Part]:
+def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[str]) -> list[Part]:
     """The parts of all files of documents; those of one source and split are neighbours, in order."""
     planned = []
     for source in sources:
         for split in (documents_store.TRAIN, documents_store.HELD_OUT):
             for file in documents_store.shards(documents, source, split):
                 name = file.name.removesuffix(".jsonl.gz") + ".npz"
-                planned.append(Part(source, split, file, parts / source / split / name, model))
+                planned.append(Part(source, split, file, parts / source / split / name, tokenizer))
     return planned
 
 
@@ -66,13 +66,13 @@ def _make_in_processes(parts: Sequence[Part], workers: int, finished: Callable[[
 
 
 def make_part(part: Part) -> None:
-    """Tokenize one file of documents; each document is `<s>`, its tokens, `</s>`."""
-    tokenizer = Tokenizer.load(part.model)
+    """Tokenize one file of documents; each document with its beginning and its end."""
+    tokenizer = load_tokenizer(part.tokenizer)
     dtype = store.token_dtype(tokenizer.vocabulary_size)
     tokens, ids, size = [np.zeros(0, dtype)], [], 0
     for document in documents_store.read_shard(part.documents):
         text = document["text"]
-        tokens.append(np.array([tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id], dtype))
+        tokens.append(np.array(tokenizer.document(text), dtype))
         ids.append(int(document["hash"][:16], 16))
         size += len(text.encode())
     lengths = np.array([len(document) for document in tokens[1:]], np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tpullm.errors import UserError
 from tpullm.huggingface import reading
-from tpullm.huggingface.tokenizer import PublishedTokenizer
+from tpullm.tokenizer.published import PublishedTokenizer
 
 Severity = Literal["error", "warning"]
 _QUESTION = {"role": "user", "content": "こんにちは"}

@@ -13,10 +13,10 @@ from tpullm import checkpoint, log, storage
 from tpullm.config import ModelConfig
 from tpullm.errors import UserError
 from tpullm.huggingface import reading
-from tpullm.huggingface.tokenizer import PublishedTokenizer
 from tpullm.model.platform import compute_dtype
 from tpullm.sharding import RULES, make_mesh
 from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training.optim import is_matrix
 from tpullm.training.state import Architecture
 
@@ -37,7 +37,7 @@ class Session:
         stage: `pretrain`, or `finetune` for a model that was tuned on conversations.
     """
 
-    tokenizer: Tokenizer | PublishedTokenizer
+    tokenizer: Tokenizer
     architecture: Architecture
     params: Tree
     mesh: jax.sharding.Mesh
@@ -75,7 +75,7 @@ def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: 
     if (path / "config.json").is_file():
         return _published(path, exact)
     found = checkpoint.find(model, stages)
-    tokenizer = Tokenizer.load(found.tokenizer_path)
+    tokenizer = load_tokenizer(found.tokenizer_path)
     _fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
     mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
     architecture = Architecture(found.config)
@@ -87,7 +87,7 @@ def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: 
 def _published(folder: Path, exact: bool) -> Session:
     """A model in the format of Hugging Face. One with a chat template counts as tuned on conversations."""
     config, family = reading.read_config(folder)
-    tokenizer = PublishedTokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     _fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
     mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
     architecture = Architecture(config)
@@ -99,12 +99,11 @@ def _published(folder: Path, exact: bool) -> Session:
     return Session(tokenizer, architecture, params, mesh, dtype, "finetune" if tokenizer.has_template else "pretrain")
 
 
-def _fits_vocabulary(tokenizer, config: ModelConfig, where: Path) -> None:
-    needed = getattr(tokenizer, "needed_size", tokenizer.vocabulary_size)
-    if needed > config.vocabulary_size:
+def _fits_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> None:
+    if tokenizer.needed_size > config.vocabulary_size:
         raise UserError(
-            f"{where}: has {needed} tokens, more than the {config.vocabulary_size} that the model knows; it is the "
-            "tokenizer of another model"
+            f"{where}: has {tokenizer.needed_size} tokens, more than the model's {config.vocabulary_size}: "
+            "it is the tokenizer of another model"
         )
 
 

@@ -57,7 +57,7 @@ def read(recipe: Recipe, run: Path) -> RunData:
     if not kept.is_file():
         raise UserError(f"{kept}: no such recipe, so {run} is not a run directory; make one with `tpullm run`")
     results = _json(run / "evaluate" / "results.json")
-    splits, vocabulary_size = _splits(run / "tokenizer" / "tokenizer.model")
+    splits, vocabulary_size = _splits(run / "tokenizer")
     return RunData(
         name=recipe.name,
         recipe=kept.read_text(encoding="utf-8"),
@@ -100,11 +100,11 @@ def _line(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _splits(path: Path) -> tuple[list[list[tuple[str, int]]], int]:
-    if not path.is_file():
+    if not path.is_dir():
         return [], 0
-    from tpullm.tokenizer import Tokenizer  # sentencepiece, only where there is a tokenizer to read
+    from tpullm import tokenizer as tokenizers  # only where there is one to read
 
-    tokenizer = Tokenizer.load(path)
+    tokenizer = tokenizers.load(path)
     return [tokenizer.pieces(text) for text in EXAMPLES], tokenizer.vocabulary_size
 
 

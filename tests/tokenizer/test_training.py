@@ -3,16 +3,18 @@ import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpullm import tokenizer
 from tpullm.config import TokenizerConfig
 from tpullm.errors import UserError
-from tpullm.tokenizer import SPACE, Tokenizer
+from tpullm.tokenizer import load
+from tpullm.tokenizer import training as tokenizer
+from tpullm.tokenizer.trained import SPACE
 
 JAPANESE = [
     "今日はいい天気ですね。\n",
@@ -182,12 +184,12 @@ import os, sys
 if sys.argv[1]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.path[:0] = sys.argv[3:]
-import test_tokenizer, pathlib
-from tpullm import tokenizer
-config = test_tokenizer.PLAIN
+import test_training, pathlib
+from tpullm.tokenizer import training as tokenizer
+config = test_training.PLAIN
 import dataclasses, importlib.util
 config = dataclasses.replace(config, words=importlib.util.find_spec("sudachipy") is not None)
-tokenizer.train(test_tokenizer.TEXTS, config, 0, pathlib.Path(sys.argv[2]))
+tokenizer.train(test_training.TEXTS, config, 0, pathlib.Path(sys.argv[2]))
 """
 
 
@@ -196,7 +198,7 @@ def test_the_model_is_the_same_on_one_core_and_on_all(tmp_path):
     hashes = set()
     for one_core in ("", "one core"):
         path = tmp_path / f"{one_core}.model"
-        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        root = str(Path(__file__).parents[2])
         arguments = [sys.executable, "-c", TRAIN, one_core, str(path), root, os.path.dirname(os.path.abspath(__file__))]
         subprocess.run(arguments, check=True)
         hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
@@ -276,20 +278,20 @@ def test_no_text_is_refused(texts, tmp_path):
 
 
 def test_training_and_loading_say_nothing(tmp_path, capfd):
-    Tokenizer.load(tokenizer.train(TEXTS, PLAIN, 0, tmp_path / "tokenizer.model") and tmp_path)
+    load(tokenizer.train(TEXTS, PLAIN, 0, tmp_path / "tokenizer.model") and tmp_path)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such tokenizer"):
-        Tokenizer.load(tmp_path)
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x00" * 100])
 def test_a_broken_model_is_refused(tmp_path, content):
     (tmp_path / "tokenizer.model").write_bytes(content)
     with pytest.raises(UserError, match="tokenizer.model: not a"):
-        Tokenizer.load(tmp_path)
+        load(tmp_path)
 
 
 def test_a_cut_off_model_is_refused(tmp_path, plain):
@@ -297,7 +299,7 @@ def test_a_cut_off_model_is_refused(tmp_path, plain):
     tokenizer.train(TEXTS, PLAIN, 0, model)
     model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     with pytest.raises(UserError, match="not a"):
-        Tokenizer.load(model)
+        load(model)
 
 
 def test_a_model_without_chat_tokens_is_refused(tmp_path):
@@ -305,4 +307,4 @@ def test_a_model_without_chat_tokens_is_refused(tmp_path):
         sentence_iterator=iter(ENGLISH), model_prefix=str(tmp_path / "other"), vocab_size=40, minloglevel=2
     )
     with pytest.raises(UserError, match="not a tokenizer of tpullm"):
-        Tokenizer.load(tmp_path / "other.model")
+        load(tmp_path / "other.model")

@@ -3,7 +3,6 @@
 It has the interface of `tpullm.tokenizer.Tokenizer`.
 """
 
-import datetime
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,9 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm.errors import UserError
-
-# Put around what a template marks as the assistant's; characters that are in no text (Unicode noncharacters).
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+from tpullm.tokenizer.templates import CLOSE, OPEN, compiled, marked
 
 
 class PublishedTokenizer:
@@ -66,8 +63,16 @@ class PublishedTokenizer:
         self.has_template = self._template is not None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without what a text begins with."""
+        """Ids of `text`, without what a text begins with; the name of a special token in it becomes that token."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def document(self, text: str) -> list[int]:
+        """Ids of a whole document, with its beginning and its end; no text in it becomes a special token."""
+        self._tokenizer.encode_special_tokens = True
+        try:
+            return [*self.begin, *self.encode(text), self.eos_id]
+        finally:
+            self._tokenizer.encode_special_tokens = False
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens give nothing."""
@@ -103,7 +108,7 @@ class PublishedTokenizer:
         """
         text = self._render(messages, add_generation_prompt)
         spans = self._spans(messages, text)
-        text = text.replace(_OPEN, "").replace(_CLOSE, "")
+        text = text.replace(OPEN, "").replace(CLOSE, "")
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         weights = [0.0] * len(encoded.ids)
         for start, end in spans:
@@ -119,16 +124,8 @@ class PublishedTokenizer:
 
     def _spans(self, messages, text: str) -> list[tuple[int, int]]:
         """Where in `text`, without its marks, the assistant speaks."""
-        if _OPEN in text:
-            spans, place, start = [], 0, 0
-            for character in text:
-                if character == _OPEN:
-                    start = place
-                elif character == _CLOSE:
-                    spans.append((start, place))
-                else:
-                    place += 1
-            return spans
+        if OPEN in text:
+            return marked(text)
         spans = []
         for number, message in enumerate(messages):
             if message["role"] == "assistant":
@@ -150,7 +147,7 @@ class PublishedTokenizer:
         tokens = {key: _content(value) for key, value in self._config.items() if key.endswith("_token") and value}
         try:
             given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
-            return _compiled(self._template).render(**given, tools=None, documents=None, **tokens)
+            return compiled(self._template).render(**given, tools=None, documents=None, **tokens)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise UserError(f"{self.folder}: its chat template can't show these messages ({error})") from None
 
@@ -198,40 +195,6 @@ def _template(folder: Path, config: dict) -> str | None:
     if isinstance(found, list):
         found = {entry["name"]: entry["template"] for entry in found}.get("default")
     return found
-
-
-def _compiled(template: str):
-    """A template with what transformers gives to templates."""
-    import jinja2
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.nodes import CallBlock
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}`: what the assistant says."""
-
-        tags = {"generation"}
-
-        def parse(self, parser):
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
-            return CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
-
-        def _marked(self, caller):
-            return _OPEN + caller() + _CLOSE
-
-    def refuse(message: str):
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    environment.globals |= {
-        "raise_exception": refuse,
-        "strftime_now": lambda form: datetime.datetime.now().strftime(form),
-    }
-    return environment.from_string(template)
 
 
 def _all_bytes(described: dict, ids: dict[str, int], special: set[int], added: set[int], where: str) -> list[bytes]:

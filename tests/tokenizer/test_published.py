@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from tests.huggingface.published import CHATML, change, directory
 from tpullm.errors import UserError
-from tpullm.huggingface.tokenizer import PublishedTokenizer
+from tpullm.tokenizer.published import PublishedTokenizer
 
 CONVERSATION = [
     {"role": "system", "content": "短く。"},

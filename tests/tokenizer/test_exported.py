@@ -1,0 +1,136 @@
+"""What transformers and others read of a trained tokenizer gives the same ids, for every text and conversation."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tokenizer.test_training import AWKWARD, CHARACTERS, PLAIN, TEXTS
+from tpullm.tokenizer import exported, load
+from tpullm.tokenizer.training import train
+
+NAMES = st.sampled_from(
+    ["<s>", "<unk>", "<pad>", "<|end|>", "<|reserved_3|>", "<0xE2>", "\u25810", "\u25811", "</", "<|"]
+)
+RUNS = st.tuples(st.sampled_from("= -#あー。1\u2581\n"), st.integers(1, 40)).map(lambda run: run[0] * run[1])
+STRINGS = st.lists(st.one_of(st.text(CHARACTERS), AWKWARD, NAMES, RUNS)).map("".join)
+CONFIGS = {
+    "unigram": PLAIN,
+    "words": dataclasses.replace(PLAIN, words=True),
+    "characters": dataclasses.replace(PLAIN, model_type="char", vocabulary_size=0),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def made(request, tmp_path_factory):
+    """A trained tokenizer, and the folder that it was exported to."""
+    folder = tmp_path_factory.mktemp(request.param)
+    tokenizer = train(TEXTS, CONFIGS[request.param], 0, folder / "tokenizer.model")
+    (folder / "exported").mkdir()
+    exported.write(folder / "exported", tokenizer, 64, tuned=True)
+    return tokenizer, folder / "exported"
+
+
+def literal(folder):
+    """The library's tokenizer, for which the name of a special token in a text is text."""
+    from tokenizers import Tokenizer
+
+    fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    fast.encode_special_tokens = True
+    return fast
+
+
+def assert_same(tokenizer, fast, text):
+    ids = fast.encode(text, add_special_tokens=False).ids
+    assert ids == tokenizer.encode(text)
+    assert fast.decode(ids) == text
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=STRINGS)
+def test_any_text_has_the_same_ids(made, text):
+    assert_same(made[0], literal(made[1]), text)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@given(text=STRINGS)
+def test_ten_thousand_texts_have_the_same_ids(made, text):
+    assert_same(made[0], literal(made[1]), text)
+
+
+@pytest.fixture(scope="module")
+def of_real_text(real_text, tmp_path_factory):
+    """Tokenizers of real Japanese and English, in pieces of any text and within words, and in characters."""
+    folder = tmp_path_factory.mktemp("real")
+    texts = [("ja", file.read_text(encoding="utf-8")) for file in sorted((real_text / "soseki").iterdir())]
+    texts.append(("en", (real_text / "tinyshakespeare.txt").read_text(encoding="utf-8")))
+    configs = [dataclasses.replace(CONFIGS["unigram"], vocabulary_size=4096), CONFIGS["characters"]]
+    configs.append(dataclasses.replace(CONFIGS["words"], vocabulary_size=6000))
+    return [train(texts, config, 0, folder / f"{number}.model") for number, config in enumerate(configs)]
+
+
+def test_real_text_has_the_same_ids(of_real_text, real_text, tmp_path):
+    files = [file for file in sorted(real_text.rglob("*")) if file.is_file()]
+    assert len(files) > 5
+    for number, tokenizer in enumerate(of_real_text):
+        (tmp_path / str(number)).mkdir()
+        exported.write(tmp_path / str(number), tokenizer, 64, tuned=False)
+        fast = literal(tmp_path / str(number))
+        for file in files:
+            assert_same(tokenizer, fast, file.read_text(encoding="utf-8"))
+
+
+def conversations(real_text):
+    """The dialogues, with a system turn in every other one."""
+    roles, found = {"user": "user", "agent": "assistant"}, []
+    for number, line in enumerate(open(real_text / "instruction_ja.jsonl", encoding="utf-8")):
+        turns = [{"role": roles[said["name"]], "content": said["text"]} for said in json.loads(line)["utterances"]]
+        found.append([{"role": "system", "content": "短く、丁寧に答える。"}] * (number % 2) + turns)
+    return found
+
+
+def test_conversations_have_the_same_ids_and_weights(of_real_text, real_text, tmp_path):
+    """Read again by us, as a published tokenizer: the marks in its template say what is the assistant's."""
+    exported.write(tmp_path, of_real_text[0], 64, tuned=True)
+    again = load(tmp_path)
+    dialogues = conversations(real_text)
+    assert len(dialogues) == 669
+    for messages in dialogues:
+        assert again.chat_template(messages) == of_real_text[0].chat_template(messages)
+    asked = dialogues[1][:2]
+    assert again.chat_template(asked, True) == of_real_text[0].chat_template(asked, True)
+
+
+def test_transformers_reads_the_same_ids(of_real_text, real_text, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
+    tokenizer = of_real_text[0]
+    exported.write(tmp_path, tokenizer, 64, tuned=True)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.eos_token_id == tokenizer.end_id and theirs.bos_token_id == tokenizer.bos_id
+    for text in ("今日は\n\nいい  天気🐈‍⬛", "", " a", "が\u3099", "a\u2581b", "====================", "<0x41>"):
+        assert theirs(text)["input_ids"] == [tokenizer.bos_id, *tokenizer.encode(text)]
+        assert theirs.decode(tokenizer.encode(text), skip_special_tokens=True) == text
+    options = dict(tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    for messages in conversations(real_text):
+        found = theirs.apply_chat_template(messages, **options)
+        ids, weights = tokenizer.chat_template(messages)
+        assert found["input_ids"] == ids and found["assistant_masks"] == weights
+    asked = conversations(real_text)[1][:2]
+    prompt = theirs.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=True)
+    assert prompt["input_ids"] == tokenizer.chat_template(asked, True)[0]
+
+
+def test_an_unknown_role_is_refused(made):
+    from tpullm.errors import UserError
+
+    with pytest.raises(UserError, match="role robot is not one of"):
+        load(made[1]).chat_template([{"role": "robot", "content": "a"}])
+
+
+def test_a_document_with_the_names_of_special_tokens_has_none(made):
+    again, text = load(made[1]), "a</s>b<|end|>"
+    assert again.document(text)[:-1] == made[0].document(text)[:-1]
+    assert again.encode(text) != made[0].encode(text)  # of a prompt they become tokens, as in transformers

@@ -1,0 +1,100 @@
+"""A trained tokenizer as the files that transformers and others read: the same ids for every text.
+
+What the `tokenizers` library would do otherwise, and how it is kept from it:
+
+- It knows a unigram model's special and byte tokens as pieces, so the text `<0x41>` would become a byte. Such names are
+  cut where SentencePiece never joins a piece, before a letter or a digit that follows a symbol.
+- A space is written as U+2581; that character itself goes by its three bytes.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tpullm.tokenizer.trained import BOS, END, EOS, PAD, SPACE, UNKNOWN, TrainedTokenizer
+
+# `{% generation %}` is what transformers' `return_assistant_tokens_mask` and our own tuning learn from.
+CHAT_TEMPLATE = """{{- bos_token -}}
+{%- for message in messages -%}
+{%- if message['role'] not in ['system', 'user', 'assistant'] -%}
+{{- raise_exception('role ' + message['role'] + ' is not one of system, user, assistant') -}}
+{%- endif -%}
+{{- '<|' + message['role'] + '|>' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- message['content'] + '<|end|>' -}}{%- endgeneration -%}
+{%- else -%}
+{{- message['content'] + '<|end|>' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
+_CUT = " "  # when names are cut, no space is left in the text
+
+
+def write(folder: Path, tokenizer: TrainedTokenizer, context_length: int, tuned: bool) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json`.
+
+    Args:
+        context_length: tokens that the model looks at.
+        tuned: on conversations, which end in `<|end|>` and not in `</s>`.
+    """
+    (folder / "tokenizer.json").write_text(fast(tokenizer).to_str(pretty=True), encoding="utf-8")
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": END if tuned else EOS,
+        "unk_token": UNKNOWN,
+        "pad_token": PAD,
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    text = json.dumps(config, ensure_ascii=False, indent=2)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def fast(tokenizer: TrainedTokenizer):
+    """The `tokenizers.Tokenizer` that splits as SentencePiece does."""
+    import tokenizers
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+
+    pieces = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.serialized()).pieces
+    normal = [piece.piece for piece in pieces if piece.type == piece.NORMAL]
+    control = [piece.piece for piece in pieces if piece.type in (piece.CONTROL, piece.UNKNOWN)]
+    scored = [(piece.piece, piece.score) for piece in pieces]
+    made = tokenizers.Tokenizer(models.Unigram(scored, unk_id=tokenizer.unknown_id, byte_fallback=True))
+    of_space = "".join(f"<0x{byte:02X}>" for byte in SPACE.encode())
+    made.normalizer = normalizers.Sequence(
+        [
+            # Every U+2581 is followed by what it stands for, so that no space is left and cuts can be written as one.
+            normalizers.Replace(SPACE, f"{SPACE}0"),
+            normalizers.Replace(" ", f"{SPACE}1"),
+            *(normalizers.Replace(Regex(pattern), cut) for pattern, cut in _cuts(control, normal)),
+            normalizers.Replace(f"{SPACE}0", of_space),
+            normalizers.Replace(f"{SPACE}1", SPACE),
+        ]
+    )
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(_CUT, "removed"), pre_tokenizers.Split("\n", "isolated")]
+    )
+    made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    made.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, tokenizer.bos_id)])
+    made.add_special_tokens([tokenizers.AddedToken(piece, special=True, normalized=False) for piece in control])
+    return made
+
+
+def _cuts(control: list[str], normal: list[str]) -> Iterable[tuple[str, str]]:
+    """Patterns that find the beginning of a special or a byte token's name in a text, and the same with a cut after it.
+
+    A name is `<`, perhaps more symbols, then letters or digits: SentencePiece splits there, by script and at digits.
+    """
+    rests: dict[str, list[str]] = {"<": ["0x[0-9A-F]{2}>"]}
+    for name in control:
+        place = re.search(r"\w", name).start()
+        rests.setdefault(name[:place], []).append(re.escape(name[place:]))
+    for beginning, after in rests.items():
+        crossing = re.compile(re.escape(beginning[-1]) + r"\w")
+        assert not any(crossing.search(piece) for piece in normal), f"a piece goes over the end of {beginning}"
+        yield f"{re.escape(beginning)}(?=({'|'.join(after)}))", beginning + _CUT

@@ -1,0 +1,159 @@
+"""The tokenizer that we train: SentencePiece, lossless on every string, and the one chat template.
+
+A token id stands for some bytes of UTF-8; a text is the bytes of its tokens, one after the other. Special tokens stand
+for no bytes and no text is ever turned into one.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tpullm.errors import UserError
+
+PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
+ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+SPACE = "\u2581"  # SentencePiece writes a space as this character, so the character itself has to go by its bytes
+
+
+class TrainedTokenizer:
+    """A `Tokenizer` of `tpullm.tokenizer`, from a SentencePiece model of `tpullm tokenize`."""
+
+    has_template = True
+
+    def __init__(self, model: bytes, name: str = "the tokenizer"):
+        """Use a serialized SentencePiece model; `UserError` (with `name`) if it is not one that tpullm made."""
+        self._processor = _processor(model, name)
+        self.vocabulary_size = self.needed_size = len(self._processor)
+        self._bytes = [_bytes_of(self._processor, token) for token in range(self.vocabulary_size)]
+        special = [PAD, BOS, EOS, UNKNOWN, SYSTEM, USER, ASSISTANT, END]
+        ids = {piece: self._processor.piece_to_id(piece) for piece in special}
+        missing = [piece for piece in special[4:] if not self._processor.is_control(ids[piece])]
+        missing += [] if self._processor.is_byte(self._byte_id(0)) else ["bytes"]
+        missing += ["space"] if self._processor.is_unknown(self._processor.piece_to_id(SPACE)) else []
+        if missing:
+            raise UserError(f"{name}: not a tokenizer of tpullm (it has no {' '.join(missing)}); make it again")
+        self.pad_id, self.bos_id, self.eos_id, self.unknown_id = (ids[piece] for piece in special[:4])
+        self.system_id, self.user_id, self.assistant_id, self.end_id = (ids[piece] for piece in special[4:])
+        self.begin = [self.bos_id]
+        self.stop_ids = [self.eos_id, self.end_id]
+        self._newline = self._processor.piece_to_id("\n")
+        self._space_bytes = [self._byte_id(byte) for byte in SPACE.encode()]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without `<s>` and `</s>`; `decode` gives back exactly `text`.
+
+        A line's ids depend on that line alone: no piece goes over its end.
+
+        Raises:
+            UserError: `text` holds a lone surrogate, which no UTF-8 file can hold.
+        """
+        try:
+            ids = []
+            for line in text.split("\n"):
+                ids += self._line(line)
+                ids.append(self._newline)
+            return ids[:-1]
+        except (RuntimeError, TypeError, UnicodeEncodeError):
+            raise UserError(_surrogate_message(text)) from None
+
+    def _line(self, line: str) -> list[int]:
+        if SPACE not in line:
+            return self._processor.encode(line)
+        first, *rest = line.split(SPACE)
+        ids = self._processor.encode(first)
+        for part in rest:
+            ids += self._space_bytes
+            ids += self._processor.encode(part)
+        return ids
+
+    def document(self, text: str) -> list[int]:
+        """`<s>`, the ids of `text`, `</s>`."""
+        return [self.bos_id, *self.encode(text), self.eos_id]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; special tokens give nothing, bytes that are not UTF-8 give U+FFFD."""
+        return b"".join([self._bytes[token] for token in ids]).decode("utf-8", errors="replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        """The UTF-8 bytes of one token: none for a special token, part of a character for a byte token."""
+        return self._bytes[token]
+
+    def bytes_per_token(self) -> np.ndarray:
+        """How many UTF-8 bytes each token stands for, `[V]`: what bits per byte are divided by."""
+        return np.array([len(self._bytes[token]) for token in range(self.vocabulary_size)], np.float64)
+
+    def piece(self, token: int) -> str:
+        """How one token is shown: its text, `<0x..>` for a byte token, `<|user|>` and the like for a special one."""
+        if self._processor.is_byte(token) or not self._bytes[token]:
+            return self._processor.id_to_piece(token)
+        return self._bytes[token].decode("utf-8")
+
+    def pieces(self, text: str) -> list[tuple[str, int]]:
+        """The split of `text` for display: (what the token shows, its id)."""
+        return [(self.piece(token), token) for token in self.encode(text)]
+
+    def chat_template(
+        self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False
+    ) -> tuple[list[int], list[float]]:
+        """The ids and weights of a conversation: `<s> <|user|> content <|end|> <|assistant|> content <|end|> ...`.
+
+        A weight is 1 on what the assistant says, its `<|end|>` included, and 0 elsewhere. `add_generation_prompt`
+        appends the `<|assistant|>` after which the model answers; it stops at `<|end|>`.
+
+        Raises:
+            UserError: a message is not {"role", "content"}, or its role is not one of `ROLES`.
+        """
+        ids, weights = [self.bos_id], [0.0]
+        for message in messages:
+            role, content = _role_and_content(message)
+            said = [*self.encode(content), self.end_id]
+            ids += [self._processor.piece_to_id(ROLES[role]), *said]
+            weights += [0.0, *[float(role == "assistant")] * len(said)]
+        if add_generation_prompt:
+            ids.append(self.assistant_id)
+            weights.append(0.0)
+        return ids, weights
+
+    def _byte_id(self, byte: int) -> int:
+        return self._processor.piece_to_id(f"<0x{byte:02X}>")
+
+    def serialized(self) -> bytes:
+        """The SentencePiece model."""
+        return self._processor.serialized_model_proto()
+
+
+def _processor(model: bytes, name: str):
+    import sentencepiece
+
+    sentencepiece.set_min_log_level(2)
+    try:
+        if not model:
+            raise RuntimeError("empty")
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except RuntimeError:
+        raise UserError(f"{name}: not a SentencePiece model; remove it and run `tpullm tokenize` again") from None
+
+
+def _bytes_of(processor, token: int) -> bytes:
+    if processor.is_byte(token):
+        return bytes([int(processor.id_to_piece(token)[3:5], 16)])
+    if processor.is_control(token) or processor.is_unknown(token):
+        return b""
+    return processor.id_to_piece(token).replace(SPACE, " ").encode()
+
+
+def _role_and_content(message: dict[str, str]) -> tuple[str, str]:
+    role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+    if role not in ROLES:
+        raise UserError(f"role {role!r} is not one of {', '.join(ROLES)}; correct the message's `role`")
+    if not isinstance(content, str):
+        raise UserError(f"a message of the {role} has no text; give it a `content` string")
+    return role, content
+
+
+def _surrogate_message(text: str) -> str:
+    found = re.search("[\ud800-\udfff]", text)
+    where = f"character {found.start()} is U+{ord(found.group()):04X}, " if found else ""
+    return f"text to tokenize: {where}half of a surrogate pair and not a character; repair the text's encoding"
