@@ -16,11 +16,12 @@ import jax
 import orbax.checkpoint as ocp
 
 from tpullm import manifest, storage
-from tpullm.config import CheckpointConfig, ModelConfig
+from tpullm.config import CheckpointConfig, ModelConfig, Recipe
 from tpullm.errors import UserError
 
 Tree = Any
-STAGES = ("finetune", "pretrain")
+MOST_BYTES_AT_ONCE = 1 << 28
+STAGES = ("finetune", "pretrain", "base")
 
 
 class Checkpoints:
@@ -62,6 +63,26 @@ class Checkpoints:
         self._manager.close()
 
 
+def save_params(directory: Path, params: Tree, description: dict) -> None:
+    """Save parameters alone as step 0, in little memory: few at a time, and waiting for each.
+
+    A save in the background first copies all of them.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
+    # Below the size of the largest parameter, Orbax would wait for ever.
+    most = max([MOST_BYTES_AT_ONCE, *(leaf.nbytes for leaf in jax.tree.leaves(params))])
+    state_handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=most / 1e9 + 0.001)
+    handlers = {"state": state_handler, "description": ocp.JsonCheckpointHandler()}
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, cleanup_tmp_directories=True)
+    manager = ocp.CheckpointManager(directory.absolute(), item_handlers=handlers, options=options)
+    try:
+        state = ocp.args.PyTreeSave({"params": params})
+        if manager.latest_step() is None:  # else killed after the save
+            manager.save(0, args=ocp.args.Composite(state=state, description=ocp.args.JsonSave(description)))
+    finally:
+        manager.close()
+
+
 def _restore(manager: ocp.CheckpointManager, step: int, target: Tree) -> Tree:
     try:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
@@ -84,7 +105,7 @@ class Model:
         directory: `STAGE/checkpoints`.
         step: which of them.
         run: the run directory.
-        stage: `pretrain` or `finetune`.
+        stage: `finetune`, `pretrain`, or `base` if it was imported.
         config: of the model.
         recipe: the whole recipe, as a dict.
     """
@@ -129,9 +150,8 @@ def _stands(run: Path, stage: str) -> bool:
     if not (run / stage / manifest.FILE).exists():
         return False
     upstream = storage.read_json(run / stage / manifest.FILE)["inputs"]["upstream"]
-    return stage == "pretrain" or (
-        _stands(run, "pretrain") and upstream["pretrain"] == manifest.identity(run / "pretrain")
-    )
+    earlier = [name for name in STAGES if name in upstream]
+    return all(_stands(run, name) and upstream[name] == manifest.identity(run / name) for name in earlier)
 
 
 def _steps(directory: Path) -> list[int]:
@@ -164,6 +184,28 @@ def _config(described: dict, where: Path) -> ModelConfig:
         raise UserError(
             f"{where}: written by another version of tpullm ({_first_line(error)}); use that one"
         ) from error
+
+
+def stored(model: Model) -> Tree:
+    """Shapes and types of the parameters as they were saved."""
+    handlers = {"state": ocp.PyTreeCheckpointHandler()}  # without one, Orbax knows no item's metadata
+    manager = ocp.CheckpointManager(model.directory.absolute(), item_names=("state",), item_handlers=handlers)
+    try:
+        saved = manager.item_metadata(model.step)["state"].tree["params"]
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+    finally:
+        manager.close()
+
+
+def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
+    """The model that a recipe trains: its own, or that of its base.
+
+    Args:
+        vocabulary_size: the tokenizer's.
+    """
+    if not recipe.base:
+        return recipe.model.resolved(vocabulary_size)
+    return find(run / "base").config.trained_as(recipe.model)
 
 
 def load_params(model: Model, shapes: Tree) -> Tree:

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import keyword
 import logging
 import os
 import sys
@@ -23,7 +24,7 @@ class Verb:
         help: its line of the overview.
         recipe: it takes a recipe (`--config`, `--run`, `--section.key`).
         writes: it makes a stage, so the recipe is kept in the run directory.
-        computes: it uses JAX.
+        computes: it computes with JAX, in a process that was set up for that from its start.
         shows: an option that turns it into a look at what was made, with `--model` instead of a recipe.
     """
 
@@ -54,6 +55,8 @@ VERBS = {
     "chat": Verb("talk with a tuned model"),
     "blank": Verb("fill 【?】 with words and their probabilities"),
     "attention": Verb("a picture of which earlier tokens each token looks at"),
+    "import": Verb("a published model into a run directory, to go on from", computes=False),
+    "export": Verb("a trained model to a folder in the format of Hugging Face", computes=False),
     "doctor": Verb("silent faults of a model in the format of Hugging Face"),
 }
 
@@ -126,7 +129,8 @@ def _dispatch(argv: list[str]) -> int:
     from tpullm.recipe import add_recipe_arguments, open_run, owned, parse
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    module = importlib.import_module(f"tpullm.commands.{verb}")
+    # `import` is a word of Python's, so its module is `import_`.
+    module = importlib.import_module(f"tpullm.commands.{verb}{'_' * keyword.iskeyword(verb)}")
     if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
         module.show_main(parse(_parser(verb, module.__doc__, module.add_show_arguments), argv[1:]))
     elif VERBS[verb].recipe:

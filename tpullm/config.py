@@ -200,6 +200,10 @@ class ModelConfig:
             vocabulary_size=self.vocabulary_size or vocabulary_size,
         )
 
+    def trained_as(self, other: "ModelConfig") -> "ModelConfig":
+        """The same model with what `other` says of its training, which changes no parameter."""
+        return dataclasses.replace(self, dropout=other.dropout, remat=other.remat)
+
     @classmethod
     def from_json(cls, fields: dict) -> "ModelConfig":
         """What `dataclasses.asdict` gave, after a way through JSON; `TypeError` if a field is unknown."""
@@ -291,11 +295,13 @@ class FinetuneConfig:
 
     Args:
         conversations: JSON Lines files of `{"messages": [{"role", "content"}]}`; `tenki` is the built-in questions.
+        chat_template: a Jinja file that shows conversations to the model, for a `base` that has no such template.
         held_out_fraction: share of the conversations never trained on, chosen by hash.
         train: the stage of training.
     """
 
     conversations: list[str] = field(default_factory=list)
+    chat_template: str = ""
     held_out_fraction: float = 0.2
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -330,6 +336,8 @@ class Recipe:
         run: the run directory; all that a run makes is in it.
         seed: of everything random.
         text: a file or folder of your own text, added to the sources.
+        base: a published model to go on from, a folder in the format of Hugging Face: its shapes and its tokenizer are
+            used, and training starts from its parameters.
         mesh: devices along each axis (data, fsdp, expert, sequence, tensor); -1 fills.
         corpus: step 1.
         tokenizer: step 2.
@@ -343,6 +351,7 @@ class Recipe:
     run: str = "runs/unnamed"
     seed: int = 0
     text: str = ""
+    base: str = ""
     mesh: dict[str, int] = field(default_factory=lambda: {"fsdp": -1})
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -350,6 +359,11 @@ class Recipe:
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     finetune: FinetuneConfig | None = None
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def foundation(self) -> str:
+        """The stage that tuning starts from: `pretrain`, or `base` if there is a base and no text to go on with."""
+        return "base" if self.base and not (self.corpus.sources or self.text) else "pretrain"
 
 
 # The smallest and the largest value of numbers that would otherwise fail late, or silently do nothing.
@@ -388,6 +402,10 @@ RANGES = {
 def check(recipe: Recipe) -> Recipe:
     """Refuse what no run could do; `UserError` names the key."""
     _check_ranges(recipe)
+    _require(
+        not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,
+        "model: is that of `base`; beside it only model.dropout and model.remat can be set",
+    )
     model = recipe.model.resolved(vocabulary_size=1)
     _require(model.width > 0 and model.layers > 0 and model.heads > 0, "model: layers, width and heads must be > 0")
     _require(
@@ -402,7 +420,7 @@ def check(recipe: Recipe) -> Recipe:
     if recipe.finetune:
         stages["finetune.train"] = recipe.finetune.train
     for name, stage in stages.items():
-        _check_stage(name, stage, model)
+        _check_stage(name, stage, model, bool(recipe.base))
     names = [source.name for source in recipe.corpus.sources]
     repeated = sorted({name for name in names if names.count(name) > 1})
     _require(not repeated, f"corpus.sources: the name {', '.join(repeated)} is used twice; names must differ")
@@ -424,7 +442,7 @@ def _check_ranges(recipe: Recipe) -> None:
                 _require(most is None or value <= most, f"{name}: {value} is too large; use {most} or less")
 
 
-def _check_stage(name: str, stage: TrainConfig, model: ModelConfig) -> None:
+def _check_stage(name: str, stage: TrainConfig, model: ModelConfig, from_base: bool) -> None:
     _require(stage.steps > 0, f"{name}.steps: {stage.steps} must be > 0")
     _require(stage.batch_size > 0, f"{name}.batch_size: {stage.batch_size} must be > 0")
     _require(
@@ -432,7 +450,7 @@ def _check_stage(name: str, stage: TrainConfig, model: ModelConfig) -> None:
         f"{name}.accumulation: {stage.accumulation} does not divide batch_size {stage.batch_size}; choose a divisor",
     )
     _require(
-        0 < stage.sequence_length <= model.context_length,
+        stage.sequence_length > 0 and (from_base or stage.sequence_length <= model.context_length),
         f"{name}.sequence_length: {stage.sequence_length} is not within model.context_length {model.context_length}",
     )
 

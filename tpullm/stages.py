@@ -23,17 +23,49 @@ def need(run: Path, stage: str, verb: str) -> str:
 
 def _standing(recipe: Recipe, run: Path, stage: str, inputs) -> str:
     """The identity of an earlier training that was made by this very recipe; `UserError` if it is another's."""
-    identity = need(run, stage, stage)
+    identity = need(run, stage, f"import {recipe.base}" if stage == "base" else stage)
     if not manifest.is_finished(run / stage, inputs(recipe, run)):
         raise UserError(f"{run / stage}: was made from other settings or other text; `tpullm run` makes it again")
     return identity
+
+
+def base_inputs(recipe: Recipe, run: Path) -> dict:
+    """What an import depends on: the content of the published model's files.
+
+    The folder may be gone once it was imported.
+    """
+    folder, made = storage.local(recipe.base), run / "base" / manifest.FILE
+    if not folder.is_dir() and made.exists() and storage.read_json(made)["inputs"]["config"] == {"base": recipe.base}:
+        return storage.read_json(made)["inputs"]
+    return manifest.inputs_hash({"base": recipe.base}, {name: entry[2] for name, entry in digests(recipe, run).items()})
+
+
+def digests(recipe: Recipe, run: Path) -> dict[str, list]:
+    """Of each file of the published model that is read: size, time of change, SHA-256.
+
+    Hashes are computed again only where the size or the time is not as noted in `RUN/base/digests.json`.
+    """
+    folder, noted = storage.local(recipe.base), run / "base" / "digests.json"
+    known = storage.read_json(noted) if noted.exists() else {}
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix in (".json", ".safetensors", ".jinja"):
+            state = [path.stat().st_size, path.stat().st_mtime_ns]
+            same = known.get(path.name, [])[:2] == state
+            found[path.name] = [*state, known[path.name][2] if same else storage.hash_file(path)]
+    if "config.json" not in found:
+        raise UserError(f"base: {folder} is no folder in the format of Hugging Face: it has no config.json")
+    return found
 
 
 def pretrain_inputs(recipe: Recipe, run: Path) -> dict:
     """What pretraining depends on."""
     weights = {source.name: source.weight for source in recipe.corpus.sources}
     config = {"model": dataclasses.asdict(recipe.model), "train": _numbers(recipe.pretrain), "seed": recipe.seed}
-    return manifest.inputs_hash({**config, "weights": weights}, {"tokens": need(run, "tokens", "tokenize")})
+    upstream = {"tokens": need(run, "tokens", "tokenize")}
+    if recipe.base:
+        upstream["base"] = _standing(recipe, run, "base", base_inputs)
+    return manifest.inputs_hash({**config, "weights": weights}, upstream)
 
 
 def finetune_inputs(recipe: Recipe, run: Path) -> dict:
@@ -41,17 +73,23 @@ def finetune_inputs(recipe: Recipe, run: Path) -> dict:
     finetune = recipe.finetune
     if finetune is None:
         raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
-    files = {path: storage.hash_file(Path(path)) for path in finetune.conversations if Path(path).is_file()}
+    named = [*finetune.conversations, finetune.chat_template]
+    files = {path: storage.hash_file(Path(path)) for path in named if Path(path).is_file()}
     config = dataclasses.asdict(finetune) | {"train": _numbers(finetune.train), "seed": recipe.seed}
-    return manifest.inputs_hash(config, {"pretrain": _standing(recipe, run, "pretrain", pretrain_inputs), **files})
+    return manifest.inputs_hash(config, _foundation(recipe, run) | files)
 
 
 def evaluate_inputs(recipe: Recipe, run: Path) -> dict:
     """What the evaluation depends on."""
-    upstream = {"pretrain": _standing(recipe, run, "pretrain", pretrain_inputs)}
+    upstream = _foundation(recipe, run)
     if recipe.finetune:
         upstream["finetune"] = _standing(recipe, run, "finetune", finetune_inputs)
     return manifest.inputs_hash(recipe.evaluate, upstream)
+
+
+def _foundation(recipe: Recipe, run: Path) -> dict[str, str]:
+    stage = recipe.foundation
+    return {stage: _standing(recipe, run, stage, base_inputs if stage == "base" else pretrain_inputs)}
 
 
 def _numbers(config: TrainConfig) -> dict:
@@ -74,11 +112,18 @@ def begin(stage: Path, inputs: dict) -> None:
         storage.write_json(started, manifest.plain(inputs))
 
 
-def begin_training(run: Path, stage: str, inputs: dict) -> None:
-    """`begin`, for a stage that makes a model: the tokenizer that it was trained with stays beside it."""
+def begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed: dict[str, str] | None = None) -> None:
+    """`begin`, for a stage that makes a model: the tokenizer that it was trained with stays beside it.
+
+    Args:
+        tokenizer: the folder that it is in.
+        changed: texts of its files that are other ones from now on.
+    """
     begin(run / stage, inputs)
     if not (run / stage / "tokenizer").exists():
         with storage.atomic_directory(run / stage / "tokenizer") as temporary:
-            for file in (run / "tokenizer").iterdir():
+            for file in tokenizer.iterdir():
                 if file.name != manifest.FILE:
                     shutil.copyfile(file, temporary / file.name)
+            for name, text in (changed or {}).items():
+                (temporary / name).write_text(text, encoding="utf-8")

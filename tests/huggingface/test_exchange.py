@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -39,12 +40,31 @@ def in_one_file(folder, found):
     save_file(found, folder / reading.SINGLE)
 
 
-def read(folder, dtype=np.float32):
+def read(folder):
+    """The model of a directory, as an import reads it: our parameters in the types of the files."""
     config, family = reading.read_config(folder)
     architecture = Architecture(config)
+    arguments = (family, architecture.shapes, architecture.axes, config.layers)
     with reading.opened(folder) as source:
-        arguments = (architecture.shapes, architecture.axes, config.layers, np.dtype(dtype))
-        return architecture, reading.fill(source, family, *arguments, lambda size: None)
+        dtypes = reading.stored(source, reading.check(source, *arguments))
+        shapes = tensors.flat(architecture.shapes)
+        targets = {key: SimpleNamespace(shape=shapes[key].shape, dtype=dtype) for key, dtype in dtypes.items()}
+        arguments = (family, tensors.nested(targets), architecture.axes, config.layers)
+        return architecture, reading.fill(source, *arguments, lambda array, target: array, lambda size: None)
+
+
+def write(folder, architecture, params, **options):
+    """What an export writes of our parameters."""
+    held = tensors.flat(params)
+    shapes, dtypes = ({key: getattr(value, what) for key, value in held.items()} for what in ("shape", "dtype"))
+    parameters = writing.Parameters(shapes, tensors.flat(architecture.axes), dtypes, held.__getitem__)
+    folder.mkdir()
+    writing.write_model(folder, architecture.config, parameters, {}, lambda size: None, **options)
+
+
+def tensors_in(folder):
+    """Every tensor of a directory."""
+    return {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -52,27 +72,48 @@ def read(folder, dtype=np.float32):
 def test_import_and_export_give_the_same_bytes(name, dtype, tmp_path):
     kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     _, _, given = directory(tmp_path / "in", name, kind)
-    architecture, params = read(tmp_path / "in", kind)
-    (tmp_path / "out").mkdir()
-    arguments = (architecture.config, params, architecture.axes, dtype, lambda size: None)
-    writing.write_model(tmp_path / "out", *arguments, shard_bytes=20_000)
-    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
-    assert len(files) > 1
-    written = {key: value for file in files for key, value in load_file(tmp_path / "out" / file).items()}
+    architecture, params = read(tmp_path / "in")
+    write(tmp_path / "out", architecture, params, preferred=MODELS[name][0], shard_bytes=20_000)
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    written = tensors_in(tmp_path / "out")
     assert written.keys() == given.keys()
     for key, value in given.items():
         assert written[key].dtype == value.dtype and written[key].tobytes() == value.tobytes(), key
     assert reading.read_config(tmp_path / "out")[0] == architecture.config
-    again, params_again = read(tmp_path / "out", kind)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == MODELS[name][0]
+    again, params_again = read(tmp_path / "out")
     for key, value in tensors.flat(params).items():
         np.testing.assert_array_equal(tensors.flat(params_again)[key], value)
+
+
+def test_tensors_of_several_types_keep_theirs(tmp_path):
+    """Norms in float32 beside matrices in bfloat16; a parameter whose layers differ is read as float32."""
+    _, _, given = directory(tmp_path / "in", "llama-2", ml_dtypes.bfloat16)
+    in_one_file(tmp_path / "in", given | {key: given[key].astype(np.float32) for key in given if "norm" in key})
+    (tmp_path / "in" / reading.INDEX).unlink(missing_ok=True)
+    write(tmp_path / "out", *read(tmp_path / "in"))
+    kinds = {key: value.dtype.name for key, value in tensors_in(tmp_path / "out").items()}
+    assert {kind for key, kind in kinds.items() if "norm" in key} == {"float32"}
+    assert {kind for key, kind in kinds.items() if "norm" not in key} == {"bfloat16"}
+    one = "model.layers.1.mlp.up_proj.weight"
+    in_one_file(tmp_path / "in", given | {one: given[one].astype(np.float32)})
+    _, params = read(tmp_path / "in")
+    assert params["layers"]["mlp"]["up"]["weight"].dtype == np.float32
+
+
+def test_numbers_that_are_no_floats_are_refused(tmp_path):
+    _, _, given = directory(tmp_path / "in", "llama-2")
+    one = "model.layers.1.mlp.up_proj.weight"
+    in_one_file(tmp_path / "in", given | {one: given[one].astype(np.int8)})
+    with pytest.raises(UserError, match="up_proj.weight is I8; use the checkpoint that was not quantized"):
+        read(tmp_path / "in")
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_config_comes_back_from_both_places_that_state_rope(name):
     model_type, keys = MODELS[name]
     config = configs.read({"model_type": model_type, **keys}, "config.json")
-    written = configs.write(config, "float32")
+    written = configs.write(config)
     assert configs.read(written, "written") == config
     if config.positions == "rotary":
         older = {key: value for key, value in written.items() if key != "rope_parameters"}
@@ -165,7 +206,7 @@ def test_null_is_not_the_default():
     keys = {"model_type": "gemma2", **MODELS["gemma-2"][1]}
     uncapped = configs.read(keys | {"attn_logit_softcapping": None, "final_logit_softcapping": None}, "config.json")
     assert uncapped.attention_softcap == uncapped.logit_softcap == 0
-    assert configs.read(configs.write(uncapped, "float32"), "written") == uncapped
+    assert configs.read(configs.write(uncapped), "written") == uncapped
     bare = {key: value for key, value in keys.items() if not key.endswith("softcapping") and key != "hidden_activation"}
     read_bare = configs.read(bare, "config.json")
     assert (read_bare.attention_softcap, read_bare.logit_softcap, read_bare.activation) == (50.0, 30.0, "gelu_tanh")

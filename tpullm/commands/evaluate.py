@@ -35,7 +35,7 @@ def main(recipe: Recipe, run: Path) -> None:
     if manifest.is_finished(stage, inputs):
         return say("evaluate: finished, skipped")
     start = time.monotonic()
-    base = load(run / "pretrain")
+    base = load(run / recipe.foundation)
     results = {"model": _model(base), "machine": _machine(), "seconds": _seconds(run)}
     results |= _held_out_loss(recipe, run, base)
     for source in sources(recipe):
@@ -184,7 +184,7 @@ def _machine() -> dict:
 
 
 def _seconds(run: Path) -> dict[str, float]:
-    stages = ("documents", "tokenizer", "tokens", "pretrain", "finetune")
+    stages = ("base", "documents", "tokenizer", "tokens", "pretrain", "finetune")
     found = {stage: storage.read_json(run / stage / manifest.FILE) for stage in stages if (run / stage).exists()}
     return {stage: value["seconds"] for stage, value in found.items() if "seconds" in value}
 

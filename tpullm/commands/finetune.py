@@ -1,10 +1,13 @@
 """Step 5: fine-tune the pretrained model on conversations, learning only from what the assistant says."""
 
 import dataclasses
+import json
 from pathlib import Path
 
-from tpullm import manifest
-from tpullm.checkpoint import Model, description, find, load_params
+import numpy as np
+
+from tpullm import manifest, storage
+from tpullm.checkpoint import Model, description, find, load_params, model_of
 from tpullm.config import ModelConfig, Recipe, TrainConfig
 from tpullm.data import conversations
 from tpullm.data.conversations import Conversations
@@ -13,25 +16,28 @@ from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.sharding import make_mesh
 from tpullm.stages import begin_training, finetune_inputs, need
+from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
+from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.training import metrics
 from tpullm.training.loop import Job, train
 from tpullm.training.state import Architecture, check_fits
 
 
 def main(recipe: Recipe, run: Path) -> None:
-    """Train `RUN/finetune` from the last checkpoint of `RUN/pretrain`, going on from the last save."""
+    """Train `RUN/finetune` from the pretrained model (or the base, without text), going on from the last save."""
     if recipe.finetune is None:
         raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
-    tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
-    config, model = recipe.finetune.train, recipe.model.resolved(tokenizer.vocabulary_size)
-    need(run, "pretrain", "pretrain")
-    base, architecture = find(run / "pretrain"), Architecture(model)
+    start = run / recipe.foundation
+    need(run, start.name, "import FOLDER" if start.name == "base" else "pretrain")
+    tokenizer, mesh = _tokenizer(start / "tokenizer", recipe.finetune.chat_template), make_mesh(recipe.mesh)
+    config, model = recipe.finetune.train, model_of(recipe, run, tokenizer.vocabulary_size)
+    base, architecture = find(start), Architecture(model)
     check_shape(base, model)
     stage, inputs = run / "finetune", finetune_inputs(recipe, run)
     if manifest.is_finished(stage, inputs):
         return say("finetune: finished, skipped")
-    check_fits(architecture, config, tokenizer.vocabulary_size, mesh)
+    check_fits(architecture, config, tokenizer.needed_size, mesh)
     learned, held_out = (
         conversations.tokenize(part, tokenizer, config.sequence_length, "finetune") if part else None
         for part in conversations.read_all(recipe.finetune, recipe.seed)
@@ -47,7 +53,8 @@ def main(recipe: Recipe, run: Path) -> None:
         what="finetune.conversations",
     )
     params = load_params(base, architecture.placed(mesh))
-    begin_training(run, "finetune", inputs)
+    changed = _changed_files(tokenizer, learned, start / "tokenizer")
+    begin_training(run, "finetune", inputs, start / "tokenizer", changed)
     results = train(
         Job(
             directory=stage,
@@ -65,6 +72,40 @@ def main(recipe: Recipe, run: Path) -> None:
     manifest.write(
         stage, inputs, conversations=len(learned.lengths), seconds=metrics.seconds(stage / "metrics.jsonl"), **results
     )
+
+
+def _tokenizer(folder: Path, chat_template: str) -> Tokenizer:
+    """The tokenizer in `folder`, with another chat template if one is given."""
+    if not chat_template:
+        return load_tokenizer(folder)
+    if not Path(chat_template).is_file():
+        raise UserError(f"finetune.chat_template: no such file {chat_template}; give a Jinja template")
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError("finetune.chat_template: is for published models; a model of tpullm has its own, remove it")
+    return PublishedTokenizer(folder, Path(chat_template).read_text(encoding="utf-8"))
+
+
+def _changed_files(tokenizer: Tokenizer, learned: Conversations, folder: Path) -> dict[str, str]:
+    """What the tuned model's tokenizer has otherwise than its base's: the template, and an end that nobody knew yet.
+
+    Raises:
+        UserError: the template ends an answer with nothing that a generation could stop at.
+    """
+    if not isinstance(tokenizer, PublishedTokenizer):
+        return {}
+    changed = {"chat_template.jinja": tokenizer.template}
+    end = int(learned.tokens[np.flatnonzero(learned.token_weights)[-1]])
+    if end not in tokenizer.stop_ids:
+        if tokenizer.bytes_of(end):
+            raise UserError(
+                f"{folder}: its chat template ends an answer with {tokenizer.piece(end)!r}, which is no special token, "
+                "so the tuned model could not end an answer; give a template that does, with finetune.chat_template"
+            )
+        say(f"finetune: answers end in {tokenizer.piece(end)!r}, and so will the model's")
+        generation = folder / "generation_config.json"
+        said = storage.read_json(generation) if generation.exists() else {}
+        changed[generation.name] = json.dumps(said | {"eos_token_id": [*tokenizer.stop_ids, end]}, indent=2) + "\n"
+    return changed
 
 
 def check_shape(base: Model, wanted: ModelConfig) -> None:

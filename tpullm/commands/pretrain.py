@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tpullm import manifest
-from tpullm.checkpoint import description
+from tpullm.checkpoint import description, find, load_params, model_of
 from tpullm.config import Recipe
 from tpullm.corpus.sources import sources
 from tpullm.data.store import TokenStore
@@ -18,16 +18,18 @@ from tpullm.training.state import Architecture, check_fits
 
 
 def main(recipe: Recipe, run: Path) -> None:
-    """Train `RUN/pretrain` from `RUN/tokens`, going on from the last save."""
+    """Train `RUN/pretrain` from `RUN/tokens`, going on from the last save, or from the parameters of a base."""
     stage, inputs, config = run / "pretrain", pretrain_inputs(recipe, run), recipe.pretrain
     if manifest.is_finished(stage, inputs):
         return say("pretrain: finished, skipped")
     tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
-    model = recipe.model.resolved(tokenizer.vocabulary_size)
-    check_fits(Architecture(model), config, tokenizer.vocabulary_size, mesh)
+    model = model_of(recipe, run, tokenizer.vocabulary_size)
+    architecture = Architecture(model)
+    check_fits(architecture, config, tokenizer.needed_size, mesh)
     stream = pretraining_stream(recipe, run)
     evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows)
-    begin_training(run, "pretrain", inputs)
+    params = load_params(find(run / "base"), architecture.placed(mesh)) if recipe.base else None
+    begin_training(run, "pretrain", inputs, run / "tokenizer")
     results = train(
         Job(
             directory=stage,
@@ -39,6 +41,7 @@ def main(recipe: Recipe, run: Path) -> None:
             evaluations=evaluations,
             bytes_per_token=tokenizer.bytes_per_token(),
             description=description("pretrain", model, recipe, inputs),
+            params=params,
         )
     )
     manifest.write(stage, inputs, seconds=metrics.seconds(stage / "metrics.jsonl"), **results)

@@ -19,12 +19,17 @@ INPUTS = {
 def main(recipe: Recipe, run: Path) -> None:
     """Make everything in `run` that is not made yet."""
     start = time.monotonic()
-    for verb in ("collect", "tokenize", "pretrain", "finetune", "evaluate", "report"):
-        if verb == "finetune" and recipe.finetune is None:
-            continue
+    if recipe.base:
+        importlib.import_module("tpullm.commands.import_").make(recipe, run)
+    for verb in _verbs(recipe):
         if verb in INPUTS and manifest.is_finished(run / verb, INPUTS[verb](recipe, run)):
             say(f"{verb}: finished, skipped")
             continue
         importlib.import_module(f"tpullm.commands.{verb}").main(recipe, run)
     seconds = time.monotonic() - start
     say(f"run: all stages of '{recipe.name}' are finished after {seconds:.1f} s; open {run / 'report.html'}")
+
+
+def _verbs(recipe: Recipe) -> list[str]:
+    learned = ["collect", "tokenize", "pretrain"] if recipe.foundation == "pretrain" else []
+    return [*learned, *(["finetune"] if recipe.finetune else []), "evaluate", "report"]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tpullm import manifest, storage
+from tpullm import manifest, stages, storage
 from tpullm.config import Recipe
 from tpullm.corpus import sources as corpus_sources
 from tpullm.corpus import store as documents_store
@@ -50,6 +50,8 @@ def main(recipe: Recipe, run: Path) -> None:
 
 def train_tokenizer(recipe: Recipe, run: Path) -> None:
     """Make RUN/tokenizer from a sample of the training documents, each source in proportion to its weight."""
+    if recipe.base:
+        return take_tokenizer(run)
     folder, config = run / "tokenizer", recipe.tokenizer
     weights = {source.name: source.weight for source in corpus_sources.sources(recipe)}
     settings = {key: value for key, value in vars(config).items() if key != "workers"}
@@ -74,6 +76,17 @@ def train_tokenizer(recipe: Recipe, run: Path) -> None:
     told = ", ".join(f"{language} {ratio:.2f}" for language, ratio in ratios.items())
     say(f"tokenizer: {made.vocabulary_size:,} tokens from {characters:,} characters in {seconds:.1f} s")
     say(f"tokenizer: characters per token: {told}")
+
+
+def take_tokenizer(run: Path) -> None:
+    """Make RUN/tokenizer the tokenizer of the base."""
+    inputs = manifest.inputs_hash({}, {"base": stages.need(run, "base", "import FOLDER")})
+    if manifest.is_finished(run / "tokenizer", inputs):
+        return say("tokenizer: finished, skipped")
+    with storage.atomic_directory(run / "tokenizer") as temporary:
+        shutil.copytree(run / "base" / "tokenizer", temporary, dirs_exist_ok=True)
+        manifest.write(temporary, inputs, vocabulary_size=load_tokenizer(temporary).vocabulary_size)
+    say("tokenizer: that of the base")
 
 
 def write_tokens(recipe: Recipe, run: Path) -> None:

@@ -165,17 +165,20 @@ def _yarn(scaling: Mapping[str, Any], factor: float) -> float:
     return scale(1.0)
 
 
-def write(config: ModelConfig, dtype: str) -> dict[str, Any]:
+def write(config: ModelConfig, preferred: str = "") -> dict[str, Any]:
     """The `config.json` of a model: of the first family that, read again, gives exactly this config.
+
+    Args:
+        preferred: the `model_type` to try first: that of the model's source.
 
     Raises:
         UserError: no family has all that this config asks for.
     """
-    for name in FAMILIES:
+    for name in sorted(FAMILIES, key=lambda name: name != preferred):
         written = _written(name, config)
         try:
             if read(written, name) == config:
-                return {**written, "dtype": dtype, "torch_dtype": dtype}
+                return written
         except UserError:
             continue
     raise UserError(

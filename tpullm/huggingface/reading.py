@@ -1,12 +1,15 @@
 """Reading a Hugging Face directory: its config, and its tensors one at a time into our stacked parameters."""
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from tpullm.config import ModelConfig
@@ -15,7 +18,10 @@ from tpullm.huggingface import configs, tensors
 from tpullm.huggingface.families import FAMILIES, Family
 
 Tree = Any
+DTYPES = {"F32": np.dtype("float32"), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype("float16")}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+# Files are mapped into memory while they are open; after this many bytes of tensors they are closed.
+MAPPED_BYTES = 1 << 28
 # Tables that older versions of transformers saved with the model, and computed again when they loaded it.
 _COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias)$")
 
@@ -41,10 +47,15 @@ def read_config(folder: Path) -> tuple[ModelConfig, Family]:
 
 
 class Source:
-    """The tensors of a directory, by name. Open it with `opened`."""
+    """The tensors of a directory, by name. Open it with `opened`.
+
+    Attributes:
+        files: the file of each tensor.
+        size: of all files, in bytes.
+    """
 
     def __init__(self, folder: Path, stack: ExitStack):
-        self.folder, self._stack, self._open = folder, stack, {}
+        self.folder, self._stack, self._open, self._mapped = folder, stack, {}, 0
         index = folder / INDEX
         if index.exists():
             self.files = read_json(index).get("weight_map", {})
@@ -59,8 +70,22 @@ class Source:
 
     def __call__(self, name: str) -> np.ndarray:
         """One tensor, as it is stored."""
+        tensor = self._read(name, lambda handle: handle.get_tensor(name))
+        self._mapped += tensor.nbytes
+        if self._mapped > MAPPED_BYTES:
+            self._stack.close()
+            self._open, self._mapped = {}, 0
+        return tensor
+
+    def dtype(self, name: str) -> str:
+        """The type of one tensor, by its name in the files: `BF16`."""
+        return self._read(name, lambda handle: handle.get_slice(name).get_dtype())
+
+    def _read(self, name: str, read: Callable):
         try:
-            return self._handle(self.files[name]).get_tensor(name)
+            return read(self._handle(self.files[name]))
+        except UserError:
+            raise
         except Exception as error:  # the library raises classes of its own, and some of the standard ones
             raise UserError(
                 f"{self.folder / self.files[name]}: {name} can't be read ({error}); fetch it again"
@@ -109,37 +134,74 @@ def check(source: Source, family: Family, shapes: Tree, axes: Tree, layers: int)
     ]
 
 
+def stored(source: Source, wanted: list[tuple]) -> dict[str, np.dtype]:
+    """The type of each of our parameters in the files; float32 where its tensors are of several.
+
+    Args:
+        wanted: of `check`.
+
+    Raises:
+        UserError: a type that is no floating-point number we know: the checkpoint is quantized.
+    """
+    found: dict[str, set[str]] = {}
+    for name, ours, *_ in wanted:
+        kind = source.dtype(name)
+        if kind not in DTYPES:
+            raise UserError(f"{source.folder}: {name} is {kind}; use the checkpoint that was not quantized")
+        for key in ours:
+            found.setdefault(key, set()).add(kind)
+    return {key: DTYPES[kinds.pop()] if len(kinds) == 1 else np.dtype("float32") for key, kinds in found.items()}
+
+
 def fill(
-    source: Source, family: Family, shapes: Tree, axes: Tree, layers: int, dtype: np.dtype, done: Callable[[int], None]
+    source: Source,
+    family: Family,
+    targets: Tree,
+    axes: Tree,
+    layers: int,
+    place: Callable[[np.ndarray, Any], Any],
+    done: Callable[[int], None],
 ) -> Tree:
     """All parameters, `[L, ...]` where they are stacked, from the tensors of a directory.
 
-    Memory is that of the result and of one tensor.
+    Memory is that of what `place` gives, of one parameter and of one tensor.
 
     Args:
-        shapes, axes: of our parameters.
-        dtype: of matrices and tables; scales and biases are float32.
+        targets: shape and type of each of our parameters.
+        axes: their logical axes.
+        place: called with each parameter as soon as it is whole, and its target; what it gives is in the result.
         done: called with the bytes of each tensor.
 
     Raises:
         UserError: tensors are missing, left over or of another shape; it names them.
     """
-    found, wanted = {}, check(source, family, shapes, axes, layers)
-    shapes = tensors.flat(shapes)
+    found, held, wanted = {}, {}, check(source, family, targets, axes, layers)
+    targets, left = tensors.flat(targets), Counter(key for _, ours, *_ in wanted for key in ours)
     for name, ours, layer, inputs in wanted:
         tensor = source(name)
         try:
             parts = tensors.split(
-                family, tensor, [shapes[key].shape[0 if layer is None else 1 :] for key in ours], inputs
+                family, tensor, [targets[key].shape[0 if layer is None else 1 :] for key in ours], inputs
             )
         except ValueError as error:
             raise UserError(f"{source.folder}: {name} is {error}; config.json is of another model") from None
         for key, part in zip(ours, parts, strict=True):
-            if key not in found:
-                found[key] = np.empty(shapes[key].shape, dtype if inputs >= 0 else np.float32)
-            found[key][... if layer is None else layer] = part
+            if key not in held:
+                held[key] = _empty(targets[key].shape, targets[key].dtype)
+            held[key][... if layer is None else layer] = part
+            left[key] -= 1
+            if not left[key]:
+                found[key] = place(held.pop(key), targets[key])
         done(tensor.nbytes)
     return tensors.nested(found)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that begins at a multiple of 64 bytes: such a one JAX takes on a CPU as it is, without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _as_named(files: dict[str, str], family: Family) -> dict[str, str]:

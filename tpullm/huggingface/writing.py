@@ -1,97 +1,171 @@
 """Writing a Hugging Face directory: tensors one at a time, in shards with an index, and the `config.json`."""
 
+import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tpullm.config import ModelConfig
+from tpullm.errors import UserError
 from tpullm.huggingface import configs, tensors
 from tpullm.huggingface.families import FAMILIES, Family
 from tpullm.huggingface.reading import INDEX, SINGLE
 
-Tree = Any
 SHARD_BYTES = 5_000_000_000
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Our parameters, each read when it is needed.
+
+    Args:
+        shapes: of each, by flat name.
+        axes: logical axes of each.
+        dtypes: the type to write each in.
+        read: gives one, as a numpy array.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    axes: dict[str, tuple[str, ...]]
+    dtypes: dict[str, np.dtype]
+    read: Callable[[str], np.ndarray]
+
+
+def size(params: Parameters, key: str) -> int:
+    """Bytes of one parameter in the files."""
+    return math.prod(params.shapes[key]) * params.dtypes[key].itemsize
+
+
+def _as_published(config: ModelConfig, params: Parameters, preferred: str):
+    """The `config.json` of the model, and the model as that says it."""
+    try:
+        return configs.write(config, preferred), config, params
+    except UserError:
+        if not config.scale_embeddings:
+            raise
+    config, params = unscaled(config, params)
+    return configs.write(config, preferred), config, params
+
+
+def unscaled(config: ModelConfig, params: Parameters) -> tuple[ModelConfig, Parameters]:
+    """The same model with embeddings that hold the root of the width, and thus an output table of its own.
+
+    Our own models multiply embeddings by it when they are used; no published family with norms like theirs does.
+    """
+    output = "embedding" if config.tied_embeddings else "head"
+
+    def read(name: str) -> np.ndarray:
+        if name == "embedding":
+            return params.read("embedding") * np.float32(config.width**0.5)
+        return params.read(output if name == "head" else name)
+
+    of_both = [{**of, "head": of[output]} for of in (params.shapes, params.axes, params.dtypes)]
+    return dataclasses.replace(config, scale_embeddings=False, tied_embeddings=False), Parameters(*of_both, read)
 
 
 def write_model(
     folder: Path,
     config: ModelConfig,
-    params: Tree,
-    axes: Tree,
-    dtype: str,
+    params: Parameters,
+    described: dict[str, Any],
     done: Callable[[int], None],
-    shard_bytes=None,
+    preferred: str = "",
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write `config.json` and the weights. Memory beyond `params` is that of one tensor.
+    """Write `config.json` and the weights. Memory is that of the parameters that make one tensor, and of that tensor.
 
     Args:
         folder: an empty folder.
-        params: arrays, on any device.
-        dtype: `float32`, `bfloat16` or `float16`.
+        described: more keys of `config.json`: the ids of special tokens.
         done: called with the bytes of each tensor.
+        preferred: the `model_type` to try first.
+
+    Raises:
+        UserError: no family has such a model.
     """
-    written = configs.write(config, dtype)
-    family, kind = FAMILIES[written["model_type"]], _numpy(dtype)
-    params, axes = tensors.flat(params), tensors.flat(axes)
-    plan = list(_plan(family, params, axes, config.layers))
-    shards = _shards(plan, kind.itemsize, shard_bytes or SHARD_BYTES)
-    files = {}
+    written, config, params = _as_published(config, params, preferred)
+    family = FAMILIES[written["model_type"]]
+    plan = list(_plan(family, params, config.layers))
+    shards = _shards(plan, shard_bytes)
+    files, held = {}, {}
     for number, shard in enumerate(shards, 1):
         name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with open(folder / name, "wb") as file:
-            file.write(_header(shard, dtype, kind.itemsize))
-            for their_name, _, ours, layer, inputs in shard:
-                parts = [np.asarray(params[key] if layer is None else params[key][layer]) for key in ours]
-                tensor = tensors.joined(family, parts, inputs).astype(kind)
-                tensor.tofile(file)
-                files[their_name] = name
-                done(tensor.nbytes)
+            file.write(_header(shard))
+            for entry in shard:
+                held = {key: held[key] for key in entry.ours if key in held}  # before others are read
+                held |= {key: params.read(key) for key in entry.ours if key not in held}
+                _write_tensor(file, family, entry, held)
+                files[entry.name] = name
+                done(entry.size)
     if len(shards) > 1:
-        size = sum(int(np.prod(shape)) * kind.itemsize for _, shape, *_ in plan)
-        _json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": files})
-    _json(folder / "config.json", written)
+        size = sum(entry.size for entry in plan)
+        write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": files})
+    dtype = params.dtypes["embedding"].name
+    write_json(folder / "config.json", {**written, **described, "dtype": dtype, "torch_dtype": dtype})
 
 
-def _plan(family: Family, params: dict, axes: dict, layers: int) -> Iterator[tuple]:
-    """Each tensor of theirs: name, shape, names of ours, layer, how many dimensions are inputs."""
-    for name, ours, layer in tensors.pieces(family, params, layers):
-        inputs = tensors.input_dimensions(ours[0], axes[ours[0]])
-        shapes = [params[key].shape[0 if layer is None else 1 :] for key in ours]
-        yield name, tensors.their_shape(family, shapes, inputs), ours, layer, inputs
+def _write_tensor(file, family: Family, entry: "_Tensor", held: dict[str, np.ndarray]) -> None:
+    parts = [held[key] if entry.layer is None else held[key][entry.layer] for key in entry.ours]
+    tensors.joined(family, parts, entry.inputs).astype(entry.dtype, copy=False).tofile(file)
 
 
-def _shards(plan: list[tuple], itemsize: int, most: int) -> list[list[tuple]]:
+@dataclass(frozen=True)
+class _Tensor:
+    """One tensor of theirs: its name, shape and type, ours that it holds, the layer, how many dimensions are inputs."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    ours: tuple[str, ...]
+    layer: int | None
+    inputs: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _plan(family: Family, params: Parameters, layers: int) -> Iterator[_Tensor]:
+    for name, ours, layer in tensors.pieces(family, params.shapes, layers):
+        inputs = tensors.input_dimensions(ours[0], params.axes[ours[0]])
+        shapes = [params.shapes[key][0 if layer is None else 1 :] for key in ours]
+        shape = tensors.their_shape(family, shapes, inputs)
+        yield _Tensor(name, shape, params.dtypes[ours[0]], ours, layer, inputs)
+
+
+def _shards(plan: list[_Tensor], most: int) -> list[list[_Tensor]]:
     shards, size = [[]], 0
     for entry in plan:
-        entry_size = int(np.prod(entry[1])) * itemsize
-        if size + entry_size > most and shards[-1]:
+        if size + entry.size > most and shards[-1]:
             shards.append([])
             size = 0
         shards[-1].append(entry)
-        size += entry_size
+        size += entry.size
     return shards
 
 
-def _header(shard: list[tuple], dtype: str, itemsize: int) -> bytes:
+def _header(shard: list[_Tensor]) -> bytes:
     """The header of a safetensors file (huggingface.co/docs/safetensors): its length, and JSON of where tensors lie."""
     described, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape, *_ in shard:
-        start, end = end, end + int(np.prod(shape)) * itemsize
-        described[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    for entry in shard:
+        start, end = end, end + entry.size
+        described[entry.name] = {
+            "dtype": DTYPES[entry.dtype.name],
+            "shape": list(entry.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(described, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def _numpy(dtype: str) -> np.dtype:
-    import ml_dtypes
-
-    return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-
-
-def _json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: dict) -> None:
+    """A file of a published model."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ from tpullm.model.platform import compute_dtype
 from tpullm.sharding import RULES, make_mesh
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
+from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.training.optim import is_matrix
 from tpullm.training.state import Architecture
 
@@ -76,30 +77,35 @@ def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: 
         return _published(path, exact)
     found = checkpoint.find(model, stages)
     tokenizer = load_tokenizer(found.tokenizer_path)
-    _fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
+    fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
     mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
     architecture = Architecture(found.config)
     with jax.set_mesh(mesh):
         params = checkpoint.load_params(found, targets(architecture, mesh, dtype))
-    return Session(tokenizer, architecture, params, mesh, dtype, found.stage)
+    talks = found.stage == "finetune" or found.stage == "base" and tokenizer.has_template
+    return Session(tokenizer, architecture, params, mesh, dtype, "finetune" if talks else "pretrain")
 
 
 def _published(folder: Path, exact: bool) -> Session:
     """A model in the format of Hugging Face. One with a chat template counts as tuned on conversations."""
     config, family = reading.read_config(folder)
-    tokenizer = load_tokenizer(folder)
-    _fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
+    tokenizer = PublishedTokenizer(folder)
+    fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
     mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
     architecture = Architecture(config)
     with reading.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
-        arguments = (architecture.shapes, architecture.axes, config.layers, dtype)
-        arrays = reading.fill(source, family, *arguments, advance)
-    placed = targets(architecture, mesh, dtype)
-    params = jax.tree.map(lambda array, target: jax.device_put(array, target.sharding), arrays, placed)
+        arguments = (targets(architecture, mesh, dtype), architecture.axes, config.layers)
+        params = reading.fill(source, family, *arguments, place, advance)
     return Session(tokenizer, architecture, params, mesh, dtype, "finetune" if tokenizer.has_template else "pretrain")
 
 
-def _fits_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> None:
+def place(array: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:
+    """An array on the devices, as `target` says."""
+    return jax.device_put(array, target.sharding)
+
+
+def fits_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> None:
+    """Refuse the tokenizer of another model; `UserError` names the file."""
     if tokenizer.needed_size > config.vocabulary_size:
         raise UserError(
             f"{where}: has {tokenizer.needed_size} tokens, more than the model's {config.vocabulary_size}: "

@@ -22,11 +22,14 @@ class PublishedTokenizer:
         named_end, file_ends: the end token that the tokenizer names, and those that the model's files have.
         needed_size: rows of an embedding that holds all tokens of text; special ones may lie beyond it (Gemma 3).
         silent: tokens that are not special and stand for no bytes.
-        has_template: there is a chat template.
+        template: the chat template, or None.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, template: str | None = None):
         """Read `tokenizer.json`, `tokenizer_config.json` and what else names special tokens.
+
+        Args:
+            template: a chat template instead of the folder's.
 
         Raises:
             UserError: a file is missing, or tokens are of a kind whose bytes we can't tell.
@@ -59,8 +62,8 @@ class PublishedTokenizer:
         self.eos_id = self.stop_ids[0]
         pad = self._named("pad_token")
         self.pad_id = self.eos_id if pad is None else pad
-        self._template = _template(folder, self._config)
-        self.has_template = self._template is not None
+        self.template = template or _template(folder, self._config)
+        self.has_template = self.template is not None
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without what a text begins with; the name of a special token in it becomes that token."""
@@ -142,12 +145,12 @@ class PublishedTokenizer:
     def _render(self, messages, add_generation_prompt: bool) -> str:
         import jinja2
 
-        if self._template is None:
+        if self.template is None:
             raise UserError(f"{self.folder}: has no chat template; it is not a model for conversations")
         tokens = {key: _content(value) for key, value in self._config.items() if key.endswith("_token") and value}
         try:
             given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
-            return compiled(self._template).render(**given, tools=None, documents=None, **tokens)
+            return compiled(self.template).render(**given, tools=None, documents=None, **tokens)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise UserError(f"{self.folder}: its chat template can't show these messages ({error})") from None
 

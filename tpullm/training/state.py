@@ -76,6 +76,10 @@ def check_fits(architecture: Architecture, config: TrainConfig, vocabulary: int,
         )
     rows = config.batch_size // config.accumulation
     _divides(mesh, "batch", rows, f"{rows} rows (batch_size / accumulation)")
+    if config.sequence_length > model.context_length:
+        raise UserError(
+            f"sequence_length: {config.sequence_length} tokens, and the model's context holds {model.context_length}"
+        )
     _divides(mesh, "time", config.sequence_length, f"sequence_length {config.sequence_length}")
     leaves = jax.tree_util.tree_leaves_with_path(architecture.axes, is_leaf=lambda node: isinstance(node, tuple))
     for (path, axes), shape in zip(leaves, jax.tree.leaves(architecture.shapes), strict=True):

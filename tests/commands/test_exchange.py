@@ -1,0 +1,184 @@
+"""A published model comes in, learns, and goes out again; a model of our own goes out as transformers reads it."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.conftest import TINY, tpullm
+from tests.huggingface.published import CHATML, END, change, directory
+from tpullm.cli import main
+from tpullm.door import LanguageModel
+
+ANSWER = "はい、元気です。"
+TUNED = ("--finetune.train.steps=60", "--finetune.train.batch_size=8", "--finetune.train.optimizer.peak_lr=0.02")
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A published model."""
+    return directory(tmp_path / "published")
+
+
+@pytest.fixture
+def conversations(tmp_path):
+    """Questions that are all answered alike."""
+    file = tmp_path / "conversations.jsonl"
+    turns = lambda number: [  # noqa: E731
+        {"role": "user", "content": f"猫{number}"},
+        {"role": "assistant", "content": ANSWER},
+    ]
+    lines = (json.dumps({"messages": turns(number)}, ensure_ascii=False) for number in range(60))
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return f"--finetune.conversations=[{file}]"
+
+
+def call(*arguments, code=0):
+    assert main([str(argument) for argument in arguments]) == code
+
+
+def test_what_is_imported_goes_out_with_the_same_bytes(published, tmp_path, capsys):
+    call("import", published, "--run", tmp_path / "run")
+    call("import", published, "--run", tmp_path / "run")
+    assert "base: finished, skipped" in capsys.readouterr().err
+    call("export", tmp_path / "run", tmp_path / "out")
+    given, written = (load_file(folder / "model.safetensors") for folder in (published, tmp_path / "out"))
+    assert given.keys() == written.keys()
+    assert all(given[key].tobytes() == written[key].tobytes() for key in given)
+    call("doctor", tmp_path / "out")
+    call("doctor", tmp_path / "run")
+    ids = np.array([[5, 6, 7]])
+    models = [LanguageModel(folder) for folder in (published, tmp_path / "run", tmp_path / "out")]
+    for model in models[1:]:
+        np.testing.assert_array_equal(model.logits(ids), models[0].logits(ids))
+
+
+def test_an_imported_model_learns_to_answer_in_its_own_form(published, conversations, tmp_path, capsys):
+    run = tmp_path / "run"
+    call("import", published, "--run", run)
+    call("run", "--run", run, conversations, *TUNED)
+    for folder in (run, tmp_path / "out"):
+        if folder != run:
+            call("export", run, folder)
+        capsys.readouterr()
+        call("chat", "--model", folder, "--prompt", "猫5")
+        assert capsys.readouterr().out == f"{ANSWER}\n"
+    assert 'finetune"' in (run / "report.html").read_text(encoding="utf-8")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "base_model: published" in card
+
+
+def test_a_base_without_a_template_takes_one_and_stops_where_it_says(published, conversations, tmp_path, capsys):
+    """ChatML ends an answer with a token that no file of the base calls an end."""
+    change(published / "tokenizer_config.json", chat_template=None, eos_token="<|endoftext|>")
+    start = json.loads((published / "config.json").read_text())["bos_token_id"]
+    change(published / "config.json", eos_token_id=start)
+    change(published / "generation_config.json", eos_token_id=start)
+    run, template = tmp_path / "run", tmp_path / "chatml.jinja"
+    call("import", published, "--run", run)
+    call("finetune", "--run", run, conversations, *TUNED, code=2)
+    assert "has no chat template; it is not a model for conversations" in capsys.readouterr().err
+    template.write_text(CHATML.replace("<|im_end|>", "。"))
+    call("finetune", "--run", run, conversations, *TUNED, f"--finetune.chat_template={template}", code=2)
+    assert "which is no special token" in capsys.readouterr().err
+    assert not (run / "finetune").exists()
+    template.write_text(CHATML)
+    call("finetune", "--run", run, conversations, *TUNED, f"--finetune.chat_template={template}")
+    assert f"answers end in '{END}'" in capsys.readouterr().err
+    call("export", run, tmp_path / "out")
+    call("doctor", tmp_path / "out")
+    capsys.readouterr()
+    call("chat", "--model", tmp_path / "out", "--prompt", "猫5")
+    assert capsys.readouterr().out == f"{ANSWER}\n"
+
+
+def test_an_imported_model_goes_on_with_the_users_text(published, tmp_path, capsys):
+    run, text = tmp_path / "run", tmp_path / "text"
+    text.mkdir()
+    for number in range(40):
+        (text / f"{number}.txt").write_text(f"今日は{number}日です。猫が好きです。" * 4, encoding="utf-8")
+    call("import", published, "--run", run)
+    keys = ("--pretrain.steps=30", "--pretrain.batch_size=4", "--pretrain.optimizer.peak_lr=0.01")
+    options = (f"--text={text}", "--corpus.minimum_characters=10", "--corpus.near_duplicate_similarity=1", *keys)
+    for verb in ("collect", "tokenize", "pretrain"):
+        call(verb, "--run", run, *options)
+    lines = [json.loads(line) for line in open(run / "pretrain" / "metrics.jsonl")]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.5 * losses[0]
+    call("export", run, tmp_path / "out")
+    before, after = (load_file(folder / "model.safetensors") for folder in (published, tmp_path / "out"))
+    assert before.keys() == after.keys() and not np.array_equal(before["lm_head.weight"], after["lm_head.weight"])
+    call("doctor", tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run, tmp_path_factory):
+    """Our own tuned model, as it is published."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    done = tpullm("export", tiny_run, folder, "--licence", "Apache-2.0")
+    assert "finetune, step 10" in done.stderr
+    return folder
+
+
+def test_our_own_model_goes_out_whole(exported, tiny_run):
+    assert main(["doctor", str(exported)]) == 0
+    assert main(["doctor", str(tiny_run)]) == 0
+    config = json.loads((exported / "config.json").read_text())
+    assert config["architectures"] == ["Qwen3ForCausalLM"] and config["eos_token_id"] == [2, 7]
+    assert json.loads((exported / "generation_config.json").read_text())["eos_token_id"] == [2, 7]
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    for said in ("license: apache-2.0", "- ja\n", "PSF-2.0", "bits a byte", "right answers, tuned", "name: tiny"):
+        assert said in card
+    ids = np.random.default_rng(0).integers(30, 600, (2, 24))
+    ours, theirs = LanguageModel(tiny_run), LanguageModel(exported)
+    # The embeddings are multiplied by the root of the width before they are written, and not when they are used.
+    np.testing.assert_allclose(theirs.logits(ids), ours.logits(ids), atol=1e-5 * np.abs(ours.logits(ids)).max())
+
+
+def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
+    pytest.importorskip("torch", reason="the extra `hf` is not installed")
+    transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
+    import torch
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    ids = np.random.default_rng(0).integers(30, 600, (2, 24))
+    logits = model(input_ids=torch.from_numpy(ids)).logits.detach().numpy()
+    # Sums in another order in float32.
+    np.testing.assert_allclose(logits, LanguageModel(tiny_run).logits(ids), atol=1e-5 * np.abs(logits).max())
+    generate = transformers.pipeline("text-generation", str(exported), dtype=torch.float32)
+    for prompt in ("今日は", "私は", "The "):
+        theirs = generate(prompt, max_new_tokens=12, do_sample=False, return_full_text=False)[0]["generated_text"]
+        assert theirs == LanguageModel(tiny_run).generate(prompt, 12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", "nothing", "out"), "nothing: no such folder"),
+        (("export", "{run}", "{full}"), "full: is not an empty folder; choose another one"),
+        (("export", "{run}", "{full}/file"), "file: is not an empty folder"),
+        (("export", "{run}", "out", "--dtype=int4"), "int4"),
+        (("export", "{run}", "out", "--shard-gigabytes=0"), "--shard-gigabytes: 0.0 is not above 0"),
+        (("import", "nothing", "--run={new}"), "nothing/config.json: no such file; give a folder in the format of"),
+        (("import", "{full}", "--run={new}"), "full/config.json: no such file; give a folder in the format of"),
+        (("import", "{published}", "--run={run}"), "belongs to the recipe 'tiny'"),
+        (("doctor", "{full}"), "config.json: no such file"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, message, tiny_run, published, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("kept")
+    names = {"run": tiny_run, "full": tmp_path / "full", "new": tmp_path / "new", "published": published}
+    call(*(argument.format(**names) for argument in arguments), code=2)
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists() and not (tmp_path / "new").exists()
+    assert (tmp_path / "full" / "file").read_text() == "kept"
+
+
+def test_a_model_beside_a_base_is_refused(published, tmp_path, capsys):
+    call("run", f"--config={TINY}", f"--run={tmp_path / 'run'}", f"--base={published}", code=2)
+    assert "model: is that of `base`" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

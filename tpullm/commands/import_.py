@@ -1,0 +1,131 @@
+"""Take a published model into a run directory: its parameters, its shapes and its tokenizer, to be tuned from there.
+
+FOLDER → RUN/base/{checkpoints/, tokenizer/, published.json}. Every tensor is used once and every parameter is set once.
+"""
+
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+
+from tpullm import manifest, storage
+from tpullm.config import Recipe
+from tpullm.log import progress, say
+from tpullm.recipe import load, owned
+
+# What a tokenizer needs of a published model's files.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm import`."""
+    parser.add_argument("folder", help="a folder in the format of Hugging Face")
+    parser.add_argument("--run", required=True, help="the run directory; it is made if it is not there")
+    parser.add_argument("--config", default="", help="the recipe of what comes after; without one, a plain one is made")
+
+
+def main(arguments) -> None:
+    """Make `RUN/base`, and the recipe of the run."""
+    folder, run = storage.local(arguments.folder), storage.local(arguments.run)
+    recipe = _recipe(folder, run, arguments.config)
+    with owned(run, recipe):
+        make(recipe, run)
+
+
+def make(recipe: Recipe, run: Path) -> None:
+    """Make `RUN/base` of `recipe.base`."""
+    from tpullm.stages import base_inputs, begin, digests
+
+    stage, inputs = run / "base", base_inputs(recipe, run)
+    if manifest.is_finished(stage, inputs):
+        return say("base: finished, skipped")
+    import jax
+
+    from tpullm.checkpoint import description, save_params
+    from tpullm.huggingface import reading
+    from tpullm.inference.session import fits_vocabulary, place
+    from tpullm.model.count import parameter_count
+    from tpullm.sharding import make_mesh
+    from tpullm.tokenizer.published import PublishedTokenizer
+    from tpullm.training.state import Architecture
+
+    began, folder = time.monotonic(), storage.local(recipe.base)
+    config, family = reading.read_config(folder)
+    tokenizer = PublishedTokenizer(folder)
+    fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
+    architecture, mesh = Architecture(config), make_mesh(recipe.mesh)
+    with reading.opened(folder) as source:
+        arguments = (family, architecture.shapes, architecture.axes, config.layers)
+        dtypes = reading.stored(source, reading.check(source, *arguments))
+        begin(stage, inputs)
+        with progress("import", source.size, "bytes") as advance, jax.set_mesh(mesh):
+            targets = _as_stored(architecture, mesh, dtypes)
+            params = reading.fill(source, family, targets, architecture.axes, config.layers, place, advance)
+    save_params(stage / "checkpoints", params, description("base", config, recipe, inputs))
+    with storage.atomic_directory(stage / "tokenizer") as temporary:
+        _copy_tokenizer(folder, temporary, tokenizer.stop_ids)
+    shutil.copyfile(folder / "config.json", stage / "published.json")  # what an export goes by
+    storage.write_json(stage / "digests.json", digests(recipe, run))
+    seconds, count = round(time.monotonic() - began, 1), parameter_count(architecture.shapes)
+    manifest.write(stage, inputs, seconds=seconds, parameters=count, model=dataclasses.asdict(config))
+    kinds = ", ".join(sorted({dtype.name for dtype in dtypes.values()}))
+    say(f"base: {count:,} parameters ({kinds}) from {folder} in {seconds} s")
+
+
+def _as_stored(architecture, mesh, dtypes: dict):
+    """What to read into: on the mesh, in the types of the files."""
+    import jax
+
+    from tpullm.huggingface import tensors
+
+    placed = tensors.flat(architecture.placed(mesh))
+    return tensors.nested(
+        {key: jax.ShapeDtypeStruct(leaf.shape, dtypes[key], sharding=leaf.sharding) for key, leaf in placed.items()}
+    )
+
+
+def _recipe(folder: Path, run: Path, config: str) -> Recipe:
+    """The recipe of the run with this base: the given one, the one that is there, or one with the defaults of tuning.
+
+    Raises:
+        UserError: the run belongs to another recipe.
+    """
+    from tpullm.errors import UserError
+
+    kept = run / "recipe.yaml"
+    if kept.exists() and load(kept).base != str(folder):
+        raise UserError(f"{run}: belongs to the recipe '{load(kept).name}', of another base; choose another --run")
+    if config or kept.exists():
+        return load(config or kept, [f"--base={folder}", f"--run={run}"])
+    return _plain(folder, run)
+
+
+def _plain(folder: Path, run: Path) -> Recipe:
+    """Full tuning, with the small steps that a trained model takes without forgetting."""
+    from tpullm.config import FinetuneConfig, OptimizerConfig, TrainConfig
+    from tpullm.huggingface import reading
+
+    length = min(1024, reading.read_config(folder)[0].context_length)
+    optimizer = OptimizerConfig(peak_lr=2e-5, warmup_steps=20, weight_decay=0.0)
+    train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
+    return Recipe(
+        name=folder.name, run=str(run), base=str(folder), pretrain=train, finetune=FinetuneConfig(train=train)
+    )
+
+
+def _copy_tokenizer(folder: Path, into: Path, stop_ids: list[int]) -> None:
+    """The files of the tokenizer; the ends that only `config.json` names are written with them."""
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, into / name)
+    generation = into / "generation_config.json"
+    said = storage.read_json(generation) if generation.exists() else {}
+    if said.get("eos_token_id") is None:
+        generation.write_text(json.dumps(said | {"eos_token_id": stop_ids}, indent=2) + "\n", encoding="utf-8")

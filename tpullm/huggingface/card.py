@@ -1,0 +1,83 @@
+"""The model card, `README.md` of a published model: what it is, what it learned from, how good it is."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tpullm import __version__
+
+_USE = """```python
+from transformers import pipeline
+
+model = pipeline("text-generation", "{folder}")
+print(model({prompt}, max_new_tokens=100)[0]["generated_text"])
+```"""
+
+
+def write(folder: Path, card: dict[str, Any]) -> None:
+    """Write `README.md`.
+
+    Args:
+        card: `name`, `parameters`, `config` (of `config.json`), `tuned`, `licence` (or ""), `base` (or ""), `recipe`,
+            `data` (the text of the data card, or ""), `languages`, `results` (of `evaluate`, or {}).
+    """
+    (folder / "README.md").write_text("\n\n".join(_sections(card)) + "\n", encoding="utf-8")
+
+
+def _sections(card: dict[str, Any]) -> Iterable[str]:
+    yield _front_matter(card)
+    yield f"# {card['name']}"
+    kind = "tuned on conversations" if card["tuned"] else "which goes on with a text"
+    layers, width = (card["config"].get(key) or card["config"].get(old) for key, old in _SHAPES)
+    yield (
+        f"A language model of {card['parameters']:,} parameters ({layers} layers of width {width}), {kind}. "
+        f"In the format of `{card['config']['architectures'][0]}`; exported by tpullm {__version__}."
+    )
+    if card["base"]:
+        yield f"It was made from `{card['base']}`, whose licence and limits hold for it too."
+    yield "## Use"
+    prompt = json.dumps([{"role": "user", "content": "こんにちは"}] if card["tuned"] else "今日は", ensure_ascii=False)
+    yield _USE.format(folder=card["name"], prompt=prompt)
+    yield (
+        "The name of a special token in a text, such as `</s>`, becomes that token unless the tokenizer is called with "
+        "`split_special_tokens=True`: keep it out of what users type."
+    )
+    yield "## Licence"
+    yield card["licence"] or "Not stated by its owner. The licences of its data are below."
+    yield "## Data"
+    yield card["data"].replace("\n# ", "\n### ").replace("\n## ", "\n#### ") or "No data card was made for this model."
+    yield "## Evaluation"
+    yield _evaluation(card["results"])
+    yield "## Recipe"
+    yield f"```yaml\n{card['recipe'].strip()}\n```"
+
+
+_SHAPES = (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))
+
+
+def _front_matter(card: dict[str, Any]) -> str:
+    """What the Hub reads; a licence that it has no name for is `other`."""
+    name = card["licence"].lower()
+    is_name = name and all(character.isalnum() or character in "-." for character in name)
+    lines = ["---", f"license: {name if is_name else 'other'}"]
+    if card["languages"]:
+        lines += ["language:", *(f"- {language}" for language in card["languages"])]
+    if card["base"]:
+        lines.append(f"base_model: {card['base']}")
+    return "\n".join([*lines, "library_name: transformers", "pipeline_tag: text-generation", "---"])
+
+
+def _evaluation(results: dict[str, Any]) -> str:
+    """A table of what `tpullm evaluate` found."""
+    rows = [
+        (f"held-out {source}", f"{loss:.4f} nats a token, {results['bits_per_byte'][source]:.3f} bits a byte")
+        for source, loss in results.get("loss_nats_per_token", {}).items()
+    ]
+    for stage in ("tuned", "base"):
+        if stage in results:
+            right, count = results[stage]["accuracy"], results[stage]["questions"]
+            rows.append((f"right answers, {stage}", f"{right:.1%} of {count} held-out questions"))
+    if not rows:
+        return "Not evaluated; `tpullm evaluate` does that."
+    return "\n".join(["| what | result |", "| --- | --- |", *(f"| {what} | {result} |" for what, result in rows)])
