@@ -85,6 +85,7 @@ MODELS = {
             },
         },
     ),
+    "mixtral": ("mixtral", LLAMA | {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 9}),
     "gpt-2": (
         "gpt2",
         dict(vocab_size=V, n_embd=24, n_inner=44, n_layer=3, n_head=4, n_positions=48, activation_function="gelu_new")
@@ -119,9 +120,9 @@ def as_ours(architecture: Architecture, family: Family, found: dict[str, np.ndar
     """Our parameters, of their tensors: every one of them is used."""
     flat = {key: np.zeros(shape.shape, np.float32) for key, shape in tensors.flat(architecture.shapes).items()}
     used = set()
-    for name, shapes, ours, layer, inputs in _pieces(architecture, family):
+    for name, shapes, ours, place, inputs in _pieces(architecture, family):
         for key, part in zip(ours, tensors.split(family, found[name], shapes, inputs), strict=True):
-            flat[key][... if layer is None else layer] = part
+            flat[key][place] = part
         used.add(name)
     assert used == found.keys()
     return tensors.nested(flat)
@@ -129,6 +130,6 @@ def as_ours(architecture: Architecture, family: Family, found: dict[str, np.ndar
 
 def _pieces(architecture: Architecture, family: Family):
     shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
-    for name, ours, layer in tensors.pieces(family, shapes, architecture.config.layers):
-        of = [shapes[key].shape[0 if layer is None else 1 :] for key in ours]
-        yield name, of, ours, layer, tensors.input_dimensions(ours[0], axes[ours[0]])
+    for name, ours, place in tensors.pieces(family, shapes, architecture.config.layers):
+        of = [shapes[key].shape[len(place) :] for key in ours]
+        yield name, of, ours, place, tensors.input_dimensions(ours[0], axes[ours[0]], place)

@@ -75,6 +75,8 @@ def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
         )
     fields["activation"] = ACTIVATIONS[fields["activation"]]
     fields["mlp_width"] = fields.get("mlp_width") or 4 * fields["width"]  # GPT-2's n_inner may be left out
+    if "experts" in fields and not 1 <= fields["experts_per_token"] <= fields["experts"]:
+        raise ValueError(f"{fields['experts_per_token']} of {fields['experts']} experts can't be chosen")
     if "attention_scale" in fields:
         fields["attention_scale"] **= -0.5
     for key, ours in family.biases.items():

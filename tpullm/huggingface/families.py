@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Ours, or several of ours that are one tensor of theirs, by their name; `{}` is the number of the layer.
+# Ours, or several of ours that are one tensor of theirs, by their name; `{}` is the number of the layer, a second `{}` that
+# of the expert.
 Names = Mapping[str, str | tuple[str, ...]]
 
 LLAMA_NAMES: Names = {
@@ -39,6 +40,13 @@ AFTER_NAMES = LLAMA_NAMES | {
     "model.layers.{}.post_feedforward_layernorm.weight": "layers.mlp_out_norm.scale",
 }
 AROUND_NAMES = AFTER_NAMES | {"model.layers.{}.pre_feedforward_layernorm.weight": "layers.mlp_norm.scale"}
+_NO_MLP = {theirs: ours for theirs, ours in LLAMA_NAMES.items() if ".mlp." not in theirs}
+MIXTRAL_NAMES = _NO_MLP | {
+    "model.layers.{}.block_sparse_moe.gate.weight": "layers.mlp.router.weight",
+    "model.layers.{}.block_sparse_moe.experts.{}.w1.weight": "layers.mlp.gate.weight",
+    "model.layers.{}.block_sparse_moe.experts.{}.w3.weight": "layers.mlp.up.weight",
+    "model.layers.{}.block_sparse_moe.experts.{}.w2.weight": "layers.mlp.down.weight",
+}
 GPT2_NAMES: Names = {
     "transformer.wte.weight": "embedding",
     "transformer.wpe.weight": "position_embedding",
@@ -87,6 +95,7 @@ GEMMA_KEYS = LLAMA_KEYS | {
     "logit_softcap": "final_logit_softcapping",
     "attention_scale": "query_pre_attn_scalar",
 }
+MIXTRAL_KEYS = LLAMA_KEYS | {"experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"}
 GPT2_KEYS = {
     "layers": "n_layer",
     "width": "n_embd",
@@ -131,6 +140,8 @@ _PLAIN = {"qk_norm": "none", "scale_embeddings": False}
 _GEMMA = {"norm_unit_offset": True, "norm_placement": "both"}
 _ATTENTION_BIAS = {"attention_bias": ("qkv_bias", "out_bias")}
 _SILU = {"hidden_act": "silu"}
+_MIXTRAL_DEFAULTS = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0}
+_MIXTRAL_DEFAULTS |= {"num_local_experts": 8, "num_experts_per_tok": 2}
 _GEMMA_DEFAULTS = {"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, "sliding_window": 4096}
 _GEMMA_DEFAULTS |= {"head_dim": 256, "query_pre_attn_scalar": 256, "num_key_value_heads": 4}
 
@@ -187,6 +198,15 @@ FAMILIES = {
         | {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "sliding_window_pattern": 6},
         biases=_ATTENTION_BIAS,
         window_of_layer=lambda layer, config: (layer + 1) % config["sliding_window_pattern"] != 0,
+    ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        names=MIXTRAL_NAMES,
+        keys=MIXTRAL_KEYS,
+        fixed=_PLAIN,
+        defaults=_SILU | _MIXTRAL_DEFAULTS,
+        window_of_layer=lambda layer, config: True,
+        lists_windows=False,
     ),
     "gpt2": Family(
         "GPT2LMHeadModel",

@@ -90,7 +90,7 @@ def check(source: Source, family: Family, shapes: Tree, axes: Tree, layers: int)
     """Every tensor of the source is used once and every parameter is set once: what `fill` reads.
 
     Returns:
-        Of each tensor: its name in the files, ours that it holds, the layer, and how many dimensions are inputs.
+        Of each tensor: its name in the files, ours that it holds, its place in them, how many dimensions are inputs.
 
     Raises:
         UserError: tensors are missing or left over; it names them.
@@ -105,7 +105,8 @@ def check(source: Source, family: Family, shapes: Tree, axes: Tree, layers: int)
         which = " and ".join(filter(None, (_some("missing", missing), _some("unknown", over))))
         raise UserError(f"{source.folder}: {which}; config.json and the weights are not of the same model")
     return [
-        (named[name], ours, layer, tensors.input_dimensions(ours[0], axes[ours[0]])) for name, ours, layer in wanted
+        (named[name], ours, place, tensors.input_dimensions(ours[0], axes[ours[0]], place))
+        for name, ours, place in wanted
     ]
 
 
@@ -126,18 +127,16 @@ def fill(
     """
     found, wanted = {}, check(source, family, shapes, axes, layers)
     shapes = tensors.flat(shapes)
-    for name, ours, layer, inputs in wanted:
+    for name, ours, place, inputs in wanted:
         tensor = source(name)
         try:
-            parts = tensors.split(
-                family, tensor, [shapes[key].shape[0 if layer is None else 1 :] for key in ours], inputs
-            )
+            parts = tensors.split(family, tensor, [shapes[key].shape[len(place) :] for key in ours], inputs)
         except ValueError as error:
             raise UserError(f"{source.folder}: {name} is {error}; config.json is of another model") from None
         for key, part in zip(ours, parts, strict=True):
             if key not in found:
                 found[key] = np.empty(shapes[key].shape, dtype if inputs >= 0 else np.float32)
-            found[key][... if layer is None else layer] = part
+            found[key][place] = part
         done(tensor.nbytes)
     return tensors.nested(found)
 

@@ -1,8 +1,10 @@
 """Their tensors to our parameters and back, one at a time.
 
-Theirs are one tensor a layer and `[out, in]`; ours are stacked, `[L, *inputs, *outputs]`, heads apart from their width.
+Theirs are one tensor a layer, or one for each expert of a layer, and `[out, in]`; ours are stacked, `[L, *inputs,
+*outputs]` or `[L, E, *inputs, *outputs]`, heads apart from their width.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,8 @@ import numpy as np
 from tpullm.huggingface.families import Family
 
 Tree = Any
+# The numbers of the layer and of the expert that a tensor is of: both, the first, or neither.
+Place = tuple[int, ...]
 
 
 def flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
@@ -22,8 +26,8 @@ def flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def pieces(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[tuple[str, tuple[str, ...], int | None]]:
-    """Every tensor of theirs that the model has: its name, ours that it holds, and the layer (None: not in a layer).
+def pieces(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[tuple[str, tuple[str, ...], Place]]:
+    """Every tensor of theirs that the model has: its name, ours that it holds, and its place in them.
 
     Args:
         shapes: of our parameters, by flat name: those that are not there, the model doesn't have.
@@ -31,15 +35,16 @@ def pieces(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[tupl
     for theirs, ours in family.names.items():
         ours = (ours,) if isinstance(ours, str) else ours
         if ours[0] in shapes:
-            for layer in range(layers) if ours[0].startswith("layers.") else [None]:
-                yield theirs.format(layer), ours, layer
+            stacked = (layers, *shapes[ours[0]].shape[1:])[: theirs.count("{}")]
+            for place in itertools.product(*map(range, stacked)):
+                yield theirs.format(*place), ours, place
 
 
 def split(family: Family, tensor: np.ndarray, shapes: list[tuple[int, ...]], inputs: int) -> list[np.ndarray]:
     """One tensor of theirs as ours; views of it.
 
     Args:
-        shapes: of ours, without the layers.
+        shapes: of ours, at the tensor's place.
         inputs: of `input_dimensions`.
 
     Raises:
@@ -77,9 +82,9 @@ def their_shape(family: Family, shapes: list[tuple[int, ...]], inputs: int) -> t
     return (outputs, rows) if family.transposed else (rows, outputs)
 
 
-def input_dimensions(name: str, axes: tuple[str, ...]) -> int:
+def input_dimensions(name: str, axes: tuple[str, ...], place: Place) -> int:
     """How many dimensions of our parameter are inputs of its product; 0 for a table, -1 for a scale or a bias."""
-    axes = tuple(axis for axis in axes if axis != "layers")
+    axes = axes[len(place) :]
     if name.endswith(".weight"):
         return len(axes) - 1 if axes[-1] == "embed" else 1
     return 0 if name in ("embedding", "position_embedding", "head") else -1

@@ -44,8 +44,8 @@ def write_model(
         name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with open(folder / name, "wb") as file:
             file.write(_header(shard, dtype, kind.itemsize))
-            for their_name, _, ours, layer, inputs in shard:
-                parts = [np.asarray(params[key] if layer is None else params[key][layer]) for key in ours]
+            for their_name, _, ours, place, inputs in shard:
+                parts = [np.asarray(params[key][place]) for key in ours]
                 tensor = tensors.joined(family, parts, inputs).astype(kind)
                 tensor.tofile(file)
                 files[their_name] = name
@@ -57,11 +57,11 @@ def write_model(
 
 
 def _plan(family: Family, params: dict, axes: dict, layers: int) -> Iterator[tuple]:
-    """Each tensor of theirs: name, shape, names of ours, layer, how many dimensions are inputs."""
-    for name, ours, layer in tensors.pieces(family, params, layers):
-        inputs = tensors.input_dimensions(ours[0], axes[ours[0]])
-        shapes = [params[key].shape[0 if layer is None else 1 :] for key in ours]
-        yield name, tensors.their_shape(family, shapes, inputs), ours, layer, inputs
+    """Each tensor of theirs: name, shape, names of ours, place in them, how many dimensions are inputs."""
+    for name, ours, place in tensors.pieces(family, params, layers):
+        inputs = tensors.input_dimensions(ours[0], axes[ours[0]], place)
+        shapes = [params[key].shape[len(place) :] for key in ours]
+        yield name, tensors.their_shape(family, shapes, inputs), ours, place, inputs
 
 
 def _shards(plan: list[tuple], itemsize: int, most: int) -> list[list[tuple]]:
