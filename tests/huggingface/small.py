@@ -34,6 +34,7 @@ LLAMA = dict(
 GEMMA = {key: value for key, value in LLAMA.items() if key != "hidden_act"} | dict(
     hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=17, sliding_window=7, tie_word_embeddings=True
 )
+QWEN_EXPERTS = dict(num_experts=5, num_experts_per_tok=3, moe_intermediate_size=20)
 LLAMA3 = ROPE | dict(
     rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=3.0, original_max_position_embeddings=16
 )
@@ -86,6 +87,17 @@ MODELS = {
         },
     ),
     "mixtral": ("mixtral", LLAMA | {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 9}),
+    "qwen-3 experts": (
+        "qwen3_moe",
+        LLAMA | QWEN_EXPERTS | {"norm_topk_prob": True, "rope_parameters": YARN},
+    ),
+    "qwen-3 experts, weights as they are": (
+        "qwen3_moe",
+        LLAMA
+        | QWEN_EXPERTS
+        | {"norm_topk_prob": False, "attention_bias": True}
+        | {"use_sliding_window": True, "sliding_window": 9, "tie_word_embeddings": True},
+    ),
     "gpt-2": (
         "gpt2",
         dict(vocab_size=V, n_embd=24, n_inner=44, n_layer=3, n_head=4, n_positions=48, activation_function="gelu_new")

@@ -21,6 +21,8 @@ ONLY = {
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
+    "decoder_sparse_step": (1,),
+    "mlp_only_layers": ([], None),
     "quantization_config": (None,),
     "auto_map": (None,),
 }
@@ -75,8 +77,10 @@ def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
         )
     fields["activation"] = ACTIVATIONS[fields["activation"]]
     fields["mlp_width"] = fields.get("mlp_width") or 4 * fields["width"]  # GPT-2's n_inner may be left out
-    if "experts" in fields and not 1 <= fields["experts_per_token"] <= fields["experts"]:
-        raise ValueError(f"{fields['experts_per_token']} of {fields['experts']} experts can't be chosen")
+    if "experts" in family.keys:  # transformers 5 writes the second name in every family
+        fields["experts"] = said.get("num_experts") or said["num_local_experts"]
+        if not 1 <= fields.get("experts_per_token", 0) <= fields["experts"]:
+            raise ValueError(f"{said.get('num_experts_per_tok')} of {fields['experts']} experts can't be chosen")
     if "attention_scale" in fields:
         fields["attention_scale"] **= -0.5
     for key, ours in family.biases.items():
@@ -204,7 +208,7 @@ def _written(name: str, config: ModelConfig) -> dict[str, Any]:
         window = max(config.windows, default=0)
         kinds = ["sliding_attention" if size else "full_attention" for size in config.windows or (0,) * config.layers]
         found |= {"sliding_window": window or None, "layer_types": kinds}
-        if name in ("qwen2", "qwen3"):
+        if name.startswith("qwen"):
             found |= {"use_sliding_window": bool(window), "max_window_layers": kinds.count("full_attention")}
         if not family.lists_windows:
             del found["layer_types"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Ours, or several of ours that are one tensor of theirs, by their name; `{}` is the number of the layer, a second `{}` that
-# of the expert.
+# Ours, or several of ours that are one tensor of theirs, by their name; `{}` is the number of the layer, a second `{}`
+# that of the expert.
 Names = Mapping[str, str | tuple[str, ...]]
 
 LLAMA_NAMES: Names = {
@@ -46,6 +46,12 @@ MIXTRAL_NAMES = _NO_MLP | {
     "model.layers.{}.block_sparse_moe.experts.{}.w1.weight": "layers.mlp.gate.weight",
     "model.layers.{}.block_sparse_moe.experts.{}.w3.weight": "layers.mlp.up.weight",
     "model.layers.{}.block_sparse_moe.experts.{}.w2.weight": "layers.mlp.down.weight",
+}
+QWEN3_MOE_NAMES = _NO_MLP | {
+    "model.layers.{}.mlp.gate.weight": "layers.mlp.router.weight",
+    "model.layers.{}.mlp.experts.{}.gate_proj.weight": "layers.mlp.gate.weight",
+    "model.layers.{}.mlp.experts.{}.up_proj.weight": "layers.mlp.up.weight",
+    "model.layers.{}.mlp.experts.{}.down_proj.weight": "layers.mlp.down.weight",
 }
 GPT2_NAMES: Names = {
     "transformer.wte.weight": "embedding",
@@ -96,6 +102,12 @@ GEMMA_KEYS = LLAMA_KEYS | {
     "attention_scale": "query_pre_attn_scalar",
 }
 MIXTRAL_KEYS = LLAMA_KEYS | {"experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"}
+QWEN3_MOE_KEYS = LLAMA_KEYS | {
+    "mlp_width": "moe_intermediate_size",
+    "experts": "num_experts",
+    "experts_per_token": "num_experts_per_tok",
+    "normalize_router": "norm_topk_prob",
+}
 GPT2_KEYS = {
     "layers": "n_layer",
     "width": "n_embd",
@@ -140,8 +152,6 @@ _PLAIN = {"qk_norm": "none", "scale_embeddings": False}
 _GEMMA = {"norm_unit_offset": True, "norm_placement": "both"}
 _ATTENTION_BIAS = {"attention_bias": ("qkv_bias", "out_bias")}
 _SILU = {"hidden_act": "silu"}
-_MIXTRAL_DEFAULTS = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0}
-_MIXTRAL_DEFAULTS |= {"num_local_experts": 8, "num_experts_per_tok": 2}
 _GEMMA_DEFAULTS = {"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, "sliding_window": 4096}
 _GEMMA_DEFAULTS |= {"head_dim": 256, "query_pre_attn_scalar": 256, "num_key_value_heads": 4}
 
@@ -204,8 +214,21 @@ FAMILIES = {
         names=MIXTRAL_NAMES,
         keys=MIXTRAL_KEYS,
         fixed=_PLAIN,
-        defaults=_SILU | _MIXTRAL_DEFAULTS,
+        defaults=_SILU
+        | {"num_key_value_heads": 8, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0},
         window_of_layer=lambda layer, config: True,
+        lists_windows=False,
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        names=QWEN3_MOE_NAMES,
+        keys=QWEN3_MOE_KEYS,
+        fixed=_PLAIN | {"qk_norm": "head"},
+        defaults=_SILU
+        | {"num_key_value_heads": 4, "sliding_window": 4096, "norm_topk_prob": False}
+        | {"moe_intermediate_size": 768, "num_experts_per_tok": 8},
+        biases=_ATTENTION_BIAS,
+        window_of_layer=lambda layer, config: bool(config.get("use_sliding_window")),
         lists_windows=False,
     ),
     "gpt2": Family(
