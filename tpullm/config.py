@@ -155,7 +155,9 @@ class ModelConfig:
         mlp_bias: add biases in the MLP, its router included.
         activation: of the MLP; `gelu_tanh` is the approximation by tanh.
         gated: multiply the activation by a second product (SwiGLU).
+        swiglu_limit: bound of both products, in gpt-oss's form of SwiGLU (see `layers.activated`); 0 is the usual form.
         attention_scale: what the scores of attention are multiplied by; 0 is one by the root of the head's width.
+        sinks: give each head a learned score that takes its share of the softmax and gives nothing (gpt-oss).
         attention_softcap: bound of these scores, by tanh (Gemma 2); 0 is none.
         logit_softcap: bound of the logits, by tanh; 0 is none.
         scale_embeddings: multiply embeddings by the root of the width (Vaswani et al. 2017).
@@ -190,7 +192,9 @@ class ModelConfig:
     mlp_bias: bool = False
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     gated: bool = True
+    swiglu_limit: float = 0.0
     attention_scale: float = 0.0
+    sinks: bool = False
     attention_softcap: float = 0.0
     logit_softcap: float = 0.0
     scale_embeddings: bool = True
@@ -371,6 +375,7 @@ RANGES = {
     "model.experts": (0, None),
     "model.experts_per_token": (1, None),
     "model.vocabulary_size": (0, None),
+    "model.swiglu_limit": (0, None),
     "model.dropout": (0, 0.95),
     "log_every": (1, None),
     "evaluate_every": (0, None),
@@ -412,6 +417,7 @@ def check(recipe: Recipe) -> Recipe:
         not model.experts or model.experts_per_token <= model.experts,
         f"model.experts_per_token: {model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer",
     )
+    _require(not model.swiglu_limit or model.gated, "model.swiglu_limit: there is no SwiGLU without model.gated")
     stages = {"pretrain": recipe.pretrain}
     if recipe.finetune:
         stages["finetune.train"] = recipe.finetune.train

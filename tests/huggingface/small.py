@@ -98,6 +98,12 @@ MODELS = {
         | {"norm_topk_prob": False, "attention_bias": True}
         | {"use_sliding_window": True, "sliding_window": 9, "tie_word_embeddings": True},
     ),
+    "gpt-oss": (
+        "gpt_oss",
+        LLAMA
+        | {"num_local_experts": 5, "num_experts_per_tok": 2, "swiglu_limit": 1.5, "sliding_window": 7}
+        | {"rope_parameters": YARN | {"truncate": False}},
+    ),
     "gpt-2": (
         "gpt2",
         dict(vocab_size=V, n_embd=24, n_inner=44, n_layer=3, n_head=4, n_positions=48, activation_function="gelu_new")

@@ -23,6 +23,7 @@ ONLY = {
     "add_cross_attention": (False,),
     "decoder_sparse_step": (1,),
     "mlp_only_layers": ([], None),
+    "swiglu_alpha": (1.702,),
     "quantization_config": (None,),
     "auto_map": (None,),
 }

@@ -53,6 +53,15 @@ QWEN3_MOE_NAMES = _NO_MLP | {
     "model.layers.{}.mlp.experts.{}.up_proj.weight": "layers.mlp.up.weight",
     "model.layers.{}.mlp.experts.{}.down_proj.weight": "layers.mlp.down.weight",
 }
+GPT_OSS_NAMES = _NO_MLP | {
+    "model.layers.{}.self_attn.sinks": "layers.attention.sinks",
+    "model.layers.{}.mlp.router.weight": "layers.mlp.router.weight",
+    "model.layers.{}.mlp.router.bias": "layers.mlp.router.bias",
+    "model.layers.{}.mlp.experts.gate_up_proj": ("layers.mlp.gate.weight", "layers.mlp.up.weight"),
+    "model.layers.{}.mlp.experts.gate_up_proj_bias": ("layers.mlp.gate.bias", "layers.mlp.up.bias"),
+    "model.layers.{}.mlp.experts.down_proj": "layers.mlp.down.weight",
+    "model.layers.{}.mlp.experts.down_proj_bias": "layers.mlp.down.bias",
+}
 GPT2_NAMES: Names = {
     "transformer.wte.weight": "embedding",
     "transformer.wpe.weight": "position_embedding",
@@ -102,6 +111,7 @@ GEMMA_KEYS = LLAMA_KEYS | {
     "attention_scale": "query_pre_attn_scalar",
 }
 MIXTRAL_KEYS = LLAMA_KEYS | {"experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"}
+GPT_OSS_KEYS = MIXTRAL_KEYS | {"swiglu_limit": "swiglu_limit"}
 QWEN3_MOE_KEYS = LLAMA_KEYS | {
     "mlp_width": "moe_intermediate_size",
     "experts": "num_experts",
@@ -230,6 +240,17 @@ FAMILIES = {
         biases=_ATTENTION_BIAS,
         window_of_layer=lambda layer, config: bool(config.get("use_sliding_window")),
         lists_windows=False,
+    ),
+    "gpt_oss": Family(
+        "GptOssForCausalLM",
+        names=GPT_OSS_NAMES,
+        keys=GPT_OSS_KEYS,
+        fixed=_PLAIN | {"sinks": True, "mlp_bias": True},
+        defaults=_SILU
+        | {"head_dim": 64, "num_key_value_heads": 8, "num_experts_per_tok": 4, "swiglu_limit": 7.0}
+        | {"sliding_window": 128, "rms_norm_eps": 1e-5, "rope_theta": 150_000.0, "attention_bias": True},
+        biases=_ATTENTION_BIAS,
+        window_of_layer=lambda layer, config: layer % 2 == 0,
     ),
     "gpt2": Family(
         "GPT2LMHeadModel",

@@ -135,7 +135,7 @@ def fill(
             raise UserError(f"{source.folder}: {name} is {error}; config.json is of another model") from None
         for key, part in zip(ours, parts, strict=True):
             if key not in found:
-                found[key] = np.empty(shapes[key].shape, dtype if inputs >= 0 else np.float32)
+                found[key] = np.empty(shapes[key].shape, np.float32 if tensors.is_vector(key) else dtype)
             found[key][place] = part
         done(tensor.nbytes)
     return tensors.nested(found)

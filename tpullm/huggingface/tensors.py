@@ -1,7 +1,8 @@
 """Their tensors to our parameters and back, one at a time.
 
 Theirs are one tensor a layer, or one for each expert of a layer, and `[out, in]`; ours are stacked, `[L, *inputs,
-*outputs]` or `[L, E, *inputs, *outputs]`, heads apart from their width.
+*outputs]` or `[L, E, *inputs, *outputs]`, heads apart from their width. Tables lie as ours do, and so does a tensor
+with all experts of a layer; two of ours in one of those take turns in its last dimension (gpt-oss).
 """
 
 import itertools
@@ -54,7 +55,7 @@ def split(family: Family, tensor: np.ndarray, shapes: list[tuple[int, ...]], inp
     if tensor.shape != expected:
         raise ValueError(f"{list(tensor.shape)} instead of {list(expected)}")
     if inputs == 0:
-        return [tensor]
+        return [tensor[..., turn :: len(shapes)] for turn in range(len(shapes))]
     parts = tensor.T if family.transposed and inputs > 0 else tensor
     sizes = [math.prod(shape[max(inputs, 0) :]) for shape in shapes]
     parts = np.split(parts, np.cumsum(sizes)[:-1], axis=-1)
@@ -64,7 +65,7 @@ def split(family: Family, tensor: np.ndarray, shapes: list[tuple[int, ...]], inp
 def joined(family: Family, ours: list[np.ndarray], inputs: int) -> np.ndarray:
     """The inverse of `split`."""
     if inputs == 0:
-        return ours[0]
+        return ours[0] if len(ours) == 1 else np.stack(ours, axis=-1).reshape(*ours[0].shape[:-1], -1)
     if inputs < 0:
         return np.concatenate([part.reshape(-1) for part in ours])
     parts = np.concatenate([part.reshape(math.prod(part.shape[:inputs]), -1) for part in ours], axis=1)
@@ -74,7 +75,7 @@ def joined(family: Family, ours: list[np.ndarray], inputs: int) -> np.ndarray:
 def their_shape(family: Family, shapes: list[tuple[int, ...]], inputs: int) -> tuple[int, ...]:
     """The shape of the tensor that holds parameters of `shapes`."""
     if inputs == 0:
-        return shapes[0]
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
     outputs = sum(math.prod(shape[max(inputs, 0) :]) for shape in shapes)
     if inputs < 0:
         return (outputs,)
@@ -83,11 +84,18 @@ def their_shape(family: Family, shapes: list[tuple[int, ...]], inputs: int) -> t
 
 
 def input_dimensions(name: str, axes: tuple[str, ...], place: Place) -> int:
-    """How many dimensions of our parameter are inputs of its product; 0 for a table, -1 for a scale or a bias."""
+    """How many dimensions of our parameter are inputs of its product; -1 for a vector, 0 for what lies as ours does."""
     axes = axes[len(place) :]
-    if name.endswith(".weight"):
-        return len(axes) - 1 if axes[-1] == "embed" else 1
-    return 0 if name in ("embedding", "position_embedding", "head") else -1
+    if name in ("embedding", "position_embedding", "head") or (axes[0] == "experts" and len(axes) > 1):
+        return 0
+    if is_vector(name):
+        return -1
+    return len(axes) - 1 if axes[-1] == "embed" else 1
+
+
+def is_vector(name: str) -> bool:
+    """Whether our parameter of this name is a scale or the like, and no matrix or table."""
+    return name.endswith((".scale", ".bias", ".sinks"))
 
 
 def nested(flat_tree: dict[str, Any]) -> Tree:

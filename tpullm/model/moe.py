@@ -65,7 +65,8 @@ class MixtureOfExperts(nnx.Module):
         x_RD = _permuted(jnp.repeat(x_BTD.reshape(-1, D), k, axis=0), order_R)
         gate_RF = _grouped(x_RD, *gate, experts_R, sizes_E)
         up_RF = None if up is None else _grouped(x_RD, *up, experts_R, sizes_E)
-        out_RD = _grouped(activated(self.config.activation, gate_RF, up_RF), down[0], None, experts_R, sizes_E)
+        hidden_RF = activated(self.config.activation, self.config.swiglu_limit, gate_RF, up_RF)
+        out_RD = _grouped(hidden_RF, down[0], None, experts_R, sizes_E)
         out_MkD = _permuted(out_RD, jnp.argsort(order_R)).reshape(M, k, D)
         out_MD = jax.lax.psum(_weighted(weights_Mk, out_MkD), RULES.mlp)
         if down[1] is not None:  # whole on every device: added once, after the sum
