@@ -46,6 +46,7 @@ LONG = ROPE | dict(
     short_factor=[1.0, 1.1, 1.2, 1.3, 1.4],
     long_factor=[1.0, 1.5, 2.0, 3.0, 4.0],
 )
+PHI_LONG = ROPE | dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.2], long_factor=[1.0, 1.5, 2.0])
 
 # name -> (model_type, keys of config.json)
 MODELS = {
@@ -73,6 +74,17 @@ MODELS = {
     "qwen-3": ("qwen3", LLAMA | {"rope_parameters": YARN | {"truncate": False}}),
     "qwen-3 biases": ("qwen3", LLAMA | {"attention_bias": True}),
     "olmo-2": ("olmo2", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "phi-3": ("phi3", LLAMA | {"sliding_window": 9}),
+    # The text is always longer than the original context: where it crosses over, transformers computes its cache anew.
+    "phi-3 longrope": (
+        "phi3",
+        {k: v for k, v in LLAMA.items() if k != "head_dim"}
+        | {"original_max_position_embeddings": 4, "max_position_embeddings": 16, "rope_parameters": PHI_LONG},
+    ),
+    "gemma": (
+        "gemma",
+        {k: v for k, v in GEMMA.items() if k not in ("hidden_activation", "sliding_window", "query_pre_attn_scalar")},
+    ),
     "gemma-2": ("gemma2", GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 20.0}),
     "gemma-3": (
         "gemma3_text",
@@ -113,11 +125,11 @@ MODELS = {
 }
 
 
-def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A random tensor that depends on its name and shape alone."""
+def weight(name: str, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
+    """A random tensor that depends on its name and shape alone; scales of norms are near `scale`."""
     random = np.random.default_rng(zlib.crc32(name.encode()))
     values = random.standard_normal(shape).astype(np.float32)
-    return values * 0.3 + (1.0 if len(shape) == 1 and "bias" not in name else 0.0)
+    return values * 0.3 + (scale if len(shape) == 1 and "bias" not in name else 0.0)
 
 
 def rows(count: int = 3) -> np.ndarray:
@@ -130,7 +142,8 @@ def published(config: dict) -> tuple[Architecture, Family, dict[str, np.ndarray]
     model = configs.read(config, "config.json")
     architecture, family, found = Architecture(model), FAMILIES[config["model_type"]], {}
     for name, shapes, _, _, inputs in _pieces(architecture, family):
-        found[name] = weight(name, tensors.their_shape(family, shapes, inputs))
+        shape, scale = tensors.their_shape(family, shapes, inputs), 1.0 - model.norm_unit_offset
+        found[name] = weight(name, shape, scale)
     return architecture, family, found
 
 

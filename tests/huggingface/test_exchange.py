@@ -14,6 +14,9 @@ from tpullm.huggingface import configs, reading, tensors, writing
 from tpullm.huggingface.families import FAMILIES
 from tpullm.training.state import Architecture
 
+# Phi-3 fuses the tensors of models that have a name of their own.
+WRITTEN_AS = {"phi-3": "mistral", "phi-3 longrope": "llama"}
+
 
 def directory(folder, name, dtype=np.float32):
     """A directory of a small model, as its authors would have published it, in two shards."""
@@ -59,9 +62,12 @@ def test_import_and_export_give_the_same_bytes(name, dtype, tmp_path):
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 1
     written = {key: value for file in files for key, value in load_file(tmp_path / "out" / file).items()}
-    assert written.keys() == given.keys()
-    for key, value in given.items():
-        assert written[key].dtype == value.dtype and written[key].tobytes() == value.tobytes(), key
+    written_type = json.loads((tmp_path / "out" / "config.json").read_text())["model_type"]
+    assert written_type == WRITTEN_AS.get(name, MODELS[name][0])
+    if name not in WRITTEN_AS:
+        assert written.keys() == given.keys()
+        for key, value in given.items():
+            assert written[key].dtype == value.dtype and written[key].tobytes() == value.tobytes(), key
     assert reading.read_config(tmp_path / "out")[0] == architecture.config
     again, params_again = read(tmp_path / "out", kind)
     for key, value in tensors.flat(params).items():
@@ -91,7 +97,7 @@ def refusal(tmp_path, name="llama-2", **changes):
 
 def test_what_we_do_not_compute_is_refused(tmp_path):
     cases = [
-        ({"model_type": "rwkv"}, "'rwkv' is not known; known are gemma2"),
+        ({"model_type": "rwkv"}, "'rwkv' is not known; known are gemma, gemma2"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"auto_map": {"AutoModel": "x.y"}}, "code of its own"),
         ({"hidden_act": "relu2"}, "'relu2' is not one of"),
@@ -196,6 +202,7 @@ WRONG = [
     ("gemma-3", {"layer_types": ["sliding_attention"]}, "are not 4 of"),
     ("gemma-3", {"layer_types": ["chunked_attention"] * 4}, "are not 4 of"),
     ("mistral", {"layer_types": ["full_attention"] * 3}, "are not used by this model_type"),
+    ("gemma", {"hidden_act": "silu"}, "hidden_act 'silu' can't be used: we compute 'gelu_pytorch_tanh'"),
     ("mixtral", {"num_experts_per_tok": 6}, "6 of 5 experts can't be chosen"),
 ]
 

@@ -123,7 +123,7 @@ def _longer(architecture, context):
     return Architecture(dataclasses.replace(config, context_length=max(context, config.context_length)))
 
 
-@pytest.mark.parametrize("name", ["llama-3.1", "mistral", "gemma-3", "olmo-2", "gpt-2"])
+@pytest.mark.parametrize("name", ["llama-3.1", "mistral", "gemma-3", "olmo-2", "gpt-oss", "gpt-2"])
 def test_packed_rows_are_each_document_alone(name):
     """Two documents in a row give the logits of each by itself: no window and no position crosses over."""
     model = theirs(name)
@@ -146,3 +146,26 @@ def test_packed_rows_are_each_document_alone(name):
         alone = [model(input_ids=torch.from_numpy(part[None]).long()).logits[0].numpy() for part in (first, second)]
     np.testing.assert_allclose(found[:17], alone[0], atol=1e-5 * np.abs(alone[0]).max())
     np.testing.assert_allclose(found[17:37], alone[1], atol=1e-5 * np.abs(alone[1]).max())
+
+
+@pytest.mark.parametrize("name", ["llama-3.1", "mistral", "gemma-3", "mixtral", "gpt-oss", "gpt-2"])
+def test_rows_padded_on_the_left(name):
+    """Rows of several lengths that end together: each counts its positions from its own start."""
+    model = theirs(name)
+    architecture, params = ours(name)
+    tokens = rows(4)[:, :-1]
+    mask = (np.arange(LENGTH) >= np.array([0, 3, 17, LENGTH - 1])[:, None]).astype(np.int32)
+    tokens, positions = tokens * mask, np.maximum(np.cumsum(mask, axis=1, dtype=np.int32) - 1, 0)
+
+    @jax.jit
+    def run(params):
+        m = architecture.model(params)
+        return m.logits(m(tokens, mask, positions, dtype=jnp.float32)[0])
+
+    with jax.set_mesh(mesh()):
+        found = np.asarray(run(params))
+    arguments = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
+    with torch.no_grad():
+        wanted = model(**{key: torch.from_numpy(value).long() for key, value in arguments.items()}).logits.numpy()
+    real = mask == 1
+    np.testing.assert_allclose(found[real], wanted[real], atol=1e-5 * np.abs(wanted[real]).max())

@@ -38,7 +38,7 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"{where}: model_type {name!r} is not known; known are {', '.join(sorted(FAMILIES))}")
-    for key, values in ONLY.items():
+    for key, values in (ONLY | FAMILIES[name].only).items():
         if key in config and config[key] not in values:
             raise UserError(
                 f"{where}: {key} {config[key]!r} can't be used: {WHY.get(key, f'we compute {values[0]!r}')}"
@@ -138,7 +138,8 @@ def rope_scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, An
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "default":
         return RopeScaling()
-    kind = {"su": "longrope"}.get(kind, kind)
+    if "short_factor" in scaling:  # early files of Phi-3 call it `su` or `yarn`
+        kind = "longrope"
     original = scaling.get("original_max_position_embeddings") or said.get("original_max_position_embeddings")
     original, factor = int(original or context), scaling.get("factor")
     if kind in ("linear", "dynamic"):

@@ -40,6 +40,16 @@ AFTER_NAMES = LLAMA_NAMES | {
     "model.layers.{}.post_feedforward_layernorm.weight": "layers.mlp_out_norm.scale",
 }
 AROUND_NAMES = AFTER_NAMES | {"model.layers.{}.pre_feedforward_layernorm.weight": "layers.mlp_norm.scale"}
+# Tensors of Llama that Phi-3 has in one.
+_FUSED = tuple(f".{part}_proj.weight" for part in ("q", "k", "v", "gate", "up"))
+PHI3_NAMES = {theirs: ours for theirs, ours in LLAMA_NAMES.items() if not theirs.endswith(_FUSED)} | {
+    "model.layers.{}.self_attn.qkv_proj.weight": (
+        "layers.attention.query.weight",
+        "layers.attention.key.weight",
+        "layers.attention.value.weight",
+    ),
+    "model.layers.{}.mlp.gate_up_proj.weight": ("layers.mlp.gate.weight", "layers.mlp.up.weight"),
+}
 _NO_MLP = {theirs: ours for theirs, ours in LLAMA_NAMES.items() if ".mlp." not in theirs}
 MIXTRAL_NAMES = _NO_MLP | {
     "model.layers.{}.block_sparse_moe.gate.weight": "layers.mlp.router.weight",
@@ -144,6 +154,7 @@ class Family:
         window_of_layer: which layers have the window, if `layer_types` does not say; None is that none has one.
         lists_windows: `layer_types` says which layers have the window.
         biases: their key for biases of attention, and ours that it stands for.
+        only: keys of `config.json` that change what a model of this family computes, and the values that we compute.
         transposed: matrices are `[out, in]`.
     """
 
@@ -155,6 +166,7 @@ class Family:
     window_of_layer: Callable[[int, dict], bool] | None = None
     lists_windows: bool = True
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    only: Mapping[str, tuple] = field(default_factory=dict)
     transposed: bool = True
 
 
@@ -199,6 +211,25 @@ FAMILIES = {
         fixed=_PLAIN | {"qk_norm": "all", "norm_placement": "after"},
         defaults=_SILU | {"rms_norm_eps": 1e-5},
         biases=_ATTENTION_BIAS,
+    ),
+    # It computes what a Llama or, with a window, a Mistral does, and is written as that.
+    "phi3": Family(
+        "Phi3ForCausalLM",
+        names=PHI3_NAMES,
+        fixed=_PLAIN,
+        defaults=_SILU | {"rms_norm_eps": 1e-5},
+        window_of_layer=lambda layer, config: True,
+        lists_windows=False,
+    ),
+    "gemma": Family(
+        "GemmaForCausalLM",
+        keys=LLAMA_KEYS | {"activation": "hidden_activation"},
+        fixed={"norm_unit_offset": True, "qk_norm": "none"},
+        defaults={"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True}
+        | {"head_dim": 256, "num_key_value_heads": 16},
+        biases=_ATTENTION_BIAS,
+        # It was trained with the approximation by tanh; the files that it was first published with call that `gelu`.
+        only={"hidden_act": ("gelu_pytorch_tanh", "gelu", None), "hidden_activation": ("gelu_pytorch_tanh", None)},
     ),
     "gemma2": Family(
         "Gemma2ForCausalLM",
