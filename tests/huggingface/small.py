@@ -79,7 +79,7 @@ MODELS = {
     "phi-3 longrope": (
         "phi3",
         {k: v for k, v in LLAMA.items() if k != "head_dim"}
-        | {"original_max_position_embeddings": 4, "max_position_embeddings": 16, "rope_parameters": PHI_LONG},
+        | {"original_max_position_embeddings": 4, "max_position_embeddings": 8, "rope_parameters": PHI_LONG},
     ),
     "gemma": (
         "gemma",
