@@ -131,7 +131,12 @@ class ModelConfig:
         heads: query heads (N).
         kv_heads: key and value heads (K), a divisor of `heads`; 0 is the same number.
         head_width: width of one head (H); 0 is `width / heads`.
-        mlp_width: width of the feed-forward layer (F); 0 is 8/3 of `width`, rounded up to a multiple of 64.
+        mlp_width: width of the feed-forward layer (F), or of each expert; 0 is 8/3 of `width`, rounded up to a multiple
+            of 64.
+        experts: feed-forward layers side by side (E), of which a router chooses some for each token (Mixtral); 0 is one
+            without a router.
+        experts_per_token: how many it chooses.
+        normalize_router: the weights of the chosen experts sum to 1; otherwise those of all do.
         vocabulary_size: number of token ids (V); 0 is the tokenizer's.
         context_length: longest sequence the model is made for, in tokens.
         positions: `rotary`, or a `learned` vector for each of `context_length` positions (GPT-2).
@@ -147,10 +152,12 @@ class ModelConfig:
         qk_norm: normalize queries and keys before their product: over the `head`, over `all` heads (OLMo 2) or `none`.
         qkv_bias: add a bias to queries, keys and values.
         out_bias: add a bias to what attention gives.
-        mlp_bias: add biases in the MLP.
+        mlp_bias: add biases in the MLP, its router included.
         activation: of the MLP; `gelu_tanh` is the approximation by tanh.
         gated: multiply the activation by a second product (SwiGLU).
+        swiglu_limit: bound of both products, in gpt-oss's form of SwiGLU (see `layers.activated`); 0 is the usual form.
         attention_scale: what the scores of attention are multiplied by; 0 is one by the root of the head's width.
+        sinks: give each head a learned score that takes its share of the softmax and gives nothing (gpt-oss).
         attention_softcap: bound of these scores, by tanh (Gemma 2); 0 is none.
         logit_softcap: bound of the logits, by tanh; 0 is none.
         scale_embeddings: multiply embeddings by the root of the width (Vaswani et al. 2017).
@@ -165,6 +172,9 @@ class ModelConfig:
     kv_heads: int = 0
     head_width: int = 0
     mlp_width: int = 0
+    experts: int = 0
+    experts_per_token: int = 2
+    normalize_router: bool = True
     vocabulary_size: int = 0
     context_length: int = 256
     positions: Literal["rotary", "learned"] = "rotary"
@@ -182,7 +192,9 @@ class ModelConfig:
     mlp_bias: bool = False
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     gated: bool = True
+    swiglu_limit: float = 0.0
     attention_scale: float = 0.0
+    sinks: bool = False
     attention_softcap: float = 0.0
     logit_softcap: float = 0.0
     scale_embeddings: bool = True
@@ -374,7 +386,10 @@ RANGES = {
     "tokenizer.sample_characters": (1, None),
     "model.kv_heads": (0, None),
     "model.mlp_width": (0, None),
+    "model.experts": (0, None),
+    "model.experts_per_token": (1, None),
     "model.vocabulary_size": (0, None),
+    "model.swiglu_limit": (0, None),
     "model.dropout": (0, 0.95),
     "log_every": (1, None),
     "evaluate_every": (0, None),
@@ -416,6 +431,11 @@ def check(recipe: Recipe) -> Recipe:
         model.head_width % 2 == 0,
         f"model.head_width: {model.head_width} is odd; rotary embeddings need an even head, change width or heads",
     )
+    _require(
+        not model.experts or model.experts_per_token <= model.experts,
+        f"model.experts_per_token: {model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer",
+    )
+    _require(not model.swiglu_limit or model.gated, "model.swiglu_limit: there is no SwiGLU without model.gated")
     stages = {"pretrain": recipe.pretrain}
     if recipe.finetune:
         stages["finetune.train"] = recipe.finetune.train

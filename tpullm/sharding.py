@@ -23,7 +23,8 @@ class Rules:
 
     Rows of a batch are split over everything that holds a copy of the computation. A parameter's width is split over
     `fsdp` while it rests and gathered where it is used (ZeRO-3); heads, feed-forward and vocabulary are split over
-    `tensor` in parameters and in activations alike (Megatron).
+    `tensor` in parameters and in activations alike (Megatron). Every device has a share of each expert: they are split
+    like any feed-forward layer, and not over `expert`.
     """
 
     batch: tuple[str, ...] | None = ("data", "fsdp", "expert")
@@ -35,6 +36,7 @@ class Rules:
     kv_heads: str | None = "tensor"
     head: str | None = None
     mlp: str | None = "tensor"
+    experts: str | None = None
     vocabulary: str | None = "tensor"
     position: str | None = None
 
@@ -82,6 +84,12 @@ def gather(parameter: jax.Array, *dimensions: str | None, dtype: jnp.dtype, rule
     """A parameter as its use needs it: cast to `dtype`, then whole along `embed` (FSDP's all-gather, in few bytes)."""
     used = [None if dimension == "embed" else dimension for dimension in dimensions]
     return jax.reshard(parameter.astype(dtype), rules.spec(*used))
+
+
+def one(axes: tuple[str, ...]) -> tuple[str, ...]:
+    """The logical axes of one parameter of those that are stacked by layer and by expert."""
+    stacked = next((n for n, axis in enumerate(axes) if axis not in ("layers", "experts")), len(axes))
+    return axes[stacked:]
 
 
 def put(mesh: Mesh, batch: Any) -> Any:

@@ -34,6 +34,7 @@ LLAMA = dict(
 GEMMA = {key: value for key, value in LLAMA.items() if key != "hidden_act"} | dict(
     hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=17, sliding_window=7, tie_word_embeddings=True
 )
+QWEN_EXPERTS = dict(num_experts=5, num_experts_per_tok=3, moe_intermediate_size=20)
 LLAMA3 = ROPE | dict(
     rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=3.0, original_max_position_embeddings=16
 )
@@ -45,6 +46,7 @@ LONG = ROPE | dict(
     short_factor=[1.0, 1.1, 1.2, 1.3, 1.4],
     long_factor=[1.0, 1.5, 2.0, 3.0, 4.0],
 )
+PHI_LONG = ROPE | dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.2], long_factor=[1.0, 1.5, 2.0])
 
 # name -> (model_type, keys of config.json)
 MODELS = {
@@ -72,6 +74,17 @@ MODELS = {
     "qwen-3": ("qwen3", LLAMA | {"rope_parameters": YARN | {"truncate": False}}),
     "qwen-3 biases": ("qwen3", LLAMA | {"attention_bias": True}),
     "olmo-2": ("olmo2", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "phi-3": ("phi3", LLAMA | {"sliding_window": 9}),
+    # The text is always longer than the original context: where it crosses over, transformers computes its cache anew.
+    "phi-3 longrope": (
+        "phi3",
+        {k: v for k, v in LLAMA.items() if k != "head_dim"}
+        | {"original_max_position_embeddings": 4, "max_position_embeddings": 8, "rope_parameters": PHI_LONG},
+    ),
+    "gemma": (
+        "gemma",
+        {k: v for k, v in GEMMA.items() if k not in ("hidden_activation", "sliding_window", "query_pre_attn_scalar")},
+    ),
     "gemma-2": ("gemma2", GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 20.0}),
     "gemma-3": (
         "gemma3_text",
@@ -85,6 +98,24 @@ MODELS = {
             },
         },
     ),
+    "mixtral": ("mixtral", LLAMA | {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 9}),
+    "qwen-3 experts": (
+        "qwen3_moe",
+        LLAMA | QWEN_EXPERTS | {"norm_topk_prob": True, "rope_parameters": YARN},
+    ),
+    "qwen-3 experts, weights as they are": (
+        "qwen3_moe",
+        LLAMA
+        | QWEN_EXPERTS
+        | {"norm_topk_prob": False, "attention_bias": True}
+        | {"use_sliding_window": True, "sliding_window": 9, "tie_word_embeddings": True},
+    ),
+    "gpt-oss": (
+        "gpt_oss",
+        LLAMA
+        | {"num_local_experts": 5, "num_experts_per_tok": 2, "swiglu_limit": 1.5, "sliding_window": 7}
+        | {"rope_parameters": YARN | {"truncate": False}},
+    ),
     "gpt-2": (
         "gpt2",
         dict(vocab_size=V, n_embd=24, n_inner=44, n_layer=3, n_head=4, n_positions=48, activation_function="gelu_new")
@@ -94,11 +125,11 @@ MODELS = {
 }
 
 
-def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A random tensor that depends on its name and shape alone."""
+def weight(name: str, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
+    """A random tensor that depends on its name and shape alone; scales of norms are near `scale`."""
     random = np.random.default_rng(zlib.crc32(name.encode()))
     values = random.standard_normal(shape).astype(np.float32)
-    return values * 0.3 + (1.0 if len(shape) == 1 and "bias" not in name else 0.0)
+    return values * 0.3 + (scale if len(shape) == 1 and "bias" not in name else 0.0)
 
 
 def rows(count: int = 3) -> np.ndarray:
@@ -111,7 +142,8 @@ def published(config: dict) -> tuple[Architecture, Family, dict[str, np.ndarray]
     model = configs.read(config, "config.json")
     architecture, family, found = Architecture(model), FAMILIES[config["model_type"]], {}
     for name, shapes, _, _, inputs in _pieces(architecture, family):
-        found[name] = weight(name, tensors.their_shape(family, shapes, inputs))
+        shape, scale = tensors.their_shape(family, shapes, inputs), 1.0 - model.norm_unit_offset
+        found[name] = weight(name, shape, scale)
     return architecture, family, found
 
 
@@ -119,9 +151,9 @@ def as_ours(architecture: Architecture, family: Family, found: dict[str, np.ndar
     """Our parameters, of their tensors: every one of them is used."""
     flat = {key: np.zeros(shape.shape, np.float32) for key, shape in tensors.flat(architecture.shapes).items()}
     used = set()
-    for name, shapes, ours, layer, inputs in _pieces(architecture, family):
+    for name, shapes, ours, place, inputs in _pieces(architecture, family):
         for key, part in zip(ours, tensors.split(family, found[name], shapes, inputs), strict=True):
-            flat[key][... if layer is None else layer] = part
+            flat[key][place] = part
         used.add(name)
     assert used == found.keys()
     return tensors.nested(flat)
@@ -129,6 +161,6 @@ def as_ours(architecture: Architecture, family: Family, found: dict[str, np.ndar
 
 def _pieces(architecture: Architecture, family: Family):
     shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
-    for name, ours, layer in tensors.pieces(family, shapes, architecture.config.layers):
-        of = [shapes[key].shape[0 if layer is None else 1 :] for key in ours]
-        yield name, of, ours, layer, tensors.input_dimensions(ours[0], axes[ours[0]])
+    for name, ours, place in tensors.pieces(family, shapes, architecture.config.layers):
+        of = [shapes[key].shape[len(place) :] for key in ours]
+        yield name, of, ours, place, tensors.input_dimensions(ours[0], axes[ours[0]], place)

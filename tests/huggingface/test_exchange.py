@@ -56,8 +56,7 @@ def read(folder):
 def write(folder, architecture, params, **options):
     """What an export writes of our parameters."""
     held = tensors.flat(params)
-    shapes, dtypes = ({key: getattr(value, what) for key, value in held.items()} for what in ("shape", "dtype"))
-    parameters = writing.Parameters(shapes, tensors.flat(architecture.axes), dtypes, held.__getitem__)
+    parameters = writing.Parameters(held, tensors.flat(architecture.axes), held.__getitem__)
     folder.mkdir()
     writing.write_model(folder, architecture.config, parameters, {}, lambda size: None, **options)
 
@@ -132,12 +131,14 @@ def refusal(tmp_path, name="llama-2", **changes):
 
 def test_what_we_do_not_compute_is_refused(tmp_path):
     cases = [
-        ({"model_type": "rwkv"}, "'rwkv' is not known; known are gemma2"),
+        ({"model_type": "rwkv"}, "'rwkv' is not known; known are gemma, gemma2"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"auto_map": {"AutoModel": "x.y"}}, "code of its own"),
         ({"hidden_act": "relu2"}, "'relu2' is not one of"),
         ({"rope_parameters": {"rope_type": "spiral"}}, "'spiral' is not known"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step 2"),
+        ({"mlp_only_layers": [0]}, "mlp_only_layers [0]"),
     ]
     for number, (changes, message) in enumerate(cases):
         (tmp_path / str(number)).mkdir()
@@ -201,6 +202,13 @@ def test_every_parameter_is_named_in_every_family():
         assert sum(math.prod(shape.shape) for shape in shapes.values()) > 1000
 
 
+def test_experts_are_counted_by_either_name():
+    """Published files of Qwen say `num_experts`; transformers 5 writes them again with `num_local_experts`."""
+    keys = {"model_type": "qwen3_moe", **MODELS["qwen-3 experts"][1]}
+    again = {key: value for key, value in keys.items() if key != "num_experts"} | {"num_local_experts": 5}
+    assert configs.read(again, "config.json") == configs.read(keys, "config.json")
+
+
 def test_null_is_not_the_default():
     """A model without soft caps says so with null; where a key is missing, the family's default holds."""
     keys = {"model_type": "gemma2", **MODELS["gemma-2"][1]}
@@ -228,6 +236,8 @@ WRONG = [
     ("gemma-3", {"layer_types": ["sliding_attention"]}, "are not 4 of"),
     ("gemma-3", {"layer_types": ["chunked_attention"] * 4}, "are not 4 of"),
     ("mistral", {"layer_types": ["full_attention"] * 3}, "are not used by this model_type"),
+    ("gemma", {"hidden_act": "silu"}, "hidden_act 'silu' can't be used: we compute 'gelu_pytorch_tanh'"),
+    ("mixtral", {"num_experts_per_tok": 6}, "6 of 5 experts can't be chosen"),
 ]
 
 

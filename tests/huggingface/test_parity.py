@@ -1,14 +1,18 @@
 """Every family against transformers in float32: logits, loss, the gradient of each parameter, greedy decoding."""
 
 import dataclasses
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from tests.huggingface.small import LENGTH, MODELS, V, as_ours, published, rows, weight
+from tests.huggingface.small import LENGTH, MODELS, V, as_ours, published, rows
 from tests.training.small import mesh
 from tpullm.data.batch import Batch
 from tpullm.huggingface import configs, tensors
@@ -22,27 +26,38 @@ transformers = pytest.importorskip("transformers", reason="the extra `hf` is not
 
 
 def theirs(name):
-    """Their model with our weights."""
+    """Their model with our weights, from files: in memory, its tensors may be others than those that are published."""
     model_type, keys = MODELS[name]
-    config = transformers.AutoConfig.for_model(model_type, **keys, attn_implementation="eager")
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(weight(key, tuple(parameter.shape))))
-    return model
+    config = {"model_type": model_type, **keys}
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        save_file(published(config)[2], Path(folder) / "model.safetensors", {"format": "pt"})
+        options = {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+    assert not any(found.values()), found
+    return model.eval()
 
 
-def ours(name, model):
-    """Our architecture, and our parameters from theirs."""
+def ours(name):
+    """Our architecture, and our parameters."""
     model_type, keys = MODELS[name]
-    architecture, family, _ = published({"model_type": model_type, **keys})
-    return architecture, as_ours(architecture, family, {key: p.detach().numpy() for key, p in model.named_parameters()})
+    architecture, family, found = published({"model_type": model_type, **keys})
+    return architecture, as_ours(architecture, family, found)
+
+
+def gradients(model):
+    """Their gradients, named and shaped as the tensors in files; the model is lost."""
+    with torch.no_grad(), TemporaryDirectory() as folder:
+        for parameter in model.parameters():
+            parameter.copy_(parameter.grad)
+        model.save_pretrained(folder)
+        return load_file(Path(folder) / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_loss_and_gradients(name):
     model = theirs(name)
-    architecture, params = ours(name, model)
+    architecture, params = ours(name)
     tokens = rows()
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     out = model(input_ids=torch.from_numpy(inputs).long())
@@ -68,10 +83,10 @@ def test_logits_loss_and_gradients(name):
     assert our_loss == pytest.approx(loss.item(), rel=1e-5)
     family = configs.FAMILIES[MODELS[name][0]]
     flat, axes = tensors.flat(gradient), tensors.flat(architecture.axes)
-    of_theirs = {key: value.grad.numpy() for key, value in model.named_parameters()}
-    for their_name, our_names, layer in tensors.pieces(family, flat, architecture.config.layers):
-        inputs = tensors.input_dimensions(our_names[0], axes[our_names[0]])
-        found = tensors.joined(family, [flat[key][... if layer is None else layer] for key in our_names], inputs)
+    of_theirs = gradients(model)
+    for their_name, our_names, place in tensors.pieces(family, flat, architecture.config.layers):
+        inputs = tensors.input_dimensions(our_names[0], axes[our_names[0]], place)
+        found = tensors.joined(family, [flat[key][place] for key in our_names], inputs)
         wanted = of_theirs.pop(their_name)
         assert found.shape == wanted.shape
         np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max(), err_msg=their_name)
@@ -82,7 +97,7 @@ def test_logits_loss_and_gradients(name):
 def test_greedy_decoding_token_for_token(name):
     """64 tokens (GPT-2: to the end of its positions) after prompts of two lengths, from the cache of each."""
     model = theirs(name)
-    architecture, params = ours(name, model)
+    architecture, params = ours(name)
     m = mesh()
     shardings = architecture.shardings(m)
     placed = jax.tree.map(jax.device_put, params, shardings)
@@ -108,11 +123,11 @@ def _longer(architecture, context):
     return Architecture(dataclasses.replace(config, context_length=max(context, config.context_length)))
 
 
-@pytest.mark.parametrize("name", ["llama-3.1", "mistral", "gemma-3", "olmo-2", "gpt-2"])
+@pytest.mark.parametrize("name", ["llama-3.1", "mistral", "gemma-3", "olmo-2", "gpt-oss", "gpt-2"])
 def test_packed_rows_are_each_document_alone(name):
     """Two documents in a row give the logits of each by itself: no window and no position crosses over."""
     model = theirs(name)
-    architecture, params = ours(name, model)
+    architecture, params = ours(name)
     first, second = rows()[0, :17], rows()[1, :20]
     tokens = np.zeros((1, LENGTH), np.int32)
     segments, positions = np.zeros((1, LENGTH), np.int32), np.zeros((1, LENGTH), np.int32)
@@ -131,3 +146,26 @@ def test_packed_rows_are_each_document_alone(name):
         alone = [model(input_ids=torch.from_numpy(part[None]).long()).logits[0].numpy() for part in (first, second)]
     np.testing.assert_allclose(found[:17], alone[0], atol=1e-5 * np.abs(alone[0]).max())
     np.testing.assert_allclose(found[17:37], alone[1], atol=1e-5 * np.abs(alone[1]).max())
+
+
+@pytest.mark.parametrize("name", ["llama-3.1", "mistral", "gemma-3", "mixtral", "gpt-oss", "gpt-2"])
+def test_rows_padded_on_the_left(name):
+    """Rows of several lengths that end together: each counts its positions from its own start."""
+    model = theirs(name)
+    architecture, params = ours(name)
+    tokens = rows(4)[:, :-1]
+    mask = (np.arange(LENGTH) >= np.array([0, 3, 17, LENGTH - 1])[:, None]).astype(np.int32)
+    tokens, positions = tokens * mask, np.maximum(np.cumsum(mask, axis=1, dtype=np.int32) - 1, 0)
+
+    @jax.jit
+    def run(params):
+        m = architecture.model(params)
+        return m.logits(m(tokens, mask, positions, dtype=jnp.float32)[0])
+
+    with jax.set_mesh(mesh()):
+        found = np.asarray(run(params))
+    arguments = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
+    with torch.no_grad():
+        wanted = model(**{key: torch.from_numpy(value).long() for key, value in arguments.items()}).logits.numpy()
+    real = mask == 1
+    np.testing.assert_allclose(found[real], wanted[real], atol=1e-5 * np.abs(wanted[real]).max())

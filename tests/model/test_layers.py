@@ -62,7 +62,7 @@ def test_rotary_turns_each_pair_by_its_angle():
 def test_the_gate_and_the_norm_are_their_formulas():
     gate, up, scale = _arrays((2, 5, 8), (2, 5, 8), (8,))
     with jax.set_mesh(mesh()):
-        found = activated("silu", gate, up), normalized(gate, scale, None, 1e-6)
+        found = activated("silu", 0.0, gate, up), normalized(gate, scale, None, 1e-6)
     gate, up, scale = (np.asarray(x, np.float64) for x in (gate, up, scale))
     np.testing.assert_allclose(found[0], gate / (1 + np.exp(-gate)) * up, rtol=1e-5, atol=1e-6)
     expected = gate / np.sqrt((gate**2).mean(-1, keepdims=True) + 1e-6) * scale

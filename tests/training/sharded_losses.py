@@ -1,4 +1,4 @@
-"""Run in a process of its own with 8 CPU devices: losses of 3 steps on each mesh, as one JSON object."""
+"""Run in a process of its own with 8 CPU devices: losses of 3 steps of a model on each mesh, as one JSON object."""
 
 import json
 import os
@@ -9,13 +9,14 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax  # noqa: E402 (the devices must be asked for before)
 import jax.numpy as jnp  # noqa: E402
 
-from tests.training.small import ARCHITECTURE, batch  # noqa: E402
+from tests.training.small import ARCHITECTURE, EXPERTS, batch  # noqa: E402
 from tpullm.config import OptimizerConfig, TrainConfig  # noqa: E402
 from tpullm.sharding import make_mesh, put  # noqa: E402
 from tpullm.training.optim import make_optimizer  # noqa: E402
-from tpullm.training.state import abstract, initial  # noqa: E402
+from tpullm.training.state import Architecture, abstract, initial  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
 
+MODELS = {"dense": ARCHITECTURE, "experts": EXPERTS}
 MESHES = {
     "one device": {},
     "fsdp 8": {"fsdp": 8},
@@ -25,7 +26,7 @@ MESHES = {
 }
 
 
-def losses(shape: dict[str, int], accumulation: int = 1) -> list[float]:
+def losses(architecture: Architecture, shape: dict[str, int], accumulation: int = 1) -> list[float]:
     """Losses and gradient norms of 3 steps."""
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
     config = TrainConfig(
@@ -33,11 +34,11 @@ def losses(shape: dict[str, int], accumulation: int = 1) -> list[float]:
     )
     found = []
     with jax.set_mesh(mesh):
-        optimizer = make_optimizer(config.optimizer, 10, ARCHITECTURE.axes)
-        target = abstract(ARCHITECTURE, optimizer, mesh)
+        optimizer = make_optimizer(config.optimizer, 10, architecture.axes)
+        target = abstract(architecture, optimizer, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-        state = jax.jit(lambda key: initial(ARCHITECTURE, optimizer, key), out_shardings=shardings)(jax.random.key(0))
-        step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0)
+        state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+        step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
         for number in range(3):
             state, metrics = step(state, put(mesh, batch(rows=16, seed=number)))
             found += [float(metrics["loss"]), float(metrics["grad_norm"])]
@@ -47,8 +48,8 @@ def losses(shape: dict[str, int], accumulation: int = 1) -> list[float]:
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1:] or MESHES
-    results = {name: losses(MESHES[name]) for name in asked}
+    model, asked = MODELS[sys.argv[1]], sys.argv[2:] or MESHES
+    results = {name: losses(model, MESHES[name]) for name in asked}
     last = list(asked)[-1]
-    results[f"{last}, accumulated"] = losses(MESHES[last], accumulation=2)
+    results[f"{last}, accumulated"] = losses(model, MESHES[last], accumulation=2)
     print(json.dumps(results))

@@ -1,5 +1,7 @@
 """A small model and a batch with everything in them: segments, padding, weights of 0, grouped heads."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -12,6 +14,10 @@ CONFIG = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_width=8, mlp_
     96
 )
 ARCHITECTURE = Architecture(CONFIG)
+# Experts with all that a mesh could count twice or not at all: biases, a number of experts that nothing divides, sinks.
+EXPERTS = Architecture(
+    dataclasses.replace(CONFIG, mlp_width=16, experts=5, experts_per_token=2, mlp_bias=True, sinks=True)
+)
 
 
 def mesh():

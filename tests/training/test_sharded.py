@@ -12,12 +12,13 @@ from tpullm.errors import UserError
 from tpullm.sharding import RULES, make_mesh
 
 
+@pytest.mark.parametrize("model", ["dense", "experts"])
 @pytest.mark.parametrize(
     "meshes", [["one device", "data 2, fsdp 2, tensor 2"], pytest.param([], marks=pytest.mark.slow, id="all meshes")]
 )
-def test_losses_on_a_mesh_are_those_of_one_device(meshes):
+def test_losses_on_a_mesh_are_those_of_one_device(meshes, model):
     """Float32 sums in another order over 3 steps of AdamW: 1e-5 relative is some hundred roundings."""
-    command = [sys.executable, "-m", "tests.training.sharded_losses", *meshes]
+    command = [sys.executable, "-m", "tests.training.sharded_losses", model, *meshes]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)

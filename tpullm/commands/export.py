@@ -59,7 +59,7 @@ def write(model, folder: Path, name: str, dtype: str, shard_gigabytes: float, li
     tokenizer, published = load_tokenizer(model.tokenizer_path), model.run / "base" / "published.json"
     from_base = bool(model.recipe["base"])
     params = _parameters(model, dtype)
-    size = sum(writing.size(params, key) for key in params.shapes)
+    size = sum(writing.size(params, key) for key in params.targets)
     preferred = storage.read_json(published)["model_type"] if from_base and published.exists() else ""
     with progress("export", size, "bytes") as advance:
         config, tokens = model.config.trained_as(ModelConfig()), _special_tokens(tokenizer)
@@ -82,14 +82,15 @@ def _parameters(model, dtype: str):
 
     architecture, mesh = Architecture(model.config), make_mesh({"fsdp": -1})
     saved, placed = tensors.flat(stored(model)), tensors.flat(architecture.placed(mesh))
-    types = {key: leaf.dtype if dtype == "stored" else jax.numpy.dtype(dtype) for key, leaf in saved.items()}
+    targets = {
+        key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if dtype == "stored" else dtype) for key, leaf in saved.items()
+    }
 
     def read(key: str) -> np.ndarray:
         target = jax.ShapeDtypeStruct(saved[key].shape, saved[key].dtype, sharding=placed[key].sharding)
         return np.asarray(tensors.flat(load_params(model, tensors.nested({key: target})))[key])
 
-    shapes = {key: leaf.shape for key, leaf in placed.items()}
-    return writing.Parameters(shapes, tensors.flat(architecture.axes), types, read)
+    return writing.Parameters(targets, tensors.flat(architecture.axes), read)
 
 
 def _special_tokens(tokenizer) -> dict:
@@ -125,7 +126,7 @@ def _card(model, folder: Path, name: str, licence: str, params) -> dict:
     languages = storage.read_json(data / "datacard.json")["by_language"] if (data / "datacard.json").exists() else {}
     return {
         "name": name,
-        "parameters": sum(math.prod(shape) for shape in params.shapes.values()),
+        "parameters": sum(math.prod(target.shape) for target in params.targets.values()),
         "config": storage.read_json(folder / "config.json"),
         "tuned": model.stage == "finetune",
         "licence": licence,

@@ -21,6 +21,9 @@ ONLY = {
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
+    "decoder_sparse_step": (1,),
+    "mlp_only_layers": ([], None),
+    "swiglu_alpha": (1.702,),
     "quantization_config": (None,),
     "auto_map": (None,),
 }
@@ -35,7 +38,7 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"{where}: model_type {name!r} is not known; known are {', '.join(sorted(FAMILIES))}")
-    for key, values in ONLY.items():
+    for key, values in (ONLY | FAMILIES[name].only).items():
         if key in config and config[key] not in values:
             raise UserError(
                 f"{where}: {key} {config[key]!r} can't be used: {WHY.get(key, f'we compute {values[0]!r}')}"
@@ -75,6 +78,10 @@ def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
         )
     fields["activation"] = ACTIVATIONS[fields["activation"]]
     fields["mlp_width"] = fields.get("mlp_width") or 4 * fields["width"]  # GPT-2's n_inner may be left out
+    if "experts" in family.keys:  # transformers 5 writes the second name in every family
+        fields["experts"] = said.get("num_experts") or said["num_local_experts"]
+        if not 1 <= fields.get("experts_per_token", 0) <= fields["experts"]:
+            raise ValueError(f"{said.get('num_experts_per_tok')} of {fields['experts']} experts can't be chosen")
     if "attention_scale" in fields:
         fields["attention_scale"] **= -0.5
     for key, ours in family.biases.items():
@@ -131,7 +138,8 @@ def rope_scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, An
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "default":
         return RopeScaling()
-    kind = {"su": "longrope"}.get(kind, kind)
+    if "short_factor" in scaling:  # early files of Phi-3 call it `su` or `yarn`
+        kind = "longrope"
     original = scaling.get("original_max_position_embeddings") or said.get("original_max_position_embeddings")
     original, factor = int(original or context), scaling.get("factor")
     if kind in ("linear", "dynamic"):
@@ -205,7 +213,7 @@ def _written(name: str, config: ModelConfig) -> dict[str, Any]:
         window = max(config.windows, default=0)
         kinds = ["sliding_attention" if size else "full_attention" for size in config.windows or (0,) * config.layers]
         found |= {"sliding_window": window or None, "layer_types": kinds}
-        if name in ("qwen2", "qwen3"):
+        if name.startswith("qwen"):
             found |= {"use_sliding_window": bool(window), "max_window_layers": kinds.count("full_attention")}
         if not family.lists_windows:
             del found["layer_types"]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tpullm.errors import UserError
-from tpullm.huggingface import reading
+from tpullm.huggingface import reading, tensors
 from tpullm.tokenizer.published import PublishedTokenizer
 
 Severity = Literal["error", "warning"]
@@ -154,10 +154,10 @@ def _weights(folder: Path, config: dict, shapes_of, done) -> Iterator[Finding]:
         shapes, axes = shapes_of(model)
         with reading.opened(folder) as source:
             kinds: set[str] = set()
-            for name, _, _, inputs in reading.check(source, family, shapes, axes, model.layers):
+            for name, ours, *_ in reading.check(source, family, shapes, axes, model.layers):
                 tensor = source(name)
                 kinds.add(tensor.dtype.name)
-                yield from _values(name, tensor, is_vector=inputs < 0)
+                yield from _values(name, tensor, is_vector=tensors.is_vector(ours[0]))
                 done(tensor.nbytes)
     except UserError as error:
         yield Finding("error", str(error))

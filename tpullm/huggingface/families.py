@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Ours, or several of ours that are one tensor of theirs, by their name; `{}` is the number of the layer.
+# Ours, or several of ours that are one tensor of theirs, by their name; `{}` is the number of the layer, a second `{}`
+# that of the expert.
 Names = Mapping[str, str | tuple[str, ...]]
 
 LLAMA_NAMES: Names = {
@@ -39,6 +40,38 @@ AFTER_NAMES = LLAMA_NAMES | {
     "model.layers.{}.post_feedforward_layernorm.weight": "layers.mlp_out_norm.scale",
 }
 AROUND_NAMES = AFTER_NAMES | {"model.layers.{}.pre_feedforward_layernorm.weight": "layers.mlp_norm.scale"}
+# Tensors of Llama that Phi-3 has in one.
+_FUSED = tuple(f".{part}_proj.weight" for part in ("q", "k", "v", "gate", "up"))
+PHI3_NAMES = {theirs: ours for theirs, ours in LLAMA_NAMES.items() if not theirs.endswith(_FUSED)} | {
+    "model.layers.{}.self_attn.qkv_proj.weight": (
+        "layers.attention.query.weight",
+        "layers.attention.key.weight",
+        "layers.attention.value.weight",
+    ),
+    "model.layers.{}.mlp.gate_up_proj.weight": ("layers.mlp.gate.weight", "layers.mlp.up.weight"),
+}
+_NO_MLP = {theirs: ours for theirs, ours in LLAMA_NAMES.items() if ".mlp." not in theirs}
+MIXTRAL_NAMES = _NO_MLP | {
+    "model.layers.{}.block_sparse_moe.gate.weight": "layers.mlp.router.weight",
+    "model.layers.{}.block_sparse_moe.experts.{}.w1.weight": "layers.mlp.gate.weight",
+    "model.layers.{}.block_sparse_moe.experts.{}.w3.weight": "layers.mlp.up.weight",
+    "model.layers.{}.block_sparse_moe.experts.{}.w2.weight": "layers.mlp.down.weight",
+}
+QWEN3_MOE_NAMES = _NO_MLP | {
+    "model.layers.{}.mlp.gate.weight": "layers.mlp.router.weight",
+    "model.layers.{}.mlp.experts.{}.gate_proj.weight": "layers.mlp.gate.weight",
+    "model.layers.{}.mlp.experts.{}.up_proj.weight": "layers.mlp.up.weight",
+    "model.layers.{}.mlp.experts.{}.down_proj.weight": "layers.mlp.down.weight",
+}
+GPT_OSS_NAMES = _NO_MLP | {
+    "model.layers.{}.self_attn.sinks": "layers.attention.sinks",
+    "model.layers.{}.mlp.router.weight": "layers.mlp.router.weight",
+    "model.layers.{}.mlp.router.bias": "layers.mlp.router.bias",
+    "model.layers.{}.mlp.experts.gate_up_proj": ("layers.mlp.gate.weight", "layers.mlp.up.weight"),
+    "model.layers.{}.mlp.experts.gate_up_proj_bias": ("layers.mlp.gate.bias", "layers.mlp.up.bias"),
+    "model.layers.{}.mlp.experts.down_proj": "layers.mlp.down.weight",
+    "model.layers.{}.mlp.experts.down_proj_bias": "layers.mlp.down.bias",
+}
 GPT2_NAMES: Names = {
     "transformer.wte.weight": "embedding",
     "transformer.wpe.weight": "position_embedding",
@@ -87,6 +120,14 @@ GEMMA_KEYS = LLAMA_KEYS | {
     "logit_softcap": "final_logit_softcapping",
     "attention_scale": "query_pre_attn_scalar",
 }
+MIXTRAL_KEYS = LLAMA_KEYS | {"experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"}
+GPT_OSS_KEYS = MIXTRAL_KEYS | {"swiglu_limit": "swiglu_limit"}
+QWEN3_MOE_KEYS = LLAMA_KEYS | {
+    "mlp_width": "moe_intermediate_size",
+    "experts": "num_experts",
+    "experts_per_token": "num_experts_per_tok",
+    "normalize_router": "norm_topk_prob",
+}
 GPT2_KEYS = {
     "layers": "n_layer",
     "width": "n_embd",
@@ -113,6 +154,7 @@ class Family:
         window_of_layer: which layers have the window, if `layer_types` does not say; None is that none has one.
         lists_windows: `layer_types` says which layers have the window.
         biases: their key for biases of attention, and ours that it stands for.
+        only: keys of `config.json` that change what a model of this family computes, and the values that we compute.
         transposed: matrices are `[out, in]`.
     """
 
@@ -124,6 +166,7 @@ class Family:
     window_of_layer: Callable[[int, dict], bool] | None = None
     lists_windows: bool = True
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    only: Mapping[str, tuple] = field(default_factory=dict)
     transposed: bool = True
 
 
@@ -169,6 +212,25 @@ FAMILIES = {
         defaults=_SILU | {"rms_norm_eps": 1e-5},
         biases=_ATTENTION_BIAS,
     ),
+    # It computes what a Llama or, with a window, a Mistral does, and is written as that.
+    "phi3": Family(
+        "Phi3ForCausalLM",
+        names=PHI3_NAMES,
+        fixed=_PLAIN,
+        defaults=_SILU | {"rms_norm_eps": 1e-5},
+        window_of_layer=lambda layer, config: True,
+        lists_windows=False,
+    ),
+    "gemma": Family(
+        "GemmaForCausalLM",
+        keys=LLAMA_KEYS | {"activation": "hidden_activation"},
+        fixed={"norm_unit_offset": True, "qk_norm": "none"},
+        defaults={"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True}
+        | {"head_dim": 256, "num_key_value_heads": 16},
+        biases=_ATTENTION_BIAS,
+        # It was trained with the approximation by tanh; the files that it was first published with call that `gelu`.
+        only={"hidden_act": ("gelu_pytorch_tanh", "gelu", None), "hidden_activation": ("gelu_pytorch_tanh", None)},
+    ),
     "gemma2": Family(
         "Gemma2ForCausalLM",
         names=AROUND_NAMES,
@@ -187,6 +249,39 @@ FAMILIES = {
         | {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "sliding_window_pattern": 6},
         biases=_ATTENTION_BIAS,
         window_of_layer=lambda layer, config: (layer + 1) % config["sliding_window_pattern"] != 0,
+    ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        names=MIXTRAL_NAMES,
+        keys=MIXTRAL_KEYS,
+        fixed=_PLAIN,
+        defaults=_SILU
+        | {"num_key_value_heads": 8, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0},
+        window_of_layer=lambda layer, config: True,
+        lists_windows=False,
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        names=QWEN3_MOE_NAMES,
+        keys=QWEN3_MOE_KEYS,
+        fixed=_PLAIN | {"qk_norm": "head"},
+        defaults=_SILU
+        | {"num_key_value_heads": 4, "sliding_window": 4096, "norm_topk_prob": False}
+        | {"moe_intermediate_size": 768, "num_experts_per_tok": 8},
+        biases=_ATTENTION_BIAS,
+        window_of_layer=lambda layer, config: bool(config.get("use_sliding_window")),
+        lists_windows=False,
+    ),
+    "gpt_oss": Family(
+        "GptOssForCausalLM",
+        names=GPT_OSS_NAMES,
+        keys=GPT_OSS_KEYS,
+        fixed=_PLAIN | {"sinks": True, "mlp_bias": True},
+        defaults=_SILU
+        | {"head_dim": 64, "num_key_value_heads": 8, "num_experts_per_tok": 4, "swiglu_limit": 7.0}
+        | {"sliding_window": 128, "rms_norm_eps": 1e-5, "rope_theta": 150_000.0, "attention_bias": True},
+        biases=_ATTENTION_BIAS,
+        window_of_layer=lambda layer, config: layer % 2 == 0,
     ),
     "gpt2": Family(
         "GPT2LMHeadModel",

@@ -115,7 +115,7 @@ def check(source: Source, family: Family, shapes: Tree, axes: Tree, layers: int)
     """Every tensor of the source is used once and every parameter is set once: what `fill` reads.
 
     Returns:
-        Of each tensor: its name in the files, ours that it holds, the layer, and how many dimensions are inputs.
+        Of each tensor: its name in the files, ours that it holds, its place in them, how many dimensions are inputs.
 
     Raises:
         UserError: tensors are missing or left over; it names them.
@@ -130,7 +130,8 @@ def check(source: Source, family: Family, shapes: Tree, axes: Tree, layers: int)
         which = " and ".join(filter(None, (_some("missing", missing), _some("unknown", over))))
         raise UserError(f"{source.folder}: {which}; config.json and the weights are not of the same model")
     return [
-        (named[name], ours, layer, tensors.input_dimensions(ours[0], axes[ours[0]])) for name, ours, layer in wanted
+        (named[name], ours, place, tensors.input_dimensions(ours[0], axes[ours[0]], place))
+        for name, ours, place in wanted
     ]
 
 
@@ -177,18 +178,16 @@ def fill(
     """
     found, held, wanted = {}, {}, check(source, family, targets, axes, layers)
     targets, left = tensors.flat(targets), Counter(key for _, ours, *_ in wanted for key in ours)
-    for name, ours, layer, inputs in wanted:
+    for name, ours, where, inputs in wanted:
         tensor = source(name)
         try:
-            parts = tensors.split(
-                family, tensor, [targets[key].shape[0 if layer is None else 1 :] for key in ours], inputs
-            )
+            parts = tensors.split(family, tensor, [targets[key].shape[len(where) :] for key in ours], inputs)
         except ValueError as error:
             raise UserError(f"{source.folder}: {name} is {error}; config.json is of another model") from None
         for key, part in zip(ours, parts, strict=True):
             if key not in held:
                 held[key] = _empty(targets[key].shape, targets[key].dtype)
-            held[key][... if layer is None else layer] = part
+            held[key][where] = part
             left[key] -= 1
             if not left[key]:
                 found[key] = place(held.pop(key), targets[key])

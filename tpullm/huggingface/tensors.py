@@ -1,8 +1,11 @@
 """Their tensors to our parameters and back, one at a time.
 
-Theirs are one tensor a layer and `[out, in]`; ours are stacked, `[L, *inputs, *outputs]`, heads apart from their width.
+Theirs are one tensor a layer, or one for each expert of a layer, and `[out, in]`; ours are stacked, `[L, *inputs,
+*outputs]` or `[L, E, *inputs, *outputs]`, heads apart from their width. Tables lie as ours do, and so does a tensor
+with all experts of a layer; two of ours in one of those take turns in its last dimension (gpt-oss).
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +15,8 @@ import numpy as np
 from tpullm.huggingface.families import Family
 
 Tree = Any
+# The numbers of the layer and of the expert that a tensor is of: both, the first, or neither.
+Place = tuple[int, ...]
 
 
 def flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
@@ -22,8 +27,8 @@ def flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def pieces(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[tuple[str, tuple[str, ...], int | None]]:
-    """Every tensor of theirs that the model has: its name, ours that it holds, and the layer (None: not in a layer).
+def pieces(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[tuple[str, tuple[str, ...], Place]]:
+    """Every tensor of theirs that the model has: its name, ours that it holds, and its place in them.
 
     Args:
         shapes: of our parameters, by flat name: those that are not there, the model doesn't have.
@@ -31,15 +36,16 @@ def pieces(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[tupl
     for theirs, ours in family.names.items():
         ours = (ours,) if isinstance(ours, str) else ours
         if ours[0] in shapes:
-            for layer in range(layers) if ours[0].startswith("layers.") else [None]:
-                yield theirs.format(layer), ours, layer
+            stacked = (layers, *shapes[ours[0]].shape[1:])[: theirs.count("{}")]
+            for place in itertools.product(*map(range, stacked)):
+                yield theirs.format(*place), ours, place
 
 
 def split(family: Family, tensor: np.ndarray, shapes: list[tuple[int, ...]], inputs: int) -> list[np.ndarray]:
     """One tensor of theirs as ours; views of it.
 
     Args:
-        shapes: of ours, without the layers.
+        shapes: of ours, at the tensor's place.
         inputs: of `input_dimensions`.
 
     Raises:
@@ -49,7 +55,7 @@ def split(family: Family, tensor: np.ndarray, shapes: list[tuple[int, ...]], inp
     if tensor.shape != expected:
         raise ValueError(f"{list(tensor.shape)} instead of {list(expected)}")
     if inputs == 0:
-        return [tensor]
+        return [tensor[..., turn :: len(shapes)] for turn in range(len(shapes))]
     parts = tensor.T if family.transposed and inputs > 0 else tensor
     sizes = [math.prod(shape[max(inputs, 0) :]) for shape in shapes]
     parts = np.split(parts, np.cumsum(sizes)[:-1], axis=-1)
@@ -59,7 +65,7 @@ def split(family: Family, tensor: np.ndarray, shapes: list[tuple[int, ...]], inp
 def joined(family: Family, ours: list[np.ndarray], inputs: int) -> np.ndarray:
     """The inverse of `split`."""
     if inputs == 0:
-        return ours[0]
+        return ours[0] if len(ours) == 1 else np.stack(ours, axis=-1).reshape(*ours[0].shape[:-1], -1)
     if inputs < 0:
         return np.concatenate([part.reshape(-1) for part in ours])
     parts = np.concatenate([part.reshape(math.prod(part.shape[:inputs]), -1) for part in ours], axis=1)
@@ -69,7 +75,7 @@ def joined(family: Family, ours: list[np.ndarray], inputs: int) -> np.ndarray:
 def their_shape(family: Family, shapes: list[tuple[int, ...]], inputs: int) -> tuple[int, ...]:
     """The shape of the tensor that holds parameters of `shapes`."""
     if inputs == 0:
-        return shapes[0]
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
     outputs = sum(math.prod(shape[max(inputs, 0) :]) for shape in shapes)
     if inputs < 0:
         return (outputs,)
@@ -77,12 +83,19 @@ def their_shape(family: Family, shapes: list[tuple[int, ...]], inputs: int) -> t
     return (outputs, rows) if family.transposed else (rows, outputs)
 
 
-def input_dimensions(name: str, axes: tuple[str, ...]) -> int:
-    """How many dimensions of our parameter are inputs of its product; 0 for a table, -1 for a scale or a bias."""
-    axes = tuple(axis for axis in axes if axis != "layers")
-    if name.endswith(".weight"):
-        return len(axes) - 1 if axes[-1] == "embed" else 1
-    return 0 if name in ("embedding", "position_embedding", "head") else -1
+def input_dimensions(name: str, axes: tuple[str, ...], place: Place) -> int:
+    """How many dimensions of our parameter are inputs of its product; -1 for a vector, 0 for what lies as ours does."""
+    axes = axes[len(place) :]
+    if name in ("embedding", "position_embedding", "head") or (axes[0] == "experts" and len(axes) > 1):
+        return 0
+    if is_vector(name):
+        return -1
+    return len(axes) - 1 if axes[-1] == "embed" else 1
+
+
+def is_vector(name: str) -> bool:
+    """Whether our parameter of this name is a scale or the like, and no matrix or table."""
+    return name.endswith((".scale", ".bias", ".sinks"))
 
 
 def nested(flat_tree: dict[str, Any]) -> Tree:

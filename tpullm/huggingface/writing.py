@@ -25,21 +25,19 @@ class Parameters:
     """Our parameters, each read when it is needed.
 
     Args:
-        shapes: of each, by flat name.
+        targets: shape of each, and the type to write it in, by flat name.
         axes: logical axes of each.
-        dtypes: the type to write each in.
         read: gives one, as a numpy array.
     """
 
-    shapes: dict[str, tuple[int, ...]]
+    targets: dict[str, Any]
     axes: dict[str, tuple[str, ...]]
-    dtypes: dict[str, np.dtype]
     read: Callable[[str], np.ndarray]
 
 
 def size(params: Parameters, key: str) -> int:
     """Bytes of one parameter in the files."""
-    return math.prod(params.shapes[key]) * params.dtypes[key].itemsize
+    return math.prod(params.targets[key].shape) * params.targets[key].dtype.itemsize
 
 
 def _as_published(config: ModelConfig, params: Parameters, preferred: str):
@@ -65,8 +63,8 @@ def unscaled(config: ModelConfig, params: Parameters) -> tuple[ModelConfig, Para
             return params.read("embedding") * np.float32(config.width**0.5)
         return params.read(output if name == "head" else name)
 
-    of_both = [{**of, "head": of[output]} for of in (params.shapes, params.axes, params.dtypes)]
-    return dataclasses.replace(config, scale_embeddings=False, tied_embeddings=False), Parameters(*of_both, read)
+    targets, axes = ({**of, "head": of[output]} for of in (params.targets, params.axes))
+    return dataclasses.replace(config, scale_embeddings=False, tied_embeddings=False), Parameters(targets, axes, read)
 
 
 def write_model(
@@ -107,24 +105,24 @@ def write_model(
     if len(shards) > 1:
         size = sum(entry.size for entry in plan)
         write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": files})
-    dtype = params.dtypes["embedding"].name
+    dtype = params.targets["embedding"].dtype.name
     write_json(folder / "config.json", {**written, **described, "dtype": dtype, "torch_dtype": dtype})
 
 
 def _write_tensor(file, family: Family, entry: "_Tensor", held: dict[str, np.ndarray]) -> None:
-    parts = [held[key] if entry.layer is None else held[key][entry.layer] for key in entry.ours]
+    parts = [held[key][entry.place] for key in entry.ours]
     tensors.joined(family, parts, entry.inputs).astype(entry.dtype, copy=False).tofile(file)
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One tensor of theirs: its name, shape and type, ours that it holds, the layer, how many dimensions are inputs."""
+    """One tensor of theirs: its name, shape and type, ours that it holds and where, how many dimensions are inputs."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     ours: tuple[str, ...]
-    layer: int | None
+    place: tensors.Place
     inputs: int
 
     @property
@@ -133,11 +131,11 @@ class _Tensor:
 
 
 def _plan(family: Family, params: Parameters, layers: int) -> Iterator[_Tensor]:
-    for name, ours, layer in tensors.pieces(family, params.shapes, layers):
-        inputs = tensors.input_dimensions(ours[0], params.axes[ours[0]])
-        shapes = [params.shapes[key][0 if layer is None else 1 :] for key in ours]
+    for name, ours, place in tensors.pieces(family, params.targets, layers):
+        inputs = tensors.input_dimensions(ours[0], params.axes[ours[0]], place)
+        shapes = [params.targets[key].shape[len(place) :] for key in ours]
         shape = tensors.their_shape(family, shapes, inputs)
-        yield _Tensor(name, shape, params.dtypes[ours[0]], ours, layer, inputs)
+        yield _Tensor(name, shape, np.dtype(params.targets[ours[0]].dtype), ours, place, inputs)
 
 
 def _shards(plan: list[_Tensor], most: int) -> list[list[_Tensor]]:

@@ -9,10 +9,10 @@ from flax import nnx
 
 from tpullm.config import ModelConfig
 from tpullm.model.blockwise import attend_in_blocks
-from tpullm.model.layers import Linear, residual_scale
+from tpullm.model.layers import Linear, parameter, residual_scale
 from tpullm.model.norm import Norm
 from tpullm.model.rope import rotary
-from tpullm.sharding import RULES
+from tpullm.sharding import RULES, gather
 
 
 def allowed(q_segments_BT, q_positions_BT, k_segments_BS, k_positions_BS, window: int | None = None) -> jax.Array:
@@ -31,11 +31,12 @@ def allowed(q_segments_BT, q_positions_BT, k_segments_BS, k_positions_BS, window
     return mask if window is None else mask & (q_positions_BT1 - window < k_positions_B1S)
 
 
-def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array, softcap: float = 0.0):
+def attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS, softcap: float = 0.0, sinks_N=None) -> tuple[jax.Array, jax.Array]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1), softmax in float32.
 
     Args:
         softcap: bound of the scores, by tanh (Gemma 2); 0 is none.
+        sinks_N: of each head, the score of a key whose value is 0, float32 (gpt-oss's model card, OpenAI 2025).
 
     Returns:
         The mixed values `[B, T, N, H]` and the weights `[B, K, G, T, S]` (dropped by the compiler where unused).
@@ -49,6 +50,9 @@ def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: ja
     scores = softcap * jnp.tanh(scores / softcap) if softcap else scores
     scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
+    if sinks_N is not None:  # exp(s) / (sum + exp(sink)) is softmax times sum / (sum + exp(sink))
+        sinks = jnp.reshape(sinks_N, (K, N // K, 1, 1), out_sharding=RULES.spec("kv_heads", None, None, None))
+        weights *= jax.nn.sigmoid(jax.nn.logsumexp(scores, axis=-1, keepdims=True) - sinks)
     mixed = jnp.einsum("bkgts,bksh->btkgh", weights.astype(v_BKSH.dtype), v_BKSH).astype(q_BTNH.dtype)
     whole = RULES.spec("batch", "time", "heads", "head")
     return jnp.reshape(mixed, (B, T, N, H), out_sharding=whole), weights
@@ -70,6 +74,7 @@ class Attention(nnx.Module):
         self.query_norm = Norm(config, q_shape, q_norm_axes, rngs) if q_shape else None
         self.key_norm = Norm(config, k_shape, k_norm_axes, rngs) if k_shape else None
         self.softcap = config.attention_softcap
+        self.sinks = parameter(rngs, (N,), ("heads",), 0.0) if config.sinks else None
         # `attend` scales by the root of the head's width: what is asked beyond that goes into the queries.
         self.query_scale = config.attention_scale * H**0.5 if config.attention_scale else 1.0
 
@@ -90,8 +95,10 @@ class Attention(nnx.Module):
         q = q if table is None else rotary(q, table)
         q = q if self.query_scale == 1 else (q.astype(jnp.float32) * self.query_scale).astype(q.dtype)
         # Without a cache (or with an empty one of that length), the keys are those of the queries' own tokens.
-        if k_BKSH.shape[2] == x_BTD.shape[1] and not keep_weights and not self.softcap:
+        own = k_BKSH.shape[2] == x_BTD.shape[1]
+        if own and not keep_weights and not self.softcap and self.sinks is None:
             mixed, weights = attend_in_blocks(q, k_BKSH, v_BKSH, mask_BTS), None
         else:
-            mixed, weights = attend(q, k_BKSH, v_BKSH, mask_BTS, self.softcap)
+            sinks = None if self.sinks is None else gather(self.sinks[...], "heads", dtype=jnp.float32)
+            mixed, weights = attend(q, k_BKSH, v_BKSH, mask_BTS, self.softcap, sinks)
         return self.out("btnh,nhd->btd", mixed, RULES.spec("batch", "time", "width")), weights

@@ -88,14 +88,23 @@ ACTIVATIONS = {
 }
 
 
-@partial(jax.checkpoint, static_argnums=(0,))
-def activated(activation: str, gate: jax.Array, up: jax.Array | None) -> jax.Array:
+@partial(jax.checkpoint, static_argnums=(0, 1))
+def activated(activation: str, limit: float, gate: jax.Array, up: jax.Array | None) -> jax.Array:
     """`activation(gate)`, times `up` if given; the backward pass keeps gate and up alone and computes the rest anew.
 
     In float32 inside: element-wise bfloat16 is emulated on a CPU, 4 times slower.
+
+    Args:
+        limit: not 0 is `g * sigmoid(1.702 g) * (u + 1)` instead, with `g` at most `limit` and `u` within it on both
+            sides (gpt-oss's model card, OpenAI 2025).
     """
-    out = ACTIVATIONS[activation](gate.astype(jnp.float32))
-    return (out if up is None else out * up.astype(jnp.float32)).astype(gate.dtype)
+    gate32, up32 = gate.astype(jnp.float32), None if up is None else up.astype(jnp.float32)
+    if limit:
+        gate32, up32 = jnp.minimum(gate32, limit), jnp.clip(up32, -limit, limit) + 1
+        out = gate32 * jax.nn.sigmoid(1.702 * gate32)
+    else:
+        out = ACTIVATIONS[activation](gate32)
+    return (out if up is None else out * up32).astype(gate.dtype)
 
 
 class MLP(nnx.Module):
@@ -103,7 +112,7 @@ class MLP(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         width, mlp_width = config.width, config.mlp_width
-        self.activation = config.activation
+        self.activation, self.limit = config.activation, config.swiglu_limit
         self.gate = Linear(rngs, (width,), (mlp_width,), ("embed", "mlp"), config.mlp_bias)
         self.up = Linear(rngs, (width,), (mlp_width,), ("embed", "mlp"), config.mlp_bias) if config.gated else None
         scale = residual_scale(mlp_width, config.layers)
@@ -114,7 +123,8 @@ class MLP(nnx.Module):
         hidden = RULES.spec("batch", "time", "mlp")
         gate = self.gate("btd,df->btf", x_BTD, hidden)
         up = None if self.up is None else self.up("btd,df->btf", x_BTD, hidden)
-        return self.down("btf,fd->btd", activated(self.activation, gate, up), RULES.spec("batch", "time", "width"))
+        out = activated(self.activation, self.limit, gate, up)
+        return self.down("btf,fd->btd", out, RULES.spec("batch", "time", "width"))
 
 
 def residual_scale(inputs: int, layers: int) -> float:

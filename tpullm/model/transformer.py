@@ -13,6 +13,7 @@ from flax import nnx
 from tpullm.config import ModelConfig
 from tpullm.model.attention import Attention, allowed
 from tpullm.model.layers import MLP, dropout, parameter
+from tpullm.model.moe import MixtureOfExperts
 from tpullm.model.norm import Norm
 from tpullm.model.platform import unrolled
 from tpullm.model.rope import rotary_table
@@ -44,7 +45,7 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs)
         self.attention_out_norm = norm() if after else None
         self.mlp_norm = norm() if before else None
-        self.mlp = MLP(config, rngs)
+        self.mlp = (MixtureOfExperts if config.experts else MLP)(config, rngs)
         self.mlp_out_norm = norm() if after else None
         self.dropout = config.dropout
 

@@ -6,6 +6,7 @@ import jax
 import optax
 
 from tpullm.config import OptimizerConfig
+from tpullm.sharding import one
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -28,7 +29,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 def is_matrix(axes: tuple[str, ...]) -> bool:
     """Whether a parameter with these logical axes is a matrix (decayed) and not a scale or a bias."""
-    return "embed" in axes and len([axis for axis in axes if axis != "layers"]) > 1
+    return "embed" in axes and len(one(axes)) > 1
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, axes: Any) -> optax.GradientTransformation:

@@ -1,0 +1,75 @@
+"""A mixture of experts is each token through its own experts, one after the other: none is dropped, none is added."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.training.small import CONFIG, EXPERTS, mesh
+from tpullm.model.count import matrix_parameters, parameter_count
+from tpullm.model.moe import MixtureOfExperts, routed
+from tpullm.training.optim import is_matrix
+from tpullm.training.state import Architecture
+
+
+def by_hand(module, x_MD, k, normalize):
+    """The published formulas (Jiang et al. 2024, section 2.1), a token and an expert at a time, in float64."""
+    value = lambda parameter: np.asarray(parameter[...], np.float64)  # noqa: E731
+    silu = lambda x: x / (1 + np.exp(-x))  # noqa: E731
+    out_MD = np.zeros_like(x_MD)
+    for token, x_D in enumerate(x_MD):
+        logits_E = x_D @ value(module.router.weight) + value(module.router.bias)
+        chosen = np.argsort(-logits_E)[:k]
+        among = chosen if normalize else range(len(logits_E))
+        total = sum(math.exp(logits_E[expert]) for expert in among)
+        for expert in chosen:
+            gate_F, up_F = (x_D @ value(of.weight)[expert] + value(of.bias)[expert] for of in (module.gate, module.up))
+            out_D = silu(gate_F) * up_F @ value(module.down.weight)[expert] + value(module.down.bias)[expert]
+            out_MD[token] += math.exp(logits_E[expert]) / total * out_D
+    return out_MD
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_it_is_each_token_through_its_experts(k, normalize):
+    config = dataclasses.replace(EXPERTS.config, experts_per_token=k, normalize_router=normalize)
+    random = np.random.default_rng(0)
+    x_BTD = random.standard_normal((3, 7, config.width)).astype(np.float32)
+    with jax.set_mesh(mesh()):
+        module = MixtureOfExperts(config, nnx.Rngs(0))
+        for part in (module.router, module.gate, module.up, module.down):
+            part.bias[...] = jnp.asarray(random.standard_normal(part.bias.shape), jnp.float32)
+        found = np.asarray(nnx.jit(lambda module, x: module(x))(module, x_BTD)).reshape(21, -1)
+    expected = by_hand(module, x_BTD.reshape(21, -1).astype(np.float64), k, normalize)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())  # float32 against float64
+
+
+def test_every_token_goes_to_k_different_experts():
+    """Even where all want the same ones: an expert takes as many as come."""
+    logits_ME = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
+    logits_ME[:, 3] += 100
+    weights_Mk, experts_Mk = routed(jnp.asarray(logits_ME), 2, normalize=True)
+    assert np.bincount(np.asarray(experts_Mk).reshape(-1), minlength=5)[3] == 64
+    assert np.bincount(np.asarray(experts_Mk).reshape(-1)).sum() == 64 * 2
+    assert (np.asarray(experts_Mk[:, 0]) != np.asarray(experts_Mk[:, 1])).all()
+    np.testing.assert_allclose(np.asarray(weights_Mk).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_token_costs_its_own_experts_alone():
+    """Next to a dense model of the same width: two of five experts and the router, and five of each parameter."""
+    expert = 3 * CONFIG.width * EXPERTS.config.mlp_width
+    dense = matrix_parameters(dataclasses.replace(CONFIG, mlp_width=EXPERTS.config.mlp_width))
+    assert matrix_parameters(EXPERTS.config) == dense + CONFIG.layers * (expert + CONFIG.width * 5)
+    more = dataclasses.replace(EXPERTS.config, experts=6, mlp_bias=False)
+    fewer = dataclasses.replace(more, experts=5)
+    added = parameter_count(Architecture(more).shapes) - parameter_count(Architecture(fewer).shapes)
+    assert added == CONFIG.layers * (expert + CONFIG.width)
+
+
+def test_matrices_of_experts_decay_and_their_biases_do_not():
+    axes = EXPERTS.axes["layers"]["mlp"]
+    assert all(is_matrix(part["weight"]) and not is_matrix(part["bias"]) for part in axes.values())
