@@ -1,5 +1,6 @@
 """Every command in the README works: `tpullm` ones run here on the tiny run, `make` ones in `.ci/run`."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -18,7 +19,7 @@ def test_the_readme_shows_every_way_to_use_it():
     assert {"make quickstart", "make test"} <= set(COMMANDS)
     assert set(VERBS) == {
         *("collect", "tokenize", "pretrain", "finetune", "evaluate", "report"),
-        *("blank", "attention", "generate", "chat", "data", "doctor"),
+        *("blank", "attention", "generate", "chat", "data", "doctor", "import", "export", "run"),
     }
 
 
@@ -27,18 +28,34 @@ def published(tmp_path_factory):
     return directory(tmp_path_factory.mktemp("models") / "published")
 
 
+@pytest.fixture(scope="module")
+def yours(tmp_path_factory):
+    """What the reader has: documents, conversations, and a place for runs and models."""
+    folder = tmp_path_factory.mktemp("yours")
+    (folder / "my_texts").mkdir()
+    for number in range(30):
+        text = f"今日は{number}日です。猫が好きです。犬も好きです。" * 5
+        (folder / "my_texts" / f"{number}.txt").write_text(text, encoding="utf-8")
+    turns = [{"role": "user", "content": "元気？"}, {"role": "assistant", "content": "はい。"}]
+    lines = [json.dumps({"messages": [{**turns[0], "content": f"元気{n}？"}, turns[1]]}) for n in range(150)]
+    (folder / "my_conversations.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("tpullm")])
-def test_a_tpullm_command(tiny_run, published, command):
-    arguments = [
-        argument.replace("configs/quickstart.yaml", str(TINY))
-        .replace("runs/quickstart", str(tiny_run))
-        .replace("models/published", str(published))
-        for argument in shlex.split(command)[1:]
-    ]
+def test_a_tpullm_command(tiny_run, published, yours, command):
+    """In the order of the README: what one makes, a later one reads."""
+    places = {"configs/quickstart.yaml": TINY, "runs/quickstart": tiny_run, "models/published": published}
+    places |= {name: yours / name for name in ("runs/mine", "models/quickstart", "my_texts", "my_conversations.jsonl")}
+    arguments = shlex.split(command)[1:]
+    for name, place in places.items():
+        arguments = [argument.replace(name, str(place)) for argument in arguments]
     if "--config" in arguments:
         arguments += ["--run", str(tiny_run)]
+    if "runs/mine" in command and arguments[0] in ("finetune", "run"):
+        arguments += ["--finetune.train.steps=2", "--pretrain.steps=2"]
     done = tpullm(*arguments)
-    assert done.stdout or "skipped" in done.stderr or (tiny_run / "attention.html").exists()
+    assert done.stdout or done.stderr or (tiny_run / "attention.html").exists()
 
 
 def test_the_lines_for_a_notebook(published, capsys):
