@@ -49,6 +49,7 @@ def leftovers(folder: Path) -> list[str]:
         (["--pretrain.accumulation", "5"], "pretrain.accumulation: 5 does not divide batch_size 32"),
         (["--pretrain.log_every", "0"], "pretrain.log_every: 0 is too small; use 1 or more"),
         (["--finetune.train.optimizer.clip_norm", "0"], "finetune.train.optimizer.clip_norm: 0"),
+        (["--model.experts", "2", "--model.experts_per_token", "3"], "model.experts_per_token: 3 can't be chosen of 2"),
         (["--model.dropout", "1"], "model.dropout: 1"),
         (["--pretrain.sequence_length", "512"], "512 is not within model.context_length 256"),
     ],

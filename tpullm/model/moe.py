@@ -92,7 +92,11 @@ def _permuted(x, order_R):
 
 
 def _grouped(x, weight, bias, experts_R, sizes_E):
-    """Each row times the weight of its expert; rows are sorted by expert, `sizes_E` of each."""
+    """Each row times the weight of its expert; rows are sorted by expert, `sizes_E` of each.
+
+    XLA for a TPU has a grouped product. For a CPU it multiplies each row with every expert and masks: 2,048 rows of
+    384 by 512 took 4 ms with one expert, 34 with 8 and 181 with 32, and E times the memory of the rows.
+    """
     out = jax.lax.ragged_dot(x, weight, sizes_E, preferred_element_type=product_dtype(x.dtype)).astype(x.dtype)
     return out if bias is None else out + bias[experts_R]
 
