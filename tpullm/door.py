@@ -9,6 +9,7 @@ from tpullm.errors import UserError
 from tpullm.inference import decode, scoring
 from tpullm.inference.sampling import GREEDY, Sampling, check
 from tpullm.inference.session import fits, load
+from tpullm.inference.streaming import characters
 
 
 class LanguageModel:
@@ -61,4 +62,4 @@ class LanguageModel:
         prompt = [*self.tokenizer.begin, *self.tokenizer.encode(text)]
         fits(self._session, prompt, "text")
         new = decode.stream(self._session, prompt, tokens, check(sampling), seed)
-        return self.tokenizer.decode(token for token in new if token not in self.tokenizer.stop_ids)
+        return "".join(characters(self.tokenizer, new))

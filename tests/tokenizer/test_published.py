@@ -1,11 +1,14 @@
 """A published tokenizer is used as it is: the library's ids, the template's text, the right tokens in the loss."""
 
+import json
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
 from tests.huggingface.published import CHATML, change, directory
 from tpullm.errors import UserError
+from tpullm.inference.streaming import characters
 from tpullm.tokenizer.published import PublishedTokenizer
 
 CONVERSATION = [
@@ -62,6 +65,60 @@ def test_the_loss_is_on_the_answers_and_their_ends(tmp_path, template):
     made = directory(tmp_path / "model")
     change(made / "tokenizer_config.json", chat_template=template)
     assert spoken(PublishedTokenizer(made)) == ["好きです。<|im_end|>", "犬も、好きです。<|im_end|>"]
+
+
+LLAMA2 = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + message['content'] + "
+    "' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + ' ' + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def llama2(tmp_path_factory):
+    """A tokenizer of Llama 2's kind: BPE over whole texts, a space before each, bytes for what it doesn't know."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+
+    folder = tmp_path_factory.mktemp("llama2") / "model"
+    directory(folder)
+    special = ["<unk>", "<s>", "</s>"]
+    names = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
+    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    texts = ["今日はいい天気ですね。", "猫が好きです。犬も、好きです。", "The cat sat on the mat. [INST] [/INST]"] * 9
+    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=310, special_tokens=names, show_progress=False))
+    described = json.loads(made.to_str())
+    described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] in special]
+    made = Tokenizer.from_str(json.dumps(described))
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(steps)
+    made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    made.save(str(folder / "tokenizer.json"))
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None}
+    change(folder / "tokenizer_config.json", chat_template=LLAMA2, **tokens)
+    for file in ("config.json", "generation_config.json"):
+        change(folder / file, eos_token_id=2, bos_token_id=1)
+    return folder
+
+
+def test_llama_2s_kind_of_tokenizer(llama2):
+    tokenizer = PublishedTokenizer(llama2)
+    assert tokenizer.begin == [1] and tokenizer.stop_ids == [2]
+    for text in ("今日は猫が好き", "a  b\n👍", "", " x", "<0x41>"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert b"".join(map(tokenizer.bytes_of, ids)).decode() == (f" {text}" if text else "")
+    # A text that goes on keeps the space that a whole text would lose.
+    on = tokenizer.encode("sat")
+    assert "".join(characters(tokenizer, on)) == " sat" and tokenizer.decode(on) == "sat"
+    conversation = [message for message in CONVERSATION if message["role"] != "system"]
+    assert [part.strip() for part in spoken(tokenizer)] == ["好きです。 </s>", "犬も、好きです。 </s>"]
+    ids, weights = tokenizer.chat_template(conversation)
+    assert ids.count(2) == 2 and [weights[n] for n, token in enumerate(ids) if token == 2] == [1.0, 1.0]
+    transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
+    theirs = transformers.AutoTokenizer.from_pretrained(llama2)
+    assert theirs.apply_chat_template(conversation, tokenize=True, return_dict=True)["input_ids"] == ids
+    assert theirs("今日は")["input_ids"] == [*tokenizer.begin, *tokenizer.encode("今日は")]
 
 
 def test_a_template_that_hides_answers_is_refused(tmp_path):

@@ -23,6 +23,7 @@ from tpullm.inference.decode import decode
 from tpullm.inference.sampling import Sampling
 from tpullm.inference.scoring import log_probabilities
 from tpullm.inference.session import Session, load, row_bucket
+from tpullm.inference.streaming import characters
 from tpullm.log import say
 from tpullm.model.count import parameter_count
 from tpullm.stages import begin, evaluate_inputs
@@ -157,7 +158,8 @@ def samples(session: Session, prompts: list[str], tokens: int, seed: int) -> lis
     tokenizer = session.tokenizer
     ids = [[*tokenizer.begin, *tokenizer.encode(prompt)][: session.context_length - 1] for prompt in prompts]
     written = decode(session, ids, tokens, Sampling(temperature=0.8), seeds=[seed]) if ids else []
-    return [{"prompt": prompt, "text": tokenizer.decode(new)} for prompt, new in zip(prompts, written, strict=True)]
+    texts = ["".join(characters(tokenizer, new)) for new in written]
+    return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _attention(session: Session, text: str) -> dict:

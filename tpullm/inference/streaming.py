@@ -10,7 +10,8 @@ from tpullm.tokenizer import Tokenizer
 def characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     """The text of each token as soon as it is whole: a character whose bytes are spread over tokens waits for its last.
 
-    Bytes that are not UTF-8 give U+FFFD, as in `Tokenizer.decode`.
+    Bytes that are not UTF-8 give U+FFFD, as in `Tokenizer.decode`; but a space that the first token begins with stays,
+    since the text goes on from another one (Llama 2's tokenizer takes it for that which begins every text).
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token in ids:
