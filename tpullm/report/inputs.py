@@ -18,7 +18,7 @@ EXAMPLES = (
     "The weather is nice today.",
     "def add(a, b): return a + b",
 )
-STAGES = ("documents", "tokenizer", "tokens", "pretrain", "finetune", "evaluate")
+STAGES = ("base", "documents", "tokenizer", "tokens", "pretrain", "finetune", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,15 @@ def read(recipe: Recipe, run: Path) -> RunData:
     if not kept.is_file():
         raise UserError(f"{kept}: no such recipe, so {run} is not a run directory; make one with `tpullm run`")
     results = _json(run / "evaluate" / "results.json")
-    splits, vocabulary_size = _splits(run / "tokenizer")
+    manifests = {stage: _json(run / stage / manifest.FILE) for stage in STAGES}
+    splits, vocabulary_size = _splits(run / ("tokenizer" if recipe.foundation == "pretrain" else "base/tokenizer"))
+    known = find(results, "model", "config") or manifests["base"].get("model", {})
     return RunData(
         name=recipe.name,
         recipe=kept.read_text(encoding="utf-8"),
-        model=_model(recipe.model, find(results, "model", "config") or {}, vocabulary_size),
+        model=_model(recipe.model, known, vocabulary_size),
         datacard=_json(run / "documents" / "datacard.json"),
-        manifests={stage: _json(run / stage / manifest.FILE) for stage in STAGES},
+        manifests=manifests,
         splits=splits,
         pretrain=_lines(run / "pretrain" / "metrics.jsonl"),
         finetune=_lines(run / "finetune" / "metrics.jsonl"),
@@ -108,8 +110,8 @@ def _splits(path: Path) -> tuple[list[list[tuple[str, int]]], int]:
     return [tokenizer.pieces(text) for text in EXAMPLES], tokenizer.vocabulary_size
 
 
-def _model(model: ModelConfig, evaluated: dict[str, Any], vocabulary_size: int) -> ModelConfig:
-    """The model that was evaluated, or else the recipe's."""
+def _model(model: ModelConfig, known: dict[str, Any], vocabulary_size: int) -> ModelConfig:
+    """The model that was evaluated or imported, or else the recipe's."""
     names = {item.name for item in dataclasses.fields(ModelConfig)}
-    changes = {key: value for key, value in evaluated.items() if key in names}
+    changes = {key: value for key, value in known.items() if key in names}
     return dataclasses.replace(model, **changes).resolved(vocabulary_size)

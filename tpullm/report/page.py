@@ -9,7 +9,7 @@ from tpullm.report.inputs import RunData
 from tpullm.report.model import blocks
 from tpullm.report.training import finetune, pretrain, series, speed
 from tpullm.report.truth import gap_to_truth, truth
-from tpullm.report.units import compact, number, percent
+from tpullm.report.units import compact, find, number, percent
 
 _CARDS = 4
 
@@ -67,6 +67,8 @@ def _header(data: RunData, links: list[Markup]) -> Markup:
 def _summary(data: RunData) -> str:
     parameters, curve = number(data.results, "model", "parameters"), series(data.pretrain, "loss")
     said = "This page tells the story of one run, step by step, for readers who have never seen a language model made."
+    if data.manifests.get("base"):
+        said = f"It began as a published model, {find(data.manifests, 'base', 'inputs', 'config', 'base')}. {said}"
     if not curve:
         return said
     size = f" of {compact(parameters)} parameters" if parameters else ""
