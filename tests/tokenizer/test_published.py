@@ -135,6 +135,12 @@ def test_special_tokens_are_found(folder):
     assert tokenizer.begin == [] and tokenizer.bytes_of(tokenizer.eos_id) == b""
 
 
+def test_parts_of_characters_are_shown_as_bytes(folder):
+    tokenizer = PublishedTokenizer(folder)
+    assert [piece for piece, _ in tokenizer.pieces("👍")] == ["<0xF0>", "<0x9F>", "<0x91>", "<0x8D>"]
+    assert tokenizer.piece(tokenizer.encode("T")[0]) == "T" and tokenizer.piece(tokenizer.eos_id) == "<|im_end|>"
+
+
 def test_ids_are_those_of_transformers(folder):
     transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
     theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), PublishedTokenizer(folder)

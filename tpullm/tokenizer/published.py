@@ -90,9 +90,12 @@ class PublishedTokenizer:
         return np.array([len(of_token) for of_token in self._bytes], np.float64)
 
     def piece(self, token: int) -> str:
-        """How one token is shown."""
-        text = self.bytes_of(token).decode("utf-8", errors="replace")
-        return text if text and "\ufffd" not in text else str(self._tokenizer.id_to_token(token))
+        """How one token is shown: its text, `<0x..>` for the bytes of a part of a character, a special one's name."""
+        held = self.bytes_of(token)
+        text = held.decode("utf-8", errors="replace")
+        if text.strip("\ufffd"):
+            return text
+        return "".join(f"<0x{byte:02X}>" for byte in held) or str(self._tokenizer.id_to_token(token))
 
     def pieces(self, text: str) -> list[tuple[str, int]]:
         """The split of `text` for display: (what the token shows, its id)."""
