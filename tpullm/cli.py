@@ -5,10 +5,8 @@ import difflib
 import errno
 import importlib
 import keyword
-import logging
 import os
 import sys
-import threading
 import warnings
 from dataclasses import dataclass
 
@@ -67,10 +65,10 @@ def entry() -> int:
         environment.prepare()
     code = main()
     if code:
-        # Threads that fail of the same cause a moment later (a save that goes on, say) add nothing to the one line.
-        threading.excepthook = lambda failure: None
-        logging.disable()
-        warnings.simplefilter("ignore")  # of coroutines that nobody waits for any more
+        # Threads that fail of the same cause a moment later (a save that goes on, say), in Python or not, add nothing
+        # to the one line.
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return code
 
 

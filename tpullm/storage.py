@@ -60,6 +60,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def room_for(size: int, folder: Path) -> None:
+    """Refuse what will not fit on the device of `folder`; `UserError` says how much is missing."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(f"no space left on the device: {folder} has {free / 1e6:,.1f} MB, {size / 1e6:,.1f} are needed")
+
+
 def remove_partials(directory: Path) -> None:
     """Remove what an interrupted process left half-written in `directory`."""
     for leftover in directory.glob(".*.partial"):

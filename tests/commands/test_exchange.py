@@ -1,6 +1,7 @@
 """A published model comes in, learns, and goes out again; a model of our own goes out as transformers reads it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -176,6 +177,17 @@ def test_mistakes_are_told_in_one_line(arguments, message, tiny_run, published, 
     assert message in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists() and not (tmp_path / "new").exists()
     assert (tmp_path / "full" / "file").read_text() == "kept"
+
+
+def test_a_full_device_is_told_before_anything_is_written(published, tmp_path, capsys, monkeypatch):
+    call("import", published, "--run", tmp_path / "run")
+    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    capsys.readouterr()
+    call("export", tmp_path / "run", tmp_path / "out", code=2)
+    call("import", published, "--run", tmp_path / "other", code=2)
+    assert capsys.readouterr().err.count("has 0.1 MB, 0.1 are needed\n") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "run"]
 
 
 def test_a_model_beside_a_base_is_refused(published, tmp_path, capsys):

@@ -64,6 +64,7 @@ def make(recipe: Recipe, run: Path) -> None:
     with reading.opened(folder) as source:
         arguments = (family, architecture.shapes, architecture.axes, config.layers)
         dtypes = reading.stored(source, reading.check(source, *arguments))
+        storage.room_for(source.size, run)  # compressed it is about 0.8 of that
         begin(stage, inputs)
         with progress("import", source.size, "bytes") as advance, jax.set_mesh(mesh):
             targets = _as_stored(architecture, mesh, dtypes)

@@ -111,7 +111,8 @@ def write_model(
 
 def _write_tensor(file, family: Family, entry: "_Tensor", held: dict[str, np.ndarray]) -> None:
     parts = [held[key][entry.place] for key in entry.ours]
-    tensors.joined(family, parts, entry.inputs).astype(entry.dtype, copy=False).tofile(file)
+    tensor = np.ascontiguousarray(tensors.joined(family, parts, entry.inputs).astype(entry.dtype, copy=False))
+    file.write(tensor.reshape(-1).view(np.uint8))  # `tofile` doesn't say that the device is full
 
 
 @dataclass(frozen=True)
