@@ -61,7 +61,7 @@ def write(model, folder: Path, name: str, dtype: str, shard_gigabytes: float, li
     params = _parameters(model, dtype)
     size = sum(writing.size(params, key) for key in params.targets)
     preferred = storage.read_json(published)["model_type"] if from_base and published.exists() else ""
-    storage.room_for(size, folder)
+    storage.room_for(size, folder.parent)
     with progress("export", size, "bytes") as advance:
         config, tokens = model.config.trained_as(ModelConfig()), _special_tokens(tokenizer)
         options = dict(preferred=preferred, shard_bytes=int(shard_gigabytes * 1e9))
