@@ -46,7 +46,10 @@ def yours(tmp_path_factory):
 def test_a_tpullm_command(tiny_run, published, yours, command):
     """In the order of the README: what one makes, a later one reads."""
     places = {"configs/quickstart.yaml": TINY, "runs/quickstart": tiny_run, "models/published": published}
-    places |= {name: yours / name for name in ("runs/mine", "models/quickstart", "my_texts", "my_conversations.jsonl")}
+    places |= {
+        name: yours / name
+        for name in ("runs/mine", "models/mine", "models/quickstart", "my_texts", "my_conversations.jsonl")
+    }
     arguments = shlex.split(command)[1:]
     for name, place in places.items():
         arguments = [argument.replace(name, str(place)) for argument in arguments]

@@ -6,6 +6,7 @@ import errno
 import importlib
 import keyword
 import os
+import signal
 import sys
 import warnings
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def entry() -> int:
     """The program `tpullm`: `main`, in a process that has what computing needs from its start."""
     if len(sys.argv) > 1 and sys.argv[1] in VERBS and VERBS[sys.argv[1]].computes:
         environment.prepare()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half-written is removed
     code = main()
     if code:
         # Threads that fail of the same cause a moment later (a save that goes on, say), in Python or not, add nothing
@@ -87,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        message = _no_space(error)
+        message = _no_space(error) or _no_access(error)
         if message is None:
             raise
         return _fail(message)
@@ -108,6 +110,13 @@ def _no_space(error: BaseException | None) -> str | None:
                 f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
             )
         error = error.__cause__ or error.__context__
+    return None
+
+
+def _no_access(error: Exception) -> str | None:
+    """One line if a file or a folder can't be used as asked."""
+    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"{error.filename}: {error.strerror.lower()}; choose another place"
     return None
 
 

@@ -54,9 +54,15 @@ def open_run(parser, argv: list[str]) -> tuple[Recipe, Path, Any]:
             raise UserError(f"{kept}: no such recipe; give one with --config FILE, or --run RUN of a run that has one")
         arguments = parse(parser, ["--config", str(kept), *argv])
     recipe = check(_instantiate(parser, arguments))
+    check_owner(run, recipe)
+    return recipe, run, arguments
+
+
+def check_owner(run: Path, recipe: Recipe) -> None:
+    """`UserError` if the run directory belongs to another recipe."""
+    kept = run / "recipe.yaml"
     if kept.exists() and (owner := load(kept).name) != recipe.name:
         raise UserError(f"{run}: was made by the recipe '{owner}', not '{recipe.name}'; choose another --run")
-    return recipe, run, arguments
 
 
 @contextlib.contextmanager
@@ -119,7 +125,7 @@ def readable(error: BaseException) -> str:
         group = re.search(r"[Gg]roup '([\w.]+)'", text) or re.search(r'Parser key "([\w.]+)"', text)
         full = f"{group.group(1)}.{key}" if group and not key.startswith(group.group(1)) else key
         nearest = difflib.get_close_matches(full, keys(), 1, 0.4) or difflib.get_close_matches(key, keys(), 1, 0.4)
-        return f"unknown key {full}" + (f"; the nearest is {nearest[0]}" if nearest else "")
+        return f"unknown key {full}" + (f"; the nearest is {nearest[0]}" if nearest and nearest[0] != full else "")
     if "Problems parsing config" in text:
         return f"not YAML ({text.split(': ', 1)[-1]}); correct it"
     return re.sub(r"Problem with given class_path '[\w.]+': ", "", text).replace("Parser key ", "key ")

@@ -35,9 +35,9 @@ def base_inputs(recipe: Recipe, run: Path) -> dict:
     The folder may be gone once it was imported.
     """
     folder, made = storage.local(recipe.base), run / "base" / manifest.FILE
-    if not folder.is_dir() and made.exists() and storage.read_json(made)["inputs"]["config"] == {"base": recipe.base}:
+    if not folder.is_dir() and made.exists() and storage.read_json(made)["folder"] == str(folder):
         return storage.read_json(made)["inputs"]
-    return manifest.inputs_hash({"base": recipe.base}, {name: entry[2] for name, entry in digests(recipe, run).items()})
+    return manifest.inputs_hash({}, {name: entry[2] for name, entry in digests(recipe, run).items()})
 
 
 def digests(recipe: Recipe, run: Path) -> dict[str, list]:
@@ -76,6 +76,8 @@ def finetune_inputs(recipe: Recipe, run: Path) -> dict:
     named = [*finetune.conversations, finetune.chat_template]
     files = {path: storage.hash_file(Path(path)) for path in named if Path(path).is_file()}
     config = dataclasses.asdict(finetune) | {"train": _numbers(finetune.train), "seed": recipe.seed}
+    if recipe.foundation == "base":  # else it is among the inputs of pretraining
+        config["dropout"] = recipe.model.dropout
     return manifest.inputs_hash(config, _foundation(recipe, run) | files)
 
 

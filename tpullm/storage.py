@@ -35,8 +35,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; it replaces `path` when the block ends, is removed if it fails."""
+def atomic_directory(path: Path, replaces: bool = True) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; it replaces `path` when the block ends, is removed if it fails.
+
+    Args:
+        replaces: whatever is in `path`; else an empty folder alone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     temporary.mkdir()
@@ -44,8 +48,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         yield temporary
         for written in [*temporary.rglob("*"), temporary]:
             _sync(written)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        if replaces:
+            shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)  # over an empty folder too
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

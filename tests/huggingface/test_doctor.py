@@ -71,6 +71,14 @@ FAULTS = {
     ),
     "type": (1, "config.json says bfloat16", lambda d: change(d / "config.json", dtype="bfloat16")),
     "types": (1, "several types", lambda d: change_tensor(d, "lm_head.weight", lambda x: x.astype(np.float16))),
+    "a space or none": (
+        1,
+        "LlamaTokenizer without `legacy: true`",
+        lambda d: [
+            change(d / "tokenizer_config.json", tokenizer_class="LlamaTokenizer"),
+            change(d / "tokenizer.json", normalizer={"type": "Prepend", "prepend": "\u2581"}),
+        ],
+    ),
     "no tokenizer": (3, "tokenizer.json: no such file", lambda d: (d / "tokenizer.json").unlink()),
     "missing tensor": (3, "missing model.layers.3", lambda d: change(d / "config.json", num_hidden_layers=4)),
 }

@@ -15,6 +15,8 @@ from tpullm.huggingface import configs, reading, tensors, writing
 from tpullm.huggingface.families import FAMILIES
 from tpullm.training.state import Architecture
 
+SPECIAL = {"bos_token_id": 1, "eos_token_id": [2], "pad_token_id": 0}
+
 
 def directory(folder, name, dtype=np.float32):
     """A directory of a small model, as its authors would have published it, in two shards."""
@@ -53,12 +55,12 @@ def read(folder):
         return architecture, reading.fill(source, *arguments, lambda array, target: array, lambda size: None)
 
 
-def write(folder, architecture, params, **options):
+def write(folder, architecture, params, shard_bytes=10**9, **options):
     """What an export writes of our parameters."""
     held = tensors.flat(params)
     parameters = writing.Parameters(held, tensors.flat(architecture.axes), held.__getitem__)
     folder.mkdir()
-    writing.write_model(folder, architecture.config, parameters, {}, lambda size: None, **options)
+    writing.write_model(folder, architecture.config, parameters, SPECIAL, lambda size: None, shard_bytes, **options)
 
 
 def tensors_in(folder):

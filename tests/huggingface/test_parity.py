@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.huggingface.small import LENGTH, MODELS, V, as_ours, published, rows
+from tests.huggingface.test_exchange import write
 from tests.training.small import mesh
 from tpullm.data.batch import Batch
 from tpullm.huggingface import configs, tensors
@@ -121,6 +122,19 @@ def _longer(architecture, context):
     if config.positions == "learned":
         return architecture
     return Architecture(dataclasses.replace(config, context_length=max(context, config.context_length)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_transformers_reads_what_we_write(name, tmp_path):
+    """Their model of our files gives the numbers of their own: no setting was lost, and none has another type."""
+    architecture, params = ours(name)
+    write(tmp_path / "out", architecture, params, preferred=MODELS[name][0])
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", **options).eval()
+    tokens = torch.from_numpy(rows()[:, :-1]).long()
+    with torch.no_grad():
+        found, wanted = again(input_ids=tokens).logits, theirs(name)(input_ids=tokens).logits
+    np.testing.assert_array_equal(found.numpy(), wanted.numpy())
 
 
 @pytest.mark.parametrize("name", ["llama-3.1", "mistral", "gemma-3", "olmo-2", "gpt-oss", "gpt-2"])

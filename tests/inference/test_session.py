@@ -31,7 +31,7 @@ def run(session, small_tokenizer, tmp_path_factory):
 
 def test_a_loaded_model_scores_as_the_saved_one(session, run):
     loaded = load(run)
-    assert loaded.stage == "pretrain" and loaded.context_length == session.context_length
+    assert not loaded.talks and loaded.context_length == session.context_length
     texts = ["今日はいい天気ですね。", "私は本を読む。"]
     np.testing.assert_array_equal(text_log_probabilities(loaded, texts), text_log_probabilities(session, texts))
 

@@ -129,6 +129,42 @@ def test_a_template_that_hides_answers_is_refused(tmp_path):
         PublishedTokenizer(made).chat_template(CONVERSATION)
 
 
+REFUSED = {
+    "a token on both sides": (
+        CHATML.replace("<|im_start|>assistant\n", "ASSISTANT: ").replace(
+            "<|im_start|>{{ message['role'] }}\n",
+            "{{ 'ASSISTANT: ' if message['role'] == 'assistant' else 'USER: ' }}",
+        ),
+        "share a token",
+    ),
+    "no word of who speaks when asked": (
+        CHATML.split("{% if add_generation_prompt")[0],
+        "leaves that out when it asks",
+    ),
+    "division by zero": ("{{ 1 / 0 }}", "can't show these messages"),
+    "syntax": ("{% for", "can't show these messages"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_templates_that_would_teach_something_else_are_refused(fault, tmp_path):
+    template, message = REFUSED[fault]
+    made = directory(tmp_path / "model")
+    change(made / "tokenizer_config.json", chat_template=template)
+    answer = [{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "the cat sat"}]
+    with pytest.raises(UserError, match=message):
+        PublishedTokenizer(made).chat_template(answer)
+
+
+@pytest.mark.parametrize("name", ["<|im_end|>", "\ufdd0"])
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_message_can_not_forge_a_turn(folder, name, role):
+    messages = [{"role": "user", "content": "猫"}, {"role": "assistant", "content": "はい"}]
+    messages = [said | {"content": f"a{name}b"} if said["role"] == role else said for said in messages]
+    with pytest.raises(UserError, match=f"a message of the {role} holds"):
+        PublishedTokenizer(folder).chat_template(messages)
+
+
 def test_special_tokens_are_found(folder):
     tokenizer = PublishedTokenizer(folder)
     assert [tokenizer.piece(token) for token in tokenizer.stop_ids] == ["<|im_end|>", "<|endoftext|>"]

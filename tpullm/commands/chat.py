@@ -31,7 +31,7 @@ def main(arguments) -> None:
     from tpullm.inference.session import load
 
     session = load(arguments.model, exact=False)
-    if session.stage != "finetune":
+    if not session.talks:
         say("this model was not tuned on conversations: it goes on with the text and may not answer")
     if not arguments.prompt:
         return converse(session, arguments.tokens, sampling, arguments.seed)

@@ -21,15 +21,16 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> int:
     """One line for each fault; the exit code says how grave they are."""
-    from tpullm import storage
+    from tpullm import publishing, storage
     from tpullm.checkpoint import find
-    from tpullm.commands import export
     from tpullm.huggingface import reading
 
     path = storage.local(arguments.model)
-    if any((path / name).is_dir() for name in ("checkpoints", "finetune", "pretrain", "base")) or path.name.isdigit():
+    stages = ("checkpoints", "finetune", "pretrain", "base")
+    ours = path.parent.name == "checkpoints" or any((path / name).is_dir() for name in stages)
+    if ours and not (path / "config.json").exists():
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
-            export.write(find(path), Path(folder), path.name, "stored", 5.0, "")
+            publishing.write(find(path), Path(folder), path.name)
             return _examine(Path(folder), str(path), arguments.json)
     reading.read_json(path / "config.json")
     return _examine(path, str(path), arguments.json)

@@ -42,6 +42,7 @@ def main(recipe: Recipe, run: Path) -> None:
         conversations.tokenize(part, tokenizer, config.sequence_length, "finetune") if part else None
         for part in conversations.read_all(recipe.finetune, recipe.seed)
     )
+    _embedded(learned, model, start)
     if learned is None:
         raise UserError("finetune.conversations: nothing to learn from; name a file of conversations, or tenki")
     stream = Stream(
@@ -74,6 +75,15 @@ def main(recipe: Recipe, run: Path) -> None:
     )
 
 
+def _embedded(learned: Conversations | None, model: ModelConfig, start: Path) -> None:
+    """Refuse tokens without a row in the embedding: special ones that were added and never made room for."""
+    if learned is not None and (token := int(learned.tokens.max())) >= model.vocabulary_size:
+        raise UserError(
+            f"{start}: the chat template uses token {token}, and the model's embedding has {model.vocabulary_size} "
+            "rows; enlarge it where the token was added"
+        )
+
+
 def _tokenizer(folder: Path, chat_template: str) -> Tokenizer:
     """The tokenizer in `folder`, with another chat template if one is given."""
     if not chat_template:
@@ -82,7 +92,13 @@ def _tokenizer(folder: Path, chat_template: str) -> Tokenizer:
         raise UserError(f"finetune.chat_template: no such file {chat_template}; give a Jinja template")
     if not (folder / "tokenizer.json").is_file():
         raise UserError("finetune.chat_template: is for published models; a model of tpullm has its own, remove it")
-    return PublishedTokenizer(folder, Path(chat_template).read_text(encoding="utf-8"))
+    try:
+        template = Path(chat_template).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"finetune.chat_template: {chat_template} is not UTF-8; convert the file") from None
+    if not template.strip():
+        raise UserError(f"finetune.chat_template: {chat_template} is empty; give a Jinja template")
+    return PublishedTokenizer(folder, template)
 
 
 def _changed_files(tokenizer: Tokenizer, learned: Conversations, folder: Path) -> dict[str, str]:
@@ -93,18 +109,18 @@ def _changed_files(tokenizer: Tokenizer, learned: Conversations, folder: Path) -
     """
     if not isinstance(tokenizer, PublishedTokenizer):
         return {}
-    changed = {"chat_template.jinja": tokenizer.template}
-    end = int(learned.tokens[np.flatnonzero(learned.token_weights)[-1]])
-    if end not in tokenizer.stop_ids:
-        if tokenizer.bytes_of(end):
+    changed, weights = {"chat_template.jinja": tokenizer.template}, np.append(learned.token_weights, 0)
+    ends = np.unique(learned.tokens[(weights[:-1] > 0) & (weights[1:] == 0)]).tolist()
+    if new := [end for end in ends if end not in tokenizer.stop_ids]:
+        if text := [end for end in new if tokenizer.bytes_of(end)]:
             raise UserError(
-                f"{folder}: its chat template ends an answer with {tokenizer.piece(end)!r}, which is no special token, "
-                "so the tuned model could not end an answer; give a template that does, with finetune.chat_template"
+                f"{folder}: its chat template ends an answer with {tokenizer.piece(text[0])!r}, which is no special "
+                "token, so the tuned model could not end an answer; give one that does, with finetune.chat_template"
             )
-        say(f"finetune: answers end in {tokenizer.piece(end)!r}, and so will the model's")
+        say(f"finetune: answers end in {', '.join(map(tokenizer.piece, new))}, and so will the model's")
         generation = folder / "generation_config.json"
         said = storage.read_json(generation) if generation.exists() else {}
-        changed[generation.name] = json.dumps(said | {"eos_token_id": [*tokenizer.stop_ids, end]}, indent=2) + "\n"
+        changed[generation.name] = json.dumps(said | {"eos_token_id": [*tokenizer.stop_ids, *new]}, indent=2) + "\n"
     return changed
 
 

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 from tpullm import manifest, storage
-from tpullm.config import Recipe
+from tpullm.config import FinetuneConfig, OptimizerConfig, Recipe, TrainConfig
+from tpullm.errors import UserError
 from tpullm.log import progress, say
-from tpullm.recipe import load, owned
+from tpullm.recipe import check_owner, load, owned
+from tpullm.stages import base_inputs, begin, digests
 
 # What a tokenizer needs of a published model's files.
 TOKENIZER_FILES = (
@@ -41,8 +43,6 @@ def main(arguments) -> None:
 
 def make(recipe: Recipe, run: Path) -> None:
     """Make `RUN/base` of `recipe.base`."""
-    from tpullm.stages import base_inputs, begin, digests
-
     stage, inputs = run / "base", base_inputs(recipe, run)
     if manifest.is_finished(stage, inputs):
         return say("base: finished, skipped")
@@ -65,17 +65,18 @@ def make(recipe: Recipe, run: Path) -> None:
         arguments = (family, architecture.shapes, architecture.axes, config.layers)
         dtypes = reading.stored(source, reading.check(source, *arguments))
         storage.room_for(source.size, run)  # compressed it is about 0.8 of that
-        begin(stage, inputs)
         with progress("import", source.size, "bytes") as advance, jax.set_mesh(mesh):
             targets = _as_stored(architecture, mesh, dtypes)
             params = reading.fill(source, family, targets, architecture.axes, config.layers, place, advance)
+    begin(stage, inputs)
     save_params(stage / "checkpoints", params, description("base", config, recipe, inputs))
     with storage.atomic_directory(stage / "tokenizer") as temporary:
         _copy_tokenizer(folder, temporary, tokenizer.stop_ids)
     shutil.copyfile(folder / "config.json", stage / "published.json")  # what an export goes by
     storage.write_json(stage / "digests.json", digests(recipe, run))
     seconds, count = round(time.monotonic() - began, 1), parameter_count(architecture.shapes)
-    manifest.write(stage, inputs, seconds=seconds, parameters=count, model=dataclasses.asdict(config))
+    facts = {"folder": str(folder), "parameters": count, "model": dataclasses.asdict(config)}
+    manifest.write(stage, inputs, seconds=seconds, **facts)
     kinds = ", ".join(sorted({dtype.name for dtype in dtypes.values()}))
     say(f"base: {count:,} parameters ({kinds}) from {folder} in {seconds} s")
 
@@ -96,21 +97,32 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
     """The recipe of the run with this base: the given one, the one that is there, or one with the defaults of tuning.
 
     Raises:
-        UserError: the run belongs to another recipe.
+        UserError: the run belongs to another recipe, or has another base.
     """
-    from tpullm.errors import UserError
-
+    if run == folder or folder in run.parents:
+        raise UserError(f"{run}: lies in the published model itself; choose another --run")
     kept = run / "recipe.yaml"
-    if kept.exists() and load(kept).base != str(folder):
-        raise UserError(f"{run}: belongs to the recipe '{load(kept).name}', of another base; choose another --run")
-    if config or kept.exists():
-        return load(config or kept, [f"--base={folder}", f"--run={run}"])
-    return _plain(folder, run)
+    before = load(kept) if kept.exists() else None
+    if before and not before.base:
+        raise UserError(f"{run}: belongs to the recipe '{before.name}', which has no base; choose another --run")
+    if not config and not before:
+        return _plain(folder, run)
+    recipe = load(config or kept, [f"--base={folder}", f"--run={run}"])
+    check_owner(run, recipe)
+    if before and not _same_base(before, recipe, run):
+        raise UserError(f"{run}: belongs to the recipe '{recipe.name}', of another base; choose another --run")
+    return recipe
+
+
+def _same_base(kept: Recipe, recipe: Recipe, run: Path) -> bool:
+    """Whether the base is where it was, or somewhere else with the same content."""
+    if storage.local(kept.base) == storage.local(recipe.base):
+        return True
+    return manifest.is_finished(run / "base", base_inputs(recipe, run))
 
 
 def _plain(folder: Path, run: Path) -> Recipe:
     """Full tuning, with the small steps that a trained model takes without forgetting."""
-    from tpullm.config import FinetuneConfig, OptimizerConfig, TrainConfig
     from tpullm.huggingface import reading
 
     length = min(1024, reading.read_config(folder)[0].context_length)
@@ -122,11 +134,10 @@ def _plain(folder: Path, run: Path) -> Recipe:
 
 
 def _copy_tokenizer(folder: Path, into: Path, stop_ids: list[int]) -> None:
-    """The files of the tokenizer; the ends that only `config.json` names are written with them."""
+    """The files of the tokenizer; in `generation_config.json`, the ends that any of the model's files names."""
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, into / name)
     generation = into / "generation_config.json"
     said = storage.read_json(generation) if generation.exists() else {}
-    if said.get("eos_token_id") is None:
-        generation.write_text(json.dumps(said | {"eos_token_id": stop_ids}, indent=2) + "\n", encoding="utf-8")
+    generation.write_text(json.dumps(said | {"eos_token_id": stop_ids}, indent=2) + "\n", encoding="utf-8")

@@ -25,7 +25,7 @@ def main(recipe: Recipe, run: Path) -> None:
     tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
     model = model_of(recipe, run, tokenizer.vocabulary_size)
     architecture = Architecture(model)
-    check_fits(architecture, config, tokenizer.needed_size, mesh)
+    check_fits(architecture, config, max(tokenizer.needed_size, 1 + max(tokenizer.document(""))), mesh)
     stream = pretraining_stream(recipe, run)
     evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows)
     params = load_params(find(run / "base"), architecture.placed(mesh)) if recipe.base else None

@@ -86,7 +86,8 @@ def take_tokenizer(run: Path) -> None:
     with storage.atomic_directory(run / "tokenizer") as temporary:
         shutil.copytree(run / "base" / "tokenizer", temporary, dirs_exist_ok=True)
         manifest.write(temporary, inputs, vocabulary_size=load_tokenizer(temporary).vocabulary_size)
-    say("tokenizer: that of the base")
+    tokenizer = load_tokenizer(run / "tokenizer")
+    say(f"tokenizer: that of the base; a document ends in {tokenizer.piece(tokenizer.eos_id)}")
 
 
 def write_tokens(recipe: Recipe, run: Path) -> None:

@@ -94,7 +94,7 @@ def tokenize(conversations: Sequence[Messages], tokenizer: Tokenizer, sequence_l
     Raises:
         UserError: none is left.
     """
-    made = [(identity(messages), *tokenizer.chat_template(messages)) for messages in conversations]
+    made = [(identity(messages), *_shown(messages, tokenizer, name)) for messages in conversations]
     kept = [conversation for conversation in made if len(conversation[1]) <= sequence_length + 1]
     if skipped := len(made) - len(kept):
         say(f"{name}: {skipped:,} of {len(made):,} conversations are longer than {sequence_length} tokens and left out")
@@ -110,6 +110,14 @@ def tokenize(conversations: Sequence[Messages], tokenizer: Tokenizer, sequence_l
         offsets=np.cumsum([0, *(len(ids) for _, ids, _ in kept)]),
         ids=np.array([number for number, _, _ in kept], np.uint64),
     )
+
+
+def _shown(messages: Messages, tokenizer: Tokenizer, name: str) -> tuple[list[int], list[float]]:
+    try:
+        return tokenizer.chat_template(messages)
+    except UserError as error:
+        begins = messages[0]["content"][:20]
+        raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None
 
 
 def identity(messages: Messages) -> int:

@@ -19,8 +19,8 @@ def write(folder: Path, card: dict[str, Any]) -> None:
     """Write `README.md`.
 
     Args:
-        card: `name`, `parameters`, `config` (of `config.json`), `tuned`, `licence` (or ""), `base` (or ""), `recipe`,
-            `data` (the text of the data card, or ""), `languages`, `results` (of `evaluate`, or {}).
+        card: `name`, `parameters`, `config` (of `config.json`), `talks`, `licence` (or ""), `base` (or ""), `recipe`,
+            `data` (the text of the data card, or ""), `languages`, `evaluation` (what was measured, and the result).
     """
     (folder / "README.md").write_text("\n\n".join(_sections(card)) + "\n", encoding="utf-8")
 
@@ -28,7 +28,7 @@ def write(folder: Path, card: dict[str, Any]) -> None:
 def _sections(card: dict[str, Any]) -> Iterable[str]:
     yield _front_matter(card)
     yield f"# {card['name']}"
-    kind = "tuned on conversations" if card["tuned"] else "which goes on with a text"
+    kind = "tuned on conversations" if card["talks"] else "which goes on with a text"
     layers, width = (card["config"].get(key) or card["config"].get(old) for key, old in _SHAPES)
     yield (
         f"A language model of {card['parameters']:,} parameters ({layers} layers of width {width}), {kind}. "
@@ -37,7 +37,7 @@ def _sections(card: dict[str, Any]) -> Iterable[str]:
     if card["base"]:
         yield f"It was made from `{card['base']}`, whose licence and limits hold for it too."
     yield "## Use"
-    prompt = json.dumps([{"role": "user", "content": "こんにちは"}] if card["tuned"] else "今日は", ensure_ascii=False)
+    prompt = json.dumps([{"role": "user", "content": "こんにちは"}] if card["talks"] else "今日は", ensure_ascii=False)
     yield _USE.format(folder=card["name"], prompt=prompt)
     yield (
         "The name of a special token in a text, such as `</s>`, becomes that token unless the tokenizer is called with "
@@ -48,7 +48,8 @@ def _sections(card: dict[str, Any]) -> Iterable[str]:
     yield "## Data"
     yield card["data"].replace("\n# ", "\n### ").replace("\n## ", "\n#### ") or "No data card was made for this model."
     yield "## Evaluation"
-    yield _evaluation(card["results"])
+    rows = [f"| {what} | {result} |" for what, result in card["evaluation"]]
+    yield "\n".join(["| what | result |", "| --- | --- |", *rows]) if rows else "Not evaluated."
     yield "## Recipe"
     yield f"```yaml\n{card['recipe'].strip()}\n```"
 
@@ -66,18 +67,3 @@ def _front_matter(card: dict[str, Any]) -> str:
     if card["base"]:
         lines.append(f"base_model: {card['base']}")
     return "\n".join([*lines, "library_name: transformers", "pipeline_tag: text-generation", "---"])
-
-
-def _evaluation(results: dict[str, Any]) -> str:
-    """A table of what `tpullm evaluate` found."""
-    rows = [
-        (f"held-out {source}", f"{loss:.4f} nats a token, {results['bits_per_byte'][source]:.3f} bits a byte")
-        for source, loss in results.get("loss_nats_per_token", {}).items()
-    ]
-    for stage in ("tuned", "base"):
-        if stage in results:
-            right, count = results[stage]["accuracy"], results[stage]["questions"]
-            rows.append((f"right answers, {stage}", f"{right:.1%} of {count} held-out questions"))
-    if not rows:
-        return "Not evaluated; `tpullm evaluate` does that."
-    return "\n".join(["| what | result |", "| --- | --- |", *(f"| {what} | {result} |" for what, result in rows)])

@@ -201,7 +201,8 @@ def _written(name: str, config: ModelConfig) -> dict[str, Any]:
         found[theirs] = getattr(config, ours)
     if "attention_scale" in family.keys:
         scale = config.attention_scale
-        found["query_pre_attn_scalar"] = round(scale**-2, 6) if scale else config.head_width
+        scalar = round(scale**-2, 6) if scale else config.head_width
+        found["query_pre_attn_scalar"] = int(scalar) if scalar == int(scalar) else scalar  # Gemma's is a whole number
     for softcap in ("attention_softcap", "logit_softcap"):
         if softcap in family.keys:
             found[family.keys[softcap]] = getattr(config, softcap) or None
@@ -227,6 +228,8 @@ def _rope_written(name: str, config: ModelConfig) -> dict[str, Any]:
     scaling = _scaling_written(config.rope_scaling)
     whole = {"rope_theta": config.rope_theta, **scaling}
     older = {"rope_theta": config.rope_theta, "rope_scaling": scaling if config.rope_scaling.kind != "none" else None}
+    if config.rope_scaling.kind == "longrope":  # Phi-3 looks for it here alone
+        older["original_max_position_embeddings"] = config.rope_scaling.original_context
     if name != "gemma3_text":
         return {"rope_parameters": whole, **older}
     local = {"rope_type": "default", "rope_theta": config.local_rope_theta}

@@ -1,5 +1,6 @@
 """Silent faults of a directory in the format of Hugging Face: what loads without a word and gives wrong text."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def examine(
         yield Finding("error", str(error))
     else:
         yield from _tokens(tokenizer, config)
+        yield from _first_space(folder)
         yield from _conversations(tokenizer)
     yield from _weights(folder, config, shapes_of, done)
 
@@ -118,6 +120,20 @@ def _tokens(tokenizer: PublishedTokenizer, config: dict) -> Iterator[Finding]:
         some = ", ".join(map(str, tokenizer.silent[:5]))
         yield Finding(
             "warning", f"tokenizer.json: {len(tokenizer.silent)} tokens decode to nothing ({some}) and are not special"
+        )
+
+
+def _first_space(folder: Path) -> Iterator[Finding]:
+    """Llama 2's tokenizer puts a space before a text; whether also after each special token, its class decides anew."""
+    path = folder / "tokenizer_config.json"
+    said = reading.read_json(path) if path.exists() else {}
+    normalizer = json.dumps(reading.read_json(folder / "tokenizer.json").get("normalizer"))
+    if str(said.get("tokenizer_class")).startswith("Llama") and not said.get("legacy") and '"Prepend"' in normalizer:
+        yield Finding(
+            "warning",
+            "tokenizer_config.json: LlamaTokenizer without `legacy: true`, and tokenizer.json puts a space before each "
+            "piece of text: what follows a special token is split in one way by transformers and in another by what "
+            "reads tokenizer.json (tpullm too); set tokenizer_class to PreTrainedTokenizerFast",
         )
 
 

@@ -212,7 +212,7 @@ FAMILIES = {
         defaults=_SILU | {"rms_norm_eps": 1e-5},
         biases=_ATTENTION_BIAS,
     ),
-    # It computes what a Llama or, with a window, a Mistral does, and is written as that.
+    # It computes what a Llama or, with a window, a Mistral does.
     "phi3": Family(
         "Phi3ForCausalLM",
         names=PHI3_NAMES,

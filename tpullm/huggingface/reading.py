@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict:
     """The object in a JSON file; `UserError` if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; give a folder in the format of Hugging Face") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not JSON ({error}); fetch it again") from None
@@ -81,6 +81,10 @@ class Source:
         """The type of one tensor, by its name in the files: `BF16`."""
         return self._read(name, lambda handle: handle.get_slice(name).get_dtype())
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor."""
+        return tuple(self._read(name, lambda handle: handle.get_slice(name).get_shape()))
+
     def _read(self, name: str, read: Callable):
         try:
             return read(self._handle(self.files[name]))
@@ -118,7 +122,7 @@ def check(source: Source, family: Family, shapes: Tree, axes: Tree, layers: int)
         Of each tensor: its name in the files, ours that it holds, its place in them, how many dimensions are inputs.
 
     Raises:
-        UserError: tensors are missing or left over; it names them.
+        UserError: tensors are missing, left over or of another shape; it names them.
     """
     shapes, axes = tensors.flat(shapes), tensors.flat(axes)
     named = _as_named(source.files, family)
@@ -129,10 +133,16 @@ def check(source: Source, family: Family, shapes: Tree, axes: Tree, layers: int)
     if missing or over:
         which = " and ".join(filter(None, (_some("missing", missing), _some("unknown", over))))
         raise UserError(f"{source.folder}: {which}; config.json and the weights are not of the same model")
-    return [
-        (named[name], ours, place, tensors.input_dimensions(ours[0], axes[ours[0]], place))
-        for name, ours, place in wanted
-    ]
+    found = []
+    for name, ours, place in wanted:
+        inputs = tensors.input_dimensions(ours[0], axes[ours[0]], place)
+        expected = tensors.their_shape(family, [shapes[key].shape[len(place) :] for key in ours], inputs)
+        if (shape := source.shape(named[name])) != expected:
+            raise UserError(
+                f"{source.folder}: {name} is {list(shape)} instead of {list(expected)}; config.json is of another model"
+            )
+        found.append((named[name], ours, place, inputs))
+    return found
 
 
 def stored(source: Source, wanted: list[tuple]) -> dict[str, np.dtype]:
@@ -180,10 +190,7 @@ def fill(
     targets, left = tensors.flat(targets), Counter(key for _, ours, *_ in wanted for key in ours)
     for name, ours, where, inputs in wanted:
         tensor = source(name)
-        try:
-            parts = tensors.split(family, tensor, [targets[key].shape[len(where) :] for key in ours], inputs)
-        except ValueError as error:
-            raise UserError(f"{source.folder}: {name} is {error}; config.json is of another model") from None
+        parts = tensors.split(family, tensor, [targets[key].shape[len(where) :] for key in ours], inputs)
         for key, part in zip(ours, parts, strict=True):
             if key not in held:
                 held[key] = _empty(targets[key].shape, targets[key].dtype)

@@ -47,13 +47,8 @@ def split(family: Family, tensor: np.ndarray, shapes: list[tuple[int, ...]], inp
     Args:
         shapes: of ours, at the tensor's place.
         inputs: of `input_dimensions`.
-
-    Raises:
-        ValueError: the tensor has another shape; says which it should have.
     """
-    expected = their_shape(family, shapes, inputs)
-    if tensor.shape != expected:
-        raise ValueError(f"{list(tensor.shape)} instead of {list(expected)}")
+    assert tensor.shape == their_shape(family, shapes, inputs), f"{tensor.shape}: see reading.check"
     if inputs == 0:
         return [tensor[..., turn :: len(shapes)] for turn in range(len(shapes))]
     parts = tensor.T if family.transposed and inputs > 0 else tensor

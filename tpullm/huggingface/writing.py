@@ -14,10 +14,9 @@ from tpullm.config import ModelConfig
 from tpullm.errors import UserError
 from tpullm.huggingface import configs, tensors
 from tpullm.huggingface.families import FAMILIES, Family
-from tpullm.huggingface.reading import INDEX, SINGLE
+from tpullm.huggingface.reading import DTYPES, INDEX, SINGLE
 
-SHARD_BYTES = 5_000_000_000
-DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_CODES = {dtype.name: code for code, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,8 @@ def write_model(
     params: Parameters,
     described: dict[str, Any],
     done: Callable[[int], None],
+    shard_bytes: int,
     preferred: str = "",
-    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write `config.json` and the weights. Memory is that of the parameters that make one tensor, and of that tensor.
 
@@ -82,6 +81,7 @@ def write_model(
         folder: an empty folder.
         described: more keys of `config.json`: the ids of special tokens.
         done: called with the bytes of each tensor.
+        shard_bytes: the largest file of weights.
         preferred: the `model_type` to try first.
 
     Raises:
@@ -111,7 +111,11 @@ def write_model(
 
 def _write_tensor(file, family: Family, entry: "_Tensor", held: dict[str, np.ndarray]) -> None:
     parts = [held[key][entry.place] for key in entry.ours]
-    tensor = np.ascontiguousarray(tensors.joined(family, parts, entry.inputs).astype(entry.dtype, copy=False))
+    exact = tensors.joined(family, parts, entry.inputs)
+    with np.errstate(over="ignore"):
+        tensor = np.ascontiguousarray(exact.astype(entry.dtype, copy=False))
+    if tensor.dtype == np.float16 and np.isinf(tensor).any() and not np.isinf(exact).any():
+        raise UserError(f"--dtype: float16 is too small for the values of {entry.name}; use bfloat16")
     file.write(tensor.reshape(-1).view(np.uint8))  # `tofile` doesn't say that the device is full
 
 
@@ -156,7 +160,7 @@ def _header(shard: list[_Tensor]) -> bytes:
     for entry in shard:
         start, end = end, end + entry.size
         described[entry.name] = {
-            "dtype": DTYPES[entry.dtype.name],
+            "dtype": _CODES[entry.dtype.name],
             "shape": list(entry.shape),
             "data_offsets": [start, end],
         }

@@ -35,7 +35,7 @@ class Session:
         params: parameters on `mesh`.
         mesh: the devices.
         dtype: type of the products.
-        stage: `pretrain`, or `finetune` for a model that was tuned on conversations.
+        talks: it was tuned on conversations, here or (there is a chat template) by those who published it.
     """
 
     tokenizer: Tokenizer
@@ -43,7 +43,7 @@ class Session:
     params: Tree
     mesh: jax.sharding.Mesh
     dtype: jnp.dtype
-    stage: str = "pretrain"
+    talks: bool = False
 
     @cached_property
     def layers(self) -> list[list[jax.Array]]:
@@ -83,11 +83,11 @@ def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: 
     with jax.set_mesh(mesh):
         params = checkpoint.load_params(found, targets(architecture, mesh, dtype))
     talks = found.stage == "finetune" or found.stage == "base" and tokenizer.has_template
-    return Session(tokenizer, architecture, params, mesh, dtype, "finetune" if talks else "pretrain")
+    return Session(tokenizer, architecture, params, mesh, dtype, talks)
 
 
 def _published(folder: Path, exact: bool) -> Session:
-    """A model in the format of Hugging Face. One with a chat template counts as tuned on conversations."""
+    """A model in the format of Hugging Face."""
     config, family = reading.read_config(folder)
     tokenizer = PublishedTokenizer(folder)
     fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
@@ -96,7 +96,7 @@ def _published(folder: Path, exact: bool) -> Session:
     with reading.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
         arguments = (targets(architecture, mesh, dtype), architecture.axes, config.layers)
         params = reading.fill(source, family, *arguments, place, advance)
-    return Session(tokenizer, architecture, params, mesh, dtype, "finetune" if tokenizer.has_template else "pretrain")
+    return Session(tokenizer, architecture, params, mesh, dtype, tokenizer.has_template)
 
 
 def place(array: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:

@@ -68,7 +68,7 @@ def _summary(data: RunData) -> str:
     parameters, curve = number(data.results, "model", "parameters"), series(data.pretrain, "loss")
     said = "This page tells the story of one run, step by step, for readers who have never seen a language model made."
     if data.manifests.get("base"):
-        said = f"It began as a published model, {find(data.manifests, 'base', 'inputs', 'config', 'base')}. {said}"
+        said = f"It began as a published model, {find(data.manifests, 'base', 'folder')}. {said}"
     if not curve:
         return said
     size = f" of {compact(parameters)} parameters" if parameters else ""

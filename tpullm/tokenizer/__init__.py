@@ -21,6 +21,8 @@ class Tokenizer(Protocol):
     Attributes:
         needed_size: rows of an embedding that holds all tokens of text; special ones may lie beyond it (Gemma 3).
         begin: ids that a text begins with: `<s>`, or none.
+        bos_id: the token that is called the beginning, if there is one.
+        eos_id: what a document ends in.
         stop_ids: ids that end a text or an answer.
         pad_id: what fills a row of a batch.
         has_template: it can show conversations to the model.
@@ -29,6 +31,8 @@ class Tokenizer(Protocol):
     vocabulary_size: int
     needed_size: int
     begin: list[int]
+    bos_id: int | None
+    eos_id: int
     stop_ids: list[int]
     pad_id: int
     has_template: bool

@@ -48,8 +48,9 @@ def write(folder: Path, tokenizer: TrainedTokenizer, context_length: int, tuned:
         "pad_token": PAD,
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
     }
+    if tuned:  # without it, nobody takes the model for one to talk with
+        config["chat_template"] = CHAT_TEMPLATE
     text = json.dumps(config, ensure_ascii=False, indent=2)
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 

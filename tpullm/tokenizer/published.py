@@ -4,13 +4,14 @@ It has the interface of `tpullm.tokenizer.Tokenizer`.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tpullm.errors import UserError
-from tpullm.tokenizer.templates import CLOSE, OPEN, compiled, marked
+from tpullm.tokenizer.templates import CLOSE, OPEN, ChatTemplate
 
 
 class PublishedTokenizer:
@@ -44,15 +45,26 @@ class PublishedTokenizer:
             self._tokenizer = Tokenizer.from_str(json.dumps(described))
         except Exception as error:  # the library raises bare exceptions
             raise UserError(f"{path}: not a tokenizer of the `tokenizers` library ({error})") from None
+        try:
+            self._understand(described, template)
+        except UserError:
+            raise
+        except Exception as error:  # files by somebody else: anything may be of another type
+            raise UserError(f"{folder}: the files of its tokenizer can't be read ({error}); fetch them again") from None
+
+    def _understand(self, described: dict, template: str | None) -> None:
+        folder, path = self.folder, str(self.folder / "tokenizer.json")
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._config = _optional(folder / "special_tokens_map.json") | _optional(folder / "tokenizer_config.json")
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {token for token, added_token in added.items() if added_token.special}
+        names = [OPEN, CLOSE, *(str(added[token].content) for token in sorted(self._special))]
+        self._special_names = re.compile("|".join(map(re.escape, names)))
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocabulary_size = max(ids.values()) + 1
         self.needed_size = max(set(ids.values()) - self._special) + 1
-        self._bytes = _all_bytes(described, ids, self._special, set(added), str(path))
+        self._bytes = _all_bytes(described, ids, self._special, set(added), path)
         self.begin = self._begin()
         self.bos_id = self._named("bos_token")
         self.named_end, self.file_ends = self._named("eos_token"), self._file_ends()
@@ -62,7 +74,7 @@ class PublishedTokenizer:
         self.eos_id = self.stop_ids[0]
         pad = self._named("pad_token")
         self.pad_id = self.eos_id if pad is None else pad
-        self.template = template or _template(folder, self._config)
+        self.template = _template(folder, self._config) if template is None else template
         self.has_template = self.template is not None
 
     def encode(self, text: str) -> list[int]:
@@ -112,50 +124,50 @@ class PublishedTokenizer:
         Raises:
             UserError: there is no template, it refuses the messages, or it doesn't let the answers be found.
         """
-        text = self._render(messages, add_generation_prompt)
-        spans = self._spans(messages, text)
-        text = text.replace(OPEN, "").replace(CLOSE, "")
-        encoded = self._tokenizer.encode(text, add_special_tokens=False)
-        weights = [0.0] * len(encoded.ids)
+        self._check(messages)
+        text, spans = self._chat().shown(messages, add_generation_prompt)
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        weights = [0.0] * len(ids)
         for start, end in spans:
-            inside = [n for n, (first, last) in enumerate(encoded.offsets) if first >= start and last <= end]
-            if not inside:
+            first, after = self._length(text[:start], ids), self._length(text[:end], ids)
+            if first == after:
                 raise UserError(f"{self.folder}: its chat template shows nothing of an answer; give it some text")
             # The white space that a template puts after the end is not the assistant's. A base model's template may end
             # an answer with a special token that none of its files calls an end.
-            ends = [n for n in inside if encoded.ids[n] in self._special]
-            last = ends[-1] if ends else inside[-1]
-            weights[inside[0] : last + 1] = [1.0] * (last + 1 - inside[0])
-        return encoded.ids, weights
+            ends = [n + 1 for n in range(first, after) if ids[n] in self._special]
+            last = ends[-1] if ends else after
+            weights[first:last] = [1.0] * (last - first)
+        return ids, weights
 
-    def _spans(self, messages, text: str) -> list[tuple[int, int]]:
-        """Where in `text`, without its marks, the assistant speaks."""
-        if OPEN in text:
-            return marked(text)
-        spans = []
-        for number, message in enumerate(messages):
-            if message["role"] == "assistant":
-                before = self._render(messages[:number], True)
-                whole = self._render(messages[: number + 1], False)
-                if not (whole.startswith(before) and text.startswith(whole)):
-                    raise UserError(
-                        f"{self.folder}: its chat template changes a conversation as it grows, so the answers can't be "
-                        "told from the rest; add {% generation %} marks to the template"
-                    )
-                spans.append((len(before), len(whole)))
-        return spans
+    def _length(self, beginning: str, ids: list[int]) -> int:
+        """How many of the ids of a conversation are those of its beginning.
 
-    def _render(self, messages, add_generation_prompt: bool) -> str:
-        import jinja2
+        Raises:
+            UserError: a token goes over the end of it: asked for an answer, the model would see other tokens than those
+                that it learned to answer after.
+        """
+        found = self._tokenizer.encode(beginning, add_special_tokens=False).ids
+        if ids[: len(found)] != found:
+            raise UserError(
+                f"{self.folder}: in its chat template, {beginning[-12:]!r} and what follows it share a token, so an "
+                "answer has no clear beginning or end; put a special token or a line's end there"
+            )
+        return len(found)
 
+    def _chat(self) -> ChatTemplate:
         if self.template is None:
             raise UserError(f"{self.folder}: has no chat template; it is not a model for conversations")
         tokens = {key: _content(value) for key, value in self._config.items() if key.endswith("_token") and value}
-        try:
-            given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
-            return compiled(self.template).render(**given, tools=None, documents=None, **tokens)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{self.folder}: its chat template can't show these messages ({error})") from None
+        return ChatTemplate(self.template, tokens, str(self.folder))
+
+    def _check(self, messages: Sequence[dict[str, str]]) -> None:
+        """No message may forge a turn: the library makes a special token of each of their names."""
+        for message in messages:
+            if found := self._special_names.search(message["content"]):
+                raise UserError(
+                    f"a message of the {message['role']} holds {found.group()!r}, which this model reads as a special "
+                    "token and not as text; take it out"
+                )
 
     def _named(self, name: str) -> int | None:
         text = _content(self._config.get(name))
@@ -171,7 +183,10 @@ class PublishedTokenizer:
         for file in ("generation_config.json", "config.json"):
             ends = _optional(self.folder / file).get("eos_token_id")
             found += ends if isinstance(ends, list) else [ends]
-        return list(dict.fromkeys(end for end in found if end is not None))
+        ends = list(dict.fromkeys(end for end in found if end is not None))
+        if wrong := [end for end in ends if not isinstance(end, int) or not 0 <= end < self.vocabulary_size]:
+            raise UserError(f"{self.folder}: end token {wrong[0]!r} is not a token; correct eos_token_id")
+        return ends
 
     def _stops(self) -> list[int]:
         """The ends that the three files name, each once: generation first, which is what engines stop at."""
@@ -185,9 +200,12 @@ def _optional(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); fetch it again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a JSON object; fetch it again")
+    return found
 
 
 def _content(token) -> str | None:

@@ -1,13 +1,72 @@
 """Chat templates: Jinja programs that turn a conversation into text, run as transformers runs them."""
 
 import datetime
+import functools
 import json
+import re
+from collections.abc import Sequence
+
+from tpullm.errors import UserError
 
 # Put around what a template marks as the assistant's; characters that are in no text (Unicode noncharacters).
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 
 
-def marked(text: str) -> list[tuple[int, int]]:
+Messages = Sequence[dict[str, str]]
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
+
+
+class ChatTemplate:
+    """A model's own chat template.
+
+    Args:
+        source: the Jinja program.
+        tokens: names that it may use: `bos_token` and the like.
+        where: what an error begins with.
+    """
+
+    def __init__(self, source: str, tokens: dict[str, str], where: str):
+        self._source, self._tokens, self._where = source, tokens, where
+
+    def shown(self, messages: Messages, add_generation_prompt: bool) -> tuple[str, list[tuple[int, int]]]:
+        """A conversation as text, and where in it the assistant speaks.
+
+        That is marked in the template (`{% generation %}`), or it is what the template adds to the conversation before.
+
+        Raises:
+            UserError: the template refuses the messages, or doesn't let the answers be found.
+        """
+        text = self._render(messages, add_generation_prompt)
+        if _GENERATION.search(self._source):
+            return text.replace(OPEN, "").replace(CLOSE, ""), _marked(text)
+        return text, [self._added(messages, n, text) for n, said in enumerate(messages) if said["role"] == "assistant"]
+
+    def _added(self, messages: Messages, number: int, text: str) -> tuple[int, int]:
+        """Where in `text` the answer `messages[number]` is, by what it adds to those before it."""
+        before = self._render(messages[:number], True)
+        whole = self._render(messages[: number + 1], False)
+        if not (whole.startswith(before) and text.startswith(whole)):
+            raise UserError(
+                f"{self._where}: its chat template changes a conversation as it grows, so the answers can't be told "
+                "from the rest; give one with {% generation %} marks, with finetune.chat_template"
+            )
+        added, content = whole[len(before) :].lstrip(), messages[number]["content"].strip()
+        if before == self._render(messages[:number], False) and not added.startswith(content):
+            raise UserError(
+                f"{self._where}: its chat template begins an answer with {added[:20]!r} and leaves that out when it "
+                "asks for one (add_generation_prompt); give one that shows it, with finetune.chat_template"
+            )
+        return len(before), len(whole)
+
+    def _render(self, messages: Messages, add_generation_prompt: bool) -> str:
+        given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        try:
+            return compiled(self._source).render(**given, tools=None, documents=None, **self._tokens)
+        except Exception as error:  # a program of somebody else's
+            raise UserError(f"{self._where}: its chat template can't show these messages ({error})") from None
+
+
+def _marked(text: str) -> list[tuple[int, int]]:
     """Where the assistant speaks, by the marks; places count in the text without them."""
     spans, place, start = [], 0, 0
     for character in text:
@@ -20,6 +79,7 @@ def marked(text: str) -> list[tuple[int, int]]:
     return spans
 
 
+@functools.lru_cache(maxsize=8)
 def compiled(template: str):
     """A template with what transformers gives to templates."""
     import jinja2

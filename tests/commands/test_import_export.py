@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import TINY, tpullm
-from tests.huggingface.published import CHATML, END, change, directory
+from tests.huggingface.published import CHATML, END, change, change_tensor, directory
 from tpullm.cli import main
 from tpullm.door import LanguageModel
 
@@ -86,7 +86,7 @@ def test_a_base_without_a_template_takes_one_and_stops_where_it_says(published, 
     assert not (run / "finetune").exists()
     template.write_text(CHATML)
     call("finetune", "--run", run, conversations, *TUNED, f"--finetune.chat_template={template}")
-    assert f"answers end in '{END}'" in capsys.readouterr().err
+    assert f"answers end in {END}" in capsys.readouterr().err
     call("export", run, tmp_path / "out")
     call("doctor", tmp_path / "out")
     capsys.readouterr()
@@ -129,12 +129,106 @@ def test_our_own_model_goes_out_whole(exported, tiny_run):
     assert config["architectures"] == ["Qwen3ForCausalLM"] and config["eos_token_id"] == [2, 7]
     assert json.loads((exported / "generation_config.json").read_text())["eos_token_id"] == [2, 7]
     card = (exported / "README.md").read_text(encoding="utf-8")
-    for said in ("license: apache-2.0", "- ja\n", "PSF-2.0", "bits a byte", "right answers, tuned", "name: tiny"):
+    assert "held-out tenki" not in card and str(tiny_run.parent) not in card
+    for said in (
+        "license: apache-2.0",
+        "- ja\n",
+        "PSF-2.0",
+        "bits a byte",
+        "| right answers |",
+        "held-out conversations",
+        "name: tiny",
+    ):
         assert said in card
     ids = np.random.default_rng(0).integers(30, 600, (2, 24))
     ours, theirs = LanguageModel(tiny_run), LanguageModel(exported)
     # The embeddings are multiplied by the root of the width before they are written, and not when they are used.
     np.testing.assert_allclose(theirs.logits(ids), ours.logits(ids), atol=1e-5 * np.abs(ours.logits(ids)).max())
+
+
+def test_a_pretrained_model_goes_out_as_one_that_goes_on_with_a_text(tiny_run, tmp_path, capsys):
+    call("export", tiny_run / "pretrain", tmp_path / "out", "--dtype", "bfloat16", "--shard-gigabytes", "0.0001")
+    call("doctor", tmp_path / "out", code=1)
+    assert "no chat template" in capsys.readouterr().out
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "held-out tenki" in card and "held-out conversations" not in card
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    shards = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert len(shards) > 1 and {str(v.dtype) for file in shards for v in load_file(file).values()} == {"bfloat16"}
+    call("export", tiny_run / "pretrain" / "checkpoints" / "25", tmp_path / "earlier")
+    assert "Not evaluated." in (tmp_path / "earlier" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_base_that_moved_is_the_same_and_another_one_is_not(published, conversations, tmp_path, capsys):
+    run = tmp_path / "run"
+    call("import", published, "--run", run)
+    call("finetune", "--run", run, conversations, "--finetune.train.steps=2", "--finetune.train.batch_size=8")
+    published.rename(tmp_path / "moved")
+    call("import", tmp_path / "moved", "--run", run)
+    call("finetune", "--run", run, conversations, "--finetune.train.steps=2", "--finetune.train.batch_size=8")
+    assert "finetune: finished, skipped" in capsys.readouterr().err
+    options = (conversations, "--finetune.train.steps=2", "--finetune.train.batch_size=8")
+    call("finetune", "--run", run, *options, "--model.dropout=0.1")
+    assert "its inputs changed" in capsys.readouterr().err
+    other = directory(tmp_path / "other")
+    change_tensor(other, "model.norm.weight", lambda norm: norm * 2)
+    call("import", other, "--run", run, code=2)
+    assert "of another base; choose another --run" in capsys.readouterr().err
+
+
+def test_a_base_that_broke_takes_nothing_away(published, tmp_path, capsys):
+    run = tmp_path / "run"
+    call("import", published, "--run", run)
+    kept = sorted(path for path in run.rglob("*") if path.is_file())
+    change_tensor(published, "model.norm.weight", lambda norm: norm[:-1])
+    call("import", published, "--run", run, code=2)
+    assert "model.norm.weight is [23] instead of [24]" in capsys.readouterr().err
+    assert sorted(path for path in run.rglob("*") if path.is_file()) == kept
+
+
+def test_every_end_that_a_file_names_is_kept(published, tmp_path):
+    change(published / "generation_config.json", eos_token_id=317)
+    call("import", published, "--run", tmp_path / "run")
+    call("export", tmp_path / "run", tmp_path / "out")
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "out" / file).read_text())["eos_token_id"] == [317, 319]
+
+
+def test_numbers_that_float16_can_not_hold_are_told(published, tmp_path, capsys):
+    change_tensor(published, "model.norm.weight", lambda norm: norm * 1e6)
+    call("import", published, "--run", tmp_path / "run")
+    call("export", tmp_path / "run", tmp_path / "out", "--dtype=float16", code=2)
+    assert "float16 is too small for the values of model.norm.weight" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokens_without_an_embedding_are_not_tuned(published, conversations, tmp_path, capsys):
+    rows = lambda table: table[:318]  # noqa: E731
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        change_tensor(published, name, rows)
+    change(published / "config.json", vocab_size=318, eos_token_id=317)
+    change(published / "generation_config.json", eos_token_id=317)
+    call("import", published, "--run", tmp_path / "run")
+    call("finetune", "--run", tmp_path / "run", conversations, *TUNED, code=2)
+    assert "uses token 319, and the model's embedding has 318 rows" in capsys.readouterr().err
+
+
+FILES = {
+    "an empty vocabulary": ("tokenizer.json", {"model": {"type": "BPE", "vocab": {}, "merges": []}}),
+    "a list": ("tokenizer_config.json", None),
+    "an end that is no number": ("generation_config.json", {"eos_token_id": "x"}),
+    "an end that is no token": ("generation_config.json", {"eos_token_id": [999]}),
+}
+
+
+@pytest.mark.parametrize("fault", FILES)
+def test_broken_files_of_a_tokenizer_are_told_in_one_line(fault, published, tmp_path, capsys):
+    name, changes = FILES[fault]
+    (published / name).write_text("[]") if changes is None else change(published / name, **changes)
+    call("import", published, "--run", tmp_path / "run", code=2)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and str(published) in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
@@ -164,6 +258,11 @@ def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
         (("import", "nothing", "--run={new}"), "nothing/config.json: no such file; give a folder in the format of"),
         (("import", "{full}", "--run={new}"), "full/config.json: no such file; give a folder in the format of"),
         (("import", "{published}", "--run={run}"), "belongs to the recipe 'tiny'"),
+        (("import", "{published}", "--run={run}", f"--config={TINY}"), "belongs to the recipe 'tiny'"),
+        (("import", "{published}", "--run={published}/run"), "lies in the published model itself"),
+        (("import", "{published}", "--run={full}/file"), "file exists; choose another place"),
+        (("import", "{published}/config.json", "--run={new}"), "config.json/config.json: no such file"),
+        (("import", "{published}", "--run={new}", "--finetune.train.steps=3"), "unknown key finetune.train.steps\n"),
         (("doctor", "{full}"), "config.json: no such file"),
     ],
 )
