@@ -21,6 +21,7 @@ from tpullm.errors import UserError
 
 Tree = Any
 MOST_BYTES_AT_ONCE = 1 << 28
+CHUNK_BYTES = 1 << 26  # compressed at once, and held back before it is written
 STAGES = ("finetune", "pretrain", "base")
 
 
@@ -64,9 +65,10 @@ class Checkpoints:
 
 
 def save_params(directory: Path, params: Tree, description: dict) -> None:
-    """Save parameters alone as step 0, in little memory: few at a time, and waiting for each.
+    """Save parameters alone as step 0, in little memory: few at a time, in small pieces, and waiting for each.
 
-    A save in the background first copies all of them.
+    A save in the background first copies all of them. For 4.2 GB in bfloat16, of which the largest parameter has 1.1 GB,
+    the whole process takes 0.9 to 1.1 GB more than the arrays; it was up to 1.8 where files were held back up to 2 GB.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
     # Below the size of the largest parameter, Orbax would wait for ever.
@@ -76,7 +78,8 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, cleanup_tmp_directories=True)
     manager = ocp.CheckpointManager(directory.absolute(), item_handlers=handlers, options=options)
     try:
-        state = ocp.args.PyTreeSave({"params": params})
+        in_chunks = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), {"params": params})
+        state = ocp.args.PyTreeSave({"params": params}, save_args=in_chunks, ocdbt_target_data_file_size=CHUNK_BYTES)
         if manager.latest_step() is None:  # else killed after the save
             manager.save(0, args=ocp.args.Composite(state=state, description=ocp.args.JsonSave(description)))
     finally:
