@@ -67,8 +67,8 @@ class Checkpoints:
 def save_params(directory: Path, params: Tree, description: dict) -> None:
     """Save parameters alone as step 0, in little memory: few at a time, in small pieces, and waiting for each.
 
-    A save in the background first copies all of them. For 4.2 GB in bfloat16, of which the largest parameter has 1.1 GB,
-    the whole process takes 0.9 to 1.1 GB more than the arrays; it was up to 1.8 where files were held back up to 2 GB.
+    A save in the background first copies all of them. For 4.2 GB in bfloat16, the largest parameter of 1.1 GB, the
+    process takes 0.9 to 1.1 GB more than the arrays; it was up to 1.8 where files were held back up to 2 GB.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
     # Below the size of the largest parameter, Orbax would wait for ever.
