@@ -49,6 +49,9 @@ def test_what_is_imported_goes_out_with_the_same_bytes(published, tmp_path, caps
     assert all(given[key].tobytes() == written[key].tobytes() for key in given)
     call("doctor", tmp_path / "out")
     call("doctor", tmp_path / "run")
+    capsys.readouterr()
+    call("tokenize", "--show", "The cat", "--model", tmp_path / "run")
+    assert capsys.readouterr().out.startswith("The")
     ids = np.array([[5, 6, 7]])
     models = [LanguageModel(folder) for folder in (published, tmp_path / "run", tmp_path / "out")]
     for model in models[1:]:

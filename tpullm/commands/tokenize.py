@@ -166,7 +166,7 @@ def find_tokenizer(model: Path) -> Tokenizer:
     """The tokenizer of a run directory, a stage, a checkpoint or a published model; `UserError` if there is none."""
     model = Path(model)
     for folder in (model, *model.absolute().parents[:3]):
-        for found in (folder, folder / "tokenizer"):
+        for found in (folder, folder / "tokenizer", folder / "base" / "tokenizer"):
             if (found / "tokenizer.model").is_file() or (found / "tokenizer.json").is_file():
                 return load_tokenizer(found)
     return load_tokenizer(model)
