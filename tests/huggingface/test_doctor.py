@@ -1,12 +1,26 @@
 """A good directory passes; each fault, put into a good one, is named."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tests.huggingface.published import CHATML, change, change_tensor, directory
 from tpullm.cli import main
 
+
+def empty_a_token(folder):
+    """The last piece that was merged becomes the empty text."""
+    path = folder / "tokenizer.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["model"]["merges"].pop()
+    vocabulary = described["model"]["vocab"]
+    vocabulary[""] = vocabulary.pop(max(vocabulary, key=vocabulary.get))
+    path.write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
+
+
 FAULTS = {
+    "a token of nothing": (1, "1 tokens decode to nothing (316)", empty_a_token),
     "no end token": (
         3,
         "no engine stops",
