@@ -65,6 +65,8 @@ def test_generate_ends_before_the_stop_text(use):
         (["generate", "--prompt", "雨" * 99], "--prompt: .* tokens.* holds 32"),
         (["generate", "--tokens", "0"], "--tokens: 0 is less than 1"),
         (["generate", "--top-p", "2"], "--top-p: 2.0 is not a share"),
+        (["generate", "--seed", "-1"], "--seed: -1 is not from 0 to"),
+        (["chat", "--prompt", "a", "--seed", "3000000000"], "--seed: 3000000000 is not from 0 to"),
         (["generate", "--temperature", "warm"], "temperature"),
         (["chat", "--json"], "--json: .*--prompt"),
         (["chat", "--prompt", "雨" * 99], "prompt: .* tokens.* holds 32"),

@@ -59,7 +59,9 @@ def add_options(parser, defaults: Sampling) -> None:
 
 
 def from_options(arguments) -> Sampling:
-    """What the options of `add_options` choose, checked."""
+    """What the options of `add_options` choose, checked, `--seed` with them."""
+    if not 0 <= arguments.seed < 2**31:
+        raise UserError(f"--seed: {arguments.seed} is not from 0 to 2147483647; use such a number")
     return check(Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p))
 
 
