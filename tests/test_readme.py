@@ -19,7 +19,7 @@ def test_the_readme_shows_every_way_to_use_it():
     assert {"make quickstart", "make test"} <= set(COMMANDS)
     assert set(VERBS) == {
         *("collect", "tokenize", "pretrain", "finetune", "evaluate", "report"),
-        *("blank", "attention", "generate", "chat", "data", "doctor", "import", "export", "run"),
+        *("blank", "attention", "generate", "chat", "data", "doctor", "import", "export", "run", "sharding"),
     }
 
 

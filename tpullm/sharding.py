@@ -4,13 +4,14 @@ The mesh is Explicit: the sharding is part of an array's type, so a layout mista
 laptop. On one device the mesh is 1x1x1x1x1 and the same code runs.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tpullm.errors import UserError
 
@@ -58,21 +59,30 @@ def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None)
         UserError: an unknown axis, or sizes whose product is not the number of devices.
     """
     devices = devices if devices is not None else jax.devices()
+    sizes = axis_sizes(shape, len(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
+
+
+def planned_mesh(shape: Mapping[str, int], devices: int) -> AbstractMesh:
+    """The mesh of that many devices that are not here: layouts can be computed on it, arrays can't."""
+    return AbstractMesh(axis_sizes(shape, devices), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+def axis_sizes(shape: Mapping[str, int], devices: int) -> tuple[int, ...]:
+    """The size of each of `AXES`; `UserError` as for `make_mesh`."""
     for axis in shape:
         if axis not in AXES:
             raise UserError(f"mesh: {axis} is not an axis; the axes are {', '.join(AXES)}")
     sizes = {axis: shape.get(axis, 1) for axis in AXES}
     fills = [axis for axis, size in sizes.items() if size == -1]
-    known = 1
-    for size in sizes.values():
-        known *= abs(size)
-    if len(fills) == 1 and known and len(devices) % known == 0:
-        sizes[fills[0]] = len(devices) // known
-    elif fills or known != len(devices) or min(sizes.values()) < 1:
+    known = abs(math.prod(sizes.values()))
+    if len(fills) == 1 and known and devices % known == 0:
+        sizes[fills[0]] = devices // known
+    elif fills or known != devices or min(sizes.values()) < 1:
         raise UserError(
-            f"mesh: {dict(shape)} does not fit {len(devices)} device(s); use sizes whose product is that, or one -1"
+            f"mesh: {dict(shape)} does not fit {devices} device(s); use sizes whose product is that, or one -1"
         )
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
+    return tuple(sizes.values())
 
 
 def named(mesh: Mesh, *dimensions: str | None, rules: Rules = RULES) -> NamedSharding:

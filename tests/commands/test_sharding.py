@@ -1,0 +1,73 @@
+"""The table of layouts says what arrays on such a mesh really are, without the devices."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tpullm import cli
+
+QUICKSTART = f"--config={ROOT}/configs/quickstart.yaml"
+PLACED = """
+import json, math, sys, jax
+from tpullm.huggingface.tensors import flat
+from tpullm.recipe import load
+from tpullm.sharding import make_mesh
+from tpullm.training.state import Architecture
+recipe = load(sys.argv[1])
+architecture = Architecture(recipe.model.resolved(recipe.tokenizer.vocabulary_size))
+with jax.set_mesh(mesh := make_mesh(json.loads(sys.argv[2]))):
+    params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
+print(json.dumps({name: list(leaf.addressable_shards[0].data.shape) for name, leaf in flat(params).items()}))
+"""
+
+
+def table(capsys, tmp_path, mesh, *options):
+    """What `tpullm sharding --json` tells of the quickstart on `mesh`."""
+    arguments = ("sharding", QUICKSTART, f"--run={tmp_path / 'none'}", f"--mesh={json.dumps(mesh)}", "--json", *options)
+    assert cli.main(list(arguments)) == 0
+    assert not (tmp_path / "none").exists()
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("mesh", [{"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_the_layouts_are_those_of_real_arrays(mesh, capsys, tmp_path):
+    found = table(capsys, tmp_path, mesh)
+    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", PLACED, QUICKSTART.removeprefix("--config="), json.dumps(mesh)]
+    placed = json.loads(subprocess.run(command, env=flags, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    assert {row["parameter"]: row["shape_a_device"] for row in found["table"]} == placed
+
+
+def test_one_device_holds_everything_and_many_share_it(capsys, tmp_path):
+    whole = table(capsys, tmp_path, {"fsdp": 1})
+    assert whole["devices"] == 1 and whole["bytes_a_device"] == 4 * whole["parameters"]
+    shared = table(capsys, tmp_path, {"fsdp": -1}, "--devices=16")
+    # All but the norms of queries and keys are split.
+    assert shared["devices"] == 16 and shared["bytes_a_device"] < 1.01 * whole["bytes_a_device"] / 16
+
+
+def test_it_is_a_table_for_people(capsys, tmp_path):
+    assert cli.main(["sharding", QUICKSTART, f"--run={tmp_path / 'none'}", "--mesh={fsdp: 4, tensor: 2}"]) == 0
+    out = capsys.readouterr().out
+    assert "1,115,520 parameters on 8 device(s): fsdp 4, tensor 2" in out
+    line = next(line for line in out.splitlines() if "layers.mlp.gate.weight" in line)
+    assert "4 × 128 × 384" in line and "embed: fsdp, mlp: tensor" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--mesh={fsdp: 3}",), "mesh: 32 rows (batch_size / accumulation) can't be shared by 3 devices"),
+        (("--mesh={fsdp: 4}", "--devices=6"), "does not fit 6 device(s)"),
+        (("--mesh={rows: 4}",), "rows is not an axis"),
+        (("--devices=-1",), "--devices: -1 is below 0"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(options, message, capsys, tmp_path):
+    assert cli.main(["sharding", QUICKSTART, f"--run={tmp_path / 'none'}", *options]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1

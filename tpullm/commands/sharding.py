@@ -1,0 +1,110 @@
+"""Where every parameter would live on a mesh: its logical axes, its layout, its bytes on a device. Nothing is computed.
+
+The devices needn't be here: `--devices 256 --mesh '{fsdp: -1, tensor: 4}'`.
+"""
+
+import json
+import math
+from pathlib import Path
+
+from tpullm.config import Recipe
+from tpullm.errors import UserError
+
+# Of one parameter in float32: itself, AdamW's two moments, and its gradient.
+TRAINING_COPIES = 4
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm sharding`."""
+    parser.add_argument(
+        "--devices", type=int, default=0, help="how many devices; 0 is what --mesh needs, or those here"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
+
+
+def main(recipe: Recipe, run: Path, arguments) -> None:
+    """Print the table, after the checks that training makes."""
+    found = layouts(recipe, run, arguments.devices)
+    if arguments.json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        _show(found)
+
+
+def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
+    """Of each parameter: name, shape, logical axes, layout, shape and bytes on a device; and sums.
+
+    Args:
+        devices: 0 is the product of the mesh's sizes, or the devices that are here if one of them is -1.
+
+    Raises:
+        UserError: the mesh does not fit the devices, the model or the batch.
+    """
+    import jax
+
+    from tpullm.huggingface.tensors import flat
+    from tpullm.sharding import AXES, planned_mesh
+    from tpullm.training.state import Architecture, check_fits
+
+    if devices < 0:
+        raise UserError(f"--devices: {devices} is below 0; use 0 for as many as the mesh needs")
+    needed = math.prod(recipe.mesh.values())
+    mesh = planned_mesh(recipe.mesh, devices or (needed if needed > 0 else jax.device_count()))
+    model = _model(recipe, run)
+    architecture = Architecture(model)
+    check_fits(architecture, recipe.pretrain, model.vocabulary_size, mesh)
+    shardings, axes = flat(architecture.shardings(mesh)), flat(architecture.axes)
+    rows = []
+    for name, leaf in flat(architecture.shapes).items():
+        here = shardings[name].shard_shape(leaf.shape)
+        layout = [list(part) if isinstance(part, tuple) else part for part in shardings[name].spec]
+        rows.append(
+            {"parameter": name, "shape": list(leaf.shape), "axes": list(axes[name]), "layout": layout}
+            | {"shape_a_device": list(here), "bytes_a_device": math.prod(here) * leaf.dtype.itemsize}
+        )
+    of_a_device = sum(row["bytes_a_device"] for row in rows)
+    return {
+        "mesh": {axis: size for axis, size in zip(AXES, mesh.axis_sizes, strict=True) if size > 1},
+        "devices": mesh.size,
+        "parameters": sum(math.prod(row["shape"]) for row in rows),
+        "bytes_a_device": of_a_device,
+        "training_bytes_a_device": TRAINING_COPIES * of_a_device,
+        "table": rows,
+    }
+
+
+def _model(recipe: Recipe, run: Path):
+    from tpullm.checkpoint import model_of
+    from tpullm.tokenizer import load as load_tokenizer
+
+    if (run / "tokenizer").is_dir():
+        return model_of(recipe, run, load_tokenizer(run / "tokenizer").vocabulary_size)
+    if not recipe.base and not (recipe.model.vocabulary_size or recipe.tokenizer.vocabulary_size):
+        raise UserError("model.vocabulary_size: not known before `tpullm tokenize`; set it, or tokenize first")
+    return model_of(recipe, run, recipe.tokenizer.vocabulary_size)
+
+
+def _show(found: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    mesh = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
+    title = f"{found['parameters']:,} parameters on {found['devices']:,} device(s): {mesh}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("parameter", "dimensions", "sizes", "split over", "MB a device"):
+        justify = "right" if column == "MB a device" else "left"
+        table.add_column(column, justify=justify, no_wrap=column in ("parameter", "sizes"))
+    for row in found["table"]:
+        split = [
+            f"{axis}: {part if isinstance(part, str) else ' and '.join(part)}"
+            for axis, part in zip(row["axes"], row["layout"], strict=False)
+            if part
+        ]
+        sizes = " × ".join(f"{size:,}" for size in row["shape"])
+        dimensions, megabytes = ", ".join(row["axes"]), f"{row['bytes_a_device'] / 1e6:,.2f}"
+        table.add_row(row["parameter"], dimensions, sizes, ", ".join(split) or "whole everywhere", megabytes)
+    Console(highlight=False, width=120).print(table)
+    print(
+        f"parameters {found['bytes_a_device'] / 1e6:,.1f} MB a device; with gradients and AdamW's moments, in float32, "
+        f"{found['training_bytes_a_device'] / 1e6:,.1f} MB (activations come on top)"
+    )
