@@ -1,6 +1,7 @@
 """Files: every write is atomic (a temporary sibling, then a rename), every hash is SHA-256."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -50,7 +51,12 @@ def atomic_directory(path: Path, replaces: bool = True) -> Iterator[Path]:
             _sync(written)
         if replaces:
             shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)  # over an empty folder too
+        try:
+            os.replace(temporary, path)  # over an empty folder too
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise UserError(f"{path}: is not an empty folder any more; choose another one") from None
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

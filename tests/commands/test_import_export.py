@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from tests.conftest import TINY, tpullm
 from tests.huggingface.published import CHATML, END, change, change_tensor, directory
+from tpullm import publishing
 from tpullm.cli import main
 from tpullm.door import LanguageModel
 
@@ -173,6 +174,9 @@ def test_a_base_that_moved_is_the_same_and_another_one_is_not(published, convers
     options = (conversations, "--finetune.train.steps=2", "--finetune.train.batch_size=8")
     call("finetune", "--run", run, *options, "--model.dropout=0.1")
     assert "its inputs changed" in capsys.readouterr().err
+    (tmp_path / "moved").rename(tmp_path / "gone")
+    call("finetune", "--run", run, *options, "--model.dropout=0.1")
+    assert "finetune: finished, skipped" in capsys.readouterr().err
     other = directory(tmp_path / "other")
     change_tensor(other, "model.norm.weight", lambda norm: norm * 2)
     call("import", other, "--run", run, code=2)
@@ -290,6 +294,21 @@ def test_a_full_device_is_told_before_anything_is_written(published, tmp_path, c
     call("import", published, "--run", tmp_path / "other", code=2)
     assert capsys.readouterr().err.count("has 0.1 MB, 0.1 are needed\n") == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "run"]
+
+
+def test_an_export_does_not_replace_what_came_meanwhile(published, tmp_path, capsys, monkeypatch):
+    call("import", published, "--run", tmp_path / "run")
+
+    def meanwhile(*arguments):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "file").write_text("kept")
+        return 0
+
+    monkeypatch.setattr(publishing, "write", meanwhile)
+    call("export", tmp_path / "run", tmp_path / "out", code=2)
+    assert "is not an empty folder any more" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "published", "run"]
+    assert (tmp_path / "out" / "file").read_text() == "kept"
 
 
 def test_a_model_beside_a_base_is_refused(published, tmp_path, capsys):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from tests.huggingface.published import CHATML, change, directory
+from tpullm.data import conversations
 from tpullm.errors import UserError
 from tpullm.inference.streaming import characters
 from tpullm.tokenizer.published import PublishedTokenizer
@@ -163,6 +164,65 @@ def test_a_message_can_not_forge_a_turn(folder, name, role):
     messages = [said | {"content": f"a{name}b"} if said["role"] == role else said for said in messages]
     with pytest.raises(UserError, match=f"a message of the {role} holds"):
         PublishedTokenizer(folder).chat_template(messages)
+
+
+# As Qwen 3 does: the last answer is shown with a thought before it, and earlier ones without.
+THINKING = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SHOWN = {
+    "the next turn's beginning is not the answer's": (
+        CHATML.replace("{% if add_generation_prompt %}", "").removesuffix("{% endif %}"),
+        "はい<|im_end|>",
+    ),
+    "nor is a token after its end": (CHATML.replace("<|im_end|>", "<|im_end|><|endoftext|>"), "はい<|im_end|>"),
+    "a mark in a comment is none": ("{# no {% generation %} here #}" + CHATML, "はい<|im_end|>"),
+    "a marked answer with a special token before it alone": (
+        MARKED.replace("{% generation %}", "{% generation %}<|endoftext|>").replace(
+            "<|im_end|>{% endgeneration %}", "{% endgeneration %}<|im_end|>"
+        ),
+        "<|endoftext|>はい",
+    ),
+}
+
+
+@pytest.mark.parametrize("template", SHOWN)
+def test_what_of_the_text_is_the_answer(template, tmp_path):
+    made, (source, expected) = directory(tmp_path / "model"), SHOWN[template]
+    change(made / "tokenizer_config.json", chat_template=source)
+    tokenizer = PublishedTokenizer(made)
+    ids, weights = tokenizer.chat_template(
+        [{"role": "user", "content": "猫"}, {"role": "assistant", "content": "はい"}]
+    )
+    said = [token for token, weight in zip(ids, weights, strict=True) if weight]
+    assert tokenizer._tokenizer.decode(said, skip_special_tokens=False) == expected
+
+
+def test_where_earlier_answers_change_each_is_learned_by_itself(tmp_path, capsys):
+    made = directory(tmp_path / "model")
+    change(made / "tokenizer_config.json", chat_template=THINKING)
+    tokenizer = PublishedTokenizer(made)
+    found = conversations.tokenize([CONVERSATION], tokenizer, 400, "finetune")
+    assert "each answer is learned in a row of its own" in capsys.readouterr().err
+    said = [
+        found.tokens[start:end][found.token_weights[start:end] > 0] for start, end in zip(*ends(found), strict=True)
+    ]
+    thought = "<think>\n\n</think>\n\n"
+    shown = [tokenizer._tokenizer.decode(ids.tolist(), skip_special_tokens=False) for ids in said]
+    assert shown == [f"{thought}好きです。<|im_end|>", f"{thought}犬も、好きです。<|im_end|>"]
+    # Asked in a conversation, it shows what came before as the model has learned it.
+    asked = [*CONVERSATION, {"role": "user", "content": "鳥は？"}]
+    ids, weights = tokenizer.chat_template(asked, add_generation_prompt=True)
+    text = tokenizer._tokenizer.decode(ids, skip_special_tokens=False)
+    assert "<think>" not in text and text.endswith("<|im_start|>assistant\n") and not any(weights)
+
+
+def ends(found):
+    """Where each conversation begins and ends."""
+    return found.offsets[:-1], found.offsets[1:]
 
 
 def test_special_tokens_are_found(folder):

@@ -45,6 +45,9 @@ def make(recipe: Recipe, run: Path) -> None:
     """Make `RUN/base` of `recipe.base`."""
     stage, inputs = run / "base", base_inputs(recipe, run)
     if manifest.is_finished(stage, inputs):
+        facts = storage.read_json(stage / manifest.FILE)
+        if (folder := str(storage.local(recipe.base))) != facts["folder"]:  # it was moved
+            storage.write_json(stage / manifest.FILE, facts | {"folder": folder})
         return say("base: finished, skipped")
     import jax
 
@@ -116,7 +119,7 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
 
 def _same_base(kept: Recipe, recipe: Recipe, run: Path) -> bool:
     """Whether the base is where it was, or somewhere else with the same content."""
-    if storage.local(kept.base) == storage.local(recipe.base):
+    if storage.local(kept.base) == storage.local(recipe.base) or not (run / "base" / manifest.FILE).exists():
         return True
     return manifest.is_finished(run / "base", base_inputs(recipe, run))
 

@@ -14,6 +14,7 @@ from tpullm.data.batch import flat_ranges
 from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer.templates import ChangesError
 from tpullm.tokenizer.trained import ROLES
 
 Messages = list[dict[str, str]]
@@ -94,7 +95,9 @@ def tokenize(conversations: Sequence[Messages], tokenizer: Tokenizer, sequence_l
     Raises:
         UserError: none is left.
     """
-    made = [(identity(messages), *_shown(messages, tokenizer, name)) for messages in conversations]
+    made = [example for messages in conversations for example in _shown(messages, tokenizer, name)]
+    if len(made) > len(conversations):
+        say(f"{name}: the chat template shows earlier answers otherwise, so each answer is learned in a row of its own")
     kept = [conversation for conversation in made if len(conversation[1]) <= sequence_length + 1]
     if skipped := len(made) - len(kept):
         say(f"{name}: {skipped:,} of {len(made):,} conversations are longer than {sequence_length} tokens and left out")
@@ -112,9 +115,15 @@ def tokenize(conversations: Sequence[Messages], tokenizer: Tokenizer, sequence_l
     )
 
 
-def _shown(messages: Messages, tokenizer: Tokenizer, name: str) -> tuple[list[int], list[float]]:
+def _shown(messages: Messages, tokenizer: Tokenizer, name: str) -> list[tuple[int, list[int], list[float]]]:
+    """Number, ids and weights of a conversation; of each of its beginnings where that changes what is shown."""
     try:
-        return tokenizer.chat_template(messages)
+        try:
+            return [(identity(messages), *tokenizer.chat_template(messages))]
+        except ChangesError:
+            ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
+            parts = [messages[:end] for end in ends]
+            return [(identity(part), *tokenizer.last_answer(part)) for part in parts]
     except UserError as error:
         begins = messages[0]["content"][:20]
         raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm.errors import UserError
-from tpullm.tokenizer.templates import CLOSE, OPEN, ChatTemplate
+from tpullm.tokenizer.templates import CLOSE, OPEN, Answer, ChatTemplate
 
 
 class PublishedTokenizer:
@@ -125,19 +125,39 @@ class PublishedTokenizer:
             UserError: there is no template, it refuses the messages, or it doesn't let the answers be found.
         """
         self._check(messages)
-        text, spans = self._chat().shown(messages, add_generation_prompt)
+        if add_generation_prompt:
+            ids = self._tokenizer.encode(self._chat().prompt(messages), add_special_tokens=False).ids
+            return ids, [0.0] * len(ids)
+        return self._weighed(*self._chat().shown(messages))
+
+    def last_answer(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], list[float]]:
+        """The same, with weights on the last answer alone: for templates that show earlier ones otherwise."""
+        self._check(messages)
+        return self._weighed(*self._chat().last(messages))
+
+    def _weighed(self, text: str, answers: list[Answer]) -> tuple[list[int], list[float]]:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         weights = [0.0] * len(ids)
-        for start, end in spans:
+        for start, end, content in answers:
             first, after = self._length(text[:start], ids), self._length(text[:end], ids)
             if first == after:
                 raise UserError(f"{self.folder}: its chat template shows nothing of an answer; give it some text")
-            # The white space that a template puts after the end is not the assistant's. A base model's template may end
-            # an answer with a special token that none of its files calls an end.
-            ends = [n + 1 for n in range(first, after) if ids[n] in self._special]
-            last = ends[-1] if ends else after
+            last = self._end(ids, first, after, content)
             weights[first:last] = [1.0] * (last - first)
         return ids, weights
+
+    def _end(self, ids: list[int], first: int, after: int, content: str | None) -> int:
+        """Where the answer ends: after the special token that follows what is said, or else with what is shown.
+
+        What a template puts there besides (white space, the beginning of the next turn) is not the assistant's. A base
+        model's template may end an answer with a special token that none of its files calls an end.
+        """
+        special = [n for n in range(first, after) if ids[n] in self._special]
+        for n in special if content else []:
+            if content in self._tokenizer.decode(ids[first:n], skip_special_tokens=True):
+                return n + 1
+        rest = self._tokenizer.decode(ids[special[-1] + 1 : after], skip_special_tokens=False) if special else "said"
+        return after if rest.strip() else special[-1] + 1
 
     def _length(self, beginning: str, ids: list[int]) -> int:
         """How many of the ids of a conversation are those of its beginning.
@@ -150,7 +170,8 @@ class PublishedTokenizer:
         if ids[: len(found)] != found:
             raise UserError(
                 f"{self.folder}: in its chat template, {beginning[-12:]!r} and what follows it share a token, so an "
-                "answer has no clear beginning or end; put a special token or a line's end there"
+                "answer has no clear beginning or end; put a special token or a line's end there (and no white space "
+                "where the answer begins)"
             )
         return len(found)
 

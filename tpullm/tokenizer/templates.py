@@ -3,8 +3,8 @@
 import datetime
 import functools
 import json
-import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tpullm.errors import UserError
 
@@ -13,7 +13,18 @@ OPEN, CLOSE = "\ufdd0", "\ufdd1"
 
 
 Messages = Sequence[dict[str, str]]
-_GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
+
+
+class ChangesError(UserError):
+    """A template that shows earlier answers otherwise than when they were given (Qwen 3 leaves their thoughts out)."""
+
+
+class Answer(NamedTuple):
+    """Where in a text the assistant speaks, and what it says, if that is known."""
+
+    start: int
+    end: int
+    content: str | None
 
 
 class ChatTemplate:
@@ -28,25 +39,35 @@ class ChatTemplate:
     def __init__(self, source: str, tokens: dict[str, str], where: str):
         self._source, self._tokens, self._where = source, tokens, where
 
-    def shown(self, messages: Messages, add_generation_prompt: bool) -> tuple[str, list[tuple[int, int]]]:
+    def prompt(self, messages: Messages) -> str:
+        """A conversation as text, up to where the model answers."""
+        return self._render(messages, True).replace(OPEN, "").replace(CLOSE, "")
+
+    def shown(self, messages: Messages) -> tuple[str, list[Answer]]:
         """A conversation as text, and where in it the assistant speaks.
 
         That is marked in the template (`{% generation %}`), or it is what the template adds to the conversation before.
 
         Raises:
+            ChangesError: earlier answers are shown otherwise than when they were given.
             UserError: the template refuses the messages, or doesn't let the answers be found.
         """
-        text = self._render(messages, add_generation_prompt)
-        if _GENERATION.search(self._source):
+        text = self._render(messages, False)
+        if OPEN in text:
             return text.replace(OPEN, "").replace(CLOSE, ""), _marked(text)
         return text, [self._added(messages, n, text) for n, said in enumerate(messages) if said["role"] == "assistant"]
 
-    def _added(self, messages: Messages, number: int, text: str) -> tuple[int, int]:
+    def last(self, messages: Messages) -> tuple[str, list[Answer]]:
+        """The same, of the last message alone, which is the assistant's."""
+        text = self._render(messages, False).replace(OPEN, "").replace(CLOSE, "")
+        return text, [self._added(messages, len(messages) - 1, text)]
+
+    def _added(self, messages: Messages, number: int, text: str) -> Answer:
         """Where in `text` the answer `messages[number]` is, by what it adds to those before it."""
         before = self._render(messages[:number], True)
         whole = self._render(messages[: number + 1], False)
         if not (whole.startswith(before) and text.startswith(whole)):
-            raise UserError(
+            raise ChangesError(
                 f"{self._where}: its chat template changes a conversation as it grows, so the answers can't be told "
                 "from the rest; give one with {% generation %} marks, with finetune.chat_template"
             )
@@ -56,7 +77,7 @@ class ChatTemplate:
                 f"{self._where}: its chat template begins an answer with {added[:20]!r} and leaves that out when it "
                 "asks for one (add_generation_prompt); give one that shows it, with finetune.chat_template"
             )
-        return len(before), len(whole)
+        return Answer(len(before), len(whole), content)
 
     def _render(self, messages: Messages, add_generation_prompt: bool) -> str:
         given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
@@ -66,14 +87,14 @@ class ChatTemplate:
             raise UserError(f"{self._where}: its chat template can't show these messages ({error})") from None
 
 
-def _marked(text: str) -> list[tuple[int, int]]:
+def _marked(text: str) -> list[Answer]:
     """Where the assistant speaks, by the marks; places count in the text without them."""
     spans, place, start = [], 0, 0
     for character in text:
         if character == OPEN:
             start = place
         elif character == CLOSE:
-            spans.append((start, place))
+            spans.append(Answer(start, place, None))
         else:
             place += 1
     return spans
