@@ -174,9 +174,10 @@ THINKING = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SHOWN = {
+    # Jinja leaves out the line's end that a template ends with: the model is asked without it, and so it learns.
     "the next turn's beginning is not the answer's": (
         CHATML.replace("{% if add_generation_prompt %}", "").removesuffix("{% endif %}"),
-        "はい<|im_end|>",
+        "\nはい<|im_end|>",
     ),
     "nor is a token after its end": (CHATML.replace("<|im_end|>", "<|im_end|><|endoftext|>"), "はい<|im_end|>"),
     "a mark in a comment is none": ("{# no {% generation %} here #}" + CHATML, "はい<|im_end|>"),
@@ -194,9 +195,8 @@ def test_what_of_the_text_is_the_answer(template, tmp_path):
     made, (source, expected) = directory(tmp_path / "model"), SHOWN[template]
     change(made / "tokenizer_config.json", chat_template=source)
     tokenizer = PublishedTokenizer(made)
-    ids, weights = tokenizer.chat_template(
-        [{"role": "user", "content": "猫"}, {"role": "assistant", "content": "はい"}]
-    )
+    messages = [{"role": "user", "content": "猫"}, {"role": "assistant", "content": "はい"}]
+    ids, weights = tokenizer.chat_template(messages)
     said = [token for token, weight in zip(ids, weights, strict=True) if weight]
     assert tokenizer._tokenizer.decode(said, skip_special_tokens=False) == expected
 
@@ -207,9 +207,8 @@ def test_where_earlier_answers_change_each_is_learned_by_itself(tmp_path, capsys
     tokenizer = PublishedTokenizer(made)
     found = conversations.tokenize([CONVERSATION], tokenizer, 400, "finetune")
     assert "each answer is learned in a row of its own" in capsys.readouterr().err
-    said = [
-        found.tokens[start:end][found.token_weights[start:end] > 0] for start, end in zip(*ends(found), strict=True)
-    ]
+    rows = zip(found.offsets[:-1], found.offsets[1:], strict=True)
+    said = [found.tokens[start:end][found.token_weights[start:end] > 0] for start, end in rows]
     thought = "<think>\n\n</think>\n\n"
     shown = [tokenizer._tokenizer.decode(ids.tolist(), skip_special_tokens=False) for ids in said]
     assert shown == [f"{thought}好きです。<|im_end|>", f"{thought}犬も、好きです。<|im_end|>"]
@@ -218,11 +217,6 @@ def test_where_earlier_answers_change_each_is_learned_by_itself(tmp_path, capsys
     ids, weights = tokenizer.chat_template(asked, add_generation_prompt=True)
     text = tokenizer._tokenizer.decode(ids, skip_special_tokens=False)
     assert "<think>" not in text and text.endswith("<|im_start|>assistant\n") and not any(weights)
-
-
-def ends(found):
-    """Where each conversation begins and ends."""
-    return found.offsets[:-1], found.offsets[1:]
 
 
 def test_special_tokens_are_found(folder):
