@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from tpullm import manifest, storage
 from tpullm.config import CheckpointConfig, ModelConfig, Recipe
 from tpullm.errors import UserError
+from tpullm.tokenizer import Tokenizer
 
 Tree = Any
 MOST_BYTES_AT_ONCE = 1 << 28
@@ -124,6 +125,10 @@ class Model:
     def tokenizer_path(self) -> Path:
         """The folder of the tokenizer that it was trained with."""
         return self.directory.parent / "tokenizer"
+
+    def talks(self, tokenizer: Tokenizer) -> bool:
+        """It was tuned on conversations, here or (there is a chat template) by those who published it."""
+        return self.stage == "finetune" or self.stage == "base" and tokenizer.has_template
 
 
 def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:

@@ -44,7 +44,7 @@ def write(
     with progress("export", size, "bytes") as advance:
         config, tokens = model.config.trained_as(ModelConfig()), _special_tokens(tokenizer)
         writing.write_model(folder, config, params, tokens, advance, shard_bytes, preferred)
-    talks = model.stage == "finetune" or model.stage == "base" and tokenizer.has_template
+    talks = model.talks(tokenizer)
     _write_tokenizer(model, tokenizer, folder, talks)
     card.write(folder, _card(model, folder, name, licence, params, talks))
     return size

@@ -195,10 +195,11 @@ def test_a_base_that_broke_takes_nothing_away(published, tmp_path, capsys):
 
 def test_every_end_that_a_file_names_is_kept(published, tmp_path):
     change(published / "generation_config.json", eos_token_id=317)
+    change(published / "config.json", eos_token_id=[319, 318])  # 318 is named here alone
     call("import", published, "--run", tmp_path / "run")
     call("export", tmp_path / "run", tmp_path / "out")
     for file in ("config.json", "generation_config.json"):
-        assert json.loads((tmp_path / "out" / file).read_text())["eos_token_id"] == [317, 319]
+        assert json.loads((tmp_path / "out" / file).read_text())["eos_token_id"] == [317, 319, 318]
 
 
 def test_numbers_that_float16_can_not_hold_are_told(published, tmp_path, capsys):

@@ -82,8 +82,7 @@ def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: 
     architecture = Architecture(found.config)
     with jax.set_mesh(mesh):
         params = checkpoint.load_params(found, targets(architecture, mesh, dtype))
-    talks = found.stage == "finetune" or found.stage == "base" and tokenizer.has_template
-    return Session(tokenizer, architecture, params, mesh, dtype, talks)
+    return Session(tokenizer, architecture, params, mesh, dtype, found.talks(tokenizer))
 
 
 def _published(folder: Path, exact: bool) -> Session:
