@@ -164,6 +164,7 @@ class ModelConfig:
         tied_embeddings: use the embedding table as the output layer too.
         dropout: share of residual activations set to zero in training; for corpora seen many times.
         remat: what the backward pass computes again instead of keeping.
+        gradients: type in which the devices' gradients are summed, that of the products or float32 (twice the bytes).
     """
 
     layers: int = 4
@@ -201,6 +202,7 @@ class ModelConfig:
     tied_embeddings: bool = True
     dropout: float = 0.0
     remat: Literal["none", "full"] = "none"
+    gradients: Literal["compute", "float32"] = "compute"
 
     def resolved(self, vocabulary_size: int) -> "ModelConfig":
         """The same config with every 0 replaced by the value that it stands for."""
@@ -214,7 +216,7 @@ class ModelConfig:
 
     def trained_as(self, other: "ModelConfig") -> "ModelConfig":
         """The same model with what `other` says of its training, which changes no parameter."""
-        return dataclasses.replace(self, dropout=other.dropout, remat=other.remat)
+        return dataclasses.replace(self, dropout=other.dropout, remat=other.remat, gradients=other.gradients)
 
     @classmethod
     def from_json(cls, fields: dict) -> "ModelConfig":
@@ -419,7 +421,7 @@ def check(recipe: Recipe) -> Recipe:
     _check_ranges(recipe)
     _require(
         not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,
-        "model: is that of `base`; beside it only model.dropout and model.remat can be set",
+        "model: is that of `base`; beside it only model.dropout, model.remat and model.gradients can be set",
     )
     model = recipe.model.resolved(vocabulary_size=1)
     _require(model.width > 0 and model.layers > 0 and model.heads > 0, "model: layers, width and heads must be > 0")

@@ -37,7 +37,10 @@ def _gradients(function, arguments, cotangent):
 def test_the_gradient_of_a_product_is_that_of_the_plain_one(subscripts, dtype, tolerance):
     x, weight = _arrays(*PRODUCTS[subscripts], dtype=dtype)
     cotangent = jnp.einsum(subscripts, x, weight)
-    ours = _gradients(lambda x, w: product(subscripts, x, w, None), (x, weight), cotangent)
+    axes = tuple(
+        {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}[letter] for letter in subscripts.split("->")[0].split(",")[1]
+    )
+    ours = _gradients(lambda x, w: product(subscripts, axes, "compute", None, x, w), (x, weight), cotangent)
     plain = _gradients(lambda x, w: jnp.einsum(subscripts, x, w), (x, weight), cotangent)
     for one, other in zip(ours, plain, strict=True):
         assert one.dtype == other.dtype == dtype

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.training.small import mesh
-from tpullm.sharding import RULES, gather
+from tpullm.sharding import RULES
 from tpullm.training import losses
 from tpullm.training.losses import chunk_length, cross_entropy
 
@@ -24,7 +24,8 @@ def _inputs(seed: int = 0):
 
 def _ours(hidden, table, targets, weights, z_loss=0.0):
     hidden = jax.reshard(hidden, RULES.spec("batch", "time", "width"))
-    return cross_entropy(hidden, gather(table, "vocabulary", "embed", dtype=jnp.float32), targets, weights, z_loss)
+    targets, weights = (jax.reshard(array, RULES.spec("batch", "time")) for array in (targets, weights))
+    return cross_entropy(hidden, jax.reshard(table, RULES.spec("vocabulary", "embed")), targets, weights, z_loss)
 
 
 def _plain(hidden, table, targets, weights, z_loss):
@@ -38,7 +39,7 @@ def _plain(hidden, table, targets, weights, z_loss):
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [1, 4, 12])
 def test_value_and_gradients_are_those_of_the_definition(monkeypatch, chunk, z_loss):
-    monkeypatch.setattr(losses, "CHUNK_BYTES", 4 * B * V * chunk)
+    monkeypatch.setattr(losses, "logits_bytes", lambda: 4 * B * V * chunk)
     assert chunk_length(B, T, V) == chunk
     hidden, table, targets, weights = _inputs()
     with jax.set_mesh(mesh()):

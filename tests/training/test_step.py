@@ -35,7 +35,7 @@ def test_causal_no_loss_depends_on_a_later_token(position):
             jnp.einsum("btv,vd->btd", one_hot, tree["embedding"]), spec
         )
         hidden, _ = model(b.inputs, b.segment_ids, b.positions, dtype=jnp.float32)
-        return cross_entropy(hidden, model.output_table(jnp.float32), b.targets, weights)[0]
+        return cross_entropy(hidden, model.output_parameter(), b.targets, weights)[0]
 
     with jax.set_mesh(mesh()):
         gradient = np.abs(jax.jit(jax.grad(loss))(one_hot))[0].sum(axis=-1)

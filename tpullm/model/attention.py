@@ -64,11 +64,11 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         D, N, K, H = config.width, config.heads, config.kv_heads, config.head_width
         q_axes, k_axes = ("embed", "heads", "head"), ("embed", "kv_heads", "head")
-        self.query = Linear(rngs, (D,), (N, H), q_axes, config.qkv_bias)
-        self.key = Linear(rngs, (D,), (K, H), k_axes, config.qkv_bias)
-        self.value = Linear(rngs, (D,), (K, H), k_axes, config.qkv_bias)
+        self.query = Linear(config, rngs, (D,), (N, H), q_axes, config.qkv_bias)
+        self.key = Linear(config, rngs, (D,), (K, H), k_axes, config.qkv_bias)
+        self.value = Linear(config, rngs, (D,), (K, H), k_axes, config.qkv_bias)
         out_axes, scale = ("heads", "head", "embed"), residual_scale(N * H, config.layers)
-        self.out = Linear(rngs, (N, H), (D,), out_axes, config.out_bias, scale)
+        self.out = Linear(config, rngs, (N, H), (D,), out_axes, config.out_bias, scale)
         shapes = {"head": ((H,), (H,), ("head",), ("head",)), "all": ((N, H), (K, H), q_axes[1:], k_axes[1:])}
         q_shape, k_shape, q_norm_axes, k_norm_axes = shapes.get(config.qk_norm, [None] * 4)
         self.query_norm = Norm(config, q_shape, q_norm_axes, rngs) if q_shape else None

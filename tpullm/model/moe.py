@@ -35,7 +35,7 @@ class MixtureOfExperts(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         E, D, F, bias = config.experts, config.width, config.mlp_width, config.mlp_bias
         self.config = config
-        self.router = Linear(rngs, (D,), (E,), ("embed", "experts"), bias)
+        self.router = Linear(config, rngs, (D,), (E,), ("embed", "experts"), bias)
         self.gate = Experts(rngs, (E, D, F), ("embed", "mlp"), bias)
         self.up = Experts(rngs, (E, D, F), ("embed", "mlp"), bias) if config.gated else None
         self.down = Experts(rngs, (E, F, D), ("mlp", "embed"), bias, residual_scale(F, config.layers))

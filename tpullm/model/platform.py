@@ -19,6 +19,12 @@ PEAKS = {
 }
 
 
+def target() -> str:
+    """The platform that is computed for (`cpu`, `gpu`, `tpu`): that of the mesh, which may be of devices not here."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()
+
+
 def compute_dtype(choice: str) -> jnp.dtype:
     """The type of products for `auto`, `float32` or `bfloat16`.
 
@@ -36,17 +42,17 @@ def product_dtype(dtype: jnp.dtype) -> jnp.dtype:
     step.
     """
     version = tuple(int(part) for part in jax.__version__.split(".")[:2])
-    return jnp.dtype("float32") if jax.default_backend() == "cpu" and version < (0, 11) else dtype
+    return jnp.dtype("float32") if target() == "cpu" and version < (0, 11) else dtype
 
 
 def cache_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The type of cached keys and values: float32 on a CPU, which would convert all of them for every token."""
-    return jnp.dtype("float32") if jax.default_backend() == "cpu" else dtype
+    return jnp.dtype("float32") if target() == "cpu" else dtype
 
 
 def unrolled(layers: int) -> int:
     """How many layers a scan unrolls. A CPU loses a third to slicing stacked weights; a TPU compiles faster scanned."""
-    return layers if jax.default_backend() == "cpu" and layers <= 12 else 1
+    return layers if target() == "cpu" and layers <= 12 else 1
 
 
 def in_memory_order(x: jax.Array) -> jax.Array:
@@ -54,7 +60,7 @@ def in_memory_order(x: jax.Array) -> jax.Array:
 
     XLA would leave a transposed array where it is and give the product a slower form: see `layers.product`.
     """
-    if jax.default_backend() != "cpu":
+    if target() != "cpu":
         return x
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
@@ -62,7 +68,16 @@ def in_memory_order(x: jax.Array) -> jax.Array:
 def query_block(length: int) -> int:
     """How many queries attention takes at a time; all of them is one block."""
     block = max(128, length // 8)
-    return block if jax.default_backend() == "cpu" and length % block == 0 else length
+    return block if length % block == 0 else length
+
+
+def logits_bytes() -> int:
+    """How large the float32 logits of one chunk of the loss may be.
+
+    A CPU keeps 64 MiB near; an accelerator reads the whole output table for each chunk, so a chunk needs a thousand
+    tokens to be bound by products and not by memory: 1 GiB is 2,000 tokens of 128 Ki scores.
+    """
+    return 64 << 20 if target() == "cpu" else 1 << 30
 
 
 def peak_flops(dtype: jnp.dtype) -> float:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from tpullm.config import ModelConfig
 from tpullm.model.attention import Attention, allowed
-from tpullm.model.layers import MLP, dropout, parameter
+from tpullm.model.layers import MLP, dropout, lookup, parameter
 from tpullm.model.moe import MixtureOfExperts
 from tpullm.model.norm import Norm
 from tpullm.model.platform import unrolled
@@ -40,7 +40,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         before, after = config.norm_placement != "after", config.norm_placement != "before"
-        norm = partial(Norm, config, (config.width,), ("embed",), rngs)
+        norm = partial(Norm, config, (config.width,), ("width",), rngs)
         self.attention_norm = norm() if before else None
         self.attention = Attention(config, rngs)
         self.attention_out_norm = norm() if after else None
@@ -87,26 +87,28 @@ class Transformer(nnx.Module):
         graph, _ = nnx.split(jax.eval_shape(lambda: Block(config, nnx.Rngs(0))))
         keys = jax.random.split(rngs.params(), config.layers)
         self.layers = nnx.merge(graph, jax.vmap(lambda key: nnx.split(Block(config, nnx.Rngs(key)))[1])(keys))
-        self.norm = Norm(config, (config.width,), ("embed",), rngs)
+        self.norm = Norm(config, (config.width,), ("width",), rngs)
         if not config.tied_embeddings:
             shape = (config.vocabulary_size, config.width)
             self.head = parameter(rngs, shape, ("vocabulary", "embed"), config.width**-0.5)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Token ids `[B, T]` to vectors `[B, T, D]`, with those of their positions if they are learned."""
-        spec = RULES.spec("batch", "time", "width")
-        vectors = gather(self.embedding[...], "vocabulary", "embed", dtype=dtype).at[tokens_BT].get(out_sharding=spec)
+        axes, summed_in = ("vocabulary", "embed"), self.config.gradients
+        vectors = lookup(axes, summed_in, dtype, self.embedding[...], tokens_BT)
         if self.config.scale_embeddings:
             vectors *= jnp.asarray(self.config.width**0.5, dtype)
         if self.position_embedding is None:
             return vectors
-        table = gather(self.position_embedding[...], "position", "embed", dtype=dtype)
-        return vectors + table.at[positions_BT].get(out_sharding=spec)
+        return vectors + lookup(("position", "embed"), summed_in, dtype, self.position_embedding[...], positions_BT)
 
     def output_table(self, dtype: jnp.dtype) -> jax.Array:
         """The table `[V, D]` whose rows score the next token."""
-        table = self.embedding if self.config.tied_embeddings else self.head
-        return gather(table[...], "vocabulary", "embed", dtype=dtype)
+        return gather(self.output_parameter(), "vocabulary", "embed", dtype=dtype)
+
+    def output_parameter(self) -> jax.Array:
+        """The same as it rests."""
+        return (self.embedding if self.config.tied_embeddings else self.head)[...]
 
     def unstacked(self) -> list[list[jax.Array]]:
         """The parameters of each layer, for `extend`: made once, or each token would cost a copy of all of them."""

@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from tpullm.model.layers import einsum
-from tpullm.model.platform import in_memory_order
-from tpullm.model.transformer import logits
-from tpullm.sharding import RULES
+from tpullm.model.platform import in_memory_order, logits_bytes
+from tpullm.sharding import RULES, gather, over, summed
 
-# Logits of one chunk take at most about this many bytes in float32, whatever the batch and the vocabulary.
-CHUNK_BYTES = 64 << 20
+AXES = ("vocabulary", "embed")  # of the table
+VOCABULARY = over(RULES.spec("vocabulary"), (0,))  # mesh axes that split the scores of one token
+SPLIT = over(RULES.spec("batch", "time"), (0, 1))  # mesh axes that split the tokens
 
 
 class Sums(NamedTuple):
@@ -31,63 +32,75 @@ class Sums(NamedTuple):
 
 
 def chunk_length(batch: int, length: int, vocabulary: int) -> int:
-    """The largest divisor of `length` whose logits `[B, C, V]` fit `CHUNK_BYTES` (at least 1)."""
-    most = max(1, CHUNK_BYTES // (4 * batch * vocabulary))
+    """The largest divisor of `length` whose logits `[B, C, V]` fit `logits_bytes` (at least 1); all of one device."""
+    most = max(1, logits_bytes() // (4 * batch * vocabulary))
     return next(size for size in range(min(length, most), 0, -1) if length % size == 0)
 
 
-def cross_entropy(hidden_BTD, table_VD, targets_BT, weights_BT, z_loss: float = 0.0, softcap: float = 0.0):
+def cross_entropy(hidden_BTD, table_VD, targets_BT, weights_BT, z_loss=0.0, softcap=0.0, summed_in="compute"):
     """Next-token loss, summed, without ever holding `[B, T, V]`.
 
     Args:
+        table_VD: the parameter whose rows score the next token, as it rests.
         softcap: bound of the logits, by tanh; 0 is none.
+        summed_in: as for `layers.product`.
 
     Returns:
         `sum(weights * (nll + z_loss * log_normalizer**2))` to differentiate, and the `Sums`.
     """
-    return _cross_entropy((z_loss, softcap), hidden_BTD, table_VD, targets_BT, weights_BT)
+    return _cross_entropy((z_loss, softcap, summed_in), hidden_BTD, table_VD, targets_BT, weights_BT)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _cross_entropy(options, hidden_BTD, table_VD, targets_BT, weights_BT):
-    z_loss, softcap = options
+    z_loss, softcap, _ = options
 
-    def add_chunk(sums, chunk):
-        chunk_sums, _ = _chunk(*chunk, table_VD, softcap)
-        return jax.tree.map(jnp.add, sums, chunk_sums), None
+    def local(table_VD, *arrays_BT):
+        def add_chunk(sums, chunk):
+            chunk_sums, _ = _chunk(*chunk, table_VD, softcap)
+            return jax.tree.map(jnp.add, sums, chunk_sums), None
 
-    sums, _ = jax.lax.scan(add_chunk, _zeros(), _chunks(table_VD, hidden_BTD, targets_BT, weights_BT))
+        sums, _ = jax.lax.scan(add_chunk, _zeros(), _chunks(table_VD, *arrays_BT))
+        return jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
+
+    sums = jax.shard_map(local, out_specs=P())(_gathered(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT)
     return sums.loss + z_loss * sums.z, sums
 
 
 def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
-    """The gradients are computed here, chunk by chunk, while the logits exist: nothing is computed twice."""
-    z_loss, softcap = options
+    """The gradients are computed here, chunk by chunk, while the logits exist: nothing is computed twice.
 
-    def add_chunk(carry, chunk):
-        sums, dtable = carry
-        hidden_BCD, targets_BC, weights_BC = chunk
-        chunk_sums, (log_z_BC1, logits_BCV, is_target_BCV) = _chunk(*chunk, table_VD, softcap)
-        p_BCV = jnp.exp(logits_BCV - log_z_BC1)
-        dlogits = weights_BC[..., None] * (p_BCV * (1 + 2 * z_loss * log_z_BC1) - is_target_BCV)
-        if softcap:
-            dlogits *= 1 - jnp.square(logits_BCV / softcap)
-        dlogits = dlogits.astype(hidden_BCD.dtype)
-        spec = RULES.spec("batch", "time", "width")
-        dhidden = einsum("bcv,vd->bcd", dlogits, table_VD, spec)
-        turned_DBC = in_memory_order(hidden_BCD.transpose(2, 0, 1))
-        dtable += jnp.einsum(
-            "dbc,bcv->dv", turned_DBC, dlogits, out_sharding=table_spec, preferred_element_type=jnp.float32
-        )
-        return (jax.tree.map(jnp.add, sums, chunk_sums), dtable), dhidden
+    Each device goes over its own tokens, and the devices' gradients of the table are summed once, at the end.
+    """
+    z_loss, softcap, summed_in = options
 
-    table_spec = RULES.spec(None, "vocabulary")
-    start = (_zeros(), jax.reshard(jnp.zeros(table_VD.shape[::-1], jnp.float32), table_spec))
-    chunks = _chunks(table_VD, hidden_BTD, targets_BT, weights_BT)
-    (sums, dtable), dhidden = jax.lax.scan(add_chunk, start, chunks)
-    dhidden_BTD = jnp.moveaxis(dhidden, 0, 2).reshape(hidden_BTD.shape)
-    dhidden_BTD = jax.reshard(dhidden_BTD, RULES.spec("batch", "time", "width"))
-    return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, dtable.T.astype(table_VD.dtype))
+    def local(table_VD, *arrays_BT):
+        def add_chunk(carry, chunk):
+            sums, dtable_DV = carry
+            hidden_BCD, _, weights_BC = chunk
+            chunk_sums, (log_z_BC1, logits_BCV, is_target_BCV) = _chunk(*chunk, table_VD, softcap)
+            p_BCV = jnp.exp(logits_BCV - log_z_BC1)
+            dlogits_BCV = weights_BC[..., None] * (p_BCV * (1 + 2 * z_loss * log_z_BC1) - is_target_BCV)
+            if softcap:
+                dlogits_BCV *= 1 - jnp.square(logits_BCV / softcap)
+            dlogits_BCV = dlogits_BCV.astype(hidden_BCD.dtype)
+            dhidden_BCD = einsum("bcv,vd->bcd", dlogits_BCV, table_VD, None)
+            turned_DBC = in_memory_order(hidden_BCD.transpose(2, 0, 1))
+            dtable_DV += jnp.einsum("dbc,bcv->dv", turned_DBC, dlogits_BCV, preferred_element_type=jnp.float32)
+            return (jax.tree.map(jnp.add, sums, chunk_sums), dtable_DV), dhidden_BCD
+
+        dtable_DV = jax.lax.pcast(jnp.zeros(table_VD.shape[::-1], jnp.float32), (*SPLIT, *VOCABULARY), to="varying")
+        (sums, dtable_DV), dhidden = jax.lax.scan(add_chunk, (_zeros(), dtable_DV), _chunks(table_VD, *arrays_BT))
+        sums = jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
+        dhidden_BTD = jax.lax.psum(jnp.swapaxes(dhidden, 0, 1).reshape(arrays_BT[0].shape), VOCABULARY)
+        dtable_VD = dtable_DV.T.astype(jnp.float32 if summed_in == "float32" else table_VD.dtype)
+        return sums, dhidden_BTD, summed(dtable_VD, *AXES, over=SPLIT).astype(jnp.float32)
+
+    specs = P(), RULES.spec("batch", "time", "width"), RULES.spec(*AXES)
+    arguments = (_gathered(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT)
+    sums, dhidden_BTD, of_table_VD = jax.shard_map(local, out_specs=specs)(*arguments)
+    dtable_VD = jax.reshard(of_table_VD.astype(table_VD.dtype), jax.typeof(table_VD).sharding.spec)
+    return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, dtable_VD)
 
 
 def _backward(options, saved, cotangents):
@@ -99,29 +112,33 @@ def _backward(options, saved, cotangents):
 _cross_entropy.defvjp(_forward, _backward)
 
 
+def _gathered(table_VD, hidden_BTD):
+    return gather(table_VD, *AXES, dtype=hidden_BTD.dtype)
+
+
 def _zeros() -> Sums:
-    return Sums(*(jnp.zeros((), jnp.float32) for _ in Sums._fields))
+    return Sums(*(jax.lax.pcast(jnp.zeros((), jnp.float32), SPLIT, to="varying") for _ in Sums._fields))
 
 
 def _chunks(table_VD, *arrays_BT):
-    """Each `[B, T, ...]` as `[T / C, B, C, ...]`: a chunk takes every (T / C)-th token, so that time stays spread."""
+    """Each `[B, T, ...]` of one device as `[T / C, B, C, ...]`."""
     B, T = arrays_BT[0].shape[:2]
     C = chunk_length(B, T, table_VD.shape[0])
-
-    def cut(x):
-        chunks = jnp.moveaxis(x.reshape(B, C, T // C, *x.shape[2:]), 2, 0)
-        return jax.reshard(chunks, RULES.spec(None, "batch", "time", *[None] * (x.ndim - 2)))
-
-    return tuple(cut(x) for x in arrays_BT)
+    return tuple(jnp.swapaxes(x.reshape(B, T // C, C, *x.shape[2:]), 0, 1) for x in arrays_BT)
 
 
 def _chunk(hidden_BCD, targets_BC, weights_BC, table_VD, softcap):
-    logits_BCV = logits(hidden_BCD, table_VD, softcap)
-    # The label's logit is selected by a mask: a gather would need the vocabulary, which may be sharded, in one place.
-    is_target_BCV = jnp.arange(table_VD.shape[0]) == targets_BC[..., None]
+    """The sums of one chunk, and what its gradient needs; `table_VD` holds this device's part of the vocabulary."""
+    logits_BCV = jnp.einsum("bcd,vd->bcv", hidden_BCD, table_VD, preferred_element_type=jnp.float32)
+    logits_BCV = softcap * jnp.tanh(logits_BCV / softcap) if softcap else logits_BCV
+    # The label's logit is selected by a mask: whoever has it adds it, the others add 0.
+    first = jax.lax.axis_index(VOCABULARY) * table_VD.shape[0]
+    is_target_BCV = first + jnp.arange(table_VD.shape[0]) == targets_BC[..., None]
     target_BC1 = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0), axis=-1, keepdims=True)
-    most_BC1 = jnp.max(jax.lax.stop_gradient(logits_BCV), axis=-1, keepdims=True)
-    log_z_BC1 = most_BC1 + jnp.log(jnp.sum(jnp.exp(logits_BCV - most_BC1), axis=-1, keepdims=True))
+    target_BC1 = jax.lax.psum(target_BC1, VOCABULARY)
+    most_BC1 = jax.lax.pmax(jnp.max(logits_BCV, axis=-1, keepdims=True), VOCABULARY)
+    total_BC1 = jax.lax.psum(jnp.sum(jnp.exp(logits_BCV - most_BC1), axis=-1, keepdims=True), VOCABULARY)
+    log_z_BC1 = most_BC1 + jnp.log(total_BC1)
     nll_BC = (log_z_BC1 - target_BC1)[..., 0]
     sums = Sums(
         loss=jnp.sum(weights_BC * nll_BC),

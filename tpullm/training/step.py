@@ -24,8 +24,10 @@ def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype,
     """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
     model = architecture.model(params)
     hidden, _ = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
-    table, softcap = model.output_table(dtype), architecture.config.logit_softcap
-    return cross_entropy(hidden, table, batch.targets, batch.weights, z_loss, softcap)
+    config, table = architecture.config, model.output_parameter()
+    return cross_entropy(
+        hidden, table, batch.targets, batch.weights, z_loss, config.logit_softcap, summed_in=config.gradients
+    )
 
 
 def make_step(
