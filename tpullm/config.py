@@ -163,7 +163,9 @@ class ModelConfig:
         scale_embeddings: multiply embeddings by the root of the width (Vaswani et al. 2017).
         tied_embeddings: use the embedding table as the output layer too.
         dropout: share of residual activations set to zero in training; for corpora seen many times.
-        remat: what the backward pass computes again instead of keeping.
+        remat: what the backward pass computes again instead of keeping: `none`, all but the residual stream (`full`),
+            all but what attention gives (`save_attention`) or but all products (`save_dots`), which `offload` keeps in
+            the host's memory.
         gradients: type in which the devices' gradients are summed, that of the products or float32 (twice the bytes).
     """
 
@@ -201,7 +203,7 @@ class ModelConfig:
     scale_embeddings: bool = True
     tied_embeddings: bool = True
     dropout: float = 0.0
-    remat: Literal["none", "full"] = "none"
+    remat: Literal["none", "full", "save_attention", "save_dots", "offload"] = "none"
     gradients: Literal["compute", "float32"] = "compute"
 
     def resolved(self, vocabulary_size: int) -> "ModelConfig":
@@ -213,6 +215,11 @@ class ModelConfig:
             mlp_width=self.mlp_width or -(-self.width * 8 // 3 // 64) * 64,
             vocabulary_size=self.vocabulary_size or vocabulary_size,
         )
+
+    @property
+    def distinct_windows(self) -> list[int]:
+        """The windows that there are, each once."""
+        return sorted(set(self.windows or (0,)))
 
     def trained_as(self, other: "ModelConfig") -> "ModelConfig":
         """The same model with what `other` says of its training, which changes no parameter."""

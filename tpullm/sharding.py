@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tpullm.errors import UserError
@@ -101,6 +102,46 @@ def gather(parameter: jax.Array, *dimensions: str | None, dtype: jnp.dtype, rule
     """A parameter as its use needs it: cast to `dtype`, then whole along `embed` (FSDP's all-gather, in few bytes)."""
     used = [None if dimension == "embed" else dimension for dimension in dimensions]
     return jax.reshard(parameter.astype(dtype), rules.spec(*used))
+
+
+def axis_size(axis: str | None) -> int:
+    """How many devices of the mesh in use are along `axis`."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def zigzag(length: int, devices: int) -> np.ndarray:
+    """The order in which a row's tokens are dealt to the devices along `sequence`: places `[T]`.
+
+    The row is cut into twice as many pieces as devices, and each gets one from the front and its counterpart from the
+    back: then all have as many earlier tokens to look at (Brandon et al. 2023; Llama 3, section 3.3.2).
+    """
+    if devices == 1:
+        return np.arange(length)
+    pieces = np.arange(length).reshape(2 * devices, -1)
+    return np.concatenate([part for n in range(devices) for part in (pieces[n], pieces[-1 - n])])
+
+
+def dealt(x_BT: jax.Array, rules: Rules = RULES) -> jax.Array:
+    """Rows `[B, T]` with their tokens in the order of `zigzag`."""
+    devices = axis_size(rules.time)
+    if devices == 1:
+        return x_BT
+    return x_BT.at[:, zigzag(x_BT.shape[1], devices)].get(out_sharding=rules.spec("batch", "time"))
+
+
+def places(length: int, axis: str) -> jax.Array:
+    """Where this device's tokens stand in a row of `length`, `[T]`; inside `jax.shard_map`."""
+    devices = jax.lax.axis_size(axis)
+    return jnp.asarray(zigzag(length, devices).reshape(devices, -1), jnp.int32)[jax.lax.axis_index(axis)]
+
+
+def in_row_order(x: jax.Array, axis: str, dimension: int) -> jax.Array:
+    """What was gathered from the devices along `axis`, back in the order of the row; inside `jax.shard_map`."""
+    pieces = 2 * jax.lax.axis_size(axis)
+    if pieces == 2:
+        return x
+    parts = jnp.split(x, pieces, axis=dimension)
+    return jnp.concatenate([*parts[::2], *parts[::-2]], axis=dimension)
 
 
 def summed(x: jax.Array, *dimensions: str | None, over: tuple[str, ...], rules: Rules = RULES) -> jax.Array:

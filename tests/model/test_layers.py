@@ -38,7 +38,8 @@ def test_the_gradient_of_a_product_is_that_of_the_plain_one(subscripts, dtype, t
     x, weight = _arrays(*PRODUCTS[subscripts], dtype=dtype)
     cotangent = jnp.einsum(subscripts, x, weight)
     axes = tuple(
-        {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}[letter] for letter in subscripts.split("->")[0].split(",")[1]
+        {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}[letter]
+        for letter in subscripts.split("->")[0].split(",")[1]
     )
     ours = _gradients(lambda x, w: product(subscripts, axes, "compute", None, x, w), (x, weight), cotangent)
     plain = _gradients(lambda x, w: jnp.einsum(subscripts, x, w), (x, weight), cotangent)

@@ -3,16 +3,33 @@
 Shapes: B batch, T query length, S key length, D model width, N query heads, K key/value heads, G = N / K, H head width.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from tpullm.config import ModelConfig
 from tpullm.model.blockwise import attend_in_blocks
+from tpullm.model.flash import flash
 from tpullm.model.layers import Linear, parameter, residual_scale
 from tpullm.model.norm import Norm
 from tpullm.model.rope import rotary
 from tpullm.sharding import RULES, gather
+
+
+class Sight(NamedTuple):
+    """Whom a token sees in one kind of layer.
+
+    `table`: of `rotary_table`, or None; `mask` `[B, T, S]` of `allowed`, or None where the kernel makes its own;
+    `window`: how many tokens a token looks back at, itself included; `kind`: which kind it is.
+    """
+
+    table: tuple[jax.Array, jax.Array] | None
+    mask: jax.Array | None
+    window: jax.Array
+    kind: jax.Array
 
 
 def allowed(q_segments_BT, q_positions_BT, k_segments_BS, k_positions_BS, window: int | None = None) -> jax.Array:
@@ -73,7 +90,7 @@ class Attention(nnx.Module):
         q_shape, k_shape, q_norm_axes, k_norm_axes = shapes.get(config.qk_norm, [None] * 4)
         self.query_norm = Norm(config, q_shape, q_norm_axes, rngs) if q_shape else None
         self.key_norm = Norm(config, k_shape, k_norm_axes, rngs) if k_shape else None
-        self.softcap = config.attention_softcap
+        self.softcap, self.windows = config.attention_softcap, config.distinct_windows
         self.sinks = parameter(rngs, (N,), ("heads",), 0.0) if config.sinks else None
         # `attend` scales by the root of the head's width: what is asked beyond that goes into the queries.
         self.query_scale = config.attention_scale * H**0.5 if config.attention_scale else 1.0
@@ -84,21 +101,47 @@ class Attention(nnx.Module):
         k, v = self.key("btd,dkh->btkh", x_BTD, spec), self.value("btd,dkh->btkh", x_BTD, spec)
         k = k if self.key_norm is None else self.key_norm(k)
         k = k if table is None else rotary(k, table)
-        # Every query may look at every earlier key: keys and values are gathered along time (context parallelism).
-        everywhere = RULES.spec("batch", "kv_heads", None, "head")
-        return jax.reshard(k.swapaxes(1, 2), everywhere), jax.reshard(v.swapaxes(1, 2), everywhere)
+        return k.swapaxes(1, 2), v.swapaxes(1, 2)
 
-    def __call__(self, x_BTD, table, k_BKSH, v_BKSH, mask_BTS, keep_weights) -> tuple[jax.Array, jax.Array | None]:
-        """Mix the values that each token may look at: `[B, T, D]`, and the weights `[B, K, G, T, S]` if kept."""
+    def __call__(self, x_BTD, sight: Sight, k_BKSH, v_BKSH, segments_BT, positions_BT, kernel: str):
+        """Mix the values that each token may look at.
+
+        Args:
+            segments_BT, positions_BT: of the queries; what only some kernels need.
+            kernel: of `platform.attention_kernel`, or `plain`.
+
+        Returns:
+            `[B, T, D]`, and with `plain` the weights `[B, K, G, T, S]`.
+        """
         q = self.query("btd,dnh->btnh", x_BTD, RULES.spec("batch", "time", "heads", "head"))
         q = q if self.query_norm is None else self.query_norm(q)
-        q = q if table is None else rotary(q, table)
+        q = q if sight.table is None else rotary(q, sight.table)
         q = q if self.query_scale == 1 else (q.astype(jnp.float32) * self.query_scale).astype(q.dtype)
-        # Without a cache (or with an empty one of that length), the keys are those of the queries' own tokens.
-        own = k_BKSH.shape[2] == x_BTD.shape[1]
-        if own and not keep_weights and not self.softcap and self.sinks is None:
-            mixed, weights = attend_in_blocks(q, k_BKSH, v_BKSH, mask_BTS), None
-        else:
-            sinks = None if self.sinks is None else gather(self.sinks[...], "heads", dtype=jnp.float32)
-            mixed, weights = attend(q, k_BKSH, v_BKSH, mask_BTS, self.softcap, sinks)
+        sinks = None if self.sinks is None else gather(self.sinks[...], "heads", dtype=jnp.float32)
+        weights, more = None, (self.softcap, sinks)
+        match kernel:
+            case "splash":
+                from tpullm.model.splash import splash  # imports Pallas: 0.4 s that a CPU need not spend
+
+                mixed = splash(q, k_BKSH, v_BKSH, segments_BT, self.windows, sight.kind, *more)
+            case "cudnn":
+                mixed = fused(q, k_BKSH, v_BKSH, sight.mask)
+            case "flash":
+                mixed = flash(q, k_BKSH, v_BKSH, segments_BT, positions_BT, sight.window, *more)
+            case "blocks":
+                mixed = attend_in_blocks(q, k_BKSH, v_BKSH, sight.mask)
+            case "plain":
+                mixed, weights = attend(q, k_BKSH, v_BKSH, sight.mask, *more)
+        mixed = checkpoint_name(mixed, "attention") if kernel != "splash" else mixed  # which names its own
         return self.out("btnh,nhd->btd", mixed, RULES.spec("batch", "time", "width")), weights
+
+
+def fused(q_BTNH, k_BKTH, v_BKTH, mask_BTT) -> jax.Array:
+    """The mixed values of `attend`, by cuDNN's flash attention on a GPU."""
+
+    def local(q_BTNH, k_BKTH, v_BKTH, mask_BTT):
+        k_BTKH, v_BTKH = k_BKTH.swapaxes(1, 2), v_BKTH.swapaxes(1, 2)
+        return jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, mask=mask_BTT[:, None], implementation="cudnn")
+
+    spec = RULES.spec("batch", "time", "heads", "head")
+    return jax.shard_map(local, out_specs=spec, check_vma=False)(q_BTNH, k_BKTH, v_BKTH, mask_BTT)

@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from tpullm.config import ModelConfig
 from tpullm.model.platform import in_memory_order, product_dtype
@@ -48,6 +49,7 @@ class Linear(nnx.Module):
     def __call__(self, subscripts: str, x: jax.Array, out_spec) -> jax.Array:
         """`x` times the weight, as `subscripts` says, in the type of `x`."""
         out = product(subscripts, self.axes, self.summed_in, out_spec, x, self.weight[...])
+        out = checkpoint_name(out, "dots")
         return out if self.bias is None else out + gather(self.bias[...], *self.bias_axes, dtype=x.dtype)
 
 

@@ -6,6 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from tpullm.config import ModelConfig
+
+# The longest row whose attention weights a CPU keeps: in bfloat16 they are 17 MB a head.
+LONGEST_KEPT = 4096
+
 # Published peaks in bf16 FLOP/s of one device, by `device_kind`.
 PEAKS = {
     "TPU v4": 275e12,
@@ -69,6 +74,27 @@ def query_block(length: int) -> int:
     """How many queries attention takes at a time; all of them is one block."""
     block = max(128, length // 8)
     return block if length % block == 0 else length
+
+
+def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequence: int) -> str:
+    """How training attends on rows of `length` tokens, on `sequence` devices along time.
+
+    `splash` on a TPU and `cudnn` on a GPU are their own kernels; a CPU attends in `blocks` whose weights it keeps, or
+    plainly where caps or sinks are asked, up to a length; `flash` is everything else.
+    """
+    special = bool(config.attention_softcap or config.sinks)
+    if target() == "tpu" and splash_fits(length, sequence):
+        return "splash"
+    if target() == "gpu" and dtype == jnp.bfloat16 and not special and sequence == 1:
+        return "cudnn"
+    if target() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
+        return "plain" if special else "blocks"
+    return "flash"
+
+
+def splash_fits(length: int, sequence: int) -> bool:
+    """Whether a TPU's kernel takes rows of that many tokens: 128 at a time, in two pieces a device."""
+    return length % (128 * (2 * sequence if sequence > 1 else 1)) == 0
 
 
 def logits_bytes() -> int:

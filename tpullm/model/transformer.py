@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tpullm.config import ModelConfig
-from tpullm.model.attention import Attention, allowed
+from tpullm.model.attention import Attention, Sight, allowed
 from tpullm.model.layers import MLP, dropout, lookup, parameter
 from tpullm.model.moe import MixtureOfExperts
 from tpullm.model.norm import Norm
-from tpullm.model.platform import unrolled
+from tpullm.model.platform import attention_kernel, unrolled
+from tpullm.model.remat import rematerialized
 from tpullm.model.rope import rotary_table
-from tpullm.sharding import RULES, gather
+from tpullm.sharding import RULES, axis_size, gather
 
 
 class Cache(NamedTuple):
@@ -49,11 +50,11 @@ class Block(nnx.Module):
         self.mlp_out_norm = norm() if after else None
         self.dropout = config.dropout
 
-    def __call__(self, x_BTD, table, mask_BTS, cached=None, slot=None, key=None, keep_weights=False):
+    def __call__(self, x_BTD, sight: Sight, segments_BT, positions_BT, kernel: str, cached=None, slot=None, key=None):
         """`[B, T, D]` to `[B, T, D]`.
 
         Args:
-            table: of `rotary_table`, or None.
+            segments_BT, positions_BT, kernel: as for `Attention`.
             cached: keys and values `[B, K, S, H]` of earlier tokens; this block's are written at `slot`.
             key: for dropout; None computes without.
 
@@ -62,11 +63,14 @@ class Block(nnx.Module):
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         normed = _maybe(self.attention_norm, x_BTD)
-        k, v = self.attention.keys_and_values(normed, table)
+        k, v = self.attention.keys_and_values(normed, sight.table)
+        if kernel in ("plain", "blocks"):  # they see whole rows
+            everywhere = RULES.spec("batch", "kv_heads", None, "head")
+            k, v = jax.reshard((k, v), (everywhere, everywhere))
         if cached is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cached[0], k.astype(cached[0].dtype), slot, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=2)
-        mixed, weights = self.attention(normed, table, k, v, mask_BTS, keep_weights)
+        mixed, weights = self.attention(normed, sight, k, v, segments_BT, positions_BT, kernel)
         x_BTD = x_BTD + dropout(_maybe(self.attention_out_norm, mixed), self.dropout, attention_key)
         out = _maybe(self.mlp_out_norm, self.mlp(_maybe(self.mlp_norm, x_BTD)))
         return x_BTD + dropout(out, self.dropout, mlp_key), (k, v), weights
@@ -118,6 +122,8 @@ class Transformer(nnx.Module):
     def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False):
         """Token ids to the normalized residual stream, from which `output_table` scores the next token.
 
+        On several devices along `sequence`, a row's tokens come (and go) in the order of `sharding.zigzag`.
+
         Args:
             tokens_BT, segment_ids_BT, positions_BT: `[B, T]` int32.
             dtype: type of the products.
@@ -129,44 +135,42 @@ class Transformer(nnx.Module):
         """
         x_BTD = dropout(self.embed(tokens_BT, positions_BT, dtype), self.config.dropout, key)
         own = (segment_ids_BT, positions_BT)
-        kinds = self._kinds(own, own)
+        sequence = axis_size(RULES.time)
+        kernel = "plain" if keep_weights else attention_kernel(self.config, tokens_BT.shape[1], dtype, sequence)
+        kinds = self._kinds(own, own, kernel)
         graph, stacked = nnx.split(self.layers)
 
         def layer(x_BTD, scanned):
             state, layer_key, kind = scanned
-            table, mask_BTS = (
-                kinds[0] if len(kinds) == 1 else jax.tree.map(lambda *of: jax.lax.select_n(kind, *of), *kinds)
-            )
+            sight = kinds[0] if len(kinds) == 1 else jax.tree.map(lambda *of: jax.lax.select_n(kind, *of), *kinds)
             block = nnx.merge(graph, state)
-            x_BTD, _, weights = block(x_BTD, table, mask_BTS, key=layer_key, keep_weights=keep_weights)
-            return x_BTD, weights
+            x_BTD, _, weights = block(x_BTD, sight, *own, kernel, key=layer_key)
+            return x_BTD, weights if keep_weights else None
 
-        if self.config.remat == "full":
-            layer = jax.checkpoint(layer, prevent_cse=False)
+        layer = rematerialized(layer, self.config.remat)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
         scanned = (stacked, keys, jnp.asarray(self._kind_of_layer(), jnp.int32))
         x_BTD, weights = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled(self.config.layers))
         return self.norm(x_BTD), weights
 
-    def _windows(self) -> list[int]:
-        """The windows that there are, each once."""
-        return sorted(set(self.config.windows or (0,)))
-
     def _kind_of_layer(self) -> list[int]:
-        """Which of `_windows` each layer has."""
-        return [self._windows().index(window) for window in self.config.windows or (0,) * self.config.layers]
+        """Which of the distinct windows each layer has."""
+        windows = self.config.distinct_windows
+        return [windows.index(window) for window in self.config.windows or (0,) * self.config.layers]
 
-    def _kinds(self, queries, keys) -> list:
-        """For each of `_windows`: the rotary table (or None), and who may look at whom.
+    def _kinds(self, queries, keys, kernel: str) -> list[Sight]:
+        """What a token sees with each of the distinct windows.
 
         Args:
             queries, keys: segment ids and positions, `[B, T]` and `[B, S]`.
         """
         kinds = []
-        for window in self._windows():
+        for kind, window in enumerate(self.config.distinct_windows):
             rotates = self.config.positions == "rotary"
             table = rotary_table(*reversed(queries), self.config, local=window > 0) if rotates else None
-            kinds.append((table, allowed(*queries, *keys, window or None)))
+            masked = kernel in ("plain", "blocks", "cudnn")
+            mask_BTS = allowed(*queries, *keys, window or None) if masked else None
+            kinds.append(Sight(table, mask_BTS, jnp.asarray(window or 2**30, jnp.int32), jnp.asarray(kind, jnp.int32)))
         return kinds
 
     def extend(self, tokens_BT, segment_ids_BT, positions_BT, cache: Cache, layers, *, dtype):
@@ -180,13 +184,16 @@ class Transformer(nnx.Module):
         segments, positions = jax.reshard((segment_ids_BT, positions_BT), (everywhere, everywhere))
         segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, cache.length, axis=1)
         positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.length, axis=1)
-        kinds = self._kinds((segment_ids_BT, positions_BT), (segments, positions))
+        own = (segment_ids_BT, positions_BT)
+        whole = tokens_BT.shape[1] == segments.shape[1]  # into an empty cache of that length: as in training
+        blocks = whole and attention_kernel(self.config, tokens_BT.shape[1], dtype, sequence=1) == "blocks"
+        kernel = "blocks" if blocks else "plain"
+        kinds = self._kinds(own, (segments, positions), kernel)
         x_BTD, kept = self.embed(tokens_BT, positions_BT, dtype), []
         graph, stacked = nnx.split(self.layers)
         for leaves, kind, *cached in zip(layers, self._kind_of_layer(), cache.keys, cache.values, strict=True):
-            table, mask_BTS = kinds[kind]
             block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
-            x_BTD, pair, _ = block(x_BTD, table, mask_BTS, cached, cache.length)
+            x_BTD, pair, _ = block(x_BTD, kinds[kind], *own, kernel, cached, cache.length)
             kept.append(pair)
         keys, values = zip(*kept, strict=True)
         return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1])

@@ -12,6 +12,7 @@ import optax
 
 from tpullm.config import TrainConfig
 from tpullm.data.batch import Batch
+from tpullm.sharding import dealt
 from tpullm.training.losses import Sums, cross_entropy
 from tpullm.training.state import Architecture
 
@@ -22,7 +23,7 @@ jax.tree_util.register_dataclass(Batch)
 
 def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, key=None):
     """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
-    model = architecture.model(params)
+    model, batch = architecture.model(params), jax.tree.map(dealt, batch)
     hidden, _ = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
     config, table = architecture.config, model.output_parameter()
     return cross_entropy(
