@@ -5,7 +5,7 @@ laptop. On one device the mesh is 1x1x1x1x1 and the same code runs.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,11 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tpullm.errors import UserError
 
 AXES = ("data", "fsdp", "expert", "sequence", "tensor")
+EXPLICIT = (AxisType.Explicit,) * len(AXES)
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,30 @@ def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None)
         UserError: an unknown axis, or sizes whose product is not the number of devices.
     """
     devices = devices if devices is not None else jax.devices()
-    sizes = axis_sizes(shape, len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
+    return Mesh(arranged(axis_sizes(shape, len(devices)), devices), AXES, axis_types=EXPLICIT)
+
+
+def arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices by their place in a mesh of these `sizes`: near each other along the axes that talk most.
+
+    Slices of TPUs are told apart along `data` alone, since between them there is only the data center's network.
+
+    Raises:
+        UserError: `data` can't be shared by the slices.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    options = {"allow_split_physical_axes": True}
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, **options)
+    if sizes[0] % slices:
+        raise UserError(f"mesh: data {sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
+    within, across = (sizes[0] // slices, *sizes[1:]), (slices, *[1] * (len(sizes) - 1))
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, **options)
 
 
 def planned_mesh(shape: Mapping[str, int], devices: int) -> AbstractMesh:
     """The mesh of that many devices that are not here: layouts can be computed on it, arrays can't."""
-    return AbstractMesh(axis_sizes(shape, devices), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    return AbstractMesh(axis_sizes(shape, devices), AXES, axis_types=EXPLICIT)
 
 
 def axis_sizes(shape: Mapping[str, int], devices: int) -> tuple[int, ...]:
@@ -100,8 +120,63 @@ def named(mesh: Mesh, *dimensions: str | None, rules: Rules = RULES) -> NamedSha
 
 def gather(parameter: jax.Array, *dimensions: str | None, dtype: jnp.dtype, rules: Rules = RULES) -> jax.Array:
     """A parameter as its use needs it: cast to `dtype`, then whole along `embed` (FSDP's all-gather, in few bytes)."""
-    used = [None if dimension == "embed" else dimension for dimension in dimensions]
-    return jax.reshard(parameter.astype(dtype), rules.spec(*used))
+    used = rules.spec(*[None if dimension == "embed" else dimension for dimension in dimensions])
+    if "embed" not in dimensions or axis_size(rules.embed) == 1:
+        return jax.reshard(parameter.astype(dtype), used)
+    local = lambda x: gathered(x.astype(dtype), *dimensions, rules=rules)  # noqa: E731
+    return jax.shard_map(local, out_specs=used, check_vma=False)(parameter)
+
+
+def gathered(x: jax.Array, *dimensions: str | None, rules: Rules = RULES) -> jax.Array:
+    """`gather`, of a device's own part; inside `jax.shard_map`."""
+    flat, shape, order = _embed_first(x, dimensions)
+    gather = partial(jax.lax.all_gather, axis_name=rules.embed, axis=flat.ndim - 2, tiled=True)
+    for groups in reversed(_two_steps(rules.embed)):
+        flat = gather(flat, axis_index_groups=groups)
+    return _embed_back(_laid_out(flat), shape, order)
+
+
+def _two_steps(axis: str) -> list:
+    """The groups of devices of a gather or, in this order, of a scatter along a mesh axis: [None] is one step.
+
+    In two steps where the axis is the whole mesh. Over all devices, XLA for a TPU makes a reduce-scatter an all-reduce
+    and a slice, twice the bytes, and of gathers of less than some 10 MB an all-reduce of mostly zeros; over a part of
+    them it does not (libtpu 0.0.50, on v5e, v6e and v5p). The second step of a scatter has a `rows`-th of the data.
+    """
+    size = jax.lax.axis_size(axis)
+    rows = max(divisor for divisor in range(1, math.isqrt(size) + 1) if size % divisor == 0)
+    if rows == 1 or size < jax.sharding.get_abstract_mesh().size:
+        return [None]
+    grid = np.arange(size).reshape(rows, -1)
+    return [grid.T.tolist(), grid.tolist()]
+
+
+def _laid_out(x: jax.Array) -> jax.Array:
+    """`x`, in memory as its dimensions say."""
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
+def _embed_first(x: jax.Array, dimensions: tuple[str | None, ...]) -> tuple[jax.Array, tuple[int, ...], list[int]]:
+    """A parameter as `[..., embed, the rest]`; `...` are the dimensions that stack parameters.
+
+    The TPU compiler gathers and scatters along a dimension that is not the last in memory. Weights of heads of 64 it
+    lays out with the width last; then each gather became an all-reduce of mostly zeros (1 B parameters on v5e).
+
+    Returns:
+        What is needed to go back with `_embed_back` too: the shape with `embed` first, and the order of dimensions.
+    """
+    stacked = len(dimensions) - len(one(dimensions))
+    embed = dimensions.index("embed")
+    order = [*range(stacked), embed, *[n for n in range(stacked, x.ndim) if n != embed]]
+    turned = x.transpose(order)
+    return _laid_out(turned.reshape(*turned.shape[: stacked + 1], -1)), turned.shape, order
+
+
+def _embed_back(flat: jax.Array, shape: tuple[int, ...], order: list[int]) -> jax.Array:
+    """The opposite of `_embed_first`, whatever the size of `embed` has become."""
+    stacked = flat.ndim - 2
+    turned = flat.reshape(*shape[:stacked], flat.shape[-2], *shape[stacked + 1 :])
+    return turned.transpose([order.index(n) for n in range(len(order))])
 
 
 def axis_size(axis: str | None) -> int:
@@ -151,27 +226,17 @@ def summed(x: jax.Array, *dimensions: str | None, over: tuple[str, ...], rules: 
     the rest of the mesh axes `over`.
     """
     if "embed" in dimensions and rules.embed in over:
-        x = _scattered(x, rules.embed, dimensions.index("embed"))
+        flat, shape, order = _embed_first(x, dimensions)
+        x = _embed_back(_scattered(flat, rules.embed, flat.ndim - 2), shape, order)
         over = tuple(axis for axis in over if axis != rules.embed)
     return jax.lax.psum(x, over) if over else x
 
 
 def _scattered(x: jax.Array, axis: str, dimension: int) -> jax.Array:
-    """Sum over a mesh axis, each device left with its part along `dimension`.
-
-    In two steps where the axis is the whole mesh: XLA for a TPU makes a reduce-scatter over all devices an all-reduce
-    and a slice, twice the bytes, and keeps one over a part of them (libtpu 0.0.50, on v5e, v6e and v5p). The second
-    step has a `rows`-th of the data.
-    """
-    size = jax.lax.axis_size(axis)
-    scatter = partial(jax.lax.psum_scatter, axis_name=axis, scatter_dimension=dimension, tiled=True)
-    rows = max(divisor for divisor in range(1, math.isqrt(size) + 1) if size % divisor == 0)
-    if rows == 1 or size < jax.sharding.get_abstract_mesh().size:
-        return scatter(x)
-    columns = size // rows
-    devices = [[row * columns + column for column in range(columns)] for row in range(rows)]
-    x = scatter(x, axis_index_groups=[list(column) for column in zip(*devices, strict=True)])
-    return scatter(x, axis_index_groups=devices)
+    """Sum over a mesh axis, each device left with its part along `dimension`."""
+    for groups in _two_steps(axis):
+        x = jax.lax.psum_scatter(x, axis, scatter_dimension=dimension, tiled=True, axis_index_groups=groups)
+    return x
 
 
 def one(axes: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,0 +1,93 @@
+"""The program that a recipe would run on chips that are not here: the very step that `pretrain` compiles.
+
+`traced` needs no chip and no TPU software: a layout mistake shows there. `compiled` is the TPU compiler's own program
+(extra `tpu`), with its memory and its collectives.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh
+
+from tpullm.config import ModelConfig, TrainConfig
+from tpullm.data.batch import Batch
+from tpullm.errors import UserError
+from tpullm.model.platform import compute_dtype
+from tpullm.sharding import AXES, EXPLICIT, arranged, axis_sizes, named
+from tpullm.topology import Topology
+from tpullm.training.optim import make_optimizer
+from tpullm.training.state import Architecture, abstract
+from tpullm.training.step import make_step
+
+# libtpu would wait for a metadata server, and for another compilation's lock.
+QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+
+
+def absent_mesh(shape: Mapping[str, int], topology: Topology) -> AbstractMesh:
+    """The mesh of a recipe over chips that are not here; enough to trace with."""
+    device = AbstractDevice(topology.device_kind, 1, "tpu")
+    sizes = axis_sizes(shape, topology.chips)
+    return AbstractMesh(sizes, AXES, axis_types=EXPLICIT, abstract_device=device)
+
+
+def planned_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
+    """The same for the compiler: each device at its place in the torus.
+
+    Raises:
+        UserError: the TPU compiler is not installed.
+    """
+    from jax.experimental import topologies
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **topology.options())
+    except (RuntimeError, ImportError) as error:
+        if "libtpu" not in str(error).lower():
+            raise
+        raise UserError(f"{topology}: the TPU compiler is missing; install tpullm[tpu]") from error
+    return Mesh(arranged(axis_sizes(shape, topology.chips), described.devices), AXES, axis_types=EXPLICIT)
+
+
+def traced(model: ModelConfig, config: TrainConfig, mesh: Mesh | AbstractMesh) -> jax.stages.Lowered:
+    """The step of a training on `mesh`, lowered for its platform."""
+    architecture = Architecture(model)
+    used = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
+    with used(mesh), _without_warnings():
+        optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes)
+        state = abstract(architecture, optimizer, mesh)
+        step = make_step(architecture, optimizer, config, compute_dtype(config.compute), seed=0)
+        platform = mesh.abstract_mesh.abstract_device.platform
+        return step.trace(state, abstract_batch(config, mesh)).lower(lowering_platforms=(platform,))
+
+
+def abstract_batch(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Batch:
+    """Shapes, types and shardings of one global batch."""
+    shape, sharding = (config.batch_size, config.sequence_length), named(mesh, "batch", "time")
+    of = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)  # noqa: E731
+    return Batch(*[of(jnp.int32)] * 4, of(jnp.float32))
+
+
+def compiled(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Any:
+    """The executable of the step: `memory_analysis()`, `as_text()`; `UserError` if it does not fit the memory."""
+    lowered = traced(model, config, mesh)
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "Ran out of memory" not in str(error):
+            raise
+        line = next(line for line in str(error).splitlines() if "Ran out of memory" in line)
+        raise UserError(f"does not fit: {line.strip()}; more devices, fewer rows a device, or model.remat") from error
+
+
+@contextlib.contextmanager
+def _without_warnings():
+    """JAX warns of donated buffers that have no use where it only traces."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
+        yield
