@@ -137,6 +137,14 @@ class ModelConfig:
             without a router.
         experts_per_token: how many it chooses.
         normalize_router: the weights of the chosen experts sum to 1; otherwise those of all do.
+        router_scores: what the router makes of its logits; `sigmoid` is DeepSeek-V3's.
+        router_scale: what the weights are multiplied by, for a router whose scores are small.
+        shared_experts: experts that every token goes through beside those chosen, as one MLP so many times as wide
+            (DeepSeekMoE, Dai et al. 2024).
+        balance_loss: weight of the loss that keeps the experts of each row evenly loaded (DeepSeek-V3, equations 17 to
+            20); 0.0001 there.
+        balance_rate: how much a step moves a bias on each expert's score, so that it is chosen more if its load is
+            below the mean, and less above it, without a loss (Wang et al. 2024); 0.001 there, 0 is no bias.
         vocabulary_size: number of token ids (V); 0 is the tokenizer's.
         context_length: longest sequence the model is made for, in tokens.
         positions: `rotary`, or a `learned` vector for each of `context_length` positions (GPT-2).
@@ -175,6 +183,11 @@ class ModelConfig:
     experts: int = 0
     experts_per_token: int = 2
     normalize_router: bool = True
+    router_scores: Literal["softmax", "sigmoid"] = "softmax"
+    router_scale: float = 1.0
+    shared_experts: int = 0
+    balance_loss: float = 0.0
+    balance_rate: float = 0.0
     vocabulary_size: int = 0
     context_length: int = 256
     positions: Literal["rotary", "learned"] = "rotary"
@@ -214,7 +227,7 @@ class ModelConfig:
 
     def trained_as(self, other: "ModelConfig") -> "ModelConfig":
         """The same model with what `other` says of its training, which changes no parameter."""
-        return dataclasses.replace(self, dropout=other.dropout, remat=other.remat)
+        return dataclasses.replace(self, dropout=other.dropout, remat=other.remat, balance_loss=other.balance_loss)
 
     @classmethod
     def from_json(cls, fields: dict) -> "ModelConfig":
@@ -388,6 +401,10 @@ RANGES = {
     "model.mlp_width": (0, None),
     "model.experts": (0, None),
     "model.experts_per_token": (1, None),
+    "model.router_scale": (1e-9, None),
+    "model.shared_experts": (0, None),
+    "model.balance_loss": (0, None),
+    "model.balance_rate": (0, 1),
     "model.vocabulary_size": (0, None),
     "model.swiglu_limit": (0, None),
     "model.dropout": (0, 0.95),
@@ -419,7 +436,7 @@ def check(recipe: Recipe) -> Recipe:
     _check_ranges(recipe)
     _require(
         not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,
-        "model: is that of `base`; beside it only model.dropout and model.remat can be set",
+        "model: is that of `base`; beside it only model.dropout, model.remat and model.balance_loss can be set",
     )
     model = recipe.model.resolved(vocabulary_size=1)
     _require(model.width > 0 and model.layers > 0 and model.heads > 0, "model: layers, width and heads must be > 0")
@@ -435,6 +452,10 @@ def check(recipe: Recipe) -> Recipe:
         not model.experts or model.experts_per_token <= model.experts,
         f"model.experts_per_token: {model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer",
     )
+    for key in ("shared_experts", "balance_loss", "balance_rate"):
+        _require(
+            model.experts or not getattr(model, key), f"model.{key}: needs a router; set model.experts, or this to 0"
+        )
     _require(not model.swiglu_limit or model.gated, "model.swiglu_limit: there is no SwiGLU without model.gated")
     stages = {"pretrain": recipe.pretrain}
     if recipe.finetune:

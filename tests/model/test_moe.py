@@ -43,7 +43,7 @@ def test_it_is_each_token_through_its_experts(k, normalize):
         module = MixtureOfExperts(config, nnx.Rngs(0))
         for part in (module.router, module.gate, module.up, module.down):
             part.bias[...] = jnp.asarray(random.standard_normal(part.bias.shape), jnp.float32)
-        found = np.asarray(nnx.jit(lambda module, x: module(x))(module, x_BTD)).reshape(21, -1)
+        found = np.asarray(nnx.jit(lambda module, x: module(x)[0])(module, x_BTD)).reshape(21, -1)
     expected = by_hand(module, x_BTD.reshape(21, -1).astype(np.float64), k, normalize)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())  # float32 against float64
 
@@ -52,7 +52,7 @@ def test_every_token_goes_to_k_different_experts():
     """Even where all want the same ones: an expert takes as many as come."""
     logits_ME = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
     logits_ME[:, 3] += 100
-    weights_Mk, experts_Mk = routed(jnp.asarray(logits_ME), 2, normalize=True)
+    _, weights_Mk, experts_Mk = routed(jnp.asarray(logits_ME), EXPERTS.config)
     assert np.bincount(np.asarray(experts_Mk).reshape(-1), minlength=5)[3] == 64
     assert np.bincount(np.asarray(experts_Mk).reshape(-1)).sum() == 64 * 2
     assert (np.asarray(experts_Mk[:, 0]) != np.asarray(experts_Mk[:, 1])).all()

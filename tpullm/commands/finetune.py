@@ -125,10 +125,10 @@ def _changed_files(tokenizer: Tokenizer, learned: Conversations, folder: Path) -
 
 
 def check_shape(base: Model, wanted: ModelConfig) -> None:
-    """`UserError` if the checkpoint's model is not the recipe's (dropout and remat change no parameter)."""
-    has, asks = dataclasses.asdict(base.config), dataclasses.asdict(wanted)
+    """`UserError` if the checkpoint's model is not the recipe's (how it is trained may differ: `trained_as`)."""
+    has, asks = dataclasses.asdict(base.config.trained_as(wanted)), dataclasses.asdict(wanted)
     for key in has:
-        if key not in ("dropout", "remat") and has[key] != asks[key]:
+        if has[key] != asks[key]:
             raise UserError(
                 f"model.{key}: the checkpoint {base.directory / str(base.step)} has {has[key]}, "
                 f"the recipe says {asks[key]}; pretrain again, or set model.{key} to {has[key]}"

@@ -49,6 +49,15 @@ def unrolled(layers: int) -> int:
     return layers if jax.default_backend() == "cpu" and layers <= 12 else 1
 
 
+def has_ragged_exchange() -> bool:
+    """Whether devices can send each other rows of uneven numbers in one operation, and not padded to the most.
+
+    A TPU can. XLA for a CPU does not compile `ragged-all-to-all` (JAX 0.10 and 0.12), and on several GPUs nobody has
+    tried it here; both send padded rows, to the same numbers.
+    """
+    return jax.default_backend() == "tpu"
+
+
 def in_memory_order(x: jax.Array) -> jax.Array:
     """`x` as it is, with its last dimension contiguous in memory; elsewhere than on a CPU the compiler chooses.
 

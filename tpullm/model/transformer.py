@@ -13,7 +13,7 @@ from flax import nnx
 from tpullm.config import ModelConfig
 from tpullm.model.attention import Attention, allowed
 from tpullm.model.layers import MLP, dropout, parameter
-from tpullm.model.moe import MixtureOfExperts
+from tpullm.model.moe import MixtureOfExperts, Routing
 from tpullm.model.norm import Norm
 from tpullm.model.platform import unrolled
 from tpullm.model.rope import rotary_table
@@ -34,6 +34,18 @@ class Cache(NamedTuple):
     length: jax.Array
 
 
+class Output(NamedTuple):
+    """What the model gives for tokens.
+
+    `hidden`: the normalized residual stream `[B, T, D]`, from which `output_table` scores the next token; `attention`:
+    the weights `[L, B, K, G, T, S]`, or None; `routing`: of each layer (`[L, ...]`), or None without experts.
+    """
+
+    hidden: jax.Array
+    attention: jax.Array | None
+    routing: Routing | None
+
+
 class Block(nnx.Module):
     """One layer: attention, then the MLP, each on a normalized copy (or normalized after it) and added to the residual
     stream."""
@@ -49,16 +61,18 @@ class Block(nnx.Module):
         self.mlp_out_norm = norm() if after else None
         self.dropout = config.dropout
 
-    def __call__(self, x_BTD, table, mask_BTS, cached=None, slot=None, key=None, keep_weights=False):
+    def __call__(self, x_BTD, table, mask_BTS, cached=None, slot=None, key=None, keep_weights=False, real_BT=None):
         """`[B, T, D]` to `[B, T, D]`.
 
         Args:
             table: of `rotary_table`, or None.
             cached: keys and values `[B, K, S, H]` of earlier tokens; this block's are written at `slot`.
             key: for dropout; None computes without.
+            real_BT: which tokens are no padding, for the `Routing`.
 
         Returns:
-            The new residual stream, the keys and values attended to, and the attention weights (or None).
+            The new residual stream, the keys and values attended to, the attention weights (or None), the `Routing` (or
+            None).
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         normed = _maybe(self.attention_norm, x_BTD)
@@ -68,8 +82,13 @@ class Block(nnx.Module):
             v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=2)
         mixed, weights = self.attention(normed, table, k, v, mask_BTS, keep_weights)
         x_BTD = x_BTD + dropout(_maybe(self.attention_out_norm, mixed), self.dropout, attention_key)
-        out = _maybe(self.mlp_out_norm, self.mlp(_maybe(self.mlp_norm, x_BTD)))
-        return x_BTD + dropout(out, self.dropout, mlp_key), (k, v), weights
+        normed, routing = _maybe(self.mlp_norm, x_BTD), None
+        if isinstance(self.mlp, MixtureOfExperts):
+            out, routing = self.mlp(normed, real_BT)
+        else:
+            out = self.mlp(normed)
+        out = _maybe(self.mlp_out_norm, out)
+        return x_BTD + dropout(out, self.dropout, mlp_key), (k, v), weights, routing
 
 
 def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
@@ -113,17 +132,14 @@ class Transformer(nnx.Module):
         stacked = jax.tree.leaves(nnx.split(self.layers)[1])
         return [[leaf[n] for leaf in stacked] for n in range(self.config.layers)]
 
-    def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False):
-        """Token ids to the normalized residual stream, from which `output_table` scores the next token.
+    def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False) -> Output:
+        """Token ids to the `Output`.
 
         Args:
             tokens_BT, segment_ids_BT, positions_BT: `[B, T]` int32.
             dtype: type of the products.
             key: for dropout; None computes without.
             keep_weights: also return the attention weights.
-
-        Returns:
-            `[B, T, D]`, and the weights `[L, B, K, G, T, S]` (or None).
         """
         x_BTD = dropout(self.embed(tokens_BT, positions_BT, dtype), self.config.dropout, key)
         own = (segment_ids_BT, positions_BT)
@@ -136,15 +152,15 @@ class Transformer(nnx.Module):
                 kinds[0] if len(kinds) == 1 else jax.tree.map(lambda *of: jax.lax.select_n(kind, *of), *kinds)
             )
             block = nnx.merge(graph, state)
-            x_BTD, _, weights = block(x_BTD, table, mask_BTS, key=layer_key, keep_weights=keep_weights)
-            return x_BTD, weights
+            x_BTD, _, *kept = block(x_BTD, table, mask_BTS, None, None, layer_key, keep_weights, segment_ids_BT > 0)
+            return x_BTD, kept
 
         if self.config.remat == "full":
             layer = jax.checkpoint(layer, prevent_cse=False)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
         scanned = (stacked, keys, jnp.asarray(self._kind_of_layer(), jnp.int32))
-        x_BTD, weights = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled(self.config.layers))
-        return self.norm(x_BTD), weights
+        x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled(self.config.layers))
+        return Output(self.norm(x_BTD), weights, routing)
 
     def _windows(self) -> list[int]:
         """The windows that there are, each once."""
@@ -184,7 +200,7 @@ class Transformer(nnx.Module):
         for leaves, kind, *cached in zip(layers, self._kind_of_layer(), cache.keys, cache.values, strict=True):
             table, mask_BTS = kinds[kind]
             block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
-            x_BTD, pair, _ = block(x_BTD, table, mask_BTS, cached, cache.length)
+            x_BTD, pair, *_ = block(x_BTD, table, mask_BTS, cached, cache.length)
             kept.append(pair)
         keys, values = zip(*kept, strict=True)
         return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1])

@@ -21,13 +21,17 @@ CHUNK_BYTES = 64 << 20
 class Sums(NamedTuple):
     """Sums over the tokens of a batch, each times its weight. Sums, so that parts of a batch add up to the whole.
 
-    `loss` in nats, `z` (squared log-normalizer), `weight`, `correct` (the likeliest token was the right one).
+    `loss` in nats, `z` (squared log-normalizer), `weight`, `correct` (the likeliest token was the right one). Of a
+    model with experts also `balance` (a token's is the balance loss of its row) and `loads` `[L, E]` int32 (how many
+    real tokens, of any weight, chose each expert).
     """
 
     loss: jax.Array
     z: jax.Array
     weight: jax.Array
     correct: jax.Array
+    balance: jax.Array | None = None
+    loads: jax.Array | None = None
 
 
 def chunk_length(batch: int, length: int, vocabulary: int) -> int:
@@ -100,7 +104,7 @@ _cross_entropy.defvjp(_forward, _backward)
 
 
 def _zeros() -> Sums:
-    return Sums(*(jnp.zeros((), jnp.float32) for _ in Sums._fields))
+    return Sums(*(jnp.zeros((), jnp.float32) for _ in range(4)))
 
 
 def _chunks(table_VD, *arrays_BT):
