@@ -20,9 +20,7 @@ EXPERTS = Architecture(
 )
 # Experts that a mesh can share, with all that keeps them even.
 SPREAD = Architecture(
-    dataclasses.replace(
-        EXPERTS.config, experts=8, shared_experts=2, balance_loss=0.1, balance_rate=0.01, swiglu_limit=2.0
-    )
+    dataclasses.replace(EXPERTS.config, experts=8, shared_experts=2, balance_loss=0.1, balance_rate=0.01, remat="full")
 )
 
 
