@@ -1,7 +1,8 @@
-"""Rows travel to the devices that hold their experts, and back: an all-to-all along the mesh axis `expert`.
+"""Rows travel to the devices that hold their experts, and back: an all-to-all along the mesh axis `expert`, in rounds.
 
 Shapes: R rows of one device (a token and one of its experts) sorted by expert, D model width, E experts; X devices
-along the axis, G = E / X experts on each, C rows that one device sends to another at most, S = X C that may arrive.
+along the axis, G = E / X experts on each, C rows that one device sends to another in a round at most, S = X C that may
+arrive.
 """
 
 from functools import partial
@@ -21,7 +22,8 @@ class Route(NamedTuple):
         starts_X, sends_X: the first row for each device among the `R`, and how many are for it.
         theirs_X: the first row for this device among those of each device.
         receives_X: how many come from each.
-        slots_R: where each row is in the buffers `[X, C]` that travel without raggedness.
+        owners_R: the device that each row is for.
+        places_R: which of the rows for that device each row is; outside of a round, below 0 or beyond C.
         counts_XG: how many rows come from each device for each expert that is here.
     """
 
@@ -29,24 +31,44 @@ class Route(NamedTuple):
     sends_X: jax.Array
     theirs_X: jax.Array
     receives_X: jax.Array
-    slots_R: jax.Array
+    owners_R: jax.Array
+    places_R: jax.Array
     counts_XG: jax.Array
 
 
-def routes(sizes_E: jax.Array, rows: int, most: int) -> Route:
-    """The route of `rows` rows sorted by expert, `sizes_E` of each; every device along the axis must call this.
-
-    Args:
-        most: C; no device sends another more rows.
-    """
+def whole_route(sizes_E: jax.Array, rows: int) -> Route:
+    """The route of `rows` rows sorted by expert, `sizes_E` of each; every device along the axis must call this."""
     X, own = jax.lax.axis_size(RULES.experts), jax.lax.axis_index(RULES.experts)
     counts_XXG = jax.lax.all_gather(sizes_E, RULES.experts).reshape(X, X, -1)  # from, to, expert
     sends_XX = counts_XXG.sum(axis=-1)
     starts_XX = jnp.cumsum(sends_XX, axis=1) - sends_XX
     row_R = jnp.arange(rows)
-    owner_R = jnp.sum(row_R[:, None] >= jnp.cumsum(sends_XX[own]), axis=1)
-    slots_R = owner_R * most + row_R - starts_XX[own][owner_R]
-    return Route(starts_XX[own], sends_XX[own], starts_XX[:, own], sends_XX[:, own], slots_R, counts_XXG[:, own])
+    owners_R = jnp.sum(row_R[:, None] >= jnp.cumsum(sends_XX[own]), axis=1)
+    places_R = row_R - starts_XX[own][owners_R]
+    mine, theirs = (starts_XX[own], sends_XX[own]), (starts_XX[:, own], sends_XX[:, own])
+    return Route(*mine, *theirs, owners_R, places_R, counts_XXG[:, own])
+
+
+def rounds(route: Route, most: int) -> jax.Array:
+    """How many rounds of `most` rows from one device to another are needed; all devices of the mesh make as many."""
+    return jax.lax.pmax(-(-route.sends_X.max() // most), (*RULES.batch, RULES.time))
+
+
+def of_round(route: Route, number: jax.Array, most: int) -> Route:
+    """The route of round `number` alone: of the rows for a device, those from `number * most` on."""
+    first, rows = number * most, route.places_R.size
+    now = lambda count: jnp.clip(count - first, 0, most)  # noqa: E731
+    start = lambda start, count: jnp.minimum(start + jnp.minimum(first, count), rows - 1)  # noqa: E731
+    ends_XG = now(jnp.cumsum(route.counts_XG, axis=1))
+    return Route(
+        start(route.starts_X, route.sends_X),
+        now(route.sends_X),
+        start(route.theirs_X, route.receives_X),
+        now(route.receives_X),
+        route.owners_R,
+        route.places_R - first,
+        jnp.diff(ends_XG, axis=1, prepend=0),
+    )
 
 
 def by_expert(route: Route, most: int) -> tuple[jax.Array, jax.Array]:
@@ -59,16 +81,15 @@ def by_expert(route: Route, most: int) -> tuple[jax.Array, jax.Array]:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def sent(x_RD: jax.Array, route: Route, most: int) -> jax.Array:
-    """The rows that arrive here, `[S, D]`: those of device n from `n C` on, and zeros where none came.
+    """The rows that arrive here, `[S, D]`: those of device x from `x C` on, and zeros where none came.
 
     `sent` and `returned` are each other's transpose: the gradient of one is the other.
     """
-    X, own, D = route.sends_X.size, jax.lax.axis_index(RULES.experts), x_RD.shape[-1]
+    X, D = route.sends_X.size, x_RD.shape[-1]
     if has_ragged_exchange():
-        places_X = jnp.full_like(route.starts_X, own * most)
+        places_X = jnp.full_like(route.starts_X, jax.lax.axis_index(RULES.experts) * most)
         sizes = (route.starts_X, route.sends_X, places_X, route.receives_X)
-        out_SD = _zeros(X * most, x_RD)
-        return jax.lax.ragged_all_to_all(x_RD, out_SD, *sizes, axis_name=RULES.experts)
+        return jax.lax.ragged_all_to_all(x_RD, _zeros(X * most, x_RD), *sizes, axis_name=RULES.experts)
     slot_C = jnp.arange(most)
     rows_XC = jnp.minimum(route.starts_X[:, None] + slot_C, x_RD.shape[0] - 1)
     used_XC1 = (slot_C < route.sends_X[:, None])[..., None]
@@ -77,14 +98,13 @@ def sent(x_RD: jax.Array, route: Route, most: int) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def returned(x_SD: jax.Array, route: Route, most: int) -> jax.Array:
-    """What `sent` brought, back at its place `[R, D]` on the device that it came from."""
-    X, D = route.sends_X.size, x_SD.shape[-1]
+    """What `sent` brought, back at its place `[R, D]` on the device that it came from; zeros for rows not sent."""
+    X, R, D = route.sends_X.size, route.places_R.size, x_SD.shape[-1]
     if has_ragged_exchange():
-        places_X = jnp.arange(X) * most
-        out_RD = _zeros(route.slots_R.size, x_SD)
-        sizes = (places_X, route.receives_X, route.theirs_X, route.sends_X)
-        return jax.lax.ragged_all_to_all(x_SD, out_RD, *sizes, axis_name=RULES.experts)
-    return _exchanged(x_SD.reshape(X, most, D)).reshape(-1, D)[route.slots_R]
+        sizes = (jnp.arange(X) * most, route.receives_X, route.theirs_X, route.sends_X)
+        return jax.lax.ragged_all_to_all(x_SD, _zeros(R, x_SD), *sizes, axis_name=RULES.experts)
+    x_RD = _exchanged(x_SD.reshape(X, most, D))[route.owners_R, jnp.clip(route.places_R, 0, most - 1)]
+    return jnp.where(((route.places_R >= 0) & (route.places_R < most))[:, None], x_RD, 0)
 
 
 sent.defvjp(
@@ -109,10 +129,14 @@ permuted.defvjp(
 )
 
 
+def varying(x: jax.Array, *axes: str) -> jax.Array:
+    """`x` as what may differ along these axes, though it is the same: the sum of its gradients is taken here."""
+    return jax.lax.pcast(x, axes, to="varying")
+
+
 def _exchanged(x_XCD):
     return jax.lax.all_to_all(x_XCD, RULES.experts, 0, 0, tiled=True)
 
 
 def _zeros(rows, x):
-    """Rows of zeros like those of `x`, which differ from device to device along every axis."""
-    return jax.lax.pcast(jnp.zeros((rows, x.shape[-1]), x.dtype), AXES, to="varying")
+    return varying(jnp.zeros((rows, x.shape[-1]), x.dtype), *AXES)

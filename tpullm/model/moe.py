@@ -5,6 +5,7 @@ each, R = M k pairs of both, sorted by expert; G experts of those E that are her
 """
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,10 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tpullm.config import ModelConfig
-from tpullm.model.exchange import by_expert, permuted, returned, routes, sent
+from tpullm.model.exchange import by_expert, of_round, permuted, returned, rounds, sent, varying, whole_route
 from tpullm.model.layers import MLP, Linear, activated, parameter, residual_scale
 from tpullm.model.platform import product_dtype
-from tpullm.sharding import RULES, gather
+from tpullm.sharding import AXES, RULES, gather
 
 
 class Routing(NamedTuple):
@@ -85,45 +86,100 @@ class MixtureOfExperts(nnx.Module):
         D, E = x_BTD.shape[-1], self.config.experts
         scores_ME, weights_Mk, experts_Mk = routed(logits_BTE.reshape(-1, E), self.config, balance_E)
         chosen_ME = jnp.any(experts_Mk[..., None] == jnp.arange(E), axis=1)
-        # Every device along `tensor` does the same with its share F: the gradient is summed here, over tokens and not
+        # Every device along `tensor` does the same with its share F: gradients are summed here, over tokens and not
         # over all pairs.
-        x_MD = jax.lax.pcast(x_BTD.reshape(-1, D), RULES.mlp, to="varying")
-        parts = [
-            None if part is None else (_whole(part[0], axis), part[1]) for part, axis in ((gate, 1), (up, 1), (down, 2))
-        ]
-        out_MkD = self._through_experts(x_MD, experts_Mk, chosen_ME.sum(axis=0, dtype=jnp.int32), *parts)
-        out_MD = jax.lax.psum(_weighted(weights_Mk, out_MkD), RULES.mlp)
+        tokens = varying(x_BTD.reshape(-1, D), RULES.mlp), varying(weights_Mk, RULES.mlp)
+        parts = _whole(gate, 1), None if up is None else _whole(up, 1), _whole((down[0], None), 2)
+        order_R = jnp.argsort(experts_Mk.reshape(-1))
+        sorting = Sorting(order_R, jnp.argsort(order_R), experts_Mk.reshape(-1)[order_R])
+        sizes_E, devices = chosen_ME.sum(axis=0, dtype=jnp.int32), jax.lax.axis_size(RULES.experts)
+        if devices == 1:
+            out_MD = _here(self.config, *tokens, parts, sorting, sizes_E)
+        else:
+            route = whole_route(sizes_E, order_R.size)
+            out_MD = _elsewhere(
+                self.config, most_in_a_round(self.config, *experts_Mk.shape, devices), *tokens, parts, sorting, route
+            )
+        out_MD = jax.lax.psum(out_MD.astype(x_BTD.dtype), RULES.mlp)
         if down[1] is not None:  # added at home and once, after the sum
-            out_MD += _weighted(weights_Mk, down[1][experts_Mk])
+            out_MD += _weighted(weights_Mk, down[1][experts_Mk]).astype(x_BTD.dtype)
         routing = None if real_BT is None else _routing(real_BT, chosen_ME, scores_ME)
         return out_MD.reshape(x_BTD.shape), routing
 
-    def _through_experts(self, x_MD, experts_Mk, sizes_E, gate, up, down) -> jax.Array:
-        """Each token through each of its experts, `[M, k, D]`, wherever these are; the share F of this device alone."""
-        (M, k), D = experts_Mk.shape, x_MD.shape[-1]
-        order_R = jnp.argsort(experts_Mk.reshape(-1))
-        inverse_R = jnp.argsort(order_R)
-        # Repeated and then permuted: the gradient is a permutation and a sum, and not a scatter with collisions.
-        x_RD = permuted(jnp.repeat(x_MD, k, axis=0), order_R, inverse_R)
-        devices = jax.lax.axis_size(RULES.experts)
-        if devices == 1:
-            out_RD = self._mlp(x_RD, experts_Mk.reshape(-1)[order_R], sizes_E, gate, up, down)
-        else:
-            # A token goes to k different experts, so no more than that to one device, nor more than there are on it.
-            most = M * min(k, self.config.experts // devices)
-            route = routes(sizes_E, M * k, most)
-            order_S, experts_S = by_expert(route, most)
-            inverse_S = jnp.argsort(order_S)
-            x_SD = permuted(sent(x_RD, route, most), order_S, inverse_S)
-            out_SD = self._mlp(x_SD, experts_S, route.counts_XG.sum(axis=0), gate, up, down)
-            out_RD = returned(permuted(out_SD, inverse_S, order_S), route, most)
-        return permuted(out_RD, inverse_R, order_R).reshape(M, k, D)
 
-    def _mlp(self, x_SD, experts_S, sizes_G, gate, up, down):
-        gate_SF = _grouped(x_SD, *gate, experts_S, sizes_G)
-        up_SF = None if up is None else _grouped(x_SD, *up, experts_S, sizes_G)
-        hidden_SF = activated(self.config.activation, self.config.swiglu_limit, gate_SF, up_SF)
-        return _grouped(hidden_SF, down[0], None, experts_S, sizes_G)
+class Sorting(NamedTuple):
+    """The order of a device's pairs by expert, its inverse, and the expert of each in that order; `[R]`."""
+
+    order: jax.Array
+    inverse: jax.Array
+    experts: jax.Array
+
+
+def most_in_a_round(config: ModelConfig, tokens: int, k: int, devices: int) -> int:
+    """How many pairs one device sends to another in one round: half more than its even share.
+
+    A token goes to k different experts, so never more than `tokens` times that, nor times those on one device.
+    """
+    return min(tokens * min(k, config.experts // devices), -(-tokens * k * 3 // (2 * devices)))
+
+
+def _here(config, x_MD, weights_Mk, parts, sorting, sizes_E):
+    """The weighted sum over each token's experts, `[M, D]` float32, on a device that has all of them."""
+    # Repeated and then permuted: the gradient is a permutation and a sum, and not a scatter with collisions.
+    x_RD = permuted(jnp.repeat(x_MD, weights_Mk.shape[1], axis=0), sorting.order, sorting.inverse)
+    out_RD = _mlp(config, x_RD, sorting.experts, sizes_E, *parts)
+    return _weighted(weights_Mk, permuted(out_RD, sorting.inverse, sorting.order).reshape(*weights_Mk.shape, -1))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _elsewhere(config, most, x_MD, weights_Mk, parts, sorting, route):
+    """The same where experts are spread over devices, in as many rounds as the most loaded pair of devices needs.
+
+    Usually one: buffers hold half more than an even load, and not what arrives if all tokens choose one device's
+    experts, which is as many times more as there are devices; yet none is dropped. The backward pass computes each
+    round anew, so that nothing is kept of it.
+    """
+    add = lambda n, out_MD: out_MD + _round(config, most, n, sorting, route, x_MD, weights_Mk, parts)  # noqa: E731
+    start = varying(jnp.zeros(x_MD.shape, jnp.float32), *AXES)
+    return jax.lax.fori_loop(0, rounds(route, most), add, start)
+
+
+def _elsewhere_forward(config, most, *arguments):
+    return _elsewhere(config, most, *arguments), arguments
+
+
+def _elsewhere_backward(config, most, saved, cotangent_MD):
+    *inputs, sorting, route = saved
+
+    def add(n, total):
+        _, gradients = jax.vjp(partial(_round, config, most, n, sorting, route), *inputs)
+        return jax.tree.map(jnp.add, total, gradients(cotangent_MD))
+
+    start = jax.tree.map(lambda x: varying(jnp.zeros(x.shape, x.dtype), *AXES), tuple(inputs))
+    return *jax.lax.fori_loop(0, rounds(route, most), add, start), None, None
+
+
+_elsewhere.defvjp(_elsewhere_forward, _elsewhere_backward)
+
+
+def _round(config, most, number, sorting, route, x_MD, weights_Mk, parts):
+    """What one round adds to `_elsewhere`."""
+    route = of_round(route, number, most)
+    order_S, experts_S = by_expert(route, most)
+    inverse_S = jnp.argsort(order_S)
+    x_RD = permuted(jnp.repeat(x_MD, weights_Mk.shape[1], axis=0), sorting.order, sorting.inverse)
+    x_SD = permuted(sent(x_RD, route, most), order_S, inverse_S)
+    out_SD = _mlp(config, x_SD, experts_S, route.counts_XG.sum(axis=0), *parts)
+    out_RD = returned(permuted(out_SD, inverse_S, order_S), route, most)
+    return _weighted(weights_Mk, permuted(out_RD, sorting.inverse, sorting.order).reshape(*weights_Mk.shape, -1))
+
+
+def _mlp(config, x_SD, experts_S, sizes_G, gate, up, down):
+    """Each row through its expert; of the product with `down` the share F of this device."""
+    gate_SF = _grouped(x_SD, *gate, experts_S, sizes_G)
+    up_SF = None if up is None else _grouped(x_SD, *up, experts_S, sizes_G)
+    hidden_SF = activated(config.activation, config.swiglu_limit, gate_SF, up_SF)
+    return _grouped(hidden_SF, *down, experts_S, sizes_G)
 
 
 def routed(logits_ME: jax.Array, config: ModelConfig, balance_E: jax.Array | None = None):
@@ -160,13 +216,15 @@ def _routing(real_BT, chosen_ME, scores_ME) -> Routing:
     return Routing(of_rows(chosen_ME, jnp.int32), of_rows(scores_ME, jnp.float32))
 
 
-def _whole(weight, axis):
-    """A weight of this device's experts, whole along `embed`: FSDP's all-gather of them alone.
+def _whole(part, axis):
+    """Weight and bias of this device's experts, whole along `embed`: FSDP's all-gather of them alone.
 
     Inside the shard_map, so that the gradient is summed by a reduce-scatter and only then over the other axes.
     """
+    weight, bias = part
     others = tuple(name for name in (*RULES.batch, RULES.time) if name not in (RULES.embed, RULES.experts))
-    return jax.lax.all_gather(jax.lax.pcast(weight, others, to="varying"), RULES.embed, axis=axis, tiled=True)
+    weight = jax.lax.all_gather(varying(weight, *others), RULES.embed, axis=axis, tiled=True)
+    return weight, None if bias is None else varying(bias, *others, RULES.embed)
 
 
 def _grouped(x, weight, bias, experts_S, sizes_G):
@@ -185,4 +243,4 @@ def _grouped(x, weight, bias, experts_S, sizes_G):
 
 def _weighted(weights_Mk, x_MkD):
     """The sum over a token's experts, in float32: a product of matrices on a TPU would round the weights."""
-    return jnp.sum(weights_Mk[..., None] * x_MkD.astype(jnp.float32), axis=1).astype(x_MkD.dtype)
+    return jnp.sum(weights_Mk[..., None] * x_MkD.astype(jnp.float32), axis=1)

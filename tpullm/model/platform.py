@@ -50,12 +50,14 @@ def unrolled(layers: int) -> int:
 
 
 def has_ragged_exchange() -> bool:
-    """Whether devices can send each other rows of uneven numbers in one operation, and not padded to the most.
+    """Whether devices of the mesh can send each other rows of uneven numbers in one operation, and not padded.
 
-    A TPU can. XLA for a CPU does not compile `ragged-all-to-all` (JAX 0.10 and 0.12), and on several GPUs nobody has
-    tried it here; both send padded rows, to the same numbers.
+    TPUs can, but v5e: its compiler refuses on 64 and 256 chips ("not supported in limited ICI routing settings", libtpu
+    0.0.50), where those of v5p and v6e don't. XLA for a CPU does not compile `ragged-all-to-all` (JAX 0.10 and 0.12),
+    and nobody has tried several GPUs here. All these send padded rows, to the same numbers.
     """
-    return jax.default_backend() == "tpu"
+    device = jax.sharding.get_abstract_mesh().abstract_device  # of what is compiled for, which needn't be here
+    return device is not None and device.platform == "tpu" and device.device_kind != "TPU v5 lite"
 
 
 def in_memory_order(x: jax.Array) -> jax.Array:
