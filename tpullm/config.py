@@ -139,12 +139,10 @@ class ModelConfig:
         normalize_router: the weights of the chosen experts sum to 1; otherwise those of all do.
         router_scores: what the router makes of its logits; `sigmoid` is DeepSeek-V3's.
         router_scale: what the weights are multiplied by, for a router whose scores are small.
-        shared_experts: experts that every token goes through beside those chosen, as one MLP so many times as wide
-            (DeepSeekMoE, Dai et al. 2024).
-        balance_loss: weight of the loss that keeps the experts of each row evenly loaded (DeepSeek-V3, equations 17 to
-            20); 0.0001 there.
-        balance_rate: how much a step moves a bias on each expert's score, so that it is chosen more if its load is
-            below the mean, and less above it, without a loss (Wang et al. 2024); 0.001 there, 0 is no bias.
+        shared_experts: experts that every token goes through too, as one wider MLP (DeepSeekMoE, Dai et al. 2024).
+        balance_loss: weight of the loss for even loads in each row (DeepSeek-V3, equations 17 to 20; 0.0001 there).
+        balance_rate: how much a step moves a bias on each expert's score towards an even load, without a loss (Wang et
+            al. 2024; 0.001 there); 0 is no bias.
         vocabulary_size: number of token ids (V); 0 is the tokenizer's.
         context_length: longest sequence the model is made for, in tokens.
         positions: `rotary`, or a `learned` vector for each of `context_length` positions (GPT-2).
@@ -452,10 +450,8 @@ def check(recipe: Recipe) -> Recipe:
         not model.experts or model.experts_per_token <= model.experts,
         f"model.experts_per_token: {model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer",
     )
-    for key in ("shared_experts", "balance_loss", "balance_rate"):
-        _require(
-            model.experts or not getattr(model, key), f"model.{key}: needs a router; set model.experts, or this to 0"
-        )
+    for key in () if model.experts else ("shared_experts", "balance_loss", "balance_rate"):
+        _require(not getattr(model, key), f"model.{key}: needs a router; set model.experts, or this to 0")
     _require(not model.swiglu_limit or model.gated, "model.swiglu_limit: there is no SwiGLU without model.gated")
     stages = {"pretrain": recipe.pretrain}
     if recipe.finetune:

@@ -70,7 +70,10 @@ def make_step(
             "tokens": sums.weight,
         }
         if sums.loads is not None:
-            metrics |= {"balance_loss": sums.balance / sums.weight, **load_metrics(sums.loads)}
+            metrics |= {
+                "balance_loss": sums.balance / sums.weight / architecture.config.layers,
+                **load_metrics(sums.loads),
+            }
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
     return jax.jit(step, donate_argnums=0)
