@@ -137,6 +137,12 @@ class ModelConfig:
             without a router.
         experts_per_token: how many it chooses.
         normalize_router: the weights of the chosen experts sum to 1; otherwise those of all do.
+        router_scores: what the router makes of its logits; `sigmoid` is DeepSeek-V3's.
+        router_scale: what the weights are multiplied by, for a router whose scores are small.
+        shared_experts: experts that every token goes through too, as one wider MLP (DeepSeekMoE, Dai et al. 2024).
+        balance_loss: weight of the loss for even loads in each row (DeepSeek-V3, equations 17 to 20; 0.0001 there).
+        balance_rate: how much a step moves a bias on each expert's score towards an even load, without a loss (Wang et
+            al. 2024; 0.001 there); 0 is no bias.
         vocabulary_size: number of token ids (V); 0 is the tokenizer's.
         context_length: longest sequence the model is made for, in tokens.
         positions: `rotary`, or a `learned` vector for each of `context_length` positions (GPT-2).
@@ -178,6 +184,11 @@ class ModelConfig:
     experts: int = 0
     experts_per_token: int = 2
     normalize_router: bool = True
+    router_scores: Literal["softmax", "sigmoid"] = "softmax"
+    router_scale: float = 1.0
+    shared_experts: int = 0
+    balance_loss: float = 0.0
+    balance_rate: float = 0.0
     vocabulary_size: int = 0
     context_length: int = 256
     positions: Literal["rotary", "learned"] = "rotary"
@@ -223,7 +234,8 @@ class ModelConfig:
 
     def trained_as(self, other: "ModelConfig") -> "ModelConfig":
         """The same model with what `other` says of its training, which changes no parameter."""
-        return dataclasses.replace(self, dropout=other.dropout, remat=other.remat, gradients=other.gradients)
+        kept = {key: getattr(other, key) for key in ("dropout", "remat", "gradients", "balance_loss")}
+        return dataclasses.replace(self, **kept)
 
     @classmethod
     def from_json(cls, fields: dict) -> "ModelConfig":
@@ -397,6 +409,10 @@ RANGES = {
     "model.mlp_width": (0, None),
     "model.experts": (0, None),
     "model.experts_per_token": (1, None),
+    "model.router_scale": (1e-9, None),
+    "model.shared_experts": (0, None),
+    "model.balance_loss": (0, None),
+    "model.balance_rate": (0, 1),
     "model.vocabulary_size": (0, None),
     "model.swiglu_limit": (0, None),
     "model.dropout": (0, 0.95),
@@ -428,7 +444,7 @@ def check(recipe: Recipe) -> Recipe:
     _check_ranges(recipe)
     _require(
         not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,
-        "model: is that of `base`; beside it only model.dropout, model.remat and model.gradients can be set",
+        "model: is that of `base`; beside it only dropout, remat, gradients and balance_loss can be set",
     )
     model = recipe.model.resolved(vocabulary_size=1)
     _require(model.width > 0 and model.layers > 0 and model.heads > 0, "model: layers, width and heads must be > 0")
@@ -444,6 +460,8 @@ def check(recipe: Recipe) -> Recipe:
         not model.experts or model.experts_per_token <= model.experts,
         f"model.experts_per_token: {model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer",
     )
+    for key in () if model.experts else ("shared_experts", "balance_loss", "balance_rate"):
+        _require(not getattr(model, key), f"model.{key}: needs a router; set model.experts, or this to 0")
     _require(not model.swiglu_limit or model.gated, "model.swiglu_limit: there is no SwiGLU without model.gated")
     stages = {"pretrain": recipe.pretrain}
     if recipe.finetune:

@@ -29,8 +29,9 @@ class Rules:
 
     Rows of a batch are split over everything that holds a copy of the computation. A parameter's width is split over
     `fsdp` while it rests and gathered where it is used (ZeRO-3); heads, feed-forward and vocabulary are split over
-    `tensor` in parameters and in activations alike (Megatron). Every device has a share of each expert: they are split
-    like any feed-forward layer, and not over `expert`.
+    `tensor` in parameters and in activations alike (Megatron). Experts are spread over `expert`, each whole or split
+    over `tensor` like any feed-forward layer; tokens travel to them. `routes` are a router's scores, one for each
+    expert: a token needs all of them, so they are split over nothing.
     """
 
     batch: tuple[str, ...] | None = ("data", "fsdp", "expert")
@@ -42,7 +43,8 @@ class Rules:
     kv_heads: str | None = "tensor"
     head: str | None = None
     mlp: str | None = "tensor"
-    experts: str | None = None
+    experts: str | None = "expert"
+    routes: str | None = None
     vocabulary: str | None = "tensor"
     position: str | None = None
 

@@ -50,6 +50,16 @@ def test_one_device_holds_everything_and_many_share_it(capsys, tmp_path):
     assert shared["devices"] == 16 and shared["bytes_a_device"] < 1.01 * whole["bytes_a_device"] / 16
 
 
+def test_devices_along_expert_hold_whole_experts(capsys, tmp_path):
+    mesh = {"expert": 4, "fsdp": 2}
+    found = table(capsys, tmp_path, mesh, "--model.experts=8", "--model.shared_experts=1", "--model.balance_rate=0.001")
+    here = {row["parameter"]: row["shape_a_device"] for row in found["table"]}
+    layers, width, mlp = 4, 128, 384
+    assert here["layers.mlp.gate.weight"] == [layers, 8 // 4, width // 2, mlp]
+    assert here["layers.mlp.shared.gate.weight"] == [layers, width // 2, mlp]
+    assert here["layers.mlp.router.weight"] == [layers, width // 2, 8] and here["layers.mlp.balance"] == [layers, 8]
+
+
 def test_it_is_a_table_for_people(capsys, tmp_path):
     assert cli.main(["sharding", QUICKSTART, f"--run={tmp_path / 'none'}", "--mesh={fsdp: 4, tensor: 2}"]) == 0
     out = capsys.readouterr().out
@@ -64,6 +74,7 @@ def test_it_is_a_table_for_people(capsys, tmp_path):
         (("--mesh={fsdp: 3}",), "mesh: 32 rows (batch_size / accumulation) can't be shared by 3 devices"),
         (("--mesh={fsdp: 4}", "--devices=6"), "does not fit 6 device(s)"),
         (("--mesh={rows: 4}",), "rows is not an axis"),
+        (("--mesh={expert: 4}", "--model.experts=6"), "mesh.expert: 6 experts can't be shared by 4 devices"),
         (("--devices=-1",), "--devices: -1 is below 0"),
     ],
 )

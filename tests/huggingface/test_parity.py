@@ -73,7 +73,8 @@ def test_logits_loss_and_gradients(name):
             total, sums = batch_loss(architecture, params, batch, dtype=jnp.dtype("float32"))
             return total / sums.weight
 
-        hidden, _ = architecture.model(params)(*(batch.inputs, batch.segment_ids, batch.positions), dtype=jnp.float32)
+        inputs = (batch.inputs, batch.segment_ids, batch.positions)
+        hidden = architecture.model(params)(*inputs, dtype=jnp.float32).hidden
         return architecture.model(params).logits(hidden), *jax.value_and_grad(mean_loss)(params)
 
     with jax.set_mesh(mesh()):

@@ -21,7 +21,7 @@ def test_logits_are_those_recorded(name):
     @jax.jit
     def run(params):
         model = architecture.model(params)
-        return model.logits(model(tokens, np.ones_like(tokens), positions, dtype=jnp.float32)[0])
+        return model.logits(model(tokens, np.ones_like(tokens), positions, dtype=jnp.float32).hidden)
 
     with jax.set_mesh(mesh()):
         logits = np.asarray(run(params))[0, list(PLACES)]

@@ -18,6 +18,10 @@ ARCHITECTURE = Architecture(CONFIG)
 EXPERTS = Architecture(
     dataclasses.replace(CONFIG, mlp_width=16, experts=5, experts_per_token=2, mlp_bias=True, sinks=True)
 )
+# Experts that a mesh can share, with all that keeps them even.
+SPREAD = Architecture(
+    dataclasses.replace(EXPERTS.config, experts=8, shared_experts=2, balance_loss=0.1, balance_rate=0.01, remat="full")
+)
 
 
 def mesh():

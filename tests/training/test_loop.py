@@ -6,6 +6,7 @@ from tpullm.cli import main
 from tpullm.config import OptimizerConfig
 from tpullm.training import evaluation, step
 from tpullm.training.loop import learning_rates
+from tpullm.training.metrics import read
 from tpullm.training.optim import learning_rate
 
 
@@ -27,6 +28,19 @@ def test_a_command_traces_each_program_once(tiny_tokens, monkeypatch):
     assert traced == {"step": 1, "evaluation": 1}
     assert main(["finetune", "--run", str(tiny_tokens)]) == 0
     assert traced == {"step": 2, "evaluation": 1}, "another optimizer is another step; held-out text is read as before"
+
+
+def test_the_log_of_a_model_with_experts_tells_their_loads(tiny_tokens):
+    options = ["--model.experts=4", "--model.balance_rate=0.001", "--model.mlp_width=32", "--pretrain.steps=2"]
+    assert main(["pretrain", "--run", str(tiny_tokens), *options, "--pretrain.log_every=1"]) == 0
+    rows = [row for row in read(tiny_tokens / "pretrain" / "metrics.jsonl") if "loss" in row]
+    assert len(rows) == 2
+    for row in rows:
+        # multiples of an even load, so their mean is 1 up to float32
+        np.testing.assert_allclose(np.mean(row["expert_loads"]), 1, rtol=1e-6)
+        assert len(row["expert_loads"]) == 4 and row["balance_loss"] > 0.9
+        assert 0 <= row["expert_load"]["lowest"] <= min(row["expert_loads"])
+        assert row["expert_load"]["highest"] >= max(row["expert_loads"])
 
 
 def test_the_logged_learning_rates_are_the_schedule():

@@ -34,7 +34,7 @@ def test_causal_no_loss_depends_on_a_later_token(position):
         model.embed = lambda tokens, positions, dtype: jax.reshard(
             jnp.einsum("btv,vd->btd", one_hot, tree["embedding"]), spec
         )
-        hidden, _ = model(b.inputs, b.segment_ids, b.positions, dtype=jnp.float32)
+        hidden = model(b.inputs, b.segment_ids, b.positions, dtype=jnp.float32).hidden
         return cross_entropy(hidden, model.output_parameter(), b.targets, weights)[0]
 
     with jax.set_mesh(mesh()):

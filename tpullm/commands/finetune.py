@@ -125,7 +125,7 @@ def _changed_files(tokenizer: Tokenizer, learned: Conversations, folder: Path) -
 
 
 def check_shape(base: Model, wanted: ModelConfig) -> None:
-    """`UserError` if the checkpoint's model is not the recipe's (what is said of its training changes no parameter)."""
+    """`UserError` if the checkpoint's model is not the recipe's (how it is trained may differ: `trained_as`)."""
     has, asks = dataclasses.asdict(base.config.trained_as(wanted)), dataclasses.asdict(wanted)
     for key in has:
         if has[key] != asks[key]:

@@ -18,7 +18,7 @@ def _weights(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array
     place_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32) + jnp.zeros_like(tokens_BT)
     segments_BT = (place_BT < lengths_B1).astype(jnp.int32)
     model = architecture.model(params)
-    return model(tokens_BT, segments_BT, place_BT, dtype=dtype, keep_weights=True)[1]
+    return model(tokens_BT, segments_BT, place_BT, dtype=dtype, keep_weights=True).attention
 
 
 def weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:

@@ -25,7 +25,7 @@ def _model_inputs(tokens_BT, lengths_B1):
 def _log_probabilities(architecture, params, tokens_BT, targets_BT, lengths_B1, *, dtype) -> jax.Array:
     """The log-probability of each target given the tokens up to its place, `[B, T]` float32."""
     model = architecture.model(params)
-    hidden_BTD, _ = model(tokens_BT, *_model_inputs(tokens_BT, lengths_B1), dtype=dtype)
+    hidden_BTD = model(tokens_BT, *_model_inputs(tokens_BT, lengths_B1), dtype=dtype).hidden
     logits_BTV = model.logits(hidden_BTD)
     # Selected by a mask, since the vocabulary may be split over devices.
     is_target_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
@@ -37,7 +37,7 @@ def _next_log_probabilities(architecture, params, tokens_BT, lengths_B1, *, dtyp
     """The log-probability of every token after the last of each row, `[B, V]` float32."""
     model = architecture.model(params)
     segments_BT, place_BT = _model_inputs(tokens_BT, lengths_B1)
-    hidden_BTD, _ = model(tokens_BT, segments_BT, place_BT, dtype=dtype)
+    hidden_BTD = model(tokens_BT, segments_BT, place_BT, dtype=dtype).hidden
     last_BD = jnp.sum(jnp.where((place_BT == lengths_B1 - 1)[..., None], hidden_BTD, 0), axis=1)
     return jax.nn.log_softmax(model.logits(last_BD[:, None])[:, 0], axis=-1)
 
@@ -45,7 +45,7 @@ def _next_log_probabilities(architecture, params, tokens_BT, lengths_B1, *, dtyp
 @partial(jax.jit, static_argnames=("architecture", "dtype"))
 def _logits(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array:
     model = architecture.model(params)
-    hidden_BTD, _ = model(tokens_BT, *_model_inputs(tokens_BT, lengths_B1), dtype=dtype)
+    hidden_BTD = model(tokens_BT, *_model_inputs(tokens_BT, lengths_B1), dtype=dtype).hidden
     return model.logits(hidden_BTD)
 
 

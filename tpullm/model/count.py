@@ -13,11 +13,11 @@ def parameter_count(shapes: dict) -> int:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Parameters that multiply each token: the blocks' matrices (of its own experts alone) and the output table."""
+    """Parameters that multiply each token: the blocks' matrices (its own experts') and the output table."""
     D, N, K, H, F = config.width, config.heads, config.kv_heads, config.head_width, config.mlp_width
     mlp = (3 if config.gated else 2) * D * F
     if config.experts:
-        mlp = config.experts_per_token * mlp + D * config.experts
+        mlp = (config.experts_per_token + config.shared_experts) * mlp + D * config.experts
     block = 2 * D * N * H + 2 * D * K * H + mlp
     return config.layers * block + config.vocabulary_size * D
 

@@ -60,6 +60,17 @@ def unrolled(layers: int) -> int:
     return layers if target() == "cpu" and layers <= 12 else 1
 
 
+def has_ragged_exchange() -> bool:
+    """Whether devices of the mesh can send each other rows of uneven numbers in one operation, and not padded.
+
+    TPUs can, but v5e: its compiler refuses on 64 and 256 chips ("not supported in limited ICI routing settings", libtpu
+    0.0.50), where those of v5p and v6e don't. XLA for a CPU does not compile `ragged-all-to-all` (JAX 0.10 and 0.12),
+    and nobody has tried several GPUs here. All these send padded rows, to the same numbers.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device  # of what is compiled for, which needn't be here
+    return device is not None and device.platform == "tpu" and device.device_kind != "TPU v5 lite"
+
+
 def in_memory_order(x: jax.Array) -> jax.Array:
     """`x` as it is, with its last dimension contiguous in memory; elsewhere than on a CPU the compiler chooses.
 

@@ -13,7 +13,7 @@ from flax import nnx
 from tpullm.config import ModelConfig
 from tpullm.model.attention import Attention, Sight, allowed
 from tpullm.model.layers import MLP, dropout, lookup, parameter
-from tpullm.model.moe import MixtureOfExperts
+from tpullm.model.moe import MixtureOfExperts, Routing
 from tpullm.model.norm import Norm
 from tpullm.model.platform import attention_kernel, unrolled
 from tpullm.model.remat import rematerialized
@@ -33,6 +33,18 @@ class Cache(NamedTuple):
     segments: jax.Array
     positions: jax.Array
     length: jax.Array
+
+
+class Output(NamedTuple):
+    """What the model gives for tokens.
+
+    `hidden`: the normalized residual stream `[B, T, D]`, from which `output_table` scores the next token; `attention`:
+    the weights `[L, B, K, G, T, S]`, or None; `routing`: of each layer (`[L, ...]`), or None without experts.
+    """
+
+    hidden: jax.Array
+    attention: jax.Array | None
+    routing: Routing | None
 
 
 class Block(nnx.Module):
@@ -59,7 +71,8 @@ class Block(nnx.Module):
             key: for dropout; None computes without.
 
         Returns:
-            The new residual stream, the keys and values attended to, and the attention weights (or None).
+            The new residual stream, the keys and values attended to, the attention weights (or None), the `Routing` (or
+            None).
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         normed = _maybe(self.attention_norm, x_BTD)
@@ -72,8 +85,13 @@ class Block(nnx.Module):
             v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=2)
         mixed, weights = self.attention(normed, sight, k, v, segments_BT, positions_BT, kernel)
         x_BTD = x_BTD + dropout(_maybe(self.attention_out_norm, mixed), self.dropout, attention_key)
-        out = _maybe(self.mlp_out_norm, self.mlp(_maybe(self.mlp_norm, x_BTD)))
-        return x_BTD + dropout(out, self.dropout, mlp_key), (k, v), weights
+        normed, routing = _maybe(self.mlp_norm, x_BTD), None
+        if isinstance(self.mlp, MixtureOfExperts):
+            out, routing = self.mlp(normed, segments_BT > 0)
+        else:
+            out = self.mlp(normed)
+        out = _maybe(self.mlp_out_norm, out)
+        return x_BTD + dropout(out, self.dropout, mlp_key), (k, v), weights, routing
 
 
 def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
@@ -119,8 +137,8 @@ class Transformer(nnx.Module):
         stacked = jax.tree.leaves(nnx.split(self.layers)[1])
         return [[leaf[n] for leaf in stacked] for n in range(self.config.layers)]
 
-    def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False):
-        """Token ids to the normalized residual stream, from which `output_table` scores the next token.
+    def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False) -> Output:
+        """Token ids to the `Output`.
 
         On several devices along `sequence`, a row's tokens come (and go) in the order of `sharding.zigzag`.
 
@@ -129,9 +147,6 @@ class Transformer(nnx.Module):
             dtype: type of the products.
             key: for dropout; None computes without.
             keep_weights: also return the attention weights.
-
-        Returns:
-            `[B, T, D]`, and the weights `[L, B, K, G, T, S]` (or None).
         """
         x_BTD = dropout(self.embed(tokens_BT, positions_BT, dtype), self.config.dropout, key)
         own = (segment_ids_BT, positions_BT)
@@ -144,14 +159,14 @@ class Transformer(nnx.Module):
             state, layer_key, kind = scanned
             sight = kinds[0] if len(kinds) == 1 else jax.tree.map(lambda *of: jax.lax.select_n(kind, *of), *kinds)
             block = nnx.merge(graph, state)
-            x_BTD, _, weights = block(x_BTD, sight, *own, kernel, key=layer_key)
-            return x_BTD, weights if keep_weights else None
+            x_BTD, _, weights, routing = block(x_BTD, sight, *own, kernel, key=layer_key)
+            return x_BTD, (weights if keep_weights else None, routing)
 
         layer = rematerialized(layer, self.config.remat)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
         scanned = (stacked, keys, jnp.asarray(self._kind_of_layer(), jnp.int32))
-        x_BTD, weights = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled(self.config.layers))
-        return self.norm(x_BTD), weights
+        x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled(self.config.layers))
+        return Output(self.norm(x_BTD), weights, routing)
 
     def _kind_of_layer(self) -> list[int]:
         """Which of the distinct windows each layer has."""
@@ -193,7 +208,7 @@ class Transformer(nnx.Module):
         graph, stacked = nnx.split(self.layers)
         for leaves, kind, *cached in zip(layers, self._kind_of_layer(), cache.keys, cache.values, strict=True):
             block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
-            x_BTD, pair, _ = block(x_BTD, kinds[kind], *own, kernel, cached, cache.length)
+            x_BTD, pair, *_ = block(x_BTD, kinds[kind], *own, kernel, cached, cache.length)
             kept.append(pair)
         keys, values = zip(*kept, strict=True)
         return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1])

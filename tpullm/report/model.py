@@ -47,7 +47,7 @@ def blocks(data: RunData) -> Markup | None:
 def _parameters(data: RunData) -> list[Markup]:
     c = data.model
     attention = c.layers * 2 * c.width * c.head_width * (c.heads + c.kv_heads)
-    feed_forward = c.layers * 3 * c.width * c.mlp_width * max(c.experts, 1)
+    feed_forward = c.layers * 3 * c.width * c.mlp_width * (max(c.experts, 1) + c.shared_experts)
     tables = c.vocabulary_size * c.width * (1 if c.tied_embeddings else 2)
     parts = [("feed-forward", feed_forward), ("attention", attention), ("token table", tables)]
     return [figure(share_bar(parts, compact), "Where the parameters are.")]

@@ -22,13 +22,17 @@ SPLIT = over(RULES.spec("batch", "time"), (0, 1))  # mesh axes that split the to
 class Sums(NamedTuple):
     """Sums over the tokens of a batch, each times its weight. Sums, so that parts of a batch add up to the whole.
 
-    `loss` in nats, `z` (squared log-normalizer), `weight`, `correct` (the likeliest token was the right one).
+    `loss` in nats, `z` (squared log-normalizer), `weight`, `correct` (the likeliest token was the right one). Of a
+    model with experts also `balance` (a token's is the balance loss of its row) and `loads` `[L, E]` int32 (how many
+    real tokens, of any weight, chose each expert).
     """
 
     loss: jax.Array
     z: jax.Array
     weight: jax.Array
     correct: jax.Array
+    balance: jax.Array | None = None
+    loads: jax.Array | None = None
 
 
 def chunk_length(batch: int, length: int, vocabulary: int) -> int:
@@ -117,7 +121,7 @@ def _gathered(table_VD, hidden_BTD):
 
 
 def _zeros() -> Sums:
-    return Sums(*(jax.lax.pcast(jnp.zeros((), jnp.float32), SPLIT, to="varying") for _ in Sums._fields))
+    return Sums(*(jax.lax.pcast(jnp.zeros((), jnp.float32), SPLIT, to="varying") for _ in range(4)))
 
 
 def _chunks(table_VD, *arrays_BT):

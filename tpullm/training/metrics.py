@@ -36,12 +36,13 @@ class MetricsLog:
         self._tensorboard = _tensorboard(directory / "tensorboard", step + 1)
 
     def write(self, values: dict) -> None:
-        """Append one line; numbers also go to TensorBoard, nested ones as `name/source`."""
+        """Append one line; numbers also go to TensorBoard, nested ones as `name/source`, and lists don't."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
         step = values["step"]
         for name, value in values.items():
-            for suffix, number in value.items() if isinstance(value, dict) else [("", value)]:
+            nested = value if isinstance(value, dict) else {} if isinstance(value, list) else {"": value}
+            for suffix, number in nested.items():
                 self._tensorboard.add_scalar(f"{name}/{suffix}" if suffix else name, number, step)
 
     def sync(self) -> None:
@@ -139,7 +140,7 @@ class Meter:
             return
         step, arrays = self._kept
         self._kept = None
-        values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        values = jax.tree.map(lambda value: value.tolist(), jax.device_get(arrays))
         # The next interval begins at this very moment: the next step is on its way already.
         now = time.monotonic()
         elapsed = now - self._since
@@ -157,6 +158,7 @@ class Meter:
             "mfu": rate / self.peak_tokens_per_second,
             "data_wait_share": self._waited / elapsed,
         }
+        row |= {name: values[name] for name in ("balance_loss", "expert_load", "expert_loads") if name in values}
         self.log.write(row)
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self.steps:
             say(line(row, self.steps))

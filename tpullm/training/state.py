@@ -81,10 +81,23 @@ def check_fits(architecture: Architecture, config: TrainConfig, vocabulary: int,
             f"sequence_length: {config.sequence_length} tokens, and the model's context holds {model.context_length}"
         )
     _divides(mesh, "time", config.sequence_length, f"sequence_length {config.sequence_length}")
+    _check_experts(model.experts, mesh.shape[RULES.experts])
     leaves = jax.tree_util.tree_leaves_with_path(architecture.axes, is_leaf=lambda node: isinstance(node, tuple))
     for (path, axes), shape in zip(leaves, jax.tree.leaves(architecture.shapes), strict=True):
         for axis, size in zip(axes, shape.shape, strict=True):
             _divides(mesh, axis, size, f"dimension {axis} of {jax.tree_util.keystr(path)}, {size},")
+
+
+def _check_experts(experts: int, devices: int) -> None:
+    if experts % devices:
+        fewer = experts // devices * devices
+        nearest = f"{fewer} or {fewer + devices}" if fewer else f"{devices}"
+        divisors = [size for size in range(1, experts + 1) if experts % size == 0]
+        sizes = [max(s for s in divisors if s < devices), *[s for s in divisors if s > devices][:1]]
+        raise UserError(
+            f"mesh.expert: {experts} experts can't be shared by {devices} devices; use model.experts {nearest}, or "
+            f"mesh.expert {' or '.join(map(str, sizes))}"
+        )
 
 
 def _divides(mesh: Mesh, dimension: str, size: int, what: str) -> None:

@@ -13,6 +13,7 @@ import optax
 from tpullm.config import TrainConfig
 from tpullm.data.batch import Batch
 from tpullm.sharding import dealt
+from tpullm.training.balance import balance_losses, load_metrics, rebalanced
 from tpullm.training.losses import Sums, cross_entropy
 from tpullm.training.state import Architecture
 
@@ -24,10 +25,18 @@ jax.tree_util.register_dataclass(Batch)
 def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, key=None):
     """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
     model, batch = architecture.model(params), jax.tree.map(dealt, batch)
-    hidden, _ = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
-    config, table = architecture.config, model.output_parameter()
-    return cross_entropy(
-        hidden, table, batch.targets, batch.weights, z_loss, config.logit_softcap, summed_in=config.gradients
+    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
+    config, arguments = architecture.config, (batch.targets, batch.weights, z_loss)
+    loss, sums = cross_entropy(
+        out.hidden, model.output_parameter(), *arguments, architecture.config.logit_softcap, config.gradients
+    )
+    if out.routing is None:
+        return loss, sums
+    # Each token pays for its row, so that this too is a sum to be divided by the global weight.
+    of_rows_B = balance_losses(out.routing, (batch.segment_ids > 0).sum(axis=1), config)
+    balance = jnp.sum(of_rows_B * batch.weights.sum(axis=1))
+    return loss + config.balance_loss * balance, sums._replace(
+        balance=balance, loads=out.routing.loads.sum(axis=(1, 2))
     )
 
 
@@ -55,12 +64,19 @@ def make_step(
         grads = jax.tree.map(lambda g: g / sums.weight, grads)
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
+        if architecture.config.balance_rate:
+            params = rebalanced(params, state["params"], sums.loads, architecture.config.balance_rate)
         metrics = {
             "loss": sums.loss / sums.weight,
             "accuracy": sums.correct / sums.weight,
             "grad_norm": optax.tree.norm(grads),
             "tokens": sums.weight,
         }
+        if sums.loads is not None:
+            metrics |= {
+                "balance_loss": sums.balance / sums.weight / architecture.config.layers,
+                **load_metrics(sums.loads),
+            }
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
     return jax.jit(step, donate_argnums=0)

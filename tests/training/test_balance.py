@@ -1,0 +1,96 @@
+"""Experts are kept evenly loaded, by a loss or by biases, and the log says how evenly."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training.small import SPREAD, batch, mesh, params
+from tpullm.config import OptimizerConfig, TrainConfig
+from tpullm.model.moe import Routing
+from tpullm.training.balance import balance_losses, load_metrics
+from tpullm.training.optim import make_optimizer
+from tpullm.training.state import Architecture, with_params
+from tpullm.training.step import batch_loss, make_step
+
+
+def test_the_balance_loss_is_that_of_the_paper_row_by_row():
+    """Equations 17 to 20 of DeepSeek-V3, a token at a time; in float64, so 1e-6 is float32."""
+    config, random = SPREAD.config, np.random.default_rng(0)
+    L, B, T, E, k = 2, 3, 12, config.experts, config.experts_per_token
+    scores = random.random((L, B, T, E))
+    scores /= scores.sum(axis=-1, keepdims=True)
+    real = random.random((B, T)) < 0.8
+    real[2] = False  # a row of padding costs nothing
+    expected = np.zeros(B)
+    loads, sums = np.zeros((L, B, 1, E), np.int32), np.zeros((L, B, 1, E), np.float32)
+    for layer, row in np.ndindex(L, B):
+        tokens = max(real[row].sum(), 1)
+        chosen, mean = np.zeros(E), np.zeros(E)
+        for token in np.flatnonzero(real[row]):
+            chosen[np.argsort(-scores[layer, row, token])[:k]] += 1
+            mean += scores[layer, row, token] / tokens
+        expected[row] += np.sum(E / (k * tokens) * chosen * mean)
+        loads[layer, row, 0], sums[layer, row, 0] = chosen, mean * tokens
+    found = balance_losses(Routing(jnp.asarray(loads), jnp.asarray(sums)), jnp.asarray(real.sum(axis=1)), config)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert expected[0] > 2 * 0.9 and expected[2] == 0
+
+
+def test_every_real_token_is_counted_k_times_in_every_layer():
+    b = batch(rows=4)
+    with jax.set_mesh(mesh()):
+        tree = params(architecture=SPREAD)
+        _, sums = jax.jit(lambda p: batch_loss(SPREAD, p, b, dtype=jnp.float32))(tree)
+    of_a_layer = SPREAD.config.experts_per_token * int((b.segment_ids > 0).sum())
+    np.testing.assert_array_equal(sums.loads.sum(axis=1), [of_a_layer] * SPREAD.config.layers)
+
+
+def test_the_metrics_are_multiples_of_an_even_load():
+    found = load_metrics(jnp.asarray([[30, 10, 10, 10], [0, 30, 20, 10]]))
+    assert found["expert_load"] == {"highest": 2.0, "lowest": 0.0}
+    np.testing.assert_allclose(found["expert_loads"], [1.0, 4 / 3, 1.0, 2 / 3], rtol=1e-6)
+
+
+def skewed(balance_loss: float = 0.0, balance_rate: float = 0.0, steps: int = 60) -> tuple[list[dict], dict]:
+    """Metrics of some steps on one batch, from a router that prefers two experts; and the parameters in the end."""
+    config = dataclasses.replace(SPREAD.config, balance_loss=balance_loss, balance_rate=balance_rate)
+    architecture = Architecture(config)
+    train = TrainConfig(batch_size=4, optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=1))
+    tree = params(architecture=architecture)
+    router = tree["layers"]["mlp"]["router"]
+    router["bias"] = router["bias"].at[:, :2].set(1.0)
+    found = []
+    with jax.set_mesh(mesh()):
+        optimizer = make_optimizer(train.optimizer, steps, architecture.axes)
+        state = jax.jit(lambda tree: with_params(tree, optimizer))(tree)
+        step = make_step(architecture, optimizer, train, jnp.float32, seed=0)
+        for _ in range(steps):
+            state, metrics = step(state, jax.tree.map(jnp.asarray, batch()))
+            found.append(jax.tree.map(np.asarray, metrics))
+    return found, state["params"]
+
+
+@pytest.mark.parametrize("setting", [{"balance_loss": 0.3}, {"balance_rate": 0.01}])
+def test_loads_become_even(setting):
+    found, tree = skewed(**setting)
+    highest = [float(metrics["expert_load"]["highest"]) for metrics in found]
+    assert highest[0] > 2.5 and highest[-1] < 0.6 * highest[0]
+    assert ("balance" in tree["layers"]["mlp"]) == ("balance_rate" in setting)
+
+
+def test_a_bias_moves_by_its_rate_against_the_load_and_by_nothing_else():
+    """Not by the optimizer, and not by a gradient: after a step it is the rate or its negative."""
+    found, tree = skewed(balance_rate=0.01, steps=1)
+    balance_LE = np.asarray(tree["layers"]["mlp"]["balance"])
+    np.testing.assert_array_equal(np.abs(balance_LE), np.float32(0.01))
+    assert (balance_LE[:, :2] < 0).all(), "the router preferred these two in every layer"
+    assert found[0]["expert_loads"][:2].min() > 1
+
+
+def test_without_a_rate_there_is_no_bias_and_without_experts_no_loads():
+    assert "balance" in SPREAD.shapes["layers"]["mlp"]
+    plain = Architecture(dataclasses.replace(SPREAD.config, balance_rate=0.0))
+    assert "balance" not in plain.shapes["layers"]["mlp"]
