@@ -14,9 +14,24 @@ def console():
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+_host = 0
+
+
+def speak_as(host: int) -> None:
+    """This process is one of several hosts: of those, the first one speaks, the others only warn."""
+    global _host
+    _host = host
+
+
 def say(message: str) -> None:
     """One line to the user."""
-    console().print(message, markup=False)
+    if _host == 0:
+        console().print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """One line to the user about this very host."""
+    console().print(f"[host {_host}] {message}" if _host else message, markup=False)
 
 
 @contextlib.contextmanager
@@ -39,7 +54,7 @@ def progress(description: str, total: float | None, unit: str) -> Iterator:
         TimeRemainingColumn(),
     )
     terminal = console()
-    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
+    with Progress(*columns, console=terminal, transient=True, disable=_host > 0 or not terminal.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count=1: bar.update(task, advance=count)
 

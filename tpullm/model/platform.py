@@ -67,7 +67,7 @@ def query_block(length: int) -> int:
 
 def peak_flops(dtype: jnp.dtype) -> float:
     """Peak FLOP/s of one device: published for TPUs and GPUs, measured here (the best of 5 products) elsewhere."""
-    kind = jax.devices()[0].device_kind
+    kind = jax.local_devices()[0].device_kind
     return PEAKS.get(kind) or _measured_peak(dtype)
 
 
