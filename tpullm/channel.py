@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tpullm import log
 from tpullm.errors import HostFailed, UserError
 
 SECONDS_BETWEEN_BEATS = 2.0
@@ -105,12 +106,12 @@ class Channel:
                 if peer != sender:
                     self.send(peer, message)
             if code == TRY_AGAIN:  # what the main thread waits for will not come, and JAX's own alarm is on its way
-                end_process(line, code, self.index)
+                end_process(line, code)
             self.failure = HostFailed(line, code)
             self.changed.notify_all()
         time.sleep(SECONDS_TO_UNWIND)
         if not self._closing:
-            end_process(line, code, self.index)
+            end_process(line, code)
 
     def _listen(self, peer: int) -> None:
         try:
@@ -130,16 +131,11 @@ class Channel:
                 self.send(peer, {"kind": "beat"})
 
 
-def end_process(line: str, code: int, index: int) -> None:
+def end_process(line: str, code: int) -> None:
     """One line, and the end of the process: without the exit handlers, which would wait for hosts that are gone."""
     sys.stdout.flush()
-    print(f"{prefix(index)}tpullm: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    log.last_words(line)
     os._exit(code)
-
-
-def prefix(index: int) -> str:
-    """What a line of another host than the first begins with."""
-    return f"[host {index}] " if index else ""
 
 
 def receive(port: int, count: int, name: str, seconds: float, notice: Message) -> Channel:

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from dataclasses import dataclass
 
-from tpullm import environment, hosts, joining
+from tpullm import environment, hosts, joining, log
 from tpullm.errors import HostFailed, Interrupted, UserError
 
 
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _fail(message: str, code: int = 2) -> int:
     hosts.fail(message, code)
-    print(f"tpullm: {' '.join(message.split())}", file=sys.stderr)
+    log.last_words(message)
     return code
 
 
@@ -153,6 +153,7 @@ def _dispatch(argv: list[str]) -> int:
     elif VERBS[verb].recipe:
         own = getattr(module, "add_arguments", None)
         parser = _parser(verb, module.__doc__, add_recipe_arguments, *([own] if own else []))
+        parser.epilog = joining.HELP if VERBS[verb].computes else None
         flags, arguments = joining.take_flags(argv[1:]) if VERBS[verb].computes else ({}, argv[1:])
         recipe, run, arguments = open_run(parser, arguments)
         if VERBS[verb].computes:

@@ -129,7 +129,7 @@ def fail(message: str, code: int) -> None:
     """At the end of a command that did not: tell the others, and end without waiting for them."""
     if _channel is not None:
         _channel.fail(message, code)
-        channel.end_process(message, code, _channel.index)
+        channel.end_process(message, code)
 
 
 def wait_for_cause(error: BaseException) -> None:

@@ -18,11 +18,12 @@ from tpullm.errors import UserError
 
 SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
 BATCH_PORT = 8476
-HELP = """several hosts: the same command on each of them, in a run directory that all share, with
-  --hosts.coordinator HOST:PORT   where host 0 is, and a free port of it
-  --hosts.count N                 how many hosts there are (1: this one, whatever the surroundings say)
-  --hosts.index I                 which of them this is, from 0
-On a TPU pod, in a Google Batch job with a hosts file, and under srun the hosts find each other."""
+HELP = (
+    "Several hosts: start the same command on each, in a run directory that all share, with --hosts.coordinator "
+    "HOST:PORT (the address and a free port of host 0), --hosts.count N and --hosts.index I (from 0). On a TPU pod, in "
+    "a Google Batch job with a hosts file and under srun they find each other; --hosts.count 1 is one host, whatever "
+    "the surroundings say."
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What the user sees while work goes on: lines and progress on stderr; stdout is for results only."""
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -31,7 +32,16 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """One line to the user about this very host."""
-    console().print(f"[host {_host}] {message}" if _host else message, markup=False)
+    console().print(_prefix() + message, markup=False)
+
+
+def last_words(message: str) -> None:
+    """The line that a command ends with when it fails; without rich, since a thread may say it while all else hangs."""
+    print(f"{_prefix()}tpullm: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _prefix() -> str:
+    return f"[host {_host}] " if _host else ""
 
 
 @contextlib.contextmanager

@@ -101,7 +101,8 @@ def train(job: Job) -> dict:
         results: dict = {}
         if first == steps:  # killed after the last save, before the stage was marked as finished
             results = held_out(evaluate, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
-        batches, requests, now = job.batches(first), Requests(first), set()
+        batches, requests, now = job.batches(first), Requests(first, hosts.connection()), set()
+        hosts.barrier("training begins")
         last_save, done = time.monotonic(), first
         for done in range(first + 1, steps + 1):
             with meter.waiting():

@@ -8,7 +8,7 @@ step for all. A step without a request costs a lock.
 
 from collections.abc import Iterable
 
-from tpullm import hosts
+from tpullm.channel import Channel
 
 Message = dict
 
@@ -18,9 +18,10 @@ class Requests:
 
     Args:
         first: steps that are done.
+        channel: to the other hosts; all have made their `Requests` before one of them ends a step.
     """
 
-    def __init__(self, first: int):
+    def __init__(self, first: int, channel: Channel | None):
         self._ahead = first + 1  # the earliest step whose end is still to come here
         self._held = False
         self._granted: dict[str, int] = {}
@@ -28,11 +29,10 @@ class Requests:
         self._open: set[str] = set()  # on host 0: being decided
         self._waiting: set[str] = set()  # on host 0: to be decided next
         self._answers: dict[int, int] = {}
-        self._channel = hosts.connection()
-        if self._channel:
+        self._channel = channel
+        if channel:
             handlers = {"ask": self._ask, "hold": self._hold, "held": self._collect, "grant": self._grant}
-            self._channel.handlers |= handlers
-        hosts.barrier("training begins")
+            channel.handlers |= handlers
 
     def ended(self, step: int, wanted: Iterable[str]) -> set[str]:
         """At the end of `step`: ask for what is wanted; what all hosts do now."""
@@ -75,7 +75,7 @@ class Requests:
         """On host 0: when all have answered, the latest step is that of all."""
         with self._channel.changed:
             self._answers[sender] = message["step"]
-            if len(self._answers) < hosts.count():
+            if len(self._answers) < len(self._channel.names):
                 return
             granted, self._open = dict.fromkeys(self._open, max(self._answers.values())), set()
         self._channel.broadcast({"kind": "grant", "granted": granted})
