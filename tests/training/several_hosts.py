@@ -9,8 +9,20 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 
-def start(hosts: int, *command: str | Path, devices: int = 8, own: dict[int, list] | None = None, **options) -> list:
-    """Start the same `python -m ...` on every host, with the flags of its place and what is its `own`."""
+def start(
+    hosts: int,
+    module: str,
+    *words: str | Path,
+    devices: int = 8,
+    own: dict[int, list] | None = None,
+    folders: dict[int, Path] | None = None,
+) -> list[subprocess.Popen]:
+    """Start the same `python -m ...` on every host.
+
+    Args:
+        own: further words of a host.
+        folders: from where a host takes the package; default is this project.
+    """
     flags = f"--xla_force_host_platform_device_count={devices // hosts}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -18,17 +30,11 @@ def start(hosts: int, *command: str | Path, devices: int = 8, own: dict[int, lis
     started = []
     for index in range(hosts):
         place = ["--hosts.coordinator", address, "--hosts.count", hosts, "--hosts.index", index]
-        words = [*command, *(place if hosts > 1 else []), *(own or {}).get(index, [])]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", *map(str, words)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment,
-                **{"cwd": ROOT} | options,
-            )
-        )
+        command = [sys.executable, "-m", module, *words, *(place if hosts > 1 else []), *(own or {}).get(index, [])]
+        folder = (folders or {}).get(index, ROOT)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        here = {"cwd": folder, "env": environment | {"PYTHONPATH": str(folder)}}
+        started.append(subprocess.Popen(list(map(str, command)), **pipes, **here))
     return started
 
 

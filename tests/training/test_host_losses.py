@@ -21,19 +21,20 @@ def results(hosts: int, folder, *meshes: str) -> list[dict]:
     return [json.loads(out.splitlines()[-1]) for _, out, _ in run(hosts, "tests.training.host_losses", folder, *meshes)]
 
 
-@pytest.fixture(scope="module")
-def one_host(tmp_path_factory) -> dict:
-    return results(1, tmp_path_factory.mktemp("one"))[0]
-
-
-@pytest.mark.parametrize("hosts", [4, pytest.param(2, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])
-def test_losses_and_evaluation_of_several_hosts_are_those_of_one(one_host, tmp_path, hosts):
+@pytest.mark.parametrize(
+    "hosts, meshes",
+    [
+        (4, ["sequence 4, fsdp 2"]),
+        *(pytest.param(hosts, list(ROWS_OF_4), marks=pytest.mark.slow) for hosts in (2, 4, 8)),
+    ],
+)
+def test_losses_and_evaluation_of_several_hosts_are_those_of_one(tmp_path, hosts, meshes):
     """Float32 sums in another order (gloo's) over 20 steps of AdamW: 1e-5 relative is some hundred roundings.
 
     That every host's rows are those of the global batch, and that it built no others, `host_losses.py` asserts.
     """
-    found = results(hosts, tmp_path)
-    for mesh, alone in one_host.items():
+    (one,), found = results(1, tmp_path / "one", *meshes), results(hosts, tmp_path / "several", *meshes)
+    for mesh, alone in one.items():
         for host, result in enumerate(found):
             assert result[mesh]["losses"] == found[0][mesh]["losses"], "hosts have other numbers"
             assert result[mesh]["evaluation"] == found[0][mesh]["evaluation"]
