@@ -24,7 +24,8 @@ class Requests:
     def __init__(self, first: int, channel: Channel | None):
         self._ahead = first + 1  # the earliest step whose end is still to come here
         self._held = False
-        self._granted: dict[str, int] = {}
+        # Pairs: asked for twice, by two hosts, the second grant may come before the step of the first is over here.
+        self._granted: set[tuple[str, int]] = set()
         self._made: set[str] = set()  # by this host
         self._open: set[str] = set()  # on host 0: being decided
         self._waiting: set[str] = set()  # on host 0: to be decided next
@@ -46,9 +47,8 @@ class Requests:
         with self._channel.changed:
             if self._held:  # between the two lines above
                 return self.ended(step, wanted)
-            now = {what for what, at in self._granted.items() if at == step}
-            for what in now:
-                del self._granted[what]
+            now = {what for what, at in self._granted if at == step}
+            self._granted = {grant for grant in self._granted if grant[1] > step}
             self._made -= now
             self._ahead = step + 1
         return now
@@ -57,7 +57,7 @@ class Requests:
         """On host 0: someone asks; one decision at a time."""
         with self._channel.changed:
             what = message["what"]
-            if what not in self._open and what not in self._granted:
+            if what not in self._open | {granted for granted, _ in self._granted}:
                 self._waiting.add(what)
             if self._open or not self._waiting:
                 return
@@ -77,11 +77,12 @@ class Requests:
             self._answers[sender] = message["step"]
             if len(self._answers) < len(self._channel.names):
                 return
-            granted, self._open = dict.fromkeys(self._open, max(self._answers.values())), set()
+            step = max(self._answers.values())
+            granted, self._open = [[what, step] for what in self._open], set()
         self._channel.broadcast({"kind": "grant", "granted": granted})
 
     def _grant(self, sender: int, message: Message) -> None:
         with self._channel.changed:
-            self._granted |= message["granted"]
+            self._granted |= {(what, step) for what, step in message["granted"]}
             self._held = False
             self._channel.changed.notify_all()
