@@ -158,7 +158,8 @@ def _dispatch(argv: list[str]) -> int:
         recipe, run, arguments = open_run(parser, arguments)
         if VERBS[verb].computes:
             joining.join(joining.find_place(flags, os.environ))
-            hosts.agree("the recipe", dataclasses.asdict(recipe))
+            # The run directory is one folder, and may be mounted in different places.
+            hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
         with owned(run, recipe) if VERBS[verb].writes and hosts.is_first() else contextlib.nullcontext():
             module.main(recipe, run, *([arguments] if own else []))
         joining.leave()
