@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from tpullm import manifest, storage
+from tpullm import hosts, manifest, storage
 from tpullm.config import CheckpointConfig, ModelConfig, Recipe
 from tpullm.errors import UserError
 from tpullm.tokenizer import Tokenizer
@@ -26,8 +26,21 @@ CHUNK_BYTES = 1 << 26  # compressed at once, and held back before it is written
 STAGES = ("finetune", "pretrain", "base")
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax without waiting for the other hosts: what one of them may do by itself, or each in its own time."""
+    host = hosts.index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
+    )
+
+
+def _reader(directory: Path, **named: Any) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=_alone(), read_only=True)
+    return ocp.CheckpointManager(directory.absolute(), options=options, **named)
+
+
 class Checkpoints:
-    """The checkpoints of one stage, saved in the background.
+    """The checkpoints of one stage, saved in the background; with several hosts, each writes what its devices hold.
 
     Args:
         directory: `STAGE/checkpoints`.
@@ -76,7 +89,10 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
     most = max([MOST_BYTES_AT_ONCE, *(leaf.nbytes for leaf in jax.tree.leaves(params))])
     state_handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=most / 1e9 + 0.001)
     handlers = {"state": state_handler, "description": ocp.JsonCheckpointHandler()}
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, cleanup_tmp_directories=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(
+        create=False, enable_async_checkpointing=False, cleanup_tmp_directories=True, multiprocessing_options=_alone()
+    )
     manager = ocp.CheckpointManager(directory.absolute(), item_handlers=handlers, options=options)
     try:
         in_chunks = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), {"params": params})
@@ -172,7 +188,7 @@ def _describe(directory: Path, step: int | None) -> Model:
         raise UserError(f"{directory}: no finished save{f' of step {step}' if step is not None else ''} here")
     step = steps[-1] if step is None else step
     logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
-    manager = ocp.CheckpointManager(directory.absolute())
+    manager = _reader(directory)
     try:
         args = ocp.args.Composite(description=ocp.args.JsonRestore())
         described = manager.restore(step, args=args)["description"]
@@ -197,7 +213,7 @@ def _config(described: dict, where: Path) -> ModelConfig:
 def stored(model: Model) -> Tree:
     """Shapes and types of the parameters as they were saved."""
     handlers = {"state": ocp.PyTreeCheckpointHandler()}  # without one, Orbax knows no item's metadata
-    manager = ocp.CheckpointManager(model.directory.absolute(), item_names=("state",), item_handlers=handlers)
+    manager = _reader(model.directory, item_names=("state",), item_handlers=handlers)
     try:
         saved = manager.item_metadata(model.step)["state"].tree["params"]
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
@@ -218,7 +234,7 @@ def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
 
 def load_params(model: Model, shapes: Tree) -> Tree:
     """The parameters of a model, into `shapes` (with shardings); the optimizer's state is not read."""
-    manager = ocp.CheckpointManager(model.directory.absolute(), item_names=("state",))
+    manager = _reader(model.directory, item_names=("state",))
     try:
         restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)
         args = ocp.args.PyTreeRestore({"params": shapes}, restore_args={"params": restore_args}, partial_restore=True)

@@ -1,6 +1,7 @@
 """The command line: `tpullm VERB ...`. Only the chosen verb's module is imported."""
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import importlib
@@ -8,11 +9,12 @@ import keyword
 import os
 import signal
 import sys
+import traceback
 import warnings
 from dataclasses import dataclass
 
-from tpullm import environment
-from tpullm.errors import Interrupted, UserError
+from tpullm import environment, hosts, joining, log
+from tpullm.errors import HostFailed, Interrupted, UserError
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _dispatch(argv)
+    except HostFailed as error:
+        return _fail(str(error), code=error.code)
     except UserError as error:
         return _fail(str(error))
     except Interrupted as error:
@@ -90,14 +94,19 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        hosts.wait_for_cause(error)
         message = _no_space(error) or _no_access(error)
         if message is None:
+            if hosts.count() > 1:
+                traceback.print_exc()
+                hosts.fail(f"{type(error).__name__}: {error}", code=1)
             raise
         return _fail(message)
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"tpullm: {' '.join(message.split())}", file=sys.stderr)
+    hosts.fail(message, code)
+    log.last_words(message)
     return code
 
 
@@ -144,9 +153,16 @@ def _dispatch(argv: list[str]) -> int:
     elif VERBS[verb].recipe:
         own = getattr(module, "add_arguments", None)
         parser = _parser(verb, module.__doc__, add_recipe_arguments, *([own] if own else []))
-        recipe, run, arguments = open_run(parser, argv[1:])
-        with owned(run, recipe) if VERBS[verb].writes else contextlib.nullcontext():
+        parser.epilog = joining.HELP if VERBS[verb].computes else None
+        flags, arguments = joining.take_flags(argv[1:]) if VERBS[verb].computes else ({}, argv[1:])
+        recipe, run, arguments = open_run(parser, arguments)
+        if VERBS[verb].computes:
+            joining.join(joining.find_place(flags, os.environ))
+            # The run directory is one folder, and may be mounted in different places.
+            hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
+        with owned(run, recipe) if VERBS[verb].writes and hosts.is_first() else contextlib.nullcontext():
             module.main(recipe, run, *([arguments] if own else []))
+        joining.leave()
     else:
         return module.main(parse(_parser(verb, module.__doc__, module.add_arguments), argv[1:])) or 0
     return 0

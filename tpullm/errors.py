@@ -10,3 +10,11 @@ class UserError(Exception):
 
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM arrived and the work was saved: the command line prints the message and exits with 130."""
+
+
+class HostFailed(UserError):
+    """Another host failed or is gone; the command line ends with its exit code."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code

@@ -1,6 +1,7 @@
 """What the user sees while work goes on: lines and progress on stderr; stdout is for results only."""
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -14,9 +15,33 @@ def console():
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+_host = 0
+
+
+def speak_as(host: int) -> None:
+    """This process is one of several hosts: of those, the first one speaks, the others only warn."""
+    global _host
+    _host = host
+
+
 def say(message: str) -> None:
     """One line to the user."""
-    console().print(message, markup=False)
+    if _host == 0:
+        console().print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """One line to the user about this very host."""
+    console().print(_prefix() + message, markup=False)
+
+
+def last_words(message: str) -> None:
+    """The line that a command ends with when it fails; without rich, since a thread may say it while all else hangs."""
+    print(f"{_prefix()}tpullm: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _prefix() -> str:
+    return f"[host {_host}] " if _host else ""
 
 
 @contextlib.contextmanager
@@ -39,7 +64,7 @@ def progress(description: str, total: float | None, unit: str) -> Iterator:
         TimeRemainingColumn(),
     )
     terminal = console()
-    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
+    with Progress(*columns, console=terminal, transient=True, disable=_host > 0 or not terminal.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count=1: bar.update(task, advance=count)
 

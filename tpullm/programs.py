@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from tpullm.log import say
+from tpullm.log import warn
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 LEAST_SECONDS = 0.1  # with what compiles faster kept too, a start was not measurably quicker
@@ -87,7 +87,7 @@ def mend() -> None:
             path.unlink(missing_ok=True)
         if not told:
             what = "can't be read and is made again" if action == "reading" else "can't be kept"
-            say(f"{folder}: a compiled program {what} ({' '.join(reason.split())})")
+            warn(f"{folder}: a compiled program {what} ({' '.join(reason.split())})")
         told.append(name)
 
     warnings.showwarning = heard

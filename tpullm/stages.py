@@ -5,7 +5,7 @@ import datetime
 import shutil
 from pathlib import Path
 
-from tpullm import manifest, storage
+from tpullm import hosts, manifest, storage
 from tpullm.config import Recipe, TrainConfig
 from tpullm.errors import UserError
 from tpullm.log import say
@@ -120,12 +120,21 @@ def begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed
     Args:
         tokenizer: the folder that it is in.
         changed: texts of its files that are other ones from now on.
+
+    Raises:
+        UserError: a host does not see what host 0 writes.
     """
+    hosts.by_first(f"{stage} begins", _begin_training, run, stage, inputs, tokenizer, changed or {})
+    if not (run / stage / "tokenizer").exists():
+        raise UserError(f"{run}: is another folder here than on host 0; give a folder that all hosts share")
+
+
+def _begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed: dict[str, str]) -> None:
     begin(run / stage, inputs)
     if not (run / stage / "tokenizer").exists():
         with storage.atomic_directory(run / stage / "tokenizer") as temporary:
             for file in tokenizer.iterdir():
                 if file.name != manifest.FILE:
                     shutil.copyfile(file, temporary / file.name)
-            for name, text in (changed or {}).items():
+            for name, text in changed.items():
                 (temporary / name).write_text(text, encoding="utf-8")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tpullm.data import store
+from tpullm.data import stream as streams
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
 
@@ -69,17 +70,19 @@ def test_threads_end_with_the_iterator(sources):
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("host_count", [2, 4])
-def test_hosts_read_their_rows_of_the_same_batch(sources, host_count):
-    whole = stream_of(sources).batch_at(7)
-    parts = [stream_of(sources, host_index=host, host_count=host_count).batch_at(7) for host in range(host_count)]
+# Neighbours, hosts that need the same rows (they hold other times of them), and rows that lie apart.
+SHARED = [np.arange(0, 4), np.arange(0, 4), np.array([0, 1, 6, 7])]
+
+
+@pytest.mark.parametrize("own_rows", SHARED)
+def test_a_host_builds_its_rows_of_the_same_batch_and_no_others(sources, own_rows, monkeypatch):
+    whole, built = stream_of(sources).batch_at(7), []
+    build = streams.build
+    monkeypatch.setattr(streams, "build", lambda parts, rows, length: built.append(rows) or build(parts, rows, length))
+    part = stream_of(sources, own_rows=own_rows).batch_at(7)
+    assert built == [len(own_rows)]
     for name in FIELDS:
-        np.testing.assert_array_equal(np.concatenate([getattr(p, name) for p in parts]), getattr(whole, name))
-
-
-def test_hosts_that_cannot_share_the_batch_are_refused(sources):
-    with pytest.raises(UserError, match="batch_size: 8"):
-        stream_of(sources, host_count=3)
+        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[own_rows])
 
 
 def test_another_seed_gives_another_order(sources):
@@ -182,13 +185,13 @@ def test_evaluation_of_some_rows_is_a_part_of_all(sources):
     assert few.weights[:3].any(axis=1).all() and not few.weights[3:].any()
 
 
-def test_hosts_evaluate_their_rows(sources):
+@pytest.mark.parametrize("own_rows", SHARED)
+def test_a_host_evaluates_its_rows(sources, own_rows):
     whole = list(evaluation_batches(sources["b"], B, T))
-    parts = [list(evaluation_batches(sources["b"], B, T, host_index=host, host_count=2)) for host in range(2)]
-    for step, batch in enumerate(whole):
+    parts = list(evaluation_batches(sources["b"], B, T, own_rows=own_rows))
+    for batch, part in zip(whole, parts, strict=True):
         for name in FIELDS:
-            joined = np.concatenate([getattr(parts[host][step], name) for host in range(2)])
-            np.testing.assert_array_equal(joined, getattr(batch, name))
+            np.testing.assert_array_equal(getattr(part, name), getattr(batch, name)[own_rows])
 
 
 def test_no_held_out_document_is_no_batch(tmp_path):

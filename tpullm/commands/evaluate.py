@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tpullm import manifest, storage
+from tpullm import hosts, manifest, storage
 from tpullm.config import Recipe
 from tpullm.corpus import tenki
 from tpullm.corpus.sources import sources
@@ -31,7 +31,11 @@ from tpullm.training.evaluation import held_out, make_evaluation
 
 
 def main(recipe: Recipe, run: Path) -> None:
-    """Write `RUN/evaluate/results.json` and print its figures."""
+    """Write `RUN/evaluate/results.json` and print its figures; with several hosts, the first does so on its devices."""
+    hosts.by_first("evaluate", _evaluate, recipe, run)
+
+
+def _evaluate(recipe: Recipe, run: Path) -> None:
     stage, inputs = run / "evaluate", evaluate_inputs(recipe, run)
     if manifest.is_finished(stage, inputs):
         return say("evaluate: finished, skipped")
@@ -175,7 +179,7 @@ def _model(session: Session) -> dict:
 
 
 def _machine() -> dict:
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return {
         "python": platform.python_version(),
         "jax": jax.__version__,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm import manifest, storage
+from tpullm import hosts, manifest, storage
 from tpullm.checkpoint import Model, description, find, load_params, model_of
 from tpullm.config import ModelConfig, Recipe, TrainConfig
 from tpullm.data import conversations
@@ -14,7 +14,7 @@ from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
 from tpullm.log import say
-from tpullm.sharding import make_mesh
+from tpullm.sharding import make_mesh, own_rows
 from tpullm.stages import begin_training, finetune_inputs, need
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
@@ -35,7 +35,8 @@ def main(recipe: Recipe, run: Path) -> None:
     base, architecture = find(start), Architecture(model)
     check_shape(base, model)
     stage, inputs = run / "finetune", finetune_inputs(recipe, run)
-    if manifest.is_finished(stage, inputs):
+    hosts.agree("the inputs of finetune", inputs)
+    if hosts.first_says("finetune is finished", lambda: manifest.is_finished(stage, inputs)):
         return say("finetune: finished, skipped")
     check_fits(architecture, config, tokenizer.needed_size, mesh)
     learned, held_out = (
@@ -51,6 +52,7 @@ def main(recipe: Recipe, run: Path) -> None:
         config.batch_size,
         config.sequence_length,
         recipe.seed,
+        own_rows(mesh, config.batch_size),
         what="finetune.conversations",
     )
     params = load_params(base, architecture.placed(mesh))
@@ -64,14 +66,16 @@ def main(recipe: Recipe, run: Path) -> None:
             seed=recipe.seed,
             mesh=mesh,
             batches=lambda first: stream.batches(first, config.steps, config.data_workers),
-            evaluations=_evaluations(held_out, config),
+            evaluations=_evaluations(held_out, config, own_rows(mesh, config.batch_size)),
             bytes_per_token=tokenizer.bytes_per_token(),
             description=description("finetune", model, recipe, inputs),
             params=params,
         )
     )
-    manifest.write(
-        stage, inputs, conversations=len(learned.lengths), seconds=metrics.seconds(stage / "metrics.jsonl"), **results
+    facts = {"conversations": len(learned.lengths), **results}
+    hosts.by_first(
+        "finetune ends",
+        lambda: manifest.write(stage, inputs, seconds=metrics.seconds(stage / "metrics.jsonl"), **facts),
     )
 
 
@@ -135,8 +139,8 @@ def check_shape(base: Model, wanted: ModelConfig) -> None:
             )
 
 
-def _evaluations(held_out: Conversations | None, config: TrainConfig) -> dict[str, list]:
+def _evaluations(held_out: Conversations | None, config: TrainConfig, own: np.ndarray) -> dict[str, list]:
     if held_out is None:
         return {}
-    batches = evaluation_batches(held_out, config.batch_size, config.sequence_length, config.evaluate_rows)
+    batches = evaluation_batches(held_out, config.batch_size, config.sequence_length, config.evaluate_rows, own)
     return {"conversations": list(batches)}

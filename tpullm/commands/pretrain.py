@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-from tpullm import manifest
+import numpy as np
+
+from tpullm import hosts, manifest
 from tpullm.checkpoint import description, find, load_params, model_of
 from tpullm.config import Recipe
 from tpullm.corpus.sources import sources
 from tpullm.data.store import TokenStore
 from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.log import say
-from tpullm.sharding import make_mesh
+from tpullm.sharding import make_mesh, own_rows
 from tpullm.stages import begin_training, pretrain_inputs
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import metrics
@@ -20,14 +22,16 @@ from tpullm.training.state import Architecture, check_fits
 def main(recipe: Recipe, run: Path) -> None:
     """Train `RUN/pretrain` from `RUN/tokens`, going on from the last save, or from the parameters of a base."""
     stage, inputs, config = run / "pretrain", pretrain_inputs(recipe, run), recipe.pretrain
-    if manifest.is_finished(stage, inputs):
+    hosts.agree("the inputs of pretrain", inputs)
+    if hosts.first_says("pretrain is finished", lambda: manifest.is_finished(stage, inputs)):
         return say("pretrain: finished, skipped")
     tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
     model = model_of(recipe, run, tokenizer.vocabulary_size)
     architecture = Architecture(model)
     check_fits(architecture, config, max(tokenizer.needed_size, 1 + max(tokenizer.document(""))), mesh)
-    stream = pretraining_stream(recipe, run)
-    evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows)
+    rows = own_rows(mesh, config.batch_size)
+    stream = pretraining_stream(recipe, run, rows)
+    evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
     params = load_params(find(run / "base"), architecture.placed(mesh)) if recipe.base else None
     begin_training(run, "pretrain", inputs, run / "tokenizer")
     results = train(
@@ -44,14 +48,19 @@ def main(recipe: Recipe, run: Path) -> None:
             params=params,
         )
     )
-    manifest.write(stage, inputs, seconds=metrics.seconds(stage / "metrics.jsonl"), **results)
+    hosts.by_first(
+        "pretrain ends",
+        lambda: manifest.write(stage, inputs, seconds=metrics.seconds(stage / "metrics.jsonl"), **results),
+    )
 
 
-def held_out(recipe: Recipe, run: Path, batch_size: int, sequence_length: int, rows: int) -> dict[str, list]:
-    """Evaluation batches by source, of the sources that have held-out documents."""
+def held_out(
+    recipe: Recipe, run: Path, batch_size: int, sequence_length: int, rows: int, own: np.ndarray
+) -> dict[str, list]:
+    """This host's rows of the evaluation batches by source, of the sources that have held-out documents."""
     batches = {}
     for source in sources(recipe):
         path = run / "tokens" / source.name / "held_out"
         if path.exists():
-            batches[source.name] = list(evaluation_batches(TokenStore(path), batch_size, sequence_length, rows))
+            batches[source.name] = list(evaluation_batches(TokenStore(path), batch_size, sequence_length, rows, own))
     return {name: found for name, found in batches.items() if found}

@@ -4,7 +4,7 @@ import importlib
 import time
 from pathlib import Path
 
-from tpullm import manifest, stages
+from tpullm import hosts, manifest, stages
 from tpullm.config import Recipe
 from tpullm.log import say
 
@@ -16,18 +16,29 @@ INPUTS = {
 }
 
 
+TOGETHER = ("pretrain", "finetune", "evaluate")  # where each host does its part; the rest is made by the first
+
+
 def main(recipe: Recipe, run: Path) -> None:
     """Make everything in `run` that is not made yet."""
     start = time.monotonic()
     if recipe.base:
-        importlib.import_module("tpullm.commands.import_").make(recipe, run)
+        hosts.by_first("import", importlib.import_module("tpullm.commands.import_").make, recipe, run)
     for verb in _verbs(recipe):
-        if verb in INPUTS and manifest.is_finished(run / verb, INPUTS[verb](recipe, run)):
+        if verb in INPUTS and hosts.first_says(verb, lambda verb=verb: _is_finished(verb, recipe, run)):
             say(f"{verb}: finished, skipped")
             continue
-        importlib.import_module(f"tpullm.commands.{verb}").main(recipe, run)
+        make = importlib.import_module(f"tpullm.commands.{verb}").main
+        if verb in TOGETHER:
+            make(recipe, run)
+        else:
+            hosts.by_first(verb, make, recipe, run)
     seconds = time.monotonic() - start
     say(f"run: all stages of '{recipe.name}' are finished after {seconds:.1f} s; open {run / 'report.html'}")
+
+
+def _is_finished(verb: str, recipe: Recipe, run: Path) -> bool:
+    return manifest.is_finished(run / verb, INPUTS[verb](recipe, run))
 
 
 def _verbs(recipe: Recipe) -> list[str]:

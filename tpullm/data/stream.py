@@ -56,20 +56,17 @@ class Stream:
         batch_size: int,
         sequence_length: int,
         seed: int,
-        host_index: int = 0,
-        host_count: int = 1,
+        own_rows: np.ndarray | None = None,
         what: str = "corpus",
     ):
-        """Pack and order the documents of `sources`; each host builds its own rows of every batch.
+        """Pack and order the documents of `sources`; each host builds its own rows of every batch (None is all).
 
         Weights are shares of the training tokens, relative to each other (held to 1 % of the smallest); a source
         without weight or documents is left out.
 
         Raises:
-            UserError: all sources together fill fewer rows than one batch, or the hosts can't share the batch.
+            UserError: all sources together fill fewer rows than one batch.
         """
-        if batch_size % host_count:
-            raise UserError(f"batch_size: {batch_size} rows can't be shared by {host_count} hosts; choose a multiple")
         self.batch_size, self.sequence_length = batch_size, sequence_length
         self.packings: dict[str, Packing] = {}
         self.sources: dict[str, Documents] = {}
@@ -86,8 +83,7 @@ class Stream:
             list(self.shares.values()),
             [_seed(seed, name, "shuffle") for name in self.packings],
         )
-        own = batch_size // host_count
-        self._own_rows = host_index * own + np.arange(own)
+        self._own_rows = np.arange(batch_size) if own_rows is None else own_rows
 
     def batch_at(self, step: int) -> Batch:
         """This host's rows of the batch of `step` (from 0)."""
@@ -164,29 +160,29 @@ class Stream:
             )
 
 
-def pretraining_stream(recipe: Recipe, run: Path) -> Stream:
+def pretraining_stream(recipe: Recipe, run: Path, own_rows: np.ndarray | None = None) -> Stream:
     """The batches of `pretrain`: the training documents of every source that has a weight, from RUN/tokens."""
     weights = {source.name: source.weight for source in corpus_sources(recipe) if source.weight > 0}
     stores = {name: TokenStore(run / "tokens" / name / "train") for name in weights}
     stage = recipe.pretrain
-    return Stream(stores, weights, stage.batch_size, stage.sequence_length, recipe.seed)
+    return Stream(stores, weights, stage.batch_size, stage.sequence_length, recipe.seed, own_rows)
 
 
 def evaluation_batches(
-    documents: Documents, batch_size: int, sequence_length: int, rows: int = 0, host_index: int = 0, host_count: int = 1
+    documents: Documents, batch_size: int, sequence_length: int, rows: int = 0, own_rows: np.ndarray | None = None
 ) -> Iterator[Batch]:
     """All documents once, in a fixed order, in at most `rows` rows (0 is all); the last batch is padded with weight 0.
 
     Documents that fit are whole, longer ones are cut on a fixed grid from their beginning. Which documents come is the
-    same on every machine and at every time. With `host_count` hosts each builds its own rows of each batch.
+    same on every machine and at every time. Each host builds its own rows of each batch (None is all).
     """
     packed = packing.pack(documents.lengths, sequence_length, seed=0, moving=False)
     order = np.random.default_rng(0).permutation(packed.rows)[: rows or None]
-    own = batch_size // host_count
+    own = np.arange(batch_size) if own_rows is None else own_rows
     for first in range(0, len(order), batch_size):
-        chosen = order[first : first + batch_size][host_index * own : (host_index + 1) * own]
+        chosen = order[(first + own)[first + own < len(order)]]
         segments = packed.segments(chosen, np.zeros_like(chosen))
-        yield build([(documents, segments)], own, sequence_length)
+        yield build([(documents, segments)], len(own), sequence_length)
 
 
 def _seed(seed: int, *names: str) -> int:

@@ -78,7 +78,7 @@ def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: 
     found = checkpoint.find(model, stages)
     tokenizer = load_tokenizer(found.tokenizer_path)
     fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
-    mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
+    mesh, dtype = make_mesh({"fsdp": -1}, jax.local_devices()), use_dtype(exact)
     architecture = Architecture(found.config)
     with jax.set_mesh(mesh):
         params = checkpoint.load_params(found, targets(architecture, mesh, dtype))
@@ -90,7 +90,7 @@ def _published(folder: Path, exact: bool) -> Session:
     config, family = reading.read_config(folder)
     tokenizer = PublishedTokenizer(folder)
     fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
-    mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
+    mesh, dtype = make_mesh({"fsdp": -1}, jax.local_devices()), use_dtype(exact)
     architecture = Architecture(config)
     with reading.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
         arguments = (targets(architecture, mesh, dtype), architecture.axes, config.layers)

@@ -119,7 +119,7 @@ def logits_bytes() -> int:
 
 def peak_flops(dtype: jnp.dtype) -> float:
     """Peak FLOP/s of one device: published for TPUs and GPUs, measured here (the best of 5 products) elsewhere."""
-    kind = jax.devices()[0].device_kind
+    kind = jax.local_devices()[0].device_kind
     return PEAKS.get(kind) or _measured_peak(dtype)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -27,6 +28,14 @@ def make_evaluation(architecture: Architecture, dtype):
     return jax.jit(evaluate)
 
 
+@jax.jit
+def _text_bytes(bytes_per_token_V: jax.Array, batch: Batch) -> jax.Array:
+    """UTF-8 bytes of a batch's targets that count, over all hosts; int32, exact."""
+    sharding = jax.typeof(batch.targets).sharding
+    bytes_BT = bytes_per_token_V.astype(jnp.int32).at[batch.targets].get(out_sharding=sharding)
+    return jnp.sum(jnp.where(batch.weights > 0, bytes_BT, 0))
+
+
 def held_out(
     evaluate, params: Tree, mesh: Mesh, batches: Mapping[str, Iterable[Batch]], bytes_per_token: np.ndarray
 ) -> dict[str, dict[str, float]]:
@@ -42,9 +51,10 @@ def held_out(
     for source, source_batches in batches.items():
         nats = weight = text_bytes = 0.0
         for batch in source_batches:
-            sums = jax.device_get(evaluate(params, put(mesh, batch)))
+            placed = put(mesh, batch)
+            sums, batch_bytes = jax.device_get((evaluate(params, placed), _text_bytes(bytes_per_token, placed)))
             nats, weight = nats + float(sums.loss), weight + float(sums.weight)
-            text_bytes += float(np.sum(bytes_per_token[batch.targets] * (batch.weights > 0)))
+            text_bytes += float(batch_bytes)
         loss[source] = nats / max(weight, 1.0)
         bits[source] = nats / np.log(2) / max(text_bytes, 1.0)
     return {"eval_loss": loss, "eval_bits_per_byte": bits}

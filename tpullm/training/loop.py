@@ -12,18 +12,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm import environment, programs
+from tpullm import environment, hosts, programs
 from tpullm.checkpoint import Checkpoints
 from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig
 from tpullm.data.batch import Batch
 from tpullm.errors import Interrupted, UserError
-from tpullm.log import say
+from tpullm.log import say, warn
 from tpullm.model.count import parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype, peak_flops
 from tpullm.sharding import put
 from tpullm.training.evaluation import held_out, make_evaluation
-from tpullm.training.metrics import Meter, MetricsLog
+from tpullm.training.metrics import Meter, MetricsLog, NoLog
 from tpullm.training.optim import learning_rate, make_optimizer
+from tpullm.training.requests import Requests
 from tpullm.training.state import Architecture, abstract, initial, with_params
 from tpullm.training.step import make_step
 
@@ -40,8 +41,8 @@ class Job:
         config: of the training.
         seed: of initialization and dropout.
         mesh: devices.
-        batches: `batches(step)` iterates over the global batches from `step` on.
-        evaluations: held-out batches by source.
+        batches: `batches(step)` iterates over this host's rows of the batches from `step` on.
+        evaluations: this host's rows of the held-out batches, by source.
         bytes_per_token: UTF-8 bytes of each token id, `[V]`, for bits per byte.
         description: what a checkpoint says of itself.
         params: where to start from; None is fresh parameters.
@@ -82,7 +83,7 @@ def train(job: Job) -> dict:
         evaluate = make_evaluation(architecture, dtype)
         peak = peak_flops(dtype) * job.mesh.size
         meter = Meter(
-            log=MetricsLog(job.directory, first),
+            log=MetricsLog(job.directory, first) if hosts.is_first() else NoLog(),
             steps=steps,
             step=first,
             tokens_per_step=config.batch_size * config.sequence_length,
@@ -100,7 +101,8 @@ def train(job: Job) -> dict:
         results: dict = {}
         if first == steps:  # killed after the last save, before the stage was marked as finished
             results = held_out(evaluate, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
-        batches = job.batches(first)
+        batches, requests, now = job.batches(first), Requests(first, hosts.connection()), set()
+        hosts.barrier("training begins")
         last_save, done = time.monotonic(), first
         for done in range(first + 1, steps + 1):
             with meter.waiting():
@@ -118,24 +120,20 @@ def train(job: Job) -> dict:
 
             minutes = (time.monotonic() - last_save) / 60
             save = config.checkpoint
-            due = (
-                save.every_steps
-                and done % save.every_steps == 0
-                or save.every_minutes
-                and minutes >= save.every_minutes
-            )
-            if due or final or stopped():
+            late = save.every_minutes and minutes >= save.every_minutes and hosts.is_first()  # by one clock
+            now = requests.ended(done, ["save"] * bool(late) + ["stop"] * stopped())
+            if now or final or (save.every_steps and done % save.every_steps == 0):
                 meter.report()
                 _check_finite(values, done, job.directory)
                 meter.log.sync()  # before the save: lines of saved steps are never lost
                 checkpoints.check()
                 checkpoints.save(done, state, job.description)
                 last_save = time.monotonic()
-            if stopped():
+            if "stop" in now:
                 break
         checkpoints.close()
         meter.close()
-        if stopped():
+        if any(hosts.gather("training ends", stopped())):
             raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command goes on")
     return results
 
@@ -177,7 +175,7 @@ def _stop_signal() -> Iterator:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        say("stopping after this step; once more to stop at once, without saving")
+        warn("stopping after this step; once more to stop at once, without saving")
 
     old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -57,6 +57,19 @@ class MetricsLog:
         self._tensorboard.close()
 
 
+class NoLog:
+    """The log of a host that writes none: the first one does."""
+
+    def write(self, values: dict) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _tensorboard(directory: Path, step: int):
     """TensorBoard files in which what was written of `step` and later no longer counts."""
     # tensorboardX imports torch where that is installed: 1.2 s and 0.3 GB of a start, for types that we never give it.
@@ -112,7 +125,7 @@ class Meter:
         learning_rate: by step.
     """
 
-    log: MetricsLog
+    log: MetricsLog | NoLog
     steps: int
     step: int
     tokens_per_step: int

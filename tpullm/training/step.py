@@ -12,7 +12,7 @@ import optax
 
 from tpullm.config import TrainConfig
 from tpullm.data.batch import Batch
-from tpullm.sharding import dealt
+from tpullm.sharding import RULES, dealt
 from tpullm.training.balance import balance_losses, load_metrics, rebalanced
 from tpullm.training.losses import Sums, cross_entropy
 from tpullm.training.state import Architecture
@@ -90,6 +90,8 @@ def accumulate(gradients: Callable, parts: int, params: Tree, batch: Batch, key)
     if parts == 1:
         return gradients(params, batch, key)
     micro = jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    # JAX leaves axes of size 1 out where each device keeps one row; what is added to it later has them.
+    micro = jax.reshard(micro, RULES.spec(None, "batch", "time"))
     keys = None if key is None else jax.random.split(key, parts)
 
     def add(total, part):

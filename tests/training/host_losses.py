@@ -1,0 +1,81 @@
+"""Run as one of several hosts: losses of 20 steps on each mesh, and which rows this host built; as one JSON object."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tests.training.small import ARCHITECTURE
+from tpullm import hosts, joining
+from tpullm.config import OptimizerConfig, TrainConfig
+from tpullm.data import store
+from tpullm.data import stream as streams
+from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.sharding import make_mesh, own_rows, put
+from tpullm.training.evaluation import held_out, make_evaluation
+from tpullm.training.optim import make_optimizer
+from tpullm.training.state import abstract, initial
+from tpullm.training.step import make_step
+
+MESHES = {
+    "fsdp 8": {"fsdp": 8},
+    "sequence 4, fsdp 2": {"sequence": 4, "fsdp": 2},
+    "fsdp 4, tensor 2": {"fsdp": 4, "tensor": 2},
+}
+STEPS, ROWS, LENGTH = 20, 16, 32
+CONFIG = TrainConfig(batch_size=ROWS, accumulation=2, optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=1))
+
+
+def documents(folder: Path) -> store.TokenStore:
+    """The same documents of random tokens on every host."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 60, 400)
+    ids = np.arange(400).astype(np.uint64)
+    path = folder / str(hosts.index())
+    store.write_store(path, [(rng.integers(0, 96, lengths.sum()), lengths, ids)], np.dtype(np.uint16))
+    return store.TokenStore.open(path)
+
+
+def trained(mesh: jax.sharding.Mesh, texts: store.TokenStore) -> dict:
+    """What a training on that mesh computes and reads."""
+    built, build = [], streams.build
+    streams.build = lambda parts, rows, length: built.append(rows) or build(parts, rows, length)
+    rows = own_rows(mesh, ROWS)
+    stream = Stream({"all": texts}, {"all": 1.0}, ROWS, LENGTH, 0, rows)
+    whole = Stream({"all": texts}, {"all": 1.0}, ROWS, LENGTH, 0)
+    losses, batches = [], []
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(CONFIG.optimizer, STEPS, ARCHITECTURE.axes)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(ARCHITECTURE, optimizer, mesh))
+        state = jax.jit(lambda key: initial(ARCHITECTURE, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+        step = make_step(ARCHITECTURE, optimizer, CONFIG, jax.numpy.float32, seed=0)
+        for number in range(STEPS):
+            batch = stream.batch_at(number)
+            assert built[-1] == len(rows), "a host built rows of others"
+            placed = put(mesh, batch)
+            for name, array in vars(whole.batch_at(number)).items():
+                for shard in getattr(placed, name).addressable_shards:
+                    assert (np.asarray(shard.data) == array[shard.index]).all(), f"{name} of step {number}"
+            batches.append(batch)
+            state, metrics = step(state, placed)
+            losses.append(float(metrics["loss"]))
+        held = {"held out": list(evaluation_batches(texts, ROWS, LENGTH, own_rows=rows))}
+        evaluation = make_evaluation(ARCHITECTURE, jax.numpy.float32)
+        found = held_out(evaluation, state["params"], mesh, held, np.arange(96))
+    return {
+        "losses": losses,
+        "evaluation": [value for part in found.values() for value in part.values()],
+        "rows": rows.tolist(),
+    }
+
+
+if __name__ == "__main__":
+    flags, (folder, *asked) = joining.take_flags(sys.argv[1:])
+    joining.join(joining.find_place(flags, {}))
+    assert len(jax.devices()) == 8
+    texts = documents(Path(folder))
+    results = {name: trained(make_mesh(MESHES[name]), texts) for name in asked or MESHES}
+    print("\n" + json.dumps(results))
+    joining.leave()

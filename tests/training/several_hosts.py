@@ -1,0 +1,58 @@
+"""Several hosts as processes of this machine that share 8 CPU devices."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def start(
+    hosts: int,
+    module: str,
+    *words: str | Path,
+    devices: int = 8,
+    own: dict[int, list] | None = None,
+    folders: dict[int, Path] | None = None,
+) -> list[subprocess.Popen]:
+    """Start the same `python -m ...` on every host.
+
+    Args:
+        own: further words of a host.
+        folders: from where a host takes the package; default is this project.
+    """
+    flags = f"--xla_force_host_platform_device_count={devices // hosts}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    started = []
+    for index in range(hosts):
+        place = ["--hosts.coordinator", address, "--hosts.count", hosts, "--hosts.index", index]
+        command = [sys.executable, "-m", module, *words, *(place if hosts > 1 else []), *(own or {}).get(index, [])]
+        folder = (folders or {}).get(index, ROOT)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        here = {"cwd": folder, "env": environment | {"PYTHONPATH": str(folder)}}
+        started.append(subprocess.Popen(list(map(str, command)), **pipes, **here))
+    return started
+
+
+def finish(started: list, timeout: float = 300) -> list[tuple[int, str, str]]:
+    """Exit code, output and messages of each host."""
+    ended = []
+    try:
+        for process in started:
+            out, said = process.communicate(timeout=timeout)
+            ended.append((process.returncode, out, said))
+    finally:
+        for process in started:
+            process.kill()
+    return ended
+
+
+def run(hosts: int, *command: str | Path, **options) -> list[tuple[int, str, str]]:
+    """Start and finish; all must succeed."""
+    ended = finish(start(hosts, *command, **options))
+    assert [code for code, _, _ in ended] == [0] * hosts, "\n".join(said for _, _, said in ended)
+    return ended

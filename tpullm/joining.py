@@ -1,0 +1,238 @@
+"""How a process finds the other hosts of its training, and joins them; before anything asks JAX for a device.
+
+One process by itself connects to nothing, and JAX is not imported for it.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import importlib.util
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpullm import __version__, channel, hosts, log
+from tpullm.errors import UserError
+
+SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
+BATCH_PORT = 8476
+HELP = (
+    "Several hosts: start the same command on each, in a run directory that all share, with --hosts.coordinator "
+    "HOST:PORT (the address and a free port of host 0), --hosts.count N and --hosts.index I (from 0). On a TPU pod, in "
+    "a Google Batch job with a hosts file and under srun they find each other; --hosts.count 1 is one host, whatever "
+    "the surroundings say."
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which host this process is.
+
+    Args:
+        source: how that was found, for people.
+        index: of this host, from 0.
+        count: of all hosts.
+        coordinator: `HOST:PORT` of host 0; empty for one host.
+        slurm: JAX shares the devices of a machine between its processes.
+    """
+
+    source: str
+    index: int = 0
+    count: int = 1
+    coordinator: str = ""
+    slurm: bool = False
+
+
+def take_flags(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The flags `--hosts.*` of a command line, and the rest of it: they differ by host, and are no part of a recipe.
+
+    Raises:
+        UserError: a flag without a value, or whose value is no number.
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--hosts.coordinator", dest="coordinator")
+    for name in ("count", "index"):
+        parser.add_argument(f"--hosts.{name}", dest=name, type=int)
+    try:
+        found, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}") from None
+    return {name: value for name, value in vars(found).items() if value is not None}, rest
+
+
+def find_place(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Place:
+    """Which host this is: the first of the flags, the TPU, Google Batch and Slurm that says so; else the only one.
+
+    Raises:
+        UserError: what was found is incomplete or contradicts itself.
+    """
+    sources = (
+        lambda: _from_flags(flags),
+        lambda: _from_tpu(environment),
+        lambda: _from_batch(environment),
+        lambda: _from_slurm(environment),
+    )
+    for source in sources:
+        if place := source():
+            if not 0 <= place.index < place.count:
+                raise UserError(f"hosts: {place.source} say index {place.index} of {place.count}; use 0 to count - 1")
+            return place
+    return Place("no sign of others")
+
+
+def _from_flags(flags: Mapping[str, Any]) -> Place | None:
+    if not flags:
+        return None
+    if flags.get("count") == 1 and not flags.get("index"):
+        return Place("the flags --hosts.*")
+    if missing := [name for name in ("coordinator", "count", "index") if name not in flags]:
+        given = ", ".join(f"--hosts.{name}" for name in flags)
+        raise UserError(f"hosts.{missing[0]}: is missing beside {given}; give all three, or --hosts.count 1")
+    _, colon, port = flags["coordinator"].rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise UserError(f"hosts.coordinator: {flags['coordinator']} is not HOST:PORT; give the address of host 0")
+    return Place("the flags --hosts.*", flags["index"], flags["count"], flags["coordinator"])
+
+
+def _from_tpu(environment: Mapping[str, str]) -> Place | None:
+    """What JAX itself would find on a TPU: the list of workers of a GKE pod, or the metadata of a TPU machine."""
+    if "tpu" not in (environment.get("JAX_PLATFORMS") or "tpu") or not _google_devices():
+        return None
+    if importlib.util.find_spec("libtpu") is None:
+        return None
+    from jax._src.clusters import GceTpuCluster, GkeTpuCluster
+
+    try:
+        for cluster in (GkeTpuCluster, GceTpuCluster):
+            if cluster.is_env_present():
+                return _detected("the TPU's metadata", cluster)
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"hosts: the TPU's metadata can't be read ({text}); give --hosts.*") from error
+    return None
+
+
+def _google_devices() -> bool:
+    """Whether there can be a TPU here, without importing JAX: it is a PCI device of Google's."""
+    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
+    return any(vendor.read_text().strip() == "0x1ae0" for vendor in vendors)
+
+
+def _from_batch(environment: Mapping[str, str]) -> Place | None:
+    """Tasks of a Google Batch job, one a machine; `requireHostsFile` of the task group has it list the machines.
+
+    Nothing says that tasks and lines are in the same order, so a host's place is that of its name in the file.
+    """
+    count = environment.get("BATCH_TASK_COUNT", "1")
+    if count == "1" or "BATCH_TASK_INDEX" not in environment:
+        return None
+    file = Path(environment.get("BATCH_HOSTS_FILE", ""))
+    if not file.is_file():
+        raise UserError(
+            f"hosts: BATCH_TASK_COUNT is {count} and there is no BATCH_HOSTS_FILE; set requireHostsFile in the job's "
+            "task group, or give --hosts.count 1 if every task trains by itself"
+        )
+    names = file.read_text(encoding="utf-8").split()
+    if str(len(names)) != count:
+        raise UserError(
+            f"hosts: {file} names {len(names)} hosts and BATCH_TASK_COUNT is {count}; set taskCountPerNode: 1"
+        )
+    own = {socket.gethostname(), socket.getfqdn(), *_addresses(socket.gethostname())}
+    own |= {name.split(".")[0] for name in own if not name.replace(".", "").isdigit()}
+    found = [index for index, name in enumerate(names) if {name, name.split(".")[0]} & own]
+    if len(found) != 1:
+        raise UserError(f"hosts: {socket.gethostname()} is {len(found)} times in {file}; give --hosts.*")
+    return Place("Google Batch", found[0], len(names), f"{names[0]}:{BATCH_PORT}")
+
+
+def _addresses(name: str) -> set[str]:
+    try:
+        return {entry[4][0] for entry in socket.getaddrinfo(name, None)}
+    except OSError:
+        return set()
+
+
+def _from_slurm(environment: Mapping[str, str]) -> Place | None:
+    if "SLURM_PROCID" not in environment or environment.get("SLURM_NTASKS", "1") == "1":
+        return None
+    from jax._src.clusters import SlurmCluster
+
+    return _detected("Slurm", SlurmCluster) if SlurmCluster.is_env_present() else None
+
+
+def _detected(source: str, cluster) -> Place:
+    count = cluster.get_process_count()
+    if count == 1:
+        return Place(source)
+    address = cluster.get_coordinator_address(timeout_secs=int(SECONDS_TO_JOIN), override_coordinator_port=None)
+    return Place(source, cluster.get_process_id(), count, address, source == "Slurm")
+
+
+def join(place: Place) -> None:
+    """Connect to the other hosts, then have JAX do so; before anything asks JAX for a device.
+
+    Raises:
+        UserError: hosts are missing or contradict each other.
+    """
+    if place.count == 1:
+        return
+    log.speak_as(place.index)
+    name = socket.gethostname()
+    host, _, port = place.coordinator.rpartition(":")
+    host = host.strip("[]")
+    if place.index == 0:
+        jax_port = _free_port()
+        to_others = channel.receive(int(port), place.count, name, SECONDS_TO_JOIN, {"jax_port": jax_port})
+    else:
+        to_others, told = channel.connect(host, int(port), place.index, place.count, name, SECONDS_TO_JOIN)
+        jax_port = channel.relay(host, told["jax_port"])
+    hosts.connected(to_others)
+    hosts.agree("the code", _code())
+    _start_jax(place, jax_port)
+    log.say(f"hosts: {place.count}, found by {place.source}: {', '.join(to_others.names)}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
+
+
+def _start_jax(place: Place, port: int) -> None:
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM for itself; ours saves.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            f"127.0.0.1:{port}",
+            place.count,
+            place.index,
+            cluster_detection_method=None if place.slurm else "deactivate",
+            coordinator_bind_address=f"0.0.0.0:{port}",
+        )
+    except RuntimeError as error:
+        raise UserError(f"hosts: JAX can't connect the hosts ({' '.join(str(error).split())[:200]})") from error
+
+
+def _code() -> dict[str, str]:
+    """What makes two hosts compute the same: the source files of this package and the libraries' versions."""
+    package = Path(__file__).parent
+    files = {str(path.relative_to(package.parent)): path.read_bytes() for path in sorted(package.rglob("*.py"))}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
+    return {"tpullm": __version__, **versions} | {
+        name: hashlib.sha256(content).hexdigest()[:12] for name, content in files.items()
+    }
+
+
+def leave() -> None:
+    """At the end of a command that succeeded: wait for all, and disconnect."""
+    if hosts.connection() is None:
+        return
+    import jax
+
+    hosts.barrier("the end")
+    hosts.connection().leave()
+    jax.distributed.shutdown()
