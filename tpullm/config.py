@@ -226,22 +226,29 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with decoupled weight decay on matrices only (Loshchilov & Hutter 2019).
+    """AdamW, Adafactor or Muon, with decoupled weight decay on matrices only (Loshchilov & Hutter 2019).
 
     Args:
+        kind: `adamw`; `adafactor`, whose state is next to nothing (Shazeer & Stern 2018; without a first moment); or
+            `muon` for the matrices of the layers and AdamW for all else, at AdamW's learning rates (Jordan et al. 2024;
+            Liu et al. 2025).
+        moments: type in which AdamW's moments and Muon's momentum rest; bfloat16 is half the bytes, rounded at random.
         peak_lr: learning rate after the warm-up.
         schedule: `cosine` to `final_lr_fraction`, or `wsd` (warm-up, stable, linear decay).
         warmup_steps: steps of linear warm-up.
         decay_fraction: share of the steps in which `wsd` decays.
         final_lr_fraction: last learning rate as a share of the peak.
-        beta1: decay of the first moment.
-        beta2: decay of the second moment.
-        epsilon: added to the root of the second moment.
+        beta1: decay of AdamW's first moment.
+        beta2: decay of AdamW's second moment.
+        epsilon: added to the root of AdamW's second moment.
+        momentum: decay of Muon's momentum.
         weight_decay: decay of the matrices, times the learning rate.
         clip_norm: longest gradient (global norm); longer ones are scaled down.
         z_loss: weight of the squared log-normalizer, keeps logits small (PaLM, section 5).
     """
 
+    kind: Literal["adamw", "adafactor", "muon"] = "adamw"
+    moments: Literal["float32", "bfloat16"] = "float32"
     peak_lr: float = 3e-3
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup_steps: int = 100
@@ -250,6 +257,7 @@ class OptimizerConfig:
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
+    momentum: float = 0.95
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     z_loss: float = 0.0
@@ -404,6 +412,7 @@ RANGES = {
     "optimizer.final_lr_fraction": (0, 1),
     "optimizer.beta1": (0, 1),
     "optimizer.beta2": (0, 1),
+    "optimizer.momentum": (0, 1),
     "optimizer.clip_norm": (1e-9, None),
     "optimizer.z_loss": (0, None),
     "finetune.held_out_fraction": (0, 1),
@@ -472,6 +481,11 @@ def _check_stage(name: str, stage: TrainConfig, model: ModelConfig, from_base: b
     _require(
         stage.sequence_length > 0 and (from_base or stage.sequence_length <= model.context_length),
         f"{name}.sequence_length: {stage.sequence_length} is not within model.context_length {model.context_length}",
+    )
+
+    _require(
+        stage.optimizer.kind != "adafactor" or stage.optimizer.moments == "float32",
+        f"{name}.optimizer.moments: what adafactor keeps is next to nothing, and float32; leave this setting out",
     )
 
 
