@@ -50,6 +50,26 @@ def test_one_device_holds_everything_and_many_share_it(capsys, tmp_path):
     assert shared["devices"] == 16 and shared["bytes_a_device"] < 1.01 * whole["bytes_a_device"] / 16
 
 
+@pytest.mark.parametrize(
+    ("kind", "moments", "least", "most"),
+    [
+        ("adamw", "float32", 16, 16),
+        ("adamw", "bfloat16", 12, 12),
+        ("adafactor", "float32", 8, 8.1),
+        ("muon", "float32", 12, 14),  # a quarter of the quickstart's parameters is its table of tokens
+        ("muon", "bfloat16", 10, 11),
+    ],
+)
+def test_the_bytes_of_a_training_are_those_of_its_optimizer(kind, moments, least, most, capsys, tmp_path):
+    """For each parameter: itself, its gradient, and what is kept; a few bytes more count the steps."""
+    options = (f"--pretrain.optimizer.kind={kind}", f"--pretrain.optimizer.moments={moments}")
+    found = table(capsys, tmp_path, {"fsdp": 1}, *options)
+    assert found["optimizer"] == kind
+    assert least <= (found["training_bytes_a_device"] - 20) / found["parameters"] <= most + 1e-4
+    shared = table(capsys, tmp_path, {"fsdp": 8}, *options)
+    assert shared["training_bytes_a_device"] < 1.02 * found["training_bytes_a_device"] / 8
+
+
 def test_it_is_a_table_for_people(capsys, tmp_path):
     assert cli.main(["sharding", QUICKSTART, f"--run={tmp_path / 'none'}", "--mesh={fsdp: 4, tensor: 2}"]) == 0
     out = capsys.readouterr().out

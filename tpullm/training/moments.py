@@ -35,9 +35,9 @@ def rest_in_bfloat16(optimizer: optax.GradientTransformation) -> optax.GradientT
         kept = _cast(resting.state, jnp.bfloat16, jnp.float32)
         updates, state = optimizer.update(grads, kept, params)
         leaves, tree = jax.tree.flatten(state)
-        key = jax.random.fold_in(jax.random.key(0), resting.count)
+        salts = jax.random.bits(jax.random.fold_in(jax.random.key(0), resting.count), (len(leaves),), jnp.uint32)
         rounded = [
-            rounded_at_random(leaf, jax.random.fold_in(key, number)) if leaf.dtype == jnp.float32 else leaf
+            rounded_at_random(leaf, salts[number]) if leaf.dtype == jnp.float32 else leaf
             for number, leaf in enumerate(leaves)
         ]
         return updates, Resting(optax.safe_increment(resting.count), tree.unflatten(rounded))
@@ -45,14 +45,32 @@ def rest_in_bfloat16(optimizer: optax.GradientTransformation) -> optax.GradientT
     return optax.GradientTransformation(init, update)
 
 
-def rounded_at_random(x: jax.Array, key: jax.Array) -> jax.Array:
+def rounded_at_random(x: jax.Array, salt: jax.Array) -> jax.Array:
     """float32 to one of the two neighbours in bfloat16, to the farther one as often as keeps the expected value.
 
     bfloat16 is the upper half of a float32: 16 random bits are added to the lower half, and carry or do not.
+
+    Args:
+        salt: uint32, another one for each array and step.
     """
-    bits = jax.random.bits(key, x.shape, jnp.uint16, out_sharding=jax.typeof(x).sharding)
-    word = jax.lax.bitcast_convert_type(x, jnp.uint32) + bits.astype(jnp.uint32)
+    word = jax.lax.bitcast_convert_type(x, jnp.uint32) + (_hashed(x, salt) >> 16)
     return jax.lax.bitcast_convert_type((word >> 16).astype(jnp.uint16), jnp.bfloat16)
+
+
+def _hashed(x: jax.Array, salt: jax.Array) -> jax.Array:
+    """32 random bits for each place in `x`, laid out like it, the same on every mesh.
+
+    The mixer "lowbias32" (Wellons 2018, "Prospecting for hash functions") of the place and the salt. JAX's own bits cost
+    more than rounding needs: on a CPU 24 arrays took 23 s to compile, and 0.5 with this; 4 M numbers 314 ms, and 1.2.
+    """
+    place, stride = salt, 1
+    for dimension in reversed(range(x.ndim)):
+        layout = jax.typeof(x).sharding
+        index = jax.lax.broadcasted_iota(jnp.uint32, x.shape, dimension, out_sharding=layout)
+        place, stride = place + index * jnp.uint32(stride % 2**32), stride * x.shape[dimension]
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        place = (place ^ (place >> shift)) * jnp.uint32(factor)
+    return place ^ (place >> 16)
 
 
 def _cast(state: Tree, of: jnp.dtype, to: jnp.dtype) -> Tree:
