@@ -61,13 +61,14 @@ def test_one_device_holds_everything_and_many_share_it(capsys, tmp_path):
     ],
 )
 def test_the_bytes_of_a_training_are_those_of_its_optimizer(kind, moments, least, most, capsys, tmp_path):
-    """For each parameter: itself, its gradient, and what is kept; a few bytes more count the steps."""
+    """For each parameter: itself, its gradient, and what is kept; a few bytes count the steps."""
     options = (f"--pretrain.optimizer.kind={kind}", f"--pretrain.optimizer.moments={moments}")
     found = table(capsys, tmp_path, {"fsdp": 1}, *options)
     assert found["optimizer"] == kind
-    assert least <= (found["training_bytes_a_device"] - 20) / found["parameters"] <= most + 1e-4
+    assert least <= found["training_bytes_a_device"] / found["parameters"] <= most + 1e-4
+    # Norms of queries and keys, and adafactor's numbers of a column, are not split.
     shared = table(capsys, tmp_path, {"fsdp": 8}, *options)
-    assert shared["training_bytes_a_device"] < 1.02 * found["training_bytes_a_device"] / 8
+    assert shared["training_bytes_a_device"] < 1.05 * found["training_bytes_a_device"] / 8
 
 
 def test_it_is_a_table_for_people(capsys, tmp_path):
