@@ -7,8 +7,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tpullm.errors import UserError
-
 SourceKind = Literal["text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki"]
 
 
@@ -247,22 +245,29 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with decoupled weight decay on matrices only (Loshchilov & Hutter 2019).
+    """AdamW, Adafactor or Muon, with decoupled weight decay on matrices only (Loshchilov & Hutter 2019).
 
     Args:
+        kind: `adamw`; `adafactor`, whose state is next to nothing (Shazeer & Stern 2018; without a first moment); or
+            `muon` for the matrices of the layers and AdamW for all else, at AdamW's learning rates (Jordan et al. 2024;
+            Liu et al. 2025).
+        moments: type in which AdamW's moments and Muon's momentum rest; bfloat16 is half the bytes, rounded at random.
         peak_lr: learning rate after the warm-up.
         schedule: `cosine` to `final_lr_fraction`, or `wsd` (warm-up, stable, linear decay).
         warmup_steps: steps of linear warm-up.
         decay_fraction: share of the steps in which `wsd` decays.
         final_lr_fraction: last learning rate as a share of the peak.
-        beta1: decay of the first moment.
-        beta2: decay of the second moment.
-        epsilon: added to the root of the second moment.
+        beta1: decay of AdamW's first moment.
+        beta2: decay of AdamW's second moment.
+        epsilon: added to the root of AdamW's second moment.
+        momentum: decay of Muon's momentum.
         weight_decay: decay of the matrices, times the learning rate.
         clip_norm: longest gradient (global norm); longer ones are scaled down.
         z_loss: weight of the squared log-normalizer, keeps logits small (PaLM, section 5).
     """
 
+    kind: Literal["adamw", "adafactor", "muon"] = "adamw"
+    moments: Literal["float32", "bfloat16"] = "float32"
     peak_lr: float = 3e-3
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup_steps: int = 100
@@ -271,6 +276,7 @@ class OptimizerConfig:
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
+    momentum: float = 0.95
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     z_loss: float = 0.0
@@ -397,111 +403,3 @@ class Recipe:
     def foundation(self) -> str:
         """The stage that tuning starts from: `pretrain`, or `base` if there is a base and no text to go on with."""
         return "base" if self.base and not (self.corpus.sources or self.text) else "pretrain"
-
-
-# The smallest and the largest value of numbers that would otherwise fail late, or silently do nothing.
-RANGES = {
-    "seed": (0, 2**31 - 1),
-    "corpus.held_out_fraction": (0, 1),
-    "corpus.near_duplicate_similarity": (0, 1),
-    "tokenizer.sample_characters": (1, None),
-    "model.kv_heads": (0, None),
-    "model.mlp_width": (0, None),
-    "model.experts": (0, None),
-    "model.experts_per_token": (1, None),
-    "model.router_scale": (1e-9, None),
-    "model.shared_experts": (0, None),
-    "model.balance_loss": (0, None),
-    "model.balance_rate": (0, 1),
-    "model.vocabulary_size": (0, None),
-    "model.swiglu_limit": (0, None),
-    "model.dropout": (0, 0.95),
-    "log_every": (1, None),
-    "evaluate_every": (0, None),
-    "evaluate_rows": (0, None),
-    "data_workers": (0, None),
-    "checkpoint.every_steps": (0, None),
-    "checkpoint.every_minutes": (0, None),
-    "checkpoint.keep": (1, None),
-    "optimizer.peak_lr": (0, None),
-    "optimizer.warmup_steps": (0, None),
-    "optimizer.decay_fraction": (0, 1),
-    "optimizer.final_lr_fraction": (0, 1),
-    "optimizer.beta1": (0, 1),
-    "optimizer.beta2": (0, 1),
-    "optimizer.clip_norm": (1e-9, None),
-    "optimizer.z_loss": (0, None),
-    "finetune.held_out_fraction": (0, 1),
-    "evaluate.rows": (0, None),
-    "evaluate.batch_size": (1, None),
-    "evaluate.questions": (0, None),
-    "evaluate.sample_tokens": (1, None),
-}
-
-
-def check(recipe: Recipe) -> Recipe:
-    """Refuse what no run could do; `UserError` names the key."""
-    _check_ranges(recipe)
-    _require(
-        not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,
-        "model: is that of `base`; beside it only dropout, remat, gradients and balance_loss can be set",
-    )
-    model = recipe.model.resolved(vocabulary_size=1)
-    _require(model.width > 0 and model.layers > 0 and model.heads > 0, "model: layers, width and heads must be > 0")
-    _require(
-        model.heads % model.kv_heads == 0,
-        f"model.kv_heads: {model.kv_heads} does not divide model.heads {model.heads}; choose a divisor",
-    )
-    _require(
-        model.head_width % 2 == 0,
-        f"model.head_width: {model.head_width} is odd; rotary embeddings need an even head, change width or heads",
-    )
-    _require(
-        not model.experts or model.experts_per_token <= model.experts,
-        f"model.experts_per_token: {model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer",
-    )
-    for key in () if model.experts else ("shared_experts", "balance_loss", "balance_rate"):
-        _require(not getattr(model, key), f"model.{key}: needs a router; set model.experts, or this to 0")
-    _require(not model.swiglu_limit or model.gated, "model.swiglu_limit: there is no SwiGLU without model.gated")
-    stages = {"pretrain": recipe.pretrain}
-    if recipe.finetune:
-        stages["finetune.train"] = recipe.finetune.train
-    for name, stage in stages.items():
-        _check_stage(name, stage, model, bool(recipe.base))
-    names = [source.name for source in recipe.corpus.sources]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    _require(not repeated, f"corpus.sources: the name {', '.join(repeated)} is used twice; names must differ")
-    return recipe
-
-
-def _check_ranges(recipe: Recipe) -> None:
-    stages = {"pretrain": recipe.pretrain} | ({"finetune.train": recipe.finetune.train} if recipe.finetune else {})
-    for key, (least, most) in RANGES.items():
-        section = key.split(".")[0]
-        in_stages = section in ("optimizer", "checkpoint") or not hasattr(recipe, section)
-        owners = {f"{name}.{key}": stage for name, stage in stages.items()} if in_stages else {key: recipe}
-        for name, owner in owners.items():
-            value = owner
-            for part in key.split("."):
-                value = getattr(value, part, None)
-            if value is not None:
-                _require(value >= least, f"{name}: {value} is too small; use {least} or more")
-                _require(most is None or value <= most, f"{name}: {value} is too large; use {most} or less")
-
-
-def _check_stage(name: str, stage: TrainConfig, model: ModelConfig, from_base: bool) -> None:
-    _require(stage.steps > 0, f"{name}.steps: {stage.steps} must be > 0")
-    _require(stage.batch_size > 0, f"{name}.batch_size: {stage.batch_size} must be > 0")
-    _require(
-        stage.accumulation > 0 and stage.batch_size % stage.accumulation == 0,
-        f"{name}.accumulation: {stage.accumulation} does not divide batch_size {stage.batch_size}; choose a divisor",
-    )
-    _require(
-        stage.sequence_length > 0 and (from_base or stage.sequence_length <= model.context_length),
-        f"{name}.sequence_length: {stage.sequence_length} is not within model.context_length {model.context_length}",
-    )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)

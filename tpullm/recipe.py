@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.config import Recipe, check
+from tpullm.checks import check
+from tpullm.config import Recipe
 from tpullm.errors import UserError
 
 

@@ -60,6 +60,27 @@ def test_devices_along_expert_hold_whole_experts(capsys, tmp_path):
     assert here["layers.mlp.router.weight"] == [layers, width // 2, 8] and here["layers.mlp.balance"] == [layers, 8]
 
 
+@pytest.mark.parametrize(
+    ("kind", "moments", "least", "most"),
+    [
+        ("adamw", "float32", 16, 16),
+        ("adamw", "bfloat16", 12, 12),
+        ("adafactor", "float32", 8, 8.1),
+        ("muon", "float32", 12, 14),  # a quarter of the quickstart's parameters is its table of tokens
+        ("muon", "bfloat16", 10, 11),
+    ],
+)
+def test_the_bytes_of_a_training_are_those_of_its_optimizer(kind, moments, least, most, capsys, tmp_path):
+    """For each parameter: itself, its gradient, and what is kept; a few bytes count the steps."""
+    options = (f"--pretrain.optimizer.kind={kind}", f"--pretrain.optimizer.moments={moments}")
+    found = table(capsys, tmp_path, {"fsdp": 1}, *options)
+    assert found["optimizer"] == kind
+    assert least <= found["training_bytes_a_device"] / found["parameters"] <= most + 1e-4
+    # Norms of queries and keys, and adafactor's numbers of a column, are not split.
+    shared = table(capsys, tmp_path, {"fsdp": 8}, *options)
+    assert shared["training_bytes_a_device"] < 1.05 * found["training_bytes_a_device"] / 8
+
+
 def test_it_is_a_table_for_people(capsys, tmp_path):
     assert cli.main(["sharding", QUICKSTART, f"--run={tmp_path / 'none'}", "--mesh={fsdp: 4, tensor: 2}"]) == 0
     out = capsys.readouterr().out

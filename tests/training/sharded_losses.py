@@ -32,12 +32,19 @@ EXPERT_MESHES = {
 }
 
 
-def losses(architecture: Architecture, shape: dict[str, int], accumulation: int = 1) -> list[float]:
-    """Losses and gradient norms of 3 steps; with `balance_rate` also the loads, and the biases in the end."""
+ADAMW = OptimizerConfig(peak_lr=1e-2, warmup_steps=1)
+
+
+def losses(
+    architecture: Architecture,
+    shape: dict[str, int],
+    accumulation: int = 1,
+    optimizer: OptimizerConfig = ADAMW,
+    steps: int = 3,
+) -> list[float]:
+    """Losses and gradient norms of the first steps; with `balance_rate` also the loads, and the biases in the end."""
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
-    config = TrainConfig(
-        batch_size=16, accumulation=accumulation, optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=1)
-    )
+    config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=optimizer)
     found = []
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(config.optimizer, 10, architecture.axes)
@@ -45,7 +52,7 @@ def losses(architecture: Architecture, shape: dict[str, int], accumulation: int 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
         state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
         step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
-        for number in range(3):
+        for number in range(steps):
             state, metrics = step(state, put(mesh, batch(rows=16, seed=number)))
             found += [float(metrics["loss"]), float(metrics["grad_norm"])]
             if architecture.config.balance_rate:

@@ -10,9 +10,6 @@ from pathlib import Path
 from tpullm.config import Recipe
 from tpullm.errors import UserError
 
-# Of one parameter in float32: itself, AdamW's two moments, and its gradient.
-TRAINING_COPIES = 4
-
 
 def add_arguments(parser) -> None:
     """The options of `tpullm sharding`."""
@@ -44,7 +41,8 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
 
     from tpullm.huggingface.tensors import flat
     from tpullm.sharding import AXES, planned_mesh
-    from tpullm.training.state import Architecture, check_fits
+    from tpullm.training.optim import make_optimizer
+    from tpullm.training.state import Architecture, abstract, check_fits
 
     if devices < 0:
         raise UserError(f"--devices: {devices} is below 0; use 0 for as many as the mesh needs")
@@ -63,12 +61,16 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
             | {"shape_a_device": list(here), "bytes_a_device": math.prod(here) * leaf.dtype.itemsize}
         )
     of_a_device = sum(row["bytes_a_device"] for row in rows)
+    optimizer = make_optimizer(recipe.pretrain.optimizer, recipe.pretrain.steps, architecture.axes)
+    state = jax.tree.leaves(abstract(architecture, optimizer, mesh))
+    state_bytes = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in state)
     return {
         "mesh": {axis: size for axis, size in zip(AXES, mesh.axis_sizes, strict=True) if size > 1},
         "devices": mesh.size,
         "parameters": sum(math.prod(row["shape"]) for row in rows),
         "bytes_a_device": of_a_device,
-        "training_bytes_a_device": TRAINING_COPIES * of_a_device,
+        "optimizer": recipe.pretrain.optimizer.kind,
+        "training_bytes_a_device": state_bytes + of_a_device,  # a gradient is as large as its parameter
         "table": rows,
     }
 
@@ -105,6 +107,6 @@ def _show(found: dict) -> None:
         table.add_row(row["parameter"], dimensions, sizes, ", ".join(split) or "whole everywhere", megabytes)
     Console(highlight=False, width=120).print(table)
     print(
-        f"parameters {found['bytes_a_device'] / 1e6:,.1f} MB a device; with gradients and AdamW's moments, in float32, "
-        f"{found['training_bytes_a_device'] / 1e6:,.1f} MB (activations come on top)"
+        f"parameters {found['bytes_a_device'] / 1e6:,.1f} MB a device; with gradients and what {found['optimizer']} "
+        f"keeps {found['training_bytes_a_device'] / 1e6:,.1f} MB (activations come on top)"
     )

@@ -72,7 +72,7 @@ def train(job: Job) -> dict:
     with jax.set_mesh(job.mesh), _stop_signal() as stopped:
         # ---------------------------------------------------------------- the state: where training goes on from
         # 1. the last finished save of this stage;  2. the parameters given (fine-tuning);  3. fresh parameters.
-        optimizer = make_optimizer(config.optimizer, steps, architecture.axes)
+        optimizer = make_optimizer(config.optimizer, steps, architecture.axes, dtype)
         checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint)
         target = abstract(architecture, optimizer, job.mesh)
         state = _start(job, checkpoints, architecture, optimizer, target)

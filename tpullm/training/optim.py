@@ -1,12 +1,18 @@
-"""The optimizer: AdamW with warm-up and decay of the learning rate, after a clip of the gradient's norm."""
+"""The optimizer: a clip of the gradient's norm, then AdamW, Adafactor or Muon, then decay and the learning rate."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from tpullm.config import OptimizerConfig
-from tpullm.sharding import one
+from tpullm.training.adafactor import scale_by_factored_moments
+from tpullm.training.matrices import is_hidden, is_matrix
+from tpullm.training.moments import rest_in_bfloat16
+from tpullm.training.muon import scale_by_muon
+
+Tree = Any
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -27,17 +33,35 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, stable, fall], [warmup, steps - decay])
 
 
-def is_matrix(axes: tuple[str, ...]) -> bool:
-    """Whether a parameter with these logical axes is a matrix (decayed) and not a scale or a bias."""
-    return "embed" in axes and len(one(axes)) > 1
+def make_optimizer(
+    config: OptimizerConfig, steps: int, axes: Tree, dtype: jnp.dtype = jnp.float32
+) -> optax.GradientTransformation:
+    """The optimizer for parameters whose logical axes are the tree `axes`.
 
-
-def make_optimizer(config: OptimizerConfig, steps: int, axes: Any) -> optax.GradientTransformation:
-    """The optimizer for parameters whose logical axes are the tree `axes`."""
-    matrices = jax.tree.map(is_matrix, axes, is_leaf=lambda node: isinstance(node, tuple))
+    Args:
+        dtype: type of the products of the training, which are Muon's too.
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, mask=matrices),
+        _scaling(config, axes, dtype),
+        optax.add_decayed_weights(config.weight_decay, mask=_each(is_matrix, axes)),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )
+
+
+def _scaling(config: OptimizerConfig, axes: Tree, dtype: jnp.dtype) -> optax.GradientTransformation:
+    """Gradients to updates of length 1 or so, which the learning rate scales."""
+    if config.kind == "adafactor":
+        return scale_by_factored_moments(axes)
+    scaling = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    if config.kind == "muon":
+        hidden = _each(is_hidden, axes)
+        theirs = _each(lambda names: names if is_hidden(names) else optax.MaskedNode(), axes)
+        muon = scale_by_muon(config.momentum, theirs, dtype)
+        others = jax.tree.map(lambda chosen: not chosen, hidden)
+        scaling = optax.chain(optax.masked(muon, hidden), optax.masked(scaling, others))
+    return rest_in_bfloat16(scaling) if config.moments == "bfloat16" else scaling
+
+
+def _each(function, axes: Tree) -> Tree:
+    return jax.tree.map(function, axes, is_leaf=lambda node: isinstance(node, tuple))

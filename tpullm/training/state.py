@@ -144,16 +144,20 @@ def with_params(params: Tree, optimizer: optax.GradientTransformation) -> Tree:
 def abstract(architecture: Architecture, optimizer: optax.GradientTransformation, mesh: Mesh) -> Tree:
     """Shapes, types and shardings of the state: what a checkpoint is restored into, whatever mesh wrote it.
 
-    What the optimizer keeps for a parameter (same shape, same place in the tree) is sharded like it.
+    What the optimizer keeps for a parameter (same place in the tree, as many dimensions) is sharded like it; where it
+    keeps only a sum over a dimension, that has size 1 and is whole.
     """
     shapes = jax.eval_shape(lambda: with_params(_zeros(architecture.shapes), optimizer))
-    shardings = _flatten(architecture.shardings(mesh))
-    whole = NamedSharding(mesh, PartitionSpec())
+    parameters = _flatten(architecture.placed(mesh))
 
     def place(path, leaf):
         names = tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
-        sharding = next((shardings[names[i:]] for i in range(len(names)) if names[i:] in shardings), whole)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        of = next((parameters[names[i:]] for i in range(len(names)) if names[i:] in parameters), None)
+        spec = PartitionSpec()
+        if of is not None and leaf.ndim == len(of.shape):
+            sizes = zip(leaf.shape, of.shape, of.sharding.spec, strict=True)
+            spec = PartitionSpec(*(axis if size == whole else None for size, whole, axis in sizes))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(place, shapes)
 
