@@ -87,6 +87,27 @@ def query_block(length: int) -> int:
     return block if length % block == 0 else length
 
 
+# Gathers and scatters beside the products: with XLA's defaults they are in their way on a v6e and a v5p (on a v5e gathers
+# are not). These generations have small cores of another kind, which can take them.
+_ON_SPARSE_CORES = {
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "false",
+    "xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": "false",
+    "xla_tpu_enable_sparse_core_collective_offload_all_gather": "true",
+    "xla_tpu_enable_sparse_core_collective_offload_all_reduce": "true",
+    "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
+    "xla_tpu_use_tc_device_shape_on_sc": "true",
+    "xla_sc_disable_megacore_partitioning": "true",
+}
+COMPILER_OPTIONS = {"TPU v5": _ON_SPARSE_CORES, "TPU v5p": _ON_SPARSE_CORES, "TPU v6 lite": _ON_SPARSE_CORES}
+
+
+def compiler_options() -> dict[str, str]:
+    """What XLA is told beyond its defaults for the devices that are computed for."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return COMPILER_OPTIONS.get(device.device_kind, {}) if device is not None else {}
+
+
 def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequence: int) -> str:
     """How training attends on rows of `length` tokens, on `sequence` devices along time.
 

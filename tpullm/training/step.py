@@ -12,6 +12,7 @@ import optax
 
 from tpullm.config import TrainConfig
 from tpullm.data.batch import Batch
+from tpullm.model.platform import compiler_options
 from tpullm.sharding import RULES, dealt
 from tpullm.training.balance import balance_losses, load_metrics, rebalanced
 from tpullm.training.losses import Sums, cross_entropy
@@ -79,7 +80,7 @@ def make_step(
             }
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options() or None)
 
 
 def accumulate(gradients: Callable, parts: int, params: Tree, batch: Batch, key) -> tuple[Tree, Sums]:
