@@ -377,8 +377,8 @@ class Recipe:
         text: a file or folder of your own text, added to the sources.
         base: a published model to go on from, a folder in the format of Hugging Face: its shapes and its tokenizer are
             used, and training starts from its parameters.
-        topology: the TPU slice that it is made for, such as `v5e:4x4`, or `2 x v5p:4x4x8` for two; what is planned for it
-            needs no TPU, and it runs elsewhere too.
+        topology: the TPU slice that it is made for, such as `v5e:4x4`, or `2 x v5p:4x4x8` for two; it runs elsewhere
+            too.
         mesh: devices along each axis (data, fsdp, expert, sequence, tensor); -1 fills.
         corpus: step 1.
         tokenizer: step 2.

@@ -87,8 +87,8 @@ def query_block(length: int) -> int:
     return block if length % block == 0 else length
 
 
-# Gathers and scatters beside the products: with XLA's defaults they are in their way on a v6e and a v5p (on a v5e gathers
-# are not). These generations have small cores of another kind, which can take them.
+# With XLA's defaults a v6e and a v5p stop for gathers and scatters (a v5e for scatters alone). These generations have
+# small cores of another kind, which can do them meanwhile.
 _ON_SPARSE_CORES = {
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false",
     "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "false",

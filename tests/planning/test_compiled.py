@@ -1,0 +1,129 @@
+"""What the TPU compiler makes of the step: no chip is here, and the program is the one that would run.
+
+A recipe's own widths, rows and mesh, on its own slice, with two layers: a loop's program does not depend on how often
+it runs. The default set has the smallest; the rest is under `-m slow` (some minutes each on two busy cores).
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+
+import pytest
+
+from tests.conftest import ROOT
+from tpullm.errors import UserError
+from tpullm.planning import hlo
+from tpullm.planning.program import compiled, planned_mesh
+from tpullm.recipe import load
+from tpullm.topology import parse
+from tpullm.training.state import Architecture
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
+SMALL = 1 << 20  # bytes: norms, losses and the like
+DENSE = [
+    ("125m", "v5e:4x4", None),
+    *[
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (
+            ("1b", "v5e:8x8", None),
+            ("1b", "v5e:16x16", None),
+            ("8b", "v6e:16x16", None),
+            ("8b", "v5p:4x4x4", None),
+            ("70b", "v5p:8x8x8", None),
+        )
+    ],
+]
+
+
+@functools.cache
+def program(name: str, slice_name: str, mesh: tuple | None = None, rows: int = 1):
+    """A recipe with two layers and `rows` rows a device on a slice: its config, and the program's text."""
+    recipe, topology = load(ROOT / "configs" / "pretrain" / f"{name}.yaml"), parse(slice_name)
+    model = dataclasses.replace(recipe.model, layers=2).resolved(recipe.tokenizer.vocabulary_size)
+    config = dataclasses.replace(recipe.pretrain, accumulation=1, batch_size=rows * topology.chips)
+    placed = planned_mesh(dict(mesh) if mesh else recipe.mesh, topology)
+    return model, config, placed, compiled(model, config, placed).as_text()
+
+
+def layer_bytes(model) -> int:
+    """Of the largest parameter of one layer, in bfloat16."""
+    import jax
+
+    leaves = jax.tree.leaves(Architecture(model).shapes["layers"])
+    return 2 * max(math.prod(leaf.shape[1:]) for leaf in leaves)
+
+
+@pytest.mark.parametrize(("name", "slice_name", "mesh"), DENSE)
+def test_the_program_is_as_an_expert_would_write_it(name, slice_name, mesh):
+    model, config, placed, text = program(name, slice_name, mesh)
+    found = hlo.collectives(text)
+    # Parameters are gathered in the loop, a layer's at a time and never the stack of them.
+    gathers = [one for one in found if one.kind == "all-gather"]
+    assert any(one.in_loop for one in gathers)
+    assert all(one.bytes <= layer_bytes(model) for one in gathers if one.in_loop)
+    assert all(one.bytes <= 2 * model.vocabulary_size * model.width for one in gathers)
+    # Gradients are scattered as they are summed: what is summed everywhere is small.
+    assert any(one.kind == "reduce-scatter" and one.in_loop for one in found)
+    assert [one for one in found if one.kind == "all-reduce" and one.bytes > SMALL] == []
+    # Nothing else moves: no reshard that nobody asked for.
+    moved = {one.kind for one in found if one.bytes > SMALL}
+    assert moved <= {"all-gather", "reduce-scatter", "collective-permute"}
+    # The scores of all tokens never exist: no array of float32 is as large as those of a quarter of a device's tokens,
+    # unless the table of tokens itself is.
+    tokens = config.batch_size * config.sequence_length // placed.size
+    most = max(tokens * model.vocabulary_size // 4, model.vocabulary_size * model.width, (1 << 30) // 4)
+    assert hlo.largest_arrays(text, "f32") <= most
+    assert "splash" in text
+
+
+@pytest.mark.parametrize(("name", "slice_name", "mesh"), DENSE)
+def test_other_work_goes_on_while_the_layers_gather(name, slice_name, mesh):
+    """The bytes of a layer's collectives that nothing waits for. A v5e has no core for scatters: it waits for these."""
+    found = [one for one in hlo.collectives(program(name, slice_name, mesh)[-1]) if one.in_loop and one.bytes > SMALL]
+    kinds = ("all-gather",) if slice_name.startswith("v5e") else ("all-gather", "reduce-scatter")
+    concerned = [one for one in found if one.kind in kinds]
+    share = sum(one.bytes for one in concerned if one.asynchronous) / sum(one.bytes for one in concerned)
+    assert share > 0.7
+
+
+@pytest.mark.slow
+def test_experts_stay_and_tokens_travel():
+    """The mixture: tokens by all-to-all, and of the experts' weights each device gathers those of its own alone."""
+    model, config, placed, text = program("8x7b", "v6e:16x16")
+    found = hlo.collectives(text)
+    assert any("all-to-all" in one.kind and one.in_loop for one in found)
+    own = 2 * model.experts // placed.shape["expert"] * model.width * model.mlp_width
+    assert max(one.bytes for one in found if one.kind == "all-gather" and one.in_loop) <= own
+    assert [one for one in found if one.kind == "all-reduce" and one.bytes > SMALL] == []
+    assert "splash" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["125m", "1b"])
+def test_between_slices_there_is_only_data(name):
+    """Two slices: what crosses is the sum of gradients, each device's part with its counterpart's."""
+    model, config, placed, text = program(name, "2 x v5e:4x4", (("data", 2), ("fsdp", -1)))
+    half = placed.size // 2
+    crossing = [
+        one for one in hlo.collectives(text) if any(len({d // half for d in group}) > 1 for group in one.devices())
+    ]
+    assert crossing and {one.kind for one in crossing} == {"all-reduce"}
+    largest = 4 * max(math.prod(leaf.shape) for leaf in _parts(model, placed))
+    assert max(one.bytes for one in crossing) <= largest
+
+
+def _parts(model, mesh):
+    import jax
+
+    architecture = Architecture(model)
+    shapes, shardings = jax.tree.leaves(architecture.shapes), jax.tree.leaves(architecture.shardings(mesh))
+    return [
+        jax.ShapeDtypeStruct(sharding.shard_shape(leaf.shape), leaf.dtype)
+        for leaf, sharding in zip(shapes, shardings, strict=True)
+    ]
+
+
+def test_what_does_not_fit_is_told_in_one_line():
+    with pytest.raises(UserError, match="does not fit: .*Ran out of memory"):
+        program("8b", "v5e:2x2", rows=64)

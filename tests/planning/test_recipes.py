@@ -1,0 +1,47 @@
+"""Every shipped recipe for a TPU is traced for the slice that it names, without a chip: its layouts are right."""
+
+import re
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+from tpullm.model.count import parameter_count
+from tpullm.planning.program import absent_mesh, traced
+from tpullm.recipe import load
+from tpullm.topology import parse
+from tpullm.training.state import Architecture, check_fits
+
+RECIPES = sorted(path for path in (ROOT / "configs" / "pretrain").glob("*.yaml") if load(path).topology)
+# What their names say, in parameters; of the published shapes, the tables of tokens counted once.
+SIZES = {
+    "125m": 110e6,
+    "350m": 336e6,
+    "1b": 1.236e9,
+    "8b": 8.03e9,
+    "70b": 70.55e9,
+    "175b": 174.6e9,
+    "8x7b": 46.7e9,
+    "1t": 1.028e12,
+}
+
+
+def test_there_is_one_of_each_size():
+    assert {path.stem for path in RECIPES} == set(SIZES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_traced_under_its_own_mesh(path):
+    """In at most a minute, as the promise is; 1 to 2 seconds on two idle cores."""
+    start = time.monotonic()
+    recipe = load(path)
+    topology, model = parse(recipe.topology), recipe.model.resolved(recipe.tokenizer.vocabulary_size)
+    architecture, mesh = Architecture(model), absent_mesh(recipe.mesh, topology)
+    check_fits(architecture, recipe.pretrain, model.vocabulary_size, mesh)
+    text = traced(model, recipe.pretrain, mesh).as_text()
+    assert time.monotonic() - start < 60
+    assert parameter_count(architecture.shapes) == pytest.approx(SIZES[path.stem], rel=5e-3)
+    assert f"num_partitions = {topology.chips}" in text
+    # Attention is the TPU's own kernel, and layers are a loop: as many copies of the kernel as one layer has.
+    assert "splash" in text
+    assert len(re.findall(r"stablehlo.custom_call @tpu_custom_call", text)) < 24

@@ -1,0 +1,39 @@
+"""Names of slices, and what the compiler is told of them."""
+
+import pytest
+
+from tpullm.errors import UserError
+from tpullm.topology import parse
+
+
+def test_a_name_says_generation_shape_and_slices():
+    topology = parse("2 x v5p:4x4x8")
+    assert (topology.generation, topology.shape, topology.slices, topology.chips) == ("v5p", (4, 4, 8), 2, 256)
+    assert str(topology) == "2 x v5p:4x4x8" and topology.name == "v5p:4x4x8"
+    assert str(parse("v5e:16x16")) == "v5e:16x16"
+
+
+def test_rings_are_told_where_there_are_some():
+    """MaxText's table: a dimension of 16 chips of a v5e or v6e is a ring; whole cubes of a v5p are rings each way."""
+    assert parse("v5e:16x16").options()["wrap"] == (True, True, False)
+    assert parse("v6e:8x16").options()["wrap"] == (False, True, False)
+    assert "wrap" not in parse("v5e:4x4").options()
+    assert parse("v5p:4x4x8").options()["wrap"] == (True, True, True)
+    assert "wrap" not in parse("v5p:2x2x1").options()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("v5e", "is not GENERATION:SHAPE"),
+        ("v5:4x4", "there are v5e, v6e, v5p, nearest v5"),
+        ("v5e:4x4x4", "has 2 dimensions, such as 4x4"),
+        ("v5p:4x4", "has 3 dimensions, such as 4x4x4"),
+        ("v5e:32x16", "512 chips a slice; v5e has at most 256"),
+        ("v5e:0x4", "has 2 dimensions"),
+        ("0 x v5e:4x4", "has 2 dimensions"),
+    ],
+)
+def test_what_does_not_exist_is_told_in_one_line(text, message):
+    with pytest.raises(UserError, match=message):
+        parse(text)
