@@ -6,11 +6,11 @@ PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=4
 
 %called_computation (param_0: bf16[8,64]) -> bf16[32,64] {
   %param_0 = bf16[8,64]{1,0} parameter(0)
-  ROOT %all-gather.1 = bf16[32,64]{1,0:T(8,128)(2,1)} all-gather(%param_0), channel_id=1, replica_groups={{0,1},{2,3}}, dimensions={0}, metadata={op_name="jit(step)/while/body/gather"}
+  ROOT %all-gather.1 = bf16[32,64]{1,0:T(8,128)} all-gather(%param_0), replica_groups={{0,1},{2,3}}, metadata={op_name="jit(step)/while/body/gather"}
 }, execution_thread="sparsecore"
 
 %all-reduce-scatter.1 (param_1: bf16[32,64]) -> bf16[8,64] {
-  %all-reduce.2 = bf16[40,64]{1,0} all-reduce(%param_1), channel_id=2, replica_groups=mesh['data'=2,'fsdp'=2] {'data'}, to_apply=%add
+  %all-reduce.2 = bf16[40,64]{1,0} all-reduce(%param_1), channel_id=2, replica_groups=mesh['data'=2,'fsdp'=2] {'data'}
   ROOT %slice = bf16[8,64]{1,0} slice(%all-reduce.2), slice={[0:8], [0:64]}
 }
 
@@ -19,7 +19,7 @@ PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=4
   %fusion = bf16[8,64]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
   %kernel = bf16[8,64]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="splash
 }} and more of a kernel's own lines"}
-  %reduce-scatter.3 = bf16[8,64]{1,0} reduce-scatter(%x), channel_id=3, replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}
+  %reduce-scatter.3 = bf16[8,64]{1,0} reduce-scatter(%x), channel_id=3, replica_groups=[2,2]<=[2,2]T(1,0)
 }
 
 ENTRY %main (param_3: f32[16,16]) -> f32[] {
