@@ -250,8 +250,8 @@ def _scattered(x: jax.Array, axis: str, dimension: int) -> jax.Array:
 def _cut(width: int) -> list[int]:
     """Where to cut what is as wide as a vocabulary for a scatter: what is odd goes by itself.
 
-    The TPU compiler tiles what is wide by a divisor: it makes an all-reduce of a scatter of 128,256 columns (1,002 tiles
-    of 128), and not of one of 128,000, 129,024 or 130,944.
+    The TPU compiler tiles what is wide by a divisor: it makes an all-reduce of a scatter of 128,256 columns (1,002
+    tiles of 128), and not of one of 128,000, 129,024 or 130,944.
     """
     even = width // 1024 * 1024
     return [even] if width > 1 << 16 and even < width else []

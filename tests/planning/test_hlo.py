@@ -1,5 +1,7 @@
 """Reading a compiled program: its lines are as the TPU compiler writes them."""
 
+# ruff: noqa: E501 (lines of a program are as long as they are)
+
 from tpullm.planning.hlo import Collective, collectives, largest_arrays
 
 PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=4
