@@ -78,7 +78,8 @@ def arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarra
     Raises:
         UserError: `data` can't be shared by the slices.
     """
-    slices = len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else 1
+    on_tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if on_tpu else 1
     options = {"allow_split_physical_axes": True}
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, **options)
