@@ -95,7 +95,11 @@ def test_experts_stay_and_tokens_travel():
     assert any("all-to-all" in one.kind and one.in_loop for one in found)
     own = 2 * model.experts // placed.shape["expert"] * model.width * model.mlp_width
     assert max(one.bytes for one in found if one.kind == "all-gather" and one.in_loop) <= own
-    assert [one for one in found if one.kind == "all-reduce" and one.bytes > SMALL] == []
+    # What is not an expert's is scattered over `fsdp`, and each part then summed over `expert`.
+    part = 2 * model.vocabulary_size * model.width // placed.shape["fsdp"]
+    assert [one for one in found if one.kind == "all-reduce" and one.bytes > part] == []
+    scattered = [one for one in found if one.kind == "reduce-scatter" and one.in_loop and one.bytes > SMALL]
+    assert scattered and all(one.asynchronous for one in scattered)
     assert "splash" in text
 
 
