@@ -64,7 +64,7 @@ def test_devices_have_as_much_to_look_at():
     even, uneven = (key_blocks(order, devices, alone) for order in (zigzag(length, devices), alone))
     assert sum(even) == sum(uneven) == 256 * 257 // 2, "each pair of blocks up to the diagonal, once"
     assert len(set(even)) == 1 and max(uneven) > 1.8 * np.mean(uneven)
-    # Documents that end within a row leave a zig-zag uneven too, if less: 3,032 and 3,600 blocks where the mean is 1,624.
+    # Documents that end within it leave a zig-zag uneven too, if less: 3,032 and 3,600 blocks where the mean is 1,624.
     packed = documents(length)[1]
     zigzagged, dealt = (key_blocks(order, devices, packed) for order in (zigzag(length, devices), alone))
     assert sum(zigzagged) == sum(dealt) and max(zigzagged) < 0.9 * max(dealt)

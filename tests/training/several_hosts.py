@@ -55,8 +55,8 @@ def finish(started: list, timeout: float = 300) -> list[tuple[int, str, str]]:
     return ended
 
 
-def run(hosts: int, *command: str | Path, **options) -> list[tuple[int, str, str]]:
+def run(hosts: int, *command: str | Path, timeout: float = 300, **options) -> list[tuple[int, str, str]]:
     """Start and finish; all must succeed."""
-    ended = finish(start(hosts, *command, **options))
+    ended = finish(start(hosts, *command, **options), timeout)
     assert [code for code, _, _ in ended] == [0] * hosts, "\n".join(said for _, _, said in ended)
     return ended
