@@ -118,7 +118,7 @@ def test_a_host_that_fails_ends_all(tiny_tokens, tmp_path):
     assert ended[1][2].splitlines()[-1].startswith("[host 1] tpullm: ") and "not made yet" in ended[1][2]
 
 
-@pytest.mark.parametrize("killed", [1, 0])
+@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_when_a_host_is_killed_the_others_end_with_a_line_and_go_on_later(tiny_tokens, killed):
     command = ("tpullm", "pretrain", "--run", tiny_tokens, "--mesh.fsdp", 4, "--pretrain.steps", 3000)
     started = start(2, *command, devices=4)
@@ -147,8 +147,11 @@ def test_a_signal_stops_all_hosts_after_one_step_and_another_layout_goes_on(tiny
 
 
 def assert_near(one: Path, other: Path) -> None:
-    """The same lines with losses within 1e-5."""
-    for a, b in zip(metrics(one), metrics(other), strict=True):
+    """The same lines with losses within 1e-5; and how near, for whoever runs this with `-s`."""
+    lines = list(zip(metrics(one), metrics(other), strict=True))
+    far = max(abs(b["loss"] / a["loss"] - 1) for a, b in lines if "loss" in a)
+    print(f"{other.name}: largest relative difference of a loss {far:.1e}")
+    for a, b in lines:
         assert a["step"] == b["step"] and a["tokens"] == b["tokens"]
         if "loss" in a:
             np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-5)
@@ -159,7 +162,8 @@ def assert_near(one: Path, other: Path) -> None:
 @pytest.mark.slow
 def test_a_run_moves_between_layouts_and_one_layout_gives_the_same_bits(tiny_run, tiny_tokens, tmp_path):
     """Interrupted on 1 x 8, gone on with on 4 x 2, interrupted, and back; and 4 x 2 interrupted twice, to the bit."""
-    one, four = (1, "--mesh.fsdp", 4, "--mesh.tensor", 2), (4, "--mesh.fsdp", 8)
+    # A run remembers its mesh, so each says both.
+    one, four = (1, "--mesh.fsdp", 4, "--mesh.tensor", 2), (4, "--mesh.fsdp", 8, "--mesh.tensor", 1)
     for name, layouts in {"whole": [four], "same": [four, four], "moved": [one, four, one]}.items():
         shutil.copytree(tiny_tokens, tmp_path / name)
         for number, (hosts, *mesh) in enumerate(layouts, start=1):

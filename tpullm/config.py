@@ -166,7 +166,8 @@ class ModelConfig:
         logit_softcap: bound of the logits, by tanh; 0 is none.
         scale_embeddings: multiply embeddings by the root of the width (Vaswani et al. 2017).
         tied_embeddings: use the embedding table as the output layer too.
-        dropout: share of residual activations set to zero in training; for corpora seen many times.
+        dropout: share of residual activations set to zero in training; for corpora seen many times. Which ones depends
+            on `accumulation` and on the devices along `sequence`, and on no other axis of the mesh.
         remat: what the backward pass computes again instead of keeping: `none`, all but the residual stream (`full`),
             all but what attention gives (`save_attention`) or but all products (`save_dots`), which `offload` keeps in
             the host's memory.

@@ -1,10 +1,15 @@
-"""Run in a process of its own with 8 CPU devices: losses of 3 steps of a model on each mesh, as one JSON object."""
+"""Run in a process of its own with 8 CPU devices: losses of a model on each mesh, as one JSON object.
+
+Arguments: the model, the number of steps, and the meshes (none is all).
+"""
 
 import json
 import os
 import sys
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+from tests.training.several_hosts import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
 
 import jax  # noqa: E402 (the devices must be asked for before)
 import jax.numpy as jnp  # noqa: E402
@@ -24,50 +29,49 @@ MESHES = {
     "data 2, fsdp 2, tensor 2": {"data": 2, "fsdp": 2, "tensor": 2},
     "sequence 4, fsdp 2": {"sequence": 4, "fsdp": 2},
 }
-EXPERT_MESHES = {
-    "one device": {},
+# Of a mixture whose experts the mesh can share, as well.
+EXPERT_MESHES = MESHES | {
     "expert 4, fsdp 2": {"expert": 4, "fsdp": 2},
     "expert 8": {"expert": 8},
     "expert 2, sequence 2, tensor 2": {"expert": 2, "sequence": 2, "tensor": 2},
 }
-
-
-ADAMW = OptimizerConfig(peak_lr=1e-2, warmup_steps=1)
+SCHEDULE = 20  # steps, of which the first are taken
+ADAMW = OptimizerConfig(peak_lr=3e-3, warmup_steps=1)
 
 
 def losses(
     architecture: Architecture,
     shape: dict[str, int],
+    steps: int,
     accumulation: int = 1,
     optimizer: OptimizerConfig = ADAMW,
-    steps: int = 3,
-) -> list[float]:
-    """Losses and gradient norms of the first steps; with `balance_rate` also the loads, and the biases in the end."""
+) -> dict[str, list]:
+    """What each of the first steps says (with `balance_rate` also the loads), and the biases of experts in the end."""
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
     config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=optimizer)
-    found = []
+    said = ["loss", "grad_norm", *(["balance_loss", "expert_loads"] if architecture.config.balance_rate else [])]
+    found = {name: [] for name in said}
     with jax.set_mesh(mesh):
-        optimizer = make_optimizer(config.optimizer, 10, architecture.axes)
+        optimizer = make_optimizer(config.optimizer, SCHEDULE, architecture.axes)
         target = abstract(architecture, optimizer, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
         state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
         step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
         for number in range(steps):
             state, metrics = step(state, put(mesh, batch(rows=16, seed=number)))
-            found += [float(metrics["loss"]), float(metrics["grad_norm"])]
-            if architecture.config.balance_rate:
-                found += [float(metrics["balance_loss"]), *metrics["expert_loads"].tolist()]
+            for name in said:
+                found[name].append(metrics[name].tolist())
         kept = jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted, state, shardings)
         assert all(jax.tree.leaves(kept)), "the step moved a part of the state to another layout"
         if architecture.config.balance_rate:
-            found += state["params"]["layers"]["mlp"]["balance"].reshape(-1).tolist()
+            found["biases"] = state["params"]["layers"]["mlp"]["balance"].tolist()
     return found
 
 
 if __name__ == "__main__":
-    meshes = EXPERT_MESHES if sys.argv[1] == "spread" else MESHES
-    model, asked = MODELS[sys.argv[1]], sys.argv[2:] or meshes
-    results = {name: losses(model, meshes[name]) for name in asked}
-    last = list(asked)[-1]
-    results[f"{last}, accumulated"] = losses(model, meshes[last], accumulation=2)
+    model, steps, *asked = sys.argv[1:]
+    meshes = EXPERT_MESHES if model == "spread" else MESHES
+    asked = asked or list(meshes)
+    results = {name: losses(MODELS[model], meshes[name], int(steps)) for name in asked}
+    results[f"{asked[-1]}, accumulated"] = losses(MODELS[model], meshes[asked[-1]], int(steps), accumulation=2)
     print(json.dumps(results))

@@ -18,7 +18,5 @@ OPTIMIZERS = {
 
 if __name__ == "__main__":
     model, optimizer, *meshes = sys.argv[1:]
-    found = {
-        name: losses(MODELS[model], MESHES[name], optimizer=OPTIMIZERS[optimizer], steps=5) for name in meshes or MESHES
-    }
+    found = {name: losses(MODELS[model], MESHES[name], 5, optimizer=OPTIMIZERS[optimizer]) for name in meshes or MESHES}
     print(json.dumps(found))
