@@ -1,5 +1,6 @@
 """What no run could do, found before anything is done: numbers out of range, settings that contradict each other."""
 
+from tpullm.axes import check_sizes
 from tpullm.config import ModelConfig, Recipe, TrainConfig
 from tpullm.errors import UserError
 
@@ -47,6 +48,7 @@ RANGES = {
 def check(recipe: Recipe) -> Recipe:
     """Refuse what no run could do; `UserError` names the key."""
     _check_ranges(recipe)
+    check_sizes(recipe.mesh)
     _require(
         not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,
         "model: is that of `base`; beside it only dropout, remat, gradients and balance_loss can be set",
