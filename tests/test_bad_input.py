@@ -1,15 +1,18 @@
 """What a user gets wrong is answered by one clear line and exit code 2, and nothing is left half-written."""
 
+import importlib
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import jax
 import pytest
 import yaml
 
 from tests.conftest import ROOT, TINY, tpullm
+from tpullm import sharding
 from tpullm.cli import main
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -54,6 +57,16 @@ def leftovers(folder: Path) -> list[str]:
         (["--model.balance_rate", "0.001"], "model.balance_rate: needs a router; set model.experts"),
         (["--model.experts", "4", "--model.balance_loss", "-1"], "model.balance_loss: -1.0 is too small"),
         (["--model.dropout", "1"], "model.dropout: 1"),
+        (["--mesh", "{fsdp: 2, fsdp: 4}"], "mesh.fsdp is given twice; keep one of them"),
+        (["--mesh={fsdp: 2, tensor: 1, fsdp: 4}"], "mesh.fsdp is given twice"),
+        (["--mesh", "{fsdp: 1.5}"], "1.5 is no whole number of devices along an axis"),
+        (["--mesh", "{fsdp: two}"], '"mesh": two is no whole number of devices'),
+        (["--mesh", "{fsdp: true}"], "True is no whole number of devices"),
+        (["--mesh", "{fsdp: -2}"], "mesh.fsdp: -2 is no number of devices"),
+        (
+            ["--mesh", "{tensr: 2}"],
+            "tensr is not an axis; the axes are data, fsdp, expert, sequence, tensor; the neares",
+        ),
         (["--pretrain.sequence_length", "512"], "512 is not within model.context_length 256"),
     ],
 )
@@ -71,6 +84,10 @@ def test_a_wrong_setting_names_the_key(capsys, tmp_path, option, said):
         ("corpus: {sources: [{name: a, kind: text, weight: heavy}]}", "Got value: heavy"),
         ("corpus: {sources: [{name: a, kind: tekst}]}", "tekst"),
         ("pretrain: [", "wrong.yaml: not YAML"),
+        ("name: a\nmesh: {fsdp: 2, fsdp: 4}", "wrong.yaml: line 2: mesh.fsdp is given twice; keep one of them"),
+        ("pretrain:\n  steps: 3\n  steps: 4", "wrong.yaml: line 3: pretrain.steps is given twice"),
+        ("name: a\nname: b", "wrong.yaml: line 2: name is given twice"),
+        ("corpus:\n  sources:\n  - {name: a, kind: text, name: b}", "line 3: corpus.sources.name is given twice"),
     ],
 )
 def test_a_wrong_recipe_names_the_file_and_the_key(capsys, tmp_path, text, said):
@@ -158,9 +175,28 @@ def test_a_refused_training_takes_nothing_away(capsys, tiny_run, tiny_tokens, op
     assert (tiny_tokens / "recipe.yaml").read_text() == before
 
 
-def test_a_mesh_that_does_not_fit(capsys, tiny_tokens):
-    assert "does not fit 1 device" in refused(capsys, "pretrain", "--run", tiny_tokens, "--mesh", "{fsdp: 3}")
-    assert not (tiny_tokens / "pretrain").exists()
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_compiled(
+    capsys, tiny_run, tiny_tokens, verb, monkeypatch
+):
+    if verb == "finetune":
+        shutil.copytree(tiny_run / "pretrain", tiny_tokens / "pretrain")
+    command = [verb, "--run", tiny_tokens, "--mesh"]
+    assert "does not fit 1 device" in refused(capsys, *command, "{fsdp: 3}")
+    module = importlib.import_module(f"tpullm.commands.{verb}")
+    monkeypatch.setattr(
+        module, "make_mesh", lambda shape: sharding.planned_mesh(shape, 8)
+    )  # as if there were 8 devices
+    monkeypatch.setattr(jax, "jit", None)
+    stage = "pretrain" if verb == "pretrain" else "finetune.train"
+    told = refused(capsys, *command, "{fsdp: -1, tensor: 4}")
+    assert "model.heads: 2 can't be shared by 4 devices along mesh.tensor; use mesh.tensor 2" in told
+    assert ("or model.heads" in told) == (verb == "pretrain"), "the model that is tuned is as it is"
+    told = refused(capsys, *command, "{fsdp: -1}", f"--{stage}.batch_size=12")
+    assert f"{stage}.batch_size: 12 rows (batch_size / accumulation) can't be shared by 8 devices" in told
+    told = refused(capsys, *command, "{sequence: 8}", f"--{stage}.sequence_length=24")
+    assert f"{stage}.sequence_length: 24 tokens, in 2 pieces a device, can't be shared by 8 devices" in told
+    assert not (tiny_tokens / verb).exists()
 
 
 def test_a_tuning_of_a_model_made_from_other_settings(capsys, tiny_run, tiny_tokens):

@@ -1,6 +1,7 @@
 """What no run could do, found before anything is done: numbers out of range, settings that contradict each other."""
 
 from tpullm import topology
+from tpullm.axes import check_sizes
 from tpullm.config import ModelConfig, Recipe, TrainConfig
 from tpullm.errors import UserError
 
@@ -50,6 +51,7 @@ def check(recipe: Recipe) -> Recipe:
     _check_ranges(recipe)
     if recipe.topology:
         topology.parse(recipe.topology)
+    check_sizes(recipe.mesh)
     _require(
         not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,
         "model: is that of `base`; beside it only dropout, remat, gradients and balance_loss can be set",

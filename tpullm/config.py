@@ -171,7 +171,8 @@ class ModelConfig:
         remat: what the backward pass computes again instead of keeping: `none`, all but the residual stream (`full`),
             all but what attention gives (`save_attention`) or but all products (`save_dots`), which `offload` keeps in
             the host's memory.
-        gradients: type in which the devices' gradients are summed, that of the products or float32 (twice the bytes).
+        gradients: type in which the devices' gradients of matrices are summed, that of the products or float32 (twice
+            the bytes).
     """
 
     layers: int = 4

@@ -27,16 +27,61 @@ def add_recipe_arguments(parser) -> None:
 
 def parse(parser, argv: list[str]):
     """The parsed command line; what is wrong in it, or in the recipe that it names, is a `UserError`."""
+    given = _given(argv)
+    files = [value for option, value in given if option == "config"]
+    _check_repeated(given)
     try:
         return parser.parse_args(argv)
     except Exception as error:
         message = readable(error)
-        files = [b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"]
-        files += [argument.split("=", 1)[1] for argument in argv if argument.startswith("--config=")]
-        key = re.search(r"[\w.]*\.(\w+)", message)
+        key = re.search(r"[\w.]*\.(\w+)", message) or re.search(r'key "(\w+)"', message)
         typed = any(key and key.group(1) in argument for argument in argv)
         in_file = files and not typed and "--config" not in message and "config" not in message.split(":")[0]
         raise UserError(f"{files[-1]}: {message}" if in_file else message) from error
+
+
+def _given(argv: list[str]) -> list[tuple[str, str]]:
+    """Options and their values: `--a b` and `--a=b`."""
+    pairs = [(a.removeprefix("--"), b) for a, b in zip(argv, argv[1:], strict=False) if a.startswith("--")]
+    apart = [tuple(a.removeprefix("--").split("=", 1)) for a in argv if a.startswith("--") and "=" in a]
+    return [(option, value) for option, value in pairs if "=" not in option] + apart
+
+
+def _check_repeated(given: list[tuple[str, str]]) -> None:
+    """`UserError` if a recipe, or a value of a recipe's key, has a key twice: YAML would keep the last and say nothing.
+
+    What is not YAML at all is left for the parser to refuse.
+    """
+    import yaml
+
+    known = keys()
+    for option, value in given:
+        path = Path(value)
+        if option == "config" and path.is_file():
+            text, where, prefix = path.read_text(encoding="utf-8", errors="replace"), f"{value}: line {{line}}: ", ""
+        elif option in known:
+            text, where, prefix = value, "", f"{option}."
+        else:
+            continue
+        with contextlib.suppress(yaml.YAMLError):
+            for key, line in _repeated(yaml.compose(text, Loader=yaml.SafeLoader), prefix):
+                raise UserError(f"{where.format(line=line)}{key} is given twice; keep one of them")
+
+
+def _repeated(node: Any, prefix: str) -> Iterator[tuple[str, int]]:
+    """The dotted name of each key that stands in its mapping a second time, and its line."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                yield f"{prefix}{key.value}", key.start_mark.line + 1
+            seen.add(key.value)
+            yield from _repeated(value, f"{prefix}{key.value}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated(item, prefix)
 
 
 def open_run(parser, argv: list[str]) -> tuple[Recipe, Path, Any]:
@@ -129,6 +174,8 @@ def readable(error: BaseException) -> str:
         return f"unknown key {full}" + (f"; the nearest is {nearest[0]}" if nearest and nearest[0] != full else "")
     if "Problems parsing config" in text:
         return f"not YAML ({text.split(': ', 1)[-1]}); correct it"
+    if mesh := re.search(r'Parser key "mesh": .*Got value: (.+)', text):
+        return f'key "mesh": {mesh[1]} is no whole number of devices along an axis; write {{fsdp: 4, tensor: 2}}, say'
     return re.sub(r"Problem with given class_path '[\w.]+': ", "", text).replace("Parser key ", "key ")
 
 

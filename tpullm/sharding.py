@@ -17,10 +17,10 @@ from jax.experimental import mesh_utils
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from tpullm.axes import AXES, axis_sizes
 from tpullm.errors import UserError
 from tpullm.topology import GENERATIONS
 
-AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 EXPLICIT = (AxisType.Explicit,) * len(AXES)
 
 
@@ -67,7 +67,8 @@ def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None)
         UserError: an unknown axis, or sizes whose product is not the number of devices.
     """
     devices = devices if devices is not None else jax.devices()
-    return Mesh(arranged(axis_sizes(shape, len(devices)), devices), AXES, axis_types=EXPLICIT)
+    hosts = len({device.process_index for device in devices})
+    return Mesh(arranged(axis_sizes(shape, len(devices), hosts), devices), AXES, axis_types=EXPLICIT)
 
 
 def arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
@@ -84,7 +85,7 @@ def arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarra
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, **options)
     if sizes[0] % slices:
-        raise UserError(f"mesh: data {sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
+        raise UserError(f"mesh.data: {sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
     within, across = (sizes[0] // slices, *sizes[1:]), (slices, *[1] * (len(sizes) - 1))
     return mesh_utils.create_hybrid_device_mesh(within, across, devices, **options)
 
@@ -92,23 +93,6 @@ def arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarra
 def planned_mesh(shape: Mapping[str, int], devices: int) -> AbstractMesh:
     """The mesh of that many devices that are not here: layouts can be computed on it, arrays can't."""
     return AbstractMesh(axis_sizes(shape, devices), AXES, axis_types=EXPLICIT)
-
-
-def axis_sizes(shape: Mapping[str, int], devices: int) -> tuple[int, ...]:
-    """The size of each of `AXES`; `UserError` as for `make_mesh`."""
-    for axis in shape:
-        if axis not in AXES:
-            raise UserError(f"mesh: {axis} is not an axis; the axes are {', '.join(AXES)}")
-    sizes = {axis: shape.get(axis, 1) for axis in AXES}
-    fills = [axis for axis, size in sizes.items() if size == -1]
-    known = abs(math.prod(sizes.values()))
-    if len(fills) == 1 and known and devices % known == 0:
-        sizes[fills[0]] = devices // known
-    elif fills or known != devices or min(sizes.values()) < 1:
-        raise UserError(
-            f"mesh: {dict(shape)} does not fit {devices} device(s); use sizes whose product is that, or one -1"
-        )
-    return tuple(sizes.values())
 
 
 def over(spec: PartitionSpec, dimensions: range | tuple[int, ...]) -> tuple[str, ...]:

@@ -92,10 +92,30 @@ def test_it_is_a_table_for_people(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--mesh={fsdp: 3}",), "mesh: 32 rows (batch_size / accumulation) can't be shared by 3 devices"),
+        (
+            ("--mesh={fsdp: 3}",),
+            "pretrain.batch_size: 32 rows (batch_size / accumulation) can't be shared by 3 devices",
+        ),
+        (("--mesh={sequence: 3}",), "pretrain.sequence_length: 256 tokens, in 2 pieces a device, can't be shared by 3"),
+        (
+            ("--mesh={tensor: 8}",),
+            "model.heads: 4 can't be shared by 8 devices along mesh.tensor; use mesh.tensor 4, or",
+        ),
+        (("--mesh={tensor: 2}", "--model.kv_heads=1"), "model.kv_heads: 1 can't be shared by 2 devices along mesh.te"),
+        (
+            ("--mesh={fsdp: 24}", "--pretrain.batch_size=24"),
+            "model.width: 128 can't be shared by 24 devices along mesh",
+        ),
+        (("--mesh={tensor: 2}", "--model.mlp_width=333"), "model.mlp_width: 333 can't be shared by 2 devices"),
+        (
+            ("--mesh={tensor: 4}", "--tokenizer.vocabulary_size=2050"),
+            "use mesh.tensor 2, or model.vocabulary_size 2052",
+        ),
+        (("--mesh={fsdp: -1, data: -1}",), "mesh: fsdp and data are -1, and only one can be"),
+        (("--mesh={fsdp: 0}",), "mesh.fsdp: 0 is no number of devices"),
         (("--mesh={fsdp: 4}", "--devices=6"), "does not fit 6 device(s)"),
         (("--mesh={rows: 4}",), "rows is not an axis"),
-        (("--mesh={expert: 4}", "--model.experts=6"), "mesh.expert: 6 experts can't be shared by 4 devices"),
+        (("--mesh={expert: 4}", "--model.experts=6"), "model.experts: 6 can't be shared by 4 devices along"),
         (("--devices=-1",), "--devices: -1 is below 0"),
     ],
 )

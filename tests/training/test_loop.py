@@ -1,18 +1,23 @@
 """The training loop as a command runs it."""
 
+import shutil
+
 import numpy as np
 
 from tpullm.cli import main
 from tpullm.config import OptimizerConfig
-from tpullm.training import evaluation, step
+from tpullm.training import evaluation, loop, step
 from tpullm.training.loop import learning_rates
 from tpullm.training.metrics import read
 from tpullm.training.optim import learning_rate
 
 
 def test_a_command_traces_each_program_once(tiny_tokens, monkeypatch):
-    """The step and the evaluation of it: batches, sources, saves and repeated evaluations share one program."""
-    traced = {"step": 0, "evaluation": 0}
+    """The step and the evaluation of it: batches, sources, saves and repeated evaluations share one program.
+
+    A training that goes on from a save is as one that starts: one trace and one compiled program.
+    """
+    traced, steps = {"step": 0, "evaluation": 0}, []
 
     def counted(name, function):
         def call(*arguments, **options):
@@ -21,13 +26,26 @@ def test_a_command_traces_each_program_once(tiny_tokens, monkeypatch):
 
         return call
 
+    def kept(*arguments, **options):
+        steps.append(step.make_step(*arguments, **options))
+        return steps[-1]
+
     evaluation.make_evaluation.cache_clear()
+    monkeypatch.setattr(loop, "make_step", kept)
     monkeypatch.setattr(step, "batch_loss", counted("step", step.batch_loss))
     monkeypatch.setattr(evaluation, "batch_loss", counted("evaluation", evaluation.batch_loss))
     assert main(["pretrain", "--run", str(tiny_tokens)]) == 0
     assert traced == {"step": 1, "evaluation": 1}
+    stage = tiny_tokens / "pretrain"
+    (stage / "manifest.json").unlink()
+    shutil.rmtree(stage / "checkpoints" / "30")
+    evaluation.make_evaluation.cache_clear()  # as in a new process
+    assert main(["pretrain", "--run", str(tiny_tokens)]) == 0
+    assert [row["step"] for row in read(stage / "metrics.jsonl") if "loss" in row] == [5, 10, 15, 20, 25, 30]
+    assert traced == {"step": 2, "evaluation": 2}
     assert main(["finetune", "--run", str(tiny_tokens)]) == 0
-    assert traced == {"step": 2, "evaluation": 1}, "another optimizer is another step; held-out text is read as before"
+    assert traced == {"step": 3, "evaluation": 2}, "another optimizer is another step; held-out text is read as before"
+    assert [function._cache_size() for function in steps] == [1, 1, 1]
 
 
 def test_the_log_of_a_model_with_experts_tells_their_loads(tiny_tokens):

@@ -20,8 +20,9 @@ from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.training import metrics
+from tpullm.training.fits import check_fits
 from tpullm.training.loop import Job, train
-from tpullm.training.state import Architecture, check_fits
+from tpullm.training.state import Architecture
 
 
 def main(recipe: Recipe, run: Path) -> None:
@@ -38,7 +39,7 @@ def main(recipe: Recipe, run: Path) -> None:
     hosts.agree("the inputs of finetune", inputs)
     if hosts.first_says("finetune is finished", lambda: manifest.is_finished(stage, inputs)):
         return say("finetune: finished, skipped")
-    check_fits(architecture, config, tokenizer.needed_size, mesh)
+    check_fits(architecture, config, tokenizer.needed_size, mesh, "finetune.train", sizes_given=True)
     learned, held_out = (
         conversations.tokenize(part, tokenizer, config.sequence_length, "finetune") if part else None
         for part in conversations.read_all(recipe.finetune, recipe.seed)

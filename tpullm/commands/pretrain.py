@@ -15,8 +15,9 @@ from tpullm.sharding import make_mesh, own_rows
 from tpullm.stages import begin_training, pretrain_inputs
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import metrics
+from tpullm.training.fits import check_fits
 from tpullm.training.loop import Job, train
-from tpullm.training.state import Architecture, check_fits
+from tpullm.training.state import Architecture
 
 
 def main(recipe: Recipe, run: Path) -> None:
@@ -28,7 +29,8 @@ def main(recipe: Recipe, run: Path) -> None:
     tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
     model = model_of(recipe, run, tokenizer.vocabulary_size)
     architecture = Architecture(model)
-    check_fits(architecture, config, max(tokenizer.needed_size, 1 + max(tokenizer.document(""))), mesh)
+    vocabulary = max(tokenizer.needed_size, 1 + max(tokenizer.document("")))
+    check_fits(architecture, config, vocabulary, mesh, "pretrain", sizes_given=bool(recipe.base))
     rows = own_rows(mesh, config.batch_size)
     stream = pretraining_stream(recipe, run, rows)
     evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)

@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+from tpullm.axes import AXES
 from tpullm.config import Recipe
 from tpullm.errors import UserError
 
@@ -40,9 +41,10 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     import jax
 
     from tpullm.huggingface.tensors import flat
-    from tpullm.sharding import AXES, planned_mesh
+    from tpullm.sharding import planned_mesh
+    from tpullm.training.fits import check_fits
     from tpullm.training.optim import make_optimizer
-    from tpullm.training.state import Architecture, abstract, check_fits
+    from tpullm.training.state import Architecture, abstract
 
     if devices < 0:
         raise UserError(f"--devices: {devices} is below 0; use 0 for as many as the mesh needs")
@@ -50,7 +52,8 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     mesh = planned_mesh(recipe.mesh, devices or (needed if needed > 0 else jax.device_count()))
     model = _model(recipe, run)
     architecture = Architecture(model)
-    check_fits(architecture, recipe.pretrain, model.vocabulary_size, mesh)
+    given = bool(recipe.base)
+    check_fits(architecture, recipe.pretrain, model.vocabulary_size, mesh, "pretrain", sizes_given=given)
     shardings, axes = flat(architecture.shardings(mesh)), flat(architecture.axes)
     rows = []
     for name, leaf in flat(architecture.shapes).items():

@@ -16,7 +16,7 @@ from tpullm.config import ModelConfig
 from tpullm.model.exchange import by_expert, of_round, permuted, returned, rounds, sent, varying, whole_route
 from tpullm.model.layers import MLP, Linear, activated, parameter, residual_scale, small
 from tpullm.model.platform import product_dtype
-from tpullm.sharding import AXES, RULES, gather, gathered
+from tpullm.sharding import AXES, RULES, gather, gathered, summed
 
 
 class Routing(NamedTuple):
@@ -34,14 +34,19 @@ class Routing(NamedTuple):
 class Experts(nnx.Module):
     """A weight `[E, inputs, outputs]`, and a bias `[E, outputs]` if there is one."""
 
-    def __init__(self, rngs: nnx.Rngs, shape: tuple[int, int, int], axes, bias: bool, scale: float | None = None):
+    def __init__(self, config: ModelConfig, rngs, shape, axes, bias: bool, scale: float | None = None):
         experts, inputs, outputs = shape
         self.weight = parameter(rngs, shape, ("experts", *axes), scale or inputs**-0.5)
         self.axes, self.bias_axes = axes, small(axes[1:])
+        self.summed_in = config.gradients
         self.bias = parameter(rngs, (experts, outputs), ("experts", *self.bias_axes), 0.0) if bias else None
 
     def cast(self, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
-        """Weight and bias where they rest; a bias of the width whole, as it is added where the tokens are."""
+        """Weight and bias where they rest; a bias of the width whole, as it is added where the tokens are.
+
+        If gradients are summed in float32, the weight is in that type still, and so is what comes back to it.
+        """
+        dtype = jnp.dtype("float32") if self.summed_in == "float32" else dtype
         weight = jax.reshard(self.weight[...].astype(dtype), RULES.spec("experts", *self.axes))
         if self.bias is None:
             return weight, None
@@ -61,9 +66,9 @@ class MixtureOfExperts(nnx.Module):
         self.router = Linear(config, rngs, (D,), (E,), ("embed", "routes"), bias)
         # Moved by the step and not by a gradient: see training/balance.py.
         self.balance = parameter(rngs, (E,), ("routes",), 0.0) if config.balance_rate else None
-        self.gate = Experts(rngs, (E, D, F), ("embed", "mlp"), bias)
-        self.up = Experts(rngs, (E, D, F), ("embed", "mlp"), bias) if config.gated else None
-        self.down = Experts(rngs, (E, F, D), ("mlp", "embed"), bias, residual_scale(F, config.layers))
+        self.gate = Experts(config, rngs, (E, D, F), ("embed", "mlp"), bias)
+        self.up = Experts(config, rngs, (E, D, F), ("embed", "mlp"), bias) if config.gated else None
+        self.down = Experts(config, rngs, (E, F, D), ("mlp", "embed"), bias, residual_scale(F, config.layers))
         shared = dataclasses.replace(config, mlp_width=config.shared_experts * F)
         self.shared = MLP(shared, rngs) if config.shared_experts else None
 
@@ -89,8 +94,9 @@ class MixtureOfExperts(nnx.Module):
         # Every device along `tensor` does the same with its share F: gradients are summed here, over tokens and not
         # over all pairs.
         tokens = varying(x_BTD.reshape(-1, D), RULES.mlp), varying(weights_Mk, RULES.mlp)
-        down_whole = _whole((down[0], None), self.down.axes)
-        parts = _whole(gate, self.gate.axes), None if up is None else _whole(up, self.up.axes), down_whole
+        dtype = x_BTD.dtype
+        down_whole = _whole((down[0], None), self.down.axes, dtype)
+        parts = _whole(gate, self.gate.axes, dtype), up and _whole(up, self.up.axes, dtype), down_whole
         order_R = jnp.argsort(experts_Mk.reshape(-1))
         sorting = Sorting(order_R, jnp.argsort(order_R), experts_Mk.reshape(-1)[order_R])
         sizes_E, devices = chosen_ME.sum(axis=0, dtype=jnp.int32), jax.lax.axis_size(RULES.experts)
@@ -101,9 +107,9 @@ class MixtureOfExperts(nnx.Module):
             out_MD = _elsewhere(
                 self.config, most_in_a_round(self.config, *experts_Mk.shape, devices), *tokens, parts, sorting, route
             )
-        out_MD = jax.lax.psum(out_MD.astype(x_BTD.dtype), RULES.mlp)
+        out_MD = jax.lax.psum(out_MD.astype(dtype), RULES.mlp)
         if down[1] is not None:  # added at home and once, after the sum
-            out_MD += _weighted(weights_Mk, down[1][experts_Mk]).astype(x_BTD.dtype)
+            out_MD += _weighted(weights_Mk, down[1].astype(dtype)[experts_Mk]).astype(dtype)
         routing = None if real_BT is None else _routing(real_BT, chosen_ME, scores_ME)
         return out_MD.reshape(x_BTD.shape), routing
 
@@ -217,15 +223,35 @@ def _routing(real_BT, chosen_ME, scores_ME) -> Routing:
     return Routing(of_rows(chosen_ME, jnp.int32), of_rows(scores_ME, jnp.float32))
 
 
-def _whole(part, axes):
-    """Weight and bias of this device's experts, whole along `embed`: FSDP's all-gather of them alone.
+# Mesh axes along which devices have other tokens and the same experts, beside the one that splits a weight at rest.
+OTHERS = tuple(name for name in (*RULES.batch, RULES.time) if name not in (RULES.embed, RULES.experts))
 
-    Inside the shard_map, so that the gradient is summed by a reduce-scatter and only then over the other axes.
+
+def _whole(part, axes, dtype):
+    """Weight and bias of this device's experts in `dtype`, whole along `embed`: FSDP's all-gather of them alone.
+
+    Inside the shard_map, so that the gradient is summed by a reduce-scatter and only then over the other axes; in the
+    type that weight and bias come in.
     """
     weight, bias = part
-    others = tuple(name for name in (*RULES.batch, RULES.time) if name not in (RULES.embed, RULES.experts))
-    weight = gathered(varying(weight, *others), "experts", *axes)
-    return weight, None if bias is None else varying(bias, *others, RULES.embed)
+    weight = _whole_weight(axes, dtype, weight.dtype, weight)
+    return weight, None if bias is None else varying(bias, *OTHERS, RULES.embed).astype(dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _whole_weight(axes, dtype, summed_in, weight):
+    return gathered(varying(weight.astype(dtype), *OTHERS), "experts", *axes)
+
+
+def _whole_weight_forward(axes, dtype, summed_in, weight):
+    return _whole_weight(axes, dtype, summed_in, weight), None
+
+
+def _whole_weight_backward(axes, dtype, summed_in, saved, cotangent):
+    return (summed(cotangent.astype(summed_in), "experts", *axes, over=(RULES.embed, *OTHERS)),)
+
+
+_whole_weight.defvjp(_whole_weight_forward, _whole_weight_backward)
 
 
 def _grouped(x, weight, bias, experts_S, sizes_G):

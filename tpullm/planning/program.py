@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
+from tpullm.axes import AXES, axis_sizes
 from tpullm.config import ModelConfig, TrainConfig
 from tpullm.data.batch import Batch
 from tpullm.errors import UserError
 from tpullm.model.platform import compute_dtype
-from tpullm.sharding import AXES, EXPLICIT, arranged, axis_sizes, named
+from tpullm.sharding import EXPLICIT, arranged, named
 from tpullm.topology import Topology
 from tpullm.training.optim import make_optimizer
 from tpullm.training.state import Architecture, abstract

@@ -1,6 +1,5 @@
 """The training state: a plain dict of arrays, and everything derived from the declaration of the parameters."""
 
-import math
 from typing import Any
 
 import jax
@@ -9,8 +8,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tpullm.config import ModelConfig, TrainConfig
-from tpullm.errors import UserError
+from tpullm.config import ModelConfig
 from tpullm.model.transformer import Transformer
 from tpullm.sharding import RULES
 
@@ -65,46 +63,6 @@ class Architecture:
             self.shapes,
             self.shardings(mesh),
         )
-
-
-def check_fits(architecture: Architecture, config: TrainConfig, vocabulary: int, mesh: Mesh) -> None:
-    """Refuse, before anything is compiled, what the mesh or the tokenizer can't hold; `UserError` names the key."""
-    model = architecture.config
-    if model.vocabulary_size < vocabulary:
-        raise UserError(
-            f"model.vocabulary_size: {model.vocabulary_size} is smaller than the tokenizer's {vocabulary}; set it to 0"
-        )
-    rows = config.batch_size // config.accumulation
-    _divides(mesh, "batch", rows, f"{rows} rows (batch_size / accumulation)")
-    if config.sequence_length > model.context_length:
-        raise UserError(
-            f"sequence_length: {config.sequence_length} tokens, and the model's context holds {model.context_length}"
-        )
-    _divides(mesh, "time", config.sequence_length, f"sequence_length {config.sequence_length}")
-    _check_experts(model.experts, mesh.shape[RULES.experts])
-    leaves = jax.tree_util.tree_leaves_with_path(architecture.axes, is_leaf=lambda node: isinstance(node, tuple))
-    for (path, axes), shape in zip(leaves, jax.tree.leaves(architecture.shapes), strict=True):
-        for axis, size in zip(axes, shape.shape, strict=True):
-            _divides(mesh, axis, size, f"dimension {axis} of {jax.tree_util.keystr(path)}, {size},")
-
-
-def _check_experts(experts: int, devices: int) -> None:
-    if experts % devices:
-        fewer = experts // devices * devices
-        nearest = f"{fewer} or {fewer + devices}" if fewer else f"{devices}"
-        divisors = [size for size in range(1, experts + 1) if experts % size == 0]
-        sizes = [max(s for s in divisors if s < devices), *[s for s in divisors if s > devices][:1]]
-        raise UserError(
-            f"mesh.expert: {experts} experts can't be shared by {devices} devices; use model.experts {nearest}, or "
-            f"mesh.expert {' or '.join(map(str, sizes))}"
-        )
-
-
-def _divides(mesh: Mesh, dimension: str, size: int, what: str) -> None:
-    names = getattr(RULES, dimension) or ()
-    parts = math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
-    if size % parts:
-        raise UserError(f"mesh: {what} can't be shared by {parts} devices ({names}); change the mesh or the size")
 
 
 def _axes(variable: nnx.Param) -> tuple[str, ...]:

@@ -1,0 +1,61 @@
+"""What the backward pass finds kept is what `model.remat` says, and no number depends on it."""
+
+import dataclasses
+import functools
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training.small import CONFIG, batch, mesh, params
+from tpullm.model.remat import POLICIES
+from tpullm.training.state import Architecture
+from tpullm.training.step import batch_loss
+
+
+def loss_of(policy):
+    """The loss as a function of the parameters."""
+    architecture = Architecture(dataclasses.replace(CONFIG, remat=policy))
+    return lambda tree: batch_loss(architecture, tree, batch(), dtype=jnp.float32)[0]
+
+
+@functools.cache
+def loss_and_gradients(policy):
+    with jax.set_mesh(mesh()):
+        return jax.jit(jax.value_and_grad(loss_of(policy)))(params())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_policy_changes_a_number(policy):
+    """What is computed again is computed alike; 1e-6 is 16 roundings of float32 where a program orders a sum anew.
+
+    `offload` is by a CPU too: it has a pinned host's memory beside the device's.
+    """
+    (loss, gradients), (wanted_loss, wanted) = loss_and_gradients(policy), loss_and_gradients("none")
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-6)
+    for found, expected in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted), strict=True):
+        assert np.linalg.norm(found - expected) <= 1e-6 * np.linalg.norm(expected)
+
+
+def kept(policy) -> Counter:
+    """How many numbers the backward pass finds, by the memory that they are in."""
+    with jax.set_mesh(mesh()):
+        backward = jax.make_jaxpr(lambda tree: jax.vjp(loss_of(policy), tree)[1])(params())
+    numbers = Counter()
+    for value in backward.out_avals:
+        numbers[value.memory_space.name] += value.size
+    return numbers
+
+
+def test_what_is_kept_is_what_the_policy_names():
+    rows = CONFIG.layers * batch().inputs.size
+    attention = CONFIG.heads * CONFIG.head_width
+    # queries, keys, values, what attention mixed and its product, gate and up; no gradient needs that with `down`
+    dots = 2 * attention + 2 * CONFIG.kv_heads * CONFIG.head_width + CONFIG.width + 2 * CONFIG.mlp_width
+    full = kept("full")
+    assert kept("save_attention") == full + Counter(Device=rows * attention)
+    assert kept("save_dots") == full + Counter(Device=rows * dots)
+    assert kept("offload") == full + Counter(Host=rows * dots)
+    assert kept("none")["Device"] > kept("save_dots")["Device"]

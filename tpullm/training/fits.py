@@ -1,0 +1,139 @@
+"""Whether a training fits its mesh: each size that devices share is named as the recipe names it, with sizes that fit.
+
+Found from shapes alone, before anything is compiled.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+from jax.sharding import AbstractMesh, Mesh
+
+from tpullm.config import ModelConfig, TrainConfig
+from tpullm.errors import UserError
+from tpullm.sharding import RULES
+from tpullm.training.state import Architecture
+
+# The key of the recipe that gives each logical dimension of a parameter its size.
+KEYS = {
+    "layers": "layers",
+    "embed": "width",
+    "width": "width",
+    "heads": "heads",
+    "kv_heads": "kv_heads",
+    "head": "head_width",
+    "mlp": "mlp_width",
+    "experts": "experts",
+    "routes": "experts",
+    "vocabulary": "vocabulary_size",
+    "position": "context_length",
+}
+
+
+def check_fits(
+    architecture: Architecture,
+    config: TrainConfig,
+    vocabulary: int,
+    mesh: Mesh | AbstractMesh,
+    stage: str,
+    sizes_given: bool = False,
+) -> None:
+    """Refuse, before anything is compiled, what the mesh or the tokenizer can't hold; `UserError` names the key.
+
+    Args:
+        vocabulary: token ids that the tokenizer needs.
+        stage: the recipe's key of `config`.
+        sizes_given: the parameters are there already, so that the model's sizes can't be chosen.
+    """
+    model = architecture.config
+    if model.vocabulary_size < vocabulary:
+        raise UserError(
+            f"model.vocabulary_size: {model.vocabulary_size} is smaller than the tokenizer's {vocabulary}; set it to 0"
+        )
+    if config.sequence_length > model.context_length:
+        raise UserError(
+            f"{stage}.sequence_length: {config.sequence_length} tokens, and the model's context holds "
+            f"{model.context_length}; use {model.context_length} or less"
+        )
+    _check_rows(config, mesh, stage)
+    _check_time(config, model, mesh, stage)
+    axes = jax.tree.leaves(architecture.axes, is_leaf=lambda node: isinstance(node, tuple))
+    used = {dimension for dimensions in axes for dimension in dimensions}
+    for axis in mesh.axis_names:
+        split = [dimension for dimension in KEYS if dimension in used and getattr(RULES, dimension) == axis]
+        for dimension in split:
+            _check_dimension(model, vocabulary, mesh, axis, dimension, split, sizes_given)
+
+
+def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
+    """Rows of a micro-batch over all axes that split them."""
+    batch, rows = config.batch_size, config.batch_size // config.accumulation
+    parts = math.prod(mesh.shape[axis] for axis in RULES.batch)
+    if rows % parts == 0:
+        return
+    axes = " x ".join(f"mesh.{axis}" for axis in RULES.batch if mesh.shape[axis] > 1)
+    whole = parts * config.accumulation
+    ways = {
+        "batch_size": nearest(batch, lambda size: size % whole == 0, 2 * whole),
+        "accumulation": nearest(config.accumulation, lambda count: batch % (count * parts) == 0, batch),
+        axes: nearest(parts, lambda size: rows % size == 0 and _possible(mesh, size), rows),
+    }
+    _refuse(f"{stage}.batch_size: {rows} rows (batch_size / accumulation)", parts, axes, ways)
+
+
+def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
+    """The tokens of a row: each device takes a piece from the front and one from the back (`sharding.zigzag`)."""
+    axis, length = RULES.time, config.sequence_length
+    parts = mesh.shape[axis]
+    pieces = lambda devices: 2 * devices if devices > 1 else 1  # noqa: E731
+    if length % pieces(parts) == 0:
+        return
+    longest = model.context_length
+    ways = {
+        "sequence_length": nearest(length, lambda size: size % pieces(parts) == 0 and size <= longest, 2 * parts),
+        f"mesh.{axis}": nearest(parts, lambda size: length % pieces(size) == 0 and _possible(mesh, size), length),
+    }
+    _refuse(f"{stage}.sequence_length: {length} tokens, in 2 pieces a device,", parts, f"mesh.{axis}", ways)
+
+
+def _check_dimension(model, vocabulary, mesh, axis: str, dimension: str, split: list[str], sizes_given: bool) -> None:
+    """One size of the model; the sizes of `axis` that are told fit all the dimensions that it splits."""
+    key, parts = KEYS[dimension], mesh.shape[axis]
+    size = getattr(model, key)
+    if size % parts == 0:
+        return
+    sizes = math.gcd(*(getattr(model, KEYS[other]) for other in split))
+    ways = {f"mesh.{axis}": nearest(parts, lambda count: sizes % count == 0 and _possible(mesh, count), sizes)}
+    if not sizes_given:
+        fits = lambda other: other % parts == 0 and _allowed(model, vocabulary, dimension, other)  # noqa: E731
+        ways[f"model.{key}"] = nearest(size, fits, 2 * parts * model.heads)
+    _refuse(f"model.{key}: {size}", parts, f"mesh.{axis}", ways)
+
+
+def _allowed(model: ModelConfig, vocabulary: int, dimension: str, size: int) -> bool:
+    """Whether the model could have this size with its other sizes as they are (see `checks.check`)."""
+    if dimension == "heads":
+        return model.kv_heads == model.heads or size % model.kv_heads == 0
+    if dimension == "kv_heads":
+        return model.heads % size == 0
+    if dimension == "embed" and model.width == model.heads * model.head_width:  # the head's width follows, and is even
+        return size % (2 * model.heads) == 0
+    return size >= {"vocabulary": vocabulary, "experts": model.experts_per_token}.get(dimension, 1)
+
+
+def _possible(mesh: Mesh | AbstractMesh, size: int) -> bool:
+    """Whether axes could have that many devices: those that are here are as many as they are."""
+    return isinstance(mesh, AbstractMesh) or mesh.size % size == 0
+
+
+def nearest(size: int, fits: Callable[[int], bool], most: int) -> str:
+    """The next smaller and the next larger number that `fits`, the latter at most `most` larger; may be empty."""
+    smaller = next((other for other in range(size - 1, 0, -1) if fits(other)), None)
+    larger = next((other for other in range(size + 1, size + most + 1) if fits(other)), None)
+    return " or ".join(str(other) for other in (smaller, larger) if other is not None)
+
+
+def _refuse(what: str, devices: int, axes: str, ways: dict[str, str]) -> None:
+    told = [f"{key} {sizes}" for key, sizes in ways.items() if sizes]
+    last = f"{', '.join(told[:-1])}, or {told[-1]}" if told[1:] else told[0]
+    raise UserError(f"{what} can't be shared by {devices} devices along {axes}; use {last}")
