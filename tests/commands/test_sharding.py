@@ -46,8 +46,8 @@ def test_one_device_holds_everything_and_many_share_it(capsys, tmp_path):
     whole = table(capsys, tmp_path, {"fsdp": 1})
     assert whole["devices"] == 1 and whole["bytes_a_device"] == 4 * whole["parameters"]
     shared = table(capsys, tmp_path, {"fsdp": -1}, "--devices=16")
-    # All but the norms of queries and keys are split.
-    assert shared["devices"] == 16 and shared["bytes_a_device"] < 1.01 * whole["bytes_a_device"] / 16
+    # All but the norms are split.
+    assert shared["devices"] == 16 and shared["bytes_a_device"] < 1.02 * whole["bytes_a_device"] / 16
 
 
 def test_devices_along_expert_hold_whole_experts(capsys, tmp_path):

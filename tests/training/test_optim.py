@@ -76,7 +76,7 @@ def test_a_long_gradient_is_scaled_to_the_clip_norm():
 
 def test_which_parameters_are_what():
     """By axes alone; the bias by which a router may be balanced is neither decayed nor orthogonalized."""
-    axes = flat(EXPERTS.axes) | {"layers.mlp.balance": ("layers", "experts")}
+    axes = flat(EXPERTS.axes) | {"layers.mlp.balance": ("layers", "routes")}
     of = {name: (is_matrix(names), is_hidden(names)) for name, names in axes.items()}
     weights = {f"layers.{part}.weight" for part in ("mlp.gate", "mlp.up", "mlp.down")}
     weights |= {f"layers.attention.{part}.weight" for part in ("query", "key", "value", "out")}

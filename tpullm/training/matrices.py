@@ -3,7 +3,7 @@
 from tpullm.sharding import one
 
 # Tables and the router: a token, a position or an expert has a row of its own, which few tokens of a batch move.
-TABLES = {"vocabulary", "position", "experts"}
+TABLES = {"vocabulary", "position", "routes"}
 
 
 def is_matrix(axes: tuple[str, ...]) -> bool:
