@@ -95,6 +95,10 @@ def _product_backward(subscripts, axes, summed_in, out_spec, saved, cotangent):
     def summed_gradient(x_turned, cotangent):
         dtype = jnp.float32 if summed_in == "float32" else product_dtype(cotangent.dtype)
         dweight = jnp.einsum(f"{turned},{out}->{right}", x_turned, cotangent, preferred_element_type=dtype)
+        if summed_in == "float32":
+            # XLA for a CPU would fold the transpose in `summed` into the product, in a form that it then can't run
+            # ("BF16 x BF16 = F32", JAX 0.12).
+            dweight = in_memory_order(dweight)
         dtype = dtype if summed_in == "float32" else cotangent.dtype
         return summed(dweight.astype(dtype), *axes, over=split).astype(weight.dtype)
 

@@ -1,0 +1,68 @@
+"""Run in a process of its own with 8 CPU devices: how exact gradients of parameters are that 8 devices sum, as JSON.
+
+Of each case the norm of the error, relative to the gradient in float64 from the same bfloat16 operands.
+"""
+
+import json
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.sharding import NamedSharding  # noqa: E402
+
+from tpullm.model.layers import product  # noqa: E402
+from tpullm.model.moe import _whole_weight  # noqa: E402
+from tpullm.sharding import AXES, RULES, make_mesh  # noqa: E402
+
+BF16 = jnp.dtype("bfloat16")
+
+
+def far(found, expected) -> float:
+    """The error's norm, relative."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def of_a_product(mesh, axes, summed_in):
+    """`layers.product` of rows that are spread over all devices; the weight's width is first or last."""
+    random = np.random.default_rng(0)
+    inputs, outputs = (32, 64) if axes[0] == "embed" else (64, 32)
+    x, cotangent = (jnp.asarray(random.standard_normal((32, 16, n)), BF16) for n in (inputs, outputs))
+    weight = jnp.asarray(random.standard_normal((inputs, outputs)), jnp.float32)
+    expected = np.einsum("btd,btf->df", np.asarray(x, np.float64), np.asarray(cotangent, np.float64))
+    with jax.set_mesh(mesh):
+        rows = NamedSharding(mesh, RULES.spec("batch", "time", None))
+        x, cotangent = jax.device_put((x, cotangent), rows)
+        weight = jax.device_put(weight, NamedSharding(mesh, RULES.spec(*axes)))
+        out = lambda w: product("btd,df->btf", axes, summed_in, rows.spec, x, w)  # noqa: E731
+        (found,) = jax.jit(lambda w, c: jax.vjp(out, w)[1](c))(weight, cotangent)
+    return far(np.asarray(found), expected)
+
+
+def of_experts(mesh, axes, summed_in):
+    """The weight of experts, whole on every device, each of which gives a gradient of its own."""
+    random = np.random.default_rng(0)
+    weight = jnp.asarray(random.standard_normal((4, 32, 64)), "float32" if summed_in == "float32" else BF16)
+    cotangents = jnp.asarray(random.standard_normal((mesh.size, 4, 32, 64)), BF16)
+    with jax.set_mesh(mesh):
+        weight = jax.device_put(weight, NamedSharding(mesh, RULES.spec("experts", *axes)))
+        cotangents = jax.device_put(cotangents, NamedSharding(mesh, jax.P(AXES)))
+
+        def backward(weight, cotangents):
+            whole = lambda w: _whole_weight(axes, BF16, w.dtype, w)  # noqa: E731
+            return jax.vjp(whole, weight)[1](cotangents[0])[0]
+
+        found = jax.jit(jax.shard_map(backward, out_specs=RULES.spec("experts", *axes)))(weight, cotangents)
+    return far(np.asarray(found, np.float64), np.asarray(cotangents, np.float64).sum(axis=0))
+
+
+if __name__ == "__main__":
+    results = {}
+    for kind, shape in ((of_a_product, {"fsdp": 8}), (of_experts, {"data": 2, "fsdp": 4})):
+        for axes in (("embed", "mlp"), ("mlp", "embed")):
+            results[f"{kind.__name__}, {axes[0]} first"] = {
+                summed_in: kind(make_mesh(shape), axes, summed_in) for summed_in in ("compute", "float32")
+            }
+    print(json.dumps(results))
