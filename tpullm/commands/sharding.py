@@ -1,12 +1,13 @@
 """Where every parameter would live on a mesh: its logical axes, its layout, its bytes on a device. Nothing is computed.
 
-The devices needn't be here: `--devices 256 --mesh '{fsdp: -1, tensor: 4}'`.
+The devices needn't be here: `--topology v5p:4x4x8`, or `--devices 256`, with `--mesh '{fsdp: -1, tensor: 4}'`.
 """
 
 import json
 import math
 from pathlib import Path
 
+from tpullm import topology
 from tpullm.axes import AXES
 from tpullm.config import Recipe
 from tpullm.errors import UserError
@@ -15,7 +16,10 @@ from tpullm.errors import UserError
 def add_arguments(parser) -> None:
     """The options of `tpullm sharding`."""
     parser.add_argument(
-        "--devices", type=int, default=0, help="how many devices; 0 is what --mesh needs, or those here"
+        "--devices",
+        type=int,
+        default=0,
+        help="how many devices; 0 is those of the recipe's topology, what --mesh needs, or those here",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
 
@@ -33,7 +37,7 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     """Of each parameter: name, shape, logical axes, layout, shape and bytes on a device; and sums.
 
     Args:
-        devices: 0 is the product of the mesh's sizes, or the devices that are here if one of them is -1.
+        devices: 0 is those of the recipe's topology; else the product of the mesh's sizes; else those that are here.
 
     Raises:
         UserError: the mesh does not fit the devices, the model or the batch.
@@ -49,7 +53,8 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     if devices < 0:
         raise UserError(f"--devices: {devices} is below 0; use 0 for as many as the mesh needs")
     needed = math.prod(recipe.mesh.values())
-    mesh = planned_mesh(recipe.mesh, devices or (needed if needed > 0 else jax.device_count()))
+    chips = topology.parse(recipe.topology).chips if recipe.topology else 0
+    mesh = planned_mesh(recipe.mesh, devices or chips or (needed if needed > 0 else jax.device_count()))
     model = _model(recipe, run)
     architecture = Architecture(model)
     given = bool(recipe.base)
