@@ -70,8 +70,9 @@ def assert_those_of_one_device(found: dict[str, dict[str, list]], tolerance: flo
 
     Where a token's second and third expert are nearly equal, it may go to the other. Then one token of some 340 has
     another loss (1e-3 is a third of a nat of it), and only the steps before must be the same. Of 20 steps, 15 was the
-    first: on one device two scores of a token were 3e-6 apart, and on all 8 meshes it moved. They start a rounding
-    from one device; from its own parameters it moved too. Why on all of them is not known.
+    first: on one device two scores of a token were 3e-6 apart, and on all 8 meshes it moved, from one device's own
+    first parameters too. Why on all of them is not known: gradients of one step are as far from one device's as meshes'
+    are from each other's, 1e-6 of the largest.
     """
     one = found.pop("one device")
     for mesh, said in found.items():
