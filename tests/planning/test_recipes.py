@@ -10,7 +10,8 @@ from tpullm.model.count import parameter_count
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.recipe import load
 from tpullm.topology import parse
-from tpullm.training.state import Architecture, check_fits
+from tpullm.training.fits import check_fits
+from tpullm.training.state import Architecture
 
 RECIPES = sorted(path for path in (ROOT / "configs" / "pretrain").glob("*.yaml") if load(path).topology)
 # What their names say, in parameters; of the published shapes, the tables of tokens counted once.
@@ -37,7 +38,7 @@ def test_a_recipe_is_traced_under_its_own_mesh(path):
     recipe = load(path)
     topology, model = parse(recipe.topology), recipe.model.resolved(recipe.tokenizer.vocabulary_size)
     architecture, mesh = Architecture(model), absent_mesh(recipe.mesh, topology)
-    check_fits(architecture, recipe.pretrain, model.vocabulary_size, mesh)
+    check_fits(architecture, recipe.pretrain, model.vocabulary_size, mesh, "pretrain")
     text = traced(model, recipe.pretrain, mesh).as_text()
     assert time.monotonic() - start < 60
     assert parameter_count(architecture.shapes) == pytest.approx(SIZES[path.stem], rel=5e-3)
