@@ -99,7 +99,8 @@ def test_experts_stay_and_tokens_travel():
     part = 2 * model.vocabulary_size * model.width // placed.shape["fsdp"]
     assert [one for one in found if one.kind == "all-reduce" and one.bytes > part] == []
     scattered = [one for one in found if one.kind == "reduce-scatter" and one.in_loop and one.bytes > SMALL]
-    assert scattered and all(one.asynchronous for one in scattered)
+    gathered = [one for one in found if one.kind == "all-gather" and one.in_loop and one.bytes > SMALL]
+    assert scattered and gathered and all(one.asynchronous for one in scattered + gathered)
     assert "splash" in text
 
 
