@@ -112,13 +112,12 @@ def test_experts_stay_and_tokens_travel():
 def test_between_slices_there_is_only_data(name):
     """Two slices: what crosses is the sum of gradients, each device's part with its counterpart's."""
     model, config, placed, text = program(name, "2 x v5e:4x4", (("data", 2), ("fsdp", -1)))
-    half = placed.size // 2
-    crossing = [
-        one for one in hlo.collectives(text) if any(len({d // half for d in group}) > 1 for group in one.devices())
-    ]
-    assert crossing and {one.kind for one in crossing} == {"all-reduce"}
-    largest = 4 * max(math.prod(leaf.shape) for leaf in _parts(model, placed))
-    assert max(one.bytes for one in crossing) <= largest
+    crossing = hlo.between_slices(text)
+    assert crossing and {kind for kind, _ in crossing} == {"all-reduce"}
+    assert max(size for _, size in crossing) <= 4 * max(math.prod(leaf.shape) for leaf in _parts(model, placed))
+    # All else stays within a slice, whose devices the program numbers from 0.
+    within = placed.size // 2
+    assert all(device < within for one in hlo.collectives(text) for group in one.devices() for device in group)
 
 
 def _parts(model, mesh):

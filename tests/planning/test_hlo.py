@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (lines of a program are as long as they are)
 
-from tpullm.planning.hlo import Collective, collectives, largest_arrays
+from tpullm.planning.hlo import Collective, between_slices, collectives, largest_arrays
 
 PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=4
 
@@ -62,3 +62,12 @@ def test_groups_of_devices_in_all_their_forms():
 
 def test_the_largest_array_of_a_type():
     assert largest_arrays(PROGRAM, "f32") == 256 and largest_arrays(PROGRAM, "bf16") == 40 * 64
+
+
+def test_what_crosses_slices_is_what_the_host_is_handed():
+    send = (
+        "  %send.2 = (bf16[72,8,128]{2,1,0}, u32[], token[]) send(%x, %token), channel_id=6, frontend_attributes="
+        '{_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    assert between_slices(PROGRAM) == []
+    assert between_slices(PROGRAM + send) == [("all-reduce", 72 * 8 * 128 * 2)]

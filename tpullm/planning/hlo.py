@@ -91,6 +91,18 @@ def _collective(match, line, computation, in_loop, computations) -> Collective:
     )
 
 
+def between_slices(text: str) -> list[tuple[str, int]]:
+    """What goes over the data center's network, and its bytes from one device: `all-reduce` and the like.
+
+    The program is that of one slice. What crosses is handed to the host, which does the rest (libtpu calls it megascale).
+    """
+    found = []
+    for line in text.splitlines():
+        if " send(" in line and (kind := re.search(r'_xla_megascale_transfer_type="(\w+)"', line)):
+            found.append((kind[1].lower().replace("_", "-"), _bytes(_shapes(line)[0])))
+    return found
+
+
 def largest_arrays(text: str, dtype: str) -> int:
     """Numbers in the largest array of that type anywhere in the program, on one device."""
     return max(
