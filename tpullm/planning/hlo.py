@@ -94,7 +94,7 @@ def _collective(match, line, computation, in_loop, computations) -> Collective:
 def between_slices(text: str) -> list[tuple[str, int]]:
     """What goes over the data center's network, and its bytes from one device: `all-reduce` and the like.
 
-    The program is that of one slice. What crosses is handed to the host, which does the rest (libtpu calls it megascale).
+    The program is that of one slice. What crosses is handed to the host, which does the rest (libtpu: megascale).
     """
     found = []
     for line in text.splitlines():
