@@ -89,10 +89,11 @@ def _product_backward(subscripts, axes, summed_in, out_spec, saved, cotangent):
     turned = "".join(
         [letter for letter in left if letter in right] + [letter for letter in left if letter not in right]
     )
-    x_turned = in_memory_order(jnp.transpose(x, [left.index(letter) for letter in turned]))
+    order = [left.index(letter) for letter in turned]
     split = over(jax.typeof(cotangent).sharding.spec, (out.index("b"), out.index("t")))
 
-    def summed_gradient(x_turned, cotangent):
+    def summed_gradient(x, cotangent):
+        x_turned = in_memory_order(jnp.transpose(x, order))
         dtype = jnp.float32 if summed_in == "float32" else product_dtype(cotangent.dtype)
         dweight = jnp.einsum(f"{turned},{out}->{right}", x_turned, cotangent, preferred_element_type=dtype)
         if summed_in == "float32":
@@ -102,7 +103,7 @@ def _product_backward(subscripts, axes, summed_in, out_spec, saved, cotangent):
         dtype = dtype if summed_in == "float32" else cotangent.dtype
         return summed(dweight.astype(dtype), *axes, over=split).astype(weight.dtype)
 
-    dweight = jax.shard_map(summed_gradient, out_specs=RULES.spec(*axes))(x_turned, cotangent)
+    dweight = jax.shard_map(summed_gradient, out_specs=RULES.spec(*axes))(x, cotangent)
     return dx, jax.reshard(dweight, jax.typeof(weight).sharding.spec)
 
 
