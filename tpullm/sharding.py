@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tpullm.axes import AXES, axis_sizes
 from tpullm.errors import UserError
@@ -90,9 +90,13 @@ def arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarra
     return mesh_utils.create_hybrid_device_mesh(within, across, devices, **options)
 
 
-def planned_mesh(shape: Mapping[str, int], devices: int) -> AbstractMesh:
-    """The mesh of that many devices that are not here: layouts can be computed on it, arrays can't."""
-    return AbstractMesh(axis_sizes(shape, devices), AXES, axis_types=EXPLICIT)
+def planned_mesh(shape: Mapping[str, int], devices: int, device: AbstractDevice | None = None) -> AbstractMesh:
+    """The mesh of that many devices that are not here: layouts can be computed on it, arrays can't.
+
+    Args:
+        device: what kind they are, where a program is traced for them.
+    """
+    return AbstractMesh(axis_sizes(shape, devices), AXES, axis_types=EXPLICIT, abstract_device=device)
 
 
 def over(spec: PartitionSpec, dimensions: range | tuple[int, ...]) -> tuple[str, ...]:

@@ -80,7 +80,10 @@ class Topology:
         return self.name if self.slices == 1 else f"{self.slices} x {self.name}"
 
     def options(self) -> dict:
-        """The arguments of `get_topology_desc`. Without `wrap` it would be another program: see benchmarks/LOG.md."""
+        """The arguments of `get_topology_desc`. Without `wrap` it would be another program.
+
+        (On v5p:8x8x8 every gather of weights became an all-reduce.)
+        """
         of = GENERATIONS[self.generation]
         if of.dimensions == 2:
             wrap = tuple(size == of.wraps for size in self.shape)
@@ -99,9 +102,8 @@ def parse(text: str) -> Topology:
     slices, generation, shape = int(found[1] or 1), found[2], tuple(map(int, found[3].split("x")))
     if generation not in GENERATIONS:
         nearest = difflib.get_close_matches(generation, GENERATIONS, 1, 0.1)
-        raise UserError(
-            f"topology: {generation} is not known; there are {', '.join(GENERATIONS)}, nearest {nearest[0]}"
-        )
+        told = f", nearest {nearest[0]}" if nearest else ""
+        raise UserError(f"topology: {generation} is not known; there are {', '.join(GENERATIONS)}{told}")
     of = GENERATIONS[generation]
     if len(shape) != of.dimensions or 0 in shape or not slices:
         sizes = "x".join(["4"] * of.dimensions)

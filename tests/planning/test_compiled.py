@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ROOT
 from tpullm.errors import UserError
 from tpullm.planning import hlo
-from tpullm.planning.program import compiled, planned_mesh
+from tpullm.planning.program import compiled, compiler_mesh
 from tpullm.recipe import load
 from tpullm.topology import parse
 from tpullm.training.state import Architecture
@@ -42,7 +42,7 @@ def program(name: str, slice_name: str, mesh: tuple | None = None, rows: int = 1
     recipe, topology = load(ROOT / "configs" / "pretrain" / f"{name}.yaml"), parse(slice_name)
     model = dataclasses.replace(recipe.model, layers=2).resolved(recipe.tokenizer.vocabulary_size)
     config = dataclasses.replace(recipe.pretrain, accumulation=1, batch_size=rows * topology.chips)
-    placed = planned_mesh(dict(mesh) if mesh else recipe.mesh, topology)
+    placed = compiler_mesh(dict(mesh) if mesh else recipe.mesh, topology)
     return model, config, placed, compiled(model, config, placed).as_text()
 
 

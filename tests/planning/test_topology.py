@@ -26,6 +26,7 @@ def test_rings_are_told_where_there_are_some():
     ("text", "message"),
     [
         ("v5e", "is not GENERATION:SHAPE"),
+        ("h100:8x1", "h100 is not known; there are v5e, v6e, v5p$"),
         ("v5:4x4", "there are v5e, v6e, v5p, nearest v5"),
         ("v5e:4x4x4", "has 2 dimensions, such as 4x4"),
         ("v5p:4x4", "has 3 dimensions, such as 4x4x4"),

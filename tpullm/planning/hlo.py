@@ -64,7 +64,7 @@ def collectives(text: str) -> list[Collective]:
     for name, lines in computations.items():
         for line in lines:
             if match := _COLLECTIVE.match(line):
-                one = _collective(match, line, name, name in looped, computations)
+                one = _collective(match, line, name, name in looped)
                 channel = re.search(r"channel_id=(\d+)", line)
                 # Fusions of one asynchronous collective share all of this; equal ones of a layer count once, too.
                 found.setdefault(
@@ -73,7 +73,7 @@ def collectives(text: str) -> list[Collective]:
     return list(found.values())
 
 
-def _collective(match, line, computation, in_loop, computations) -> Collective:
+def _collective(match, line, computation, in_loop) -> Collective:
     kind, started = match[3], match[4]
     if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"

@@ -19,7 +19,7 @@ from tpullm.config import ModelConfig, TrainConfig
 from tpullm.data.batch import Batch
 from tpullm.errors import UserError
 from tpullm.model.platform import compute_dtype
-from tpullm.sharding import EXPLICIT, arranged, named
+from tpullm.sharding import EXPLICIT, arranged, named, planned_mesh
 from tpullm.topology import Topology
 from tpullm.training.optim import make_optimizer
 from tpullm.training.state import Architecture, abstract
@@ -31,12 +31,10 @@ QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_
 
 def absent_mesh(shape: Mapping[str, int], topology: Topology) -> AbstractMesh:
     """The mesh of a recipe over chips that are not here; enough to trace with."""
-    device = AbstractDevice(topology.device_kind, 1, "tpu")
-    sizes = axis_sizes(shape, topology.chips)
-    return AbstractMesh(sizes, AXES, axis_types=EXPLICIT, abstract_device=device)
+    return planned_mesh(shape, topology.chips, AbstractDevice(topology.device_kind, 1, "tpu"))
 
 
-def planned_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
+def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
     """The same for the compiler: each device at its place in the torus.
 
     Raises:
