@@ -207,8 +207,9 @@ def places(length: int, axis: str) -> jax.Array:
     return jnp.asarray(zigzag(length, devices).reshape(devices, -1), jnp.int32)[jax.lax.axis_index(axis)]
 
 
-def in_row_order(x: jax.Array, axis: str, dimension: int) -> jax.Array:
-    """What was gathered from the devices along `axis`, back in the order of the row; inside `jax.shard_map`."""
+def whole_row(x: jax.Array, axis: str, dimension: int) -> jax.Array:
+    """The parts of all devices along `axis`, in the order of the row; inside `jax.shard_map`."""
+    x = jax.lax.all_gather(x, axis, axis=dimension, tiled=True)
     pieces = 2 * jax.lax.axis_size(axis)
     if pieces == 2:
         return x

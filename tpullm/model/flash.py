@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tpullm.sharding import RULES, in_row_order, places
+from tpullm.sharding import RULES, places, whole_row
 
 MOST = 512  # queries or keys in a block
 LOWEST = -1e30
@@ -45,7 +45,7 @@ def flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, softcap: fl
 
     def local(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, sinks_N):
         gathered = (
-            in_row_order(jax.lax.all_gather(x, axis, axis=dimension, tiled=True), axis, dimension)
+            whole_row(x, axis, dimension)
             for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1), (positions_BT, 1))
         )
         k_BKSH, v_BKSH, k_segments_BS, k_positions_BS = gathered

@@ -10,7 +10,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tpullm.sharding import RULES, axis_size, in_row_order, zigzag
+from tpullm.sharding import RULES, axis_size, whole_row, zigzag
 
 BLOCKS = (1024, 512, 256, 128)  # 2,048 does not fit a v5p's memory on the chip
 
@@ -30,10 +30,7 @@ def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softca
     made = [jax.tree.map(jax.reshard, *pair) for pair in zip(made, specs, strict=True)]
 
     def local(q_BTNH, k_BKTH, v_BKTH, segments_BT, kind, sinks_N, *made):
-        gathered = (
-            in_row_order(jax.lax.all_gather(x, axis, axis=dimension, tiled=True), axis, dimension)
-            for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1))
-        )
+        gathered = (whole_row(x, axis, dimension) for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1)))
         k_BKSH, v_BKSH, k_segments_BS = gathered
         # The kernel does not scale.
         scaled = (q_BTNH.astype(jnp.float32) * q_BTNH.shape[-1] ** -0.5).astype(q_BTNH.dtype)
