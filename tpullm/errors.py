@@ -4,8 +4,19 @@
 class UserError(Exception):
     """A mistake that the user can correct: the message says what, where (file, key, line) and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with `code`.
     """
+
+    code = 2
+
+
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing was wrong here, the same command may go on
+
+
+class TryAgain(UserError):
+    """Something outside failed for a while, the storage say: the same command may go on later."""
+
+    code = TRY_AGAIN
 
 
 class Interrupted(Exception):
