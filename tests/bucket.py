@@ -1,4 +1,4 @@
-"""A bucket for tests: the server of fake-gcs-server, which keeps its objects in a folder, so it can be killed and be back."""
+"""A bucket for tests: fake-gcs-server, which keeps its objects in a folder, so it can be killed and started again."""
 
 import contextlib
 import json
