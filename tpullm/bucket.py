@@ -119,13 +119,13 @@ def refuse(error: Exception, method: str, path: str, args: tuple) -> None:
 
 def explain(text: str) -> UserError:
     """One line for what TensorStore says of a request that failed."""
-    where = re.search(r"/b/([^/?\s\"]+)", text)[1]
-    if "PERMISSION_DENIED" in text:
-        return UserError(f"gs://{where}: permission denied; grant {ROLES} on it to this account")
-    if "UNAUTHENTICATED" in text:
-        return UserError(f"gs://{where}: no valid credentials; {LOG_IN}")
-    reason = " ".join(text.split())[:120]
-    return TryAgain(f"gs://{where}: the storage did not answer ({reason}); the same command goes on from the last save")
+    where = re.search(r"gs://[^\s:\"\']+", text)[0]
+    if "PERMISSION_DENIED" in text or "code: 403" in text:
+        return UserError(f"{where}: permission denied; grant {ROLES} on the bucket to this account")
+    if "UNAUTHENTICATED" in text or "code: 401" in text:
+        return UserError(f"{where}: no valid credentials; {LOG_IN}")
+    reason = " ".join(text.split("attempts failed: ")[-1].split("[")[0].split())[:120]
+    return TryAgain(f"{where}: the storage did not answer ({reason}); the same command goes on from the last save")
 
 
 def name(path: str, args: tuple) -> str:

@@ -27,6 +27,7 @@ from tpullm.errors import UserError
 
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 LAST = "manifest.json"
+_GIVEN_UP = re.compile("retry attempts failed|PERMISSION_DENIED|UNAUTHENTICATED|CURL error|UNAVAILABLE")
 
 
 def path(text: str | Path) -> Path:
@@ -258,7 +259,7 @@ def hash_json(value: Any) -> str:
 
 def explain(error: BaseException | None) -> UserError | None:
     """One line for a request to `gs://` that TensorStore gave up or was refused; None for any other error."""
-    while error is not None and "storage/v1/b/" not in str(error):
+    while error is not None and not ("gs://" in str(error) and _GIVEN_UP.search(str(error))):
         error = error.__cause__ or error.__context__
     return None if error is None else remote().explain(str(error))
 
