@@ -156,7 +156,7 @@ def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
     Raises:
         UserError: it is none of them, or holds no finished save.
     """
-    path = storage.local(model)
+    path = storage.path(model)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; MODEL is a run directory, one of its stages, or one checkpoint")
     if path.parent.name == "checkpoints" and path.name.isdigit():

@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 
 from tpullm import environment, hosts, joining, log
-from tpullm.errors import HostFailed, Interrupted, UserError, correctable
+from tpullm.errors import Interrupted, UserError, correctable
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _dispatch(argv)
-    except HostFailed as error:
-        return _fail(str(error), code=error.code)
     except UserError as error:
-        return _fail(str(error))
+        return _fail(str(error), error.code)
     except Interrupted as error:
         return _fail(str(error), code=130)
     except KeyboardInterrupt:

@@ -6,8 +6,19 @@ import errno
 class UserError(Exception):
     """A mistake that the user can correct: the message says what, where (file, key, line) and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with `code`.
     """
+
+    code = 2
+
+
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing was wrong here, the same command may go on
+
+
+class TryAgain(UserError):
+    """Something outside failed for a while, the storage say: the same command may go on later."""
+
+    code = TRY_AGAIN
 
 
 class Interrupted(Exception):
@@ -25,7 +36,7 @@ class HostFailed(UserError):
 def correctable(error: BaseException) -> str | None:
     """The line of a mistake that the user can correct, wherever it comes from; None for anything else."""
     if isinstance(error, UserError):
-        return str(error) if getattr(error, "code", 2) == 2 else None
+        return str(error) if error.code == UserError.code else None
     return _no_space(error) or _no_access(error)
 
 

@@ -93,7 +93,7 @@ def open_run(parser, argv: list[str]) -> tuple[Recipe, Path, Any]:
         UserError: no recipe, a run directory that belongs to another recipe, or a value that no run could have.
     """
     arguments = parse(parser, argv)
-    run = storage.local(arguments.run)
+    run = storage.path(arguments.run)
     kept = run / "recipe.yaml"
     if not arguments.config:
         if not kept.exists():

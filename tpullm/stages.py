@@ -34,7 +34,7 @@ def base_inputs(recipe: Recipe, run: Path) -> dict:
 
     The folder may be gone once it was imported.
     """
-    folder, made = storage.local(recipe.base), run / "base" / manifest.FILE
+    folder, made = storage.path(recipe.base), run / "base" / manifest.FILE
     if not folder.is_dir() and made.exists() and storage.read_json(made)["folder"] == str(folder):
         return storage.read_json(made)["inputs"]
     return manifest.inputs_hash({}, {name: entry[2] for name, entry in digests(recipe, run).items()})
@@ -45,7 +45,7 @@ def digests(recipe: Recipe, run: Path) -> dict[str, list]:
 
     Hashes are computed again only where the size or the time is not as noted in `RUN/base/digests.json`.
     """
-    folder, noted = storage.local(recipe.base), run / "base" / "digests.json"
+    folder, noted = storage.path(recipe.base), run / "base" / "digests.json"
     known = storage.read_json(noted) if noted.exists() else {}
     found = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:

@@ -25,7 +25,7 @@ def main(arguments) -> int:
     from tpullm.checkpoint import find
     from tpullm.huggingface import reading
 
-    path = storage.local(arguments.model)
+    path = storage.path(arguments.model)
     stages = ("checkpoints", "finetune", "pretrain", "base")
     ours = path.parent.name == "checkpoints" or any((path / name).is_dir() for name in stages)
     if ours and not (path / "config.json").exists():

@@ -35,7 +35,7 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> None:
     """Make `RUN/base`, and the recipe of the run."""
-    folder, run = storage.local(arguments.folder), storage.local(arguments.run)
+    folder, run = storage.path(arguments.folder), storage.path(arguments.run)
     recipe = _recipe(folder, run, arguments.config)
     with owned(run, recipe):
         make(recipe, run)
@@ -46,7 +46,7 @@ def make(recipe: Recipe, run: Path) -> None:
     stage, inputs = run / "base", base_inputs(recipe, run)
     if manifest.is_finished(stage, inputs):
         facts = storage.read_json(stage / manifest.FILE)
-        if (folder := str(storage.local(recipe.base))) != facts["folder"]:  # it was moved
+        if (folder := str(storage.path(recipe.base))) != facts["folder"]:  # it was moved
             storage.write_json(stage / manifest.FILE, facts | {"folder": folder})
         return say("base: finished, skipped")
     import jax
@@ -59,7 +59,7 @@ def make(recipe: Recipe, run: Path) -> None:
     from tpullm.tokenizer.published import PublishedTokenizer
     from tpullm.training.state import Architecture
 
-    began, folder = time.monotonic(), storage.local(recipe.base)
+    began, folder = time.monotonic(), storage.path(recipe.base)
     config, family = reading.read_config(folder)
     tokenizer = PublishedTokenizer(folder)
     fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
@@ -119,7 +119,7 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
 
 def _same_base(kept: Recipe, recipe: Recipe, run: Path) -> bool:
     """Whether the base is where it was, or somewhere else with the same content."""
-    if storage.local(kept.base) == storage.local(recipe.base) or not (run / "base" / manifest.FILE).exists():
+    if storage.path(kept.base) == storage.path(recipe.base) or not (run / "base" / manifest.FILE).exists():
         return True
     return manifest.is_finished(run / "base", base_inputs(recipe, run))
 
