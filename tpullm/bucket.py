@@ -203,6 +203,14 @@ class BucketPath(gpath.PosixGPath):
             if found.strip("/") != own:
                 yield self / found.strip("/").rsplit("/", 1)[-1]
 
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the object."""
+        try:
+            filesystem().rm_file(str(self))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
     def absolute(self) -> "BucketPath":
         """Itself."""
         return self
