@@ -46,6 +46,10 @@ class Emulator:
         self._server.kill()
         self._server.wait()
 
+    def is_running(self) -> bool:
+        """Whether it was not killed."""
+        return self._server.poll() is None
+
     def make(self, bucket: str) -> str:
         """Make a bucket; its address."""
         body = json.dumps({"name": bucket}).encode()

@@ -21,6 +21,8 @@ from tpullm.errors import TRY_AGAIN, UserError
 FILE = ".lock"
 SECONDS_BETWEEN_RENEWALS = 15.0
 SECONDS_OF_A_LEASE = 60.0
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_OF_ROUNDING = 5.0  # the server tells whole seconds
 
 
 @contextlib.contextmanager
@@ -74,13 +76,13 @@ class Lease:
                 self._generation = storage.remote().write_if(self._path, self._said | {"time": time.time()}, generation)
                 if self._generation:
                     return self._renewing.start()
-            elif time.monotonic() - began > SECONDS_OF_A_LEASE + 5.0:  # the server tells whole seconds
+            elif time.monotonic() - began > SECONDS_OF_A_LEASE + SECONDS_OF_ROUNDING:
                 raise _refusal(self._path.parent)
             if not told:
                 owner = f"{said.get('host', '?')}, process {said.get('pid', '?')}"
                 log.warn(f"{self._path.parent}: belongs to {owner}; waiting {SECONDS_OF_A_LEASE:.0f} s for it to end")
                 told = True
-            time.sleep(1.0)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _renew(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_RENEWALS):
