@@ -168,17 +168,19 @@ def test_a_share_that_fails_by_its_input_ends_all_with_its_line(recipe, tmp_path
     assert not (run / "documents").exists()
     broken.with_suffix(".jsonl.gz").write_bytes(packed)
     succeed([share(index, "second") for index in (0, 1, 2, 3)])
-    assert (run / "tokens" / manifest.FILE).exists() and not (run / ".work").exists()
+    assert (run / "tokens" / manifest.FILE).exists() and not list(run.glob(".[!l]*"))
 
 
-def test_a_share_of_another_recipe_is_refused(recipe, tmp_path):
-    shares = [start(recipe, tmp_path / "run", 0, 2, pause=0.1)]
-    wait_for(lambda: any((tmp_path / "run").glob(".work/collect/notes/0.*")))
-    shares.append(start(recipe, tmp_path / "run", 1, 2, "--corpus.minimum_characters", 7, pause=0.1))
-    ended = finish(shares)
-    assert [code for code, _ in ended] == [2, 2]
-    assert "config.minimum_characters" in ended[0][1].splitlines()[-1], ended[0][1]
-    assert not (tmp_path / "run" / "documents").exists() and not (tmp_path / "run" / "recipe.yaml").exists()
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_share_of_another_recipe_is_refused(recipe, tmp_path, first):
+    run = tmp_path / "run"
+    other = {1: ["--corpus.minimum_characters", 7]}
+    shares = [start(recipe, run, first, 2, *other.get(first, []), pause=0.1)]
+    wait_for(lambda: any(run.glob(f".collect/notes/{first}.*")))
+    shares.append(start(recipe, run, 1 - first, 2, *other.get(1 - first, []), pause=0.1))
+    for code, said in finish(shares):
+        assert code == 2 and "config.minimum_characters" in said.splitlines()[-1], said
+    assert not (run / "documents").exists() and not (run / "recipe.yaml").exists()
 
 
 def begun(folder, index, job="", count=2, inputs=None) -> SharedWork:
@@ -263,7 +265,7 @@ def test_shares_that_were_started_differently_refuse_whoever_comes_first(tmp_pat
 def test_nothing_is_left_of_what_succeeded_and_all_parts_of_what_was_interrupted(tmp_path):
     first, second = begun(tmp_path, 0), begun(tmp_path, 1)
     fails(first, KeyboardInterrupt())
-    assert (tmp_path / ".work").exists()
+    assert (tmp_path / ".collect").exists()
     begun(tmp_path, 0).__exit__(None, None, None)
     second.__exit__(None, None, None)
     late = begun(tmp_path, 1)  # started again when the stage was finished just then
