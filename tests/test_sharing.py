@@ -48,21 +48,26 @@ sys.exit(next((code for verb in os.environ["VERBS"].split() if (code := cli.main
 """
 
 
-@pytest.fixture
-def recipe(tmp_path) -> Path:
+def make_recipe(folder) -> Path:
     """A recipe of a source of 24 files, each a part."""
-    source = {"name": "stories", "kind": "jsonl", "path": str(tmp_path / "in"), "licence": "CC0-1.0", "language": "ja"}
-    (tmp_path / "in").mkdir()
+    source = {"name": "stories", "kind": "jsonl", "path": str(folder / "in"), "licence": "CC0-1.0", "language": "ja"}
+    (folder / "in").mkdir()
     for number in range(FILES):
-        _write(tmp_path / "in" / f"{number:02}.jsonl", [_story(number * 100 + index) for index in range(12)])
+        _write(folder / "in" / f"{number:02}.jsonl", [_story(number * 100 + index) for index in range(12)])
     content = {
         "name": "shared",
         "corpus": {"sources": [source], "workers": 1, "held_out_fraction": 0.1},
         "tokenizer": {"vocabulary_size": 400, "words": False},
     }
-    path = tmp_path / "recipe.yaml"
+    path = folder / "recipe.yaml"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """A recipe whose source stays as it is."""
+    return make_recipe(tmp_path_factory.mktemp("recipe"))
 
 
 def start(recipe, run, index, count, *words, verbs="collect tokenize", pause=0.0, **environment) -> subprocess.Popen:
@@ -100,12 +105,13 @@ def contents(run) -> dict[str, bytes]:
     return files
 
 
-@pytest.fixture
-def whole(recipe, tmp_path) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def whole(recipe) -> dict[str, bytes]:
     """What one process makes."""
-    succeed([start(recipe, tmp_path / "whole", 0, 1)])
-    found = contents(tmp_path / "whole")
-    assert sorted(Path(tmp_path / "whole.made").read_text().split()) == [f"{number:06}" for number in range(FILES)]
+    run = recipe.parent / "whole"
+    succeed([start(recipe, run, 0, 1)])
+    found = contents(run)
+    assert sorted(Path(f"{run}.made").read_text().split()) == [f"{number:06}" for number in range(FILES)]
     assert len([name for name in found if name.endswith("jsonl.gz")]) > 8
     return found
 
@@ -146,8 +152,9 @@ def test_a_killed_share_is_waited_for_and_goes_on_where_it_was(recipe, tmp_path,
 
 
 @pytest.mark.parametrize("by", ["flags", "batch"])
-def test_a_share_that_fails_by_its_input_ends_all_with_its_line(recipe, tmp_path, by):
+def test_a_share_that_fails_by_its_input_ends_all_with_its_line(tmp_path, by):
     """Of a job, also those that start when it has failed already; and the next job is not concerned."""
+    recipe = make_recipe(tmp_path)
     broken, run = tmp_path / "in" / "07.jsonl", tmp_path / "run"
     packed = gzip.compress(broken.read_bytes())
     broken.with_suffix(".jsonl.gz").write_bytes(packed[:50])
