@@ -36,7 +36,7 @@ from pathlib import Path
 from tpullm import cli, sharing
 from tpullm.corpus import collect, process, store
 collect.TASK_BYTES, process.PARALLEL_BYTES, store.SHARD_CHARACTERS = 1, 10**9, 3_000
-sharing.SECONDS_BETWEEN_LOOKS, sharing.SECONDS_TO_RESTART = 0.1, 1.0
+sharing.SECONDS_BETWEEN_LOOKS = 0.1
 made, process_task = Path(os.environ["MADE"]), process.process
 def noted(task):
     time.sleep(float(os.environ["PAUSE"]))
@@ -164,8 +164,9 @@ def test_a_share_that_fails_by_its_input_ends_all_with_its_line(tmp_path, by):
         variables = {"BATCH_TASK_INDEX": str(index), "BATCH_TASK_COUNT": "4", "BATCH_JOB_UID": job}
         return start(recipe, run, index, 4, **(variables if by == "batch" else {}))
 
-    early = [share(index) for index in (3, 1)]
-    ended = finish(early)
+    early = [share(1)]
+    wait_for(lambda: any(run.glob(".collect/notes/1.*")))
+    ended = finish([share(3), *early])
     if by == "batch":
         ended += finish([share(0)])
     for code, said in ended:
