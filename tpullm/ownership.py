@@ -96,7 +96,7 @@ class Lease:
         while not self._ended.wait(SECONDS_BETWEEN_RENEWALS):
             try:
                 self._generation = self._write(self._generation)
-            except Exception:  # an outage, say; if someone else took it meanwhile, the next try says so
+            except UserError:  # an outage; if someone else took it meanwhile, the next try says so
                 continue
             if self._generation is None:
                 # What goes on here would be written over what the new owner writes.
