@@ -17,12 +17,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tpullm import log
-from tpullm.errors import HostFailed, UserError
+from tpullm.errors import TRY_AGAIN, HostFailed, UserError
 
 SECONDS_BETWEEN_BEATS = 2.0
 SECONDS_SILENT = 30.0  # then a host counts as gone; on two cores shared by 8 processes a beat came up to 3 s late
 SECONDS_TO_UNWIND = 5.0  # after another host failed, until a process that is stuck in a collective is ended
-TRY_AGAIN = 75  # the exit code (EX_TEMPFAIL of sysexits.h) when another host is gone: nothing was wrong here
 GO_ON = "the same command on all hosts goes on from the last save"
 
 Message = dict[str, Any]

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import difflib
-import errno
 import importlib
 import keyword
 import os
@@ -13,8 +12,8 @@ import traceback
 import warnings
 from dataclasses import dataclass
 
-from tpullm import environment, hosts, joining, log
-from tpullm.errors import HostFailed, Interrupted, UserError
+from tpullm import environment, hosts, joining, log, storage
+from tpullm.errors import Interrupted, UserError, correctable
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Verb:
         recipe: it takes a recipe (`--config`, `--run`, `--section.key`).
         writes: it makes a stage, so the recipe is kept in the run directory.
         computes: it computes with JAX, in a process that was set up for that from its start.
+        shared: several processes can share its work, each on its own.
         shows: an option that turns it into a look at what was made, with `--model` instead of a recipe.
     """
 
@@ -34,6 +34,7 @@ class Verb:
     writes: bool = False
     shows: str = ""
     computes: bool = True
+    shared: bool = False
 
 
 VERBS = {
@@ -43,9 +44,15 @@ VERBS = {
         recipe=True,
         writes=True,
         computes=False,
+        shared=True,
     ),
     "tokenize": Verb(
-        "2. documents to a tokenizer and a token store; --show TEXT prints a split", True, True, "--show", False
+        "2. documents to a tokenizer and a token store; --show TEXT prints a split",
+        recipe=True,
+        writes=True,
+        shows="--show",
+        computes=False,
+        shared=True,
     ),
     "data": Verb("   --step N: which documents are in the batch of a step", recipe=True, computes=False),
     "sharding": Verb("   where every parameter would live on a mesh of devices", recipe=True, computes=False),
@@ -82,10 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _dispatch(argv)
-    except HostFailed as error:
-        return _fail(str(error), code=error.code)
     except UserError as error:
-        return _fail(str(error))
+        return _fail(str(error), error.code)
     except Interrupted as error:
         return _fail(str(error), code=130)
     except KeyboardInterrupt:
@@ -95,7 +100,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         hosts.wait_for_cause(error)
-        message = _no_space(error) or _no_access(error)
+        message = correctable(error)
+        if told := storage.explain(error):
+            return _fail(str(told), told.code)
         if message is None:
             if hosts.count() > 1:
                 traceback.print_exc()
@@ -108,26 +115,6 @@ def _fail(message: str, code: int = 2) -> int:
     hosts.fail(message, code)
     log.last_words(message)
     return code
-
-
-def _no_space(error: BaseException | None) -> str | None:
-    """One line if the device is full, wherever the error comes from (Python, TensorStore, a worker process)."""
-    while error is not None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
-            where = getattr(error, "filename", None)
-            return (
-                f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
-            )
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _no_access(error: Exception) -> str | None:
-    """One line if a file or a folder can't be used as asked."""
-    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        return f"{error.filename}: {error.strerror.lower()}; choose another place"
-    return None
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -150,11 +137,20 @@ def _dispatch(argv: list[str]) -> int:
     module = importlib.import_module(f"tpullm.commands.{verb}{'_' * keyword.iskeyword(verb)}")
     if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
         module.show_main(parse(_parser(verb, module.__doc__, module.add_show_arguments), argv[1:]))
+    elif VERBS[verb].shared:
+        parser = _parser(verb, module.__doc__, add_recipe_arguments)
+        parser.epilog = joining.SHARE_HELP
+        flags, arguments = joining.take_flags("share", argv[1:])
+        recipe, run, _ = open_run(parser, arguments)
+        share = joining.find_share(flags, os.environ)
+        joining.introduce(share)
+        with owned(run, recipe) if share.is_first else contextlib.nullcontext():
+            module.main(recipe, run, share)
     elif VERBS[verb].recipe:
         own = getattr(module, "add_arguments", None)
         parser = _parser(verb, module.__doc__, add_recipe_arguments, *([own] if own else []))
         parser.epilog = joining.HELP if VERBS[verb].computes else None
-        flags, arguments = joining.take_flags(argv[1:]) if VERBS[verb].computes else ({}, argv[1:])
+        flags, arguments = joining.take_flags("hosts", argv[1:]) if VERBS[verb].computes else ({}, argv[1:])
         recipe, run, arguments = open_run(parser, arguments)
         if VERBS[verb].computes:
             joining.join(joining.find_place(flags, os.environ))

@@ -61,9 +61,14 @@ def _processor() -> str:
     return "".join(lines)
 
 
+def cache() -> Path:
+    """The user's folder for what may be lost; relative for a user without a home."""
+    folder = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(folder if os.path.isabs(folder) else os.path.expanduser("~/.cache")) / "tpullm"
+
+
 def _home() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(cache if os.path.isabs(cache) else os.path.expanduser("~/.cache")) / "tpullm" / "xla"
+    return cache() / "xla"
 
 
 def mend() -> None:

@@ -10,6 +10,7 @@ from tpullm.config import Recipe, TrainConfig
 from tpullm.errors import UserError
 from tpullm.log import say
 
+STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
 # Settings of training that change when things are written, and not one number of the result.
 WITHOUT_EFFECT = ("checkpoint", "log_every", "evaluate_every", "evaluate_rows", "data_workers")
 
@@ -34,7 +35,7 @@ def base_inputs(recipe: Recipe, run: Path) -> dict:
 
     The folder may be gone once it was imported.
     """
-    folder, made = storage.local(recipe.base), run / "base" / manifest.FILE
+    folder, made = storage.path(recipe.base), run / "base" / manifest.FILE
     if not folder.is_dir() and made.exists() and storage.read_json(made)["folder"] == str(folder):
         return storage.read_json(made)["inputs"]
     return manifest.inputs_hash({}, {name: entry[2] for name, entry in digests(recipe, run).items()})
@@ -45,14 +46,15 @@ def digests(recipe: Recipe, run: Path) -> dict[str, list]:
 
     Hashes are computed again only where the size or the time is not as noted in `RUN/base/digests.json`.
     """
-    folder, noted = storage.local(recipe.base), run / "base" / "digests.json"
+    folder, noted = storage.path(recipe.base), run / "base" / "digests.json"
     known = storage.read_json(noted) if noted.exists() else {}
     found = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix in (".json", ".safetensors", ".jinja"):
             state = [path.stat().st_size, path.stat().st_mtime_ns]
             same = known.get(path.name, [])[:2] == state
-            found[path.name] = [*state, known[path.name][2] if same else storage.hash_file(path)]
+            here = None if same else storage.local_copy(folder) / path.name  # which an import reads anyway
+            found[path.name] = [*state, known[path.name][2] if same else storage.hash_file(here)]
     if "config.json" not in found:
         raise UserError(f"base: {folder} is no folder in the format of Hugging Face: it has no config.json")
     return found
@@ -73,8 +75,8 @@ def finetune_inputs(recipe: Recipe, run: Path) -> dict:
     finetune = recipe.finetune
     if finetune is None:
         raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
-    named = [*finetune.conversations, finetune.chat_template]
-    files = {path: storage.hash_file(Path(path)) for path in named if Path(path).is_file()}
+    named = {name: storage.path(name) for name in (*finetune.conversations, finetune.chat_template) if name}
+    files = {name: storage.hash_file(path) for name, path in named.items() if path.is_file()}
     config = dataclasses.asdict(finetune) | {"train": _numbers(finetune.train), "seed": recipe.seed}
     if recipe.foundation == "base":  # else it is among the inputs of pretraining
         config["dropout"] = recipe.model.dropout
@@ -103,15 +105,22 @@ def begin(stage: Path, inputs: dict) -> None:
 
     What was trained is never deleted: only the user knows what it cost.
     """
-    started = stage / "inputs.json"
+    _make_room(stage, inputs)
+    _note(stage, inputs)
+
+
+def _make_room(stage: Path, inputs: dict) -> None:
+    started = stage / STARTED
     if stage.exists() and (not started.exists() or storage.read_json(started) != manifest.plain(inputs)):
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S.%f")
         kept = stage.parent / "replaced" / f"{stage.name}-{now}"
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        stage.rename(kept)
+        storage.move_tree(stage, kept)
         say(f"{stage.name}: its inputs changed, so it is made again (the old one is kept in {kept})")
-    if not started.exists():
-        storage.write_json(started, manifest.plain(inputs))
+
+
+def _note(stage: Path, inputs: dict) -> None:
+    if not (stage / STARTED).exists():
+        storage.write_json(stage / STARTED, manifest.plain(inputs))
 
 
 def begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed: dict[str, str] | None = None) -> None:
@@ -130,11 +139,12 @@ def begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed
 
 
 def _begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed: dict[str, str]) -> None:
-    begin(run / stage, inputs)
-    if not (run / stage / "tokenizer").exists():
+    _make_room(run / stage, inputs)
+    if not all((run / stage / name).exists() for name in ("tokenizer", STARTED)):
         with storage.atomic_directory(run / stage / "tokenizer") as temporary:
-            for file in tokenizer.iterdir():
+            for file in storage.local_copy(tokenizer).iterdir():
                 if file.name != manifest.FILE:
                     shutil.copyfile(file, temporary / file.name)
             for name, text in changed.items():
                 (temporary / name).write_text(text, encoding="utf-8")
+    _note(run / stage, inputs)

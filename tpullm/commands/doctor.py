@@ -25,15 +25,16 @@ def main(arguments) -> int:
     from tpullm.checkpoint import find
     from tpullm.huggingface import reading
 
-    path = storage.local(arguments.model)
+    path = storage.path(arguments.model)
     stages = ("checkpoints", "finetune", "pretrain", "base")
     ours = path.parent.name == "checkpoints" or any((path / name).is_dir() for name in stages)
     if ours and not (path / "config.json").exists():
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
             publishing.write(find(path), Path(folder), path.name)
             return _examine(Path(folder), str(path), arguments.json)
-    reading.read_json(path / "config.json")
-    return _examine(path, str(path), arguments.json)
+    here = storage.local_copy(path)
+    reading.read_json(here / "config.json")
+    return _examine(here, str(path), arguments.json)
 
 
 def _examine(folder: Path, name: str, as_json: bool) -> int:

@@ -24,7 +24,7 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> None:
     """Everything is written beside the folder, which appears when it is whole."""
-    folder = storage.local(arguments.folder).resolve()
+    folder = storage.path(arguments.folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is not an empty folder; choose another one, or remove what is in it")
     if arguments.shard_gigabytes <= 0:

@@ -35,7 +35,7 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> None:
     """Make `RUN/base`, and the recipe of the run."""
-    folder, run = storage.local(arguments.folder), storage.local(arguments.run)
+    folder, run = storage.path(arguments.folder), storage.path(arguments.run)
     recipe = _recipe(folder, run, arguments.config)
     with owned(run, recipe):
         make(recipe, run)
@@ -46,7 +46,7 @@ def make(recipe: Recipe, run: Path) -> None:
     stage, inputs = run / "base", base_inputs(recipe, run)
     if manifest.is_finished(stage, inputs):
         facts = storage.read_json(stage / manifest.FILE)
-        if (folder := str(storage.local(recipe.base))) != facts["folder"]:  # it was moved
+        if (folder := str(storage.path(recipe.base))) != facts["folder"]:  # it was moved
             storage.write_json(stage / manifest.FILE, facts | {"folder": folder})
         return say("base: finished, skipped")
     import jax
@@ -59,12 +59,13 @@ def make(recipe: Recipe, run: Path) -> None:
     from tpullm.tokenizer.published import PublishedTokenizer
     from tpullm.training.state import Architecture
 
-    began, folder = time.monotonic(), storage.local(recipe.base)
-    config, family = reading.read_config(folder)
-    tokenizer = PublishedTokenizer(folder)
+    began, folder = time.monotonic(), storage.path(recipe.base)
+    here = storage.local_copy(folder)
+    config, family = reading.read_config(here)
+    tokenizer = PublishedTokenizer(here)
     fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
     architecture, mesh = Architecture(config), make_mesh(recipe.mesh)
-    with reading.opened(folder) as source:
+    with reading.opened(here) as source:
         arguments = (family, architecture.shapes, architecture.axes, config.layers)
         dtypes = reading.stored(source, reading.check(source, *arguments))
         storage.room_for(source.size, run)  # compressed it is about 0.8 of that
@@ -74,8 +75,8 @@ def make(recipe: Recipe, run: Path) -> None:
     begin(stage, inputs)
     save_params(stage / "checkpoints", params, description("base", config, recipe, inputs))
     with storage.atomic_directory(stage / "tokenizer") as temporary:
-        _copy_tokenizer(folder, temporary, tokenizer.stop_ids)
-    shutil.copyfile(folder / "config.json", stage / "published.json")  # what an export goes by
+        _copy_tokenizer(here, temporary, tokenizer.stop_ids)
+    storage.copy(here / "config.json", stage / "published.json")  # what an export goes by
     storage.write_json(stage / "digests.json", digests(recipe, run))
     seconds, count = round(time.monotonic() - began, 1), parameter_count(architecture.shapes)
     facts = {"folder": str(folder), "parameters": count, "model": dataclasses.asdict(config)}
@@ -119,7 +120,7 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
 
 def _same_base(kept: Recipe, recipe: Recipe, run: Path) -> bool:
     """Whether the base is where it was, or somewhere else with the same content."""
-    if storage.local(kept.base) == storage.local(recipe.base) or not (run / "base" / manifest.FILE).exists():
+    if storage.path(kept.base) == storage.path(recipe.base) or not (run / "base" / manifest.FILE).exists():
         return True
     return manifest.is_finished(run / "base", base_inputs(recipe, run))
 
@@ -128,7 +129,7 @@ def _plain(folder: Path, run: Path) -> Recipe:
     """Full tuning, with the small steps that a trained model takes without forgetting."""
     from tpullm.huggingface import reading
 
-    length = min(1024, reading.read_config(folder)[0].context_length)
+    length = min(1024, reading.read_config(storage.local_copy(folder))[0].context_length)
     optimizer = OptimizerConfig(peak_lr=2e-5, warmup_steps=20, weight_decay=0.0)
     train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
     return Recipe(
