@@ -1,0 +1,54 @@
+"""A fake of Google for the tests of launching, and jobs for it."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY
+from tests.launchers.fake_tpu import FakeTpu
+from tpullm.launchers import google, job
+from tpullm.launchers.job import Job
+from tpullm.launchers.settings import LaunchConfig
+
+SETTINGS = {"project": "my-project", "zone": "us-west4-a", "accelerator": "v5litepod-16"}
+
+
+def make_job(run: str | Path, *command: str, **settings) -> Job:
+    """A job for TPU machines; its run directory may be a local one, which `check_cloud` would refuse."""
+    words = list(command) or ["pretrain", "--config", str(TINY)]
+    return job.make("tpu-vm", LaunchConfig(**SETTINGS | settings), [*words, "--run", str(run)])
+
+
+@pytest.fixture
+def start_tpu(tmp_path, monkeypatch) -> Iterator[Callable[..., FakeTpu]]:
+    """Starts a fake TPU service, to which Google's client then talks."""
+    fakes = []
+
+    def start(environment: dict[str, str] | None = None) -> FakeTpu:
+        fake = FakeTpu(tmp_path / "machines", environment)
+        fakes.append(fake)
+        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", fake.address)
+        google._client.cache_clear()
+        return fake
+
+    yield start
+    google._client.cache_clear()
+    for fake in fakes:
+        fake.close()
+
+
+@pytest.fixture
+def tpu(start_tpu) -> FakeTpu:
+    """A fake TPU service whose machines do nothing."""
+    return start_tpu()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """The waits of a real service, a hundredth as long."""
+    from tpullm.launchers import watch
+
+    quick = functools.partial(watch.Pace, 0.05, 0.05, 0.2, 20.0)
+    monkeypatch.setattr(watch, "Pace", quick)
