@@ -51,7 +51,12 @@ class Machine:
         own = {"GCE_METADATA_HOST": self.address, "TPULLM_HOME": str(self.folder / "home"), "HOME": str(self.folder)}
         with open(self.folder / "console", "ab") as console:
             self.process = subprocess.Popen(
-                [script], env=self._environment | own, stdout=console, stderr=console, start_new_session=True
+                [script],
+                cwd="/",
+                env=self._environment | own,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
             )
 
     def kill(self) -> None:
@@ -118,7 +123,9 @@ class FakeTpu:
         for machine in self.machines.get(name, []):
             machine.values["preempted"] = "TRUE"
         threading.Event().wait(seconds)
-        self.set(name, SUSPENDED)
+        with self.lock:
+            if name in self.resources:
+                self.set(name, SUSPENDED)
 
     def advance(self) -> None:
         """One step on the way of each resource."""
