@@ -78,9 +78,9 @@ def test_a_batch_job_without_a_hosts_file_or_with_another_count_is_refused(batch
 
 def test_flags_are_taken_out_of_the_command_line():
     given = ["--run", "r", "--hosts.count", "2", "--hosts.index=1", "--seed", "3"]
-    assert take_flags(given) == ({"count": 2, "index": 1}, ["--run", "r", "--seed", "3"])
+    assert take_flags("hosts", given) == ({"count": 2, "index": 1}, ["--run", "r", "--seed", "3"])
     with pytest.raises(UserError, match="--hosts.count: invalid int value: 'two'"):
-        take_flags(["--hosts.count", "two"])
+        take_flags("hosts", ["--hosts.count", "two"])
 
 
 def refused(ended: list[tuple[int, str, str]], code: int, *says: str) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import difflib
-import errno
 import importlib
 import keyword
 import os
@@ -14,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 
 from tpullm import environment, hosts, joining, log
-from tpullm.errors import Interrupted, UserError
+from tpullm.errors import Interrupted, UserError, correctable
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Verb:
         writes: it makes a stage, so the recipe is kept in the run directory.
         computes: it computes with JAX, in a process that was set up for that from its start.
         reads: it reads its command line itself.
+        shared: several processes can share its work, each on its own.
         shows: an option that turns it into a look at what was made, with `--model` instead of a recipe.
     """
 
@@ -36,6 +36,7 @@ class Verb:
     shows: str = ""
     computes: bool = True
     reads: bool = False
+    shared: bool = False
 
 
 VERBS = {
@@ -45,9 +46,15 @@ VERBS = {
         recipe=True,
         writes=True,
         computes=False,
+        shared=True,
     ),
     "tokenize": Verb(
-        "2. documents to a tokenizer and a token store; --show TEXT prints a split", True, True, "--show", False
+        "2. documents to a tokenizer and a token store; --show TEXT prints a split",
+        recipe=True,
+        writes=True,
+        shows="--show",
+        computes=False,
+        shared=True,
     ),
     "data": Verb("   --step N: which documents are in the batch of a step", recipe=True, computes=False),
     "sharding": Verb("   where every parameter would live on a mesh of devices", recipe=True, computes=False),
@@ -96,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         hosts.wait_for_cause(error)
-        message = _no_space(error) or _no_access(error)
+        message = correctable(error)
         if message is None:
             if hosts.count() > 1:
                 traceback.print_exc()
@@ -109,26 +116,6 @@ def _fail(message: str, code: int = 2) -> int:
     hosts.fail(message, code)
     log.last_words(message)
     return code
-
-
-def _no_space(error: BaseException | None) -> str | None:
-    """One line if the device is full, wherever the error comes from (Python, TensorStore, a worker process)."""
-    while error is not None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
-            where = getattr(error, "filename", None)
-            return (
-                f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
-            )
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _no_access(error: Exception) -> str | None:
-    """One line if a file or a folder can't be used as asked."""
-    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        return f"{error.filename}: {error.strerror.lower()}; choose another place"
-    return None
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -153,11 +140,20 @@ def _dispatch(argv: list[str]) -> int:
         return module.main(argv[1:])
     if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
         module.show_main(parse(_parser(verb, module.__doc__, module.add_show_arguments), argv[1:]))
+    elif VERBS[verb].shared:
+        parser = _parser(verb, module.__doc__, add_recipe_arguments)
+        parser.epilog = joining.SHARE_HELP
+        flags, arguments = joining.take_flags("share", argv[1:])
+        recipe, run, _ = open_run(parser, arguments)
+        share = joining.find_share(flags, os.environ)
+        joining.introduce(share)
+        with owned(run, recipe) if share.is_first else contextlib.nullcontext():
+            module.main(recipe, run, share)
     elif VERBS[verb].recipe:
         own = getattr(module, "add_arguments", None)
         parser = _parser(verb, module.__doc__, add_recipe_arguments, *([own] if own else []))
         parser.epilog = joining.HELP if VERBS[verb].computes else None
-        flags, arguments = joining.take_flags(argv[1:]) if VERBS[verb].computes else ({}, argv[1:])
+        flags, arguments = joining.take_flags("hosts", argv[1:]) if VERBS[verb].computes else ({}, argv[1:])
         recipe, run, arguments = open_run(parser, arguments)
         if VERBS[verb].computes:
             joining.join(joining.find_place(flags, os.environ))

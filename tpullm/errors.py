@@ -1,5 +1,7 @@
 """What a user did wrong, told in one line."""
 
+import errno
+
 
 class UserError(Exception):
     """A mistake that the user can correct: the message says what, where (file, key, line) and what to do.
@@ -29,3 +31,30 @@ class HostFailed(UserError):
     def __init__(self, message: str, code: int):
         super().__init__(message)
         self.code = code
+
+
+def correctable(error: BaseException) -> str | None:
+    """The line of a mistake that the user can correct, wherever it comes from; None for anything else."""
+    if isinstance(error, UserError):
+        return str(error) if getattr(error, "code", 2) == 2 else None
+    return _no_space(error) or _no_access(error)
+
+
+def _no_space(error: BaseException | None) -> str | None:
+    """One line if the device is full, wherever the error comes from (Python, TensorStore, a worker process)."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            where = getattr(error, "filename", None)
+            return (
+                f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _no_access(error: BaseException) -> str | None:
+    """One line if a file or a folder can't be used as asked."""
+    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"{error.filename}: {error.strerror.lower()}; choose another place"
+    return None

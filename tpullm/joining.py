@@ -1,6 +1,17 @@
-"""How a process finds the other hosts of its training, and joins them; before anything asks JAX for a device.
+"""How a process finds its place: which host of a training it is, or which share of a verb's work it does.
 
-One process by itself connects to nothing, and JAX is not imported for it.
+Hosts train one model together and join each other before anything asks JAX for a device; shares work each on its own
+(`sharing.py`). What says so, the first that does:
+
+                hosts                                         shares of collect and tokenize
+    1. flags    --hosts.coordinator, .count, .index           --share.count, .index
+    2. a TPU    its metadata                                  -
+    3. Batch    the lines of BATCH_HOSTS_FILE                 BATCH_TASK_INDEX, BATCH_TASK_COUNT
+    4. Slurm    the tasks of a step (srun)                    the tasks of a step (srun)
+    5. nothing  one host                                      all of the work
+
+The tasks of a Slurm array are not shares: they are what a user tries many recipes with. One process by itself connects
+to nothing, and JAX is not imported for it.
 """
 
 import argparse
@@ -15,6 +26,7 @@ from typing import Any
 
 from tpullm import __version__, channel, hosts, log
 from tpullm.errors import UserError
+from tpullm.sharing import ALL, Share
 
 SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
 BATCH_PORT = 8476
@@ -24,6 +36,12 @@ HELP = (
     "a Google Batch job with a hosts file and under srun they find each other; --hosts.count 1 is one host, whatever "
     "the surroundings say."
 )
+SHARE_HELP = (
+    "Several processes, on one machine or many, can share the work: start the same command as each of them, in a run "
+    "directory that all see, with --share.count N and --share.index I (from 0). The tasks of a Google Batch job and of "
+    "srun find their shares by themselves; --share.count 1 is all of the work, whatever the surroundings say."
+)
+FLAGS = {"hosts": {"coordinator": str, "count": int, "index": int}, "share": {"count": int, "index": int}}
 
 
 @dataclass(frozen=True)
@@ -45,16 +63,15 @@ class Place:
     slurm: bool = False
 
 
-def take_flags(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The flags `--hosts.*` of a command line, and the rest of it: they differ by host, and are no part of a recipe.
+def take_flags(group: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The flags `--GROUP.*` of a command line, and the rest of it: they differ by process, and are no part of a recipe.
 
     Raises:
         UserError: a flag without a value, or whose value is no number.
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--hosts.coordinator", dest="coordinator")
-    for name in ("count", "index"):
-        parser.add_argument(f"--hosts.{name}", dest=name, type=int)
+    for name, kind in FLAGS[group].items():
+        parser.add_argument(f"--{group}.{name}", dest=name, type=kind)
     try:
         found, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
@@ -80,6 +97,55 @@ def find_place(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Plac
                 raise UserError(f"hosts: {place.source} say index {place.index} of {place.count}; use 0 to count - 1")
             return place
     return Place("no sign of others")
+
+
+def find_share(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Share:
+    """Which share this is: the first of the flags, Google Batch and Slurm that says so; else all of the work.
+
+    Raises:
+        UserError: what was found is incomplete or contradicts itself.
+    """
+    share = _share_from_flags(flags) or _share_from_batch(environment) or _share_from_slurm(environment) or ALL
+    if not 0 <= share.index < share.count:
+        raise UserError(f"share: {share.source} say index {share.index} of {share.count}; use 0 to count - 1")
+    return share
+
+
+def _share_from_flags(flags: Mapping[str, Any]) -> Share | None:
+    if not flags:
+        return None
+    if "count" not in flags or ("index" not in flags and flags["count"] != 1):
+        missing, given = ("index", "count") if "count" in flags else ("count", "index")
+        raise UserError(f"share.{missing}: is missing beside --share.{given}; give both, or --share.count 1")
+    return Share(flags.get("index", 0), flags["count"], "the flags --share.*")
+
+
+def _share_from_batch(environment: Mapping[str, str]) -> Share | None:
+    names = ("BATCH_TASK_INDEX", "BATCH_TASK_COUNT")
+    return _share_from_variables(environment, names, environment.get("BATCH_JOB_UID", ""))
+
+
+def _share_from_slurm(environment: Mapping[str, str]) -> Share | None:
+    """The tasks of a step: a script that `sbatch` starts has SLURM_PROCID and SLURM_NTASKS too, and is one process."""
+    job = (environment.get(f"SLURM_{name}", "") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
+    return _share_from_variables(environment, ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ".".join(job))
+
+
+def _share_from_variables(environment: Mapping[str, str], names: tuple[str, str], job: str) -> Share | None:
+    if any(name not in environment for name in names):
+        return None
+    index, count = (environment[name] for name in names)
+    source = f"{names[0]} and {names[1]}"
+    if not (index.isdigit() and count.isdigit()):
+        raise UserError(f"share: {source} are {index!r} and {count!r}, and no numbers; give --share.count 1")
+    return Share(int(index), int(count), source, job)
+
+
+def introduce(share: Share) -> None:
+    """Say which share this is, if there are several, now and before each line."""
+    if share.count > 1:
+        log.speak_as(f"share {share.index}")
+        log.say(f"place: share {share.index} of {share.count} (from 0), by {share.source}")
 
 
 def _from_flags(flags: Mapping[str, Any]) -> Place | None:
@@ -178,7 +244,8 @@ def join(place: Place) -> None:
     """
     if place.count == 1:
         return
-    log.speak_as(place.index)
+    if place.index > 0:
+        log.speak_as(f"host {place.index}", only_warns=True)
     name = socket.gethostname()
     host, _, port = place.coordinator.rpartition(":")
     host = host.strip("[]")

@@ -15,23 +15,24 @@ def console():
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-_host = 0
+_name = ""  # what the lines of one of several processes begin with
+_only_warns = False
 
 
-def speak_as(host: int) -> None:
-    """This process is one of several hosts: of those, the first one speaks, the others only warn."""
-    global _host
-    _host = host
+def speak_as(name: str, only_warns: bool = False) -> None:
+    """This process is one of several. Of hosts only the first speaks, each share speaks for itself."""
+    global _name, _only_warns
+    _name, _only_warns = name, only_warns
 
 
 def say(message: str) -> None:
     """One line to the user."""
-    if _host == 0:
-        console().print(message, markup=False)
+    if not _only_warns:
+        console().print(_prefix() + message, markup=False)
 
 
 def warn(message: str) -> None:
-    """One line to the user about this very host."""
+    """One line to the user about this very process."""
     console().print(_prefix() + message, markup=False)
 
 
@@ -41,7 +42,7 @@ def last_words(message: str) -> None:
 
 
 def _prefix() -> str:
-    return f"[host {_host}] " if _host else ""
+    return f"[{_name}] " if _name else ""
 
 
 @contextlib.contextmanager
@@ -64,7 +65,7 @@ def progress(description: str, total: float | None, unit: str) -> Iterator:
         TimeRemainingColumn(),
     )
     terminal = console()
-    with Progress(*columns, console=terminal, transient=True, disable=_host > 0 or not terminal.is_terminal) as bar:
+    with Progress(*columns, console=terminal, transient=True, disable=_only_warns or not terminal.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count=1: bar.update(task, advance=count)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import __version__, storage
+from tpullm.errors import UserError
 
 FILE = "manifest.json"
 
@@ -20,7 +21,12 @@ def inputs_hash(config: Any, upstream: dict[str, str]) -> dict[str, Any]:
 def is_finished(stage: Path, inputs: dict[str, Any]) -> bool:
     """Whether `stage` was finished from exactly these inputs."""
     path = stage / FILE
-    return path.exists() and storage.read_json(path)["inputs"] == plain(inputs)
+    try:
+        return path.exists() and storage.read_json(path)["inputs"] == plain(inputs)
+    except UserError:
+        if path.exists():
+            raise
+        return False  # another process has begun to make the stage again, in between
 
 
 def write(stage: Path, inputs: dict[str, Any], **facts: Any) -> None:
@@ -36,7 +42,12 @@ def write(stage: Path, inputs: dict[str, Any], **facts: Any) -> None:
 
 def identity(stage: Path) -> str:
     """Hash of a finished stage, for the stages that read it. It is that of its inputs: each stage is deterministic."""
-    return storage.hash_json(storage.read_json(stage / FILE)["inputs"])
+    return identity_of(storage.read_json(stage / FILE)["inputs"])
+
+
+def identity_of(inputs: dict[str, Any]) -> str:
+    """The identity of a stage that is made, or will be, from these inputs."""
+    return storage.hash_json(plain(inputs))
 
 
 def plain(value: Any) -> Any:

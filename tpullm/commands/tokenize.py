@@ -4,10 +4,10 @@ RUN/documents/SOURCE/SPLIT/*.jsonl.gz → RUN/tokenizer/tokenizer.model, RUN/tok
 """
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tpullm import manifest, stages, storage
 from tpullm.config import Recipe
@@ -16,10 +16,9 @@ from tpullm.corpus import store as documents_store
 from tpullm.data import parts
 from tpullm.errors import UserError
 from tpullm.log import say
+from tpullm.sharing import ALL, Share, SharedWork
 from tpullm.tokenizer import Tokenizer, training
 from tpullm.tokenizer import load as load_tokenizer
-
-PARTS = ".parts"
 
 
 def add_show_arguments(parser) -> None:
@@ -39,29 +38,48 @@ def show_main(arguments) -> None:
         print(" ".join(str(token["id"]) for token in split))
 
 
-def main(recipe: Recipe, run: Path) -> None:
+def main(recipe: Recipe, run: Path, share: Share = ALL) -> None:
     """Train the tokenizer, then write the token store; what is finished is skipped, what was interrupted goes on."""
-    run = Path(run)
-    if not (run / "documents" / manifest.FILE).exists():
-        raise UserError(f"{run / 'documents'}: no finished documents; run `tpullm collect` first")
-    train_tokenizer(recipe, run)
-    write_tokens(recipe, run)
+    with SharedWork(run, "tokenize", share) as work:
+        if not (run / "documents" / manifest.FILE).exists():
+            raise UserError(f"{run / 'documents'}: no finished documents; run `tpullm collect` first")
+        made_from = tokenizer_inputs(recipe, run)
+        # A stage's identity is the hash of its inputs: known before there is a tokenizer.
+        upstream = {"documents": manifest.identity(run / "documents"), "tokenizer": manifest.identity_of(made_from)}
+        inputs = manifest.inputs_hash({}, upstream)
+        folder = work.begin(inputs)
+        _make_tokenizer(recipe, run, made_from, work)
+        _make_tokens(recipe, run, inputs, folder, work)
 
 
-def train_tokenizer(recipe: Recipe, run: Path) -> None:
-    """Make RUN/tokenizer from a sample of the training documents, each source in proportion to its weight."""
+def tokenizer_inputs(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """What the tokenizer depends on: the documents and the settings, or the base whose tokenizer it is."""
     if recipe.base:
-        return take_tokenizer(run)
-    folder, config = run / "tokenizer", recipe.tokenizer
-    weights = {source.name: source.weight for source in corpus_sources.sources(recipe)}
-    settings = {key: value for key, value in vars(config).items() if key != "workers"}
+        return manifest.inputs_hash({}, {"base": stages.need(run, "base", "import FOLDER")})
+    settings = {key: value for key, value in vars(recipe.tokenizer).items() if key != "workers"}
     upstream = {"documents": manifest.identity(run / "documents")}
-    inputs = manifest.inputs_hash({**settings, "seed": recipe.seed, "weights": weights}, upstream)
+    return manifest.inputs_hash({**settings, "seed": recipe.seed, "weights": _weights(recipe)}, upstream)
+
+
+def _weights(recipe: Recipe) -> dict[str, float]:
+    return {source.name: source.weight for source in corpus_sources.sources(recipe)}
+
+
+def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], work: SharedWork) -> None:
+    folder = run / "tokenizer"
     if manifest.is_finished(folder, inputs):
         return say("tokenizer: finished, skipped")
-    began = time.monotonic()
-    sample = sample_documents(run / "documents", weights, config.sample_characters, recipe.seed)
-    with storage.atomic_directory(folder) as temporary:  # the old tokenizer stays until the new one is whole
+    if not work.share.is_first:
+        return work.wait_for_first("the tokenizer", lambda: manifest.is_finished(folder, inputs))
+    storage.remove_partials(run)
+    return take_tokenizer(run, inputs) if recipe.base else train_tokenizer(recipe, run, inputs)
+
+
+def train_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any]) -> None:
+    """Make RUN/tokenizer from a sample of the training documents, each source in proportion to its weight."""
+    config, began = recipe.tokenizer, time.monotonic()
+    sample = sample_documents(run / "documents", _weights(recipe), config.sample_characters, recipe.seed)
+    with storage.atomic_directory(run / "tokenizer") as temporary:  # the old one stays until the new one is whole
         made = training.train(sample, config, recipe.seed, temporary / "tokenizer.model")
         characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
         ratios = characters_per_token(made, sample)
@@ -78,37 +96,31 @@ def train_tokenizer(recipe: Recipe, run: Path) -> None:
     say(f"tokenizer: characters per token: {told}")
 
 
-def take_tokenizer(run: Path) -> None:
+def take_tokenizer(run: Path, inputs: dict[str, Any]) -> None:
     """Make RUN/tokenizer the tokenizer of the base."""
-    inputs = manifest.inputs_hash({}, {"base": stages.need(run, "base", "import FOLDER")})
-    if manifest.is_finished(run / "tokenizer", inputs):
-        return say("tokenizer: finished, skipped")
     with storage.atomic_directory(run / "tokenizer") as temporary:
-        shutil.copytree(run / "base" / "tokenizer", temporary, dirs_exist_ok=True)
+        for file in (run / "base" / "tokenizer").iterdir():
+            (temporary / file.name).write_bytes(file.read_bytes())
         manifest.write(temporary, inputs, vocabulary_size=load_tokenizer(temporary).vocabulary_size)
     tokenizer = load_tokenizer(run / "tokenizer")
     say(f"tokenizer: that of the base; a document ends in {tokenizer.piece(tokenizer.eos_id)}")
 
 
-def write_tokens(recipe: Recipe, run: Path) -> None:
+def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
     """Make RUN/tokens: parts by processes over the files of documents, then one store for each source and split."""
-    folder = run / "tokens"
-    upstream = {stage: manifest.identity(run / stage) for stage in ("documents", "tokenizer")}
-    inputs = manifest.inputs_hash({}, upstream)
-    if manifest.is_finished(folder, inputs):
-        return say("tokens: finished, skipped")
-    began = time.monotonic()
-    unfinished = folder / PARTS / storage.hash_json(upstream)[:16]
-    if not unfinished.exists():  # nothing of these inputs is there: what is there is of others
-        shutil.rmtree(folder, ignore_errors=True)
-        storage.remove_partials(run)
-        unfinished.mkdir(parents=True)
+    began, stage = time.monotonic(), run / "tokens"
     names = [source.name for source in corpus_sources.sources(recipe)]
-    planned = parts.plan(run / "documents", unfinished, run / "tokenizer", names)
-    parts.make(planned, recipe.tokenizer.workers)
-    facts = parts.assemble(folder, planned, load_tokenizer(run / "tokenizer").vocabulary_size)
-    shutil.rmtree(folder / PARTS)
-    manifest.write(folder, inputs, sources=facts, seconds=round(time.monotonic() - began, 1))
+    planned = parts.plan(run / "documents", folder, run / "tokenizer", names)
+    unfinished = work.unfinished([part.tokens for part in planned])
+    if manifest.is_finished(stage, inputs):
+        return say("tokens: finished, skipped")
+    parts.make([planned[number] for number in unfinished], recipe.tokenizer.workers, work.look_sometimes)
+    if not work.share.is_first:
+        return work.wait_for_first("the tokens", lambda: manifest.is_finished(stage, inputs))
+    work.wait_for_parts([part.tokens for part in planned])
+    storage.remove_tree(stage)
+    facts = parts.assemble(stage, planned, load_tokenizer(run / "tokenizer").vocabulary_size)
+    manifest.write(stage, inputs, sources=facts, seconds=round(time.monotonic() - began, 1))
     for source, splits in facts.items():
         training, held_out = (splits.get(split, {}).get("tokens", 0) for split in ("train", "held_out"))
         say(f"tokens: {source}: {training:,} for training, {held_out:,} held out")

@@ -1,25 +1,26 @@
 """Step 1: raw sources → clean, licensed, deduplicated documents and a data card.
 
-Each file is read and filtered by itself, in worker processes, and what passes waits on the disk; then the whole is
-looked at once, by hashes, for duplicates and held-out documents; then the documents are written in order. So the
-result is the same, byte for byte, with any number of workers.
+Each file is read and filtered by itself, in worker processes on any number of machines (`sharing.py`), and what passes
+waits on the disk; then the whole is looked at once, by hashes, for duplicates and held-out documents; then the
+documents are written in order. So the result is the same, byte for byte, with any number of workers and of shares.
 """
 
 import json
-import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tpullm import storage
 from tpullm.config import CorpusConfig, Recipe, Source
-from tpullm.corpus import datacard, selection, split, store
+from tpullm.corpus import datacard, download, process, selection, split, store
 from tpullm.corpus import sources as corpus_sources
-from tpullm.corpus.process import Result, Task, process_all
+from tpullm.corpus.process import Result, Task
 from tpullm.corpus.selection import Candidate
 from tpullm.corpus.store import HELD_OUT, TRAIN
 from tpullm.errors import UserError
+from tpullm.sharing import SharedWork
 
 TASK_BYTES = 2_000_000
 TENKI_BYTES = 300  # about what one generated document costs, in bytes read
@@ -41,21 +42,66 @@ def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, corpus_sources.fingerprint(found)
 
 
-def collect(recipe: Recipe, documents: Path, downloads: Path) -> dict[str, Any]:
-    """Make the folder `documents` and return the numbers of its data card.
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do for a corpus.
 
-    Nothing is at `documents` until all is written. Raises `UserError` for sources that cannot be read, are not
-    licensed, or have no document left.
+    Args:
+        sources: of the recipe, and the user's own.
+        tasks: of all sources, in their order.
+        dropped: by source, what was dropped before reading.
     """
-    config, found = recipe.corpus, corpus_sources.sources(recipe)
-    corpus_sources.check(found)
+
+    sources: list[Source]
+    tasks: list[Task]
+    dropped: dict[str, Counter]
+
+
+def plan(recipe: Recipe, depends_on: dict[str, Any], downloads: Path, work: SharedWork) -> Plan:
+    """What there is to do, the same for every share; files from the web are fetched first, by one of them.
+
+    Args:
+        depends_on: what the documents depend on, as the manifest says it.
+
+    Raises `UserError` for sources that cannot be read, or that are others than another share's.
+    """
+    found = corpus_sources.sources(recipe)
+    if not work.share.is_first:
+        urls = [path for source in found for path in (source.path, source.held_out) if download.is_url(path)]
+        work.wait_for_first("the downloads", lambda: all(download.place(url, downloads).exists() for url in urls))
+    parts: list[tuple[Source, tuple[corpus_sources.File, ...], int]] = []
+    dropped: dict[str, Counter] = {}
+    for source in found:
+        files, dropped[source.name] = corpus_sources.files(source, downloads)
+        parts += _parts(source, files)
+    # The same text may lie in another place on another machine: not its path is compared, but its name and size.
+    named = [(source.name, [file.path.name for file in group], size) for source, group, size in parts]
+    folder = work.begin(depends_on | {"files": named})
+    tasks = [
+        Task(*part, folder / f"{number:06}.jsonl", folder / f"{number:06}.npz", recipe.corpus, recipe.seed)
+        for number, part in enumerate(parts)
+    ]
+    return Plan(found, tasks, dropped)
+
+
+def read(planned: Plan, workers: int, work: SharedWork, is_finished: Callable[[], bool]) -> None:
+    """Do what is not done yet of this share's tasks; `UserError` for sources that cannot be read."""
+    unfinished = work.unfinished([task.result for task in planned.tasks])
+    if not is_finished():
+        process.process_all([planned.tasks[number] for number in unfinished], workers, work.look_sometimes)
+
+
+def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> dict[str, Any]:
+    """Make the folder `documents` from what all shares have read, and return the numbers of its data card.
+
+    Nothing is at `documents` until all is written. Raises `UserError` for a source that has no document left.
+    """
+    config, found, tasks, dropped = recipe.corpus, planned.sources, planned.tasks, planned.dropped
+    work.wait_for_parts([task.result for task in tasks])
+    results = [process.load(task) for task in tasks]
+    chosen = _select(found, tasks, results, config, dropped)
     storage.remove_partials(documents.parent)
     with storage.atomic_directory(documents) as folder:
-        spool = folder / ".spool"
-        spool.mkdir()
-        tasks, dropped = _plan(found, recipe, downloads, spool)
-        results = process_all(tasks, config.workers)
-        chosen = _select(found, tasks, results, config, dropped)
         counts: Counter = Counter()
         for source in found:
             own = [task for task in tasks if task.source is source]
@@ -63,21 +109,16 @@ def collect(recipe: Recipe, documents: Path, downloads: Path) -> dict[str, Any]:
             _check_not_empty(source, counts, dropped[source.name])
         card = datacard.numbers(found, counts, dropped, config, recipe.seed)
         datacard.write(folder, card, config)
-        shutil.rmtree(spool)
     return card
 
 
-def _plan(found: list[Source], recipe: Recipe, downloads: Path, spool: Path) -> tuple[list[Task], dict[str, Counter]]:
-    """The tasks of all sources in order, each of about `TASK_BYTES`, and what was dropped before reading."""
-    tasks: list[Task] = []
-    dropped: dict[str, Counter] = {}
-    for source in found:
-        files, dropped[source.name] = corpus_sources.files(source, downloads)
-        groups = [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else _groups(files)
-        for group, size in groups:
-            path = spool / f"{len(tasks):06}.jsonl"
-            tasks.append(Task(source, group, size, path, recipe.corpus, recipe.seed))
-    return tasks, dropped
+def _parts(
+    source: Source, files: list[corpus_sources.File]
+) -> Iterator[tuple[Source, tuple[corpus_sources.File, ...], int]]:
+    """The parts of a source, each of about `TASK_BYTES`, and their sizes; what is generated is one part."""
+    groups = [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else _groups(files)
+    for group, size in groups:
+        yield source, group, size
 
 
 def _groups(files: list[corpus_sources.File]) -> Iterator[tuple[tuple[corpus_sources.File, ...], int]]:
@@ -136,7 +177,7 @@ def _decided(tasks: list[Task], own: list[Candidate]) -> Iterator[tuple[str, str
     """Text, language and split of each document that is kept, from the spools."""
     position = 0
     for task in tasks:
-        with open(task.spool, encoding="utf-8") as spool:
+        with task.spool.open(encoding="utf-8") as spool:
             for line in spool:
                 candidate = own[position]
                 position += 1

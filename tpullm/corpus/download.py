@@ -19,13 +19,18 @@ def is_url(path: str) -> bool:
     return path.startswith(("http://", "https://"))
 
 
+def place(url: str, folder: Path) -> Path:
+    """Where in `folder` the file at `url` is kept."""
+    name = Path(urllib.parse.urlsplit(url).path).name or "index.html"
+    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+
+
 def fetch(url: str, folder: Path) -> Path:
     """The file at `url`, downloaded into `folder` unless it is there already.
 
     A download that breaks off leaves no file; the next run starts it again.
     """
-    name = Path(urllib.parse.urlsplit(url).path).name or "index.html"
-    path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+    path = place(url, folder)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         storage.remove_partials(folder)

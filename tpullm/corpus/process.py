@@ -1,16 +1,21 @@
-"""Reading and filtering in worker processes: a task is a part of a source, and its result depends on nothing else."""
+"""Reading and filtering in worker processes: a task is a part of a source, and its result depends on nothing else.
+
+A task leaves two files: its spool, then its result. One whose result is there is finished, whoever made it.
+"""
 
 import contextlib
 import json
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from tpullm import log, processes
+from tpullm import log, processes, storage
 from tpullm.config import CorpusConfig, Source
 from tpullm.corpus import dedup, extract, filters, language, readers
 from tpullm.corpus.document import Raw, Record, text_hash
@@ -29,6 +34,7 @@ class Task:
         files: the files to read; none for `tenki`.
         bytes: about how much there is to read.
         spool: where the texts that pass wait: one JSON string a line.
+        result: what was found, for `load`.
         config: how they are filtered.
         seed: for what is generated.
     """
@@ -37,6 +43,7 @@ class Task:
     files: tuple[File, ...]
     bytes: int
     spool: Path
+    result: Path
     config: CorpusConfig
     seed: int
 
@@ -58,17 +65,15 @@ class Result:
     dropped: Counter = field(default_factory=Counter)
 
 
-def process_all(tasks: list[Task], workers: int) -> list[Result]:
-    """The result of each task, in their order; with `workers` 0, one process per core."""
+def process_all(tasks: Sequence[Task], workers: int, finished: Callable[[], None]) -> None:
+    """Do the tasks, with `workers` 0 by one process per core; `finished` is called after each."""
     total = sum(task.bytes for task in tasks)
     workers = min(workers or os.cpu_count() or 1, len(tasks))
     workers = workers if total > PARALLEL_BYTES else 1
-    results = []
     with log.progress("collect", total, "bytes") as advance, _mapper(workers) as mapped:
-        for task, result in zip(tasks, mapped(process, tasks), strict=True):
-            results.append(result)
+        for task, _ in zip(tasks, mapped(process, tasks), strict=True):
             advance(task.bytes)
-    return results
+            finished()
 
 
 @contextlib.contextmanager
@@ -81,22 +86,48 @@ def _mapper(workers: int) -> Iterator:
         yield pool.map
 
 
-def process(task: Task) -> Result:
-    """Read a task's files, drop what should not be used, and write the rest to its spool."""
+def process(task: Task) -> None:
+    """Read a task's files, drop what should not be used, write the rest to its spool, and what was found after it."""
+    with storage.atomic_file(task.spool) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as spool:
+        result = _filtered(task, spool)
+    with storage.atomic_file(task.result) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            hashes=np.array([bytes.fromhex(record.hash) for record in result.records], "V32"),
+            characters=np.array([record.characters for record in result.records], np.int64),
+            languages=np.array([record.language for record in result.records], "U"),
+            held_out=np.array([record.held_out for record in result.records], bool),
+            keys=np.array(result.keys, np.uint64),
+            signatures=np.array(result.signatures, np.uint64),
+            dropped=np.array(json.dumps(result.dropped)),
+        )
+
+
+def load(task: Task) -> Result:
+    """What a finished task found."""
+    with task.result.open("rb") as file, np.load(file) as arrays:
+        found = {name: arrays[name].tolist() for name in ("hashes", "characters", "languages", "held_out")}
+        found["hashes"] = [digest.hex() for digest in found["hashes"]]
+        found["languages"] = map(sys.intern, found["languages"])  # else a copy for each document
+        records = [Record(*values) for values in zip(*found.values(), strict=True)]
+        dropped = Counter(json.loads(str(arrays["dropped"])))
+        return Result(records, arrays["keys"].tolist(), list(arrays["signatures"]), dropped)
+
+
+def _filtered(task: Task, spool: IO[str]) -> Result:
     result, source, taken = Result(), task.source, 0
-    with open(task.spool, "w", encoding="utf-8", newline="\n") as spool:
-        for raw, held_out in _raw_documents(task):
-            reason, name = (raw.dropped, "") if raw.dropped else _judge(raw, task, held_out)
-            if reason:
-                result.dropped[reason] += 1
-                continue
-            for text in extract.cut(raw.text, task.config.maximum_characters):
-                spool.write(json.dumps(text) + "\n")
-                result.records.append(Record(text_hash(text), len(text), name, held_out))
-                _sign(result, text, task)
-                taken += not held_out
-            if source.documents and taken >= source.documents:
-                break
+    for raw, held_out in _raw_documents(task):
+        reason, name = (raw.dropped, "") if raw.dropped else _judge(raw, task, held_out)
+        if reason:
+            result.dropped[reason] += 1
+            continue
+        for text in extract.cut(raw.text, task.config.maximum_characters):
+            spool.write(json.dumps(text) + "\n")
+            result.records.append(Record(text_hash(text), len(text), name, held_out))
+            _sign(result, text, task)
+            taken += not held_out
+        if source.documents and taken >= source.documents:
+            break
     return result
 
 

@@ -50,7 +50,7 @@ class Writer:
     def _open_shard(self) -> None:
         self.files.close()
         self.folder.mkdir(parents=True, exist_ok=True)
-        raw = self.files.enter_context(open(self.folder / f"{self.shards:05}.jsonl.gz", "wb"))
+        raw = self.files.enter_context((self.folder / f"{self.shards:05}.jsonl.gz").open("wb"))
         # Without a name and a time in its header, the same documents give the same bytes.
         packed = self.files.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
         self.shard = self.files.enter_context(io.TextIOWrapper(packed, encoding="utf-8", newline="\n"))
@@ -72,7 +72,7 @@ def read(documents: Path, source: str, split: str) -> Iterator[dict[str, str]]:
 def read_shard(path: Path) -> Iterator[dict[str, str]]:
     """The documents of one file; `UserError` if it is broken."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
+        with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", newline="\n") as file:
             for line in file:
                 yield json.loads(line)
     except (EOFError, OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Documents → token stores, by many processes: each file of documents becomes a part, the parts become the stores.
 
 A part that is finished is never made again, so a run that was killed goes on where it was; a part depends on its file
-and on the tokenizer only, so the stores are the same for any number of processes.
+and on the tokenizer only, so the stores are the same for any number of processes and machines.
 """
 
 import os
@@ -34,27 +34,30 @@ class Part:
 
 def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[str]) -> list[Part]:
     """The parts of all files of documents; those of one source and split are neighbours, in order."""
-    planned = []
+    planned: list[Part] = []
     for source in sources:
         for split in (documents_store.TRAIN, documents_store.HELD_OUT):
             for file in documents_store.shards(documents, source, split):
-                name = file.name.removesuffix(".jsonl.gz") + ".npz"
-                planned.append(Part(source, split, file, parts / source / split / name, tokenizer))
+                planned.append(Part(source, split, file, parts / f"{len(planned):06}.npz", tokenizer))
     return planned
 
 
-def make(parts: Sequence[Part], workers: int) -> None:
-    """Tokenize the files whose part is not there yet, by `workers` processes (0: one per core)."""
-    missing = [part for part in parts if not part.tokens.exists()]
-    sizes = {part: part.documents.stat().st_size for part in missing}
-    workers = min(workers or os.cpu_count() or 1, len(missing))
+def make(parts: Sequence[Part], workers: int, finished: Callable[[], None]) -> None:
+    """Tokenize files by `workers` processes (0: one per core); `finished` is called after each."""
+    sizes = {part: part.documents.stat().st_size for part in parts}
+    workers = min(workers or os.cpu_count() or 1, len(parts))
     with log.progress("tokenize", sum(sizes.values()), "bytes") as advance:
+
+        def count(part: Part) -> None:
+            advance(sizes[part])
+            finished()
+
         if workers <= 1 or sum(sizes.values()) < PARALLEL_BYTES:
-            for part in missing:
+            for part in parts:
                 make_part(part)
-                advance(sizes[part])
+                count(part)
         else:
-            _make_in_processes(missing, workers, lambda part: advance(sizes[part]))
+            _make_in_processes(parts, workers, count)
 
 
 def _make_in_processes(parts: Sequence[Part], workers: int, finished: Callable[[Part], None]) -> None:
@@ -76,7 +79,7 @@ def make_part(part: Part) -> None:
         ids.append(int(document["hash"][:16], 16))
         size += len(text.encode())
     lengths = np.array([len(document) for document in tokens[1:]], np.int64)
-    with storage.atomic_file(part.tokens) as temporary, open(temporary, "wb") as file:
+    with storage.atomic_file(part.tokens) as temporary, temporary.open("wb") as file:
         np.savez(file, tokens=np.concatenate(tokens), lengths=lengths, ids=np.array(ids, np.uint64), bytes=size)
 
 
@@ -96,7 +99,7 @@ def assemble(folder: Path, parts: Sequence[Part], vocabulary_size: int) -> dict[
 def _arrays(parts: Sequence[Part], counts: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Tokens, lengths and ids of each part, counted in `counts` as they go by."""
     for part in parts:
-        with np.load(part.tokens) as arrays:
+        with part.tokens.open("rb") as file, np.load(file) as arrays:
             tokens, lengths, ids = arrays["tokens"], arrays["lengths"], arrays["ids"]
             counts["documents"] += len(ids)
             counts["tokens"] += len(tokens)
