@@ -205,11 +205,6 @@ def remove_partials(directory: Path) -> None:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
-def remove_tree(folder: Path) -> None:
-    """Remove a folder with all that is in it; nothing happens where there is none."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     if is_remote(path):

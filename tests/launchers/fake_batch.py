@@ -1,8 +1,8 @@
 """Google Batch on this machine: the API in REST form, and jobs whose tasks are run for real, as processes.
 
 What is kept to, as far as the documentation says: a job is checked when it comes (strictly, by the client's own types);
-its states; the variables and the hosts file of a task; retries by the task's policy; a failed task fails the job, and what
-still runs is stopped; a job is kept until it is deleted. A machine of this cloud that is preempted is told so by its metadata.
+its states; the variables and the hosts file of a task; retries by the task's policy; a failed task fails the job, and
+what still runs is stopped; a job is kept until it is deleted.
 """
 
 import re
@@ -52,15 +52,15 @@ class FakeBatch(Rest):
 
     Args:
         folder: for what the machines write.
-        machine: what a task's machine has: a function of the task's index to variables (where its metadata are, say).
+        machine: a function of a task's index to the variables that its machine has (where its metadata are, say).
         quota: how many machines there are; a job that needs more waits forever.
-        notice: seconds between the notice of a preemption and the end of the machine; with it, `warn` of the index is called.
     """
 
     def __init__(self, folder: Path, machine: Callable[[int], dict[str, str]] = lambda index: {}, quota: int = 100):
         super().__init__(
             [
                 ("POST", JOBS, self.create),
+                ("GET", JOBS, self.list),
                 ("GET", JOBS + "/([^/:]+)", self.get),
                 ("DELETE", JOBS + "/([^/:]+)", self.delete),
                 ("GET", JOBS + "/([^/:]+)/taskGroups/group0/tasks", self.list_tasks),
@@ -93,6 +93,13 @@ class FakeBatch(Rest):
         self.made.append(name)
         threading.Thread(target=self._live, args=(job,), daemon=True).start()
         return self._shown(job)
+
+    def list(self, call: Call, parent: str) -> dict:
+        """`jobs.list`, one a page."""
+        names = sorted(self.jobs)
+        number = int(call.query.get("pageToken") or 0)
+        more = {"nextPageToken": str(number + 1)} if number + 1 < len(names) else {}
+        return {"jobs": [self._shown(self.jobs[name]) for name in names[number : number + 1]]} | more
 
     def get(self, call: Call, parent: str, name: str) -> dict:
         """`jobs.get`."""

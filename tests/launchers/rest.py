@@ -1,4 +1,4 @@
-"""What the fakes of Google's APIs have in common: a server on 127.0.0.1 in REST form, and faults that a test asks for."""
+"""What the fakes of Google's APIs share: a server on 127.0.0.1 in REST form, and faults that a test asks for."""
 
 import json
 import re
@@ -46,7 +46,7 @@ class Call:
 
 @dataclass
 class Rest:
-    """A server whose routes are `(method, path as a regular expression, function of the call and the path's groups)`."""
+    """A server. A route is a method, a path as a regular expression, and a function of the call and the path's groups."""
 
     routes: list[tuple[str, str, Callable]]
     faults: list[Fault] = field(default_factory=list)

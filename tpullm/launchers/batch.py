@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tpullm import axes
-from tpullm.channel import TRY_AGAIN
-from tpullm.errors import UserError
-from tpullm.launchers import google, job as jobs, machines, settings
+from tpullm.errors import TRY_AGAIN, UserError
+from tpullm.launchers import google, machines, settings
+from tpullm.launchers import job as jobs
 from tpullm.launchers.job import Job
-from tpullm.launchers.startup import script
+from tpullm.launchers.startup import metadata
 from tpullm.launchers.target import Request, Resource, State
 
 HOST = "batch.googleapis.com"
@@ -47,15 +47,26 @@ def check(job: Job) -> None:
         raise UserError(f"{key}: {word} is a TPU, and Google Batch has none; launch it on tpu-vm (or compute)")
     settings.require(config, "batch", "project", "zone", "machine")
     machine = machines.find(config.machine)
+    _check_volumes(config.volumes)
     jobs.check_cloud(job)
+    if job.verb == "evaluate" and config.nodes > 1:
+        raise UserError(f"nodes: {config.nodes} are too many, one machine does all of evaluate; use 1")
     if job.verb in jobs.SHARING:
         if machine.gpus and job.verb != "evaluate":
-            raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has; use n2-standard-8, say")
+            raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has some; use n2-standard-8, say")
         return
     try:
         axes.axis_sizes(job.recipe.mesh, machine.devices * config.nodes)
     except UserError as error:
         raise UserError(f"{error} (machine: {config.nodes} x {config.machine})") from None
+
+
+def _check_volumes(volumes: dict[str, str]) -> None:
+    for source, mount in volumes.items():
+        if not source.startswith(("gs://", "nfs://")) or not mount.startswith("/mnt/disks/"):
+            raise UserError(
+                f"volumes: {source}: {mount} is not gs://… or nfs://SERVER/FOLDER with a place in /mnt/disks/"
+            )
 
 
 def requests(job: Job, attempt: int) -> Sequence[Request]:
@@ -114,13 +125,13 @@ def _task(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def _runnable(job: Job, attempt: int) -> dict[str, Any]:
-    words = script(job, attempt)
+    words = metadata(job, attempt)
     text = words.pop("startup-script")
     variables = {key.upper().replace("-", "_"): value for key, value in words.items() if value}
     runnable: dict[str, Any] = {"displayName": f"tpullm {job.verb}", "environment": {"variables": variables}}
     if not job.config.image:
         return runnable | {"script": {"text": text}}
-    variables.setdefault("TPULLM_PYTHON", "python")
+    variables |= {"TPULLM_HOME": "/tmp/tpullm", "TPULLM_PYTHON": job.config.python or "python"}  # it is not root there
     return runnable | {"container": _container(job, text)}
 
 

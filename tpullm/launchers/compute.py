@@ -1,30 +1,29 @@
-"""Compute Engine: one managed instance group an attempt, of machines with GPUs or TPUs, and the template that it is made from.
+"""Compute Engine: one managed instance group an attempt, of machines with GPUs or TPUs, and the template of those.
 
 The group makes its machines with the names that we give it, `NAME-ATTEMPT-INDEX`: a group has no order of its own, and
 this way a machine's name says which host it is. The machines of a TPU slice have to come all at once, with names of the
 group's; which of them is which is what the slice says.
 
-The group repairs nothing. A machine that was taken back stays where all see it until `watch.py` removes the attempt: hosts
-that go on without it cost as much as if they worked.
+The group repairs nothing. A machine that was taken back stays where it can be seen until `watch.py` removes the attempt:
+hosts that wait without it cost as much as if they worked.
 """
 
 import json
 import re
-import time
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from tpullm import axes
 from tpullm.errors import UserError
-from tpullm.launchers import google, job as jobs, machines, settings
+from tpullm.launchers import engine, machines, settings
+from tpullm.launchers import job as jobs
+from tpullm.launchers.engine import GROUP, POLICY, TEMPLATE, Kind, Scope
 from tpullm.launchers.job import Job
 from tpullm.launchers.machines import Machine
 from tpullm.launchers.startup import metadata
 from tpullm.launchers.target import Request, Resource, State
 
-HOST = "compute.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what it comes to is the service account's roles
 _IMAGES = "projects/ubuntu-os-accelerator-images/global/images/family"
 GPU_IMAGE = f"{_IMAGES}/ubuntu-accelerator-2404-amd64-with-nvidia-580"
@@ -32,8 +31,6 @@ TPU_IMAGE = f"{_IMAGES}/ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
 CPU_IMAGE = "projects/debian-cloud/global/images/family/debian-13"
 GONE = ("STOPPING", "STOPPED", "SUSPENDING", "SUSPENDED", "TERMINATED")
 NO_CAPACITY = ("RESOURCE_POOL_EXHAUSTED", "STOCKOUT", "RESOURCE_NOT_AVAILABLE", "VM_MIN_COUNT_NOT_REACHED")
-SECONDS_TO_MAKE = 300.0  # a template without its group after this long: whoever made it did not get further
-SECONDS_FOR_OPERATION = 240.0
 # Chips of a slice's sides, by how many there are (cloud.google.com/tpu/docs/v6e and v5p).
 SHAPES = {
     "v6e": {8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
@@ -45,7 +42,9 @@ def check(job: Job) -> None:
     """Refuse what can't be launched on Compute Engine; `UserError` names the key."""
     config = job.config
     if config.accelerator:
-        raise UserError(f"accelerator: {config.accelerator} is a slice of tpu-vm; give --machine, such as ct6e-standard-4t")
+        raise UserError(
+            f"accelerator: {config.accelerator} is a slice of tpu-vm; give --machine, such as ct6e-standard-4t"
+        )
     settings.require(config, "compute", "project", "zone", "machine")
     machine = machines.find(config.machine)
     if job.verb in jobs.SHARING:
@@ -74,52 +73,57 @@ def hosts(job: Job) -> int:
     return job.config.nodes
 
 
-def resource_name(job: Job, attempt: int) -> str:
+def requests(job: Job, attempt: int) -> Sequence[Request]:
+    """A template, an empty group, its machines by name; of a slice, its shape first, and a group of all machines."""
+    name = _name(job, attempt)
+    template = engine.insert(TEMPLATE, _everywhere(job), _request_id(job, name, "template"), _template(job, attempt))
+    group = engine.insert(GROUP, _zone(job), _request_id(job, name, "group"), _group(job, attempt))
+    if _is_slice(job):
+        return [
+            engine.insert(POLICY, _region(job), _request_id(job, name, "policy"), _policy(job, attempt)),
+            template,
+            group,
+        ]
+    names = [f"{name}-{index}" for index in range(job.config.nodes)]
+    return [template, group, engine.create_instances(_zone(job), name, _request_id(job, name, "machines"), names)]
+
+
+def _name(job: Job, attempt: int) -> str:
     """Of the group, the template and, before a dash and an index, the machines."""
     return f"{job.name}-{attempt}"
 
 
-def requests(job: Job, attempt: int) -> Sequence[Request]:
-    """A template, a group of no machines, the machines by name; of a slice, its shape first, and a group of them all."""
-    template, group = _template_request(job, attempt), _group_request(job, attempt)
-    if _is_slice(job):
-        return [_policy_request(job, attempt), template, group]
-    return [template, group, _machines_request(job, attempt)]
-
-
 def _is_slice(job: Job) -> bool:
+    """Whether the machines form one TPU slice."""
     return bool(machines.find(job.config.machine).tpu) and job.config.nodes > 1
 
 
-def _insert(job: Job, attempt: int, what: str, client: str, scope: dict[str, str], body: dict[str, Any]) -> Request:
-    """The request that makes a resource of Compute Engine in a scope (global, of a region or of a zone)."""
-    snake = re.sub(r"(?<!^)(?=[A-Z])", "_", what).lower()
-    place = "".join(f"/{key}s/{{{key}}}" for key in scope) or "/global"
-    collection = {"ResourcePolicy": "resourcePolicies"}.get(what, f"{what[0].lower()}{what[1:]}s")
-    field = f"{what[0].lower()}{what[1:]}Resource"
-    message = {"project": job.config.project, **scope, "requestId": _request_id(job, attempt, snake), field: body}
-    path = f"compute/v1/projects/{{project}}{place}/{collection}"
-    return Request(f"compute_v1.{client}", f"Insert{what}", "POST", path, HOST, message, field, function="insert_unary")
+def _everywhere(job: Job) -> Scope:
+    return Scope(job.config.project)
 
 
-def _request_id(job: Job, attempt: int, what: str) -> str:
-    name = f"{job.config.project}/{job.config.zone}/{resource_name(job, attempt)}/{what}/{job.run}"
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+def _zone(job: Job) -> Scope:
+    return Scope(job.config.project, zone=job.config.zone)
 
 
-def _policy_request(job: Job, attempt: int) -> Request:
+def _region(job: Job) -> Scope:
+    return Scope(job.config.project, region=job.config.region)
+
+
+def _request_id(job: Job, name: str, what: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{job.config.project}/{job.config.zone}/{name}/{what}/{job.run}"))
+
+
+def _policy(job: Job, attempt: int) -> dict[str, Any]:
+    """The shape of a slice. It has no labels, so its description says whose it is."""
     machine = machines.find(job.config.machine)
     shape = SHAPES[machine.tpu][machine.chips * job.config.nodes]
-    body = {
-        "name": resource_name(job, attempt),
-        "workloadPolicy": {"type": "HIGH_THROUGHPUT", "acceleratorTopology": shape},
-    }
-    return _insert(job, attempt, "ResourcePolicy", "ResourcePoliciesClient", {"region": job.config.region}, body)
+    workload = {"type": "HIGH_THROUGHPUT", "acceleratorTopology": shape}
+    return {"name": _name(job, attempt), "description": job.run_hash, "workloadPolicy": workload}
 
 
-def _template_request(job: Job, attempt: int) -> Request:
-    body = {"name": resource_name(job, attempt), "properties": _properties(job, attempt)}
-    return _insert(job, attempt, "InstanceTemplate", "InstanceTemplatesClient", {}, body)
+def _template(job: Job, attempt: int) -> dict[str, Any]:
+    return {"name": _name(job, attempt), "properties": _properties(job, attempt)}
 
 
 def _properties(job: Job, attempt: int) -> dict[str, Any]:
@@ -175,42 +179,90 @@ def _scheduling(provisioning: str) -> dict[str, Any]:
 
 def _metadata(job: Job, attempt: int) -> dict[str, str]:
     """What a machine asks for when it starts; of a slice, the machines know their places by themselves."""
-    first = "" if _is_slice(job) else f"{resource_name(job, attempt)}-0"
+    first = "" if _is_slice(job) else f"{_name(job, attempt)}-0"
     place = json.dumps({"hosts": str(job.config.nodes), "first": first})
     return metadata(job, attempt) | {"tpullm-place": place}
 
 
-def _group_request(job: Job, attempt: int) -> Request:
-    name = resource_name(job, attempt)
-    body: dict[str, Any] = {
+def _group(job: Job, attempt: int) -> dict[str, Any]:
+    name, project = _name(job, attempt), f"projects/{job.config.project}"
+    group: dict[str, Any] = {
         "name": name,
+        "description": job.run_hash,
         "baseInstanceName": name,
-        "instanceTemplate": f"projects/{job.config.project}/global/instanceTemplates/{name}",
+        "instanceTemplate": f"{project}/global/instanceTemplates/{name}",
         "targetSize": 0,
         "instanceLifecyclePolicy": {"defaultActionOnFailure": "DO_NOTHING"},
     }
-    if _is_slice(job):
-        policy = f"projects/{job.config.project}/regions/{job.config.region}/resourcePolicies/{name}"
-        body |= {
-            "targetSize": job.config.nodes,
-            "targetSizePolicy": {"mode": "BULK"},
-            "resourcePolicies": {"workloadPolicy": policy},
-        }
-    return _insert(
-        job, attempt, "InstanceGroupManager", "InstanceGroupManagersClient", {"zone": job.config.zone}, body
-    )
+    if not _is_slice(job):
+        return group
+    policy = f"{project}/regions/{job.config.region}/resourcePolicies/{name}"
+    together = {"targetSizePolicy": {"mode": "BULK"}, "resourcePolicies": {"workloadPolicy": policy}}
+    return group | {"targetSize": job.config.nodes} | together
 
 
-def _machines_request(job: Job, attempt: int) -> Request:
-    field, name = "instanceGroupManagersCreateInstancesRequestResource", resource_name(job, attempt)
-    message = {
-        "project": job.config.project,
-        "zone": job.config.zone,
-        "instanceGroupManager": name,
-        "requestId": _request_id(job, attempt, "machines"),
-        field: {"instances": [{"name": f"{name}-{index}"} for index in range(job.config.nodes)]},
-    }
-    path = "compute/v1/projects/{project}/zones/{zone}/instanceGroupManagers/{instanceGroupManager}/createInstances"
-    client, kind = "compute_v1.InstanceGroupManagersClient", "CreateInstancesInstanceGroupManagerRequest"
-    call = "CreateInstances"
-    return Request(client, call, "POST", path, HOST, message, field, kind=kind, function="create_instances_unary")
+def observe(job: Job) -> Sequence[Resource]:
+    """The attempts of which anything is there: a group, or what one is made from."""
+    pattern = re.escape(job.name) + "-[0-9]+"
+    groups, templates = (engine.find(kind, scope, pattern) for kind, scope in _kinds(job)[:2])
+    policies = engine.find(POLICY, _region(job), pattern) if _is_slice(job) else []
+    found = {each["name"]: _owner(each) for each in (*policies, *groups, *templates)}
+    return sorted((_resource(job, name, run, groups) for name, run in found.items()), key=lambda r: r.attempt)
+
+
+def _kinds(job: Job) -> list[tuple[Kind, Scope]]:
+    """What an attempt is made of, in the order in which it can be removed."""
+    kinds = [(GROUP, _zone(job)), (TEMPLATE, _everywhere(job))]
+    return kinds + ([(POLICY, _region(job))] if _is_slice(job) else [])
+
+
+def _owner(found: dict[str, Any]) -> str:
+    """The label with the hash of the run directory."""
+    labels = found.get("properties", {}).get("labels", {})
+    return labels.get("tpullm-run", found.get("description", ""))
+
+
+def _resource(job: Job, name: str, run: str, groups: list[dict[str, Any]]) -> Resource:
+    attempt = int(name.rpartition("-")[2])
+    there = any(group["name"] == name for group in groups)
+    members = engine.instances(_zone(job), name) if there else []
+    state, why, hopeless = _state(job, members)
+    at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
+    return Resource(name, attempt, state, run, why, hopeless, machines.find(job.config.machine).dollars * at_work)
+
+
+def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
+    """Of an attempt, by its machines; why it failed, and whether it would again."""
+    if len(members) < job.config.nodes:
+        return State.UNFINISHED, "", False
+    if any(member.get("currentAction") == "DELETING" for member in members):
+        return State.DELETING, "", False
+    if any(member.get("instanceStatus") in GONE for member in members):
+        return State.PREEMPTED, "", False
+    errors = [
+        error for member in members for error in member.get("lastAttempt", {}).get("errors", {}).get("errors", [])
+    ]
+    for error in errors:
+        if not any(word in error.get("code", "") for word in NO_CAPACITY):
+            return State.FAILED, f"{error.get('code')}: {' '.join(error.get('message', '').split())[:300]}", True
+    if all(member.get("instanceStatus") == "RUNNING" for member in members):
+        return State.ACTIVE, "", False
+    return (State.WAITING if errors else State.PROVISIONING), "", False
+
+
+def create(job: Job, attempt: int) -> None:
+    """Make what is not there yet, each when the one before is ready."""
+    for (_, scope), request in zip(_order(job), requests(job, attempt), strict=True):
+        engine.make(scope, request)
+
+
+def _order(job: Job) -> list[tuple[Kind, Scope]]:
+    """The kinds that `requests` makes; machines are the group's."""
+    group, template, *policy = _kinds(job)
+    return [*policy, template, group] + ([] if policy else [group])
+
+
+def delete(job: Job, resource: Resource) -> None:
+    """Remove the group with its machines, then what it was made from."""
+    for kind, scope in _kinds(job):
+        engine.remove(kind, scope, resource.name)
