@@ -39,7 +39,7 @@ def test_flags_come_before_batch_and_batch_before_slurm(batch):
     place = find_place(FLAGS, batch | slurm)
     assert (place.index, place.count, place.coordinator) == (1, 4, "a:1234")
     place = find_place({}, batch | slurm)
-    assert (place.index, place.count, place.coordinator) == (1, 3, "first.zone:8476"), "the place in the hosts file"
+    assert (place.index, place.count, place.coordinator) == (1, 3, "first.zone:8482"), "the place in the hosts file"
     assert find_place({"count": 1}, batch).count == 1
 
 

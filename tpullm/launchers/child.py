@@ -49,10 +49,10 @@ class Child:
     def poll(self) -> int | None:
         """Its exit code as a shell has it (128 and the signal's number), when it has ended and all was read."""
         code = self._process.poll()
-        if code is None:
-            return None
-        self._reader.join(5.0)  # a grandchild may hold the pipe
-        return code if code >= 0 else 128 - code
+        if code is not None and self._reader:
+            self._reader.join(5.0)  # no longer: something that it started may hold the pipe
+            self._reader = None
+        return code if code is None or code >= 0 else 128 - code
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if it is still there."""

@@ -24,10 +24,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tpullm import storage
+from tpullm import metadata, storage
 from tpullm.errors import TRY_AGAIN, TryAgain
 from tpullm.joining import Place
-from tpullm.launchers import metadata, places
+from tpullm.launchers import places
 from tpullm.launchers.child import Child
 from tpullm.launchers.job import JOINING
 from tpullm.launchers.state import Ended, State
@@ -131,8 +131,8 @@ class Host:
 def watch_notices(host: Host) -> None:
     """In a thread: stop the host when this machine's end is announced."""
     while True:
-        for key, values in NOTICES.items():
-            if metadata.get(f"instance/{key}") in values:
+        with contextlib.suppress(OSError):  # asked again
+            if any(metadata.get(f"instance/{key}") in values for key, values in NOTICES.items()):
                 return host.stop()
         time.sleep(SECONDS_BETWEEN_LOOKS)
 

@@ -12,8 +12,8 @@ from tpullm.launchers import code, machines
 from tpullm.launchers.settings import LaunchConfig
 
 # How a verb is distributed: its processes join each other (`joining.py`), or share the work by index (`sharing.py`).
-JOINING = ("run", "pretrain", "finetune")
-SHARING = ("collect", "tokenize", "evaluate")
+JOINING = ("run", "pretrain", "finetune", "evaluate")
+SHARING = ("collect", "tokenize")
 CLOUD_NAME = re.compile(r"[a-z]([-a-z0-9]{0,46}[a-z0-9])?")  # room for `-ATTEMPT` and for what targets add, of 63
 
 

@@ -15,8 +15,9 @@ from tpullm.launchers import settings
 from tpullm.launchers.child import Child
 from tpullm.launchers.job import JOINING, Job
 
-SECONDS_TO_NOTICE = 40.0  # a process says itself that another one is gone, after 30 s of silence at most
-SECONDS_TO_SAVE = 120.0  # of a process that was asked to stop
+SECONDS_TO_NOTICE = 10.0  # joined processes see at once that one is gone, and say so themselves
+SECONDS_TO_END = 15.0  # of a process that was told to after another one failed
+SECONDS_TO_SAVE = 120.0  # of all, after Ctrl-C
 COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -68,24 +69,19 @@ def run(job: Job, line: Callable[[int, str], None]) -> int:
 
 
 def wait(children: Sequence[Child]) -> int:
-    """Until all have ended. After a failure the others may end by themselves, else they are stopped."""
-    failed: list[int] = []
-    until = None
-    while True:
-        codes = [child.poll() for child in children]
-        failed = failed or sorted((code for code in codes if code), key=lambda code: code == TRY_AGAIN)
-        if None not in codes:
-            return _cause(codes)
-        if failed and until is None:
-            until = time.monotonic() + SECONDS_TO_NOTICE
-        if until and time.monotonic() > until:
-            _stop(children, SECONDS_TO_SAVE)
+    """Until all have ended; after a failure the others have some seconds to end by themselves, and are then stopped."""
+    failed: list[int] = []  # exit codes, in the order in which they were seen
+    left, until = list(children), float("inf")
+    while left:
+        for child in list(left):
+            if (code := child.poll()) is not None:
+                left.remove(child)
+                failed += [code] * (code != 0)
+                until = min(until, time.monotonic() + SECONDS_TO_NOTICE) if code else until
+        if time.monotonic() > until:
+            _stop(left, SECONDS_TO_END)
         time.sleep(0.1)
-
-
-def _cause(codes: Sequence[int]) -> int:
-    """The exit code that says most: of a process that ended because another did (75), the other's."""
-    failed = [code for code in codes if code]
+    # 75 says that another process is the cause.
     return next((code for code in failed if code != TRY_AGAIN), failed[0] if failed else 0)
 
 

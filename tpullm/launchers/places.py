@@ -7,10 +7,9 @@ index of the task; for those that join each other, what `joining.py` finds: a TP
 import json
 from collections.abc import Mapping
 
-from tpullm import joining
+from tpullm import joining, metadata
 from tpullm.errors import UserError
 from tpullm.joining import Place
-from tpullm.launchers import metadata
 from tpullm.launchers.job import JOINING
 
 
