@@ -204,6 +204,7 @@ class FakeBatch(Rest):
                     job.tasks[index] = "SUCCEEDED"
                     return
                 if job.status != "RUNNING":
+                    job.tasks[index] = "FAILED"
                     return
                 self._note(job, index, code)
                 if job.attempts[index] > int(spec.get("maxRetryCount", 0)) or not retried(spec, code):

@@ -46,7 +46,7 @@ class Call:
 
 @dataclass
 class Rest:
-    """A server. A route is a method, a path as a regular expression, and a function of the call and the path's groups."""
+    """A server. A route: a method, a path as a regular expression, a function of the call and the path's groups."""
 
     routes: list[tuple[str, str, Callable]]
     faults: list[Fault] = field(default_factory=list)

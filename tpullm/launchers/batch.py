@@ -220,7 +220,7 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
     if state is State.FAILED and codes and codes[-1] in RETRIED:
         state = State.PREEMPTED
     counts = status.get("taskGroups", {}).get("group0", {}).get("counts", {})
-    at_work = sum(int(counts.get(name, 0)) for name in ("ASSIGNED", "RUNNING"))
+    at_work = sum(int(counts.get(name, 0)) for name in ("ASSIGNED", "RUNNING")) if state is State.ACTIVE else 0
     return Resource(
         name=found["name"],
         attempt=attempt,

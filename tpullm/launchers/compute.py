@@ -4,8 +4,8 @@ The group makes its machines with the names that we give it, `NAME-ATTEMPT-INDEX
 this way a machine's name says which host it is. The machines of a TPU slice have to come all at once, with names of the
 group's; which of them is which is what the slice says.
 
-The group repairs nothing. A machine that was taken back stays where it can be seen until `watch.py` removes the attempt:
-hosts that wait without it cost as much as if they worked.
+The group repairs nothing. A machine that was taken back stays where it can be seen until `watch.py` removes the
+attempt: hosts that wait without it cost as much as if they worked.
 """
 
 import json

@@ -40,5 +40,5 @@ def _by_name(first: str, count: int) -> Place:
     """Machines are named alike but for the index at the end, in the same domain."""
     name, address = metadata.get("instance/name"), metadata.get("instance/hostname")
     index = int(name.rpartition("-")[2])
-    coordinator = f"{address.replace(name, first, 1)}:{joining.BATCH_PORT}"
+    coordinator = f"{address.replace(name, first, 1)}:{joining.PORTS[0]}"
     return Place("the machine's name", index, count, coordinator if count > 1 else "")

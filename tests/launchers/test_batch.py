@@ -1,0 +1,291 @@
+"""Google Batch: what is refused, what is sent, and jobs whose tasks are run for real by a fake of the service."""
+
+import threading
+import time
+
+import pytest
+from google.cloud import batch_v1
+from google.protobuf import json_format
+
+from tests.launchers.conftest import PYTHON, QUICK, job_of
+from tests.launchers.fake_batch import FakeBatch
+from tests.launchers.fake_metadata import Metadata
+from tests.launchers.rest import Fault, Refused
+from tpullm import storage as storages
+from tpullm.commands import launch
+from tpullm.errors import TRY_AGAIN, UserError
+from tpullm.launchers import batch, google, watch
+
+STAGE = {"machine": "n2-standard-8", "nodes": 8}
+GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
+
+
+@pytest.mark.parametrize(
+    "verb, config, says",
+    [
+        ("collect", {"nodes": 8}, "machine: is needed to launch on batch"),
+        ("collect", STAGE | {"project": ""}, "project: is needed to launch on batch"),
+        ("collect", STAGE | {"zone": "us-central1"}, "zone: us-central1 is not a zone"),
+        ("collect", STAGE | {"machine": "n2-standard-9"}, "there is no n2-standard-9; the nearest are n2-standard-"),
+        ("pretrain", GPUS | {"machine": "a3-highgpu-9g"}, "there is no a3-highgpu-9g; the nearest are a3-highgpu-"),
+        (
+            "pretrain",
+            {"accelerator": "v5litepod-4"},
+            "v5litepod-4 is a TPU, and Google Batch has none; launch it on tpu-vm",
+        ),
+        ("pretrain", {"machine": "ct6e-standard-4t"}, "ct6e-standard-4t is a TPU, and Google Batch has none"),
+        ("collect", STAGE | {"machine": "g2-standard-4"}, "machine: collect needs no GPU"),
+        ("evaluate", STAGE, "nodes: 8 are too many, one machine does all of evaluate"),
+        ("collect", STAGE | {"volumes": {"b": "/mnt/disks/b"}}, "volumes: b: /mnt/disks/b is not gs://"),
+        ("collect", STAGE | {"volumes": {"gs://b": "/data"}}, "volumes: gs://b: /data is not"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused_in_one_line(verb, config, says):
+    with pytest.raises(UserError, match=says) as error:
+        batch.check(job_of("batch", verb, **config))
+    assert "\n" not in str(error.value)
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match=r"mesh.*machine: 2 x a3-highgpu-8g"):
+        batch.check(job_of("batch", "pretrain", arguments=["--mesh.fsdp", "3"], **GPUS))
+    batch.check(job_of("batch", "pretrain", arguments=["--mesh.fsdp", "16"], **GPUS))
+
+
+CASES = {
+    "stage": ("collect", STAGE),
+    "stage_in_an_image": ("tokenize", STAGE | {"image": "us-docker.pkg.dev/p/tpullm/cpu", "provisioning": "on_demand"}),
+    "gpus": ("pretrain", GPUS),
+    "gpus_in_an_image": ("finetune", GPUS | {"image": "us-docker.pkg.dev/p/tpullm/cuda"}),
+    "reserved": ("pretrain", GPUS | {"provisioning": "reserved", "reservation": "mine", "max_preemptions": 3}),
+    "network": ("collect", STAGE | {"subnetwork": "inside", "external_ip": False, "service_account": "a@b"}),
+    "volumes": ("collect", STAGE | {"volumes": {"gs://b/f": "/mnt/disks/f", "nfs://10.0.0.2/e": "/mnt/disks/e"}}),
+}
+
+
+@pytest.mark.parametrize("verb, config", CASES.values(), ids=CASES)
+def test_a_job_is_the_published_type_to_the_letter(verb, config):
+    """Read by the client's own type and written again it is the same, 64-bit numbers and names of values included."""
+    (request,) = batch.requests(job_of("batch", verb, **config), 1)
+    message = google.parsed(request)
+    assert isinstance(message, batch_v1.CreateJobRequest)
+    assert json_format.MessageToDict(type(message).pb(message)) == request.message
+
+
+def test_a_field_that_the_api_does_not_have_is_refused():
+    (request,) = batch.requests(job_of("batch", "collect", **STAGE), 1)
+    request.message["job"]["taskGroups"][0]["taskcount"] = 8
+    with pytest.raises(json_format.ParseError, match="taskcount"):
+        google.parsed(request)
+
+
+def body_of(verb, **config):
+    return batch.body(job_of("batch", verb, **config), 1)
+
+
+def test_tasks_that_train_run_at_once_one_a_machine_and_know_each_other():
+    group = body_of("pretrain", **GPUS)["taskGroups"][0]
+    assert (group["taskCount"], group["parallelism"], group["taskCountPerNode"]) == ("2", "2", "1")
+    assert group["requireHostsFile"] is True
+    assert "requireHostsFile" not in body_of("collect", **STAGE)["taskGroups"][0]
+    assert body_of("pretrain", **GPUS)["allocationPolicy"]["instances"][0]["installGpuDrivers"] is True
+
+
+def test_a_task_is_retried_after_a_preemption_and_never_after_a_mistake():
+    task = body_of("collect", **STAGE)["taskGroups"][0]["taskSpec"]
+    (policy,) = task["lifecyclePolicies"]
+    assert policy["action"] == "RETRY_TASK"
+    assert {50001, TRY_AGAIN} <= set(policy["actionCondition"]["exitCodes"])
+    assert not {0, 1, 2} & set(policy["actionCondition"]["exitCodes"])
+    assert task["maxRetryCount"] == 10
+    assert body_of("collect", max_preemptions=3, **STAGE)["taskGroups"][0]["taskSpec"]["maxRetryCount"] == 3
+
+
+def test_a_container_has_the_machines_network_hosts_file_and_gpus():
+    config = GPUS | {"image": "i", "volumes": {"gs://b": "/mnt/disks/b"}}
+    (runnable,) = body_of("pretrain", **config)["taskGroups"][0]["taskSpec"]["runnables"]
+    container = runnable["container"]
+    assert container["options"] == "--network host --gpus all"
+    assert container["volumes"] == ["/mnt/disks/b:/mnt/disks/b", f"{batch.HOSTS_FILE}:{batch.HOSTS_FILE}:ro"]
+    assert "script" not in runnable and container["commands"][1].startswith("#!/bin/sh")
+
+
+# Against the fake. A machine there starts in a fraction of a second.
+
+
+@pytest.fixture
+def fake(tmp_path, address, machine):
+    made = []
+
+    def variables(index):
+        made.append(Metadata(f"task-{index}"))
+        home = tmp_path / "homes" / str(index)
+        return machine | {"GCE_METADATA_HOST": made[-1].address, "TPULLM_HOME": str(home)}
+
+    with FakeBatch(tmp_path / "machines", variables) as service:
+        address("BATCH", service)
+        yield service
+    for each in made:
+        each.close()
+
+
+def launched(storage, name, verb, **config):
+    """A job whose code and sheet are in their places, in a bucket of its own."""
+    work = job_of("batch", verb, f"{storage.make(name)}/run", **PYTHON | {"machine": "n2-standard-8"} | config)
+    launch._put(work)
+    return work
+
+
+def quickly(monkeypatch, script):
+    """Has tasks run a script in place of ours."""
+    monkeypatch.setattr("tpullm.launchers.startup.text", lambda: f"#!/bin/sh\n{script}\n")
+
+
+def test_a_job_is_made_once_whatever_becomes_of_the_answers(storage, fake, monkeypatch):
+    quickly(monkeypatch, "exit 0")
+    work = launched(storage, "answers", "collect", nodes=2)
+    busy = Refused(503, "UNAVAILABLE", "try later"), Refused(429, "RESOURCE_EXHAUSTED", "requests per minute")
+    fake.faults += [Fault("POST", "jobs", busy[0]), Fault("GET", "jobs", busy[1]), Fault("POST", "jobs", done=True)]
+    thread = threading.Thread(target=fake.wait, args=("tiny-collect-1", "SUCCEEDED"))
+    thread.start()
+    state = watch.State(work.folder)
+    until = time.monotonic() + 60
+    while not (attempts := state.attempts()) or not attempts[-1].over:
+        action = once(work, state)
+        assert time.monotonic() < until, action
+    assert fake.made == ["tiny-collect-1"]
+    thread.join()
+
+
+def once(work, state):
+    """One turn of the loop; the tasks of a script report nothing, so what the job says is all."""
+    try:
+        action = watch.look(work, batch, state, QUICK)
+        time.sleep(watch.act(action, work, batch, state, QUICK))
+        return action
+    except watch.TryAgain as error:
+        return error
+
+
+def test_a_quota_that_is_used_up_is_told_in_one_line(storage, fake):
+    work = launched(storage, "quota", "collect")
+    fake.faults.append(Fault("POST", "jobs", Refused(429, "RESOURCE_EXHAUSTED", "Quota 'CPUS' exceeded")))
+    with pytest.raises(UserError, match="quota: .*CPUS") as error:
+        watch.follow(work, batch, QUICK)
+    assert "\n" not in str(error.value) and fake.made == []
+
+
+def test_the_job_of_another_run_is_left_alone(storage, fake, monkeypatch):
+    quickly(monkeypatch, "sleep 60")
+    batch.create(launched(storage, "one", "collect"), 1)
+    with pytest.raises(UserError, match="name: tiny-collect is used by another run"):
+        watch.follow(launched(storage, "other", "collect"), batch, QUICK)
+    assert fake.wait("tiny-collect-1", "RUNNING")
+
+
+def test_what_a_job_is_worth_and_how_it_ended_is_seen(storage, fake, monkeypatch):
+    quickly(monkeypatch, "test $BATCH_TASK_INDEX = 0 || sleep 60; sleep 1; exit 9")
+    work = launched(storage, "seen", "collect", nodes=2)
+    assert list(batch.observe(work)) == []
+    batch.create(work, 1)
+    fake.wait("tiny-collect-1", "RUNNING")
+    (seen,) = batch.observe(work)
+    assert (seen.state, seen.attempt, seen.run) == (watch.Is.ACTIVE, 1, work.run_hash)
+    assert 0 < seen.dollars_an_hour <= 2 * 8 * 0.0486 + 1e-3
+    fake.wait("tiny-collect-1", "FAILED")
+    (seen,) = batch.observe(work)
+    assert (seen.state, seen.hopeless, seen.dollars_an_hour) == (watch.Is.FAILED, True, 0.0)
+    assert "exit code 9" in seen.why
+    batch.delete(work, seen)
+    until = time.monotonic() + 10
+    while batch.observe(work):
+        assert time.monotonic() < until
+    batch.delete(work, seen)
+
+
+def test_a_job_that_was_preempted_too_often_is_asked_for_again(storage, fake, monkeypatch):
+    quickly(monkeypatch, "sleep 60")
+    work = launched(storage, "often", "collect", max_preemptions=1)
+    batch.create(work, 1)
+    fake.wait("tiny-collect-1", "RUNNING")
+    for attempt in (1, 2):
+        while fake.jobs["tiny-collect-1"].attempts != [attempt] or not fake.jobs["tiny-collect-1"].processes:
+            time.sleep(0.02)
+        fake.preempt("tiny-collect-1", 0)
+    fake.wait("tiny-collect-1", "FAILED")
+    (seen,) = batch.observe(work)
+    assert seen.state is watch.Is.PREEMPTED
+
+
+def test_collecting_and_tokenizing_as_tasks_is_what_one_process_does(storage, fake, tiny_run):
+    """Two tasks; with eight, below."""
+    share_out(storage, fake, tiny_run, "two", 2, preempted=1)
+
+
+@pytest.mark.slow
+def test_as_eight_tasks(storage, fake, tiny_run):
+    share_out(storage, fake, tiny_run, "eight", 8, preempted=5)
+
+
+def share_out(storage, fake, tiny_run, bucket, tasks, preempted):
+    """Collect and tokenize, one task preempted: retried, the same bytes, and nothing left."""
+    for verb in ("collect", "tokenize"):
+        work = launched(storage, bucket if verb == "collect" else f"{bucket}-unused", verb, nodes=tasks)
+        if verb == "tokenize":
+            work = job_of("batch", verb, f"gs://{bucket}/run", nodes=tasks, machine="n2-standard-8", **PYTHON)
+            launch._put(work)
+        name = f"tiny-{verb}-1"
+        taker = threading.Thread(target=take_back, args=(fake, name, preempted))
+        taker.start()
+        assert watch.follow(work, batch, QUICK) == 0
+        taker.join()
+        kept = KEPT[name]
+        assert kept.attempts[preempted] == 2 and sum(kept.attempts) == tasks + 1
+        assert kept.codes[preempted] == [50001, 0]
+        assert fake.jobs == {}
+    assert_same(tiny_run, storages.path(f"gs://{bucket}/run"))
+
+
+KEPT = {}
+
+
+def take_back(fake, name, index):
+    """Preempt a task when it is at work."""
+    job = fake.wait(name, "RUNNING")
+    KEPT[name] = job
+    log = job.folder / f"task-{index}" / "log"
+    while not log.exists() or "place: share" not in log.read_text("utf-8"):
+        time.sleep(0.02)
+    fake.preempt(name, index)
+
+
+def assert_same(one, other):
+    """The same documents, tokenizer and tokens, byte for byte; manifests tell seconds, and are left out."""
+    compared = 0
+    for stage in ("documents", "tokenizer", "tokens"):
+        files = {p.relative_to(one / stage).as_posix(): p for p in (one / stage).rglob("*") if p.is_file()}
+        for name, file in files.items():
+            if name not in ("manifest.json", "datacard.md", "datacard.json"):
+                assert (other / stage / name).read_bytes() == file.read_bytes(), f"{stage}/{name}"
+                compared += 1
+    assert compared > 5
+
+
+def test_a_task_that_fails_by_its_input_is_not_retried(storage, fake, tmp_path):
+    run = storage.make("bad")
+    (storages.path(run) / "texts").mkdir()
+    for number in range(4):
+        (storages.path(run) / "texts" / f"{number}.txt").write_bytes(
+            b"\xff\xfe\xff" if number == 2 else b"good text. " * 30
+        )
+    source = f"{{name: t, kind: text, path: {run}/texts, licence: mine, language: en}}"
+    arguments = ["--corpus.sources", f"[{source}]"]
+    work = job_of("batch", "collect", f"{run}/run", arguments, nodes=2, machine="n2-standard-8", **PYTHON)
+    launch._put(work)
+    taker = threading.Thread(target=lambda: KEPT.update(bad=fake.wait("tiny-collect-1", "RUNNING")))
+    taker.start()
+    with pytest.raises(UserError, match="2.txt") as error:
+        watch.follow(work, batch, QUICK)
+    taker.join()
+    assert error.value.code == 2 and "\n" not in str(error.value)
+    assert KEPT["bad"].attempts == [1, 1] and fake.jobs == {}
