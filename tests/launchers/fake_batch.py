@@ -60,7 +60,7 @@ class FakeBatch(Rest):
         super().__init__(
             [
                 ("POST", JOBS, self.create),
-                ("GET", JOBS, self.list),
+                ("GET", JOBS, self.list_jobs),
                 ("GET", JOBS + "/([^/:]+)", self.get),
                 ("DELETE", JOBS + "/([^/:]+)", self.delete),
                 ("GET", JOBS + "/([^/:]+)/taskGroups/group0/tasks", self.list_tasks),
@@ -94,7 +94,7 @@ class FakeBatch(Rest):
         threading.Thread(target=self._live, args=(job,), daemon=True).start()
         return self._shown(job)
 
-    def list(self, call: Call, parent: str) -> dict:
+    def list_jobs(self, call: Call, parent: str) -> dict:
         """`jobs.list`, one a page."""
         names = sorted(self.jobs)
         number = int(call.query.get("pageToken") or 0)

@@ -63,7 +63,7 @@ class FakeCompute(Rest):
         super().__init__(
             [
                 ("POST", PLACE + kind, self.insert),
-                ("GET", PLACE + kind, self.list),
+                ("GET", PLACE + kind, self.list_things),
                 ("DELETE", PLACE + kind + "/([^/]+)", self.delete),
                 ("POST", PLACE + "/instanceGroupManagers/([^/]+)/createInstances", self.create_instances),
                 ("POST", PLACE + "/instanceGroupManagers/([^/]+)/listManagedInstances", self.list_instances),
@@ -116,7 +116,7 @@ class FakeCompute(Rest):
 
         return self._operation(call, place, make)
 
-    def list(self, call: Call, project: str, place: str, collection: str) -> dict:
+    def list_things(self, call: Call, project: str, place: str, collection: str) -> dict:
         """`list`, with the one form of a filter that is used."""
         pattern = re.fullmatch(r"name eq (.*)", call.query["filter"])[1]
         found = [body for name, body in self.things[collection].items() if re.fullmatch(pattern, name)]
