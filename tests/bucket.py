@@ -1,4 +1,4 @@
-"""A bucket for tests: the server of fake-gcs-server, which keeps its objects in a folder, so it can be killed and be back."""
+"""A bucket for tests: fake-gcs-server, which keeps its objects in a folder, so it can be killed and started again."""
 
 import contextlib
 import json
@@ -45,6 +45,10 @@ class Emulator:
         """Stop the server at once, as an outage does."""
         self._server.kill()
         self._server.wait()
+
+    def is_running(self) -> bool:
+        """Whether it was not killed."""
+        return self._server.poll() is None
 
     def make(self, bucket: str) -> str:
         """Make a bucket; its address."""

@@ -5,11 +5,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tpullm import programs
+from tests.bucket import Emulator, emulator
+from tpullm import programs, storage
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -60,3 +63,23 @@ def tiny_tokens(tiny_run, tmp_path) -> Path:
     for stage in ("documents", "tokenizer", "tokens"):
         shutil.copytree(tiny_run / stage, run / stage)
     return run
+
+
+@pytest.fixture(scope="session")
+def _storage_server() -> Iterator[Emulator]:
+    with emulator() as server:
+        yield server
+
+
+@pytest.fixture
+def storage_server(_storage_server) -> Iterator[Emulator]:
+    """A server of `gs://` that may be killed and started again."""
+    yield _storage_server
+    if not _storage_server.is_running():
+        _storage_server.start()
+
+
+@pytest.fixture
+def bucket(storage_server) -> Path:
+    """A bucket of its own: this process, and those that it starts, find it as `gs://...`."""
+    return storage.path(storage_server.make(f"test-{uuid.uuid4().hex[:12]}"))

@@ -36,6 +36,22 @@ def recipe(folder: Path, **changes) -> Path:
     return path
 
 
+def test_storage_that_can_not_be_used_is_told(bucket, capsys):
+    missing = f"{bucket}-not/run"
+    assert f"{bucket}-not: no such bucket" in refused(capsys, "collect", "--config", TINY, "--run", missing)
+    said = refused(capsys, "collect", "--config", TINY, "--run", "s3://b/run")
+    assert "s3://b/run: only local paths and gs://" in said
+    said = refused(capsys, "pretrain", "--run", bucket / "run")
+    assert f"{bucket}/run/recipe.yaml: no such recipe" in said
+    assert "no such file or folder" in refused(capsys, "collect", "--config", bucket / "recipe.yaml", "--run", "r")
+    assert f"{bucket}/model: no such folder" in refused(
+        capsys, "generate", "--prompt", "a", "--model", bucket / "model"
+    )
+    options = ["--text", bucket / "texts", "--run", bucket / "run"]
+    assert f"{bucket}/texts: no such file or folder" in refused(capsys, "collect", "--config", TINY, *options)
+    assert not bucket.exists() or list(bucket.iterdir()) == [], "nothing is left"
+
+
 def leftovers(folder: Path) -> list[str]:
     """Half-written files and folders."""
     return [path.name for path in folder.rglob(".*partial*")]

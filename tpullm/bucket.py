@@ -1,8 +1,8 @@
 """Objects on Google Cloud Storage: requests that survive an outage, and paths with the methods of `pathlib`.
 
 Only `storage.py` imports this, and only for a `gs://` path: gcsfs (extra `gcp`) takes 0.4 s to import. gcsfs was taken
-for its requests and credentials, etils' `epath` for the paths because Orbax is written for them. `STORAGE_EMULATOR_HOST`
-leads all of it, TensorStore too, to another server, without credentials.
+for its requests and credentials, etils' `epath` for the paths because Orbax is written for them.
+`STORAGE_EMULATOR_HOST` leads all of it, TensorStore too, to another server, without credentials.
 """
 
 import asyncio
@@ -104,7 +104,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def refuse(error: Exception, method: str, path: str, args: tuple) -> None:
-    """Raise what the user has to do about it, where it is the user's: credentials, roles, a bucket that is not there."""
+    """Raise what the user has to do, where it is for the user to do: credentials, roles, a bucket that is missing."""
     where, code = name(path, args), str(getattr(error, "code", ""))
     bucket = where.split("/")[2]
     if isinstance(error, google.auth.exceptions.GoogleAuthError) and not is_transient(error):
@@ -115,6 +115,17 @@ def refuse(error: Exception, method: str, path: str, args: tuple) -> None:
         raise UserError(f"{where}: permission denied; grant {ROLES} on gs://{bucket} to this account") from None
     if isinstance(error, FileNotFoundError) and method == "POST" and "/upload/" in path and "upload_id=" not in path:
         raise UserError(f"gs://{bucket}: no such bucket; make it with `gcloud storage buckets create gs://{bucket}`")
+
+
+def explain(text: str) -> UserError:
+    """One line for what TensorStore says of a request that failed."""
+    where = re.search(r"gs://[^\s:\"\']+", text)[0]
+    if "PERMISSION_DENIED" in text or "code: 403" in text:
+        return UserError(f"{where}: permission denied; grant {ROLES} on the bucket to this account")
+    if "UNAUTHENTICATED" in text or "code: 401" in text:
+        return UserError(f"{where}: no valid credentials; {LOG_IN}")
+    reason = " ".join(text.split("attempts failed: ")[-1].split("[")[0].split())[:120]
+    return TryAgain(f"{where}: the storage did not answer ({reason}); the same command goes on from the last save")
 
 
 def name(path: str, args: tuple) -> str:
@@ -132,12 +143,14 @@ class Status:
     Args:
         st_size: bytes.
         generation: another one whenever the object is written.
+        digest: of the content, as the server computes it.
         mtime: seconds since 1970.
         is_directory: it is no object, but there are objects below it.
     """
 
     st_size: int
     generation: int
+    digest: str
     mtime: float
     is_directory: bool
 
@@ -148,7 +161,7 @@ class Status:
 
     @property
     def st_mtime_ns(self) -> int:
-        """The generation: it changes whenever the object does."""
+        """The generation, which changes whenever the object does."""
         return self.generation
 
 
@@ -190,6 +203,22 @@ class BucketPath(gpath.PosixGPath):
             if found.strip("/") != own:
                 yield self / found.strip("/").rsplit("/", 1)[-1]
 
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the object."""
+        try:
+            filesystem().rm_file(str(self))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def absolute(self) -> "BucketPath":
+        """Itself."""
+        return self
+
+    def resolve(self, strict: bool = False) -> "BucketPath":
+        """Itself: there are no links."""
+        return self
+
     def mkdir(self, mode: int | None = None, parents: bool = False, exist_ok: bool = False) -> None:
         """Nothing: a folder is there as soon as something is in it."""
 
@@ -222,8 +251,10 @@ def files(folder: Path) -> dict[str, Status]:
 
 def _status(info: dict) -> Status:
     changed = info.get("mtime")
-    generation = int(info.get("generation") or 0)
-    return Status(info.get("size") or 0, generation, changed.timestamp() if changed else 0, info["type"] == "directory")
+    generation, digest = int(info.get("generation") or 0), f"{info.get('md5Hash', '')} {info.get('crc32c', '')}".strip()
+    return Status(
+        info.get("size") or 0, generation, digest, changed.timestamp() if changed else 0, info["type"] == "directory"
+    )
 
 
 def upload(source: Path, target: Path) -> None:

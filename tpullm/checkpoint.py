@@ -23,6 +23,7 @@ from tpullm.tokenizer import Tokenizer
 Tree = Any
 MOST_BYTES_AT_ONCE = 1 << 28
 CHUNK_BYTES = 1 << 26  # compressed at once, and held back before it is written
+MARK = "commit_success.txt"
 STAGES = ("finetune", "pretrain", "base")
 
 
@@ -36,7 +37,7 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 def _reader(directory: Path, **named: Any) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=_alone(), read_only=True)
-    return ocp.CheckpointManager(directory.absolute(), options=options, **named)
+    return ocp.CheckpointManager(directory, options=options, **named)
 
 
 class Checkpoints:
@@ -53,7 +54,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(directory, options=options)
 
     def latest(self) -> int | None:
         """The step of the last finished save."""
@@ -93,7 +94,7 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
     options = ocp.CheckpointManagerOptions(
         create=False, enable_async_checkpointing=False, cleanup_tmp_directories=True, multiprocessing_options=_alone()
     )
-    manager = ocp.CheckpointManager(directory.absolute(), item_handlers=handlers, options=options)
+    manager = ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
     try:
         in_chunks = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), {"params": params})
         state = ocp.args.PyTreeSave({"params": params}, save_args=in_chunks, ocdbt_target_data_file_size=CHUNK_BYTES)
@@ -164,7 +165,7 @@ def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
     if (path / "checkpoints").is_dir():
         return _describe(path / "checkpoints", None)
     for stage in (*filter(partial(_stands, path), stages), *reversed(stages)):
-        if (path / stage / "checkpoints").is_dir() and _steps(path / stage / "checkpoints"):
+        if (path / stage / "checkpoints").is_dir() and steps(path / stage / "checkpoints"):
             return _describe(path / stage / "checkpoints", None)
     raise UserError(f"{path}: holds no trained model; MODEL is a run directory, one of its stages, or one checkpoint")
 
@@ -178,15 +179,17 @@ def _stands(run: Path, stage: str) -> bool:
     return all(_stands(run, name) and upstream[name] == manifest.identity(run / name) for name in earlier)
 
 
-def _steps(directory: Path) -> list[int]:
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+def steps(directory: Path) -> list[int]:
+    """The steps of the finished saves in `STAGE/checkpoints`. On `gs://` Orbax marks what is finished by a file."""
+    found = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    return [step for step in found if not storage.is_remote(directory) or (directory / str(step) / MARK).exists()]
 
 
 def _describe(directory: Path, step: int | None) -> Model:
-    steps = _steps(directory)
-    if not steps or (step is not None and step not in steps):
+    found = steps(directory)
+    if not found or (step is not None and step not in found):
         raise UserError(f"{directory}: no finished save{f' of step {step}' if step is not None else ''} here")
-    step = steps[-1] if step is None else step
+    step = found[-1] if step is None else step
     logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
     manager = _reader(directory)
     try:

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from dataclasses import dataclass
 
-from tpullm import environment, hosts, joining, log
+from tpullm import environment, hosts, joining, log, storage
 from tpullm.errors import Interrupted, UserError, correctable
 
 
@@ -104,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         hosts.wait_for_cause(error)
         message = correctable(error)
+        if told := storage.explain(error):
+            return _fail(str(told), told.code)
         if message is None:
             if hosts.count() > 1:
                 traceback.print_exc()

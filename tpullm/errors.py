@@ -36,7 +36,7 @@ class HostFailed(UserError):
 def correctable(error: BaseException) -> str | None:
     """The line of a mistake that the user can correct, wherever it comes from; None for anything else."""
     if isinstance(error, UserError):
-        return str(error) if getattr(error, "code", 2) == 2 else None
+        return str(error) if error.code == UserError.code else None
     return _no_space(error) or _no_access(error)
 
 

@@ -28,9 +28,9 @@ from tpullm.errors import UserError
 from tpullm.sharing import ALL, Share
 
 SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
-# Host 0 listens on the first that is free of others: a TPU's runtime has 8431 and 8471 to 8479, the transport between
-# slices 8080 or 8081; JAX itself would take 8482.
-PORTS = (8482, 8483, 8484)
+# Where host 0 listens, if TPULLM_PORT does not say otherwise: a TPU's runtime has 8431 and 8471 to 8479, the transport
+# between slices 8080 or 8081, or what it is told; JAX itself would take 8482.
+PORTS = (8482, 8483)
 HELP = (
     "Several hosts: start the same command on each, in a run directory that all share, with --hosts.coordinator "
     "HOST:PORT (the address and a free port of host 0), --hosts.count N and --hosts.index I (from 0). On a TPU pod, in "
@@ -192,9 +192,14 @@ def _in_slices(source: str, workers: list[str], own: str, variables: Mapping[str
     host, _, port = variables.get("MEGASCALE_COORDINATOR_ADDRESS", "").partition(":")
     # The slices' own transport listens on host 0 as well.
     taken = {port, variables.get("MEGASCALE_PORT")}
-    free = next(port for port in PORTS if str(port) not in taken)
+    free = next(port for port in _ports(variables) if str(port) not in taken)
     index, count = int(own) + int(of_slice) * len(workers), len(workers) * int(slices)
     return Place(source, index, count, f"{host or workers[0]}:{free}")
+
+
+def _ports(variables: Mapping[str, str]) -> tuple[int, ...]:
+    own = variables.get("TPULLM_PORT")
+    return (int(own), *PORTS) if own else PORTS
 
 
 def _google_devices() -> bool:
@@ -227,7 +232,7 @@ def _from_batch(environment: Mapping[str, str]) -> Place | None:
     found = [index for index, name in enumerate(names) if {name, name.split(".")[0]} & own]
     if len(found) != 1:
         raise UserError(f"hosts: {socket.gethostname()} is {len(found)} times in {file}; give --hosts.*")
-    return Place("Google Batch", found[0], len(names), f"{names[0]}:{PORTS[0]}")
+    return Place("Google Batch", found[0], len(names), f"{names[0]}:{_ports(environment)[0]}")
 
 
 def _addresses(name: str) -> set[str]:

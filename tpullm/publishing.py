@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from tpullm import manifest, storage
-from tpullm.checkpoint import Model, load_params, stored
+from tpullm.checkpoint import Model, load_params, steps, stored
 from tpullm.config import ModelConfig
 from tpullm.huggingface import card, tensors, writing
 from tpullm.inference.sampling import Sampling
@@ -77,7 +77,7 @@ def _write_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path, talks: bo
         sampling = {"temperature": Sampling().temperature, "min_p": Sampling().min_p}
         how = {"do_sample": False} if talks else {"do_sample": True, **sampling}  # as `chat` and `generate` do
     else:
-        for file in model.tokenizer_path.iterdir():
+        for file in storage.local_copy(model.tokenizer_path).iterdir():
             shutil.copyfile(file, folder / file.name)
         how = storage.read_json(folder / "generation_config.json")
     writing.write_json(folder / "generation_config.json", how | _special_tokens(tokenizer))
@@ -107,13 +107,13 @@ def _without_folders(value: Any) -> Any:
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_folders(item) for item in value]
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~", "gs://")) else value
 
 
 def _evaluation(model: Model) -> list[tuple[str, str]]:
     """What was measured of this very model: on held-out text when its training ended, and by `evaluate`."""
     made = model.run / model.stage / manifest.FILE
-    if model.stage == "base" or not made.exists() or model.step != max(map(int, _saves(model))):
+    if model.stage == "base" or not made.exists() or model.step != max(steps(model.directory)):
         return []
     facts = storage.read_json(made)
     rows = [
@@ -126,10 +126,6 @@ def _evaluation(model: Model) -> list[tuple[str, str]]:
             ("right answers", f"{results[key]['accuracy']:.1%} of {results[key]['questions']} held-out questions")
         )
     return rows
-
-
-def _saves(model: Model) -> list[str]:
-    return [path.name for path in model.directory.iterdir() if path.name.isdigit()]
 
 
 def _results(model: Model) -> dict:

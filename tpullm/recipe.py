@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import difflib
-import fcntl
 import re
 import types
 import typing
@@ -11,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tpullm import storage
+from tpullm import ownership, storage
 from tpullm.checks import check
 from tpullm.config import Recipe
-from tpullm.errors import UserError
+from tpullm.errors import TryAgain, UserError
 
 
 def add_recipe_arguments(parser) -> None:
@@ -27,7 +26,7 @@ def add_recipe_arguments(parser) -> None:
 
 def parse(parser, argv: list[str], kind: type = Recipe):
     """The parsed command line; what is wrong in it, or in the file of a `kind` that it names, is a `UserError`."""
-    given = _given(argv)
+    given = _given(argv := _fetched(argv))
     files = [value for option, value in given if option == "config"]
     _check_repeated(given, keys(kind))
     try:
@@ -38,6 +37,19 @@ def parse(parser, argv: list[str], kind: type = Recipe):
         typed = any(key and key.group(1) in argument for argument in argv)
         in_file = files and not typed and "--config" not in message and "config" not in message.split(":")[0]
         raise UserError(f"{files[-1]}: {message}" if in_file else message) from error
+
+
+def _fetched(argv: list[str]) -> list[str]:
+    """The command line with a recipe on `gs://` as a file of this machine."""
+    after = ["", *argv]
+    remote = {"--config": "", "--config=": "--config="}
+    return [
+        prefix + str(storage.local_copy(storage.path(argument.removeprefix(prefix))))
+        if (prefix := "--config=" if argument.startswith("--config=gs://") else remote.get(before)) is not None
+        and storage.is_remote(argument.removeprefix(prefix))
+        else argument
+        for before, argument in zip(after, argv, strict=False)
+    ]
 
 
 def _given(argv: list[str]) -> list[tuple[str, str]]:
@@ -116,21 +128,18 @@ def owned(run: Path, recipe: Recipe) -> Iterator[None]:
     """
     existed, kept = run.exists(), run / "recipe.yaml"
     run.mkdir(parents=True, exist_ok=True)
-    before = kept.read_text(encoding="utf-8") if kept.exists() else None
-    with open(run / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{run}: another tpullm works in it; wait for it, or choose another --run") from None
+    with ownership.alone(run):
+        before = kept.read_text(encoding="utf-8") if kept.exists() else None
         if before != dump(recipe):
             storage.write_text(kept, dump(recipe))
         try:
             yield
+        except TryAgain:
+            raise
         except UserError:
             kept.unlink() if before is None else storage.write_text(kept, before)
-            if not existed and [path.name for path in run.iterdir()] == [".lock"]:
-                (run / ".lock").unlink()
-                run.rmdir()
+            if not existed and [path.name for path in run.iterdir()] == [ownership.FILE]:
+                storage.remove_tree(run)
             raise
 
 

@@ -52,7 +52,8 @@ def digests(recipe: Recipe, run: Path) -> dict[str, list]:
         if path.suffix in (".json", ".safetensors", ".jinja"):
             state = [path.stat().st_size, path.stat().st_mtime_ns]
             same = known.get(path.name, [])[:2] == state
-            found[path.name] = [*state, known[path.name][2] if same else storage.hash_file(path)]
+            here = None if same else storage.local_copy(folder) / path.name  # which an import reads anyway
+            found[path.name] = [*state, known[path.name][2] if same else storage.hash_file(here)]
     if "config.json" not in found:
         raise UserError(f"base: {folder} is no folder in the format of Hugging Face: it has no config.json")
     return found
@@ -73,8 +74,8 @@ def finetune_inputs(recipe: Recipe, run: Path) -> dict:
     finetune = recipe.finetune
     if finetune is None:
         raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
-    named = [*finetune.conversations, finetune.chat_template]
-    files = {path: storage.hash_file(Path(path)) for path in named if Path(path).is_file()}
+    named = {name: storage.path(name) for name in (*finetune.conversations, finetune.chat_template) if name}
+    files = {name: storage.hash_file(path) for name, path in named.items() if path.is_file()}
     config = dataclasses.asdict(finetune) | {"train": _numbers(finetune.train), "seed": recipe.seed}
     if recipe.foundation == "base":  # else it is among the inputs of pretraining
         config["dropout"] = recipe.model.dropout
@@ -107,8 +108,7 @@ def begin(stage: Path, inputs: dict) -> None:
     if stage.exists() and (not started.exists() or storage.read_json(started) != manifest.plain(inputs)):
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S.%f")
         kept = stage.parent / "replaced" / f"{stage.name}-{now}"
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        stage.rename(kept)
+        storage.move_tree(stage, kept)
         say(f"{stage.name}: its inputs changed, so it is made again (the old one is kept in {kept})")
     if not started.exists():
         storage.write_json(started, manifest.plain(inputs))
@@ -133,7 +133,7 @@ def _begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, change
     begin(run / stage, inputs)
     if not (run / stage / "tokenizer").exists():
         with storage.atomic_directory(run / stage / "tokenizer") as temporary:
-            for file in tokenizer.iterdir():
+            for file in storage.local_copy(tokenizer).iterdir():
                 if file.name != manifest.FILE:
                     shutil.copyfile(file, temporary / file.name)
             for name, text in changed.items():

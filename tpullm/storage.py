@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -24,7 +25,9 @@ from typing import Any
 from tpullm import programs
 from tpullm.errors import UserError
 
+BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 LAST = "manifest.json"
+_GIVEN_UP = re.compile("retry attempts failed|PERMISSION_DENIED|UNAUTHENTICATED|CURL error|UNAVAILABLE")
 
 
 def path(text: str | Path) -> Path:
@@ -34,12 +37,12 @@ def path(text: str | Path) -> Path:
         UserError: another scheme, no bucket, or gcsfs is not installed.
     """
     if is_remote(text):
-        if not str(text).removeprefix("gs://").strip("/"):
-            raise UserError(f"{text}: names no bucket; write gs://BUCKET/FOLDER")
-        return _bucket().path(str(text))
+        if not BUCKET.fullmatch(str(text).removeprefix("gs://").split("/")[0]):
+            raise UserError(f"{text}: names no bucket; write gs://BUCKET/FOLDER, the bucket in small letters")
+        return remote().path(str(text))
     if "://" in str(text):
         raise UserError(f"{text}: only local paths and gs:// are supported; copy it to one of them")
-    return Path(text).absolute()
+    return Path(text).expanduser().absolute()
 
 
 def is_remote(path: str | Path) -> bool:
@@ -47,7 +50,8 @@ def is_remote(path: str | Path) -> bool:
     return str(path).startswith("gs://")
 
 
-def _bucket():
+def remote():
+    """What is done with objects of `gs://` alone; `UserError` if gcsfs is not installed."""
     try:
         from tpullm import bucket
     except ModuleNotFoundError as error:
@@ -61,7 +65,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
             yield Path(folder) / path.name
-            _bucket().upload(Path(folder) / path.name, path)
+            remote().upload(Path(folder) / path.name, path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -113,16 +117,16 @@ def _replace_remote(folder: Path, target: Path, replaces: bool) -> None:
     if not replaces and target.exists():
         raise UserError(f"{target}: is not an empty folder any more; choose another one")
     remove_tree(target)
-    _bucket().upload_all(folder, target, [name for name in names if name != LAST])
-    _bucket().upload_all(folder, target, [name for name in names if name == LAST])
+    remote().upload_all(folder, target, [name for name in names if name != LAST])
+    remote().upload_all(folder, target, [name for name in names if name == LAST])
 
 
 def remove_tree(path: Path) -> None:
     """Remove a folder and all that is in it, if it is there; its `manifest.json` first."""
     if is_remote(path):
-        names = list(_bucket().files(path))
-        _bucket().remove_all(path, [name for name in names if name == LAST])
-        _bucket().remove_all(path, [name for name in names if name != LAST])
+        names = list(remote().files(path))
+        remote().remove_all(path, [name for name in names if name == LAST])
+        remote().remove_all(path, [name for name in names if name != LAST])
     else:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -130,8 +134,8 @@ def remove_tree(path: Path) -> None:
 def move_tree(source: Path, target: Path) -> None:
     """Rename a folder. On `gs://` it is copied on the server and then removed; killed in between, both are there."""
     if is_remote(source):
-        names = list(_bucket().files(source))
-        _bucket().copy_all(source, target, names)
+        names = list(remote().files(source))
+        remote().copy_all(source, target, names)
         remove_tree(source)
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -151,12 +155,23 @@ def size(path: Path) -> int:
     return path.stat().st_size
 
 
+def files(folder: Path) -> dict[str, Any]:
+    """All files below a folder on `gs://`, by their names below it, in order, each with size and digest."""
+    return remote().files(folder)
+
+
 def local_copy(path: Path) -> Path:
-    """A file or folder that needs to be on this machine: `path` itself, or for `gs://` a copy of what is there now."""
+    """A file or folder that has to be on this machine: `path` itself, or for `gs://` a copy of what is there now.
+
+    Copies are kept in the user's cache folder. `UserError` if nothing is there.
+    """
     if not is_remote(path):
         return path
-    status = path.stat()
-    found = _bucket().files(path) if status.is_directory else {path.name: status}
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file or folder") from None
+    found = remote().files(path) if status.is_directory else {path.name: status}
     version = hash_json({name: status.generation for name, status in found.items()})[:16]
     home = programs.cache() / "objects" / hash_json(str(path))[:16]
     copied = home / version / path.name
@@ -165,7 +180,7 @@ def local_copy(path: Path) -> Path:
         room_for(sum(status.st_size for status in found.values()), home)
         with atomic_directory(home / version) as folder:
             into = (path, folder / path.name) if status.is_directory else (path.parent, folder)
-            _bucket().download_all(*into, list(found))
+            remote().download_all(*into, list(found))
         _remove_old(home, version)
     return copied
 
@@ -242,10 +257,17 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def explain(error: BaseException | None) -> UserError | None:
+    """One line for a request to `gs://` that TensorStore gave up or was refused; None for any other error."""
+    while error is not None and not ("gs://" in str(error) and _GIVEN_UP.search(str(error))):
+        error = error.__cause__ or error.__context__
+    return None if error is None else remote().explain(str(error))
+
+
 def check_writable(path: Path) -> None:
     """Make and remove a tiny file in a folder; `UserError` says what is missing: a bucket, a role, a right."""
     if is_remote(path):
-        _bucket().check_bucket(path)
+        remote().check_bucket(path)
     probe = path / f".{uuid.uuid4().hex[:8]}.partial"
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ PAGE = """<html><head><title>天気</title></head><body><nav><a href="/">ホー�
 
 
 def read(path, kind, **settings):
-    return list(readers.read(File(path, kind), Source("s", kind, str(path), **settings)))
+    return list(readers.read(File(path, kind, path.stat().st_size), Source("s", kind, str(path), **settings)))
 
 
 def test_text_is_kept_as_it_is_but_for_line_ends_and_the_byte_order_mark(tmp_path):

@@ -11,7 +11,6 @@ from tests.launchers.conftest import PYTHON, QUICK, job_of
 from tests.launchers.fake_batch import FakeBatch
 from tests.launchers.fake_metadata import Metadata
 from tests.launchers.rest import Fault, Refused
-from tpullm import storage as storages
 from tpullm.commands import launch
 from tpullm.errors import TRY_AGAIN, UserError
 from tpullm.launchers import batch, google, watch
@@ -129,9 +128,9 @@ def fake(tmp_path, address, machine):
         each.close()
 
 
-def launched(storage, name, verb, **config):
-    """A job whose code and sheet are in their places, in a bucket of its own."""
-    work = job_of("batch", verb, f"{storage.make(name)}/run", **PYTHON | {"machine": "n2-standard-8"} | config)
+def launched(run, verb, arguments=(), **config):
+    """A job whose code and sheet are in their places."""
+    work = job_of("batch", verb, str(run), arguments, **PYTHON | {"machine": "n2-standard-8"} | config)
     launch._put(work)
     return work
 
@@ -141,9 +140,9 @@ def quickly(monkeypatch, script):
     monkeypatch.setattr("tpullm.launchers.startup.text", lambda: f"#!/bin/sh\n{script}\n")
 
 
-def test_a_job_is_made_once_whatever_becomes_of_the_answers(storage, fake, monkeypatch):
+def test_a_job_is_made_once_whatever_becomes_of_the_answers(bucket, fake, monkeypatch):
     quickly(monkeypatch, "exit 0")
-    work = launched(storage, "answers", "collect", nodes=2)
+    work = launched(bucket / "run", "collect", nodes=2)
     busy = Refused(503, "UNAVAILABLE", "try later"), Refused(429, "RESOURCE_EXHAUSTED", "requests per minute")
     fake.faults += [Fault("POST", "jobs", busy[0]), Fault("GET", "jobs", busy[1]), Fault("POST", "jobs", done=True)]
     thread = threading.Thread(target=fake.wait, args=("tiny-collect-1", "SUCCEEDED"))
@@ -167,25 +166,25 @@ def once(work, state):
         return error
 
 
-def test_a_quota_that_is_used_up_is_told_in_one_line(storage, fake):
-    work = launched(storage, "quota", "collect")
+def test_a_quota_that_is_used_up_is_told_in_one_line(bucket, fake):
+    work = launched(bucket / "run", "collect")
     fake.faults.append(Fault("POST", "jobs", Refused(429, "RESOURCE_EXHAUSTED", "Quota 'CPUS' exceeded")))
     with pytest.raises(UserError, match="quota: .*CPUS") as error:
         watch.follow(work, batch, QUICK)
     assert "\n" not in str(error.value) and fake.made == []
 
 
-def test_the_job_of_another_run_is_left_alone(storage, fake, monkeypatch):
+def test_the_job_of_another_run_is_left_alone(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
-    batch.create(launched(storage, "one", "collect"), 1)
+    batch.create(launched(bucket / "one", "collect"), 1)
     with pytest.raises(UserError, match="name: tiny-collect is used by another run"):
-        watch.follow(launched(storage, "other", "collect"), batch, QUICK)
+        watch.follow(launched(bucket / "other", "collect"), batch, QUICK)
     assert fake.wait("tiny-collect-1", "RUNNING")
 
 
-def test_what_a_job_is_worth_and_how_it_ended_is_seen(storage, fake, monkeypatch):
+def test_what_a_job_is_worth_and_how_it_ended_is_seen(bucket, fake, monkeypatch):
     quickly(monkeypatch, "test $BATCH_TASK_INDEX = 0 || sleep 60; sleep 1; exit 9")
-    work = launched(storage, "seen", "collect", nodes=2)
+    work = launched(bucket / "run", "collect", nodes=2)
     assert list(batch.observe(work)) == []
     batch.create(work, 1)
     fake.wait("tiny-collect-1", "RUNNING")
@@ -203,9 +202,9 @@ def test_what_a_job_is_worth_and_how_it_ended_is_seen(storage, fake, monkeypatch
     batch.delete(work, seen)
 
 
-def test_a_job_that_was_preempted_too_often_is_asked_for_again(storage, fake, monkeypatch):
+def test_a_job_that_was_preempted_too_often_is_asked_for_again(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
-    work = launched(storage, "often", "collect", max_preemptions=1)
+    work = launched(bucket / "run", "collect", max_preemptions=1)
     batch.create(work, 1)
     fake.wait("tiny-collect-1", "RUNNING")
     for attempt in (1, 2):
@@ -217,42 +216,36 @@ def test_a_job_that_was_preempted_too_often_is_asked_for_again(storage, fake, mo
     assert seen.state is watch.Is.PREEMPTED
 
 
-def test_collecting_and_tokenizing_as_tasks_is_what_one_process_does(storage, fake, tiny_run):
+def test_collecting_and_tokenizing_as_tasks_is_what_one_process_does(bucket, fake, tiny_run):
     """Two tasks; with eight, below."""
-    share_out(storage, fake, tiny_run, "two", 2, preempted=1)
+    share_out(bucket, fake, tiny_run, tasks=2, preempted=1)
 
 
 @pytest.mark.slow
-def test_as_eight_tasks(storage, fake, tiny_run):
-    share_out(storage, fake, tiny_run, "eight", 8, preempted=5)
+def test_as_eight_tasks(bucket, fake, tiny_run):
+    share_out(bucket, fake, tiny_run, tasks=8, preempted=5)
 
 
-def share_out(storage, fake, tiny_run, bucket, tasks, preempted):
+def share_out(bucket, fake, tiny_run, tasks, preempted):
     """Collect and tokenize, one task preempted: retried, the same bytes, and nothing left."""
     for verb in ("collect", "tokenize"):
-        work = launched(storage, bucket if verb == "collect" else f"{bucket}-unused", verb, nodes=tasks)
-        if verb == "tokenize":
-            work = job_of("batch", verb, f"gs://{bucket}/run", nodes=tasks, machine="n2-standard-8", **PYTHON)
-            launch._put(work)
-        name = f"tiny-{verb}-1"
-        taker = threading.Thread(target=take_back, args=(fake, name, preempted))
+        work = launched(bucket / "run", verb, nodes=tasks)
+        taken = []
+        taker = threading.Thread(target=take_back, args=(fake, f"tiny-{verb}-1", preempted, taken))
         taker.start()
         assert watch.follow(work, batch, QUICK) == 0
         taker.join()
-        kept = KEPT[name]
-        assert kept.attempts[preempted] == 2 and sum(kept.attempts) == tasks + 1
-        assert kept.codes[preempted] == [50001, 0]
+        (job,) = taken
+        assert job.attempts[preempted] == 2 and sum(job.attempts) == tasks + 1
+        assert job.codes[preempted] == [50001, 0]
         assert fake.jobs == {}
-    assert_same(tiny_run, storages.path(f"gs://{bucket}/run"))
+    assert_same(tiny_run, bucket / "run")
 
 
-KEPT = {}
-
-
-def take_back(fake, name, index):
+def take_back(fake, name, index, taken):
     """Preempt a task when it is at work."""
     job = fake.wait(name, "RUNNING")
-    KEPT[name] = job
+    taken.append(job)
     log = job.folder / f"task-{index}" / "log"
     while not log.exists() or "place: share" not in log.read_text("utf-8"):
         time.sleep(0.02)
@@ -260,32 +253,29 @@ def take_back(fake, name, index):
 
 
 def assert_same(one, other):
-    """The same documents, tokenizer and tokens, byte for byte; manifests tell seconds, and are left out."""
+    """The same documents, tokenizer and tokens, byte for byte; what tells seconds is left out."""
     compared = 0
     for stage in ("documents", "tokenizer", "tokens"):
-        files = {p.relative_to(one / stage).as_posix(): p for p in (one / stage).rglob("*") if p.is_file()}
-        for name, file in files.items():
-            if name not in ("manifest.json", "datacard.md", "datacard.json"):
-                assert (other / stage / name).read_bytes() == file.read_bytes(), f"{stage}/{name}"
+        for file in (one / stage).rglob("*"):
+            if file.is_file() and file.name not in ("manifest.json", "datacard.md", "datacard.json"):
+                name = file.relative_to(one).as_posix()
+                assert (other / name).read_bytes() == file.read_bytes(), name
                 compared += 1
     assert compared > 5
 
 
-def test_a_task_that_fails_by_its_input_is_not_retried(storage, fake, tmp_path):
-    run = storage.make("bad")
-    (storages.path(run) / "texts").mkdir()
+def test_a_task_that_fails_by_its_input_is_not_retried(bucket, fake):
+    """One of two tasks reads a text that is none; both end with its line, once."""
+    texts, taken = bucket / "texts", []
     for number in range(4):
-        (storages.path(run) / "texts" / f"{number}.txt").write_bytes(
-            b"\xff\xfe\xff" if number == 2 else b"good text. " * 30
-        )
-    source = f"{{name: t, kind: text, path: {run}/texts, licence: mine, language: en}}"
-    arguments = ["--corpus.sources", f"[{source}]"]
-    work = job_of("batch", "collect", f"{run}/run", arguments, nodes=2, machine="n2-standard-8", **PYTHON)
-    launch._put(work)
-    taker = threading.Thread(target=lambda: KEPT.update(bad=fake.wait("tiny-collect-1", "RUNNING")))
+        content = b"\xff\xfe\xff" if number == 2 else f"good text {number}. ".encode() * 30
+        (texts / f"{number}.txt").write_bytes(content)
+    source = f"{{name: t, kind: text, path: {texts}, licence: mine, language: en}}"
+    work = launched(bucket / "run", "collect", ["--corpus.sources", f"[{source}]"], nodes=2)
+    taker = threading.Thread(target=lambda: taken.append(fake.wait("tiny-collect-1", "RUNNING")))
     taker.start()
     with pytest.raises(UserError, match="2.txt") as error:
         watch.follow(work, batch, QUICK)
     taker.join()
     assert error.value.code == 2 and "\n" not in str(error.value)
-    assert KEPT["bad"].attempts == [1, 1] and fake.jobs == {}
+    assert taken[0].attempts == [1, 1] and fake.jobs == {}

@@ -145,9 +145,9 @@ def fake(tmp_path, address, machine):
         yield service
 
 
-def launched(storage, name, **config):
-    """A job whose code and sheet are in their places, in a bucket of its own."""
-    work = job_of("compute", "pretrain", f"{storage.make(name)}/run", **PYTHON | GPUS | config)
+def launched(bucket, folder="run", **config):
+    """A job whose code and sheet are in their places."""
+    work = job_of("compute", "pretrain", f"{bucket}/{folder}", **PYTHON | GPUS | config)
     launch._put(work)
     return work
 
@@ -180,9 +180,9 @@ def state_of(work):
 
 
 @pytest.mark.parametrize("lost", ["instanceTemplates", "instanceGroupManagers$", "createInstances"])
-def test_an_attempt_is_made_once_whatever_becomes_of_the_answers(storage, fake, monkeypatch, lost):
+def test_an_attempt_is_made_once_whatever_becomes_of_the_answers(bucket, fake, monkeypatch, lost):
     quickly(monkeypatch, "sleep 60")
-    work = launched(storage, f"answers-{lost.lower().strip('$')}")
+    work = launched(bucket)
     fake.faults += [
         Fault("GET", "instanceTemplates", Refused(429, "RESOURCE_EXHAUSTED", "requests per minute")),
         Fault("POST", lost, Refused(503, "UNAVAILABLE", "try later")),
@@ -200,9 +200,9 @@ def test_an_attempt_is_made_once_whatever_becomes_of_the_answers(storage, fake, 
     compute.delete(work, seen)
 
 
-def test_a_slice_has_a_policy_which_goes_with_it(storage, fake, monkeypatch):
+def test_a_slice_has_a_policy_which_goes_with_it(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
-    work = launched(storage, "slice", **SLICE)
+    work = launched(bucket, **SLICE)
     compute.create(work, 1)
     until(lambda: state_of(work) is watch.Is.ACTIVE)
     assert len(fake.left()) == 3
@@ -218,9 +218,9 @@ def test_a_slice_has_a_policy_which_goes_with_it(storage, fake, monkeypatch):
         ("RESOURCE_NOT_FOUND", watch.Is.FAILED, True),
     ],
 )
-def test_why_machines_do_not_come_is_seen(storage, fake, code, state, hopeless):
+def test_why_machines_do_not_come_is_seen(bucket, fake, code, state, hopeless):
     fake.error = {"code": code, "message": "that is why"}
-    work = launched(storage, f"why-{code.lower().replace('_', '-')}")
+    work = launched(bucket)
     compute.create(work, 1)
     (seen,) = compute.observe(work)
     assert (seen.state, seen.hopeless, seen.dollars_an_hour) == (state, hopeless, 0.0)
@@ -228,17 +228,17 @@ def test_why_machines_do_not_come_is_seen(storage, fake, code, state, hopeless):
     compute.delete(work, seen)
 
 
-def test_the_group_of_another_run_is_left_alone(storage, fake, monkeypatch):
+def test_the_group_of_another_run_is_left_alone(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
-    compute.create(launched(storage, "mine"), 1)
+    compute.create(launched(bucket, "mine"), 1)
     with pytest.raises(UserError, match="name: tiny-pretrain is used by another run"):
-        watch.follow(launched(storage, "other"), compute, QUICK)
+        watch.follow(launched(bucket, "other"), compute, QUICK)
     assert len(fake.left()) == 2
 
 
-def test_a_machine_that_was_taken_back_is_seen(storage, fake, monkeypatch):
+def test_a_machine_that_was_taken_back_is_seen(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
-    work = launched(storage, "taken")
+    work = launched(bucket)
     compute.create(work, 1)
     until(lambda: all(machine.process for machine in fake.groups["tiny-pretrain-1"].machines.values()))
     fake.preempt("tiny-pretrain-1-1")
@@ -246,11 +246,11 @@ def test_a_machine_that_was_taken_back_is_seen(storage, fake, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the_same(storage, fake, tiny_run):
+def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the_same(bucket, fake, tiny_run):
     """The second run is warned while it trains: it saves, its machines go, others come, and it ends as the first."""
     disturbed = []
     for name in ("whole", "warned"):
-        work = to_train(storage, name, tiny_run)
+        work = to_train(bucket / name, tiny_run)
         if name == "warned":
             thread = threading.Thread(target=take_back, args=(fake, work, disturbed))
             thread.start()
@@ -261,23 +261,20 @@ def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the
     attempts = watch.State(work.folder).attempts()
     assert [attempt.over.again for attempt in attempts] == [True, False]
     assert fake.made.count("instanceGroupManagers/tiny-pretrain-2") == 1
-    one, other = (storages.path(f"gs://{name}/run/pretrain") for name in ("whole", "warned"))
+    one, other = (bucket / name / "pretrain" for name in ("whole", "warned"))
     assert metrics(one) == metrics(other)
     assert_same_bits(one, other)
 
 
-def to_train(storage, name, tiny_run):
+def to_train(run, tiny_run):
     """A job that pretrains on two machines, with a run directory that has all that is needed before."""
-    bucket = storage.make(name)
     for stage in ("documents", "tokenizer", "tokens"):
         for file in (tiny_run / stage).rglob("*"):
             if file.is_file():
-                there = storages.path(f"{bucket}/run") / stage / file.relative_to(tiny_run / stage).as_posix()
+                there = run / stage / file.relative_to(tiny_run / stage).as_posix()
                 there.write_bytes(file.read_bytes())
     arguments = ["--mesh.fsdp", "2", "--pretrain.steps", "60"]
-    work = job_of(
-        "compute", "pretrain", f"{bucket}/run", arguments, **PYTHON | {"machine": "g2-standard-4", "nodes": 2}
-    )
+    work = job_of("compute", "pretrain", str(run), arguments, **PYTHON | {"machine": "g2-standard-4", "nodes": 2})
     launch._put(work)
     return work
 

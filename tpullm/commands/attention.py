@@ -1,7 +1,5 @@
 """A picture of which earlier tokens each token looks at, per layer and head and averaged: one HTML file."""
 
-from pathlib import Path
-
 from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.log import say
@@ -34,6 +32,6 @@ def main(arguments) -> None:
     tokens, found = weights(load(arguments.model), arguments.text)
     if len(tokens) > MOST_TOKENS:
         raise UserError(f"text: {len(tokens)} tokens, and the picture shows {MOST_TOKENS} at most; give a shorter text")
-    path = Path(arguments.out) if arguments.out else find(arguments.model).run / "attention.html"
+    path = storage.path(arguments.out) if arguments.out else find(arguments.model).run / "attention.html"
     storage.write_text(path, attention_page(tokens, found))
     say(f"attention: {len(tokens)} tokens, {found.shape[0]} layers with {found.shape[1]} heads; see {path}")

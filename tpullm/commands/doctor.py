@@ -32,8 +32,9 @@ def main(arguments) -> int:
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
             publishing.write(find(path), Path(folder), path.name)
             return _examine(Path(folder), str(path), arguments.json)
-    reading.read_json(path / "config.json")
-    return _examine(path, str(path), arguments.json)
+    here = storage.local_copy(path)
+    reading.read_json(here / "config.json")
+    return _examine(here, str(path), arguments.json)
 
 
 def _examine(folder: Path, name: str, as_json: bool) -> int:

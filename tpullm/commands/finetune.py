@@ -93,17 +93,17 @@ def _tokenizer(folder: Path, chat_template: str) -> Tokenizer:
     """The tokenizer in `folder`, with another chat template if one is given."""
     if not chat_template:
         return load_tokenizer(folder)
-    if not Path(chat_template).is_file():
+    if not storage.path(chat_template).is_file():
         raise UserError(f"finetune.chat_template: no such file {chat_template}; give a Jinja template")
     if not (folder / "tokenizer.json").is_file():
         raise UserError("finetune.chat_template: is for published models; a model of tpullm has its own, remove it")
     try:
-        template = Path(chat_template).read_text(encoding="utf-8")
+        template = storage.path(chat_template).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UserError(f"finetune.chat_template: {chat_template} is not UTF-8; convert the file") from None
     if not template.strip():
         raise UserError(f"finetune.chat_template: {chat_template} is empty; give a Jinja template")
-    return PublishedTokenizer(folder, template)
+    return PublishedTokenizer(storage.local_copy(folder), template)
 
 
 def _changed_files(tokenizer: Tokenizer, learned: Conversations, folder: Path) -> dict[str, str]:

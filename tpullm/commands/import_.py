@@ -60,11 +60,12 @@ def make(recipe: Recipe, run: Path) -> None:
     from tpullm.training.state import Architecture
 
     began, folder = time.monotonic(), storage.path(recipe.base)
-    config, family = reading.read_config(folder)
-    tokenizer = PublishedTokenizer(folder)
+    here = storage.local_copy(folder)
+    config, family = reading.read_config(here)
+    tokenizer = PublishedTokenizer(here)
     fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
     architecture, mesh = Architecture(config), make_mesh(recipe.mesh)
-    with reading.opened(folder) as source:
+    with reading.opened(here) as source:
         arguments = (family, architecture.shapes, architecture.axes, config.layers)
         dtypes = reading.stored(source, reading.check(source, *arguments))
         storage.room_for(source.size, run)  # compressed it is about 0.8 of that
@@ -74,8 +75,8 @@ def make(recipe: Recipe, run: Path) -> None:
     begin(stage, inputs)
     save_params(stage / "checkpoints", params, description("base", config, recipe, inputs))
     with storage.atomic_directory(stage / "tokenizer") as temporary:
-        _copy_tokenizer(folder, temporary, tokenizer.stop_ids)
-    shutil.copyfile(folder / "config.json", stage / "published.json")  # what an export goes by
+        _copy_tokenizer(here, temporary, tokenizer.stop_ids)
+    storage.copy(here / "config.json", stage / "published.json")  # what an export goes by
     storage.write_json(stage / "digests.json", digests(recipe, run))
     seconds, count = round(time.monotonic() - began, 1), parameter_count(architecture.shapes)
     facts = {"folder": str(folder), "parameters": count, "model": dataclasses.asdict(config)}
@@ -128,7 +129,7 @@ def _plain(folder: Path, run: Path) -> Recipe:
     """Full tuning, with the small steps that a trained model takes without forgetting."""
     from tpullm.huggingface import reading
 
-    length = min(1024, reading.read_config(folder)[0].context_length)
+    length = min(1024, reading.read_config(storage.local_copy(folder))[0].context_length)
     optimizer = OptimizerConfig(peak_lr=2e-5, warmup_steps=20, weight_decay=0.0)
     train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
     return Recipe(

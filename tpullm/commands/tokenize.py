@@ -30,7 +30,7 @@ def add_show_arguments(parser) -> None:
 
 def show_main(arguments) -> None:
     """Print the split of a text."""
-    split = show(arguments.show, Path(arguments.model))
+    split = show(arguments.show, storage.path(arguments.model))
     if arguments.json:
         print(json.dumps(split, ensure_ascii=False))
     else:
@@ -176,7 +176,7 @@ def show(text: str, model: Path) -> list[dict[str, str | int]]:
 
 def find_tokenizer(model: Path) -> Tokenizer:
     """The tokenizer of a run directory, a stage, a checkpoint or a published model; `UserError` if there is none."""
-    model = Path(model)
+    model = storage.path(model)
     for folder in (model, *model.absolute().parents[:3]):
         for found in (folder, folder / "tokenizer", folder / "base" / "tokenizer"):
             if (found / "tokenizer.model").is_file() or (found / "tokenizer.json").is_file():

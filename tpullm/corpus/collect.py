@@ -127,7 +127,7 @@ def _groups(files: list[corpus_sources.File]) -> Iterator[tuple[tuple[corpus_sou
     size = 0
     for file in files:
         group.append(file)
-        size += file.path.stat().st_size
+        size += file.bytes
         if size >= TASK_BYTES or file is files[-1]:
             yield tuple(group), size
             group, size = [], 0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tpullm import storage
 from tpullm.config import Source
 from tpullm.corpus import extract, python_library, sources
 from tpullm.corpus.document import Raw
@@ -24,7 +25,7 @@ NOT_UTF8 = Raw(dropped="not UTF-8")
 def read(file: sources.File, source: Source) -> Iterator[Raw]:
     """The documents of one file, in its order. `UserError` names a file that is broken or cut off."""
     with _readable(file.path):
-        yield from READERS[file.kind](file.path, source)
+        yield from READERS[file.kind](storage.local_copy(file.path), source)
 
 
 def generate(source: Source, seed: int) -> Iterator[Raw]:

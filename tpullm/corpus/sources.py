@@ -1,5 +1,6 @@
 """Where a recipe's documents come from: its sources, and the files of each."""
 
+import dataclasses
 import os
 import platform
 import re
@@ -28,16 +29,25 @@ EXTENSIONS = {
 }
 KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
 COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
+_HIDDEN = re.compile(r"(^|/)(\.|__pycache__/)")
 VENDORED = {"node_modules", "vendor", "third_party", "site-packages", "dist-packages", "venv"}
 HASHED_BYTES = 1 << 30  # a larger file is known by its size and time: hashing it takes seconds at each start
 
 
 @dataclass(frozen=True)
 class File:
-    """One file to read: its path, how to read it, and whether its documents are held out by the recipe."""
+    """One file to read.
+
+    Args:
+        path: where it is.
+        kind: how to read it.
+        bytes: its size.
+        held_out: whether its documents are held out by the recipe.
+    """
 
     path: Path
     kind: str
+    bytes: int
     held_out: bool = False
 
 
@@ -81,7 +91,7 @@ def _check_source(source: Source) -> None:
         if not source.path:
             raise UserError(f"{where} has no path; write the file, folder or URL to read")
         for path in filter(None, (source.path, source.held_out)):
-            if not download.is_url(path) and not Path(path).expanduser().exists():
+            if not download.is_url(path) and not storage.path(path).exists():
                 raise UserError(f"{where}: {path}: no such file or folder; correct the path")
 
 
@@ -90,25 +100,26 @@ def files(source: Source, downloads: Path) -> tuple[list[File], Counter]:
     if source.kind == "tenki":
         return [], Counter()
     if source.kind == "python":
-        return [File(path, "python") for path in python_library.files(source.path)], Counter()
+        found = python_library.files(source.path)
+        return [File(path, "python", storage.size(path)) for path in found], Counter()
     held_out, ignored = _files(source, source.held_out, downloads) if source.held_out else ([], Counter())
-    apart = {path.resolve() for path, _ in held_out}
+    apart = {file.path.resolve() for file in held_out}
     found, ignored_too = _files(source, source.path, downloads)
-    training = [File(path, kind) for path, kind in found if path.resolve() not in apart]
-    return [File(path, kind, held_out=True) for path, kind in held_out] + training, ignored + ignored_too
+    training = [file for file in found if file.path.resolve() not in apart]
+    return [dataclasses.replace(file, held_out=True) for file in held_out] + training, ignored + ignored_too
 
 
-def _files(source: Source, location: str, downloads: Path) -> tuple[list[tuple[Path, str]], Counter]:
-    path = download.fetch(location, downloads) if download.is_url(location) else Path(location).expanduser()
+def _files(source: Source, location: str, downloads: Path) -> tuple[list[File], Counter]:
+    path = download.fetch(location, downloads) if download.is_url(location) else storage.path(location)
     if path.is_file():
-        return [(path, _kind_of_file(source, path))], Counter()
+        return [File(path, _kind_of_file(source, path), storage.size(path))], Counter()
     found, ignored = [], Counter()
-    for file in _walk(path):
+    for file, status in _walk(path):
         kind = KINDS.get(extension(file))
         if kind == "code" and VENDORED.intersection(file.relative_to(path).parts):
             ignored["other people's code"] += 1
         elif kind and source.kind in ("files", kind):
-            found.append((file, kind))
+            found.append(File(file, kind, (status or file.stat()).st_size))
         else:
             ignored[f"unknown extension ({extension(file) or 'none'})"] += 1
     if not found:
@@ -140,13 +151,15 @@ def extension(path: Path) -> str:
     return plain.suffix.lower()
 
 
-def _walk(folder: Path) -> list[Path]:
-    """All files under `folder` in a fixed order, without hidden and compiled ones."""
+def _walk(folder: Path) -> list[tuple[Path, Any]]:
+    """All files under `folder` (and their states, on `gs://`), in a fixed order, without hidden and compiled ones."""
+    if storage.is_remote(folder):
+        return [(folder / name, status) for name, status in storage.files(folder).items() if not _HIDDEN.search(name)]
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         found += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
-    return found
+    return [(path, None) for path in found]
 
 
 def fingerprint(found: list[Source]) -> dict[str, Any]:
@@ -167,12 +180,14 @@ def _fingerprint(location: str) -> Any:
     """A URL stands for itself: what it names is fetched once."""
     if download.is_url(location):
         return location
-    path = Path(location).expanduser()
-    return {str(file.relative_to(path)): _identity(file) for file in ([path] if path.is_file() else _walk(path))}
+    path = storage.path(location)
+    found = [(path, None)] if path.is_file() else _walk(path)
+    return {str(file.relative_to(path)): _identity(file, status or file.stat()) for file, status in found}
 
 
-def _identity(path: Path) -> str:
-    status = path.stat()
+def _identity(path: Path, status: Any) -> str:
+    if storage.is_remote(path):  # without reading it
+        return f"{status.st_size} bytes, {status.digest}"
     if status.st_size > HASHED_BYTES:
         return f"{status.st_size} bytes at {status.st_mtime_ns}"
     return storage.hash_file(path)

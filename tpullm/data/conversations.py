@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tpullm import storage
 from tpullm.config import FinetuneConfig
 from tpullm.corpus import tenki
 from tpullm.data.batch import flat_ranges
@@ -53,11 +54,11 @@ def read(path: Path | str) -> list[Messages]:
     Raises:
         UserError: there is no such file, nothing in it, or a line that is no such conversation (which one is told).
     """
-    path = Path(path)
+    path = storage.path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file of conversations; correct finetune.conversations")
     conversations = []
-    with open(path, "rb") as file:
+    with storage.local_copy(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 conversations.append(_parse(line, f"{path}: line {number}"))

@@ -44,7 +44,7 @@ def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[str]) 
 
 def make(parts: Sequence[Part], workers: int, finished: Callable[[], None]) -> None:
     """Tokenize files by `workers` processes (0: one per core); `finished` is called after each."""
-    sizes = {part: part.documents.stat().st_size for part in parts}
+    sizes = {part: storage.size(part.documents) for part in parts}
     workers = min(workers or os.cpu_count() or 1, len(parts))
     with log.progress("tokenize", sum(sizes.values()), "bytes") as advance:
 

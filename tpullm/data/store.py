@@ -8,6 +8,7 @@ more), `offsets` (uint64 [documents + 1]: document d is tokens[offsets[d]:offset
 [documents]: the first 8 bytes of the hash of its text).
 """
 
+import functools
 import mmap
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tpullm.errors import UserError
 
 CHUNK_TOKENS = 16 * 1024  # read at once
 SHARD_TOKENS = 32 * 1024 * 1024  # one file
+CACHED_BYTES = 1 << 28  # of a store on gs://, in each process
 
 
 class TokenStore:
@@ -27,14 +29,14 @@ class TokenStore:
 
     def __init__(self, path: Path | str):
         """Open `path` (`tokens/<source>/<split>`); `UserError` if it is not a token store."""
-        path = Path(path)
+        path = storage.path(path)
         if not (path / "tokens").is_dir():
             raise UserError(f"{path}: no token store; make it with `tpullm tokenize`")
         self.path = path
         self.offsets = _read_all(path / "offsets").view(np.int64)
         self.ids = _read_all(path / "ids")
         self.lengths = np.diff(self.offsets)
-        self._tokens = _Mapped(path / "tokens")
+        self._tokens = (_Remote if storage.is_remote(path) else _Mapped)(path / "tokens")
 
     @classmethod
     def open(cls, path: Path | str) -> "TokenStore":
@@ -90,6 +92,26 @@ class _Mapped:
         sizes = highs * self._dtype.itemsize - begins
         for shard, begin, size in zip(shards.tolist(), begins.tolist(), sizes.tolist(), strict=True):
             self._shards[shard].obj.madvise(mmap.MADV_WILLNEED, begin, size)
+
+
+class _Remote:
+    """A flat array on `gs://`, for reading: the wanted chunks alone, all at once, and again if asked again soon."""
+
+    def __init__(self, path: Path):
+        self._path, self._array = path, _open(path)
+
+    def read(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """`[begin, end)` of each pair, one after the other; int32."""
+        import tensorstore
+
+        with tensorstore.Batch() as batch:
+            pairs = zip(begins.tolist(), ends.tolist(), strict=True)
+            pieces = [self._array[begin:end].read(batch=batch) for begin, end in pairs]
+        try:
+            found = [piece.result() for piece in pieces]
+        except ValueError as error:
+            raise storage.explain(error) or UserError(f"{self._path}: can't be read ({error})") from error
+        return np.concatenate([*found, np.zeros(0, self._array.dtype.numpy_dtype)]).astype(np.int32)
 
 
 def _map(file: Path, count: int, chunk: int, dtype: np.dtype) -> memoryview:
@@ -175,10 +197,26 @@ def _open(path: Path):
     import tensorstore
 
     try:
-        return tensorstore.open(_spec(path), open=True).result()
+        return tensorstore.open(_spec(path), open=True, context=_context()).result()
     except ValueError as error:
+        if told := storage.explain(error):
+            raise told from error
         reason = " ".join(str(error).split())[:80]
         raise UserError(f"{path}: broken token store ({reason}); remove it and run `tpullm tokenize`") from error
+
+
+@functools.cache
+def _context():
+    """On `gs://` an index of chunks is read once, and a request is repeated for some minutes."""
+    import tensorstore
+
+    return tensorstore.Context(
+        {
+            "cache_pool": {"total_bytes_limit": CACHED_BYTES},
+            "gcs_request_concurrency": {"limit": 64},
+            "gcs_request_retries": {"max_retries": 30, "initial_delay": "500ms", "max_delay": "8s"},
+        }
+    )
 
 
 def _write_all(path: Path, values: np.ndarray) -> None:
@@ -190,4 +228,8 @@ def _read_all(path: Path) -> np.ndarray:
 
 
 def _spec(path: Path) -> dict:
-    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.absolute()}/"}}
+    if not storage.is_remote(path):
+        return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.absolute()}/"}}
+    bucket, _, name = str(path).removeprefix("gs://").partition("/")
+    kvstore = {"driver": "gcs", "bucket": bucket, "path": f"{name}/"}
+    return {"driver": "zarr3", "kvstore": kvstore, "recheck_cached_data": "open", "recheck_cached_metadata": "open"}

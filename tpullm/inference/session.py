@@ -74,7 +74,7 @@ def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: 
     """
     path = storage.path(model)
     if (path / "config.json").is_file():
-        return _published(path, exact)
+        return _published(storage.local_copy(path), exact)
     found = checkpoint.find(model, stages)
     tokenizer = load_tokenizer(found.tokenizer_path)
     fits_vocabulary(tokenizer, found.config, found.tokenizer_path)

@@ -100,7 +100,8 @@ def _refusal(request: Request, error: Any) -> Exception:
 
 
 def _line(error: Any) -> str:
-    return " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())
+    return re.sub(r"^[A-Z]+ https?://\S+: ", "", text)[:300]  # the library puts the address before the message
 
 
 def _snake(name: str) -> str:

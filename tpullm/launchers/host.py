@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -87,10 +88,10 @@ class Host:
             return ""
         until = time.monotonic() + SECONDS_FOR_PEERS
         while not self._stopping.is_set():
-            if others := [ended for ended in self._state.ended(self._attempt) if ended.host != self._place.index]:
-                return f"host {others[0].host} ended: {others[0].line}"
             if (there := self._state.ready_hosts(self._attempt, start)) >= self._place.count:
                 return ""
+            if others := [ended for ended in self._state.ended(self._attempt) if ended.host != self._place.index]:
+                return f"host {others[0].host} ended: {others[0].line}"
             if time.monotonic() > until:
                 return f"{there} of {self._place.count} hosts are ready after {SECONDS_FOR_PEERS / 60:.0f} minutes"
             self._stopping.wait(SECONDS_BETWEEN_LOOKS)
@@ -108,7 +109,7 @@ class Host:
             while (code := self._child.poll()) is None:
                 time.sleep(0.2)
             self._child.kill()  # what it may have left
-            return code, self._child.last_line.removeprefix("tpullm: ")
+            return code, re.sub(r"^(\[\w+ \d+\] )?tpullm: ", "", self._child.last_line)
 
     def _flags(self) -> list[str]:
         """The place of a verb that joins others, said outright; one that shares the work finds its share by itself."""

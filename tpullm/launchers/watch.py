@@ -105,8 +105,10 @@ def decide(
     if last.over is None:
         own = next((resource for resource in resources if resource.attempt == last.number), None)
         return _about(last, own, hosts, pace, now)
+    if resources:  # what is being deleted may still count against the quota
+        return Wait(f"{resources[-1].name} is being deleted")
     if not last.over.again:
-        return Wait(f"{resources[-1].name} is being deleted") if resources else Finish(last.over)
+        return Finish(last.over)
     lost = _lost(attempts)
     if len(lost) > most:
         why = f"machines were lost {len(lost)} times, the last time: {last.over.why}; launch again to go on"

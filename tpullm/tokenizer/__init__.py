@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.tokenizer.trained import TrainedTokenizer
@@ -71,7 +72,7 @@ class Tokenizer(Protocol):
 
 def load(path: Path | str) -> Tokenizer:
     """The tokenizer in a folder, or the one of a SentencePiece model's file; `UserError` if it is not one."""
-    path = Path(path)
+    path = storage.local_copy(storage.path(path))
     if (path / "tokenizer.json").is_file():
         return PublishedTokenizer(path)
     file = path / "tokenizer.model" if path.is_dir() else path

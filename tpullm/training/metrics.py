@@ -13,7 +13,9 @@ import jax
 
 from tpullm import storage
 from tpullm.log import say
+from tpullm.training.mirror import mirrored
 
+FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -27,13 +29,13 @@ class MetricsLog:
     """
 
     def __init__(self, directory: Path, step: int):
-        directory.mkdir(parents=True, exist_ok=True)
-        self._path = directory / "metrics.jsonl"
-        if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
-            storage.write_text(self._path, "".join(line + "\n" for line in kept))
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (kept open for the whole stage)
-        self._tensorboard = _tensorboard(directory / "tensorboard", step + 1)
+        self._place = mirrored(directory)
+        path, before = self._place.folder / FILE, directory / FILE
+        if before.exists():
+            kept = [line for line in before.read_text().splitlines() if _step_of(line) <= step]
+            storage.write_text(path, "".join(line + "\n" for line in kept))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (kept open for the whole stage)
+        self._tensorboard = _tensorboard(self._place.folder / "tensorboard", step + 1)
 
     def write(self, values: dict) -> None:
         """Append one line; numbers also go to TensorBoard, nested ones as `name/source`, and lists don't."""
@@ -44,17 +46,20 @@ class MetricsLog:
             nested = value if isinstance(value, dict) else {} if isinstance(value, list) else {"": value}
             for suffix, number in nested.items():
                 self._tensorboard.add_scalar(f"{name}/{suffix}" if suffix else name, number, step)
+        self._place.changed()
 
     def sync(self) -> None:
-        """Have everything on the disk."""
+        """Have everything on the disk, or on `gs://`."""
         os.fsync(self._file.fileno())
         self._tensorboard.flush()
+        self._place.wait()
 
     def close(self) -> None:
-        """Everything on the disk, and no more to come."""
+        """Everything on the disk, or on `gs://`, and no more to come."""
         self.sync()
         self._file.close()
         self._tensorboard.close()
+        self._place.close()
 
 
 class NoLog:

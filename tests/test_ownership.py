@@ -1,0 +1,67 @@
+"""One process at a time works in a run directory on `gs://`, and one that is gone holds nobody up for long."""
+
+import threading
+import time
+
+import pytest
+
+from tpullm import bucket as gs
+from tpullm import ownership
+from tpullm.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A lease of seconds."""
+    monkeypatch.setattr(ownership, "SECONDS_BETWEEN_RENEWALS", 0.2)
+    monkeypatch.setattr(ownership, "SECONDS_OF_A_LEASE", 3.0)
+    monkeypatch.setattr(ownership, "SECONDS_OF_ROUNDING", 1.0)
+
+
+def test_the_second_waits_with_a_line_and_is_refused_or_comes_after(bucket, capsys):
+    with ownership.alone(bucket):
+        generation, said, _ = gs.read_with_age(bucket / ".lock")
+        with pytest.raises(UserError, match=f"{bucket}: another tpullm works in it"), ownership.alone(bucket):
+            pass
+        assert gs.read_with_age(bucket / ".lock")[0] > generation, "it was renewed"
+        assert f"belongs to {said['host']}, process {said['pid']}; waiting 3 s" in capsys.readouterr().err
+    with ownership.alone(bucket):
+        assert (bucket / ".lock").exists()
+    assert not (bucket / ".lock").exists()
+
+
+def test_the_second_comes_in_as_soon_as_the_first_leaves(bucket):
+    first = ownership.Lease(bucket / ".lock")
+    first.take()
+    threading.Timer(1.0, first.give_back).start()
+    began = time.monotonic()
+    with ownership.alone(bucket):
+        assert 0.9 < time.monotonic() - began < 4
+
+
+def test_a_lease_that_is_not_renewed_is_taken_over(bucket):
+    gs.write_if(bucket / ".lock", {"host": "elsewhere", "pid": 1, "process": "another", "id": "x"}, 0)
+    began = time.monotonic()
+    with ownership.alone(bucket):
+        assert 1.5 < time.monotonic() - began < 6
+        assert gs.read_with_age(bucket / ".lock")[1]["host"] != "elsewhere"
+
+
+def test_of_a_process_of_this_machine_that_is_gone_nobody_waits(bucket):
+    said = {"host": ownership.socket.gethostname(), "pid": 2**30, "process": ownership._process(), "id": "x"}
+    gs.write_if(bucket / ".lock", said, 0)
+    began = time.monotonic()
+    with ownership.alone(bucket):
+        assert time.monotonic() - began < 1.5
+
+
+def test_who_was_away_too_long_stops(bucket, monkeypatch, capsys):
+    ended = threading.Event()
+    monkeypatch.setattr(ownership.os, "_exit", lambda code: (ended.set(), time.sleep(60)))
+    lease = ownership.Lease(bucket / ".lock")
+    lease.take()
+    generation, _, _ = gs.read_with_age(bucket / ".lock")
+    while not gs.write_if(bucket / ".lock", {"id": "another"}, generation):
+        generation, _, _ = gs.read_with_age(bucket / ".lock")
+    assert ended.wait(10)
+    assert f"tpullm: {bucket}: another tpullm works in it now" in capsys.readouterr().err
