@@ -84,10 +84,10 @@ class FakeBatch(Rest):
             raise Refused(400, "INVALID_ARGUMENT", f"Job name {name} is invalid")
         if name in self.jobs:
             raise Refused(409, "ALREADY_EXISTS", f"Resource '{parent}/jobs/{name}' already exists")
-        checked(call.body)
-        group = call.body["taskGroups"][0]
+        body = checked(call.body)
+        group = body["taskGroups"][0]
         count = int(group.get("taskCount", 1))
-        job = Job(f"{parent}/jobs/{name}", call.body, self.folder / f"{name}-{len(self.made)}")
+        job = Job(f"{parent}/jobs/{name}", body, self.folder / f"{name}-{len(self.made)}")
         job.tasks, job.attempts, job.codes = ["PENDING"] * count, [0] * count, [[] for _ in range(count)]
         self.jobs[name] = job
         self.made.append(name)
@@ -282,10 +282,10 @@ def retried(spec: dict, code: int) -> bool:
     return met == (policies[0]["action"] == "RETRY_TASK")
 
 
-def checked(body: dict) -> None:
-    """Refuse what the service would, as far as its reference says."""
+def checked(sent: dict) -> dict:
+    """The job with the names of values (the client sends numbers); refused if the service would, by its reference."""
     try:
-        json_format.ParseDict(body, batch_v1.Job.pb(batch_v1.Job()))
+        body = json_format.MessageToDict(json_format.ParseDict(sent, batch_v1.Job.pb(batch_v1.Job())))
     except json_format.ParseError as error:
         raise Refused(400, "INVALID_ARGUMENT", str(error)) from None
     groups = body.get("taskGroups", [])
@@ -297,3 +297,4 @@ def checked(body: dict) -> None:
     (place, *others) = body["allocationPolicy"]["location"]["allowedLocations"]
     if not place.startswith(("regions/", "zones/")) or any(other.startswith("regions/") for other in others):
         raise Refused(400, "INVALID_ARGUMENT", f"allowedLocations: {place}")
+    return body

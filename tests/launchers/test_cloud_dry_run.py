@@ -5,6 +5,7 @@ After a change that is meant, `TPULLM_RECORD=1 pytest tests/launchers/test_cloud
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tpullm.launchers import startup
+from tpullm.launchers import machines, startup
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPE = ["--config", "tests/tiny.yaml", "--run", "gs://my-bucket/tiny"]
@@ -41,7 +42,11 @@ print(code, f"{time.process_time():.2f}", *heavy, file=sys.stderr)
 def dry_run(case):
     """What is printed, and what the process says of itself."""
     place = ["--dry-run", "--project=my-project", "--zone=us-central1-a"]
-    arguments = ["launch", CASES[case][0], *place, *CASES[case][1:], *RECIPE]
+    return run_alone(["launch", CASES[case][0], *place, *CASES[case][1:], *RECIPE])
+
+
+def run_alone(arguments):
+    """The same of any command."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("GOOGLE", "CLOUDSDK"))}
     done = subprocess.run(
         [sys.executable, "-c", ALONE, *arguments],
@@ -85,3 +90,16 @@ def test_the_requests_are_the_recorded_ones(case):
 def test_a_dry_run_tells_no_secret(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_a_secret_of_mine")
     assert "hf_a_secret_of_mine" not in dry_run("batch-gpus")[0]
+
+
+@pytest.mark.parametrize("target", ["compute", "batch"])
+def test_the_command_in_the_head_of_the_targets_file_works(target):
+    head = (ROOT / "configs" / "launch" / f"{target}.yaml").read_text(encoding="utf-8")
+    program, verb, *words = shlex.split(re.search(r"#   command   (.*)", head)[1])
+    assert (program, verb, words[0]) == ("tpullm", "launch", target)
+    printed, (code, *_) = run_alone([verb, target, "--dry-run", *words[1:]])
+    assert code == "0" and yaml.safe_load(printed)["requests"]
+    cost = re.search(r"at most ([\d.]+) \$/h \((\d+) machines at ([\d.]+) \$", head)
+    machine = machines.find(yaml.safe_load(head)["machine"])
+    assert float(cost[3]) == pytest.approx(machine.dollars, abs=0.005)
+    assert float(cost[1]) == pytest.approx(int(cost[2]) * machine.dollars, abs=0.005)
