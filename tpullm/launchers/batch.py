@@ -131,7 +131,7 @@ def _runnable(job: Job, attempt: int) -> dict[str, Any]:
     runnable: dict[str, Any] = {"displayName": f"tpullm {job.verb}", "environment": {"variables": variables}}
     if not job.config.image:
         return runnable | {"script": {"text": text}}
-    variables |= {"TPULLM_HOME": "/tmp/tpullm", "TPULLM_PYTHON": job.config.python or "python"}  # it is not root there
+    variables |= {"TPULLM_PYTHON": job.config.python or "python"}
     return runnable | {"container": _container(job, text)}
 
 
