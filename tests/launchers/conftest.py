@@ -62,6 +62,14 @@ def job_of(target: str, verb: str, run="gs://my-bucket/tiny", arguments=(), **co
     return job.make(target, LaunchConfig(**CLOUD | config), command)
 
 
+def copied(run: Path, there: Path) -> None:
+    """Put all that a run has up to its tokens into another run directory."""
+    for stage in ("documents", "tokenizer", "tokens"):
+        for file in (run / stage).rglob("*"):
+            if file.is_file():
+                (there / file.relative_to(run).as_posix()).write_bytes(file.read_bytes())
+
+
 @pytest.fixture
 def address(monkeypatch):
     """Has an API's client talk to a fake: `address("BATCH", fake)`."""

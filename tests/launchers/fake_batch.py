@@ -247,7 +247,8 @@ class FakeBatch(Rest):
             environment["BATCH_HOSTS_FILE"] = str(job.folder / "hosts")
             job.folder.mkdir(parents=True, exist_ok=True)
             (job.folder / "hosts").write_text("".join(f"127.0.0.{number + 1}\n" for number in range(count)))
-        return machines.start(runnable["script"]["text"], job.folder / f"task-{index}", environment)
+        name = f"127.0.0.{index + 1}" if group.get("requireHostsFile") else ""
+        return machines.start(runnable["script"]["text"], job.folder / f"task-{index}", environment, name)
 
     def _note(self, job: Job, index: int, code: int) -> None:
         job.events.append(

@@ -9,8 +9,14 @@ from pathlib import Path
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR")  # of the test's own environment; the rest would tell a machine too much
 
 
-def start(script: str, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:
-    """Run the text of a script, as the agent on a machine does; what it prints is appended to `folder/log`."""
+NAMED = ["unshare", "--map-root-user", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']  # a machine's own name
+
+
+def start(script: str, folder: Path, environment: Mapping[str, str], name: str = "") -> subprocess.Popen:
+    """Run the text of a script, as the agent on a machine does; what it prints is appended to `folder/log`.
+
+    A machine with a name takes a namespace of the system's, which not every machine allows: `can_name`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "script"
     file.write_text(script, encoding="utf-8")
@@ -18,7 +24,7 @@ def start(script: str, folder: Path, environment: Mapping[str, str]) -> subproce
     own = {name: os.environ[name] for name in KEPT if name in os.environ}
     with open(folder / "log", "ab") as log:
         return subprocess.Popen(
-            [str(file)] if script.startswith("#!") else ["/bin/sh", str(file)],
+            ([*NAMED, name] if name else []) + [str(file)],
             env=own | dict(environment),
             cwd=folder,
             stdout=log,
@@ -26,6 +32,11 @@ def start(script: str, folder: Path, environment: Mapping[str, str]) -> subproce
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+
+def can_name() -> bool:
+    """Whether machines can have names of their own here."""
+    return subprocess.run([*NAMED, "a-name", "true"], capture_output=True).returncode == 0
 
 
 def kill(process: subprocess.Popen) -> None:

@@ -9,14 +9,17 @@ import pytest
 from google.cloud import batch_v1
 from google.protobuf import json_format
 
-from tests.launchers.conftest import PYTHON, QUICK, job_of
+from tests.launchers import machines
+from tests.launchers.conftest import PYTHON, QUICK, copied, job_of
 from tests.launchers.fake_batch import FakeBatch
 from tests.launchers.fake_metadata import Metadata
 from tests.launchers.rest import Fault, Refused
+from tests.test_resume import assert_same_bits, metrics
 from tpullm.commands import launch
 from tpullm.errors import TRY_AGAIN, UserError
 from tpullm.launchers import batch, google, watch
 
+TOKEN = "ya29.a-secret-that-is-never-shown"
 STAGE = {"machine": "n2-standard-8", "nodes": 8}
 GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
 
@@ -119,7 +122,7 @@ def fake(tmp_path, address, machine):
     made = []
 
     def variables(index):
-        made.append(Metadata(f"task-{index}"))
+        made.append(Metadata(f"task-{index}", token=TOKEN))
         home = tmp_path / "homes" / str(index)
         return machine | {"GCE_METADATA_HOST": made[-1].address, "TPULLM_HOME": str(home)}
 
@@ -243,6 +246,8 @@ def share_out(bucket, fake, tiny_run, tasks, preempted):
         assert "ended with 0" in (job.folder / f"task-{preempted}" / "log").read_text("utf-8")
         assert fake.jobs == {}
     assert_same(tiny_run, bucket / "run")
+    files = [file for place in (bucket, fake.folder) for file in place.rglob("*") if file.is_file()]
+    assert len(files) > 20 and not [file for file in files if TOKEN.encode() in file.read_bytes()]
 
 
 def take_back(fake, name, index, taken):
@@ -253,6 +258,40 @@ def take_back(fake, name, index, taken):
     while not log.exists() or "place: share" not in log.read_text("utf-8"):
         time.sleep(0.02)
     fake.preempt(name, index)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not machines.can_name(), reason="machines can't have names of their own here")
+def test_two_nodes_train_one_is_preempted_and_the_bits_are_the_same(bucket, fake, tiny_run):
+    """They find each other by the hosts file; the one left starts again with the one that Batch brings back."""
+    for name in ("whole", "preempted"):
+        run = bucket / name
+        copied(tiny_run, run)
+        work = launched(
+            run, "pretrain", ["--mesh.fsdp", "2", "--pretrain.steps", "60"], nodes=2, machine="g2-standard-4"
+        )
+        taken = []
+        if name == "preempted":
+            taker = threading.Thread(target=take_back_after_a_save, args=(fake, run, taken))
+            taker.start()
+        assert watch.follow(work, batch, QUICK) == 0
+        assert fake.jobs == {}
+    taker.join()
+    assert taken[0].attempts == [1, 2] and taken[0].codes[1][0] == 50001
+    assert fake.made == ["tiny-pretrain-1"] * 2
+    assert metrics(bucket / "whole" / "pretrain") == metrics(bucket / "preempted" / "pretrain")
+    assert_same_bits(bucket / "whole" / "pretrain", bucket / "preempted" / "pretrain")
+
+
+def take_back_after_a_save(fake, run, taken):
+    """Preempt the second task when there is a save."""
+    saves = run / "pretrain" / "checkpoints"
+    until = time.monotonic() + 600
+    while not (saves.exists() and any(path.name.isdigit() for path in saves.iterdir())):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    taken.append(fake.jobs["tiny-pretrain-1"])
+    fake.preempt("tiny-pretrain-1", 1)
 
 
 def assert_same(one, other):

@@ -7,11 +7,11 @@ import pytest
 from google.cloud import compute_v1
 from google.protobuf import json_format
 
-from tests.launchers.conftest import PYTHON, QUICK, job_of
+from tests.launchers.conftest import PYTHON, QUICK, copied, job_of
 from tests.launchers.fake_compute import FakeCompute
 from tests.launchers.rest import Fault, Refused
 from tests.test_resume import assert_same_bits, metrics
-from tpullm import storage as storages
+from tpullm import storage
 from tpullm.commands import launch
 from tpullm.errors import UserError
 from tpullm.launchers import compute, google, watch
@@ -268,11 +268,7 @@ def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the
 
 def to_train(run, tiny_run):
     """A job that pretrains on two machines, with a run directory that has all that is needed before."""
-    for stage in ("documents", "tokenizer", "tokens"):
-        for file in (tiny_run / stage).rglob("*"):
-            if file.is_file():
-                there = run / stage / file.relative_to(tiny_run / stage).as_posix()
-                there.write_bytes(file.read_bytes())
+    copied(tiny_run, run)
     arguments = ["--mesh.fsdp", "2", "--pretrain.steps", "60"]
     work = job_of("compute", "pretrain", str(run), arguments, **PYTHON | {"machine": "g2-standard-4", "nodes": 2})
     launch._put(work)
@@ -281,7 +277,7 @@ def to_train(run, tiny_run):
 
 def take_back(fake, work, disturbed):
     """Warn a machine when there is a save; take it away when it has ended."""
-    saves = storages.path(work.run) / "pretrain" / "checkpoints"
+    saves = storage.path(work.run) / "pretrain" / "checkpoints"
     until(lambda: saves.exists() and any(path.name.isdigit() for path in saves.iterdir()), 300)
     name = "tiny-pretrain-1-1"
     fake.warn(name)

@@ -226,7 +226,7 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         attempt=attempt,
         state=state,
         run=found.get("labels", {}).get("tpullm-run", ""),
-        why=_why(status) if state is State.FAILED else "",
+        why=_why(status, state),
         hopeless=state is State.FAILED and not any(code in RETRIED for code in codes[-1:]) and bool(codes),
         dollars_an_hour=machines.find(job.config.machine).dollars * at_work,
     )
@@ -236,10 +236,16 @@ def _exit_code(event: dict[str, Any]) -> int:
     return event.get("taskExecution", {}).get("exitCode", 0)
 
 
-def _why(status: dict[str, Any]) -> str:
-    """The last event that says why, in Batch's words."""
-    events = [event.get("description", "") for event in status.get("statusEvents", []) if _exit_code(event)]
-    return (events or [event.get("description", "") for event in status.get("statusEvents", [])] or [""])[-1]
+def _why(status: dict[str, Any], state: State) -> str:
+    """The last event that says why it failed, or why it waits (no quota, no machines), in Batch's words."""
+    events = status.get("statusEvents", [])
+    if state is State.FAILED:
+        chosen = [event for event in events if _exit_code(event)] or events
+    elif state in (State.WAITING, State.PROVISIONING):
+        chosen = [event for event in events if event.get("type") == "OPERATIONAL_INFO"]
+    else:
+        chosen = []
+    return " ".join(chosen[-1].get("description", "").split())[:300] if chosen else ""
 
 
 def create(job: Job, attempt: int) -> None:
