@@ -90,7 +90,7 @@ def _refusal(request: Request, error: Any) -> Exception:
     code, message = int(error.code or 0), _line(error.message)
     if code == 429 and "quota" in message.lower() and not _is_rate(message):
         return UserError(f"quota: {message}; ask for more (console, IAM & Admin, Quotas), or launch something smaller")
-    if code in (408, 429) or code >= 500:
+    if code in (408, 429) or code >= 500 or (code == 400 and "not ready" in message):
         return TryAgain(f"{request.host}: {code} {message}")
     if code == 401:
         return UserError(f"Google credentials: refused ({message}); {LOGIN}")

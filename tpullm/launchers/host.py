@@ -25,9 +25,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tpullm import joining, metadata, storage
+from tpullm import metadata, storage
 from tpullm.errors import TRY_AGAIN, TryAgain
 from tpullm.joining import Place
+from tpullm.launchers import places
 from tpullm.launchers.child import Child
 from tpullm.launchers.job import JOINING
 from tpullm.launchers.state import Ended, State
@@ -63,7 +64,7 @@ class Host:
 
     def run(self) -> Ended:
         """Run the verb until there is something to report."""
-        faults, start, progress = 0, 0, self._progress()
+        faults, start, progress = 0, self._state.starts_of(self._attempt, self._place.index), self._progress()
         while True:
             start += 1
             if why := self._wait_for_peers(start):
@@ -83,6 +84,8 @@ class Host:
     def _wait_for_peers(self, start: int) -> str:
         """Until all hosts are ready for this start; why that will not be, or nothing."""
         self._state.ready(self._attempt, start, self._place.index)
+        if self._sheet["verb"] not in JOINING:  # such tasks wait for each other's results, by themselves
+            return ""
         until = time.monotonic() + SECONDS_FOR_PEERS
         while not self._stopping.is_set():
             if (there := self._state.ready_hosts(self._attempt, start)) >= self._place.count:
@@ -109,10 +112,12 @@ class Host:
             return code, re.sub(r"^(\[\w+ \d+\] )?tpullm: ", "", self._child.last_line)
 
     def _flags(self) -> list[str]:
-        """The verb's place, said outright: it needs not find it again."""
-        place, kind = self._place, "hosts" if self._sheet["verb"] in JOINING else "share"
-        flags = [f"--{kind}.index={place.index}", f"--{kind}.count={place.count}"]
-        return flags + ([f"--hosts.coordinator={place.coordinator}"] if kind == "hosts" and place.count > 1 else [])
+        """The place of a verb that joins others, said outright; one that shares the work finds its share by itself."""
+        place = self._place
+        if self._sheet["verb"] not in JOINING:
+            return []
+        flags = [f"--hosts.index={place.index}", f"--hosts.count={place.count}"]
+        return flags + ([f"--hosts.coordinator={place.coordinator}"] if place.count > 1 else [])
 
     def _progress(self) -> set[str]:
         """What there is of saves and finished stages: a verb that adds to it is not failing in one place."""
@@ -138,9 +143,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tpullm.launchers.host")
     parser.add_argument("--job", required=True, help="the job's sheet, on gs://")
     parser.add_argument("--attempt", required=True, type=int)
+    parser.add_argument("--place", default="", help="what the machine was told about its place, as JSON")
     given = parser.parse_args()
     sheet = json.loads(storage.path(given.job).read_bytes())
-    place = joining.find_place({}, os.environ)
+    place = places.find(given.place, sheet["verb"], os.environ)
     state = State(sheet["folder"])
     if before := [ended for ended in state.ended(given.attempt) if ended.host == place.index]:
         return before[0].code  # the machine was started again
@@ -156,7 +162,12 @@ def main() -> int:
 
 
 def _report(state: State, attempt: int, ended: Ended) -> None:
-    """Say how it ended, however long the storage takes: without that nobody would know."""
+    """Say how it ended, however long the storage takes: without that nobody would know.
+
+    A task of Google Batch that ends so that it is started again has not ended.
+    """
+    if "BATCH_TASK_INDEX" in os.environ and ended.code in (TRY_AGAIN, 130):
+        return
     while True:
         try:
             return state.end(attempt, ended)

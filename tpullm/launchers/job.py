@@ -8,7 +8,7 @@ from typing import Any
 from tpullm import recipe as recipes
 from tpullm.config import Recipe
 from tpullm.errors import UserError
-from tpullm.launchers import code
+from tpullm.launchers import code, machines
 from tpullm.launchers.settings import LaunchConfig
 
 # How a verb is distributed: its processes join each other (`joining.py`), or share the work by index (`sharing.py`).
@@ -79,7 +79,7 @@ class Job:
 
     def requirement(self) -> str:
         """How the code is installed on a machine: the extras that its devices need beside the wheel."""
-        return {"tpu-vm": "tpu,gcp"}.get(self.target, "gcp")
+        return machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
@@ -109,7 +109,7 @@ def check_cloud(job: Job) -> None:
     if not job.run.startswith("gs://"):
         raise UserError(f"run: {job.run} is on this machine; give --run gs://BUCKET/FOLDER, which all machines see")
     for key, path in _paths(job):
-        if path and not path.startswith("gs://"):
+        if path and not path.startswith(("gs://", *(f"{mount}/" for mount in job.config.volumes.values()))):
             raise UserError(f"{key}: {path} is on this machine; copy it to gs:// and name it there")
 
 

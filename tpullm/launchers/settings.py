@@ -26,6 +26,8 @@ class LaunchConfig:
         image: of the boot disk (compute) or of the container (batch); empty is the target's own.
         disk_gb: size of the boot disk, GB (compute, batch).
         python: a Python on the machine that has all of tpullm's dependencies; empty makes an environment there.
+        volumes: what is mounted where: `gs://BUCKET/FOLDER` or `nfs://SERVER/FOLDER` in a folder of `/mnt/disks/`
+            (batch).
         service_account: whose rights the machines have; empty is the project's default one.
         network: of the machines; empty is the project's default.
         subnetwork: of the machines; empty is the network's own.
@@ -50,6 +52,7 @@ class LaunchConfig:
     image: str = ""
     disk_gb: int = 200
     python: str = ""
+    volumes: dict[str, str] = field(default_factory=dict)
     service_account: str = ""
     network: str = ""
     subnetwork: str = ""

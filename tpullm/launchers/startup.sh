@@ -17,6 +17,13 @@ ask() { curl -fsS --retry 5 --retry-connrefused -H 'Metadata-Flavor: Google' "$m
 
 attribute() { ask "attributes/$1" 2>/dev/null || true; }
 
+# What this machine was told: a variable of a task of Google Batch (TPULLM_JOB), else an attribute of its metadata.
+told() {
+    variable=$(printf '%s' "$1" | tr 'a-z-' 'A-Z_')
+    eval "value=\${$variable:-}"
+    if [ -n "$value" ]; then printf '%s' "$value"; else attribute "$1"; fi
+}
+
 # The header that lets curl use the bucket, for its --config on stdin: on a command line others could read it.
 authorization() {
     ask service-accounts/default/token |
@@ -43,21 +50,30 @@ die() {
     split "$folder/ended/setup-$(hostname).json"
     authorization >"$home/authorization"
     python3 -c 'import json, sys; print(json.dumps({"host": int(sys.argv[1] or 0), "code": 1, "line": sys.argv[2]}))' \
-        "$(attribute agent-worker-number)" "set-up on $(hostname): $1" |
+        "${BATCH_TASK_INDEX:-$(attribute agent-worker-number)}" "set-up on $(hostname): $1" |
         curl -fsS --retry 5 --config "$home/authorization" -H 'Content-Type: application/json' --data-binary @- \
             -o /dev/null "$storage/upload/storage/v1/b/$bucket/o?uploadType=media&name=$name" || true
     rm -f "$home/authorization"
     exit 1
 }
 
-# Prints a Python from 3.11 to 3.13 that can make an environment; the images of TPU machines may have an older one only.
-find_python() {
+able_python() {
     for version in 3.13 3.12 3.11; do
         if "python$version" -c 'import ensurepip, venv' 2>/dev/null; then
             command -v "python$version"
             return
         fi
     done
+    return 1
+}
+
+# Prints a Python from 3.11 to 3.13 that can make an environment. Debian's and Ubuntu's lacks a package for that; the
+# images of TPU machines may have an older one only.
+find_python() {
+    if able_python; then return; fi
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        { apt-get -q update && apt-get -qy install python3-venv python3-pip; } >&2 && if able_python; then return; fi
+    fi
     python3 -m pip install --quiet --target "$home/uv" uv >&2 && "$home/uv/bin/uv" python install --quiet 3.13 >&2 &&
         "$home/uv/bin/uv" python find 3.13
 }
@@ -88,11 +104,12 @@ make_environment() {
 
 umask 077
 mkdir -p "$home"
-job=$(ask attributes/tpullm-job)
-attempt=$(ask attributes/tpullm-attempt)
-wheel=$(ask attributes/tpullm-wheel)
-extras=$(attribute tpullm-extras)
-python=$(attribute tpullm-python)
+job=$(told tpullm-job)
+attempt=$(told tpullm-attempt)
+wheel=$(told tpullm-wheel)
+extras=$(told tpullm-extras)
+python=$(told tpullm-python)
+[ -n "$job" ] || { say "nobody said what to run" && exit 1; }
 
 [ -e "$home/$(basename "$wheel")" ] || download "$wheel" "$home/$(basename "$wheel")" || die "$wheel can't be fetched"
 if [ -n "$python" ]; then
@@ -104,4 +121,4 @@ if [ -n "$python" ]; then
 else
     make_environment
 fi
-exec "$python" -m tpullm.launchers.host --job "$job" --attempt "$attempt"
+exec "$python" -m tpullm.launchers.host --job "$job" --attempt "$attempt" --place "$(told tpullm-place)"

@@ -125,6 +125,11 @@ class State:
         """How many hosts are ready for a start of the verb."""
         return sum(name.startswith(f"{start:04d}-") for name in self._names(self.of(number) / "ready"))
 
+    def starts_of(self, number: int, host: int) -> int:
+        """The last start that a host was ready for; a machine that was started again goes on from there."""
+        ready = [name.split("-") for name in self._names(self.of(number) / "ready")]
+        return max((int(start) for start, index in ready if int(index) == host), default=0)
+
     def end(self, number: int, ended: Ended) -> None:
         """Note how a host ended."""
         storage.write_json(self.of(number) / "ended" / f"{ended.host:04d}.json", asdict(ended))

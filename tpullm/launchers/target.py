@@ -52,6 +52,7 @@ class Request:
 class State(Enum):
     """What has become of a resource."""
 
+    UNFINISHED = "not all asked for yet"
     WAITING = "waiting for capacity"
     PROVISIONING = "being made"
     ACTIVE = "active"

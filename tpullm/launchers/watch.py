@@ -128,7 +128,7 @@ def _about(attempt: Attempt, resource: Resource | None, hosts: int, pace: Pace, 
     """About an attempt of which nobody has said yet what came of it."""
     if over := _verdict(attempt, resource, hosts, now):
         return Judge(attempt.number, over)
-    if resource is None:  # the note is there, the machines are not: whoever wrote it did not get further
+    if resource is None or resource.state is Is.UNFINISHED:  # whoever wrote the note did not get further
         return Ask(attempt.number)
     if resource.state is not Is.ACTIVE:
         return Wait(resource.state.value)
