@@ -93,7 +93,7 @@ def take_away(fake, name: str, run: Path) -> None:
 
 @pytest.mark.slow
 def test_four_processes_killed_at_twenty_random_moments(tiny_tokens, tmp_path):
-    """-9 to one of four, after a random time, until it was done twenty times; the killed one's code is the launcher's."""
+    """-9 to one of four, after a random time, until it was done twenty times; its code is the launcher's."""
     whole = tmp_path / "whole"
     shutil.copytree(tiny_tokens, whole)
     assert start_local(whole).wait(300) == 0
@@ -102,7 +102,10 @@ def test_four_processes_killed_at_twenty_random_moments(tiny_tokens, tmp_path):
         process, before = start_local(tiny_tokens), saved(tiny_tokens)
         threading.Thread(target=process.stdout.read, daemon=True).start()
         wait_for_children(process, 4)
-        time.sleep(moments.uniform(0, 25))
+        if moments.random() < 0.7:  # else while they start
+            while saved(tiny_tokens) == before and process.poll() is None:
+                time.sleep(0.05)
+        time.sleep(moments.uniform(0, 8))
         victim = moments.choice(children(process) or [0])
         if process.poll() is None and victim and not is_gone(victim):
             others = children(process)
