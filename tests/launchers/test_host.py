@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.bucket import emulator
 from tests.launchers.conftest import make_job
 from tests.launchers.fake_tpu import TOKEN
 from tpullm.commands import launch
@@ -46,12 +45,6 @@ def machine_variables(folder: Path) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "STORAGE_EMULATOR_HOST": os.environ["STORAGE_EMULATOR_HOST"]}
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    with emulator() as server:
-        yield server
-
-
 @pytest.fixture
 def stub(tmp_path) -> Callable[[list], dict[str, str]]:
     """Makes a stand-in for the verb; of each host how its starts end: (exit code, after seconds, last line)."""
@@ -71,9 +64,9 @@ def stub(tmp_path) -> Callable[[list], dict[str, str]]:
 def launched(bucket, start_tpu, stub, tmp_path):
     """Launches two slices of one host each, and follows them; the fake, the job and its folder."""
 
-    def go(ends: list, name: str, **settings):
+    def go(ends: list, **settings):
         fake = start_tpu(machine_variables(tmp_path))
-        run = f"{bucket.make(name)}/run"
+        run = f"{bucket}/run"
         job = make_job(
             run, accelerator="v5litepod-4", slices=2, python=sys.executable, environment=stub(ends), **settings
         )
@@ -93,7 +86,7 @@ def logs(state: State, number: int) -> str:
 
 
 def test_hosts_find_their_places_run_the_verb_and_report(launched, tmp_path):
-    fake, job, state = launched([[(0, 0, "all done here")], [(0, 0.5, "and here")]], "finished")
+    fake, job, state = launched([[(0, 0, "all done here")], [(0, 0.5, "and here")]])
     assert watch.follow(job, tpu_vm, watch.Pace()) == 0
     assert fake.resources == {} and starts(tmp_path) == ["started-0-0", "started-1-0"]
     assert [(ended.host, ended.code, ended.line) for ended in state.ended(1)] == [
@@ -107,7 +100,7 @@ def test_hosts_find_their_places_run_the_verb_and_report(launched, tmp_path):
 
 
 def test_a_host_that_is_gone_and_own_faults_are_tried_again_three_faults_are_not(launched, tmp_path):
-    fake, job, state = launched([[(75, 0, "host 1 is gone")], [(137, 0, "killed")]], "faults")
+    fake, job, state = launched([[(75, 0, "host 1 is gone")], [(137, 0, "killed")]])
     with pytest.raises(UserError, match="killed") as error:
         watch.follow(job, tpu_vm, watch.Pace())
     assert error.value.code == 137 and fake.resources == {}
@@ -116,7 +109,7 @@ def test_a_host_that_is_gone_and_own_faults_are_tried_again_three_faults_are_not
 
 def test_a_mistake_of_the_users_is_not_tried_again(launched, tmp_path):
     line = "tpullm: tokens: not made yet; run tpullm tokenize"
-    fake, job, state = launched([[(2, 0, line)], [(2, 0, line)]], "mistake")
+    fake, job, state = launched([[(2, 0, line)], [(2, 0, line)]])
     with pytest.raises(UserError, match="tokens: not made yet") as error:
         watch.follow(job, tpu_vm, watch.Pace())
     assert error.value.code == 2 and fake.resources == {} and fake.made() == [f"{job.name}-1"]
@@ -125,7 +118,7 @@ def test_a_mistake_of_the_users_is_not_tried_again(launched, tmp_path):
 
 
 def test_a_notice_stops_the_verb_which_saves_and_another_attempt_goes_on(launched, tmp_path):
-    fake, job, state = launched([[(0, 60, "too late"), (0, 0, "done")]] * 2, "notice")
+    fake, job, state = launched([[(0, 60, "too late"), (0, 0, "done")]] * 2)
     from tests.launchers.test_tpu_vm import when
 
     name = f"{job.name}-1"
@@ -136,7 +129,7 @@ def test_a_notice_stops_the_verb_which_saves_and_another_attempt_goes_on(launche
 
 
 def test_a_machine_that_can_not_be_set_up_says_so(launched, tmp_path):
-    fake, job, state = launched([[(0, 0, "")]] * 2, "setup")
+    fake, job, state = launched([[(0, 0, "")]] * 2)
     job = make_job(job.run, accelerator="v5litepod-4", slices=2, python="/no/such/python")
     with pytest.raises(UserError, match="set-up on .*: /no/such/python: does not run"):
         launch._put(job)
@@ -144,10 +137,12 @@ def test_a_machine_that_can_not_be_set_up_says_so(launched, tmp_path):
     assert fake.resources == {}
 
 
-def test_the_machines_token_is_nowhere(launched, bucket, tmp_path):
-    fake, job, state = launched([[(0, 0, "done")]] * 2, "secrets")
+def test_the_machines_token_is_nowhere(launched, storage_server, tmp_path):
+    fake, job, state = launched([[(0, 0, "done")]] * 2)
     watch.follow(job, tpu_vm, watch.Pace())
-    searched = [path for folder in (tmp_path, Path(bucket._folder)) for path in folder.rglob("*") if path.is_file()]
+    searched = [
+        path for folder in (tmp_path, Path(storage_server._folder)) for path in folder.rglob("*") if path.is_file()
+    ]
     assert len(searched) > 20
     assert [path for path in searched if TOKEN.encode() in path.read_bytes()] == []
 

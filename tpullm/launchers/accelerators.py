@@ -67,7 +67,7 @@ def find(name: str) -> Slice:
     generation, _, number = name.rpartition("-")
     family = FAMILIES.get(generation)
     if family is None or not number.isdigit() or int(number) not in family.sizes:
-        raise UserError(f"accelerator: there is no {name}; the nearest are {', '.join(_nearest(name))}")
+        raise UserError(f"accelerator: there is no {name}; use {' or '.join(_nearest(name))}")
     chips = int(number) // family.cores_a_chip
     hosts = 1 if chips <= family.on_one_host else chips // CHIPS_A_HOST
     return Slice(name, chips, hosts, family)
@@ -78,6 +78,6 @@ def _nearest(name: str) -> list[str]:
     generation, _, number = name.replace("v5e", "v5litepod").rpartition("-")
     if generation in FAMILIES and number.isdigit():
         sizes = sorted(FAMILIES[generation].sizes, key=lambda size: abs(size - int(number)))[:2]
-        return [f"{generation}-{size}" for size in sorted(sizes)]
+        return [f"{generation}-{size}" for size in sorted(sizes if int(number) not in sizes else [int(number)])]
     names = [f"{generation}-{size}" for generation, family in FAMILIES.items() for size in family.sizes]
     return difflib.get_close_matches(name, names, 2, 0.0)
