@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-KEPT = ("PATH", "HOME", "LANG", "TMPDIR")  # of the test's own environment; the rest would tell a machine too much
+KEPT = ("PATH", "LANG", "TMPDIR")  # of the test's own environment; the rest would tell a machine too much
 
 
 NAMED = ["unshare", "--map-root-user", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']  # a machine's own name
@@ -25,7 +25,7 @@ def start(script: str, folder: Path, environment: Mapping[str, str], name: str =
     with open(folder / "log", "ab") as log:
         return subprocess.Popen(
             ([*NAMED, name] if name else []) + [str(file)],
-            env=own | dict(environment),
+            env=own | {"HOME": str(folder)} | dict(environment),
             cwd=folder,
             stdout=log,
             stderr=subprocess.STDOUT,
