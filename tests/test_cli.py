@@ -59,7 +59,7 @@ def test_json_is_one_value_and_nothing_else(tiny_run, arguments):
 
 
 def test_every_shipped_recipe_loads():
-    found = sorted((ROOT / "configs").rglob("*.yaml"))
+    found = sorted(set((ROOT / "configs").rglob("*.yaml")) - set((ROOT / "configs" / "launch").iterdir()))
     assert len(found) >= 3
     for path in found:
         assert isinstance(recipe.load(path), Recipe)

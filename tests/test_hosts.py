@@ -39,7 +39,7 @@ def test_flags_come_before_batch_and_batch_before_slurm(batch):
     place = find_place(FLAGS, batch | slurm)
     assert (place.index, place.count, place.coordinator) == (1, 4, "a:1234")
     place = find_place({}, batch | slurm)
-    assert (place.index, place.count, place.coordinator) == (1, 3, "first.zone:8476"), "the place in the hosts file"
+    assert (place.index, place.count, place.coordinator) == (1, 3, "first.zone:8482"), "the place in the hosts file"
     assert find_place({"count": 1}, batch).count == 1
 
 
@@ -188,3 +188,47 @@ def test_all_stages_on_two_hosts(tiny_run, tmp_path):
     one, two = (json.loads((folder / "evaluate" / "results.json").read_text()) for folder in (tiny_run, made))
     assert one["loss_nats_per_token"] == pytest.approx(two["loss_nats_per_token"], rel=1e-5)
     assert (made / "report.html").exists()
+
+
+GKE = {"TPU_WORKER_HOSTNAMES": "t-0,t-1", "TPU_WORKER_ID": "1"}
+SLICES = {"MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "2"}
+
+
+def test_a_tpu_pods_place_is_in_its_variables_and_slices_are_numbered_one_after_another():
+    place = find_place({}, GKE)
+    assert (place.index, place.count, place.coordinator) == (1, 2, "t-0:8482")
+    place = find_place({}, GKE | SLICES | {"MEGASCALE_COORDINATOR_ADDRESS": "first:8080"})
+    assert (place.index, place.count, place.coordinator) == (5, 6, "first:8482")
+
+
+@pytest.mark.parametrize("taken", [{"MEGASCALE_COORDINATOR_ADDRESS": "first:8482"}, {"MEGASCALE_PORT": "8482"}])
+def test_the_coordinators_port_is_not_the_one_of_the_slices_transport(taken):
+    place = find_place({}, GKE | SLICES | {"MEGASCALE_COORDINATOR_ADDRESS": "first"} | taken)
+    assert place.coordinator == "first:8483"
+
+
+def test_a_tpu_machines_place_is_in_its_metadata(monkeypatch):
+    told = {
+        "agent-worker-number": "1",
+        "worker-network-endpoints": "a:0:10.0.0.2,b:1:10.0.0.3",
+        "tpu-env": "ZONE: 'z'\nMEGASCALE_COORDINATOR_ADDRESS: '10.0.0.9:8080'\n"
+        "MEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n",
+    }
+    monkeypatch.setattr(joining.metadata, "attribute", lambda key: told.get(key, ""))
+    environment = {"GCE_METADATA_HOST": "there"}
+    place = find_place({}, environment)
+    assert (place.index, place.count, place.coordinator) == (3, 4, "10.0.0.9:8482")
+    del told["tpu-env"]
+    assert find_place({}, environment).coordinator == "10.0.0.2:8482"
+    assert (
+        find_place(FLAGS, environment).count == 4 and find_place({}, environment | {"JAX_PLATFORMS": "cpu"}).count == 1
+    )
+    del told["agent-worker-number"]
+    assert find_place({}, environment).count == 1, "a Google machine without a TPU"
+
+
+def test_metadata_that_can_not_be_read_is_one_line(monkeypatch):
+    monkeypatch.setattr(joining.metadata, "TRIES", 1)
+    monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
+    with pytest.raises(UserError, match="the TPU's metadata can't be read"):
+        find_place({}, {"GCE_METADATA_HOST": "127.0.0.1:9"})

@@ -19,7 +19,7 @@ def test_the_readme_shows_every_way_to_use_it():
     assert {"make quickstart", "make test"} <= set(COMMANDS)
     assert set(VERBS) == {
         *("collect", "tokenize", "pretrain", "finetune", "evaluate", "report"),
-        *("blank", "attention", "generate", "chat", "data", "doctor", "import", "export", "run", "sharding"),
+        *("blank", "attention", "generate", "chat", "data", "doctor", "import", "export", "run", "sharding", "launch"),
     }
 
 
@@ -42,7 +42,21 @@ def yours(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("tpullm")])
+LAUNCHES = [command for command in COMMANDS if command.startswith("tpullm launch")]
+
+
+@pytest.mark.parametrize("command", LAUNCHES)
+def test_a_launch(command):
+    """Nothing is sent; what would be is printed."""
+    words = shlex.split(command)[1:]
+    shown = "processes:" if words[1] == "local" else "requests:"
+    assert shown in tpullm(*words[:2], "--dry-run", *words[2:]).stdout
+
+
+HERE = [command for command in COMMANDS if command.startswith("tpullm") and command not in LAUNCHES]
+
+
+@pytest.mark.parametrize("command", HERE)
 def test_a_tpullm_command(tiny_run, published, yours, command):
     """In the order of the README: what one makes, a later one reads."""
     places = {"configs/quickstart.yaml": TINY, "runs/quickstart": tiny_run, "models/published": published}

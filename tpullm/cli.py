@@ -25,6 +25,7 @@ class Verb:
         recipe: it takes a recipe (`--config`, `--run`, `--section.key`).
         writes: it makes a stage, so the recipe is kept in the run directory.
         computes: it computes with JAX, in a process that was set up for that from its start.
+        reads: it reads its command line itself.
         shared: several processes can share its work, each on its own.
         shows: an option that turns it into a look at what was made, with `--model` instead of a recipe.
     """
@@ -34,6 +35,7 @@ class Verb:
     writes: bool = False
     shows: str = ""
     computes: bool = True
+    reads: bool = False
     shared: bool = False
 
 
@@ -66,6 +68,7 @@ VERBS = {
     "attention": Verb("a picture of which earlier tokens each token looks at"),
     "import": Verb("a published model into a run directory, to go on from", computes=False),
     "export": Verb("a trained model to a folder in the format of Hugging Face", computes=False),
+    "launch": Verb("a verb on several processes, TPU machines or a Batch job", computes=False, reads=True),
     "doctor": Verb("silent faults of a model in the format of Hugging Face"),
 }
 
@@ -135,6 +138,8 @@ def _dispatch(argv: list[str]) -> int:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     # `import` is a word of Python's, so its module is `import_`.
     module = importlib.import_module(f"tpullm.commands.{verb}{'_' * keyword.iskeyword(verb)}")
+    if VERBS[verb].reads:
+        return module.main(argv[1:])
     if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
         module.show_main(parse(_parser(verb, module.__doc__, module.add_show_arguments), argv[1:]))
     elif VERBS[verb].shared:

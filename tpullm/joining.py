@@ -17,19 +17,20 @@ to nothing, and JAX is not imported for it.
 import argparse
 import hashlib
 import importlib.metadata
-import importlib.util
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpullm import __version__, channel, hosts, log
+from tpullm import __version__, channel, hosts, log, metadata
 from tpullm.errors import UserError
 from tpullm.sharing import ALL, Share
 
 SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
-BATCH_PORT = 8476
+# Where host 0 listens, if TPULLM_PORT does not say otherwise: a TPU's runtime has 8431 and 8471 to 8479, the transport
+# between slices 8080 or 8081, or what it is told; JAX itself would take 8482.
+PORTS = (8482, 8483)
 HELP = (
     "Several hosts: start the same command on each, in a run directory that all share, with --hosts.coordinator "
     "HOST:PORT (the address and a free port of host 0), --hosts.count N and --hosts.index I (from 0). On a TPU pod, in "
@@ -80,23 +81,21 @@ def take_flags(group: str, arguments: list[str]) -> tuple[dict[str, Any], list[s
 
 
 def find_place(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Place:
-    """Which host this is: the first of the flags, the TPU, Google Batch and Slurm that says so; else the only one.
+    """Which host this is: what the first of the table above says that says anything.
 
     Raises:
         UserError: what was found is incomplete or contradicts itself.
     """
-    sources = (
-        lambda: _from_flags(flags),
-        lambda: _from_tpu(environment),
-        lambda: _from_batch(environment),
-        lambda: _from_slurm(environment),
+    place = (
+        _from_flags(flags)
+        or _from_tpu(environment)
+        or _from_batch(environment)
+        or _from_slurm(environment)
+        or Place("no sign of others (looked for flags, TPU, Google Batch, Slurm)")
     )
-    for source in sources:
-        if place := source():
-            if not 0 <= place.index < place.count:
-                raise UserError(f"hosts: {place.source} say index {place.index} of {place.count}; use 0 to count - 1")
-            return place
-    return Place("no sign of others")
+    if not 0 <= place.index < place.count:
+        raise UserError(f"hosts: {place.source} say index {place.index} of {place.count}; use 0 to count - 1")
+    return place
 
 
 def find_share(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Share:
@@ -163,21 +162,44 @@ def _from_flags(flags: Mapping[str, Any]) -> Place | None:
 
 
 def _from_tpu(environment: Mapping[str, str]) -> Place | None:
-    """What JAX itself would find on a TPU: the list of workers of a GKE pod, or the metadata of a TPU machine."""
-    if "tpu" not in (environment.get("JAX_PLATFORMS") or "tpu") or not _google_devices():
-        return None
-    if importlib.util.find_spec("libtpu") is None:
-        return None
-    from jax._src.clusters import GceTpuCluster, GkeTpuCluster
+    """The list of workers of a GKE pod, or the metadata of a TPU machine; slices are numbered one after another.
 
+    As `jax._src.clusters.cloud_tpu_cluster` reads them.
+    """
+    if "tpu" not in (environment.get("JAX_PLATFORMS") or "tpu"):
+        return None
+    if "TPU_WORKER_HOSTNAMES" in environment:
+        workers, own = environment["TPU_WORKER_HOSTNAMES"].split(","), environment.get("TPU_WORKER_ID", "0")
+        return _in_slices("the variables of a TPU pod", workers, own, environment)
+    if not (_google_devices() or environment.get("GCE_METADATA_HOST")):
+        return None
     try:
-        for cluster in (GkeTpuCluster, GceTpuCluster):
-            if cluster.is_env_present():
-                return _detected("the TPU's metadata", cluster)
-    except Exception as error:
-        text = " ".join(str(error).split())[:200]
-        raise UserError(f"hosts: the TPU's metadata can't be read ({text}); give --hosts.*") from error
-    return None
+        own = metadata.attribute("agent-worker-number")
+        if not own:
+            return None  # a Google machine without a TPU
+        # Each is a name, or name:id:address.
+        workers = [worker.split(":")[-1] for worker in metadata.attribute("worker-network-endpoints").split(",")]
+        lines = [line.partition(":") for line in metadata.attribute("tpu-env").splitlines()]
+    except OSError as error:
+        raise UserError(f"hosts: the TPU's metadata can't be read ({error}); give --hosts.*") from error
+    slices = {key.strip(): value.strip().strip("'") for key, _, value in lines if key.startswith("MEGASCALE_")}
+    return _in_slices("the TPU's metadata", workers, own, slices | environment)
+
+
+def _in_slices(source: str, workers: list[str], own: str, variables: Mapping[str, str]) -> Place:
+    """The place of a worker of one of several slices; the first slice's first worker is host 0."""
+    slices, of_slice = variables.get("MEGASCALE_NUM_SLICES") or 1, variables.get("MEGASCALE_SLICE_ID") or 0
+    host, _, port = variables.get("MEGASCALE_COORDINATOR_ADDRESS", "").partition(":")
+    # The slices' own transport listens on host 0 as well.
+    taken = {port, variables.get("MEGASCALE_PORT")}
+    free = next(port for port in _ports(variables) if str(port) not in taken)
+    index, count = int(own) + int(of_slice) * len(workers), len(workers) * int(slices)
+    return Place(source, index, count, f"{host or workers[0]}:{free}")
+
+
+def _ports(variables: Mapping[str, str]) -> tuple[int, ...]:
+    own = variables.get("TPULLM_PORT")
+    return (int(own), *PORTS) if own else PORTS
 
 
 def _google_devices() -> bool:
@@ -210,7 +232,7 @@ def _from_batch(environment: Mapping[str, str]) -> Place | None:
     found = [index for index, name in enumerate(names) if {name, name.split(".")[0]} & own]
     if len(found) != 1:
         raise UserError(f"hosts: {socket.gethostname()} is {len(found)} times in {file}; give --hosts.*")
-    return Place("Google Batch", found[0], len(names), f"{names[0]}:{BATCH_PORT}")
+    return Place("Google Batch", found[0], len(names), f"{names[0]}:{_ports(environment)[0]}")
 
 
 def _addresses(name: str) -> set[str]:
@@ -258,7 +280,7 @@ def join(place: Place) -> None:
     hosts.connected(to_others)
     hosts.agree("the code", _code())
     _start_jax(place, jax_port)
-    log.say(f"hosts: {place.count}, found by {place.source}: {', '.join(to_others.names)}")
+    log.say(f"place: host 0 of {place.count}, by {place.source}; all: {', '.join(to_others.names)}")
 
 
 def _start_jax(place: Place, port: int) -> None:

@@ -24,15 +24,15 @@ def add_recipe_arguments(parser) -> None:
     parser.add_class_arguments(Recipe)
 
 
-def parse(parser, argv: list[str]):
-    """The parsed command line; what is wrong in it, or in the recipe that it names, is a `UserError`."""
+def parse(parser, argv: list[str], kind: type = Recipe):
+    """The parsed command line; what is wrong in it, or in the file of a `kind` that it names, is a `UserError`."""
     given = _given(argv := _fetched(argv))
     files = [value for option, value in given if option == "config"]
-    _check_repeated(given)
+    _check_repeated(given, keys(kind))
     try:
         return parser.parse_args(argv)
     except Exception as error:
-        message = readable(error)
+        message = readable(error, keys(kind))
         key = re.search(r"[\w.]*\.(\w+)", message) or re.search(r'key "(\w+)"', message)
         typed = any(key and key.group(1) in argument for argument in argv)
         in_file = files and not typed and "--config" not in message and "config" not in message.split(":")[0]
@@ -57,14 +57,13 @@ def _given(argv: list[str]) -> list[tuple[str, str]]:
     return [(option, value) for option, value in pairs if "=" not in option] + apart
 
 
-def _check_repeated(given: list[tuple[str, str]]) -> None:
+def _check_repeated(given: list[tuple[str, str]], known: list[str]) -> None:
     """`UserError` if a recipe, or a value of a recipe's key, has a key twice: YAML would keep the last and say nothing.
 
     What is not YAML at all is left for the parser to refuse.
     """
     import yaml
 
-    known = keys()
     for option, value in given:
         path = Path(value)
         if option == "config" and path.is_file():
@@ -104,11 +103,8 @@ def open_run(parser, argv: list[str]) -> tuple[Recipe, Path, Any]:
     """
     arguments = parse(parser, argv)
     run = storage.path(arguments.run)
-    kept = run / "recipe.yaml"
     if not arguments.config:
-        if not kept.exists():
-            raise UserError(f"{kept}: no such recipe; give one with --config FILE, or --run RUN of a run that has one")
-        arguments = parse(parser, ["--config", str(kept), *argv])
+        arguments = parse(parser, ["--config", str(_kept(arguments.run)), *argv])
     recipe = check(_instantiate(parser, arguments))
     check_owner(run, recipe)
     return recipe, run, arguments
@@ -152,11 +148,27 @@ def _instantiate(parser, arguments) -> Recipe:
 
 def load(path: Path | str, overrides: list[str] = ()) -> Recipe:
     """The recipe in a YAML file, checked; `overrides` as on the command line (`--pretrain.steps=20`)."""
+    return of_command_line([f"--config={path}", *overrides])
+
+
+def of_command_line(argv: list[str]) -> Recipe:
+    """The recipe of a verb's command line, checked; the run directory is looked at only if there is no `--config`."""
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     add_recipe_arguments(parser)
-    return check(_instantiate(parser, parse(parser, [f"--config={path}", *overrides])))
+    arguments = parse(parser, argv)
+    if not arguments.config:
+        arguments = parse(parser, ["--config", str(_kept(arguments.run)), *argv])
+    return check(_instantiate(parser, arguments))
+
+
+def _kept(run: str) -> Path:
+    """The recipe in a run directory; `UserError` if there is none."""
+    kept = storage.path(run) / "recipe.yaml"
+    if not kept.exists():
+        raise UserError(f"{kept}: no such recipe; give one with --config FILE, or --run RUN of a run that has one")
+    return kept
 
 
 def dump(recipe: Recipe) -> str:
@@ -167,8 +179,8 @@ def dump(recipe: Recipe) -> str:
     return header + yaml.safe_dump(dataclasses.asdict(recipe), allow_unicode=True, sort_keys=False, width=120)
 
 
-def readable(error: BaseException) -> str:
-    """One line for an error of the argument parser: which key, what is wrong, and the nearest key if it is unknown."""
+def readable(error: BaseException, known: list[str]) -> str:
+    """One line for an error of the argument parser: which key, what is wrong, and the nearest of those `known`."""
     text = " ".join(str(error).split())
     unknown = re.search(
         r"(?:does not accept (?:option|nested key)|Option|unrecognized arguments:|Key) '?-*([\w.]+)'?", text
@@ -177,7 +189,7 @@ def readable(error: BaseException) -> str:
         key = unknown.group(1)
         group = re.search(r"[Gg]roup '([\w.]+)'", text) or re.search(r'Parser key "([\w.]+)"', text)
         full = f"{group.group(1)}.{key}" if group and not key.startswith(group.group(1)) else key
-        nearest = difflib.get_close_matches(full, keys(), 1, 0.4) or difflib.get_close_matches(key, keys(), 1, 0.4)
+        nearest = difflib.get_close_matches(full, known, 1, 0.4) or difflib.get_close_matches(key, known, 1, 0.4)
         return f"unknown key {full}" + (f"; the nearest is {nearest[0]}" if nearest and nearest[0] != full else "")
     if "Problems parsing config" in text:
         return f"not YAML ({text.split(': ', 1)[-1]}); correct it"

@@ -1,0 +1,88 @@
+"""Fakes of Google for the tests of launching, and jobs for them."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY
+from tests.launchers.fake_tpu import FakeTpu
+from tpullm.launchers import google, job, watch
+from tpullm.launchers.job import Job
+from tpullm.launchers.settings import LaunchConfig
+
+QUICK = watch.Pace(poll=0.1, first_wait=0.1, longest_wait=1.0)
+CLOUD = {"project": "my-project", "zone": "us-central1-a"}
+PYTHON = {"python": sys.executable}  # on a machine; to set one up by pip is another test's
+SETTINGS = {"project": "my-project", "zone": "us-west4-a", "accelerator": "v5litepod-16"}
+
+
+def make_job(run: str | Path, *command: str, **settings) -> Job:
+    """A job for TPU machines; its run directory may be a local one, which `check_cloud` would refuse."""
+    words = list(command) or ["pretrain", "--config", str(TINY)]
+    return job.make("tpu-vm", LaunchConfig(**SETTINGS | settings), [*words, "--run", str(run)])
+
+
+@pytest.fixture
+def start_tpu(tmp_path, monkeypatch) -> Iterator[Callable[..., FakeTpu]]:
+    """Starts a fake TPU service, to which Google's client then talks."""
+    fakes = []
+
+    def start(environment: dict[str, str] | None = None) -> FakeTpu:
+        fake = FakeTpu(tmp_path / "machines", environment)
+        fakes.append(fake)
+        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", fake.address)
+        google._client.cache_clear()
+        return fake
+
+    yield start
+    google._client.cache_clear()
+    for fake in fakes:
+        fake.close()
+
+
+@pytest.fixture
+def tpu(start_tpu) -> FakeTpu:
+    """A fake TPU service whose machines do nothing."""
+    return start_tpu()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """The waits of a real service, a hundredth as long."""
+    quick = functools.partial(watch.Pace, 0.05, 0.05, 0.2, 20.0)
+    monkeypatch.setattr(watch, "Pace", quick)
+
+
+def job_of(target: str, verb: str, run="gs://my-bucket/tiny", arguments=(), **config) -> Job:
+    """A job of the tiny recipe for Compute Engine or Batch."""
+    command = [verb, "--config", str(TINY), "--run", run, *arguments]
+    return job.make(target, LaunchConfig(**CLOUD | config), command)
+
+
+def copied(run: Path, there: Path) -> None:
+    """Put all that a run has up to its tokens into another run directory."""
+    for stage in ("documents", "tokenizer", "tokens"):
+        for file in (run / stage).rglob("*"):
+            if file.is_file():
+                (there / file.relative_to(run).as_posix()).write_bytes(file.read_bytes())
+
+
+@pytest.fixture
+def address(monkeypatch):
+    """Has an API's client talk to a fake: `address("BATCH", fake)`."""
+
+    def set_address(service, fake):
+        monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", fake.endpoint)
+
+    google._client.cache_clear()
+    yield set_address
+    google._client.cache_clear()
+
+
+@pytest.fixture
+def machine(storage_server) -> dict[str, str]:
+    """The variables that all machines have: where the bucket is."""
+    return {"STORAGE_EMULATOR_HOST": storage_server.address}

@@ -1,0 +1,48 @@
+"""Processes that stand for machines of a cloud: each a process group, none of which outlives the test."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+KEPT = ("PATH", "LANG", "TMPDIR")  # of the test's own environment; the rest would tell a machine too much
+
+
+NAMED = ["unshare", "--map-root-user", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']  # a machine's own name
+
+
+def start(script: str, folder: Path, environment: Mapping[str, str], name: str = "") -> subprocess.Popen:
+    """Run the text of a script, as the agent on a machine does; what it prints is appended to `folder/log`.
+
+    A machine with a name takes a namespace of the system's, which not every machine allows: `can_name`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "script"
+    file.write_text(script, encoding="utf-8")
+    file.chmod(0o755)
+    own = {name: os.environ[name] for name in KEPT if name in os.environ}
+    with open(folder / "log", "ab") as log:
+        return subprocess.Popen(
+            ([*NAMED, name] if name else []) + [str(file)],
+            env=own | {"HOME": str(folder)} | dict(environment),
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def can_name() -> bool:
+    """Whether machines can have names of their own here."""
+    return subprocess.run([*NAMED, "a-name", "true"], capture_output=True).returncode == 0
+
+
+def kill(process: subprocess.Popen) -> None:
+    """What a machine that is taken away does to all that runs on it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()

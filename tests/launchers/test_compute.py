@@ -1,0 +1,286 @@
+"""Compute Engine: what is refused, what is sent, and groups whose machines run for real, by a fake of the service."""
+
+import threading
+import time
+
+import pytest
+from google.cloud import compute_v1
+from google.protobuf import json_format
+
+from tests.launchers.conftest import PYTHON, QUICK, copied, job_of
+from tests.launchers.fake_compute import FakeCompute
+from tests.launchers.rest import Fault, Refused
+from tests.test_resume import assert_same_bits, metrics
+from tpullm import storage
+from tpullm.commands import launch
+from tpullm.errors import UserError
+from tpullm.launchers import compute, google, watch
+
+GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
+SLICE = {"machine": "ct6e-standard-4t", "nodes": 4}
+
+
+@pytest.mark.parametrize(
+    "verb, config, says",
+    [
+        ("pretrain", {}, "machine: is needed to launch on compute"),
+        ("pretrain", GPUS | {"project": ""}, "project: is needed to launch on compute"),
+        ("pretrain", GPUS | {"zone": "us-central1"}, "zone: us-central1 is not a zone"),
+        ("pretrain", GPUS | {"machine": "a3-highgpu-16g"}, "there is no a3-highgpu-16g; the nearest are a3-"),
+        ("pretrain", {"machine": "ct5lp-hightpu-4t"}, "for GKE only; launch v5e on tpu-vm"),
+        ("pretrain", {"accelerator": "v6e-8"}, "accelerator: v6e-8 is a slice of tpu-vm; give --machine"),
+        ("pretrain", {"machine": "ct6e-standard-8t", "nodes": 2}, "several machines need one with 4 chips"),
+        ("pretrain", SLICE | {"nodes": 3}, "nodes: no slice of v6e has 3 machines; there are 2, 4, 8, 16, 32, 64"),
+        ("collect", GPUS, "collect: is shared out as tasks; launch it on batch"),
+        ("pretrain", GPUS | {"reservation": "mine"}, "reservation: goes with provisioning: reserved"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused_in_one_line(verb, config, says):
+    with pytest.raises(UserError, match=says) as error:
+        compute.check(job_of("compute", verb, **config))
+    assert "\n" not in str(error.value)
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match=r"mesh.*machine: 2 x a3-highgpu-8g"):
+        compute.check(job_of("compute", "pretrain", arguments=["--mesh.fsdp", "3"], **GPUS))
+    compute.check(job_of("compute", "pretrain", arguments=["--mesh.fsdp", "16"], **GPUS))
+
+
+CASES = {
+    "spot": GPUS,
+    "on_demand": GPUS | {"provisioning": "on_demand", "image": "projects/p/global/images/mine"},
+    "reserved": GPUS | {"provisioning": "reserved", "reservation": "mine"},
+    "network": GPUS | {"subnetwork": "inside", "external_ip": False, "service_account": "a@b"},
+    "cpu": {"machine": "n2-standard-8"},
+    "tpu": {"machine": "ct6e-standard-8t"},
+    "slice": SLICE,
+    "cubes": {"machine": "ct5p-hightpu-4t", "nodes": 16},
+}
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+def test_requests_are_the_published_types_to_the_letter(config):
+    """Read by the client's own types and written again they are the same."""
+    for request in compute.requests(job_of("compute", "pretrain", **config), 1):
+        message = google.parsed(request)
+        assert json_format.MessageToDict(type(message).pb(message)) == request.message
+
+
+ENUMS = {
+    "provisioningModel": compute_v1.Scheduling.ProvisioningModel,
+    "instanceTerminationAction": compute_v1.Scheduling.InstanceTerminationAction,
+    "onHostMaintenance": compute_v1.Scheduling.OnHostMaintenance,
+    "consumeReservationType": compute_v1.ReservationAffinity.ConsumeReservationType,
+    "nicType": compute_v1.NetworkInterface.NicType,
+    "defaultActionOnFailure": compute_v1.InstanceGroupManagerInstanceLifecyclePolicy.DefaultActionOnFailure,
+    "mode": compute_v1.InstanceGroupManagerTargetSizePolicy.Mode,
+}
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+def test_values_are_those_that_the_api_names(config):
+    """The types of Compute Engine have texts where others have enumerations, so parsing alone would take any."""
+    for request in compute.requests(job_of("compute", "pretrain", **config), 1):
+        for key, value in pairs(request.message):
+            if key in ENUMS:
+                assert value in ENUMS[key].__members__, (key, value)
+
+
+def pairs(value):
+    """All keys with their values, of all objects in it."""
+    if isinstance(value, dict):
+        yield from value.items()
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from pairs(each)
+
+
+def properties(**config):
+    """Of the template's machines."""
+    template = next(r for r in compute.requests(job_of("compute", "pretrain", **config), 1) if "Template" in r.call)
+    return template.message["instanceTemplateResource"]["properties"]
+
+
+def test_a_spot_machine_is_stopped_and_no_group_repairs():
+    assert properties(**GPUS)["scheduling"] == {
+        "provisioningModel": "SPOT",
+        "instanceTerminationAction": "STOP",
+        "automaticRestart": False,
+        "onHostMaintenance": "TERMINATE",
+    }
+    _, group, _ = compute.requests(job_of("compute", "pretrain", **GPUS), 1)
+    lifecycle = group.message["instanceGroupManagerResource"]["instanceLifecyclePolicy"]
+    assert lifecycle == {"defaultActionOnFailure": "DO_NOTHING"}
+
+
+def test_each_kind_of_machine_has_its_image_and_its_extras():
+    for machine, image, extras in (
+        ("a3-highgpu-8g", "nvidia", "cuda,gcp"),
+        ("ct6e-standard-8t", "tpu", "tpu,gcp"),
+        ("n2-standard-8", "debian", "gcp"),
+    ):
+        made = properties(machine=machine)
+        assert image in made["disks"][0]["initializeParams"]["sourceImage"]
+        assert {"key": "tpullm-extras", "value": extras} in made["metadata"]["items"]
+
+
+def test_machines_are_named_by_their_index_but_those_of_a_slice_come_at_once():
+    *_, last = compute.requests(job_of("compute", "pretrain", **GPUS), 3)
+    body = last.message["instanceGroupManagersCreateInstancesRequestResource"]
+    assert body == {"instances": [{"name": "tiny-pretrain-3-0"}, {"name": "tiny-pretrain-3-1"}]}
+    policy, _, group = compute.requests(job_of("compute", "pretrain", **SLICE), 1)
+    assert policy.message["resourcePolicyResource"]["workloadPolicy"]["acceleratorTopology"] == "4x4"
+    made = group.message["instanceGroupManagerResource"]
+    assert (made["targetSize"], made["targetSizePolicy"]) == (4, {"mode": "BULK"})
+    assert made["resourcePolicies"]["workloadPolicy"].endswith("/regions/us-central1/resourcePolicies/tiny-pretrain-1")
+
+
+# Against the fake. A machine there starts in a fraction of a second.
+
+
+@pytest.fixture
+def fake(tmp_path, address, machine):
+    with FakeCompute(tmp_path, machine | {"JAX_PLATFORMS": "cpu"}) as service:
+        address("COMPUTE", service)
+        yield service
+
+
+def launched(bucket, folder="run", **config):
+    """A job whose code and sheet are in their places."""
+    work = job_of("compute", "pretrain", f"{bucket}/{folder}", **PYTHON | GPUS | config)
+    launch._put(work)
+    return work
+
+
+def quickly(monkeypatch, script):
+    """Has machines run a script in place of ours."""
+    monkeypatch.setattr("tpullm.launchers.startup.text", lambda: f"#!/bin/sh\n{script}\n")
+
+
+def until(true, seconds=60):
+    """Wait for something."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def turn(work, state):
+    """One turn of the loop, however the service answers."""
+    try:
+        watch.act(watch.look(work, compute, state, QUICK), work, compute, state, QUICK)
+    except watch.TryAgain:
+        return
+
+
+def state_of(work):
+    """Of the one resource that there is."""
+    (seen,) = compute.observe(work)
+    return seen.state
+
+
+@pytest.mark.parametrize("lost", ["instanceTemplates", "instanceGroupManagers$", "createInstances"])
+def test_an_attempt_is_made_once_whatever_becomes_of_the_answers(bucket, fake, monkeypatch, lost):
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket)
+    fake.faults += [
+        Fault("GET", "instanceTemplates", Refused(429, "RESOURCE_EXHAUSTED", "requests per minute")),
+        Fault("POST", lost, Refused(503, "UNAVAILABLE", "try later")),
+        Fault("POST", lost, done=True),
+    ]
+    state = watch.State(work.folder)
+    until(lambda: turn(work, state) or compute.observe(work) and state_of(work) is watch.Is.ACTIVE)
+    assert fake.made == ["instanceTemplates/tiny-pretrain-1", "instanceGroupManagers/tiny-pretrain-1"]
+    assert sorted(fake.groups["tiny-pretrain-1"].machines) == ["tiny-pretrain-1-0", "tiny-pretrain-1-1"]
+    (seen,) = compute.observe(work)
+    assert (seen.run, seen.attempt) == (work.run_hash, 1)
+    assert seen.dollars_an_hour == pytest.approx(2 * 88.48)
+    compute.delete(work, seen)
+    assert fake.left() == [] and list(compute.observe(work)) == []
+    compute.delete(work, seen)
+
+
+def test_a_slice_has_a_policy_which_goes_with_it(bucket, fake, monkeypatch):
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket, **SLICE)
+    compute.create(work, 1)
+    until(lambda: state_of(work) is watch.Is.ACTIVE)
+    assert len(fake.left()) == 3
+    compute.delete(work, compute.observe(work)[0])
+    assert fake.left() == []
+
+
+@pytest.mark.parametrize(
+    "code, state, hopeless",
+    [
+        ("ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", watch.Is.WAITING, False),
+        ("QUOTA_EXCEEDED", watch.Is.FAILED, True),
+        ("RESOURCE_NOT_FOUND", watch.Is.FAILED, True),
+    ],
+)
+def test_why_machines_do_not_come_is_seen(bucket, fake, code, state, hopeless):
+    fake.error = {"code": code, "message": "that is why"}
+    work = launched(bucket)
+    compute.create(work, 1)
+    (seen,) = compute.observe(work)
+    assert (seen.state, seen.hopeless, seen.dollars_an_hour) == (state, hopeless, 0.0)
+    assert not hopeless or "that is why" in seen.why
+    compute.delete(work, seen)
+
+
+def test_the_group_of_another_run_is_left_alone(bucket, fake, monkeypatch):
+    quickly(monkeypatch, "sleep 60")
+    compute.create(launched(bucket, "mine"), 1)
+    with pytest.raises(UserError, match="name: tiny-pretrain is used by another run"):
+        watch.follow(launched(bucket, "other"), compute, QUICK)
+    assert len(fake.left()) == 2
+
+
+def test_a_machine_that_was_taken_back_is_seen(bucket, fake, monkeypatch):
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket)
+    compute.create(work, 1)
+    until(lambda: all(machine.process for machine in fake.groups["tiny-pretrain-1"].machines.values()))
+    fake.preempt("tiny-pretrain-1-1")
+    assert state_of(work) is watch.Is.PREEMPTED
+
+
+@pytest.mark.slow
+def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the_same(bucket, fake, tiny_run):
+    """The second run is warned while it trains: it saves, its machines go, others come, and it ends as the first."""
+    disturbed = []
+    for name in ("whole", "warned"):
+        work = to_train(bucket / name, tiny_run)
+        if name == "warned":
+            thread = threading.Thread(target=take_back, args=(fake, work, disturbed))
+            thread.start()
+        assert watch.follow(work, compute, QUICK) == 0
+        assert fake.left() == []
+    thread.join()
+    assert disturbed == ["warned"]
+    attempts = watch.State(work.folder).attempts()
+    assert [attempt.over.again for attempt in attempts] == [True, False]
+    assert fake.made.count("instanceGroupManagers/tiny-pretrain-2") == 1
+    one, other = (bucket / name / "pretrain" for name in ("whole", "warned"))
+    assert metrics(one) == metrics(other)
+    assert_same_bits(one, other)
+
+
+def to_train(run, tiny_run):
+    """A job that pretrains on two machines, with a run directory that has all that is needed before."""
+    copied(tiny_run, run)
+    arguments = ["--mesh.fsdp", "2", "--pretrain.steps", "60"]
+    work = job_of("compute", "pretrain", str(run), arguments, **PYTHON | {"machine": "g2-standard-4", "nodes": 2})
+    launch._put(work)
+    return work
+
+
+def take_back(fake, work, disturbed):
+    """Warn a machine when there is a save; take it away when it has ended."""
+    saves = storage.path(work.run) / "pretrain" / "checkpoints"
+    until(lambda: saves.exists() and any(path.name.isdigit() for path in saves.iterdir()), 300)
+    name = "tiny-pretrain-1-1"
+    fake.warn(name)
+    disturbed.append("warned")
+    process = fake.groups["tiny-pretrain-1"].machines[name].process
+    process.wait(120)

@@ -1,0 +1,86 @@
+"""`--dry-run` of local and tpu-vm: the recorded requests, without a network, JAX or Google's libraries, in a second.
+
+After a change that is meant, `TPULLM_RECORD=1 pytest tests/launchers/test_dry_run.py` records them anew.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.launchers.test_cloud_dry_run import GOLDEN, RECIPE, run_alone, without_code
+
+TPU = ["launch", "tpu-vm", "--dry-run", "--project=my-project", "--zone=us-west4-a", "--accelerator=v5litepod-16"]
+CASES = {
+    "tpu-vm-spot": [],
+    "tpu-vm-on-demand": ["--provisioning=on_demand", "--service_account=trainer@my-project.iam.gserviceaccount.com"],
+    "tpu-vm-reserved": ["--provisioning=reserved", "--reservation=ours", "--network=n", "--external_ip=false"],
+    "tpu-vm-slices": ["--slices=2", "--accelerator=v5p-8", "--name=mine", "--python=/opt/tpullm/bin/python"],
+}
+
+
+def tpu_command(case: str) -> list[str]:
+    return [*TPU, *CASES[case], "--", "pretrain", *RECIPE]
+
+
+def check(name: str, made: str) -> None:
+    file = GOLDEN / f"{name}.yaml"
+    if os.environ.get("TPULLM_RECORD"):
+        file.write_text(made, encoding="utf-8")
+    assert made == file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_requests_are_the_recorded_ones(case):
+    printed, (code, seconds, *heavy) = run_alone(tpu_command(case))
+    assert code == "0" and heavy == []
+    assert float(seconds) < 1.0, "of the processor's time: a machine may be busy"
+    check(case, without_code(printed))
+
+
+def test_what_is_put_beside_is_shown_whole():
+    """The wheel by its size; the sheet with the recipe that the machines will read."""
+    wheel, sheet = yaml.safe_load(run_alone(tpu_command("tpu-vm-spot"))[0])["files"]
+    assert wheel["path"].startswith("gs://my-bucket/tiny/launch/code/tpullm-") and wheel["bytes"] > 100_000
+    assert sheet["path"].startswith("gs://my-bucket/tiny/launch/tiny-pretrain/jobs/")
+    assert yaml.safe_load(sheet["content"]["recipe"])["run"] == "gs://my-bucket/tiny"
+
+
+def test_local_shows_its_processes(monkeypatch):
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    command = ["launch", "local", "--dry-run", "--processes=2", "--devices=4", "--", "pretrain", *RECIPE]
+    printed, (code, seconds, *heavy) = run_alone(command)
+    assert code == "0" and heavy == [] and float(seconds) < 1.0
+    check("local", printed.replace(sys.executable, "python"))
+
+
+def test_there_is_no_network_in_it():
+    """In a namespace of its own that has no network at all, where the system lets us make one."""
+    alone = ["unshare", "--net", "--map-root-user"]
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("no network namespace can be made here")
+    command = [sys.executable, "-m", "tpullm", *tpu_command("tpu-vm-slices")]
+    done = subprocess.run([*alone, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and yaml.safe_load(done.stdout)["requests"], done.stderr
+
+
+def test_it_tells_no_secret(monkeypatch):
+    for name in ("HF_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN", "CLOUDSDK_AUTH_ACCESS_TOKEN"):
+        monkeypatch.setenv(name, "a_secret_of_mine")
+    local = ["launch", "local", "--dry-run", "--", "pretrain", *RECIPE]
+    assert "a_secret_of_mine" not in run_alone(tpu_command("tpu-vm-spot"))[0] + run_alone(local)[0]
+
+
+@pytest.mark.parametrize("target", ["local", "tpu-vm"])
+def test_the_command_in_the_head_of_the_targets_file_works(target):
+    head = (ROOT / "configs" / "launch" / f"{target}.yaml").read_text(encoding="utf-8")
+    line = next(line for line in head.splitlines() if line.startswith("#   command"))
+    program, verb, *words = shlex.split(line.removeprefix("#   command"))
+    assert (program, verb, words[0]) == ("tpullm", "launch", target)
+    assert run_alone([verb, target, "--dry-run", *words[1:]])[1][0] == "0"

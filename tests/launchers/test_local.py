@@ -1,0 +1,113 @@
+"""`launch local`: several processes with their own devices, their lines, their end, and its exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT, TINY, tpullm
+from tests.launchers.test_end_to_end import children, is_gone, wait_for_children
+from tpullm.errors import UserError
+from tpullm.launchers import job, local
+from tpullm.launchers.settings import LaunchConfig
+
+VERB = """
+import os, signal, sys, time
+index = int(next(word for word in sys.argv if ".index=" in word).split("=")[1])
+print("mine:", index, os.environ.get("XLA_FLAGS"), os.environ.get("CUDA_VISIBLE_DEVICES"), sys.argv[-1], flush=True)
+def stop(*_):
+    print("saved", flush=True)
+    os._exit(130)
+signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("DEAF") else stop)
+seconds, code = os.environ[f"END{index}"].split()
+time.sleep(float(seconds))
+os._exit(int(code))
+"""
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """A stand-in for the verb, that ends as each process's variable says; returns what runs it."""
+    (tmp_path / "tpullm").mkdir()
+    (tmp_path / "tpullm" / "__init__.py").touch()
+    (tmp_path / "tpullm" / "__main__.py").write_text(VERB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def go(*ends: str, **settings):
+        environment = {f"END{index}": end for index, end in enumerate(ends)} | settings.pop("environment", {})
+        config = LaunchConfig(processes=len(ends), environment=environment, **settings)
+        lines = []
+        work = job.make("local", config, ["pretrain", "--config", str(TINY), "--run", str(tmp_path / "run")])
+        local.check(work)
+        began = time.monotonic()
+        code = local.run(work, lambda index, line: lines.append((index, line)))
+        return code, lines, time.monotonic() - began
+
+    return go
+
+
+def test_each_process_has_its_devices_and_its_lines(stub, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other=1 --xla_force_host_platform_device_count=9")
+    code, lines, _ = stub("0 0", "0.3 0", devices=3)
+    assert code == 0 and [index for index, _ in sorted(lines)] == [0, 1]
+    for index, line in lines:
+        assert line.startswith(f"mine: {index} --xla_other=1 --xla_force_host_platform_device_count=3 None")
+        assert "--hosts.coordinator=127.0.0.1:" in line
+
+
+def test_gpus_are_shared_out(stub, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    _, lines, _ = stub("0 0", "0 0")
+    assert [line.split()[3] for _, line in sorted(lines)] == ["0,1", "2,3"]
+    with pytest.raises(UserError, match="processes: 3 can't share 4 GPU"):
+        stub("0 0", "0 0", "0 0")
+
+
+def test_the_first_failure_is_the_exit_code_and_75_is_never_the_cause(stub):
+    assert stub("0.1 75", "0.5 7", "0 0")[0] == 7
+    assert stub("0.1 75", "0.5 75")[0] == 75
+    assert stub("0.5 8", "0.1 9")[0] == 9
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_failure_stops_the_others(stub, monkeypatch, deaf):
+    monkeypatch.setattr(local, "SECONDS_TO_NOTICE", 0.3)
+    monkeypatch.setattr(local, "SECONDS_TO_END", 0.5)
+    code, lines, seconds = stub("60 0", "0.2 3", environment={"DEAF": "1"} if deaf else {})
+    assert code == 3 and seconds < 20 and ((0, "saved") in lines) is not deaf
+
+
+def test_ctrl_c_has_all_save_and_ends_with_130(stub, tmp_path):
+    """As a terminal sends it: to the launcher; with the launcher's own exit code and a line."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tpullm.cli import entry; sys.exit(entry())"
+    command = [sys.executable, "-c", program, "launch", "local", "--processes", "2"]
+    command += ["--", "pretrain", "--config", str(TINY), "--run", str(tmp_path / "run")]
+    environment = os.environ | {"END0": "60 0", "END1": "60 0"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes)
+    wait_for_children(process, 2)
+    started = children(process)
+    assert process.stdout.readline() and process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and out.count("saved") == 2, out + said
+    assert said == "tpullm: stopped all processes; the same command goes on from the last save\n"
+    assert len(started) == 2 and all(is_gone(pid) for pid in started)
+
+
+def test_shares_of_a_stage_are_launched_alike(tmp_path):
+    """Two processes that share `collect` make what one makes."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    tpullm("collect", "--config", TINY, "--run", one)
+    done = tpullm("launch", "local", "--processes", 2, "--", "collect", "--config", TINY, "--run", two)
+    assert "[1] " in done.stdout
+    made = [sorted(path.name for path in (run / "documents").iterdir()) for run in (one, two)]
+    assert made[0] == made[1]
+    for name in made[0]:
+        if name.endswith((".jsonl", ".gz", ".parquet")):
+            assert (one / "documents" / name).read_bytes() == (two / "documents" / name).read_bytes()

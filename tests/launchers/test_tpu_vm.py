@@ -1,0 +1,144 @@
+"""TPU machines, asked for with Google's own client: what is sent, and what each answer leads to."""
+
+import threading
+import time
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.launchers.conftest import make_job
+from tests.launchers.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, QUOTA, SUSPENDED
+from tpullm.errors import TryAgain, UserError
+from tpullm.launchers import google, tpu_vm, watch
+from tpullm.launchers.state import Ended
+from tpullm.launchers.state import State as Folder
+from tpullm.launchers.target import State
+
+
+def test_what_is_sent_is_what_a_dry_run_shows(tpu, tmp_path):
+    job = make_job(tmp_path / "run", name="mine", slices=2, service_account="a@b.iam.gserviceaccount.com")
+    tpu_vm.create(job, 3)
+    (shown,) = (request.rest() for request in tpu_vm.requests(job, 3))
+    (sent,) = tpu.requests
+    address = urlsplit(shown["url"])
+    assert (sent["path"], sent["body"]) == (address.path, shown["body"])
+    assert sent["query"] == {key: values[0] for key, values in parse_qs(address.query).items()}
+    assert sent["query"]["queuedResourceId"] == "mine-3"
+
+
+def test_a_field_that_the_api_does_not_have_is_refused(tmp_path):
+    (request,) = tpu_vm.requests(make_job(tmp_path), 1)
+    request.message["queuedResource"]["tpu"]["nodeSpec"][0]["node"]["colour"] = "red"
+    with pytest.raises(Exception, match="colour"):
+        google.parsed(request)
+
+
+def test_states_and_costs(tpu, tmp_path):
+    job = make_job(tmp_path, name="mine", slices=2)
+    tpu_vm.create(job, 1)
+    seen = [tpu_vm.observe(job)[0] for _ in range(3)]
+    assert [each.state for each in seen] == [State.WAITING, State.PROVISIONING, State.ACTIVE]
+    assert [each.dollars_an_hour for each in seen] == [0.0, 2 * 16 * 1.2, 2 * 16 * 1.2]
+    assert (seen[0].attempt, seen[0].run) == (1, job.run_hash)
+    tpu.set("mine-1", SUSPENDED)
+    assert tpu_vm.observe(job)[0].state is State.PREEMPTED
+    tpu_vm.delete(job, seen[0])
+    assert tpu_vm.observe(job)[0].state is State.DELETING
+    assert tpu_vm.observe(job) == []
+    tpu_vm.delete(job, seen[0])  # gone already
+
+
+def test_names_that_only_begin_alike_are_others(tpu, tmp_path):
+    tpu_vm.create(make_job(tmp_path, name="mine-too"), 1)
+    assert tpu_vm.observe(make_job(tmp_path, name="mine")) == []
+
+
+def test_a_failure_for_capacity_may_be_tried_again_one_for_quota_not(tpu, tmp_path):
+    job = make_job(tmp_path, name="mine")
+    tpu_vm.create(job, 1)
+    tpu.set("mine-1", FAILED, NO_CAPACITY)
+    assert not tpu_vm.observe(job)[0].hopeless
+    tpu.set("mine-1", FAILED, {"code": 8, "message": QUOTA[1]})
+    assert tpu_vm.observe(job)[0].hopeless
+
+
+def test_errors_that_pass_and_errors_that_do_not(tpu, tmp_path):
+    job = make_job(tmp_path, name="mine")
+    for fault in (BUSY, AWAY, LOST):
+        tpu.faults["POST"] = [fault]
+        with pytest.raises(TryAgain):
+            tpu_vm.create(job, 1)
+    tpu_vm.create(job, 1)  # it is there, as the lost answer would have said
+    tpu.faults["POST"] = [QUOTA]
+    with pytest.raises(UserError, match="quota: Quota limit .* has been exceeded"):
+        tpu_vm.create(job, 2)
+    tpu.faults["GET"] = [(403, "Cloud TPU API has not been used in project my-project before or it is disabled.")]
+    with pytest.raises(UserError, match="ListQueuedResources: not allowed .*README.md names the APIs and roles"):
+        tpu_vm.observe(job)
+
+
+def finish(folder: Folder, number: int, hosts: int = 4, code: int = 0, line: str = "") -> None:
+    """What machines would report."""
+    folder.ready(number, 1, 0)
+    for host in range(hosts):
+        folder.end(number, Ended(host, code, line))
+
+
+def when(condition, then) -> threading.Thread:
+    """Do something as soon as something is so."""
+
+    def wait() -> None:
+        while not condition():
+            time.sleep(0.02)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def is_active(tpu, name: str) -> bool:
+    return tpu.resources.get(name, {}).get("state", {}).get("state") == "ACTIVE"
+
+
+def test_a_watched_run_survives_preemptions_busy_servers_and_lost_answers(tpu, tmp_path):
+    job = make_job(tmp_path, name="mine")
+    folder = Folder(job.folder)
+    tpu.faults["POST"], tpu.faults["GET"] = [LOST, BUSY], [AWAY, None, BUSY]
+    when(lambda: is_active(tpu, "mine-1"), lambda: tpu.set("mine-1", SUSPENDED))
+    when(lambda: is_active(tpu, "mine-2"), lambda: tpu.set("mine-2", FAILED, NO_CAPACITY))
+    when(lambda: is_active(tpu, "mine-3"), lambda: finish(folder, 3))
+    assert watch.follow(job, tpu_vm, watch.Pace()) == 0
+    assert tpu.resources == {}
+    assert tpu.calls == {f"{method} mine-{n}": 1 for method in ("POST", "DELETE") for n in (1, 2, 3)}
+
+
+def test_two_who_watch_at_once_make_nothing_twice(tpu, tmp_path):
+    job = make_job(tmp_path, name="mine")
+    folder, codes = Folder(job.folder), []
+    watchers = [
+        threading.Thread(target=lambda: codes.append(watch.follow(job, tpu_vm, watch.Pace()))) for _ in range(2)
+    ]
+    when(lambda: is_active(tpu, "mine-1"), lambda: tpu.set("mine-1", SUSPENDED))
+    when(lambda: is_active(tpu, "mine-2"), lambda: finish(folder, 2))
+    for watcher in watchers:
+        watcher.start()
+    for watcher in watchers:
+        watcher.join(30)
+    assert codes == [0, 0] and tpu.resources == {} and set(tpu.made()) == {"mine-1", "mine-2"}
+
+
+@pytest.mark.parametrize("code, line", [(2, "pretrain.steps: 0 must be > 0"), (139, "Segmentation fault")])
+def test_a_fault_of_the_run_ends_it_with_its_line_and_nothing_is_left(tpu, tmp_path, code, line):
+    job = make_job(tmp_path, name="mine")
+    when(lambda: is_active(tpu, "mine-1"), lambda: finish(Folder(job.folder), 1, code=code, line=line))
+    with pytest.raises(UserError, match=line) as error:
+        watch.follow(job, tpu_vm, watch.Pace())
+    assert error.value.code == code and tpu.resources == {} and tpu.made() == ["mine-1"]
+
+
+def test_a_name_of_another_run_is_refused_and_left_alone(tpu, tmp_path):
+    tpu_vm.create(make_job(tmp_path / "other", name="mine"), 1)
+    with pytest.raises(UserError, match="name: mine is used by another run .* choose another with --name"):
+        watch.follow(make_job(tmp_path / "run", name="mine"), tpu_vm, watch.Pace())
+    assert list(tpu.resources) == ["mine-1"]

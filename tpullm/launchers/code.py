@@ -1,0 +1,82 @@
+"""This very code as a wheel, named by its content: the same files give the same bytes, on any machine."""
+
+import functools
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tpullm
+
+PACKAGE = Path(tpullm.__file__).parent
+CONSTRAINTS = PACKAGE.parent / "constraints.txt"  # of a checkout; a wheel of ours has it inside
+NEVER = ("__pycache__",)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel.
+
+    Args:
+        name: of the file, which says what is in it.
+        content: its bytes.
+    """
+
+    name: str
+    content: bytes
+
+
+@functools.cache
+def wheel() -> Wheel:
+    """The package as it lies here, edited or not, with the requirements that it was installed with."""
+    files = {f"tpullm/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes() for path in _files()}
+    if CONSTRAINTS.exists():
+        files["tpullm/constraints.txt"] = CONSTRAINTS.read_bytes()
+    version = f"{tpullm.__version__}+{_hash(files)}"
+    about = f"tpullm-{version}.dist-info"
+    files[f"{about}/METADATA"] = _metadata(version)
+    files[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tpullm\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{about}/entry_points.txt"] = b"[console_scripts]\ntpullm = tpullm.cli:entry\n"
+    # Names without hashes are allowed; pip checks the hashes that are there.
+    names = [*sorted(files), f"{about}/RECORD"]
+    files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in names).encode()
+    return Wheel(f"tpullm-{version}-py3-none-any.whl", _zip(files))
+
+
+def _files() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*") if path.is_file() and not set(NEVER) & set(path.parts))
+
+
+def _hash(files: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:12]
+
+
+def _metadata(version: str) -> bytes:
+    """Name, version, and what is required, as the installed package says it."""
+    installed = metadata.metadata("tpullm")
+    lines = ["Metadata-Version: 2.1", "Name: tpullm", f"Version: {version}"]
+    for key in ("Requires-Python", "Provides-Extra", "Requires-Dist"):
+        lines += [f"{key}: {value}" for value in installed.get_all(key) or []]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _zip(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # compressors differ by version
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, files[name])
+    return buffer.getvalue()
+
+
+def hash_of(value: Any) -> str:
+    """A short hash of JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

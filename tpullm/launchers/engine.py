@@ -1,0 +1,154 @@
+"""Compute Engine's API: how the kinds of resources that we need are made, listed and removed, each by an operation."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tpullm.errors import TryAgain, UserError
+from tpullm.launchers import google
+from tpullm.launchers.target import Request
+
+HOST = "compute.googleapis.com"
+SECONDS_FOR_OPERATION = 240.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of resource.
+
+    Args:
+        name: in the names of calls, such as `InstanceTemplate`.
+        field: in messages, as Python's names are.
+        collection: in paths.
+    """
+
+    name: str
+    field: str
+    collection: str
+
+    @property
+    def client(self) -> str:
+        """The class that serves it."""
+        return f"compute_v1.{self.collection[0].upper()}{self.collection[1:]}Client"
+
+    @property
+    def key(self) -> str:
+        """The field of a message that names one."""
+        return f"{self.name[0].lower()}{self.name[1:]}"
+
+
+TEMPLATE = Kind("InstanceTemplate", "instance_template", "instanceTemplates")
+GROUP = Kind("InstanceGroupManager", "instance_group_manager", "instanceGroupManagers")
+POLICY = Kind("ResourcePolicy", "resource_policy", "resourcePolicies")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where a resource is: in a zone, in a region, or, with neither, everywhere."""
+
+    project: str
+    zone: str = ""
+    region: str = ""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """In a message."""
+        place = {"zone": self.zone, "region": self.region}
+        return {"project": self.project} | {key: value for key, value in place.items() if value}
+
+    @property
+    def path(self) -> str:
+        """In a path."""
+        place = "zones/{zone}" if self.zone else "regions/{region}" if self.region else "global"
+        return f"compute/v1/projects/{{project}}/{place}"
+
+
+def insert(kind: Kind, scope: Scope, request_id: str, body: dict[str, Any]) -> Request:
+    """Make one."""
+    field = f"{kind.key}Resource"
+    message = scope.fields | {"requestId": request_id, field: body}
+    path = f"{scope.path}/{kind.collection}"
+    return Request(kind.client, f"Insert{kind.name}", "POST", path, HOST, message, field, function="insert_unary")
+
+
+def create_instances(scope: Scope, group: str, request_id: str, names: list[str]) -> Request:
+    """Make machines of a group, with names."""
+    field = "instanceGroupManagersCreateInstancesRequestResource"
+    body = {"instances": [{"name": name} for name in names]}
+    message = scope.fields | {GROUP.key: group, "requestId": request_id, field: body}
+    path = f"{scope.path}/{GROUP.collection}/{{{GROUP.key}}}/createInstances"
+    kind, function = "CreateInstancesInstanceGroupManagerRequest", "create_instances_unary"
+    return Request(GROUP.client, "CreateInstances", "POST", path, HOST, message, field, kind, function)
+
+
+def find(kind: Kind, scope: Scope, pattern: str) -> list[dict[str, Any]]:
+    """All whose whole names match."""
+    plural = {"ResourcePolicy": "ResourcePolicies"}.get(kind.name, f"{kind.name}s")
+    message = scope.fields | {"filter": f"name eq {pattern}"}
+    path = f"{scope.path}/{kind.collection}"
+    return google.send(Request(kind.client, f"List{plural}", "GET", path, HOST, message, function="list"))
+
+
+def instances(scope: Scope, group: str) -> list[dict[str, Any]]:
+    """The machines of a group, as the group sees them."""
+    path = f"{scope.path}/{GROUP.collection}/{{{GROUP.key}}}/listManagedInstances"
+    kind, function = "ListManagedInstancesInstanceGroupManagersRequest", "list_managed_instances"
+    message = scope.fields | {GROUP.key: group}
+    return google.send(
+        Request(GROUP.client, "ListManagedInstances", "POST", path, HOST, message, kind=kind, function=function)
+    )
+
+
+def make(scope: Scope, request: Request) -> None:
+    """Send what makes a thing, and wait until it is there; that it is there already is as good."""
+    try:
+        _finish(scope, google.send(request))
+    except google.Exists:
+        return
+
+
+def remove(kind: Kind, scope: Scope, name: str) -> None:
+    """Remove one, and wait until it is gone; that it is gone already is as good."""
+    path = f"{scope.path}/{kind.collection}/{{{kind.key}}}"
+    message = scope.fields | {kind.key: name}
+    try:
+        _finish(
+            scope,
+            google.send(
+                Request(kind.client, f"Delete{kind.name}", "DELETE", path, HOST, message, function="delete_unary")
+            ),
+        )
+    except google.Missing:
+        return
+
+
+def _finish(scope: Scope, operation: dict[str, Any]) -> None:
+    """Wait for an operation; what it failed by, as an error."""
+    until = time.monotonic() + SECONDS_FOR_OPERATION
+    while operation.get("status") != "DONE":
+        if time.monotonic() > until:
+            raise TryAgain(f"{HOST}: {operation['name']} is not done after {SECONDS_FOR_OPERATION:.0f} s")
+        operation = google.send(_wait(scope, operation["name"]))
+    for error in operation.get("error", {}).get("errors", []):
+        raise refusal(error)
+
+
+def _wait(scope: Scope, name: str) -> Request:
+    """Ask for an operation; the answer comes when it is done, or after some time."""
+    place = "Zone" if scope.zone else "Region" if scope.region else "Global"
+    path = f"{scope.path}/operations/{{operation}}/wait"
+    message = scope.fields | {"operation": name}
+    call = f"Wait{place}Operation"
+    return Request(f"compute_v1.{place}OperationsClient", call, "POST", path, HOST, message, function="wait")
+
+
+def refusal(error: dict[str, Any]) -> Exception:
+    """What an error of an operation means."""
+    code, message = error.get("code", ""), " ".join(error.get("message", "").split())[:300]
+    if code == "RESOURCE_ALREADY_EXISTS":
+        return google.Exists(message)
+    if "QUOTA" in code:
+        return UserError(f"quota: {message}; ask for more (console, IAM & Admin, Quotas), or launch something smaller")
+    if code in ("RESOURCE_NOT_READY", "INTERNAL_ERROR", "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"):
+        return TryAgain(f"{HOST}: {message}")
+    return UserError(f"compute: refused ({code}: {message})")

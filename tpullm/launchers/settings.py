@@ -1,0 +1,97 @@
+"""How a verb is launched: one frozen dataclass, filled from a file of `configs/launch/` and the command line."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tpullm.errors import UserError
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """Where and on what a verb runs. Each target needs some of these keys (its file in `configs/launch/` shows them).
+
+    Args:
+        name: of all that is made; empty is the recipe's name and the verb, such as `125m-pretrain`.
+        project: the Google Cloud project that pays.
+        zone: where the machines are, such as `us-west4-a`; its region is the part before the last dash.
+        accelerator: the TPU slice as Google names it, such as `v5litepod-16` (tpu-vm).
+        slices: how many such slices, as one training (tpu-vm).
+        machine: the machine type, such as `a3-highgpu-8g` (compute, batch).
+        nodes: how many machines, as one training or one shared stage (compute, batch).
+        provisioning: `spot` is cheapest and may be taken back at any time, `on_demand` stays, `reserved` is from your
+            reservation.
+        reservation: its name, for `reserved`.
+        runtime_version: the system of a TPU machine; empty is the one of its generation (tpu-vm).
+        image: of the boot disk (compute) or of the container (batch); empty is the target's own.
+        disk_gb: size of the boot disk, GB (compute, batch).
+        python: a Python on the machine that has all of tpullm's dependencies; empty makes an environment there.
+        volumes: what is mounted where: `gs://BUCKET/FOLDER` or `nfs://SERVER/FOLDER` in a folder of `/mnt/disks/`
+            (batch).
+        service_account: whose rights the machines have; empty is the project's default one.
+        network: of the machines; empty is the project's default.
+        subnetwork: of the machines; empty is the network's own.
+        external_ip: the machines have addresses on the internet; without them the subnetwork needs Private Google
+            Access, and a mirror or an image for Python packages.
+        environment: variables of the verb; no secrets, they can be read by whoever sees the machines.
+        max_preemptions: machines that were taken back or never came are asked for again this many times.
+        processes: processes on this machine (local).
+        devices: CPU devices of each process, 0 is one; accelerators are shared out evenly (local).
+    """
+
+    name: str = ""
+    project: str = ""
+    zone: str = ""
+    accelerator: str = ""
+    slices: int = 1
+    machine: str = ""
+    nodes: int = 1
+    provisioning: Literal["spot", "on_demand", "reserved"] = "spot"
+    reservation: str = ""
+    runtime_version: str = ""
+    image: str = ""
+    disk_gb: int = 200
+    python: str = ""
+    volumes: dict[str, str] = field(default_factory=dict)
+    service_account: str = ""
+    network: str = ""
+    subnetwork: str = ""
+    external_ip: bool = True
+    environment: dict[str, str] = field(default_factory=dict)
+    max_preemptions: int = 50
+    processes: int = 2
+    devices: int = 0
+
+    @property
+    def region(self) -> str:
+        """The region of the zone."""
+        return self.zone.rpartition("-")[0]
+
+
+def add_arguments(parser) -> None:
+    """`--config FILE` and one option for every key."""
+    import jsonargparse
+
+    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="a YAML file of configs/launch/")
+    parser.add_class_arguments(LaunchConfig)
+
+
+def from_arguments(arguments: Any) -> LaunchConfig:
+    """The settings of a parsed command line."""
+    return LaunchConfig(**{key.name: getattr(arguments, key.name) for key in dataclasses.fields(LaunchConfig)})
+
+
+def require(config: LaunchConfig, target: str, *keys: str) -> None:
+    """Refuse settings in which a key that the target needs is empty; `UserError` names the first."""
+    for key in keys:
+        if not getattr(config, key):
+            raise UserError(f"{key}: is needed to launch on {target}; give --{key}, or set it in a file of --config")
+    if config.zone and (config.zone.count("-") < 2 or len(config.zone.rpartition("-")[2]) != 1):
+        raise UserError(f"zone: {config.zone} is not a zone, such as us-west4-a; give the region's letter too")
+    for key in ("slices", "nodes", "processes", "disk_gb"):
+        if getattr(config, key) < 1:
+            raise UserError(f"{key}: {getattr(config, key)} is too small; use 1 or more")
+    if config.max_preemptions < 0 or config.devices < 0:
+        raise UserError("max_preemptions and devices: can't be below 0")
+    if (config.provisioning == "reserved") != bool(config.reservation):
+        raise UserError("reservation: goes with provisioning: reserved; give both or none")

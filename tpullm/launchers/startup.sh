@@ -1,0 +1,124 @@
+#!/bin/sh
+# What a machine runs when it starts: it makes the environment, then hands over to tpullm.launchers.host.
+#
+# It needs a POSIX shell, curl and python3, and may run again at any time (a machine that was restarted): what is whole
+# is not made again. All it has to know is in the machine's metadata: tpullm-job, tpullm-attempt, tpullm-wheel,
+# tpullm-extras and tpullm-python (a Python with all dependencies; without it, one is set up with pip). What fails is
+# reported where `tpullm launch --watch` looks.
+set -eu
+
+home=${TPULLM_HOME:-/var/lib/tpullm}
+metadata=http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1
+storage=${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}
+
+say() { printf 'startup.sh: %s\n' "$1" >&2; }
+
+ask() { curl -fsS --retry 5 --retry-connrefused -H 'Metadata-Flavor: Google' "$metadata/instance/$1"; }
+
+attribute() { ask "attributes/$1" 2>/dev/null || true; }
+
+# What this machine was told: a variable of a task of Google Batch (TPULLM_JOB), else an attribute of its metadata.
+told() {
+    variable=$(printf '%s' "$1" | tr 'a-z-' 'A-Z_')
+    eval "value=\${$variable:-}"
+    if [ -n "$value" ]; then printf '%s' "$value"; else attribute "$1"; fi
+}
+
+# The header that lets curl use the bucket, for its --config on stdin: on a command line others could read it.
+authorization() {
+    ask service-accounts/default/token |
+        python3 -c 'import json, sys; print("header = \"Authorization: Bearer %s\"" % json.load(sys.stdin)["access_token"])'
+}
+
+# $1 = gs://BUCKET/NAME; sets bucket and name, the latter as an address has it.
+split() {
+    bucket=${1#gs://}
+    name=$(printf '%s' "${bucket#*/}" | sed 's|/|%2F|g; s|+|%2B|g')
+    bucket=${bucket%%/*}
+}
+
+download() { # $1 = from gs://, $2 = to
+    split "$1"
+    authorization | curl -fsS --retry 5 --config - -o "$2.partial" "$storage/storage/v1/b/$bucket/o/$name?alt=media"
+    mv "$2.partial" "$2"
+}
+
+# Tells whoever watches that this machine can't run anything ($1), and ends.
+die() {
+    say "$1"
+    folder=${job%/jobs/*}/attempts/$(printf '%04d' "$attempt")
+    split "$folder/ended/setup-$(hostname).json"
+    authorization >"$home/authorization"
+    python3 -c 'import json, sys; print(json.dumps({"host": int(sys.argv[1] or 0), "code": 1, "line": sys.argv[2]}))' \
+        "${BATCH_TASK_INDEX:-$(attribute agent-worker-number)}" "set-up on $(hostname): $1" |
+        curl -fsS --retry 5 --config "$home/authorization" -H 'Content-Type: application/json' --data-binary @- \
+            -o /dev/null "$storage/upload/storage/v1/b/$bucket/o?uploadType=media&name=$name" || true
+    rm -f "$home/authorization"
+    exit 1
+}
+
+able_python() {
+    for version in 3.13 3.12 3.11; do
+        if "python$version" -c 'import ensurepip, venv' 2>/dev/null; then
+            command -v "python$version"
+            return
+        fi
+    done
+    return 1
+}
+
+# Prints a Python from 3.11 to 3.13 that can make an environment. Debian's and Ubuntu's lacks a package for that; the
+# images of TPU machines may have an older one only.
+find_python() {
+    if able_python; then return; fi
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        { apt-get -q update && apt-get -qy install python3-venv python3-pip; } >&2 && if able_python; then return; fi
+    fi
+    python3 -m pip install --quiet --target "$home/uv" uv >&2 && "$home/uv/bin/uv" python install --quiet 3.13 >&2 &&
+        "$home/uv/bin/uv" python find 3.13
+}
+
+# Sets python: the one of an environment with this wheel and all that it needs.
+make_environment() {
+    environment=$home/environment-$(basename "$wheel" .whl)
+    python=$environment/bin/python
+    if [ -e "$environment/whole" ]; then return; fi
+    found=$(find_python) || die "no Python from 3.11 to 3.13, and none could be installed"
+    rm -rf "$environment"
+    "$found" -m venv "$environment" || die "$found could not make an environment"
+    python3 -m zipfile -e "$home/$(basename "$wheel")" "$home/unpacked"
+    constraints=
+    if [ -e "$home/unpacked/tpullm/constraints.txt" ]; then constraints="-c $home/unpacked/tpullm/constraints.txt"; fi
+    for again in 10 30 0; do
+        # shellcheck disable=SC2086 # no option at all if there is no file
+        if "$python" -m pip install --quiet --no-input --disable-pip-version-check $constraints \
+            "$home/$(basename "$wheel")[$extras]" 2>"$home/pip.log"; then
+            touch "$environment/whole"
+            return
+        fi
+        say "pip failed: $(tail -n 1 "$home/pip.log")"
+        sleep "$again"
+    done
+    die "pip failed: $(tail -n 1 "$home/pip.log")"
+}
+
+umask 077
+mkdir -p "$home"
+job=$(told tpullm-job)
+attempt=$(told tpullm-attempt)
+wheel=$(told tpullm-wheel)
+extras=$(told tpullm-extras)
+python=$(told tpullm-python)
+[ -n "$job" ] || { say "nobody said what to run" && exit 1; }
+
+[ -e "$home/$(basename "$wheel")" ] || download "$wheel" "$home/$(basename "$wheel")" || die "$wheel can't be fetched"
+if [ -n "$python" ]; then
+    "$python" -c '' || die "$python: does not run"
+    rm -rf "$home/code"
+    "$python" -m zipfile -e "$home/$(basename "$wheel")" "$home/code"
+    PYTHONPATH=$home/code
+    export PYTHONPATH
+else
+    make_environment
+fi
+exec "$python" -m tpullm.launchers.host --job "$job" --attempt "$attempt" --place "$(told tpullm-place)"
