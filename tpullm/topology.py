@@ -79,16 +79,20 @@ class Topology:
     def __str__(self) -> str:
         return self.name if self.slices == 1 else f"{self.slices} x {self.name}"
 
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Which dimensions of a slice are rings."""
+        of = GENERATIONS[self.generation]
+        if of.dimensions == 2:
+            return tuple(size == of.wraps for size in self.shape)
+        return (all(size % of.wraps == 0 for size in self.shape),) * 3
+
     def options(self) -> dict:
         """The arguments of `get_topology_desc`. Without `wrap` it would be another program.
 
         (On v5p:8x8x8 every gather of weights became an all-reduce.)
         """
-        of = GENERATIONS[self.generation]
-        if of.dimensions == 2:
-            wrap = tuple(size == of.wraps for size in self.shape)
-        else:
-            wrap = (all(size % of.wraps == 0 for size in self.shape),) * 3
+        of, wrap = GENERATIONS[self.generation], self.rings
         host = tuple(min(size, most) for size, most in zip((*self.shape, 1)[:3], of.host, strict=True))
         options = {"chips_per_host_bounds": host, "num_slices": self.slices, **dict(of.options)}
         return options | {"wrap": (*wrap, False)[:3]} if any(wrap) else options
