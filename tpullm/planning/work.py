@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from tpullm.planning.setting import Setting, attention_parameters, mlp_parameters
 
-BLOCK = 1024  # of queries and keys, in attention's kernel (model/splash.py)
 UNIT = 128  # width of a matrix unit
 ROUTER_PASSES = 6  # a float32 product on a TPU is six of bfloat16
 
@@ -53,7 +52,7 @@ def _layer(setting: Setting) -> dict[str, Part]:
     layer = {
         "qkv": product(D, (N + 2 * K) * H / tensor),
         # A head that is narrower than the matrix unit leaves the rest of it idle.
-        "scores": Part(kernel=4 * M * _seen(setting) * N * max(H, UNIT) / tensor),
+        "scores": Part(kernel=4 * M * _seen(setting) * N * (max(H, UNIT) if setting.topology.generation != "local" else H) / tensor),
         "out": product(N * H / tensor, D),
     }
     ups, F = (2 if model.gated else 1), model.mlp_width / tensor
@@ -80,7 +79,7 @@ def _grouped(setting: Setting, rows: float, experts: float, inputs: float, outpu
 
 def _seen(setting: Setting) -> float:
     """Keys that a query's kernel goes over, in the mean over layers: up to the diagonal or within the window."""
-    length, block = setting.length, min(BLOCK, setting.length)
+    length, block = setting.length, min(setting.habits.block, setting.length)
     windows = setting.model.windows or (0,)
     of = [(length + block) / 2 if not window or window >= length else min(window + block, length) for window in windows]
     return sum(of) / len(of)

@@ -1,0 +1,105 @@
+"""What a device holds at once, by kind: the state, what the backward pass finds kept, and the worst moment's working set.
+
+Three moments can be the worst: the loss (whose table's gradient is whole there, in float32), a layer's backward pass, and
+the update. Read off the compiler's own programs (benchmarks/memory.py compares).
+"""
+
+from typing import NamedTuple
+
+from tpullm.planning.resting import Resting, of_device
+from tpullm.planning.setting import Setting, attention_parameters
+
+LOGITS = 1 << 30  # bytes of one chunk of scores, at most (platform.logits_bytes)
+
+
+class Memory(NamedTuple):
+    """Bytes of one device at the worst moment, by kind, and which moment that is."""
+
+    kinds: dict[str, float]
+    moment: str
+
+    @property
+    def peak(self) -> float:
+        """All kinds together."""
+        return sum(self.kinds.values())
+
+
+def memory(setting: Setting, rests: Resting) -> Memory:
+    """The worst moment of a step."""
+    parameters = of_device(rests.parameters, setting.sizes)
+    state = {"parameters": parameters, "optimizer": of_device(rests.optimizer, setting.sizes)}
+    kept, summed = {"kept activations": _kept(setting)}, parameters * (setting.accumulation > 1)
+    moments = {
+        "loss": kept | {"gradients": summed} | _loss(setting),
+        "backward": kept | {"gradients": summed + parameters} | _backward(setting),
+        "update": {"gradients": summed + parameters},
+    }
+    worst = max(moments, key=lambda name: sum(moments[name].values()))
+    return Memory(state | moments[worst], worst)
+
+
+def _kept(setting: Setting) -> float:
+    """What the forward pass leaves for the backward pass, of all layers: the residual stream, and what remat says."""
+    model, tensor = setting.model, setting.along("tensor")
+    numbers = {"full": 0, "offload": 0, "save_attention": _attention(setting)}
+    dots, split = setting.dots, {"qkv": tensor, "out": 1, "up": 1 if model.experts else tensor}
+    numbers["save_dots"] = _attention(setting) + sum(size / split[name] for name, size in dots.items())
+    numbers["none"] = _everything(setting) if setting.remat == "none" else 0
+    return 2.0 * setting.tokens * model.layers * (model.width + numbers[setting.remat])
+
+
+def _attention(setting: Setting) -> float:
+    """What attention's kernel names: what it mixed, and of each head the logarithm of a sum, float32."""
+    model = setting.model
+    return model.heads * (_lanes(model.head_width) + 2) / setting.along("tensor")
+
+
+def _lanes(width: int) -> int:
+    """A TPU's memory holds the last dimension of an array in pieces of 128; the kernel's arrays end in a head's width."""
+    return -(-width // 128) * 128
+
+
+def _everything(setting: Setting) -> float:
+    """Numbers of a token and a layer if nothing is computed again."""
+    model, tensor = setting.model, setting.along("tensor")
+    N, K, H = model.heads / tensor, model.kv_heads / tensor, model.head_width
+    attention = _attention(setting) + (N + 2 * K) * _lanes(H) + N * H + (model.qk_norm != "none") * (N + K) * H
+    hidden = (3 if model.gated else 2) * model.mlp_width / tensor
+    if model.experts:
+        hidden = model.experts_per_token * (hidden + 2 * model.width) + model.shared_experts * hidden + model.experts
+    return 3 * model.width + attention + hidden
+
+
+def _loss(setting: Setting) -> dict[str, float]:
+    """The table and its gradient, whole along `fsdp`; one chunk of scores; the last hidden states and their gradient."""
+    model, tensor = setting.model, setting.along("tensor")
+    table = model.vocabulary_size * model.width / tensor
+    scores = min(LOGITS, 4 * setting.tokens * model.vocabulary_size / tensor)
+    hidden = 6.0 * setting.tokens * model.width
+    return {"table": 2 * table, "gradient of the table": 4 * table, "scores": scores, "hidden states": hidden}
+
+
+def _backward(setting: Setting) -> dict[str, float]:
+    """One layer: its parameters gathered, gradients on their way, what it computes again.
+
+    The table's gradient waits until the end: so the compiler orders it.
+    """
+    table = 4 * setting.model.vocabulary_size * setting.model.width / setting.along("tensor")
+    return {"gradient of the table": table} | max(_layer(setting), key=lambda moment: sum(moment.values()))
+
+
+def _layer(setting: Setting) -> tuple[dict[str, float], dict[str, float]]:
+    """A layer's backward pass, in its feed-forward part and in its attention.
+
+    Where sums go on beside the products, what the feed-forward part's gradients are made of is still there in attention;
+    there RoPE's gradient is in float32.
+    """
+    model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
+    hidden, heads = model.mlp_width / tensor, model.heads * model.head_width / tensor
+    if model.experts:
+        hidden = model.experts_per_token * (hidden + model.width)
+    later = setting.topology.generation != "v5e"
+    of_attention = 2 * attention_parameters(model) / tensor
+    feed_forward = {"one layer": 2 * M * (5 * model.width + 3 * hidden), "gathered parameters": 8 / 3 * setting.mlp_parameters}
+    attention = {"one layer": 2 * M * (6 * model.width + 4 * hidden * later + 4 * heads), "gathered parameters": of_attention}
+    return feed_forward, attention
