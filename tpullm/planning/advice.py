@@ -1,4 +1,4 @@
-"""What to do with a program that does not fit: by how much, what is largest, and the one key whose change makes it fit."""
+"""What does not fit: by how much, what is largest, and the one key whose change makes it fit."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -32,7 +32,10 @@ def advise(candidate: Candidate) -> Advice | None:
         return None
     kinds, limit = candidate.memory.kinds, candidate.setting.device.hbm_bytes
     largest = max(kinds, key=kinds.get)
-    tried = [(key, assessed(setting, resting(setting.model, setting.optimizer))) for key, setting in _changes(candidate.setting)]
+    tried = [
+        (key, assessed(setting, resting(setting.model, setting.optimizer)))
+        for key, setting in _changes(candidate.setting)
+    ]
     fitting = [(key, found) for key, found in tried if found.estimate]
     best = min(fitting, key=lambda pair: -pair[1].estimate.tokens_per_second, default=None)
     return Advice(candidate.memory.peak - limit, largest, kinds[largest], best[0] if best else "")

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from tpullm.config import ModelConfig, TrainConfig
 from tpullm.model.platform import compute_dtype, peak_flops, query_block
 from tpullm.planning.chips import CHIPS, Chip
+from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import CPU, OURS, Setting, setting_of
 from tpullm.topology import GENERATIONS, Topology
 
@@ -105,3 +106,16 @@ def _slice(devices: np.ndarray) -> Topology | None:
     places = np.array([device.coords for device in devices])[:, : GENERATIONS[generation].dimensions]
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     return Topology(generation, tuple(int(n) for n in np.ptp(places, axis=0) + 1), slices)
+
+
+def expected(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
+    """What a step is predicted to take on devices that are here, for the log and for the report: plain values."""
+    setting = setting_here(model, config, mesh)
+    found = estimate(setting)
+    parts = {**found.computing, **{f"waiting for {axis}": value for axis, value in found.exposed.items()}}
+    return {
+        "topology": str(setting.topology),
+        "step_seconds": found.step_seconds,
+        "tokens_per_second": setting.global_tokens / found.step_seconds,
+        "seconds": parts,
+    }

@@ -1,7 +1,7 @@
-"""What a device holds at once, by kind: the state, what the backward pass finds kept, and the worst moment's working set.
+"""What a device holds at once, by kind: the state, what the backward pass finds kept, and what the worst moment adds.
 
-Three moments can be the worst: the loss (whose table's gradient is whole there, in float32), a layer's backward pass, and
-the update. Read off the compiler's own programs (benchmarks/memory.py compares).
+Three moments can be the worst: the loss (whose table's gradient is whole there, in float32), a layer's backward pass,
+and the update. Read off the TPU compiler's programs; `benchmarks/compiled.yaml` has the figures that tests compare.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from tpullm.planning.resting import Resting, of_device
 from tpullm.planning.setting import Setting, attention_parameters
 
 LOGITS = 1 << 30  # bytes of one chunk of scores, at most (platform.logits_bytes)
+PROGRAM = 34 << 20  # bytes of the program itself: 27 to 56 MiB in those that were compiled
 
 
 class Memory(NamedTuple):
@@ -28,7 +29,9 @@ def memory(setting: Setting, rests: Resting) -> Memory:
     """The worst moment of a step."""
     parameters = of_device(rests.parameters, setting.sizes)
     state = {"parameters": parameters, "optimizer": of_device(rests.optimizer, setting.sizes)}
-    kept, summed = {"kept activations": _kept(setting)}, parameters * (setting.accumulation > 1)
+    # Layers are cast once, outside of the loop over them.
+    kept = {"kept activations": _kept(setting), "cast parameters": 2 * _cast(setting), "program": PROGRAM}
+    summed = parameters * (setting.accumulation > 1)
     moments = {
         "loss": kept | {"gradients": summed} | _loss(setting),
         "backward": kept | {"gradients": summed + parameters} | _backward(setting),
@@ -36,6 +39,11 @@ def memory(setting: Setting, rests: Resting) -> Memory:
     }
     worst = max(moments, key=lambda name: sum(moments[name].values()))
     return Memory(state | moments[worst], worst)
+
+
+def _cast(setting: Setting) -> float:
+    """Numbers of all layers' matrices on one device."""
+    return setting.model.layers * setting.layer_parameters / setting.along("fsdp")
 
 
 def _kept(setting: Setting) -> float:
@@ -55,7 +63,7 @@ def _attention(setting: Setting) -> float:
 
 
 def _lanes(width: int) -> int:
-    """A TPU's memory holds the last dimension of an array in pieces of 128; the kernel's arrays end in a head's width."""
+    """A TPU holds the last dimension of an array in pieces of 128; the kernel's arrays end in a head's width."""
     return -(-width // 128) * 128
 
 
@@ -71,7 +79,7 @@ def _everything(setting: Setting) -> float:
 
 
 def _loss(setting: Setting) -> dict[str, float]:
-    """The table and its gradient, whole along `fsdp`; one chunk of scores; the last hidden states and their gradient."""
+    """The table and its gradient, whole along `fsdp`; a chunk of scores; the last hidden states and their gradient."""
     model, tensor = setting.model, setting.along("tensor")
     table = model.vocabulary_size * model.width / tensor
     scores = min(LOGITS, 4 * setting.tokens * model.vocabulary_size / tensor)
@@ -91,8 +99,8 @@ def _backward(setting: Setting) -> dict[str, float]:
 def _layer(setting: Setting) -> tuple[dict[str, float], dict[str, float]]:
     """A layer's backward pass, in its feed-forward part and in its attention.
 
-    Where sums go on beside the products, what the feed-forward part's gradients are made of is still there in attention;
-    there RoPE's gradient is in float32.
+    Where sums go on beside the products, what the feed-forward part's gradients are made of is still there in
+    attention, where RoPE's gradient is in float32.
     """
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     hidden, heads = model.mlp_width / tensor, model.heads * model.head_width / tensor
@@ -100,6 +108,12 @@ def _layer(setting: Setting) -> tuple[dict[str, float], dict[str, float]]:
         hidden = model.experts_per_token * (hidden + model.width)
     later = setting.topology.generation != "v5e"
     of_attention = 2 * attention_parameters(model) / tensor
-    feed_forward = {"one layer": 2 * M * (5 * model.width + 3 * hidden), "gathered parameters": 8 / 3 * setting.mlp_parameters}
-    attention = {"one layer": 2 * M * (6 * model.width + 4 * hidden * later + 4 * heads), "gathered parameters": of_attention}
+    feed_forward = {
+        "one layer": 2 * M * (5 * model.width + 3 * hidden),
+        "gathered parameters": 8 / 3 * setting.mlp_parameters,
+    }
+    attention = {
+        "one layer": 2 * M * (6 * model.width + 4 * hidden * later + 4 * heads),
+        "gathered parameters": of_attention,
+    }
     return feed_forward, attention

@@ -47,7 +47,12 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, model: ModelConfig, name: str, prices: list[str] = (), hours_between: float = 0.0, searched: bool = False
+    recipe: Recipe,
+    model: ModelConfig,
+    name: str,
+    prices: list[str] = (),
+    hours_between: float = 0.0,
+    searched: bool = False,
 ) -> Plan:
     """The plan of a recipe's pretraining.
 
@@ -67,7 +72,9 @@ def make_plan(
     chosen = found.best[0] if found and found.best else assessed(setting, rests)
     prices = prices_of(setting.topology.generation, list(prices))
     size = resting(model, chosen.setting.optimizer).total()
-    run = whole_run(recipe.pretrain, chosen.setting, chosen.estimate or estimate(chosen.setting), size, prices, hours_between)
+    run = whole_run(
+        recipe.pretrain, chosen.setting, chosen.estimate or estimate(chosen.setting), size, prices, hours_between
+    )
     return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found)
 
 
@@ -108,12 +115,14 @@ def _checked(recipe: Recipe, model: ModelConfig, name: str) -> Setting:
 
 
 def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
-    """The recipe and the topology with that many slices, which share its rows along `data`; 0 leaves both as they are."""
+    """The recipe and the topology with that many slices, which share its rows along `data`; 0 leaves both alone."""
     if not slices or name == "local":
         return recipe, name
     one = topologies.parse(name)
     whole = str(Topology(one.generation, one.shape, slices))
-    return dataclasses.replace(recipe, mesh={"data": slices, **{k: v for k, v in recipe.mesh.items() if k != "data"}}), whole
+    return dataclasses.replace(
+        recipe, mesh={"data": slices, **{k: v for k, v in recipe.mesh.items() if k != "data"}}
+    ), whole
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The search: every mesh, remat policy and number of micro-batches, estimated; the best that fit first.
 
-What is searched changes no number of the training. Only where nothing fits, the optimizer's moments are tried in bfloat16.
+What is searched changes no number of the training. Only where nothing fits, moments in bfloat16 are tried too.
 """
 
 import dataclasses
@@ -167,4 +167,6 @@ def _in_order(fitting: list[Candidate], base: Setting) -> list[Candidate]:
 
 
 def _changes(setting: Setting, base: Setting) -> int:
-    return sum(getattr(setting, name) != getattr(base, name) for name in ("sizes", "remat", "accumulation", "optimizer"))
+    return sum(
+        getattr(setting, name) != getattr(base, name) for name in ("sizes", "remat", "accumulation", "optimizer")
+    )

@@ -1,4 +1,4 @@
-"""What decides how long a step takes and what it needs: a recipe's numbers on a slice, small enough to make by the thousand."""
+"""What decides how long a step takes and what it needs: the numbers of a training on a slice, made by the thousand."""
 
 import math
 from collections.abc import Mapping
@@ -60,7 +60,6 @@ class Setting:
         accumulation: micro-batches of a step.
         recompute: parts of a layer that the backward pass computes again.
         remat: the policy that says what is kept.
-        resting: bytes of a parameter at rest.
         gradient: bytes of a gradient on its way.
         optimizer: of the training.
         padding: rows that go through experts, for each that should.
@@ -77,7 +76,6 @@ class Setting:
     accumulation: int = 1
     recompute: tuple[str, ...] = ()
     remat: str = "full"
-    resting: int = 4
     gradient: int = 2
     optimizer: OptimizerConfig = OptimizerConfig()
     padding: float = 1.0

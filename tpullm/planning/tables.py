@@ -18,12 +18,19 @@ def details(plan: Plan) -> str:
 
 def side_by_side(plans: list[Plan]) -> str:
     """One line for each plan."""
-    rows = [("topology", "chips", "GiB a chip", "fits", "step", "tokens/s a chip", "MFU", "days", *_kinds(plans), "keys")]
+    rows = [
+        ("topology", "chips", "GiB a chip", "fits", "step", "tokens/s a chip", "MFU", "days", *_kinds(plans), "keys")
+    ]
     for plan in plans:
         found, chosen = plan.chosen.estimate or estimate(plan.chosen.setting), plan.chosen
         memory = f"{chosen.memory.peak / GIB:.1f} of {chosen.setting.device.hbm_bytes / GIB:.1f}"
-        run, prices = plan.run, [f"{plan.run.dollars[kind]:,.0f}" if kind in plan.run.dollars else "" for kind in _kinds(plans)]
-        keys = f"mesh {chosen.keys()['mesh']}, remat {chosen.setting.remat}, {chosen.setting.accumulation} micro-batches"
+        run, prices = (
+            plan.run,
+            [f"{plan.run.dollars[kind]:,.0f}" if kind in plan.run.dollars else "" for kind in _kinds(plans)],
+        )
+        keys = (
+            f"mesh {chosen.keys()['mesh']}, remat {chosen.setting.remat}, {chosen.setting.accumulation} micro-batches"
+        )
         rows.append(
             (str(chosen.setting.topology), f"{chosen.setting.topology.chips:,}", memory, "no" if plan.advice else "yes")
             + (seconds(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}", f"{run.days:,.1f}")
@@ -61,8 +68,12 @@ def _head(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     memory, limit = plan.chosen.memory, plan.chosen.setting.device.hbm_bytes
-    rows = [(kind, f"{size / GIB:.2f}", bar(size / limit)) for kind, size in memory.kinds.items() if size > SMALL * limit]
-    rows.append(("together", f"{memory.peak / GIB:.2f}", f"of {limit / GIB:.2f} GiB, when it is most: in the {memory.moment}"))
+    rows = [
+        (kind, f"{size / GIB:.2f}", bar(size / limit)) for kind, size in memory.kinds.items() if size > SMALL * limit
+    ]
+    rows.append(
+        ("together", f"{memory.peak / GIB:.2f}", f"of {limit / GIB:.2f} GiB, when it is most: in the {memory.moment}")
+    )
     return "memory of a chip, GiB\n" + aligned(rows) + _advice(plan)
 
 
@@ -96,7 +107,12 @@ def _time(plan: Plan) -> str:
 
 def _traffic(found) -> str:
     rows = [
-        (f"  {one.axis}: {one.what}", f"{one.received / 1e9:.3g} GB", seconds(one.seconds), "waits" if one.waits else "beside the products")
+        (
+            f"  {one.axis}: {one.what}",
+            f"{one.received / 1e9:.3g} GB",
+            seconds(one.seconds),
+            "waits" if one.waits else "beside the products",
+        )
         for one in found.transfers
     ]
     return "over the links, a chip and step:\n" + aligned(rows) if rows else "nothing goes over links"
@@ -104,15 +120,13 @@ def _traffic(found) -> str:
 
 def _run(plan: Plan) -> str:
     run = plan.run
-    dollars = ", ".join(f"{price:,.0f} dollars ({kind.replace('_', ' ')})" for kind, price in run.dollars.items())
-    lines = [
-        f"the whole run: {run.steps:,} steps, {run.tokens / 1e9:,.3g} G tokens, {run.days:,.2f} days" + (f", {dollars}" if dollars else ""),
-        f"  token store {_size(run.token_store_bytes)}, a checkpoint {_size(run.checkpoint_bytes)}, saved in {seconds(run.save_seconds)}",
-    ]
+    dollars = [f"{price:,.0f} dollars ({kind.replace('_', ' ')})" for kind, price in run.dollars.items()]
+    whole = [f"{run.steps:,} steps", f"{run.tokens / 1e9:,.3g} G tokens", f"{run.days:,.2f} days", *dollars]
+    files = [f"token store {_size(run.token_store_bytes)}", f"a checkpoint {_size(run.checkpoint_bytes)}"]
+    lines = ["the whole run: " + ", ".join(whole), f"  {', '.join(files)}, saved in {seconds(run.save_seconds)}"]
     if run.hours_between:
-        lines.append(
-            f"  interrupted every {run.hours_between:g} hours in the mean: {run.interruptions:.1f} times, goodput {run.goodput:.1%}"
-        )
+        often = f"  interrupted every {run.hours_between:g} hours in the mean, {run.interruptions:.1f} times"
+        lines.append(f"{often}: goodput {run.goodput:.1%}")
     return "\n".join(lines)
 
 
@@ -130,7 +144,12 @@ def _search(plan: Plan) -> str:
         setting, behind = one.setting, "" if one is found.best[0] else why_behind(one, found.best[0])
         rows.append(
             (one.keys()["mesh"], setting.remat, str(setting.accumulation), setting.optimizer.moments)
-            + (f"{one.memory.peak / GIB:.1f}", seconds(one.estimate.step_seconds), seconds(sum(waiting(one).values())), behind)
+            + (
+                f"{one.memory.peak / GIB:.1f}",
+                seconds(one.estimate.step_seconds),
+                seconds(sum(waiting(one).values())),
+                behind,
+            )
         )
     return head + "\n" + aligned(rows)
 

@@ -1,7 +1,7 @@
 """What goes over the links in a step, by mesh axis, and how long it takes on that torus.
 
-A ring of links carries both ways, so that a chip receives two links' worth; a line that is not closed, one. Over several
-dimensions of a torus at once, bandwidths add up.
+A ring of links carries both ways, so that a chip receives two links' worth; a line that is not closed, one. Over
+several dimensions of a torus at once, bandwidths add up.
 """
 
 from functools import lru_cache
@@ -70,7 +70,11 @@ def _tensor(setting: Setting) -> list[Transfer]:
     numbers = setting.accumulation * model.layers * of_layer * setting.tokens * model.width
     numbers += setting.accumulation * 2 * setting.tokens * model.width
     sent = 2 * 2 * numbers * (size - 1) / size
-    return [_transfer(setting, "tensor", "sums of activations", sent, 2 * model.layers * of_layer, setting.habits.tensor_waits)]
+    return [
+        _transfer(
+            setting, "tensor", "sums of activations", sent, 2 * model.layers * of_layer, setting.habits.tensor_waits
+        )
+    ]
 
 
 def _experts(setting: Setting) -> list[Transfer]:

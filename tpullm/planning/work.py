@@ -1,12 +1,12 @@
 """What a step computes on one device: FLOPs of products and of attention's kernel, and bytes of its memory, by part.
 
-A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that. Causal attention is counted as what
-its kernel does: half of the scores, and whole blocks on the diagonal.
+A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that. Causal attention is counted as
+what its kernel does: half of the scores, and whole blocks on the diagonal.
 """
 
 from typing import NamedTuple
 
-from tpullm.planning.setting import Setting, attention_parameters, mlp_parameters
+from tpullm.planning.setting import Setting
 
 UNIT = 128  # width of a matrix unit
 ROUTER_PASSES = 6  # a float32 product on a TPU is six of bfloat16
@@ -52,7 +52,9 @@ def _layer(setting: Setting) -> dict[str, Part]:
     layer = {
         "qkv": product(D, (N + 2 * K) * H / tensor),
         # A head that is narrower than the matrix unit leaves the rest of it idle.
-        "scores": Part(kernel=4 * M * _seen(setting) * N * (max(H, UNIT) if setting.topology.generation != "local" else H) / tensor),
+        "scores": Part(
+            kernel=4 * M * _seen(setting) * N * (max(H, UNIT) if setting.topology.generation != "local" else H) / tensor
+        ),
         "out": product(N * H / tensor, D),
     }
     ups, F = (2 if model.gated else 1), model.mlp_width / tensor
