@@ -30,7 +30,9 @@ MISSED = {
 
 def setting(name: str, topology: str = "", mesh: dict | None = None, **options) -> Setting:
     """A shipped recipe on a slice."""
-    recipe = load(ROOT / "configs" / "pretrain" / f"{name}.yaml", [f"--{key}={value}" for key, value in options.items()])
+    recipe = load(
+        ROOT / "configs" / "pretrain" / f"{name}.yaml", [f"--{key}={value}" for key, value in options.items()]
+    )
     model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
     return setting_of(model, recipe.pretrain, mesh or recipe.mesh, parse(topology or recipe.topology))
 

@@ -44,7 +44,10 @@ def test_the_search_is_never_worse_than_the_recipe(name):
     # It is the recipe that was estimated, and its numbers are those of the first.
     again = setting_of(model, changed.pretrain, changed.mesh, parse(changed.topology))
     assert estimate(again) == best.estimate and memory(again, resting(model, again.optimizer)) == best.memory
-    assert (changed.pretrain.batch_size, changed.pretrain.optimizer) == (recipe.pretrain.batch_size, recipe.pretrain.optimizer)
+    assert (changed.pretrain.batch_size, changed.pretrain.optimizer) == (
+        recipe.pretrain.batch_size,
+        recipe.pretrain.optimizer,
+    )
 
 
 def test_runners_up_are_told_why():
@@ -62,7 +65,7 @@ def test_thousands_are_screened_in_seconds():
 
 
 def test_moments_rest_in_bfloat16_only_where_nothing_else_fits():
-    tight = search(made("8b", "v5e:2x2", "--pretrain.batch_size=8", "--model.layers=14")[1])
+    tight = search(made("8b", "v5e:2x2", "--pretrain.batch_size=8", "--model.layers=12")[1])
     assert not advise(assess(made("8b")[1]))
     assert {one.setting.optimizer.moments for one in search(made("8b")[1]).best} == {"float32"}
     assert {one.setting.optimizer.moments for one in tight.best} == {"bfloat16"}

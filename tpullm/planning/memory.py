@@ -1,11 +1,12 @@
 """What a device holds at once, by kind: the state, what the backward pass finds kept, and what the worst moment adds.
 
-Three moments can be the worst: the loss (whose table's gradient is whole there, in float32), a layer's backward pass,
-and the update. Read off the TPU compiler's programs; `benchmarks/compiled.yaml` has the figures that tests compare.
+Four moments can be the worst: when the tables are gathered, the loss (the table's gradient is whole there, in float32),
+a layer's backward pass, and the update. Read off the TPU compiler's programs; `benchmarks/compiled.yaml` has the figures that tests compare.
 """
 
 from typing import NamedTuple
 
+from tpullm.model.moe import most_in_a_round
 from tpullm.planning.resting import Resting, of_device
 from tpullm.planning.setting import Setting, attention_parameters
 
@@ -33,6 +34,7 @@ def memory(setting: Setting, rests: Resting) -> Memory:
     kept = {"kept activations": _kept(setting), "cast parameters": 2 * _cast(setting), "program": PROGRAM}
     summed = parameters * (setting.accumulation > 1)
     moments = {
+        "gather of the tables": kept | {"gradients": summed} | _tables(setting),
         "loss": kept | {"gradients": summed} | _loss(setting),
         "backward": kept | {"gradients": summed + parameters} | _backward(setting),
         "update": {"gradients": summed + parameters},
@@ -78,6 +80,14 @@ def _everything(setting: Setting) -> float:
     return 3 * model.width + attention + hidden
 
 
+def _tables(setting: Setting) -> dict[str, float]:
+    """Before the loss: the table as it was gathered and turned around, the one that was looked up in, zeros to add to."""
+    model = setting.model
+    table, tables = model.vocabulary_size * model.width / setting.along("tensor"), 2 if model.tied_embeddings else 3
+    hidden = 4.0 * setting.tokens * model.width
+    return {"table": 2 * tables * table, "gradient of the table": 4 * table, "hidden states": hidden}
+
+
 def _loss(setting: Setting) -> dict[str, float]:
     """The table and its gradient, whole along `fsdp`; a chunk of scores; the last hidden states and their gradient."""
     model, tensor = setting.model, setting.along("tensor")
@@ -93,27 +103,37 @@ def _backward(setting: Setting) -> dict[str, float]:
     The table's gradient waits until the end: so the compiler orders it.
     """
     table = 4 * setting.model.vocabulary_size * setting.model.width / setting.along("tensor")
-    return {"gradient of the table": table} | max(_layer(setting), key=lambda moment: sum(moment.values()))
+    moments = [_mixture(setting)] if setting.model.experts else [_feed_forward(setting), _in_attention(setting)]
+    return {"gradient of the table": table} | max(moments, key=lambda moment: sum(moment.values()))
 
 
-def _layer(setting: Setting) -> tuple[dict[str, float], dict[str, float]]:
-    """A layer's backward pass, in its feed-forward part and in its attention.
+def _feed_forward(setting: Setting) -> dict[str, float]:
+    """A layer's backward pass in its feed-forward part."""
+    model = setting.model
+    numbers = setting.tokens * (5 * model.width + 3 * model.mlp_width / setting.along("tensor"))
+    return {"one layer": 2 * numbers, "gathered parameters": 8 / 3 * setting.mlp_parameters}
 
-    Where sums go on beside the products, what the feed-forward part's gradients are made of is still there in
-    attention, where RoPE's gradient is in float32.
+
+def _in_attention(setting: Setting) -> dict[str, float]:
+    """The same in its attention, where RoPE's gradient is in float32.
+
+    Where sums go on beside the products, what the feed-forward part's gradients are made of is still there.
     """
+    model, tensor = setting.model, setting.along("tensor")
+    hidden = 4 * model.mlp_width / tensor if setting.topology.generation != "v5e" else 0
+    heads = 4 * model.heads * model.head_width / tensor
+    numbers = setting.tokens * (6 * model.width + hidden + heads)
+    return {"one layer": 2 * numbers, "gathered parameters": 2 * attention_parameters(model) / tensor}
+
+
+def _mixture(setting: Setting) -> dict[str, float]:
+    """The same of a mixture: experts' weights and gradients, and rows on their way, in buffers for half more of them."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
-    hidden, heads = model.mlp_width / tensor, model.heads * model.head_width / tensor
-    if model.experts:
-        hidden = model.experts_per_token * (hidden + model.width)
-    later = setting.topology.generation != "v5e"
-    of_attention = 2 * attention_parameters(model) / tensor
-    feed_forward = {
-        "one layer": 2 * M * (5 * model.width + 3 * hidden),
-        "gathered parameters": 8 / 3 * setting.mlp_parameters,
-    }
-    attention = {
-        "one layer": 2 * M * (6 * model.width + 4 * hidden * later + 4 * heads),
-        "gathered parameters": of_attention,
-    }
-    return feed_forward, attention
+    D, F, k, devices = model.width, model.mlp_width / tensor, model.experts_per_token, setting.along("expert")
+    rows, arriving = M * k, M * k
+    if devices > 1:
+        arriving = devices * most_in_a_round(model, M, k, devices)
+    on_their_way = 5 * arriving * D + 2 * rows * D + 3 * arriving * F
+    around = M * (7 * D + 3 * model.heads * model.head_width / tensor)
+    parameters = 4 * setting.mlp_parameters + 2 * attention_parameters(model) / tensor
+    return {"one layer": 2 * (on_their_way + around), "gathered parameters": parameters}
