@@ -76,9 +76,8 @@ def main() -> None:
         results.append({"case": case.name, "use": case.use, "predicted": found.step_seconds, "measured": measured})
         results[-1] |= {"error": error, "seconds": found.computing}
         shares = ", ".join(f"{name} {value / found.step_seconds:.0%}" for name, value in found.computing.items())
-        print(
-            f"{case.use:5} {case.name:16} {found.step_seconds:7.3f} s, measured {measured:7.3f}: {error:+.0%} ({shares})"
-        )
+        told = f"{found.step_seconds:7.3f} s, measured {measured:7.3f}: {error:+.0%}"
+        print(f"{case.use:5} {case.name:16} {told} ({shares})")
     print(f"peak {setting.device.peak_flops / 1e9:,.0f} GFLOP/s, {setting.device.hbm_bandwidth / 1e9:,.1f} GB/s")
     if options.output:
         with open(options.output, "w", encoding="utf-8") as file:

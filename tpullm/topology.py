@@ -133,7 +133,7 @@ def _told(name: str, of: Generation) -> str:
 
 
 def _exists(of: Generation, shape: tuple[int, ...]) -> bool:
-    """Small slices are listed; larger ones of a three-dimensional torus are made of whole cubes, the longest side last."""
+    """Small slices are listed; larger ones of a three-dimensional torus are whole cubes, the longest side last."""
     cubes = of.dimensions == 3 and all(size % of.wraps == 0 for size in shape)
     return shape in of.small or (cubes and list(shape) == sorted(shape))
 

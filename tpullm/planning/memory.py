@@ -1,7 +1,7 @@
 """What a device holds at once, by kind: the state, what the backward pass finds kept, and what the worst moment adds.
 
-Four moments can be the worst: when the tables are gathered, the loss (the table's gradient is whole there, in float32),
-a layer's backward pass, and the update. Read off the TPU compiler's programs; `benchmarks/compiled.yaml` has the figures that tests compare.
+Four moments can be the worst: when the tables are gathered, the loss (where the table's gradient is whole, in float32),
+a layer's backward pass, and the update. Read off the TPU compiler's programs; tests compare `benchmarks/compiled.yaml`.
 """
 
 from typing import NamedTuple
@@ -81,7 +81,7 @@ def _everything(setting: Setting) -> float:
 
 
 def _tables(setting: Setting) -> dict[str, float]:
-    """Before the loss: the table as it was gathered and turned around, the one that was looked up in, zeros to add to."""
+    """Before the loss: the table as it was gathered and turned around, the one that was looked up in, and zeros."""
     model = setting.model
     table, tables = model.vocabulary_size * model.width / setting.along("tensor"), 2 if model.tied_embeddings else 3
     hidden = 4.0 * setting.tokens * model.width
@@ -127,7 +127,7 @@ def _in_attention(setting: Setting) -> dict[str, float]:
 
 
 def _mixture(setting: Setting) -> dict[str, float]:
-    """The same of a mixture: experts' weights and gradients, and rows on their way, in buffers for half more of them."""
+    """The same of a mixture: experts' weights and gradients, and rows on their way, in buffers for half as many."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     D, F, k, devices = model.width, model.mlp_width / tensor, model.experts_per_token, setting.along("expert")
     rows, arriving = M * k, M * k
