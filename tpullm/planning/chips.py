@@ -55,7 +55,10 @@ CONSTANTS = {
     "hbm_bandwidth": ((819e9, 1638e9, 2765e9), PAGE),
     "link_bandwidth": ((50e9, 100e9, 100e9), PAGE + ": of a chip, by its ports and both ways"),
     "dcn_bandwidth": ((3.1e9, 6.25e9, 6.25e9), PAGE + ": of a pod or chip"),
-    "host_bandwidth": ((8e9, 16e9, 16e9), "guess: a PCIe connection of a host shared by its chips; nothing here measures it"),
+    "host_bandwidth": (
+        (8e9, 16e9, 16e9),
+        "guess: a PCIe connection of a host shared by its chips; nothing here measures it",
+    ),
     "products": ((0.95, 0.68, 0.94), "fitted"),
     "grouped": ((0.79, 0.79, 0.79), "fitted"),
     "kernel": ((0.37, 0.40, 0.37), "fitted"),

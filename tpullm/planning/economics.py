@@ -89,7 +89,9 @@ def _goodput(config: TrainConfig, step_seconds: float, save_seconds: float, hour
     if not hours_between:
         return 1.0
     kept = config.checkpoint
-    every = [kept.every_minutes * 60] * bool(kept.every_minutes) + [kept.every_steps * step_seconds] * bool(kept.every_steps)
+    every = [kept.every_minutes * 60] * bool(kept.every_minutes) + [kept.every_steps * step_seconds] * bool(
+        kept.every_steps
+    )
     between_saves = max(min(every, default=config.steps * step_seconds), save_seconds)
     lost = RESTART_SECONDS + save_seconds + between_saves / 2
     return 1 / (1 + lost / (hours_between * 3600))
@@ -122,5 +124,7 @@ def _given(text: str) -> tuple[str, float]:
     except ValueError:
         value = -1.0
     if generation not in known or value < 0:
-        raise UserError(f"--price: {text} is not GENERATION=DOLLARS a chip-hour, such as v5e=0.9; there are {', '.join(known)}")
+        raise UserError(
+            f"--price: {text} is not GENERATION=DOLLARS a chip-hour, such as v5e=0.9; there are {', '.join(known)}"
+        )
     return generation, value

@@ -60,7 +60,9 @@ def _exposed(setting: Setting, transfers: tuple[Transfer, ...], compute: float) 
     for one in transfers:
         share = 1.0 if one.waits else chip.beside + (1 - chip.beside) * longer
         exposed[one.axis] = exposed.get(one.axis, 0.0) + share * one.seconds
-    offloaded = setting.offloaded * setting.accumulation * setting.model.layers * setting.tokens / setting.along("tensor")
+    offloaded = (
+        setting.offloaded * setting.accumulation * setting.model.layers * setting.tokens / setting.along("tensor")
+    )
     host = 2 * 2 * offloaded / chip.host_bandwidth
     if host > compute:
         exposed["host"] = host - compute

@@ -150,7 +150,9 @@ def kept_numbers(model: ModelConfig) -> int:
     heads = model.head_width * (2 * model.heads + 2 * model.kv_heads)  # queries, keys, values, what attention mixed
     dense = 0 if model.experts else model.mlp_width * (2 if model.gated else 1) + model.width
     shared = model.shared_experts * model.mlp_width * (2 if model.gated else 1) + model.width
-    return heads + model.width + (dense if not model.experts else model.experts + (shared if model.shared_experts else 0))
+    return (
+        heads + model.width + (dense if not model.experts else model.experts + (shared if model.shared_experts else 0))
+    )
 
 
 def _padding(setting: Setting) -> float:

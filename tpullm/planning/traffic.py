@@ -70,7 +70,11 @@ def _tensor(setting: Setting) -> list[Transfer]:
     numbers = setting.accumulation * model.layers * of_layer * setting.tokens * model.width
     numbers += setting.accumulation * 2 * setting.tokens * model.width
     sent = 2 * 2 * numbers * (size - 1) / size
-    return [_transfer(setting, "tensor", "sums of activations", sent, 2 * model.layers * of_layer, setting.habits.tensor_waits)]
+    return [
+        _transfer(
+            setting, "tensor", "sums of activations", sent, 2 * model.layers * of_layer, setting.habits.tensor_waits
+        )
+    ]
 
 
 def _experts(setting: Setting) -> list[Transfer]:
