@@ -47,7 +47,7 @@ class Look:
         items: of `schedule`.
         text: of the executable.
         mesh: devices along each axis, in the order of the mesh.
-        largest_gather: bytes of the largest parameter that is used at once, in the type of the products.
+        largest_parameter: numbers in the largest parameter that is used at once.
         tokens: of one device, at a time.
         vocabulary: token ids of one device.
         kernel: whether attention should be the TPU's own.
@@ -56,7 +56,7 @@ class Look:
     items: list[Item]
     text: str
     mesh: dict[str, int]
-    largest_gather: int
+    largest_parameter: int
     tokens: int
     vocabulary: int
     kernel: bool = True
@@ -99,10 +99,11 @@ def find(look: Look) -> tuple[Finding, ...]:
 
 
 def _gathered_whole(look: Look) -> Iterator[Finding]:
-    large = [item for item in look.collectives("all-gather") if item.collective.bytes > look.largest_gather]
+    most = 4 * look.largest_parameter  # bytes, of the widest type that products have
+    large = [item for item in look.collectives("all-gather") if item.collective.bytes > most]
     for place, items in _by_place(large):
         what = f"more than one layer's parameter is gathered at once ({_size(items[0].collective.bytes)}"
-        what += f", where the largest has {_size(look.largest_gather)})"
+        what += f", where the largest has {_size(most)})"
         yield _finding("gathered_whole", what, place, items, "gather it where it is used, in the loop over layers")
 
 
@@ -151,10 +152,10 @@ def _transposed(look: Look) -> Iterator[Finding]:
 
 def _all_scores(look: Look) -> Iterator[Finding]:
     """Scores of a quarter of all tokens and more, beyond a chunk of the loss (`platform.logits_bytes`)."""
-    least = max(look.tokens * look.vocabulary // 4, (1 << 30) // 4 + 1)
+    most = max(look.tokens * look.vocabulary // 4, look.largest_parameter, (1 << 30) // 4)
     for item in look.items:
         for shape in item.instruction.shapes:
-            if shape.dtype == "f32" and math.prod(shape.dims) >= least and look.vocabulary in shape.dims:
+            if shape.dtype == "f32" and math.prod(shape.dims) > most and look.vocabulary in shape.dims:
                 what = f"float32 scores of many tokens at once, {list(shape.dims)}, {_size(shape.bytes)}"
                 yield Finding(
                     "all_scores", _sentence(what, _place(item), "chunk the loss"), _place(item), shape.bytes, 0.0
@@ -220,11 +221,13 @@ def _by_place(items: list[Item]) -> list[tuple[str, list[Item]]]:
 
 
 def _place(item: Item) -> str:
-    """The end of the path in the traced function, without what JAX adds to it."""
+    """The end of the path in the traced function, in our words and without what JAX adds to it."""
     operation = item.instruction.operation or (item.collective.operation if item.collective else "")
-    added = ("jit(", "while", "body", "eval_jaxpr", "closed_call", "checkpoint", "shard_map", "cond")
-    parts = [part for part in operation.split("/") if not part.startswith(added)]
-    return "/".join(parts[-4:]) or item.inside
+    backward = "transpose(" in operation
+    operation = re.sub(r"(transpose|jvp)\(|\)", "", operation.replace("rematted_computation", "recomputed"))
+    added = ("jit(", "step", "while", "body", "eval_jaxpr", "closed_call", "checkpoint", "shard_map", "cond", "vmap(")
+    parts = [part for part in operation.split("/") if part and not part.startswith(added)]
+    return "/".join(["backward"] * backward + parts[-4:]) if parts else item.inside
 
 
 def _finding(kind: str, what: str, place: str, items: list[Item], cure: str) -> Finding:

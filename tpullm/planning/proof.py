@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh
 from tpullm.axes import AXES, axis_sizes
 from tpullm.config import Recipe
 from tpullm.errors import UserError
-from tpullm.model.platform import compiler_options, compute_dtype
+from tpullm.model.platform import compiler_options
 from tpullm.planning.chips import chip
 from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
@@ -199,19 +199,18 @@ def look_at(job: Job, executable: Executable) -> Look:
         items=schedule(executable.text, torus) if executable.text else [],
         text=executable.text,
         mesh=within,
-        largest_gather=_largest_parameter(job) // sizes["tensor"],
+        largest_parameter=_largest_parameter(job) // sizes["tensor"],
         tokens=tokens // split,
         vocabulary=job.model.vocabulary_size // sizes["tensor"],
     )
 
 
 def _largest_parameter(job: Job) -> int:
-    """Bytes of the largest parameter that is used at once, in the type of the products."""
-    width = compute_dtype(job.config.compute).itemsize
+    """Numbers in the largest parameter that is used at once."""
     shapes = Architecture(job.model).shapes
     layers = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(shapes["layers"])]
     others = [math.prod(leaf.shape) for leaf in jax.tree.leaves({**shapes, "layers": {}})]
-    return width * max(layers + others)
+    return max(layers + others)
 
 
 def by_part(items: list[Item]) -> dict[str, float]:
