@@ -22,7 +22,7 @@ from tpullm.topology import Topology
 # What runs in no time: names for parts of memory, scalars' places, and the ends of what was counted at its start.
 FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
-    *("iota", "send-done", "recv", "opt-barrier", "add-dependency"),
+    *("iota", "send-done", "recv", "opt-barrier", "add-dependency", "call-update", "async-update"),
 }
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "X64")
 SCALAR_BYTES = 1 << 10  # what is smaller is counted as nothing, where the compiler gives no cycles
@@ -33,6 +33,8 @@ FUSED = 5
 
 # Cycles a second of the compiler's estimates, inferred from the products that it expects to be at the peak.
 CLOCKS = {"v5e": 1.5e9, "v6e": 1.75e9, "v5p": 1.75e9}
+# Shares of the peak that attention's kernel reaches, and of the links' bandwidth that collectives do.
+KERNEL, LINKS = 0.5, 0.7
 
 
 @dataclass(frozen=True)
@@ -177,14 +179,31 @@ class _Estimator:
 
     def _work(self, one: Instruction) -> float:
         """Seconds of what computes."""
-        if one.opcode == "custom-call" and (products := _kernel_products(one)):
-            return products / (self.chip.peak_flops * self.chip.kernel)
+        if one.opcode == "custom-call" and (products := self._kernel_products(one)):
+            return products / (self.chip.peak_flops * KERNEL)
         if one.cycles is not None:
             return one.cycles / self.clock
         if one.opcode in FREE or any(name in one.attributes for name in FREE_CALLS):
             return 0.0
         moved = 2 * sum(shape.bytes for shape in one.shapes if shape.space == 0)
         return moved / self.chip.hbm_bandwidth if moved > SCALAR_BYTES else 0.0
+
+    def _kernel_products(self, one: Instruction) -> float:
+        """Operations of a kernel of attention, its mask causal; 0 for another kernel.
+
+        A head of less than 128 fills the unit of products as one of 128 does. Blocks on the diagonal, half of which is
+        for nothing, are not counted whole: smaller ones waste less and are slower, and nothing here has measured by how
+        much.
+        """
+        products = next((of for name, of in KERNELS.items() if one.name.startswith(name)), 0)
+        if not products:
+            return 0.0
+        if products == KERNELS["splash_mha_dkv"] and '\\"use_fused_bwd_kernel\\": true' in one.attributes:
+            products = FUSED
+        *_, length, width = one.shapes[0].dims
+        used = [shape for name in one.uses if name in self.named for shape in self.named[name].shapes]
+        heads = [math.prod(shape.dims[:-2]) for shape in one.shapes + used if shape.dims[-2:] == (length, width)]
+        return 2 * products * max(heads) * length * length / 2 * max(width, 128)
 
 
 def _repeated(item: Item, turns: int) -> Item:
@@ -208,24 +227,6 @@ def _start_of(one: Instruction) -> str | None:
     return None
 
 
-def _kernel_products(one: Instruction) -> float:
-    """Operations of a kernel of attention, its mask causal; 0 for another kernel.
-
-    A head of less than 128 fills the unit of products as one of 128 does.
-    """
-    products = next((of for name, of in KERNELS.items() if one.name.startswith(name)), 0)
-    if not products or not one.shapes:
-        return 0.0
-    *rows, length, width = one.shapes[0].dims
-    block = re.search(r'block_(?:q|q_dkv|q_dq)\\?":\s*(\d+)', one.attributes)
-    if products == KERNELS["splash_mha_dkv"] and '\\"use_fused_bwd_kernel\\": true' in one.attributes:
-        products = FUSED
-    visited = (
-        length + (int(block[1]) if block else 0)
-    ) / 2  # of the keys, by a query: blocks on the diagonal are whole
-    return 2 * products * math.prod(rows) * length * visited * max(width, 128)
-
-
 def link_seconds(one: Collective, torus: Torus) -> tuple[tuple[int, ...], float]:
     """The dimensions of the torus that a collective goes over, and how long it takes there alone.
 
@@ -238,7 +239,7 @@ def link_seconds(one: Collective, torus: Torus) -> tuple[tuple[int, ...], float]
     spans = [len(set(places[:, n].tolist())) for n in range(places.shape[1])]
     dimensions = tuple(n for n, span in enumerate(spans) if span > 1)
     of, rings = chip(torus.topology), torus.topology.rings
-    bandwidth = of.link_bandwidth * of.links
+    bandwidth = of.link_bandwidth * LINKS
     if one.kind == "collective-permute":
         hops = max(_distance(torus, *pair) for pair in groups)
         return dimensions, one.bytes * hops / bandwidth + hops * of.latency_seconds
