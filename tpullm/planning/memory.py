@@ -10,7 +10,7 @@ from tpullm.model.moe import most_in_a_round
 from tpullm.planning.resting import Resting, of_device
 from tpullm.planning.setting import Setting, attention_parameters
 
-LOGITS = 1 << 30  # bytes of one chunk of scores, at most (platform.logits_bytes)
+LOGITS, LOGITS_HERE = 1 << 30, 64 << 20  # bytes of a chunk of scores on a TPU and on a CPU (platform.logits_bytes)
 PROGRAM = 34 << 20  # bytes of the program itself: 27 to 56 MiB in those that were compiled
 
 
@@ -92,7 +92,8 @@ def _loss(setting: Setting) -> dict[str, float]:
     """The table and its gradient, whole along `fsdp`; a chunk of scores; the last hidden states and their gradient."""
     model, tensor = setting.model, setting.along("tensor")
     table = model.vocabulary_size * model.width / tensor
-    scores = min(LOGITS, 4 * setting.tokens * model.vocabulary_size / tensor)
+    most = LOGITS if setting.topology.generation != "local" else LOGITS_HERE
+    scores = min(most, 4 * setting.tokens * model.vocabulary_size / tensor)
     hidden = 6.0 * setting.tokens * model.width
     return {"table": 2 * table, "gradient of the table": 4 * table, "scores": scores, "hidden states": hidden}
 
