@@ -85,7 +85,7 @@ def whole_run(
 
 
 def _goodput(config: TrainConfig, step_seconds: float, save_seconds: float, hours_between: float) -> float:
-    """Each interruption loses a restart, a restore, and the steps since the last save: half of the time between saves."""
+    """Each interruption loses a restart, a restore, and the steps since the last save: half the time between saves."""
     if not hours_between:
         return 1.0
     kept = config.checkpoint

@@ -1,10 +1,11 @@
-"""What decides how long a step takes and what it needs: a recipe's numbers on a slice, small enough to make by the thousand."""
+"""What decides how long a step takes and what it needs: the numbers of a training on a slice, made by the thousand."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tpullm.axes import AXES, axis_sizes
-from tpullm.config import ModelConfig, Recipe, TrainConfig
+from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig
 from tpullm.planning.chips import Chip, chip
 from tpullm.sharding import RULES
 from tpullm.topology import Topology
@@ -30,6 +31,7 @@ class Habits:
         passes: of attention's kernel over the scores in the backward pass, in products of the forward one's 2.
         tensor_waits: what goes along `tensor` is not hidden beside the products that it is for.
         crossing: bytes of a gradient between slices.
+        block: queries and keys that attention takes at a time.
     """
 
     in_lines: bool = True
@@ -37,9 +39,11 @@ class Habits:
     passes: int = 7
     tensor_waits: bool = True
     crossing: int = 2
+    block: int = 1024
 
 
 OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4)
+CPU = Habits(in_lines=False, passes=4)  # model/blockwise.py keeps the weights of the forward pass
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class Setting:
         accumulation: micro-batches of a step.
         recompute: parts of a layer that the backward pass computes again.
         remat: the policy that says what is kept.
-        resting: bytes of a parameter at rest.
         gradient: bytes of a gradient on its way.
+        optimizer: of the training.
         padding: rows that go through experts, for each that should.
         offloaded: numbers that travel to the host's memory and back, of a token and a layer.
         habits: of the program.
@@ -72,8 +76,8 @@ class Setting:
     accumulation: int = 1
     recompute: tuple[str, ...] = ()
     remat: str = "full"
-    resting: int = 4
     gradient: int = 2
+    optimizer: OptimizerConfig = OptimizerConfig()
     padding: float = 1.0
     offloaded: int = 0
     habits: Habits = OURS
@@ -91,6 +95,19 @@ class Setting:
     def global_tokens(self) -> int:
         """Of a step, padding included."""
         return self.rows * self.length
+
+    @property
+    def dots(self) -> dict[str, int]:
+        """Numbers of a token that the products of a layer give, before `tensor` shares them (`dots` in remat.py)."""
+        model = self.model
+        attention = {"qkv": model.head_width * (model.heads + 2 * model.kv_heads), "out": model.width}
+        width = model.mlp_width * (2 if model.gated else 1)
+        return attention | {"up": width * model.shared_experts + model.experts if model.experts else width}
+
+    @property
+    def kept_numbers(self) -> int:
+        """Numbers of a token and a layer that have names in remat.py: what attention mixed, and `dots`."""
+        return self.model.heads * self.model.head_width + sum(self.dots.values())
 
     @property
     def layer_parameters(self) -> float:
@@ -117,8 +134,13 @@ def mlp_parameters(model: ModelConfig) -> int:
     return (3 if model.gated else 2) * model.width * model.mlp_width
 
 
-def setting_of(model: ModelConfig, config: TrainConfig, mesh: dict[str, int], topology: Topology) -> Setting:
+def setting_of(
+    model: ModelConfig, config: TrainConfig, mesh: Mapping[str, int], topology: Topology, device: Chip | None = None
+) -> Setting:
     """The setting of a training as `pretrain` would run it.
+
+    Args:
+        device: where the topology is none of TPUs.
 
     Raises:
         UserError: the mesh does not fit the topology.
@@ -126,35 +148,18 @@ def setting_of(model: ModelConfig, config: TrainConfig, mesh: dict[str, int], to
     made = Setting(
         model,
         topology,
-        chip(topology),
+        device or chip(topology),
         axis_sizes(mesh, topology.chips),
         config.batch_size,
         config.sequence_length,
         config.accumulation,
-        RECOMPUTED[model.remat],
-        model.remat,
         gradient=4 if model.gradients == "float32" else 2,
-        offloaded=kept_numbers(model) if model.remat == "offload" else 0,
+        optimizer=config.optimizer,
     )
-    return replace(made, padding=_padding(made))
+    return with_remat(made, model.remat)
 
 
-def recipe_setting(recipe: Recipe, topology: Topology) -> Setting:
-    """The setting of a recipe's pretraining."""
-    model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
-    return setting_of(model, recipe.pretrain, recipe.mesh, topology)
-
-
-def kept_numbers(model: ModelConfig) -> int:
-    """What the layers name `attention` and `dots` (see model/remat.py): numbers of a token and a layer."""
-    heads = model.head_width * (2 * model.heads + 2 * model.kv_heads)  # queries, keys, values, what attention mixed
-    dense = 0 if model.experts else model.mlp_width * (2 if model.gated else 1) + model.width
-    shared = model.shared_experts * model.mlp_width * (2 if model.gated else 1) + model.width
-    return (
-        heads + model.width + (dense if not model.experts else model.experts + (shared if model.shared_experts else 0))
-    )
-
-
-def _padding(setting: Setting) -> float:
-    """Buffers of a round hold half more than an even load where experts are spread (`moe.most_in_a_round`)."""
-    return 1.0
+def with_remat(setting: Setting, remat: str) -> Setting:
+    """The same with another policy."""
+    offloaded = setting.kept_numbers if remat == "offload" else 0
+    return replace(setting, remat=remat, recompute=RECOMPUTED[remat], offloaded=offloaded)

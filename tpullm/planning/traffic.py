@@ -1,7 +1,7 @@
 """What goes over the links in a step, by mesh axis, and how long it takes on that torus.
 
-A ring of links carries both ways, so that a chip receives two links' worth; a line that is not closed, one. Over several
-dimensions of a torus at once, bandwidths add up.
+A ring of links carries both ways, so that a chip receives two links' worth; a line that is not closed, one. Over
+several dimensions of a torus at once, bandwidths add up.
 """
 
 from functools import lru_cache

@@ -1,14 +1,13 @@
 """What a step computes on one device: FLOPs of products and of attention's kernel, and bytes of its memory, by part.
 
-A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that. Causal attention is counted as what
-its kernel does: half of the scores, and whole blocks on the diagonal.
+A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that. Causal attention is counted as
+what its kernel does: half of the scores, and whole blocks on the diagonal.
 """
 
 from typing import NamedTuple
 
-from tpullm.planning.setting import Setting, attention_parameters, mlp_parameters
+from tpullm.planning.setting import Setting
 
-BLOCK = 1024  # of queries and keys, in attention's kernel (model/splash.py)
 UNIT = 128  # width of a matrix unit
 ROUTER_PASSES = 6  # a float32 product on a TPU is six of bfloat16
 
@@ -53,7 +52,9 @@ def _layer(setting: Setting) -> dict[str, Part]:
     layer = {
         "qkv": product(D, (N + 2 * K) * H / tensor),
         # A head that is narrower than the matrix unit leaves the rest of it idle.
-        "scores": Part(kernel=4 * M * _seen(setting) * N * max(H, UNIT) / tensor),
+        "scores": Part(
+            kernel=4 * M * _seen(setting) * N * (max(H, UNIT) if setting.topology.generation != "local" else H) / tensor
+        ),
         "out": product(N * H / tensor, D),
     }
     ups, F = (2 if model.gated else 1), model.mlp_width / tensor
@@ -80,7 +81,7 @@ def _grouped(setting: Setting, rows: float, experts: float, inputs: float, outpu
 
 def _seen(setting: Setting) -> float:
     """Keys that a query's kernel goes over, in the mean over layers: up to the diagonal or within the window."""
-    length, block = setting.length, min(BLOCK, setting.length)
+    length, block = setting.length, min(setting.habits.block, setting.length)
     windows = setting.model.windows or (0,)
     of = [(length + block) / 2 if not window or window >= length else min(window + block, length) for window in windows]
     return sum(of) / len(of)
