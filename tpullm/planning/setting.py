@@ -26,7 +26,7 @@ class Habits:
     """How a program does what it does: ours, or another one's whose speed is published.
 
     Args:
-        in_lines: a gather over a whole slice goes first over a part of it and then along lines (`sharding._two_steps`).
+        in_lines: a gather over a whole slice goes first over a part of it and then along lines (`sharding._steps`).
         sums: how often a gradient's bytes go over the links: 1 where it is scattered, 2 where it is summed everywhere.
         passes: of attention's kernel over the scores in the backward pass, in products of the forward one's 2.
         tensor_waits: what goes along `tensor` is not hidden beside the products that it is for.
