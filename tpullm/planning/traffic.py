@@ -46,7 +46,7 @@ def _parameters(setting: Setting) -> list[Transfer]:
     gathered = 2 * numbers * 2 * share
     summed = setting.habits.sums * numbers * setting.gradient * share
     hops = 2 * times * model.layers * 2
-    gathers_wait, sums_wait = _waiting(setting)
+    gathers_wait, sums_wait = stops(setting)
     found = [
         _transfer(setting, "fsdp", "gathers of parameters", gathered, hops, gathers_wait),
         _transfer(setting, "fsdp", "sums of gradients", summed, hops // 2, sums_wait),
@@ -62,7 +62,7 @@ def _parameters(setting: Setting) -> list[Transfer]:
     return [*found, _transfer(setting, "expert", "sums of gradients", rest, hops, True)]
 
 
-def _waiting(setting: Setting) -> tuple[bool, bool]:
+def stops(setting: Setting) -> tuple[bool, bool]:
     """Whether gathers and sums along `fsdp` stop everything else: what compiled programs show (benchmarks/LOG.md).
 
     A v5e's sums do; on a v6e and a v5p both do where the axis is over several lines of the torus and not the whole
