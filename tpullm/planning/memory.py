@@ -116,20 +116,22 @@ def _backward(setting: Setting) -> dict[str, float]:
 
 def _feed_forward(setting: Setting) -> dict[str, float]:
     """A layer's backward pass in its feed-forward part."""
-    model = setting.model
-    numbers = setting.tokens * (5 * model.width + 3 * model.mlp_width / setting.along("tensor"))
+    model, tensor = setting.model, setting.along("tensor")
+    heads, hidden = model.heads * model.head_width / tensor, model.mlp_width / tensor
+    numbers = setting.tokens * (3 * model.width + 2 * heads + 3 * hidden)
     return {"one layer": 2 * numbers, "gathered parameters": 8 / 3 * setting.mlp_parameters}
 
 
 def _in_attention(setting: Setting) -> dict[str, float]:
-    """The same in its attention, where RoPE's gradient is in float32.
+    """The same in its attention, where RoPE's gradient is in float32: of queries, and of keys that are as many.
 
-    Where sums go on beside the products, what the feed-forward part's gradients are made of is still there.
+    What the feed-forward part's gradients are made of is still there; all of it where sums go on beside the products.
     """
     model, tensor = setting.model, setting.along("tensor")
-    hidden = 0 if stops(setting)[1] else 4 * model.mlp_width / tensor
-    heads = 4 * model.heads * model.head_width / tensor
-    numbers = setting.tokens * (6 * model.width + hidden + heads)
+    heads, keys = model.heads * model.head_width / tensor, model.kv_heads * model.head_width / tensor
+    hidden = (3 if stops(setting)[1] else 4) * model.mlp_width / tensor
+    rotated = 4 * (heads + (keys if keys == heads else 0)) + heads * (model.qk_norm != "none")
+    numbers = setting.tokens * (3 * model.width + hidden + rotated + 3 * heads + 2 * keys)
     return {"one layer": 2 * numbers, "gathered parameters": 2 * attention_parameters(model) / tensor}
 
 
