@@ -235,6 +235,21 @@ def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
     return find(run / "base").config.trained_as(recipe.model)
 
 
+def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
+    """The same before there is a tokenizer: with the size of vocabulary that the recipe asks for.
+
+    Raises:
+        UserError: the recipe leaves that size to its text.
+    """
+    from tpullm.tokenizer import load as load_tokenizer
+
+    if (run / "tokenizer").is_dir():
+        return model_of(recipe, run, load_tokenizer(run / "tokenizer").vocabulary_size)
+    if not recipe.base and not (recipe.model.vocabulary_size or recipe.tokenizer.vocabulary_size):
+        raise UserError("model.vocabulary_size: not known before `tpullm tokenize`; set it, or tokenize first")
+    return model_of(recipe, run, recipe.tokenizer.vocabulary_size)
+
+
 def load_params(model: Model, shapes: Tree) -> Tree:
     """The parameters of a model, into `shapes` (with shardings); the optimizer's state is not read."""
     manager = _reader(model.directory, item_names=("state",))

@@ -58,6 +58,7 @@ VERBS = {
     ),
     "data": Verb("   --step N: which documents are in the batch of a step", recipe=True, computes=False),
     "sharding": Verb("   where every parameter would live on a mesh of devices", recipe=True, computes=False),
+    "plan": Verb("   memory, speed and cost of a recipe on TPUs that are not here", recipe=True),
     "pretrain": Verb("4. the token store to a trained Transformer (3.)", recipe=True, writes=True),
     "finetune": Verb("5. tune the model on conversations", recipe=True, writes=True),
     "evaluate": Verb("held-out loss, the truth tables, tuned answers", recipe=True),

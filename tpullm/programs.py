@@ -26,7 +26,7 @@ _FAILED = re.compile("Error (reading|writing) persistent compilation cache entry
 
 def settings() -> dict[str, str]:
     """The variables that have JAX keep programs; none if there is no folder that can be written."""
-    folder = _home() / machine()
+    folder = cache_folder("xla") / machine()
     if not folder.is_absolute():  # a user without a home
         return {}
     with contextlib.suppress(OSError):
@@ -61,14 +61,10 @@ def _processor() -> str:
     return "".join(lines)
 
 
-def cache() -> Path:
-    """The user's folder for what may be lost; relative for a user without a home."""
-    folder = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(folder if os.path.isabs(folder) else os.path.expanduser("~/.cache")) / "tpullm"
-
-
-def _home() -> Path:
-    return cache() / "xla"
+def cache_folder(name: str) -> Path:
+    """The folder of that name among those where this user's programs keep what can be made again."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(cache if os.path.isabs(cache) else os.path.expanduser("~/.cache")) / "tpullm" / name
 
 
 def mend() -> None:
@@ -77,7 +73,7 @@ def mend() -> None:
     JAX neither writes an entry in one go nor replaces one: what a full disk or a kill left half-written would cost a
     warning and a compilation in every command. The user hears of the first in one line.
     """
-    home, folder = _home(), Path(os.environ.get(FOLDER, ""))
+    home, folder = cache_folder("xla"), Path(os.environ.get(FOLDER, ""))
     if not folder.is_relative_to(home):
         return
     _shrink(home, MOST_BYTES)

@@ -130,26 +130,37 @@ def gathered(x: jax.Array, *dimensions: str | None, rules: Rules = RULES) -> jax
         return x
     flat, shape, order = _embed_first(x, dimensions)
     gather = partial(jax.lax.all_gather, axis_name=rules.embed, axis=flat.ndim - 2, tiled=True)
-    for groups in reversed(_two_steps(rules.embed)):
+    for groups in reversed(_steps(rules.embed)):
         flat = gather(flat, axis_index_groups=groups)
     return _embed_back(_laid_out(flat), shape, order)
 
 
-def _two_steps(axis: str) -> list:
+def _steps(axis: str) -> list:
     """The groups of devices of a gather or, in this order, of a scatter along a mesh axis: [None] is one step.
 
-    In two steps where the axis is the whole mesh. Over all devices, XLA for a TPU makes a reduce-scatter an all-reduce
-    and a slice, twice the bytes, and of gathers of less than some 10 MB an all-reduce of mostly zeros; over a part of
-    them it does not (libtpu 0.0.50, on v5e, v6e and v5p). The second step of a scatter has a `rows`-th of the data.
+    In steps where the axis is the whole mesh: one along the lines of each dimension of the torus. Over all devices, XLA
+    for a TPU makes a reduce-scatter an all-reduce and a slice, twice the bytes, and of gathers of less than some 10 MB
+    an all-reduce of mostly zeros; over a part of them it does not (libtpu 0.0.50, on v5e, v6e and v5p). And the small
+    cores that gather beside the products (`platform.COMPILER_OPTIONS`) go along lines only.
     """
     size, mesh = jax.lax.axis_size(axis), jax.sharding.get_abstract_mesh()
     dimensions = next((of.dimensions for of in GENERATIONS.values() if of.kind == device().device_kind), 2)
-    # The groups are lines of the torus and what is across them.
-    rows = max(divisor for divisor in range(1, size + 1) if size % divisor == 0 and divisor**dimensions <= size)
-    if rows == 1 or size < mesh.size:
-        return [None]
-    grid = np.arange(size).reshape(rows, -1)
-    return [grid.T.tolist(), grid.tolist()]
+    lines = _lines(size, dimensions) if size == mesh.size else [size]
+    return along_lines(lines) if len(lines) > 1 else [None]
+
+
+def along_lines(lines: list[int]) -> list[list[list[int]]]:
+    """For each dimension of a grid of so many devices, in the order of their numbers, the groups along its lines."""
+    grid = np.arange(math.prod(lines)).reshape(lines)
+    return [np.moveaxis(grid, n, -1).reshape(-1, length).tolist() for n, length in enumerate(lines)]
+
+
+def _lines(size: int, dimensions: int) -> list[int]:
+    """A number of devices as an even product of so many factors: 1,024 in 3 dimensions is 8 x 8 x 16. None is 1."""
+    if dimensions == 1:
+        return [size]
+    least = max(divisor for divisor in range(1, size + 1) if size % divisor == 0 and divisor**dimensions <= size)
+    return [*([least] if least > 1 else []), *_lines(size // least, dimensions - 1)]
 
 
 def _laid_out(x: jax.Array) -> jax.Array:
@@ -239,7 +250,7 @@ def summed(x: jax.Array, *dimensions: str | None, over: tuple[str, ...], rules: 
 def _scattered(x: jax.Array, axis: str, dimension: int) -> jax.Array:
     """Sum over a mesh axis, each device left with its part along `dimension`, which is not the last."""
     parts = jnp.split(x, _cut(x.shape[-1]), axis=-1)
-    for groups in _two_steps(axis):
+    for groups in _steps(axis):
         scatter = partial(jax.lax.psum_scatter, scatter_dimension=dimension, tiled=True, axis_index_groups=groups)
         parts = [scatter(part, axis) for part in parts]
     return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]

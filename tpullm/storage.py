@@ -180,7 +180,7 @@ def local_copy(path: Path) -> Path:
         raise UserError(f"{path}: no such file or folder") from None
     found = remote().files(path) if status.is_directory else {path.name: status}
     version = hash_json({name: status.generation for name, status in found.items()})[:16]
-    home = programs.cache() / "objects" / hash_json(str(path))[:16]
+    home = programs.cache_folder("objects") / hash_json(str(path))[:16]
     copied = home / version / path.name
     if not copied.exists():
         home.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import difflib
 import math
 import re
 from dataclasses import dataclass
+from itertools import product
 
 from tpullm.errors import UserError
 
@@ -22,6 +23,7 @@ class Generation:
         wraps: dimensions of this size (or of its multiples, in three dimensions) are rings.
         largest: chips in the largest slice.
         hbm_bytes: memory of one device.
+        small: the shapes of slices that are no whole cubes.
         options: what the compiler is told beside the shape.
     """
 
@@ -31,14 +33,17 @@ class Generation:
     wraps: int
     largest: int
     hbm_bytes: int
+    small: tuple[tuple[int, ...], ...]
     options: tuple[tuple[str, str], ...] = ()
 
 
 # Sources: Google Cloud's pages of each generation (shapes, chips, memory); which dimensions wrap is MaxText's table.
+_PLANES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+_PARTS_OF_A_CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 GENERATIONS = {
-    "v5e": Generation("TPU v5 lite", 2, (2, 2, 1), 16, 256, 16 << 30),
-    "v6e": Generation("TPU v6 lite", 2, (2, 2, 1), 16, 256, 32 << 30),
-    "v5p": Generation("TPU v5", 3, (2, 2, 1), 4, 6144, 95 << 30, (("chip_config_name", "megacore"),)),
+    "v5e": Generation("TPU v5 lite", 2, (2, 2, 1), 16, 256, 16 << 30, _PLANES),
+    "v6e": Generation("TPU v6 lite", 2, (2, 2, 1), 16, 256, 32 << 30, _PLANES),
+    "v5p": Generation("TPU v5", 3, (2, 2, 1), 4, 6144, 95 << 30, _PARTS_OF_A_CUBE, (("chip_config_name", "megacore"),)),
 }
 
 
@@ -79,16 +84,20 @@ class Topology:
     def __str__(self) -> str:
         return self.name if self.slices == 1 else f"{self.slices} x {self.name}"
 
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Which dimensions of a slice are rings."""
+        of = GENERATIONS[self.generation]
+        if of.dimensions == 2:
+            return tuple(size == of.wraps for size in self.shape)
+        return (all(size % of.wraps == 0 for size in self.shape),) * 3
+
     def options(self) -> dict:
         """The arguments of `get_topology_desc`. Without `wrap` it would be another program.
 
         (On v5p:8x8x8 every gather of weights became an all-reduce.)
         """
-        of = GENERATIONS[self.generation]
-        if of.dimensions == 2:
-            wrap = tuple(size == of.wraps for size in self.shape)
-        else:
-            wrap = (all(size % of.wraps == 0 for size in self.shape),) * 3
+        of, wrap = GENERATIONS[self.generation], self.rings
         host = tuple(min(size, most) for size, most in zip((*self.shape, 1)[:3], of.host, strict=True))
         options = {"chips_per_host_bounds": host, "num_slices": self.slices, **dict(of.options)}
         return options | {"wrap": (*wrap, False)[:3]} if any(wrap) else options
@@ -103,7 +112,8 @@ def parse(text: str) -> Topology:
     if generation not in GENERATIONS:
         nearest = difflib.get_close_matches(generation, GENERATIONS, 1, 0.1)
         told = f", nearest {nearest[0]}" if nearest else ""
-        raise UserError(f"topology: {generation} is not known; there are {', '.join(GENERATIONS)}{told}")
+        known = ", ".join(_told(name, of) for name, of in GENERATIONS.items())
+        raise UserError(f"topology: {generation} is not known{told}; there are {known}")
     of = GENERATIONS[generation]
     if len(shape) != of.dimensions or 0 in shape or not slices:
         sizes = "x".join(["4"] * of.dimensions)
@@ -112,4 +122,24 @@ def parse(text: str) -> Topology:
         )
     if math.prod(shape) > of.largest:
         raise UserError(f"topology: {text} has {math.prod(shape)} chips a slice; {generation} has at most {of.largest}")
+    if not _exists(of, shape):
+        nearest = " or ".join("x".join(map(str, other)) for other in _nearest(of, shape))
+        raise UserError(f"topology: {text}: there is no such slice of {generation}; the nearest are {nearest}")
     return Topology(generation, shape, slices)
+
+
+def _told(name: str, of: Generation) -> str:
+    return f"{name} (up to {of.largest:,} chips of {of.hbm_bytes >> 30} GiB, {math.prod(of.host)} a host)"
+
+
+def _exists(of: Generation, shape: tuple[int, ...]) -> bool:
+    """Small slices are listed; larger ones of a three-dimensional torus are whole cubes, the longest side last."""
+    cubes = of.dimensions == 3 and all(size % of.wraps == 0 for size in shape)
+    return shape in of.small or (cubes and list(shape) == sorted(shape))
+
+
+def _nearest(of: Generation, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The two slices that exist and have most nearly as many chips, each no larger than the largest."""
+    cubes = product(range(of.wraps, 33, of.wraps), repeat=3) if of.dimensions == 3 else ()
+    there = [*of.small, *(cube for cube in cubes if _exists(of, cube) and math.prod(cube) <= of.largest)]
+    return sorted(there, key=lambda other: (abs(math.log(math.prod(other) / math.prod(shape))), max(other)))[:2]

@@ -37,15 +37,15 @@ def test_each_collective_is_found_with_what_it_is():
     assert set(found) == {
         ("all-gather", 32 * 64 * 2),
         ("reduce-scatter", 40 * 64 * 2),  # with the padding of the fused form
-        ("reduce-scatter", 8 * 64 * 2),
+        ("reduce-scatter", 16 * 64 * 2),
         ("collective-permute", 16),
-        ("all-reduce", 64),
+        ("all-reduce", 4 + 64),
     }
     in_loop = {kind for (kind, _), one in found.items() if one.in_loop}
     assert in_loop == {"all-gather", "reduce-scatter"}
     waits = {key: not one.asynchronous for key, one in found.items()}
     assert not waits["all-gather", 32 * 64 * 2] and not waits["collective-permute", 16]
-    assert waits["reduce-scatter", 8 * 64 * 2] and waits["all-reduce", 64]
+    assert waits["reduce-scatter", 16 * 64 * 2] and waits["all-reduce", 68]
     assert found["all-gather", 32 * 64 * 2].operation == "jit(step)/while/body/gather"
 
 
@@ -53,9 +53,9 @@ def test_groups_of_devices_in_all_their_forms():
     groups = {(one.kind, one.bytes): one.devices() for one in collectives(PROGRAM)}
     assert groups["all-gather", 32 * 64 * 2] == [[0, 1], [2, 3]]
     assert groups["reduce-scatter", 40 * 64 * 2] == [[0, 2], [1, 3]]
-    assert groups["reduce-scatter", 8 * 64 * 2] == [[0, 2], [1, 3]]
+    assert groups["reduce-scatter", 16 * 64 * 2] == [[0, 2], [1, 3]]
     assert groups["collective-permute", 16] == [[0, 1], [1, 0]]
-    assert groups["all-reduce", 64] == [[0, 1, 2, 3]]
+    assert groups["all-reduce", 68] == [[0, 1, 2, 3]]
     whole = Collective("all-reduce", 4, "[1,4]<=[4]", False, False, "")
     assert whole.devices() == [[0, 1, 2, 3]]
 

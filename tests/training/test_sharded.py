@@ -16,7 +16,7 @@ from tests.training.small import ARCHITECTURE, SPREAD
 from tpullm.axes import AXES
 from tpullm.config import TrainConfig
 from tpullm.errors import UserError
-from tpullm.sharding import RULES, make_mesh, planned_mesh
+from tpullm.sharding import RULES, along_lines, make_mesh, planned_mesh
 from tpullm.training.fits import KEYS, check_fits
 from tpullm.training.state import Architecture
 
@@ -230,3 +230,17 @@ def test_every_dimension_of_a_parameter_has_its_key(architecture):
 def test_no_two_dimensions_share_a_mesh_axis():
     with pytest.raises(AssertionError, match="twice"):
         RULES.spec("heads", "mlp")
+
+
+@pytest.mark.parametrize("lines", [[16, 16], [2, 4], [8, 8, 8], [4, 4, 8]])
+def test_scatters_along_the_lines_of_a_grid_leave_each_device_its_own_part(lines):
+    """Of what it has a device keeps the part that is its place in its group; at the end, that of its number."""
+    devices = math.prod(lines)
+    parts = {device: range(devices) for device in range(devices)}
+    for groups in along_lines(lines):
+        assert sorted(device for group in groups for device in group) == list(range(devices))
+        for group in groups:
+            assert len({parts[device] for device in group}) == 1  # they sum the same
+            size = len(parts[group[0]]) // len(group)
+            parts |= {device: parts[device][n * size : (n + 1) * size] for n, device in enumerate(group)}
+    assert all(part == range(device, device + 1) for device, part in parts.items())

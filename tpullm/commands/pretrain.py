@@ -1,16 +1,19 @@
 """Step 4: pretrain the Transformer by predicting the next token of the collected text."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 
-from tpullm import hosts, manifest
+from tpullm import hosts, manifest, storage
 from tpullm.checkpoint import description, find, load_params, model_of
-from tpullm.config import Recipe
+from tpullm.config import ModelConfig, Recipe, TrainConfig
 from tpullm.corpus.sources import sources
 from tpullm.data.store import TokenStore
 from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.log import say
+from tpullm.planning.local import expected
 from tpullm.sharding import make_mesh, own_rows
 from tpullm.stages import begin_training, pretrain_inputs
 from tpullm.tokenizer import load as load_tokenizer
@@ -36,6 +39,8 @@ def main(recipe: Recipe, run: Path) -> None:
     evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
     params = load_params(find(run / "base"), architecture.placed(mesh)) if recipe.base else None
     begin_training(run, "pretrain", inputs, run / "tokenizer")
+    if hosts.is_first():
+        _predict(stage, model, config, mesh)
     results = train(
         Job(
             directory=stage,
@@ -53,6 +58,18 @@ def main(recipe: Recipe, run: Path) -> None:
     hosts.by_first(
         "pretrain ends",
         lambda: manifest.write(stage, inputs, seconds=metrics.seconds(stage / "metrics.jsonl"), **results),
+    )
+
+
+def _predict(stage: Path, model: ModelConfig, config: TrainConfig, mesh: Mesh) -> None:
+    """Say how long a step should take, and keep it for the report."""
+    found = expected(model, config, mesh)
+    storage.write_text(stage / "plan.json", json.dumps(found, indent=1))
+    worst = sorted(found["seconds"], key=found["seconds"].get, reverse=True)[:3]
+    said = ", ".join(f"{name} {found['seconds'][name] / found['step_seconds']:.0%}" for name in worst)
+    say(
+        f"pretrain: a step is predicted to take {found['step_seconds']:.3g} s on {found['topology']}, "
+        f"{found['tokens_per_second']:,.0f} tokens/s: {said}"
     )
 
 

@@ -44,6 +44,7 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     """
     import jax
 
+    from tpullm.checkpoint import planned_model
     from tpullm.huggingface.tensors import flat
     from tpullm.sharding import planned_mesh
     from tpullm.training.fits import check_fits
@@ -55,7 +56,7 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     needed = math.prod(recipe.mesh.values())
     chips = topology.parse(recipe.topology).chips if recipe.topology else 0
     mesh = planned_mesh(recipe.mesh, devices or chips or (needed if needed > 0 else jax.device_count()))
-    model = _model(recipe, run)
+    model = planned_model(recipe, run)
     architecture = Architecture(model)
     given = bool(recipe.base)
     check_fits(architecture, recipe.pretrain, model.vocabulary_size, mesh, "pretrain", sizes_given=given)
@@ -81,17 +82,6 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
         "training_bytes_a_device": state_bytes + of_a_device,  # a gradient is as large as its parameter
         "table": rows,
     }
-
-
-def _model(recipe: Recipe, run: Path):
-    from tpullm.checkpoint import model_of
-    from tpullm.tokenizer import load as load_tokenizer
-
-    if (run / "tokenizer").is_dir():
-        return model_of(recipe, run, load_tokenizer(run / "tokenizer").vocabulary_size)
-    if not recipe.base and not (recipe.model.vocabulary_size or recipe.tokenizer.vocabulary_size):
-        raise UserError("model.vocabulary_size: not known before `tpullm tokenize`; set it, or tokenize first")
-    return model_of(recipe, run, recipe.tokenizer.vocabulary_size)
 
 
 def _show(found: dict) -> None:

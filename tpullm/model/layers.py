@@ -12,7 +12,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from tpullm.config import ModelConfig
-from tpullm.model.platform import in_memory_order, product_dtype
+from tpullm.model.platform import in_memory_order, product_dtype, settled
 from tpullm.sharding import RULES, gather, over, summed
 
 
@@ -203,7 +203,7 @@ class MLP(nnx.Module):
         hidden = RULES.spec("batch", "time", "mlp")
         gate = self.gate("btd,df->btf", x_BTD, hidden)
         up = None if self.up is None else self.up("btd,df->btf", x_BTD, hidden)
-        out = activated(self.activation, self.limit, gate, up)
+        out = settled(activated(self.activation, self.limit, *settled((gate, up))))
         return self.down("btf,fd->btd", out, RULES.spec("batch", "time", "width"))
 
 

@@ -8,13 +8,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from tpullm.config import ModelConfig, RopeScaling
+from tpullm.model.platform import halves_swapped
 
 
 def rotary_table(positions_BT: jax.Array, segment_ids_BT: jax.Array, config: ModelConfig, local: bool):
-    """Cosine and signed sine of each position's angles, `[B, T, 1, 2, h]` float32, for `rotary`.
+    """Cosine and signed sine of each position's angles, `[B, T, 1, H]` float32, for `rotary`.
 
     Behind a barrier, or XLA computes them again in every fusion that uses them: 100 of the 1,270 ms of a step with
     12 M parameters.
@@ -28,21 +28,31 @@ def rotary_table(positions_BT: jax.Array, segment_ids_BT: jax.Array, config: Mod
         theta, scaling = config.local_rope_theta, RopeScaling()
     longest = jnp.max(jnp.where(segment_ids_BT > 0, positions_BT, 0)) + 1
     frequencies = stretched(config.head_width, theta, scaling, longest)
-    angles_BT11h = positions_BT[:, :, None, None, None].astype(jnp.float32) * frequencies
-    sign_21 = jnp.array([[-1.0], [1.0]], jnp.float32)
-    cos, sin = jnp.cos(angles_BT11h) * scaling.scale, jnp.sin(angles_BT11h) * scaling.scale
-    return jax.lax.optimization_barrier((cos + jnp.zeros_like(sign_21), sin * sign_21))
+    angles_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
+    cos, sin = jnp.cos(angles_BT1h) * scaling.scale, jnp.sin(angles_BT1h) * scaling.scale
+    table = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
+    return jax.lax.optimization_barrier(table)
 
 
+@jax.custom_vjp
 def rotary(x_BTNH: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Turn the two halves of each head by the angles of `rotary_table`, paired as in Llama; float32 inside."""
-    B, T, N, H = x_BTNH.shape
-    spec = jax.typeof(x_BTNH).sharding.spec
-    x = jnp.reshape(x_BTNH.astype(jnp.float32), (B, T, N, 2, H // 2), out_sharding=P(*spec[:3], None, spec[3]))
     cos, sin = table
-    # The halves change places by a reversal, which fuses with the rest; a concatenation is an operation of its own.
-    rotated = x * cos + jax.lax.rev(x, (3,)) * sin
-    return jnp.reshape(rotated, (B, T, N, H), out_sharding=spec).astype(x_BTNH.dtype)
+    turned = x_BTNH.astype(jnp.float32) * cos + halves_swapped(x_BTNH).astype(jnp.float32) * sin
+    return turned.astype(x_BTNH.dtype)
+
+
+def _rotary_forward(x_BTNH, table):
+    return rotary(x_BTNH, table), table
+
+
+def _rotary_backward(table, cotangent_BTNH):
+    """The way back is to turn by as much in the other direction."""
+    cos, sin = table
+    return rotary(cotangent_BTNH, (cos, -sin)), None
+
+
+rotary.defvjp(_rotary_forward, _rotary_backward)
 
 
 def stretched(head_width: int, theta: float, scaling: RopeScaling, longest: jax.Array) -> jax.Array:

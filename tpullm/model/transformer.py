@@ -75,6 +75,15 @@ class Block(nnx.Module):
             None).
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
+        with jax.named_scope("attention"):
+            mixed, pair, weights = self._mixed(x_BTD, sight, segments_BT, positions_BT, kernel, cached, slot)
+            x_BTD = x_BTD + dropout(mixed, self.dropout, attention_key)
+        with jax.named_scope("feed_forward"):
+            out, routing = self._fed_forward(x_BTD, segments_BT)
+            return x_BTD + dropout(out, self.dropout, mlp_key), pair, weights, routing
+
+    def _mixed(self, x_BTD, sight: Sight, segments_BT, positions_BT, kernel: str, cached, slot):
+        """What attention adds, the keys and values, the weights."""
         normed = _maybe(self.attention_norm, x_BTD)
         k, v = self.attention.keys_and_values(normed, sight.table)
         if kernel in ("plain", "blocks"):  # they see whole rows
@@ -84,14 +93,16 @@ class Block(nnx.Module):
             k = jax.lax.dynamic_update_slice_in_dim(cached[0], k.astype(cached[0].dtype), slot, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=2)
         mixed, weights = self.attention(normed, sight, k, v, segments_BT, positions_BT, kernel)
-        x_BTD = x_BTD + dropout(_maybe(self.attention_out_norm, mixed), self.dropout, attention_key)
+        return _maybe(self.attention_out_norm, mixed), (k, v), weights
+
+    def _fed_forward(self, x_BTD, segments_BT):
+        """What the MLP or the experts add, and the routing of these."""
         normed, routing = _maybe(self.mlp_norm, x_BTD), None
         if isinstance(self.mlp, MixtureOfExperts):
             out, routing = self.mlp(normed, segments_BT > 0)
         else:
             out = self.mlp(normed)
-        out = _maybe(self.mlp_out_norm, out)
-        return x_BTD + dropout(out, self.dropout, mlp_key), (k, v), weights, routing
+        return _maybe(self.mlp_out_norm, out), routing
 
 
 def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
@@ -148,7 +159,8 @@ class Transformer(nnx.Module):
             key: for dropout; None computes without.
             keep_weights: also return the attention weights.
         """
-        x_BTD = dropout(self.embed(tokens_BT, positions_BT, dtype), self.config.dropout, key)
+        with jax.named_scope("embedding"):
+            x_BTD = dropout(self.embed(tokens_BT, positions_BT, dtype), self.config.dropout, key)
         own = (segment_ids_BT, positions_BT)
         sequence = axis_size(RULES.time)
         kernel = "plain" if keep_weights else attention_kernel(self.config, tokens_BT.shape[1], dtype, sequence)

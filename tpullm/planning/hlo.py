@@ -5,18 +5,13 @@ The text of an executable of the TPU compiler (`as_text()`), scheduled: what is 
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tpullm.planning.instructions import Instruction, Shape, computations, shapes
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{\s*$")
-_END = re.compile(r"\}(, execution_thread=\S+)?\s*")
-_COLLECTIVE = re.compile(rf"^\s+(?:ROOT )?%(\S+) = (.*?) ({'|'.join(sorted(KINDS, key=len, reverse=True))})(-start)?\(")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.-]+)")
-_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 @dataclass(frozen=True)
@@ -26,7 +21,7 @@ class Collective:
     Args:
         kind: one of `KINDS`. An all-reduce that the compiler has fused with the slice of its result (it calls the
             fusion `all-reduce-scatter`) is a reduce-scatter.
-        bytes: of what comes out on one device.
+        bytes: of what comes out on one device, or goes into a scatter.
         groups: the devices that take part together, as the program writes them.
         in_loop: it runs once for each layer, or for each part of something.
         asynchronous: other work goes on meanwhile: a pair of start and done, a fusion with other work, or a core of its
@@ -58,14 +53,14 @@ class Collective:
 
 def collectives(text: str) -> list[Collective]:
     """Each collective once, however many fusions the compiler has spread it over."""
-    computations = dict(_computations(text))
-    looped = _reached(computations, re.findall(r"body=%?([\w.-]+)", text))
+    program = computations(text)
+    looped = _reached(program, re.findall(r"body=%?([\w.-]+)", text))
     found = {}
-    for name, lines in computations.items():
-        for line in lines:
-            if match := _COLLECTIVE.match(line):
-                one = _collective(match, line, name, name in looped)
-                channel = re.search(r"channel_id=(\d+)", line)
+    for name, instructions in program.items():
+        for instruction in instructions:
+            if instruction.opcode.removesuffix("-start") in KINDS:
+                one = as_collective(instruction, name, name in looped)
+                channel = re.search(r"channel_id=(\d+)", instruction.attributes)
                 # Fusions of one asynchronous collective share all of this; equal ones of a layer count once, too.
                 found.setdefault(
                     (one.kind, one.bytes, one.groups, one.operation, channel and channel[1], one.in_loop), one
@@ -73,22 +68,26 @@ def collectives(text: str) -> list[Collective]:
     return list(found.values())
 
 
-def _collective(match, line, computation, in_loop) -> Collective:
-    kind, started = match[3], match[4]
-    if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"
-    sizes = [_bytes(shape) for shape in _shapes(line.split(" metadata=")[0])]
-    operation = re.search(r'op_name="([^"]*)"', line)
-    groups = re.search(r"(?:replica_groups|source_target_pairs)=(mesh\[.*?\]\s*\{.*?\}|[^\s]+)", line)
+def as_collective(instruction: Instruction, computation: str, in_loop: bool) -> Collective:
+    """What an instruction whose opcode is of `KINDS` is, in the computation of that name."""
+    kind = instruction.opcode.removesuffix("-start")
+    groups = re.search(r"(?:replica_groups|source_target_pairs)=(mesh\[.*?\]\s*\{.*?\}|[^\s]+)", instruction.attributes)
     apart = computation.startswith(("async_collective_fusion", "fused_computation", "called_computation"))
-    return Collective(
-        kind,
-        max(sizes, default=0),
-        groups[1] if groups else "",
-        in_loop,
-        bool(started) or apart,
-        operation[1] if operation else "",
-    )
+    asynchronous = instruction.opcode.endswith("-start") or apart
+    size = sum(shape.bytes for shape in moved(instruction))
+    one = Collective(kind, size, groups[1] if groups else "", in_loop, asynchronous, instruction.operation)
+    if kind == "reduce-scatter":
+        return replace(one, bytes=size * len(one.devices()[0]))
+    scattered = kind == "all-reduce" and computation.startswith("all-reduce-scatter")
+    return replace(one, kind="reduce-scatter") if scattered else one
+
+
+def moved(instruction: Instruction) -> list[Shape]:
+    """The arrays that come out of a collective. Several can be combined; a start names what goes in as well."""
+    parts = instruction.shapes
+    if instruction.opcode.endswith("-start"):
+        return [max(parts, key=lambda shape: shape.bytes)]
+    return parts
 
 
 def between_slices(text: str) -> list[tuple[str, int]]:
@@ -99,7 +98,7 @@ def between_slices(text: str) -> list[tuple[str, int]]:
     found = []
     for line in text.splitlines():
         if " send(" in line and (kind := re.search(r'_xla_megascale_transfer_type="(\w+)"', line)):
-            found.append((kind[1].lower().replace("_", "-"), _bytes(_shapes(line)[0])))
+            found.append((kind[1].lower().replace("_", "-"), shapes(line)[0].bytes))
     return found
 
 
@@ -110,35 +109,12 @@ def largest_arrays(text: str, dtype: str) -> int:
     )
 
 
-def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Names and lines. Kernels' metadata has lines that begin with `}` too, but not so."""
-    name, lines = None, []
-    for line in text.splitlines():
-        if name is None:
-            if found := _COMPUTATION.match(line):
-                name, lines = found[1], []
-        elif _END.fullmatch(line):
-            yield name, lines
-            name = None
-        else:
-            lines.append(line)
-
-
-def _reached(computations: dict[str, list[str]], roots: list[str]) -> set[str]:
+def _reached(program: dict[str, list[Instruction]], roots: list[str]) -> set[str]:
     """The computations that these call, and those that they call."""
     reached, todo = set(), list(roots)
     while todo:
         name = todo.pop()
         if name not in reached:
             reached.add(name)
-            todo += [called for line in computations.get(name, ()) for called in _CALLED.findall(line)]
+            todo += [called for one in program.get(name, ()) for called in one.calls]
     return reached
-
-
-def _shapes(line: str) -> list[tuple[str, str]]:
-    return [(dtype, dims) for dtype, dims in _SHAPE.findall(line) if dtype in BYTES]
-
-
-def _bytes(shape: tuple[str, str]) -> int:
-    dtype, dims = shape
-    return BYTES[dtype] * math.prod(int(size) for size in dims.split(",") if size)

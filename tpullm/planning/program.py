@@ -6,6 +6,7 @@
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -73,15 +74,26 @@ def abstract_batch(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Batch:
 
 
 def compiled(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Any:
-    """The executable of the step: `memory_analysis()`, `as_text()`; `UserError` if it does not fit the memory."""
+    """The executable of the step: `memory_analysis()`, `as_text()`; `TooLarge` if it does not fit the memory."""
     lowered = traced(model, config, mesh)
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "Ran out of memory" not in str(error):
+        found = re.search(r"total memory required .*?\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))
+        if not found:
             raise
-        line = next(line for line in str(error).splitlines() if "Ran out of memory" in line)
-        raise UserError(f"does not fit: {line.strip()}; more devices, fewer rows a device, or model.remat") from error
+        raise TooLarge(*(int(float(gib) * 2**30) for gib in found.groups())) from error
+
+
+class TooLarge(UserError):
+    """The compiler finds that a program needs more memory than a device has."""
+
+    def __init__(self, needed_bytes: int, limit_bytes: int):
+        super().__init__(
+            f"does not fit: the program needs {needed_bytes / 2**30:.1f} GiB a chip and may use "
+            f"{limit_bytes / 2**30:.1f}; more devices, fewer rows a device, or model.remat"
+        )
+        self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes
 
 
 @contextlib.contextmanager

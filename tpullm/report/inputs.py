@@ -34,6 +34,7 @@ class RunData:
         splits: of the example texts: (what the token shows, its id).
         pretrain, finetune: the lines of `metrics.jsonl`.
         results: `evaluate/results.json`.
+        plan: `pretrain/plan.json`, what a step was predicted to take.
     """
 
     name: str
@@ -45,6 +46,7 @@ class RunData:
     pretrain: list[dict[str, Any]] = field(default_factory=list)
     finetune: list[dict[str, Any]] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
 
 
 def read(recipe: Recipe, run: Path) -> RunData:
@@ -70,6 +72,7 @@ def read(recipe: Recipe, run: Path) -> RunData:
         pretrain=_lines(run / "pretrain" / "metrics.jsonl"),
         finetune=_lines(run / "finetune" / "metrics.jsonl"),
         results=results,
+        plan=_json(run / "pretrain" / "plan.json"),
     )
 
 

@@ -251,7 +251,7 @@ def speed(data: RunData) -> Markup | None:
     machine = {key: value for key, value in (data.results.get("machine") or {}).items() if value not in (None, "")}
     if machine.get("device") == machine.get("platform"):
         machine.pop("device", None)  # of a CPU JAX knows no more
-    rows = _rates(data)
+    rows = _rates(data) + _predicted(data)
     if not (seconds or machine or rows):
         return None
     times = [(stage, value, duration(value)) for stage, value in seconds.items()]
@@ -276,3 +276,16 @@ def _rates(data: RunData) -> list[tuple[str, str]]:
         if values:
             found.append((f"{name}, median", write(values[len(values) // 2])))
     return found
+
+
+def _predicted(data: RunData) -> list[tuple[str, str]]:
+    """A step as it was predicted before training, and how long it took: median, since some wait for saves."""
+    predicted, taken = (
+        number(data.plan, "step_seconds"),
+        sorted(value for _, value in series(data.pretrain, "step_seconds")),
+    )
+    if predicted is None or not taken:
+        return []
+    median = taken[len(taken) // 2]
+    difference = f"{predicted / median - 1:+.0%}"
+    return [("a step, predicted and median", f"{predicted:.3g} s and {median:.3g} s ({difference})")]

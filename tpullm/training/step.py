@@ -28,9 +28,10 @@ def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype,
     model, batch = architecture.model(params), jax.tree.map(dealt, batch)
     out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
     config, arguments = architecture.config, (batch.targets, batch.weights, z_loss)
-    loss, sums = cross_entropy(
-        out.hidden, model.output_parameter(), *arguments, architecture.config.logit_softcap, config.gradients
-    )
+    with jax.named_scope("loss"):
+        loss, sums = cross_entropy(
+            out.hidden, model.output_parameter(), *arguments, config.logit_softcap, config.gradients
+        )
     if out.routing is None:
         return loss, sums
     # Each token pays for its row, so that this too is a sum to be divided by the global weight.
@@ -63,8 +64,9 @@ def make_step(
             key = jax.random.fold_in(jax.random.key(seed), state["step"])
         grads, sums = accumulate(gradients, config.accumulation, state["params"], batch, key)
         grads = jax.tree.map(lambda g: g / sums.weight, grads)
-        updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
+            params = optax.apply_updates(state["params"], updates)
         if architecture.config.balance_rate:
             params = rebalanced(params, state["params"], sums.loads, architecture.config.balance_rate)
         metrics = {

@@ -1,0 +1,87 @@
+"""Fit the constants of `tpullm/planning/chips.py` to the published runs marked `fit`, and show the errors on all.
+
+    python benchmarks/fit.py            # the errors with the constants as they are
+    python benchmarks/fit.py --fit      # the constants that fit best
+
+A constant may move from its prior as far as the data ask: each deviation (in logarithms, over a spread) counts like an
+error of 2 % on one run, so that what no run says anything about stays where it was.
+"""
+
+import argparse
+import dataclasses
+import math
+import statistics
+
+import numpy as np
+from published import runs
+from scipy.optimize import least_squares
+
+from tpullm.planning.chips import CHIPS, Chip
+from tpullm.planning.estimate import estimate
+
+# What is fitted: the generations that share a value, the prior, its spread, the most that is physical.
+PRIORS = {
+    ("products", ("v5e",)): (0.85, 0.3, 0.95),
+    ("products", ("v6e",)): (0.70, 0.3, 0.95),
+    ("products", ("v5p",)): (0.85, 0.3, 0.95),
+    ("kernel", ("v5e", "v5p")): (0.50, 0.3, 1.0),
+    ("kernel", ("v6e",)): (0.30, 0.3, 1.0),
+    ("grouped", ("v5e", "v6e", "v5p")): (0.80, 0.3, 1.0),
+    ("memory", ("v5e", "v6e", "v5p")): (0.80, 0.2, 1.0),
+    ("links", ("v5e", "v6e", "v5p")): (0.70, 0.2, 1.0),
+    ("beside", ("v5e", "v6e", "v5p")): (0.20, 0.5, 1.0),
+    ("crossing", ("v5e",)): (0.50, 0.5, 1.0),
+}
+WEIGHT = 0.02
+
+
+def main() -> None:
+    """Print the table of errors, and the constants if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fit", action="store_true")
+    chips = fitted() if parser.parse_args().fit else CHIPS
+    found = errors(chips)
+    for name, use, published, error in found:
+        print(f"{use:5} {name:48} {published:9,.1f} {error:+7.1%}")
+    for use in ("fit", "held"):
+        sizes = [abs(error) for _, other, _, error in found if other == use]
+        print(f"{use}: {len(sizes)} runs, {statistics.mean(sizes):.1%} in the mean, {max(sizes):.1%} at most")
+    for name, generations in PRIORS:
+        print(f"{name:10} {'/'.join(generations):12} {getattr(chips[generations[0]], name):.3f}")
+
+
+def errors(chips: dict[str, Chip]) -> list[tuple[str, str, float, float]]:
+    """Of each run: its name, its use, tokens a second as published, and how much more is predicted."""
+    return [
+        (
+            run.name,
+            run.use,
+            run.tokens_per_second,
+            estimate(run.on(chips)).tokens_per_second / run.tokens_per_second - 1,
+        )
+        for run in runs()
+    ]
+
+
+def fitted() -> dict[str, Chip]:
+    """The constants that fit the runs marked so."""
+    most = [math.log(highest / prior) / spread for prior, spread, highest in PRIORS.values()]
+    found = least_squares(_residuals, np.zeros(len(PRIORS)), bounds=(-9, np.array(most) + 1e-9))
+    return _chips(found.x)
+
+
+def _residuals(deviations: np.ndarray) -> np.ndarray:
+    of_fit = [error for _, use, _, error in errors(_chips(deviations)) if use == "fit"]
+    return np.array([*of_fit, *(WEIGHT * deviations)])
+
+
+def _chips(deviations: np.ndarray) -> dict[str, Chip]:
+    chips = dict(CHIPS)
+    for ((name, generations), (prior, spread, _)), deviation in zip(PRIORS.items(), deviations, strict=True):
+        for generation in generations:
+            chips[generation] = dataclasses.replace(chips[generation], **{name: prior * math.exp(spread * deviation)})
+    return chips
+
+
+if __name__ == "__main__":
+    main()

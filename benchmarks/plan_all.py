@@ -1,0 +1,146 @@
+"""Every recipe that names a slice, proven on it: `make plan-all` writes benchmarks/results/plan.md and plan.json.
+
+A program that was compiled before is not compiled again; the others are compiled side by side, as many as memory and
+cores allow. `--no-compile` compiles nothing and shows which proofs are older than the code they depend on: the traced
+step of the recipe, its slice and the compiler's options are hashed anew, 2 seconds a recipe.
+"""
+
+import argparse
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tpullm.config import Recipe
+from tpullm.errors import UserError
+from tpullm.log import say, warn
+from tpullm.planning.proof import Proof, job_of, program_hash, prove
+from tpullm.recipe import load
+from tpullm.topology import parse
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "configs" / "pretrain"
+RESULTS = ROOT / "benchmarks" / "results"
+COMPILE_BYTES = 4 << 30  # most that a compilation of a shipped recipe takes
+STALE = "older than the code"
+HEADER = re.compile(r"^#   result    .*$", re.MULTILINE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="recipes; all that name a slice if none is given")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="say what is older than the code, and compile nothing"
+    )
+    arguments = parser.parse_args()
+    recipes = {path.stem: load(path) for path in sorted(RECIPES.glob("*.yaml"))}
+    recipes = {name: recipe for name, recipe in recipes.items() if recipe.topology}
+    proofs = recorded(RESULTS / "plan.json")
+    if not arguments.no_compile:
+        chosen = arguments.names or list(recipes)
+        proofs |= proven({name: recipes[name] for name in chosen})
+        (RESULTS / "plan.json").write_text(
+            json.dumps({name: of.to_json() for name, of in proofs.items()}, indent=1) + "\n"
+        )
+        for name in chosen:
+            write_header(RECIPES / f"{name}.yaml", proofs.get(name))
+    stale = {name for name, proof in proofs.items() if name in recipes and is_stale(recipes[name], proof)}
+    (RESULTS / "plan.md").write_text(page(recipes, proofs, stale))
+    for name in sorted(stale):
+        warn(f"{name}: its proof is {STALE}; make plan-all makes it anew")
+
+
+def recorded(path: Path) -> dict[str, Proof]:
+    """The proofs of an earlier run, by recipe."""
+    return {name: Proof.from_json(of) for name, of in json.loads(path.read_text()).items()} if path.exists() else {}
+
+
+def proven(recipes: dict[str, Recipe]) -> dict[str, Proof]:
+    """The proofs of recipes, each on its own slice; what has none is told, and left out."""
+
+    def one(name: str) -> Proof | None:
+        try:
+            return prove(recipes[name], parse(recipes[name].topology), say)
+        except UserError as error:
+            warn(f"{name}: {error}")
+            return None
+
+    with ThreadPoolExecutor(at_once()) as executor:
+        found = dict(zip(recipes, executor.map(one, recipes), strict=True))
+    return {name: proof for name, proof in found.items() if proof}
+
+
+def at_once() -> int:
+    """How many compilations memory and cores allow side by side, at least one."""
+    available = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+    by_memory = int(available[1]) * 1024 // COMPILE_BYTES if available else 1
+    return max(1, min(by_memory, os.cpu_count() or 1))
+
+
+def is_stale(recipe: Recipe, proof: Proof) -> bool:
+    """Whether today's code makes another program of a recipe than the one that was proven."""
+    return program_hash(job_of(recipe, parse(proof.topology)), proof.versions) != proof.program
+
+
+def result(proof: Proof) -> str:
+    """What the header of a recipe says of its proof."""
+    if proof.refused:
+        return f"not trained yet; {proof.refused}"
+    return (
+        f"not trained yet; compiled for it by the TPU compiler: {proof.peak_bytes / 2**30:.1f} GiB of "
+        f"{round(proof.limit_bytes / 2**30)} a chip, {speed(proof):,.0f} tokens/s a chip expected"
+    )
+
+
+def speed(proof: Proof) -> float:
+    """Tokens a second of one chip, as predicted."""
+    return proof.tokens / proof.step_seconds / parse(proof.topology).chips
+
+
+def write_header(path: Path, proof: Proof | None) -> None:
+    """Have the head of a recipe quote its proof."""
+    if proof:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(HEADER.sub(f"#   result    {result(proof)}", text, count=1), encoding="utf-8")
+
+
+def page(recipes: dict[str, Recipe], proofs: dict[str, Proof], stale: set[str]) -> str:
+    """The table of all recipes and what was found in each, as Markdown."""
+    rows = [
+        row(proofs[name], name in stale) if name in proofs else f"| {name} | not proven | | | | | |" for name in recipes
+    ]
+    found = [f"\n**{name}**\n\n{findings(proofs[name])}" for name in recipes if name in proofs]
+    return "\n".join([TOP, *rows, "\n## What should be otherwise", *found]) + "\n"
+
+
+TOP = """# The shipped recipes, proven
+
+Made by `make plan-all`: the step of each recipe, compiled by the TPU compiler for the slice that the recipe names.
+Memory is the compiler's; step time and tokens/s are predicted from its cycles (`tpullm/planning/schedule.py`). Nothing
+ran on a TPU.
+
+| recipe | topology | GiB a chip | step, s | tokens/s a chip | waiting for links | program, compiled |
+| --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def row(proof: Proof, stale: bool) -> str:
+    """One recipe's line."""
+    made = f"{proof.program} {proof.date[:10]}, libtpu {proof.versions['libtpu']}{f', **{STALE}**' if stale else ''}"
+    memory = f"{proof.peak_bytes / 2**30:.1f} of {proof.limit_bytes / 2**30:.1f}"
+    if proof.refused:
+        return f"| {proof.recipe} | {proof.topology} | {memory} | does not fit | | | {made} |"
+    waiting = sum(of.exposed_seconds for of in proof.traffic) / proof.step_seconds
+    numbers = f"{proof.step_seconds:.2f} | {speed(proof):,.0f} | {waiting:.1%}"
+    return f"| {proof.recipe} | {proof.topology} | {memory} | {numbers} | {made} |"
+
+
+def findings(proof: Proof) -> str:
+    """What was found in one program, a line each."""
+    if proof.refused:
+        return f"- {proof.refused}"
+    return "\n".join(f"- {one.seconds * 1e3:,.0f} ms: {one.text}" for one in proof.findings) or "- nothing"
+
+
+if __name__ == "__main__":
+    main()

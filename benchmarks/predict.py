@@ -1,0 +1,113 @@
+"""Predicted against measured steps on this CPU, for models that no constant was fitted to and those that were.
+
+    python benchmarks/predict.py [--steps 12] [--output FILE]
+
+Run it on an otherwise idle machine. What a CPU reaches of its measured peak and bandwidth (`planning/local.py`) was
+fitted to the models marked `fit`; the others are held out.
+"""
+
+from tpullm import environment
+
+environment.prepare()  # before JAX is imported, as the command line does
+
+import argparse  # noqa: E402
+import dataclasses  # noqa: E402
+import json  # noqa: E402
+import statistics  # noqa: E402
+import time  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
+from tpullm.data.batch import Batch  # noqa: E402
+from tpullm.model.platform import compute_dtype  # noqa: E402
+from tpullm.planning.estimate import estimate  # noqa: E402
+from tpullm.planning.local import local_setting  # noqa: E402
+from tpullm.sharding import make_mesh, put  # noqa: E402
+from tpullm.training.optim import make_optimizer  # noqa: E402
+from tpullm.training.state import Architecture, initial  # noqa: E402
+from tpullm.training.step import make_step  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model with its batch, and whether constants were fitted to it."""
+
+    name: str
+    use: str
+    model: ModelConfig
+    rows: int
+    length: int
+
+
+def _model(layers: int, width: int, heads: int, vocabulary: int, length: int, **options) -> ModelConfig:
+    model = ModelConfig(layers=layers, width=width, heads=heads, context_length=length, **options)
+    return model.resolved(vocabulary)
+
+
+CASES = [
+    Case("quickstart", "fit", _model(4, 128, 4, 2048, 256), 32, 256),
+    Case("12M", "fit", _model(6, 384, 6, 4096, 256), 16, 256),
+    Case("50M", "fit", _model(8, 640, 10, 16384, 512), 4, 512),
+    Case("small", "held", _model(3, 256, 4, 4096, 256), 16, 256),
+    Case("deep", "held", _model(10, 256, 8, 2048, 128), 16, 128),
+    Case("wide", "held", _model(3, 768, 12, 8192, 256), 8, 256),
+    Case("long", "held", _model(4, 384, 6, 4096, 1024), 4, 1024),
+    Case("words", "held", _model(4, 512, 8, 32768, 256), 8, 256),
+    Case("grouped queries", "held", _model(6, 512, 8, 8192, 512, kv_heads=2, qk_norm="none"), 4, 512),
+    Case("recomputed", "held", _model(6, 384, 6, 4096, 256, remat="full"), 16, 256),
+]
+
+
+def main() -> None:
+    """Measure every case, and print what was predicted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--output", default="")
+    parser.add_argument("--only", default="", help="names of cases, with commas between them")
+    options, results = parser.parse_args(), []
+    wanted = options.only.split(",") if options.only else [case.name for case in CASES]
+    for case in (case for case in CASES if case.name in wanted):
+        config = TrainConfig(batch_size=case.rows, sequence_length=case.length, steps=100, optimizer=OptimizerConfig())
+        setting = local_setting(case.model, config, {"fsdp": 1})
+        found, measured = estimate(setting), _measured(case, config, options.steps)
+        error = found.step_seconds / measured - 1
+        results.append({"case": case.name, "use": case.use, "predicted": found.step_seconds, "measured": measured})
+        results[-1] |= {"error": error, "seconds": found.computing}
+        shares = ", ".join(f"{name} {value / found.step_seconds:.0%}" for name, value in found.computing.items())
+        told = f"{found.step_seconds:7.3f} s, measured {measured:7.3f}: {error:+.0%}"
+        print(f"{case.use:5} {case.name:16} {told} ({shares})")
+    print(f"peak {setting.device.peak_flops / 1e9:,.0f} GFLOP/s, {setting.device.hbm_bandwidth / 1e9:,.1f} GB/s")
+    if options.output:
+        with open(options.output, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=1)
+
+
+def _measured(case: Case, config: TrainConfig, steps: int) -> float:
+    """The median of `steps` steps, after two that compile and warm up."""
+    mesh, architecture = make_mesh({"fsdp": 1}, jax.devices()[:1]), Architecture(case.model)
+    dtype = compute_dtype(config.compute)
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes, dtype)
+        state = jax.jit(lambda key: initial(architecture, optimizer, key))(jax.random.key(0))
+        step, batch = make_step(architecture, optimizer, config, dtype, 0), put(mesh, _batch(case))
+        taken = []
+        for _ in range(steps + 2):
+            begin = time.perf_counter()
+            state, metrics = step(state, batch)
+            jax.block_until_ready(metrics)
+            taken.append(time.perf_counter() - begin)
+    return statistics.median(taken[2:])
+
+
+def _batch(case: Case) -> Batch:
+    """Random tokens, each row one document."""
+    tokens = np.random.default_rng(0).integers(0, case.model.vocabulary_size, (case.rows, case.length + 1), np.int32)
+    ones = np.ones((case.rows, case.length), np.int32)
+    positions = np.broadcast_to(np.arange(case.length, dtype=np.int32), ones.shape)
+    return Batch(tokens[:, :-1], tokens[:, 1:], ones, positions, ones.astype(np.float32))
+
+
+if __name__ == "__main__":
+    main()

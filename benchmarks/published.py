@@ -1,0 +1,75 @@
+"""The published runs of `published.yaml` as settings of the estimate."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from tpullm.axes import axis_sizes
+from tpullm.config import ModelConfig
+from tpullm.model.count import matrix_parameters
+from tpullm.planning.chips import CHIPS, Chip
+from tpullm.planning.setting import MAXTEXT, Setting
+from tpullm.topology import parse
+
+FILE = Path(__file__).with_name("published.yaml")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One published run.
+
+    Args:
+        name: model and topology.
+        use: `fit` or `held`.
+        tokens_per_second: of one chip, as published.
+        setting: how it was run.
+    """
+
+    name: str
+    use: str
+    tokens_per_second: float
+    setting: Setting
+
+    def on(self, chips: Mapping[str, Chip]) -> Setting:
+        """The setting with other constants."""
+        return dataclasses.replace(self.setting, device=chips[self.setting.topology.generation])
+
+
+def runs() -> list[Run]:
+    """All of them, in the order of the file."""
+    data = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return [_run(row, _model(data["models"][row["model"]])) for row in data["runs"]]
+
+
+def _model(fields: dict) -> ModelConfig:
+    return ModelConfig(**fields, context_length=1 << 20, qk_norm="none").resolved(0)
+
+
+def _run(row: dict, model: ModelConfig) -> Run:
+    topology = parse(row["topology"])
+    mesh = dict(row.get("mesh", {"fsdp": topology.chips // topology.slices}))
+    if math.prod(mesh.values()) != topology.chips:
+        mesh["data"] = topology.slices
+    setting = Setting(
+        model,
+        topology,
+        CHIPS[topology.generation],
+        axis_sizes(mesh, topology.chips),
+        rows=row["rows"] * topology.chips,
+        length=row["length"],
+        recompute=tuple(row["recompute"]),
+        padding=row.get("padding", 1.0),
+        offloaded=row.get("offloaded", 0),
+        habits=MAXTEXT,
+    )
+    name = f"{row['model']} on {topology}" + (f" ({row['source']})" if row["source"] in ("tiers", "recipes") else "")
+    return Run(name, row["use"], row.get("tokens") or row["flops"] * 1e12 / _full_flops(setting), setting)
+
+
+def _full_flops(setting: Setting) -> float:
+    """FLOPs of a token as MaxText counted them before July 2025: all scores, and not half of them."""
+    model = setting.model
+    return 6 * matrix_parameters(model) + 12 * model.layers * setting.length * model.heads * model.head_width

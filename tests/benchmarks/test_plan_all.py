@@ -1,0 +1,90 @@
+"""The proofs of the shipped recipes: what is recorded, what is stale, what the recipes' heads say."""
+
+import dataclasses
+import importlib.util
+
+import plan_all
+import pytest
+
+from tests.conftest import ROOT
+from tpullm.errors import UserError
+from tpullm.planning.proof import Proof, Traffic, job_of, program_hash
+from tpullm.recipe import load
+from tpullm.topology import parse
+
+RECIPE = ROOT / "configs" / "pretrain" / "125m.yaml"
+PROVEN = plan_all.recorded(plan_all.RESULTS / "plan.json")
+VERSIONS = {"jax": "1", "libtpu": "2"}
+PROOF = Proof(
+    recipe="125m",
+    topology="v5e:2x2",
+    mesh={"fsdp": 4},
+    program="0",
+    versions=VERSIONS,
+    date="2026-01-02T03:04:05",
+    refused="",
+    limit_bytes=16 << 30,
+    peak_bytes=8 << 30,
+    state_bytes=1 << 30,
+    tokens=1 << 20,
+    step_seconds=2.0,
+    seconds={"loss": 2.0},
+    traffic=(Traffic("fsdp", "all-gather", 5, 0.3, 0.1),),
+    findings=(),
+    compile_seconds=60.0,
+)
+
+
+def test_a_proof_is_stale_when_todays_code_makes_another_program():
+    recipe = load(RECIPE)
+    assert plan_all.is_stale(recipe, PROOF)
+    program = program_hash(job_of(recipe, parse("v5e:2x2")), VERSIONS)
+    assert not plan_all.is_stale(recipe, dataclasses.replace(PROOF, program=program))
+
+
+def test_the_table_says_what_is_stale_what_is_refused_and_what_is_missing():
+    recipe = load(RECIPE)
+    fresh = plan_all.page({"125m": recipe, "1b": recipe}, {"125m": PROOF}, set())
+    assert "| 125m | v5e:2x2 | 8.0 of 16.0 | 2.00 | 131,072 | 5.0% | 0 2026-01-02, libtpu 2 |" in fresh
+    assert "| 1b | not proven |" in fresh
+    assert "**older than the code**" in plan_all.page({"125m": recipe}, {"125m": PROOF}, {"125m"})
+    refused = dataclasses.replace(PROOF, refused="does not fit: so", step_seconds=0.0)
+    assert "| does not fit |" in plan_all.row(refused, stale=False) and "so" in plan_all.findings(refused)
+
+
+def test_what_can_not_be_proven_is_told_and_left_out(monkeypatch, capsys):
+    def prove(recipe, topology, tell):
+        if recipe == "bad":
+            raise UserError("no compiler")
+        return PROOF
+
+    monkeypatch.setattr(plan_all, "prove", prove)
+    monkeypatch.setattr(plan_all, "parse", lambda topology: topology)
+    recipes = {name: load(RECIPE) for name in ("good", "bad")}
+    monkeypatch.setattr(plan_all, "prove", lambda recipe, topology, tell: prove(topology, topology, tell))
+    recipes["bad"] = dataclasses.replace(recipes["bad"], topology="bad")
+    assert plan_all.proven(recipes) == {"good": PROOF}
+    assert "bad: no compiler" in "".join(capsys.readouterr())
+
+
+def test_the_head_of_a_recipe_quotes_its_proof(tmp_path):
+    path = tmp_path / "125m.yaml"
+    path.write_text(RECIPE.read_text())
+    plan_all.write_header(path, PROOF)
+    assert "8.0 GiB of 16 a chip, 131,072 tokens/s a chip expected" in path.read_text()
+    assert load(path) == load(RECIPE)
+
+
+@pytest.mark.parametrize("name", PROVEN)
+def test_every_shipped_recipe_says_what_is_recorded(name):
+    assert plan_all.result(PROVEN[name]) in (ROOT / "configs" / "pretrain" / f"{name}.yaml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
+@pytest.mark.parametrize("name", ["125m", "350m", "1b", "8b", "70b", "8x7b", "175b", "1t"])
+def test_every_shipped_recipe_compiles_for_its_slice_and_fits(name):
+    """One to three minutes each, if it is not kept from an earlier run."""
+    recipe = load(ROOT / "configs" / "pretrain" / f"{name}.yaml")
+    (proof,) = plan_all.proven({name: recipe}).values()
+    assert not proof.refused and proof.peak_bytes <= proof.limit_bytes

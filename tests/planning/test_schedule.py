@@ -1,0 +1,90 @@
+"""What a program's instructions cost: on programs whose time can be counted by hand."""
+
+import pytest
+
+from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TORUS, looped
+from tpullm.planning.chips import chip
+from tpullm.planning.hlo import Collective
+from tpullm.planning.schedule import KERNEL, LINKS, link_seconds, schedule
+from tpullm.topology import parse
+
+MILLISECOND = pytest.approx(1e-3, rel=1e-6)
+RING = 2 * chip(TOPOLOGY).link_bandwidth * LINKS
+GATHERING = 4096 * 4096 * 2 * 15 / 16 / RING + 8e-6  # both ways around a ring of 16, and 8 hops
+
+
+def seconds(text: str) -> float:
+    return sum(item.seconds for item in schedule(text, TORUS))
+
+
+def test_a_loops_products_count_once_a_turn():
+    assert seconds(looped(PRODUCT, turns=1)) == MILLISECOND
+    assert seconds(looped(PRODUCT, turns=32)) == pytest.approx(32e-3)
+    items = schedule(looped(PRODUCT, turns=32), TORUS)
+    assert [(item.times, item.inside) for item in items] == [(32, "body")]
+
+
+def test_what_waits_for_the_links_is_added():
+    assert seconds(looped(GATHER, PRODUCT, turns=1)) == pytest.approx(1e-3 + GATHERING)
+
+
+@pytest.mark.parametrize("products", [0, 1, 2])
+def test_what_goes_on_beside_products_costs_what_they_do_not_hide(products):
+    """A gather of 0.4 ms on another core: hidden by a product of 1 ms, waited for without one."""
+    start = '%started = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%gathering'
+    beside = [PRODUCT.replace("%product", f"%product.{n}") for n in range(products)]
+    done = "%done = bf16[4096,4096]{1,0} call-done(%started), to_apply=%gathering"
+    assert seconds(looped(start, *beside, done, turns=1)) == pytest.approx(max(products * 1e-3, GATHERING))
+
+
+def test_two_gathers_over_the_same_links_go_one_after_the_other():
+    starts = [f"%started.{n} = ((), (), s32[1]) call-start(), to_apply=%gathering" for n in range(4)]
+    done = [f"%done.{n} = bf16[4096,4096]{{1,0}} call-done(%started.{n}), to_apply=%gathering" for n in range(4)]
+    assert seconds(looped(*starts, PRODUCT, *done, turns=1)) == pytest.approx(4 * GATHERING)
+
+
+def test_a_fusion_that_gathers_is_begun_by_its_start_and_ended_by_its_done():
+    """As on a v5e: the product beside it has a part of the gather in itself, and is no gather."""
+    start = "%async-collective-start.1 = (bf16[4096,4096]{1,0}, u32[]) fusion(%w), kind=kCustom, calls=%gathering"
+    beside = PRODUCT.replace("calls=%fused", "calls=%gathering")
+    done = "%async-collective-done.1 = bf16[4096,4096]{1,0} fusion(%t), kind=kCustom, calls=%gathering"
+    assert seconds(looped(start, beside, done, turns=1)) == MILLISECOND
+    assert seconds(looped(start, done, beside, turns=1)) == pytest.approx(1e-3 + GATHERING)
+
+
+def test_attentions_kernel_is_counted_by_its_products():
+    """Two products of `[T, H] x [H, T]`, half of each; heads of 64 take as long as heads of 128."""
+    shape = "(bf16[4,32,2048,{H}]{{3,2,1,0}}, f32[4,32,2048])"
+    kernel = f'%splash_mha_fwd.1 = {shape} custom-call(%q), custom_call_target="tpu_custom_call"'
+    expected = 2 * 2 * 4 * 32 * 2048**2 / 2 * 128 / (197e12 * KERNEL)
+    assert seconds(looped(kernel.format(H=128), turns=1)) == pytest.approx(expected)
+    assert seconds(looped(kernel.format(H=64), turns=1)) == pytest.approx(expected)
+
+
+def test_what_has_no_cycles_is_counted_by_its_bytes():
+    scatter = "%scatter = f32[32000,4096]{1,0} fusion(%x), kind=kCustom, calls=%fused"
+    assert seconds(looped(scatter, turns=1)) == pytest.approx(2 * 4 * 32000 * 4096 / 819e9)
+    assert seconds(looped(scatter + ", " + CYCLES % 1500, turns=1)) == pytest.approx(1e-6)
+    on_the_chip = scatter.replace("{1,0}", "{1,0:T(8,128)S(1)}")
+    assert seconds(looped(on_the_chip, turns=1)) == 0
+
+
+def test_links_by_what_a_group_of_devices_spans():
+    def along(kind, groups):
+        return link_seconds(Collective(kind, 1 << 30, groups, False, False, ""), TORUS)
+
+    line = along("all-gather", LINES.removeprefix("replica_groups="))
+    plane = along("all-gather", "[1,256]<=[256]")
+    assert line[0] == (1,) and plane[0] == (0, 1)
+    assert line[1] / plane[1] == pytest.approx(2 * (15 / 16) / (255 / 256), rel=0.01)  # a plane has twice the links
+    assert along("all-reduce", "[1,256]<=[256]")[1] == pytest.approx(2 * plane[1])
+    half = along("all-gather", "{{0,1,2,3,4,5,6,7}}")  # no ring: half the links, and 7 / 8 of the bytes
+    assert half[1] / line[1] == pytest.approx(2 * (7 / 8) / (15 / 16), rel=0.01)
+    near, far = along("collective-permute", "{{0,1}}"), along("collective-permute", "{{0,8}}")
+    assert far[1] == pytest.approx(8 * near[1])
+    assert along("all-gather", "[256,1]<=[256]") == ((), 0.0)
+
+
+def test_rings_of_a_topology():
+    assert TOPOLOGY.rings == (True, True) and parse("v5e:8x16").rings == (False, True)
+    assert parse("v5p:4x4x8").rings == (True,) * 3 and parse("v5p:2x2x1").rings == (False,) * 3

@@ -1,0 +1,120 @@
+"""Compiling a step in a process of its own: what the compiler takes of memory, and its death, stay there.
+
+`python -m tpullm.planning.compiling FILE` is that process: it reads a `Job` from its input and leaves what the compiler
+says in a file, an `Executable` as JSON. No file is read that was not finished.
+"""
+
+import gzip
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tpullm.config import ModelConfig, TrainConfig
+from tpullm.errors import UserError
+from tpullm.topology import Topology
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be compiled: a step on a mesh over a topology."""
+
+    model: ModelConfig
+    config: TrainConfig
+    mesh: dict[str, int]
+    topology: Topology
+
+
+@dataclass(frozen=True)
+class Executable:
+    """What the compiler says of a program.
+
+    Args:
+        text: the program, scheduled; empty if it does not fit.
+        peak_bytes: most that a device holds at once; of what does not fit, what it would need.
+        limit_bytes: what a program may use of a device's memory, where the compiler said so; else 0.
+        places: where each device is in its slice.
+        seconds: that the compilation took.
+        date: when it was, ISO 8601.
+    """
+
+    text: str
+    peak_bytes: int
+    limit_bytes: int
+    places: tuple[tuple[int, ...], ...]
+    seconds: float
+    date: str
+
+
+def read(path: Path) -> Executable | None:
+    """What was kept there; None if nothing was, or nothing that can be read."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            fields = json.load(file)
+        return Executable(**fields | {"places": tuple(map(tuple, fields["places"]))})
+    except (OSError, EOFError, ValueError, TypeError, KeyError):
+        return None
+
+
+def compile_apart(job: Job, path: Path, name: str) -> Executable:
+    """Compile in a process of its own, which leaves the result at `path`.
+
+    Args:
+        name: of the program, for the lines about what went wrong.
+
+    Raises:
+        UserError: the TPU compiler is missing, the process was killed, or the compiler failed.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    wanted = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "tpullm.planning.compiling", str(path)]
+    done = subprocess.run(command, input=pickle.dumps(job), env=wanted, capture_output=True)
+    if done.returncode == 0 and (found := read(path)):
+        return found
+    said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing was said"]
+    if done.returncode < 0:
+        raise UserError(
+            f"{name}: the compiler was killed by signal {-done.returncode}, most likely for want of memory (it takes "
+            "1 to 4 GiB); close other programs, or leave out --compile"
+        )
+    if done.returncode == 2:
+        raise UserError(said[-1])
+    raise UserError(f"{name}: the TPU compiler failed: {said[-1][:500]}")
+
+
+def _compile(job: Job) -> Executable:
+    from tpullm.planning.program import TooLarge, compiled, compiler_mesh
+
+    start, mesh = time.time(), compiler_mesh(job.mesh, job.topology)
+    text, peak, limit = "", 0, 0
+    try:
+        executable = compiled(job.model, job.config, mesh)
+        text, peak = executable.as_text(), executable.memory_analysis().peak_memory_in_bytes
+    except TooLarge as error:
+        peak, limit = error.needed_bytes, error.limit_bytes
+    dimensions = len(job.topology.shape)
+    places = tuple(tuple(device.coords[:dimensions]) for device in mesh.devices.flat)
+    date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    return Executable(text, peak, limit, places, round(time.time() - start, 1), date)
+
+
+def _main(path: Path) -> int:
+    job = pickle.load(sys.stdin.buffer)
+    try:
+        executable = _compile(job)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    with gzip.open(unfinished, "wt", encoding="utf-8") as file:
+        json.dump(asdict(executable), file)
+    os.replace(unfinished, path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(Path(sys.argv[1])))

@@ -1,0 +1,252 @@
+"""What a compiled step should not do, told in words: what it is, what it costs, where in our code, what to do.
+
+A rule is a function of a `Look` at the program that gives `Finding`s; `find` asks all of them.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tpullm.planning.instructions import Instruction, Shape, computations
+from tpullm.planning.schedule import Item
+
+SMALL = 1 << 20  # bytes: norms, losses and the like
+SHARE = 0.005  # of a step: what costs less is not worth a line
+ASKED = ("experts", "optimizer", "moe")  # places in our code that send tokens or matrices elsewhere, by all-to-all
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in the program that should be otherwise.
+
+    Args:
+        kind: a short name of what it is: a key of `KINDS`.
+        text: one sentence: what, how much, where, what to do.
+        place: in our code, as the traced function names it.
+        bytes: that it concerns in a step, on one device.
+        seconds: that it costs in a step; 0 where only memory is concerned.
+    """
+
+    kind: str
+    text: str
+    place: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """A program and what is expected of it.
+
+    Args:
+        items: of `schedule`.
+        text: of the executable.
+        mesh: devices along each axis, in the order of the mesh.
+        largest_parameter: numbers in the largest parameter that is used at once.
+        tokens: of one device, at a time.
+        vocabulary: token ids of one device.
+        kernel: whether attention should be the TPU's own.
+    """
+
+    items: list[Item]
+    text: str
+    mesh: dict[str, int]
+    largest_parameter: int
+    tokens: int
+    vocabulary: int
+    kernel: bool = True
+
+    @cached_property
+    def named(self) -> dict[str, Instruction]:
+        """Every instruction of the program by its name."""
+        return {one.name: one for body in computations(self.text).values() for one in body}
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        return sum(item.seconds for item in self.items)
+
+    def source(self, item: Item) -> Shape | None:
+        """The array that an instruction copies."""
+        used = [self.named[name] for name in item.instruction.uses if name in self.named]
+        return used[0].shapes[0] if used and used[0].shapes else None
+
+    def collectives(self, *kinds: str) -> list[Item]:
+        """Those of these kinds that move more than a little."""
+        return [
+            item for item in self.items if item.collective and _kind(item) in kinds and item.collective.bytes > SMALL
+        ]
+
+
+def axes_of(groups: list[list[int]], mesh: dict[str, int]) -> str:
+    """The mesh axes in which the devices of a group differ, such as `fsdp` or `fsdp+tensor`."""
+    sizes = tuple(mesh.values())
+    if not groups or max(groups[0]) >= math.prod(sizes):
+        return ""
+    places = np.array(np.unravel_index(groups[0], sizes))
+    return "+".join(name for name, along in zip(mesh, places, strict=True) if len(set(along.tolist())) > 1)
+
+
+def find(look: Look) -> tuple[Finding, ...]:
+    """All that should be otherwise, what costs most first."""
+    found = [finding for rule in KINDS.values() for finding in rule(look)]
+    return tuple(sorted(found, key=lambda finding: (-finding.seconds, -finding.bytes)))
+
+
+def _gathered_whole(look: Look) -> Iterator[Finding]:
+    most = 4 * look.largest_parameter  # bytes, of the widest type that products have
+    large = [item for item in look.collectives("all-gather") if item.collective.bytes > most]
+    for place, items in _by_place(large):
+        what = f"more than one layer's parameter is gathered at once ({_size(items[0].collective.bytes)}"
+        what += f", where the largest has {_size(most)})"
+        yield _finding("gathered_whole", what, place, items, "gather it where it is used, in the loop over layers")
+
+
+def _summed_everywhere(look: Look) -> Iterator[Finding]:
+    summed = [item for item in look.collectives("all-reduce") if "fsdp" in _axes(look, item).split("+")]
+    for place, items in _by_place(summed):
+        what = f"{_size(items[0].collective.bytes)} are summed on all devices along fsdp, twice the bytes of a scatter"
+        yield _finding("summed_everywhere", what, place, items, "sum it with sharding.summed, or make its width even")
+
+
+def _resharded(look: Look) -> Iterator[Finding]:
+    moved = look.collectives("all-to-all", "collective-permute", "all-gather")
+    unasked = [item for item in moved if _unasked(item)]
+    for place, items in _by_place(unasked):
+        what = f"{_kind(items[0])} of {_size(items[0].collective.bytes)} that no line of ours asks for"
+        yield _finding("resharded", what, place, items, "give both sides the same sharding.Rules")
+
+
+def _waited_for(look: Look) -> Iterator[Finding]:
+    grouped = defaultdict(list)
+    for item in look.items:
+        if item.collective:
+            grouped[_kind(item), _axes(look, item)].append(item)
+    for (kind, axes), items in grouped.items():
+        waited, busy = sum(item.seconds for item in items), sum(item.busy_seconds for item in items)
+        if waited > SHARE * look.seconds:
+            place = _place(max(items, key=lambda item: item.seconds))
+            what = f"{kind} along {axes or 'all devices'}: of {busy * 1e3:.0f} ms nothing hides {waited * 1e3:.0f}"
+            yield _finding("waited_for", what, place, items, "more rows a device, or fewer devices along that axis")
+
+
+def _copied(look: Look) -> Iterator[Finding]:
+    """Copies that keep the order in memory, and those outside of loops."""
+    copies = [item for item in _copies(look) if not _turned(look, item)]
+    for place, items in _by_place(copies):
+        what = f"{_size(items[0].instruction.shapes[0].bytes)} are copied {_times(items)}"
+        yield _finding("copied", what, place, items, "use the array before it is changed, or donate it")
+
+
+def _transposed(look: Look) -> Iterator[Finding]:
+    for place, items in _by_place([item for item in _copies(look) if _turned(look, item)]):
+        shape = items[0].instruction.shapes[0]
+        what = f"{_size(shape.bytes)} {shape.dtype}{list(shape.dims)} are laid out anew {_times(items)}"
+        yield _finding("transposed", what, place, items, "produce it in the layout that its use needs")
+
+
+def _all_scores(look: Look) -> Iterator[Finding]:
+    """Scores of a quarter of all tokens and more, beyond a chunk of the loss (`platform.logits_bytes`)."""
+    most = max(look.tokens * look.vocabulary // 4, look.largest_parameter, (1 << 30) // 4)
+    for item in look.items:
+        for shape in item.instruction.shapes:
+            if shape.dtype == "f32" and math.prod(shape.dims) > most and look.vocabulary in shape.dims:
+                what = f"float32 scores of many tokens at once, {list(shape.dims)}, {_size(shape.bytes)}"
+                yield Finding(
+                    "all_scores", _sentence(what, _place(item), "chunk the loss"), _place(item), shape.bytes, 0.0
+                )
+                return
+
+
+def _no_kernel(look: Look) -> Iterator[Finding]:
+    if look.kernel and "splash" not in look.text:
+        what = "attention is not the TPU's own kernel, and its scores go through memory"
+        text = _sentence(what, "platform.attention_kernel", "make pretrain.sequence_length a multiple of 128")
+        yield Finding("no_kernel", text, "platform.attention_kernel", 0, 0.0)
+
+
+KINDS: dict[str, Callable[[Look], Iterator[Finding]]] = {
+    "gathered_whole": _gathered_whole,
+    "summed_everywhere": _summed_everywhere,
+    "resharded": _resharded,
+    "waited_for": _waited_for,
+    "copied": _copied,
+    "transposed": _transposed,
+    "all_scores": _all_scores,
+    "no_kernel": _no_kernel,
+}
+
+
+def _kind(item: Item) -> str:
+    return item.collective.kind.removeprefix("ragged-")
+
+
+def _axes(look: Look, item: Item) -> str:
+    return axes_of(item.collective.devices(), look.mesh)
+
+
+def _unasked(item: Item) -> bool:
+    """A reshard by its name, or tokens sent away outside of experts. Parts of a scatter have no name."""
+    place = item.collective.operation
+    if re.search(r"(reshard|sharding_constraint)[^/]*$", place):
+        return True
+    return _kind(item) == "all-to-all" and not any(name in place for name in ASKED)
+
+
+def _copies(look: Look) -> list[Item]:
+    """Copies within the device's large memory that cost more than a little."""
+    copies = [item for item in look.items if item.instruction.opcode in ("copy", "transpose")]
+    return [
+        item for item in copies if item.seconds > SHARE / 2 * look.seconds and item.instruction.shapes[0].bytes > SMALL
+    ]
+
+
+def _turned(look: Look, item: Item) -> bool:
+    """Whether what is copied, in a loop, gets another order in memory."""
+    source, target = look.source(item), item.instruction.shapes[0]
+    return item.times > 1 and source is not None and source.order != target.order
+
+
+def _by_place(items: list[Item]) -> list[tuple[str, list[Item]]]:
+    """Equal things of one place in our code are one finding."""
+    grouped = defaultdict(list)
+    for item in items:
+        grouped[_place(item)].append(item)
+    return list(grouped.items())
+
+
+def _place(item: Item) -> str:
+    """The end of the path in the traced function, in our words and without what JAX adds to it."""
+    operation = item.instruction.operation or (item.collective.operation if item.collective else "")
+    backward = "transpose(" in operation
+    operation = re.sub(r"(transpose|jvp)\(|\)", "", operation.replace("rematted_computation", "recomputed"))
+    added = ("jit(", "step", "while", "body", "eval_jaxpr", "closed_call", "checkpoint", "shard_map", "cond", "vmap(")
+    parts = [part for part in operation.split("/") if part and not part.startswith(added)]
+    return "/".join(["backward"] * backward + parts[-4:]) if parts else item.inside
+
+
+def _finding(kind: str, what: str, place: str, items: list[Item], cure: str) -> Finding:
+    size = sum(item.times * _bytes(item) for item in items)
+    return Finding(kind, _sentence(what, place, cure), place, size, sum(item.seconds for item in items))
+
+
+def _bytes(item: Item) -> int:
+    return item.collective.bytes if item.collective else item.instruction.shapes[0].bytes
+
+
+def _sentence(what: str, place: str, cure: str) -> str:
+    return f"{what}, in {place}: {cure}"
+
+
+def _times(items: list[Item]) -> str:
+    times = sum(item.times for item in items)
+    return f"{times} times a step" if times > 1 else "once a step"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 1 << 30 else f"{count / 2**20:.0f} MiB"

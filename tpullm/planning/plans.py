@@ -1,0 +1,169 @@
+"""A plan: a recipe on a topology, with its memory, its time, the whole run, and what to change."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from tpullm import topology as topologies
+from tpullm.config import ModelConfig, Recipe
+from tpullm.errors import UserError
+from tpullm.planning.advice import Advice, advise
+from tpullm.planning.economics import Run, prices_of, whole_run
+from tpullm.planning.estimate import estimate
+from tpullm.planning.local import local_setting
+from tpullm.planning.proof import Proof
+from tpullm.planning.resting import resting
+from tpullm.planning.search import Candidate, Found, assessed, search, waiting, why_behind
+from tpullm.planning.setting import Setting, setting_of
+from tpullm.topology import Topology
+
+VERSION = 1  # of the JSON; it grows when a key is removed or means something else
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe on a topology.
+
+    Args:
+        recipe: as it would be run: a search may have changed it.
+        chosen: how it is run.
+        run: all steps; of what does not fit, as if it did.
+        advice: for what does not fit.
+        found: by a search.
+        proofs: what the compiler says of the best, the chosen one's first.
+    """
+
+    recipe: Recipe
+    chosen: Candidate
+    run: Run
+    advice: Advice | None
+    found: Found | None = None
+    proofs: tuple[Proof, ...] = ()
+
+    @property
+    def dollars(self) -> float:
+        """At the first kind of price; 0 for this machine."""
+        return next(iter(self.run.dollars.values()), 0.0)
+
+
+def make_plan(
+    recipe: Recipe,
+    model: ModelConfig,
+    name: str,
+    prices: list[str] = (),
+    hours_between: float = 0.0,
+    searched: bool = False,
+) -> Plan:
+    """The plan of a recipe's pretraining.
+
+    Args:
+        model: of the recipe, resolved.
+        name: of the topology, or `local`.
+        prices: given ones, as `v5e=0.9`.
+        hours_between: interruptions.
+        searched: take the best way to run it, not the recipe's own.
+
+    Raises:
+        UserError: no such topology, or the recipe does not fit it (its mesh, its rows, a size of its model).
+    """
+    setting = _checked(recipe, model, name)
+    rests = resting(model, setting.optimizer)
+    found = search(setting) if searched else None
+    chosen = found.best[0] if found and found.best else assessed(setting, rests)
+    prices = prices_of(setting.topology.generation, list(prices))
+    size = resting(model, chosen.setting.optimizer).total()
+    run = whole_run(
+        recipe.pretrain, chosen.setting, chosen.estimate or estimate(chosen.setting), size, prices, hours_between
+    )
+    return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found)
+
+
+def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
+    """The plan with what the compiler said: of those that it found to fit, the one that it thinks fastest is chosen."""
+    fitting = [pair for pair in proofs if not pair[1].refused]
+    if not fitting:
+        return dataclasses.replace(plan, proofs=tuple(proof for _, proof in proofs))
+    chosen, proof = min(fitting, key=lambda pair: pair[1].step_seconds)
+    others = tuple(other for _, other in proofs if other is not proof)
+    scale = (chosen.estimate or estimate(chosen.setting)).step_seconds / plan.run.step_seconds
+    run = dataclasses.replace(
+        plan.run,
+        step_seconds=plan.run.step_seconds * scale,
+        days=plan.run.days * scale,
+        dollars={kind: price * scale for kind, price in plan.run.dollars.items()},
+    )
+    return dataclasses.replace(
+        plan, recipe=chosen.changed(plan.recipe), chosen=chosen, run=run, proofs=(proof, *others)
+    )
+
+
+def _checked(recipe: Recipe, model: ModelConfig, name: str) -> Setting:
+    from tpullm.sharding import planned_mesh
+    from tpullm.training.fits import check_fits
+    from tpullm.training.state import Architecture
+
+    if name == "local":
+        setting = local_setting(model, recipe.pretrain, recipe.mesh)
+    else:
+        setting = setting_of(model, recipe.pretrain, recipe.mesh, topologies.parse(name))
+    chips, slices = setting.topology.chips, setting.topology.slices
+    if setting.sizes[0] % slices:
+        raise UserError(f"mesh.data: {setting.sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
+    mesh = planned_mesh(recipe.mesh, chips)
+    check_fits(Architecture(model), recipe.pretrain, model.vocabulary_size, mesh, "pretrain", bool(recipe.base))
+    return setting
+
+
+def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
+    """The recipe and the topology with that many slices, which share its rows along `data`; 0 leaves both alone."""
+    if not slices or name == "local":
+        return recipe, name
+    one = topologies.parse(name)
+    whole = str(Topology(one.generation, one.shape, slices))
+    return dataclasses.replace(
+        recipe, mesh={"data": slices, **{k: v for k, v in recipe.mesh.items() if k != "data"}}
+    ), whole
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """Plain values; the keys are documented in README.md, and tests hold them."""
+    chosen, setting = plan.chosen, plan.chosen.setting
+    found = chosen.estimate or estimate(setting)
+    return {
+        "topology": str(setting.topology),
+        "chips": setting.topology.chips,
+        "keys": chosen.keys(),
+        "fits": plan.advice is None,
+        "limit_bytes": round(setting.device.hbm_bytes),
+        "peak_bytes": round(chosen.memory.peak),
+        "peak_moment": chosen.memory.moment,
+        "memory": {kind: round(size) for kind, size in chosen.memory.kinds.items()},
+        "step_seconds": found.step_seconds,
+        "tokens_per_second": found.tokens_per_second,
+        "mfu": found.mfu,
+        "computing_seconds": found.computing,
+        "exposed_seconds": found.exposed,
+        "traffic": [one._asdict() for one in found.transfers],
+        "run": plan.run.to_json(),
+        "advice": plan.advice and dataclasses.asdict(plan.advice),
+        "search": plan.found and _found(plan.found),
+        "proofs": [proof.to_json() for proof in plan.proofs],
+    }
+
+
+def _found(found: Found) -> dict[str, Any]:
+    return {
+        "screened": found.screened,
+        "fitting": found.fitting,
+        "seconds": found.seconds,
+        "best": [
+            {
+                "keys": one.keys(),
+                "peak_bytes": round(one.memory.peak),
+                "step_seconds": one.estimate.step_seconds,
+                "waiting_seconds": sum(waiting(one).values()),
+                "behind": why_behind(one, found.best[0]) if one is not found.best[0] else "",
+            }
+            for one in found.best
+        ],
+    }

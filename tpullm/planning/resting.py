@@ -1,0 +1,67 @@
+"""What rests on a device between steps: bytes of parameters and of what the optimizer keeps, for any mesh.
+
+Shapes and layouts are those of `training.state.abstract`, found once; a mesh then only divides.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jax
+
+from tpullm.config import ModelConfig, OptimizerConfig
+from tpullm.planning.setting import PLACES
+from tpullm.sharding import over, planned_mesh
+from tpullm.training.optim import make_optimizer
+from tpullm.training.state import Architecture, abstract
+
+Whole = tuple[tuple[tuple[str, ...], int], ...]  # mesh axes that split arrays, and the bytes of these arrays
+
+
+@dataclass(frozen=True)
+class Resting:
+    """Bytes of the whole state, by the mesh axes that split them.
+
+    Args:
+        parameters: at rest.
+        optimizer: what is kept for them.
+    """
+
+    parameters: Whole
+    optimizer: Whole
+
+    def total(self) -> int:
+        """Bytes of the whole state: a checkpoint."""
+        return sum(size for _, size in self.parameters + self.optimizer)
+
+
+def of_device(whole: Whole, sizes: tuple[int, ...]) -> float:
+    """Bytes on one device of a mesh of these `sizes` (as `AXES`)."""
+    total = 0.0
+    for axes, size in whole:
+        for axis in axes:
+            size /= sizes[PLACES[axis]]
+        total += size
+    return total
+
+
+@lru_cache(maxsize=64)
+def resting(model: ModelConfig, optimizer: OptimizerConfig) -> Resting:
+    """What rests of a training of this model."""
+    architecture, mesh = _architecture(model), planned_mesh({}, 1)
+    state = abstract(architecture, make_optimizer(optimizer, 1000, architecture.axes), mesh)
+    return Resting(_whole(state["params"]), _whole(state["optimizer"]))
+
+
+@lru_cache(maxsize=8)
+def _architecture(model: ModelConfig) -> Architecture:
+    return Architecture(model)
+
+
+def _whole(tree) -> Whole:
+    found = Counter()
+    for leaf in jax.tree.leaves(tree):
+        axes = over(leaf.sharding.spec, range(min(leaf.ndim, len(leaf.sharding.spec))))
+        found[axes] += math.prod(leaf.shape) * leaf.dtype.itemsize
+    return tuple(found.items())

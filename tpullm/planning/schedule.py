@@ -1,0 +1,264 @@
+"""How long a compiled program takes, by the compiler's own figures: one estimator for any program for a TPU.
+
+The text of an executable is scheduled: instructions stand in the order in which they run, most with the cycles that
+the compiler expects of them, loops with the number of their turns. What has no cycles is counted here: attention's
+kernel by its operations, other kernels by the bytes that they move, collectives by the links that they go over. What
+is asynchronous (collectives, copies between memories) goes on between its start and its done; what is left of it at
+its done is waited for.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from tpullm.planning.chips import chip
+from tpullm.planning.hlo import KINDS, Collective, as_collective
+from tpullm.planning.instructions import Instruction, computations
+from tpullm.topology import Topology
+
+# What runs in no time: names for parts of memory, scalars' places, and the ends of what was counted at its start.
+FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
+    *("iota", "send-done", "recv", "opt-barrier", "add-dependency", "call-update", "async-update"),
+}
+FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "X64")
+SCALAR_BYTES = 1 << 10  # what is smaller is counted as nothing, where the compiler gives no cycles
+# Products of scores' size in each of attention's kernels: forward; gradients of queries; of keys and values; of all.
+KERNELS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
+FUSED = 5
+
+
+# Cycles a second of the compiler's estimates, inferred from the products that it expects to be at the peak.
+CLOCKS = {"v5e": 1.5e9, "v6e": 1.75e9, "v5p": 1.75e9}
+# Shares of the peak that attention's kernel reaches, and of the links' bandwidth that collectives do.
+KERNEL, LINKS = 0.5, 0.7
+
+
+@dataclass(frozen=True)
+class Torus:
+    """A slice, and where in it each device of a program is: `places[n]` are the coordinates of device n."""
+
+    topology: Topology
+    places: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Item:
+    """An instruction and what it costs.
+
+    Args:
+        times: how often it runs in a step.
+        seconds: of all these, in which nothing else can be done: its own work, or the waiting for what it started.
+        busy_seconds: of the links or of the memory, for what is asynchronous or a collective.
+        collective: what it is, if it is one.
+        inside: the computation that it stands in.
+    """
+
+    instruction: Instruction
+    times: int
+    seconds: float
+    busy_seconds: float
+    collective: Collective | None
+    inside: str
+
+
+@dataclass
+class _Timeline:
+    """The time within one computation, and when each link and memory is free again."""
+
+    now: float = 0.0
+    free: dict[str, float] = field(default_factory=dict)
+    begun: dict[str, tuple[float, int]] = field(default_factory=dict)  # when it ends, and its place among the items
+
+    def occupy(self, queues: tuple[str, ...], seconds: float) -> float:
+        """Go to work as soon as all queues are free; when it will end."""
+        end = max([self.now, *(self.free.get(queue, 0.0) for queue in queues)]) + seconds
+        self.free |= dict.fromkeys(queues, end)
+        return end
+
+
+def schedule(text: str, torus: Torus) -> list[Item]:
+    """What each instruction of an executable costs in one step; the sum of `seconds` is that of the step."""
+    program = computations(text)
+    return _Estimator(program, torus).run(list(program)[-1])
+
+
+class _Estimator:
+    def __init__(self, program: dict[str, list[Instruction]], torus: Torus):
+        self.program, self.torus = program, torus
+        self.chip, self.clock = chip(torus.topology), CLOCKS[torus.topology.generation]
+
+    def run(self, name: str) -> list[Item]:
+        """The items of a computation that runs once, in order."""
+        timeline, items = _Timeline(), []
+        self.named = {one.name: one for one in self.program[name]} | getattr(self, "named", {})
+        for one in self.program[name]:
+            inner = self._inner(one)
+            if inner is not None:
+                items += inner
+                timeline.now += sum(item.seconds for item in inner)
+            else:
+                self._add(one, name, timeline, items)
+        return items
+
+    def _inner(self, one: Instruction) -> list[Item] | None:
+        """The items of what an instruction runs, as often as it does; None if it is no loop, branch or call."""
+        if one.opcode == "while":
+            condition, body = (_called(one, key) for key in ("condition", "body"))
+            turns = self._turns(condition)
+            return [_repeated(item, turns) for item in self.run(body)]
+        if one.opcode == "conditional":
+            branches = [self.run(name) for name in one.calls]
+            return max(branches, key=lambda items: sum(item.seconds for item in items), default=[])
+        return self.run(one.calls[0]) if one.opcode == "call" and one.calls else None
+
+    def _turns(self, condition: str) -> int:
+        """The constant in the condition of a loop."""
+        found = [
+            re.fullmatch(r"\((\d+)\)", one.operands) for one in self.program[condition] if one.opcode == "constant"
+        ]
+        return max((int(match[1]) for match in found if match), default=1)
+
+    def _add(self, one: Instruction, inside: str, timeline: _Timeline, items: list[Item]) -> None:
+        if (started := _start_of(one)) is not None:
+            self._finish(started, timeline, items)
+            return
+        collective = self.collective(one, inside)
+        queues, busy = self._transfer(one, collective)
+        if not queues:
+            seconds = self._work(one)
+            if seconds:
+                items.append(Item(one, 1, seconds, 0.0, None, inside))
+            timeline.now += seconds
+            return
+        timeline.begun[one.name] = (timeline.occupy(queues, busy), len(items))
+        items.append(Item(one, 1, 0.0, busy, collective, inside))
+        if not _is_start(one):
+            self._finish(one.name, timeline, items)
+
+    def _finish(self, started: str, timeline: _Timeline, items: list[Item]) -> None:
+        """Wait for what has been started. (What was started in another turn of a loop has had the time of a turn.)"""
+        if started in timeline.begun:
+            end, n = timeline.begun.pop(started)
+            waited = max(0.0, end - timeline.now)
+            items[n] = replace(items[n], seconds=items[n].seconds + waited)
+            timeline.now += waited
+
+    def _transfer(self, one: Instruction, collective: Collective | None) -> tuple[tuple[str, ...], float]:
+        """What is occupied by what moves data, and for how long; () for what computes."""
+        if collective is not None:
+            dimensions, seconds = link_seconds(collective, self.torus)
+            return tuple(f"links {n}" for n in dimensions) or ("links",), seconds
+        if one.opcode == "send":
+            return ("slices",), max((shape.bytes for shape in one.shapes), default=0) / self.chip.dcn_bandwidth
+        if one.opcode in ("copy-start", "slice-start", "async-start", "dynamic-slice-start"):
+            places = {shape.space for shape in one.shapes}
+            moved = min((shape.bytes for shape in one.shapes if shape.bytes > 8), default=0)
+            if 5 in places:
+                return ("host",), moved / self.chip.host_bandwidth
+            return ("memory",), moved / self.chip.hbm_bandwidth
+        return (), 0.0
+
+    def collective(self, one: Instruction, inside: str) -> Collective | None:
+        """The collective that an instruction is or that it starts. A product that goes on beside one is not it."""
+        if one.opcode.removesuffix("-start") in KINDS:
+            return as_collective(one, inside, False)
+        if one.opcode in ("fusion", "call-start", "async-start") and one.cycles is None:
+            return next(self._collectives_in(one.calls), None)
+        return None
+
+    def _collectives_in(self, names: list[str]) -> Iterator[Collective]:
+        for name in names:
+            for one in self.program.get(name, ()):
+                if one.opcode.removesuffix("-start") in KINDS:
+                    yield as_collective(one, name, False)
+                yield from self._collectives_in(one.calls) if one.opcode in ("fusion", "call") else ()
+
+    def _work(self, one: Instruction) -> float:
+        """Seconds of what computes."""
+        if one.opcode == "custom-call" and (products := self._kernel_products(one)):
+            return products / (self.chip.peak_flops * KERNEL)
+        if one.cycles is not None:
+            return one.cycles / self.clock
+        if one.opcode in FREE or any(name in one.attributes for name in FREE_CALLS):
+            return 0.0
+        moved = 2 * sum(shape.bytes for shape in one.shapes if shape.space == 0)
+        return moved / self.chip.hbm_bandwidth if moved > SCALAR_BYTES else 0.0
+
+    def _kernel_products(self, one: Instruction) -> float:
+        """Operations of a kernel of attention, its mask causal; 0 for another kernel.
+
+        A head of less than 128 fills the unit of products as one of 128 does. Blocks on the diagonal, half of which is
+        for nothing, are not counted whole: smaller ones waste less and are slower, and nothing here has measured by how
+        much.
+        """
+        products = next((of for name, of in KERNELS.items() if one.name.startswith(name)), 0)
+        if not products:
+            return 0.0
+        if products == KERNELS["splash_mha_dkv"] and '\\"use_fused_bwd_kernel\\": true' in one.attributes:
+            products = FUSED
+        *_, length, width = one.shapes[0].dims
+        used = [shape for name in one.uses if name in self.named for shape in self.named[name].shapes]
+        heads = [math.prod(shape.dims[:-2]) for shape in one.shapes + used if shape.dims[-2:] == (length, width)]
+        return 2 * products * max(heads) * length * length / 2 * max(width, 128)
+
+
+def _repeated(item: Item, turns: int) -> Item:
+    return replace(item, times=item.times * turns, seconds=item.seconds * turns, busy_seconds=item.busy_seconds * turns)
+
+
+def _called(one: Instruction, key: str) -> str:
+    return re.search(rf"{key}=%?([\w.-]+)", one.attributes)[1]
+
+
+def _is_start(one: Instruction) -> bool:
+    return one.opcode.endswith("-start") or one.opcode == "send" or one.name.startswith("async-collective-start")
+
+
+def _start_of(one: Instruction) -> str | None:
+    """The name of what this instruction waits for."""
+    if one.name.startswith("async-collective-done"):  # its operands come through the products beside it
+        return one.name.replace("-done", "-start", 1)
+    if one.opcode.endswith("-done") and one.opcode not in FREE and one.uses:
+        return one.uses[0]
+    return None
+
+
+def link_seconds(one: Collective, torus: Torus) -> tuple[tuple[int, ...], float]:
+    """The dimensions of the torus that a collective goes over, and how long it takes there alone.
+
+    Along a ring data goes both ways, along a line each link is passed by all of it. A hop costs time of its own.
+    """
+    groups = one.devices()
+    if not groups or max(map(len, groups)) < 2:
+        return (), 0.0
+    places = np.array([torus.places[device] for device in groups[0]])
+    spans = [len(set(places[:, n].tolist())) for n in range(places.shape[1])]
+    dimensions = tuple(n for n, span in enumerate(spans) if span > 1)
+    of, rings = chip(torus.topology), torus.topology.rings
+    bandwidth = of.link_bandwidth * LINKS
+    if one.kind == "collective-permute":
+        hops = max(_distance(torus, *pair) for pair in groups)
+        return dimensions, one.bytes * hops / bandwidth + hops * of.latency_seconds
+    ring = {n: rings[n] and spans[n] == torus.topology.shape[n] for n in dimensions}
+    hops = sum(spans[n] // 2 if ring[n] else spans[n] - 1 for n in dimensions)
+    links = sum(2 if ring[n] else 1 for n in dimensions)
+    devices = len(groups[0])
+    if "all-to-all" in one.kind:
+        longest = max(dimensions, key=lambda n: spans[n] * (1 if ring[n] else 2))
+        crossing = spans[longest] / (8 if ring[longest] else 4)
+        return dimensions, one.bytes * crossing / bandwidth + hops * of.latency_seconds
+    ways = 2 if one.kind == "all-reduce" else 1
+    moved = ways * one.bytes * (devices - 1) / devices
+    return dimensions, moved / (links * bandwidth) + ways * hops * of.latency_seconds
+
+
+def _distance(torus: Torus, source: int, target: int) -> int:
+    steps = 0
+    shape, rings = torus.topology.shape, torus.topology.rings
+    for size, ring, a, b in zip(shape, rings, torus.places[source], torus.places[target], strict=True):
+        steps += min(abs(a - b), size - abs(a - b)) if ring else abs(a - b)
+    return max(steps, 1)

@@ -1,0 +1,168 @@
+"""What decides how long a step takes and what it needs: the numbers of a training on a slice, made by the thousand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tpullm.axes import AXES, axis_sizes
+from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig
+from tpullm.planning.chips import Chip, chip
+from tpullm.sharding import RULES
+from tpullm.topology import Topology
+
+PLACES = {axis: n for n, axis in enumerate(AXES)}
+# What the backward pass computes again, by `model.remat`: parts of a layer (see model/remat.py). What gives a layer's
+# output is never among them: nothing needs it again.
+RECOMPUTED = {
+    "none": (),
+    "save_dots": (),
+    "offload": (),
+    "save_attention": ("qkv", "out", "up"),
+    "full": ("qkv", "scores", "out", "up"),
+}
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a program does what it does: ours, or another one's whose speed is published.
+
+    Args:
+        in_lines: a gather over a whole slice goes first over a part of it and then along lines (`sharding._steps`).
+        sums: how often a gradient's bytes go over the links: 1 where it is scattered, 2 where it is summed everywhere.
+        passes: of attention's kernel over the scores in the backward pass, in products of the forward one's 2.
+        tensor_waits: what goes along `tensor` is not hidden beside the products that it is for.
+        crossing: bytes of a gradient between slices.
+        block: queries and keys that attention takes at a time.
+    """
+
+    in_lines: bool = True
+    sums: int = 1
+    passes: int = 7
+    tensor_waits: bool = True
+    crossing: int = 2
+    block: int = 1024
+
+
+OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4)
+CPU = Habits(in_lines=False, passes=4)  # model/blockwise.py keeps the weights of the forward pass
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run a model on a slice.
+
+    Args:
+        model: resolved.
+        topology: the slices.
+        device: what a device of it can do.
+        sizes: of the mesh axes, as `AXES`.
+        rows: in a global batch.
+        length: tokens in a row.
+        accumulation: micro-batches of a step.
+        recompute: parts of a layer that the backward pass computes again.
+        remat: the policy that says what is kept.
+        gradient: bytes of a gradient on its way.
+        optimizer: of the training.
+        padding: rows that go through experts, for each that should.
+        offloaded: numbers that travel to the host's memory and back, of a token and a layer.
+        habits: of the program.
+    """
+
+    model: ModelConfig
+    topology: Topology
+    device: Chip
+    sizes: tuple[int, ...]
+    rows: int
+    length: int
+    accumulation: int = 1
+    recompute: tuple[str, ...] = ()
+    remat: str = "full"
+    gradient: int = 2
+    optimizer: OptimizerConfig = OptimizerConfig()
+    padding: float = 1.0
+    offloaded: int = 0
+    habits: Habits = OURS
+
+    def along(self, *axes: str) -> int:
+        """Devices along these mesh axes together."""
+        size = 1  # a plain loop: this is half of what a candidate of the search costs
+        for axis in axes:
+            size *= self.sizes[PLACES[axis]]
+        return size
+
+    @property
+    def tokens(self) -> int:
+        """Of a device in one micro-batch; along `tensor` devices share them."""
+        return self.rows * self.length // (self.accumulation * self.along(*RULES.batch, RULES.time))
+
+    @property
+    def global_tokens(self) -> int:
+        """Of a step, padding included."""
+        return self.rows * self.length
+
+    @property
+    def dots(self) -> dict[str, int]:
+        """Numbers of a token that the products of a layer give, before `tensor` shares them (`dots` in remat.py)."""
+        model = self.model
+        attention = {"qkv": model.head_width * (model.heads + 2 * model.kv_heads), "out": model.width}
+        width = model.mlp_width * (2 if model.gated else 1)
+        return attention | {"up": width * model.shared_experts + model.experts if model.experts else width}
+
+    @property
+    def kept_numbers(self) -> int:
+        """Numbers of a token and a layer that have names in remat.py: what attention mixed, and `dots`."""
+        return self.model.heads * self.model.head_width + sum(self.dots.values())
+
+    @property
+    def layer_parameters(self) -> float:
+        """Matrices of one layer, on a device that has gathered them (its share along `tensor` and `expert`)."""
+        return attention_parameters(self.model) / self.along("tensor") + self.mlp_parameters
+
+    @property
+    def mlp_parameters(self) -> float:
+        """The feed-forward part of `layer_parameters`."""
+        model, one = self.model, mlp_parameters(self.model)
+        if not model.experts:
+            return one / self.along("tensor")
+        of_experts = one * (model.experts / self.along("expert") + model.shared_experts) / self.along("tensor")
+        return of_experts + model.width * model.experts
+
+
+def attention_parameters(model: ModelConfig) -> int:
+    """The four matrices of a layer's attention."""
+    return 2 * model.width * model.head_width * (model.heads + model.kv_heads)
+
+
+def mlp_parameters(model: ModelConfig) -> int:
+    """The matrices of one feed-forward layer, or of one expert."""
+    return (3 if model.gated else 2) * model.width * model.mlp_width
+
+
+def setting_of(
+    model: ModelConfig, config: TrainConfig, mesh: Mapping[str, int], topology: Topology, device: Chip | None = None
+) -> Setting:
+    """The setting of a training as `pretrain` would run it.
+
+    Args:
+        device: where the topology is none of TPUs.
+
+    Raises:
+        UserError: the mesh does not fit the topology.
+    """
+    made = Setting(
+        model,
+        topology,
+        device or chip(topology),
+        axis_sizes(mesh, topology.chips),
+        config.batch_size,
+        config.sequence_length,
+        config.accumulation,
+        gradient=4 if model.gradients == "float32" else 2,
+        optimizer=config.optimizer,
+    )
+    return with_remat(made, model.remat)
+
+
+def with_remat(setting: Setting, remat: str) -> Setting:
+    """The same with another policy."""
+    offloaded = setting.kept_numbers if remat == "offload" else 0
+    return replace(setting, remat=remat, recompute=RECOMPUTED[remat], offloaded=offloaded)

@@ -1,0 +1,152 @@
+"""What a step computes on one device: FLOPs of products and of attention's kernel, and bytes of its memory, by part.
+
+A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that. Causal attention is counted as
+what its kernel does: half of the scores, and whole blocks on the diagonal.
+"""
+
+from typing import NamedTuple
+
+from tpullm.planning.setting import Setting
+
+UNIT = 128  # width of a matrix unit
+ROUTER_PASSES = 6  # a float32 product on a TPU is six of bfloat16
+
+MUON_STEPS = 5
+# Bytes that an update moves for each parameter.
+UPDATE = {
+    ("adamw", "float32"): 32,
+    ("adamw", "bfloat16"): 24,
+    ("muon", "float32"): 24,
+    ("muon", "bfloat16"): 20,
+    ("adafactor", "float32"): 20,
+}
+
+
+class Part(NamedTuple):
+    """What one part of a step is, on one device and for the whole step: FLOPs and bytes."""
+
+    products: float = 0.0
+    grouped: float = 0.0
+    kernel: float = 0.0
+    moved: float = 0.0
+
+
+def work(setting: Setting) -> dict[str, Part]:
+    """The parts of a step: what is computed once, what the backward pass computes again, and the update."""
+    times = setting.accumulation * setting.model.layers
+    once, again = _layer(setting), setting.recompute
+    parts = {
+        "attention": _scaled(_sum(once["qkv"], once["out"]), 3 * times),
+        "scores": _scaled(once["scores"], times * (1 + setting.habits.passes / 2)),
+        "experts" if setting.model.experts else "feed-forward": _scaled(_sum(once["up"], once["down"]), 3 * times),
+        "output": _output(setting),
+        "recomputed": _scaled(_sum(*(once[name] for name in again), Part()), times),
+        "norms, activations": Part(moved=times * _element_wise(setting)),
+        "update": Part(products=_muon_flops(setting), moved=_update_bytes(setting)),
+    }
+    return parts
+
+
+def useful_flops(setting: Setting) -> float:
+    """FLOPs that a device's share of a step would need at least: nothing twice, half of the scores (as for the MFU)."""
+    from tpullm.model.count import training_flops_per_token
+
+    return training_flops_per_token(setting.model, setting.length) * setting.global_tokens / setting.topology.chips
+
+
+def _layer(setting: Setting) -> dict[str, Part]:
+    """The forward pass of one layer, by the names that remat knows."""
+    model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
+    D, N, K, H = model.width, model.heads, model.kv_heads, model.head_width
+    product = lambda inputs, outputs: _product(M, inputs, outputs)  # noqa: E731
+    layer = {
+        "qkv": product(D, (N + 2 * K) * H / tensor),
+        # A head that is narrower than the matrix unit leaves the rest of it idle.
+        "scores": Part(
+            kernel=4 * M * _seen(setting) * N * (max(H, UNIT) if setting.topology.generation != "local" else H) / tensor
+        ),
+        "out": product(N * H / tensor, D),
+    }
+    ups, F = (2 if model.gated else 1), model.mlp_width / tensor
+    if not model.experts:
+        return layer | {"up": product(D, ups * F), "down": product(F, D)}
+    rows, here = M * model.experts_per_token * setting.padding, model.experts / setting.along("expert")
+    router = Part(products=2 * M * D * model.experts * ROUTER_PASSES)
+    shared = model.shared_experts * F
+    grouped = lambda inputs, outputs: _grouped(setting, rows, here, inputs, outputs)  # noqa: E731
+    up = _sum(router, grouped(D, ups * F), product(D, ups * shared))
+    return layer | {"up": up, "down": _sum(grouped(F, D), product(shared, D))}
+
+
+def _product(rows: float, inputs: float, outputs: float) -> Part:
+    moved = 2 * (rows * (inputs + outputs) + inputs * outputs)
+    return Part(products=2 * rows * inputs * outputs, moved=moved)
+
+
+def _grouped(setting: Setting, rows: float, experts: float, inputs: float, outputs: float) -> Part:
+    """Rows times the weight of their own expert; padded to as many for each, that is an ordinary product."""
+    moved, flops = 2 * (rows * (inputs + outputs) + experts * inputs * outputs), 2 * rows * inputs * outputs
+    return Part(products=flops, moved=moved) if setting.padding > 1 else Part(grouped=flops, moved=moved)
+
+
+def _seen(setting: Setting) -> float:
+    """Keys that a query's kernel goes over, in the mean over layers: up to the diagonal or within the window."""
+    length, block = setting.length, min(setting.habits.block, setting.length)
+    windows = setting.model.windows or (0,)
+    of = [(length + block) / 2 if not window or window >= length else min(window + block, length) for window in windows]
+    return sum(of) / len(of)
+
+
+def _output(setting: Setting) -> Part:
+    """Scores of all tokens, their gradient, and the table's: three products; the scores are read four times."""
+    model, M = setting.model, setting.tokens
+    V = model.vocabulary_size / setting.along("tensor")
+    three = _scaled(_product(M, model.width, V), 3)
+    return _scaled(three._replace(moved=three.moved + 16 * M * V), setting.accumulation)
+
+
+def _element_wise(setting: Setting) -> float:
+    """Bytes of norms, RoPE, residuals and activations of one layer: forward, backward, and what is computed again.
+
+    The compiler fuses much of it into products: what is counted here are one read and one write of each array.
+    """
+    model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
+    heads = (model.heads + 2 * model.kv_heads) * model.head_width / tensor
+    hidden = (2.5 if model.gated else 1.5) * model.mlp_width / tensor
+    if model.experts:
+        # Rows are also sorted, sent and put back.
+        k = model.experts_per_token * setting.padding
+        hidden = k * (hidden + 4 * model.width) + model.shared_experts * hidden
+    attention, mlp = 4 * model.width + 2 * heads, 4 * model.width + hidden
+    again = (attention if "qkv" in setting.recompute else 0) + (mlp if "up" in setting.recompute else 0)
+    return 2 * M * (3 * (attention + mlp) + again)
+
+
+def _update_bytes(setting: Setting) -> float:
+    """Reading a parameter, its gradient (once more for the norm) and what is kept, and writing all but the gradient."""
+    model = setting.model
+    layer = setting.layer_parameters / setting.along("fsdp")
+    tables = (1 if model.tied_embeddings else 2) * model.vocabulary_size * model.width
+    parameters = model.layers * layer + tables / setting.along("fsdp", "tensor")
+    accumulated = 12 * (setting.accumulation - 1)
+    return parameters * (UPDATE[setting.optimizer.kind, setting.optimizer.moments] + accumulated)
+
+
+def _muon_flops(setting: Setting) -> float:
+    """Five steps of three products for each hidden matrix, which the devices of a slice share."""
+    if setting.optimizer.kind != "muon":
+        return 0.0
+    model = setting.model
+    D, NH, KH, F = model.width, model.heads * model.head_width, model.kv_heads * model.head_width, model.mlp_width
+    matrices = {(D, NH): 2, (D, KH): 2, (D, F): (3 if model.gated else 2) * max(model.experts, 1)}
+    of = lambda i, o: 2 * min(i, o) ** 2 * (2 * max(i, o) + min(i, o))  # noqa: E731
+    layer = sum(count * MUON_STEPS * of(*sides) for sides, count in matrices.items())
+    return model.layers * layer * setting.topology.slices / setting.topology.chips
+
+
+def _sum(*parts: Part) -> Part:
+    return Part(*map(sum, zip(*parts, strict=True)))
+
+
+def _scaled(part: Part, times: float) -> Part:
+    return Part(*(times * value for value in part))
