@@ -5,7 +5,7 @@ import pytest
 from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TORUS, looped
 from tpullm.planning.chips import chip
 from tpullm.planning.hlo import Collective
-from tpullm.planning.schedule import KERNEL, LINKS, link_seconds, schedule
+from tpullm.planning.schedule import KERNEL, LINKS, OBSERVED, link_seconds, schedule
 from tpullm.topology import parse
 
 MILLISECOND = pytest.approx(1e-3, rel=1e-6)
@@ -14,7 +14,7 @@ GATHERING = 4096 * 4096 * 2 * 15 / 16 / RING + 8e-6  # both ways around a ring o
 
 
 def seconds(text: str) -> float:
-    return sum(item.seconds for item in schedule(text, TORUS))
+    return sum(item.seconds for item in schedule(text, TORUS)) / OBSERVED
 
 
 def test_a_loops_products_count_once_a_turn():
