@@ -52,7 +52,7 @@ def test_a_reshard_that_nobody_asked_for():
         "all-to-all of 32 MiB"
         in found(named("all-to-all", "bf16[4096,4096]{1,0}", "attention/dot_general"))["resharded"]
     )
-    assert "resharded" not in found(named("all-to-all", "bf16[4096,4096]{1,0}", "experts/all_to_all"))
+    assert "resharded" not in found(named("all-to-all", "bf16[4096,4096]{1,0}", "feed_forward/all_to_all"))
     resharded = named("all-gather", "bf16[4096,4096]{1,0}", "attention/reshard")
     assert "no line of ours asks for" in found(resharded)["resharded"]
 
