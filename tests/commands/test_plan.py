@@ -216,9 +216,9 @@ def test_no_file_is_written_over(refused, tmp_path):
 
 
 def test_the_price_file_says_when_and_where_from():
-    prices = yaml.safe_load((ROOT / "tpullm" / "planning" / "prices.yaml").read_text())
+    prices = yaml.safe_load((ROOT / "tpullm" / "prices.yaml").read_text())
     assert prices["date"] and prices["source"].startswith("https://")
-    assert {"v5e", "v6e", "v5p"} == set(prices["dollars_per_chip_hour"])
+    assert {"v5e", "v6e", "v5p"} < set(prices["dollars_per_chip_hour"])
 
 
 def test_pretrain_says_what_to_expect_and_the_report_compares(tiny_run):

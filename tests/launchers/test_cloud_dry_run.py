@@ -101,5 +101,5 @@ def test_the_command_in_the_head_of_the_targets_file_works(target):
     assert code == "0" and yaml.safe_load(printed)["requests"]
     cost = re.search(r"at most ([\d.]+) \$/h \((\d+) machines at ([\d.]+) \$", head)
     machine = machines.find(yaml.safe_load(head)["machine"])
-    assert float(cost[3]) == pytest.approx(machine.dollars, abs=0.005)
-    assert float(cost[1]) == pytest.approx(int(cost[2]) * machine.dollars, abs=0.005)
+    assert float(cost[3]) == pytest.approx(machine.dollars_an_hour, abs=0.005)
+    assert float(cost[1]) == pytest.approx(int(cost[2]) * machine.dollars_an_hour, abs=0.005)

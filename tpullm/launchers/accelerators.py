@@ -6,9 +6,8 @@ The number in a name counts chips (v5e, v6e) or TensorCores, two a chip (v4, v5p
 import difflib
 from dataclasses import dataclass
 
+from tpullm import prices
 from tpullm.errors import UserError
-
-PRICES = "on-demand list prices in the USA, $ a chip-hour, cloud.google.com/tpu/pricing, 2025; spot costs less"
 
 
 @dataclass(frozen=True)
@@ -16,26 +15,26 @@ class Family:
     """The slices of one generation.
 
     Args:
+        generation: as `topology.py` and the table of prices name it.
         cores_a_chip: what the number in a name counts, for each chip.
         sizes: the numbers that there are. (v4 and v5p have more shapes than names; these are the cubes and pods.)
         on_one_host: chips of the largest slice that is one host.
         runtime_version: the system of its machines, as Google recommends for JAX.
-        dollars: a chip-hour, see `PRICES`.
     """
 
+    generation: str
     cores_a_chip: int
     sizes: tuple[int, ...]
     on_one_host: int
     runtime_version: str
-    dollars: float
 
 
 _PODS_2D = (1, 4, 8, 16, 32, 64, 128, 256)
 FAMILIES = {
-    "v4": Family(2, (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096), 4, "tpu-ubuntu2204-base", 3.22),
-    "v5litepod": Family(1, _PODS_2D, 8, "v2-alpha-tpuv5-lite", 1.20),
-    "v5p": Family(2, (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 6144, 8192, 12288), 4, "v2-alpha-tpuv5", 4.20),
-    "v6e": Family(1, _PODS_2D, 8, "v2-alpha-tpuv6e", 2.70),
+    "v4": Family("v4", 2, (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096), 4, "tpu-ubuntu2204-base"),
+    "v5litepod": Family("v5e", 1, _PODS_2D, 8, "v2-alpha-tpuv5-lite"),
+    "v5p": Family("v5p", 2, (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 6144, 8192, 12288), 4, "v2-alpha-tpuv5"),
+    "v6e": Family("v6e", 1, _PODS_2D, 8, "v2-alpha-tpuv6e"),
 }
 CHIPS_A_HOST = 4  # of a slice that is more than one host, in all these generations
 
@@ -59,7 +58,7 @@ class Slice:
     @property
     def dollars_an_hour(self) -> float:
         """On demand."""
-        return self.chips * self.family.dollars
+        return self.chips * prices.chip_hour(self.family.generation)
 
 
 def find(name: str) -> Slice:

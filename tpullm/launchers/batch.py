@@ -228,7 +228,7 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         run=found.get("labels", {}).get("tpullm-run", ""),
         why=_why(status, state),
         hopeless=state is State.FAILED and not any(code in RETRIED for code in codes[-1:]) and bool(codes),
-        dollars_an_hour=machines.find(job.config.machine).dollars * at_work,
+        dollars_an_hour=machines.find(job.config.machine).dollars_an_hour * at_work,
     )
 
 

@@ -228,7 +228,9 @@ def _resource(job: Job, name: str, run: str, groups: list[dict[str, Any]]) -> Re
     members = engine.instances(_zone(job), name) if there else []
     state, why, hopeless = _state(job, members)
     at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
-    return Resource(name, attempt, state, run, why, hopeless, machines.find(job.config.machine).dollars * at_work)
+    return Resource(
+        name, attempt, state, run, why, hopeless, machines.find(job.config.machine).dollars_an_hour * at_work
+    )
 
 
 def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:

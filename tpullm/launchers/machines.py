@@ -3,6 +3,7 @@
 import difflib
 from dataclasses import dataclass
 
+from tpullm import prices
 from tpullm.errors import UserError
 
 PRICES = "on-demand list prices in us-central1, $ an hour, cloud.google.com/compute/all-pricing, 2025; spot costs less"
@@ -15,7 +16,7 @@ class Machine:
     Args:
         name: `a3-highgpu-8g`.
         vcpus, memory_gib: of it.
-        dollars: an hour, see `PRICES`.
+        dollars: an hour, see `PRICES`; that of TPU chips is in the table of all prices.
         gpus: that come with it.
         tpu: the generation of its TPU chips, as `topology.py` names them.
         chips: how many of those.
@@ -24,10 +25,15 @@ class Machine:
     name: str
     vcpus: int
     memory_gib: int
-    dollars: float
+    dollars: float = 0.0
     gpus: int = 0
     tpu: str = ""
     chips: int = 0
+
+    @property
+    def dollars_an_hour(self) -> float:
+        """On demand."""
+        return self.chips * prices.chip_hour(self.tpu) if self.tpu else self.dollars
 
     @property
     def devices(self) -> int:
@@ -62,10 +68,10 @@ _ALL = [
     Machine("g2-standard-48", 48, 192, 4.00, 4),
     Machine("g2-standard-96", 96, 384, 8.00, 8),
     # TPUs that Compute Engine serves itself. (Of v5e it lists the machine types, but makes no machines: GKE does.)
-    Machine("ct5p-hightpu-4t", 208, 448, 16.80, tpu="v5p", chips=4),
-    Machine("ct6e-standard-1t", 44, 176, 2.70, tpu="v6e", chips=1),
-    Machine("ct6e-standard-4t", 180, 720, 10.80, tpu="v6e", chips=4),
-    Machine("ct6e-standard-8t", 180, 1440, 21.60, tpu="v6e", chips=8),
+    Machine("ct5p-hightpu-4t", 208, 448, tpu="v5p", chips=4),
+    Machine("ct6e-standard-1t", 44, 176, tpu="v6e", chips=1),
+    Machine("ct6e-standard-4t", 180, 720, tpu="v6e", chips=4),
+    Machine("ct6e-standard-8t", 180, 1440, tpu="v6e", chips=8),
     *_cpu("e2-standard", 4, 0.0335, (2, 4, 8, 16, 32)),
     *_cpu("e2-highmem", 8, 0.0452, (2, 4, 8, 16)),
     *_cpu("n2-standard", 4, 0.0486, (2, 4, 8, 16, 32, 48, 64, 80, 96, 128)),

@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tpullm.launchers import accelerators, code, machines
+from tpullm import prices
+from tpullm.launchers import code, machines
 from tpullm.launchers.job import Job
 from tpullm.launchers.state import Attempt, State
 from tpullm.launchers.target import Resource, Target
@@ -58,8 +59,8 @@ def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource])
             f"  {resource.name}: {resource.state.value}{f' ({resource.why})' if resource.why else ''}, {costs}"
         )
     total = sum(resource.dollars_an_hour or 0 for resource in resources)
-    prices = machines.PRICES if job.config.machine else accelerators.PRICES
-    lines.append(f"  now {total:.2f} $/h ({prices})" if resources else "  nothing is left that costs")
+    source = machines.PRICES if job.config.machine else prices.said()
+    lines.append(f"  now {total:.2f} $/h ({source})" if resources else "  nothing is left that costs")
     return "\n".join(lines) + "\n"
 
 

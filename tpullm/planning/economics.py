@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any
 
 from tpullm.config import TrainConfig
 from tpullm.errors import UserError
 from tpullm.planning.estimate import Estimate
 from tpullm.planning.setting import Setting
+from tpullm.prices import price_list
 
 # Guesses, each of a usual order; nothing here could measure them.
 HOST_WRITES = 0.5e9  # bytes a second that one host writes to, or reads from, storage
@@ -95,13 +95,6 @@ def _goodput(config: TrainConfig, step_seconds: float, save_seconds: float, hour
     between_saves = max(min(every, default=config.steps * step_seconds), save_seconds)
     lost = RESTART_SECONDS + save_seconds + between_saves / 2
     return 1 / (1 + lost / (hours_between * 3600))
-
-
-def price_list() -> dict[str, Any]:
-    """The shipped price file: `date`, `source`, `dollars_per_chip_hour`."""
-    import yaml
-
-    return yaml.safe_load(resources.files("tpullm.planning").joinpath("prices.yaml").read_text(encoding="utf-8"))
 
 
 def prices_of(generation: str, given: list[str]) -> dict[str, float]:
