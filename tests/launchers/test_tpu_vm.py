@@ -1,11 +1,15 @@
 """TPU machines, asked for with Google's own client: what is sent, and what each answer leads to."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.conftest import ROOT, TINY
 from tests.launchers.conftest import make_job
 from tests.launchers.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, QUOTA, SUSPENDED
 from tpullm.errors import TryAgain, UserError
@@ -142,3 +146,16 @@ def test_a_name_of_another_run_is_refused_and_left_alone(tpu, tmp_path):
     with pytest.raises(UserError, match="name: mine is used by another run .* choose another with --name"):
         watch.follow(make_job(tmp_path / "run", name="mine"), tpu_vm, watch.Pace())
     assert list(tpu.resources) == ["mine-1"]
+
+
+def test_who_stops_watching_leaves_the_run_going(tpu, bucket):
+    """Ctrl-C, as a terminal sends it."""
+    command = [sys.executable, "-m", "tpullm", "launch", "tpu-vm", "--watch", "--project=p", "--zone=us-west4-a"]
+    command += ["--accelerator=v5litepod-16", "--", "pretrain", "--config", str(TINY), "--run", f"{bucket}/run"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert any("waiting for capacity" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("tpullm: tiny-pretrain: not watched any more; it goes on, and costs")
+    assert list(tpu.resources) == ["tiny-pretrain-1"]
