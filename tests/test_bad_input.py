@@ -229,10 +229,6 @@ def test_two_at_once_in_one_run(capsys, tiny_tokens):
         assert "another tpullm works in it" in refused(capsys, "collect", "--run", tiny_tokens)
 
 
-def test_a_folder_that_is_not_on_this_machine(capsys):
-    assert "only local folders" in refused(capsys, "collect", "--config", TINY, "--run", "gs://bucket/run")
-
-
 def test_a_run_directory_of_another_recipe(capsys, tiny_run):
     before = (tiny_run / "recipe.yaml").read_text()
     line = refused(capsys, "collect", "--config", QUICKSTART, "--run", tiny_run)

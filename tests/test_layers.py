@@ -23,7 +23,9 @@ def test_import_contract(contract):
     assert "1 kept, 0 broken" in result.stdout
 
 
-@pytest.mark.parametrize("module", ["cli", "commands.collect", "commands.tokenize", "commands.report"])
+@pytest.mark.parametrize(
+    "module", ["cli", "commands.collect", "commands.tokenize", "commands.report", "commands.launch", "launchers.host"]
+)
 def test_starts_without_jax(module):
     result = run_python(f"import sys, tpullm.{module}; print(*{{'jax', 'jaxlib', 'flax', 'torch'}} & set(sys.modules))")
     assert result.returncode == 0, result.stderr

@@ -49,7 +49,8 @@ LAUNCHES = [command for command in COMMANDS if command.startswith("tpullm launch
 def test_a_launch(command):
     """Nothing is sent; what would be is printed."""
     words = shlex.split(command)[1:]
-    assert "requests:" in tpullm(*words[:2], "--dry-run", *words[2:]).stdout
+    shown = "processes:" if words[1] == "local" else "requests:"
+    assert shown in tpullm(*words[:2], "--dry-run", *words[2:]).stdout
 
 
 HERE = [command for command in COMMANDS if command.startswith("tpullm") and command not in LAUNCHES]

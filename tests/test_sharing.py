@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ROOT
 from tests.corpus.test_collect import _story, _write
-from tpullm import cli, log, manifest, sharing
+from tpullm import cli, log, manifest, sharing, storage
 from tpullm.commands import collect
 from tpullm.config import CorpusConfig, Recipe, Source
 from tpullm.corpus import collect as corpus_collect
@@ -36,7 +36,7 @@ from pathlib import Path
 from tpullm import cli, sharing
 from tpullm.corpus import collect, process, store
 collect.TASK_BYTES, process.PARALLEL_BYTES, store.SHARD_CHARACTERS = 1, 10**9, 3_000
-sharing.SECONDS_BETWEEN_LOOKS, sharing.SECONDS_TO_RESTART = 0.1, 1.0
+sharing.SECONDS_BETWEEN_LOOKS = 0.1
 made, process_task = Path(os.environ["MADE"]), process.process
 def noted(task):
     time.sleep(float(os.environ["PAUSE"]))
@@ -44,32 +44,37 @@ def noted(task):
     with open(made, "a") as file:
         file.write(f"{task.result.stem}\\n")
 process.process = noted
-sys.exit(next((code for verb in os.environ["VERBS"].split() if (code := cli.main([verb, *sys.argv[1:]]))), 0))
+sys.exit(cli.main(["collect", *sys.argv[1:]]) or cli.main(["tokenize", *sys.argv[1:]]))
 """
 
 
-@pytest.fixture
-def recipe(tmp_path) -> Path:
+def make_recipe(folder) -> Path:
     """A recipe of a source of 24 files, each a part."""
-    source = {"name": "stories", "kind": "jsonl", "path": str(tmp_path / "in"), "licence": "CC0-1.0", "language": "ja"}
-    (tmp_path / "in").mkdir()
+    source = {"name": "stories", "kind": "jsonl", "path": str(folder / "in"), "licence": "CC0-1.0", "language": "ja"}
+    (folder / "in").mkdir()
     for number in range(FILES):
-        _write(tmp_path / "in" / f"{number:02}.jsonl", [_story(number * 100 + index) for index in range(12)])
+        _write(folder / "in" / f"{number:02}.jsonl", [_story(number * 100 + index) for index in range(12)])
     content = {
         "name": "shared",
         "corpus": {"sources": [source], "workers": 1, "held_out_fraction": 0.1},
         "tokenizer": {"vocabulary_size": 400, "words": False},
     }
-    path = tmp_path / "recipe.yaml"
+    path = folder / "recipe.yaml"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
-def start(recipe, run, index, count, *words, verbs="collect tokenize", pause=0.0, **environment) -> subprocess.Popen:
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """A recipe whose source stays as it is."""
+    return make_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+def start(recipe, run, index, count, *words, pause=0.0, made=None, **environment) -> subprocess.Popen:
     """One share, by itself."""
     place = [] if environment else ["--share.count", count, "--share.index", index]
     command = [sys.executable, "-c", PROGRAM, "--config", recipe, "--run", run, *place, *words]
-    own = {"PYTHONPATH": str(ROOT), "MADE": f"{run}.made", "PAUSE": str(pause), "VERBS": verbs}
+    own = {"PYTHONPATH": str(ROOT), "MADE": str(made or f"{run}.made"), "PAUSE": str(pause)}
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=os.environ | own | environment, **pipes)
 
@@ -96,16 +101,16 @@ def contents(run) -> dict[str, bytes]:
     for name in [name for name in files if name.endswith(manifest.FILE)]:
         value = json.loads(files[name])
         files[name] = {key: value[key] for key in value if key not in ("finished", "seconds")}
-    del files["recipe.yaml"]
-    return files
+    return {name: content for name, content in files.items() if name not in ("recipe.yaml", ".lock")}
 
 
-@pytest.fixture
-def whole(recipe, tmp_path) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def whole(recipe) -> dict[str, bytes]:
     """What one process makes."""
-    succeed([start(recipe, tmp_path / "whole", 0, 1)])
-    found = contents(tmp_path / "whole")
-    assert sorted(Path(tmp_path / "whole.made").read_text().split()) == [f"{number:06}" for number in range(FILES)]
+    run = recipe.parent / "whole"
+    succeed([start(recipe, run, 0, 1)])
+    found = contents(run)
+    assert sorted(Path(f"{run}.made").read_text().split()) == [f"{number:06}" for number in range(FILES)]
     assert len([name for name in found if name.endswith("jsonl.gz")]) > 8
     return found
 
@@ -145,9 +150,25 @@ def test_a_killed_share_is_waited_for_and_goes_on_where_it_was(recipe, tmp_path,
     assert contents(run) == whole
 
 
+@pytest.mark.slow  # 20 s
+def test_shares_on_gs_make_the_same_though_share_0_is_killed(recipe, tmp_path, whole, bucket):
+    run, made = bucket / "run", tmp_path / "made"
+    others = [start(recipe, run, index, 3, made=made) for index in (1, 2)]
+    killed = start(recipe, run, 0, 3, made=made, pause=0.2)
+    own = {f"{number:06}" for number in range(0, FILES, 3)}
+    wait_for(lambda: made.exists() and len(own & set(made.read_text().split())) == 3)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    succeed([*others, start(recipe, run, 0, 3, made=made)])
+    assert sorted(made.read_text().split()) == [f"{number:06}" for number in range(FILES)], "none was made twice"
+    storage.remote().download_all(run, tmp_path / "run", list(storage.files(run)))
+    assert contents(tmp_path / "run") == whole
+
+
 @pytest.mark.parametrize("by", ["flags", "batch"])
-def test_a_share_that_fails_by_its_input_ends_all_with_its_line(recipe, tmp_path, by):
+def test_a_share_that_fails_by_its_input_ends_all_with_its_line(tmp_path, by):
     """Of a job, also those that start when it has failed already; and the next job is not concerned."""
+    recipe = make_recipe(tmp_path)
     broken, run = tmp_path / "in" / "07.jsonl", tmp_path / "run"
     packed = gzip.compress(broken.read_bytes())
     broken.with_suffix(".jsonl.gz").write_bytes(packed[:50])
@@ -157,8 +178,9 @@ def test_a_share_that_fails_by_its_input_ends_all_with_its_line(recipe, tmp_path
         variables = {"BATCH_TASK_INDEX": str(index), "BATCH_TASK_COUNT": "4", "BATCH_JOB_UID": job}
         return start(recipe, run, index, 4, **(variables if by == "batch" else {}))
 
-    early = [share(index) for index in (3, 1)]
-    ended = finish(early)
+    early = [share(1)]
+    wait_for(lambda: any(run.glob(".collect/notes/1.*")))
+    ended = finish([share(3), *early])
     if by == "batch":
         ended += finish([share(0)])
     for code, said in ended:
@@ -168,17 +190,19 @@ def test_a_share_that_fails_by_its_input_ends_all_with_its_line(recipe, tmp_path
     assert not (run / "documents").exists()
     broken.with_suffix(".jsonl.gz").write_bytes(packed)
     succeed([share(index, "second") for index in (0, 1, 2, 3)])
-    assert (run / "tokens" / manifest.FILE).exists() and not (run / ".work").exists()
+    assert (run / "tokens" / manifest.FILE).exists() and not list(run.glob(".[!l]*"))
 
 
-def test_a_share_of_another_recipe_is_refused(recipe, tmp_path):
-    shares = [start(recipe, tmp_path / "run", 0, 2, pause=0.1)]
-    wait_for(lambda: any((tmp_path / "run").glob(".work/collect/notes/0.*")))
-    shares.append(start(recipe, tmp_path / "run", 1, 2, "--corpus.minimum_characters", 7, pause=0.1))
-    ended = finish(shares)
-    assert [code for code, _ in ended] == [2, 2]
-    assert "config.minimum_characters" in ended[0][1].splitlines()[-1], ended[0][1]
-    assert not (tmp_path / "run" / "documents").exists() and not (tmp_path / "run" / "recipe.yaml").exists()
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_share_of_another_recipe_is_refused(recipe, tmp_path, first):
+    run = tmp_path / "run"
+    other = {1: ["--corpus.minimum_characters", 7]}
+    shares = [start(recipe, run, first, 2, *other.get(first, []), pause=0.1)]
+    wait_for(lambda: any(run.glob(f".collect/notes/{first}.*")))
+    shares.append(start(recipe, run, 1 - first, 2, *other.get(1 - first, []), pause=0.1))
+    for code, said in finish(shares):
+        assert code == 2 and "config.minimum_characters" in said.splitlines()[-1], said
+    assert not (run / "documents").exists() and not (run / "recipe.yaml").exists()
 
 
 def begun(folder, index, job="", count=2, inputs=None) -> SharedWork:
@@ -263,7 +287,7 @@ def test_shares_that_were_started_differently_refuse_whoever_comes_first(tmp_pat
 def test_nothing_is_left_of_what_succeeded_and_all_parts_of_what_was_interrupted(tmp_path):
     first, second = begun(tmp_path, 0), begun(tmp_path, 1)
     fails(first, KeyboardInterrupt())
-    assert (tmp_path / ".work").exists()
+    assert (tmp_path / ".collect").exists()
     begun(tmp_path, 0).__exit__(None, None, None)
     second.__exit__(None, None, None)
     late = begun(tmp_path, 1)  # started again when the stage was finished just then

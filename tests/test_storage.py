@@ -204,6 +204,7 @@ def test_what_the_server_refuses_is_one_line_without_secrets(code, says, bucket,
         validate_response(code, b'{"error": {"message": "Bearer ya29.secret is not enough"}}', path, args)
 
     refused.__wrapped__ = refused
+    monkeypatch.setattr(gs.filesystem(), "_reached", False)
     monkeypatch.setattr(GCSFileSystem, "_request", refused)
     for use in (lambda: storage.read_json(bucket / "a"), lambda: (bucket / "a").exists(), lambda: names(bucket)):
         with pytest.raises(UserError, match=f"{bucket}.*{says}") as told:

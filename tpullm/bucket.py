@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,12 @@ class Bucket(GCSFileSystem):
                 self._reached = True
                 return answer
             except Exception as error:
-                refuse(error, method, path, args)
-                if not is_transient(error):
+                stale = (
+                    self._reached and str(getattr(error, "code", "")) == "401"
+                )  # a token that ran out, once it worked
+                if not stale:
+                    refuse(error, method, path, args)
+                if not (stale or is_transient(error)):
                     raise
                 if time.monotonic() - began > (PATIENCE_SECONDS if self._reached else FIRST_PATIENCE_SECONDS):
                     raise self._given_up(error, path, args) from error
@@ -323,8 +328,6 @@ def read_with_age(target: Path) -> tuple[int, dict, float]:
         value = json.loads(target.read_bytes())
     except FileNotFoundError:
         return 0, {}, 0.0
-    from email.utils import parsedate_to_datetime
-
     facts = json.loads(found)
     changed = system._parse_timestamp(facts["updated"])
     return int(facts["generation"]), value, (parsedate_to_datetime(headers["Date"]) - changed).total_seconds()

@@ -8,6 +8,7 @@ a page of text; a collective that waits for a dead host may wait for ever.
 import contextlib
 import json
 import os
+import random
 import socket
 import sys
 import threading
@@ -24,6 +25,18 @@ SECONDS_TO_UNWIND = 5.0  # after another host failed, until a process that is st
 GO_ON = "the same command on all hosts goes on from the last save"
 
 Message = dict[str, Any]
+
+
+def free_port() -> int:
+    """A port that nobody listens on, for who will listen a moment later.
+
+    One that the system itself gives to nobody: of those that it gives, another process took it meanwhile (once in some
+    thousand starts, on a busy machine).
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
+    raise UserError("hosts: no port between 20,000 and 32,000 is free; stop what listens on them")
 
 
 class Channel:

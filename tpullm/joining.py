@@ -272,7 +272,7 @@ def join(place: Place) -> None:
     host, _, port = place.coordinator.rpartition(":")
     host = host.strip("[]")
     if place.index == 0:
-        jax_port = _free_port()
+        jax_port = channel.free_port()
         to_others = channel.receive(int(port), place.count, name, SECONDS_TO_JOIN, {"jax_port": jax_port})
     else:
         to_others, told = channel.connect(host, int(port), place.index, place.count, name, SECONDS_TO_JOIN)
@@ -281,11 +281,6 @@ def join(place: Place) -> None:
     hosts.agree("the code", _code())
     _start_jax(place, jax_port)
     log.say(f"place: host 0 of {place.count}, by {place.source}; all: {', '.join(to_others.names)}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("", 0)) as server:
-        return server.getsockname()[1]
 
 
 def _start_jax(place: Place, port: int) -> None:

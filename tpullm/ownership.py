@@ -73,7 +73,7 @@ class Lease:
         while True:
             generation, said, age = storage.remote().read_with_age(self._path)
             if not generation or age > SECONDS_OF_A_LEASE or _is_dead(said):
-                self._generation = storage.remote().write_if(self._path, self._said | {"time": time.time()}, generation)
+                self._generation = self._write(generation)
                 if self._generation:
                     return self._renewing.start()
             elif time.monotonic() - began > SECONDS_OF_A_LEASE + SECONDS_OF_ROUNDING:
@@ -84,12 +84,18 @@ class Lease:
                 told = True
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
+    def _write(self, before: int) -> int | None:
+        """Write the lease in place of that generation; the new one, None if it is another's now."""
+        made = storage.remote().write_if(self._path, self._said | {"time": time.time()}, before)
+        if made is None:
+            now, said, _ = storage.remote().read_with_age(self._path)
+            return now if said.get("id") == self._said["id"] else None  # an earlier try came through unheard
+        return made
+
     def _renew(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_RENEWALS):
             try:
-                self._generation = storage.remote().write_if(
-                    self._path, self._said | {"time": time.time()}, self._generation
-                )
+                self._generation = self._write(self._generation)
             except UserError:  # an outage; if someone else took it meanwhile, the next try says so
                 continue
             if self._generation is None:
@@ -101,7 +107,8 @@ class Lease:
         """Let the next one in at once."""
         self._ended.set()
         self._renewing.join()
-        storage.remote().remove_if(self._path, self._generation)
+        with contextlib.suppress(UserError):  # in an outage it stays, and ages
+            storage.remote().remove_if(self._path, self._generation)
 
 
 def _process() -> str:

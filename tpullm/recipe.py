@@ -41,15 +41,13 @@ def parse(parser, argv: list[str], kind: type = Recipe):
 
 def _fetched(argv: list[str]) -> list[str]:
     """The command line with a recipe on `gs://` as a file of this machine."""
-    after = ["", *argv]
-    remote = {"--config": "", "--config=": "--config="}
-    return [
-        prefix + str(storage.local_copy(storage.path(argument.removeprefix(prefix))))
-        if (prefix := "--config=" if argument.startswith("--config=gs://") else remote.get(before)) is not None
-        and storage.is_remote(argument.removeprefix(prefix))
-        else argument
-        for before, argument in zip(after, argv, strict=False)
-    ]
+    found = list(argv)
+    for place, argument in enumerate(argv):
+        prefix = "--config=" if argument.startswith("--config=") else ""
+        value = argument.removeprefix(prefix)
+        if storage.is_remote(value) and (prefix or argv[place - 1 : place] == ["--config"]):
+            found[place] = prefix + str(storage.local_copy(storage.path(value)))
+    return found
 
 
 def _given(argv: list[str]) -> list[tuple[str, str]]:

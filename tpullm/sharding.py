@@ -99,6 +99,11 @@ def planned_mesh(shape: Mapping[str, int], devices: int, device: AbstractDevice 
     return AbstractMesh(axis_sizes(shape, devices), AXES, axis_types=EXPLICIT, abstract_device=device)
 
 
+def device() -> AbstractDevice | None:
+    """The kind of device of the mesh that is computed for, which needn't be here; None where no mesh is set."""
+    return jax.sharding.get_abstract_mesh().abstract_device
+
+
 def over(spec: PartitionSpec, dimensions: range | tuple[int, ...]) -> tuple[str, ...]:
     """The mesh axes that split these dimensions of an array."""
     parts = [spec[dimension] for dimension in dimensions]
@@ -138,8 +143,7 @@ def _two_steps(axis: str) -> list:
     them it does not (libtpu 0.0.50, on v5e, v6e and v5p). The second step of a scatter has a `rows`-th of the data.
     """
     size, mesh = jax.lax.axis_size(axis), jax.sharding.get_abstract_mesh()
-    kind = mesh.abstract_device.device_kind
-    dimensions = next((of.dimensions for of in GENERATIONS.values() if of.kind == kind), 2)
+    dimensions = next((of.dimensions for of in GENERATIONS.values() if of.kind == device().device_kind), 2)
     # The groups are lines of the torus and what is across them.
     rows = max(divisor for divisor in range(1, size + 1) if size % divisor == 0 and divisor**dimensions <= size)
     if rows == 1 or size < mesh.size:

@@ -2,9 +2,9 @@
 
 They see one run directory and talk through files that appear whole and never change:
 
-    RUN/.work/VERB/KEY/             what was done of each part; KEY is the hash of all that the work depends on
-    RUN/.work/VERB/notes/I.START.begun    share I began (START is random), and with which inputs
-    RUN/.work/VERB/notes/I.START.failed   it ended by a mistake that the user can correct, told in one line
+    RUN/.VERB/KEY/                   what was done of each part; KEY is the hash of all that the work depends on
+    RUN/.VERB/notes/I.START.begun    share I began (START is random), and with which inputs
+    RUN/.VERB/notes/I.START.failed   it ended by a mistake that the user can correct, told in one line
 
 Share 0 owns the run directory: it alone makes what is one (downloads, documents, tokenizer, stores, manifests); the
 others wait for that. A share that vanishes leaves its finished parts, and the others wait until it is started again.
@@ -77,7 +77,7 @@ class SharedWork:
 
     def __init__(self, run: Path, verb: str, share: Share):
         self.share = share
-        self.folder = run / ".work" / verb
+        self.folder = run / f".{verb}"
         self._notes = self.folder / "notes"
         self._name = f"{share.index}.{uuid.uuid4().hex[:8]}"
         self._facts: dict[str, Any] = {}
@@ -96,18 +96,18 @@ class SharedWork:
         if not error:
             self._finish()
         elif told and self.share.count == 1:
-            self._remove()
+            storage.remove_tree(self.folder)
         elif told and not isinstance(error, ShareFailed):
             with contextlib.suppress(OSError):  # a full device, perhaps: the line is told here in any case
                 self._write_note(FAILED, line=told)
 
     def begin(self, inputs: dict[str, Any]) -> Path:
-        """The folder for what is done from these inputs; what was done from others is removed."""
+        """The folder for what is done from these inputs; one process alone removes what was done from others."""
         self._facts = {"share.count": self.share.count} | _facts(inputs)
         if self.share.count > 1:
             self._write_note(BEGUN, facts=self._facts)
         folder = self.folder / storage.hash_json(inputs)[:16]
-        if self.share.is_first:
+        if self.share.count == 1:  # else a share of another recipe may be writing there, and shall hear of it
             for name in _names(self.folder) - {folder.name, self._notes.name}:
                 storage.remove_tree(self.folder / name)
         return folder
@@ -191,7 +191,10 @@ class SharedWork:
 
     def _write_note(self, kind: str, **content: Any) -> None:
         note = {"job": self.share.job, "host": socket.gethostname(), **content}
-        storage.write_json(self._notes / f"{self._name}.{kind}", note)
+        try:
+            storage.write_json(self._notes / f"{self._name}.{kind}", note)
+        except FileNotFoundError:  # the stage was finished, and share 0 removed the folder, at this very moment
+            storage.write_json(self._notes / f"{self._name}.{kind}", note)
 
     def _remove_notes(self) -> None:
         """What this share wrote, now or in an earlier attempt."""
@@ -201,15 +204,12 @@ class SharedWork:
 
     def _finish(self) -> None:
         """The stage is finished: share 0 removes all; another, started again at that very moment, what it wrote."""
-        if not self.share.is_first:
+        if self.share.is_first:
+            storage.remove_tree(self.folder)
+        else:
             self._remove_notes()
-        if self.share.is_first or not (_names(self._notes) or _names(self.folder) - {self._notes.name}):
-            self._remove()
-
-    def _remove(self) -> None:
-        storage.remove_tree(self.folder)
-        if not _names(self.folder.parent):
-            storage.remove_tree(self.folder.parent)
+            storage.remove_empty(self._notes)
+            storage.remove_empty(self.folder)
 
 
 def _names(folder: Path) -> set[str]:

@@ -10,6 +10,7 @@ from tpullm.config import Recipe, TrainConfig
 from tpullm.errors import UserError
 from tpullm.log import say
 
+STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
 # Settings of training that change when things are written, and not one number of the result.
 WITHOUT_EFFECT = ("checkpoint", "log_every", "evaluate_every", "evaluate_rows", "data_workers")
 
@@ -104,14 +105,22 @@ def begin(stage: Path, inputs: dict) -> None:
 
     What was trained is never deleted: only the user knows what it cost.
     """
-    started = stage / "inputs.json"
+    _make_room(stage, inputs)
+    _note(stage, inputs)
+
+
+def _make_room(stage: Path, inputs: dict) -> None:
+    started = stage / STARTED
     if stage.exists() and (not started.exists() or storage.read_json(started) != manifest.plain(inputs)):
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S.%f")
         kept = stage.parent / "replaced" / f"{stage.name}-{now}"
         storage.move_tree(stage, kept)
         say(f"{stage.name}: its inputs changed, so it is made again (the old one is kept in {kept})")
-    if not started.exists():
-        storage.write_json(started, manifest.plain(inputs))
+
+
+def _note(stage: Path, inputs: dict) -> None:
+    if not (stage / STARTED).exists():
+        storage.write_json(stage / STARTED, manifest.plain(inputs))
 
 
 def begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed: dict[str, str] | None = None) -> None:
@@ -130,11 +139,12 @@ def begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed
 
 
 def _begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed: dict[str, str]) -> None:
-    begin(run / stage, inputs)
-    if not (run / stage / "tokenizer").exists():
+    _make_room(run / stage, inputs)
+    if not all((run / stage / name).exists() for name in ("tokenizer", STARTED)):
         with storage.atomic_directory(run / stage / "tokenizer") as temporary:
             for file in storage.local_copy(tokenizer).iterdir():
                 if file.name != manifest.FILE:
                     shutil.copyfile(file, temporary / file.name)
             for name, text in changed.items():
                 (temporary / name).write_text(text, encoding="utf-8")
+    _note(run / stage, inputs)

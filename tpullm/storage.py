@@ -131,6 +131,13 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if it is there and nothing is in it; on `gs://` there are no empty folders."""
+    if not is_remote(folder):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def move_tree(source: Path, target: Path) -> None:
     """Rename a folder. On `gs://` it is copied on the server and then removed; killed in between, both are there."""
     if is_remote(source):

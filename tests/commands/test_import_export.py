@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from safetensors.numpy import load_file
 
 from tests.conftest import TINY, tpullm
 from tests.huggingface.published import CHATML, END, change, change_tensor, directory
-from tpullm import publishing
+from tpullm import publishing, storage
 from tpullm.cli import main
 from tpullm.door import LanguageModel
 
@@ -38,6 +39,31 @@ def conversations(tmp_path):
 
 def call(*arguments, code=0):
     assert main([str(argument) for argument in arguments]) == code
+
+
+def test_published_models_come_from_gs_learn_there_and_go_out_there(published, conversations, bucket, capsys):
+    """Model, conversations, chat template, run and what is exported: none of them on this machine."""
+    storage.remote().upload_all(published, bucket / "published", [file.name for file in published.iterdir()])
+    storage.copy(Path(conversations.split("[")[1].rstrip("]")), bucket / "talks.jsonl")
+    storage.write_text(bucket / "chatml.jinja", CHATML)
+    call("import", bucket / "published", "--run", bucket / "run")
+    call("import", bucket / "published", "--run", bucket / "run")
+    assert "base: finished, skipped" in capsys.readouterr().err
+    call("export", bucket / "run", bucket / "out")
+    given, written = (
+        load_file(folder / "model.safetensors") for folder in (published, storage.local_copy(bucket / "out"))
+    )
+    assert all(given[key].tobytes() == written[key].tobytes() for key in given.keys() | written.keys())
+    call("doctor", bucket / "out")
+    call("export", bucket / "run", bucket / "out", code=2)
+    assert f"{bucket}/out: is not an empty folder" in capsys.readouterr().err
+    learn = ["--finetune.conversations", f"[{bucket}/talks.jsonl]", "--finetune.chat_template", bucket / "chatml.jinja"]
+    call("finetune", "--run", bucket / "run", *learn, "--finetune.train.steps=2", "--finetune.train.batch_size=8")
+    call("finetune", "--run", bucket / "run", *learn, "--finetune.train.steps=3", "--finetune.train.batch_size=8")
+    assert f"the old one is kept in {bucket}/run/replaced/finetune-" in capsys.readouterr().err
+    assert [path.name for path in (bucket / "run" / "replaced").iterdir()]
+    call("tokenize", "--show", "The cat", "--model", bucket / "run")
+    assert capsys.readouterr().out.startswith("The")
 
 
 def test_what_is_imported_goes_out_with_the_same_bytes(published, tmp_path, capsys):

@@ -216,7 +216,7 @@ def test_a_killed_run_leaves_no_documents_and_the_next_one_cleans_up(tmp_path, n
     environment = {**os.environ, "PYTHONPATH": str(Path(collect.__file__).parents[2])}
     child = subprocess.Popen([sys.executable, script, run], env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not any(run.glob(".work/collect/*/*")) and time.monotonic() < deadline:
+    while not any(run.glob(".collect/*/*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     child.send_signal(number)
     assert child.wait(30) != 0

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tpullm import storage
 from tpullm.config import CorpusConfig, Recipe, Source
-from tpullm.corpus import sources
+from tpullm.corpus import readers, sources
 from tpullm.errors import UserError
 
 
@@ -99,4 +100,24 @@ def test_the_fingerprint_follows_the_content(tmp_path):
     Path(tmp_path, "a.txt").touch()
     assert sources.fingerprint([source]) == before
     Path(tmp_path, "a.txt").write_text("changed")
+    assert sources.fingerprint([source]) != before
+
+
+def test_a_source_on_gs_is_the_folder_that_was_sent_there(tmp_path, bucket):
+    """The same files in the same order with the same text; what they are is told without reading them, by content."""
+    names = ["b.txt", "a/c.md", "a/.hidden", "__pycache__/d.txt", "e.bin", "held.txt"]
+    folder = _write(tmp_path / "texts", *names)
+    storage.remote().upload_all(folder, bucket / "texts", names)
+    found = []
+    for place in (folder, bucket / "texts"):
+        source = Source("s", "files", str(place), str(place / "held.txt"), licence="CC0-1.0")
+        sources.check([source])
+        files, ignored = sources.files(source, tmp_path)
+        texts = [[raw.text for raw in readers.read(file, source)] for file in files]
+        found.append((_names(files), [file.bytes for file in files], ignored, texts))
+    assert found[0] == found[1] and len(found[0][0]) == 3
+    before = sources.fingerprint([source])
+    (bucket / "texts" / "b.txt").write_text("text of b.txt\n")
+    assert sources.fingerprint([source]) == before
+    (bucket / "texts" / "b.txt").write_text("other\n")
     assert sources.fingerprint([source]) != before

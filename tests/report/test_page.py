@@ -244,6 +244,14 @@ def test_texts_of_others_cannot_add_markup():
     assert Outline(made).loaded == []
 
 
+def test_how_evenly_experts_work_is_drawn_for_a_mixture_alone():
+    said = "How evenly the experts work"
+    assert said not in page(full())
+    loads = [row | {"expert_load": {"highest": 1.5, "lowest": 0.25}} for row in TRAINING]
+    written = page(full(pretrain=loads))
+    assert said in written and "the highest of any layer" in written and "an even load" in written
+
+
 def test_the_attention_picture_is_drawn_where_there_is_one():
     attention = {"text": "今日は", "tokens": ["今日", "</script>"], "weights": [[[[1.0, 0.0], [0.25, 0.75]]]]}
     made = page(full(results=RESULTS | {"attention": attention}))

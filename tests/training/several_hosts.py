@@ -1,12 +1,12 @@
 """Several hosts as processes of this machine that share 8 CPU devices."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tpullm.channel import free_port
 
 # Machine code as it comes: of the dense model's sharded losses' 28 s of processor time 15 went into making it faster.
 # What XLA makes of the mesh, and in what order devices' numbers are summed, is decided before.
@@ -29,8 +29,7 @@ def start(
     """
     flags = f"--xla_force_host_platform_device_count={devices // hosts} {QUICK_TO_COMPILE}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     started = []
     for index in range(hosts):
         place = ["--hosts.coordinator", address, "--hosts.count", hosts, "--hosts.index", index]

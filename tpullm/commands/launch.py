@@ -96,10 +96,8 @@ def _start(work: Job, target: Target, arguments: Any) -> int:
             watch.patiently(lambda: watch.ask(work, target, state, last.number + 1))
     if arguments.watch:
         return watch.follow(work, target)
-    action = watch.patiently(lambda: watch.look(work, target, state, watch.Pace()))
-    if isinstance(action, watch.Ask):
-        watch.patiently(lambda: watch.act(action, work, target, state, watch.Pace()))
-    say(show.what_now(work))
+    if watch.begin(work, target, state):
+        say(show.what_now(work))
     return 0
 
 

@@ -154,12 +154,19 @@ def extension(path: Path) -> str:
 def _walk(folder: Path) -> list[tuple[Path, Any]]:
     """All files under `folder` (and their states, on `gs://`), in a fixed order, without hidden and compiled ones."""
     if storage.is_remote(folder):
-        return [(folder / name, status) for name, status in storage.files(folder).items() if not _HIDDEN.search(name)]
+        shown = [item for item in storage.files(folder).items() if not _HIDDEN.search(item[0])]
+        return [(folder / name, status) for name, status in sorted(shown, key=lambda item: _place(item[0]))]
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         found += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
     return [(path, None) for path in found]
+
+
+def _place(name: str) -> list[tuple[bool, str]]:
+    """Orders the files of a folder before its subfolders, as walking through it does."""
+    *folders, file = name.split("/")
+    return [(True, part) for part in folders] + [(False, file)]
 
 
 def fingerprint(found: list[Source]) -> dict[str, Any]:

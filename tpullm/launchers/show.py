@@ -40,8 +40,10 @@ def as_yaml(value: Any) -> str:
 
 def what_now(job: Job) -> str:
     """The line after a launch."""
-    way = f"--watch stays with it, and `launch {job.target} status`, `logs` or `stop` look after it"
-    return f"{job.name}: launched; the same command with {way}"
+    watched = "the same command with --watch replaces lost machines and removes them at the end"
+    return (
+        f"{job.name}: launched; {watched}. After {job.target}, `status` and `logs` show how it goes, `stop` removes all"
+    )
 
 
 def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource]) -> str:

@@ -68,9 +68,10 @@ class Remove:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to do yet, and why."""
+    """Nothing to do yet, and why; `alive`: an attempt is on its way or at work."""
 
     why: str
+    alive: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def decide(
         own = next((resource for resource in resources if resource.attempt == last.number), None)
         return _about(last, own, hosts, pace, now)
     if resources:  # what is being deleted may still count against the quota
-        return Wait(f"{resources[-1].name} is being deleted")
+        return Wait(f"{resources[-1].name} is being deleted", alive=False)
     if not last.over.again:
         return Finish(last.over)
     lost = _lost(attempts)
@@ -192,6 +193,18 @@ def follow(job: Job, target: Target, pace: Pace = Pace()) -> int:  # noqa: B008
         ) from None
 
 
+def begin(job: Job, target: Target, state: State, pace: Pace = Pace()) -> bool:  # noqa: B008
+    """Until an attempt is on its way or at work; whether there is one, for the run may be over."""
+    while True:
+        action = patiently(lambda: look(job, target, state, pace), pace)
+        if isinstance(action, Active) or (isinstance(action, Wait) and action.alive):
+            return True
+        if isinstance(action, Finish):
+            _end(job, action.over)
+            return False
+        time.sleep(patiently(lambda action=action: act(action, job, target, state, pace), pace))
+
+
 def look(job: Job, target: Target, state: State, pace: Pace) -> Action:
     """What is there now, and so what to do next."""
     resources = owned(job, target.observe(job))
@@ -214,6 +227,7 @@ def act(action: Action, job: Job, target: Target, state: State, pace: Pace) -> f
             if (early := not_before - time.time()) > 0:
                 return min(early, pace.poll)
             ask(job, target, state, number)
+            return 0.0
         case Judge(number, over):
             if over.again:
                 say(f"{job.name}: attempt {number}: {over.why}")

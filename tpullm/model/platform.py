@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from tpullm.config import ModelConfig
+from tpullm.sharding import device
 
 # The longest row whose attention weights a CPU keeps: in bfloat16 they are 17 MB a head.
 LONGEST_KEPT = 4096
@@ -26,8 +27,7 @@ PEAKS = {
 
 def target() -> str:
     """The platform that is computed for (`cpu`, `gpu`, `tpu`): that of the mesh, which may be of devices not here."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device is not None else jax.default_backend()
+    return device().platform if device() is not None else jax.default_backend()
 
 
 def compute_dtype(choice: str) -> jnp.dtype:
@@ -67,8 +67,7 @@ def has_ragged_exchange() -> bool:
     0.0.50), where those of v5p and v6e don't. XLA for a CPU does not compile `ragged-all-to-all` (JAX 0.10 and 0.12),
     and nobody has tried several GPUs here. All these send padded rows, to the same numbers.
     """
-    device = jax.sharding.get_abstract_mesh().abstract_device  # of what is compiled for, which needn't be here
-    return device is not None and device.platform == "tpu" and device.device_kind != "TPU v5 lite"
+    return target() == "tpu" and device() is not None and device().device_kind != "TPU v5 lite"
 
 
 def in_memory_order(x: jax.Array) -> jax.Array:
@@ -104,8 +103,7 @@ COMPILER_OPTIONS = {"TPU v5": _ON_SPARSE_CORES, "TPU v5p": _ON_SPARSE_CORES, "TP
 
 def compiler_options() -> dict[str, str]:
     """What XLA is told beyond its defaults for the devices that are computed for."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return COMPILER_OPTIONS.get(device.device_kind, {}) if device is not None else {}
+    return COMPILER_OPTIONS.get(device().device_kind, {}) if device() is not None else {}
 
 
 def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequence: int) -> str:

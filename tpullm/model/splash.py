@@ -10,6 +10,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tpullm.model.platform import target
 from tpullm.sharding import RULES, axis_size, whole_row, zigzag
 
 BLOCKS = (1024, 512, 256, 128)  # 2,048 does not fit a v5p's memory on the chip
@@ -70,5 +71,5 @@ def _kernel(length: int, window: int, heads: int, sequence: int, softcap: float)
         attn_logits_soft_cap=softcap or None,
         residual_checkpoint_name="attention",
         # Where there is no TPU (in tests), it is interpreted.
-        interpret=jax.sharding.get_abstract_mesh().abstract_device.platform != "tpu",
+        interpret=target() != "tpu",
     )

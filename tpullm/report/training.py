@@ -45,6 +45,7 @@ def pretrain(data: RunData) -> Markup | None:
         *_loss_charts(data),
         _held_out(data),
         *_speed_charts(data),
+        *_experts(data),
         *_samples(data),
         number=4,
     )
@@ -130,6 +131,21 @@ def _speed_charts(data: RunData) -> list[Markup]:
         "at the end, so that what was learned settles."
     )
     return [tag("h3", "How boldly, and how fast"), tag("div", *charts, class_="two"), paragraph(text)]
+
+
+def _experts(data: RunData) -> list[Markup]:
+    """Of a mixture of experts: how far the loads of the busiest and of the idlest are from an even one."""
+    loads = {f"the {name} of any layer": series(data.pretrain, "expert_load", name) for name in ("highest", "lowest")}
+    if not all(loads.values()):
+        return []
+    even = Line("an even load", [(x, 1.0) for x, _ in next(iter(loads.values()))], 2, "dashed")
+    lines = [*(Line(name, points, i) for i, (name, points) in enumerate(loads.items())), even]
+    text = (
+        "Each token goes to the few experts that its router chooses. Training keeps them evenly busy: an expert that "
+        "nobody asks learns nothing, and one that everybody asks makes the others' devices wait."
+    )
+    chart = line_chart("Tokens of one expert, even = 1", lines, "tokens read in training")
+    return [tag("h3", "How evenly the experts work"), figure(chart), paragraph(text)]
 
 
 def _samples(data: RunData) -> list[Markup]:
