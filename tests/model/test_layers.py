@@ -7,6 +7,7 @@ import pytest
 
 from tests.training.small import mesh
 from tpullm.config import ModelConfig
+from tpullm.model import platform
 from tpullm.model.layers import activated, product
 from tpullm.model.norm import normalized
 from tpullm.model.rope import rotary, rotary_table
@@ -61,6 +62,26 @@ def test_rotary_turns_each_pair_by_its_angle():
     expected = (np.asarray(x[..., :4]) + 1j * np.asarray(x[..., 4:])) * np.exp(1j * angles)
     np.testing.assert_allclose(turned[..., :4], expected.real, atol=2e-6)  # roundings of numbers up to about 3
     np.testing.assert_allclose(turned[..., 4:], expected.imag, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_tpus_form_of_rotary_gives_the_same_bits(dtype, monkeypatch):
+    """A product with a permutation adds zeros to one number; its gradient is the turn back, as JAX finds it."""
+    x, cotangent = _arrays((2, 5, 3, 8), (2, 5, 3, 8), dtype=dtype)
+    positions = np.array([[0, 1, 2, 3, 4], [0, 1, 0, 1, 7]], np.int32)
+
+    def both(turn):
+        with jax.set_mesh(mesh()):
+            table = rotary_table(positions, np.ones_like(positions), ModelConfig(head_width=8), local=False)
+            out, back = jax.vjp(lambda x: turn(x, table), x)
+            return np.asarray(out, np.float32), np.asarray(back(cotangent)[0], np.float32)
+
+    here = both(rotary)
+    differentiated = both(lambda x, table: rotary.__wrapped__(x.astype(jnp.float32), table).astype(dtype))
+    monkeypatch.setattr(platform, "target", lambda: "tpu")
+    for ours, others, plain in zip(both(rotary), here, differentiated, strict=True):
+        np.testing.assert_array_equal(ours, others)
+        np.testing.assert_array_equal(others, plain)
 
 
 def test_the_gate_and_the_norm_are_their_formulas():

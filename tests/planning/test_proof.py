@@ -14,6 +14,7 @@ from tpullm.errors import UserError
 from tpullm.planning import proof
 from tpullm.planning.compiling import Executable, compile_apart, read
 from tpullm.planning.proof import Proof, job_of, kept_at, program_hash, prove
+from tpullm.planning.schedule import OBSERVED
 from tpullm.recipe import load
 from tpullm.topology import parse
 
@@ -51,7 +52,7 @@ def test_a_proof_survives_json_and_adds_up(compiler):
     assert said == ["125m for v5e:2x2: compiling, a minute or two", "125m for v5e:2x2: compiled in 60 s"]
     assert found.mesh == {"data": 1, "fsdp": 4, "expert": 1, "sequence": 1, "tensor": 1}
     assert found.peak_bytes == 3 << 30 and found.limit_bytes == pytest.approx(15.75 * 2**30)
-    assert sum(found.seconds.values()) == pytest.approx(found.step_seconds) == pytest.approx(32e-3)
+    assert sum(found.seconds.values()) == pytest.approx(found.step_seconds) == pytest.approx(32e-3 * OBSERVED)
     assert found.tokens == 8 * 2048 and not found.refused
     # Parameters, two moments: 12 bytes of each, a quarter here.
     parameters = 2 * (4 * 768**2 + 3 * 768 * 2048) + 32768 * 768

@@ -5,7 +5,7 @@ import pytest
 from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TORUS, looped
 from tpullm.planning.chips import chip
 from tpullm.planning.hlo import Collective
-from tpullm.planning.schedule import KERNEL, LINKS, link_seconds, schedule
+from tpullm.planning.schedule import KERNEL, LINKS, OBSERVED, link_seconds, schedule
 from tpullm.topology import parse
 
 MILLISECOND = pytest.approx(1e-3, rel=1e-6)
@@ -14,7 +14,7 @@ GATHERING = 4096 * 4096 * 2 * 15 / 16 / RING + 8e-6  # both ways around a ring o
 
 
 def seconds(text: str) -> float:
-    return sum(item.seconds for item in schedule(text, TORUS))
+    return sum(item.seconds for item in schedule(text, TORUS)) / OBSERVED
 
 
 def test_a_loops_products_count_once_a_turn():
@@ -88,3 +88,17 @@ def test_links_by_what_a_group_of_devices_spans():
 def test_rings_of_a_topology():
     assert TOPOLOGY.rings == (True, True) and parse("v5e:8x16").rings == (False, True)
     assert parse("v5p:4x4x8").rings == (True,) * 3 and parse("v5p:2x2x1").rings == (False,) * 3
+
+
+def test_products_with_a_matrix_for_each_expert_are_counted_by_their_rows():
+    """Rows `[M, K]` by matrices `[E, K, N]` give `[M, N]`; the matrices' gradient is from `[M, K]` and `[M, N]`."""
+    rows = "%rows = bf16[4096,1024]{1,0} parameter(1)"
+    wide = "%wide = bf16[4096,2048]{1,0} parameter(2)"
+    matrices = "%matrices = bf16[8,1024,2048]{2,1,0} parameter(3)"
+    forward = '%ragged-dot-none.1 = bf16[4096,2048]{1,0} custom-call(%rows, %matrices), custom_call_target="x"'
+    backward = '%ragged-dot-contracting = bf16[8,1024,2048]{2,1,0} custom-call(%rows, %wide), custom_call_target="x"'
+    expected = 2 * 4096 * 1024 * 2048 / (197e12 * KERNEL)
+    assert seconds(looped(rows, matrices, forward, turns=1)) == pytest.approx(expected)
+    assert seconds(looped(rows, wide, backward, turns=1)) == pytest.approx(expected)
+    half = schedule(looped(rows, wide, backward, turns=1), TORUS, filled=0.5)
+    assert sum(item.seconds for item in half) == pytest.approx(expected * OBSERVED / 2)

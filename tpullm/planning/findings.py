@@ -17,7 +17,7 @@ from tpullm.planning.schedule import Item
 
 SMALL = 1 << 20  # bytes: norms, losses and the like
 SHARE = 0.005  # of a step: what costs less is not worth a line
-ASKED = ("experts", "optimizer", "moe")  # places in our code that send tokens or matrices elsewhere, by all-to-all
+ASKED = ("all_to_all", "optimizer")  # where tokens go to experts, and Muon's matrices to where they are whole
 
 
 @dataclass(frozen=True)

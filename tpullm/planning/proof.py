@@ -194,9 +194,10 @@ def look_at(job: Job, executable: Executable) -> Look:
     sizes = dict(zip(AXES, axis_sizes(job.mesh, job.topology.chips), strict=True))
     tokens = job.config.batch_size * job.config.sequence_length // job.config.accumulation
     split = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert", "sequence"))
+    spread = sizes["expert"] > 1 and job.model.experts  # then buffers hold half more than an even load: see moe.py
     within = sizes | {"data": sizes["data"] // job.topology.slices}  # a program is that of one slice
     return Look(
-        items=schedule(executable.text, torus) if executable.text else [],
+        items=schedule(executable.text, torus, 1 / 1.5 if spread else 1.0) if executable.text else [],
         text=executable.text,
         mesh=within,
         largest_parameter=_largest_parameter(job) // sizes["tensor"],
