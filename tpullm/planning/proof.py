@@ -19,6 +19,7 @@ from tpullm.model.platform import compiler_options
 from tpullm.planning.chips import chip
 from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
+from tpullm.planning.fingerprint import fingerprint
 from tpullm.planning.parts import part_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.resting import of_device, resting
@@ -141,7 +142,8 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     mesh = _absent(job)
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
-    told = [traced(job.model, job.config, mesh).as_text(), str(job.topology), sorted(options.items())]
+    program = fingerprint(traced(job.model, job.config, mesh).as_text())
+    told = [program, str(job.topology), sorted(options.items())]
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 
 
