@@ -219,3 +219,10 @@ def test_the_price_file_says_when_and_where_from():
     prices = yaml.safe_load((ROOT / "tpullm" / "planning" / "prices.yaml").read_text())
     assert prices["date"] and prices["source"].startswith("https://")
     assert {"v5e", "v6e", "v5p"} == set(prices["dollars_per_chip_hour"])
+
+
+def test_pretrain_says_what_to_expect_and_the_report_compares(tiny_run):
+    found = json.loads((tiny_run / "pretrain" / "plan.json").read_text())
+    assert found["topology"] == "local" and sum(found["seconds"].values()) == pytest.approx(found["step_seconds"])
+    page = (tiny_run / "report.html").read_text(encoding="utf-8")
+    assert "a step, predicted and median" in page and f"{found['step_seconds']:.3g} s and " in page

@@ -65,7 +65,9 @@ def test_thousands_are_screened_in_seconds():
 
 
 def test_moments_rest_in_bfloat16_only_where_nothing_else_fits():
-    tight = search(made("8b", "v5e:2x2", "--pretrain.batch_size=8", "--model.layers=12")[1])
+    tight = search(
+        made("8b", "v5e:2x2", "--pretrain.batch_size=8", "--model.layers=12", "--pretrain.sequence_length=1024")[1]
+    )
     assert not advise(assess(made("8b")[1]))
     assert {one.setting.optimizer.moments for one in search(made("8b")[1]).best} == {"float32"}
     assert {one.setting.optimizer.moments for one in tight.best} == {"bfloat16"}

@@ -287,3 +287,10 @@ def test_words_and_lines_stand_out_from_what_is_behind_them(theme):
         assert contrast(colours["ink"], colours[behind]) >= 4.5, behind
     for line in ("accent", "c1", "c2", "c3", "c4"):
         assert contrast(colours[line], colours["paper"]) >= 3, line
+
+
+def test_a_prediction_is_held_against_what_came():
+    steps = [{**row, "step_seconds": seconds} for row, seconds in zip(TRAINING * 2, (0.5, 0.5, 0.4, 9.0), strict=True)]
+    found = page(RunData("r", "", MODEL, pretrain=steps, plan={"step_seconds": 0.55}))
+    assert "0.55 s and 0.5 s (+10%)" in found
+    assert "predicted" not in page(RunData("r", "", MODEL, pretrain=steps))

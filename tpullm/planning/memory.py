@@ -9,8 +9,9 @@ from typing import NamedTuple
 from tpullm.model.moe import most_in_a_round
 from tpullm.planning.resting import Resting, of_device
 from tpullm.planning.setting import Setting, attention_parameters
+from tpullm.planning.traffic import stops
 
-LOGITS = 1 << 30  # bytes of one chunk of scores, at most (platform.logits_bytes)
+LOGITS, LOGITS_HERE = 1 << 30, 64 << 20  # bytes of a chunk of scores on a TPU and on a CPU (platform.logits_bytes)
 PROGRAM = 34 << 20  # bytes of the program itself: 27 to 56 MiB in those that were compiled
 
 
@@ -92,7 +93,8 @@ def _loss(setting: Setting) -> dict[str, float]:
     """The table and its gradient, whole along `fsdp`; a chunk of scores; the last hidden states and their gradient."""
     model, tensor = setting.model, setting.along("tensor")
     table = model.vocabulary_size * model.width / tensor
-    scores = min(LOGITS, 4 * setting.tokens * model.vocabulary_size / tensor)
+    most = LOGITS if setting.topology.generation != "local" else LOGITS_HERE
+    scores = min(most, 4 * setting.tokens * model.vocabulary_size / tensor)
     hidden = 6.0 * setting.tokens * model.width
     return {"table": 2 * table, "gradient of the table": 4 * table, "scores": scores, "hidden states": hidden}
 
@@ -100,29 +102,36 @@ def _loss(setting: Setting) -> dict[str, float]:
 def _backward(setting: Setting) -> dict[str, float]:
     """One layer: its parameters gathered, gradients on their way, what it computes again.
 
-    The table's gradient waits until the end: so the compiler orders it.
+    The table's gradient waits until the end: so the compiler orders it. It is not even computed where there is one
+    chunk of scores, which then wait in its place.
     """
-    table = 4 * setting.model.vocabulary_size * setting.model.width / setting.along("tensor")
+    table, scores = (
+        4 * setting.model.vocabulary_size * size / setting.along("tensor")
+        for size in (setting.model.width, setting.tokens)
+    )
+    table = min(table, scores) if scores <= LOGITS else table
     moments = [_mixture(setting)] if setting.model.experts else [_feed_forward(setting), _in_attention(setting)]
     return {"gradient of the table": table} | max(moments, key=lambda moment: sum(moment.values()))
 
 
 def _feed_forward(setting: Setting) -> dict[str, float]:
     """A layer's backward pass in its feed-forward part."""
-    model = setting.model
-    numbers = setting.tokens * (5 * model.width + 3 * model.mlp_width / setting.along("tensor"))
+    model, tensor = setting.model, setting.along("tensor")
+    heads, hidden = model.heads * model.head_width / tensor, model.mlp_width / tensor
+    numbers = setting.tokens * (3 * model.width + 2 * heads + 3 * hidden)
     return {"one layer": 2 * numbers, "gathered parameters": 8 / 3 * setting.mlp_parameters}
 
 
 def _in_attention(setting: Setting) -> dict[str, float]:
-    """The same in its attention, where RoPE's gradient is in float32.
+    """The same in its attention, where RoPE's gradient is in float32: of queries, and of keys that are as many.
 
-    Where sums go on beside the products, what the feed-forward part's gradients are made of is still there.
+    What the feed-forward part's gradients are made of is still there; all of it where sums go on beside the products.
     """
     model, tensor = setting.model, setting.along("tensor")
-    hidden = 4 * model.mlp_width / tensor if setting.topology.generation != "v5e" else 0
-    heads = 4 * model.heads * model.head_width / tensor
-    numbers = setting.tokens * (6 * model.width + hidden + heads)
+    heads, keys = model.heads * model.head_width / tensor, model.kv_heads * model.head_width / tensor
+    hidden = (3 if stops(setting)[1] else 4) * model.mlp_width / tensor
+    rotated = 4 * (heads + (keys if keys == heads else 0)) + heads * (model.qk_norm != "none")
+    numbers = setting.tokens * (3 * model.width + hidden + rotated + 3 * heads + 2 * keys)
     return {"one layer": 2 * numbers, "gathered parameters": 2 * attention_parameters(model) / tensor}
 
 
@@ -133,7 +142,8 @@ def _mixture(setting: Setting) -> dict[str, float]:
     rows, arriving = M * k, M * k
     if devices > 1:
         arriving = devices * most_in_a_round(model, M, k, devices)
-    on_their_way = 5 * arriving * D + 2 * rows * D + 3 * arriving * F
+    # Either the products' gradients are alive, or the rows that are put in order and sent.
+    on_their_way = max(4 * arriving * (D + F) + 3 * rows * D, arriving * (5 * D + 3 * F) + 2 * rows * D)
     around = M * (7 * D + 3 * model.heads * model.head_width / tensor)
     parameters = 4 * setting.mlp_parameters + 2 * attention_parameters(model) / tensor
     return {"one layer": 2 * (on_their_way + around), "gathered parameters": parameters}

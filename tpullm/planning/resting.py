@@ -10,8 +10,8 @@ from functools import lru_cache
 
 import jax
 
-from tpullm.axes import AXES
 from tpullm.config import ModelConfig, OptimizerConfig
+from tpullm.planning.setting import PLACES
 from tpullm.sharding import over, planned_mesh
 from tpullm.training.optim import make_optimizer
 from tpullm.training.state import Architecture, abstract
@@ -38,7 +38,12 @@ class Resting:
 
 def of_device(whole: Whole, sizes: tuple[int, ...]) -> float:
     """Bytes on one device of a mesh of these `sizes` (as `AXES`)."""
-    return sum(size / math.prod(sizes[AXES.index(axis)] for axis in axes) for axes, size in whole)
+    total = 0.0
+    for axes, size in whole:
+        for axis in axes:
+            size /= sizes[PLACES[axis]]
+        total += size
+    return total
 
 
 @lru_cache(maxsize=64)

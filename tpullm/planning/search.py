@@ -100,7 +100,8 @@ def settings(base: Setting) -> Iterator[Setting]:
     yield base
     for sizes in meshes(base):
         for remat, parts in product(RECOMPUTED, _parts(base, sizes)):
-            yield dataclasses.replace(with_remat(base, remat), sizes=sizes, accumulation=parts)
+            if (sizes, remat, parts) != (base.sizes, base.remat, base.accumulation):
+                yield dataclasses.replace(with_remat(base, remat), sizes=sizes, accumulation=parts)
 
 
 def meshes(setting: Setting) -> Iterator[tuple[int, ...]]:

@@ -10,7 +10,7 @@ from math import prod
 from typing import NamedTuple
 
 from tpullm.axes import AXES
-from tpullm.planning.setting import Setting
+from tpullm.planning.setting import OURS, Setting
 from tpullm.topology import Topology
 
 
@@ -46,10 +46,10 @@ def _parameters(setting: Setting) -> list[Transfer]:
     gathered = 2 * numbers * 2 * share
     summed = setting.habits.sums * numbers * setting.gradient * share
     hops = 2 * times * model.layers * 2
-    waits = setting.topology.generation == "v5e" and setting.habits.sums == 1
+    gathers_wait, sums_wait = stops(setting)
     found = [
-        _transfer(setting, "fsdp", "gathers of parameters", gathered, hops),
-        _transfer(setting, "fsdp", "sums of gradients", summed, hops // 2, waits),
+        _transfer(setting, "fsdp", "gathers of parameters", gathered, hops, gathers_wait),
+        _transfer(setting, "fsdp", "sums of gradients", summed, hops // 2, sums_wait),
     ]
     within = setting.sizes[0] // setting.topology.slices
     for axis, size in (("data", within), ("sequence", setting.along("sequence"))):
@@ -60,6 +60,21 @@ def _parameters(setting: Setting) -> list[Transfer]:
     size = setting.along("expert")
     rest = 2 * others / setting.along("fsdp") * setting.gradient * (size - 1) / size
     return [*found, _transfer(setting, "expert", "sums of gradients", rest, hops, True)]
+
+
+def stops(setting: Setting) -> tuple[bool, bool]:
+    """Whether gathers and sums along `fsdp` stop everything else: what compiled programs show (benchmarks/LOG.md).
+
+    A v5e's sums do; on a v6e and a v5p both do where the axis is over several lines of the torus and not the whole
+    slice.
+    """
+    if setting.habits != OURS or setting.topology.generation == "local":
+        return False, False
+    if setting.topology.generation == "v5e":
+        return False, True
+    over = _way(setting.topology, setting.sizes, "fsdp", True).dimensions
+    waits = over > 1 and setting.along("fsdp") < prod(setting.topology.shape)
+    return waits, waits
 
 
 def _tensor(setting: Setting) -> list[Transfer]:
@@ -112,43 +127,48 @@ def _slices(setting: Setting) -> list[Transfer]:
 
 
 def _transfer(setting, axis, what, received, collectives, waits=False, faster=1) -> Transfer:
-    rings, hops = _rings(setting.topology, setting.sizes, axis, setting.habits.in_lines)
-    chip = setting.device
+    way, chip = _way(setting.topology, setting.sizes, axis, setting.habits.in_lines), setting.device
     if setting.along(axis) == 1 or not received:
         return Transfer(axis, what, 0.0, 0.0, waits)
-    bandwidth = rings * chip.link_bandwidth * chip.links * faster
-    return Transfer(axis, what, received, received / bandwidth + collectives * hops * chip.latency_seconds, waits)
+    seconds = received / (way.links * chip.link_bandwidth * chip.links * faster)
+    return Transfer(axis, what, received, seconds + collectives * way.hops * chip.latency_seconds, waits)
+
+
+class Way(NamedTuple):
+    """Of a collective along an axis: the links that bring a chip data at once, the chips that it goes through, and the
+    dimensions of the torus that it is over."""
+
+    links: float
+    hops: int
+    dimensions: int
 
 
 @lru_cache(maxsize=100_000)
-def _rings(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines: bool) -> tuple[float, int]:
-    """Links that bring a chip data at once in a collective along `axis`, and how many chips it goes through.
+def _way(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines: bool) -> Way:
+    """The way of collectives along `axis`.
 
     Axes are given dimensions of the torus from the last to the first, as `jax.make_mesh` does: whole ones where their
     product is the axis' size, as many as possible, else a part of one.
     """
-    wrap = topology.options().get("wrap", (False,) * 3)
     free = {n: size for n, size in enumerate(topology.shape) if size > 1}
     sizes = (max(1, sizes[0] // topology.slices), *sizes[1:])
     for name, size in reversed(list(zip(AXES, sizes, strict=True))):
         if size == 1:
             continue
-        taken = _taken(free, size)
-        whole = taken is not None
-        taken = taken or _part(free, size)
+        taken = _taken(free, size) or _part(free, size)
         if name == axis:
-            return _of(topology, taken, free, wrap, whole, in_lines and size == prod(topology.shape))
+            return _over(topology, taken, in_lines and size == prod(topology.shape))
         for n, part in taken.items():
             free[n] //= part
             if free[n] <= 1:
                 del free[n]
-    return 1.0, 1
+    return Way(1.0, 1, 1)
 
 
-def _of(topology, taken, free, wrap, whole, in_lines) -> tuple[float, int]:
+def _over(topology: Topology, taken: dict[int, int], in_lines: bool) -> Way:
+    wrap = topology.options().get("wrap", (False,) * 3)
     links = [2 if wrap[n] and part == topology.shape[n] else 1 for n, part in taken.items()]
-    hops = sum(taken.values())
-    return (max(links) if in_lines else sum(links)), hops
+    return Way(max(links) if in_lines else sum(links), sum(taken.values()), len(taken))
 
 
 def _taken(free: dict[int, int], size: int) -> dict[int, int] | None:

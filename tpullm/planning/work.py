@@ -11,6 +11,16 @@ from tpullm.planning.setting import Setting
 UNIT = 128  # width of a matrix unit
 ROUTER_PASSES = 6  # a float32 product on a TPU is six of bfloat16
 
+MUON_STEPS = 5
+# Bytes that an update moves for each parameter.
+UPDATE = {
+    ("adamw", "float32"): 32,
+    ("adamw", "bfloat16"): 24,
+    ("muon", "float32"): 24,
+    ("muon", "bfloat16"): 20,
+    ("adafactor", "float32"): 20,
+}
+
 
 class Part(NamedTuple):
     """What one part of a step is, on one device and for the whole step: FLOPs and bytes."""
@@ -32,7 +42,7 @@ def work(setting: Setting) -> dict[str, Part]:
         "output": _output(setting),
         "recomputed": _scaled(_sum(*(once[name] for name in again), Part()), times),
         "norms, activations": Part(moved=times * _element_wise(setting)),
-        "update": Part(moved=_update_bytes(setting)),
+        "update": Part(products=_muon_flops(setting), moved=_update_bytes(setting)),
     }
     return parts
 
@@ -113,13 +123,25 @@ def _element_wise(setting: Setting) -> float:
 
 
 def _update_bytes(setting: Setting) -> float:
-    """Reading a parameter, its gradient and what is kept of it, and writing two of these; the norm reads once more."""
+    """Reading a parameter, its gradient (once more for the norm) and what is kept, and writing all but the gradient."""
     model = setting.model
     layer = setting.layer_parameters / setting.along("fsdp")
     tables = (1 if model.tied_embeddings else 2) * model.vocabulary_size * model.width
     parameters = model.layers * layer + tables / setting.along("fsdp", "tensor")
     accumulated = 12 * (setting.accumulation - 1)
-    return parameters * (32 + accumulated)
+    return parameters * (UPDATE[setting.optimizer.kind, setting.optimizer.moments] + accumulated)
+
+
+def _muon_flops(setting: Setting) -> float:
+    """Five steps of three products for each hidden matrix, which the devices of a slice share."""
+    if setting.optimizer.kind != "muon":
+        return 0.0
+    model = setting.model
+    D, NH, KH, F = model.width, model.heads * model.head_width, model.kv_heads * model.head_width, model.mlp_width
+    matrices = {(D, NH): 2, (D, KH): 2, (D, F): (3 if model.gated else 2) * max(model.experts, 1)}
+    of = lambda i, o: 2 * min(i, o) ** 2 * (2 * max(i, o) + min(i, o))  # noqa: E731
+    layer = sum(count * MUON_STEPS * of(*sides) for sides, count in matrices.items())
+    return model.layers * layer * setting.topology.slices / setting.topology.chips
 
 
 def _sum(*parts: Part) -> Part:
