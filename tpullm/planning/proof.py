@@ -24,10 +24,12 @@ from tpullm.planning.parts import part_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.resting import of_device, resting
 from tpullm.planning.schedule import Item, Torus, schedule
-from tpullm.programs import cache_folder
+from tpullm.programs import cache_folder, shrink
 from tpullm.topology import Topology
 from tpullm.training.fits import check_fits
 from tpullm.training.state import Architecture
+
+MOST_BYTES = 256 << 20  # of what is kept, a quarter of a MiB a program
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def prove(recipe: Recipe, topology: Topology, tell: Callable[[str], None] = lamb
         tell(f"{name}: compiling, a minute or two")
         executable = compile_apart(job, path, name)
         tell(f"{name}: compiled in {executable.seconds:.0f} s")
+        shrink(path.parent, MOST_BYTES)
     return _proof(recipe.name, job, program, versions, executable)
 
 
