@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         results = measure(arguments.only, arguments.sizes, arguments.rounds)
         if arguments.output:
             python = ".".join(results["versions"]["python"].split(".")[:2])
-            path = storage.local(arguments.output.replace("{python}", python))
+            path = storage.path(arguments.output.replace("{python}", python))
             storage.write_json(path, results)
             say(f"written: {path}")
     except UserError as error:

@@ -11,7 +11,7 @@ import yaml
 
 from tests.conftest import ROOT
 
-RECORDED = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+RECORDED = sorted((ROOT / "benchmarks" / "results").glob("cpu-*.json"))
 
 
 def of_rates(**rates: list[float]) -> dict:
