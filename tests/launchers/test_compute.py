@@ -200,6 +200,17 @@ def test_an_attempt_is_made_once_whatever_becomes_of_the_answers(bucket, fake, m
     compute.delete(work, seen)
 
 
+def test_what_is_there_is_not_made_again(bucket, fake, monkeypatch):
+    """Also when the service has forgotten the identifiers of the first requests."""
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket)
+    compute.create(work, 1)
+    fake.by_request.clear()
+    compute.create(work, 1)
+    assert fake.made == ["instanceTemplates/tiny-pretrain-1", "instanceGroupManagers/tiny-pretrain-1"]
+    assert len(fake.groups["tiny-pretrain-1"].machines) == 2
+
+
 def test_a_slice_has_a_policy_which_goes_with_it(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket, **SLICE)
