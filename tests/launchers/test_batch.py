@@ -246,8 +246,17 @@ def share_out(bucket, fake, tiny_run, tasks, preempted):
         assert "ended with 0" in (job.folder / f"task-{preempted}" / "log").read_text("utf-8")
         assert fake.jobs == {}
     assert_same(tiny_run, bucket / "run")
-    files = [file for place in (bucket, fake.folder) for file in place.rglob("*") if file.is_file()]
+    files = [*files_in(bucket), *files_in(fake.folder)]
     assert len(files) > 20 and not [file for file in files if TOKEN.encode() in file.read_bytes()]
+
+
+def files_in(folder):
+    """All files in a folder, on a disk or in a bucket."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from files_in(path)
+        else:
+            yield path
 
 
 def take_back(fake, name, index, taken):

@@ -37,6 +37,11 @@ def test_a_resource_of_no_attempt_that_is_known_is_removed():
     assert next_of([], [resource()]) == Remove(resource())
 
 
+def test_what_is_left_of_an_earlier_attempt_is_removed():
+    """Somebody who watched asked late, and made it once more."""
+    assert next_of([lost(1), attempt(2)], [resource(1), resource(2)]) == Remove(resource(1))
+
+
 def test_what_the_hosts_say_counts_more_than_what_became_of_their_machines():
     finished = attempt(ended=[(0, 0, ""), (1, 0, "")], active=1.0, starts=1)
     assert next_of([finished], [resource(state=State.PREEMPTED)]).over.code == 0
