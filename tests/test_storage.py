@@ -6,6 +6,7 @@ import pickle
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,22 @@ def test_a_local_copy_is_of_what_is_there_now(bucket, tmp_path):
     assert storage.local_copy(tmp_path) == tmp_path
     with pytest.raises(UserError, match="nothing: no such file or folder"):
         storage.local_copy(bucket / "nothing")
+
+
+def test_of_several_who_need_a_copy_at_once_one_makes_it(bucket, monkeypatch):
+    """flock holds between open files, so threads stand for processes."""
+    storage.write_text(bucket / "model" / "a", "1")
+    made, download = [], gs.download_all
+
+    def slowly(*arguments):
+        made.append(threading.current_thread())
+        time.sleep(0.3)
+        download(*arguments)
+
+    monkeypatch.setattr(gs, "download_all", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        texts = list(threads.map(lambda _: (storage.local_copy(bucket / "model") / "a").read_text(), range(4)))
+    assert texts == ["1"] * 4 and len(made) == 1
 
 
 def test_old_copies_go(bucket):

@@ -10,6 +10,7 @@ file by file, its `manifest.json` last: a stage is finished if that is there.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from tpullm.errors import UserError
 
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 LAST = "manifest.json"
+LOCK = ".lock"
 _GIVEN_UP = re.compile("retry attempts failed|PERMISSION_DENIED|UNAUTHENTICATED|CURL error|UNAVAILABLE")
 
 
@@ -184,18 +186,21 @@ def local_copy(path: Path) -> Path:
     copied = home / version / path.name
     if not copied.exists():
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        room_for(sum(status.st_size for status in found.values()), home)
-        with atomic_directory(home / version) as folder:
-            into = (path, folder / path.name) if status.is_directory else (path.parent, folder)
-            remote().download_all(*into, list(found))
-        _remove_old(home, version)
+        with open(home / LOCK, "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes here one copies, and the others find its copy
+            if not copied.exists():
+                room_for(sum(status.st_size for status in found.values()), home)
+                with atomic_directory(home / version) as folder:
+                    into = (path, folder / path.name) if status.is_directory else (path.parent, folder)
+                    remote().download_all(*into, list(found))
+                _remove_old(home, version)
     return copied
 
 
 def _remove_old(home: Path, version: str) -> None:
     """Remove copies of what is there no more; not those of today, which another process may be reading."""
     for other in home.iterdir():
-        if other.name != version and other.stat().st_mtime < time.time() - 86_400:
+        if other.name not in (version, LOCK) and other.stat().st_mtime < time.time() - 86_400:
             remove_tree(other)
 
 
