@@ -21,7 +21,7 @@ from tpullm.config import Recipe
 from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.planning.compiling import read
-from tpullm.planning.proof import by_part, compiler_versions, job_of, kept_at, program_hash, prove
+from tpullm.planning.proof import Proof, by_part, kept_at, prove
 from tpullm.planning.schedule import Torus, schedule
 from tpullm.recipe import load
 from tpullm.topology import parse
@@ -79,7 +79,9 @@ def main() -> None:
     path = RESULTS / "maxtext.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for name in arguments.cases:
-        found[name] = {"tpullm": asdict(ours(name)), "MaxText": asdict(theirs(name, arguments.maxtext, arguments.keep))}
+        proof = proven(name)
+        theirs = maxtexts(name, arguments.maxtext, arguments.keep, read(kept_at(proof.program)).places)
+        found[name] = {"tpullm": asdict(ours(proof)), "MaxText": asdict(theirs)}
         path.write_text(json.dumps(found, indent=1) + "\n")
         (RESULTS / "maxtext.md").write_text(page(found))
         say(row(name, found[name]))
@@ -93,16 +95,26 @@ def recipe_of(name: str) -> Recipe:
     return load(ROOT / "configs" / "pretrain" / "8b.yaml", settings)
 
 
-def ours(name: str) -> Figures:
-    """Of our program."""
+def proven(name: str) -> Proof:
+    """The proof of our step; `UserError` if it does not fit."""
     proof = prove(recipe_of(name), parse(CASES[name].topology), say)
     if proof.refused:
         raise UserError(f"{name}: {proof.refused}")
+    return proof
+
+
+def ours(proof: Proof) -> Figures:
+    """Of our program."""
     return Figures(proof.step_seconds, proof.peak_bytes, proof.seconds, proof.versions)
 
 
-def theirs(name: str, python: str, keep: Path | None) -> Figures:
-    """Of MaxText's, under the estimator that ours is under; devices of its mesh are where ours are."""
+def maxtexts(name: str, python: str, keep: Path | None, places: tuple[tuple[int, ...], ...]) -> Figures:
+    """Of MaxText's, under the estimator that ours is under.
+
+    Args:
+        keep: where its programs are kept.
+        places: of the devices; its mesh has them where ours has.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         path = (keep or Path(scratch)) / f"{CASES[name].model_name}.json.gz"
         if not path.exists():
@@ -110,9 +122,7 @@ def theirs(name: str, python: str, keep: Path | None) -> Figures:
             compile_maxtext(CASES[name], python, path, scratch)
         with gzip.open(path, "rt", encoding="utf-8") as file:
             kept = json.load(file)
-    topology = parse(CASES[name].topology)
-    places = read(kept_at(program_hash(job_of(recipe_of(name), topology), compiler_versions()))).places
-    items = schedule(kept["text"], Torus(topology, places))
+    items = schedule(kept["text"], Torus(parse(CASES[name].topology), places))
     return Figures(sum(item.seconds for item in items), kept["peak_bytes"], by_part(items), kept["versions"])
 
 

@@ -76,7 +76,7 @@ def mend() -> None:
     home, folder = cache_folder("xla"), Path(os.environ.get(FOLDER, ""))
     if not folder.is_relative_to(home):
         return
-    _shrink(home, MOST_BYTES)
+    shrink(home, MOST_BYTES)
     show, told = warnings.showwarning, []
 
     def heard(message, *arguments, **named):
@@ -94,7 +94,7 @@ def mend() -> None:
     warnings.showwarning = heard
 
 
-def _shrink(home: Path, most_bytes: int) -> None:
+def shrink(home: Path, most_bytes: int) -> None:
     """Remove what was longest not used until `most_bytes` are left."""
     for _, size, path in sorted(_entries(home), reverse=True):
         most_bytes -= size

@@ -8,12 +8,14 @@ import dataclasses
 import functools
 import importlib.util
 import math
+import re
 
 import pytest
 
 from tests.conftest import ROOT
 from tpullm.errors import UserError
 from tpullm.planning import hlo
+from tpullm.planning.instructions import computations
 from tpullm.planning.program import compiled, compiler_mesh
 from tpullm.recipe import load
 from tpullm.topology import parse
@@ -81,13 +83,24 @@ def test_the_program_is_as_an_expert_would_write_it(name, slice_name, mesh):
 
 
 @pytest.mark.parametrize(("name", "slice_name", "mesh"), DENSE)
+def test_nothing_is_computed_or_laid_out_twice(name, slice_name, mesh):
+    """Rotary positions do not turn queries around in memory, and an activation is no part of the products beside it."""
+    model, _, _, text = program(name, slice_name, mesh)
+    assert not re.search(rf"f32\[[\d,]+,2,{model.head_width // 2}\]", text)
+    found = [one for body in computations(text).values() for one in body if "feed_forward" in one.operation]
+    alone = [one for one in found if one.opcode == "fusion" and "kind=kLoop" in one.attributes]
+    assert any(shape.dims[-1:] == (model.mlp_width,) for one in alone for shape in one.shapes)
+
+
+@pytest.mark.parametrize(("name", "slice_name", "mesh"), DENSE)
 def test_other_work_goes_on_while_the_layers_gather(name, slice_name, mesh):
     """The bytes of a layer's collectives that nothing waits for. A v5e has no core for scatters: it waits for these."""
     found = [one for one in hlo.collectives(program(name, slice_name, mesh)[-1]) if one.in_loop and one.bytes > SMALL]
     kinds = ("all-gather",) if slice_name.startswith("v5e") else ("all-gather", "reduce-scatter")
     concerned = [one for one in found if one.kind in kinds]
     share = sum(one.bytes for one in concerned if one.asynchronous) / sum(one.bytes for one in concerned)
-    assert share > 0.7
+    # Beside the products of a v5e go the gathers' second steps; elsewhere all that goes along lines of the torus.
+    assert share > (0.7 if slice_name.startswith("v5e") else 0.95)
 
 
 @pytest.mark.slow

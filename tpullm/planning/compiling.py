@@ -107,7 +107,7 @@ def _main(path: Path) -> int:
     try:
         executable = _compile(job)
     except UserError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     with gzip.open(unfinished, "wt", encoding="utf-8") as file:

@@ -19,14 +19,17 @@ from tpullm.model.platform import compiler_options
 from tpullm.planning.chips import chip
 from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
+from tpullm.planning.fingerprint import fingerprint
 from tpullm.planning.parts import part_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.resting import of_device, resting
 from tpullm.planning.schedule import Item, Torus, schedule
-from tpullm.programs import cache_folder
+from tpullm.programs import cache_folder, shrink
 from tpullm.topology import Topology
 from tpullm.training.fits import check_fits
 from tpullm.training.state import Architecture
+
+MOST_BYTES = 256 << 20  # of what is kept, a quarter of a MiB a program
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def prove(recipe: Recipe, topology: Topology, tell: Callable[[str], None] = lamb
         tell(f"{name}: compiling, a minute or two")
         executable = compile_apart(job, path, name)
         tell(f"{name}: compiled in {executable.seconds:.0f} s")
+        shrink(path.parent, MOST_BYTES)
     return _proof(recipe.name, job, program, versions, executable)
 
 
@@ -141,7 +145,8 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     mesh = _absent(job)
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
-    told = [traced(job.model, job.config, mesh).as_text(), str(job.topology), sorted(options.items())]
+    program = fingerprint(traced(job.model, job.config, mesh).as_text())
+    told = [program, str(job.topology), sorted(options.items())]
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 
 

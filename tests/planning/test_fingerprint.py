@@ -1,0 +1,52 @@
+"""The hash of a traced program: what it computes counts, and not what its functions are called."""
+
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+from tpullm.planning.fingerprint import fingerprint
+
+PROGRAM = """module @jit_step {
+  func.func public @main(%arg0: tensor<f32>) -> tensor<f32> {
+    %0 = call @twice(%arg0) : (tensor<f32>) -> tensor<f32>
+    %1 = call @again(%0) : (tensor<f32>) -> tensor<f32>
+    return %1 : tensor<f32>
+  }
+  func.func private @twice(%arg0: tensor<f32>) -> tensor<f32> {
+    %0 = stablehlo.add %arg0, %arg0 : tensor<f32>
+    return %0 : tensor<f32>
+  }
+  func.func private @again(%arg0: tensor<f32>) -> tensor<f32> {
+    %0 = stablehlo.add %arg0, %arg0 : tensor<f32>
+    return %0 : tensor<f32>
+  }
+}
+"""
+SHARED = PROGRAM[: PROGRAM.index("  func.func private @again")].replace("@again", "@twice") + "}\n"
+TRACED = """
+import sys
+from tests.planning.test_proof import SLICE, VERSIONS, job_of, program_hash, recipe
+if "warm" in sys.argv:
+    program_hash(job_of(recipe("--model.remat=full"), SLICE), VERSIONS)
+print(program_hash(job_of(recipe(), SLICE), VERSIONS))
+"""
+
+
+def test_names_of_functions_and_sharing_of_equal_ones_change_nothing():
+    assert fingerprint(PROGRAM) == fingerprint(PROGRAM.replace("@twice", "@twice_7")) == fingerprint(SHARED)
+
+
+def test_what_a_function_computes_counts():
+    assert fingerprint(PROGRAM) != fingerprint(SHARED.replace("stablehlo.add", "stablehlo.multiply"))
+    assert fingerprint(PROGRAM) != fingerprint(PROGRAM.replace("@jit_step", "@jit_other"))
+    swapped = PROGRAM.replace("call @again(%0)", "call @again(%arg0)")
+    assert fingerprint(PROGRAM) != fingerprint(swapped)
+
+
+def test_it_is_the_same_in_a_process_that_has_traced_before():
+    """JAX shares what it has traced: a first trace and a later one name their functions otherwise."""
+    run = [
+        subprocess.run([sys.executable, "-c", TRACED, kind], cwd=ROOT, capture_output=True, text=True)
+        for kind in ("cold", "warm")
+    ]
+    assert run[0].stdout and run[0].stdout == run[1].stdout, run[0].stderr + run[1].stderr
