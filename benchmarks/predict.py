@@ -1,6 +1,6 @@
 """Predicted against measured steps on this CPU, for models that no constant was fitted to and those that were.
 
-    python benchmarks/predict.py [--steps 12] [--output FILE]
+    python benchmarks/predict.py [--steps 12] [--fit] [--output FILE]
 
 Run it on an otherwise idle machine. What a CPU reaches of its measured peak and bandwidth (`planning/local.py`) was
 fitted to the models marked `fit`; the others are held out.
@@ -13,17 +13,20 @@ environment.prepare()  # before JAX is imported, as the command line does
 import argparse  # noqa: E402
 import dataclasses  # noqa: E402
 import json  # noqa: E402
+import math  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+from scipy.optimize import least_squares  # noqa: E402
 
-from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
+from tpullm.config import ModelConfig, TrainConfig  # noqa: E402
 from tpullm.data.batch import Batch  # noqa: E402
 from tpullm.model.platform import compute_dtype  # noqa: E402
 from tpullm.planning.estimate import estimate  # noqa: E402
 from tpullm.planning.local import local_setting  # noqa: E402
+from tpullm.planning.setting import Setting  # noqa: E402
 from tpullm.sharding import make_mesh, put  # noqa: E402
 from tpullm.training.optim import make_optimizer  # noqa: E402
 from tpullm.training.state import Architecture, initial  # noqa: E402
@@ -64,24 +67,51 @@ def main() -> None:
     """Measure every case, and print what was predicted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--output", default="")
+    parser.add_argument("--fit", action="store_true", help="fit the constants anew, to the cases marked so")
     parser.add_argument("--only", default="", help="names of cases, with commas between them")
-    options, results = parser.parse_args(), []
-    wanted = options.only.split(",") if options.only else [case.name for case in CASES]
-    for case in (case for case in CASES if case.name in wanted):
-        config = TrainConfig(batch_size=case.rows, sequence_length=case.length, steps=100, optimizer=OptimizerConfig())
-        setting = local_setting(case.model, config, {"fsdp": 1})
-        found, measured = estimate(setting), _measured(case, config, options.steps)
-        error = found.step_seconds / measured - 1
-        results.append({"case": case.name, "use": case.use, "predicted": found.step_seconds, "measured": measured})
-        results[-1] |= {"error": error, "seconds": found.computing}
-        shares = ", ".join(f"{name} {value / found.step_seconds:.0%}" for name, value in found.computing.items())
-        told = f"{found.step_seconds:7.3f} s, measured {measured:7.3f}: {error:+.0%}"
-        print(f"{case.use:5} {case.name:16} {told} ({shares})")
-    print(f"peak {setting.device.peak_flops / 1e9:,.0f} GFLOP/s, {setting.device.hbm_bandwidth / 1e9:,.1f} GB/s")
+    parser.add_argument("--output", default="", help="a JSON file for the results")
+    options = parser.parse_args()
+    cases = [case for case in CASES if case.name in options.only.split(",") or not options.only]
+    configs = [TrainConfig(batch_size=case.rows, sequence_length=case.length, steps=100) for case in cases]
+    pairs = list(zip(cases, configs, strict=True))
+    settings = [local_setting(case.model, config, {"fsdp": 1}) for case, config in pairs]
+    measured = [_measured(case, config, options.steps) for case, config in pairs]
+    if options.fit:
+        settings = _fitted(cases, settings, measured)
+    results = [_result(*of) for of in zip(cases, settings, measured, strict=True)]
+    chip = settings[0].device
+    print(f"peak {chip.peak_flops / 1e9:,.0f} GFLOP/s, {chip.hbm_bandwidth / 1e9:,.1f} GB/s; ", end="")
+    print(f"PRODUCTS, KERNEL, MEMORY = {chip.products:.2f}, {chip.kernel:.2f}, {chip.memory:.2f}")
     if options.output:
         with open(options.output, "w", encoding="utf-8") as file:
             json.dump(results, file, indent=1)
+
+
+def _result(case: Case, setting: Setting, measured: float) -> dict:
+    found = estimate(setting)
+    error = found.step_seconds / measured - 1
+    shares = ", ".join(f"{name} {value / found.step_seconds:.0%}" for name, value in found.computing.items() if value)
+    told = f"{found.step_seconds:7.3f} s, measured {measured:7.3f}: {error:+.0%}"
+    print(f"{case.use:5} {case.name:16} {told} ({shares})", flush=True)
+    result = {"case": case.name, "use": case.use, "predicted": found.step_seconds, "measured": measured}
+    return result | {"error": error, "seconds": found.computing}
+
+
+def _fitted(cases: list[Case], settings: list[Setting], measured: list[float]) -> list[Setting]:
+    """The settings with constants that come nearest to the cases marked `fit`."""
+    names = ("products", "kernel", "memory")
+    start = np.log([getattr(settings[0].device, name) for name in names])
+
+    def changed(logs: np.ndarray) -> list[Setting]:
+        values = dict(zip(names, np.exp(logs).tolist(), strict=True))
+        return [dataclasses.replace(of, device=dataclasses.replace(of.device, **values)) for of in settings]
+
+    def residuals(logs: np.ndarray) -> list[float]:
+        pairs = zip(cases, changed(logs), measured, strict=True)
+        errors = [math.log(estimate(of).step_seconds / seconds) for case, of, seconds in pairs if case.use == "fit"]
+        return [*errors, *(0.05 * (logs - start))]
+
+    return changed(least_squares(residuals, start).x)
 
 
 def _measured(case: Case, config: TrainConfig, steps: int) -> float:

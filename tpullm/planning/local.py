@@ -17,8 +17,9 @@ from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import CPU, OURS, Setting, setting_of
 from tpullm.topology import GENERATIONS, Topology
 
-# What a CPU reaches of what is measured: fitted by benchmarks/predict.py to the models that are marked so there.
-PRODUCTS, KERNEL, MEMORY = 0.62, 0.20, 0.35
+# What a CPU reaches of what is measured, fitted to an idle machine's speeds of 0.8 M, 12 M and 50 M parameters
+# (benchmarks/results/cpu-python3.13.json) and of the quickstart (benchmarks/LOG.md), with 17 GB/s: 3 % at most off.
+PRODUCTS, KERNEL, MEMORY = 0.93, 0.30, 0.36
 COPIED = 1 << 28  # bytes that a memory's bandwidth is measured with
 
 
