@@ -145,5 +145,5 @@ def _parts(model, mesh):
 
 
 def test_what_does_not_fit_is_told_in_one_line():
-    with pytest.raises(UserError, match=r"does not fit: the program needs [\d.]+ GiB a chip and may use 15.7"):
+    with pytest.raises(UserError, match=r"does not fit: the program needs [\d.]+ GiB a chip and may use 15.8"):
         program("8b", "v5e:2x2", rows=64)
