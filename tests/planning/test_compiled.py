@@ -65,12 +65,13 @@ def test_the_program_is_as_an_expert_would_write_it(name, slice_name, mesh):
     assert any(one.in_loop for one in gathers)
     assert all(one.bytes <= layer_bytes(model) for one in gathers if one.in_loop)
     assert all(one.bytes <= 2 * model.vocabulary_size * model.width for one in gathers)
-    # Gradients are scattered as they are summed, and little is summed everywhere. But once, after the loop, the second
-    # step of a table's scatter may be: an eighth of it on a v5p of 512 chips, a sixteenth on a v5e of 256.
+    # Gradients are scattered as they are summed, nothing is summed everywhere. But on a v5e of 256 chips, once, after
+    # the loop, the second step of a table's scatter is, a sixteenth of it; of two tables at once.
     assert any(one.kind == "reduce-scatter" and one.in_loop for one in found)
     everywhere = [one for one in found if one.kind == "all-reduce" and one.bytes > SMALL]
     assert [one for one in everywhere if one.in_loop] == []
-    assert [one for one in everywhere if one.bytes > 2 * model.vocabulary_size * model.width // 8] == []
+    most = 2 * model.vocabulary_size * model.width // 8 if slice_name == "v5e:16x16" else 0
+    assert [one for one in everywhere if one.bytes > most] == []
     # Nothing else moves: no reshard that nobody asked for.
     moved = {one.kind for one in found if one.bytes > SMALL} - {"all-reduce"}
     assert moved <= {"all-gather", "reduce-scatter", "collective-permute"}
