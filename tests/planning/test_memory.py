@@ -3,15 +3,18 @@
 import dataclasses
 import statistics
 
+import jax
 import pytest
 import yaml
 
 from tests.conftest import ROOT
 from tpullm.planning.memory import memory
+from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.resting import resting
 from tpullm.planning.setting import setting_of, with_remat
 from tpullm.recipe import load
 from tpullm.topology import parse
+from tpullm.training.state import Architecture
 
 PROGRAMS = yaml.safe_load((ROOT / "benchmarks" / "compiled.yaml").read_text(encoding="utf-8"))["programs"]
 
@@ -65,6 +68,21 @@ def test_micro_batches_hold_less_but_one_more_gradient():
     once, often = (held(dataclasses.replace(setting("8b"), accumulation=parts)).kinds for parts in (1, 4))
     assert often["kept activations"] == once["kept activations"] / 4
     assert often["gradients"] >= once["gradients"]
+
+
+def test_two_micro_batches_come_one_after_the_other():
+    """XLA dissolves a loop of one, and would compute both forward passes first but for a barrier in the step."""
+    recipe = load(ROOT / "configs" / "pretrain" / "125m.yaml", ["--model.layers=2"])
+    model, mesh = recipe.model.resolved(32768), absent_mesh({"fsdp": -1}, parse("v5e:2x2"))
+    parameters = len(jax.tree.leaves(Architecture(model).shapes))
+
+    def widest(parts: int) -> int:
+        """How many arrays the widest barrier of the step is over: recomputation has narrow ones."""
+        text = traced(model, dataclasses.replace(recipe.pretrain, accumulation=parts), mesh).as_text()
+        lines = [line.split(" : ")[0] for line in text.splitlines() if "optimization_barrier" in line]
+        return max((line.count("%") - 1 for line in lines), default=0)
+
+    assert widest(1) < parameters and widest(2) > 2 * parameters
 
 
 def test_what_rests_is_shared_by_all_chips():

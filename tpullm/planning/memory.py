@@ -56,9 +56,7 @@ def _kept(setting: Setting) -> float:
     dots, split = setting.dots, {"qkv": tensor, "out": 1, "up": 1 if model.experts else tensor}
     numbers["save_dots"] = _attention(setting) + sum(size / split[name] for name, size in dots.items())
     numbers["none"] = _everything(setting) if setting.remat == "none" else 0
-    # Of two micro-batches the second is no loop, and the compiler computes both forward passes first.
-    passes = 2 if setting.accumulation == 2 else 1
-    return 2.0 * passes * setting.tokens * model.layers * (model.width + numbers[setting.remat])
+    return 2.0 * setting.tokens * model.layers * (model.width + numbers[setting.remat])
 
 
 def _attention(setting: Setting) -> float:

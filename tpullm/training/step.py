@@ -97,10 +97,14 @@ def accumulate(gradients: Callable, parts: int, params: Tree, batch: Batch, key)
     micro = jax.reshard(micro, RULES.spec(None, "batch", "time"))
     keys = None if key is None else jax.random.split(key, parts)
 
+    first = jax.tree.map(lambda x: x[0], (micro, keys))
+    rest = jax.tree.map(lambda x: x[1:], (micro, keys))
+    # The rest comes after the first. Of two parts XLA would compute both forward passes first and hold what both keep
+    # (125 M parameters with 6 layers on v5e 2x2: 5.6 GiB a chip, and 3.0 so).
+    total, params = jax.lax.optimization_barrier((gradients(params, *first), params))
+
     def add(total, part):
         return jax.tree.map(jnp.add, total, gradients(params, *part)), None
 
-    first = jax.tree.map(lambda x: x[0], (micro, keys))
-    rest = jax.tree.map(lambda x: x[1:], (micro, keys))
-    total, _ = jax.lax.scan(add, gradients(params, *first), rest)
+    total, _ = jax.lax.scan(add, total, rest)
     return total
