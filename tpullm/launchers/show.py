@@ -26,7 +26,7 @@ def dry_run(job: Job, target: Target) -> str:
 
 
 def as_yaml(value: Any) -> str:
-    """YAML in the order of the keys, with texts of several lines as they are."""
+    """YAML in the order of the keys, with texts of several lines as they are and commands in one line, to copy."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -36,7 +36,7 @@ def as_yaml(value: Any) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
 
     Dumper.add_representer(str, text)
-    return yaml.dump(value, Dumper=Dumper, allow_unicode=True, sort_keys=False, width=120)
+    return yaml.dump(value, Dumper=Dumper, allow_unicode=True, sort_keys=False, width=1 << 20)
 
 
 def what_now(job: Job) -> str:
