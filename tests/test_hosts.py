@@ -201,6 +201,12 @@ def test_a_tpu_pods_place_is_in_its_variables_and_slices_are_numbered_one_after_
     assert (place.index, place.count, place.coordinator) == (5, 6, "first:8482")
 
 
+@pytest.mark.parametrize("variable", ["TPU_WORKER_ID", "MEGASCALE_SLICE_ID"])
+def test_a_place_that_is_no_number_is_one_line(variable):
+    with pytest.raises(UserError, match="the variables of a TPU pod say .*unknown.*; give --hosts"):
+        find_place({}, GKE | SLICES | {variable: "unknown"})
+
+
 @pytest.mark.parametrize("taken", [{"MEGASCALE_COORDINATOR_ADDRESS": "first:8482"}, {"MEGASCALE_PORT": "8482"}])
 def test_the_coordinators_port_is_not_the_one_of_the_slices_transport(taken):
     place = find_place({}, GKE | SLICES | {"MEGASCALE_COORDINATOR_ADDRESS": "first"} | taken)

@@ -193,6 +193,8 @@ def _in_slices(source: str, workers: list[str], own: str, variables: Mapping[str
     # The slices' own transport listens on host 0 as well.
     taken = {port, variables.get("MEGASCALE_PORT")}
     free = next(port for port in _ports(variables) if str(port) not in taken)
+    if not all(str(number).isdigit() for number in (own, slices, of_slice)):
+        raise UserError(f"hosts: {source} say worker {own} of slice {of_slice} of {slices}; give --hosts.*")
     index, count = int(own) + int(of_slice) * len(workers), len(workers) * int(slices)
     return Place(source, index, count, f"{host or workers[0]}:{free}")
 

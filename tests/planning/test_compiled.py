@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import importlib.util
 import math
+import os
 import re
 
 import pytest
@@ -54,6 +55,13 @@ def layer_bytes(model) -> int:
 
     leaves = jax.tree.leaves(Architecture(model).shapes["layers"])
     return 2 * max(math.prod(leaf.shape[1:]) for leaf in leaves)
+
+
+def test_describing_a_slice_leaves_the_environment_as_it_was():
+    """libtpu and JAX note there that this is a worker of a pod, and programs that start from here believe it."""
+    before = dict(os.environ)
+    compiler_mesh({"fsdp": -1}, parse("v5e:4x4"))
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(("name", "slice_name", "mesh"), DENSE)

@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -43,15 +43,29 @@ def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
     """
     from jax.experimental import topologies
 
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **topology.options())
+        with _quiet():
+            described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **topology.options())
     except (RuntimeError, ImportError) as error:
         if "libtpu" not in str(error).lower():
             raise
         raise UserError(f"{topology}: the TPU compiler is missing; install tpullm[tpu]") from error
     return Mesh(arranged(axis_sizes(shape, topology.chips), described.devices), AXES, axis_types=EXPLICIT)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """`QUIET` while libtpu is loaded; after it, the environment as it was.
+
+    What it leaves there would tell this program's own processes that they are workers of a TPU pod.
+    """
+    before = dict(os.environ)
+    os.environ.update(QUIET | before)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def traced(model: ModelConfig, config: TrainConfig, mesh: Mesh | AbstractMesh) -> jax.stages.Lowered:
