@@ -5,12 +5,14 @@ import subprocess
 import sys
 import time
 
+import jsonargparse
 import pytest
 
 from tests.conftest import ROOT, TINY, tpullm
 from tpullm import recipe
 from tpullm.cli import VERBS, main
 from tpullm.config import Recipe
+from tpullm.errors import UserError
 
 
 def test_help_names_every_verb_and_is_quick():
@@ -74,6 +76,21 @@ def test_a_recipe_comes_back_from_its_yaml(tmp_path):
 
 def test_the_command_line_wins_over_the_file(tmp_path):
     assert recipe.load(TINY, ["--pretrain.steps=7"]).pretrain.steps == 7
+
+
+@pytest.mark.parametrize("config", [["--config", str(TINY)], [f"--config={TINY}"]])
+def test_the_command_line_wins_wherever_the_file_stands(config):
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    recipe.add_recipe_arguments(parser)
+    for argv in ([*config, "--seed", "7"], ["--seed", "7", *config], ["--seed=7", *config]):
+        assert recipe.parse(parser, argv).seed == 7
+
+
+def test_a_config_without_a_file_is_one_line():
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    recipe.add_recipe_arguments(parser)
+    with pytest.raises(UserError, match="expected one argument"):
+        recipe.parse(parser, ["--seed", "7", "--config"])
 
 
 def test_there_are_fewer_than_150_keys():

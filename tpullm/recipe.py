@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import re
 import types
 import typing
@@ -26,7 +27,7 @@ def add_recipe_arguments(parser) -> None:
 
 def parse(parser, argv: list[str], kind: type = Recipe):
     """The parsed command line; what is wrong in it, or in the file of a `kind` that it names, is a `UserError`."""
-    given = _given(argv := _fetched(argv))
+    given = _given(argv := _files_first(_fetched(argv)))
     files = [value for option, value in given if option == "config"]
     _check_repeated(given, keys(kind))
     try:
@@ -37,6 +38,17 @@ def parse(parser, argv: list[str], kind: type = Recipe):
         typed = any(key and key.group(1) in argument for argument in argv)
         in_file = files and not typed and "--config" not in message and "config" not in message.split(":")[0]
         raise UserError(f"{files[-1]}: {message}" if in_file else message) from error
+
+
+def _files_first(argv: list[str]) -> list[str]:
+    """`--config FILE` before all else, wherever it stands: what is typed counts, whatever the file says."""
+    files, rest, words = [], [], iter(argv)
+    for word in words:
+        if word == "--config":
+            files += [word, *itertools.islice(words, 1)]
+        else:
+            (files if word.startswith("--config=") else rest).append(word)
+    return files + rest
 
 
 def _fetched(argv: list[str]) -> list[str]:
