@@ -72,7 +72,7 @@ def trained(mesh: jax.sharding.Mesh, texts: store.TokenStore) -> dict:
 
 
 if __name__ == "__main__":
-    flags, (folder, *asked) = joining.take_flags(sys.argv[1:])
+    flags, (folder, *asked) = joining.take_flags("hosts", sys.argv[1:])
     joining.join(joining.find_place(flags, {}))
     assert len(jax.devices()) == 8
     texts = documents(Path(folder))
