@@ -18,8 +18,8 @@ from tpullm.planning.setting import CPU, OURS, Setting, setting_of
 from tpullm.topology import GENERATIONS, Topology
 
 # What a CPU reaches of what is measured: fitted to the quickstart, 12 M and 50 M on two idle cores of a Xeon with AMX
-# (1,660 GFLOP/s, 27.7 GB/s; benchmarks/predict.py --fit). Seven other models came within 18 % there. An EPYC without AMX
-# (430 GFLOP/s) reaches more of its peak, 0.93, 0.30 and 0.36: there a step is told too slow by a third or so.
+# (1,660 GFLOP/s, 27.7 GB/s; benchmarks/predict.py --fit). Seven other models came within 18 % there. An EPYC without
+# AMX (430 GFLOP/s) reaches more of its peak, 0.93, 0.30 and 0.36: there a step is told too slow by a third or so.
 PRODUCTS, KERNEL, MEMORY = 0.58, 0.27, 0.21
 COPIED = 1 << 28  # bytes that a memory's bandwidth is measured with
 
