@@ -82,8 +82,9 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 def test_the_command_line_wins_wherever_the_file_stands(config):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     recipe.add_recipe_arguments(parser)
-    for argv in ([*config, "--seed", "7"], ["--seed", "7", *config], ["--seed=7", *config]):
-        assert recipe.parse(parser, argv).seed == 7
+    assert recipe.load(TINY).name != "other"
+    for argv in ([*config, "--name", "other"], ["--name", "other", *config], ["--name=other", *config]):
+        assert recipe.parse(parser, argv).name == "other"
 
 
 def test_a_config_without_a_file_is_one_line():
