@@ -1,0 +1,21 @@
+"""What is copied into an image: the package and what describes it, and nothing else that lies in a checkout."""
+
+import re
+
+from tests.conftest import ROOT
+
+DOCKERFILE = (ROOT / "launch" / "Dockerfile").read_text(encoding="utf-8")
+IGNORE = (ROOT / "launch" / "Dockerfile.dockerignore").read_text(encoding="utf-8").split()
+COPIED = {source for line in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.MULTILINE) for source in line.split()}
+
+
+def test_a_token_that_lies_in_the_checkout_is_not_in_the_image():
+    """All is left out (`*`) but what is named, and what is named is copied by name: no `.env`, no key, no `runs`."""
+    assert IGNORE[0] == "*"
+    named = {line.removeprefix("!") for line in IGNORE if line.startswith("!")}
+    assert COPIED == named == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "tpullm"}
+
+
+def test_no_secret_is_given_when_it_is_built():
+    assert set(re.findall(r"^(?:ARG|ENV) (\w+)", DOCKERFILE, re.MULTILINE)) == {"PYTHON", "EXTRAS"}
+    assert re.findall(r"^ADD|--mount", DOCKERFILE, re.MULTILINE) == []
