@@ -87,6 +87,7 @@ def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMe
     parts = mesh.shape[axis]
     pieces = lambda devices: 2 * devices if devices > 1 else 1  # noqa: E731
     if length % pieces(parts) == 0:
+        _check_chunks(config, length // parts, stage)
         return
     longest = model.context_length
     ways = {
@@ -94,6 +95,14 @@ def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMe
         f"mesh.{axis}": nearest(parts, lambda size: length % pieces(size) == 0 and _possible(mesh, size), length),
     }
     _refuse(f"{stage}.sequence_length: {length} tokens, in 2 pieces a device,", parts, f"mesh.{axis}", ways)
+
+
+def _check_chunks(config: TrainConfig, length: int, stage: str) -> None:
+    """The chunks of the loss, of a device's `length` tokens of a row."""
+    if config.loss_chunks and length % config.loss_chunks:
+        sizes = nearest(config.loss_chunks, lambda count: length % count == 0, length)
+        told = f"{stage}.loss_chunks: {config.loss_chunks} does not divide the {length} tokens of a row"
+        raise UserError(f"{told} that a device has; use {sizes}")
 
 
 def _check_dimension(model, vocabulary, mesh, axis: str, dimension: str, split: list[str], sizes_given: bool) -> None:
