@@ -156,10 +156,15 @@ def splash_fits(length: int, sequence: int) -> bool:
 def splash_block(length: int, most: int = 0) -> int:
     """How many of `length` queries or keys a TPU's kernel takes at a time: at most `most`, or 1,024 if that is 0.
 
-    2,048 don't fit the memory on the chip of a v5e and a v5p, and on a v6e the compiler's own schedule of the kernel is
-    no faster with them (`planning/kernels.py`).
+    By the compiler's own schedules 1,024 is best but for a v6e, where 2,048 are from 8,192 tokens on (8 % less, by
+    `planning/kernels.py`).
     """
     return next(block for block in ATTENTION_BLOCKS if block <= (most or 1024) and length % block == 0)
+
+
+def largest_block(device_kind: str) -> int:
+    """The most that `model.attention_block` can be: the compiler refuses 2,048 where a core has 16 MiB of its own."""
+    return 2048 if device_kind == "TPU v6 lite" else 1024
 
 
 def one_backward_pass(length: int, block: int) -> bool:

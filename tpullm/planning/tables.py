@@ -62,7 +62,7 @@ def _kinds(plans: list[Plan]) -> list[str]:
 
 def _head(plan: Plan) -> str:
     setting, keys = plan.chosen.setting, plan.chosen.keys()
-    told = ", ".join(f"{key} {value}" for key, value in keys.items())
+    told = ", ".join(f"{key} {value}" for key, value in keys.items() if value)  # 0 is the platform's own choice
     return f"{plan.recipe.name} on {setting.topology}, {setting.topology.chips:,} chip(s): {told}"
 
 
@@ -139,12 +139,13 @@ def _search(plan: Plan) -> str:
     head = f"searched: {found.screened:,} ways in {found.seconds:.1f} s, {found.fitting:,} fit"
     if not found.best:
         return head
-    rows = [("mesh", "remat", "micro-batches", "moments", "GiB", "step", "waiting", "why not")]
+    rows = [("mesh", "remat", "micro-batches", "block", "chunks", "moments", "GiB", "step", "waiting", "why not")]
     for one in found.best:
         setting, behind = one.setting, "" if one is found.best[0] else why_behind(one, found.best[0])
         rows.append(
-            (one.keys()["mesh"], setting.remat, str(setting.accumulation), setting.optimizer.moments)
+            (one.keys()["mesh"], setting.remat, str(setting.accumulation), str(setting.block), str(setting.chunks))
             + (
+                setting.optimizer.moments,
                 f"{one.memory.peak / GIB:.1f}",
                 seconds(one.estimate.step_seconds),
                 seconds(sum(waiting(one).values())),
