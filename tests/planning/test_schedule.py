@@ -60,13 +60,13 @@ def test_attentions_kernel_is_counted_by_its_schedule():
     call = 'custom-call(%q, %k), custom_call_target="tpu_custom_call", kernel_metadata={{ "xprof_metadata":"{{'
     forward = "%splash_mha_fwd.1 = (bf16[4,32,2048,{H}]{{3,2,1,0}}, f32[4,32,2048]) " + call
     forward += '\\"block_q\\": 512, \\"block_kv\\": 512, \\"block_q_dkv\\": 1024}}'
-    keys = "%splash_mha_dkv.1 = (bf16[4,8,2048,{H}]{{3,2,1,0}}, bf16[4,8,2048,{H}]{{3,2,1,0}}) " + call
-    keys += (
-        '\\"block_q\\": 512, \\"block_q_dkv\\": 1024, \\"block_kv_dkv\\": 1024, \\"use_fused_bwd_kernel\\": {fused}}}'
-    )
+    gradient = "bf16[4,8,2048,{H}]{{3,2,1,0}}"
+    blocks = '\\"block_q\\": 512, \\"block_q_dkv\\": 1024, \\"block_kv_dkv\\": 1024}}'
+    keys = f"%splash_mha_dkv.1 = ({gradient}, {gradient}) {call}{blocks}"
+    every = f"%splash_mha_dkv.1 = (bf16[4,2,32,2048,{{H}}]{{{{4,3,2,1,0}}}}, {gradient}, {gradient}) {call}{blocks}"
 
-    def of(kernel, width, fused="false"):
-        return seconds(looped(*(text.format(H=width, fused=fused) for text in (q, k, kernel)), turns=1))
+    def of(kernel, width):
+        return seconds(looped(*(text.format(H=width) for text in (q, k, kernel)), turns=1))
 
     def expected(name, block):
         one = scheduled("v5e", name, block, (1, 2048, 2048), seen(2048, block), 128)
@@ -74,7 +74,7 @@ def test_attentions_kernel_is_counted_by_its_schedule():
 
     assert of(forward, 128) == of(forward, 64) == expected("forward", 512)
     assert of(keys, 128) == expected("keys", 1024)
-    assert of(keys, 128, "true") == expected("all", 1024)
+    assert of(every, 128) == expected("all", 1024)
 
 
 def test_each_device_of_a_row_has_its_queries_and_all_keys():

@@ -20,7 +20,7 @@ COMPILED = 3  # of a search's best
 def add_arguments(parser) -> None:
     """The options of `tpullm plan`; `--topology` is the recipe's own key, with several names or `local`."""
     parser.add_argument("--slices", type=int, default=0, help="so many slices of each topology, along mesh.data")
-    parser.add_argument("--search", action="store_true", help="find the fastest mesh, remat and accumulation that fit")
+    parser.add_argument("--search", action="store_true", help="find the fastest mesh, remat, accumulation, loss_chunks and attention_block that fit")
     parser.add_argument("--compile", action="store_true", help="have the TPU compiler make the program; some minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
     parser.add_argument("--write", default="", help="write the recipe that was planned to this file")

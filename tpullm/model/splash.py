@@ -10,7 +10,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tpullm.model.platform import one_backward_pass, splash_block, target
+from tpullm.model.platform import splash_block, target
 from tpullm.sharding import RULES, axis_size, whole_row, zigzag
 
 
@@ -59,10 +59,10 @@ def _kernel(length: int, window: int, heads: int, sequence: int, most: int, soft
         mask.q_sequence = zigzag(length, sequence).astype(np.int32)
     turn = length // (2 * sequence if sequence > 1 else 1)
     q, kv = splash_block(turn, most), splash_block(length, most)
-    fused = one_backward_pass(length, kv)
-    of_queries = {"use_fused_bwd_kernel": True} if fused else {"block_q_dq": q, "block_kv_dq": kv}
+    # One pass for all gradients would take 0.7 of the time of these two. But it writes a part of the queries' gradient
+    # for each block of keys, and the sum of these takes the compiler longer than that saves (benchmarks/LOG.md).
     sizes = kernels.BlockSizes(
-        block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv, **of_queries
+        block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv, block_q_dq=q, block_kv_dq=kv
     )
     return kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),

@@ -114,7 +114,7 @@ def forward(setting: Setting) -> float:
 
 def backward(setting: Setting) -> float:
     """The same of the gradients of queries, keys and values."""
-    passes = ("all",) if setting.one_backward_pass else ("queries", "keys")
+    passes = ("all",) if setting.habits.fused else ("queries", "keys")
     return _best(setting, passes, setting.habits.passes)
 
 

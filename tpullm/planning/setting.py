@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from tpullm.axes import AXES, axis_sizes
 from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig
-from tpullm.model.platform import one_backward_pass, splash_block, splash_fits
+from tpullm.model.platform import splash_block, splash_fits
 from tpullm.planning.chips import Chip, chip
 from tpullm.sharding import RULES
 from tpullm.topology import Topology
@@ -36,7 +36,7 @@ class Habits:
         tensor_waits: what goes along `tensor` is not hidden beside the products that it is for.
         crossing: bytes of a gradient between slices.
         block: queries and keys that attention takes at a time; 0 is as `Setting.attention_block` says.
-        fused: attention's gradients come from one pass; None is as `platform.one_backward_pass` says.
+        fused: attention's gradients come from one pass over the scores.
     """
 
     in_lines: bool = True
@@ -45,10 +45,10 @@ class Habits:
     tensor_waits: bool = True
     crossing: int = 2
     block: int = 0
-    fused: bool | None = None
+    fused: bool = False
 
 
-OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512, fused=False)
+OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512)
 CPU = Habits(in_lines=False, passes=4)  # model/blockwise.py keeps the weights of the forward pass
 
 
@@ -112,12 +112,6 @@ class Setting:
         return _block(
             self.length // (2 * self.sizes[SEQUENCE] if self.sizes[SEQUENCE] > 1 else 1), self.attention_block
         )
-
-    @property
-    def one_backward_pass(self) -> bool:
-        """Whether attention's gradients come from one pass over the scores."""
-        fused = self.habits.fused
-        return one_backward_pass(self.length, self.block) if fused is None else fused
 
     @property
     def chunks(self) -> int:

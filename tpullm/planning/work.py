@@ -111,10 +111,10 @@ def _element_wise(setting: Setting) -> float:
         k = model.experts_per_token * setting.padding
         hidden = k * (hidden + 4 * model.width) + model.shared_experts * hidden
     attention, mlp = 4 * model.width + 2 * heads, 4 * model.width + hidden
-    parts = setting.length / setting.block if setting.one_backward_pass else 1
-    summed = (parts - 1) * model.heads * model.head_width / tensor  # parts of the queries' gradient
+    parts = setting.length / setting.block if setting.habits.fused else 0  # of the queries' gradient
+    summed = parts * model.heads * model.head_width / tensor
     again = (attention if "qkv" in setting.recompute else 0) + (mlp if "up" in setting.recompute else 0)
-    return 2 * M * (3 * (attention + mlp) + again + max(summed, 0.0))
+    return 2 * M * (3 * (attention + mlp) + again + summed)
 
 
 def _update_bytes(setting: Setting) -> float:

@@ -1,0 +1,49 @@
+"""What the TPU compiler says that programs hold at most, written anew: the figures of `compiled.yaml`.
+
+    python benchmarks/compiled.py           # all that were not compiled before; one to two minutes each when idle
+    python benchmarks/compiled.py 8b 1b     # those of these recipes
+
+`tests/planning/test_memory.py` compares `planning/memory.py` with them.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import yaml
+
+from tpullm.axes import written
+from tpullm.log import say
+from tpullm.planning.proof import prove
+from tpullm.recipe import load
+from tpullm.topology import parse
+
+FILE = Path(__file__).with_name("compiled.yaml")
+RECIPES = Path(__file__).parents[1] / "configs" / "pretrain"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*")
+    chosen = parser.parse_args().recipes
+    lines = FILE.read_text(encoding="utf-8").splitlines()
+    for n, line in enumerate(lines):
+        if line.startswith("  - "):
+            program = yaml.safe_load(line)[0]
+            if not chosen or program["recipe"] in chosen:
+                lines[n] = re.sub(r"peak_bytes: \d+", f"peak_bytes: {peak_bytes(program)}", line)
+                FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def peak_bytes(program: dict) -> int:
+    """Of one program; 0 if the compiler refuses it for want of memory."""
+    options = [f"--mesh={written(program['mesh'])}", *(f"--{key}={of}" for key, of in program["overrides"].items())]
+    recipe = load(RECIPES / f"{program['recipe']}.yaml", options)
+    proof = prove(recipe, parse(program["topology"]), say)
+    peak = 0 if proof.refused else proof.peak_bytes
+    say(f"{program['recipe']} {program['topology']} {program['overrides']}: {program['peak_bytes']:,} was, {peak:,} is")
+    return peak
+
+
+if __name__ == "__main__":
+    main()
