@@ -41,6 +41,11 @@ class Plan:
     proofs: tuple[Proof, ...] = ()
 
     @property
+    def fits(self) -> bool:
+        """By the compiler's word where it was asked, else by the estimate."""
+        return not self.proofs[0].refused if self.proofs else self.advice is None
+
+    @property
     def dollars(self) -> float:
         """At the first kind of price; 0 for this machine."""
         return next(iter(self.run.dollars.values()), 0.0)
@@ -93,7 +98,7 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
         dollars={kind: price * scale for kind, price in plan.run.dollars.items()},
     )
     return dataclasses.replace(
-        plan, recipe=chosen.changed(plan.recipe), chosen=chosen, run=run, proofs=(proof, *others)
+        plan, recipe=chosen.changed(plan.recipe), chosen=chosen, run=run, advice=None, proofs=(proof, *others)
     )
 
 
@@ -133,7 +138,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "topology": str(setting.topology),
         "chips": setting.topology.chips,
         "keys": chosen.keys(),
-        "fits": plan.advice is None,
+        "fits": plan.fits,
         "limit_bytes": round(setting.device.hbm_bytes),
         "peak_bytes": round(chosen.memory.peak),
         "peak_moment": chosen.memory.moment,

@@ -52,9 +52,7 @@ class Candidate:
             recipe.pretrain, accumulation=setting.accumulation, optimizer=setting.optimizer, batch_size=setting.rows
         )
         model = dataclasses.replace(recipe.model, remat=setting.remat)
-        return dataclasses.replace(
-            recipe, mesh=self.mesh, model=model, pretrain=config, topology=_named(setting, recipe)
-        )
+        return dataclasses.replace(recipe, mesh=self.mesh, model=model, pretrain=config, topology=str(setting.topology))
 
 
 @dataclass(frozen=True)
@@ -137,10 +135,6 @@ def why_behind(one: Candidate, best: Candidate) -> str:
 def waiting(candidate: Candidate) -> dict[str, float]:
     """Seconds that nothing hides, by mesh axis, named for people."""
     return {f"waiting for {axis}": seconds for axis, seconds in candidate.estimate.exposed.items()}
-
-
-def _named(setting: Setting, recipe: Recipe) -> str:
-    return recipe.topology if setting.topology.generation == "local" else str(setting.topology)
 
 
 def _with_moments(base: Setting) -> list[Setting]:
