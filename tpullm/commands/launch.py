@@ -118,10 +118,11 @@ def _status(work: Job, target: Target, arguments: Any) -> int:
 
 
 def _logs(work: Job, target: Target, arguments: Any) -> int:
-    count = 0
-    for count, line in enumerate(show.logs(State(work.folder), arguments.follow), 1):
+    printed = False
+    for line in show.logs(State(work.folder), arguments.follow):
         print(line, flush=True)
-    if not count:
+        printed = True
+    if not printed:
         say(f"{work.name}: no host has sent a line; `status` says what there is")
     return 0
 
