@@ -245,6 +245,9 @@ def test_the_compiler_confirms_the_plan(planned):
         (("--slices=-1",), "use 0 or more"),
         (("--price=h100=3",), "--price: h100=3 is not GENERATION=DOLLARS"),
         (("--price=v5e=cheap",), "--price: v5e=cheap is not GENERATION=DOLLARS"),
+        (("--price=v5e=nan",), "--price: v5e=nan is not GENERATION=DOLLARS"),
+        (("--write=/dev/null/best.yaml",), "/dev/null: can't be written"),
+        (("--searh",), "tpullm: unknown key searh; the nearest is search"),
         (("--model.vocabulary_size=0", "--tokenizer.vocabulary_size=0"), "model.vocabulary_size: not known before"),
     ],
 )
@@ -259,6 +262,11 @@ def test_no_file_is_written_over(refused, tmp_path):
     small = ("--topology=v6e:4x4", "--pretrain.batch_size=256")
     assert cli.main(arguments(*small, f"--write={tmp_path / 'other.yaml'}", tmp_path=tmp_path)) == 2
     assert not (tmp_path / "other.yaml").exists()
+
+
+def test_what_is_refused_leaves_no_folder(refused, tmp_path):
+    refused("--topology=v6e:3x3", f"--write={tmp_path / 'new' / 'best.yaml'}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_price_file_says_when_and_where_from():

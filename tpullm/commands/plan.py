@@ -37,9 +37,11 @@ def main(recipe: Recipe, run: Path, arguments) -> int:
     from tpullm.planning import tables
     from tpullm.planning.plans import VERSION, to_json
 
-    target = Path(arguments.write) if arguments.write else None
+    target = storage.path(arguments.write) if arguments.write else None
     if target and target.exists():
         raise UserError(f"--write: {target} is there already; choose another file, or remove it")
+    if target:  # before minutes of compiling, and without leaving a folder
+        storage.check_writable(next((folder for folder in target.parents if folder.exists()), target.parent))
     plans = sorted(_plans(recipe, run, arguments), key=lambda plan: _order(plan, arguments.sort))
     if arguments.json:
         print(json.dumps({"version": VERSION, "recipe": recipe.name, "plans": [to_json(plan) for plan in plans]}))
