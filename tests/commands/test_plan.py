@@ -11,8 +11,8 @@ import yaml
 from tests.conftest import ROOT
 from tpullm import cli
 from tpullm.errors import UserError
+from tpullm.log import moment
 from tpullm.recipe import load
-from tpullm.report.units import moment
 
 EIGHT = ROOT / "configs" / "pretrain" / "8b.yaml"
 # The keys of the JSON and what they hold; a change of these is a change of `plans.VERSION`.
@@ -208,16 +208,37 @@ def test_without_the_compiler_the_analytic_plan_still_comes(capsys, tmp_path, mo
     assert "install tpullm[tpu]" in told.err and "memory of a chip" in told.out
 
 
+def proof(**fields):
+    return SimpleNamespace(**{"refused": "", "step_seconds": 1.0, "peak_bytes": 1 << 30, "findings": ()} | fields)
+
+
 def test_the_compilers_word_stands_above_the_estimate():
     from tpullm.planning.plans import make_plan, with_proofs
+    from tpullm.planning.tables import details, side_by_side
 
     recipe = load(EIGHT)
     model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
     fits, small = (make_plan(recipe, model, name) for name in ("v6e:16x16", "v6e:8x8"))
-    no, yes = SimpleNamespace(refused="does not fit", step_seconds=0.0), SimpleNamespace(refused="", step_seconds=1.0)
     assert fits.fits and not small.fits
-    assert not with_proofs(fits, [(fits.chosen, no)]).fits
-    assert with_proofs(small, [(small.chosen, yes)]).fits
+    refused = with_proofs(fits, [(fits.chosen, proof(refused="does not fit: change this"))])
+    assert not refused.fits and "  does not fit: change this" in details(refused)
+    assert "DOES NOT FIT, says the compiler" in side_by_side([refused])
+    held = with_proofs(small, [(small.chosen, proof())])
+    assert held.fits and "NOT FIT" not in details(held) and "1.00 GiB (32.4" in details(held)
+    assert "compiled: 1 s a step" in side_by_side([held])
+
+
+def test_each_proof_is_of_a_way_to_run_it():
+    from tpullm.planning.plans import make_plan, with_proofs
+    from tpullm.planning.tables import details
+
+    recipe = load(EIGHT)
+    plan = make_plan(recipe, recipe.model.resolved(recipe.tokenizer.vocabulary_size), "v6e:16x16", searched=True)
+    first, second = plan.found.best[:2]
+    found = with_proofs(plan, [(first, proof(step_seconds=9.0)), (second, proof(step_seconds=3.0))])
+    assert found.chosen is second and [candidate for candidate, _ in found.proven] == [second, first]
+    told = details(found).split("compiled:")[1].splitlines()
+    assert second.setting.remat in told[1] and "3 s (" in told[1] and first.setting.remat in told[2]
 
 
 @pytest.mark.slow
@@ -227,6 +248,7 @@ def test_the_compiler_confirms_the_plan(planned):
     (plan,) = planned("--compile", *small, config=ROOT / "configs" / "pretrain" / "125m.yaml")["plans"]
     (proof,) = plan["proofs"]
     assert proof["peak_bytes"] == pytest.approx(plan["peak_bytes"], rel=0.15)
+    assert proof["keys"] == plan["keys"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from tpullm.report.units import compact, duration, find, moment, number, percent, probability, short
+from tpullm.log import moment
+from tpullm.report.units import compact, duration, find, number, percent, probability, short
 
 
 @pytest.mark.parametrize(

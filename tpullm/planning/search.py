@@ -12,6 +12,7 @@ from typing import Any
 
 from tpullm.axes import AXES, written
 from tpullm.config import Recipe
+from tpullm.log import moment
 from tpullm.planning.estimate import Estimate, estimate
 from tpullm.planning.memory import Memory, memory
 from tpullm.planning.resting import Resting, resting
@@ -129,7 +130,7 @@ def why_behind(one: Candidate, best: Candidate) -> str:
     lost = one.estimate.step_seconds / best.estimate.step_seconds - 1
     if lost < NEAR:
         return "as fast, with more changes or less memory to spare"
-    return f"{lost:.1%} slower: {more[worst]:.3g} s more of {worst}"
+    return f"{lost:.1%} slower: {moment(more[worst])} more of {worst}"
 
 
 def waiting(candidate: Candidate) -> dict[str, float]:

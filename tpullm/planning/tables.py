@@ -2,9 +2,10 @@
 
 import shutil
 
+from tpullm.log import moment
 from tpullm.planning.estimate import estimate
 from tpullm.planning.plans import Plan
-from tpullm.planning.search import waiting, why_behind
+from tpullm.planning.search import Candidate, waiting, why_behind
 from tpullm.prices import price_list
 
 GIB, WIDTH = 1 << 30, 30
@@ -17,7 +18,7 @@ def details(plan: Plan) -> str:
     parts = [_head(plan), _memory(plan), _advice(plan)]
     parts += [_time(plan), _run(plan)] if plan.fits else []
     parts += [_search(plan)] if plan.found else []
-    parts += [_proof(proof) for proof in plan.proofs]
+    parts += _compiled(plan)
     return "\n\n".join(part for part in parts if part)
 
 
@@ -41,9 +42,9 @@ def _speed(plan: Plan, kinds: list[str]) -> tuple[str, ...]:
     if not plan.fits:
         return ("-",) * (4 + len(kinds))
     found, run = plan.chosen.estimate or estimate(plan.chosen.setting), plan.run
-    prices = [f"{run.dollars[kind]:,.0f}" if kind in run.dollars else "-" for kind in kinds]
+    prices = [_dollars(run.dollars[kind]) if kind in run.dollars else "-" for kind in kinds]
     days = f"{run.days:,.1f}" if run.days >= 0.05 else "< 0.1"
-    speed = (seconds(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}", days)
+    speed = (moment(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}", days)
     return *speed, *prices
 
 
@@ -51,14 +52,7 @@ def _note(plan: Plan) -> str:
     """How it is run, and what the compiler says; or that it does not fit, and what would."""
     if not plan.fits:
         return "DOES NOT FIT" + (f"; {_cure(plan)}" if plan.advice else ", says the compiler")
-    setting = plan.chosen.setting
-    keys = f"mesh {plan.chosen.keys()['mesh']}, remat {setting.remat}, accumulation {setting.accumulation}"
-    return keys + (f"; compiled: {seconds(plan.proofs[0].step_seconds)} a step" if plan.proofs else "")
-
-
-def seconds(value: float) -> str:
-    """Three digits, in a unit that suits."""
-    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    return _keys(plan.chosen) + (f"; compiled: {moment(plan.proofs[0].step_seconds)} a step" if plan.proofs else "")
 
 
 def aligned(rows: list[tuple[str, ...]]) -> str:
@@ -119,12 +113,12 @@ def _time(plan: Plan) -> str:
     found = plan.chosen.estimate or estimate(plan.chosen.setting)
     parts = {**found.computing, **{f"waiting for {axis}": value for axis, value in found.exposed.items()}}
     rows = [
-        (name, seconds(value), f"{value / found.step_seconds:.0%}", bar(value / found.step_seconds))
+        (name, moment(value), f"{value / found.step_seconds:.0%}", bar(value / found.step_seconds))
         for name, value in parts.items()
         if value > SMALL * found.step_seconds
     ]
     speed = f"{found.tokens_per_second:,.0f} tokens/s a chip, MFU {found.mfu:.0%}"
-    return f"a step: {seconds(found.step_seconds)}, {speed}\n{aligned(rows)}\n{_traffic(found)}"
+    return f"a step: {moment(found.step_seconds)}, {speed}\n{aligned(rows)}\n{_traffic(found)}"
 
 
 def _traffic(found) -> str:
@@ -133,7 +127,7 @@ def _traffic(found) -> str:
         (
             f"  {one.axis}: {one.what}",
             _size(one.received),
-            seconds(one.seconds),
+            moment(one.seconds),
             "waited for" if one.waits else "beside the products",
         )
         for one in found.transfers
@@ -143,13 +137,13 @@ def _traffic(found) -> str:
 
 def _run(plan: Plan) -> str:
     run = plan.run
-    dollars = [f"{price:,.0f} dollars ({kind.replace('_', ' ')})" for kind, price in run.dollars.items()]
+    dollars = [f"{_dollars(price)} dollars ({kind.replace('_', ' ')})" for kind, price in run.dollars.items()]
     whole = ", ".join([f"{count(run.tokens)} tokens", _days(run.days), *dollars])
     lines = [f"the whole run: {whole}"]
     if run.dollars and "given" not in run.dollars:
         lines.append(f"  list prices of {price_list()['date']}; yours with --price GENERATION=DOLLARS a chip-hour")
     files = f"token store {_size(run.token_store_bytes)}, a checkpoint {_size(run.checkpoint_bytes)}"
-    lines.append(f"  {files}, saved in {seconds(run.save_seconds)} while training goes on")
+    lines.append(f"  {files}, saved in {moment(run.save_seconds)} while training goes on")
     if run.hours_between:
         often = f"  interrupted every {run.hours_between:g} hours in the mean, {run.interruptions:.1f} times"
         lines.append(f"{often}: goodput {run.goodput:.1%}, in the days and dollars above")
@@ -164,6 +158,10 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def _dollars(price: float) -> str:
+    return f"{price:,.0f}" if price >= 10 else f"{price:.2f}"
+
+
 def _days(days: float) -> str:
     if days >= 1:
         return f"{days:,.2f} days"
@@ -176,31 +174,42 @@ def _size(number: float) -> str:
 
 
 def _search(plan: Plan) -> str:
-    """The best that fit, and what the others lose to the first; moments only where they are not the recipe's own."""
+    """The best that fit, and what the others lose to the first. (All have the same moments.)"""
     found = plan.found
-    head = f"searched: {found.screened:,} ways in {seconds(found.seconds)}, {found.fitting:,} fit"
+    head = f"searched: {found.screened:,} ways in {moment(found.seconds)}, {found.fitting:,} fit"
     if not found.best:
         return head
-    rows = [("mesh", "remat", "accumulation", "moments", "GiB", "step", "waiting", "")]
+    rows = [("mesh", "remat", "accumulation", "GiB", "step", "waiting", "")]
     for one in found.best:
         setting, behind = one.setting, "" if one is found.best[0] else why_behind(one, found.best[0])
         rows.append(
-            (one.keys()["mesh"], setting.remat, str(setting.accumulation), setting.optimizer.moments)
+            (one.keys()["mesh"], setting.remat, str(setting.accumulation))
             + (
                 f"{one.memory.peak / GIB:.1f}",
-                seconds(one.estimate.step_seconds),
-                seconds(sum(waiting(one).values())),
+                moment(one.estimate.step_seconds),
+                moment(sum(waiting(one).values())),
                 behind,
             )
         )
     return head + "\n" + aligned(rows)
 
 
-def _proof(proof) -> str:
-    if proof.refused:
-        return f"compiled for {proof.topology}: {proof.refused}"
-    lines = [
-        f"compiled for {proof.topology} in {proof.compile_seconds:.0f} s: {proof.peak_bytes / GIB:.2f} GiB of "
-        f"{proof.limit_bytes / GIB:.2f} a chip, a step {seconds(proof.step_seconds)} by the compiler's cycles"
-    ]
-    return "\n".join(lines + [f"  {finding.text}" for finding in proof.findings])
+def _compiled(plan: Plan) -> list[str]:
+    """What the compiler says of each way that it was given, beside the estimate; of the chosen one all of it."""
+    if not plan.proven:
+        return []
+    rows = []
+    for candidate, proof in plan.proven:
+        found = candidate.estimate or estimate(candidate.setting)
+        memory = f"{proof.peak_bytes / GIB:.2f} GiB ({candidate.memory.peak / GIB:.2f})"
+        step = "DOES NOT FIT" if proof.refused else f"{moment(proof.step_seconds)} ({moment(found.step_seconds)})"
+        rows.append((_keys(candidate), memory, step, ""))
+    proof = plan.proofs[0]
+    head = "compiled: memory of a chip, and a step by the compiler's cycles (in brackets: as estimated)"
+    told = [proof.refused] if proof.refused else [finding.text for finding in proof.findings]
+    return ["\n".join([head, aligned(rows), *(f"  {line}" for line in told)])]
+
+
+def _keys(candidate: Candidate) -> str:
+    setting = candidate.setting
+    return f"mesh {candidate.keys()['mesh']}, remat {setting.remat}, accumulation {setting.accumulation}"

@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tpullm.log import moment
 from tpullm.report.charts import Line, line_chart, padded, single_bars
 from tpullm.report.html import Markup, figure, paragraph, phrase, section, shows, table, tag
 from tpullm.report.inputs import RunData
-from tpullm.report.units import compact, count, duration, find, moment, number, percent, short
+from tpullm.report.units import compact, count, duration, find, number, percent, short
 
 _ANSWERS = 8
 _WRONG_ANSWERS = 4

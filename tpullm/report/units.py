@@ -49,11 +49,6 @@ def probability(value: float) -> str:
     return "<0.01" if 0 < value < 0.005 else f"{value:.2f}"
 
 
-def moment(seconds: float) -> str:
-    """A short time in three digits: `0.0575` as `57.5 ms`."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
 def duration(seconds: float) -> str:
     """`372` as `6 min 12 s`."""
     if seconds < 10:
