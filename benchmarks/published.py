@@ -63,7 +63,7 @@ def _run(row: dict, model: ModelConfig) -> Run:
         recompute=tuple(row["recompute"]),
         padding=row.get("padding", 1.0),
         offloaded=row.get("offloaded", 0),
-        habits=MAXTEXT,
+        habits=dataclasses.replace(MAXTEXT, block=row.get("block", MAXTEXT.block), fused=row.get("fused", False)),
     )
     name = f"{row['model']} on {topology}" + (f" ({row['source']})" if row["source"] in ("tiers", "recipes") else "")
     return Run(name, row["use"], row.get("tokens") or row["flops"] * 1e12 / _full_flops(setting), setting)

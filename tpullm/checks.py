@@ -2,7 +2,7 @@
 
 from tpullm import topology
 from tpullm.axes import check_sizes
-from tpullm.config import ModelConfig, Recipe, TrainConfig
+from tpullm.config import ATTENTION_BLOCKS, HOW_TRAINED, ModelConfig, Recipe, TrainConfig
 from tpullm.errors import UserError
 
 # The smallest and the largest value of numbers that would otherwise fail late, or silently do nothing.
@@ -22,6 +22,7 @@ RANGES = {
     "model.vocabulary_size": (0, None),
     "model.swiglu_limit": (0, None),
     "model.dropout": (0, 0.95),
+    "loss_chunks": (0, None),
     "log_every": (1, None),
     "evaluate_every": (0, None),
     "evaluate_rows": (0, None),
@@ -55,7 +56,7 @@ def check(recipe: Recipe) -> Recipe:
     check_sizes(recipe.mesh)
     _require(
         not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,
-        "model: is that of `base`; beside it only dropout, remat, gradients and balance_loss can be set",
+        f"model: is that of `base`; beside it only {', '.join(HOW_TRAINED)} can be set",
     )
     model = recipe.model.resolved(vocabulary_size=1)
     _require(model.width > 0 and model.layers > 0 and model.heads > 0, "model: layers, width and heads must be > 0")
@@ -70,6 +71,11 @@ def check(recipe: Recipe) -> Recipe:
     _require(
         not model.experts or model.experts_per_token <= model.experts,
         f"model.experts_per_token: {model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer",
+    )
+    blocks = [0, *ATTENTION_BLOCKS]
+    _require(
+        model.attention_block in blocks,
+        f"model.attention_block: {model.attention_block} is none of {', '.join(map(str, blocks))}; choose one",
     )
     for key in () if model.experts else ("shared_experts", "balance_loss", "balance_rate"):
         _require(not getattr(model, key), f"model.{key}: needs a router; set model.experts, or this to 0")

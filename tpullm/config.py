@@ -119,6 +119,12 @@ class RopeScaling:
     long: tuple[float, ...] = ()
 
 
+# Keys of a model that say how it is trained and change no parameter.
+HOW_TRAINED = ("dropout", "remat", "attention_block", "gradients", "balance_loss")
+# What `model.attention_block` may be, the largest first.
+ATTENTION_BLOCKS = (2048, 1024, 512, 256, 128)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Step 3, the Transformer: decoder-only. What is not said below is as in Llama; the rest is for published models.
@@ -171,6 +177,8 @@ class ModelConfig:
         remat: what the backward pass computes again instead of keeping: `none`, all but the residual stream (`full`),
             all but what attention gives (`save_attention`) or but all products (`save_dots`), which `offload` keeps in
             the host's memory.
+        attention_block: queries and keys that a TPU's attention kernel takes at a time, at most: a power of two from
+            128 to 2,048; 0 is 1,024. Elsewhere it changes nothing.
         gradients: type in which the devices' gradients of matrices are summed, that of the products or float32 (twice
             the bytes).
     """
@@ -215,6 +223,7 @@ class ModelConfig:
     tied_embeddings: bool = True
     dropout: float = 0.0
     remat: Literal["none", "full", "save_attention", "save_dots", "offload"] = "none"
+    attention_block: int = 0
     gradients: Literal["compute", "float32"] = "compute"
 
     def resolved(self, vocabulary_size: int) -> "ModelConfig":
@@ -234,8 +243,7 @@ class ModelConfig:
 
     def trained_as(self, other: "ModelConfig") -> "ModelConfig":
         """The same model with what `other` says of its training, which changes no parameter."""
-        kept = {key: getattr(other, key) for key in ("dropout", "remat", "gradients", "balance_loss")}
-        return dataclasses.replace(self, **kept)
+        return dataclasses.replace(self, **{key: getattr(other, key) for key in HOW_TRAINED})
 
     @classmethod
     def from_json(cls, fields: dict) -> "ModelConfig":
@@ -308,6 +316,8 @@ class TrainConfig:
         batch_size: rows in one global batch (B).
         sequence_length: tokens in one row (T).
         accumulation: micro-batches that one step is computed in; the numbers are the same.
+        loss_chunks: parts of a row whose scores are computed one after the other; the numbers are the same. 0 is as few
+            as keep a chunk's scores below 1 GiB a device (64 MiB on a CPU).
         compute: type of the products; `auto` is bfloat16 where the machine is fast in it, else float32.
         optimizer: the optimizer.
         evaluate_every: steps between evaluations on held-out documents (0 is only at the end).
@@ -321,6 +331,7 @@ class TrainConfig:
     batch_size: int = 32
     sequence_length: int = 256
     accumulation: int = 1
+    loss_chunks: int = 0
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluate_every: int = 0

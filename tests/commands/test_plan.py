@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -79,7 +81,8 @@ def test_the_schema_is_as_documented(planned):
     assert set(plan) == set(PLAN)
     assert [key for key, kind in PLAN.items() if not isinstance(plan[key], kind)] == []
     assert set(plan["run"]) == RUN
-    assert set(plan["keys"]) == {"mesh", "model.remat", "pretrain.accumulation", "pretrain.optimizer.moments"}
+    sizes = {"model.attention_block", "pretrain.accumulation", "pretrain.loss_chunks"}
+    assert set(plan["keys"]) == {"mesh", "model.remat", "pretrain.optimizer.moments"} | sizes
     assert {"axis", "what", "received", "seconds", "waits"} == set(plan["traffic"][0])
     assert set(plan["search"]) == {"screened", "fitting", "seconds", "best"}
     assert {"keys", "peak_bytes", "step_seconds", "waiting_seconds", "behind"} == set(plan["search"]["best"][0])
@@ -169,6 +172,14 @@ def test_it_is_a_page_for_people(capsys, tmp_path):
     assert cli.main(arguments("--topology=v5e:16x16,v6e:16x16", tmp_path=tmp_path)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and lines[1].startswith("topology") and lines[0].count("dollars") == 2
+
+
+def test_the_readme_shows_what_it_prints(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    command, shown = re.search(r"```sh\n(tpullm plan .*)\n```\n\n```text\n(.*?)```", text, re.DOTALL).groups()
+    assert cli.main([*shlex.split(command)[1:], f"--run={tmp_path / 'none'}"]) == 0
+    assert capsys.readouterr().out == shown
 
 
 def test_the_winner_is_written_as_a_recipe(planned, tmp_path):

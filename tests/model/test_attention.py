@@ -86,14 +86,17 @@ def test_flash_equals_plain_attention(monkeypatch, options, heads, groups, dtype
     assert_equal(*compared(kernel, heads, groups, dtype, length=120, **options), dtype, tolerance)
 
 
+@pytest.mark.parametrize(("block", "most_parts"), [(0, 8), (128, 8), (128, 1)], ids=["one", "fused", "apart"])
 @pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]], ids=["causal", "everything"])
-def test_splash_equals_plain_attention(options):
-    """The TPU's kernel, interpreted; with two kinds of layers, of which this is the second."""
+def test_splash_equals_plain_attention(monkeypatch, options, block, most_parts):
+    """The TPU's kernel, interpreted; with two kinds of layers, of which this is the second. In one block of all tokens,
+    or in two, whose gradients come from one pass or from two."""
+    monkeypatch.setattr(platform, "MOST_PARTS", most_parts)
     windows = sorted({0, options.get("window", 0)})
     kind = jnp.asarray(len(windows) - 1, jnp.int32)
 
     def kernel(q, k, v, mask, sinks, segments, positions):
-        return splash(q, k, v, segments, windows, kind, options.get("softcap", 0.0), sinks)
+        return splash(q, k, v, segments, windows, kind, options.get("softcap", 0.0), sinks, block)
 
     compare = compared(kernel, 4, 2, jnp.float32, length=256, width=128, **options)
     assert_equal(*compare, jnp.float32, 2e-5)  # interpreted, it multiplies in blocks of 128: more roundings

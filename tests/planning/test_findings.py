@@ -29,7 +29,7 @@ def test_a_program_as_it_should_be_has_no_findings():
 
 def test_a_gather_that_nothing_hides():
     text = found(GATHER)["waited_for"]
-    assert "all-gather along fsdp: of 13 ms nothing hides 13, in feed_forward/all_gather: more rows" in text
+    assert "all-gather along fsdp: of 12 ms nothing hides 12, in feed_forward/all_gather: more rows" in text
 
 
 def test_parameters_gathered_whole():

@@ -1,7 +1,11 @@
 """The hash of a traced program: what it computes counts, and not what its functions are called."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import jax
 
 from tests.conftest import ROOT
 from tpullm.planning.fingerprint import fingerprint
@@ -50,3 +54,15 @@ def test_it_is_the_same_in_a_process_that_has_traced_before():
         for kind in ("cold", "warm")
     ]
     assert run[0].stdout and run[0].stdout == run[1].stdout, run[0].stderr + run[1].stderr
+
+
+def test_it_is_the_same_wherever_jax_is_installed(tmp_path):
+    elsewhere = tmp_path / "lib" / "site-packages"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "jax").symlink_to(Path(jax.__file__).parent)
+    command = [sys.executable, "-c", TRACED + "import jax; print(jax.__file__)"]
+    run = [
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment).stdout.split()
+        for environment in ({}, {"PYTHONPATH": str(elsewhere)})
+    ]
+    assert run[0][1] != run[1][1] and run[0][0] == run[1][0]

@@ -5,7 +5,8 @@ import pytest
 from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TORUS, looped
 from tpullm.planning.chips import chip
 from tpullm.planning.hlo import Collective
-from tpullm.planning.schedule import KERNEL, LINKS, OBSERVED, link_seconds, schedule
+from tpullm.planning.kernels import scheduled, seen
+from tpullm.planning.schedule import GROUPED_SHARE, LINKS, OBSERVED, link_seconds, schedule
 from tpullm.topology import parse
 
 MILLISECOND = pytest.approx(1e-3, rel=1e-6)
@@ -62,13 +63,35 @@ def test_a_fusion_that_gathers_is_begun_by_its_start_and_ended_by_its_done():
     assert seconds(looped(start, done, beside, turns=1)) == pytest.approx(1e-3 + GATHERING)
 
 
-def test_attentions_kernel_is_counted_by_its_products():
-    """Two products of `[T, H] x [H, T]`, half of each; heads of 64 take as long as heads of 128."""
-    shape = "(bf16[4,32,2048,{H}]{{3,2,1,0}}, f32[4,32,2048])"
-    kernel = f'%splash_mha_fwd.1 = {shape} custom-call(%q), custom_call_target="tpu_custom_call"'
-    expected = 2 * 2 * 4 * 32 * 2048**2 / 2 * 128 / (197e12 * KERNEL)
-    assert seconds(looped(kernel.format(H=128), turns=1)) == pytest.approx(expected)
-    assert seconds(looped(kernel.format(H=64), turns=1)) == pytest.approx(expected)
+def test_attentions_kernel_is_counted_by_its_schedule():
+    """Of each kernel by its own blocks, for all rows and heads; heads of 64 take as long as heads of 128."""
+    q = "%q = bf16[4,32,2048,{H}]{{3,2,1,0}} parameter(1)"
+    k = "%k = bf16[4,8,2048,{H}]{{3,2,1,0}} parameter(2)"
+    call = 'custom-call(%q, %k), custom_call_target="tpu_custom_call", kernel_metadata={{ "xprof_metadata":"{{'
+    forward = "%splash_mha_fwd.1 = (bf16[4,32,2048,{H}]{{3,2,1,0}}, f32[4,32,2048]) " + call
+    forward += '\\"block_q\\": 512, \\"block_kv\\": 512, \\"block_q_dkv\\": 1024}}'
+    keys = "%splash_mha_dkv.1 = (bf16[4,8,2048,{H}]{{3,2,1,0}}, bf16[4,8,2048,{H}]{{3,2,1,0}}) " + call
+    keys += (
+        '\\"block_q\\": 512, \\"block_q_dkv\\": 1024, \\"block_kv_dkv\\": 1024, \\"use_fused_bwd_kernel\\": {fused}}}'
+    )
+
+    def of(kernel, width, fused="false"):
+        return seconds(looped(*(text.format(H=width, fused=fused) for text in (q, k, kernel)), turns=1))
+
+    def expected(name, block):
+        one = scheduled("v5e", name, block, (1, 2048, 2048), seen(2048, block), 128)
+        return pytest.approx(4 * 32 * one / chip(TOPOLOGY).kernel)
+
+    assert of(forward, 128) == of(forward, 64) == expected("forward", 512)
+    assert of(keys, 128) == expected("keys", 1024)
+    assert of(keys, 128, "true") == expected("all", 1024)
+
+
+def test_each_device_of_a_row_has_its_queries_and_all_keys():
+    q, k = ("%{} = bf16[4,32,{},128]{{3,2,1,0}} parameter(1)".format(*of) for of in (("q", 512), ("k", 2048)))
+    kernel = '%splash_mha_fwd.1 = bf16[4,32,512,128]{3,2,1,0} custom-call(%q, %k), custom_call_target="tpu_custom_call"'
+    one = scheduled("v5e", "forward", 1024, (1, 512, 2048), seen(2048, 1024), 128)
+    assert seconds(looped(q, k, kernel, turns=1)) == pytest.approx(4 * 32 * one / chip(TOPOLOGY).kernel)
 
 
 def test_what_has_no_cycles_is_counted_by_its_bytes():
@@ -107,7 +130,7 @@ def test_products_with_a_matrix_for_each_expert_are_counted_by_their_rows():
     matrices = "%matrices = bf16[8,1024,2048]{2,1,0} parameter(3)"
     forward = '%ragged-dot-none.1 = bf16[4096,2048]{1,0} custom-call(%rows, %matrices), custom_call_target="x"'
     backward = '%ragged-dot-contracting = bf16[8,1024,2048]{2,1,0} custom-call(%rows, %wide), custom_call_target="x"'
-    expected = 2 * 4096 * 1024 * 2048 / (197e12 * KERNEL)
+    expected = 2 * 4096 * 1024 * 2048 / (197e12 * GROUPED_SHARE)
     assert seconds(looped(rows, matrices, forward, turns=1)) == pytest.approx(expected)
     assert seconds(looped(rows, wide, backward, turns=1)) == pytest.approx(expected)
     half = schedule(looped(rows, wide, backward, turns=1), TORUS, filled=0.5)

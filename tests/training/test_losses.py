@@ -22,10 +22,11 @@ def _inputs(seed: int = 0):
     return hidden, table, targets, weights
 
 
-def _ours(hidden, table, targets, weights, z_loss=0.0):
+def _ours(hidden, table, targets, weights, z_loss=0.0, chunks=0):
     hidden = jax.reshard(hidden, RULES.spec("batch", "time", "width"))
     targets, weights = (jax.reshard(array, RULES.spec("batch", "time")) for array in (targets, weights))
-    return cross_entropy(hidden, jax.reshard(table, RULES.spec("vocabulary", "embed")), targets, weights, z_loss)
+    table = jax.reshard(table, RULES.spec("vocabulary", "embed"))
+    return cross_entropy(hidden, table, targets, weights, z_loss, chunks=chunks)
 
 
 def _plain(hidden, table, targets, weights, z_loss):
@@ -34,6 +35,22 @@ def _plain(hidden, table, targets, weights, z_loss):
     log_z = jax.nn.logsumexp(logits, axis=-1)
     nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jnp.sum(weights * (nll + z_loss * log_z**2))
+
+
+@pytest.mark.parametrize(("chunks", "length"), [(1, 12), (3, 4), (12, 1)])
+def test_chunks_that_are_asked_for(chunks, length):
+    assert chunk_length(B, T, V, chunks) == length
+    hidden, table, targets, weights = _inputs()
+    with jax.set_mesh(mesh()):
+        of = lambda chunks: lambda h, t: _ours(h, t, targets, weights, 0.1, chunks)[0]  # noqa: E731
+        value, gradients = jax.jit(jax.value_and_grad(of(chunks), (0, 1)))(hidden, table)
+        scans = str(jax.make_jaxpr(of(chunks))(hidden, table)).count(f"length={chunks}\n")
+        expected, expected_gradients = jax.jit(jax.value_and_grad(of(0), (0, 1)))(hidden, table)
+    assert scans == 1
+    # The same sums in another order.
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for ours, plain in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])

@@ -91,6 +91,7 @@ class Attention(nnx.Module):
         self.query_norm = Norm(config, q_shape, q_norm_axes, rngs) if q_shape else None
         self.key_norm = Norm(config, k_shape, k_norm_axes, rngs) if k_shape else None
         self.softcap, self.windows = config.attention_softcap, config.distinct_windows
+        self.block = config.attention_block
         self.sinks = parameter(rngs, (N,), ("heads",), 0.0) if config.sinks else None
         # `attend` scales by the root of the head's width: what is asked beyond that goes into the queries.
         self.query_scale = config.attention_scale * H**0.5 if config.attention_scale else 1.0
@@ -123,7 +124,7 @@ class Attention(nnx.Module):
             case "splash":
                 from tpullm.model.splash import splash  # imports Pallas: 0.4 s that a CPU need not spend
 
-                mixed = splash(q, k_BKSH, v_BKSH, segments_BT, self.windows, sight.kind, *more)
+                mixed = splash(q, k_BKSH, v_BKSH, segments_BT, self.windows, sight.kind, *more, self.block)
             case "cudnn":
                 mixed = fused(q, k_BKSH, v_BKSH, sight.mask)
             case "flash":

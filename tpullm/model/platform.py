@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec as P
 
-from tpullm.config import ModelConfig
+from tpullm.config import ATTENTION_BLOCKS, ModelConfig
 from tpullm.sharding import device
 
+MOST_PARTS = 8  # blocks of keys of a row, from which on the gradient of queries is a pass of its own
 # The longest row whose attention weights a CPU keeps: in bfloat16 they are 17 MB a head.
 LONGEST_KEPT = 4096
 
@@ -150,6 +151,29 @@ def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequenc
 def splash_fits(length: int, sequence: int) -> bool:
     """Whether a TPU's kernel takes rows of that many tokens: 128 at a time, in two pieces a device."""
     return length % (128 * (2 * sequence if sequence > 1 else 1)) == 0
+
+
+def splash_block(length: int, most: int = 0) -> int:
+    """How many of `length` queries or keys a TPU's kernel takes at a time: at most `most`, or 1,024 if that is 0.
+
+    By the compiler's own schedules 1,024 is best but for a v6e, where 2,048 are from 8,192 tokens on (8 % less, by
+    `planning/kernels.py`).
+    """
+    return next(block for block in ATTENTION_BLOCKS if block <= (most or 1024) and length % block == 0)
+
+
+def largest_block(device_kind: str) -> int:
+    """The most that `model.attention_block` can be: the compiler refuses 2,048 where a core has 16 MiB of its own."""
+    return 2048 if device_kind == "TPU v6 lite" else 1024
+
+
+def one_backward_pass(length: int, block: int) -> bool:
+    """Whether the kernel computes all gradients of attention together, and the scores once for them and not twice.
+
+    By the compiler's schedule that takes 0.70 of the time (blocks of 1,024 on a v5e; 0.68 on a v6e). But each block of
+    keys then writes its part of the queries' gradient: memory and traffic that grow with the row.
+    """
+    return length <= MOST_PARTS * block
 
 
 def logits_bytes() -> int:

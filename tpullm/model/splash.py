@@ -10,22 +10,21 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tpullm.model.platform import target
+from tpullm.model.platform import one_backward_pass, splash_block, target
 from tpullm.sharding import RULES, axis_size, whole_row, zigzag
 
-BLOCKS = (1024, 512, 256, 128)  # 2,048 does not fit a v5p's memory on the chip
 
-
-def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softcap=0.0, sinks_N=None) -> jax.Array:
+def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softcap=0.0, sinks_N=None, block=0):
     """The mixed values `[B, T, N, H]` of `attention.attend`, for queries and keys of the same tokens.
 
     Args:
         windows: of each kind of layer, how many tokens a token looks back at, itself included; 0 is all.
         kind: which of them this layer is.
+        block: queries and keys at a time, at most; 0 is as `platform.splash_block` chooses.
     """
     axis, tensor = RULES.time, axis_size(RULES.heads)
     heads, length = q_BTNH.shape[2] // tensor, q_BTNH.shape[1]
-    made = [_kernel(length, window, heads, axis_size(axis), softcap) for window in windows]
+    made = [_kernel(length, window, heads, axis_size(axis), block, softcap) for window in windows]
     mesh = jax.sharding.get_abstract_mesh()
     specs = [kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, axis))) for kernel in made]
     made = [jax.tree.map(jax.reshard, *pair) for pair in zip(made, specs, strict=True)]
@@ -53,15 +52,17 @@ def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softca
     return mapped(q_BTNH, k_BKTH, v_BKTH, segments_BT, kind, sinks_N, *made)
 
 
-def _kernel(length: int, window: int, heads: int, sequence: int, softcap: float):
+def _kernel(length: int, window: int, heads: int, sequence: int, most: int, softcap: float):
     shape = (length, length)
     mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
     if sequence > 1:
         mask.q_sequence = zigzag(length, sequence).astype(np.int32)
     turn = length // (2 * sequence if sequence > 1 else 1)
-    q, kv = (next(block for block in BLOCKS if size % block == 0) for size in (turn, length))
+    q, kv = splash_block(turn, most), splash_block(length, most)
+    fused = one_backward_pass(length, kv)
+    of_queries = {"use_fused_bwd_kernel": True} if fused else {"block_q_dq": q, "block_kv_dq": kv}
     sizes = kernels.BlockSizes(
-        block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv, block_q_dq=q, block_kv_dq=kv
+        block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv, **of_queries
     )
     return kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from tpullm.axes import written
 from tpullm.planning.resting import resting
-from tpullm.planning.search import Candidate, assessed, divisors, meshes
-from tpullm.planning.setting import RECOMPUTED, Setting, with_remat
+from tpullm.planning.search import Candidate, assessed, meshes
+from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ def _changes(setting: Setting) -> Iterator[tuple[str, Setting]]:
     for parts in divisors(rows):
         if parts > setting.accumulation:
             yield f"pretrain.accumulation: {parts}", dataclasses.replace(setting, accumulation=parts)
+    length = setting.length // setting.along("sequence")
+    for count in divisors(length):
+        if count > setting.chunks:
+            yield f"pretrain.loss_chunks: {count}", dataclasses.replace(setting, loss_chunks=count)
     for sizes in meshes(setting):
         if setting.rows // setting.accumulation % (sizes[0] * sizes[1] * sizes[2]) == 0:
             changed = dataclasses.replace(setting, sizes=sizes)

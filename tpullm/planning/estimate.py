@@ -48,8 +48,9 @@ def estimate(setting: Setting) -> Estimate:
 
 def _seconds(part: Part, chip: Chip) -> float:
     """Bound by the products or by the memory, whichever takes longer."""
-    at_peak = part.products / chip.products + part.grouped / (chip.products * chip.grouped) + part.kernel / chip.kernel
-    return max(at_peak / chip.peak_flops, part.moved / (chip.hbm_bandwidth * chip.memory))
+    at_peak = part.products / chip.products + part.grouped / (chip.products * chip.grouped)
+    computing = at_peak / chip.peak_flops + part.kernel / chip.kernel
+    return max(computing, part.moved / (chip.hbm_bandwidth * chip.memory))
 
 
 def _exposed(setting: Setting, transfers: tuple[Transfer, ...], compute: float) -> dict[str, float]:

@@ -11,7 +11,6 @@ from tpullm.planning.resting import Resting, of_device
 from tpullm.planning.setting import Setting, attention_parameters
 from tpullm.planning.traffic import stops
 
-LOGITS, LOGITS_HERE = 1 << 30, 64 << 20  # bytes of a chunk of scores on a TPU and on a CPU (platform.logits_bytes)
 PROGRAM = 34 << 20  # bytes of the program itself: 27 to 56 MiB in those that were compiled
 
 
@@ -93,8 +92,7 @@ def _loss(setting: Setting) -> dict[str, float]:
     """The table and its gradient, whole along `fsdp`; a chunk of scores; the last hidden states and their gradient."""
     model, tensor = setting.model, setting.along("tensor")
     table = model.vocabulary_size * model.width / tensor
-    most = LOGITS if setting.topology.generation != "local" else LOGITS_HERE
-    scores = min(most, 4 * setting.tokens * model.vocabulary_size / tensor)
+    scores = 4 * setting.tokens * model.vocabulary_size / tensor / setting.chunks
     hidden = 6.0 * setting.tokens * model.width
     return {"table": 2 * table, "gradient of the table": 4 * table, "scores": scores, "hidden states": hidden}
 
@@ -109,7 +107,7 @@ def _backward(setting: Setting) -> dict[str, float]:
         4 * setting.model.vocabulary_size * size / setting.along("tensor")
         for size in (setting.model.width, setting.tokens)
     )
-    table = min(table, scores) if scores <= LOGITS else table
+    table = min(table, scores) if setting.chunks == 1 else table
     moments = [_mixture(setting)] if setting.model.experts else [_feed_forward(setting), _in_attention(setting)]
     return {"gradient of the table": table} | max(moments, key=lambda moment: sum(moment.values()))
 

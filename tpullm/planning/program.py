@@ -70,6 +70,8 @@ def _quiet() -> Iterator[None]:
 
 def traced(model: ModelConfig, config: TrainConfig, mesh: Mesh | AbstractMesh) -> jax.stages.Lowered:
     """The step of a training on `mesh`, lowered for its platform."""
+    # A kernel's text names the files that it was written in: not by where they are installed, for the hash of a proof.
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/(site|dist)-packages/")
     architecture = Architecture(model)
     used = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
     with used(mesh), _without_warnings():

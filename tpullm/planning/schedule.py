@@ -2,7 +2,8 @@
 
 The text of an executable is scheduled: instructions stand in the order in which they run, most with the cycles that
 the compiler expects of them, loops with the number of their turns. What has no cycles is counted here: attention's
-kernel by its operations, other kernels by the bytes that they move, collectives by the links that they go over. What
+kernel by the compiler's schedule of it (`kernels.py`), products with experts by their operations, other kernels by the
+bytes that they move, collectives by the links that they go over. What
 is asynchronous (collectives, copies between memories) goes on between its start and its done; what is left of it at
 its done is waited for.
 """
@@ -17,6 +18,7 @@ import numpy as np
 from tpullm.planning.chips import chip
 from tpullm.planning.hlo import KINDS, Collective, as_collective
 from tpullm.planning.instructions import Instruction, Shape, computations
+from tpullm.planning.kernels import CLOCKS, largest, scheduled, seen
 from tpullm.topology import Topology
 
 # What runs in no time: names for parts of memory, scalars' places, and the ends of what was counted at its start.
@@ -26,19 +28,16 @@ FREE = {
 }
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "X64")
 SCALAR_BYTES = 1 << 10  # what is smaller is counted as nothing, where the compiler gives no cycles
-# Products of scores' size in each of attention's kernels: forward; gradients of queries; of keys and values; of all.
-KERNELS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
-FUSED = 5
+# Attention's kernels, and the ends of the names of their blocks; of a kernel that does not say, it is this.
+BLOCK = 1024
+KERNELS = {"splash_mha_fwd": ("forward", ""), "splash_mha_dq": ("queries", "_dq"), "splash_mha_dkv": ("keys", "_dkv")}
 GROUPED = ("ragged-dot-", "gmm", "tgmm")  # products with a matrix for each expert: XLA's kernel, and MaxText's
 
-
-# Cycles a second of the compiler's estimates, inferred from the products that it expects to be at the peak.
-CLOCKS = {"v5e": 1.5e9, "v6e": 1.75e9, "v5p": 1.75e9}
-# Shares of the peak that attention's kernel reaches, and of the links' bandwidth that collectives do.
-KERNEL, LINKS = 0.5, 0.7
-# What is observed of what is so counted. The analytic model, which is fitted to published runs, gives 0.86, 0.85 and
-# 0.91 of the sum for MaxText's programs of Llama-2-7B on v5e, Llama-3.1-8B on v6e and Llama-2-70B on v5p.
-OBSERVED = 0.87
+# Shares of the peak that products with experts reach, and of the links' bandwidth that collectives do.
+GROUPED_SHARE, LINKS = 0.5, 0.7
+# What is observed of what is so counted. The analytic model, which is fitted to published runs, gives 0.80, 0.81 and
+# 0.86 of the sum for MaxText's programs of Llama-2-7B on v5e, Llama-3.1-8B on v6e and Llama-2-70B on v5p.
+OBSERVED = 0.82
 
 
 @dataclass(frozen=True)
@@ -211,8 +210,10 @@ class _Estimator:
 
     def _work(self, one: Instruction) -> float:
         """Seconds of what computes."""
-        if one.opcode == "custom-call" and (products := self._kernel_products(one) or self._grouped_products(one)):
-            return products / (self.chip.peak_flops * KERNEL)
+        if one.opcode == "custom-call" and (seconds := self._attention(one)):
+            return seconds
+        if one.opcode == "custom-call" and (products := self._grouped_products(one)):
+            return products / (self.chip.peak_flops * GROUPED_SHARE)
         if one.cycles is not None:
             return one.cycles / self.clock
         if one.opcode in FREE or any(name in one.attributes for name in FREE_CALLS):
@@ -220,22 +221,24 @@ class _Estimator:
         moved = 2 * sum(shape.bytes for shape in one.shapes if shape.space == 0)
         return moved / self.chip.hbm_bandwidth if moved > SCALAR_BYTES else 0.0
 
-    def _kernel_products(self, one: Instruction) -> float:
-        """Operations of a kernel of attention, its mask causal; 0 for another kernel.
-
-        A head of less than 128 fills the unit of products as one of 128 does. Blocks on the diagonal, half of which is
-        for nothing, are not counted whole: smaller ones waste less and are slower, and nothing here has measured by how
-        much.
-        """
-        products = next((of for name, of in KERNELS.items() if one.name.startswith(name)), 0)
-        if not products:
+    def _attention(self, one: Instruction) -> float:
+        """Seconds of a kernel of attention, its mask causal; 0 for another kernel."""
+        name = next((name for name in KERNELS if one.name.startswith(name)), None)
+        if name is None:
             return 0.0
-        if products == KERNELS["splash_mha_dkv"] and '\\"use_fused_bwd_kernel\\": true' in one.attributes:
-            products = FUSED
-        *_, length, width = one.shapes[0].dims
-        arrays = self._arrays(one)
-        heads = [math.prod(shape.dims[:-2]) for shape in arrays if shape.dims[-2:] == (length, width)]
-        return 2 * products * max(heads) * length * length / 2 * max(width, 128)
+        (kernel, end), width = KERNELS[name], one.shapes[0].dims[-1]
+        if kernel == "keys" and re.search(r'use_fused_bwd_kernel\\*": true', one.attributes):
+            kernel = "all"
+        blocks = [re.search(rf'block_{of}{end}\\*": (\d+)', one.attributes) for of in ("q", "kv")]
+        area = math.prod(int(found[1]) if found else BLOCK for found in blocks)
+        generation = self.torus.topology.generation
+        block = largest(generation, math.isqrt(area))
+        arrays = self._operands(one) or one.shapes
+        arrays = [of.dims for of in arrays if len(of.dims) > 2 and of.dims[-1] == width]
+        queries, keys = (of(dims[-2] for dims in arrays) for of in (min, max))
+        heads = max(math.prod(dims[:-2]) for dims in arrays if dims[-2] == queries)
+        seconds = scheduled(generation, kernel, block, (1, queries, keys), seen(keys, block), width)
+        return heads * seconds / self.chip.kernel
 
     def _grouped_products(self, one: Instruction) -> float:
         """Operations of a product with one matrix for each expert: rows in use times both widths."""
@@ -247,7 +250,10 @@ class _Estimator:
 
     def _arrays(self, one: Instruction) -> list[Shape]:
         """What comes out of an instruction and what goes in."""
-        return one.shapes + [shape for name in one.uses if name in self.named for shape in self.named[name].shapes]
+        return one.shapes + self._operands(one)
+
+    def _operands(self, one: Instruction) -> list[Shape]:
+        return [shape for name in one.uses if name in self.named for shape in self.named[name].shapes]
 
 
 def _repeated(item: Item, turns: int) -> Item:

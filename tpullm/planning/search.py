@@ -1,4 +1,5 @@
-"""The search: every mesh, remat policy and number of micro-batches, estimated; the best that fit first.
+"""The search: every mesh, remat policy, number of micro-batches, block of attention and number of the loss's chunks,
+estimated; the best that fit first.
 
 What is searched changes no number of the training. Only where nothing fits, moments in bfloat16 are tried too.
 """
@@ -14,13 +15,16 @@ from tpullm.axes import AXES, written
 from tpullm.config import Recipe
 from tpullm.log import moment
 from tpullm.planning.estimate import Estimate, estimate
+from tpullm.planning.kernels import SCHEDULES
 from tpullm.planning.memory import Memory, memory
 from tpullm.planning.resting import Resting, resting
-from tpullm.planning.setting import RECOMPUTED, Setting, with_remat
+from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
 
 LONGEST_SEQUENCE = 16  # devices that share a row, at most
 LONG_ROW = 16384  # tokens, from which on sharing a row is tried
 MOST_PARTS = 64  # micro-batches of a step, at most
+SMALLEST_BLOCK = 256  # of attention: smaller ones take three times as long, by the kernel's schedule
+CHUNKS = (0.25, 0.5, 2, 4)  # of the loss, times the platform's own number
 NEAR = 0.002  # steps that differ by less are equally long: then fewer changes and more memory to spare win
 
 
@@ -42,7 +46,9 @@ class Candidate:
         return {
             "mesh": written(self.mesh),
             "model.remat": self.setting.remat,
+            "model.attention_block": self.setting.attention_block,
             "pretrain.accumulation": self.setting.accumulation,
+            "pretrain.loss_chunks": self.setting.loss_chunks,
             "pretrain.optimizer.moments": self.setting.optimizer.moments,
         }
 
@@ -50,9 +56,13 @@ class Candidate:
         """The recipe that does it."""
         setting = self.setting
         config = dataclasses.replace(
-            recipe.pretrain, accumulation=setting.accumulation, optimizer=setting.optimizer, batch_size=setting.rows
+            recipe.pretrain,
+            accumulation=setting.accumulation,
+            loss_chunks=setting.loss_chunks,
+            optimizer=setting.optimizer,
+            batch_size=setting.rows,
         )
-        model = dataclasses.replace(recipe.model, remat=setting.remat)
+        model = dataclasses.replace(recipe.model, remat=setting.remat, attention_block=setting.attention_block)
         return dataclasses.replace(recipe, mesh=self.mesh, model=model, pretrain=config, topology=str(setting.topology))
 
 
@@ -64,7 +74,7 @@ class Found:
         screened: candidates that were looked at.
         fitting: of these, how many fit.
         seconds: that it took.
-        best: those that fit, the fastest first.
+        best: those that fit, the fastest first, each with its best block of attention and number of the loss's chunks.
     """
 
     screened: int
@@ -90,7 +100,7 @@ def search(base: Setting, most: int = 10) -> Found:
                 fitting.append(candidate)
         if fitting:
             break
-    best = _in_order(fitting, base)
+    best = _distinct(_in_order(fitting, base))
     return Found(screened, len(fitting), time.perf_counter() - began, tuple(best[:most]))
 
 
@@ -99,8 +109,13 @@ def settings(base: Setting) -> Iterator[Setting]:
     yield base
     for sizes in meshes(base):
         for remat, parts in product(RECOMPUTED, _parts(base, sizes)):
-            if (sizes, remat, parts) != (base.sizes, base.remat, base.accumulation):
-                yield dataclasses.replace(with_remat(base, remat), sizes=sizes, accumulation=parts)
+            free = dataclasses.replace(
+                with_remat(base, remat), sizes=sizes, accumulation=parts, attention_block=0, loss_chunks=0
+            )
+            for block, chunks in product(_blocks(free), _chunks(free)):
+                setting = dataclasses.replace(free, attention_block=block, loss_chunks=chunks)
+                if setting != base:
+                    yield setting
 
 
 def meshes(setting: Setting) -> Iterator[tuple[int, ...]]:
@@ -115,11 +130,6 @@ def meshes(setting: Setting) -> Iterator[tuple[int, ...]]:
         for fsdp in [] if left else divisors(rest):
             if model.width % fsdp == 0 and rest // fsdp % topology.slices == 0:
                 yield rest // fsdp, fsdp, expert, sequence, tensor
-
-
-def divisors(number: int) -> list[int]:
-    """From 1 to the number itself."""
-    return [size for size in range(1, number + 1) if number % size == 0]
 
 
 def why_behind(one: Candidate, best: Candidate) -> str:
@@ -151,6 +161,19 @@ def _parts(setting: Setting, sizes: tuple[int, ...]) -> list[int]:
     return [] if left else [parts for parts in divisors(min(rows, MOST_PARTS)) if rows % parts == 0]
 
 
+def _blocks(setting: Setting) -> list[int]:
+    """Of attention: 0 is the platform's own choice, the others are other ones that the kernel takes on that chip."""
+    generation, length = setting.topology.generation, setting.length // (2 * setting.along("sequence"))
+    own = [of for where, of in SCHEDULES if where == generation and of >= SMALLEST_BLOCK]
+    return [0, *(of for of in own if of != setting.block and length % of == 0)]
+
+
+def _chunks(setting: Setting) -> list[int]:
+    """Of the loss: 0 is the platform's own choice, the others are near it and divide a device's part of a row."""
+    near, length = [round(setting.chunks * times) for times in CHUNKS], setting.length // setting.along("sequence")
+    return [0, *(count for count in near if count and count != setting.chunks and length % count == 0)]
+
+
 def _in_order(fitting: list[Candidate], base: Setting) -> list[Candidate]:
     """The fastest first; of those that are as fast, the nearest to the recipe, and then the smallest."""
     order = sorted(fitting, key=lambda found: found.estimate.step_seconds)
@@ -162,7 +185,15 @@ def _in_order(fitting: list[Candidate], base: Setting) -> list[Candidate]:
     return first + order[len(first) :]
 
 
+def _distinct(order: list[Candidate]) -> list[Candidate]:
+    """Of those that differ in attention's block or the loss's chunks alone, the first."""
+    first: dict[tuple, Candidate] = {}
+    for one in order:
+        setting = one.setting
+        first.setdefault((setting.sizes, setting.remat, setting.accumulation, setting.optimizer), one)
+    return list(first.values())
+
+
 def _changes(setting: Setting, base: Setting) -> int:
-    return sum(
-        getattr(setting, name) != getattr(base, name) for name in ("sizes", "remat", "accumulation", "optimizer")
-    )
+    names = ("sizes", "remat", "accumulation", "attention_block", "loss_chunks", "optimizer")
+    return sum(getattr(setting, name) != getattr(base, name) for name in names)

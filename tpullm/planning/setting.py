@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tpullm.axes import AXES, axis_sizes
 from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig
+from tpullm.model.platform import one_backward_pass, splash_block, splash_fits
 from tpullm.planning.chips import Chip, chip
 from tpullm.sharding import RULES
 from tpullm.topology import Topology
 
 PLACES = {axis: n for n, axis in enumerate(AXES)}
+SEQUENCE = PLACES["sequence"]
+LOGITS, LOGITS_HERE = 1 << 30, 64 << 20  # bytes of a chunk of scores on a TPU and on a CPU (platform.logits_bytes)
 # What the backward pass computes again, by `model.remat`: parts of a layer (see model/remat.py). What gives a layer's
 # output is never among them: nothing needs it again.
 RECOMPUTED = {
@@ -28,21 +32,23 @@ class Habits:
     Args:
         in_lines: a gather over a whole slice goes first over a part of it and then along lines (`sharding._steps`).
         sums: how often a gradient's bytes go over the links: 1 where it is scattered, 2 where it is summed everywhere.
-        passes: of attention's kernel over the scores in the backward pass, in products of the forward one's 2.
+        passes: products of the scores' size in attention's backward pass, where no schedule of its kernel is known.
         tensor_waits: what goes along `tensor` is not hidden beside the products that it is for.
         crossing: bytes of a gradient between slices.
-        block: queries and keys that attention takes at a time.
+        block: queries and keys that attention takes at a time; 0 is as `Setting.attention_block` says.
+        fused: attention's gradients come from one pass; None is as `platform.one_backward_pass` says.
     """
 
     in_lines: bool = True
     sums: int = 1
-    passes: int = 7
+    passes: int = 5
     tensor_waits: bool = True
     crossing: int = 2
-    block: int = 1024
+    block: int = 0
+    fused: bool | None = None
 
 
-OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4)
+OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512, fused=False)
 CPU = Habits(in_lines=False, passes=4)  # model/blockwise.py keeps the weights of the forward pass
 
 
@@ -60,6 +66,8 @@ class Setting:
         accumulation: micro-batches of a step.
         recompute: parts of a layer that the backward pass computes again.
         remat: the policy that says what is kept.
+        attention_block: queries and keys that attention's kernel takes at a time, at most; 0 is the platform's choice.
+        loss_chunks: of a device's part of a row; 0 is the platform's choice.
         gradient: bytes of a gradient on its way.
         optimizer: of the training.
         padding: rows that go through experts, for each that should.
@@ -76,6 +84,8 @@ class Setting:
     accumulation: int = 1
     recompute: tuple[str, ...] = ()
     remat: str = "full"
+    attention_block: int = 0
+    loss_chunks: int = 0
     gradient: int = 2
     optimizer: OptimizerConfig = OptimizerConfig()
     padding: float = 1.0
@@ -93,6 +103,31 @@ class Setting:
     def tokens(self) -> int:
         """Of a device in one micro-batch; along `tensor` devices share them."""
         return self.rows * self.length // (self.accumulation * self.along(*RULES.batch, RULES.time))
+
+    @property
+    def block(self) -> int:
+        """Queries and keys that attention's kernel takes at a time."""
+        if self.habits.block:
+            return self.habits.block
+        return _block(
+            self.length // (2 * self.sizes[SEQUENCE] if self.sizes[SEQUENCE] > 1 else 1), self.attention_block
+        )
+
+    @property
+    def one_backward_pass(self) -> bool:
+        """Whether attention's gradients come from one pass over the scores."""
+        fused = self.habits.fused
+        return one_backward_pass(self.length, self.block) if fused is None else fused
+
+    @property
+    def chunks(self) -> int:
+        """Parts of a row that the loss is computed in, as `losses.chunk_length` chooses them where nothing is asked."""
+        if self.loss_chunks:
+            return self.loss_chunks
+        length = self.length // self.sizes[SEQUENCE]
+        most = LOGITS if self.topology.generation != "local" else LOGITS_HERE
+        longest = most * length // (4 * self.tokens * self.model.vocabulary_size // self.along("tensor"))
+        return _chunks(length, longest)
 
     @property
     def global_tokens(self) -> int:
@@ -127,6 +162,23 @@ class Setting:
         return of_experts + model.width * model.experts
 
 
+@lru_cache(maxsize=1000)
+def divisors(number: int) -> tuple[int, ...]:
+    """From 1 to the number itself."""
+    return tuple(size for size in range(1, number + 1) if number % size == 0)
+
+
+@lru_cache(maxsize=1000)
+def _chunks(length: int, longest: int) -> int:
+    return next(count for count in divisors(length) if length // count <= max(longest, 1))
+
+
+@lru_cache(maxsize=1000)
+def _block(length: int, most: int) -> int:
+    """Where the kernel does not take rows of that length, another one goes over blocks of 512."""
+    return splash_block(length, most) if splash_fits(length, 1) else 512
+
+
 def attention_parameters(model: ModelConfig) -> int:
     """The four matrices of a layer's attention."""
     return 2 * model.width * model.head_width * (model.heads + model.kv_heads)
@@ -156,6 +208,8 @@ def setting_of(
         config.batch_size,
         config.sequence_length,
         config.accumulation,
+        attention_block=model.attention_block,
+        loss_chunks=config.loss_chunks,
         gradient=4 if model.gradients == "float32" else 2,
         optimizer=config.optimizer,
     )

@@ -74,7 +74,8 @@ def _head(plan: Plan) -> str:
     topology, run, config = plan.chosen.setting.topology, plan.run, plan.recipe.pretrain
     what = f"{topology.chips:,} {'device' if topology.generation == 'local' else 'chip'}{'s' * (topology.chips > 1)}"
     tokens = f"{run.steps:,} steps of {config.batch_size * config.sequence_length:,} tokens"
-    keys = ", ".join(f"{key} {value}" for key, value in plan.chosen.keys().items())
+    # 0 is the platform's own choice
+    keys = ", ".join(f"{key} {value}" for key, value in plan.chosen.keys().items() if value)
     return f"{plan.recipe.name} on {topology}, {what}, {tokens}\n{keys}"
 
 
@@ -169,7 +170,7 @@ def _days(days: float) -> str:
 
 
 def _size(number: float) -> str:
-    unit, name = next((pair for pair in ((1e12, "TB"), (1e9, "GB")) if number >= pair[0] / 2), (1e6, "MB"))
+    unit, name = next((pair for pair in ((1e12, "TB"), (1e9, "GB")) if number >= pair[0]), (1e6, "MB"))
     return f"{number / unit:.3g} {name}"
 
 
@@ -179,11 +180,11 @@ def _search(plan: Plan) -> str:
     head = f"searched: {found.screened:,} ways in {moment(found.seconds)}, {found.fitting:,} fit"
     if not found.best:
         return head
-    rows = [("mesh", "remat", "accumulation", "GiB", "step", "waiting", "")]
+    rows = [("mesh", "remat", "accumulation", "block", "chunks", "GiB", "step", "waiting", "")]
     for one in found.best:
         setting, behind = one.setting, "" if one is found.best[0] else why_behind(one, found.best[0])
         rows.append(
-            (one.keys()["mesh"], setting.remat, str(setting.accumulation))
+            (one.keys()["mesh"], setting.remat, str(setting.accumulation), str(setting.block), str(setting.chunks))
             + (
                 f"{one.memory.peak / GIB:.1f}",
                 moment(one.estimate.step_seconds),
@@ -211,5 +212,9 @@ def _compiled(plan: Plan) -> list[str]:
 
 
 def _keys(candidate: Candidate) -> str:
+    """How it is run; blocks of attention and chunks of the loss where they are not the platform's choice."""
     setting = candidate.setting
-    return f"mesh {candidate.keys()['mesh']}, remat {setting.remat}, accumulation {setting.accumulation}"
+    told = {"mesh": candidate.keys()["mesh"], "remat": setting.remat, "accumulation": setting.accumulation}
+    chosen = {"block": setting.attention_block, "chunks": setting.loss_chunks}
+    told |= {key: value for key, value in chosen.items() if value}
+    return ", ".join(f"{key} {value}" for key, value in told.items())

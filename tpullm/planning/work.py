@@ -1,14 +1,13 @@
-"""What a step computes on one device: FLOPs of products and of attention's kernel, and bytes of its memory, by part.
+"""What a step computes on one device: FLOPs of products, seconds of attention's kernel, and bytes of memory, by part.
 
-A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that. Causal attention is counted as
-what its kernel does: half of the scores, and whole blocks on the diagonal.
+A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that.
 """
 
 from typing import NamedTuple
 
+from tpullm.planning.kernels import backward, forward
 from tpullm.planning.setting import Setting
 
-UNIT = 128  # width of a matrix unit
 ROUTER_PASSES = 6  # a float32 product on a TPU is six of bfloat16
 
 MUON_STEPS = 5
@@ -23,7 +22,8 @@ UPDATE = {
 
 
 class Part(NamedTuple):
-    """What one part of a step is, on one device and for the whole step: FLOPs and bytes."""
+    """What one part of a step is, on one device and for the whole step: FLOPs, and of `grouped` products; the seconds
+    of attention's `kernel` at best; bytes that are `moved`."""
 
     products: float = 0.0
     grouped: float = 0.0
@@ -37,7 +37,7 @@ def work(setting: Setting) -> dict[str, Part]:
     once, again = _layer(setting), setting.recompute
     parts = {
         "attention": _scaled(_sum(once["qkv"], once["out"]), 3 * times),
-        "attention kernel": _scaled(once["scores"], times * (1 + setting.habits.passes / 2)),
+        "attention kernel": Part(kernel=times * (once["scores"].kernel + backward(setting))),
         "experts" if setting.model.experts else "feed-forward": _scaled(_sum(once["up"], once["down"]), 3 * times),
         "loss": _output(setting),
         "recomputed": _scaled(_sum(*(once[name] for name in again), Part()), times),
@@ -61,10 +61,7 @@ def _layer(setting: Setting) -> dict[str, Part]:
     product = lambda inputs, outputs: _product(M, inputs, outputs)  # noqa: E731
     layer = {
         "qkv": product(D, (N + 2 * K) * H / tensor),
-        # A head that is narrower than the matrix unit leaves the rest of it idle.
-        "scores": Part(
-            kernel=4 * M * _seen(setting) * N * (max(H, UNIT) if setting.topology.generation != "local" else H) / tensor
-        ),
+        "scores": Part(kernel=forward(setting)),
         "out": product(N * H / tensor, D),
     }
     ups, F = (2 if model.gated else 1), model.mlp_width / tensor
@@ -89,20 +86,16 @@ def _grouped(setting: Setting, rows: float, experts: float, inputs: float, outpu
     return Part(products=flops, moved=moved) if setting.padding > 1 else Part(grouped=flops, moved=moved)
 
 
-def _seen(setting: Setting) -> float:
-    """Keys that a query's kernel goes over, in the mean over layers: up to the diagonal or within the window."""
-    length, block = setting.length, min(setting.habits.block, setting.length)
-    windows = setting.model.windows or (0,)
-    of = [(length + block) / 2 if not window or window >= length else min(window + block, length) for window in windows]
-    return sum(of) / len(of)
-
-
 def _output(setting: Setting) -> Part:
-    """Scores of all tokens, their gradient, and the table's: three products; the scores are read four times."""
+    """Scores of all tokens, their gradient, and the table's: three products; the scores are read four times.
+
+    Each chunk reads the table twice, and adds to its gradient in float32.
+    """
     model, M = setting.model, setting.tokens
     V = model.vocabulary_size / setting.along("tensor")
     three = _scaled(_product(M, model.width, V), 3)
-    return _scaled(three._replace(moved=three.moved + 16 * M * V), setting.accumulation)
+    again = 12 * (setting.chunks - 1) * model.width * V
+    return _scaled(three._replace(moved=three.moved + 16 * M * V + again), setting.accumulation)
 
 
 def _element_wise(setting: Setting) -> float:
@@ -118,8 +111,10 @@ def _element_wise(setting: Setting) -> float:
         k = model.experts_per_token * setting.padding
         hidden = k * (hidden + 4 * model.width) + model.shared_experts * hidden
     attention, mlp = 4 * model.width + 2 * heads, 4 * model.width + hidden
+    parts = setting.length / setting.block if setting.one_backward_pass else 1
+    summed = (parts - 1) * model.heads * model.head_width / tensor  # parts of the queries' gradient
     again = (attention if "qkv" in setting.recompute else 0) + (mlp if "up" in setting.recompute else 0)
-    return 2 * M * (3 * (attention + mlp) + again)
+    return 2 * M * (3 * (attention + mlp) + again + max(summed, 0.0))
 
 
 def _update_bytes(setting: Setting) -> float:

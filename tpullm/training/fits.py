@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from tpullm.config import ModelConfig, TrainConfig
 from tpullm.errors import UserError
+from tpullm.model.platform import largest_block
 from tpullm.sharding import RULES
 from tpullm.training.state import Architecture
 
@@ -57,6 +58,7 @@ def check_fits(
         )
     _check_rows(config, mesh, stage)
     _check_time(config, model, mesh, stage)
+    _check_block(model, mesh)
     axes = jax.tree.leaves(architecture.axes, is_leaf=lambda node: isinstance(node, tuple))
     used = {dimension for dimensions in axes for dimension in dimensions}
     for axis in mesh.axis_names:
@@ -87,6 +89,7 @@ def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMe
     parts = mesh.shape[axis]
     pieces = lambda devices: 2 * devices if devices > 1 else 1  # noqa: E731
     if length % pieces(parts) == 0:
+        _check_chunks(config, length // parts, stage)
         return
     longest = model.context_length
     ways = {
@@ -94,6 +97,24 @@ def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMe
         f"mesh.{axis}": nearest(parts, lambda size: length % pieces(size) == 0 and _possible(mesh, size), length),
     }
     _refuse(f"{stage}.sequence_length: {length} tokens, in 2 pieces a device,", parts, f"mesh.{axis}", ways)
+
+
+def _check_block(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
+    """What attention's kernel holds on the chip."""
+    device = mesh.abstract_mesh.abstract_device
+    if device and device.platform == "tpu" and model.attention_block > (most := largest_block(device.device_kind)):
+        raise UserError(
+            f"model.attention_block: {model.attention_block} does not fit the memory on the chip of a "
+            f"{device.device_kind}; use {most} or less"
+        )
+
+
+def _check_chunks(config: TrainConfig, length: int, stage: str) -> None:
+    """The chunks of the loss, of a device's `length` tokens of a row."""
+    if config.loss_chunks and length % config.loss_chunks:
+        sizes = nearest(config.loss_chunks, lambda count: length % count == 0, length)
+        told = f"{stage}.loss_chunks: {config.loss_chunks} does not divide the {length} tokens of a row"
+        raise UserError(f"{told} that a device has; use {sizes}")
 
 
 def _check_dimension(model, vocabulary, mesh, axis: str, dimension: str, split: list[str], sizes_given: bool) -> None:

@@ -35,36 +35,40 @@ class Sums(NamedTuple):
     loads: jax.Array | None = None
 
 
-def chunk_length(batch: int, length: int, vocabulary: int) -> int:
-    """The largest divisor of `length` whose logits `[B, C, V]` fit `logits_bytes` (at least 1); all of one device."""
+def chunk_length(batch: int, length: int, vocabulary: int, chunks: int = 0) -> int:
+    """Tokens C of a row in one of `chunks`; 0 is the largest divisor of `length` whose logits `[B, C, V]` fit
+    `logits_bytes` (at least 1). All of one device."""
+    if chunks:
+        return length // chunks
     most = max(1, logits_bytes() // (4 * batch * vocabulary))
     return next(size for size in range(min(length, most), 0, -1) if length % size == 0)
 
 
-def cross_entropy(hidden_BTD, table_VD, targets_BT, weights_BT, z_loss=0.0, softcap=0.0, summed_in="compute"):
+def cross_entropy(hidden_BTD, table_VD, targets_BT, weights_BT, z_loss=0.0, softcap=0.0, summed_in="compute", chunks=0):
     """Next-token loss, summed, without ever holding `[B, T, V]`.
 
     Args:
         table_VD: the parameter whose rows score the next token, as it rests.
         softcap: bound of the logits, by tanh; 0 is none.
         summed_in: as for `layers.product`.
+        chunks: of a device's part of a row, a divisor of its length; 0 is as few as `logits_bytes` allows.
 
     Returns:
         `sum(weights * (nll + z_loss * log_normalizer**2))` to differentiate, and the `Sums`.
     """
-    return _cross_entropy((z_loss, softcap, summed_in), hidden_BTD, table_VD, targets_BT, weights_BT)
+    return _cross_entropy((z_loss, softcap, summed_in, chunks), hidden_BTD, table_VD, targets_BT, weights_BT)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _cross_entropy(options, hidden_BTD, table_VD, targets_BT, weights_BT):
-    z_loss, softcap, _ = options
+    z_loss, softcap, _, chunks = options
 
     def local(table_VD, *arrays_BT):
         def add_chunk(sums, chunk):
             chunk_sums, _ = _chunk(*chunk, table_VD, softcap)
             return jax.tree.map(jnp.add, sums, chunk_sums), None
 
-        sums, _ = jax.lax.scan(add_chunk, _zeros(), _chunks(table_VD, *arrays_BT))
+        sums, _ = jax.lax.scan(add_chunk, _zeros(), _chunked(chunks, table_VD, *arrays_BT))
         return jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
 
     sums = jax.shard_map(local, out_specs=P())(_gathered(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT)
@@ -76,7 +80,7 @@ def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
 
     Each device goes over its own tokens, and the devices' gradients of the table are summed once, at the end.
     """
-    z_loss, softcap, summed_in = options
+    z_loss, softcap, summed_in, chunks = options
 
     def local(table_VD, *arrays_BT):
         def add_chunk(carry, chunk):
@@ -94,7 +98,8 @@ def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
             return (jax.tree.map(jnp.add, sums, chunk_sums), dtable_DV), dhidden_BCD
 
         dtable_DV = jax.lax.pcast(jnp.zeros(table_VD.shape[::-1], jnp.float32), (*SPLIT, *VOCABULARY), to="varying")
-        (sums, dtable_DV), dhidden = jax.lax.scan(add_chunk, (_zeros(), dtable_DV), _chunks(table_VD, *arrays_BT))
+        parts = _chunked(chunks, table_VD, *arrays_BT)
+        (sums, dtable_DV), dhidden = jax.lax.scan(add_chunk, (_zeros(), dtable_DV), parts)
         sums = jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
         dhidden_BTD = jax.lax.psum(jnp.swapaxes(dhidden, 0, 1).reshape(arrays_BT[0].shape), VOCABULARY)
         dtable_VD = dtable_DV.T.astype(jnp.float32 if summed_in == "float32" else table_VD.dtype)
@@ -124,10 +129,10 @@ def _zeros() -> Sums:
     return Sums(*(jax.lax.pcast(jnp.zeros((), jnp.float32), SPLIT, to="varying") for _ in range(4)))
 
 
-def _chunks(table_VD, *arrays_BT):
+def _chunked(chunks, table_VD, *arrays_BT):
     """Each `[B, T, ...]` of one device as `[T / C, B, C, ...]`."""
     B, T = arrays_BT[0].shape[:2]
-    C = chunk_length(B, T, table_VD.shape[0])
+    C = chunk_length(B, T, table_VD.shape[0], chunks)
     return tuple(jnp.swapaxes(x.reshape(B, T // C, C, *x.shape[2:]), 0, 1) for x in arrays_BT)
 
 

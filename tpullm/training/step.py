@@ -23,14 +23,14 @@ Tree = Any
 jax.tree_util.register_dataclass(Batch)
 
 
-def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, key=None):
+def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, chunks=0, key=None):
     """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
     model, batch = architecture.model(params), jax.tree.map(dealt, batch)
     out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
     config, arguments = architecture.config, (batch.targets, batch.weights, z_loss)
     with jax.named_scope("loss"):
         loss, sums = cross_entropy(
-            out.hidden, model.output_parameter(), *arguments, config.logit_softcap, config.gradients
+            out.hidden, model.output_parameter(), *arguments, config.logit_softcap, config.gradients, chunks
         )
     if out.routing is None:
         return loss, sums
@@ -53,7 +53,8 @@ def make_step(
 
     def gradients(params: Tree, batch: Batch, key: jax.Array) -> tuple[Tree, Sums]:
         def loss(params):
-            return batch_loss(architecture, params, batch, dtype=dtype, z_loss=config.optimizer.z_loss, key=key)
+            options = {"z_loss": config.optimizer.z_loss, "chunks": config.loss_chunks}
+            return batch_loss(architecture, params, batch, dtype=dtype, key=key, **options)
 
         (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return grads, sums

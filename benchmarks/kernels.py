@@ -1,0 +1,116 @@
+"""How long attention's kernel takes by the TPU compiler's own schedule: the table of planning/kernels.py.
+
+    python benchmarks/kernels.py            # all, three minutes
+
+A kernel's cycles are not in the text of a program. But the compiler writes the instructions of each core, one bundle a
+cycle, where it is asked to: counted here are those of a turn of the kernel's loop that multiplies a block (`body`), of
+what every turn does (`turn`), and of what begins and ends a row of blocks (`edge`). Waiting for memory is not in them.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+KERNELS = {"fwd": "forward", "dq": "queries", "dkv": "keys"}
+BLOCKS, GENERATIONS = (128, 256, 512, 1024, 2048), ("v5e", "v6e", "v5p")
+LENGTH, HEADS, WIDTH = 4096, 2, 128
+REGION = re.compile(r"(Start|End) region (\d+)")
+LEAST = 30  # bundles: smaller regions are part of every turn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", nargs=3, help="generation, block, `fused` or `apart`: compile that here")
+    one = parser.parse_args().one
+    if one:
+        compile_one(one[0], int(one[1]), one[2] == "fused")
+        return
+    for generation in GENERATIONS:
+        for block in BLOCKS:
+            found = measured(generation, block, "apart")
+            if found:
+                found["all"] = measured(generation, block, "fused").get("keys")
+            told = ", ".join(f'"{name}": {values}' for name, values in found.items())
+            print(
+                f'("{generation}", {block}): {{{told}}},' if found else f"# {generation}, {block}: refused", flush=True
+            )
+
+
+def measured(generation: str, block: int, how: str) -> dict[str, tuple[int, int, int]]:
+    """Bundles of `body`, `turn` and `edge` of each kernel; nothing if it does not fit the memory on the chip."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = {"LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true", "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, __file__, "--one", generation, str(block), how]
+        done = subprocess.run(command, env=os.environ | told, capture_output=True, text=True)
+        if "CompileTimeScopedVmemOom" in done.stderr:
+            return {}
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        found = {}
+        for kernel, name in KERNELS.items():
+            for path in Path(folder).glob(f"*splash_mha_{kernel}_*final_bundles.txt"):
+                if "schedule-analysis" not in path.name:
+                    found[name] = counted(path.read_text())
+        return found
+
+
+def counted(text: str) -> tuple[int, int, int]:
+    """Of one kernel: its largest region without regions inside is the body; what is beside it begins or ends a row."""
+    starts, regions, address = {}, [], 0
+    for line in text.splitlines():
+        if not (found := re.match(r"\s*0x([0-9a-f]+)\s", line)):
+            continue
+        address = int(found[1], 16)
+        for kind, name in REGION.findall(line):
+            if kind == "Start":
+                starts[name] = address
+            elif name in starts:
+                regions.append((starts[name], address))
+    inside = lambda a, b: b[0] <= a[0] and a[1] <= b[1]  # noqa: E731
+    bodies = [
+        a
+        for a in regions
+        if a[1] - a[0] >= LEAST and not any(inside(b, a) and b[1] - b[0] >= LEAST for b in regions if b != a)
+    ]
+    body = max(bodies, key=lambda of: of[1] - of[0])
+    others = [a for a in set(regions) if a[1] - a[0] >= LEAST and not inside(body, a)]
+    edge = sum(a[1] - a[0] for a in others if not any(inside(a, b) for b in others if b != a))
+    size = body[1] - body[0]
+    return size, address - size - edge, edge
+
+
+def compile_one(generation: str, block: int, fused: bool) -> None:
+    """Both passes of causal attention within documents."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from tpullm.planning.program import compiler_mesh
+    from tpullm.topology import parse
+
+    mesh = compiler_mesh({"fsdp": -1}, parse({"v5p": "v5p:2x2x1"}.get(generation, f"{generation}:2x2")))
+    of_queries = {"use_fused_bwd_kernel": True} if fused else {"block_q_dq": block, "block_kv_dq": block}
+    names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
+    sizes = kernels.BlockSizes(**dict.fromkeys(names, block), **of_queries)
+    mask = masks.MultiHeadMask([masks.CausalMask((LENGTH, LENGTH))] * HEADS)
+    kernel = kernels.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
+
+    def gradients(q_NTH, k_NTH, v_NTH, segments_T):
+        attend = lambda *x: kernel(*x, segment_ids=kernels.SegmentIds(segments_T, segments_T))  # noqa: E731
+        return jax.grad(lambda *x: attend(*x).astype(jnp.float32).sum(), (0, 1, 2))(q_NTH, k_NTH, v_NTH)
+
+    whole = NamedSharding(mesh, PartitionSpec())
+    array = jax.ShapeDtypeStruct((HEADS, LENGTH, WIDTH), jnp.bfloat16, sharding=whole)
+    segments = jax.ShapeDtypeStruct((LENGTH,), jnp.int32, sharding=whole)
+    mapped = jax.shard_map(gradients, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+    jax.jit(mapped).lower(array, array, array, segments).compile()
+
+
+if __name__ == "__main__":
+    main()
