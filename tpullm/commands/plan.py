@@ -1,6 +1,6 @@
 """What a recipe needs, how fast it would be and what it would cost, before a chip is rented.
 
-    tpullm plan --config RECIPE --topology v5e:16x16,v6e:8x8 --search
+For example, `tpullm plan --config RECIPE --topology v5e:16x16,v6e:8x8 --search`.
 
 Estimated in a second: memory by part, where a step's time goes, tokens a second, days and dollars; side by side for
 several topologies, of which `local` is this machine. `--compile` has the TPU compiler make the very program (extra
