@@ -66,6 +66,7 @@ def test_a_process_that_can_not_have_the_allocator_goes_on_without(starts):
 def test_the_users_folder_for_programs_stands(monkeypatch, tmp_path):
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     monkeypatch.setenv(programs.FOLDER, str(tmp_path))
+    monkeypatch.setattr(environment, "platforms", dict)
     environment.prepare()
     assert os.environ[programs.FOLDER] == str(tmp_path)
 
@@ -79,3 +80,28 @@ def test_the_allocator_is_told(monkeypatch, value, told):
     if value is not None:
         monkeypatch.setenv("GLIBC_TUNABLES", value)
     assert told in environment.allocator()
+
+
+@pytest.mark.parametrize(
+    ("installed", "variables", "expected"),
+    [
+        ({"libtpu"}, {}, {"JAX_PLATFORMS": "cpu"}),
+        (set(), {}, {}),
+        ({"libtpu", "jax_plugins"}, {}, {}),
+        ({"libtpu"}, {"TPU_WORKER_HOSTNAMES": "a,b"}, {}),
+    ],
+)
+def test_no_tpu_is_looked_for_where_only_its_compiler_is(monkeypatch, installed, variables, expected):
+    for name in ("TPU_WORKER_HOSTNAMES", "GCE_METADATA_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: name in installed or None)
+    assert environment.platforms() == expected
+
+
+def test_a_terminal_without_japanese_gets_question_marks(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tpullm", "--help"], env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True
+    )
+    assert done.returncode == 0 and b"blank '?????" in done.stdout

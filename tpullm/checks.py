@@ -50,8 +50,9 @@ RANGES = {
 def check(recipe: Recipe) -> Recipe:
     """Refuse what no run could do; `UserError` names the key."""
     _check_ranges(recipe)
-    for name in recipe.topology.split(",") if recipe.topology not in ("", "local") else ():
-        topology.parse(name)  # several are for `plan`, which also takes `local`
+    for name in topology.names(recipe.topology):  # several are for `plan`, which also takes `local`
+        if name != "local":
+            topology.parse(name)
     check_sizes(recipe.mesh)
     _require(
         not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,

@@ -79,6 +79,8 @@ def entry() -> int:
     if len(sys.argv) > 1 and sys.argv[1] in VERBS and VERBS[sys.argv[1]].computes:
         environment.prepare()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half-written is removed
+    for stream in (sys.stdout, sys.stderr):  # a terminal without Japanese shows question marks instead
+        stream.reconfigure(errors="replace")
     code = main()
     if code:
         # Threads that fail of the same cause a moment later (a save that goes on, say), in Python or not, add nothing
@@ -163,8 +165,9 @@ def _dispatch(argv: list[str]) -> int:
             # The run directory is one folder, and may be mounted in different places.
             hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
         with owned(run, recipe) if VERBS[verb].writes and hosts.is_first() else contextlib.nullcontext():
-            module.main(recipe, run, *([arguments] if own else []))
+            code = module.main(recipe, run, *([arguments] if own else [])) or 0
         joining.leave()
+        return code
     else:
         return module.main(parse(_parser(verb, module.__doc__, module.add_arguments), argv[1:])) or 0
     return 0

@@ -5,10 +5,11 @@ theirs when they are imported, and processes that are started from this one inhe
 """
 
 import contextlib
+import importlib.util
 import os
 import sys
 
-from tpullm import programs
+from tpullm import joining, programs
 
 # Freed memory stays in the process, in huge pages. By default glibc gives large blocks back to the system, and every
 # operation pays for fresh pages: the quickstart trained at 12,100 tokens/s without this and at 17,500 with it. The last
@@ -31,9 +32,18 @@ def prepare() -> None:
         wanted = os.environ | {"GLIBC_TUNABLES": ALLOCATOR, STARTED_AGAIN: "1"}
         with contextlib.suppress(OSError):  # no second start: slower, and otherwise the same
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
-    for name, value in programs.settings().items():
+    for name, value in (programs.settings() | platforms()).items():
         os.environ.setdefault(name, value)
     programs.mend()
+
+
+def platforms() -> dict[str, str]:
+    """JAX's own choice, but where the TPU compiler is installed (extra `tpu`) and nothing is here but a CPU.
+
+    There JAX would have it look for a TPU, which it does not find in five lines on stderr.
+    """
+    installed = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]  # the latter are of GPUs
+    return {"JAX_PLATFORMS": "cpu"} if installed == ["libtpu"] and not joining.may_have_tpu(os.environ) else {}
 
 
 def allocator() -> str:

@@ -171,7 +171,7 @@ def _from_tpu(environment: Mapping[str, str]) -> Place | None:
     if "TPU_WORKER_HOSTNAMES" in environment:
         workers, own = environment["TPU_WORKER_HOSTNAMES"].split(","), environment.get("TPU_WORKER_ID", "0")
         return _in_slices("the variables of a TPU pod", workers, own, environment)
-    if not (_google_devices() or environment.get("GCE_METADATA_HOST")):
+    if not may_have_tpu(environment):
         return None
     try:
         own = metadata.attribute("agent-worker-number")
@@ -204,10 +204,11 @@ def _ports(variables: Mapping[str, str]) -> tuple[int, ...]:
     return (int(own), *PORTS) if own else PORTS
 
 
-def _google_devices() -> bool:
+def may_have_tpu(environment: Mapping[str, str]) -> bool:
     """Whether there can be a TPU here, without importing JAX: it is a PCI device of Google's."""
     vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
-    return any(vendor.read_text().strip() == "0x1ae0" for vendor in vendors)
+    told = environment.get("GCE_METADATA_HOST") or environment.get("TPU_WORKER_HOSTNAMES")
+    return bool(told) or any(vendor.read_text().strip() == "0x1ae0" for vendor in vendors)
 
 
 def _from_batch(environment: Mapping[str, str]) -> Place | None:

@@ -36,6 +36,11 @@ def warn(message: str) -> None:
     console().print(_prefix() + message, markup=False)
 
 
+def moment(seconds: float) -> str:
+    """A time in three digits and the unit that suits, `57.5 ms`."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
 def last_words(message: str) -> None:
     """The line that a command ends with when it fails; without rich, since a thread may say it while all else hangs."""
     print(f"{_prefix()}tpullm: {' '.join(message.split())}", file=sys.stderr, flush=True)

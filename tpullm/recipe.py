@@ -33,8 +33,8 @@ def parse(parser, argv: list[str], kind: type = Recipe):
     try:
         return parser.parse_args(argv)
     except Exception as error:
-        message = readable(error, keys(kind))
-        key = re.search(r"[\w.]*\.(\w+)", message) or re.search(r'key "(\w+)"', message)
+        message = readable(error, [*keys(kind), *parser.get_defaults().keys()])
+        key = re.search(r"[\w.]*\.(\w+)", message) or re.search(r'(?:key "?|argument --)(\w+)', message)
         typed = any(key and key.group(1) in argument for argument in argv)
         in_file = files and not typed and "--config" not in message and "config" not in message.split(":")[0]
         raise UserError(f"{files[-1]}: {message}" if in_file else message) from error

@@ -103,6 +103,11 @@ class Topology:
         return options | {"wrap": (*wrap, False)[:3]} if any(wrap) else options
 
 
+def names(text: str) -> list[str]:
+    """The names of a list with commas, in which `local` may be one."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def parse(text: str) -> Topology:
     """The topology of that name; `UserError` says what is wrong with it and what there is."""
     found = re.fullmatch(r"(?:(\d+) ?x )?(\w+):(\d+(?:x\d+)*)", text.strip())

@@ -3,6 +3,9 @@
 import importlib.util
 import json
 import math
+import re
+import shlex
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -10,6 +13,7 @@ import yaml
 from tests.conftest import ROOT
 from tpullm import cli
 from tpullm.errors import UserError
+from tpullm.log import moment
 from tpullm.recipe import load
 
 EIGHT = ROOT / "configs" / "pretrain" / "8b.yaml"
@@ -49,10 +53,12 @@ def planned(capsys, tmp_path):
     """What `tpullm plan --json` tells."""
 
     def plan(*options, config=EIGHT):
-        assert cli.main(arguments(*options, "--json", config=config, tmp_path=tmp_path)) == 0
+        code = cli.main(arguments(*options, "--json", config=config, tmp_path=tmp_path))
         out = capsys.readouterr().out
         assert out.count("\n") == 1 and not (tmp_path / "none").exists()
-        return json.loads(out)
+        found = json.loads(out)
+        assert code == (0 if any(plan["fits"] for plan in found["plans"]) else 1)
+        return found
 
     return plan
 
@@ -127,20 +133,53 @@ def test_what_does_not_fit_says_how_much_and_what_to_change(planned, capsys, tmp
     assert advice["largest_bytes"] == pytest.approx(max(plan["memory"].values()), abs=1)
     key, value = advice["change"].split(": ")
     assert planned(*small, f"--{key}={value}")["plans"][0]["fits"]
-    assert cli.main(arguments(*small, tmp_path=tmp_path)) == 0
-    assert f"IT DOES NOT FIT, by {advice['over_bytes'] / 2**30:.2f} GiB a chip" in capsys.readouterr().out
+    assert cli.main(arguments(*small, tmp_path=tmp_path)) == 1
+    out = capsys.readouterr().out
+    assert f"IT DOES NOT FIT: {advice['over_bytes'] / 2**30:.2f} GiB a chip are missing" in out
+    assert f"it fits with {advice['change']}" in out and "a step:" not in out and "dollars" not in out
+
+
+def test_the_exit_code_says_whether_anything_fits(capsys, tmp_path):
+    assert cli.main(arguments("--topology=v6e:4x4,v6e:16x16", tmp_path=tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("v6e:16x16") and "DOES NOT FIT; it fits with" in lines[-1]
+    assert cli.main(arguments("--topology=v6e:4x4,v5e:4x4", tmp_path=tmp_path)) == 1
+    assert "mesh" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_nothing_is_wider_than_the_terminal(capsys, tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert cli.main(arguments("--topology=v5e:16x16,v6e:8x8,v5p:4x4x4", tmp_path=tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns and len(lines) == (8 if columns == 80 else 5)
 
 
 def test_it_is_a_page_for_people(capsys, tmp_path):
     assert cli.main(arguments("--search", tmp_path=tmp_path)) == 0
     out = capsys.readouterr().out
-    for said in ("8b on v6e:16x16", "memory of a chip, GiB", "kept activations", "a step:", "waiting for fsdp"):
+    for said in (
+        "8b on v6e:16x16",
+        "memory of a chip when most is held",
+        "kept activations",
+        "a step:",
+        "waiting for fsdp",
+    ):
         assert said in out
-    for said in ("the whole run: 40,000 steps", "dollars (on demand)", "token store", "searched:", "slower:"):
+    for said in ("the whole run: 168 billion tokens", "dollars (on demand)", "token store", "searched:", "slower:"):
         assert said in out
+    assert "list prices of 20" in out and "40,000 steps of 4,194,304 tokens" in out
     assert cli.main(arguments("--topology=v5e:16x16,v6e:16x16", tmp_path=tmp_path)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and lines[0].startswith("topology") and "on_demand" in lines[0]
+    assert len(lines) == 6 and lines[1].startswith("topology") and lines[0].count("dollars") == 2
+
+
+def test_the_readme_shows_what_it_prints(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    command, shown = re.search(r"```sh\n(tpullm plan .*)\n```\n\n```text\n(.*?)```", text, re.DOTALL).groups()
+    assert cli.main([*shlex.split(command)[1:], f"--run={tmp_path / 'none'}"]) == 0
+    assert capsys.readouterr().out == shown
 
 
 def test_the_winner_is_written_as_a_recipe(planned, tmp_path):
@@ -163,6 +202,11 @@ def test_this_machine_is_measured(planned):
     assert 1e-4 < plan["step_seconds"] < 60
 
 
+def test_this_machine_stands_beside_slices(planned):
+    plans = planned("--topology=v5e:2x2, local,", config=ROOT / "tests" / "tiny.yaml")["plans"]
+    assert {plan["topology"] for plan in plans} == {"v5e:2x2", "local"}
+
+
 def test_without_the_compiler_the_analytic_plan_still_comes(capsys, tmp_path, monkeypatch):
     import tpullm.planning.proof
 
@@ -175,6 +219,39 @@ def test_without_the_compiler_the_analytic_plan_still_comes(capsys, tmp_path, mo
     assert "install tpullm[tpu]" in told.err and "memory of a chip" in told.out
 
 
+def proof(**fields):
+    return SimpleNamespace(**{"refused": "", "step_seconds": 1.0, "peak_bytes": 1 << 30, "findings": ()} | fields)
+
+
+def test_the_compilers_word_stands_above_the_estimate():
+    from tpullm.planning.plans import make_plan, with_proofs
+    from tpullm.planning.tables import details, side_by_side
+
+    recipe = load(EIGHT)
+    model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
+    fits, small = (make_plan(recipe, model, name) for name in ("v6e:16x16", "v6e:8x8"))
+    assert fits.fits and not small.fits
+    refused = with_proofs(fits, [(fits.chosen, proof(refused="does not fit: change this"))])
+    assert not refused.fits and "  does not fit: change this" in details(refused)
+    assert "DOES NOT FIT, says the compiler" in side_by_side([refused])
+    held = with_proofs(small, [(small.chosen, proof())])
+    assert held.fits and "NOT FIT" not in details(held) and "1.00 GiB (32.4" in details(held)
+    assert "compiled: 1 s a step" in side_by_side([held])
+
+
+def test_each_proof_is_of_a_way_to_run_it():
+    from tpullm.planning.plans import make_plan, with_proofs
+    from tpullm.planning.tables import details
+
+    recipe = load(EIGHT)
+    plan = make_plan(recipe, recipe.model.resolved(recipe.tokenizer.vocabulary_size), "v6e:16x16", searched=True)
+    first, second = plan.found.best[:2]
+    found = with_proofs(plan, [(first, proof(step_seconds=9.0)), (second, proof(step_seconds=3.0))])
+    assert found.chosen is second and [candidate for candidate, _ in found.proven] == [second, first]
+    told = details(found).split("compiled:")[1].splitlines()
+    assert second.setting.remat in told[1] and "3 s (" in told[1] and first.setting.remat in told[2]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
 def test_the_compiler_confirms_the_plan(planned):
@@ -182,6 +259,7 @@ def test_the_compiler_confirms_the_plan(planned):
     (plan,) = planned("--compile", *small, config=ROOT / "configs" / "pretrain" / "125m.yaml")["plans"]
     (proof,) = plan["proofs"]
     assert proof["peak_bytes"] == pytest.approx(plan["peak_bytes"], rel=0.15)
+    assert proof["keys"] == plan["keys"]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +278,9 @@ def test_the_compiler_confirms_the_plan(planned):
         (("--slices=-1",), "use 0 or more"),
         (("--price=h100=3",), "--price: h100=3 is not GENERATION=DOLLARS"),
         (("--price=v5e=cheap",), "--price: v5e=cheap is not GENERATION=DOLLARS"),
+        (("--price=v5e=nan",), "--price: v5e=nan is not GENERATION=DOLLARS"),
+        (("--write=/dev/null/best.yaml",), "/dev/null: can't be written"),
+        (("--searh",), "tpullm: unknown key searh; the nearest is search"),
         (("--model.vocabulary_size=0", "--tokenizer.vocabulary_size=0"), "model.vocabulary_size: not known before"),
     ],
 )
@@ -216,6 +297,11 @@ def test_no_file_is_written_over(refused, tmp_path):
     assert not (tmp_path / "other.yaml").exists()
 
 
+def test_what_is_refused_leaves_no_folder(refused, tmp_path):
+    refused("--topology=v6e:3x3", f"--write={tmp_path / 'new' / 'best.yaml'}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_price_file_says_when_and_where_from():
     prices = yaml.safe_load((ROOT / "tpullm" / "prices.yaml").read_text())
     assert prices["date"] and prices["source"].startswith("https://")
@@ -226,4 +312,4 @@ def test_pretrain_says_what_to_expect_and_the_report_compares(tiny_run):
     found = json.loads((tiny_run / "pretrain" / "plan.json").read_text())
     assert found["topology"] == "local" and sum(found["seconds"].values()) == pytest.approx(found["step_seconds"])
     page = (tiny_run / "report.html").read_text(encoding="utf-8")
-    assert "a step, predicted and median" in page and f"{found['step_seconds']:.3g} s and " in page
+    assert "As fast as predicted?" in page and moment(found["step_seconds"]) in page

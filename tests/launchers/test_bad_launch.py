@@ -100,14 +100,18 @@ def test_without_the_client_libraries(capsys, ready, monkeypatch):
 def test_a_launch_is_found_again_looked_at_and_stopped(capsys, ready, tpu):
     """Without --watch: asked for once, however often; then its state and cost; then nothing is left."""
     words = [*map(str, ready)]
+    assert main([*words[:2], "status", *words[2:]]) == 0 and "not launched yet" in capsys.readouterr().out
     assert main(words) == 0 and main(words) == 0
     assert tpu.calls == {"POST tiny-pretrain-1": 1}
     capsys.readouterr()
     assert main([*words[:2], "status", *words[2:]]) == 0
     said = capsys.readouterr().out
     assert "tiny-pretrain: 1 attempt(s)" in said and "19.20 $/h" in said, said
+    assert "attempt 1: no host has started the verb yet" in said
     assert main([*words[:2], "logs", *words[2:]]) == 0
+    assert "no host has sent a line" in capsys.readouterr().err
     assert main([*words[:2], "stop", *words[2:]]) == 0 and tpu.resources == {}
+    assert capsys.readouterr().err.count("removing") == 1, "said once, however long it takes"
     assert main([*words[:2], "stop", *words[2:]]) == 0
     capsys.readouterr()
     assert main([*words[:2], "status", *words[2:]]) == 0

@@ -1,17 +1,22 @@
 """The proof of a recipe: what it says, when it is made anew, and what goes wrong."""
 
 import dataclasses
+import errno
 import importlib.util
+import io
 import json
+import os
+import pickle
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.planning.programs import PRODUCT, looped
 from tpullm.errors import UserError
-from tpullm.planning import proof
+from tpullm.planning import compiling, proof
 from tpullm.planning.compiling import Executable, compile_apart, read
 from tpullm.planning.proof import Proof, job_of, kept_at, program_hash, prove
 from tpullm.planning.schedule import OBSERVED
@@ -123,6 +128,22 @@ def test_a_compiler_that_dies_is_told_in_one_line(tmp_path, monkeypatch, script,
     with pytest.raises(UserError, match=message):
         compile_apart(job_of(recipe(), SLICE), path, "this")
     assert read(path) is None
+
+
+def test_what_can_not_be_kept_is_told_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/proofs: can't be made .* set XDG_CACHE_HOME to another place"):
+        compile_apart(job_of(recipe(), SLICE), tmp_path / "file" / "proofs" / "one.json.gz", "this")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(pickle.dumps(None))))
+    monkeypatch.setattr(compiling, "_compile", lambda job: FITS)
+    monkeypatch.setattr(os, "replace", full)
+    assert compiling._main(tmp_path / "one.json.gz") == 2
+    assert "can't be kept there (No space left on device); make room" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_broken_file_is_as_none(tmp_path):

@@ -44,6 +44,16 @@ def test_two_gathers_over_the_same_links_go_one_after_the_other():
     assert seconds(looped(*starts, PRODUCT, *done, turns=1)) == pytest.approx(4 * GATHERING)
 
 
+def test_what_stands_in_line_is_no_longer_waited_for_than_it_takes():
+    """A sum of a few numbers that was started while a gather was on its way: the rest of the wait is the gather's."""
+    gather = '%gathers = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%gathering'
+    small = f"%small = f32[8]{{0}} all-reduce(%x), {LINES}, use_global_device_ids=true, to_apply=%sum"
+    done = "%done = bf16[4096,4096]{1,0} call-done(%gathers), to_apply=%gathering"
+    items = {item.instruction.name: item for item in schedule(looped(gather, small, done, turns=1), TORUS)}
+    assert items["small"].seconds == pytest.approx(items["small"].busy_seconds) and items["small"].seconds > 0
+    assert items["gathers"].seconds == pytest.approx(GATHERING * OBSERVED) and "done" not in items
+
+
 def test_a_fusion_that_gathers_is_begun_by_its_start_and_ended_by_its_done():
     """As on a v5e: the product beside it has a part of the gather in itself, and is no gather."""
     start = "%async-collective-start.1 = (bf16[4096,4096]{1,0}, u32[]) fusion(%w), kind=kCustom, calls=%gathering"

@@ -1,5 +1,6 @@
 """The page: complete where the run is, shorter where it is not, and readable with no network."""
 
+import dataclasses
 import itertools
 import re
 from html.parser import HTMLParser
@@ -249,7 +250,19 @@ def test_how_evenly_experts_work_is_drawn_for_a_mixture_alone():
     assert said not in page(full())
     loads = [row | {"expert_load": {"highest": 1.5, "lowest": 0.25}} for row in TRAINING]
     written = page(full(pretrain=loads))
-    assert said in written and "the highest of any layer" in written and "an even load" in written
+    assert said in written and "the busiest expert of all layers" in written and "an even load" in written
+
+
+def test_a_mixture_of_experts_is_told_as_one():
+    assert "experts" not in page(full())
+    written = page(full(model=dataclasses.replace(MODEL, experts=8, experts_per_token=3)))
+    assert "3 of 8 experts, " in written and "a token goes to the 3 that its router chooses" in written
+
+
+def test_long_labels_of_an_axis_have_room_beside_the_plot():
+    rates = [row | {"learning_rate": rate} for row, rate in zip(TRAINING, (3e-4, 1.5e-4), strict=False)]
+    rooms = re.findall(r'class="plot[^"]*" style="--label:(\d+)"', page(full(pretrain=[*rates, EVALUATION])))
+    assert str(len("0.0003")) in rooms and len(set(rooms)) > 1
 
 
 def test_the_attention_picture_is_drawn_where_there_is_one():
@@ -292,5 +305,7 @@ def test_words_and_lines_stand_out_from_what_is_behind_them(theme):
 def test_a_prediction_is_held_against_what_came():
     steps = [{**row, "step_seconds": seconds} for row, seconds in zip(TRAINING * 2, (0.5, 0.5, 0.4, 9.0), strict=True)]
     found = page(RunData("r", "", MODEL, pretrain=steps, plan={"step_seconds": 0.55}))
-    assert "0.55 s and 0.5 s (+10%)" in found
+    assert (
+        "550 ms" in found and "500 ms" in found and "The prediction, from before it began, was 10% too long." in found
+    )
     assert "predicted" not in page(RunData("r", "", MODEL, pretrain=steps))

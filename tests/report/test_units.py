@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from tpullm.log import moment
 from tpullm.report.units import compact, duration, find, number, percent, probability, short
 
 
@@ -14,6 +15,8 @@ from tpullm.report.units import compact, duration, find, number, percent, probab
         (compact(524_288), "524,288"),
         (short(2_500_000), "2.5M"),
         (short(0.003), "0.003"),
+        (moment(0.0575), "57.5 ms"),
+        (moment(2.168), "2.17 s"),
         (duration(3.21), "3.2 s"),
         (duration(59.7), "1 min 0 s"),
         (duration(372), "6 min 12 s"),

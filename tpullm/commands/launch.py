@@ -5,6 +5,7 @@ same launch.
 """
 
 import importlib
+import os
 import sys
 import threading
 import time
@@ -72,7 +73,7 @@ def _printer() -> Callable[[int, str], None]:
 
     def show_line(index: int, line: str) -> None:
         mark = f"[{index}]"
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
             mark = f"\033[{COLOURS[index % len(COLOURS)]}m{mark}\033[0m"
         with printing:
             print(f"{mark} {line}", flush=True)
@@ -117,8 +118,12 @@ def _status(work: Job, target: Target, arguments: Any) -> int:
 
 
 def _logs(work: Job, target: Target, arguments: Any) -> int:
+    printed = False
     for line in show.logs(State(work.folder), arguments.follow):
         print(line, flush=True)
+        printed = True
+    if not printed:
+        say(f"{work.name}: no host has sent a line; `status` says what there is")
     return 0
 
 
@@ -128,9 +133,12 @@ def _stop(work: Job, target: Target, arguments: Any) -> int:
     last = next(reversed(state.attempts()), None)
     if last and (last.over is None or last.over.again):
         state.judge(last.number, Over(False, 130, "stopped", time.time()))
+    said = set()
     while resources := watch.owned(work, watch.patiently(lambda: target.observe(work))):
         for resource in resources:
-            say(f"{work.name}: removing {resource.name}")
+            if resource.name not in said:
+                say(f"{work.name}: removing {resource.name}")
+            said.add(resource.name)
             watch.patiently(lambda resource=resource: target.delete(work, resource))
         time.sleep(watch.Pace().poll)
     say(f"{work.name}: stopped; nothing is left that costs, and {work.run} is as it was")

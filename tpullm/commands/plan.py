@@ -1,15 +1,18 @@
 """What a recipe needs, how fast it would be and what it would cost, before a chip is rented.
 
-    tpullm plan --config RECIPE --topology v5e:16x16,v6e:8x8 --search
+For example, `tpullm plan --config RECIPE --topology v5e:16x16,v6e:8x8 --search`.
 
-Estimated in a second: memory by part, where a step's time goes, tokens a second, days and dollars. `--compile` has the
-TPU compiler make the very program (extra `tpu`; no TPU is needed). The errors of the estimate are in README.md.
+Estimated in a second: memory by part, where a step's time goes, tokens a second, days and dollars; side by side for
+several topologies, of which `local` is this machine. `--compile` has the TPU compiler make the very program (extra
+`tpu`; no TPU is needed). The errors of the estimate are in README.md.
+
+Exit code 0: it fits (of several, one does); 1: nothing that was asked for fits.
 """
 
 import json
 from pathlib import Path
 
-from tpullm import storage
+from tpullm import storage, topology
 from tpullm.config import Recipe
 from tpullm.errors import UserError
 from tpullm.log import say
@@ -20,7 +23,11 @@ COMPILED = 3  # of a search's best
 def add_arguments(parser) -> None:
     """The options of `tpullm plan`; `--topology` is the recipe's own key, with several names or `local`."""
     parser.add_argument("--slices", type=int, default=0, help="so many slices of each topology, along mesh.data")
-    parser.add_argument("--search", action="store_true", help="find the fastest mesh, remat, accumulation, loss_chunks and attention_block that fit")
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="find the fastest mesh, remat, accumulation, loss_chunks and attention_block that fit",
+    )
     parser.add_argument("--compile", action="store_true", help="have the TPU compiler make the program; some minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
     parser.add_argument("--write", default="", help="write the recipe that was planned to this file")
@@ -29,14 +36,16 @@ def add_arguments(parser) -> None:
     parser.add_argument("--interruptions", type=float, default=0.0, help="hours between them, in the mean; 0 is none")
 
 
-def main(recipe: Recipe, run: Path, arguments) -> None:
-    """Plan for each topology, and show what came of it."""
+def main(recipe: Recipe, run: Path, arguments) -> int:
+    """Plan for each topology, and show what came of it; the exit code says whether anything fits."""
     from tpullm.planning import tables
     from tpullm.planning.plans import VERSION, to_json
 
-    target = Path(arguments.write) if arguments.write else None
+    target = storage.path(arguments.write) if arguments.write else None
     if target and target.exists():
         raise UserError(f"--write: {target} is there already; choose another file, or remove it")
+    if target:  # before minutes of compiling, and without leaving a folder
+        storage.check_writable(next((folder for folder in target.parents if folder.exists()), target.parent))
     plans = sorted(_plans(recipe, run, arguments), key=lambda plan: _order(plan, arguments.sort))
     if arguments.json:
         print(json.dumps({"version": VERSION, "recipe": recipe.name, "plans": [to_json(plan) for plan in plans]}))
@@ -44,13 +53,14 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
         print(tables.details(plans[0]) if len(plans) == 1 else tables.side_by_side(plans))
     if target:
         _write(plans[0], target)
+    return 0 if any(plan.fits for plan in plans) else 1
 
 
 def _plans(recipe: Recipe, run: Path, arguments) -> list:
     from tpullm.checkpoint import planned_model
     from tpullm.planning.plans import make_plan, on_slices
 
-    names = [name.strip() for name in recipe.topology.split(",") if name.strip()]
+    names = topology.names(recipe.topology)
     if not names:
         raise UserError("--topology: the recipe names none; give one such as v5e:4x4, several, or local")
     if arguments.slices < 0 or arguments.interruptions < 0:
@@ -80,13 +90,13 @@ def _proven(plan):
 
 def _order(plan, by: str) -> tuple[bool, float]:
     """What does not fit comes last."""
-    return plan.advice is not None, plan.dollars if by == "cost" else plan.run.days
+    return not plan.fits, plan.dollars if by == "cost" else plan.run.days
 
 
 def _write(plan, target: Path) -> None:
     from tpullm.recipe import dump
 
-    if plan.advice:
+    if not plan.fits:
         raise UserError(f"--write: {plan.chosen.setting.topology} does not hold it, so there is no recipe to write")
     storage.write_text(target, dump(plan.recipe))
     say(f"{target}: the recipe for {plan.chosen.setting.topology}; tpullm run --config {target}")

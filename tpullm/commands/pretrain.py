@@ -12,7 +12,7 @@ from tpullm.config import ModelConfig, Recipe, TrainConfig
 from tpullm.corpus.sources import sources
 from tpullm.data.store import TokenStore
 from tpullm.data.stream import evaluation_batches, pretraining_stream
-from tpullm.log import say
+from tpullm.log import moment, say
 from tpullm.planning.local import expected
 from tpullm.sharding import make_mesh, own_rows
 from tpullm.stages import begin_training, pretrain_inputs
@@ -68,7 +68,7 @@ def _predict(stage: Path, model: ModelConfig, config: TrainConfig, mesh: Mesh) -
     worst = sorted(found["seconds"], key=found["seconds"].get, reverse=True)[:3]
     said = ", ".join(f"{name} {found['seconds'][name] / found['step_seconds']:.0%}" for name in worst)
     say(
-        f"pretrain: a step is predicted to take {found['step_seconds']:.3g} s on {found['topology']}, "
+        f"pretrain: a step is predicted to take {moment(found['step_seconds'])} on {found['topology']}, "
         f"{found['tokens_per_second']:,.0f} tokens/s: {said}"
     )
 

@@ -49,10 +49,9 @@ def what_now(job: Job) -> str:
 
 def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource]) -> str:
     """The attempts, what is there, and what that costs."""
-    lines = [f"{job.name}: {len(attempts)} attempt(s); run directory {job.run}"]
-    for attempt in attempts[-5:]:
-        told = attempt.over.why if attempt.over else f"{attempt.starts} start(s), {len(attempt.ended)} host(s) ended"
-        lines.append(f"  attempt {attempt.number}: {told}")
+    asked = f"{len(attempts)} attempt(s)" if attempts else "not launched yet"
+    lines = [f"{job.name}: {asked}; run directory {job.run}"]
+    lines += [f"  attempt {attempt.number}: {_told(attempt)}" for attempt in attempts[-5:]]
     for resource in resources:
         costs = "unknown costs" if resource.dollars_an_hour is None else f"{resource.dollars_an_hour:.2f} $/h"
         lines.append(
@@ -62,6 +61,14 @@ def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource])
     source = machines.PRICES if job.config.machine else prices.said()
     lines.append(f"  now {total:.2f} $/h ({source})" if resources else "  nothing is left that costs")
     return "\n".join(lines) + "\n"
+
+
+def _told(attempt: Attempt) -> str:
+    if attempt.over:
+        return attempt.over.why
+    if not attempt.starts:
+        return "no host has started the verb yet"
+    return f"the verb was started {attempt.starts} time(s), {len(attempt.ended)} host(s) have finished"
 
 
 def logs(state: State, follow: bool) -> Iterator[str]:

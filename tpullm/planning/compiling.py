@@ -67,9 +67,14 @@ def compile_apart(job: Job, path: Path, name: str) -> Executable:
         name: of the program, for the lines about what went wrong.
 
     Raises:
-        UserError: the TPU compiler is missing, the process was killed, or the compiler failed.
+        UserError: the TPU compiler is missing, it was killed, it failed, or its word can't be kept.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path.parent}: can't be made ({error.strerror}); set XDG_CACHE_HOME to another place"
+        ) from None
     wanted = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-m", "tpullm.planning.compiling", str(path)]
     done = subprocess.run(command, input=pickle.dumps(job), env=wanted, capture_output=True)
@@ -110,9 +115,14 @@ def _main(path: Path) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    with gzip.open(unfinished, "wt", encoding="utf-8") as file:
-        json.dump(asdict(executable), file)
-    os.replace(unfinished, path)
+    try:
+        with gzip.open(unfinished, "wt", encoding="utf-8") as file:
+            json.dump(asdict(executable), file)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        sys.stderr.write(f"{path.parent}: what the compiler said can't be kept there ({error.strerror}); make room\n")
+        return 2
     return 0
 
 

@@ -1,5 +1,6 @@
 """What a whole run takes and costs: tokens, days, dollars, files, and what interruptions lose."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -116,7 +117,7 @@ def _given(text: str) -> tuple[str, float]:
         value = float(price)
     except ValueError:
         value = -1.0
-    if generation not in known or value < 0:
+    if generation not in known or not 0 <= value < math.inf:
         raise UserError(
             f"--price: {text} is not GENERATION=DOLLARS a chip-hour, such as v5e=0.9; there are {', '.join(known)}"
         )

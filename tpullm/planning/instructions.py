@@ -83,7 +83,7 @@ class Instruction:
     def operation(self) -> str:
         """Where in the traced function it is from."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        return found[1].replace("\\'", "'") if found else ""
 
 
 def shapes(text: str) -> list[Shape]:

@@ -36,7 +36,7 @@ def memory(setting: Setting, rests: Resting) -> Memory:
     moments = {
         "gather of the tables": kept | {"gradients": summed} | _tables(setting),
         "loss": kept | {"gradients": summed} | _loss(setting),
-        "backward": kept | {"gradients": summed + parameters} | _backward(setting),
+        "backward pass": kept | {"gradients": summed + parameters} | _backward(setting),
         "update": {"gradients": summed + parameters},
     }
     worst = max(moments, key=lambda name: sum(moments[name].values()))

@@ -30,7 +30,7 @@ class Plan:
         run: all steps; of what does not fit, as if it did.
         advice: for what does not fit.
         found: by a search.
-        proofs: what the compiler says of the best, the chosen one's first.
+        proven: what the compiler says of the best, the chosen one first.
     """
 
     recipe: Recipe
@@ -38,7 +38,17 @@ class Plan:
     run: Run
     advice: Advice | None
     found: Found | None = None
-    proofs: tuple[Proof, ...] = ()
+    proven: tuple[tuple[Candidate, Proof], ...] = ()
+
+    @property
+    def proofs(self) -> tuple[Proof, ...]:
+        """The compiler's word alone."""
+        return tuple(proof for _, proof in self.proven)
+
+    @property
+    def fits(self) -> bool:
+        """By the compiler's word where it was asked, else by the estimate."""
+        return not self.proofs[0].refused if self.proofs else self.advice is None
 
     @property
     def dollars(self) -> float:
@@ -82,9 +92,9 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
     """The plan with what the compiler said: of those that it found to fit, the one that it thinks fastest is chosen."""
     fitting = [pair for pair in proofs if not pair[1].refused]
     if not fitting:
-        return dataclasses.replace(plan, proofs=tuple(proof for _, proof in proofs))
+        return dataclasses.replace(plan, proven=tuple(proofs))
     chosen, proof = min(fitting, key=lambda pair: pair[1].step_seconds)
-    others = tuple(other for _, other in proofs if other is not proof)
+    others = tuple(pair for pair in proofs if pair[1] is not proof)
     scale = (chosen.estimate or estimate(chosen.setting)).step_seconds / plan.run.step_seconds
     run = dataclasses.replace(
         plan.run,
@@ -93,7 +103,7 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
         dollars={kind: price * scale for kind, price in plan.run.dollars.items()},
     )
     return dataclasses.replace(
-        plan, recipe=chosen.changed(plan.recipe), chosen=chosen, run=run, proofs=(proof, *others)
+        plan, recipe=chosen.changed(plan.recipe), chosen=chosen, run=run, advice=None, proven=((chosen, proof), *others)
     )
 
 
@@ -133,7 +143,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "topology": str(setting.topology),
         "chips": setting.topology.chips,
         "keys": chosen.keys(),
-        "fits": plan.advice is None,
+        "fits": plan.fits,
         "limit_bytes": round(setting.device.hbm_bytes),
         "peak_bytes": round(chosen.memory.peak),
         "peak_moment": chosen.memory.moment,
@@ -147,7 +157,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "run": plan.run.to_json(),
         "advice": plan.advice and dataclasses.asdict(plan.advice),
         "search": plan.found and _found(plan.found),
-        "proofs": [proof.to_json() for proof in plan.proofs],
+        "proofs": [proof.to_json() | {"keys": candidate.keys()} for candidate, proof in plan.proven],
     }
 
 

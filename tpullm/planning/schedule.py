@@ -68,19 +68,44 @@ class Item:
     inside: str
 
 
+@dataclass(frozen=True)
+class _Transfer:
+    """Data on its way, from `begin` to `end`: its place among the items, and the transfer that had to end before."""
+
+    place: int
+    begin: float
+    end: float
+    before: "_Transfer | None"
+
+
 @dataclass
 class _Timeline:
-    """The time within one computation, and when each link and memory is free again."""
+    """The time within one computation, and what was last put on each link and memory."""
 
     now: float = 0.0
-    free: dict[str, float] = field(default_factory=dict)
-    begun: dict[str, tuple[float, int]] = field(default_factory=dict)  # when it ends, and its place among the items
+    last: dict[str, _Transfer] = field(default_factory=dict)
+    begun: dict[str, _Transfer] = field(default_factory=dict)  # by the name of the instruction that started it
 
-    def occupy(self, queues: tuple[str, ...], seconds: float) -> float:
-        """Go to work as soon as all queues are free; when it will end."""
-        end = max([self.now, *(self.free.get(queue, 0.0) for queue in queues)]) + seconds
-        self.free |= dict.fromkeys(queues, end)
-        return end
+    def occupy(self, name: str, queues: tuple[str, ...], seconds: float, place: int) -> None:
+        """Go to work as soon as all queues are free."""
+        busy = [self.last[queue] for queue in queues if queue in self.last and self.last[queue].end > self.now]
+        before = max(busy, key=lambda one: one.end, default=None)
+        begin = before.end if before else self.now
+        self.begun[name] = _Transfer(place, begin, begin + seconds, before)
+        self.last |= dict.fromkeys(queues, self.begun[name])
+
+    def wait(self, name: str) -> list[tuple[int, float]]:
+        """Wait until that has ended: for which items, and how long.
+
+        While it stood in line, what is waited for is what was on its way.
+        """
+        one, waited = self.begun.pop(name), []
+        passing: _Transfer | None = one
+        while passing and passing.end > self.now:
+            waited.append((passing.place, passing.end - max(self.now, passing.begin)))
+            passing = passing.before
+        self.now = max(self.now, one.end)
+        return waited
 
 
 def schedule(text: str, torus: Torus, filled: float = 1.0) -> list[Item]:
@@ -142,18 +167,15 @@ class _Estimator:
                 items.append(Item(one, 1, seconds, 0.0, None, inside))
             timeline.now += seconds
             return
-        timeline.begun[one.name] = (timeline.occupy(queues, busy), len(items))
+        timeline.occupy(one.name, queues, busy, len(items))
         items.append(Item(one, 1, 0.0, busy, collective, inside))
         if not _is_start(one):
             self._finish(one.name, timeline, items)
 
     def _finish(self, started: str, timeline: _Timeline, items: list[Item]) -> None:
         """Wait for what has been started. (What was started in another turn of a loop has had the time of a turn.)"""
-        if started in timeline.begun:
-            end, n = timeline.begun.pop(started)
-            waited = max(0.0, end - timeline.now)
-            items[n] = replace(items[n], seconds=items[n].seconds + waited)
-            timeline.now += waited
+        for place, waited in timeline.wait(started) if started in timeline.begun else ():
+            items[place] = replace(items[place], seconds=items[place].seconds + waited)
 
     def _transfer(self, one: Instruction, collective: Collective | None) -> tuple[tuple[str, ...], float]:
         """What is occupied by what moves data, and for how long; () for what computes."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from tpullm.axes import AXES, written
 from tpullm.config import Recipe
+from tpullm.log import moment
 from tpullm.planning.estimate import Estimate, estimate
 from tpullm.planning.kernels import SCHEDULES
 from tpullm.planning.memory import Memory, memory
@@ -62,9 +63,7 @@ class Candidate:
             batch_size=setting.rows,
         )
         model = dataclasses.replace(recipe.model, remat=setting.remat, attention_block=setting.attention_block)
-        return dataclasses.replace(
-            recipe, mesh=self.mesh, model=model, pretrain=config, topology=_named(setting, recipe)
-        )
+        return dataclasses.replace(recipe, mesh=self.mesh, model=model, pretrain=config, topology=str(setting.topology))
 
 
 @dataclass(frozen=True)
@@ -141,16 +140,12 @@ def why_behind(one: Candidate, best: Candidate) -> str:
     lost = one.estimate.step_seconds / best.estimate.step_seconds - 1
     if lost < NEAR:
         return "as fast, with more changes or less memory to spare"
-    return f"{lost:.1%} slower: {more[worst]:.3g} s more of {worst}"
+    return f"{lost:.1%} slower: {moment(more[worst])} more of {worst}"
 
 
 def waiting(candidate: Candidate) -> dict[str, float]:
     """Seconds that nothing hides, by mesh axis, named for people."""
     return {f"waiting for {axis}": seconds for axis, seconds in candidate.estimate.exposed.items()}
-
-
-def _named(setting: Setting, recipe: Recipe) -> str:
-    return recipe.topology if setting.topology.generation == "local" else str(setting.topology)
 
 
 def _with_moments(base: Setting) -> list[Setting]:

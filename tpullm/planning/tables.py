@@ -1,165 +1,220 @@
 """Plans as text for people: memory by part against the limit, where a step's time goes, the whole run, side by side."""
 
+import shutil
+
+from tpullm.log import moment
 from tpullm.planning.estimate import estimate
 from tpullm.planning.plans import Plan
-from tpullm.planning.search import waiting, why_behind
+from tpullm.planning.search import Candidate, waiting, why_behind
+from tpullm.prices import price_list
 
 GIB, WIDTH = 1 << 30, 30
-SMALL = 0.004  # of the whole: parts that are less are put together
+SMALL = 0.005  # of the whole: parts that are less are put together
+COLUMNS = 120  # of what is no terminal
 
 
 def details(plan: Plan) -> str:
-    """Everything about one plan."""
-    parts = [_head(plan), _memory(plan), _time(plan), _run(plan)]
+    """Everything about one plan; of what does not fit, no time and no price: it can't be had."""
+    parts = [_head(plan), _memory(plan), _advice(plan)]
+    parts += [_time(plan), _run(plan)] if plan.fits else []
     parts += [_search(plan)] if plan.found else []
-    parts += [_proof(proof) for proof in plan.proofs]
-    return "\n\n".join(parts)
+    parts += _compiled(plan)
+    return "\n\n".join(part for part in parts if part)
 
 
 def side_by_side(plans: list[Plan]) -> str:
-    """One line for each plan."""
+    """One line for each plan, and how it is run, or why it is not."""
+    kinds = list(dict.fromkeys(kind for plan in plans for kind in plan.run.dollars))
+    prices = [kind.replace("_", " ") for kind in kinds]
     rows = [
-        ("topology", "chips", "GiB a chip", "fits", "step", "tokens/s a chip", "MFU", "days", *_kinds(plans), "keys")
+        ("", "", "", "", "tokens/s", "", "", *["dollars"] * len(kinds), ""),
+        ("topology", "chips", "GiB a chip", "step", "a chip", "MFU", "days", *prices, ""),
     ]
     for plan in plans:
-        found, chosen = plan.chosen.estimate or estimate(plan.chosen.setting), plan.chosen
-        memory = f"{chosen.memory.peak / GIB:.1f} of {chosen.setting.device.hbm_bytes / GIB:.1f}"
-        run, prices = (
-            plan.run,
-            [f"{plan.run.dollars[kind]:,.0f}" if kind in plan.run.dollars else "" for kind in _kinds(plans)],
-        )
-        keys = (
-            f"mesh {chosen.keys()['mesh']}, remat {chosen.setting.remat}, {chosen.setting.accumulation} micro-batches"
-        )
-        rows.append(
-            (str(chosen.setting.topology), f"{chosen.setting.topology.chips:,}", memory, "no" if plan.advice else "yes")
-            + (seconds(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}", f"{run.days:,.1f}")
-            + (*prices, keys)
-        )
+        setting = plan.chosen.setting
+        memory = f"{plan.chosen.memory.peak / GIB:.1f} of {setting.device.hbm_bytes / GIB:.1f}"
+        rows.append((str(setting.topology), f"{setting.topology.chips:,}", memory, *_speed(plan, kinds), _note(plan)))
     return aligned(rows)
 
 
-def seconds(value: float) -> str:
-    """Three digits, in a unit that suits."""
-    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+def _speed(plan: Plan, kinds: list[str]) -> tuple[str, ...]:
+    """What a plan that fits gives and costs; of another, nothing."""
+    if not plan.fits:
+        return ("-",) * (4 + len(kinds))
+    found, run = plan.chosen.estimate or estimate(plan.chosen.setting), plan.run
+    prices = [_dollars(run.dollars[kind]) if kind in run.dollars else "-" for kind in kinds]
+    days = f"{run.days:,.1f}" if run.days >= 0.05 else "< 0.1"
+    speed = (moment(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}", days)
+    return *speed, *prices
+
+
+def _note(plan: Plan) -> str:
+    """How it is run, and what the compiler says; or that it does not fit, and what would."""
+    if not plan.fits:
+        return "DOES NOT FIT" + (f"; {_cure(plan)}" if plan.advice else ", says the compiler")
+    return _keys(plan.chosen) + (f"; compiled: {moment(plan.proofs[0].step_seconds)} a step" if plan.proofs else "")
 
 
 def aligned(rows: list[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell; the first and the last to the left."""
+    """Columns as wide as their widest cell, the first and the last to the left.
+
+    Where that is wider than the terminal, each row's last cell stands below the others.
+    """
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    last = len(widths) - 1
+    wide = sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size((COLUMNS, 0)).columns
     lines = []
-    for row in rows:
-        cells = [cell.ljust(widths[n]) if n in (0, last) else cell.rjust(widths[n]) for n, cell in enumerate(row)]
-        lines.append("  ".join(cells).rstrip())
+    for *cells, last in rows:
+        told = "  ".join(cell.rjust(widths[n]) if n else cell.ljust(widths[n]) for n, cell in enumerate(cells))
+        lines.append((told if wide else f"{told}  {last}").rstrip())
+        lines += [f"    {last}"] if wide and last else []
     return "\n".join(lines)
 
 
-def _kinds(plans: list[Plan]) -> list[str]:
-    kinds = dict.fromkeys(kind for plan in plans for kind in plan.run.dollars)
-    return [f"{kind}" for kind in kinds]
-
-
 def _head(plan: Plan) -> str:
-    setting, keys = plan.chosen.setting, plan.chosen.keys()
-    told = ", ".join(f"{key} {value}" for key, value in keys.items() if value)  # 0 is the platform's own choice
-    return f"{plan.recipe.name} on {setting.topology}, {setting.topology.chips:,} chip(s): {told}"
+    topology, run, config = plan.chosen.setting.topology, plan.run, plan.recipe.pretrain
+    what = f"{topology.chips:,} {'device' if topology.generation == 'local' else 'chip'}{'s' * (topology.chips > 1)}"
+    tokens = f"{run.steps:,} steps of {config.batch_size * config.sequence_length:,} tokens"
+    # 0 is the platform's own choice
+    keys = ", ".join(f"{key} {value}" for key, value in plan.chosen.keys().items() if value)
+    return f"{plan.recipe.name} on {topology}, {what}, {tokens}\n{keys}"
 
 
 def _memory(plan: Plan) -> str:
+    """By kind; a whole bar is the limit, or what is needed where that is more."""
     memory, limit = plan.chosen.memory, plan.chosen.setting.device.hbm_bytes
-    rows = [
-        (kind, f"{size / GIB:.2f}", bar(size / limit)) for kind, size in memory.kinds.items() if size > SMALL * limit
-    ]
-    rows.append(
-        ("together", f"{memory.peak / GIB:.2f}", f"of {limit / GIB:.2f} GiB, when it is most: in the {memory.moment}")
-    )
-    return "memory of a chip, GiB\n" + aligned(rows) + _advice(plan)
+    shown = {kind: size for kind, size in memory.kinds.items() if size > SMALL * memory.peak}
+    shown |= {"all else": rest} if (rest := memory.peak - sum(shown.values())) > SMALL * memory.peak else {}
+    rows = [(kind, f"{size / GIB:.2f} GiB", bar(size / max(limit, memory.peak))) for kind, size in shown.items()]
+    rows.append(("together", f"{memory.peak / GIB:.2f} GiB", f"of {limit / GIB:.2f}"))
+    return f"memory of a chip when most is held, in the {memory.moment}\n{aligned(rows)}"
 
 
 def _advice(plan: Plan) -> str:
-    advice = plan.advice
-    if advice is None:
+    if not plan.advice:
         return ""
-    what = f"change one key: {advice.change}" if advice.change else "no change of one key makes it fit; take more chips"
-    return (
-        f"\nIT DOES NOT FIT, by {advice.over_bytes / GIB:.2f} GiB a chip; {advice.largest} is largest, "
-        f"{advice.largest_bytes / GIB:.2f} GiB; {what}"
+    over = f"IT DOES NOT FIT: {plan.advice.over_bytes / GIB:.2f} GiB a chip are missing"
+    largest = f"{plan.advice.largest} is largest, {plan.advice.largest_bytes / GIB:.2f} GiB"
+    return f"{over}; {largest}; {_cure(plan)}"
+
+
+def _cure(plan: Plan) -> str:
+    if plan.advice.change:
+        return f"it fits with {plan.advice.change}"
+    return "no change of one key makes it fit" + (
+        "; take more chips" if plan.found else "; try --search, or more chips"
     )
 
 
 def bar(share: float) -> str:
     """A bar, whole at a share of 1; at least something for anything."""
-    return "█" * max(round(min(share, 1.0) * WIDTH), 0) or "▏"
+    return "█" * round(min(share, 1.0) * WIDTH) or "▏"
 
 
 def _time(plan: Plan) -> str:
     found = plan.chosen.estimate or estimate(plan.chosen.setting)
     parts = {**found.computing, **{f"waiting for {axis}": value for axis, value in found.exposed.items()}}
     rows = [
-        (name, seconds(value), f"{value / found.step_seconds:.0%}", bar(value / found.step_seconds))
+        (name, moment(value), f"{value / found.step_seconds:.0%}", bar(value / found.step_seconds))
         for name, value in parts.items()
         if value > SMALL * found.step_seconds
     ]
     speed = f"{found.tokens_per_second:,.0f} tokens/s a chip, MFU {found.mfu:.0%}"
-    return f"a step: {seconds(found.step_seconds)}, {speed}\n{aligned(rows)}\n{_traffic(found)}"
+    return f"a step: {moment(found.step_seconds)}, {speed}\n{aligned(rows)}\n{_traffic(found)}"
 
 
 def _traffic(found) -> str:
+    """What crosses links: all of what waits is in the step above, and a share of what goes on beside the products."""
     rows = [
         (
             f"  {one.axis}: {one.what}",
-            f"{one.received / 1e9:.3g} GB",
-            seconds(one.seconds),
-            "waits" if one.waits else "beside the products",
+            _size(one.received),
+            moment(one.seconds),
+            "waited for" if one.waits else "beside the products",
         )
         for one in found.transfers
     ]
-    return "over the links, a chip and step:\n" + aligned(rows) if rows else "nothing goes over links"
+    return "over the links to a chip in a step, and how long that takes alone\n" + aligned(rows) if rows else ""
 
 
 def _run(plan: Plan) -> str:
     run = plan.run
-    dollars = [f"{price:,.0f} dollars ({kind.replace('_', ' ')})" for kind, price in run.dollars.items()]
-    whole = [f"{run.steps:,} steps", f"{run.tokens / 1e9:,.3g} G tokens", f"{run.days:,.2f} days", *dollars]
-    files = [f"token store {_size(run.token_store_bytes)}", f"a checkpoint {_size(run.checkpoint_bytes)}"]
-    lines = ["the whole run: " + ", ".join(whole), f"  {', '.join(files)}, saved in {seconds(run.save_seconds)}"]
+    dollars = [f"{_dollars(price)} dollars ({kind.replace('_', ' ')})" for kind, price in run.dollars.items()]
+    whole = ", ".join([f"{count(run.tokens)} tokens", _days(run.days), *dollars])
+    lines = [f"the whole run: {whole}"]
+    if run.dollars and "given" not in run.dollars:
+        lines.append(f"  list prices of {price_list()['date']}; yours with --price GENERATION=DOLLARS a chip-hour")
+    files = f"token store {_size(run.token_store_bytes)}, a checkpoint {_size(run.checkpoint_bytes)}"
+    lines.append(f"  {files}, saved in {moment(run.save_seconds)} while training goes on")
     if run.hours_between:
         often = f"  interrupted every {run.hours_between:g} hours in the mean, {run.interruptions:.1f} times"
-        lines.append(f"{often}: goodput {run.goodput:.1%}")
+        lines.append(f"{often}: goodput {run.goodput:.1%}, in the days and dollars above")
     return "\n".join(lines)
 
 
-def _size(count: float) -> str:
-    return f"{count / 1e9:,.3g} GB" if count >= 1e8 else f"{count / 1e6:,.3g} MB"
+def count(number: float) -> str:
+    """`167772160000` as `168 billion`."""
+    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"{number / size:.3g} {name}"
+    return f"{number:,.0f}"
+
+
+def _dollars(price: float) -> str:
+    return f"{price:,.0f}" if price >= 10 else f"{price:.2f}"
+
+
+def _days(days: float) -> str:
+    if days >= 1:
+        return f"{days:,.2f} days"
+    return f"{days * 24:.1f} hours" if days * 24 >= 1 else f"{days * 1440:.1f} minutes"
+
+
+def _size(number: float) -> str:
+    unit, name = next((pair for pair in ((1e12, "TB"), (1e9, "GB")) if number >= pair[0]), (1e6, "MB"))
+    return f"{number / unit:.3g} {name}"
 
 
 def _search(plan: Plan) -> str:
+    """The best that fit, and what the others lose to the first. (All have the same moments.)"""
     found = plan.found
-    head = f"searched: {found.screened:,} ways in {found.seconds:.1f} s, {found.fitting:,} fit"
+    head = f"searched: {found.screened:,} ways in {moment(found.seconds)}, {found.fitting:,} fit"
     if not found.best:
         return head
-    rows = [("mesh", "remat", "micro-batches", "block", "chunks", "moments", "GiB", "step", "waiting", "why not")]
+    rows = [("mesh", "remat", "accumulation", "block", "chunks", "GiB", "step", "waiting", "")]
     for one in found.best:
         setting, behind = one.setting, "" if one is found.best[0] else why_behind(one, found.best[0])
         rows.append(
             (one.keys()["mesh"], setting.remat, str(setting.accumulation), str(setting.block), str(setting.chunks))
             + (
-                setting.optimizer.moments,
                 f"{one.memory.peak / GIB:.1f}",
-                seconds(one.estimate.step_seconds),
-                seconds(sum(waiting(one).values())),
+                moment(one.estimate.step_seconds),
+                moment(sum(waiting(one).values())),
                 behind,
             )
         )
     return head + "\n" + aligned(rows)
 
 
-def _proof(proof) -> str:
-    if proof.refused:
-        return f"compiled for {proof.topology}: {proof.refused}"
-    lines = [
-        f"compiled for {proof.topology} in {proof.compile_seconds:.0f} s: {proof.peak_bytes / GIB:.2f} GiB of "
-        f"{proof.limit_bytes / GIB:.2f} a chip, a step {seconds(proof.step_seconds)} by the compiler's cycles"
-    ]
-    return "\n".join(lines + [f"  {finding.text}" for finding in proof.findings])
+def _compiled(plan: Plan) -> list[str]:
+    """What the compiler says of each way that it was given, beside the estimate; of the chosen one all of it."""
+    if not plan.proven:
+        return []
+    rows = []
+    for candidate, proof in plan.proven:
+        found = candidate.estimate or estimate(candidate.setting)
+        memory = f"{proof.peak_bytes / GIB:.2f} GiB ({candidate.memory.peak / GIB:.2f})"
+        step = "DOES NOT FIT" if proof.refused else f"{moment(proof.step_seconds)} ({moment(found.step_seconds)})"
+        rows.append((_keys(candidate), memory, step, ""))
+    proof = plan.proofs[0]
+    head = "compiled: memory of a chip, and a step by the compiler's cycles (in brackets: as estimated)"
+    told = [proof.refused] if proof.refused else [finding.text for finding in proof.findings]
+    return ["\n".join([head, aligned(rows), *(f"  {line}" for line in told)])]
+
+
+def _keys(candidate: Candidate) -> str:
+    """How it is run; blocks of attention and chunks of the loss where they are not the platform's choice."""
+    setting = candidate.setting
+    told = {"mesh": candidate.keys()["mesh"], "remat": setting.remat, "accumulation": setting.accumulation}
+    chosen = {"block": setting.attention_block, "chunks": setting.loss_chunks}
+    told |= {key: value for key, value in chosen.items() if value}
+    return ", ".join(f"{key} {value}" for key, value in told.items())

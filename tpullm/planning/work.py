@@ -37,12 +37,12 @@ def work(setting: Setting) -> dict[str, Part]:
     once, again = _layer(setting), setting.recompute
     parts = {
         "attention": _scaled(_sum(once["qkv"], once["out"]), 3 * times),
-        "scores": Part(kernel=times * (once["scores"].kernel + backward(setting))),
+        "attention kernel": Part(kernel=times * (once["scores"].kernel + backward(setting))),
         "experts" if setting.model.experts else "feed-forward": _scaled(_sum(once["up"], once["down"]), 3 * times),
-        "output": _output(setting),
+        "loss": _output(setting),
         "recomputed": _scaled(_sum(*(once[name] for name in again), Part()), times),
-        "norms, activations": Part(moved=times * _element_wise(setting)),
-        "update": Part(products=_muon_flops(setting), moved=_update_bytes(setting)),
+        "norms and activations": Part(moved=times * _element_wise(setting)),
+        "optimizer": Part(products=_muon_flops(setting), moved=_update_bytes(setting)),
     }
     return parts
 

@@ -52,12 +52,12 @@ def line_chart(
         return (high - y) / (high - low)
 
     x_ticks = [_tick("x", across(x), short(x)) for x in ticks(left, right, 5)]
-    y_ticks = [
-        _tick("y", down(y), f"{y:.4g}" if write is short and abs(y) < 1000 else short(y)) for y in ticks(low, high, 5)
-    ]
+    y_labels = {y: short(y) for y in ticks(low, high, 5)}
+    y_ticks = [_tick("y", down(y), label) for y, label in y_labels.items()]
     paths = [_path(line, across, down) for line in lines]
     svg = tag("svg", *paths, viewBox=f"0 0 {_SIZE} {_SIZE}", preserveAspectRatio="none", aria_hidden="true")
-    plot = tag("div", *y_ticks, *x_ticks, svg, class_="plot large" if large else "plot")
+    room = f"--label:{max(map(len, y_labels.values()))}"  # letters of the longest label, which stands beside the plot
+    plot = tag("div", *y_ticks, *x_ticks, svg, class_="plot large" if large else "plot", style=room)
     legend = tag("div", *(_legend(line, write) for line in lines), class_="legend") if len(lines) > 1 else None
     head = tag("div", tag("b", title), legend, class_="chart-head")
     return tag("div", head, plot, tag("div", x_name, class_="x-name"), class_="chart")

@@ -18,6 +18,7 @@ def transformer(config: ModelConfig, tokens: list[str], guesses: list[str]) -> M
     width, heads = count(config.width), f"{config.heads} heads of {config.head_width}"
     if config.kv_heads != config.heads:
         heads += f", {config.kv_heads} for keys"
+    experts = f"{config.experts_per_token} of {config.experts} experts, " if config.experts else ""
     parts = [
         _row(tokens, 18, "chip"),
         _arrow(36, 56),
@@ -30,7 +31,7 @@ def transformer(config: ModelConfig, tokens: list[str], guesses: list[str]) -> M
         _arrow(194, 204),
         _sum(212),
         _arrow(220, 246),
-        _box(246, "Feed-forward", f"{width} → {count(config.mlp_width)} → {width}", strong=True),
+        _box(246, "Feed-forward", f"{experts}{width} → {count(config.mlp_width)} → {width}", strong=True),
         _around(232, 310),
         _arrow(290, 302),
         _sum(310),

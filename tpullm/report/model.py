@@ -21,6 +21,9 @@ def blocks(data: RunData) -> Markup | None:
         ("vocabulary", "tokens to choose the next one from", count(config.vocabulary_size)),
         ("context", "tokens that it can look back on", count(config.context_length)),
     ]
+    if config.experts:
+        chosen = f"feed-forward layers; a token goes to the {config.experts_per_token} that its router chooses"
+        rows.insert(4, ("experts", chosen, count(config.experts)))
     parameters = number(data.results, "model", "parameters")
     if parameters:
         rows.append(("parameters", "numbers that training adjusts", count(parameters)))
@@ -47,7 +50,7 @@ def blocks(data: RunData) -> Markup | None:
 def _parameters(data: RunData) -> list[Markup]:
     c = data.model
     attention = c.layers * 2 * c.width * c.head_width * (c.heads + c.kv_heads)
-    feed_forward = c.layers * 3 * c.width * c.mlp_width * (max(c.experts, 1) + c.shared_experts)
+    feed_forward = c.layers * (3 if c.gated else 2) * c.width * c.mlp_width * (max(c.experts, 1) + c.shared_experts)
     tables = c.vocabulary_size * c.width * (1 if c.tied_embeddings else 2)
     parts = [("feed-forward", feed_forward), ("attention", attention), ("token table", tables)]
     return [figure(share_bar(parts, compact), "Where the parameters are.")]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tpullm.log import moment
 from tpullm.report.charts import Line, line_chart, padded, single_bars
 from tpullm.report.html import Markup, figure, paragraph, phrase, section, shows, table, tag
 from tpullm.report.inputs import RunData
@@ -135,7 +136,8 @@ def _speed_charts(data: RunData) -> list[Markup]:
 
 def _experts(data: RunData) -> list[Markup]:
     """Of a mixture of experts: how far the loads of the busiest and of the idlest are from an even one."""
-    loads = {f"the {name} of any layer": series(data.pretrain, "expert_load", name) for name in ("highest", "lowest")}
+    keys = {"the busiest expert of all layers": "highest", "the idlest": "lowest"}
+    loads = {name: series(data.pretrain, "expert_load", key) for name, key in keys.items()}
     if not all(loads.values()):
         return []
     even = Line("an even load", [(x, 1.0) for x, _ in next(iter(loads.values()))], 2, "dashed")
@@ -144,8 +146,12 @@ def _experts(data: RunData) -> list[Markup]:
         "Each token goes to the few experts that its router chooses. Training keeps them evenly busy: an expert that "
         "nobody asks learns nothing, and one that everybody asks makes the others' devices wait."
     )
-    chart = line_chart("Tokens of one expert, even = 1", lines, "tokens read in training")
+    chart = line_chart("Tokens of an expert (an even share is 1)", lines, "tokens read in training", write=_share)
     return [tag("h3", "How evenly the experts work"), figure(chart), paragraph(text)]
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}"
 
 
 def _samples(data: RunData) -> list[Markup]:
@@ -211,7 +217,8 @@ def _answers(answers: list[dict[str, Any]]) -> list[Markup]:
     of_right, of_wrong = (
         f"{len(part)} of {count(len(all_))}" for part, all_ in zip(shown, (right, wrong), strict=True)
     )
-    note = f"Shown: {of_right} right answers, {of_wrong} wrong ones."
+    told = [f"{of_right} right answers"] * bool(right) + [f"{of_wrong} wrong ones"] * bool(wrong)
+    note = f"Shown: {', '.join(told)}."
     cards = [_answer(answer) for part in shown for answer in part]
     return [tag("h3", "Before and after"), tag("div", *cards, class_="cards"), paragraph(note, class_="note")]
 
@@ -251,12 +258,14 @@ def speed(data: RunData) -> Markup | None:
     machine = {key: value for key, value in (data.results.get("machine") or {}).items() if value not in (None, "")}
     if machine.get("device") == machine.get("platform"):
         machine.pop("device", None)  # of a CPU JAX knows no more
-    rows = _rates(data) + _predicted(data)
+    rows = _rates(data)
     if not (seconds or machine or rows):
         return None
     times = [(stage, value, duration(value)) for stage, value in seconds.items()]
     facts = [(key, str(value)) for key, value in machine.items()] + rows
-    parts = [figure(single_bars(times), f"{duration(sum(seconds.values()))} in all.") if times else None]
+    stages = figure(single_bars(times), f"{duration(sum(seconds.values()))} in all.") if times else None
+    predicted = _predicted(data)
+    parts = [tag("div", stages, predicted)] if stages or predicted else []
     if facts:
         parts.append(
             tag("dl", *(cell for key, value in facts for cell in (tag("dt", key), tag("dd", value))), class_="facts")
@@ -278,14 +287,15 @@ def _rates(data: RunData) -> list[tuple[str, str]]:
     return found
 
 
-def _predicted(data: RunData) -> list[tuple[str, str]]:
+def _predicted(data: RunData) -> Markup | None:
     """A step as it was predicted before training, and how long it took: median, since some wait for saves."""
-    predicted, taken = (
-        number(data.plan, "step_seconds"),
-        sorted(value for _, value in series(data.pretrain, "step_seconds")),
-    )
+    taken = sorted(value for _, value in series(data.pretrain, "step_seconds"))
+    predicted = number(data.plan, "step_seconds")
     if predicted is None or not taken:
-        return []
+        return None
     median = taken[len(taken) // 2]
-    difference = f"{predicted / median - 1:+.0%}"
-    return [("a step, predicted and median", f"{predicted:.3g} s and {median:.3g} s ({difference})")]
+    rows = [("predicted", predicted, moment(predicted)), ("measured", median, moment(median))]
+    off = round(predicted / median - 1, 2)
+    said = f"{abs(off):.0%} too {'long' if off > 0 else 'short'}" if off else "right"
+    caption = f"A step of pretraining, in the median. The prediction, from before it began, was {said}."
+    return tag("div", tag("h3", "As fast as predicted?"), figure(single_bars(rows, "measured"), caption))
