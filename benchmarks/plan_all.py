@@ -16,6 +16,9 @@ from tpullm.config import Recipe
 from tpullm.errors import UserError
 from tpullm.log import say, warn
 from tpullm.planning.proof import Proof, job_of, program_hash, prove
+from tpullm.planning.resting import resting
+from tpullm.planning.search import Candidate, assessed
+from tpullm.planning.setting import setting_of
 from tpullm.recipe import load
 from tpullm.topology import parse
 
@@ -108,7 +111,10 @@ def write_header(path: Path, proof: Proof | None) -> None:
 def page(recipes: dict[str, Recipe], proofs: dict[str, Proof], stale: set[str]) -> str:
     """The table of all recipes and what was found in each, as Markdown."""
     rows = [
-        row(proofs[name], name in stale) if name in proofs else f"| {name} | not proven | | | | | |" for name in recipes
+        row(proofs[name], name in stale, estimated(recipes[name]))
+        if name in proofs
+        else f"| {name} | not proven{8 * ' |'}"
+        for name in recipes
     ]
     found = [f"\n**{name}**\n\n{findings(proofs[name])}" for name in recipes if name in proofs]
     return "\n".join([TOP, *rows, "\n## What should be otherwise", *found]) + "\n"
@@ -117,21 +123,28 @@ def page(recipes: dict[str, Recipe], proofs: dict[str, Proof], stale: set[str]) 
 TOP = """# The shipped recipes, proven
 
 Made by `make plan-all`: the step of each recipe, compiled by the TPU compiler for the slice that the recipe names.
-Memory is the compiler's; step time and tokens/s are predicted from its cycles (`tpullm/planning/schedule.py`). Nothing
-ran on a TPU.
+Memory is the compiler's; step time and tokens/s are predicted from its cycles (`tpullm/planning/schedule.py`). Beside
+them what `tpullm plan` says without the compiler. Nothing ran on a TPU.
 
-| recipe | topology | GiB a chip | step, s | tokens/s a chip | waiting for links | program, compiled |
-| --- | --- | --- | --- | --- | --- | --- |"""
+| recipe | topology | GiB a chip | estimated | step, s | estimated | tokens/s a chip | waiting for links | program, compiled |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
-def row(proof: Proof, stale: bool) -> str:
+def estimated(recipe: Recipe) -> Candidate:
+    """The recipe as `tpullm plan` sees it."""
+    model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
+    setting = setting_of(model, recipe.pretrain, recipe.mesh, parse(recipe.topology))
+    return assessed(setting, resting(model, setting.optimizer))
+
+
+def row(proof: Proof, stale: bool, beside: Candidate) -> str:
     """One recipe's line."""
     made = f"{proof.program} {proof.date[:10]}, libtpu {proof.versions['libtpu']}{f', **{STALE}**' if stale else ''}"
-    memory = f"{proof.peak_bytes / 2**30:.1f} of {proof.limit_bytes / 2**30:.1f}"
-    if proof.refused:
-        return f"| {proof.recipe} | {proof.topology} | {memory} | does not fit | | | {made} |"
+    memory = f"{proof.peak_bytes / 2**30:.1f} of {proof.limit_bytes / 2**30:.1f} | {beside.memory.peak / 2**30:.1f}"
+    if proof.refused or not beside.estimate:
+        return f"| {proof.recipe} | {proof.topology} | {memory} | does not fit | | | | {made} |"
     waiting = sum(of.exposed_seconds for of in proof.traffic) / proof.step_seconds
-    numbers = f"{proof.step_seconds:.2f} | {speed(proof):,.0f} | {waiting:.1%}"
+    numbers = f"{proof.step_seconds:.2f} | {beside.estimate.step_seconds:.2f} | {speed(proof):,.0f} | {waiting:.1%}"
     return f"| {proof.recipe} | {proof.topology} | {memory} | {numbers} | {made} |"
 
 

@@ -44,12 +44,14 @@ def test_a_proof_is_stale_when_todays_code_makes_another_program():
 
 def test_the_table_says_what_is_stale_what_is_refused_and_what_is_missing():
     recipe = load(RECIPE)
+    beside = plan_all.estimated(recipe)
+    estimated = f"{beside.memory.peak / 2**30:.1f} | 2.00 | {beside.estimate.step_seconds:.2f}"
     fresh = plan_all.page({"125m": recipe, "1b": recipe}, {"125m": PROOF}, set())
-    assert "| 125m | v5e:2x2 | 8.0 of 16.0 | 2.00 | 131,072 | 5.0% | 0 2026-01-02, libtpu 2 |" in fresh
+    assert f"| 125m | v5e:2x2 | 8.0 of 16.0 | {estimated} | 131,072 | 5.0% | 0 2026-01-02, libtpu 2 |" in fresh
     assert "| 1b | not proven |" in fresh
     assert "**older than the code**" in plan_all.page({"125m": recipe}, {"125m": PROOF}, {"125m"})
     refused = dataclasses.replace(PROOF, refused="does not fit: so", step_seconds=0.0)
-    assert "| does not fit |" in plan_all.row(refused, stale=False) and "so" in plan_all.findings(refused)
+    assert "| does not fit |" in plan_all.row(refused, False, beside) and "so" in plan_all.findings(refused)
 
 
 def test_what_can_not_be_proven_is_told_and_left_out(monkeypatch, capsys):

@@ -100,14 +100,9 @@ def _loss(setting: Setting) -> dict[str, float]:
 def _backward(setting: Setting) -> dict[str, float]:
     """One layer: its parameters gathered, gradients on their way, what it computes again.
 
-    The table's gradient waits until the end: so the compiler orders it. It is not even computed where there is one
-    chunk of scores, which then wait in its place.
+    The table's gradient waits until the end: so the compiler orders it.
     """
-    table, scores = (
-        4 * setting.model.vocabulary_size * size / setting.along("tensor")
-        for size in (setting.model.width, setting.tokens)
-    )
-    table = min(table, scores) if setting.chunks == 1 else table
+    table = setting.gradient * setting.model.vocabulary_size * setting.model.width / setting.along("tensor")
     moments = [_mixture(setting)] if setting.model.experts else [_feed_forward(setting), _in_attention(setting)]
     return {"gradient of the table": table} | max(moments, key=lambda moment: sum(moment.values()))
 
