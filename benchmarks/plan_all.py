@@ -126,7 +126,7 @@ Made by `make plan-all`: the step of each recipe, compiled by the TPU compiler f
 Memory is the compiler's; step time and tokens/s are predicted from its cycles (`tpullm/planning/schedule.py`). Beside
 them what `tpullm plan` says without the compiler. Nothing ran on a TPU.
 
-| recipe | topology | GiB a chip | estimated | step, s | estimated | tokens/s a chip | waiting for links | program, compiled |
+| recipe | topology | GiB a chip | estimated | step, s | estimated | tokens/s a chip | waiting | program, compiled |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 

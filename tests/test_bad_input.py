@@ -66,6 +66,11 @@ def leftovers(folder: Path) -> list[str]:
         (["--model.layers", "0"], "layers, width and heads must be > 0"),
         (["--model.heads", "3", "--model.kv_heads", "2"], "model.kv_heads: 2 does not divide model.heads 3"),
         (["--pretrain.accumulation", "5"], "pretrain.accumulation: 5 does not divide batch_size 32"),
+        (["--pretrain.loss_chunks", "-1"], "pretrain.loss_chunks: -1 is too small; use 0 or more"),
+        (
+            ["--model.attention_block", "300"],
+            "model.attention_block: 300 is none of 0, 2048, 1024, 512, 256, 128; choose",
+        ),
         (["--pretrain.log_every", "0"], "pretrain.log_every: 0 is too small; use 1 or more"),
         (["--finetune.train.optimizer.clip_norm", "0"], "finetune.train.optimizer.clip_norm: 0"),
         (["--model.experts", "2", "--model.experts_per_token", "3"], "model.experts_per_token: 3 can't be chosen of 2"),
@@ -210,6 +215,8 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_compiled(
     assert ("or model.heads" in told) == (verb == "pretrain"), "the model that is tuned is as it is"
     told = refused(capsys, *command, "{fsdp: -1}", f"--{stage}.batch_size=12")
     assert f"{stage}.batch_size: 12 rows (batch_size / accumulation) can't be shared by 8 devices" in told
+    told = refused(capsys, *command, "{fsdp: -1}", f"--{stage}.loss_chunks=5")
+    assert f"{stage}.loss_chunks: 5 does not divide the 128 tokens of a row that a device has; use 4 or 8" in told
     told = refused(capsys, *command, "{sequence: 8}", f"--{stage}.sequence_length=24")
     assert f"{stage}.sequence_length: 24 tokens, in 2 pieces a device, can't be shared by 8 devices" in told
     assert not (tiny_tokens / verb).exists()

@@ -282,6 +282,10 @@ def test_the_compiler_confirms_the_plan(planned):
         (("--write=/dev/null/best.yaml",), "/dev/null: can't be written"),
         (("--searh",), "tpullm: unknown key searh; the nearest is search"),
         (("--model.vocabulary_size=0", "--tokenizer.vocabulary_size=0"), "model.vocabulary_size: not known before"),
+        (
+            ("--topology=v5e:16x16", "--model.attention_block=2048"),
+            "does not fit the memory on the chip of a TPU v5 lite",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(refused, options, said):

@@ -108,6 +108,7 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
 
 
 def _checked(recipe: Recipe, model: ModelConfig, name: str) -> Setting:
+    from tpullm.planning.program import absent_mesh
     from tpullm.sharding import planned_mesh
     from tpullm.training.fits import check_fits
     from tpullm.training.state import Architecture
@@ -119,7 +120,7 @@ def _checked(recipe: Recipe, model: ModelConfig, name: str) -> Setting:
     chips, slices = setting.topology.chips, setting.topology.slices
     if setting.sizes[0] % slices:
         raise UserError(f"mesh.data: {setting.sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
-    mesh = planned_mesh(recipe.mesh, chips)
+    mesh = planned_mesh(recipe.mesh, chips) if name == "local" else absent_mesh(recipe.mesh, setting.topology)
     check_fits(Architecture(model), recipe.pretrain, model.vocabulary_size, mesh, "pretrain", bool(recipe.base))
     return setting
 
