@@ -89,12 +89,12 @@ def _grouped(setting: Setting, rows: float, experts: float, inputs: float, outpu
 def _output(setting: Setting) -> Part:
     """Scores of all tokens, their gradient, and the table's: three products; the scores are read four times.
 
-    Each chunk reads the table twice, and adds to its gradient in float32.
+    Each chunk reads the table twice, and adds to its gradient in float32: long rows of numbers, at the full bandwidth.
     """
     model, M = setting.model, setting.tokens
     V = model.vocabulary_size / setting.along("tensor")
     three = _scaled(_product(M, model.width, V), 3)
-    again = 12 * (setting.chunks - 1) * model.width * V
+    again = 12 * (setting.chunks - 1) * model.width * V * setting.device.memory
     return _scaled(three._replace(moved=three.moved + 16 * M * V + again), setting.accumulation)
 
 
