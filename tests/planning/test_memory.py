@@ -60,8 +60,8 @@ def test_the_kinds_are_the_peak():
 def test_more_that_is_kept_is_more_memory():
     peaks = [held(with_remat(setting("8b"), remat)).peak for remat in ("full", "save_attention", "save_dots", "none")]
     assert peaks == sorted(peaks) and peaks[0] < peaks[-1] / 2
-    # What goes to the host's memory is not on the chip.
-    assert held(with_remat(setting("8b"), "offload")).peak == peaks[0]
+    # What goes to the host's memory is on the chip on its way alone: no more than two layers of 32.
+    assert peaks[0] < held(with_remat(setting("8b"), "offload")).peak < peaks[1]
 
 
 def test_micro_batches_hold_less_but_one_more_gradient():

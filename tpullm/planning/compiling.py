@@ -98,7 +98,10 @@ def _compile(job: Job) -> Executable:
     text, peak, limit = "", 0, 0
     try:
         executable = compiled(job.model, job.config, mesh)
-        text, peak = executable.as_text(), executable.memory_analysis().peak_memory_in_bytes
+        text, memory = executable.as_text(), executable.memory_analysis()
+        peak = memory.peak_memory_in_bytes
+        if memory.host_temp_size_in_bytes:  # counts in the peak; all of the device's own is a little more than its peak
+            peak = getattr(memory, "total_allocation_bytes", peak)  # JAX 0.10 does not say
     except TooLarge as error:
         peak, limit = error.needed_bytes, error.limit_bytes
     dimensions = len(job.topology.shape)

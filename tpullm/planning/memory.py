@@ -32,11 +32,14 @@ def memory(setting: Setting, rests: Resting) -> Memory:
     state = {"parameters": parameters, "optimizer": of_device(rests.optimizer, setting.sizes)}
     # Layers are cast once, outside of the loop over them.
     kept = {"kept activations": _kept(setting), "cast parameters": 2 * _cast(setting), "program": PROGRAM}
+    # Of one layer; in the backward pass the next one's comes while this one's is used.
+    layer = 2.0 * setting.offloaded * setting.tokens / setting.along("tensor")
+    going, coming = {"on the way to the host": layer}, {"from the host": 2 * layer}
     summed = parameters * (setting.accumulation > 1)
     moments = {
-        "gather of the tables": kept | {"gradients": summed} | _tables(setting),
-        "loss": kept | {"gradients": summed} | _loss(setting),
-        "backward pass": kept | {"gradients": summed + parameters} | _backward(setting),
+        "gather of the tables": kept | going | {"gradients": summed} | _tables(setting),
+        "loss": kept | going | {"gradients": summed} | _loss(setting),
+        "backward pass": kept | coming | {"gradients": summed + parameters} | _backward(setting),
         "update": {"gradients": summed + parameters},
     }
     worst = max(moments, key=lambda name: sum(moments[name].values()))
