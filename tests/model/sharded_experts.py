@@ -18,9 +18,9 @@ from jax.sharding import NamedSharding  # noqa: E402
 
 from tests.model.test_moe import by_hand  # noqa: E402
 from tests.training.small import EXPERTS  # noqa: E402
-from tpullm.model import exchange  # noqa: E402
+from tpullm.model import exchange, moe  # noqa: E402
 from tpullm.model.moe import MixtureOfExperts  # noqa: E402
-from tpullm.sharding import RULES, make_mesh  # noqa: E402
+from tpullm.sharding import AXES, RULES, make_mesh  # noqa: E402
 
 CONFIG = dataclasses.replace(EXPERTS.config, experts=8, experts_per_token=3)
 # Expert 0 is wanted by all, and so are those beside it: with 4 devices the first two of three are on one of them.
@@ -29,15 +29,23 @@ SKEW = {"as they come": 0.0, "all to one device": 40.0}
 
 def ragged_all_to_all(operand, output, input_offsets, send_sizes, output_offsets, recv_sizes, *, axis_name):
     """What JAX documents that operation to do, for a CPU that has it not."""
-    gather = lambda x: jax.lax.all_gather(x, axis_name)  # noqa: E731
-    own = jax.lax.axis_index(axis_name)
-    operands, starts, sizes, places = (gather(x) for x in (operand, input_offsets, send_sizes, output_offsets))
+    own, devices = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+    operands = jax.lax.all_gather(operand, axis_name)
+    # From each device the slices that are for this one.
+    mine = lambda x: jax.lax.all_gather(x, axis_name).reshape(devices, devices, -1)[:, own]  # noqa: E731
+    starts, sizes, places = (mine(x) for x in (input_offsets, send_sizes, output_offsets))
     rows = jnp.arange(output.shape[0])
-    for sender in range(operands.shape[0]):
-        here = (rows >= places[sender, own]) & (rows < places[sender, own] + sizes[sender, own])
-        from_row = jnp.clip(rows - places[sender, own] + starts[sender, own], 0, operand.shape[0] - 1)
+    for sender, piece in np.ndindex(devices, starts.shape[1]):
+        start, size, place = (x[sender, piece] for x in (starts, sizes, places))
+        here = (rows >= place) & (rows < place + size)
+        from_row = jnp.clip(rows - place + start, 0, operand.shape[0] - 1)
         output = jnp.where(here[:, None], operands[sender][from_row], output)
-    return jnp.where(jnp.all(recv_sizes == sizes[:, own]), output, jnp.nan)
+    return jnp.where(jnp.all(recv_sizes == sizes.reshape(-1)), output, jnp.nan)
+
+
+def unfilled(shape, *_):
+    """The worst that memory can hold."""
+    return jax.lax.pcast(jnp.full(shape.shape, jnp.nan, shape.dtype), AXES, to="varying")
 
 
 def computed(mesh, values, x_BTD, real_BT, cotangent_BTD):
@@ -76,10 +84,13 @@ def main():
         values = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.split(module)[1])}
         expected = by_hand(module, x_BTD.reshape(-1, CONFIG.width).astype(np.float64), 3, normalize=True)
         one = computed(make_mesh({}, jax.devices()[:1]), values, x_BTD, real_BT, cotangent_BTD)
-        shapes = {"expert 4, tensor 2": {"expert": 4, "tensor": 2}, "expert 8, ragged": {"expert": 8}}
+        shapes = {
+            "expert 4, tensor 2": {"expert": 4, "tensor": 2},
+            "expert 4, fsdp 2, ragged": {"expert": 4, "fsdp": 2},
+        }
         for name, shape in shapes.items():
-            exchange.has_ragged_exchange = lambda name=name: "ragged" in name
-            jax.lax.ragged_all_to_all = ragged_all_to_all
+            exchange.has_ragged_exchange = moe.has_ragged_exchange = lambda name=name: "ragged" in name
+            jax.lax.ragged_all_to_all, exchange._unfilled = ragged_all_to_all, unfilled
             out, loads, grads = computed(make_mesh(shape), values, x_BTD, real_BT, cotangent_BTD)
             far = lambda a, b: float(np.abs(a - b).max() / np.abs(b).max())  # noqa: E731
             found[f"{name}, {routing}"] = {

@@ -1,4 +1,4 @@
-"""Run in a process of its own with 8 CPU devices: losses of 5 steps with an optimizer on each mesh, as JSON.
+"""Run in a process of its own with 8 CPU devices: losses of 4 steps with an optimizer on each mesh, as JSON.
 
 Arguments: the model, the optimizer, and the meshes (none is all).
 """
@@ -18,5 +18,5 @@ OPTIMIZERS = {
 
 if __name__ == "__main__":
     model, optimizer, *meshes = sys.argv[1:]
-    found = {name: losses(MODELS[model], MESHES[name], 5, optimizer=OPTIMIZERS[optimizer]) for name in meshes or MESHES}
+    found = {name: losses(MODELS[model], MESHES[name], 4, optimizer=OPTIMIZERS[optimizer]) for name in meshes or MESHES}
     print(json.dumps(found))

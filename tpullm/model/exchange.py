@@ -1,8 +1,11 @@
 """Rows travel to the devices that hold their experts, and back: an all-to-all along the mesh axis `expert`, in rounds.
 
 Shapes: R rows of one device (a token and one of its experts) sorted by expert, D model width, E experts; X devices
-along the axis, G = E / X experts on each, C rows that one device sends to another in a round at most, S = X C that may
-arrive.
+along the axis, G = E / X experts on each, S rows that may arrive in a round; where all devices must send as much to
+each, C = S / X of one. A piece is the rows of one device for one expert: a device sends E of them and gets X G.
+
+Where nothing came, an array holds anything, NaN too: its users take the rows of pieces alone. (To fill the buffers with
+zeros took a sixth of the step of `8x7b` by the TPU compiler's estimate.)
 """
 
 from functools import partial
@@ -12,120 +15,126 @@ import jax
 import jax.numpy as jnp
 
 from tpullm.model.platform import has_ragged_exchange
-from tpullm.sharding import AXES, RULES
+from tpullm.sharding import RULES
+
+UNFILLED = "unfilled"  # the name in a program of the kernel that does nothing
+
+
+class Pieces(NamedTuple):
+    """Some pieces, `[E]` or `[X G]`: where they begin among the `R` rows at home, among the `S` of their experts'
+    device, which are sorted by expert, and in the padded buffers `[X C]` of that side; and how long they are.
+    """
+
+    home: jax.Array
+    away: jax.Array
+    padded: jax.Array
+    sizes: jax.Array
 
 
 class Route(NamedTuple):
-    """Which rows this device sends and receives.
+    """What this device sends and gets in a round: pieces `[E]` and `[X G]`."""
 
-    Attributes:
-        starts_X, sends_X: the first row for each device among the `R`, and how many are for it.
-        theirs_X: the first row for this device among those of each device.
-        receives_X: how many come from each.
-        owners_R: the device that each row is for.
-        places_R: which of the rows for that device each row is; outside of a round, below 0 or beyond C.
-        counts_XG: how many rows come from each device for each expert that is here.
+    sends: Pieces
+    gets: Pieces
+
+
+def counted(sizes_E: jax.Array) -> jax.Array:
+    """The sizes of the pieces of all devices along the axis, `[X, E]`; every one of them must call this."""
+    return jax.lax.all_gather(sizes_E, RULES.experts)
+
+
+def most_in_a_round(rows: int, worst: int, devices: int, ragged: bool) -> int:
+    """How many rows may arrive at a device in a round, `S`.
+
+    A quarter more than an even load where devices send each other uneven numbers, since all devices' rows together are
+    spread more evenly over experts than those of one; half more where one device sends as much to each.
+
+    Args:
+        rows: of one device.
+        worst: that it can send to one other device.
     """
-
-    starts_X: jax.Array
-    sends_X: jax.Array
-    theirs_X: jax.Array
-    receives_X: jax.Array
-    owners_R: jax.Array
-    places_R: jax.Array
-    counts_XG: jax.Array
+    return min(devices * worst, -(-rows * 5 // 4)) if ragged else devices * min(worst, -(-rows * 3 // (2 * devices)))
 
 
-def whole_route(sizes_E: jax.Array, rows: int) -> Route:
-    """The route of `rows` rows sorted by expert, `sizes_E` of each; every device along the axis must call this."""
-    X, own = jax.lax.axis_size(RULES.experts), jax.lax.axis_index(RULES.experts)
-    counts_XXG = jax.lax.all_gather(sizes_E, RULES.experts).reshape(X, X, -1)  # from, to, expert
-    sends_XX = counts_XXG.sum(axis=-1)
-    starts_XX = jnp.cumsum(sends_XX, axis=1) - sends_XX
-    row_R = jnp.arange(rows)
-    owners_R = jnp.sum(row_R[:, None] >= jnp.cumsum(sends_XX[own]), axis=1)
-    places_R = row_R - starts_XX[own][owners_R]
-    mine, theirs = (starts_XX[own], sends_XX[own]), (starts_XX[:, own], sends_XX[:, own])
-    return Route(*mine, *theirs, owners_R, places_R, counts_XXG[:, own])
+def rounds(counts_XE: jax.Array, most: int) -> jax.Array:
+    """How many rounds are needed in which `most` rows arrive; all devices of the mesh make as many."""
+    X = counts_XE.shape[0]
+    pairs_XX = counts_XE.reshape(X, X, -1).sum(axis=-1)
+    arriving, fit = (pairs_XX.sum(axis=0), most) if has_ragged_exchange() else (pairs_XX, most // X)
+    return jax.lax.pmax(-(-arriving.max() // fit), (*RULES.batch, RULES.time))
 
 
-def rounds(route: Route, most: int) -> jax.Array:
-    """How many rounds of `most` rows from one device to another are needed; all devices of the mesh make as many."""
-    return jax.lax.pmax(-(-route.sends_X.max() // most), (*RULES.batch, RULES.time))
+def of_round(counts_XE: jax.Array, number: jax.Array | int, most: int) -> Route:
+    """The route of round `number`: of the rows for a device, or from one to another, those from `number * fit` on."""
+    X, E = counts_XE.shape
+    own, slots = jax.lax.axis_index(RULES.experts), most // X
+    counts_XXG = counts_XE.reshape(X, X, -1)  # from, to, expert
+    pairs_XX1 = counts_XXG.sum(axis=-1, keepdims=True)
+    starts_XXG = jnp.cumsum(counts_XXG, axis=-1) - counts_XXG
+    if has_ragged_exchange():
+        first_XX1, fit = number * most - (jnp.cumsum(pairs_XX1, axis=0) - pairs_XX1), most
+    else:
+        first_XX1, fit = number * slots, slots
+    passed_XXG = jnp.clip(first_XX1 - starts_XXG, 0, counts_XXG)
+    sizes_XXG = jnp.clip(first_XX1 + fit - starts_XXG, 0, counts_XXG) - passed_XXG
+    home_XXG = (jnp.cumsum(counts_XE, axis=1) - counts_XE).reshape(X, X, -1) + passed_XXG
+    by_expert_XGX = jnp.moveaxis(sizes_XXG, 0, -1)
+    ends_XGX = jnp.cumsum(by_expert_XGX.reshape(X, E), axis=1).reshape(by_expert_XGX.shape)
+    away_XXG = jnp.moveaxis(ends_XGX - by_expert_XGX, -1, 0)
+    within_XXG = jnp.cumsum(sizes_XXG, axis=-1) - sizes_XXG
+
+    def pieces(of):
+        padded_XG = slots * jnp.arange(X)[:, None] + of(within_XXG)
+        return Pieces(*(x.reshape(-1) for x in (of(home_XXG), of(away_XXG), padded_XG, of(sizes_XXG))))
+
+    return Route(pieces(lambda x_XXG: x_XXG[own]), pieces(lambda x_XXG: x_XXG[:, own]))
 
 
-def of_round(route: Route, number: jax.Array, most: int) -> Route:
-    """The route of round `number` alone: of the rows for a device, those from `number * most` on."""
-    first, rows = number * most, route.places_R.size
-    now = lambda count: jnp.clip(count - first, 0, most)  # noqa: E731
-    start = lambda start, count: jnp.minimum(start + jnp.minimum(first, count), rows - 1)  # noqa: E731
-    ends_XG = now(jnp.cumsum(route.counts_XG, axis=1))
-    return Route(
-        start(route.starts_X, route.sends_X),
-        now(route.sends_X),
-        start(route.theirs_X, route.receives_X),
-        now(route.receives_X),
-        route.owners_R,
-        route.places_R - first,
-        jnp.diff(ends_XG, axis=1, prepend=0),
-    )
+def group_sizes(route: Route) -> jax.Array:
+    """How many rows each of the experts that are here gets, `[G]`."""
+    return route.gets.sizes.reshape(jax.lax.axis_size(RULES.experts), -1).sum(axis=0)
 
 
-def by_expert(route: Route, most: int) -> tuple[jax.Array, jax.Array]:
-    """The order `[S]` that sorts the rows that arrived by expert, unused places last, and each one's expert (or G)."""
-    ends_XG = jnp.cumsum(route.counts_XG, axis=1)
-    experts_S = jnp.sum(jnp.arange(most)[:, None] >= ends_XG[:, None, :], axis=-1).reshape(-1)
-    order_S = jnp.argsort(experts_S)
-    return order_S, experts_S[order_S]
+def travels(route: Route, row_R: jax.Array) -> jax.Array:
+    """Whether each of these rows at home is sent in the round."""
+    starts_E = route.sends.home
+    return jnp.any((row_R[:, None] >= starts_E) & (row_R[:, None] < starts_E + route.sends.sizes), axis=1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def sent(x_RD: jax.Array, route: Route, most: int) -> jax.Array:
-    """The rows that arrive here, `[S, D]`: those of device x from `x C` on, and zeros where none came.
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def sent(x_RD: jax.Array, route: Route, rows: int, most: int) -> jax.Array:
+    """The rows that arrive here, sorted by expert, `[S, D]`; `D` may be several dimensions.
 
     `sent` and `returned` are each other's transpose: the gradient of one is the other.
+
+    Args:
+        rows, most: `R` and `S`.
     """
-    X, D = route.sends_X.size, x_RD.shape[-1]
+    sends, gets = route
     if has_ragged_exchange():
-        places_X = jnp.full_like(route.starts_X, jax.lax.axis_index(RULES.experts) * most)
-        sizes = (route.starts_X, route.sends_X, places_X, route.receives_X)
-        return jax.lax.ragged_all_to_all(x_RD, _zeros(X * most, x_RD), *sizes, axis_name=RULES.experts)
-    slot_C = jnp.arange(most)
-    rows_XC = jnp.minimum(route.starts_X[:, None] + slot_C, x_RD.shape[0] - 1)
-    used_XC1 = (slot_C < route.sends_X[:, None])[..., None]
-    return _exchanged(jnp.where(used_XC1, x_RD[rows_XC], 0)).reshape(-1, D)
+        return _ragged(x_RD, most, sends.home, sends.sizes, sends.away, gets.sizes)
+    x_XCD = _exchanged(x_RD[_sources(sends.padded, sends.home, sends.sizes, most, rows)])
+    by_expert = lambda x_P: x_P.reshape(jax.lax.axis_size(RULES.experts), -1).T.reshape(-1)  # noqa: E731
+    return x_XCD[_sources(*map(by_expert, (gets.away, gets.padded, gets.sizes)), most, most)]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def returned(x_SD: jax.Array, route: Route, most: int) -> jax.Array:
-    """What `sent` brought, back at its place `[R, D]` on the device that it came from; zeros for rows not sent."""
-    X, R, D = route.sends_X.size, route.places_R.size, x_SD.shape[-1]
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def returned(x_SD: jax.Array, route: Route, rows: int, most: int) -> jax.Array:
+    """What `sent` brought, back at its place among the rows of the device that it came from, `[R, D]`."""
+    sends, gets = route
     if has_ragged_exchange():
-        sizes = (jnp.arange(X) * most, route.receives_X, route.theirs_X, route.sends_X)
-        return jax.lax.ragged_all_to_all(x_SD, _zeros(R, x_SD), *sizes, axis_name=RULES.experts)
-    x_RD = _exchanged(x_SD.reshape(X, most, D))[route.owners_R, jnp.clip(route.places_R, 0, most - 1)]
-    return jnp.where(((route.places_R >= 0) & (route.places_R < most))[:, None], x_RD, 0)
+        return _ragged(x_SD, rows, gets.away, gets.sizes, gets.home, sends.sizes)
+    x_XCD = _exchanged(x_SD[_sources(gets.padded, gets.away, gets.sizes, most, most)])
+    return x_XCD[_sources(sends.home, sends.padded, sends.sizes, rows, most)]
 
 
 sent.defvjp(
-    lambda x_RD, route, most: (sent(x_RD, route, most), route),
-    lambda most, route, cotangent: (returned(cotangent, route, most), None),
+    lambda x_RD, route, rows, most: (sent(x_RD, route, rows, most), route),
+    lambda rows, most, route, cotangent: (returned(cotangent, route, rows, most), None),
 )
 returned.defvjp(
-    lambda x_SD, route, most: (returned(x_SD, route, most), route),
-    lambda most, route, cotangent: (sent(cotangent, route, most), None),
-)
-
-
-@jax.custom_vjp
-def permuted(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
-    """The rows of `x` in that order. The gradient is the inverse order, and not a scatter, which a TPU is slow at."""
-    return x[order]
-
-
-permuted.defvjp(
-    lambda x, order, inverse: (permuted(x, order, inverse), (order, inverse)),
-    lambda saved, cotangent: (permuted(cotangent, saved[1], saved[0]), None, None),
+    lambda x_SD, route, rows, most: (returned(x_SD, route, rows, most), route),
+    lambda rows, most, route, cotangent: (sent(cotangent, route, rows, most), None),
 )
 
 
@@ -134,9 +143,32 @@ def varying(x: jax.Array, *axes: str) -> jax.Array:
     return jax.lax.pcast(x, axes, to="varying")
 
 
-def _exchanged(x_XCD):
-    return jax.lax.all_to_all(x_XCD, RULES.experts, 0, 0, tiled=True)
+def _exchanged(x_SD):
+    x_XCD = x_SD.reshape(jax.lax.axis_size(RULES.experts), -1, *x_SD.shape[1:])
+    return jax.lax.all_to_all(x_XCD, RULES.experts, 0, 0, tiled=True).reshape(x_SD.shape)
 
 
-def _zeros(rows, x):
-    return varying(jnp.zeros((rows, x.shape[-1]), x.dtype), *AXES)
+def _sources(targets_P, sources_P, sizes_P, rows, sources):
+    """For each of `rows` places which of the `sources` comes there, by pieces in the order of their targets."""
+    place = jnp.arange(rows)
+    piece = jnp.sum(place[:, None] >= targets_P + sizes_P, axis=1).clip(max=targets_P.size - 1)
+    return (place + (sources_P - targets_P)[piece]).clip(0, sources - 1)
+
+
+def _ragged(x, rows, starts, sizes, targets, arriving):
+    shape = jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
+    buffer = _unfilled(shape, x, starts)
+    return jax.lax.ragged_all_to_all(x, buffer, starts, sizes, targets, arriving, axis_name=RULES.experts)
+
+
+def _unfilled(shape, *given):
+    """An array that nothing is written to, by a TPU's kernel of no instructions.
+
+    It is given what no other exchange has: `lax.empty`, of nothing, is taken out of the loops over layers and rounds,
+    and copied in each turn; and two that are given the same are one array, and a copy of it.
+    """
+    from jax.experimental import pallas as pl  # 0.4 s that a CPU need not spend
+
+    anywhere = pl.BlockSpec(memory_space=pl.ANY)
+    places = {"in_specs": [anywhere] * len(given), "out_specs": anywhere}
+    return pl.pallas_call(lambda *_: None, out_shape=shape, name=UNFILLED, **places)(*given)

@@ -168,8 +168,10 @@ ACTIVATIONS = {
 
 
 @partial(jax.checkpoint, static_argnums=(0, 1))
-def activated(activation: str, limit: float, gate: jax.Array, up: jax.Array | None) -> jax.Array:
-    """`activation(gate)`, times `up` if given; the backward pass keeps gate and up alone and computes the rest anew.
+def activated(
+    activation: str, limit: float, gate: jax.Array, up: jax.Array | None, scale: jax.Array | None = None
+) -> jax.Array:
+    """`activation(gate)`, times `up` and `scale` if given; the backward pass keeps these and computes the rest anew.
 
     In float32 inside: element-wise bfloat16 is emulated on a CPU, 4 times slower.
 
@@ -183,7 +185,8 @@ def activated(activation: str, limit: float, gate: jax.Array, up: jax.Array | No
         out = gate32 * jax.nn.sigmoid(1.702 * gate32)
     else:
         out = ACTIVATIONS[activation](gate32)
-    return (out if up is None else out * up32).astype(gate.dtype)
+    out = out if up is None else out * up32
+    return (out if scale is None else out * scale).astype(gate.dtype)
 
 
 class MLP(nnx.Module):

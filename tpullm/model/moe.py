@@ -13,10 +13,24 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tpullm.config import ModelConfig
-from tpullm.model.exchange import by_expert, of_round, permuted, returned, rounds, sent, varying, whole_route
+from tpullm.model.exchange import (
+    counted,
+    group_sizes,
+    most_in_a_round,
+    of_round,
+    returned,
+    rounds,
+    sent,
+    travels,
+    varying,
+)
 from tpullm.model.layers import MLP, Linear, activated, parameter, residual_scale, small
-from tpullm.model.platform import product_dtype
-from tpullm.sharding import AXES, RULES, gather, gathered, summed
+from tpullm.model.pairs import Pairs, pairs, spread, together
+from tpullm.model.platform import has_ragged_exchange, product_dtype, row_shape
+from tpullm.sharding import RULES, gather, gathered, summed
+
+# The name in a program of the loop over all rounds but the first, of which there usually are none.
+FURTHER_ROUNDS = "further_rounds"
 
 
 class Routing(NamedTuple):
@@ -97,16 +111,8 @@ class MixtureOfExperts(nnx.Module):
         dtype = x_BTD.dtype
         down_whole = _whole((down[0], None), self.down.axes, dtype)
         parts = _whole(gate, self.gate.axes, dtype), up and _whole(up, self.up.axes, dtype), down_whole
-        order_R = jnp.argsort(experts_Mk.reshape(-1))
-        sorting = Sorting(order_R, jnp.argsort(order_R), experts_Mk.reshape(-1)[order_R])
-        sizes_E, devices = chosen_ME.sum(axis=0, dtype=jnp.int32), jax.lax.axis_size(RULES.experts)
-        if devices == 1:
-            out_MD = _here(self.config, *tokens, parts, sorting, sizes_E)
-        else:
-            route = whole_route(sizes_E, order_R.size)
-            out_MD = _elsewhere(
-                self.config, most_in_a_round(self.config, *experts_Mk.shape, devices), *tokens, parts, sorting, route
-            )
+        mix = _here if jax.lax.axis_size(RULES.experts) == 1 else _elsewhere
+        out_MD = mix(self.config, *tokens, parts, experts_Mk)
         out_MD = jax.lax.psum(out_MD.astype(dtype), RULES.mlp)
         if down[1] is not None:  # added at home and once, after the sum
             out_MD += _weighted(weights_Mk, down[1].astype(dtype)[experts_Mk]).astype(dtype)
@@ -114,79 +120,95 @@ class MixtureOfExperts(nnx.Module):
         return out_MD.reshape(x_BTD.shape), routing
 
 
-class Sorting(NamedTuple):
-    """The order of a device's pairs by expert, its inverse, and the expert of each in that order; `[R]`."""
-
-    order: jax.Array
-    inverse: jax.Array
-    experts: jax.Array
-
-
-def most_in_a_round(config: ModelConfig, tokens: int, k: int, devices: int) -> int:
-    """How many pairs one device sends to another in one round: half more than its even share.
-
-    A token goes to k different experts, so never more than `tokens` times that, nor times those on one device.
-    """
-    return min(tokens * min(k, config.experts // devices), -(-tokens * k * 3 // (2 * devices)))
-
-
-def _here(config, x_MD, weights_Mk, parts, sorting, sizes_E):
+def _here(config, x_MD, weights_Mk, parts, experts_Mk):
     """The weighted sum over each token's experts, `[M, D]` float32, on a device that has all of them."""
-    # Repeated and then permuted: the gradient is a permutation and a sum, and not a scatter with collisions.
-    x_RD = permuted(jnp.repeat(x_MD, weights_Mk.shape[1], axis=0), sorting.order, sorting.inverse)
-    out_RD = _mlp(config, x_RD, sorting.experts, sizes_E, *parts)
-    return _weighted(weights_Mk, permuted(out_RD, sorting.inverse, sorting.order).reshape(*weights_Mk.shape, -1))
+    of, M = pairs(experts_Mk), x_MD.shape[0]
+    weights_R = spread(weights_Mk.reshape(-1), of, weights_Mk.size)
+    out_RD = _mlp(config, spread(x_MD, of, M), weights_R, _sizes(config, experts_Mk), *parts)
+    return together(out_RD, of, M)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _elsewhere(config, most, x_MD, weights_Mk, parts, sorting, route):
-    """The same where experts are spread over devices, in as many rounds as the most loaded pair of devices needs.
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _elsewhere(config, x_MD, weights_Mk, parts, experts_Mk):
+    """The same where experts are spread over devices, in as many rounds as the most loaded device needs.
 
-    Usually one: buffers hold half more than an even load, and not what arrives if all tokens choose one device's
-    experts, which is as many times more as there are devices; yet none is dropped. The backward pass computes each
-    round anew, so that nothing is kept of it.
+    Usually one: buffers hold more than an even load (`most_in_a_round`), and not what arrives if all tokens choose one
+    device's experts, which is as many times more as there are devices; yet none is dropped. The backward pass computes
+    each round anew, so that nothing is kept of it. The forward pass takes the tokens in two halves: one's rows travel
+    while the other's are multiplied.
     """
-    add = lambda n, out_MD: out_MD + _round(config, most, n, sorting, route, x_MD, weights_Mk, parts)  # noqa: E731
-    start = varying(jnp.zeros(x_MD.shape, jnp.float32), *AXES)
-    return jax.lax.fori_loop(0, rounds(route, most), add, start)
+    cut = [x_MD.shape[0] // 2] if x_MD.shape[0] > 1 else []
+    halves = zip(*(jnp.split(x, cut) for x in (x_MD, weights_Mk, experts_Mk)), strict=True)
+    return jnp.concatenate([_half(config, *half, parts) for half in halves])
 
 
-def _elsewhere_forward(config, most, *arguments):
-    return _elsewhere(config, most, *arguments), arguments
+def _half(config, x_MD, weights_Mk, experts_Mk, parts):
+    trip = _trip(config, experts_Mk)
+    return _in_rounds(trip, lambda n: _round(config, trip, n, x_MD, weights_Mk, parts))
 
 
-def _elsewhere_backward(config, most, saved, cotangent_MD):
-    *inputs, sorting, route = saved
+def _elsewhere_forward(config, *arguments):
+    return _elsewhere(config, *arguments), arguments
 
-    def add(n, total):
-        _, gradients = jax.vjp(partial(_round, config, most, n, sorting, route), *inputs)
-        return jax.tree.map(jnp.add, total, gradients(cotangent_MD))
 
-    start = jax.tree.map(lambda x: varying(jnp.zeros(x.shape, x.dtype), *AXES), tuple(inputs))
-    return *jax.lax.fori_loop(0, rounds(route, most), add, start), None, None
+def _elsewhere_backward(config, saved, cotangent_MD):
+    *inputs, experts_Mk = saved
+    trip = _trip(config, experts_Mk)
+    gradients = lambda n: jax.vjp(partial(_round, config, trip, n), *inputs)[1](cotangent_MD)  # noqa: E731
+    return *_in_rounds(trip, gradients), None
 
 
 _elsewhere.defvjp(_elsewhere_forward, _elsewhere_backward)
 
 
-def _round(config, most, number, sorting, route, x_MD, weights_Mk, parts):
-    """What one round adds to `_elsewhere`."""
-    route = of_round(route, number, most)
-    order_S, experts_S = by_expert(route, most)
-    inverse_S = jnp.argsort(order_S)
-    x_RD = permuted(jnp.repeat(x_MD, weights_Mk.shape[1], axis=0), sorting.order, sorting.inverse)
-    x_SD = permuted(sent(x_RD, route, most), order_S, inverse_S)
-    out_SD = _mlp(config, x_SD, experts_S, route.counts_XG.sum(axis=0), *parts)
-    out_RD = returned(permuted(out_SD, inverse_S, order_S), route, most)
-    return _weighted(weights_Mk, permuted(out_RD, sorting.inverse, sorting.order).reshape(*weights_Mk.shape, -1))
+class Trip(NamedTuple):
+    """The pairs of some tokens, the sizes of all devices' pieces of them, and how many rows may arrive in a round."""
+
+    of: Pairs
+    counts_XE: jax.Array
+    most: int
 
 
-def _mlp(config, x_SD, experts_S, sizes_G, gate, up, down):
-    """Each row through its expert; of the product with `down` the share F of this device."""
-    gate_SF = _grouped(x_SD, *gate, experts_S, sizes_G)
-    up_SF = None if up is None else _grouped(x_SD, *up, experts_S, sizes_G)
-    hidden_SF = activated(config.activation, config.swiglu_limit, gate_SF, up_SF)
-    return _grouped(hidden_SF, *down, experts_S, sizes_G)
+def _trip(config, experts_Mk):
+    (M, k), devices = experts_Mk.shape, jax.lax.axis_size(RULES.experts)
+    most = most_in_a_round(M * k, M * min(k, config.experts // devices), devices, has_ragged_exchange())
+    return Trip(pairs(experts_Mk), counted(_sizes(config, experts_Mk)), most)
+
+
+def _sizes(config, experts_Mk):
+    """How many pairs each expert has, `[E]`."""
+    return jnp.sum(experts_Mk.reshape(-1)[:, None] == jnp.arange(config.experts), axis=0, dtype=jnp.int32)
+
+
+def _in_rounds(trip, one):
+    """The sum of `one` over all rounds. The first is outside of the loop: nothing is added up in it."""
+    first = one(0)
+    with jax.named_scope(FURTHER_ROUNDS):
+        add = lambda n, total: jax.tree.map(jnp.add, total, one(n))  # noqa: E731
+        return jax.lax.fori_loop(1, rounds(trip.counts_XE, trip.most), add, first)
+
+
+def _round(config, trip, number, x_MD, weights_Mk, parts):
+    """What one round adds to `_elsewhere`.
+
+    A row's weight travels with it: multiplied in before the last product, its gradient needs neither that product nor
+    the way back once more.
+    """
+    (M, D), rows, route = x_MD.shape, weights_Mk.size, of_round(trip.counts_XE, number, trip.most)
+    of = trip.of._replace(used=travels(route, trip.of.inverse))
+    x_SD = sent(spread(x_MD.reshape(M, *row_shape(D)), of, M), route, rows, trip.most)
+    weights_S1 = sent(spread(weights_Mk.reshape(-1, 1), of, rows), route, rows, trip.most)
+    out_SD = _mlp(config, x_SD.reshape(-1, D), weights_S1[:, 0], group_sizes(route), *parts)
+    out_RD = returned(out_SD.reshape(x_SD.shape), route, rows, trip.most)
+    return together(out_RD, of, M).reshape(M, D)
+
+
+def _mlp(config, x_SD, weights_S, sizes_G, gate, up, down):
+    """Each row through its expert, times its weight; of the product with `down` the share F of this device."""
+    gate_SF = _grouped(x_SD, *gate, sizes_G)
+    up_SF = None if up is None else _grouped(x_SD, *up, sizes_G)
+    hidden_SF = activated(config.activation, config.swiglu_limit, gate_SF, up_SF, weights_S[:, None])
+    return _grouped(hidden_SF, *down, sizes_G)
 
 
 def routed(logits_ME: jax.Array, config: ModelConfig, balance_E: jax.Array | None = None):
@@ -254,18 +276,19 @@ def _whole_weight_backward(axes, dtype, summed_in, saved, cotangent):
 _whole_weight.defvjp(_whole_weight_forward, _whole_weight_backward)
 
 
-def _grouped(x, weight, bias, experts_S, sizes_G):
-    """Each row times the weight of its expert; rows are sorted by expert, `sizes_G` of each, and zero after these.
+def _grouped(x, weight, bias, sizes_G):
+    """Each row times the weight of its expert; rows are sorted by expert, `sizes_G` of each. After these is anything.
 
-    XLA for a TPU has a grouped product, forward and for both gradients (a kernel; 8,192 rows by 8 experts are counted
-    as 8,192 by one). For a CPU it multiplies each row with every expert and masks: 2,048 rows of 384 by 512 took 4 ms
-    with one expert, 34 with 8 and 181 with 32, and E times the memory of the rows.
+    XLA for a TPU has a grouped product, forward and for both gradients: a kernel that neither reads nor writes rows
+    beyond the groups (it selects by row, in operands as in results; libtpu 0.0.50). For a CPU it multiplies each row
+    with every expert and masks: 2,048 rows of 384 by 512 took 4 ms with one expert, 34 with 8 and 181 with 32, and E
+    times the memory of the rows.
     """
     out = jax.lax.ragged_dot(x, weight, sizes_G, preferred_element_type=product_dtype(x.dtype)).astype(x.dtype)
-    if bias is not None:
-        out += bias[jnp.minimum(experts_S, bias.shape[0] - 1)]
-    # A kernel may leave what is beyond the groups as it was in memory.
-    return jnp.where((experts_S < weight.shape[0])[:, None], out, 0)
+    if bias is None:
+        return out
+    experts_S = jnp.sum(jnp.arange(x.shape[0])[:, None] >= jnp.cumsum(sizes_G), axis=1)
+    return out + bias.at[experts_S].get(mode="fill", fill_value=0)  # the gradient of what is beyond them is dropped
 
 
 def _weighted(weights_Mk, x_MkD):

@@ -71,6 +71,14 @@ def has_ragged_exchange() -> bool:
     return target() == "tpu" and device() is not None and device().device_kind != "TPU v5 lite"
 
 
+def row_shape(width: int) -> tuple[int, ...]:
+    """The dimensions of a row of that width that is gathered and sent by itself, in which it is one piece of memory.
+
+    A TPU keeps `[rows, width]` in tiles of 8 rows; there a row that is alone is laid out anew, in tiles of 2.
+    """
+    return (8, width // 8) if target() == "tpu" and width % (8 * 128) == 0 else (width,)
+
+
 def in_memory_order(x: jax.Array) -> jax.Array:
     """`x` as it is, with its last dimension contiguous in memory; elsewhere than on a CPU the compiler chooses.
 

@@ -6,10 +6,12 @@ a layer's backward pass, and the update. Read off the TPU compiler's programs; t
 
 from typing import NamedTuple
 
-from tpullm.model.moe import most_in_a_round
+from tpullm.config import ModelConfig
+from tpullm.model.exchange import most_in_a_round
 from tpullm.planning.resting import Resting, of_device
 from tpullm.planning.setting import Setting, attention_parameters
 from tpullm.planning.traffic import stops
+from tpullm.topology import Topology
 
 PROGRAM = 34 << 20  # bytes of the program itself: 27 to 56 MiB in those that were compiled
 
@@ -79,7 +81,8 @@ def _everything(setting: Setting) -> float:
     attention = _attention(setting) + (N + 2 * K) * _lanes(H) + N * H + (model.qk_norm != "none") * (N + K) * H
     hidden = (3 if model.gated else 2) * model.mlp_width / tensor
     if model.experts:
-        hidden = model.experts_per_token * (hidden + 2 * model.width) + model.shared_experts * hidden + model.experts
+        routed = 0 if setting.along("expert") > 1 else model.experts_per_token * (hidden + 2 * model.width)
+        hidden = routed + model.shared_experts * hidden + model.experts
     return 3 * model.width + attention + hidden
 
 
@@ -131,15 +134,20 @@ def _in_attention(setting: Setting) -> dict[str, float]:
     return {"one layer": 2 * numbers, "gathered parameters": 2 * attention_parameters(model) / tensor}
 
 
+def fullness(model: ModelConfig, tokens: int, devices: int, topology: Topology) -> float:
+    """Places in the buffers of experts' rows for each row, with an even load: see `exchange.most_in_a_round`."""
+    if devices == 1 or not model.experts:
+        return 1.0
+    k, ragged = model.experts_per_token, topology.generation not in ("v5e", "local")
+    return most_in_a_round(tokens * k, tokens * min(k, model.experts // devices), devices, ragged) / (tokens * k)
+
+
 def _mixture(setting: Setting) -> dict[str, float]:
-    """The same of a mixture: experts' weights and gradients, and rows on their way, in buffers for half as many."""
+    """The same of a mixture: experts' weights and gradients, and rows on their way, in buffers that are not full."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     D, F, k, devices = model.width, model.mlp_width / tensor, model.experts_per_token, setting.along("expert")
-    rows, arriving = M * k, M * k
-    if devices > 1:
-        arriving = devices * most_in_a_round(model, M, k, devices)
-    # Either the products' gradients are alive, or the rows that are put in order and sent.
-    on_their_way = max(4 * arriving * (D + F) + 3 * rows * D, arriving * (5 * D + 3 * F) + 2 * rows * D)
+    rows, arriving = M * k, M * k * fullness(model, M, devices, setting.topology)
+    on_their_way = 4 * arriving * (D + F) + rows * D
     around = M * (7 * D + 3 * model.heads * model.head_width / tensor)
     parameters = 4 * setting.mlp_parameters + 2 * attention_parameters(model) / tensor
     return {"one layer": 2 * (on_their_way + around), "gathered parameters": parameters}

@@ -20,6 +20,7 @@ from tpullm.planning.chips import chip
 from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
 from tpullm.planning.fingerprint import fingerprint
+from tpullm.planning.memory import fullness
 from tpullm.planning.parts import part_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.resting import of_device, resting
@@ -199,10 +200,10 @@ def look_at(job: Job, executable: Executable) -> Look:
     sizes = dict(zip(AXES, axis_sizes(job.mesh, job.topology.chips), strict=True))
     tokens = job.config.batch_size * job.config.sequence_length // job.config.accumulation
     split = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert", "sequence"))
-    spread = sizes["expert"] > 1 and job.model.experts  # then buffers hold half more than an even load: see moe.py
+    filled = 1 / fullness(job.model, tokens // split, sizes["expert"], job.topology)
     within = sizes | {"data": sizes["data"] // job.topology.slices}  # a program is that of one slice
     return Look(
-        items=schedule(executable.text, torus, 1 / 1.5 if spread else 1.0) if executable.text else [],
+        items=schedule(executable.text, torus, filled) if executable.text else [],
         text=executable.text,
         mesh=within,
         largest_parameter=_largest_parameter(job) // sizes["tensor"],
