@@ -135,3 +135,31 @@ def test_products_with_a_matrix_for_each_expert_are_counted_by_their_rows():
     assert seconds(looped(rows, wide, backward, turns=1)) == pytest.approx(expected)
     half = schedule(looped(rows, wide, backward, turns=1), TORUS, filled=0.5)
     assert sum(item.seconds for item in half) == pytest.approx(expected * OBSERVED / 2)
+
+
+def test_a_core_that_is_started_early_begins_when_it_is_given_its_operands():
+    """The product before `call-update` hides nothing, one after it does."""
+    start = '%started = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%gathering'
+    given = "%given = ((bf16[256,4096]{1,0}), bf16[4096,4096]{1,0}) call-update(%started, %w)"
+    done = "%done = bf16[4096,4096]{1,0} call-done(%given)"
+    assert seconds(looped(start, PRODUCT, given, done, turns=1)) == pytest.approx(1e-3 + GATHERING)
+    assert seconds(looped(start, given, PRODUCT, done, turns=1)) == MILLISECOND
+
+
+def test_rows_that_the_small_cores_gather_are_read_and_written():
+    rows = "%rows (r: bf16[16384,4096], i: s32[32768]) -> bf16[32768,4096] {\n"
+    rows += "  ROOT %found = bf16[32768,4096]{1,0} gather(%r, %i)\n}\n"
+    start = '%started = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%rows'
+    given = "%given = ((bf16[16384,4096]{1,0}, s32[32768]{0}), bf16[32768,4096]{1,0}) call-update(%started, %r, %i)"
+    done = "%done = bf16[32768,4096]{1,0} call-done(%given)"
+    program = looped(start, given, done, turns=1).replace("%body (p", f"{rows}\n%body (p")
+    assert seconds(program) == pytest.approx(2 * 2 * 32768 * 4096 / (0.8 * 819e9))
+
+
+def test_rounds_that_uneven_loads_alone_need_count_nothing():
+    """And a kernel that does nothing takes no time, whatever it gives."""
+    loop = looped(PRODUCT, turns=1)
+    further = loop.replace("body=%body\n", 'body=%body, metadata={op_name="jit(step)/jvp()/further_rounds/while"}\n')
+    assert seconds(loop) == MILLISECOND and seconds(further) == 0
+    kernel = '%unfilled.1 = bf16[4096,4096]{1,0} custom-call(%x), metadata={op_name="jvp(unfilled)/pallas_call"}'
+    assert seconds(looped(kernel, PRODUCT, turns=1)) == MILLISECOND
