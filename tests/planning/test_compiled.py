@@ -120,9 +120,10 @@ def test_experts_stay_and_tokens_travel():
     assert any("all-to-all" in one.kind and one.in_loop for one in found)
     own = 2 * model.experts // placed.shape["expert"] * model.width * model.mlp_width
     assert max(one.bytes for one in found if one.kind == "all-gather" and one.in_loop) <= own
-    # What is not an expert's is scattered over `fsdp`, and each part then summed over `expert`.
-    part = 2 * model.vocabulary_size * model.width // placed.shape["fsdp"]
-    assert [one for one in found if one.kind == "all-reduce" and one.bytes > part] == []
+    # What is scattered over `fsdp` is then summed over `data` and, if it is not an expert's, over `expert`: of both
+    # tables at once, and of the matrices of a layer's experts.
+    parts = 2 * 2 * model.vocabulary_size * model.width // placed.shape["fsdp"]
+    assert [one for one in found if one.kind == "all-reduce" and one.bytes > parts] == []
     scattered = [one for one in found if one.kind == "reduce-scatter" and one.in_loop and one.bytes > SMALL]
     gathered = [one for one in found if one.kind == "all-gather" and one.in_loop and one.bytes > SMALL]
     assert scattered and gathered and all(one.asynchronous for one in scattered + gathered)

@@ -10,7 +10,7 @@ from math import prod
 from typing import NamedTuple
 
 from tpullm.axes import AXES
-from tpullm.planning.setting import OURS, Setting
+from tpullm.planning.setting import MAXTEXT, OURS, Setting
 from tpullm.topology import Topology
 
 
@@ -93,15 +93,20 @@ def _tensor(setting: Setting) -> list[Transfer]:
 
 
 def _experts(setting: Setting) -> list[Transfer]:
-    """Tokens to their experts and back, forward and backward (and again, where a layer is computed again)."""
-    size, model = setting.along("expert"), setting.model
+    """Tokens to their experts and back; in the backward pass tokens again, gradients there, and those of tokens back.
+
+    Ours go forward in two halves, one beside the other's products, and no result goes back again (`moe._round`).
+    """
+    size, model, ours = setting.along("expert"), setting.model, setting.habits != MAXTEXT
     if not model.experts:
         return []
-    rows = setting.tokens * model.experts_per_token * (1.5 if setting.topology.generation == "v5e" else 1.0)
-    journeys = 2 + 4 + 2 * ("up" in setting.recompute)
+    padded = setting.topology.generation == "v5e"
+    rows = setting.tokens * model.experts_per_token * (1.5 if padded else 1.0)
+    journeys = 5 if ours else 2 + 4 + 2 * ("up" in setting.recompute)
     moved = setting.accumulation * model.layers * journeys * rows * model.width * 2 * (size - 1) / size
     # Each pair of devices has its own way, half of the ring in the mean: a quarter of a gather's time.
-    return [_transfer(setting, "expert", "tokens to experts", moved, journeys * model.layers, waits=True, faster=2)]
+    waits = padded or not ours
+    return [_transfer(setting, "expert", "tokens to experts", moved, journeys * model.layers, waits, faster=2)]
 
 
 def _sequence(setting: Setting) -> list[Transfer]:

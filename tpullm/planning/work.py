@@ -6,7 +6,7 @@ A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice 
 from typing import NamedTuple
 
 from tpullm.planning.kernels import backward, forward
-from tpullm.planning.setting import Setting
+from tpullm.planning.setting import MAXTEXT, Setting
 
 ROUTER_PASSES = 6  # a float32 product on a TPU is six of bfloat16
 
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 def work(setting: Setting) -> dict[str, Part]:
     """The parts of a step: what is computed once, what the backward pass computes again, and the update."""
     times = setting.accumulation * setting.model.layers
-    once, again = _layer(setting), setting.recompute
+    once, again = _layer(setting), recomputed(setting)
     parts = {
         "attention": _scaled(_sum(once["qkv"], once["out"]), 3 * times),
         "attention kernel": Part(kernel=times * (once["scores"].kernel + backward(setting))),
@@ -45,6 +45,12 @@ def work(setting: Setting) -> dict[str, Part]:
         "optimizer": Part(products=_muon_flops(setting), moved=_update_bytes(setting)),
     }
     return parts
+
+
+def recomputed(setting: Setting) -> tuple[str, ...]:
+    """Parts of a layer that the backward pass computes again: ours, spread experts always (`moe._travelling`)."""
+    spread = setting.model.experts and setting.along("expert") > 1 and setting.habits != MAXTEXT
+    return tuple(dict.fromkeys((*setting.recompute, "up"))) if spread else setting.recompute
 
 
 def useful_flops(setting: Setting) -> float:
@@ -113,7 +119,7 @@ def _element_wise(setting: Setting) -> float:
     attention, mlp = 4 * model.width + 2 * heads, 4 * model.width + hidden
     parts = setting.length / setting.block if setting.habits.fused else 0  # of the queries' gradient
     summed = parts * model.heads * model.head_width / tensor
-    again = (attention if "qkv" in setting.recompute else 0) + (mlp if "up" in setting.recompute else 0)
+    again = (attention if "qkv" in setting.recompute else 0) + (mlp if "up" in recomputed(setting) else 0)
     return 2 * M * (3 * (attention + mlp) + again + summed)
 
 
