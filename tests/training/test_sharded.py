@@ -235,12 +235,15 @@ def test_no_two_dimensions_share_a_mesh_axis():
         RULES.spec("heads", "mlp")
 
 
-@pytest.mark.parametrize("lines", [[16, 16], [2, 4], [8, 8, 8], [4, 4, 8]])
-def test_scatters_along_the_lines_of_a_grid_leave_each_device_its_own_part(lines):
+@pytest.mark.parametrize(
+    ("lines", "first"), [([16, 16], 1), ([2, 4], 1), ([8, 8, 8], 1), ([8, 8, 8], 2), ([4, 4, 8], 2), ([2, 3, 5], 2)]
+)
+def test_scatters_along_the_lines_of_a_grid_leave_each_device_its_own_part(lines, first):
     """Of what it has a device keeps the part that is its place in its group; at the end, that of its number."""
     devices = math.prod(lines)
     parts = {device: range(devices) for device in range(devices)}
-    for groups in along_lines(lines):
+    assert len(along_lines(lines, first)) == len(lines) - first + 1
+    for groups in along_lines(lines, first):
         assert sorted(device for group in groups for device in group) == list(range(devices))
         for group in groups:
             assert len({parts[device] for device in group}) == 1  # they sum the same

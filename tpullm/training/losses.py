@@ -101,10 +101,11 @@ def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
         parts = _chunked(chunks, table_VD, *arrays_BT)
         (sums, dtable_DV), dhidden = jax.lax.scan(add_chunk, (_zeros(), dtable_DV), parts)
         sums = jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
-        dhidden_BTD = jax.lax.psum(jnp.swapaxes(dhidden, 0, 1).reshape(arrays_BT[0].shape), VOCABULARY)
+        dhidden_BTD = jnp.swapaxes(dhidden, 0, 1).reshape(arrays_BT[0].shape)
         dtable_VD = dtable_DV.T.astype(jnp.float32 if summed_in == "float32" else table_VD.dtype)
         # It waits to be summed until the end of the step: so the compiler orders it. In half the bytes, then.
         dhidden_BTD, dtable_VD = settled((dhidden_BTD, dtable_VD))
+        dhidden_BTD = jax.lax.psum(dhidden_BTD, VOCABULARY)
         return sums, dhidden_BTD, summed(dtable_VD, *AXES, over=SPLIT).astype(jnp.float32)
 
     specs = P(), RULES.spec("batch", "time", "width"), RULES.spec(*AXES)
