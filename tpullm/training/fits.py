@@ -101,7 +101,7 @@ def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMe
 
 def _check_block(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
     """What attention's kernel holds on the chip."""
-    device = mesh.abstract_mesh.abstract_device
+    device = mesh.abstract_mesh.abstract_device if model.attention_block else None
     if device and device.platform == "tpu" and model.attention_block > (most := largest_block(device.device_kind)):
         raise UserError(
             f"model.attention_block: {model.attention_block} does not fit the memory on the chip of a "
