@@ -26,13 +26,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*")
     chosen = parser.parse_args().recipes
-    lines = FILE.read_text(encoding="utf-8").splitlines()
-    for n, line in enumerate(lines):
+    for line in FILE.read_text(encoding="utf-8").splitlines():
         if line.startswith("  - "):
             program = yaml.safe_load(line)[0]
             if not chosen or program["recipe"] in chosen:
-                lines[n] = re.sub(r"peak_bytes: \d+", f"peak_bytes: {peak_bytes(program)}", line)
-                FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                found = re.sub(r"peak_bytes: \d+", f"peak_bytes: {peak_bytes(program)}", line)
+                FILE.write_text(FILE.read_text(encoding="utf-8").replace(line, found), encoding="utf-8")
 
 
 def peak_bytes(program: dict) -> int:
