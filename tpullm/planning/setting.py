@@ -37,6 +37,7 @@ class Habits:
         crossing: bytes of a gradient between slices.
         block: queries and keys that attention takes at a time; 0 is as `Setting.attention_block` says.
         fused: attention's gradients come from one pass over the scores.
+        every_expert: a row is multiplied with every expert that is there, and all but its own are masked.
     """
 
     in_lines: bool = True
@@ -46,10 +47,12 @@ class Habits:
     crossing: int = 2
     block: int = 0
     fused: bool = False
+    every_expert: bool = False
 
 
 OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512)
-CPU = Habits(in_lines=False, passes=4)  # model/blockwise.py keeps the weights of the forward pass
+# model/blockwise.py keeps the weights of the forward pass; XLA's product with experts is so (see moe.py).
+CPU = Habits(in_lines=False, passes=4, every_expert=True)
 
 
 @dataclass(frozen=True)

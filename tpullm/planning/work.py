@@ -88,6 +88,7 @@ def _product(rows: float, inputs: float, outputs: float) -> Part:
 
 def _grouped(setting: Setting, rows: float, experts: float, inputs: float, outputs: float) -> Part:
     """Rows times the weight of their own expert; padded to as many for each, that is an ordinary product."""
+    rows *= experts if setting.habits.every_expert else 1
     moved, flops = 2 * (rows * (inputs + outputs) + experts * inputs * outputs), 2 * rows * inputs * outputs
     return Part(products=flops, moved=moved) if setting.padding > 1 else Part(grouped=flops, moved=moved)
 
