@@ -15,8 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tpullm.config import ATTENTION_BLOCKS
+
 KERNELS = {"fwd": "forward", "dq": "queries", "dkv": "keys"}
-BLOCKS, GENERATIONS = (128, 256, 512, 1024, 2048), ("v5e", "v6e", "v5p")
+GENERATIONS = ("v5e", "v6e", "v5p")
 LENGTH, HEADS, WIDTH = 4096, 2, 128
 REGION = re.compile(r"(Start|End) region (\d+)")
 LEAST = 30  # bundles: smaller regions are part of every turn
@@ -30,7 +32,7 @@ def main() -> None:
         compile_one(one[0], int(one[1]), one[2] == "fused")
         return
     for generation in GENERATIONS:
-        for block in BLOCKS:
+        for block in reversed(ATTENTION_BLOCKS):
             found = measured(generation, block, "apart")
             if found:
                 found["all"] = measured(generation, block, "fused").get("keys")

@@ -15,6 +15,7 @@ from pathlib import Path
 from tpullm.config import Recipe
 from tpullm.errors import UserError
 from tpullm.log import say, warn
+from tpullm.planning.estimate import estimate
 from tpullm.planning.proof import Proof, job_of, program_hash, prove
 from tpullm.planning.resting import resting
 from tpullm.planning.search import Candidate, assessed
@@ -141,10 +142,11 @@ def row(proof: Proof, stale: bool, beside: Candidate) -> str:
     """One recipe's line."""
     made = f"{proof.program} {proof.date[:10]}, libtpu {proof.versions['libtpu']}{f', **{STALE}**' if stale else ''}"
     memory = f"{proof.peak_bytes / 2**30:.1f} of {proof.limit_bytes / 2**30:.1f} | {beside.memory.peak / 2**30:.1f}"
-    if proof.refused or not beside.estimate:
+    if proof.refused:
         return f"| {proof.recipe} | {proof.topology} | {memory} | does not fit | | | | {made} |"
     waiting = sum(of.exposed_seconds for of in proof.traffic) / proof.step_seconds
-    numbers = f"{proof.step_seconds:.2f} | {beside.estimate.step_seconds:.2f} | {speed(proof):,.0f} | {waiting:.1%}"
+    expected = (beside.estimate or estimate(beside.setting)).step_seconds
+    numbers = f"{proof.step_seconds:.2f} | {expected:.2f} | {speed(proof):,.0f} | {waiting:.1%}"
     return f"| {proof.recipe} | {proof.topology} | {memory} | {numbers} | {made} |"
 
 

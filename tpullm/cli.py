@@ -79,7 +79,7 @@ def entry() -> int:
     if len(sys.argv) > 1 and sys.argv[1] in VERBS and VERBS[sys.argv[1]].computes:
         environment.prepare()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half-written is removed
-    for stream in (sys.stdout, sys.stderr):  # a terminal without Japanese shows question marks instead
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # a terminal without Japanese shows question marks instead
         stream.reconfigure(errors="replace")
     code = main()
     if code:

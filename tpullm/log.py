@@ -38,7 +38,9 @@ def warn(message: str) -> None:
 
 def moment(seconds: float) -> str:
     """A time in three digits and the unit that suits, `57.5 ms`."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    if seconds >= 999.5:
+        return f"{seconds:,.0f} s"
+    return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
 
 
 def last_words(message: str) -> None:

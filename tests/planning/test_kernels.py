@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from tests.planning.test_estimate import setting
+from tpullm.model.platform import largest_block
 from tpullm.planning.chips import CHIPS
 from tpullm.planning.kernels import (
     CLOCKS,
@@ -20,6 +21,7 @@ from tpullm.planning.kernels import (
     seen,
 )
 from tpullm.planning.setting import Habits
+from tpullm.topology import GENERATIONS
 
 
 @pytest.mark.parametrize(("generation", "block"), SCHEDULES)
@@ -63,6 +65,12 @@ def test_one_pass_would_be_faster_and_small_blocks_are_slower():
     assert 0.6 < backward(fused) / backward(base) < 0.8
     small = dataclasses.replace(base, attention_block=256)
     assert small.block == 256 and forward(small) > 2 * forward(base)
+
+
+@pytest.mark.parametrize("generation", CHIPS)
+def test_what_is_refused_is_what_is_not_in_the_table(generation):
+    blocks = [block for where, block in SCHEDULES if where == generation]
+    assert max(blocks) == largest_block(GENERATIONS[generation].kind) and len(blocks) == len(set(blocks)) >= 4
 
 
 def test_blocks_that_are_not_in_the_table():

@@ -8,6 +8,7 @@ from tests.conftest import ROOT
 from tpullm.planning.advice import advise
 from tpullm.planning.estimate import estimate
 from tpullm.planning.memory import memory
+from tpullm.planning.program import absent_mesh
 from tpullm.planning.resting import of_device, resting
 from tpullm.planning.search import assessed, search, settings, why_behind
 from tpullm.planning.setting import setting_of
@@ -39,7 +40,7 @@ def test_the_search_is_never_worse_than_the_recipe(name):
     assert best.estimate.step_seconds <= estimate(own).step_seconds
     changed = best.changed(recipe)
     model = changed.model.resolved(changed.tokenizer.vocabulary_size)
-    mesh = planned_mesh(changed.mesh, own.topology.chips)
+    mesh = absent_mesh(changed.mesh, own.topology)
     check_fits(Architecture(model), changed.pretrain, model.vocabulary_size, mesh, "pretrain")
     # It is the recipe that was estimated, and its numbers are those of the first.
     again = setting_of(model, changed.pretrain, changed.mesh, parse(changed.topology))

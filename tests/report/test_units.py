@@ -41,3 +41,18 @@ def test_what_is_missing_or_not_a_number_is_none():
     assert number({"a": {"b": 2}}, "a", "b") == 2
     for value in (None, math.nan, math.inf, "3", True, {}):
         assert number({"a": value}, "a") is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.0575, "57.5 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1 s"),
+        (2.214, "2.21 s"),
+        (999.4, "999 s"),
+        (1234.5, "1,234 s"),
+    ],
+)
+def test_a_moment_has_three_digits_and_the_unit_that_suits(seconds, told):
+    assert moment(seconds) == told

@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 from tpullm.config import ATTENTION_BLOCKS, ModelConfig
 from tpullm.sharding import device
 
+# Bytes of the float32 scores in a chunk of the loss, at most: see `logits_bytes`.
+CHUNK, CHUNK_HERE = 1 << 30, 64 << 20
 # The longest row whose attention weights a CPU keeps: in bfloat16 they are 17 MB a head.
 LONGEST_KEPT = 4096
 
@@ -163,8 +165,7 @@ def splash_fits(length: int, sequence: int) -> bool:
 def splash_block(length: int, most: int = 0) -> int:
     """How many of `length` queries or keys a TPU's kernel takes at a time: at most `most`, or 1,024 if that is 0.
 
-    By the compiler's own schedules 1,024 is best but for a v6e, where 2,048 are from 8,192 tokens on (8 % less, by
-    `planning/kernels.py`).
+    1,024 is best by `planning/kernels.py`, but for a v6e from 8,192 tokens on, where 2,048 take 6 % less.
     """
     return next(block for block in ATTENTION_BLOCKS if block <= (most or 1024) and length % block == 0)
 
@@ -180,7 +181,7 @@ def logits_bytes() -> int:
     A CPU keeps 64 MiB near; an accelerator reads the whole output table for each chunk, so a chunk needs a thousand
     tokens to be bound by products and not by memory: 1 GiB is 2,000 tokens of 128 Ki scores.
     """
-    return 64 << 20 if target() == "cpu" else 1 << 30
+    return CHUNK_HERE if target() == "cpu" else CHUNK
 
 
 def peak_flops(dtype: jnp.dtype) -> float:

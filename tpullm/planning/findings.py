@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from tpullm.model.platform import CHUNK
 from tpullm.planning.instructions import Instruction, Shape, computations
 from tpullm.planning.schedule import Item
 
@@ -152,7 +153,7 @@ def _transposed(look: Look) -> Iterator[Finding]:
 
 def _all_scores(look: Look) -> Iterator[Finding]:
     """Scores of a quarter of all tokens and more, beyond a chunk of the loss (`platform.logits_bytes`)."""
-    most = max(look.tokens * look.vocabulary // 4, look.largest_parameter, (1 << 30) // 4)
+    most = max(look.tokens * look.vocabulary // 4, look.largest_parameter, CHUNK // 4)
     for item in look.items:
         for shape in item.instruction.shapes:
             if shape.dtype == "f32" and math.prod(shape.dims) > most and look.vocabulary in shape.dims:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from tpullm.planning.chips import CHIPS
 from tpullm.planning.setting import Setting
 
-# Cycles a second of a schedule, and the cores of a chip, which share the heads.
+# Cycles a second of a schedule, inferred from the products that the compiler expects to be at the peak; and the cores
+# of a chip, which share the heads.
 CLOCKS = {"v5e": 1.5e9, "v6e": 1.75e9, "v5p": 1.75e9}
 CORES = {"v5e": 1, "v6e": 1, "v5p": 2}
 PRODUCTS = {"forward": 2, "queries": 3, "keys": 4, "all": 5}  # of the scores' size, in each kernel

@@ -6,12 +6,9 @@ a layer's backward pass, and the update. Read off the TPU compiler's programs; t
 
 from typing import NamedTuple
 
-from tpullm.config import ModelConfig
-from tpullm.model.exchange import most_in_a_round
 from tpullm.planning.resting import Resting, of_device
-from tpullm.planning.setting import Setting, attention_parameters
+from tpullm.planning.setting import Setting, attention_parameters, fullness
 from tpullm.planning.traffic import stops
-from tpullm.topology import Topology
 
 PROGRAM = 34 << 20  # bytes of the program itself: 27 to 56 MiB in those that were compiled
 
@@ -132,14 +129,6 @@ def _in_attention(setting: Setting) -> dict[str, float]:
     rotated = 4 * (heads + (keys if keys == heads else 0)) + heads * (model.qk_norm != "none")
     numbers = setting.tokens * (3 * model.width + hidden + rotated + 3 * heads + 2 * keys)
     return {"one layer": 2 * numbers, "gathered parameters": 2 * attention_parameters(model) / tensor}
-
-
-def fullness(model: ModelConfig, tokens: int, devices: int, topology: Topology) -> float:
-    """Places in the buffers of experts' rows for each row, with an even load: see `exchange.most_in_a_round`."""
-    if devices == 1 or not model.experts:
-        return 1.0
-    k, ragged = model.experts_per_token, topology.generation not in ("v5e", "local")
-    return most_in_a_round(tokens * k, tokens * min(k, model.experts // devices), devices, ragged) / (tokens * k)
 
 
 def _mixture(setting: Setting) -> dict[str, float]:

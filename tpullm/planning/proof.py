@@ -20,11 +20,11 @@ from tpullm.planning.chips import chip
 from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
 from tpullm.planning.fingerprint import fingerprint
-from tpullm.planning.memory import fullness
 from tpullm.planning.parts import part_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.resting import of_device, resting
 from tpullm.planning.schedule import Item, Torus, schedule
+from tpullm.planning.setting import fullness
 from tpullm.programs import cache_folder, shrink
 from tpullm.topology import Topology
 from tpullm.training.fits import check_fits

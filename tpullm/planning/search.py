@@ -163,9 +163,8 @@ def _parts(setting: Setting, sizes: tuple[int, ...]) -> list[int]:
 
 def _blocks(setting: Setting) -> list[int]:
     """Of attention: 0 is the platform's own choice, the others are other ones that the kernel takes on that chip."""
-    generation, length = setting.topology.generation, setting.length // (2 * setting.along("sequence"))
-    own = [of for where, of in SCHEDULES if where == generation and of >= SMALLEST_BLOCK]
-    return [0, *(of for of in own if of != setting.block and length % of == 0)]
+    own = [of for where, of in SCHEDULES if where == setting.topology.generation and of >= SMALLEST_BLOCK]
+    return [0, *(of for of in own if of != setting.block and setting.turn % of == 0)]
 
 
 def _chunks(setting: Setting) -> list[int]:

@@ -6,14 +6,14 @@ from functools import lru_cache
 
 from tpullm.axes import AXES, axis_sizes
 from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig
-from tpullm.model.platform import splash_block, splash_fits
+from tpullm.model.exchange import most_in_a_round
+from tpullm.model.platform import CHUNK, CHUNK_HERE, splash_block, splash_fits
 from tpullm.planning.chips import Chip, chip
 from tpullm.sharding import RULES
 from tpullm.topology import Topology
 
 PLACES = {axis: n for n, axis in enumerate(AXES)}
 SEQUENCE = PLACES["sequence"]
-LOGITS, LOGITS_HERE = 1 << 30, 64 << 20  # bytes of a chunk of scores on a TPU and on a CPU (platform.logits_bytes)
 # What the backward pass computes again, by `model.remat`: parts of a layer (see model/remat.py). What gives a layer's
 # output is never among them: nothing needs it again.
 RECOMPUTED = {
@@ -37,6 +37,8 @@ class Habits:
         crossing: bytes of a gradient between slices.
         block: queries and keys that attention takes at a time; 0 is as `Setting.attention_block` says.
         fused: attention's gradients come from one pass over the scores.
+        halves: tokens go to spread experts in two halves, one beside the other's products; nothing of that is kept for
+            the backward pass, and no result goes back in it (`moe._elsewhere`).
         every_expert: a row is multiplied with every expert that is there, and all but its own are masked.
     """
 
@@ -47,10 +49,11 @@ class Habits:
     crossing: int = 2
     block: int = 0
     fused: bool = False
+    halves: bool = True
     every_expert: bool = False
 
 
-OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512)
+OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512, halves=False)
 # model/blockwise.py keeps the weights of the forward pass; XLA's product with experts is so (see moe.py).
 CPU = Habits(in_lines=False, passes=4, every_expert=True)
 
@@ -112,9 +115,13 @@ class Setting:
         """Queries and keys that attention's kernel takes at a time."""
         if self.habits.block:
             return self.habits.block
-        return _block(
-            self.length // (2 * self.sizes[SEQUENCE] if self.sizes[SEQUENCE] > 1 else 1), self.attention_block
-        )
+        return _block(self.turn, self.attention_block)
+
+    @property
+    def turn(self) -> int:
+        """Tokens of a row that a device has next to each other."""
+        sequence = self.sizes[SEQUENCE]
+        return self.length // (2 * sequence if sequence > 1 else 1)
 
     @property
     def chunks(self) -> int:
@@ -122,7 +129,7 @@ class Setting:
         if self.loss_chunks:
             return self.loss_chunks
         length = self.length // self.sizes[SEQUENCE]
-        most = LOGITS if self.topology.generation != "local" else LOGITS_HERE
+        most = CHUNK if self.topology.generation != "local" else CHUNK_HERE
         longest = most * length // (4 * self.tokens * self.model.vocabulary_size // self.along("tensor"))
         return _chunks(length, longest)
 
@@ -174,6 +181,19 @@ def _chunks(length: int, longest: int) -> int:
 def _block(length: int, most: int) -> int:
     """Where the kernel does not take rows of that length, another one goes over blocks of 512."""
     return splash_block(length, most) if splash_fits(length, 1) else 512
+
+
+def padded_exchange(topology: Topology) -> bool:
+    """Whether devices along `expert` must send as many rows to each: see `platform.has_ragged_exchange`."""
+    return topology.generation in ("v5e", "local")
+
+
+def fullness(model: ModelConfig, tokens: int, devices: int, topology: Topology) -> float:
+    """Places in the buffers of experts' rows for each row, with an even load: see `exchange.most_in_a_round`."""
+    if devices == 1 or not model.experts:
+        return 1.0
+    rows, worst = tokens * model.experts_per_token, tokens * min(model.experts_per_token, model.experts // devices)
+    return most_in_a_round(rows, worst, devices, not padded_exchange(topology)) / rows
 
 
 def attention_parameters(model: ModelConfig) -> int:

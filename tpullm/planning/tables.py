@@ -7,6 +7,7 @@ from tpullm.planning.estimate import estimate
 from tpullm.planning.plans import Plan
 from tpullm.planning.search import Candidate, waiting, why_behind
 from tpullm.prices import price_list
+from tpullm.report.units import compact
 
 GIB, WIDTH = 1 << 30, 30
 SMALL = 0.005  # of the whole: parts that are less are put together
@@ -139,7 +140,7 @@ def _traffic(found) -> str:
 def _run(plan: Plan) -> str:
     run = plan.run
     dollars = [f"{_dollars(price)} dollars ({kind.replace('_', ' ')})" for kind, price in run.dollars.items()]
-    whole = ", ".join([f"{count(run.tokens)} tokens", _days(run.days), *dollars])
+    whole = ", ".join([f"{compact(run.tokens)} tokens", _days(run.days), *dollars])
     lines = [f"the whole run: {whole}"]
     if run.dollars and "given" not in run.dollars:
         lines.append(f"  list prices of {price_list()['date']}; yours with --price GENERATION=DOLLARS a chip-hour")
@@ -149,14 +150,6 @@ def _run(plan: Plan) -> str:
         often = f"  interrupted every {run.hours_between:g} hours in the mean, {run.interruptions:.1f} times"
         lines.append(f"{often}: goodput {run.goodput:.1%}, in the days and dollars above")
     return "\n".join(lines)
-
-
-def count(number: float) -> str:
-    """`167772160000` as `168 billion`."""
-    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if number >= size:
-            return f"{number / size:.3g} {name}"
-    return f"{number:,.0f}"
 
 
 def _dollars(price: float) -> str:

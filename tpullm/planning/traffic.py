@@ -10,7 +10,7 @@ from math import prod
 from typing import NamedTuple
 
 from tpullm.axes import AXES
-from tpullm.planning.setting import MAXTEXT, OURS, Setting
+from tpullm.planning.setting import OURS, Setting, fullness, padded_exchange
 from tpullm.topology import Topology
 
 
@@ -48,9 +48,7 @@ def _parameters(setting: Setting) -> list[Transfer]:
     hops = 2 * times * model.layers * 2
     gathers_wait, sums_wait = stops(setting)
     # Over three dimensions, sums go over two at once (`sharding._steps`).
-    planes = (
-        setting.habits.in_lines and size == prod(setting.topology.shape) and min(setting.topology.shape[2:] or (1,)) > 1
-    )
+    planes = setting.habits.in_lines and size == setting.topology.chips and min(setting.topology.shape[2:] or (1,)) > 1
     found = [
         _transfer(setting, "fsdp", "gathers of parameters", gathered, hops, gathers_wait),
         _transfer(setting, "fsdp", "sums of gradients", summed, hops // 2, sums_wait, faster=2 if planes else 1),
@@ -70,14 +68,14 @@ def stops(setting: Setting) -> tuple[bool, bool]:
     """Whether gathers and sums along `fsdp` stop everything else: what compiled programs show (benchmarks/LOG.md).
 
     A v5e's sums do; on a v6e and a v5p both do where the axis is over several lines of the torus and not the whole
-    slice.
+    mesh: see `sharding._steps`.
     """
     if setting.habits != OURS or setting.topology.generation == "local":
         return False, False
     if setting.topology.generation == "v5e":
         return False, True
     over = _way(setting.topology, setting.sizes, "fsdp", True).dimensions
-    waits = over > 1 and setting.along("fsdp") < prod(setting.topology.shape)
+    waits = over > 1 and setting.along("fsdp") < setting.topology.chips
     return waits, waits
 
 
@@ -99,13 +97,14 @@ def _tensor(setting: Setting) -> list[Transfer]:
 def _experts(setting: Setting) -> list[Transfer]:
     """Tokens to their experts and back; in the backward pass tokens again, gradients there, and those of tokens back.
 
-    Ours go forward in two halves, one beside the other's products, and no result goes back again (`moe._round`).
+    Where every device must send as much to each, what fills the buffers travels too.
     """
-    size, model, ours = setting.along("expert"), setting.model, setting.habits != MAXTEXT
+    size, model, ours = setting.along("expert"), setting.model, setting.habits.halves
     if not model.experts:
         return []
-    padded = setting.topology.generation == "v5e"
-    rows = setting.tokens * model.experts_per_token * (1.5 if padded else 1.0)
+    padded = padded_exchange(setting.topology)
+    rows = setting.tokens * model.experts_per_token
+    rows *= fullness(model, setting.tokens, size, setting.topology) if padded else 1.0
     journeys = 5 if ours else 2 + 4 + 2 * ("up" in setting.recompute)
     moved = setting.accumulation * model.layers * journeys * rows * model.width * 2 * (size - 1) / size
     # Each pair of devices has its own way, half of the ring in the mean: a quarter of a gather's time.
@@ -166,7 +165,7 @@ def _way(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines: bool) 
             continue
         taken = _taken(free, size) or _part(free, size)
         if name == axis:
-            return _over(topology, taken, in_lines and size == prod(topology.shape))
+            return _over(topology, taken, in_lines and size == topology.chips)
         for n, part in taken.items():
             free[n] //= part
             if free[n] <= 1:

@@ -6,7 +6,7 @@ A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice 
 from typing import NamedTuple
 
 from tpullm.planning.kernels import backward, forward
-from tpullm.planning.setting import MAXTEXT, Setting
+from tpullm.planning.setting import Setting
 
 ROUTER_PASSES = 6  # a float32 product on a TPU is six of bfloat16
 
@@ -48,8 +48,8 @@ def work(setting: Setting) -> dict[str, Part]:
 
 
 def recomputed(setting: Setting) -> tuple[str, ...]:
-    """Parts of a layer that the backward pass computes again: ours, spread experts always (`moe._travelling`)."""
-    spread = setting.model.experts and setting.along("expert") > 1 and setting.habits != MAXTEXT
+    """Parts of a layer that the backward pass computes again: of spread experts of ours always the first products."""
+    spread = setting.model.experts and setting.along("expert") > 1 and setting.habits.halves
     return tuple(dict.fromkeys((*setting.recompute, "up"))) if spread else setting.recompute
 
 
