@@ -164,6 +164,20 @@ def test_the_compilers_refusal_is_a_proof_too(monkeypatch, tmp_path):
     assert kept_at(found.program).exists() and prove(chosen, SLICE) == found
 
 
+def test_threads_trace_one_after_the_other():
+    """Side by side, JAX found its stores occupied in seven of eight rounds."""
+    hashes = []
+    for width in (768, 864, 960):
+        chosen = [recipe(f"--model.width={width}", f"--model.remat={remat}") for remat in ("none", "full")]
+        trace = lambda one: hashes.append(program_hash(job_of(one, SLICE), VERSIONS))  # noqa: E731
+        threads = [threading.Thread(target=trace, args=(one,)) for one in chosen]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(set(hashes)) == 6
+
+
 @libtpu
 @pytest.mark.slow
 def test_two_plans_at_once(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ from tpullm.topology import Topology
 from tpullm.training.fits import check_fits
 from tpullm.training.state import Architecture
 
+# Two threads that trace at once can meet in JAX's own stores ("Store occupied"; 0.12). They compile in other processes.
+TRACING = threading.Lock()
 MOST_BYTES = 256 << 20  # of what is kept, a quarter of a MiB a program
 
 
@@ -146,7 +149,8 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     mesh = _absent(job)
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
-    program = fingerprint(traced(job.model, job.config, mesh).as_text())
+    with TRACING:
+        program = fingerprint(traced(job.model, job.config, mesh).as_text())
     told = [program, str(job.topology), sorted(options.items())]
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 
