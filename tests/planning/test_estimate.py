@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 from tpullm.model.count import matrix_parameters
 from tpullm.planning.estimate import estimate
-from tpullm.planning.setting import MAXTEXT, RECOMPUTED, Setting, setting_of, with_remat
+from tpullm.planning.setting import MAXTEXT, OURS, RECOMPUTED, Setting, setting_of, with_remat
 from tpullm.planning.traffic import traffic
 from tpullm.planning.work import recomputed, useful_flops, work
 from tpullm.recipe import load
@@ -88,10 +88,11 @@ def test_experts_are_gathered_by_those_that_hold_them_alone():
 
 
 def test_an_attention_block_changes_nothing_else_of_a_published_program():
-    of = dataclasses.replace(setting("8x7b"), habits=MAXTEXT)
+    of = dataclasses.replace(setting("8x7b"), habits=MAXTEXT, recompute=())
     other = dataclasses.replace(of, habits=dataclasses.replace(MAXTEXT, block=1024, fused=True))
     assert traffic(of) == traffic(other) != traffic(setting("8x7b"))
-    assert recomputed(of) == recomputed(other)
+    assert recomputed(of) == recomputed(other) == ()
+    assert recomputed(dataclasses.replace(of, habits=OURS)) == ("up",)
 
 
 def test_slices_are_joined_by_a_slow_network():

@@ -130,7 +130,7 @@ def seen(length: int, block: int, windows: tuple[int, ...] = ()) -> float:
 
 
 def scheduled(generation: str, kernel: str, block: int, rows: tuple[float, int, int], keys: float, width: int) -> float:
-    """Seconds of a kernel of one head, if a core did it.
+    """Seconds that one head adds to a kernel; the cores of a chip share the heads.
 
     Args:
         kernel: `forward`, `queries`, `keys` or `all`; that of all gradients takes a turn for each block, those beyond
