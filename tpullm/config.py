@@ -26,6 +26,7 @@ class Source:
         weight: share of the training tokens drawn from this source, relative to the other weights.
         text_key: the field that holds the text (jsonl and parquet).
         documents: how many documents at most (0 is all); for `tenki`, how many to generate.
+        bytes: how many bytes of its files at most (0 is all): whole files, chosen by hash, and the beginning of one.
         filter: drop documents that are too short, too repetitive or in another language.
         deduplicate: drop documents that repeat another one, exactly or nearly.
     """
@@ -39,6 +40,7 @@ class Source:
     weight: float = 1.0
     text_key: str = "text"
     documents: int = 0
+    bytes: int = 0
     filter: bool = True
     deduplicate: bool = True
 
@@ -71,8 +73,10 @@ class TokenizerConfig:
 
     Args:
         model_type: SentencePiece model: `unigram` (pieces of words) or `char` (single characters).
-        vocabulary_size: number of tokens, special tokens and the 256 byte tokens included; 0 with `char` is all
-            characters of the sample.
+        vocabulary_size: number of tokens, special tokens and the 256 byte tokens included; fewer where the text has
+            too few different pieces. 0 with `char` is all characters of the sample.
+        largest_vocabulary: the vocabulary grows up to this where the frequent characters of the text (Chinese,
+            Japanese, Korean) would take more than half of `vocabulary_size`; 0 does not grow.
         sample_characters: how many characters of the training documents the tokenizer is trained on.
         words: learn pieces within Japanese words (found by Sudachi), so that は+いい never becomes one piece.
         reserved_tokens: unused special tokens kept for later.
@@ -81,6 +85,7 @@ class TokenizerConfig:
 
     model_type: Literal["unigram", "char"] = "unigram"
     vocabulary_size: int = 4096
+    largest_vocabulary: int = 0
     sample_characters: int = 2_000_000
     words: bool = True
     reserved_tokens: int = 16
@@ -388,6 +393,7 @@ class Recipe:
         run: the run directory; all that a run makes is in it.
         seed: of everything random.
         text: a file or folder of your own text, added to the sources.
+        text_bytes: how many bytes of `text` at most (0 is all).
         base: a published model to go on from, a folder in the format of Hugging Face: its shapes and its tokenizer are
             used, and training starts from its parameters.
         topology: the TPU slice that it is made for, such as `v5e:4x4`, or `2 x v5p:4x4x8` for two; it runs elsewhere
@@ -405,6 +411,7 @@ class Recipe:
     run: str = "runs/unnamed"
     seed: int = 0
     text: str = ""
+    text_bytes: int = 0
     base: str = ""
     topology: str = ""
     mesh: dict[str, int] = field(default_factory=lambda: {"fsdp": -1})

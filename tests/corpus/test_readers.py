@@ -9,6 +9,8 @@ import lzma
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
@@ -39,6 +41,37 @@ def test_compressed_files_are_read(tmp_path, suffix, compress):
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(compress('{"text": "リンゴ"}\n'.encode()))
     assert [raw.text for raw in read(path, "jsonl")] == ["リンゴ"]
+
+
+def read_part(path, kind, most):
+    return [raw.text for raw in readers.read(File(path, kind, most, is_part=True), Source("s", kind, str(path)))]
+
+
+@given(text=st.text(st.sampled_from("aé本🙂\n")), most=st.integers(1, 60))
+def test_a_part_of_a_file_ends_at_a_line_or_else_at_a_character(tmp_path_factory, text, most):
+    path = tmp_path_factory.mktemp("part") / "a.txt"
+    path.write_text(text, encoding="utf-8")
+    (part,) = read_part(path, "text", most)
+    size, data = len(part.encode()), text.encode()
+    assert text.startswith(part) and size <= most
+    if size < min(most, len(data)):
+        assert part.endswith("\n") or most - size < 4
+    if b"\n" in data[:most] and most < len(data):
+        assert part.endswith("\n")
+
+
+def test_a_part_of_a_compressed_file_counts_its_text(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"line\n" * 1000))
+    assert read_part(path, "text", 52) == ["line\n" * 10]
+
+
+def test_a_part_of_many_documents_is_the_first_of_them(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "本本"}\n' * 9 + "broken", encoding="utf-8")
+    assert read_part(path, "jsonl", 13) == ["本本"] * 3
+    with pytest.raises(UserError, match="line 10 is not JSON"):
+        read_part(path, "jsonl", 1000)
 
 
 def test_zstandard_is_read(tmp_path):

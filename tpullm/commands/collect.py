@@ -6,8 +6,11 @@ from pathlib import Path
 from tpullm import manifest
 from tpullm.config import Recipe
 from tpullm.corpus import collect
+from tpullm.corpus import sources as corpus_sources
 from tpullm.log import say
 from tpullm.sharing import ALL, Share, SharedWork
+
+_NAMES = 3  # of files in one line
 
 
 def main(recipe: Recipe, run: Path, share: Share = ALL) -> None:
@@ -23,6 +26,8 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
         return say("documents: finished, skipped")
     start = time.monotonic()
     planned = collect.plan(recipe, inputs, run / "downloads", work)
+    if work.share.is_first:
+        _say_what_is_left_out(planned)
     collect.read(planned, recipe.corpus.workers, work, lambda: manifest.is_finished(stage, inputs))
     if not work.share.is_first:
         return work.wait_for_first("the documents", lambda: manifest.is_finished(stage, inputs))
@@ -35,3 +40,31 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
         f"documents: {card['documents']:,} with {card['characters']:,} characters in {seconds:.1f} s, "
         f"{dropped:,} dropped; see {stage / 'datacard.md'}"
     )
+
+
+def _say_what_is_left_out(planned: collect.Plan) -> None:
+    """One line for each source of which only a part is read, and one for each kind of file that is not read."""
+    for name, found in planned.files.items():
+        if found.is_part:
+            say(
+                f"documents: {name}: {found.bytes_read / 1e6:.1f} of {found.bytes_there / 1e6:.1f} MB are read, from "
+                f"{len(found.read):,} of {found.files_there:,} files: {_named([file.path.name for file in found.read])}"
+            )
+        if found.skipped:
+            say(f"documents: {name}: {_not_read(found.skipped)}")
+
+
+def _not_read(skipped: dict[str, list[str]]) -> str:
+    """Which files of a folder are not read: those that hold text in a form that we don't read by their names."""
+    by_name = [
+        name for names in skipped.values() for name in names if Path(name).suffix.lower() in corpus_sources.OFFICE
+    ]
+    others = {reason: len(names) for reason, names in skipped.items() if not set(names) & set(by_name)}
+    counted = [f"{count:,} {reason}" for reason, count in sorted(others.items(), key=lambda item: -item[1])]
+    told = [f"{_named(by_name)} (save as .txt, .md or .html)"] if by_name else []
+    return f"not read: {'; '.join([*told, *([_named(counted)] if counted else [])])}"
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES])
+    return f"{shown} and {len(names) - _NAMES:,} more" if len(names) > _NAMES else shown

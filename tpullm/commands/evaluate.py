@@ -4,6 +4,7 @@ import dataclasses
 import os
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -11,11 +12,13 @@ import numpy as np
 
 from tpullm import hosts, manifest, storage
 from tpullm.config import Recipe
-from tpullm.corpus import tenki
-from tpullm.corpus.sources import sources
+from tpullm.corpus import store, tenki
+from tpullm.corpus.sources import YOURS, sources
+from tpullm.data.batch import Batch
 from tpullm.data.store import TokenStore
 from tpullm.data.stream import evaluation_batches
 from tpullm.errors import UserError
+from tpullm.inference import own_text
 from tpullm.inference.answers import answer, counterfactual
 from tpullm.inference.attention import weights
 from tpullm.inference.blank import fill
@@ -44,6 +47,8 @@ def _evaluate(recipe: Recipe, run: Path) -> None:
     results = {"model": _model(base), "machine": _machine(), "seconds": _seconds(run)}
     results |= _held_out_loss(recipe, run, base)
     for source in sources(recipe):
+        if source.name == YOURS and _rows(recipe, run, source.name, base):
+            results["yours"] = _yours(recipe, run, base)
         if source.kind == "tenki":
             results |= {source.name: truth(run / "tokens" / source.name / "held_out", base)} | tables(base)
     if recipe.finetune and "tenki" in recipe.finetune.conversations:
@@ -58,17 +63,38 @@ def _evaluate(recipe: Recipe, run: Path) -> None:
 
 
 def _held_out_loss(recipe: Recipe, run: Path, session: Session) -> dict:
-    batches, config = {}, recipe.evaluate
-    for source in sources(recipe):
-        path = run / "tokens" / source.name / "held_out"
-        if path.exists():
-            length = recipe.pretrain.sequence_length
-            rows = row_bucket(session, config.batch_size)
-            batches[source.name] = evaluation_batches(TokenStore(path), rows, length, config.rows)
+    batches = {source.name: _rows(recipe, run, source.name, session) for source in sources(recipe)}
+    batches = {name: rows for name, rows in batches.items() if rows}
     evaluate = make_evaluation(session.architecture, session.dtype)
     with jax.set_mesh(session.mesh):
         found = held_out(evaluate, session.params, session.mesh, batches, session.tokenizer.bytes_per_token())
     return {"loss_nats_per_token": found["eval_loss"], "bits_per_byte": found["eval_bits_per_byte"]}
+
+
+def _rows(recipe: Recipe, run: Path, source: str, session: Session) -> Iterator[Batch] | None:
+    """The rows of a source's held-out text that are evaluated; None if there are none."""
+    path, config = run / "tokens" / source / "held_out", recipe.evaluate
+    if not path.exists():
+        return None
+    rows = row_bucket(session, config.batch_size)
+    return evaluation_batches(TokenStore(path), rows, recipe.pretrain.sequence_length, config.rows)
+
+
+def _yours(recipe: Recipe, run: Path, session: Session) -> dict:
+    """What the model learned of the user's own text, and how much better than a compressor it predicts it."""
+    held_out = [record["text"] for record in store.read(run / "documents", YOURS, store.HELD_OUT)]
+    training = (record["text"] for record in store.read(run / "documents", YOURS, store.TRAIN))
+    evaluated = own_text.evaluated_bytes(session, _rows(recipe, run, YOURS, session))
+    return {
+        "sentence": next((sentence for text in held_out for sentence in own_text.sentences(text)), ""),
+        "continuations": own_text.continuations(session, held_out, recipe.evaluate.sample_tokens, recipe.seed),
+        "blanks": own_text.blanks(session, held_out),
+        "compressor": {
+            "name": "xz -9e",
+            "bits_per_byte": own_text.compressor_bits_per_byte(training, evaluated),
+            "bytes": len(evaluated),
+        },
+    }
 
 
 def truth(path: Path, session: Session) -> dict[str, float]:
@@ -204,6 +230,15 @@ def _print(results: dict) -> None:
     for source, bits in results["bits_per_byte"].items():
         loss = results["loss_nats_per_token"][source]
         table.add_row(f"held-out {source}", f"{loss:.4f} nats a token, {bits:.3f} bits a byte")
+    if "yours" in results:
+        compressor, bits = results["yours"]["compressor"], results["bits_per_byte"][YOURS]
+        less = 1 - bits / compressor["bits_per_byte"] if compressor["bits_per_byte"] else 0.0
+        said = f"{compressor['bits_per_byte']:.3f} bits a byte; the model needs {abs(less):.0%} {'less' if less > 0 else 'more'}"
+        table.add_row(f"your text by {compressor['name']}", said)
+        right = sum(blank["place"] == 1 for blank in results["yours"]["blanks"])
+        table.add_row(
+            "words missing in it", f"{right} of {len(results['yours']['blanks'])} are the model's first guess"
+        )
     for name, value in results.items():
         if isinstance(value, dict) and "gap_nats_per_token" in value:
             loss, entropy, gap = (value[f"{key}_nats_per_token"] for key in ("loss", "entropy", "gap"))

@@ -49,12 +49,12 @@ class Plan:
     Args:
         sources: of the recipe, and the user's own.
         tasks: of all sources, in their order.
-        dropped: by source, what was dropped before reading.
+        files: by source, what is read of its files and what is not.
     """
 
     sources: list[Source]
     tasks: list[Task]
-    dropped: dict[str, Counter]
+    files: dict[str, corpus_sources.Found]
 
 
 def plan(recipe: Recipe, depends_on: dict[str, Any], downloads: Path, work: SharedWork) -> Plan:
@@ -70,10 +70,10 @@ def plan(recipe: Recipe, depends_on: dict[str, Any], downloads: Path, work: Shar
         urls = [path for source in found for path in (source.path, source.held_out) if download.is_url(path)]
         work.wait_for_first("the downloads", lambda: all(download.place(url, downloads).exists() for url in urls))
     parts: list[tuple[Source, tuple[corpus_sources.File, ...], int]] = []
-    dropped: dict[str, Counter] = {}
+    files: dict[str, corpus_sources.Found] = {}
     for source in found:
-        files, dropped[source.name] = corpus_sources.files(source, downloads)
-        parts += _parts(source, files)
+        files[source.name] = corpus_sources.files(source, downloads)
+        parts += _parts(source, files[source.name].files)
     # The same text may lie in another place on another machine: not its path is compared, but its name and size.
     named = [(source.name, [file.path.name for file in group], size) for source, group, size in parts]
     folder = work.begin(depends_on | {"files": named})
@@ -81,7 +81,7 @@ def plan(recipe: Recipe, depends_on: dict[str, Any], downloads: Path, work: Shar
         Task(*part, folder / f"{number:06}.jsonl", folder / f"{number:06}.npz", recipe.corpus, recipe.seed)
         for number, part in enumerate(parts)
     ]
-    return Plan(found, tasks, dropped)
+    return Plan(found, tasks, files)
 
 
 def read(planned: Plan, workers: int, work: SharedWork, is_finished: Callable[[], bool]) -> None:
@@ -96,7 +96,11 @@ def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> d
 
     Nothing is at `documents` until all is written. Raises `UserError` for a source that has no document left.
     """
-    config, found, tasks, dropped = recipe.corpus, planned.sources, planned.tasks, planned.dropped
+    config, found, tasks = recipe.corpus, planned.sources, planned.tasks
+    dropped = {
+        name: Counter({reason: len(names) for reason, names in files.skipped.items()})
+        for name, files in planned.files.items()
+    }
     work.wait_for_parts([task.result for task in tasks])
     results = [process.load(task) for task in tasks]
     chosen = _select(found, tasks, results, config, dropped)
@@ -107,7 +111,7 @@ def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> d
             own = [task for task in tasks if task.source is source]
             counts += _write(folder, source, own, chosen[source.name], config)
             _check_not_empty(source, counts, dropped[source.name])
-        card = datacard.numbers(found, counts, dropped, config, recipe.seed)
+        card = datacard.numbers(found, counts, dropped, planned.files, config, recipe.seed)
         datacard.write(folder, card, config)
     return card
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tpullm import __version__, storage
 from tpullm.config import CorpusConfig, Source
+from tpullm.corpus.sources import Found, name_of
 from tpullm.corpus.split import FEW
 from tpullm.corpus.store import HELD_OUT, TRAIN
 
@@ -33,8 +34,16 @@ REASONS = {
 }
 
 
+NAMES = 20  # of files, listed at most
+
+
 def numbers(
-    sources: Sequence[Source], counts: Counter, dropped: dict[str, Counter], config: CorpusConfig, seed: int
+    sources: Sequence[Source],
+    counts: Counter,
+    dropped: dict[str, Counter],
+    files: dict[str, Found],
+    config: CorpusConfig,
+    seed: int,
 ) -> dict[str, Any]:
     """The numbers of the card.
 
@@ -42,6 +51,7 @@ def numbers(
         sources: the sources, in the recipe's order.
         counts: documents and characters by (source name, language, split, `documents` or `characters`).
         dropped: by source name, how many documents were dropped for which reason.
+        files: by source name, which files were read and which were not.
         config: how they were collected.
         seed: the recipe's.
     """
@@ -61,6 +71,24 @@ def numbers(
         "by_licence": _shares(rows, "licence"),
         "by_language": _shares(rows, "language"),
         "dropped": {source.name: dict(sorted(dropped[source.name].items())) for source in sources},
+        "read_in_part": {
+            source.name: _part(files[source.name], source) for source in sources if files[source.name].is_part
+        },
+        "skipped_files": {
+            source.name: {reason: names[:NAMES] for reason, names in files[source.name].skipped.items()}
+            for source in sources
+            if files[source.name].skipped
+        },
+    }
+
+
+def _part(found: Found, source: Source) -> dict[str, Any]:
+    return {
+        "bytes": found.bytes_read,
+        "of_bytes": found.bytes_there,
+        "files": len(found.read),
+        "of_files": found.files_there,
+        "names": [name_of(file, source) for file in found.read][:NAMES],
     }
 
 
@@ -109,6 +137,7 @@ def _sections(card: dict[str, Any], config: CorpusConfig) -> Iterable[str]:
         yield _table((key, "share"), [[name, _cell("share", share)] for name, share in shares])
     yield "## What was dropped, and why"
     yield from _dropped(card["dropped"])
+    yield from _files(card)
     yield "## How it was made"
     yield _how(card, config)
 
@@ -120,6 +149,29 @@ def _dropped(dropped: dict[str, dict[str, int]]) -> Iterable[str]:
         for reason, count in reasons.items()
     ]
     yield _table(("source", "reason", "documents", "meaning"), rows) if rows else "Nothing."
+
+
+def _files(card: dict[str, Any]) -> Iterable[str]:
+    """Which files were read in part, and which were not read at all."""
+    if card["read_in_part"]:
+        yield "## What was read in part"
+        yield "\n".join(
+            f"- {source}: {part['bytes']:,} of {part['of_bytes']:,} bytes, from {part['files']:,} of {part['of_files']:,} "
+            f"files, chosen by the hash of their names: {_listed(part['names'], part['files'])}."
+            for source, part in card["read_in_part"].items()
+        )
+    if card["skipped_files"]:
+        yield "## Files that were not read"
+        yield "\n".join(
+            f"- {source}, {reason}: {_listed(names, card['dropped'][source][reason])}."
+            for source, reasons in card["skipped_files"].items()
+            for reason, names in reasons.items()
+        )
+
+
+def _listed(names: list[str], count: int) -> str:
+    shown = ", ".join(f"`{name}`" for name in names)
+    return f"{shown} and {count - len(names):,} more" if count > len(names) else shown
 
 
 def _how(card: dict[str, Any], config: CorpusConfig) -> str:

@@ -4,6 +4,7 @@ datatrove's readers are not used here, where a user's file must never lose a lin
 skips a broken line with a warning, and its WARC reader needs two C libraries to guess what the headers say.
 """
 
+import codecs
 import contextlib
 import io
 import json
@@ -23,9 +24,38 @@ NOT_UTF8 = Raw(dropped="not UTF-8")
 
 
 def read(file: sources.File, source: Source) -> Iterator[Raw]:
-    """The documents of one file, in its order. `UserError` names a file that is broken or cut off."""
+    """The documents of one file, in its order; of a part of a file, those in about its first `file.bytes`.
+
+    `UserError` names a file that is broken or cut off.
+    """
     with _readable(file.path):
-        yield from READERS[file.kind](storage.local_copy(file.path), source)
+        path = storage.local_copy(file.path)
+        if file.kind in WHOLE:
+            yield WHOLE[file.kind](_bytes(path, file.bytes if file.is_part else -1))
+        else:
+            documents = MANY[file.kind](path, source)
+            yield from _first(documents, file.bytes) if file.is_part else documents
+
+
+def _first(documents: Iterator[Raw], most: int) -> Iterator[Raw]:
+    """Documents until they hold `most` bytes of text."""
+    taken = 0
+    for raw in documents:
+        yield raw
+        taken += len(raw.text.encode())
+        if taken >= most:
+            return
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    """A file's bytes, decompressed: all (-1), or the first `most`, to the end of a line or else of a character."""
+    with open_bytes(path) as file:
+        data = file.read(most)
+        if most < 0 or not file.read(1):
+            return data
+    end = data.rfind(b"\n") + 1 or len(data)
+    beginning = data[:end]
+    return beginning if end < len(data) else codecs.getincrementaldecoder("utf-8")("ignore").decode(beginning).encode()
 
 
 def generate(source: Source, seed: int) -> Iterator[Raw]:
@@ -60,29 +90,24 @@ def _open_zstandard(path: Path, mode: str) -> BinaryIO:
     return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
 
 
-def _whole(path: Path, to_text: Callable[[bytes], str | None]) -> Iterator[Raw]:
-    with open_bytes(path) as file:
-        text = to_text(file.read())
-    yield NOT_UTF8 if text is None else Raw(text)
+def _text(data: bytes) -> Raw:
+    text = extract.decode(data)
+    return NOT_UTF8 if text is None else Raw(text)
 
 
-def _text(path: Path, source: Source) -> Iterator[Raw]:
-    return _whole(path, extract.decode)
+def _markdown(data: bytes) -> Raw:
+    raw = _text(data)
+    return raw if raw.dropped else Raw(extract.markdown_to_text(raw.text))
 
 
-def _markdown(path: Path, source: Source) -> Iterator[Raw]:
-    for raw in _whole(path, extract.decode):
-        yield raw if raw.dropped else Raw(extract.markdown_to_text(raw.text))
+def _html(data: bytes) -> Raw:
+    page = extract.decode_html(data)
+    return NOT_UTF8 if page is None else Raw(extract.html_to_text(page))
 
 
-def _html(path: Path, source: Source) -> Iterator[Raw]:
-    for raw in _whole(path, extract.decode_html):
-        yield raw if raw.dropped else Raw(extract.html_to_text(raw.text))
-
-
-def _code(path: Path, source: Source) -> Iterator[Raw]:
-    for raw in _whole(path, extract.decode):
-        yield raw if raw.dropped else Raw(raw.text, "code")
+def _code(data: bytes) -> Raw:
+    raw = _text(data)
+    return raw if raw.dropped else Raw(raw.text, "code")
 
 
 def _jsonl(path: Path, source: Source) -> Iterator[Raw]:
@@ -183,11 +208,9 @@ def _python(path: Path, source: Source) -> Iterator[Raw]:
     return python_library.documents(path, source.path)
 
 
-READERS: dict[str, Callable[[Path, Source], Iterator[Raw]]] = {
-    "text": _text,
-    "markdown": _markdown,
-    "html": _html,
-    "code": _code,
+# Files that are one document each, and files that hold many.
+WHOLE: dict[str, Callable[[bytes], Raw]] = {"text": _text, "markdown": _markdown, "html": _html, "code": _code}
+MANY: dict[str, Callable[[Path, Source], Iterator[Raw]]] = {
     "jsonl": _jsonl,
     "parquet": _parquet,
     "warc": _warc,

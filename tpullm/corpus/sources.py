@@ -1,10 +1,10 @@
 """Where a recipe's documents come from: its sources, and the files of each."""
 
 import dataclasses
+import hashlib
 import os
 import platform
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tpullm.corpus import download, python_library
 from tpullm.errors import UserError
 
 YOURS = "yours"
+UNKNOWN = "unknown extension"
 EXTENSIONS = {
     "text": (".txt", ".text", ".rst"),
     "markdown": (".md", ".markdown"),
@@ -28,6 +29,8 @@ EXTENSIONS = {
     ).split(),
 }
 KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
+# Text in a form that we don't read: a user who has such files should know that they were left out.
+OFFICE = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pages", ".ppt", ".pptx", ".xls", ".xlsx")
 COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
 _HIDDEN = re.compile(r"(^|/)(\.|__pycache__/)")
 VENDORED = {"node_modules", "vendor", "third_party", "site-packages", "dist-packages", "venv"}
@@ -41,14 +44,48 @@ class File:
     Args:
         path: where it is.
         kind: how to read it.
-        bytes: its size.
+        bytes: how much of it is read.
         held_out: whether its documents are held out by the recipe.
+        is_part: whether only its first `bytes` are read.
     """
 
     path: Path
     kind: str
     bytes: int
     held_out: bool = False
+    is_part: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a source.
+
+    Args:
+        files: to read, in a fixed order.
+        skipped: names of files in its folders that are not read, by reason.
+        files_there: how many could be read.
+        bytes_there: and how large they are together; more than is read where the source has a bound.
+    """
+
+    files: list[File]
+    skipped: dict[str, list[str]]
+    files_there: int = 0
+    bytes_there: int = 0
+
+    @property
+    def read(self) -> list[File]:
+        """The files that are not held out by the recipe."""
+        return [file for file in self.files if not file.held_out]
+
+    @property
+    def bytes_read(self) -> int:
+        """How much of them is read."""
+        return sum(file.bytes for file in self.read)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether less is read than is there."""
+        return self.bytes_read < self.bytes_there
 
 
 def sources(recipe: Recipe) -> list[Source]:
@@ -63,7 +100,10 @@ def sources(recipe: Recipe) -> list[Source]:
     if any(source.name == YOURS for source in named):
         raise UserError(f"corpus.sources: the name {YOURS} is taken by your own text ({recipe.text}); choose another")
     weight = sum(source.weight for source in named) / 2 or 1.0
-    return [*named, Source(YOURS, "files", recipe.text, licence="your own", weight=weight, filter=False)]
+    yours = Source(
+        YOURS, "files", recipe.text, licence="your own", weight=weight, bytes=recipe.text_bytes, filter=False
+    )
+    return [*named, yours]
 
 
 def check(found: list[Source]) -> None:
@@ -95,48 +135,81 @@ def _check_source(source: Source) -> None:
                 raise UserError(f"{where}: {path}: no such file or folder; correct the path")
 
 
-def files(source: Source, downloads: Path) -> tuple[list[File], Counter]:
-    """The files of a source in a fixed order, and how many of a folder's files cannot be read, by reason."""
+def files(source: Source, downloads: Path) -> Found:
+    """The files of a source; with `source.bytes`, as many of them as these bytes allow."""
     if source.kind == "tenki":
-        return [], Counter()
+        return Found([], {})
     if source.kind == "python":
         found = python_library.files(source.path)
-        return [File(path, "python", storage.size(path)) for path in found], Counter()
-    held_out, ignored = _files(source, source.held_out, downloads) if source.held_out else ([], Counter())
+        return _bounded([File(path, "python", storage.size(path)) for path in found], source, {})
+    held_out, skipped = _files(source, source.held_out, downloads) if source.held_out else ([], {})
     apart = {file.path.resolve() for file in held_out}
-    found, ignored_too = _files(source, source.path, downloads)
+    found, skipped_too = _files(source, source.path, downloads)
     training = [file for file in found if file.path.resolve() not in apart]
-    return [dataclasses.replace(file, held_out=True) for file in held_out] + training, ignored + ignored_too
+    reasons = skipped | {reason: [*skipped.get(reason, []), *names] for reason, names in skipped_too.items()}
+    bounded = _bounded(training, source, reasons)
+    return dataclasses.replace(
+        bounded, files=[dataclasses.replace(file, held_out=True) for file in held_out] + bounded.files
+    )
 
 
-def _files(source: Source, location: str, downloads: Path) -> tuple[list[File], Counter]:
+def _bounded(found: list[File], source: Source, skipped: dict[str, list[str]]) -> Found:
+    """At most `source.bytes` of the files: whole ones, chosen by the hash of their place, and a part of the last.
+
+    By hash, so that a part of a folder is like the whole of it, and not its first letters.
+    """
+    total = sum(file.bytes for file in found)
+    if not 0 < source.bytes < total:
+        return Found(found, skipped, len(found), total)
+    left, chosen = source.bytes, []
+    for file in sorted(found, key=lambda file: hashlib.sha256(name_of(file, source).encode()).digest()):
+        taken = min(left, file.bytes)
+        if taken > 0:
+            chosen.append(dataclasses.replace(file, bytes=taken, is_part=taken < file.bytes))
+            left -= taken
+    places = {file.path: place for place, file in enumerate(found)}
+    return Found(sorted(chosen, key=lambda file: places[file.path]), skipped, len(found), total)
+
+
+def name_of(file: File, source: Source) -> str:
+    """The file's place in the source's folder."""
+    root = storage.path(source.path)
+    inside = file.path != root and file.path.is_relative_to(root)
+    return str(file.path.relative_to(root)) if inside else file.path.name
+
+
+def _files(source: Source, location: str, downloads: Path) -> tuple[list[File], dict[str, list[str]]]:
+    """The files at a location, and the names of those that are not read, by reason."""
     path = download.fetch(location, downloads) if download.is_url(location) else storage.path(location)
     if path.is_file():
-        return [File(path, _kind_of_file(source, path), storage.size(path))], Counter()
-    found, ignored = [], Counter()
+        return [File(path, _kind_of_file(source, path), storage.size(path))], {}
+    found, skipped = [], {}
     for file, status in _walk(path):
-        kind = KINDS.get(extension(file))
+        if not status and not file.is_file():
+            skipped.setdefault("a broken link, or no file", []).append(str(file.relative_to(path)))
+            continue
+        kind, name = KINDS.get(extension(file)), str(file.relative_to(path))
         if kind == "code" and VENDORED.intersection(file.relative_to(path).parts):
-            ignored["other people's code"] += 1
+            skipped.setdefault("other people's code", []).append(name)
         elif kind and source.kind in ("files", kind):
             found.append(File(file, kind, (status or file.stat()).st_size))
         else:
-            ignored[f"unknown extension ({extension(file) or 'none'})"] += 1
+            skipped.setdefault(f"{UNKNOWN} ({extension(file) or 'none'})", []).append(name)
     if not found:
-        seen = ", ".join(sorted(ignored)) or "it is empty"
+        seen = ", ".join(sorted(skipped)) or "it is empty"
         raise UserError(
             f"corpus.sources: {source.name}: {location} holds no file of kind {source.kind} ({_known(source.kind)}); "
             f"there is: {seen}"
         )
-    return found, ignored
+    return found, skipped
 
 
 def _kind_of_file(source: Source, path: Path) -> str:
-    """A single file is read as the source says, whatever its extension."""
-    kind = source.kind if source.kind != "files" else KINDS.get(extension(path))
+    """A single file is read as the source says, whatever its extension; one without any is text."""
+    kind = source.kind if source.kind != "files" else KINDS.get(extension(path) or ".txt")
     if kind is None:
         raise UserError(
-            f"corpus.sources: {source.name}: {path}: unknown extension; tpullm reads {_known('files')}; convert it"
+            f"corpus.sources: {source.name}: {path}: unknown extension; tpullm reads {_known('files')}; save it as text"
         )
     return kind
 
@@ -189,7 +262,8 @@ def _fingerprint(location: str) -> Any:
         return location
     path = storage.path(location)
     found = [(path, None)] if path.is_file() else _walk(path)
-    return {str(file.relative_to(path)): _identity(file, status or file.stat()) for file, status in found}
+    whole = ((file, status or file.stat()) for file, status in found if status or file.is_file())
+    return {str(file.relative_to(path)): _identity(file, status) for file, status in whole}
 
 
 def _identity(path: Path, status: Any) -> str:

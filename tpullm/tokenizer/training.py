@@ -13,6 +13,9 @@ from pathlib import Path
 from tpullm import japanese, storage
 from tpullm.config import TokenizerConfig
 from tpullm.errors import UserError
+from tpullm.log import say
+from tpullm.tokenizer import alphabet
+from tpullm.tokenizer.alphabet import Alphabet
 from tpullm.tokenizer.trained import ASSISTANT, BOS, END, EOS, PAD, SPACE, SYSTEM, UNKNOWN, USER, TrainedTokenizer
 
 _LINE_BYTES = 4000  # the trainer drops longer lines (4,192 bytes) without a word
@@ -35,12 +38,13 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, seed: int, 
     """Train a tokenizer on (language, text) pairs, write it to `model_path`, return it.
 
     The result depends on the texts in their order, on `config` and on `seed`, and not on the machine. At most
-    `config.sample_characters` characters are used, chosen by hash (`sample_texts`).
+    `config.sample_characters` characters are used, chosen by hash (`sample_texts`). The log says where the vocabulary is
+    not of the size that `config` asks for, and how many characters go by their bytes if there are very many.
 
     Raises:
-        UserError: there is no text, or the vocabulary is too large or too small for it.
+        UserError: there is no text, or `vocabulary_size` has no room for the special tokens and the bytes.
     """
-    smallest = _fixed_tokens(config) + 1
+    smallest = alphabet.fixed_tokens(config) + 1
     if config.vocabulary_size < smallest and (config.vocabulary_size or config.model_type == "unigram"):
         raise UserError(
             f"tokenizer.vocabulary_size: {config.vocabulary_size} is too small: special tokens and bytes take"
@@ -50,30 +54,66 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, seed: int, 
     lines = [(language, line) for language, passage in passages for line in _lines(passage)]
     if not lines:
         raise UserError("tokenizer: there is no text to train on; check `corpus.sources`")
-    model = _train(lines, config)
+    chosen = alphabet.choose((line for _, line in lines), config)
+    model, chosen = _train(lines, config, chosen)
     with storage.atomic_file(Path(model_path)) as temporary:
         temporary.write_bytes(model)
-    return TrainedTokenizer(model, str(model_path))
+    made = TrainedTokenizer(model, str(model_path))
+    if note := _about_size(config, made.vocabulary_size, chosen):
+        say(f"tokenizer: {note}")
+    return made
 
 
-def _train(lines: list[tuple[str, str]], config: TokenizerConfig) -> bytes:
-    """The serialized SentencePiece model."""
+def _about_size(config: TokenizerConfig, size: int, chosen: Alphabet) -> str:
+    """Why the vocabulary is not as the recipe says, or lacks frequent characters; nothing if neither is so."""
+    asked = config.vocabulary_size
+    if size < asked and config.model_type == "unigram":
+        return f"the text has too few different pieces for tokenizer.vocabulary_size {asked:,}; {size:,} were found"
+    said = [f"the vocabulary grew from {asked:,} to {size:,}"] if 0 < asked < size else []
+    if said or chosen.rare:
+        said.append(f"{chosen.characters:,} characters have a token of their own")
+        said += [f"{chosen.others:,} rarer ones are written as bytes"] if chosen.others else []
+    return ", ".join(said)
+
+
+def _train(lines: list[tuple[str, str]], config: TokenizerConfig, chosen: Alphabet) -> tuple[bytes, Alphabet]:
+    """The serialized SentencePiece model, and the alphabet that it has.
+
+    A text with too few different pieces for the vocabulary gives more of its characters a token. If these are too few
+    as well, the vocabulary becomes smaller.
+    """
+    pieces = seed_pieces(lines) if config.words and config.model_type == "unigram" else None
+    attempts = [(chosen, True), *([(chosen.with_all(), True)] if chosen.rare else []), (chosen, False)]
+    for trial, is_exact in attempts:
+        try:
+            return _finished(_trained(lines, pieces, config, trial, is_exact)), trial
+        except RuntimeError as error:
+            reason = error
+    raise UserError(f"tokenizer: SentencePiece could not be trained ({reason})") from reason
+
+
+def _trained(
+    lines: list[tuple[str, str]],
+    pieces: list[tuple[str, int]] | None,
+    config: TokenizerConfig,
+    chosen: Alphabet,
+    is_exact: bool,
+) -> bytes:
+    """What SentencePiece makes; `RuntimeError` if it can't make a vocabulary of exactly the size that was chosen."""
     import sentencepiece
 
-    model = io.BytesIO()
+    options = _trainer_options(config, chosen) | ({} if is_exact else {"hard_vocab_limit": False})
     with tempfile.TemporaryDirectory() as folder:
-        options = _trainer_options(config, {character for _, line in lines for character in line})
-        if config.words and config.model_type == "unigram":
+        if pieces is not None:
             seeds = Path(folder) / "seeds.tsv"
-            pieces = seed_pieces(lines)[: _SEEDS_PER_TOKEN * config.vocabulary_size]
-            seeds.write_text("".join(f"{piece}\t{count}\n" for piece, count in pieces), encoding="utf-8")
+            kept = [(piece, count) for piece, count in pieces if chosen.has(piece)]
+            kept = kept[: _SEEDS_PER_TOKEN * chosen.vocabulary_size]
+            seeds.write_text("".join(f"{piece}\t{count}\n" for piece, count in kept), encoding="utf-8")
             options["seed_sentencepieces_file"] = str(seeds)
-        try:
-            texts = (line for _, line in lines)
-            sentencepiece.SentencePieceTrainer.train(sentence_iterator=texts, model_writer=model, **options)
-        except RuntimeError as error:
-            raise UserError(_vocabulary_message(config, str(error))) from error
-    return _finished(model.getvalue())
+        parts = (part for _, line in lines for part in chosen.parts(line))
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=parts, model_writer=model, **options)
+    return model.getvalue()
 
 
 def _finished(model: bytes) -> bytes:
@@ -141,7 +181,7 @@ def _lines(passage: str) -> Iterator[str]:
         yield from (part for part in _cut(line) if part)
 
 
-def _trainer_options(config: TokenizerConfig, characters: set[str]) -> dict:
+def _trainer_options(config: TokenizerConfig, chosen: Alphabet) -> dict:
     """SentencePiece's options; nothing is normalized, trimmed or collapsed, so that decoding gives the text back."""
     reserved = [f"<|reserved_{i}|>" for i in range(config.reserved_tokens)]
     options = dict(
@@ -162,17 +202,12 @@ def _trainer_options(config: TokenizerConfig, characters: set[str]) -> dict:
         minloglevel=2,
     )  # fmt: skip
     if config.model_type == "unigram":
-        # the rarest characters go by their bytes and leave room for words
-        return options | dict(vocab_size=config.vocabulary_size, character_coverage=0.9995)
+        # Rare characters go by their bytes and leave room for words; where they are named, the lines are without them.
+        coverage = 1.0 if chosen.rare else alphabet.COVERAGE
+        return options | dict(vocab_size=chosen.vocabulary_size, character_coverage=coverage)
     # Characters: more than there are is no error; the rarest are dropped even if required, symbols are not.
-    size = config.vocabulary_size or _fixed_tokens(config) + len(characters)
     kept = dict(required_chars="", user_defined_symbols=["\n", SPACE])
-    return options | kept | dict(vocab_size=size, character_coverage=1.0)
-
-
-def _fixed_tokens(config: TokenizerConfig) -> int:
-    """Tokens that every vocabulary has: special and reserved ones, newline, space, bytes."""
-    return 8 + config.reserved_tokens + 2 + 256
+    return options | kept | dict(vocab_size=chosen.vocabulary_size, character_coverage=1.0)
 
 
 def _passages(text: str) -> Iterator[str]:
@@ -223,12 +258,3 @@ def _japanese_words() -> Callable[[str], list[str]]:
         return parts
 
     return split
-
-
-def _vocabulary_message(config: TokenizerConfig, error: str) -> str:
-    asked = f"tokenizer.vocabulary_size: {config.vocabulary_size}"
-    if found := re.search(r"Please set it to a value <= (\d+)", error):
-        return f"{asked} is too large for this corpus; set it to {found[1]} or less, or collect more text"
-    if found := re.search(r"smaller than required_chars. \d+ vs (\d+)", error):
-        return f"{asked} is too small for the characters of this corpus; set it to {int(found[1]) + 1} or more"
-    return f"tokenizer: SentencePiece could not be trained ({error})"

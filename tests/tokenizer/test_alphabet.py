@@ -1,0 +1,84 @@
+"""Which characters get a token, and how far a vocabulary grows: text in any script must simply work."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpullm.config import TokenizerConfig
+from tpullm.tokenizer import alphabet, training
+
+SMALL = TokenizerConfig(vocabulary_size=512, words=False)
+ROOM = (512 - alphabet.fixed_tokens(SMALL)) // 2
+
+
+def many_characters(count, lines=400, seed=0):
+    """Lines of `count` different Han characters, the first of them frequent, the last rare (Zipf)."""
+    drawn = random.Random(seed)
+    characters = [chr(0x4E00 + number) for number in range(count)]
+    weights = [1 / (number + 1) for number in range(count)]
+    every = ["".join(characters[start : start + 40]) for start in range(0, count, 40)]
+    return every + ["".join(drawn.choices(characters, weights, k=30)) for _ in range(lines)]
+
+
+def has_token(made, character):
+    return len(made.encode(character)) == 1
+
+
+def test_few_characters_change_nothing():
+    chosen = alphabet.choose(["abc abd\n"] * 9, TokenizerConfig(vocabulary_size=512, largest_vocabulary=4096))
+    assert (chosen.vocabulary_size, chosen.characters, chosen.others, chosen.rare) == (512, 6, 0, frozenset())
+    assert chosen.parts("abé") == ["abé"]
+
+
+def test_frequent_characters_get_tokens_and_the_others_go_by_their_bytes(tmp_path, capsys):
+    lines = many_characters(1000)
+    chosen = alphabet.choose(lines, SMALL)
+    assert (chosen.vocabulary_size, chosen.characters, chosen.others) == (512, ROOM, 1000 - ROOM)
+    made = training.train([("zh", line) for line in lines], SMALL, 0, tmp_path / "model")
+    assert f"{ROOM} characters have a token of their own, {1000 - ROOM} rarer ones are written as bytes" in (
+        capsys.readouterr().err
+    )
+    text = "".join(lines)
+    assert made.decode(made.encode(text)) == text
+    for character in set(text) - chosen.rare:
+        assert has_token(made, character)
+    for character in chosen.rare:
+        assert made.encode(character) == [made._byte_id(byte) for byte in character.encode()]
+    counts = {character: text.count(character) for character in set(text)}
+    assert min(counts[c] for c in set(text) - chosen.rare) >= max(counts[c] for c in chosen.rare)
+
+
+@pytest.mark.parametrize(("most", "size"), [(0, 512), (768, 768), (1000, 1000), (100_000, 2304)])
+def test_a_vocabulary_grows_as_far_as_the_recipe_lets_it_and_as_is_needed(most, size):
+    """1,000 characters and as many words, beside 282 that every vocabulary has: 2,282, in whole 256."""
+    config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=most, words=False)
+    chosen = alphabet.choose(many_characters(1000, lines=0) * 3, config)
+    assert chosen.vocabulary_size == size
+    assert chosen.characters <= (size - alphabet.fixed_tokens(config)) / 2 or size == 2304
+    assert bool(chosen.rare) == (size < 2304)
+
+
+def test_a_vocabulary_that_grew_says_so(tmp_path, capsys):
+    config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=1024, words=False)
+    made = training.train([("zh", line) for line in many_characters(1000, 3000)], config, 0, tmp_path / "model")
+    assert made.vocabulary_size == 1024
+    assert "tokenizer: the vocabulary grew from 512 to 1,024, " in capsys.readouterr().err
+
+
+SCRIPTS = st.sampled_from([(0x41, 26), (0x3041, 86), (0x4E00, 3000), (0xAC00, 2000), (0x1F300, 700), (0x400, 64)])
+
+
+@settings(max_examples=8, deadline=None)
+@given(scripts=st.lists(SCRIPTS, min_size=1, max_size=3), seed=st.integers(0, 99), words=st.booleans())
+def test_text_in_any_script_trains_and_comes_back(tmp_path_factory, scripts, seed, words):
+    drawn = random.Random(seed)
+    every = [chr(first + number) for first, count in scripts for number in range(count)]
+    texts = ["".join(drawn.choices(every, k=40)) + drawn.choice(["", "。\n", ". "]) for _ in range(120)]
+    config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=1024, words=words)
+    folder = tmp_path_factory.mktemp("any")
+    made = training.train([("", text) for text in texts], config, 0, folder / "model")
+    assert 512 <= made.vocabulary_size <= 1024 or made.vocabulary_size < 512
+    for text in texts[:20]:
+        assert made.decode(made.encode(text)) == text
