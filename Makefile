@@ -11,7 +11,7 @@ help:
 	@echo "make clean                    delete .venv and caches; runs/ stays"
 
 quickstart:
-	@launch/local.sh tpullm run --config configs/quickstart.yaml --run runs/quickstart $${TEXT:+--text "$$TEXT"}
+	@launch/local.sh tpullm run quickstart --run runs/quickstart $${TEXT:+--text "$$TEXT"}
 
 test:
 	@launch/local.sh --extra test pytest

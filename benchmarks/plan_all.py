@@ -28,7 +28,7 @@ RECIPES = ROOT / "configs" / "pretrain"
 RESULTS = ROOT / "benchmarks" / "results"
 COMPILE_BYTES = 4 << 30  # most that a compilation of a shipped recipe takes
 STALE = "older than the code"
-HEADER = re.compile(r"^#   result    .*$", re.MULTILINE)
+HEADER = re.compile(r"^#   time      .*\n#   result    .*$", re.MULTILINE)
 
 
 def main() -> None:
@@ -102,11 +102,20 @@ def speed(proof: Proof) -> float:
     return proof.tokens / proof.step_seconds / parse(proof.topology).chips
 
 
+def duration(proof: Proof, steps: int) -> str:
+    """What the header of a recipe says of its time: that of all its steps, as predicted."""
+    hours = proof.step_seconds * steps / 3600
+    if proof.refused:
+        return "unknown"
+    return f"{hours:.1f} hours expected" if hours < 48 else f"{hours / 24:.1f} days expected"
+
+
 def write_header(path: Path, proof: Proof | None) -> None:
     """Have the head of a recipe quote its proof."""
     if proof:
-        text = path.read_text(encoding="utf-8")
-        path.write_text(HEADER.sub(f"#   result    {result(proof)}", text, count=1), encoding="utf-8")
+        text, steps = path.read_text(encoding="utf-8"), load(path).pretrain.steps
+        fields = f"#   time      {duration(proof, steps)}\n#   result    {result(proof)}"
+        path.write_text(HEADER.sub(fields, text, count=1), encoding="utf-8")
 
 
 def page(recipes: dict[str, Recipe], proofs: dict[str, Proof], stale: set[str]) -> str:

@@ -2,7 +2,7 @@
 # Makes .venv in the project's folder, installs tpullm into it, and runs a command there.
 #
 #     launch/local.sh                              set up only
-#     launch/local.sh tpullm run --config FILE     set up, then run
+#     launch/local.sh tpullm run quickstart        set up, then run
 #     launch/local.sh --extra test pytest          the same with an extra of pyproject.toml (test, tpu, cuda)
 #
 # TPULLM_PYTHON=python3.11 chooses the Python; without it, it is the newest of 3.13, 3.12 and 3.11 that can make a

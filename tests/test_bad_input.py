@@ -121,7 +121,7 @@ def test_a_wrong_recipe_names_the_file_and_the_key(capsys, tmp_path, text, said)
 
 def test_a_missing_recipe(capsys, tmp_path):
     assert "nothing.yaml" in refused(capsys, "collect", "--config", tmp_path / "nothing.yaml")
-    assert "--config FILE" in refused(capsys, "collect", "--run", tmp_path / "nothing")
+    assert "`tpullm recipes` lists them" in refused(capsys, "collect", "--run", tmp_path / "nothing")
 
 
 def test_an_unknown_verb_names_the_nearest(capsys):

@@ -41,6 +41,7 @@ class Verb:
 
 VERBS = {
     "run": Verb("all stages of a recipe, in order; finished ones are skipped", recipe=True, writes=True),
+    "recipes": Verb("the recipes that come with tpullm", computes=False),
     "collect": Verb(
         "1. raw sources to clean, licensed, deduplicated documents and a data card",
         recipe=True,
@@ -134,6 +135,10 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     verb = argv[0]
     if verb not in VERBS:
+        from tpullm.recipe import shipped
+
+        if verb in shipped.recipes():
+            raise UserError(f"{verb}: is a recipe, and a verb comes first, such as: tpullm run {verb}")
         nearest = difflib.get_close_matches(verb, VERBS, 1)
         raise UserError(f"{verb}: no such verb{f', did you mean {nearest[0]}?' if nearest else ''} (see tpullm --help)")
     from tpullm.recipe import add_recipe_arguments, open_run, owned, parse
@@ -181,7 +186,7 @@ def _overview() -> str:
         "",
         *(f"  {name:<10} {verb.help}" for name, verb in VERBS.items()),
         "",
-        "To begin: tpullm run --config configs/quickstart.yaml --run runs/quickstart",
+        "To begin: tpullm run quickstart",
         "then:     tpullm chat --model runs/quickstart",
         "          tpullm blank '今日はとても【?】天気ですね。' --model runs/quickstart",
     ]

@@ -392,6 +392,7 @@ class Recipe:
         name: the recipe's name; a run directory belongs to one recipe.
         run: the run directory; all that a run makes is in it.
         seed: of everything random.
+        language: of the report, `en` or `ja`; without one, the language of the environment (`LANG`).
         text: a file or folder of your own text, added to the sources.
         text_bytes: how many bytes of `text` at most (0 is all).
         base: a published model to go on from, a folder in the format of Hugging Face: its shapes and its tokenizer are
@@ -410,6 +411,7 @@ class Recipe:
     name: str = "unnamed"
     run: str = "runs/unnamed"
     seed: int = 0
+    language: Literal["", "en", "ja"] = ""
     text: str = ""
     text_bytes: int = 0
     base: str = ""

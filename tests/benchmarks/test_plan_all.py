@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 from tpullm.errors import UserError
 from tpullm.planning.proof import Proof, Traffic, job_of, program_hash
-from tpullm.recipe import load
+from tpullm.recipe import load, shipped
 from tpullm.topology import parse
 
 RECIPE = ROOT / "configs" / "pretrain" / "125m.yaml"
@@ -77,12 +77,16 @@ def test_the_head_of_a_recipe_quotes_its_proof(tmp_path):
     path.write_text(RECIPE.read_text())
     plan_all.write_header(path, PROOF)
     assert "8.0 GiB of 16 a chip, 131,072 tokens/s a chip expected" in path.read_text()
+    assert "#   time      2.8 hours expected\n" in path.read_text(), "5,000 steps of 2 s"
     assert load(path) == load(RECIPE)
 
 
 @pytest.mark.parametrize("name", PROVEN)
 def test_every_shipped_recipe_says_what_is_recorded(name):
-    assert plan_all.result(PROVEN[name]) in (ROOT / "configs" / "pretrain" / f"{name}.yaml").read_text()
+    path = ROOT / "configs" / "pretrain" / f"{name}.yaml"
+    head = shipped.head(path)
+    assert head["result"] == plan_all.result(PROVEN[name])
+    assert head["time"] == plan_all.duration(PROVEN[name], load(path).pretrain.steps)
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tpullm import cli
 from tpullm import recipe as recipes
 from tpullm.commands import report
 from tpullm.config import Recipe, TokenizerConfig
@@ -54,6 +56,27 @@ def test_new_results_make_a_new_page(run, capsys):
     assert "50.0%" in (run / "report.html").read_text(encoding="utf-8")
     captured = capsys.readouterr()
     assert captured.out == "" and str(run / "report.html") in captured.err
+
+
+def test_the_language_is_the_recipes_or_else_the_environments(run, monkeypatch):
+    def language(recipe):
+        report.main(recipe, run)
+        return re.search('<html lang="(..)">', (run / "report.html").read_text(encoding="utf-8"))[1]
+
+    for variable in ("LC_ALL", "LC_MESSAGES"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("LANG", "ja_JP.UTF-8")
+    assert language(Recipe(name="天気")) == "ja"
+    assert language(Recipe(name="天気", language="en")) == "en"
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    assert language(Recipe(name="天気")) == "en"
+    assert cli.main(["report", "--run", str(run), "--language", "ja"]) == 0
+    assert '<html lang="ja">' in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_language_that_there_is_not_is_refused(run, capsys):
+    assert cli.main(["report", "--run", str(run), "--language", "fr"]) == 2
+    assert "language" in capsys.readouterr().err and not (run / "report.html").exists()
 
 
 def test_it_runs_without_jax(run):

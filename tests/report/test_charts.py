@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpullm.report.charts import Line, line_chart, padded, paired_bars, share_bar, single_bars, thinned, ticks
+from tpullm.report.language import ENGLISH, named
 
 numbers = st.floats(-1e9, 1e9)
 
@@ -40,18 +41,18 @@ def test_a_long_line_is_thinned_and_ends_where_it_ended(points, most):
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40))
 def test_a_chart_can_be_drawn_of_any_finite_values(values):
-    chart = line_chart("loss", [Line("a", list(enumerate(values)))], "steps")
+    chart = line_chart(ENGLISH, "loss", [Line("a", list(enumerate(values)))], "steps")
     assert len(coordinates(chart)) == max(2, len(values))
     assert all(0 <= x <= 1000 and 0 <= y <= 1000 for x, y in coordinates(chart))
 
 
 def test_higher_values_stand_higher():
-    (left, top), (right, bottom) = coordinates(line_chart("loss", [Line("a", [(0, 5.0), (10, 1.0)])], "steps"))
+    (left, top), (right, bottom) = coordinates(line_chart(ENGLISH, "loss", [Line("a", [(0, 5.0), (10, 1.0)])], "steps"))
     assert left == 0 and right == 1000 and top < bottom
 
 
 def test_one_point_stands_at_the_end_of_what_led_to_it():
-    chart = line_chart("loss", [Line("a", [(10_240, 4.0)])], "tokens")
+    chart = line_chart(ENGLISH, "loss", [Line("a", [(10_240, 4.0)])], "tokens")
     assert {x for x, _ in coordinates(chart)} == {1000}
     assert ">0<" in chart and ">10k<" in chart
 
@@ -73,3 +74,9 @@ def test_bars_are_as_long_as_their_numbers():
 @pytest.mark.parametrize("draw", [share_bar, paired_bars, single_bars])
 def test_nothing_to_show_is_no_error(draw):
     assert widths(draw([])) == []
+
+
+def test_an_axis_has_the_numbers_of_its_language_and_room_for_them():
+    points = [Line("速度", [(0, 10_000.0), (10, 90_000.0)])]
+    chart = line_chart(named("ja"), "速度", points, "ステップ")
+    assert ">2万<" in chart and "--label:3" in chart

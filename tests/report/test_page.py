@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from tpullm.config import ModelConfig
-from tpullm.report.inputs import RunData
+from tpullm.report.inputs import STAGES, RunData
+from tpullm.report.language import named
 from tpullm.report.page import SECTIONS, page
 
 VOID = {"meta", "br"}
@@ -22,7 +23,7 @@ DATACARD = {
         {"source": "books", "licence": "CC0", "language": "en", "documents": 10, "characters": 3000}
         | {"share": 0.75, "training": 9, "held_out": 1},
     ],
-    "dropped": {"tenki": {}, "books": {"too short": 4, "another kind": 1}},
+    "dropped": {"tenki": {}, "books": {"too short": 4, "unknown extension (pdf)": 1}},
 }
 TRAINING = [
     {"step": s, "tokens": 100 * s, "loss": 6 / s, "learning_rate": 1e-3, "tokens_per_second": 5e4} for s in (1, 2)
@@ -135,23 +136,23 @@ def test_a_finished_run_has_every_section_once_and_a_link_to_each():
         "gap to the truth 0.021",
         "words that agree 99.6%",
         "before tuning 1.0%",
-        "30 documents with 4,000 characters were kept and 5 dropped, most often as “too short” (4)",
+        "30 documents with 4,000 characters were kept. 5 were dropped. The most frequent reason is “too short” (4).",
         "今日 7 は 8 ␣↵ 9",
         "64 → 192 → 64",
         "3 blocks",
         "1.135 the model − 1.114 the truth = 0.021 the gap",
         "other words 0.40",
         "私は リンゴ を 食べる right 90.0%",
-        "should be 履く",
+        "「履く」 would be right",
         "97.0% of 400 held-out questions",
         "books 2.700 14.9 1.600",
         "expected 食べました。",
         "before (nothing)",
-        "Shown: 7 of 20 right answers, 1 of 1 wrong ones.",
+        "7 of 20 right answers are shown. 1 of 1 wrong answers are shown.",
         "2 min 0 s in all",
-        "python 3.13.1",
+        "Python 3.13.1",
         "name: quickstart seed: 0",
-        "last stage finished 2026-01-02 03:04 UTC",
+        "The last stage finished on 2026-01-02 03:04 UTC.",
     ],
 )
 def test_the_numbers_of_the_run_are_on_the_page(said):
@@ -256,7 +257,7 @@ def test_how_evenly_experts_work_is_drawn_for_a_mixture_alone():
 def test_a_mixture_of_experts_is_told_as_one():
     assert "experts" not in page(full())
     written = page(full(model=dataclasses.replace(MODEL, experts=8, experts_per_token=3)))
-    assert "3 of 8 experts, " in written and "a token goes to the 3 that its router chooses" in written
+    assert "3 of 8 experts, " in written and "the router sends a token to 3 of them" in written
 
 
 def test_long_labels_of_an_axis_have_room_beside_the_plot():
@@ -305,7 +306,46 @@ def test_words_and_lines_stand_out_from_what_is_behind_them(theme):
 def test_a_prediction_is_held_against_what_came():
     steps = [{**row, "step_seconds": seconds} for row, seconds in zip(TRAINING * 2, (0.5, 0.5, 0.4, 9.0), strict=True)]
     found = page(RunData("r", "", MODEL, pretrain=steps, plan={"step_seconds": 0.55}))
-    assert (
-        "550 ms" in found and "500 ms" in found and "The prediction, from before it began, was 10% too long." in found
-    )
+    assert "550 ms" in found and "500 ms" in found and "The prediction was 10% too long." in found
     assert "predicted" not in page(RunData("r", "", MODEL, pretrain=steps))
+
+
+WHOLE = {
+    "model": dataclasses.replace(MODEL, experts=8, experts_per_token=3, kv_heads=2),
+    "manifests": full().manifests | {"base": {"folder": "published"}},
+    "pretrain": [row | {"expert_load": {"highest": 1.5, "lowest": 0.25}, "step_seconds": 0.5} for row in TRAINING],
+    "results": RESULTS
+    | {"seconds": {stage: 20.5 for stage in STAGES}, "machine": RESULTS["machine"] | {"device": "h100"}}
+    | {"attention": {"text": "今日は", "tokens": ["今日", "は"], "weights": [[[[1.0, 0.0], [0.25, 0.75]]]]}},
+    "plan": {"step_seconds": 0.55},
+}
+
+
+def english(made):
+    """The texts of the page with two English words side by side, the recipe left out."""
+    words = Outline(re.sub(r"<pre>.*?</pre>", "", made, flags=re.DOTALL)).words
+    return [text for text in words if re.search(r"[A-Za-z]+,? [a-z]+", text)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({}, WHOLE, WHOLE | {"finetune": []}, WHOLE | {"plan": {"step_seconds": 0.4}}, {"results": {}}),
+        {"results": {key: value for key, value in RESULTS.items() if key not in ("swaps", "tuned")}},
+        {"datacard": DATACARD | {"dropped": {}}, "pretrain": TRAINING, "finetune": []},
+    ],
+)
+def test_a_japanese_page_has_no_english_sentence(changes):
+    assert len(english(page(full(**changes)))) > 10  # so one that was left would be found
+    made = page(full(language=named("ja"), **changes))
+    assert '<html lang="ja">' in made
+    assert english(made) == [] and "{" not in "".join(Outline(made).words)
+
+
+def test_a_japanese_page_has_the_sections_and_numbers_of_the_english_one():
+    here, there = (Outline(page(full(language=named(name), **WHOLE))) for name in ("en", "ja"))
+    assert there.links == here.links
+    for number in ("0.021", "99.6%", "1,560", "90.0%", "97.0%", "0.0123", "64 → 192 → 64"):
+        assert (number in there.text) == (number in here.text), number
+    for said in ("2026年1月2日 03:04（UTC）", "12.3万", "2分24秒", "550ミリ秒"):
+        assert said in there.text

@@ -1,11 +1,12 @@
 """`tpullm report`: a run directory → one self-contained HTML page."""
 
+import os
 from pathlib import Path
 
 from tpullm import storage
 from tpullm.config import Recipe
 from tpullm.log import say
-from tpullm.report import inputs
+from tpullm.report import inputs, language
 from tpullm.report.page import page
 
 
@@ -13,7 +14,7 @@ def main(recipe: Recipe, run: Path) -> None:
     """Write `RUN/report.html` from what the run has made so far, unless the page would be the same."""
     path = run / "report.html"
     # Making the page costs less than hashing could save, and a page that is compared can never be out of date.
-    text = page(inputs.read(recipe, run))
+    text = page(inputs.read(recipe, run, language.named(recipe.language or language.preferred(os.environ))))
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         say(f"report: unchanged, skipped; see {path}")
         return

@@ -3,6 +3,9 @@
 Text is text: the reader's own fonts show it, Japanese too. Colours follow the page (`currentColor`, and `--accent`
 where the page sets it), so it reads in light and dark. Without JavaScript the averaged grid still shows.
 
+The words of the picture come from `text`, which is called with an English template and its values: `str.format`, or
+the language of the report.
+
 Shapes: T tokens, N heads, L layers.
 """
 
@@ -10,6 +13,7 @@ import hashlib
 import html
 import json
 import unicodedata
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,7 +22,10 @@ _FONT = 14
 _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
-def attention_html(tokens: list[str], weights_LNTT: np.ndarray) -> str:
+Text = Callable[..., str]
+
+
+def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Text = str.format) -> str:
     """A `<figure>` that shows how much each token looks at each earlier one: a grid, and arcs over the text.
 
     Layer and head can be chosen, or all of them averaged; pointing at a token tells its shares in words.
@@ -26,25 +33,35 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray) -> str:
     Args:
         tokens: what each token shows, T of them.
         weights_LNTT: `[l, n, t, s]` is how much token t looks at token s; each row sums to 1.
+        text: gives the words of the picture.
     """
     shown = ["".join(_SHOWN.get(character, character) for character in token) for token in tokens]
     L, N, T, _ = weights_LNTT.shape
     rows, columns = np.tril_indices(T)
     per_mille = np.rint(weights_LNTT[:, :, rows, columns] * 1000).astype(int).tolist()
-    data = json.dumps({"tokens": shown, "weights": per_mille, "cell": CELL}, ensure_ascii=False).replace("<", "\\u003c")
+    words = {
+        "many": text("{token} looks at: {others}", token="{token}", others="{others}"),
+        "one": text("{token} looks at {other}: {share}", token="{token}", other="{other}", share="{share}"),
+        "comma": text(", "),
+    }
+    held = {"tokens": shown, "weights": per_mille, "cell": CELL, "words": words}
+    data = json.dumps(held, ensure_ascii=False).replace("<", "\\u003c")
     identity = "attention-" + hashlib.sha256(data.encode()).hexdigest()[:10]
     average = weights_LNTT.mean(axis=(0, 1))
+    caption = text(
+        "Each row is a token that looks, each column a token that it looks at. The stronger the colour, the larger the "
+        "share. Point at a token to read its shares."
+    )
     return f"""<figure class="attention" id="{identity}">
 <style>{_STYLE}</style>
 <div class="controls">
-<label>View <select class="view"><option value="grid">grid</option><option value="arcs">arcs</option></select></label>
-<label>Layer {_select("layer", L)}</label>
-<label>Head {_select("head", N)}</label>
+<label>{text("View")} {_select("view", {"grid": text("grid"), "arcs": text("arcs")})}</label>
+<label>{text("Layer")} {_select("layer", _numbered(text, L))}</label>
+<label>{text("Head")} {_select("head", _numbered(text, N))}</label>
 </div>
-<p class="said" aria-live="polite">{html.escape(_sentence(shown, average, _telling(average)))}</p>
-<div class="scroll">{_grid(shown, average)}{_arcs(shown)}</div>
-<figcaption>A row is a token that looks, a column a token that is looked at; the stronger the colour, the more.
-Point at a token to read its shares.</figcaption>
+<p class="said" aria-live="polite">{html.escape(_sentence(text, shown, average, _telling(average)))}</p>
+<div class="scroll">{_grid(text, shown, average)}{_arcs(shown)}</div>
+<figcaption>{html.escape(caption)}</figcaption>
 <script>({_SCRIPT})(document.getElementById("{identity}"), {data});</script>
 </figure>"""
 
@@ -63,9 +80,14 @@ def attention_page(tokens: list[str], weights_LNTT: np.ndarray) -> str:
 """
 
 
-def _select(name: str, count: int) -> str:
-    options = "".join(f'<option value="{index}">{index + 1}</option>' for index in range(count))
-    return f'<select class="{name}"><option value="all">average</option>{options}</select>'
+def _select(name: str, choices: dict[str, str]) -> str:
+    options = "".join(f'<option value="{value}">{shown}</option>' for value, shown in choices.items())
+    return f'<select class="{name}">{options}</select>'
+
+
+def _numbered(text: Text, count: int) -> dict[str, str]:
+    """The layers or heads, counted from 1, after the average of all."""
+    return {"all": text("average")} | {str(index): str(index + 1) for index in range(count)}
 
 
 def _width(text: str) -> float:
@@ -80,12 +102,13 @@ def _telling(weights_TT: np.ndarray) -> int:
     return int(np.unravel_index(afar.argmax(), afar.shape)[0]) if afar.any() else len(weights_TT) - 1
 
 
-def _sentence(tokens: list[str], weights_TT: np.ndarray, t: int) -> str:
+def _sentence(text: Text, tokens: list[str], weights_TT: np.ndarray, t: int) -> str:
     most = np.argsort(-weights_TT[t, : t + 1], kind="stable")[:5]
-    return f"{tokens[t]} looks at: " + ", ".join(f"{tokens[s]} {weights_TT[t, s]:.0%}" for s in most)
+    others = text(", ").join(f"{tokens[s]} {weights_TT[t, s]:.0%}" for s in most)
+    return text("{token} looks at: {others}", token=tokens[t], others=others)
 
 
-def _grid(tokens: list[str], weights_TT: np.ndarray) -> str:
+def _grid(text: Text, tokens: list[str], weights_TT: np.ndarray) -> str:
     """The heat map: rows look at columns."""
     margin = round(max(map(_width, tokens))) + 12
     size = margin + len(tokens) * CELL
@@ -98,7 +121,8 @@ def _grid(tokens: list[str], weights_TT: np.ndarray) -> str:
         parts.append(f'<text class="column" data-t="{t}" {turned}>{label}</text>')
         for s in range(t + 1):
             at = f'x="{margin + s * CELL + 1}" y="{margin + t * CELL + 1}" width="{CELL - 2}" height="{CELL - 2}"'
-            said = f"{label} looks at {html.escape(tokens[s])}: {weights_TT[t, s]:.0%}"
+            share = f"{weights_TT[t, s]:.0%}"
+            said = html.escape(text("{token} looks at {other}: {share}", token=token, other=tokens[s], share=share))
             opacity = f"{max(float(weights_TT[t, s]), 0) ** 0.7:.3f}"
             parts.append(f'<rect class="frame" {at}/><rect class="cell" data-t="{t}" data-s="{s}" {at} ')
             parts.append(f'fill-opacity="{opacity}"><title>{said}</title></rect>')
@@ -147,6 +171,7 @@ _SCRIPT = """(figure, data) => {
   let chosen = null, weights = null;
   const share = (t, s) => weights[t * (t + 1) / 2 + s] / 1000;
   const percent = (share) => Math.round(share * 100) + "%";
+  const fill = (template, values) => template.replace(/{(\\w+)}/g, (_, name) => values[name]);
   const mix = () => {
     const pick = (list, name) => one(name).value === "all" ? list : [list[+one(name).value]];
     const maps = pick(data.weights, ".layer").flatMap((layer) => pick(layer, ".head"));
@@ -167,8 +192,8 @@ _SCRIPT = """(figure, data) => {
   const choose = (t) => {
     chosen = t;
     const order = [...Array(t + 1).keys()].sort((a, b) => share(t, b) - share(t, a)).slice(0, 5);
-    one(".said").textContent = data.tokens[t] + " looks at: " +
-      order.map((s) => data.tokens[s] + " " + percent(share(t, s))).join(", ");
+    const others = order.map((s) => data.tokens[s] + " " + percent(share(t, s))).join(data.words.comma);
+    one(".said").textContent = fill(data.words.many, { token: data.tokens[t], others });
     all("text.row, .word").forEach((text) => text.classList.toggle("on", +text.dataset.t === t));
     all(".cell").forEach((cell) => cell.classList.toggle("on", +cell.dataset.t === t));
     drawArcs();
@@ -178,7 +203,8 @@ _SCRIPT = """(figure, data) => {
     all(".cell").forEach((cell) => {
       const t = +cell.dataset.t, s = +cell.dataset.s;
       cell.setAttribute("fill-opacity", Math.pow(share(t, s), 0.7).toFixed(3));
-      cell.firstChild.textContent = `${data.tokens[t]} looks at ${data.tokens[s]}: ${percent(share(t, s))}`;
+      cell.firstChild.textContent =
+        fill(data.words.one, { token: data.tokens[t], other: data.tokens[s], share: percent(share(t, s)) });
     });
     choose(chosen);
   };

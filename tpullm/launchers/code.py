@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import zipfile
 from dataclasses import dataclass
 from importlib import metadata
@@ -48,7 +49,9 @@ def wheel() -> Wheel:
 
 
 def _files() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*") if path.is_file() and not set(NEVER) & set(path.parts))
+    """All files of the package, those of `configs/` included, to which a checkout has a link."""
+    folders = [Path(folder) for folder, _, _ in os.walk(PACKAGE, followlinks=True)]
+    return sorted(path for folder in folders if folder.name not in NEVER for path in folder.iterdir() if path.is_file())
 
 
 def _hash(files: dict[str, bytes]) -> str:

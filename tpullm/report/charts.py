@@ -1,11 +1,13 @@
 """Charts: SVG for lines and HTML for words, so that a chart may be of any width and its words keep their size."""
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tpullm.report.html import Markup, join, phrase, tag
-from tpullm.report.units import percent, probability, short
+from tpullm.report.language import Language
+from tpullm.report.units import percent, probability
 
 Points = Sequence[tuple[float, float]]
 COLOURS = 6  # .c0 to .c5 in style.css, .c0 is the accent
@@ -31,14 +33,18 @@ class Line:
 
 
 def line_chart(
+    text: Language,
     title: str,
     lines: Sequence[Line],
     x_name: str,
     y_range: tuple[float, float] | None = None,
-    write: Callable[[float], str] = short,
+    write: Callable[[float], str] | None = None,
     large: bool = False,
 ) -> Markup:
-    """Lines over a common x axis, with a legend if they are several; what lies outside of `y_range` is cut off."""
+    """Lines over a common x axis, with a legend if they are several; what lies outside of `y_range` is cut off.
+
+    `write` writes the last values in the legend; without it they look like the numbers on the axes.
+    """
     lines = [Line(line.name, thinned(line.points), line.colour, line.style) for line in lines if line.points]
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
@@ -51,14 +57,16 @@ def line_chart(
     def down(y: float) -> float:
         return (high - y) / (high - low)
 
-    x_ticks = [_tick("x", across(x), short(x)) for x in ticks(left, right, 5)]
-    y_labels = {y: short(y) for y in ticks(low, high, 5)}
+    x_ticks = [_tick("x", across(x), text.short(x)) for x in ticks(left, right, 5)]
+    y_labels = {y: text.short(y) for y in ticks(low, high, 5)}
     y_ticks = [_tick("y", down(y), label) for y, label in y_labels.items()]
     paths = [_path(line, across, down) for line in lines]
     svg = tag("svg", *paths, viewBox=f"0 0 {_SIZE} {_SIZE}", preserveAspectRatio="none", aria_hidden="true")
-    room = f"--label:{max(map(len, y_labels.values()))}"  # letters of the longest label, which stands beside the plot
+    room = f"--label:{max(map(_letters, y_labels.values()))}"  # of the longest label, which stands beside the plot
     plot = tag("div", *y_ticks, *x_ticks, svg, class_="plot large" if large else "plot", style=room)
-    legend = tag("div", *(_legend(line, write) for line in lines), class_="legend") if len(lines) > 1 else None
+    legend = (
+        tag("div", *(_legend(line, write or text.short) for line in lines), class_="legend") if len(lines) > 1 else None
+    )
     head = tag("div", tag("b", title), legend, class_="chart-head")
     return tag("div", head, plot, tag("div", x_name, class_="x-name"), class_="chart")
 
@@ -99,6 +107,11 @@ def _path(line: Line, across: Callable, down: Callable) -> Markup:
 def _tick(axis: str, share: float, label: str) -> Markup:
     side = "left" if axis == "x" else "top"
     return tag("div", tag("span", label), class_=f"tick {axis}", style=f"{side}:{share:.2%}")
+
+
+def _letters(label: str) -> int:
+    """How wide a label is, in letters: a Japanese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in label)
 
 
 def _legend(line: Line, write: Callable[[float], str]) -> Markup:

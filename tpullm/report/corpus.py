@@ -1,103 +1,114 @@
 """Steps 1 and 2 on the page: what was collected, and how text becomes tokens."""
 
 from collections import Counter
+from typing import Any
 
 from tpullm.corpus.datacard import REASONS
 from tpullm.report.charts import share_bar
 from tpullm.report.html import Markup, figure, mixed, paragraph, phrase, section, shows, table, tag
 from tpullm.report.inputs import RunData
-from tpullm.report.units import compact, count, find, number, percent
+from tpullm.report.language import Language
+from tpullm.report.units import count, find, number, percent
 
+_UNREAD = "unknown extension"  # what corpus/sources.py says of a file that it can't read, before the extension
 _TINTS = 5  # .t0 to .t4 in style.css
 
 
 def collect(data: RunData) -> Markup | None:
     """Step 1: the data card."""
-    rows = data.datacard.get("rows")
+    text, rows = data.language, data.datacard.get("rows")
     if not rows:
         return None
+    said = text(
+        "A language model learns from text alone. The first step collects documents. It notes the source and the "
+        "licence of each document, and drops documents that teach nothing. A few documents are held out: the model "
+        "never trains on them. They show later whether the model learned the language or only memorised its texts."
+    )
+    bar = share_bar([(row["source"], row["characters"]) for row in rows], text.compact)
     return section(
         "collect",
-        "Collect",
-        paragraph(
-            "A language model learns from text, and from nothing else. The first step gathers documents, notes where "
-            "each comes from and which licence allows its use, and drops what would teach nothing. A few documents are "
-            "held out: the model never trains on them, so they tell later whether it learned or only memorised."
-        ),
-        figure(share_bar([(row["source"], row["characters"]) for row in rows], compact), "Characters by source."),
-        table(
-            ("source", "language", "licence", "documents", "held out", "characters", "share"),
-            [
-                (
-                    phrase(row["source"]),
-                    row["language"],
-                    row["licence"],
-                    count(row["documents"]),
-                    count(row["held_out"]),
-                    count(row["characters"]),
-                    percent(row["share"]),
-                )
-                for row in rows
-            ],
-            left=3,
-        ),
+        text("Collect"),
+        paragraph(said),
+        figure(bar, text("Characters by source.")),
+        table(_columns(text), [_source(row) for row in rows], left=3),
         *_dropped(data),
         number=1,
     )
 
 
+def _columns(text: Language) -> list[str]:
+    where = [text("source"), text("language"), text("licence")]
+    return [*where, text("documents"), text("held out"), text("characters"), text("share")]
+
+
+def _source(row: dict[str, Any]) -> list[Any]:
+    sizes = [count(row[key]) for key in ("documents", "held_out", "characters")]
+    return [phrase(row["source"]), row["language"], row["licence"], *sizes, percent(row["share"])]
+
+
 def _dropped(data: RunData) -> list[Markup]:
+    text = data.language
     reasons: Counter[str] = Counter()
     for counts in data.datacard.get("dropped", {}).values():
         reasons.update(counts)
-    documents, characters = data.datacard["documents"], data.datacard["characters"]
-    kept = f"{count(documents)} documents with {compact(characters)} characters were kept"
+    documents, characters = count(data.datacard["documents"]), text.compact(data.datacard["characters"])
+    kept = text(
+        "{documents} documents with {characters} characters were kept.", documents=documents, characters=characters
+    )
     if not reasons:
-        return [shows(f"{kept}; nothing was dropped.")]
-    rows = [
-        (reason, mixed(REASONS.get(reason, "a file that this source does not read")), count(documents))
-        for reason, documents in reasons.most_common()
-    ]
+        return [shows(text, kept, text("Nothing was dropped."))]
     (reason, most), total = reasons.most_common(1)[0], sum(reasons.values())
-    return [
-        tag("h3", "What was dropped, and why"),
-        table(("reason", "meaning", "documents"), rows, left=2),
-        shows(f"{kept} and {count(total)} dropped, most often as “{reason}” ({count(most)})."),
-    ]
+    dropped = text(
+        "{documents} were dropped. The most frequent reason is “{reason}” ({most}).",
+        documents=count(total),
+        reason=_reason(text, reason),
+        most=count(most),
+    )
+    header = (text("reason"), text("meaning"), text("documents"))
+    rows = [(_reason(text, reason), _meaning(text, reason), count(times)) for reason, times in reasons.most_common()]
+    title = tag("h3", text("What was dropped, and why"))
+    return [title, table(header, rows, left=2), shows(text, kept, dropped)]
+
+
+def _reason(text: Language, reason: str) -> str:
+    """Why documents were dropped; that of a file whose kind is unknown has its extension in it."""
+    if reason.startswith(_UNREAD):
+        return text("unknown extension {extension}", extension=reason.removeprefix(_UNREAD).strip())
+    return text.known(reason)
+
+
+def _meaning(text: Language, reason: str) -> Markup:
+    unread = text("a file that this source does not read")
+    return mixed(text.known(REASONS[reason]) if reason in REASONS else unread)
 
 
 def tokenize(data: RunData) -> Markup | None:
     """Step 2: example texts in pieces, and how many tokens the corpus became."""
-    sources = find(data.manifests, "tokens", "sources") or {}
+    text, sources = data.language, find(data.manifests, "tokens", "sources") or {}
     if not data.splits and not sources:
         return None
-    return section(
-        "tokenize",
-        "Tokenize",
-        paragraph(
-            "A computer reads numbers, not letters. A token is a piece of text, such as a word, a part of one or a "
-            "single character, and each has a number, its id. The tokenizer chose its pieces by itself, from how often "
-            "they occur in the collected text: what is frequent becomes one token, what is rare is spelled out."
-        ),
-        *_pieces(data),
-        *_counts(sources),
-        number=2,
+    said = text(
+        "A computer reads numbers, not letters. A token is a piece of text: a word, a part of a word or a single "
+        "character. Each token has a number, its id. The tokenizer chose the pieces itself, by how often they occur in "
+        "the collected text: a frequent word is one token, a rare one is spelled out in several."
     )
+    return section("tokenize", text("Tokenize"), paragraph(said), *_pieces(data), *_counts(text, sources), number=2)
 
 
 def _pieces(data: RunData) -> list[Markup]:
     if not data.splits:
         return []
-    examples = [_example(pieces) for pieces in data.splits]
-    first = " / ".join(piece for piece, _ in data.splits[0])
+    text, examples = data.language, [_example(pieces) for pieces in data.splits]
     size = number(data.manifests, "tokenizer", "vocabulary_size") or data.model.vocabulary_size
-    return [
-        figure(tag("div", *examples, class_="examples"), "Each colour is one token; below it stands its id."),
-        shows(
-            f"The first sentence is 「{first}」 to the model: {len(data.splits[0])} tokens out of a vocabulary of "
-            f"{count(size)}. Joining the pieces gives back exactly the text, for every text that there is."
-        ),
-    ]
+    split = text(
+        "The model reads the first sentence as 「{pieces}」: {count} tokens of a vocabulary of {vocabulary}.",
+        pieces=" / ".join(piece for piece, _ in data.splits[0]),
+        count=len(data.splits[0]),
+        vocabulary=count(size),
+    )
+    exact = text("The pieces joined together are exactly the text, whatever the text.")
+    caption = text("Each colour is one token. Its id stands below it.")
+    return [figure(tag("div", *examples, class_="examples"), caption), shows(text, split, exact)]
 
 
 def _example(pieces: list[tuple[str, int]]) -> Markup:
@@ -113,11 +124,11 @@ def _example(pieces: list[tuple[str, int]]) -> Markup:
     return tag("div", *shown, class_="example")
 
 
-def _counts(sources: dict) -> list[Markup]:
+def _counts(text: Language, sources: dict[str, dict]) -> list[Markup]:
     if not sources:
         return []
-    header = ("source", "training tokens", "held-out tokens", "bytes per token")
-    return [tag("h3", "The corpus in tokens"), table(header, [_tokens(*item) for item in sources.items()])]
+    header = (text("source"), text("training tokens"), text("held-out tokens"), text("bytes per token"))
+    return [tag("h3", text("The corpus in tokens")), table(header, [_tokens(*item) for item in sources.items()])]
 
 
 def _tokens(source: str, splits: dict) -> tuple[Markup, str, str, str]:

@@ -2,46 +2,64 @@
 
 from tpullm.config import ModelConfig
 from tpullm.report.html import Markup, join, tag
+from tpullm.report.language import Language
 from tpullm.report.units import count
 
 _WIDTH, _MIDDLE = 360, 180
 
 
-def transformer(config: ModelConfig, tokens: list[str], guesses: list[str]) -> Markup:
+def transformer(text: Language, config: ModelConfig, tokens: list[str], guesses: list[str]) -> Markup:
     """From the tokens so far, at the top, to the probability of each next token, at the bottom.
 
     Args:
+        text: the language of the labels.
         config: resolved (no zeros).
         tokens: a few pieces to show at the top.
         guesses: a few pieces that may come next.
     """
-    width, heads = count(config.width), f"{config.heads} heads of {config.head_width}"
-    if config.kv_heads != config.heads:
-        heads += f", {config.kv_heads} for keys"
-    experts = f"{config.experts_per_token} of {config.experts} experts, " if config.experts else ""
+    width, vocabulary = count(config.width), count(config.vocabulary_size)
+    embedding = text("{vocabulary} tokens → {width} numbers each", vocabulary=vocabulary, width=width)
+    scores = text("{width} numbers → {vocabulary} tokens", vocabulary=vocabulary, width=width)
     parts = [
         _row(tokens, 18, "chip"),
         _arrow(36, 56),
-        _box(56, "Embedding", f"{count(config.vocabulary_size)} tokens → {width} numbers each"),
+        _box(56, text("Embedding"), embedding),
         _arrow(100, 150),
         tag("rect", x=28, y=118, width=304, height=214, rx=14, class_="block"),
         tag("text", f"× {config.layers}", x=318, y=140, class_="times", text_anchor="end"),
-        _box(150, "Attention", heads, strong=True),
+        _box(150, text("Attention"), _heads(text, config), strong=True),
         _around(136, 212),
         _arrow(194, 204),
         _sum(212),
         _arrow(220, 246),
-        _box(246, "Feed-forward", f"{experts}{width} → {count(config.mlp_width)} → {width}", strong=True),
+        _box(246, text("Feed-forward"), _layers(text, config), strong=True),
         _around(232, 310),
         _arrow(290, 302),
         _sum(310),
         _arrow(318, 356),
-        _box(356, "Scores", f"{width} numbers → {count(config.vocabulary_size)} tokens"),
+        _box(356, text("Scores"), scores),
         _arrow(400, 420),
         _row(guesses, 438, "guess"),
     ]
-    label = f"{config.layers} blocks of attention and feed-forward layers between an embedding and scores"
+    label = text(
+        "{blocks} blocks of attention and feed-forward layers between an embedding and scores", blocks=config.layers
+    )
     return tag("svg", *parts, viewBox=f"0 0 {_WIDTH} 456", class_="diagram", role="img", aria_label=label)
+
+
+def _heads(text: Language, config: ModelConfig) -> str:
+    heads, width, keys = config.heads, config.head_width, config.kv_heads
+    if keys == heads:
+        return text("{heads} heads of {width}", heads=heads, width=width)
+    return text("{heads} heads of {width}, {keys} for keys", heads=heads, width=width, keys=keys)
+
+
+def _layers(text: Language, config: ModelConfig) -> str:
+    sizes = f"{count(config.width)} → {count(config.mlp_width)} → {count(config.width)}"
+    if not config.experts:
+        return sizes
+    chosen, experts = config.experts_per_token, config.experts
+    return text("{chosen} of {experts} experts, {sizes}", chosen=chosen, experts=experts, sizes=sizes)
 
 
 def _box(y: float, name: str, detail: str, strong: bool = False) -> Markup:

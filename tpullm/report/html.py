@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from tpullm.report.language import Language
+
 _VOID = {"meta", "br"}
 _JAPANESE = re.compile("[\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]")
 
@@ -42,13 +44,14 @@ def phrase(text: str) -> Markup:
 
 
 def mixed(text: str) -> Markup:
-    """A sentence of the page: its 「Japanese」 is marked as such, its `names` are code."""
-    parts = re.split(r"(「[^」]*」|`[^`]*`)", text)
-    return join(tag("code", part[1:-1]) if part.startswith("`") else _plain(part) for part in parts)
+    """A sentence of the page: what it quotes in 「」 is marked where that is Japanese, its `names` are code."""
+    return join(_marked(part) for part in re.split(r"(「[^」]*」|`[^`]*`)", text))
 
 
-def _plain(text: str) -> Markup:
-    return phrase(text) if _JAPANESE.search(text) else Markup(escape(text))
+def _marked(part: str) -> Markup | str:
+    if part.startswith("`"):
+        return tag("code", part[1:-1])
+    return phrase(part) if part.startswith("「") and _JAPANESE.search(part) else part
 
 
 def paragraph(*children: Any, **attributes: Any) -> Markup:
@@ -56,9 +59,9 @@ def paragraph(*children: Any, **attributes: Any) -> Markup:
     return tag("p", *(mixed(child) if type(child) is str else child for child in children), **attributes)
 
 
-def shows(*children: Any) -> Markup:
+def shows(text: Language, *sentences: str) -> Markup:
     """The paragraph that says what a picture shows."""
-    return paragraph(tag("b", "What it shows. "), *children, class_="shows")
+    return paragraph(tag("b", text("What it shows. ")), text.join(*sentences), class_="shows")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> Markup:

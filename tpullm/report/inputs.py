@@ -9,6 +9,7 @@ from typing import Any
 from tpullm import manifest, storage
 from tpullm.config import ModelConfig, Recipe
 from tpullm.errors import UserError
+from tpullm.report.language import ENGLISH, Language
 from tpullm.report.units import find
 
 EXAMPLES = (
@@ -29,6 +30,7 @@ class RunData:
         name: the recipe's.
         recipe: its YAML text.
         model: resolved as far as the vocabulary is known (0: not yet).
+        language: of the page.
         datacard: `documents/datacard.json`.
         manifests: by stage.
         splits: of the example texts: (what the token shows, its id).
@@ -40,6 +42,7 @@ class RunData:
     name: str
     recipe: str
     model: ModelConfig
+    language: Language = ENGLISH
     datacard: dict[str, Any] = field(default_factory=dict)
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     splits: list[list[tuple[str, int]]] = field(default_factory=list)
@@ -49,8 +52,8 @@ class RunData:
     plan: dict[str, Any] = field(default_factory=dict)
 
 
-def read(recipe: Recipe, run: Path) -> RunData:
-    """Read a run directory.
+def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
+    """Read a run directory, for a page in `language`.
 
     Raises:
         UserError: there is no recipe in it, or a file is there and broken.
@@ -64,6 +67,7 @@ def read(recipe: Recipe, run: Path) -> RunData:
     known = find(results, "model", "config") or manifests["base"].get("model", {})
     return RunData(
         name=recipe.name,
+        language=language,
         recipe=kept.read_text(encoding="utf-8"),
         model=_model(recipe.model, known, vocabulary_size),
         datacard=_json(run / "documents" / "datacard.json"),

@@ -1,124 +1,159 @@
 """The whole page: the headline, the five steps in order, the recipe; one file that needs nothing else."""
 
+from collections.abc import Callable
 from importlib import resources
 
 from tpullm import __version__
 from tpullm.report.corpus import collect, tokenize
 from tpullm.report.html import Markup, join, paragraph, section, tag
 from tpullm.report.inputs import RunData
+from tpullm.report.language import Language
 from tpullm.report.model import blocks
 from tpullm.report.training import finetune, pretrain, series, speed
 from tpullm.report.truth import gap_to_truth, truth
-from tpullm.report.units import compact, find, number, percent
+from tpullm.report.units import find, number, percent
 
 _CARDS = 4
 
 
 def recipe(data: RunData) -> Markup:
     """The recipe as it was run, folded away."""
-    details = tag("details", tag("summary", "Show the recipe (YAML)"), tag("pre", tag("code", data.recipe)))
-    text = paragraph(
-        "Everything that this run was told. On the same kind of machine, the same recipe gives the same model."
+    text = data.language
+    details = tag("details", tag("summary", text("Show the recipe (YAML)")), tag("pre", tag("code", data.recipe)))
+    said = text(
+        "The recipe holds every setting of this run. On the same kind of machine, the same recipe makes the same model."
     )
-    return section("recipe", "Recipe", text, details)
+    return section("recipe", text("Recipe"), paragraph(said), details)
 
 
-SECTIONS = {
-    "collect": ("Collect", collect),
-    "tokenize": ("Tokenize", tokenize),
-    "transformer": ("Transformer", blocks),
-    "pretrain": ("Pretrain", pretrain),
-    "truth": ("How true?", truth),
-    "finetune": ("Fine-tune", finetune),
-    "speed": ("Speed", speed),
-    "recipe": ("Recipe", recipe),
+SECTIONS: dict[str, Callable[[RunData], Markup | None]] = {
+    "collect": collect,
+    "tokenize": tokenize,
+    "transformer": blocks,
+    "pretrain": pretrain,
+    "truth": truth,
+    "finetune": finetune,
+    "speed": speed,
+    "recipe": recipe,
 }
+
+
+def _names(text: Language) -> dict[str, str]:
+    """What a section is called in the navigation."""
+    return {
+        "collect": text("Collect"),
+        "tokenize": text("Tokenize"),
+        "transformer": text("Transformer"),
+        "pretrain": text("Pretrain"),
+        "truth": text("How true?"),
+        "finetune": text("Fine-tune"),
+        "speed": text("Speed"),
+        "recipe": text("Recipe"),
+    }
 
 
 def page(data: RunData) -> str:
     """The report as one HTML document; the same data give the same text."""
-    made = [(identifier, name, part) for identifier, (name, make) in SECTIONS.items() if (part := make(data))]
+    text, names = data.language, _names(data.language)
+    made = {identifier: part for identifier, make in SECTIONS.items() if (part := make(data))}
     style = resources.files("tpullm.report").joinpath("style.css").read_text(encoding="utf-8")
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{data.name}: from raw text to a tuned model"),
+        tag("title", text("{run}: from raw text to a tuned model", run=data.name)),
         tag("style", Markup(style)),
     )
-    links = [tag("a", name, href=f"#{identifier}") for identifier, name, _ in made]
-    body = tag("body", _header(data, links), tag("main", *(part for *_, part in made)), _footer(data))
-    return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
+    links = [tag("a", names[identifier], href=f"#{identifier}") for identifier in made]
+    body = tag("body", _header(data, links), tag("main", *made.values()), _footer(data))
+    return "<!doctype html>\n" + tag("html", head, body, lang=text.name) + "\n"
 
 
 def _header(data: RunData, links: list[Markup]) -> Markup:
-    title = "From raw text to a tuned model" if data.finetune else "From raw text to a language model"
+    text = data.language
+    tuned = text("From raw text to a tuned model")
     return tag(
         "header",
-        tag("p", "tpullm report · ", tag("b", data.name), class_="eyebrow"),
-        tag("h1", title),
+        tag("p", text("tpullm report"), " · ", tag("b", data.name), class_="eyebrow"),
+        tag("h1", tuned if data.finetune else text("From raw text to a language model")),
         paragraph(_summary(data), class_="lead"),
         tag("div", *cards(data)[:_CARDS], class_="headline"),
-        tag("nav", *links, aria_label="Steps"),
+        tag("nav", *links, aria_label=text("Steps")),
     )
 
 
 def _summary(data: RunData) -> str:
-    parameters, curve = number(data.results, "model", "parameters"), series(data.pretrain, "loss")
-    said = "This page tells the story of one run, step by step, for readers who have never seen a language model made."
+    text, parameters = data.language, number(data.results, "model", "parameters")
+    read, began = "", ""
+    if curve := series(data.pretrain, "loss"):
+        tokens = text.compact(curve[-1][0])
+        read = text("A Transformer read {tokens} tokens.", tokens=tokens)
+        if parameters:
+            size = text.compact(parameters)
+            read = text(
+                "A Transformer of {parameters} parameters read {tokens} tokens.", parameters=size, tokens=tokens
+            )
     if data.manifests.get("base"):
-        said = f"It began as a published model, {find(data.manifests, 'base', 'folder')}. {said}"
-    if not curve:
-        return said
-    size = f" of {compact(parameters)} parameters" if parameters else ""
-    return f"A Transformer{size} read {compact(curve[-1][0])} tokens. {said}"
+        began = text("It began as the published model {folder}.", folder=find(data.manifests, "base", "folder"))
+    purpose = text(
+        "This page shows step by step how the model was made. It is written for readers new to language models."
+    )
+    return text.join(read, began, purpose)
 
 
 def cards(data: RunData) -> list[Markup]:
     """The headline figures that this run has, the most telling first."""
-    results = data.results
-    found: list[tuple[str, float | None, str, str]] = [
-        ("gap to the truth", gap_to_truth(data), "{:.3f}", "nats a token above the entropy of tenki"),
-        (
-            "blanks",
-            number(results, "blank", "total_variation"),
-            "{:.3f}",
-            "total variation from the true probabilities",
-        ),
-        (
-            "words that agree",
-            number(results, "swaps", "accuracy"),
-            "%",
-            "of verbs follow their object: リンゴ→食べる, 本→読む",
-        ),
-        ("right answers", number(results, "tuned", "accuracy"), "%", _before(data)),
-    ]
-    bits = results.get("bits_per_byte") or {}
-    found += [
-        (f"bits a byte, {name}", number(bits, name), "{:.3f}", "on held-out text; 8 is knowing nothing")
-        for name in bits
-    ]
-    read = series(data.pretrain, "loss")
-    found += [("parameters", number(results, "model", "parameters"), "#", "numbers that training adjusted")]
-    found += [("tokens read", read[-1][0] if read else None, "#", "in pretraining, repetitions included")]
-    forms = {"%": percent, "#": compact}
+    return [card for card in (*_quality(data), *_bits(data), *_sizes(data)) if card is not None]
+
+
+def _quality(data: RunData) -> list[Markup | None]:
+    text, results = data.language, data.results
+    base = number(results, "base", "accuracy")
+    questions = text("to held-out questions")
+    if base is not None:
+        questions = text("to held-out questions; before tuning {share}", share=percent(base))
+    nats, distance = (
+        text("nats a token above the entropy of tenki"),
+        text("total variation from the true probabilities"),
+    )
+    follow = text("of verbs fit their object: 「リンゴ」→「食べる」, 「本」→「読む」")
     return [
-        _card(name, forms.get(form, form.format)(value), note) for name, value, form, note in found if value is not None
+        _card(text("gap to the truth"), gap_to_truth(data), _digits, nats),
+        _card(text("blanks"), number(results, "blank", "total_variation"), _digits, distance),
+        _card(text("words that agree"), number(results, "swaps", "accuracy"), percent, follow),
+        _card(text("right answers"), number(results, "tuned", "accuracy"), percent, questions),
     ]
 
 
-def _before(data: RunData) -> str:
-    base = number(data.results, "base", "accuracy")
-    return "to held-out questions" if base is None else f"to held-out questions; before tuning {percent(base)}"
+def _bits(data: RunData) -> list[Markup | None]:
+    text, bits = data.language, data.results.get("bits_per_byte") or {}
+    note = text("on held-out text; a model that knows nothing has 8")
+    return [_card(text("bits a byte, {source}", source=name), number(bits, name), _digits, note) for name in bits]
 
 
-def _card(name: str, value: str, note: str) -> Markup:
-    return tag("div", tag("span", name, class_="name"), tag("b", value), paragraph(note), class_="figure")
+def _sizes(data: RunData) -> list[Markup | None]:
+    text, read = data.language, series(data.pretrain, "loss")
+    adjusted, repeated = text("numbers that training adjusted"), text("in pretraining, repetitions included")
+    return [
+        _card(text("parameters"), number(data.results, "model", "parameters"), text.compact, adjusted),
+        _card(text("tokens read"), read[-1][0] if read else None, text.compact, repeated),
+    ]
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _card(name: str, value: float | None, write: Callable[[float], str], note: str) -> Markup | None:
+    if value is None:
+        return None
+    return tag("div", tag("span", name, class_="name"), tag("b", write(value)), paragraph(note), class_="figure")
 
 
 def _footer(data: RunData) -> Markup:
+    text = data.language
     dates = sorted(str(made["finished"]) for made in data.manifests.values() if made.get("finished"))
-    said = [f"Made by tpullm {__version__} from the run “{data.name}”"]
-    said += [f", last stage finished {dates[-1][:16].replace('T', ' ')} UTC"] if dates else []
-    return tag("footer", join([*said, "."]))
+    made_by = text("Made by tpullm {version} from the run “{run}”.", version=__version__, run=data.name)
+    finished = text("The last stage finished on {date}.", date=text.date(dates[-1])) if dates else ""
+    return tag("footer", join([text.join(made_by, finished)]))

@@ -3,8 +3,9 @@
 from typing import Any
 
 from tpullm.report.charts import paired_bars
-from tpullm.report.html import Markup, join, paragraph, phrase, section, shows, table, tag
+from tpullm.report.html import Markup, join, mixed, paragraph, phrase, section, shows, table, tag
 from tpullm.report.inputs import RunData
+from tpullm.report.language import Language
 from tpullm.report.units import count, find, number, percent
 
 BLANK = "【?】"
@@ -16,19 +17,15 @@ _TOLD_FIRST = ("リンゴ", "本")
 
 def truth(data: RunData) -> Markup | None:
     """The gap to the entropy, the blanks, the swapped objects."""
-    parts = [*_gap(data), *_blanks(data), *_swaps(data)]
+    text, parts = data.language, [*_gap(data), *_blanks(data), *_swaps(data)]
     if not parts:
         return None
-    return section(
-        "truth",
-        "How true it is",
-        paragraph(
-            "Of a real corpus nobody knows the true probabilities. tenki is different: it is written by a small "
-            "grammar of everyday Japanese whose every probability is known. So this page can say not only how good the "
-            "model is, but how far it is from perfect."
-        ),
-        *parts,
+    said = text(
+        "Nobody knows the true probabilities of a real text. tenki is different: a small grammar of everyday Japanese "
+        "writes it, and every probability of this grammar is known. So this page can say how good the model is, and "
+        "also how far it is from perfect."
     )
+    return section("truth", text("How true it is"), paragraph(said), *parts)
 
 
 def gap_to_truth(data: RunData) -> float | None:
@@ -39,53 +36,58 @@ def gap_to_truth(data: RunData) -> float | None:
 
 
 def _gap(data: RunData) -> list[Markup]:
-    gap = gap_to_truth(data)
+    text, gap = data.language, gap_to_truth(data)
     loss, entropy = (number(data.results, "tenki", f"{name}_nats_per_token") for name in ("loss", "entropy"))
     if gap is None or loss is None or entropy is None:
         return []
+    terms = ((text("the model"), loss, None), (text("the truth"), entropy, "−"), (text("the gap"), gap, "="))
     tokens = number(data.results, "tenki", "tokens")
-    measured = f" Measured on {count(tokens)} held-out tokens." if tokens else ""
-    terms = (("the model", f"{loss:.3f}", ""), ("the truth", f"{entropy:.3f}", "−"), ("the gap", f"{gap:.3f}", "="))
-    sum_ = [
-        tag(
-            "div", tag("span", sign, class_="sign") if sign else None, tag("b", value), tag("span", name, class_="name")
-        )
-        for name, value, sign in terms
-    ]
+    measured = text("Measured on {tokens} held-out tokens.", tokens=count(tokens)) if tokens else ""
+    never = text(
+        "The truth is not 0. What somebody eats tomorrow can't be known, so even a perfect model is surprised. Only "
+        "the gap is what this model has still to learn."
+    )
     return [
-        tag("div", *sum_, class_="sum"),
-        paragraph(f"Surprise in nats a token.{measured}", class_="note"),
-        shows(
-            "The truth is not 0: what somebody eats tomorrow can't be known, and even a perfect model is surprised. "
-            "Only the gap is what this model has still to learn."
-        ),
+        tag("div", *(_term(*term) for term in terms), class_="sum"),
+        paragraph(text.join(text("Surprise in nats a token."), measured), class_="note"),
+        shows(text, never),
     ]
+
+
+def _term(name: str, value: float, sign: str | None) -> Markup:
+    before = tag("span", sign, class_="sign") if sign else None
+    return tag("div", before, tag("b", f"{value:.3f}"), tag("span", name, class_="name"))
 
 
 def _blanks(data: RunData) -> list[Markup]:
     blanks = [row for row in find(data.results, "blank", "table") or [] if row.get("words")]
     if not blanks:
         return []
-    mean = number(data.results, "blank", "mean_total_variation")
-    said = f" Over these texts it is {mean:.3f} on average." if mean is not None else ""
-    kinds = (("c0", "the model"), ("truth", "the truth"))
-    swatches = [tag("span", tag("i", class_=f"swatch {kind}"), name) for kind, name in kinds]
+    text, mean = data.language, number(data.results, "blank", "mean_total_variation")
+    swatches = [
+        tag("span", tag("i", class_=f"swatch {kind}"), name)
+        for kind, name in (("c0", text("the model")), ("truth", text("the truth")))
+    ]
+    asked = text(
+        "The model reads the text on both sides of {blank} and gives a probability to every word that may stand there. "
+        "The grammar says what this probability truly is.",
+        blank=BLANK,
+    )
+    told = text(
+        "Two bars of the same length mean that the model knows this world. Total variation is the share of probability "
+        "that is on the wrong words: 0 is perfect, 1 is entirely wrong."
+    )
+    average = "" if mean is None else text("Over these texts it is {mean} on average.", mean=f"{mean:.3f}")
     return [
-        tag("h3", "Which word is missing?"),
-        paragraph(
-            f"The model gives every word that may stand at {BLANK} a probability, from the text on both sides; the "
-            "grammar says what it truly is."
-        ),
+        tag("h3", text("Which word is missing?")),
+        paragraph(asked),
         tag("div", *swatches, class_="legend"),
-        tag("div", *(_blank(row) for row in blanks), class_="cards"),
-        shows(
-            "Two bars of one length mean that the model knows this world. Total variation is the share of probability "
-            f"that stands at the wrong word: 0 is perfect, 1 is all of it.{said}"
-        ),
+        tag("div", *(_blank(text, row) for row in blanks), class_="cards"),
+        shows(text, told, average),
     ]
 
 
-def _blank(row: dict[str, Any]) -> Markup:
+def _blank(text: Language, row: dict[str, Any]) -> Markup:
     words = [
         (str(word.get("word", "?")), number(word, "model") or 0.0, number(word, "truth") or 0.0)
         for word in row["words"]
@@ -93,35 +95,41 @@ def _blank(row: dict[str, Any]) -> Markup:
     words.sort(key=lambda word: -max(word[1:]))
     words = words[:_WORDS]
     model, true = (max(0.0, 1.0 - sum(word[column] for word in words)) for column in (1, 2))
-    rest = ("other words", model, true) if max(model, true) >= _LEAST else None
+    rest = (text("other words"), model, true) if max(model, true) >= _LEAST else None
     before, _, after = str(row.get("text", "")).partition(BLANK)
-    text = tag("p", phrase(before), tag("mark", BLANK), phrase(after), class_="question", lang="ja")
+    question = tag("p", phrase(before), tag("mark", BLANK), phrase(after), class_="question", lang="ja")
     distance = number(row, "total_variation")
-    note = tag("p", "total variation ", tag("b", f"{distance:.3f}"), class_="note") if distance is not None else None
-    return tag("div", text, paired_bars(words, rest), note, class_="card")
+    value = None if distance is None else tag("b", f"{distance:.3f}")
+    note = None if value is None else tag("p", text("total variation"), " ", value, class_="note")
+    return tag("div", question, paired_bars(words, rest), note, class_="card")
 
 
 def _swaps(data: RunData) -> list[Markup]:
-    accuracy, pairs = number(data.results, "swaps", "accuracy"), number(data.results, "swaps", "pairs")
-    rows = _telling(find(data.results, "swaps", "table") or [])
+    text, swaps = data.language, data.results.get("swaps")
+    rows, accuracy = _telling(find(swaps, "table") or []), number(swaps, "accuracy")
     if accuracy is None and not rows:
         return []
-    said = []
-    if accuracy is not None:
-        over = f" Over all {count(pairs)} pairs of objects" if pairs else " Over all pairs of objects"
-        said = [
-            shows(f"One word decides another.{over} that take different verbs, this holds for {percent(accuracy)}.")
-        ]
-    header = ("text so far", "likeliest next", "probability")
-    return [
-        tag("h3", "If the word were another"),
-        paragraph(
-            "Put 「本」 (a book) where 「リンゴ」 (an apple) was, and 「食べる」 (to eat) must become 「読む」 (to "
-            "read): the model was never told this rule."
-        ),
-        tag("div", table(header, [_swap(row) for row in rows], left=2), class_="narrow") if rows else None,
-        *said,
-    ]
+    asked = text(
+        "If 「本」 (a book) takes the place of 「リンゴ」 (an apple), then 「食べる」 (to eat) must become 「読む」 "
+        "(to read). Nobody told the model this rule."
+    )
+    header = (text("text so far"), text("likeliest next"), text("probability"))
+    shown = tag("div", table(header, [_swap(text, row) for row in rows], left=2), class_="narrow") if rows else None
+    told = None if accuracy is None else shows(text, text("One word decides another."), _fitting(data, accuracy))
+    return [part for part in (tag("h3", text("If the word were another")), paragraph(asked), shown, told) if part]
+
+
+def _fitting(data: RunData, accuracy: float) -> str:
+    text, pairs = data.language, number(data.results, "swaps", "pairs")
+    if not pairs:
+        return text(
+            "The verb fits in {share} of all pairs of objects that take different verbs.", share=percent(accuracy)
+        )
+    return text(
+        "The verb fits in {share} of all {pairs} pairs of objects that take different verbs.",
+        share=percent(accuracy),
+        pairs=count(pairs),
+    )
 
 
 def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -134,14 +142,14 @@ def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({row.get("prefix"): row for row in [*chosen.values(), *wrong[:_WRONG]]}.values())
 
 
-def _swap(row: dict[str, Any]) -> tuple[Markup, Markup, str]:
+def _swap(text: Language, row: dict[str, Any]) -> tuple[Markup, Markup, str]:
     prefix, thing, verb = (str(row.get(key, "")) for key in ("prefix", "object", "verb"))
     before, found, after = prefix.partition(thing) if thing else (prefix, "", "")
-    text = join([phrase(before), tag("mark", phrase(found)) if found else None, phrase(after)])
+    so_far = join([phrase(before), tag("mark", phrase(found)) if found else None, phrase(after)])
     likelihood = number(row, "probability")
     if row.get("right"):
-        mark = tag("span", "right", class_="mark right")
+        mark = tag("span", text("right"), class_="mark right")
     else:
-        mark = tag("span", "should be ", phrase(verb), class_="mark wrong")
+        mark = tag("span", mixed(text("「{verb}」 would be right", verb=verb)), class_="mark wrong")
     said = join([phrase(str(row.get("model_verb", ""))), mark])
-    return text, said, "" if likelihood is None else percent(likelihood)
+    return so_far, said, "" if likelihood is None else percent(likelihood)

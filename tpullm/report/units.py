@@ -1,7 +1,12 @@
-"""How numbers are written on the page, and how they are found in what a run left."""
+"""How numbers are written in English (`language.py` has the Japanese ways), and how they are found in a run."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
+
+Sizes = Sequence[tuple[float, str]]
+_WORDS: Sizes = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
+_LETTERS: Sizes = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def find(value: Any, *keys: str) -> Any:
@@ -23,20 +28,25 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def compact(value: float) -> str:
-    """`9580921` as `9.6 million`."""
-    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+def compact(value: float, sizes: Sizes = _WORDS) -> str:
+    """`9580921` as `9.58 million`; `sizes` are the names of large numbers, the largest first."""
+    for size, name in sizes:
         if value >= size:
-            return f"{value / size:.3g} {name}"
+            return f"{_digits(value / size, 3)}{name}"
     return count(value)
 
 
-def short(value: float) -> str:
+def short(value: float, sizes: Sizes = _LETTERS) -> str:
     """A number on an axis: `2500000` as `2.5M`, `0.003` as `0.003`."""
-    for size, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for size, name in sizes:
         if abs(value) >= size:
-            return f"{value / size:.4g}{name}"
+            return f"{_digits(value / size, 4)}{name}"
     return f"{value:.4g}"
+
+
+def _digits(value: float, most: int) -> str:
+    """A number rounded to so many digits and never with an exponent: `1234` in three digits as `1,230`."""
+    return f"{float(f'{value:.{most}g}'):,.12g}"
 
 
 def percent(share: float) -> str:
@@ -47,14 +57,3 @@ def percent(share: float) -> str:
 def probability(value: float) -> str:
     """A probability in two digits; `<0.01` for what is hardly ever."""
     return "<0.01" if 0 < value < 0.005 else f"{value:.2f}"
-
-
-def duration(seconds: float) -> str:
-    """`372` as `6 min 12 s`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -15,6 +15,7 @@ from tpullm import ownership, storage
 from tpullm.checks import check
 from tpullm.config import Recipe
 from tpullm.errors import TryAgain, UserError
+from tpullm.recipe import shipped
 
 
 def add_recipe_arguments(parser) -> None:
@@ -27,7 +28,7 @@ def add_recipe_arguments(parser) -> None:
 
 def parse(parser, argv: list[str], kind: type = Recipe):
     """The parsed command line; what is wrong in it, or in the file of a `kind` that it names, is a `UserError`."""
-    given = _given(argv := _files_first(_fetched(argv)))
+    given = _given(argv := _files_first(_found(argv, launch=kind is not Recipe)))
     files = [value for option, value in given if option == "config"]
     _check_repeated(given, keys(kind))
     try:
@@ -51,14 +52,20 @@ def _files_first(argv: list[str]) -> list[str]:
     return files + rest
 
 
-def _fetched(argv: list[str]) -> list[str]:
-    """The command line with a recipe on `gs://` as a file of this machine."""
+def _recipe_first(argv: list[str]) -> list[str]:
+    """The first word of a verb's command line, if it is no option, is its recipe, as `--config` would be."""
+    return ["--config", *argv] if argv and not argv[0].startswith("-") else argv
+
+
+def _found(argv: list[str], launch: bool) -> list[str]:
+    """The command line with the path of a file on this machine for each name, and each file on `gs://`."""
     found = list(argv)
     for place, argument in enumerate(argv):
         prefix = "--config=" if argument.startswith("--config=") else ""
         value = argument.removeprefix(prefix)
-        if storage.is_remote(value) and (prefix or argv[place - 1 : place] == ["--config"]):
-            found[place] = prefix + str(storage.local_copy(storage.path(value)))
+        if prefix or (argv[place - 1 : place] == ["--config"] and not value.startswith("--")):
+            path = shipped.find(value, launch)
+            found[place] = prefix + str(storage.local_copy(storage.path(path)) if storage.is_remote(path) else path)
     return found
 
 
@@ -108,12 +115,13 @@ def _repeated(node: Any, prefix: str) -> Iterator[tuple[str, int]]:
 def open_run(parser, argv: list[str]) -> tuple[Recipe, Path, Any]:
     """The recipe, the run directory, and the parsed command line.
 
-    Without `--config` the recipe is `RUN/recipe.yaml`.
+    The recipe is the first word, a name or a path (`shipped.find`), or that of `--config`; without one it is
+    `RUN/recipe.yaml`.
 
     Raises:
         UserError: no recipe, a run directory that belongs to another recipe, or a value that no run could have.
     """
-    arguments = parse(parser, argv)
+    arguments = parse(parser, argv := _recipe_first(argv))
     run = storage.path(arguments.run)
     if not arguments.config:
         arguments = parse(parser, ["--config", str(_kept(arguments.run)), *argv])
@@ -164,12 +172,12 @@ def load(path: Path | str, overrides: list[str] = ()) -> Recipe:
 
 
 def of_command_line(argv: list[str]) -> Recipe:
-    """The recipe of a verb's command line, checked; the run directory is looked at only if there is no `--config`."""
+    """The recipe of a verb's command line, checked; the run directory is looked at only if the line names no recipe."""
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     add_recipe_arguments(parser)
-    arguments = parse(parser, argv)
+    arguments = parse(parser, argv := _recipe_first(argv))
     if not arguments.config:
         arguments = parse(parser, ["--config", str(_kept(arguments.run)), *argv])
     return check(_instantiate(parser, arguments))
@@ -179,7 +187,7 @@ def _kept(run: str) -> Path:
     """The recipe in a run directory; `UserError` if there is none."""
     kept = storage.path(run) / "recipe.yaml"
     if not kept.exists():
-        raise UserError(f"{kept}: no such recipe; give one with --config FILE, or --run RUN of a run that has one")
+        raise UserError(f"{kept}: no such recipe; name one (`tpullm recipes` lists them), or give the --run of a run")
     return kept
 
 

@@ -1,0 +1,108 @@
+"""A recipe by name or path, as the first word after a verb."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TINY, tpullm
+from tpullm import recipe
+from tpullm.cli import main
+from tpullm.config import Recipe
+from tpullm.errors import UserError
+from tpullm.recipe import shipped
+
+
+def test_every_shipped_recipe_has_the_name_of_its_file():
+    files = set((ROOT / "configs").rglob("*.yaml")) - set((ROOT / "configs" / "launch").iterdir())
+    named = shipped.recipes()
+    assert {path.resolve() for path in named.values()} == files
+    assert {name: recipe.of_command_line([name]).name for name in named} == {name: name for name in named}
+
+
+@pytest.mark.parametrize("name", shipped.recipes())
+def test_the_head_of_a_recipe_says_what_to_expect(name):
+    """Its command is one that loads, with something in place of what the reader fills in."""
+    path = shipped.recipes()[name]
+    head = shipped.head(path)
+    assert set(head) == {"title", "command", "hardware", "time", "result"} and all(head.values())
+    assert head["hardware"].split()[0].replace(",", "").isdigit()
+    program, verb, *arguments = shlex.split(head["command"].replace("\\ ", ""))
+    assert (program, verb, arguments[0]) == ("tpullm", "run", name)
+    assert isinstance(recipe.of_command_line(arguments), Recipe)
+    comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert sum(map(len, head.values())) > 0.75 * sum(map(len, comments)), "nothing in it was skipped"
+
+
+def test_a_name_is_the_shipped_recipe_whatever_lies_in_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart", "mine", "mine.yaml"):
+        Path(name).write_text("name: mine\n")
+    assert recipe.of_command_line(["quickstart"]).name == "quickstart"
+    for path in ("./quickstart", "mine", "mine.yaml", str(tmp_path / "mine.yaml")):
+        assert recipe.of_command_line([path]).name == "mine"
+    Path("8b").mkdir()
+    assert recipe.of_command_line(["8b"]).name == "8b"
+
+
+def test_a_name_may_follow_config_as_a_path_may():
+    named = recipe.of_command_line(["quickstart", "--pretrain.steps=7"])
+    assert named.pretrain.steps == 7
+    for argv in (["--config", "quickstart"], ["--config=quickstart"], [str(ROOT / "configs" / "quickstart.yaml")]):
+        assert recipe.of_command_line([*argv, "--pretrain.steps=7"]) == named
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("quickstrat", "quickstrat: no such recipe; the nearest name is quickstart (`tpullm recipes` lists all names)"),
+        ("configs/quikstart.yaml", "configs/quikstart.yaml: no such file; the nearest name is quickstart"),
+        ("zzz", "zzz: no such recipe; `tpullm recipes` lists all names"),
+        ("configs", "configs: is a folder; give a YAML file"),
+    ],
+)
+def test_a_word_that_is_neither(word, said):
+    for argv in ([word], ["--config", word], [f"--config={word}"]):
+        with pytest.raises(UserError) as error:
+            recipe.of_command_line(argv)
+        assert str(error.value).startswith(said)
+
+
+def test_a_run_directory_is_none(tiny_run):
+    with pytest.raises(UserError, match=f"is a run directory; give it with --run {tiny_run}"):
+        recipe.of_command_line([str(tiny_run)])
+
+
+def test_a_recipe_in_place_of_a_verb(capsys):
+    assert main(["quickstart"]) == 2
+    assert "tpullm run quickstart" in capsys.readouterr().err
+
+
+def test_it_may_stand_in_a_launch():
+    """The processes here get the same words, and a machine gets the whole recipe."""
+    printed = tpullm("launch", "local", "--config", "local", "--dry-run", "--", "pretrain", "quickstart").stdout
+    assert "-m tpullm pretrain quickstart --hosts.index=1" in printed
+    command = ["--config", "tpu-vm", "--project", "p", "--dry-run", "--", "run", "125m", "--run", "gs://b/r"]
+    sources = ["--corpus.sources", "[{name: a, kind: text, path: gs://b/a, licence: CC0-1.0}]"]
+    assert "width: 768" in tpullm("launch", "tpu-vm", *command, *sources).stdout
+    missing = tpullm("launch", "local", "--config", "lokal", "--", "run", "quickstart", check=False).stderr
+    assert "lokal: no such launch settings; the nearest name is local (the names are batch, compute" in missing
+
+
+def test_the_list(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    words = " ".join(listed.split())
+    for name, path in shipped.recipes().items():
+        head = shipped.head(path)
+        assert f"\n{name} " in f"\n{listed}"
+        assert f"{head['hardware']}, {head['time']} {head['result']}" in words
+    assert all(len(line) <= 80 for line in listed.splitlines())
+    assert listed.index("\nnovels") < listed.index("\n125m") < listed.index("\n8b") < listed.index("\n1t")
+    assert main(["recipes", "quickstart"]) == 0
+    assert capsys.readouterr().out == (ROOT / "configs" / "quickstart.yaml").read_text(encoding="utf-8")
+
+
+def test_a_verb_takes_it(tmp_path):
+    done = tpullm("collect", TINY, "--run", tmp_path / "run")
+    assert "documents:" in done.stderr and (tmp_path / "run" / "documents").exists()

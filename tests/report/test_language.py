@@ -1,0 +1,105 @@
+"""The page in both languages: every sentence has its translation, with the same values in it."""
+
+import ast
+import string
+from pathlib import Path
+
+import pytest
+import yaml
+
+import tpullm
+from tpullm.corpus.datacard import REASONS
+from tpullm.report.language import ENGLISH, named, preferred
+
+PACKAGE = Path(tpullm.__file__).parent
+FILES = [*sorted((PACKAGE / "report").glob("*.py")), PACKAGE / "inference" / "attention_picture.py"]
+JAPANESE = named("ja")
+
+
+def calls(source):
+    """The calls of `text(template, **values)`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "text":
+            yield node
+
+
+def templates():
+    return {call.args[0].value for file in FILES for call in calls(file.read_text(encoding="utf-8"))}
+
+
+def names(template):
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_template_is_written_out_and_given_its_values(file):
+    for call in calls(file.read_text(encoding="utf-8")):
+        assert isinstance(call.args[0], ast.Constant), f"{file}:{call.lineno}: the template is not a literal"
+        given = {keyword.arg for keyword in call.keywords}
+        assert None in given or given == names(call.args[0].value), f"{file}:{call.lineno}: other values"
+
+
+def test_every_sentence_is_there_in_japanese_and_nothing_else():
+    used = templates() | set(REASONS) | set(REASONS.values()) | {"other people's code"}  # corpus/sources.py
+    assert len(used) > 150  # the search for them works
+    assert used - set(JAPANESE.catalogue) == set()
+    assert set(JAPANESE.catalogue) - used == set()
+
+
+def test_no_sentence_is_translated_twice():
+    text = (PACKAGE / "report" / "ja.yaml").read_text(encoding="utf-8")
+    keys = [key.value for key, _ in yaml.compose(text, Loader=yaml.SafeLoader).value]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("template", JAPANESE.catalogue)
+def test_a_translation_has_the_same_values_and_no_english_left(template):
+    said = JAPANESE.catalogue[template]
+    assert names(said) == names(template) and "\n" not in said
+    assert said != template or template == "Transformer"
+    assert not set(said) & set("“”;"), "English punctuation"
+
+
+@pytest.mark.parametrize(
+    ("written", "english", "japanese"),
+    [
+        (lambda text: text.compact(9_580_921), "9.58 million", "958万"),
+        (lambda text: text.compact(1_234_000_000), "1.23 billion", "12.3億"),
+        (lambda text: text.compact(12_340_000), "12.3 million", "1,230万"),
+        (lambda text: text.compact(9_999), "9,999", "9,999"),
+        (lambda text: text.short(2_500_000), "2.5M", "250万"),
+        (lambda text: text.short(0.003), "0.003", "0.003"),
+        (lambda text: text.duration(3.21), "3.2 s", "3.2秒"),
+        (lambda text: text.duration(42), "42 s", "42秒"),
+        (lambda text: text.duration(372), "6 min 12 s", "6分12秒"),
+        (lambda text: text.duration(3 * 3600 + 60), "3 h 1 min", "3時間1分"),
+        (lambda text: text.duration(59.7), "1 min 0 s", "1分0秒"),
+        (lambda text: text.moment(0.0575), "57.5 ms", "57.5ミリ秒"),
+        (lambda text: text.moment(1234.5), "1,234 s", "1,234秒"),
+        (lambda text: text.date("2026-01-02T03:04:05+00:00"), "2026-01-02 03:04 UTC", "2026年1月2日 03:04（UTC）"),
+        (
+            lambda text: text.join("", text("Nothing was dropped."), "b"),
+            "Nothing was dropped. b",
+            "取り除いた文書はありません。b",
+        ),
+        (lambda text: text.known("too short"), "too short", "短すぎる"),
+        (lambda text: text.known("eml"), "eml", "eml"),
+    ],
+)
+def test_numbers_times_and_lists_in_both_languages(written, english, japanese):
+    assert (written(ENGLISH), written(JAPANESE)) == (english, japanese)
+
+
+@pytest.mark.parametrize(
+    ("environment", "language"),
+    [
+        ({}, "en"),
+        ({"LANG": "ja_JP.UTF-8"}, "ja"),
+        ({"LANG": "C.UTF-8"}, "en"),
+        ({"LANG": "ja_JP.UTF-8", "LC_MESSAGES": "en_US.UTF-8"}, "en"),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "", "LC_MESSAGES": "ja_JP"}, "ja"),
+        ({"LANG": "ja_JP.UTF-8", "LC_MESSAGES": "ja_JP.UTF-8", "LC_ALL": "C"}, "en"),
+    ],
+)
+def test_the_environment_chooses_as_posix_says(environment, language):
+    assert preferred(environment) == language

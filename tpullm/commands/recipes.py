@@ -1,0 +1,57 @@
+"""List the recipes that come with tpullm, or print one to copy.
+
+Each is shown with its machine, its time and its result, as the comment at the top of its file gives them.
+"""
+
+import json
+import shutil
+import textwrap
+from pathlib import Path
+
+from tpullm.errors import UserError
+from tpullm.recipe import shipped
+
+WIDEST = 100  # characters of a line
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm recipes`."""
+    parser.add_argument("name", nargs="?", default="", help="print the YAML file of this recipe")
+    parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
+
+
+def main(arguments) -> None:
+    """Print the list, or the file of one recipe."""
+    heads = dict(sorted(_heads().items(), key=lambda item: _size(item[1]["hardware"])))
+    if arguments.json and arguments.name:
+        raise UserError("--json: goes with the list; leave it out, or the name")
+    if arguments.name:
+        print(Path(shipped.find(arguments.name)).read_text(encoding="utf-8"), end="")
+    elif arguments.json:
+        print(json.dumps([{"name": name} | head for name, head in heads.items()], ensure_ascii=False))
+    else:
+        print("\n".join(_lines(heads)))
+
+
+def _heads() -> dict[str, dict[str, str]]:
+    return {name: shipped.head(path) for name, path in shipped.recipes().items()}
+
+
+def _size(hardware: str) -> tuple[bool, int]:
+    """Sorts `2 CPU cores` before `4 TPU v5e chips` before `1,024 TPU v5p chips`."""
+    return "TPU" in hardware, int(hardware.split()[0].replace(",", ""))
+
+
+def _lines(heads: dict[str, dict[str, str]]) -> list[str]:
+    width, first = min(shutil.get_terminal_size().columns, WIDEST), max(map(len, heads)) + 2
+    lines = []
+    for name, head in heads.items():
+        texts = (head["title"], f"{head['hardware']}, {head['time']}", head["result"])
+        block = [line for text in texts for line in textwrap.wrap(text, width - first)]
+        lines += [f"{name:<{first}}{block[0]}", *(" " * first + line for line in block[1:]), ""]
+    return [
+        *lines,
+        "To run one:   tpullm run quickstart",
+        "To edit one:  tpullm recipes quickstart > mine.yaml",
+        "              tpullm run mine.yaml",
+    ]

@@ -1,0 +1,106 @@
+"""The language of the page: English sentences stand in the code, `ja.yaml` has each of them in Japanese.
+
+    text = data.language
+    paragraph(text("After {tokens} tokens the loss is {loss}.", tokens=text.compact(read), loss=f"{loss:.2f}"))
+
+A template is a whole sentence or a whole label, because Japanese orders its words differently: never build a sentence
+out of two templates. A number that is written in a template is text already. `tests/report/test_language.py` finds
+every template and holds `ja.yaml` against it.
+"""
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+
+from tpullm.log import moment
+from tpullm.report import units
+
+NAMES = ("en", "ja")
+_MYRIADS = ((1e12, "兆"), (1e8, "億"), (1e4, "万"))  # Japanese counts in powers of 10,000
+
+
+@dataclass(frozen=True)
+class Language:
+    """What the page is written in; called with an English template and its values, it gives the sentence.
+
+    Args:
+        name: `en` or `ja`, as HTML has it.
+        catalogue: the same templates in this language; empty for English.
+    """
+
+    name: str = "en"
+    catalogue: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, template: str, /, **values: object) -> str:
+        return (self.catalogue[template] if self.catalogue else template).format(**values)
+
+    def known(self, word: str) -> str:
+        """A text that comes with the data: as the catalogue has it, or else as it is."""
+        return self.catalogue.get(word, word)
+
+    def join(self, *sentences: str) -> str:
+        """Sentences one after the other; an empty one is left out."""
+        return ("" if self._japanese else " ").join(sentence for sentence in sentences if sentence)
+
+    def compact(self, value: float) -> str:
+        """`9580921` as `9.58 million` or `958万`."""
+        return units.compact(value, _MYRIADS) if self._japanese else units.compact(value)
+
+    def short(self, value: float) -> str:
+        """A number on an axis: `2500000` as `2.5M` or `250万`."""
+        return units.short(value, _MYRIADS) if self._japanese else units.short(value)
+
+    def duration(self, seconds: float) -> str:
+        """`372` as `6 min 12 s` or `6分12秒`."""
+        text = self
+        if seconds < 10:
+            return text("{seconds} s", seconds=f"{seconds:.1f}")
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        if hours:
+            return text("{hours} h {minutes} min", hours=hours, minutes=minutes)
+        return (
+            text("{minutes} min {seconds} s", minutes=minutes, seconds=rest)
+            if minutes
+            else text("{seconds} s", seconds=rest)
+        )
+
+    def moment(self, seconds: float) -> str:
+        """A time in three digits and the unit that suits, `57.5 ms` or `57.5ミリ秒`."""
+        text = self
+        number, unit = moment(seconds).rsplit(" ", 1)
+        return text("{seconds} s", seconds=number) if unit == "s" else text("{milliseconds} ms", milliseconds=number)
+
+    def date(self, iso: str) -> str:
+        """`2026-01-02T03:04:05+00:00` as `2026-01-02 03:04 UTC` or `2026年1月2日 03:04（UTC）`."""
+        text = self
+        then = datetime.datetime.fromisoformat(iso)
+        day = {"year": then.year, "month": then.month, "day": then.day}
+        return text("{year}-{month:02}-{day:02} {time} UTC", **day, time=f"{then:%H:%M}")
+
+    @property
+    def _japanese(self) -> bool:
+        return self.name == "ja"
+
+
+ENGLISH = Language()
+
+
+def named(name: str) -> Language:
+    """The language `en` or `ja`."""
+    return ENGLISH if name == "en" else Language(name, _catalogue(name))
+
+
+def preferred(environment: Mapping[str, str]) -> str:
+    """The language of the environment: `ja` in a Japanese locale, else `en` (POSIX: the first that is set counts)."""
+    found = next((value for key in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := environment.get(key))), "")
+    return "ja" if found.lower().startswith("ja") else "en"
+
+
+def _catalogue(name: str) -> dict[str, str]:
+    """The templates of `NAME.yaml`; a Japanese one may be broken into lines anywhere, which means nothing."""
+    import yaml
+
+    pairs = yaml.safe_load(resources.files("tpullm.report").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    return {english: "".join(sentence.splitlines()) for english, sentence in pairs.items()}
