@@ -173,9 +173,9 @@ def test_a_stage_before_the_one_that_it_needs(capsys, tmp_path):
     assert "run `tpullm tokenize" in refused(capsys, "pretrain", "--config", TINY, "--run", tmp_path / "run")
 
 
-def test_a_vocabulary_too_large_for_the_corpus(capsys, tiny_tokens):
-    line = refused(capsys, "tokenize", "--run", tiny_tokens, "--tokenizer.vocabulary_size", "60000")
-    assert "vocabulary" in line
+def test_a_vocabulary_without_room_for_the_bytes(capsys, tiny_tokens):
+    line = refused(capsys, "tokenize", "--run", tiny_tokens, "--tokenizer.vocabulary_size", "100")
+    assert "tokenizer.vocabulary_size: 100 is too small: special tokens and bytes take 282" in line
     assert (tiny_tokens / "tokenizer" / "manifest.json").exists(), "the old tokenizer stays"
 
 

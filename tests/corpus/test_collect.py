@@ -188,8 +188,37 @@ def test_a_document_that_is_not_utf8_is_counted_and_skipped(tmp_path):
     folder.mkdir()
     (folder / "a.txt").write_text(_story(1) * 3, encoding="utf-8")
     (folder / "b.txt").write_text(_story(2), encoding="euc-jp")
+    (folder / "c.txt").write_bytes("我喜欢吃苹果。今天天气很好。".encode("gb18030"))
     source = Source("notes", "text", str(folder), licence="CC0-1.0", language="ja", filter=False)
-    assert _collect(_recipe(source), tmp_path)["dropped"]["notes"] == {"not UTF-8": 1}
+    card = _collect(_recipe(source), tmp_path)
+    assert card["dropped"]["notes"] == {"not UTF-8": 1}
+    assert card["encodings"] == {"notes": {"EUC-JP": 1}} and card["documents"] == 3
+    assert "- notes: 1 read as EUC-JP." in (tmp_path / "documents" / "datacard.md").read_text()
+
+
+def test_a_source_with_a_bound_is_read_in_part_and_its_card_says_so(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number:02}.txt").write_text(_story(number) * 3, encoding="utf-8")
+    (folder / "book.pdf").write_bytes(b"%PDF-1.7")
+    whole = sum(path.stat().st_size for path in folder.glob("*.txt"))
+    source = Source("notes", "files", str(folder), licence="CC0-1.0", bytes=whole // 2, filter=False)
+    card = _collect(_recipe(source), tmp_path / "run")
+    part = card["read_in_part"]["notes"]
+    assert (part["bytes"], part["of_bytes"], part["of_files"]) == (whole // 2, whole, 40)
+    assert 20 == len(part["names"]) <= part["files"] < 40
+    assert 0.3 * 40 < card["documents"] < 0.8 * 40
+    text = (tmp_path / "run" / "documents" / "datacard.md").read_text()
+    assert f"- notes: {whole // 2:,} of {whole:,} bytes, from {part['files']} of 40 files" in text
+    assert f"and {part['files'] - 20} more." in text or part["files"] == 20
+    assert "- notes, unknown extension (.pdf): `book.pdf`." in text
+
+
+def test_text_in_an_encoding_that_is_not_known_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "a.txt").write_bytes("我喜欢吃苹果。今天天气很好。".encode("gb18030"))
+    with pytest.raises(UserError, match="no document left .*1 not UTF-8.*convert it to UTF-8, for example: iconv"):
+        _collect(_recipe(Source("notes", "files", str(tmp_path / "a.txt"), licence="CC0-1.0")), tmp_path / "run")
 
 
 PROGRAM = """

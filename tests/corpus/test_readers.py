@@ -43,6 +43,37 @@ def test_compressed_files_are_read(tmp_path, suffix, compress):
     assert [raw.text for raw in read(path, "jsonl")] == ["リンゴ"]
 
 
+SOSEKI = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\r\nカタカナもある。\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"), [("cp932", "Shift_JIS"), ("euc_jp", "EUC-JP"), ("utf-16", "UTF-16"), ("utf-8", "")]
+)
+@pytest.mark.parametrize("kind", ["text", "markdown"])
+def test_japanese_in_an_old_encoding_is_read_and_told(tmp_path, charset, name, kind):
+    path = tmp_path / "a.txt"
+    path.write_bytes(SOSEKI.encode(charset))
+    (raw,) = read(path, kind)
+    assert (raw.text, raw.encoding, raw.dropped) == (SOSEKI.replace("\r\n", "\n"), name, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "charset"),
+    [
+        ("나는 사과를 먹는 것을 좋아한다. 오늘은 날씨가 좋다.\n", "euc_kr"),
+        ("我喜欢吃苹果。今天天气很好。\n", "gb18030"),
+        ("Où est-il passé, à côté ?\n", "latin-1"),
+        ("Ёжик в тумане, где ты?\n", "koi8-r"),
+        ("Ёжик в тумане, где ты?\n", "cp1251"),
+        ("我喜歡吃蘋果。今天天氣很好。\n", "big5"),
+    ],
+)
+def test_what_is_not_surely_japanese_is_not_guessed(tmp_path, text, charset):
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode(charset) * 20)
+    assert [raw.dropped for raw in read(path, "text")] == ["not UTF-8"]
+
+
 def read_part(path, kind, most):
     return [raw.text for raw in readers.read(File(path, kind, most, is_part=True), Source("s", kind, str(path)))]
 

@@ -68,8 +68,17 @@ RESULTS = {
         }
         for i, (tuned, right) in enumerate([("食べました。", True)] * 20 + [("読みました。", False)])
     ],
-    "bits_per_byte": {"tenki": 0.28, "books": 1.6},
-    "loss_nats_per_token": {"tenki": 1.135, "books": 2.7},
+    "bits_per_byte": {"tenki": 0.28, "books": 1.6, "yours": 2.0},
+    "yours": {
+        "times_read": 40.0,
+        "continuations": [{"prompt": "私は猫", "text": "が好きである。", "original": "である。名前はまだ無い。"}],
+        "blanks": [
+            {"text": "吾輩は【?】である。", "word": "猫", "words": [{"word": "猫", "model": 0.7}], "place": 1},
+            {"text": "名前は【?】無い。", "word": "まだ", "words": [{"word": "何も", "model": 0.4}], "place": 2},
+        ],
+        "compressor": {"name": "xz -9e", "bits_per_byte": 2.5, "bytes": 1000},
+    },
+    "loss_nats_per_token": {"tenki": 1.135, "books": 2.7, "yours": 3.0},
     "samples": [{"prompt": "今日は", "text": "今日は雨です。"}],
     "model": {"parameters": 123_456, "config": {}},
     "seconds": {"pretrain": 100.0, "finetune": 20.5},

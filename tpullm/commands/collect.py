@@ -35,6 +35,9 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
     seconds = time.monotonic() - start
     facts = {key: card[key] for key in ("documents", "characters")}
     manifest.write(stage, inputs, **facts, seconds=round(seconds, 2))
+    for name, found in card["encodings"].items():
+        for encoding, count in found.items():
+            say(f"documents: {name}: {count:,} files are not UTF-8 and were read as {encoding}")
     dropped = sum(sum(reasons.values()) for reasons in card["dropped"].values())
     say(
         f"documents: {card['documents']:,} with {card['characters']:,} characters in {seconds:.1f} s, "
@@ -47,11 +50,15 @@ def _say_what_is_left_out(planned: collect.Plan) -> None:
     for name, found in planned.files.items():
         if found.is_part:
             say(
-                f"documents: {name}: {found.bytes_read / 1e6:.1f} of {found.bytes_there / 1e6:.1f} MB are read, from "
+                f"documents: {name}: {_size(found.bytes_read)} of {_size(found.bytes_there)} are read, from "
                 f"{len(found.read):,} of {found.files_there:,} files: {_named([file.path.name for file in found.read])}"
             )
         if found.skipped:
             say(f"documents: {name}: {_not_read(found.skipped)}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"
 
 
 def _not_read(skipped: dict[str, list[str]]) -> str:

@@ -16,7 +16,7 @@ from tpullm.corpus import store, tenki
 from tpullm.corpus.sources import YOURS, sources
 from tpullm.data.batch import Batch
 from tpullm.data.store import TokenStore
-from tpullm.data.stream import evaluation_batches
+from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.errors import UserError
 from tpullm.inference import own_text
 from tpullm.inference.answers import answer, counterfactual
@@ -85,7 +85,9 @@ def _yours(recipe: Recipe, run: Path, session: Session) -> dict:
     held_out = [record["text"] for record in store.read(run / "documents", YOURS, store.HELD_OUT)]
     training = (record["text"] for record in store.read(run / "documents", YOURS, store.TRAIN))
     evaluated = own_text.evaluated_bytes(session, _rows(recipe, run, YOURS, session))
+    times_read = pretraining_stream(recipe, run).epoch_at(recipe.pretrain.steps)[YOURS]
     return {
+        "times_read": round(times_read, 2),
         "sentence": next((sentence for text in held_out for sentence in own_text.sentences(text)), ""),
         "continuations": own_text.continuations(session, held_out, recipe.evaluate.sample_tokens, recipe.seed),
         "blanks": own_text.blanks(session, held_out),
@@ -233,8 +235,8 @@ def _print(results: dict) -> None:
     if "yours" in results:
         compressor, bits = results["yours"]["compressor"], results["bits_per_byte"][YOURS]
         less = 1 - bits / compressor["bits_per_byte"] if compressor["bits_per_byte"] else 0.0
-        said = f"{compressor['bits_per_byte']:.3f} bits a byte; the model needs {abs(less):.0%} {'less' if less > 0 else 'more'}"
-        table.add_row(f"your text by {compressor['name']}", said)
+        beside = f"the model needs {abs(less):.0%} {'less' if less > 0 else 'more'}"
+        table.add_row(f"your text by {compressor['name']}", f"{compressor['bits_per_byte']:.3f} bits a byte; {beside}")
         right = sum(blank["place"] == 1 for blank in results["yours"]["blanks"])
         table.add_row(
             "words missing in it", f"{right} of {len(results['yours']['blanks'])} are the model's first guess"

@@ -111,7 +111,10 @@ def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> d
             own = [task for task in tasks if task.source is source]
             counts += _write(folder, source, own, chosen[source.name], config)
             _check_not_empty(source, counts, dropped[source.name])
-        card = datacard.numbers(found, counts, dropped, planned.files, config, recipe.seed)
+        encodings = {source.name: Counter() for source in found}
+        for task, result in zip(tasks, results, strict=True):
+            encodings[task.source.name] += result.encodings
+        card = datacard.numbers(found, counts, dropped, planned.files, encodings, config, recipe.seed)
         datacard.write(folder, card, config)
     return card
 
@@ -202,10 +205,10 @@ def _check_not_empty(source: Source, counts: Counter, dropped: Counter) -> None:
     kept = {which for name, _, which, _ in counts if name == source.name}
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none, there was no text"
     if TRAIN not in kept:
-        raise UserError(
-            f"corpus.sources: {source.name}: no document left to train on (dropped: {reasons}); give it more text, or "
-            "set filter: false or a lower corpus.minimum_characters"
-        )
+        advice = "give it more text, or set filter: false or a lower corpus.minimum_characters"
+        if set(dropped) <= {"not UTF-8", "broken encoding"} and dropped:
+            advice = "convert it to UTF-8, for example: iconv -f GB18030 -t UTF-8 OLD.txt > NEW.txt"
+        raise UserError(f"corpus.sources: {source.name}: no document left to train on (dropped: {reasons}); {advice}")
     if source.held_out and HELD_OUT not in kept:
         raise UserError(
             f"corpus.sources: {source.name}: no document left in held_out {source.held_out} (dropped: {reasons}); "

@@ -42,6 +42,7 @@ def numbers(
     counts: Counter,
     dropped: dict[str, Counter],
     files: dict[str, Found],
+    encodings: dict[str, Counter],
     config: CorpusConfig,
     seed: int,
 ) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def numbers(
         counts: documents and characters by (source name, language, split, `documents` or `characters`).
         dropped: by source name, how many documents were dropped for which reason.
         files: by source name, which files were read and which were not.
+        encodings: by source name, how many documents were read in which encoding other than UTF-8.
         config: how they were collected.
         seed: the recipe's.
     """
@@ -74,6 +76,7 @@ def numbers(
         "read_in_part": {
             source.name: _part(files[source.name], source) for source in sources if files[source.name].is_part
         },
+        "encodings": {name: dict(found) for name, found in encodings.items() if found},
         "skipped_files": {
             source.name: {reason: names[:NAMES] for reason, names in files[source.name].skipped.items()}
             for source in sources
@@ -152,12 +155,19 @@ def _dropped(dropped: dict[str, dict[str, int]]) -> Iterable[str]:
 
 
 def _files(card: dict[str, Any]) -> Iterable[str]:
-    """Which files were read in part, and which were not read at all."""
+    """Which files were read in part, in another encoding, or not at all."""
+    if card["encodings"]:
+        yield "## Files that are not UTF-8"
+        yield "\n".join(
+            f"- {source}: {count:,} read as {name}."
+            for source, found in card["encodings"].items()
+            for name, count in found.items()
+        )
     if card["read_in_part"]:
         yield "## What was read in part"
         yield "\n".join(
-            f"- {source}: {part['bytes']:,} of {part['of_bytes']:,} bytes, from {part['files']:,} of {part['of_files']:,} "
-            f"files, chosen by the hash of their names: {_listed(part['names'], part['files'])}."
+            f"- {source}: {part['bytes']:,} of {part['of_bytes']:,} bytes, from {part['files']:,} of "
+            f"{part['of_files']:,} files, chosen by the hash of their names: {_listed(part['names'], part['files'])}."
             for source, part in card["read_in_part"].items()
         )
     if card["skipped_files"]:

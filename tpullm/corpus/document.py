@@ -12,11 +12,13 @@ class Raw:
         text: its text; nothing where it could not be read.
         language: its language where the reader knows it better than the source says.
         dropped: why it could not be read; nothing where it could.
+        encoding: what it was written in, where that was not UTF-8 and had to be found out.
     """
 
     text: str = ""
     language: str = ""
     dropped: str = ""
+    encoding: str = ""
 
 
 @dataclass(frozen=True, slots=True)

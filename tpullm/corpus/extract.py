@@ -6,6 +6,10 @@ import re
 
 DECLARED_CHARSET = re.compile(rb"""<meta[^>]+charset=["']?\s*([\w-]+)""", re.IGNORECASE)
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+# What Python calls the encodings of Japanese files, in the order in which they are tried, and what people call them.
+JAPANESE_CHARSETS = {"utf-16": "UTF-16", "euc_jp": "EUC-JP", "cp932": "Shift_JIS"}
+HIRAGANA, HALF_WIDTH = re.compile("[\u3041-\u309f]"), re.compile("[\uff61-\uff9f]")
+LEAST_HIRAGANA, MOST_HALF_WIDTH = 0.2, 0.05  # shares of the letters; of Soseki's novels, half are hiragana
 HTML_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 # Places where a text may be cut, best first: a line's end, a sentence's end.
 BOUNDARIES = (re.compile(r"\n"), re.compile(r"[。．！？]|[.!?] "))
@@ -18,6 +22,23 @@ def decode(data: bytes, charset: str = "utf-8") -> str | None:
     except (UnicodeDecodeError, LookupError):
         return None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode_japanese(data: bytes) -> tuple[str, str] | None:
+    """The text and the encoding of a file that is not UTF-8 but surely Japanese; None for any other.
+
+    Old Japanese files (Aozora Bunko's are Shift_JIS) say nowhere how they are encoded. Read in the wrong encoding, a
+    Japanese text either breaks its rules or has hardly any hiragana, or much half-width katakana.
+    """
+    for charset, name in JAPANESE_CHARSETS.items():
+        text = decode(data, charset)
+        if text is None:
+            continue
+        letters = sum(map(str.isalpha, text)) or 1
+        half_width = len(HALF_WIDTH.findall(text))
+        if len(HIRAGANA.findall(text)) >= LEAST_HIRAGANA * letters and half_width <= MOST_HALF_WIDTH * letters:
+            return text, name
+    return None
 
 
 def decode_html(data: bytes, charset: str = "") -> str | None:

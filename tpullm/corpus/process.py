@@ -57,12 +57,14 @@ class Result:
         keys: of the same documents, to find exact duplicates; none where the source keeps duplicates.
         signatures: of the same documents, to find near duplicates; none where they are kept.
         dropped: how many documents it dropped for which reason.
+        encodings: how many it read in which encoding other than UTF-8.
     """
 
     records: list[Record] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     signatures: list[np.ndarray] = field(default_factory=list)
     dropped: Counter = field(default_factory=Counter)
+    encodings: Counter = field(default_factory=Counter)
 
 
 def process_all(tasks: Sequence[Task], workers: int, finished: Callable[[], None]) -> None:
@@ -99,7 +101,7 @@ def process(task: Task) -> None:
             held_out=np.array([record.held_out for record in result.records], bool),
             keys=np.array(result.keys, np.uint64),
             signatures=np.array(result.signatures, np.uint64),
-            dropped=np.array(json.dumps(result.dropped)),
+            counts=np.array(json.dumps([result.dropped, result.encodings])),
         )
 
 
@@ -110,8 +112,8 @@ def load(task: Task) -> Result:
         found["hashes"] = [digest.hex() for digest in found["hashes"]]
         found["languages"] = map(sys.intern, found["languages"])  # else a copy for each document
         records = [Record(*values) for values in zip(*found.values(), strict=True)]
-        dropped = Counter(json.loads(str(arrays["dropped"])))
-        return Result(records, arrays["keys"].tolist(), list(arrays["signatures"]), dropped)
+        counts = map(Counter, json.loads(str(arrays["counts"])))
+        return Result(records, arrays["keys"].tolist(), list(arrays["signatures"]), *counts)
 
 
 def _filtered(task: Task, spool: IO[str]) -> Result:
@@ -121,6 +123,8 @@ def _filtered(task: Task, spool: IO[str]) -> Result:
         if reason:
             result.dropped[reason] += 1
             continue
+        if raw.encoding:
+            result.encodings[raw.encoding] += 1
         for text in extract.cut(raw.text, task.config.maximum_characters):
             spool.write(json.dumps(text) + "\n")
             result.records.append(Record(text_hash(text), len(text), name, held_out))

@@ -4,8 +4,8 @@ datatrove's readers are not used here, where a user's file must never lose a lin
 skips a broken line with a warning, and its WARC reader needs two C libraries to guess what the headers say.
 """
 
-import codecs
 import contextlib
+import dataclasses
 import io
 import json
 import lzma
@@ -53,9 +53,10 @@ def _bytes(path: Path, most: int) -> bytes:
         data = file.read(most)
         if most < 0 or not file.read(1):
             return data
-    end = data.rfind(b"\n") + 1 or len(data)
-    beginning = data[:end]
-    return beginning if end < len(data) else codecs.getincrementaldecoder("utf-8")("ignore").decode(beginning).encode()
+    if end := data.rfind(b"\n") + 1:
+        return data[:end]
+    ends = (end for end in range(len(data), len(data) - 4, -1) if extract.decode(data[:end]) is not None)
+    return data[: next(ends, len(data))]
 
 
 def generate(source: Source, seed: int) -> Iterator[Raw]:
@@ -92,12 +93,15 @@ def _open_zstandard(path: Path, mode: str) -> BinaryIO:
 
 def _text(data: bytes) -> Raw:
     text = extract.decode(data)
-    return NOT_UTF8 if text is None else Raw(text)
+    if text is not None:
+        return Raw(text)
+    found = extract.decode_japanese(data)
+    return Raw(found[0], "ja", encoding=found[1]) if found else NOT_UTF8
 
 
 def _markdown(data: bytes) -> Raw:
     raw = _text(data)
-    return raw if raw.dropped else Raw(extract.markdown_to_text(raw.text))
+    return raw if raw.dropped else dataclasses.replace(raw, text=extract.markdown_to_text(raw.text))
 
 
 def _html(data: bytes) -> Raw:
@@ -107,7 +111,7 @@ def _html(data: bytes) -> Raw:
 
 def _code(data: bytes) -> Raw:
     raw = _text(data)
-    return raw if raw.dropped else Raw(raw.text, "code")
+    return raw if raw.dropped else dataclasses.replace(raw, language="code")
 
 
 def _jsonl(path: Path, source: Source) -> Iterator[Raw]:

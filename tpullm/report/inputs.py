@@ -33,7 +33,8 @@ class RunData:
         language: of the page.
         datacard: `documents/datacard.json`.
         manifests: by stage.
-        splits: of the example texts: (what the token shows, its id).
+        splits: of a sentence of the user's own text, if there is one, and of the example texts: (what the token shows,
+            its id).
         pretrain, finetune: the lines of `metrics.jsonl`.
         results: `evaluate/results.json`.
         plan: `pretrain/plan.json`, what a step was predicted to take.
@@ -63,7 +64,9 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
         raise UserError(f"{kept}: no such recipe, so {run} is not a run directory; make one with `tpullm run`")
     results = _json(run / "evaluate" / "results.json")
     manifests = {stage: _json(run / stage / manifest.FILE) for stage in STAGES}
-    splits, vocabulary_size = _splits(run / ("tokenizer" if recipe.foundation == "pretrain" else "base/tokenizer"))
+    examples = [*filter(None, [find(results, "yours", "sentence")]), *EXAMPLES]
+    tokenizer = run / ("tokenizer" if recipe.foundation == "pretrain" else "base/tokenizer")
+    splits, vocabulary_size = _splits(tokenizer, examples)
     known = find(results, "model", "config") or manifests["base"].get("model", {})
     return RunData(
         name=recipe.name,
@@ -108,13 +111,13 @@ def _line(path: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _splits(path: Path) -> tuple[list[list[tuple[str, int]]], int]:
+def _splits(path: Path, examples: list[str]) -> tuple[list[list[tuple[str, int]]], int]:
     if not path.is_dir():
         return [], 0
     from tpullm import tokenizer as tokenizers  # only where there is one to read
 
     tokenizer = tokenizers.load(path)
-    return [tokenizer.pieces(text) for text in EXAMPLES], tokenizer.vocabulary_size
+    return [tokenizer.pieces(text) for text in examples], tokenizer.vocabulary_size
 
 
 def _model(model: ModelConfig, known: dict[str, Any], vocabulary_size: int) -> ModelConfig:

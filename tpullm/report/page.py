@@ -9,6 +9,7 @@ from tpullm.report.html import Markup, join, paragraph, section, tag
 from tpullm.report.inputs import RunData
 from tpullm.report.language import Language
 from tpullm.report.model import blocks
+from tpullm.report.own_text import yours
 from tpullm.report.training import finetune, pretrain, series, speed
 from tpullm.report.truth import gap_to_truth, truth
 from tpullm.report.units import find, number, percent
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Callable[[RunData], Markup | None]] = {
     "tokenize": tokenize,
     "transformer": blocks,
     "pretrain": pretrain,
+    "yours": yours,
     "truth": truth,
     "finetune": finetune,
     "speed": speed,
@@ -45,6 +47,7 @@ def _names(text: Language) -> dict[str, str]:
         "tokenize": text("Tokenize"),
         "transformer": text("Transformer"),
         "pretrain": text("Pretrain"),
+        "yours": text("Your own text"),
         "truth": text("How true?"),
         "finetune": text("Fine-tune"),
         "speed": text("Speed"),

@@ -10,9 +10,9 @@ from tpullm.config import TokenizerConfig
 
 # Share of the text whose characters should have tokens: rarer ones leave room for words (SentencePiece's own default).
 COVERAGE = 0.9995
-# Characters may take this share of the vocabulary; the rest is words and parts of words. Bytes a token of held-out text
-# with shares of 0.25, 0.35, 0.5, 0.65 and 0.8 (500,000 characters to learn from): Soseki in 4,096 tokens 3.84, 4.02, 4.10,
-# 4.06, 3.96; Chinese verse and prose in 2,048 tokens 2.28, 2.45, 2.60, 2.68, 2.69.
+# Characters may take this share of the vocabulary; the rest is words and parts of words. Bytes a token of held-out
+# text with shares of 0.25, 0.35, 0.5, 0.65 and 0.8 (500,000 characters to learn from): Soseki in 4,096 tokens 3.84,
+# 4.02, 4.10, 4.06, 3.96; Chinese verse and prose in 2,048 tokens 2.28, 2.45, 2.60, 2.68, 2.69.
 MOST_CHARACTERS = 0.5
 _ROUNDED_TO = 256  # tokens; sizes that a device divides well
 

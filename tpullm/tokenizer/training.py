@@ -38,8 +38,8 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, seed: int, 
     """Train a tokenizer on (language, text) pairs, write it to `model_path`, return it.
 
     The result depends on the texts in their order, on `config` and on `seed`, and not on the machine. At most
-    `config.sample_characters` characters are used, chosen by hash (`sample_texts`). The log says where the vocabulary is
-    not of the size that `config` asks for, and how many characters go by their bytes if there are very many.
+    `config.sample_characters` characters are used, chosen by hash (`sample_texts`). The log says if the vocabulary has
+    another size than `config` says, and how many characters go by their bytes if there are very many.
 
     Raises:
         UserError: there is no text, or `vocabulary_size` has no room for the special tokens and the bytes.
