@@ -54,6 +54,17 @@ def test_a_continuation_begins_where_the_text_goes_on(session):
     assert own_text.continuations(session, ["短い"], tokens=4, seed=0) == []
 
 
+def test_one_long_text_gives_as_many_examples_as_many_short_ones(session):
+    novel = "".join(
+        f"{number}人目の男は、静かな庭のある家で長い間ずっと古い本を読んでいた。\n" for number in range(300)
+    )
+    texts = own_text.passages([novel])
+    assert "".join(texts) == novel and max(map(len, texts)) <= 600
+    found = own_text.continuations(session, texts, tokens=2, seed=0)
+    assert len({item["prompt"] for item in found}) == own_text.BEGINNINGS
+    assert len(list(own_text._questions(texts))) >= own_text.BLANKS
+
+
 def test_the_compressor_knows_what_it_has_read():
     drawn = random.Random(0)
     words = ["".join(drawn.choices("abcdefghij", k=8)) for _ in range(3000)]

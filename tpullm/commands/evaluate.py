@@ -82,15 +82,15 @@ def _rows(recipe: Recipe, run: Path, source: str, session: Session) -> Iterator[
 
 def _yours(recipe: Recipe, run: Path, session: Session) -> dict:
     """What the model learned of the user's own text, and how much better than a compressor it predicts it."""
-    held_out = [record["text"] for record in store.read(run / "documents", YOURS, store.HELD_OUT)]
+    texts = own_text.passages(record["text"] for record in store.read(run / "documents", YOURS, store.HELD_OUT))
     training = (record["text"] for record in store.read(run / "documents", YOURS, store.TRAIN))
     evaluated = own_text.evaluated_bytes(session, _rows(recipe, run, YOURS, session))
     times_read = pretraining_stream(recipe, run).epoch_at(recipe.pretrain.steps)[YOURS]
     return {
         "times_read": round(times_read, 2),
-        "sentence": next((sentence for text in held_out for sentence in own_text.sentences(text)), ""),
-        "continuations": own_text.continuations(session, held_out, recipe.evaluate.sample_tokens, recipe.seed),
-        "blanks": own_text.blanks(session, held_out),
+        "sentence": next((sentence for text in texts for sentence in own_text.sentences(text)), ""),
+        "continuations": own_text.continuations(session, texts, recipe.evaluate.sample_tokens, recipe.seed),
+        "blanks": own_text.blanks(session, texts),
         "compressor": {
             "name": "xz -9e",
             "bits_per_byte": own_text.compressor_bits_per_byte(training, evaluated),

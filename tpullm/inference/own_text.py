@@ -7,10 +7,10 @@ import lzma
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Any
 
 from tpullm import japanese
+from tpullm.corpus import extract
 from tpullm.corpus.language import is_spaceless
 from tpullm.data.batch import Batch
 from tpullm.errors import UserError
@@ -23,6 +23,8 @@ from tpullm.inference.streaming import characters
 BLANK = "【?】"
 BEGINNINGS = 3  # texts that the model goes on with
 BLANKS = 6
+_TRIED = 4  # passages that are looked at for each that is shown: some hold no sentence
+_PASSAGE_CHARACTERS = 600
 _WORDS = 5  # of one blank, shown
 _PROMPT_CHARACTERS = 40  # of a text with spaces between its words; half as many of one without
 _FOLLOWING_CHARACTERS = 120  # of the original, shown beside what the model writes
@@ -34,9 +36,15 @@ _MOST_TRAINING_BYTES = 16 << 20  # what the compressor reads before: 10 s at 1.5
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
-def continuations(session: Session, documents: Sequence[str], tokens: int, seed: int) -> list[dict[str, str]]:
-    """The beginnings of up to three documents: what the model writes after each, and how the document goes on."""
-    chosen = [cut for text in _spread(documents, BEGINNINGS) if (cut := _beginning(text))]
+def passages(documents: Iterable[str]) -> list[str]:
+    """The documents, long ones in passages of up to 600 characters: a held-out text may be one stretch of a novel."""
+    return [passage for document in documents for passage in extract.cut(document, _PASSAGE_CHARACTERS)]
+
+
+def continuations(session: Session, texts: Sequence[str], tokens: int, seed: int) -> list[dict[str, str]]:
+    """The beginnings of up to three passages: what the model writes after each, and how the passage goes on."""
+    found = [cut for text in _spread(texts, _TRIED * BEGINNINGS) if (cut := _beginning(text))]
+    chosen = _spread(found, BEGINNINGS)
     if not chosen:
         return []
     tokenizer = session.tokenizer
@@ -55,9 +63,9 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[int(place * step)] for place in range(min(count, len(items)))]
 
 
-def _beginning(document: str) -> tuple[str, str] | None:
-    """The first words of a document, and what follows them; None if it is hardly longer than that."""
-    text = document.strip()
+def _beginning(passage: str) -> tuple[str, str] | None:
+    """The first words of a passage, and what follows them; None if it is hardly longer than that."""
+    text = passage.strip()
     spaceless = is_spaceless(text)
     length = _PROMPT_CHARACTERS // (1 + spaceless)
     if len(text) < 2 * length:
@@ -66,7 +74,7 @@ def _beginning(document: str) -> tuple[str, str] | None:
     return text[:end], text[end : end + _FOLLOWING_CHARACTERS]
 
 
-def blanks(session: Session, documents: Iterable[str]) -> list[dict[str, Any]]:
+def blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
     """One word is taken out of up to six sentences; which words does the model expect there?
 
     Returns:
@@ -74,7 +82,7 @@ def blanks(session: Session, documents: Iterable[str]) -> list[dict[str, Any]]:
         probability, and the `place` of the right one among all that were found (1 is the likeliest, 0 not found).
     """
     found = []
-    for text, word in islice(_questions(documents), BLANKS):
+    for text, word in _spread(list(_questions(_spread(texts, _TRIED * BLANKS))), BLANKS):
         try:
             words = fill(session, text)
         except UserError:  # a model that has learned little finds no word
@@ -85,21 +93,21 @@ def blanks(session: Session, documents: Iterable[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _questions(documents: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """A sentence of each document with a blank for the last but one of its words, and that word."""
-    for document in documents:
-        for sentence in sentences(document):
+def _questions(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """A sentence of each passage with a blank for the last but one of its words, and that word."""
+    for passage in texts:
+        for sentence in sentences(passage):
             if words := _words(sentence):
                 start, end = words[-2] if len(words) > 1 else words[-1]
                 yield f"{sentence[:start]}{BLANK}{sentence[end:]}", sentence[start:end]
                 break
 
 
-def sentences(document: str) -> Iterator[str]:
-    """The sentences of a document that are neither short nor long."""
-    shorter = 1 + is_spaceless(document)
+def sentences(passage: str) -> Iterator[str]:
+    """The sentences of a passage that are neither short nor long."""
+    shorter = 1 + is_spaceless(passage)
     shortest, longest = (characters // shorter for characters in _SENTENCE_CHARACTERS)
-    for match in _SENTENCE.finditer(document):
+    for match in _SENTENCE.finditer(passage):
         if shortest <= len(match[0]) <= longest:
             yield match[0]
 
