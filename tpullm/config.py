@@ -76,7 +76,7 @@ class TokenizerConfig:
         vocabulary_size: number of tokens, special tokens and the 256 byte tokens included; fewer where the text has
             too few different pieces. 0 with `char` is all characters of the sample.
         largest_vocabulary: the vocabulary grows up to this where the frequent characters of the text (Chinese,
-            Japanese, Korean) would take more than half of `vocabulary_size`; 0 does not grow.
+            Japanese, Korean) would take more than a quarter of `vocabulary_size`; 0 does not grow.
         sample_characters: how many characters of the training documents the tokenizer is trained on.
         words: learn pieces within Japanese words (found by Sudachi), so that は+いい never becomes one piece.
         reserved_tokens: unused special tokens kept for later.
