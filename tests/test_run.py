@@ -47,6 +47,16 @@ def test_a_second_run_makes_nothing_again(tiny_run):
     assert done.stderr.count("skipped") == 7
 
 
+def test_another_language_makes_only_the_page_again(tiny_run, tmp_path):
+    run = tmp_path / "tiny"
+    shutil.copytree(tiny_run, run)
+    before = stamps(run)
+    tpullm("run", "--run", run, "--language", "ja")
+    after = stamps(run)
+    assert {name for name in after if after[name] != before.get(name)} == {"recipe.yaml", "report.html"}
+    assert '<html lang="ja">' in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_changed_stage_is_made_again_with_what_depends_on_it_and_the_old_one_is_kept(tiny_run, tmp_path):
     run = tmp_path / "tiny"
     shutil.copytree(tiny_run, run)

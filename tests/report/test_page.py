@@ -266,7 +266,7 @@ def test_how_evenly_experts_work_is_drawn_for_a_mixture_alone():
 def test_a_mixture_of_experts_is_told_as_one():
     assert "experts" not in page(full())
     written = page(full(model=dataclasses.replace(MODEL, experts=8, experts_per_token=3)))
-    assert "3 of 8 experts, " in written and "the router sends a token to 3 of them" in written
+    assert "3 of 8 experts<" in written and "the router sends a token to 3 of them" in written
 
 
 def test_long_labels_of_an_axis_have_room_beside_the_plot():

@@ -40,6 +40,7 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Text = str
     rows, columns = np.tril_indices(T)
     per_mille = np.rint(weights_LNTT[:, :, rows, columns] * 1000).astype(int).tolist()
     words = {
+        "share": text("{token} {share}", token="{token}", share="{share}"),
         "many": text("{token} looks at: {others}", token="{token}", others="{others}"),
         "one": text("{token} looks at {other}: {share}", token="{token}", other="{other}", share="{share}"),
         "comma": text(", "),
@@ -104,7 +105,7 @@ def _telling(weights_TT: np.ndarray) -> int:
 
 def _sentence(text: Text, tokens: list[str], weights_TT: np.ndarray, t: int) -> str:
     most = np.argsort(-weights_TT[t, : t + 1], kind="stable")[:5]
-    others = text(", ").join(f"{tokens[s]} {weights_TT[t, s]:.0%}" for s in most)
+    others = text(", ").join(text("{token} {share}", token=tokens[s], share=f"{weights_TT[t, s]:.0%}") for s in most)
     return text("{token} looks at: {others}", token=tokens[t], others=others)
 
 
@@ -192,8 +193,8 @@ _SCRIPT = """(figure, data) => {
   const choose = (t) => {
     chosen = t;
     const order = [...Array(t + 1).keys()].sort((a, b) => share(t, b) - share(t, a)).slice(0, 5);
-    const others = order.map((s) => data.tokens[s] + " " + percent(share(t, s))).join(data.words.comma);
-    one(".said").textContent = fill(data.words.many, { token: data.tokens[t], others });
+    const others = order.map((s) => fill(data.words.share, { token: data.tokens[s], share: percent(share(t, s)) }));
+    one(".said").textContent = fill(data.words.many, { token: data.tokens[t], others: others.join(data.words.comma) });
     all("text.row, .word").forEach((text) => text.classList.toggle("on", +text.dataset.t === t));
     all(".cell").forEach((cell) => cell.classList.toggle("on", +cell.dataset.t === t));
     drawArcs();

@@ -5,7 +5,7 @@ from tpullm.report.html import Markup, join, tag
 from tpullm.report.language import Language
 from tpullm.report.units import count
 
-_WIDTH, _MIDDLE = 360, 180
+_WIDTH, _MIDDLE, _LINE = 360, 180, 16
 
 
 def transformer(text: Language, config: ModelConfig, tokens: list[str], guesses: list[str]) -> Markup:
@@ -20,31 +20,32 @@ def transformer(text: Language, config: ModelConfig, tokens: list[str], guesses:
     width, vocabulary = count(config.width), count(config.vocabulary_size)
     embedding = text("{vocabulary} tokens → {width} numbers each", vocabulary=vocabulary, width=width)
     scores = text("{width} numbers → {vocabulary} tokens", vocabulary=vocabulary, width=width)
+    more = _LINE if config.experts else 0  # a second line in the box of the feed-forward layer
     parts = [
         _row(tokens, 18, "chip"),
         _arrow(36, 56),
         _box(56, text("Embedding"), embedding),
         _arrow(100, 150),
-        tag("rect", x=28, y=118, width=304, height=214, rx=14, class_="block"),
+        tag("rect", x=28, y=118, width=304, height=214 + more, rx=14, class_="block"),
         tag("text", f"× {config.layers}", x=318, y=140, class_="times", text_anchor="end"),
         _box(150, text("Attention"), _heads(text, config), strong=True),
         _around(136, 212),
         _arrow(194, 204),
         _sum(212),
         _arrow(220, 246),
-        _box(246, text("Feed-forward"), _layers(text, config), strong=True),
-        _around(232, 310),
-        _arrow(290, 302),
-        _sum(310),
-        _arrow(318, 356),
-        _box(356, text("Scores"), scores),
-        _arrow(400, 420),
-        _row(guesses, 438, "guess"),
+        _box(246, text("Feed-forward"), *_layers(text, config), strong=True),
+        _around(232, 310 + more),
+        _arrow(290 + more, 302 + more),
+        _sum(310 + more),
+        _arrow(318 + more, 356 + more),
+        _box(356 + more, text("Scores"), scores),
+        _arrow(400 + more, 420 + more),
+        _row(guesses, 438 + more, "guess"),
     ]
     label = text(
         "{blocks} blocks of attention and feed-forward layers between an embedding and scores", blocks=config.layers
     )
-    return tag("svg", *parts, viewBox=f"0 0 {_WIDTH} 456", class_="diagram", role="img", aria_label=label)
+    return tag("svg", *parts, viewBox=f"0 0 {_WIDTH} {456 + more}", class_="diagram", role="img", aria_label=label)
 
 
 def _heads(text: Language, config: ModelConfig) -> str:
@@ -54,22 +55,21 @@ def _heads(text: Language, config: ModelConfig) -> str:
     return text("{heads} heads of {width}, {keys} for keys", heads=heads, width=width, keys=keys)
 
 
-def _layers(text: Language, config: ModelConfig) -> str:
+def _layers(text: Language, config: ModelConfig) -> list[str]:
     sizes = f"{count(config.width)} → {count(config.mlp_width)} → {count(config.width)}"
     if not config.experts:
-        return sizes
-    chosen, experts = config.experts_per_token, config.experts
-    return text("{chosen} of {experts} experts, {sizes}", chosen=chosen, experts=experts, sizes=sizes)
+        return [sizes]
+    return [text("{chosen} of {experts} experts", chosen=config.experts_per_token, experts=config.experts), sizes]
 
 
-def _box(y: float, name: str, detail: str, strong: bool = False) -> Markup:
-    return join(
-        [
-            tag("rect", x=70, y=y, width=220, height=44, rx=8, class_="layer strong" if strong else "layer"),
-            tag("text", name, x=_MIDDLE, y=y + 19, class_="name", text_anchor="middle"),
-            tag("text", detail, x=_MIDDLE, y=y + 35, class_="detail", text_anchor="middle"),
-        ]
-    )
+def _box(y: float, name: str, *details: str, strong: bool = False) -> Markup:
+    height, kind = 28 + _LINE * len(details), "layer strong" if strong else "layer"
+    lines = [
+        tag("text", detail, x=_MIDDLE, y=y + 35 + _LINE * i, class_="detail", text_anchor="middle")
+        for i, detail in enumerate(details)
+    ]
+    box = tag("rect", x=70, y=y, width=220, height=height, rx=8, class_=kind)
+    return join([box, tag("text", name, x=_MIDDLE, y=y + 19, class_="name", text_anchor="middle"), *lines])
 
 
 def _arrow(y: float, end: float) -> Markup:

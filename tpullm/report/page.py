@@ -120,7 +120,7 @@ def _quality(data: RunData) -> list[Markup | None]:
         text("nats a token above the entropy of tenki"),
         text("total variation from the true probabilities"),
     )
-    follow = text("of verbs fit their object: 「リンゴ」→「食べる」, 「本」→「読む」")
+    follow = text("of verbs fit their object: 「本」→「読む」")
     return [
         _card(text("gap to the truth"), gap_to_truth(data), _digits, nats),
         _card(text("blanks"), number(results, "blank", "total_variation"), _digits, distance),

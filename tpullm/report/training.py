@@ -315,7 +315,7 @@ def _machine(data: RunData) -> list[tuple[str, str]]:
 def _rates(data: RunData) -> list[tuple[str, str]]:
     text, found = data.language, []
     for name, key, write in (
-        (text("tokens a second, median"), "tokens_per_second", text.short),
+        (text("tokens a second, median"), "tokens_per_second", text.compact),
         (text("share of the peak (MFU), median"), "mfu", percent),
         (text("waiting for data, median"), "data_wait_share", percent),
     ):

@@ -21,9 +21,9 @@ def truth(data: RunData) -> Markup | None:
     if not parts:
         return None
     said = text(
-        "Nobody knows the true probabilities of a real text. tenki is different: a small grammar of everyday Japanese "
-        "writes it, and every probability of this grammar is known. So this page can say how good the model is, and "
-        "also how far it is from perfect."
+        "Nobody knows the true probabilities of a real text. The source tenki is different: a small grammar of "
+        "everyday Japanese writes it, and every probability of this grammar is known. So this page can say how good "
+        "the model is, and also how far it is from perfect."
     )
     return section("truth", text("How true it is"), paragraph(said), *parts)
 
