@@ -98,7 +98,7 @@ def tokenize(data: RunData) -> Markup | None:
 def _pieces(data: RunData) -> list[Markup]:
     if not data.splits:
         return []
-    text, examples = data.language, [_example(pieces) for pieces in data.splits]
+    text, examples = data.language, [example(pieces) for pieces in data.splits]
     size = number(data.manifests, "tokenizer", "vocabulary_size") or data.model.vocabulary_size
     split = text(
         "The model reads the first sentence as 「{pieces}」: {count} tokens of a vocabulary of {vocabulary}.",
@@ -111,7 +111,8 @@ def _pieces(data: RunData) -> list[Markup]:
     return [figure(tag("div", *examples, class_="examples"), caption), shows(text, split, exact)]
 
 
-def _example(pieces: list[tuple[str, int]]) -> Markup:
+def example(pieces: list[tuple[str, int]]) -> Markup:
+    """A text as its tokens: what each shows, and its id."""
     shown = [
         tag(
             "span",

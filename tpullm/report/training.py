@@ -49,7 +49,7 @@ def pretrain(data: RunData) -> Markup | None:
         "pretrain",
         text("Pretrain"),
         paragraph(text.join(exercise, loss, blind)),
-        *_loss_charts(data),
+        *loss_charts(data),
         _held_out(data),
         *_speed_charts(data),
         *_experts(data),
@@ -58,7 +58,8 @@ def pretrain(data: RunData) -> Markup | None:
     )
 
 
-def _loss_charts(data: RunData) -> list[Markup]:
+def loss_charts(data: RunData) -> list[Markup]:
+    """The loss of pretraining against the tokens read, on the training text and on held-out text."""
     text, rows, truth = data.language, data.pretrain, number(data.results, "tenki", "entropy_nats_per_token")
     training = Line(text("training"), series(rows, "loss"), 5, "faint")
     lines = [training, *_held_out_lines(text, rows)]
