@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import QUICK_TO_COMPILE, ROOT
+from tests.conftest import QUICK_TO_COMPILE, ROOT, interruptible
 from tpullm.channel import free_port
 
 
@@ -33,7 +33,8 @@ def start(
         folder = (folders or {}).get(index, ROOT)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         here = {"cwd": folder, "env": environment | {"PYTHONPATH": str(folder)}}
-        started.append(subprocess.Popen(list(map(str, command)), **pipes, **here))
+        with interruptible():
+            started.append(subprocess.Popen(list(map(str, command)), **pipes, **here))
     return started
 
 
