@@ -14,7 +14,7 @@ quickstart:
 	@launch/local.sh tpullm run quickstart --run runs/quickstart $${TEXT:+--text "$$TEXT"}
 
 test:
-	@launch/local.sh --extra test pytest
+	@launch/local.sh --extra test pytest -n auto
 
 # torch and transformers are large and nothing else needs them: they come with the extra.
 benchmark:

@@ -1,12 +1,15 @@
 """What several tests share: real text where it is there, the command line, and one tiny run with all five steps."""
 
+import contextlib
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +21,52 @@ ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
 
 
-def pytest_configure(config):
-    """A cache folder of the session: what it compiles is shared, and the user's folder is neither read nor filled.
+SESSION = "TPULLM_TEST_SESSION"  # the variable with the folder of a test session, the same for all its workers
 
-    Set before a test module imports JAX, which reads it then.
+# LLVM does not optimize: of the processor time of tests/model and tests/training 40 % went into making small programs
+# faster. XLA's own passes (fusion, layouts, what a mesh exchanges) run as ever. Measured on two cores, JAX 0.12.
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
+
+BYTES_OF_A_WORKER = 3 << 30  # measured: most of them is the TPU compiler's and JAX's programs
+
+# The files that take longest, the longest first: with several workers, no worker begins one of them at the end.
+BEGUN_FIRST = ("training/test_sharded.py",)
+
+
+def pytest_configure(config):
+    """A folder of the session: what it compiles is shared, and the user's cache folder is neither read nor filled.
+
+    Set before a test module imports JAX, which reads it then. Workers of pytest-xdist inherit it.
     """
-    folder = tempfile.TemporaryDirectory(prefix="tpullm-")
+    if hasattr(config, "workerinput"):
+        return
+    folder = tempfile.TemporaryDirectory(prefix="tpullm-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
-    os.environ["XDG_CACHE_HOME"] = folder.name
+    os.environ[SESSION] = os.environ["XDG_CACHE_HOME"] = folder.name
     os.environ.update(programs.settings())
+    os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files that take longest first."""
+    rank = {ROOT / "tests" / name: number for number, name in enumerate(BEGUN_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto` is a worker for each core that this process may use, if there is the memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(len(os.sched_getaffinity(0)), memory // BYTES_OF_A_WORKER))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file run in one worker and in their order: they share fixtures, and some read what others made."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # the order is that of `BEGUN_FIRST`
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +86,39 @@ def tpullm(*arguments: str | Path, check: bool = True, **options) -> subprocess.
     return done
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Processes that are started in the block take Ctrl-C (SIGINT), also where this session ignores it.
+
+    A shell has what runs in the background (`make test &`) ignore it, and a process inherits that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def made_once(name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that `make` fills, once in a session: other workers wait for it."""
+    made, session = Path(os.environ[SESSION]) / name, os.environ[SESSION]
+    with open(f"{session}/{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            half = Path(tempfile.mkdtemp(dir=session)) / name
+            make(half)
+            half.rename(made)
+    return made
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
-    """A finished run of `tests/tiny.yaml`, made by the real entry point once in a test session. Read only."""
+    """A finished run of `tests/tiny.yaml`, made by the real entry point once in a test session. Read only.
+
+    A worker has a copy of its own: commands work in it, and a run directory is one command's at a time.
+    """
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    tpullm("run", "--config", TINY, "--run", run)
+    shutil.copytree(made_once("tiny", lambda run: tpullm("run", "--config", TINY, "--run", run)), run)
     return run
 
 

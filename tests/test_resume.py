@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, tpullm
+from tests.conftest import ROOT, interruptible, tpullm
 from tests.training.small import mesh
 from tpullm.checkpoint import find, load_params
 from tpullm.training.state import Architecture
@@ -39,7 +39,8 @@ def metrics(stage: Path, *leave_out: str) -> list[dict]:
 
 def start(run: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "tpullm", "pretrain", "--run", str(run)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with interruptible():
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_save(process: subprocess.Popen, run: Path, step: int, timeout: float = 120) -> None:

@@ -25,8 +25,12 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _end_with_parent() -> None:
-    """Ctrl-C ends a worker silently, and so does the death of its parent (kill -9 leaves no orphans)."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Ctrl-C ends a worker silently, and so does the death of its parent (kill -9 leaves no orphans).
+
+    Where the parent ignores Ctrl-C (a shell's background), its workers do too.
+    """
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import interruptible
 from tpullm import manifest
 from tpullm.commands import collect as command
 from tpullm.config import CorpusConfig, Recipe, Source
@@ -237,18 +238,38 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_leaves_no_documents_and_the_next_one_cleans_up(tmp_path, number):
-    script = tmp_path / "program.py"
+def start_collecting(run: Path) -> subprocess.Popen:
+    """The program above, when it has begun to leave something in the run directory."""
+    script = run.with_name("program.py")
     script.write_text(textwrap.dedent(PROGRAM))
-    run = tmp_path / "run"
     environment = {**os.environ, "PYTHONPATH": str(Path(collect.__file__).parents[2])}
-    child = subprocess.Popen([sys.executable, script, run], env=environment, stderr=subprocess.DEVNULL)
+    pipes = {"stderr": subprocess.DEVNULL, "start_new_session": True}
+    child = subprocess.Popen([sys.executable, script, run], env=environment, **pipes)
     deadline = time.monotonic() + 60
     while not any(run.glob(".collect/*/*")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    return child
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_leaves_no_documents_and_the_next_one_cleans_up(tmp_path, number):
+    run = tmp_path / "run"
+    with interruptible():
+        child = start_collecting(run)
     child.send_signal(number)
     assert child.wait(30) != 0
     assert not (run / "documents").exists()
     _collect(_recipe(_source(_write(tmp_path / "a.jsonl", [_story(number) for number in range(3)]))), run)
     assert [path.name for path in run.iterdir()] == ["documents"]
+
+
+def test_ctrl_c_for_another_program_leaves_a_run_in_the_background_alone(tmp_path):
+    """A shell has it ignored there, and a terminal sends it to all processes: to the workers too."""
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        child = start_collecting(tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    os.killpg(child.pid, signal.SIGINT)
+    assert child.wait(60) == 0
+    assert (tmp_path / "run" / "documents" / "manifest.json").exists()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT, TINY, tpullm
+from tests.conftest import ROOT, TINY, interruptible, tpullm
 from tests.launchers.test_end_to_end import children, is_gone, wait_for_children
 from tpullm.errors import UserError
 from tpullm.launchers import job, local
@@ -17,11 +17,11 @@ from tpullm.launchers.settings import LaunchConfig
 VERB = """
 import os, signal, sys, time
 index = int(next(word for word in sys.argv if ".index=" in word).split("=")[1])
-print("mine:", index, os.environ.get("XLA_FLAGS"), os.environ.get("CUDA_VISIBLE_DEVICES"), sys.argv[-1], flush=True)
 def stop(*_):
     print("saved", flush=True)
     os._exit(130)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("DEAF") else stop)
+print("mine:", index, os.environ.get("XLA_FLAGS"), os.environ.get("CUDA_VISIBLE_DEVICES"), sys.argv[-1], flush=True)
 seconds, code = os.environ[f"END{index}"].split()
 time.sleep(float(seconds))
 os._exit(int(code))
@@ -89,7 +89,8 @@ def test_ctrl_c_has_all_save_and_ends_with_130(stub, tmp_path):
     command += ["--", "pretrain", "--config", str(TINY), "--run", str(tmp_path / "run")]
     environment = os.environ | {"END0": "60 0", "END1": "60 0"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes)
+    with interruptible():
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes)
     wait_for_children(process, 2)
     started = children(process)
     assert process.stdout.readline() and process.stdout.readline()

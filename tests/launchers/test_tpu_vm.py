@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, interruptible
 from tests.launchers.conftest import make_job
 from tests.launchers.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, QUOTA, SUSPENDED
 from tpullm.errors import TryAgain, UserError
@@ -152,7 +152,8 @@ def test_who_stops_watching_leaves_the_run_going(tpu, bucket):
     """Ctrl-C, as a terminal sends it."""
     command = [sys.executable, "-m", "tpullm", "launch", "tpu-vm", "--watch", "--project=p", "--zone=us-west4-a"]
     command += ["--accelerator=v5litepod-16", "--", "pretrain", "--config", str(TINY), "--run", f"{bucket}/run"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with interruptible():
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert any("waiting for capacity" in line for line in process.stderr)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)

@@ -5,12 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.conftest import QUICK_TO_COMPILE, ROOT, interruptible
 from tpullm.channel import free_port
-
-# Machine code as it comes: of the dense model's sharded losses' 28 s of processor time 15 went into making it faster.
-# What XLA makes of the mesh, and in what order devices' numbers are summed, is decided before.
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 
 
 def start(
@@ -37,7 +33,8 @@ def start(
         folder = (folders or {}).get(index, ROOT)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         here = {"cwd": folder, "env": environment | {"PYTHONPATH": str(folder)}}
-        started.append(subprocess.Popen(list(map(str, command)), **pipes, **here))
+        with interruptible():
+            started.append(subprocess.Popen(list(map(str, command)), **pipes, **here))
     return started
 
 

@@ -1,6 +1,8 @@
 """The training loop as a command runs it."""
 
+import os
 import shutil
+import signal
 
 import numpy as np
 
@@ -67,3 +69,19 @@ def test_the_logged_learning_rates_are_the_schedule():
         one_by_one = [float(learning_rate(config, 40)(number)) for number in range(40)]
         # float32, and one program may round otherwise than its operations one by one
         np.testing.assert_allclose(learning_rates(config, 40), one_by_one, rtol=1e-6)
+
+
+def test_ctrl_c_stops_a_training_but_not_one_in_the_background():
+    """There a shell has it ignored, since it is for another program; SIGTERM stops both."""
+    for in_background in (False, True):
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN if in_background else signal.default_int_handler)
+        try:
+            with loop._stop_signal() as stopped:
+                os.kill(os.getpid(), signal.SIGINT)
+                assert stopped() is not in_background
+            with loop._stop_signal() as stopped:
+                assert not stopped()
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert stopped()
+        finally:
+            signal.signal(signal.SIGINT, before)

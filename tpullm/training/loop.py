@@ -170,7 +170,10 @@ def _start(job: Job, checkpoints: Checkpoints, architecture: Architecture, optim
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator:
-    """Yield `stopped()`: whether Ctrl-C or SIGTERM came. A second Ctrl-C ends at once."""
+    """Yield `stopped()`: whether Ctrl-C or SIGTERM came. A second Ctrl-C ends at once.
+
+    A shell has what runs in the background ignore Ctrl-C, which is meant for another program; only SIGTERM stops it.
+    """
     asked = []
 
     def ask(number, frame):
@@ -179,7 +182,8 @@ def _stop_signal() -> Iterator:
         asked.append(number)
         warn("stopping after this step; once more to stop at once, without saving")
 
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    old = {number: signal.signal(number, ask) for number in heard}
     try:
         yield lambda: bool(asked)
     finally:
