@@ -69,7 +69,7 @@ class Language:
     def moment(self, seconds: float) -> str:
         """A time in three digits and the unit that suits, `57.5 ms` or `57.5ミリ秒`."""
         text = self
-        number, unit = moment(seconds).rsplit(" ", 1)
+        number, unit = moment(seconds).split(" ")
         return text("{seconds} s", seconds=number) if unit == "s" else text("{milliseconds} ms", milliseconds=number)
 
     def date(self, iso: str) -> str:
