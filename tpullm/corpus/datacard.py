@@ -29,6 +29,8 @@ REASONS = {
     "too repetitive": "the same lines or phrases again and again",
     "wrong language": "in another language than the source says",
     "generated code or data": "source code with very long lines or hardly any letters",
+    "other people's code": "libraries that lie in a folder of their own, such as node_modules",
+    "a broken link, or no file": "a name in the folder that nothing can be read from",
     "exact duplicate": "the same text as another document",
     "near duplicate": "almost the same text as another document",
 }
