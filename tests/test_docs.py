@@ -13,7 +13,6 @@ import re
 import runpy
 import shlex
 import shutil
-import subprocess
 import tomllib
 
 import pytest
@@ -129,8 +128,9 @@ def _activates(words):
 
 
 def _makes(words):
-    done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    (targets,) = re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert words[1] in targets.split()  # `make benchmarks` would find the folder and say that it is made
+    assert all(re.fullmatch(r"[A-Z]+=\S+", word) for word in words[2:])
 
 
 def _installs(words):
