@@ -78,7 +78,9 @@ def _as_run_here(command: str) -> list[str]:
         words = [str(TINY), *words[1:]] + ([] if "--run" in words else ["--run", "runs/quickstart"])
     elif verb in ("run", "finetune"):
         words += SHORT + (TUNED if "runs/mine" in words else SMALL)
-        words += ["--tokenizer.vocabulary_size=600"] if "my_recipe.yaml" in words else []
+        words += ["--tokenizer.vocabulary_size=500"] if "my_recipe.yaml" in words else []
+    elif verb in ("generate", "chat"):
+        words += ["--tokens=8"]
     return [verb, *words]
 
 
