@@ -8,12 +8,15 @@ import subprocess
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import yaml
 
 from tests.conftest import ROOT, TINY, tpullm
 from tpullm import sharding
 from tpullm.cli import main
+from tpullm.errors import correctable
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 
@@ -295,6 +298,14 @@ def test_a_full_device_is_told_in_one_line_and_leaves_nothing(tiny_run, tmp_path
         assert not leftovers(small)
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("allocated", [lambda: jnp.zeros(1 << 50), lambda: np.zeros(1 << 50)])
+def test_more_memory_than_there_is_is_told_in_one_line(allocated):
+    with pytest.raises((RuntimeError, MemoryError)) as raised:
+        allocated()
+    assert correctable(raised.value).startswith("out of memory")
+    assert correctable(RuntimeError("another")) is None
 
 
 def test_a_full_device_while_training(tiny_run, tmp_path):

@@ -45,7 +45,7 @@ def tracked_files():
 
 def test_every_dependency_is_pinned():
     extras = PROJECT["optional-dependencies"]
-    required = {normalized(line) for line in PROJECT["dependencies"] + extras["test"] + extras["gcp"]}
+    required = {normalized(line) for line in PROJECT["dependencies"] + extras["test"] + extras["gcp"] + extras["docs"]}
     assert required - {"tpullm"} - {normalized(line) for line in pins()} == set()
 
 
@@ -102,7 +102,7 @@ def test_script_parses_and_is_executable(script):
     assert os.access(ROOT / script, os.X_OK)
 
 
-@pytest.mark.parametrize("target", ["help", "quickstart", "test", "lint", "clean"])
+@pytest.mark.parametrize("target", ["help", "quickstart", "test", "docs", "lint", "clean"])
 def test_makefile_target_exists(target):
     subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 

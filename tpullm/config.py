@@ -132,7 +132,7 @@ ATTENTION_BLOCKS = (2048, 1024, 512, 256, 128)
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Step 3, the Transformer: decoder-only. What is not said below is as in Llama; the rest is for published models.
+    """Step 3, a decoder-only Transformer. What no key names is as in Llama. Many keys exist for published models only.
 
     Args:
         layers: number of Transformer blocks (L).
@@ -142,50 +142,56 @@ class ModelConfig:
         head_width: width of one head (H); 0 is `width / heads`.
         mlp_width: width of the feed-forward layer (F), or of each expert; 0 is 8/3 of `width`, rounded up to a multiple
             of 64.
-        experts: feed-forward layers side by side (E), of which a router chooses some for each token (Mixtral); 0 is one
-            without a router.
-        experts_per_token: how many it chooses.
-        normalize_router: the weights of the chosen experts sum to 1; otherwise those of all do.
-        router_scores: what the router makes of its logits; `sigmoid` is DeepSeek-V3's.
-        router_scale: what the weights are multiplied by, for a router whose scores are small.
-        shared_experts: experts that every token goes through too, as one wider MLP (DeepSeekMoE, Dai et al. 2024).
+        experts: number of experts (E). An expert is a feed-forward layer, and a router chooses some for each token
+            (Mixtral); 0 is one feed-forward layer without a router.
+        experts_per_token: experts that the router chooses for each token.
+        normalize_router: true renormalizes the weights over the chosen experts; false keeps the softmax over all
+            experts.
+        router_scores: the function from the router's logits to scores; `sigmoid` is DeepSeek-V3's.
+        router_scale: factor on the experts' weights, for a router whose scores are small.
+        shared_experts: experts that every token goes through as well, computed as one wider MLP (DeepSeekMoE, Dai et
+            al. 2024).
         balance_loss: weight of the loss for even loads in each row (DeepSeek-V3, equations 17 to 20; 0.0001 there).
-        balance_rate: how much a step moves a bias on each expert's score towards an even load, without a loss (Wang et
-            al. 2024; 0.001 there); 0 is no bias.
+        balance_rate: how far each step moves a bias on each expert's score towards an even load, without a loss (Wang
+            et al. 2024; 0.001 there); 0 is no bias.
         vocabulary_size: number of token ids (V); 0 is the tokenizer's.
-        context_length: longest sequence the model is made for, in tokens.
+        context_length: longest sequence that the model is made for, in tokens.
         positions: `rotary`, or a `learned` vector for each of `context_length` positions (GPT-2).
         rope_theta: base of the rotary position embedding.
-        local_rope_theta: base in layers with a window, which then have no scaling (Gemma 3); 0 is as in all layers.
+        local_rope_theta: base in layers with a window (Gemma 3). These layers then ignore `rope_scaling`; 0 is
+            `rope_theta`.
         rope_scaling: for contexts longer than the original one.
-        windows: of each layer, how many tokens a token looks back at, itself included; 0 is all, and so is ().
-        norm: `rms` or `layer`, with a bias (GPT-2).
+        windows: for each layer, how many tokens a token attends to, itself included; 0 is all, and an empty list is
+            all tokens in all layers.
+        norm: `rms`, or `layer` with a bias (GPT-2).
         norm_epsilon: added to the mean square in a norm.
-        norm_unit_offset: scales of norms are stored as their difference from 1 (Gemma).
-        norm_placement: normalize what goes into attention and MLP (`before`), what comes out (`after`: OLMo 2) or
-            `both` (Gemma 2).
-        qk_norm: normalize queries and keys before their product: over the `head`, over `all` heads (OLMo 2) or `none`.
+        norm_unit_offset: store the scale of a norm as its difference from 1 (Gemma).
+        norm_placement: normalize the input of attention and MLP (`before`), their output (`after`, OLMo 2) or `both`
+            (Gemma 2).
+        qk_norm: normalize queries and keys before their product: in each `head`, over `all` heads (OLMo 2) or `none`.
         qkv_bias: add a bias to queries, keys and values.
-        out_bias: add a bias to what attention gives.
+        out_bias: add a bias to attention's output projection.
         mlp_bias: add biases in the MLP, its router included.
-        activation: of the MLP; `gelu_tanh` is the approximation by tanh.
-        gated: multiply the activation by a second product (SwiGLU).
-        swiglu_limit: bound of both products, in gpt-oss's form of SwiGLU (see `layers.activated`); 0 is the usual form.
-        attention_scale: what the scores of attention are multiplied by; 0 is one by the root of the head's width.
-        sinks: give each head a learned score that takes its share of the softmax and gives nothing (gpt-oss).
-        attention_softcap: bound of these scores, by tanh (Gemma 2); 0 is none.
-        logit_softcap: bound of the logits, by tanh; 0 is none.
-        scale_embeddings: multiply embeddings by the root of the width (Vaswani et al. 2017).
+        activation: activation of the MLP; `gelu_tanh` is the approximation by tanh.
+        gated: multiply the activation by a second projection (SwiGLU).
+        swiglu_limit: bound of both projections, in gpt-oss's form of SwiGLU (see `layers.activated`); 0 is the usual
+            form.
+        attention_scale: factor on attention's scores; 0 is 1 / sqrt(head_width).
+        sinks: give each head a learned score that takes its share of the softmax and adds nothing to the output
+            (gpt-oss).
+        attention_softcap: soft cap of attention's scores, by tanh (Gemma 2); 0 is none.
+        logit_softcap: soft cap of the logits, by tanh; 0 is none.
+        scale_embeddings: multiply embeddings by sqrt(width) (Vaswani et al. 2017).
         tied_embeddings: use the embedding table as the output layer too.
-        dropout: share of residual activations set to zero in training; for corpora seen many times. Which ones depends
-            on `accumulation` and on the devices along `sequence`, and on no other axis of the mesh.
-        remat: what the backward pass computes again instead of keeping: `none`, all but the residual stream (`full`),
-            all but what attention gives (`save_attention`) or but all products (`save_dots`), which `offload` keeps in
-            the host's memory.
-        attention_block: queries and keys that a TPU's attention kernel takes at a time, at most: a power of two from
-            128 to 2,048; 0 is 1,024. Elsewhere it changes nothing.
-        gradients: type in which the devices' gradients of matrices are summed, that of the products or float32 (twice
-            the bytes).
+        dropout: share of residual activations set to zero in training, for corpora that are read many times. Which
+            ones depends on `accumulation` and on the mesh axis `sequence`, and on no other axis.
+        remat: activations that the backward pass finds kept; it recomputes all others. `none` recomputes nothing,
+            `full` keeps the residual stream only, `save_attention` also keeps attention's outputs, `save_dots` also
+            keeps the other products, and `offload` keeps what `save_dots` keeps in the host's memory.
+        attention_block: largest block of queries and keys in a TPU's attention kernel, a power of two from 128 to
+            2,048; 0 is 1,024. Other devices ignore it.
+        gradients: type in which matrices' gradients are summed over devices; `compute` is the type of the products,
+            `float32` sends twice the bytes.
     """
 
     layers: int = 4
@@ -266,7 +272,8 @@ class OptimizerConfig:
         kind: `adamw`; `adafactor`, whose state is next to nothing (Shazeer & Stern 2018; without a first moment); or
             `muon` for the matrices of the layers and AdamW for all else, at AdamW's learning rates (Jordan et al. 2024;
             Liu et al. 2025).
-        moments: type in which AdamW's moments and Muon's momentum rest; bfloat16 is half the bytes, rounded at random.
+        moments: type of AdamW's moments and Muon's momentum between steps; bfloat16 halves their bytes and is rounded
+            stochastically.
         peak_lr: learning rate after the warm-up.
         schedule: `cosine` to `final_lr_fraction`, or `wsd` (warm-up, stable, linear decay).
         warmup_steps: steps of linear warm-up.
@@ -277,8 +284,8 @@ class OptimizerConfig:
         epsilon: added to the root of AdamW's second moment.
         momentum: decay of Muon's momentum.
         weight_decay: decay of the matrices, times the learning rate.
-        clip_norm: longest gradient (global norm); longer ones are scaled down.
-        z_loss: weight of the squared log-normalizer, keeps logits small (PaLM, section 5).
+        clip_norm: largest global norm of the gradient; a larger gradient is scaled down to it.
+        z_loss: weight of the squared log-normalizer, which keeps logits small (PaLM, section 5).
     """
 
     kind: Literal["adamw", "adafactor", "muon"] = "adamw"
@@ -304,7 +311,7 @@ class CheckpointConfig:
     Args:
         every_steps: save after this many steps (0 is never by steps).
         every_minutes: save after this many minutes (0 is never by time).
-        keep: how many saves to keep; the last is never removed.
+        keep: saves to keep; the last is never removed.
     """
 
     every_steps: int = 500
@@ -314,21 +321,21 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Steps 4 and 5 share this: one stage of training.
+    """One stage of training: step 4 is one, and step 5 has one in `finetune.train`.
 
     Args:
         steps: optimizer steps.
         batch_size: rows in one global batch (B).
         sequence_length: tokens in one row (T).
-        accumulation: micro-batches that one step is computed in; the numbers are the same.
-        loss_chunks: parts of a row whose scores are computed one after the other; the numbers are the same. 0 is as few
-            as keep a chunk's scores below 1 GiB a device (64 MiB on a CPU).
+        accumulation: micro-batches in one step; the result is the same.
+        loss_chunks: parts of a row whose logits are computed one after the other; the result is the same. 0 is the
+            fewest that keep a chunk's logits below 1 GiB a device (64 MiB on a CPU).
         compute: type of the products; `auto` is bfloat16 where the machine is fast in it, else float32.
         optimizer: the optimizer.
         evaluate_every: steps between evaluations on held-out documents (0 is only at the end).
         evaluate_rows: at most this many rows a source in one evaluation (0 is all).
         log_every: steps between lines of `metrics.jsonl`.
-        data_workers: threads that read ahead; the batches do not depend on it.
+        data_workers: threads that read ahead; the batches do not depend on their number.
         checkpoint: when to save.
     """
 
@@ -371,8 +378,8 @@ class EvaluateConfig:
         rows: at most this many rows of held-out text a source (0 is all).
         batch_size: rows at a time.
         questions: at most this many held-out questions (0 is all).
-        prompts: beginnings that the pretrained model goes on from, as samples.
-        sample_tokens: length of a sample.
+        prompts: beginnings of texts that the pretrained model continues, as samples.
+        sample_tokens: length of a sample, in tokens.
         attention: the text whose attention is drawn.
     """
 
@@ -390,16 +397,16 @@ class Recipe:
 
     Args:
         name: the recipe's name; a run directory belongs to one recipe.
-        run: the run directory; all that a run makes is in it.
-        seed: of everything random.
+        run: the run directory; everything that a run makes is in it.
+        seed: seed of everything random.
         language: of the report, `en` or `ja`; without one, the language of the environment (`LANG`).
         text: a file or folder of your own text, added to the sources.
         text_bytes: how many bytes of `text` at most (0 is all).
-        base: a published model to go on from, a folder in the format of Hugging Face: its shapes and its tokenizer are
+        base: a published model to start from, a folder in the format of Hugging Face. Its shapes and its tokenizer are
             used, and training starts from its parameters.
-        topology: the TPU slice that it is made for, such as `v5e:4x4`, or `2 x v5p:4x4x8` for two; it runs elsewhere
-            too.
-        mesh: devices along each axis (data, fsdp, expert, sequence, tensor); -1 fills.
+        topology: the TPU slice that the recipe is made for, such as `v5e:4x4`, or `2 x v5p:4x4x8` for two slices; the
+            recipe runs on other devices too.
+        mesh: devices along each axis (data, fsdp, expert, sequence, tensor); -1 is all devices that are left.
         corpus: step 1.
         tokenizer: step 2.
         model: step 3.

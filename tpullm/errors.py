@@ -1,6 +1,7 @@
 """What a user did wrong, told in one line."""
 
 import errno
+import re
 
 
 class UserError(Exception):
@@ -41,7 +42,7 @@ def correctable(error: BaseException) -> str | None:
     """The line of a mistake that the user can correct, wherever it comes from; None for anything else."""
     if isinstance(error, UserError):
         return str(error) if error.code == UserError.code else None
-    return _no_space(error) or _no_access(error)
+    return _no_space(error) or _no_access(error) or _no_memory(error)
 
 
 def _no_space(error: BaseException | None) -> str | None:
@@ -62,3 +63,13 @@ def _no_access(error: BaseException) -> str | None:
     if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
         return f"{error.filename}: {error.strerror.lower()}; choose another place"
     return None
+
+
+def _no_memory(error: BaseException) -> str | None:
+    """One line if the memory of the machine or of a device was not enough for what was asked at once."""
+    text = str(error)
+    if not (isinstance(error, MemoryError) or isinstance(error, RuntimeError) and re.search("[Oo]ut of memory", text)):
+        return None
+    asked = re.search(r"[Oo]ut of memory\D*allocat\D*(\d+) bytes", text)
+    size = f" ({int(asked[1]) / 1e9:,.1f} GB at once)" if asked else ""
+    return f"out of memory{size}; use a smaller batch_size, sequence_length or model, or raise accumulation"

@@ -86,6 +86,9 @@ def test_the_schema_is_as_documented(planned):
     assert {"axis", "what", "received", "seconds", "waits"} == set(plan["traffic"][0])
     assert set(plan["search"]) == {"screened", "fitting", "seconds", "best"}
     assert {"keys", "peak_bytes", "step_seconds", "waiting_seconds", "behind"} == set(plan["search"]["best"][0])
+    page = (ROOT / "docs" / "en" / "planning.md").read_text(encoding="utf-8").partition("## The JSON")[2]
+    told = {*plan, *plan["run"], *plan["keys"], *plan["traffic"][0], *plan["search"], *plan["search"]["best"][0]}
+    assert {key for key in told if f"`{key}`" not in page} == set()
 
 
 def test_its_sums_are_the_parts(planned):
@@ -174,9 +177,9 @@ def test_it_is_a_page_for_people(capsys, tmp_path):
     assert len(lines) == 6 and lines[1].startswith("topology") and lines[0].count("dollars") == 2
 
 
-def test_the_readme_shows_what_it_prints(capsys, tmp_path, monkeypatch):
+def test_the_page_shows_what_it_prints(capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "en" / "planning.md").read_text(encoding="utf-8")
     command, shown = re.search(r"```sh\n(tpullm plan .*)\n```\n\n```text\n(.*?)```", text, re.DOTALL).groups()
     assert cli.main([*shlex.split(command)[1:], f"--run={tmp_path / 'none'}"]) == 0
     assert capsys.readouterr().out == shown

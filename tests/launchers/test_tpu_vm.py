@@ -77,7 +77,7 @@ def test_errors_that_pass_and_errors_that_do_not(tpu, tmp_path):
     with pytest.raises(UserError, match="quota: Quota limit .* has been exceeded"):
         tpu_vm.create(job, 2)
     tpu.faults["GET"] = [(403, "Cloud TPU API has not been used in project my-project before or it is disabled.")]
-    with pytest.raises(UserError, match="ListQueuedResources: not allowed .*README.md names the APIs and roles"):
+    with pytest.raises(UserError, match="ListQueuedResources: not allowed .*google-cloud.md names the APIs and roles"):
         tpu_vm.observe(job)
 
 

@@ -4,7 +4,7 @@ For example, `tpullm plan --config RECIPE --topology v5e:16x16,v6e:8x8 --search`
 
 Estimated in a second: memory by part, where a step's time goes, tokens a second, days and dollars; side by side for
 several topologies, of which `local` is this machine. `--compile` has the TPU compiler make the very program (extra
-`tpu`; no TPU is needed). The errors of the estimate are in README.md.
+`tpu`; no TPU is needed). The errors of the estimate are in docs/en/planning.md.
 
 Exit code 0: it fits (of several, one does); 1: nothing that was asked for fits.
 """

@@ -95,7 +95,8 @@ def _refusal(request: Request, error: Any) -> Exception:
     if code == 401:
         return UserError(f"Google credentials: refused ({message}); {LOGIN}")
     if code == 403:
-        return UserError(f"{request.call}: not allowed ({message}); README.md names the APIs and roles that are needed")
+        where = "docs/en/google-cloud.md names the APIs and roles that are needed"
+        return UserError(f"{request.call}: not allowed ({message}); {where}")
     return UserError(f"{request.call}: refused ({message})")
 
 

@@ -1,7 +1,7 @@
 """What a chip can do: one table of constants, each with its source.
 
 `fitted` constants are those with which `benchmarks/fit.py` comes nearest to the published runs that are marked `fit` in
-`benchmarks/published.yaml`; the errors on the others are in README.md.
+`benchmarks/published.yaml`; the errors on the others are in docs/en/planning.md.
 """
 
 from dataclasses import dataclass

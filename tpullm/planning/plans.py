@@ -137,7 +137,7 @@ def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """Plain values; the keys are documented in README.md, and tests hold them."""
+    """Plain values; docs/en/planning.md documents the keys, and a test holds them."""
     chosen, setting = plan.chosen, plan.chosen.setting
     found = chosen.estimate or estimate(setting)
     return {

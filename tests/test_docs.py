@@ -1,0 +1,258 @@
+"""What the documentation says is so: its commands run, its recipes load, its links lead somewhere.
+
+The commands of all pages run here on the tiny run, in a folder like the reader's: each once, on however many pages.
+`make` commands are run by `.ci/run`; what needs the network is checked as far as it can be.
+"""
+
+import contextlib
+import gzip
+import importlib.metadata
+import io
+import json
+import re
+import runpy
+import shlex
+import shutil
+import tomllib
+
+import pytest
+
+from tests.conftest import TINY
+from tests.huggingface.published import directory
+from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
+from tpullm import cli, log, ownership, recipe, storage
+from tpullm.tokenizer.templates import ChatTemplate
+
+COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+# What a reader has made before: the path, and the command that makes it, which runs first if it did not yet.
+MADE_BY = {
+    "runs/mine": "tpullm import models/published --run runs/mine",
+    "runs/my-text": "tpullm run my_recipe.yaml",
+    "models/quickstart": "tpullm export runs/quickstart models/quickstart --licence Apache-2.0",
+}
+# These say how much is done, and nothing else: the reader has hours, and more text than 30 short files.
+SMALL = ["--model.layers=1", "--model.width=32", "--model.heads=2"]
+SHORT = ["--pretrain.steps=2", "--pretrain.batch_size=2", "--pretrain.sequence_length=64", "--evaluate.sample_tokens=2"]
+TUNED = [f"--finetune.train.{how_much}" for how_much in ("steps=2", "batch_size=2", "sequence_length=64")]
+
+
+class Reader:
+    """Somebody who types commands in a folder with texts, conversations, a published model and a finished run.
+
+    Args:
+        folder: where; it has `configs/` as the project has.
+        bucket: makes `gs://my-bucket/quickstart` out of a run.
+    """
+
+    def __init__(self, folder, bucket):
+        self._folder, self._bucket, self._typed = folder, bucket, {}
+
+    def types(self, command: str) -> str:
+        """What a `tpullm` command prints; it runs once."""
+        for path, maker in MADE_BY.items():
+            if path in command and command != maker:
+                assert maker in COMMANDS, f"no page shows the command that makes {path}: {maker}"
+                self.types(maker)
+        if command not in self._typed:
+            self._typed[command] = self._run(_as_run_here(command))
+        return self._typed[command]
+
+    def _run(self, words: list[str]) -> str:
+        if any(word.startswith("gs://") for word in words) and "launch" not in words:
+            self._bucket()
+        printed = io.StringIO()
+        with contextlib.chdir(self._folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            code = cli.main(words)
+        log.speak_as("")
+        assert code == 0, printed.getvalue()
+        return printed.getvalue()
+
+
+def _as_run_here(command: str) -> list[str]:
+    """The words after `tpullm`: launches send nothing, the quickstart is the tiny run, trainings take two steps."""
+    verb, *words = shlex.split(command)[1:]
+    if verb == "launch":
+        return [verb, *words] if "--dry-run" in words else [verb, *words[:1], "--dry-run", *words[1:]]
+    if words[:1] == ["quickstart"]:
+        words = [str(TINY), *words[1:]] + ([] if "--run" in words else ["--run", "runs/quickstart"])
+    elif verb in ("run", "finetune"):
+        words += SHORT + (TUNED if "runs/mine" in words else SMALL)
+        words += ["--tokenizer.vocabulary_size=500"] if "my_recipe.yaml" in words else []
+    elif verb in ("generate", "chat"):
+        words += ["--tokens=8"]
+    return [verb, *words]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory, tiny_run, _storage_server):
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "runs").mkdir()
+    shutil.copytree(tiny_run, folder / "runs" / "quickstart")
+    directory(folder / "models" / "published")
+    (folder / "my_texts").mkdir()
+    (documents,) = (tiny_run / "documents" / "tenki" / "train").iterdir()
+    texts = [json.loads(line)["text"] for line in gzip.open(documents, "rt", encoding="utf-8")]
+    for number in range(30):
+        text = "\n".join(texts[number * 10 :][:10])
+        (folder / "my_texts" / f"{number}.txt").write_text(text, encoding="utf-8")
+    turns = [{"role": "user", "content": "元気？"}, {"role": "assistant", "content": "はい。"}]
+    lines = [json.dumps({"messages": [{**turns[0], "content": f"元気{n}？"}, turns[1]]}) for n in range(150)]
+    (folder / "my_conversations.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    for block in [block for page in PAGES for block in blocks(page, "yaml")]:
+        if named := re.match(r"# (\w+\.yaml)\n", block):
+            (folder / named[1]).write_text(block, encoding="utf-8")
+
+    def bucket():
+        remote = storage.path("gs://my-bucket/quickstart")
+        with contextlib.suppress(OSError):  # it is there already
+            _storage_server.make("my-bucket")
+        files = [path for path in tiny_run.rglob("*") if path.is_file() and path.name != ownership.FILE]
+        names = [str(path.relative_to(tiny_run)) for path in files]
+        storage.remote().upload_all(tiny_run, remote, names)
+
+    return Reader(folder, bucket)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("tpullm")])
+def test_a_command_of_tpullm(reader, command):
+    shown = reader.types(command)
+    if "launch" in command:
+        assert ("processes:" if "launch local" in command else "requests:") in shown
+    else:
+        assert shown
+
+
+def _activates(words):
+    assert words == [".", ".venv/bin/activate"]
+    assert "venv=$root/.venv" in (ROOT / "launch" / "local.sh").read_text("utf-8")
+
+
+def _makes(words):
+    (targets,) = re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert words[1] in targets.split()  # `make benchmarks` would find the folder and say that it is made
+    assert all(re.fullmatch(r"[A-Z]+=\S+", word) for word in words[2:])
+
+
+def _installs(words):
+    for extra in re.findall(r"tpullm\[([\w,]+)\]", " ".join(words)):
+        assert set(extra.split(",")) <= EXTRAS.keys()
+
+
+def _sets_up(words):
+    assert words[1] == "--extra" and words[2] in EXTRAS
+
+
+def _comes_with_tpullm(words):
+    assert words[0] in {entry.name for entry in importlib.metadata.entry_points(group="console_scripts")}
+
+
+def _asks_google(words):
+    assert words[1] in ("auth", "services", "storage")
+    if words[1] == "services":
+        assert all(re.fullmatch(r"[a-z]+\.googleapis\.com", word) for word in words[3:])
+
+
+OTHERS = {
+    ".": _activates,
+    "make": _makes,
+    "pip": _installs,
+    "launch/local.sh": _sets_up,
+    "hf": _comes_with_tpullm,
+    "gcloud": _asks_google,
+}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith("tpullm")])
+def test_another_command(command):
+    words = shlex.split(command)
+    assert words[0] in OTHERS, f"say in OTHERS how a test checks {words[0]}"
+    OTHERS[words[0]](words)
+
+
+@pytest.mark.parametrize("block", sorted({block for page in PAGES for block in blocks(page, "python")}))
+def test_the_lines_for_a_notebook(reader, capsys, block):
+    made = {}
+    with contextlib.chdir(reader._folder):
+        exec(block, made)
+    assert made["logits"].shape == (1, len(made["ids"]), made["model"].config.vocabulary_size)
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", sorted({block for page in PAGES for block in blocks(page, "yaml")}))
+def test_a_piece_of_a_recipe_loads(tmp_path, block):
+    (tmp_path / "recipe.yaml").write_text(block, encoding="utf-8")
+    assert recipe.load(tmp_path / "recipe.yaml")
+
+
+CONVERSATIONS = sorted({line for page in PAGES for block in blocks(page, "json") for line in block.splitlines()})
+TEMPLATES = sorted({block for page in PAGES for block in blocks(page, "jinja")})
+
+
+@pytest.mark.parametrize("line", CONVERSATIONS)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_chat_template_shows_the_conversation(template, line):
+    messages = json.loads(line)["messages"]
+    text, answers = ChatTemplate(template, {}, "chatml.jinja").shown(messages)
+    said = [message["content"] for message in messages if message["role"] == "assistant"]
+    assert [text[answer.start : answer.end] for answer in answers] == [f"{content}<|im_end|>\n" for content in said]
+
+
+def test_every_verb_is_shown():
+    shown = {shlex.split(command)[1] for command in COMMANDS if command.startswith("tpullm")}
+    assert set(cli.VERBS) <= shown
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.match("docs/ja/*")], ids=name_of)
+def test_both_languages_have_the_same_commands(page):
+    english = page.name == "README.md"
+    other = ROOT / "README.ja.md" if english else ROOT / "docs" / "ja" / page.name
+    if page.name == "README.ja.md" or not other.exists():
+        pytest.skip("in one language only")
+    assert sorted(set(commands(page))) == sorted(set(commands(other)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_link_leads_somewhere(page):
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() and page.parent.name == "ja":  # the site shows the English page in its place
+            target = page.parents[1] / "en" / path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_files_that_are_named_exist(page):
+    named = re.findall(r"`((?:configs|benchmarks|launch|docs|tpullm)/[\w./-]+\.\w+)`", page.read_text("utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name.startswith("README")], ids=name_of)
+def test_a_readme_is_short(page):
+    lines = page.read_text("utf-8").splitlines()
+    assert len(lines) <= 200
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_the_readme_has_the_two_commands_and_the_other_language():
+    assert {"make quickstart", "make test"} <= set(commands(ROOT / "README.md"))
+    assert "[日本語](README.ja.md)" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_reference_is_what_the_schema_gives():
+    made = runpy.run_path(str(ROOT / "docs" / "reference.py"))["page"]()
+    written = (ROOT / "docs" / "en" / "reference.md").read_text("utf-8")
+    assert written == made, "run: python docs/reference.py"
+
+
+def test_every_section_of_a_recipe_has_an_anchor():
+    sections = {key.split(".")[-2] for key in recipe.keys() if "." in key}
+    assert sections | {"recipe", "launch"} <= anchors(ROOT / "docs" / "en" / "reference.md")
+
+
+def test_every_page_is_in_the_navigation():
+    shown = (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert [name_of(page) for page in PAGES if page.parent.name == "en" and f" {page.name}\n" not in shown] == []
