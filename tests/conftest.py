@@ -38,7 +38,7 @@ def pytest_configure(config):
 
     Set before a test module imports JAX, which reads it then. Workers of pytest-xdist inherit it.
     """
-    if hasattr(config, "workerinput"):
+    if SESSION in os.environ:
         return
     folder = tempfile.TemporaryDirectory(prefix="tpullm-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
