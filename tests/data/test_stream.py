@@ -64,7 +64,7 @@ def test_threads_end_with_the_iterator(sources):
     batches = stream_of(sources).batches(0, 1_000_000, workers=2)
     next(batches)
     batches.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before

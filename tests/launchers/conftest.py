@@ -51,8 +51,8 @@ def tpu(start_tpu) -> FakeTpu:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    """The waits of a real service, a hundredth as long."""
-    quick = functools.partial(watch.Pace, 0.05, 0.05, 0.2, 20.0)
+    """The waits of a real service, a hundredth as long; for machines to report as long as a busy one may take."""
+    quick = functools.partial(watch.Pace, 0.05, 0.05, 0.2, 300.0)
     monkeypatch.setattr(watch, "Pace", quick)
 
 

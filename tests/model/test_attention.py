@@ -18,6 +18,17 @@ WINDOW, SOFTCAP = 40, 3.0
 TOLERANCES = [(jnp.float32, 4e-6), (jnp.bfloat16, 3e-2)]
 
 
+def of_both_types(cases, chosen):
+    """Each case in float32, which shows whether it is right; in bfloat16 the chosen ones, the rest with `-m slow`."""
+    found = []
+    for dtype, tolerance in TOLERANCES:
+        for case in cases:
+            marks = [] if dtype == jnp.float32 or case in chosen else pytest.mark.slow
+            words = "-".join(case) or "causal" if isinstance(case, dict) else case
+            found.append(pytest.param(dtype, tolerance, case, marks=marks, id=f"{dtype.__name__}-{words}"))
+    return found
+
+
 def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap=0.0, sinks=False):
     """Values and gradients of `kernel` and of `attend`, on rows of two documents and padding."""
     b = batch(rows=2, length=length)
@@ -26,12 +37,12 @@ def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap
     arrays = [jax.random.normal(key, shape).astype(dtype) for key, shape in zip(keys, shapes, strict=False)]
     sinks_N = jax.random.normal(keys[4], (heads,)) if sinks else None
 
-    def both(attention):
-        mask = allowed(b.segment_ids, b.positions, b.segment_ids, b.positions, window or None)
+    def both(attention, q, k, v, cotangent, sinks_N, segments, positions):
+        mask = allowed(segments, positions, segments, positions, window or None)
         # Where there is padding, nothing is asked: whom it looks at may differ.
-        real = (b.segment_ids > 0)[:, :, None, None]
-        mixed, back = jax.vjp(lambda q, k, v, s: attention(q, k, v, mask, s) * real, *arrays[:3], sinks_N)
-        return mixed, *[gradient for gradient in back(arrays[3]) if gradient is not None]
+        real = (segments > 0)[:, :, None, None]
+        mixed, back = jax.vjp(lambda q, k, v, s: attention(q, k, v, mask, s) * real, q, k, v, sinks_N)
+        return mixed, *[gradient for gradient in back(cotangent) if gradient is not None]
 
     with jax.set_mesh(mesh()):
         queries, everywhere = (
@@ -40,8 +51,11 @@ def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap
         )
         arrays = jax.device_put(arrays, [queries, everywhere, everywhere, queries])
         rows = jax.device_put((b.segment_ids, b.positions), named(mesh(), "batch", "time"))
-        ours = jax.jit(lambda: both(lambda *arguments: kernel(*arguments, *rows)))()
-        plain = jax.jit(lambda: both(lambda q, k, v, mask, s: attend(q, k, v, mask, softcap, s)[0]))()
+        given = (*arrays, sinks_N, *rows)
+        ours = jax.jit(lambda *given: both(lambda *five: kernel(*five, *given[-2:]), *given))(*given)
+        plain = jax.jit(lambda *given: both(lambda q, k, v, mask, s: attend(q, k, v, mask, softcap, s)[0], *given))(
+            *given
+        )
     return ours, plain
 
 
@@ -52,9 +66,8 @@ def assert_equal(ours, plain, dtype, tolerance):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * np.abs(other).max())
 
 
-@pytest.mark.parametrize("block", [8, 16, 32])
+@pytest.mark.parametrize(("dtype", "tolerance", "block"), of_both_types([8, 16, 32], chosen=[8]))
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (3, 1)])
-@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 def test_blocks_equal_plain_attention(monkeypatch, block, heads, groups, dtype, tolerance):
     monkeypatch.setattr(blockwise, "query_block", lambda length: block)
 
@@ -73,9 +86,8 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "causal")
+@pytest.mark.parametrize(("dtype", "tolerance", "options"), of_both_types(OPTIONS, chosen=OPTIONS[-1:]))
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (3, 1)])
-@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 def test_flash_equals_plain_attention(monkeypatch, options, heads, groups, dtype, tolerance):
     monkeypatch.setattr(flash, "MOST", 24)  # of 120 tokens: five blocks
     window = jnp.asarray(options.get("window") or 2**30, jnp.int32)

@@ -1,6 +1,7 @@
 """A small model and a batch with everything in them: segments, padding, weights of 0, grouped heads."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -30,9 +31,20 @@ def mesh():
 
 
 def params(seed: int = 0, architecture: Architecture = ARCHITECTURE):
-    """Fresh parameters."""
+    """Fresh parameters: arrays of their own, since a step takes them for itself."""
+    return jax.tree.map(lambda kept: jax.device_put(*kept), _initial(seed, architecture), is_leaf=_is_kept)
+
+
+@functools.cache
+def _initial(seed: int, architecture: Architecture):
+    """The values of fresh parameters with their shardings; compiled once."""
     with jax.set_mesh(mesh()):
-        return jax.jit(architecture.init)(jax.random.key(seed))
+        made = jax.jit(architecture.init)(jax.random.key(seed))
+    return jax.tree.map(lambda leaf: (np.asarray(leaf), leaf.sharding), made)
+
+
+def _is_kept(node) -> bool:
+    return isinstance(node, tuple)
 
 
 def batch(rows: int = 4, length: int = 32, seed: int = 0, vocabulary: int = 96) -> Batch:

@@ -20,7 +20,7 @@ def quick(monkeypatch):
 def until(true) -> None:
     began = time.monotonic()
     while not true():
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
         time.sleep(0.05)
 
 
