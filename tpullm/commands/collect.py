@@ -37,7 +37,8 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
     manifest.write(stage, inputs, **facts, seconds=round(seconds, 2))
     for name, found in card["encodings"].items():
         for encoding, count in found.items():
-            say(f"documents: {name}: {count:,} files are not UTF-8 and were read as {encoding}")
+            which = "1 document is not UTF-8 and was" if count == 1 else f"{count:,} documents are not UTF-8 and were"
+            say(f"documents: {name}: {which} read as {encoding}")
     dropped = sum(sum(reasons.values()) for reasons in card["dropped"].values())
     say(
         f"documents: {card['documents']:,} with {card['characters']:,} characters in {seconds:.1f} s, "
