@@ -120,11 +120,17 @@ def made_once(name: str, make: Callable[[Path], object]) -> Path:
 def tiny_run(tmp_path_factory) -> Path:
     """A finished run of `tests/tiny.yaml`, made by the real entry point once in a test session. Read only.
 
-    A worker has a copy of its own: commands work in it, and a run directory is one command's at a time.
+    A worker has a copy of its own: commands work in it, and a run directory is one command's at a time. Run once more,
+    the copy knows its own place, and all else stays.
     """
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    shutil.copytree(made_once("tiny", lambda run: tpullm("run", "--config", TINY, "--run", run)), run)
+    shutil.copytree(made_once("tiny", _make_tiny), run)
+    _make_tiny(run)
     return run
+
+
+def _make_tiny(run: Path) -> None:
+    tpullm("run", "--config", TINY, "--run", run)
 
 
 @pytest.fixture
