@@ -35,7 +35,18 @@ QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 BYTES_OF_A_WORKER = 3 << 30  # measured: most of them is the TPU compiler's and JAX's programs
 
 # The files that take longest, the longest first: with several workers, no worker begins one of them at the end.
-BEGUN_FIRST = ("training/test_sharded.py",)
+BEGUN_FIRST = (
+    "training/test_sharded.py",
+    "test_hosts.py",
+    "test_resume.py",
+    "commands/test_import_export.py",
+    "training/test_host_losses.py",
+    "planning/test_compiled.py",
+    "test_programs.py",
+    "model/test_attention.py",
+    "launchers/test_batch.py",
+    "training/test_loop.py",
+)
 
 
 def pytest_configure(config):

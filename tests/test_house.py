@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import BEGUN_FIRST
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 LOCAL = ROOT / "launch" / "local.sh"
@@ -105,6 +107,10 @@ def test_script_parses_and_is_executable(script):
 @pytest.mark.parametrize("target", ["help", "quickstart", "test", "docs", "lint", "clean"])
 def test_makefile_target_exists(target):
     subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_test_files_that_are_begun_first_exist():
+    assert [name for name in BEGUN_FIRST if not (ROOT / "tests" / name).exists()] == []
 
 
 def test_make_without_a_target_explains_itself():
