@@ -7,7 +7,7 @@ import numpy as np
 from tpullm.config import ModelConfig
 from tpullm.errors import UserError
 from tpullm.inference import decode, scoring
-from tpullm.inference.sampling import GREEDY, Sampling, check
+from tpullm.inference.options import GREEDY, Sampling, check
 from tpullm.inference.session import fits, load
 from tpullm.inference.streaming import characters
 
