@@ -82,7 +82,7 @@ def test_the_command_line_wins_wherever_the_file_stands(config):
 def test_a_config_without_a_file_is_one_line():
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     recipe.add_recipe_arguments(parser)
-    with pytest.raises(UserError, match="expected one argument"):
+    with pytest.raises(UserError, match="--config: its value is missing"):
         recipe.parse(parser, ["--seed", "7", "--config"])
 
 

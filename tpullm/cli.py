@@ -132,7 +132,7 @@ def parser_of(verb: str, shows: bool = False):
 
     from tpullm.recipe import add_recipe_arguments
 
-    parser = jsonargparse.ArgumentParser(prog=f"tpullm {verb}", exit_on_error=False, add_help=False)
+    parser = jsonargparse.ArgumentParser(prog=f"tpullm {verb}", exit_on_error=False, add_help=False, allow_abbrev=False)
     if VERBS[verb].recipe and not shows:
         add_recipe_arguments(parser)
     if VERBS[verb].adds and shows == bool(VERBS[verb].shows):

@@ -56,7 +56,7 @@ def add_arguments(parser) -> None:
 def _parser():
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(prog="tpullm launch", exit_on_error=False, add_help=False)
+    parser = jsonargparse.ArgumentParser(prog="tpullm launch", exit_on_error=False, add_help=False, allow_abbrev=False)
     add_arguments(parser)
     settings.add_arguments(parser)
     return parser
