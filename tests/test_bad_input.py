@@ -65,7 +65,7 @@ def leftovers(folder: Path) -> list[str]:
     [
         (["--pretrain.stepz", "3"], "unknown key pretrain.stepz; the nearest is pretrain.steps"),
         (["--pretrain.optimizer.peek_lr", "1"], "the nearest is pretrain.optimizer.peak_lr"),
-        (["--pretrain.steps", "many"], "\"pretrain.steps\": Expected a <class 'int'>. Got value: many"),
+        (["--pretrain.steps", "many"], "pretrain.steps: many is not a whole number; see docs/en/reference.md#pretrain"),
         (["--model.layers", "0"], "layers, width and heads must be > 0"),
         (["--model.heads", "3", "--model.kv_heads", "2"], "model.kv_heads: 2 does not divide model.heads 3"),
         (["--pretrain.accumulation", "5"], "pretrain.accumulation: 5 does not divide batch_size 32"),
@@ -84,7 +84,7 @@ def leftovers(folder: Path) -> list[str]:
         (["--mesh", "{fsdp: 2, fsdp: 4}"], "mesh.fsdp is given twice; keep one of them"),
         (["--mesh={fsdp: 2, tensor: 1, fsdp: 4}"], "mesh.fsdp is given twice"),
         (["--mesh", "{fsdp: 1.5}"], "1.5 is no whole number of devices along an axis"),
-        (["--mesh", "{fsdp: two}"], '"mesh": two is no whole number of devices'),
+        (["--mesh", "{fsdp: two}"], "mesh: two is no whole number of devices"),
         (["--mesh", "{fsdp: true}"], "True is no whole number of devices"),
         (["--mesh", "{fsdp: -2}"], "mesh.fsdp: -2 is no number of devices"),
         (
@@ -103,10 +103,19 @@ def test_a_wrong_setting_names_the_key(capsys, tmp_path, option, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("pretrain: {stepz: 3}", "wrong.yaml: unknown key pretrain.stepz; the nearest is pretrain.steps"),
-        ("corpus: {sources: [{name: a, kind: text, pth: b}]}", "wrong.yaml: unknown key corpus.sources.pth"),
-        ("corpus: {sources: [{name: a, kind: text, weight: heavy}]}", "Got value: heavy"),
-        ("corpus: {sources: [{name: a, kind: tekst}]}", "tekst"),
+        ("pretrain: {stepz: 3}", "wrong.yaml: line 1: unknown key pretrain.stepz; the nearest is pretrain.steps"),
+        (
+            "corpus: {sources: [{name: a, kind: text, pth: b}]}",
+            "wrong.yaml: line 1: unknown key corpus.sources.pth; the nearest is corpus.sources.path, see docs/",
+        ),
+        (
+            "corpus: {sources: [{name: a, kind: text, weight: heavy}]}",
+            "wrong.yaml: corpus.sources.weight: heavy is not a number; see docs/en/reference.md#sources",
+        ),
+        (
+            "corpus: {sources: [{name: a, kind: tekst}]}",
+            "corpus.sources.kind: tekst is not one of text, markdown, html, jsonl",
+        ),
         ("pretrain: [", "wrong.yaml: not YAML"),
         ("name: a\nmesh: {fsdp: 2, fsdp: 4}", "wrong.yaml: line 2: mesh.fsdp is given twice; keep one of them"),
         ("pretrain:\n  steps: 3\n  steps: 4", "wrong.yaml: line 3: pretrain.steps is given twice"),
@@ -122,9 +131,11 @@ def test_a_wrong_recipe_names_the_file_and_the_key(capsys, tmp_path, text, said)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_recipe(capsys, tmp_path):
+def test_a_missing_recipe(capsys, tmp_path, monkeypatch):
     assert "nothing.yaml" in refused(capsys, "collect", "--config", tmp_path / "nothing.yaml")
     assert "`tpullm recipes` lists them" in refused(capsys, "collect", "--run", tmp_path / "nothing")
+    monkeypatch.chdir(tmp_path)
+    assert "which recipe? Name one after the verb" in refused(capsys, "collect")
 
 
 def test_an_unknown_verb_names_the_nearest(capsys):

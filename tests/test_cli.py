@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT, TINY, tpullm
 from tpullm import recipe
-from tpullm.cli import VERBS, main
+from tpullm.cli import VERBS
 from tpullm.config import Recipe
 from tpullm.errors import UserError
 
@@ -25,14 +25,6 @@ def test_help_names_every_verb_and_is_quick():
     assert 0 < min(seconds) < 0.5
     for verb in VERBS:
         assert f"\n  {verb} " in done.stdout
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(capsys, verb):
-    with pytest.raises(SystemExit) as left:
-        main([verb, "--help"])
-    assert left.value.code == 0
-    assert "usage: tpullm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["collect", "tokenize", "report"])
@@ -90,7 +82,7 @@ def test_the_command_line_wins_wherever_the_file_stands(config):
 def test_a_config_without_a_file_is_one_line():
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     recipe.add_recipe_arguments(parser)
-    with pytest.raises(UserError, match="expected one argument"):
+    with pytest.raises(UserError, match="--config: its value is missing"):
         recipe.parse(parser, ["--seed", "7", "--config"])
 
 

@@ -1,6 +1,6 @@
 """The recipe: every setting of one run, each default written once, here.
 
-A recipe is one YAML file under `configs/`. `tpullm VERB --config FILE --section.key VALUE` overrides a key.
+A recipe is one YAML file, such as those of `configs/`. `tpullm VERB RECIPE --section.key VALUE` overrides a key.
 """
 
 import dataclasses
@@ -15,20 +15,24 @@ class Source:
     """One source of documents.
 
     Args:
-        name: a short name, used in file names, metrics and the data card.
-        kind: how to read it; `files` reads each file by its extension, `python` is the documentation and library of the
-            running Python, `tenki` the built-in grammar of everyday Japanese.
-        path: a file, a folder (read recursively) or an http(s) URL; for `python`, `documentation`, `code` or nothing
-            (both); nothing for `tenki`.
-        held_out: a file or folder kept for evaluation only, instead of documents chosen by hash; it may lie in `path`.
-        licence: the licence of the text, as an SPDX name or a sentence. Required.
-        language: the language of the text (`en`, `ja`, `code`, ...); documents in another one are dropped.
-        weight: share of the training tokens drawn from this source, relative to the other weights.
-        text_key: the field that holds the text (jsonl and parquet).
-        documents: how many documents at most (0 is all); for `tenki`, how many to generate.
-        bytes: how many bytes of its files at most (0 is all): whole files, chosen by hash, and the beginning of one.
-        filter: drop documents that are too short, too repetitive or in another language.
-        deduplicate: drop documents that repeat another one, exactly or nearly.
+        name: a short name. File names, metrics and the data card use it.
+        kind: format: text, markdown, html, jsonl, parquet, warc, code, files, python or tenki. `files` reads each file
+            by its extension. `python` is the documentation and the library of the running Python. `tenki` is the
+            built-in grammar of everyday Japanese.
+        path: a file, a folder or an http(s) URL. A folder is read recursively. For `python`: `documentation`, `code`,
+            or empty for both. For `tenki`: empty.
+        held_out: a file or folder for evaluation only. It replaces the choice by hash, and may lie inside `path`.
+        licence: the licence of the text. An SPDX name or a sentence; required.
+        language: its language, such as `en`, `ja` or `code`. Documents in another language are dropped. Empty keeps
+            all.
+        weight: share of the training tokens. It is relative to the weights of the other sources.
+        text_key: the field with the text, in jsonl and parquet.
+        documents: at most this many documents. 0 is all; for `tenki` it is the number to generate.
+        bytes: at most this many bytes of its files. 0 is all. Whole files are taken, by the hash of their names, and
+            the beginning of one more.
+        filter: drop documents that are short or repetitive. Documents in another language than `language` are dropped
+            too.
+        deduplicate: drop documents that repeat another one. Exact and near copies both count.
     """
 
     name: str
@@ -50,13 +54,14 @@ class CorpusConfig:
     """Step 1, collect.
 
     Args:
-        sources: where the documents come from.
-        held_out_fraction: share of the documents set aside for evaluation, chosen by the hash of their text.
+        sources: the list of sources. Each has the keys of corpus.sources.
+        held_out_fraction: share of the documents set aside for evaluation. They are chosen by the hash of their text.
         minimum_characters: shorter documents are dropped.
-        maximum_characters: longer documents are cut into pieces of at most this length, at a line's end.
-        near_duplicate_similarity: documents at least this similar (Jaccard of word 5-grams, by MinHash) are duplicates;
-            1 removes exact copies only.
-        workers: processes that read and filter; 0 is one per core.
+        maximum_characters: longer documents are cut into pieces. A piece has at most this length and ends at a line's
+            end.
+        near_duplicate_similarity: least similarity of duplicates. It is the Jaccard similarity of word 5-grams, by
+            MinHash. 1 removes exact copies only.
+        workers: processes that read and filter. 0 is one per core.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -72,15 +77,15 @@ class TokenizerConfig:
     """Step 2, tokenize.
 
     Args:
-        model_type: SentencePiece model: `unigram` (pieces of words) or `char` (single characters).
-        vocabulary_size: number of tokens, special tokens and the 256 byte tokens included; fewer where the text has
-            too few different pieces. 0 with `char` is all characters of the sample.
-        largest_vocabulary: the vocabulary grows up to this where the frequent characters of the text (Chinese,
-            Japanese, Korean) would take more than a quarter of `vocabulary_size`; 0 does not grow.
-        sample_characters: how many characters of the training documents the tokenizer is trained on.
-        words: learn pieces within Japanese words (found by Sudachi), so that は+いい never becomes one piece.
-        reserved_tokens: unused special tokens kept for later.
-        workers: processes that tokenize; 0 is one per core.
+        model_type: SentencePiece model, `unigram` or `char`. `unigram` has pieces of words, `char` single characters.
+        vocabulary_size: number of tokens. Special tokens and the 256 byte tokens count. It is smaller where the text
+            has too few different pieces. 0 with `char` is all characters of the sample.
+        largest_vocabulary: number of tokens up to which the vocabulary may grow. It grows where the frequent characters
+            of the text (Chinese, Japanese, Korean) take more than a quarter of it. 0 does not grow.
+        sample_characters: characters of text to train the tokenizer on.
+        words: keep pieces within Japanese words. Sudachi finds the words, so は+いい never becomes one piece.
+        reserved_tokens: unused special tokens, kept for later.
+        workers: processes that tokenize. 0 is one per core.
     """
 
     model_type: Literal["unigram", "char"] = "unigram"
@@ -94,21 +99,22 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are changed for contexts longer than the original one.
+    """Rotary positions for contexts longer than the original one.
 
     Args:
-        kind: `linear` (Chen et al. 2023), `dynamic` (NTK-aware, by the length so far), `llama3` (Grattafiori et al.
-            2024), `yarn` (Peng et al. 2023), `longrope` (Ding et al. 2024).
+        kind: the method. `linear` (Chen et al. 2023), `dynamic` (NTK-aware, by the length so far), `llama3`
+            (Grattafiori et al. 2024), `yarn` (Peng et al. 2023), `longrope` (Ding et al. 2024).
         factor: how many times longer the context becomes.
-        original_context: the context that the model was first trained for, in tokens.
-        low_frequency: of `llama3`, turns in the original context below which a frequency is divided by `factor`.
-        high_frequency: of `llama3`, turns above which it stays.
-        fast: of `yarn`, turns above which a frequency stays.
-        slow: of `yarn`, turns below which it is divided by `factor`.
-        truncate: of `yarn`, round the two bounds to whole dimensions.
-        scale: of `yarn` and `longrope`, what cosine and sine are multiplied by.
-        short: of `longrope`, the divisor of each frequency up to the original context.
-        long: of `longrope`, the divisor of each frequency beyond it.
+        original_context: the context of the first training, in tokens.
+        low_frequency: for `llama3`: the lower bound, in turns. Frequencies with fewer turns in the original context are
+            divided by `factor`.
+        high_frequency: for `llama3`: the upper bound, in turns. Frequencies with more turns do not change.
+        fast: for `yarn`: the upper bound, in turns. Frequencies with more turns do not change.
+        slow: for `yarn`: the lower bound, in turns. Frequencies with fewer turns are divided by `factor`.
+        truncate: for `yarn`: round the two bounds to whole dimensions.
+        scale: for `yarn` and `longrope`: factor on cosine and sine.
+        short: for `longrope`: divisors up to the original context. One for each frequency.
+        long: for `longrope`: divisors beyond the original context. One for each frequency.
     """
 
     kind: Literal["none", "linear", "dynamic", "llama3", "yarn", "longrope"] = "none"
@@ -124,74 +130,75 @@ class RopeScaling:
     long: tuple[float, ...] = ()
 
 
-# Keys of a model that say how it is trained and change no parameter.
+# Keys of a model that concern its training and change no parameter.
 HOW_TRAINED = ("dropout", "remat", "attention_block", "gradients", "balance_loss")
-# What `model.attention_block` may be, the largest first.
+# The values of `model.attention_block`, the largest first.
 ATTENTION_BLOCKS = (2048, 1024, 512, 256, 128)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Step 3, a decoder-only Transformer. What no key names is as in Llama. Many keys exist for published models only.
+    """Step 3, the Transformer. A decoder-only one, by default as in Llama, with tied and scaled embeddings and with
+    normalized queries and keys. Many keys are for published models only.
 
     Args:
         layers: number of Transformer blocks (L).
         width: width of the residual stream (D).
-        heads: query heads (N).
-        kv_heads: key and value heads (K), a divisor of `heads`; 0 is the same number.
-        head_width: width of one head (H); 0 is `width / heads`.
-        mlp_width: width of the feed-forward layer (F), or of each expert; 0 is 8/3 of `width`, rounded up to a multiple
+        heads: number of query heads (N).
+        kv_heads: number of key and value heads (K). It divides `heads`. 0 is the same number.
+        head_width: width of one head (H). 0 is `width / heads`.
+        mlp_width: width of the feed-forward layer (F), or of each expert. 0 is 8/3 of `width`, rounded up to a multiple
             of 64.
-        experts: number of experts (E). An expert is a feed-forward layer, and a router chooses some for each token
-            (Mixtral); 0 is one feed-forward layer without a router.
-        experts_per_token: experts that the router chooses for each token.
-        normalize_router: true renormalizes the weights over the chosen experts; false keeps the softmax over all
-            experts.
-        router_scores: the function from the router's logits to scores; `sigmoid` is DeepSeek-V3's.
-        router_scale: factor on the experts' weights, for a router whose scores are small.
-        shared_experts: experts that every token goes through as well, computed as one wider MLP (DeepSeekMoE, Dai et
+        experts: number of experts (E). 0 is one feed-forward layer without a router. Otherwise a router chooses some of
+            the experts for each token (Mixtral).
+        experts_per_token: number of experts that the router chooses for a token.
+        normalize_router: renormalize the weights of the chosen experts. They then sum to 1. False keeps the softmax
+            over all experts.
+        router_scores: function that turns the router's logits into scores. `sigmoid` is DeepSeek-V3's.
+        router_scale: factor on the weights of the experts.
+        shared_experts: number of experts that every token uses. They are computed as one wider MLP (DeepSeekMoE, Dai et
             al. 2024).
-        balance_loss: weight of the loss for even loads in each row (DeepSeek-V3, equations 17 to 20; 0.0001 there).
-        balance_rate: how far each step moves a bias on each expert's score towards an even load, without a loss (Wang
-            et al. 2024; 0.001 there); 0 is no bias.
-        vocabulary_size: number of token ids (V); 0 is the tokenizer's.
-        context_length: longest sequence that the model is made for, in tokens.
-        positions: `rotary`, or a `learned` vector for each of `context_length` positions (GPT-2).
+        balance_loss: weight of the load-balancing loss. It is computed in each row (DeepSeek-V3, equations 17 to 20;
+            0.0001 there).
+        balance_rate: step size of the load-balancing bias. Each step moves a bias on the score of each expert towards
+            an even load, without a loss (Wang et al. 2024; 0.001 there). 0 is no bias.
+        vocabulary_size: number of token ids (V). 0 is the tokenizer's.
+        context_length: longest sequence that the model reads, in tokens.
+        positions: `rotary`, or `learned` position vectors. `learned` has a vector for each of the `context_length`
+            positions (GPT-2).
         rope_theta: base of the rotary position embedding.
-        local_rope_theta: base in layers with a window (Gemma 3). These layers then ignore `rope_scaling`; 0 is
-            `rope_theta`.
-        rope_scaling: for contexts longer than the original one.
-        windows: for each layer, how many tokens a token attends to, itself included; 0 is all, and an empty list is
-            all tokens in all layers.
+        local_rope_theta: base in layers with a window. These layers then have no scaling (Gemma 3). 0 is `rope_theta`
+            in all layers.
+        rope_scaling: rotary positions for long contexts.
+        windows: attention window of each layer, in tokens. A token sees that many tokens, itself included. 0 is all.
+            Empty is all in every layer.
         norm: `rms`, or `layer` with a bias (GPT-2).
         norm_epsilon: added to the mean square in a norm.
-        norm_unit_offset: store the scale of a norm as its difference from 1 (Gemma).
-        norm_placement: normalize the input of attention and MLP (`before`), their output (`after`, OLMo 2) or `both`
-            (Gemma 2).
-        qk_norm: normalize queries and keys before their product: in each `head`, over `all` heads (OLMo 2) or `none`.
+        norm_unit_offset: store the scales of norms as their difference from 1. As in Gemma.
+        norm_placement: norms `before` attention and MLP, `after`, or `both`. `after` is OLMo 2, `both` is Gemma 2.
+        qk_norm: norm of queries and keys: `head`, `all` or `none`. `head` normalizes each head, `all` all heads
+            together (OLMo 2).
         qkv_bias: add a bias to queries, keys and values.
-        out_bias: add a bias to attention's output projection.
-        mlp_bias: add biases in the MLP, its router included.
-        activation: activation of the MLP; `gelu_tanh` is the approximation by tanh.
-        gated: multiply the activation by a second projection (SwiGLU).
-        swiglu_limit: bound of both projections, in gpt-oss's form of SwiGLU (see `layers.activated`); 0 is the usual
-            form.
-        attention_scale: factor on attention's scores; 0 is 1 / sqrt(head_width).
-        sinks: give each head a learned score that takes its share of the softmax and adds nothing to the output
-            (gpt-oss).
-        attention_softcap: soft cap of attention's scores, by tanh (Gemma 2); 0 is none.
-        logit_softcap: soft cap of the logits, by tanh; 0 is none.
-        scale_embeddings: multiply embeddings by sqrt(width) (Vaswani et al. 2017).
+        out_bias: add a bias to the output of attention.
+        mlp_bias: add biases in the MLP and its router.
+        activation: activation of the MLP. `gelu_tanh` is the approximation of GELU by tanh.
+        gated: use a gated MLP (SwiGLU).
+        swiglu_limit: bound on both factors of SwiGLU, in gpt-oss's form. See `layers.activated`. 0 is the usual form.
+        attention_scale: factor on the attention scores. 0 is 1 / sqrt(head width).
+        sinks: give each head a learned attention sink. It takes a share of the softmax and adds no value (gpt-oss).
+        attention_softcap: soft cap of the attention scores, by tanh. As in Gemma 2. 0 is none.
+        logit_softcap: soft cap of the logits, by tanh. 0 is none.
+        scale_embeddings: multiply embeddings by sqrt(width). As in Vaswani et al. 2017.
         tied_embeddings: use the embedding table as the output layer too.
-        dropout: share of residual activations set to zero in training, for corpora that are read many times. Which
-            ones depends on `accumulation` and on the mesh axis `sequence`, and on no other axis.
-        remat: activations that the backward pass finds kept; it recomputes all others. `none` recomputes nothing,
-            `full` keeps the residual stream only, `save_attention` also keeps attention's outputs, `save_dots` also
-            keeps the other products, and `offload` keeps what `save_dots` keeps in the host's memory.
-        attention_block: largest block of queries and keys in a TPU's attention kernel, a power of two from 128 to
-            2,048; 0 is 1,024. Other devices ignore it.
-        gradients: type in which matrices' gradients are summed over devices; `compute` is the type of the products,
-            `float32` sends twice the bytes.
+        dropout: share of residual activations set to zero in training. For small corpora that are read many times. The
+            pattern depends on `accumulation` and on the devices along `sequence`, and on no other mesh axis.
+        remat: what is recomputed in the backward pass. `none`: nothing. `full`: keep only the residual stream.
+            `save_attention`: keep the outputs of attention too. `save_dots`: keep the outputs of all matmuls.
+            `offload`: as `save_dots`, in the memory of the host.
+        attention_block: block size of a TPU's attention kernel. A power of two from 128 to 2,048; 0 is 1,024. Other
+            devices ignore it.
+        gradients: type in which devices sum the gradients of matrices. `compute` is the type of the matmuls. float32
+            sends twice the bytes.
     """
 
     layers: int = 4
@@ -266,26 +273,26 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, Adafactor or Muon, with decoupled weight decay on matrices only (Loshchilov & Hutter 2019).
+    """AdamW, Adafactor or Muon. Weight decay is decoupled and applies to matrices only (Loshchilov & Hutter 2019).
 
     Args:
-        kind: `adamw`; `adafactor`, whose state is next to nothing (Shazeer & Stern 2018; without a first moment); or
-            `muon` for the matrices of the layers and AdamW for all else, at AdamW's learning rates (Jordan et al. 2024;
-            Liu et al. 2025).
-        moments: type of AdamW's moments and Muon's momentum between steps; bfloat16 halves their bytes and is rounded
+        kind: the optimizer. `adafactor` keeps almost no state (Shazeer & Stern 2018; without a first moment). `muon` is
+            for the matrices of the layers, with AdamW for all else, at AdamW's learning rates (Jordan et al. 2024; Liu
+            et al. 2025).
+        moments: type of AdamW's moments and Muon's momentum. bfloat16 takes half the bytes and is rounded
             stochastically.
         peak_lr: learning rate after the warm-up.
-        schedule: `cosine` to `final_lr_fraction`, or `wsd` (warm-up, stable, linear decay).
+        schedule: `cosine`, or `wsd` (warm-up, stable, linear decay). Both end at `final_lr_fraction`.
         warmup_steps: steps of linear warm-up.
-        decay_fraction: share of the steps in which `wsd` decays.
-        final_lr_fraction: last learning rate as a share of the peak.
+        decay_fraction: for `wsd`: share of the steps with decay.
+        final_lr_fraction: last learning rate, as a share of the peak.
         beta1: decay of AdamW's first moment.
         beta2: decay of AdamW's second moment.
         epsilon: added to the root of AdamW's second moment.
         momentum: decay of Muon's momentum.
         weight_decay: decay of the matrices, times the learning rate.
-        clip_norm: largest global norm of the gradient; a larger gradient is scaled down to it.
-        z_loss: weight of the squared log-normalizer, which keeps logits small (PaLM, section 5).
+        clip_norm: largest global norm of a gradient. Larger gradients are scaled down.
+        z_loss: weight of the squared log-normalizer. It keeps logits small (PaLM, section 5).
     """
 
     kind: Literal["adamw", "adafactor", "muon"] = "adamw"
@@ -309,9 +316,9 @@ class CheckpointConfig:
     """When training saves.
 
     Args:
-        every_steps: save after this many steps (0 is never by steps).
-        every_minutes: save after this many minutes (0 is never by time).
-        keep: saves to keep; the last is never removed.
+        every_steps: save after this many steps. 0 is never by steps.
+        every_minutes: save after this many minutes. 0 is never by time.
+        keep: number of saves to keep. The last one is never removed.
     """
 
     every_steps: int = 500
@@ -321,22 +328,22 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One stage of training: step 4 is one, and step 5 has one in `finetune.train`.
+    """One stage of training. Pretraining (step 4) and tuning (step 5) have the same keys.
 
     Args:
-        steps: optimizer steps.
+        steps: number of optimizer steps.
         batch_size: rows in one global batch (B).
         sequence_length: tokens in one row (T).
-        accumulation: micro-batches in one step; the result is the same.
-        loss_chunks: parts of a row whose logits are computed one after the other; the result is the same. 0 is the
-            fewest that keep a chunk's logits below 1 GiB a device (64 MiB on a CPU).
-        compute: type of the products; `auto` is bfloat16 where the machine is fast in it, else float32.
+        accumulation: micro-batches per step. The result is the same.
+        loss_chunks: chunks of a row in which the loss is computed. The result is the same. 0 keeps the logits of a
+            chunk below 1 GiB a device (64 MiB on a CPU).
+        compute: type of the matmuls. `auto` is bfloat16 where the machine is fast in it, else float32.
         optimizer: the optimizer.
-        evaluate_every: steps between evaluations on held-out documents (0 is only at the end).
-        evaluate_rows: at most this many rows a source in one evaluation (0 is all).
+        evaluate_every: steps between evaluations on held-out text. 0 is only at the end.
+        evaluate_rows: at most this many rows a source in an evaluation. 0 is all.
         log_every: steps between lines of `metrics.jsonl`.
-        data_workers: threads that read ahead; the batches do not depend on their number.
-        checkpoint: when to save.
+        data_workers: threads that read ahead. The batches do not depend on it.
+        checkpoint: when training saves.
     """
 
     steps: int = 1000
@@ -358,9 +365,10 @@ class FinetuneConfig:
     """Step 5, fine-tune on conversations.
 
     Args:
-        conversations: JSON Lines files of `{"messages": [{"role", "content"}]}`; `tenki` is the built-in questions.
-        chat_template: a Jinja file that shows conversations to the model, for a `base` that has no such template.
-        held_out_fraction: share of the conversations never trained on, chosen by hash.
+        conversations: files of conversations, JSON Lines. A line is `{"messages": [{"role", "content"}]}`. `tenki`
+            stands for the built-in questions.
+        chat_template: a Jinja file that formats conversations. For a `base` that has no chat template.
+        held_out_fraction: share of the conversations kept for evaluation. They are chosen by hash.
         train: the stage of training.
     """
 
@@ -375,10 +383,10 @@ class EvaluateConfig:
     """What `evaluate` measures.
 
     Args:
-        rows: at most this many rows of held-out text a source (0 is all).
+        rows: at most this many rows of held-out text a source. 0 is all.
         batch_size: rows at a time.
-        questions: at most this many held-out questions (0 is all).
-        prompts: beginnings of texts that the pretrained model continues, as samples.
+        questions: at most this many held-out questions. 0 is all.
+        prompts: texts that the pretrained model continues, as samples.
         sample_tokens: length of a sample, in tokens.
         attention: the text whose attention is drawn.
     """
@@ -396,23 +404,23 @@ class Recipe:
     """One run.
 
     Args:
-        name: the recipe's name; a run directory belongs to one recipe.
-        run: the run directory; everything that a run makes is in it.
-        seed: seed of everything random.
-        language: of the report, `en` or `ja`; without one, the language of the environment (`LANG`).
-        text: a file or folder of your own text, added to the sources.
-        text_bytes: how many bytes of `text` at most (0 is all).
-        base: a published model to start from, a folder in the format of Hugging Face. Its shapes and its tokenizer are
-            used, and training starts from its parameters.
-        topology: the TPU slice that the recipe is made for, such as `v5e:4x4`, or `2 x v5p:4x4x8` for two slices; the
-            recipe runs on other devices too.
-        mesh: devices along each axis (data, fsdp, expert, sequence, tensor); -1 is all devices that are left.
-        corpus: step 1.
-        tokenizer: step 2.
-        model: step 3.
-        pretrain: step 4.
-        finetune: step 5; a recipe without it ends with the pretrained model.
-        evaluate: what is measured at the end.
+        name: the name of the recipe. A run directory belongs to one recipe.
+        run: the run directory. It holds all that a run makes.
+        seed: the seed of everything random.
+        language: language of the report, `en` or `ja`. Empty is that of the environment (`LANG`).
+        text: a file or folder of your own text. It is added to the sources.
+        text_bytes: at most this many bytes of `text`. 0 is all.
+        base: a published model to start from. A folder in the format of Hugging Face; its shapes, its tokenizer and its
+            parameters are used.
+        topology: the TPU slice of the recipe, such as `v5e:4x4`. `2 x v5p:4x4x8` is two slices. The recipe runs on
+            other devices too.
+        mesh: devices along each axis; -1 takes the rest. The axes are data, fsdp, expert, sequence and tensor.
+        corpus: step 1, collect.
+        tokenizer: step 2, tokenize.
+        model: step 3, the Transformer.
+        pretrain: step 4, pretrain.
+        finetune: step 5, tune on conversations. A recipe without it ends with the pretrained model.
+        evaluate: what `evaluate` measures.
     """
 
     name: str = "unnamed"

@@ -13,7 +13,7 @@ from tpullm import manifest, storage
 from tpullm.checkpoint import Model, load_params, steps, stored
 from tpullm.config import ModelConfig
 from tpullm.huggingface import card, tensors, writing
-from tpullm.inference.sampling import Sampling
+from tpullm.inference.options import Sampling
 from tpullm.log import progress
 from tpullm.sharding import make_mesh
 from tpullm.tokenizer import Tokenizer, exported

@@ -8,7 +8,7 @@ import pytest
 from tpullm.errors import UserError
 from tpullm.inference import decode as decode_module
 from tpullm.inference.decode import decode, empty_cache, prefill, stream
-from tpullm.inference.sampling import GREEDY, Sampling
+from tpullm.inference.options import GREEDY, Sampling
 from tpullm.inference.scoring import next_log_probabilities
 from tpullm.sharding import named, put
 

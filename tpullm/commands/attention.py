@@ -1,4 +1,4 @@
-"""A picture of which earlier tokens each token looks at, per layer and head and averaged: one HTML file."""
+"""Draw which earlier tokens each token looks at: one HTML file, for each layer and head, and averaged."""
 
 from tpullm import storage
 from tpullm.errors import UserError

@@ -1,4 +1,4 @@
-"""Fill 【?】 with words and their probabilities, using the text on both sides of it."""
+"""Fill 【?】 with words and their probabilities. The text on both sides of the blank counts."""
 
 import json
 

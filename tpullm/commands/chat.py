@@ -1,9 +1,12 @@
-"""Talk with a tuned model. /reset begins anew, /quit leaves; --prompt asks one thing and prints the answer."""
+"""Talk with a tuned model. /reset begins a new conversation, /quit leaves.
+
+With --prompt it answers once and leaves.
+"""
 
 import json
 
 from tpullm.errors import UserError
-from tpullm.inference.sampling import GREEDY, Sampling, add_options, from_options
+from tpullm.inference.options import GREEDY, Sampling, add_options, from_options
 from tpullm.log import say
 
 

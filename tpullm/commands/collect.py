@@ -1,4 +1,7 @@
-"""`tpullm collect`: raw sources → clean, licensed, deduplicated documents and a data card."""
+"""Step 1: read raw sources, and write clean, deduplicated documents with their licences and a data card.
+
+It makes RUN/documents.
+"""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which documents are in the batch of a step of pretraining: row, source, id, tokens, and how each piece begins."""
+"""Show the documents in the batch of one step of pretraining: row, source, id, tokens, and how each piece begins."""
 
 import dataclasses
 import json

@@ -1,7 +1,7 @@
-"""Check a model for faults that load without a word and give wrong text: a folder in the format of Hugging Face, or a
-run, as `tpullm export` would write it.
+"""Check a model for silent faults: such a model loads without an error and writes wrong text.
 
-Exit code 0: nothing found; 1: warnings; 3: errors.
+MODEL is a folder in the format of Hugging Face, or a run, which is checked as `tpullm export` would write it. Exit code
+0: no faults. 1: warnings. 3: errors.
 """
 
 import json

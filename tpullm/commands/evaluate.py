@@ -1,4 +1,7 @@
-"""How good, and how true: held-out loss, the truth tables of `tenki`, and the answers before and after tuning."""
+"""Measure the model: held-out loss, the truth tables of `tenki`, and answers before and after tuning.
+
+It makes RUN/evaluate.
+"""
 
 import dataclasses
 import os
@@ -23,7 +26,7 @@ from tpullm.inference.answers import answer, counterfactual
 from tpullm.inference.attention import weights
 from tpullm.inference.blank import fill
 from tpullm.inference.decode import decode
-from tpullm.inference.sampling import Sampling
+from tpullm.inference.options import Sampling
 from tpullm.inference.scoring import log_probabilities
 from tpullm.inference.session import Session, load, row_bucket
 from tpullm.inference.streaming import characters

@@ -1,6 +1,6 @@
 """Write a trained model as a folder in the format of Hugging Face, for transformers and the engines that read it.
 
-Weights, config.json, generation_config.json, the tokenizer with its chat template, and a model card.
+The folder has weights, config.json, generation_config.json, the tokenizer with its chat template, and a model card.
 """
 
 from tpullm import storage

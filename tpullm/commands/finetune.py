@@ -1,4 +1,7 @@
-"""Step 5: fine-tune the pretrained model on conversations, learning only from what the assistant says."""
+"""Step 5: fine-tune the pretrained model on conversations. It learns only from the assistant's words.
+
+It makes RUN/finetune. The same command resumes from the last checkpoint.
+"""
 
 import dataclasses
 import json

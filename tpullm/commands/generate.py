@@ -1,10 +1,10 @@
-"""Go on with a text. The text streams to the terminal; --json prints one JSON value when it is done."""
+"""Continue a text. The text appears as it is generated; with --json it comes at the end, as one JSON value."""
 
 import json
 import sys
 
 from tpullm.errors import UserError
-from tpullm.inference.sampling import Sampling, add_options, from_options
+from tpullm.inference.options import Sampling, add_options, from_options
 from tpullm.log import say
 
 

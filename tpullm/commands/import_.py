@@ -1,6 +1,6 @@
-"""Take a published model into a run directory: its parameters, its shapes and its tokenizer, to be tuned from there.
+"""Import a published model into a run directory: its parameters, its shapes and its tokenizer, to train it further.
 
-FOLDER → RUN/base/{checkpoints/, tokenizer/, published.json}. Every tensor is used once and every parameter is set once.
+It makes RUN/base from FOLDER. Every tensor is used once and every parameter is set once.
 """
 
 import dataclasses

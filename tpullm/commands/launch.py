@@ -1,7 +1,7 @@
-"""Run a verb on several processes here, or on machines in the cloud: tpullm launch TARGET [ACTION] [...] -- VERB ...
+"""Run a verb on several processes here, or on machines in the cloud.
 
-Everything after -- is the verb's own command line. The same line with another ACTION (status, logs, stop) is about the
-same launch.
+Everything after -- is the verb's own command line. ACTION is start (the default), status, logs or stop; give the same
+line with another ACTION to look after a launch.
 """
 
 import importlib
@@ -42,15 +42,22 @@ def main(argv: list[str]) -> int:
     return {"start": _start, "status": _status, "logs": _logs, "stop": _stop}[arguments.action](work, target, arguments)
 
 
+def add_arguments(parser) -> None:
+    """The options of `tpullm launch`; the keys of `LaunchConfig` come on top."""
+    parser.add_argument(
+        "target", choices=("local", *CLOUD), help="where the verb runs: local, tpu-vm, compute or batch"
+    )
+    parser.add_argument("action", nargs="?", choices=ACTIONS, default="start", help="start, status, logs or stop")
+    parser.add_argument("--watch", action="store_true", help="stay until the verb is finished; replace lost machines")
+    parser.add_argument("--follow", action="store_true", help="with logs: print new lines as they come")
+    parser.add_argument("--dry-run", action="store_true", help="print all that would be sent, and send nothing")
+
+
 def _parser():
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(prog="tpullm launch", description=__doc__, exit_on_error=False)
-    parser.add_argument("target", choices=("local", *CLOUD), help="where: processes here, TPU machines, ...")
-    parser.add_argument("action", nargs="?", choices=ACTIONS, default="start", help="start is the default")
-    parser.add_argument("--watch", action="store_true", help="stay until it is finished, and replace lost machines")
-    parser.add_argument("--follow", action="store_true", help="logs: go on as they grow")
-    parser.add_argument("--dry-run", action="store_true", help="print all that would be sent, and send nothing")
+    parser = jsonargparse.ArgumentParser(prog="tpullm launch", exit_on_error=False, add_help=False, allow_abbrev=False)
+    add_arguments(parser)
     settings.add_arguments(parser)
     return parser
 

@@ -1,12 +1,12 @@
-"""What a recipe needs, how fast it would be and what it would cost, before a chip is rented.
+"""Estimate what a recipe needs, how fast it is and what it costs, before you rent a chip.
 
-For example, `tpullm plan --config RECIPE --topology v5e:16x16,v6e:8x8 --search`.
+It shows memory by part, where the time of a step goes, tokens a second, days and dollars. --topology takes several
+slices, which are compared; `local` is this machine. With --compile the TPU compiler makes the very program (extra
+`tpu`); no TPU is needed.
 
-Estimated in a second: memory by part, where a step's time goes, tokens a second, days and dollars; side by side for
-several topologies, of which `local` is this machine. `--compile` has the TPU compiler make the very program (extra
-`tpu`; no TPU is needed). The errors of the estimate are in docs/en/planning.md.
+The errors of the estimate are in docs/en/planning.md.
 
-Exit code 0: it fits (of several, one does); 1: nothing that was asked for fits.
+Exit code 0: the recipe fits, on one of the slices at least. 1: it fits on none.
 """
 
 import json
@@ -22,18 +22,20 @@ COMPILED = 3  # of a search's best
 
 def add_arguments(parser) -> None:
     """The options of `tpullm plan`; `--topology` is the recipe's own key, with several names or `local`."""
-    parser.add_argument("--slices", type=int, default=0, help="so many slices of each topology, along mesh.data")
+    parser.add_argument("--slices", type=int, default=0, help="this many slices of each topology, along mesh.data")
     parser.add_argument(
         "--search",
         action="store_true",
-        help="find the fastest mesh, remat, accumulation, loss_chunks and attention_block that fit",
+        help="find the fastest settings that fit: mesh, remat, accumulation, ...",
     )
-    parser.add_argument("--compile", action="store_true", help="have the TPU compiler make the program; some minutes")
+    parser.add_argument("--compile", action="store_true", help="compile the program for the TPU; takes minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
-    parser.add_argument("--write", default="", help="write the recipe that was planned to this file")
-    parser.add_argument("--sort", choices=("cost", "time"), default="cost", help="what topologies are sorted by")
-    parser.add_argument("--price", default="", help="dollars a chip-hour in place of the list's, such as v5e=0.9,v6e=2")
-    parser.add_argument("--interruptions", type=float, default=0.0, help="hours between them, in the mean; 0 is none")
+    parser.add_argument("--write", default="", metavar="FILE", help="write the planned recipe to this file")
+    parser.add_argument(
+        "--sort", choices=("cost", "time"), default="cost", help="order of the topologies: cost or time"
+    )
+    parser.add_argument("--price", default="", help="your dollars a chip-hour, such as v5e=0.9,v6e=2")
+    parser.add_argument("--interruptions", type=float, default=0.0, help="mean hours between interruptions; 0 is none")
 
 
 def main(recipe: Recipe, run: Path, arguments) -> int:

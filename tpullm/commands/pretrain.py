@@ -1,4 +1,7 @@
-"""Step 4: pretrain the Transformer by predicting the next token of the collected text."""
+"""Step 4: pretrain the Transformer. It learns to predict the next token of the collected text.
+
+It makes RUN/pretrain. The same command resumes from the last checkpoint.
+"""
 
 import json
 from pathlib import Path

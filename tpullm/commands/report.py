@@ -1,4 +1,4 @@
-"""`tpullm report`: a run directory → one self-contained HTML page."""
+"""Write RUN/report.html, one self-contained page about a run."""
 
 import os
 from pathlib import Path

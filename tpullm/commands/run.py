@@ -1,4 +1,7 @@
-"""All stages that a recipe names, in order. A finished stage whose inputs stand is skipped, a broken one goes on."""
+"""Make all stages of a recipe, in order: collect, tokenize, pretrain, finetune, evaluate, report.
+
+A finished stage is skipped if its settings and its text are the same. An interrupted stage resumes.
+"""
 
 import importlib
 import time

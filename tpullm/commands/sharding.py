@@ -1,6 +1,6 @@
-"""Where every parameter would live on a mesh: its logical axes, its layout, its bytes on a device. Nothing is computed.
+"""Show where every parameter would live on a mesh: its logical axes, its layout, its bytes on a device.
 
-The devices needn't be here: `--topology v5p:4x4x8`, or `--devices 256`, with `--mesh '{fsdp: -1, tensor: 4}'`.
+Nothing is computed. The devices need not be here: give --topology v5p:4x4x8 or --devices 256, and --mesh.
 """
 
 import json

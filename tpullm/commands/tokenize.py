@@ -1,6 +1,7 @@
-"""Step 2: documents → a SentencePiece model and a token store.
+"""Step 2: train a tokenizer on the documents, and write them as tokens.
 
-RUN/documents/SOURCE/SPLIT/*.jsonl.gz → RUN/tokenizer/tokenizer.model, RUN/tokens/SOURCE/SPLIT/
+It makes RUN/tokenizer and RUN/tokens. With --show TEXT it makes nothing and prints how a finished tokenizer splits
+TEXT.
 """
 
 import json

@@ -11,7 +11,7 @@ from tpullm.errors import UserError
 from tpullm.inference import attention, decode, scoring
 from tpullm.inference.answers import ANSWER_TOKENS, answer
 from tpullm.inference.blank import fill
-from tpullm.inference.sampling import GREEDY, Sampling, check
+from tpullm.inference.options import GREEDY, Sampling, check
 from tpullm.inference.session import fits, load
 from tpullm.inference.streaming import characters
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.inference.sampling import GREEDY, Sampling, choose
+from tpullm.inference.options import GREEDY, Sampling
+from tpullm.inference.sampling import choose
 from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
 from tpullm.model.platform import cache_dtype
 from tpullm.model.transformer import Cache, Transformer

@@ -9,34 +9,35 @@ from tpullm.errors import UserError
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """Where and on what a verb runs. Each target needs some of these keys (its file in `configs/launch/` shows them).
+    """Where and on what a verb runs. Each target needs some of these keys; its file in `configs/launch/` shows them.
 
     Args:
-        name: name of everything that the launch makes; empty is the recipe's name and the verb, such as
-            `125m-pretrain`.
+        name: name of all that is made. Empty is the recipe's name and the verb, such as `125m-pretrain`.
         project: the Google Cloud project that pays.
-        zone: where the machines are, such as `us-west4-a`; its region is the part before the last dash.
-        accelerator: the TPU slice as Google names it, such as `v5litepod-16` (tpu-vm).
-        slices: number of such slices, which train one model (tpu-vm).
-        machine: the machine type, such as `a3-highgpu-8g` (compute, batch).
-        nodes: number of machines, which train one model or share one stage (compute, batch).
-        provisioning: `spot` is cheapest, and Google may take the machine back at any time; `on_demand` stays;
-            `reserved` is from your reservation.
+        zone: zone of the machines, such as `us-west4-a`. Its region is the part before the last dash.
+        accelerator: the TPU slice, such as `v5litepod-16`. As Google names it. (tpu-vm)
+        slices: number of such slices in one training. (tpu-vm)
+        machine: machine type, such as `a3-highgpu-8g`. (compute, batch)
+        nodes: number of machines. They do one training or share one stage. (compute, batch)
+        provisioning: how machines are paid: spot, on_demand or reserved. `spot` is cheapest and may be taken back at
+            any time. `reserved` is from your reservation.
         reservation: name of the reservation, for `reserved`.
-        runtime_version: the system of a TPU machine; empty is the one of its generation (tpu-vm).
-        image: image of the boot disk (compute) or of the container (batch); empty is the target's own.
-        disk_gb: size of the boot disk, GB (compute, batch).
-        python: a Python on the machine that has all of tpullm's dependencies; empty makes an environment there.
-        volumes: `gs://BUCKET/FOLDER` or `nfs://SERVER/FOLDER`, each mounted in a folder of `/mnt/disks/` (batch).
-        service_account: the account whose rights the machines have; empty is the project's default one.
-        network: network of the machines; empty is the project's default.
-        subnetwork: subnetwork of the machines; empty is the network's own.
-        external_ip: the machines have addresses on the internet; without them the subnetwork needs Private Google
-            Access, and Python packages need a mirror or an image.
-        environment: environment variables of the verb. Put no secret here: everyone who sees the machines can read it.
-        max_preemptions: how many times a machine that was taken back, or never came, is asked for again.
-        processes: processes on this machine (local).
-        devices: CPU devices of each process, 0 is one; accelerators are divided evenly among the processes (local).
+        runtime_version: system of a TPU machine. Empty is that of its generation. (tpu-vm)
+        image: image of the boot disk or the container. (compute, batch) Empty is the target's own.
+        disk_gb: size of the boot disk, GB. (compute, batch)
+        python: Python on the machine that has all dependencies. Empty makes an environment there.
+        volumes: mounts: {source: folder of `/mnt/disks/`}. A source is `gs://BUCKET/FOLDER` or `nfs://SERVER/FOLDER`.
+            (batch)
+        service_account: service account of the machines. Empty is the project's default one.
+        network: network of the machines. Empty is the project's default.
+        subnetwork: subnetwork of the machines. Empty is the network's own.
+        external_ip: give the machines addresses on the internet. Without them the subnetwork needs Private Google
+            Access, and a mirror or an image for Python packages.
+        environment: environment variables of the verb. No secrets: whoever sees the machines can read them.
+        max_preemptions: how often lost machines are asked for again. Machines are lost when they are taken back or
+            never come.
+        processes: processes on this machine. (local)
+        devices: CPU devices of each process. 0 is one; accelerators are shared out evenly. (local)
     """
 
     name: str = ""

@@ -2,11 +2,7 @@
 
 import contextlib
 import dataclasses
-import difflib
 import itertools
-import re
-import types
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,8 @@ from tpullm import ownership, storage
 from tpullm.checks import check
 from tpullm.config import Recipe
 from tpullm.errors import TryAgain, UserError
-from tpullm.recipe import shipped
+from tpullm.recipe import mistakes, schema, shipped
+from tpullm.recipe.mistakes import Keys
 
 
 def add_recipe_arguments(parser) -> None:
@@ -29,16 +26,18 @@ def add_recipe_arguments(parser) -> None:
 def parse(parser, argv: list[str], kind: type = Recipe):
     """The parsed command line; what is wrong in it, or in the file of a `kind` that it names, is a `UserError`."""
     given = _given(argv := _files_first(_found(argv, launch=kind is not Recipe)))
-    files = [value for option, value in given if option == "config"]
-    _check_repeated(given, keys(kind))
+    files = [Path(value) for option, value in given if option == "config" and not value.startswith("--")]
+    known = Keys(parser, kind)
+    _check_repeated(given, list(known.known))
+    mistakes.check_words(argv, known)
+    for file in files if known.has_sections else []:
+        mistakes.check_file(file, known)
     try:
         return parser.parse_args(argv)
     except Exception as error:
-        message = readable(error, [*keys(kind), *parser.get_defaults().keys()])
-        key = re.search(r"[\w.]*\.(\w+)", message) or re.search(r'(?:key "?|argument --)(\w+)', message)
-        typed = any(key and key.group(1) in argument for argument in argv)
-        in_file = files and not typed and "--config" not in message and "config" not in message.split(":")[0]
-        raise UserError(f"{files[-1]}: {message}" if in_file else message) from error
+        message, key = mistakes.readable(error, known)
+        typed = key != "config" and any(f"{key}.".startswith(f"{option}.") for option, _ in given)
+        raise UserError(f"{files[-1]}: {message}" if key and files and not typed else message) from error
 
 
 def _files_first(argv: list[str]) -> list[str]:
@@ -175,7 +174,7 @@ def of_command_line(argv: list[str]) -> Recipe:
     """The recipe of a verb's command line, checked; the run directory is looked at only if the line names no recipe."""
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_recipe_arguments(parser)
     arguments = parse(parser, argv := _recipe_first(argv))
     if not arguments.config:
@@ -186,6 +185,11 @@ def of_command_line(argv: list[str]) -> Recipe:
 def _kept(run: str) -> Path:
     """The recipe in a run directory; `UserError` if there is none."""
     kept = storage.path(run) / "recipe.yaml"
+    if run == Recipe().run and not kept.exists():
+        raise UserError(
+            "which recipe? Name one after the verb, such as quickstart (`tpullm recipes` lists them), or give --run "
+            "with a run directory"
+        )
     if not kept.exists():
         raise UserError(f"{kept}: no such recipe; name one (`tpullm recipes` lists them), or give the --run of a run")
     return kept
@@ -199,39 +203,10 @@ def dump(recipe: Recipe) -> str:
     return header + yaml.safe_dump(dataclasses.asdict(recipe), allow_unicode=True, sort_keys=False, width=120)
 
 
-def readable(error: BaseException, known: list[str]) -> str:
-    """One line for an error of the argument parser: which key, what is wrong, and the nearest of those `known`."""
-    text = " ".join(str(error).split())
-    unknown = re.search(
-        r"(?:does not accept (?:option|nested key)|Option|unrecognized arguments:|Key) '?-*([\w.]+)'?", text
-    )
-    if unknown and ("accept" in text or "unrecognized" in text or "not expected" in text):
-        key = unknown.group(1)
-        group = re.search(r"[Gg]roup '([\w.]+)'", text) or re.search(r'Parser key "([\w.]+)"', text)
-        full = f"{group.group(1)}.{key}" if group and not key.startswith(group.group(1)) else key
-        nearest = difflib.get_close_matches(full, known, 1, 0.4) or difflib.get_close_matches(key, known, 1, 0.4)
-        return f"unknown key {full}" + (f"; the nearest is {nearest[0]}" if nearest and nearest[0] != full else "")
-    if "Problems parsing config" in text:
-        return f"not YAML ({text.split(': ', 1)[-1]}); correct it"
-    if mesh := re.search(r'Parser key "mesh": .*Got value: (.+)', text):
-        return f'key "mesh": {mesh[1]} is no whole number of devices along an axis; write {{fsdp: 4, tensor: 2}}, say'
-    return re.sub(r"Problem with given class_path '[\w.]+': ", "", text).replace("Parser key ", "key ")
-
-
-def keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
-    """Every dotted key of the recipe."""
+def keys(kind: type = Recipe) -> list[str]:
+    """Every dotted key of the recipe, sections among them."""
     found = []
-    for name, hint in typing.get_type_hints(kind).items():
-        nested = _dataclass_in(hint)
-        found.append(prefix + name)
-        if nested:
-            found += keys(nested, f"{prefix}{name}.")
+    for section in schema.sections(kind):
+        found += [section.name] * bool(section.name and not section.repeated)
+        found += [section.dotted(key) for key in section.keys]
     return found
-
-
-def _dataclass_in(hint: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return hint
-    if typing.get_origin(hint) in (list, typing.Union, types.UnionType):
-        return next((found for part in typing.get_args(hint) if (found := _dataclass_in(part))), None)
-    return None
