@@ -248,6 +248,7 @@ def start_collecting(run: Path) -> subprocess.Popen:
     deadline = time.monotonic() + 60
     while not any(run.glob(".collect/*/*")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert child.poll() is None, "it ended before anything was seen of it"
     return child
 
 
