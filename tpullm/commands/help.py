@@ -68,11 +68,12 @@ def _own_options(verb: str) -> list[Option]:
 
 def _option(action: argparse.Action, shows: bool) -> Option:
     value = action.metavar or {int: "N", float: "X"}.get(action.type, action.dest.upper())
+    has_default = action.default not in (None, "") and action.default is not False
     if not action.option_strings:
-        return Option(value, action.help, optional=action.nargs == "?")
+        return Option(value, action.help + f" (default {action.default})" * has_default, action.nargs == "?")
     name = action.option_strings[-1] + ("" if action.nargs == 0 else f" {value}")
     told = " (required)" if action.required and not shows else ""
-    if action.default not in (None, False, ""):
+    if has_default:
         told = f" (default {action.default})"
     return Option(name, action.help + told)
 
