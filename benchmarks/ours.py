@@ -15,7 +15,8 @@ from tpullm.data.batch import Batch
 from tpullm.inference.decode import decode
 from tpullm.inference.session import Session, targets, use_dtype
 from tpullm.model.count import parameter_count, training_flops_per_token
-from tpullm.model.platform import compute_dtype, peak_flops
+from tpullm.model.peak import peak as measured_peak
+from tpullm.model.platform import compute_dtype
 from tpullm.sharding import make_mesh, put
 from tpullm.training.optim import make_optimizer
 from tpullm.training.state import Architecture, abstract, initial
@@ -103,6 +104,6 @@ def peak(size: int = 2048) -> Program:
             start = time.perf_counter()
             product(x, x).block_until_ready()
             seconds.append(time.perf_counter() - start)
-        return {"flops": max(2 * size**3 / min(seconds), peak_flops(jnp.dtype("bfloat16")))}
+        return {"flops": max(2 * size**3 / min(seconds), measured_peak(jnp.dtype("bfloat16")).flops)}
 
     return Program(run, {})

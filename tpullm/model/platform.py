@@ -1,7 +1,5 @@
 """What depends on the machine, chosen in one place, each with the measurement that decided it."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -14,18 +12,6 @@ from tpullm.sharding import device
 CHUNK, CHUNK_HERE = 1 << 30, 64 << 20
 # The longest row whose attention weights a CPU keeps: in bfloat16 they are 17 MB a head.
 LONGEST_KEPT = 4096
-
-# Published peaks in bf16 FLOP/s of one device, by `device_kind`.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v7": 2307e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
 
 
 def target() -> str:
@@ -182,21 +168,3 @@ def logits_bytes() -> int:
     tokens to be bound by products and not by memory: 1 GiB is 2,000 tokens of 128 Ki scores.
     """
     return CHUNK_HERE if target() == "cpu" else CHUNK
-
-
-def peak_flops(dtype: jnp.dtype) -> float:
-    """Peak FLOP/s of one device: published for TPUs and GPUs, measured here (the best of 5 products) elsewhere."""
-    kind = jax.local_devices()[0].device_kind
-    return PEAKS.get(kind) or _measured_peak(dtype)
-
-
-def _measured_peak(dtype: jnp.dtype, size: int = 1536) -> float:
-    x = jnp.ones((size, size), dtype)
-    square = jax.jit(jnp.matmul)
-    square(x, x).block_until_ready()
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        square(x, x).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)

@@ -1,7 +1,6 @@
 """The machine at hand as a topology: its devices, and what it can do, measured here in half a second."""
 
 import os
-import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -11,7 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.config import ModelConfig, TrainConfig
-from tpullm.model.platform import compute_dtype, peak_flops, query_block
+from tpullm.model.peak import fastest, peak
+from tpullm.model.platform import compute_dtype, query_block
 from tpullm.planning.chips import CHIPS, Chip
 from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import CPU, OURS, Setting, setting_of
@@ -66,8 +66,8 @@ def machine() -> Machine:
 @lru_cache(maxsize=4)
 def measured(dtype: str) -> Chip:
     """One device of this machine. Links are no faster than its memory, by which devices of a CPU speak."""
-    peak, bandwidth = peak_flops(jnp.dtype(dtype)), _copies()
-    given = replace(CHIPS["v5e"], peak_flops=peak, hbm_bytes=machine().hbm_bytes, hbm_bandwidth=bandwidth)
+    flops, bandwidth = peak(jnp.dtype(dtype)).flops, _copies()
+    given = replace(CHIPS["v5e"], peak_flops=flops, hbm_bytes=machine().hbm_bytes, hbm_bandwidth=bandwidth)
     if jax.default_backend() != "cpu":
         return replace(given, kernel=KERNEL_OF_GPU)
     linked = replace(given, link_bandwidth=bandwidth / 4, dcn_bandwidth=bandwidth / 4, host_bandwidth=bandwidth)
@@ -75,14 +75,9 @@ def measured(dtype: str) -> Chip:
 
 
 def _copies() -> float:
-    """Bytes a second that a sum of two arrays moves; the best of 5."""
-    x, add, seconds = jnp.ones(COPIED // 4, jnp.float32), jax.jit(lambda x, y: x + y), []
-    add(x, x).block_until_ready()
-    for _ in range(5):
-        begin = time.perf_counter()
-        add(x, x).block_until_ready()
-        seconds.append(time.perf_counter() - begin)
-    return 2 * COPIED / min(seconds)
+    """Bytes a second that a sum of two arrays moves."""
+    x, add = jnp.ones(COPIED // 4, jnp.float32), jax.jit(lambda x, y: x + y)
+    return 2 * COPIED / fastest(lambda: add(x, x).block_until_ready()).seconds
 
 
 def local_setting(model: ModelConfig, config: TrainConfig, mesh: dict[str, int]) -> Setting:

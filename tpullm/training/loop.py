@@ -19,7 +19,8 @@ from tpullm.data.batch import Batch
 from tpullm.errors import Interrupted, UserError
 from tpullm.log import say, warn
 from tpullm.model.count import parameter_count, training_flops_per_token
-from tpullm.model.platform import compute_dtype, peak_flops
+from tpullm.model.peak import peak
+from tpullm.model.platform import compute_dtype
 from tpullm.sharding import put
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.metrics import Meter, MetricsLog, NoLog
@@ -81,19 +82,20 @@ def train(job: Job) -> dict:
         # ---------------------------------------------------------------- the programs, and what they are measured by
         step_function = make_step(architecture, optimizer, config, dtype, job.seed)
         evaluate = make_evaluation(architecture, dtype)
-        peak = peak_flops(dtype) * job.mesh.size
+        of_device = peak(dtype)
+        flops = None if of_device.disturbed else of_device.flops * job.mesh.size
         meter = Meter(
             log=MetricsLog(job.directory, first) if hosts.is_first() else NoLog(),
             steps=steps,
             step=first,
             tokens_per_step=config.batch_size * config.sequence_length,
-            peak_tokens_per_second=peak / training_flops_per_token(job.model, config.sequence_length),
+            peak_tokens_per_second=flops and flops / training_flops_per_token(job.model, config.sequence_length),
             learning_rate=learning_rates(config.optimizer, steps).item,
         )
         say(
             f"{job.directory.name}: {parameter_count(architecture.shapes):,} parameters, {dtype.name} products, "
             f"step {first:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
-            f"peak {peak / 1e9:,.0f} GFLOP/s on {job.mesh.size} device(s)"
+            f"peak {f'{flops / 1e9:,.0f} GFLOP/s' if flops else 'not known'} on {job.mesh.size} device(s)"
         )
         say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {programs.described()}")
 

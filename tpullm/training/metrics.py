@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from tpullm import storage
-from tpullm.log import say
+from tpullm.log import say, warn
 from tpullm.training.mirror import mirrored
 
 FILE = "metrics.jsonl"
@@ -126,7 +126,7 @@ class Meter:
         steps: of the whole stage.
         step: done before.
         tokens_per_step: positions in a global batch, padding included.
-        peak_tokens_per_second: what the devices would do at their peak FLOP/s.
+        peak_tokens_per_second: what the devices would do at their peak FLOP/s; None if that is not known.
         learning_rate: by step.
     """
 
@@ -134,7 +134,7 @@ class Meter:
     steps: int
     step: int
     tokens_per_step: int
-    peak_tokens_per_second: float
+    peak_tokens_per_second: float | None
     learning_rate: Callable[[int], float]
     _kept: tuple[int, dict] | None = None
     _since: float = field(default_factory=time.monotonic)
@@ -173,15 +173,22 @@ class Meter:
             "tokens_per_second": rate,
             "step_seconds": seconds,
             "accuracy": values["accuracy"],
-            "mfu": rate / self.peak_tokens_per_second,
             "data_wait_share": self._waited / elapsed,
         }
+        row |= self._mfu(rate)
         row |= {name: values[name] for name in ("balance_loss", "expert_load", "expert_loads") if name in values}
         self.log.write(row)
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self.steps:
             say(line(row, self.steps))
             self._last_line = now
         self._restart(step, now)
+
+    def _mfu(self, rate: float) -> dict[str, float]:
+        """The share of the peak, if the peak is known; one that is exceeded was not the peak."""
+        if self.peak_tokens_per_second is not None and rate > self.peak_tokens_per_second:
+            warn("training is faster than the measured peak of this machine, so that is wrong: MFU is not shown")
+            self.peak_tokens_per_second = None
+        return {} if self.peak_tokens_per_second is None else {"mfu": rate / self.peak_tokens_per_second}
 
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Write held-out results; the time that they took is not counted as training."""
@@ -202,8 +209,9 @@ class Meter:
 def line(row: dict, steps: int) -> str:
     """One log line for people."""
     left = duration(row["step_seconds"] * (steps - row["step"]))
+    mfu = f"MFU {row['mfu']:.0%}  " if "mfu" in row else ""
     return (
         f"step {row['step']:>6,}/{steps:,}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.2f}  "
-        f"lr {row['learning_rate']:.1e}  {row['tokens_per_second']:,.0f} tokens/s  MFU {row['mfu']:.0%}  "
+        f"lr {row['learning_rate']:.1e}  {row['tokens_per_second']:,.0f} tokens/s  {mfu}"
         f"waiting for data {row['data_wait_share']:.1%}  {left} left"
     )
