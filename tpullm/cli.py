@@ -19,8 +19,11 @@ HELP = ("-h", "--help", "--help-all")
 
 def entry() -> int:
     """The program `tpullm`: `main`, in a process that has what computing needs from its start."""
-    if len(sys.argv) > 1 and sys.argv[1] in VERBS and VERBS[sys.argv[1]].computes:
+    verb = VERBS.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    if verb and verb.computes:
         environment.prepare()
+    elif verb and not verb.reads:  # what `launch` starts finds its own
+        environment.settle()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half-written is removed
     for stream in filter(None, (sys.stdout, sys.stderr)):  # a terminal without Japanese shows question marks instead
         stream.reconfigure(errors="replace")

@@ -32,9 +32,20 @@ def prepare() -> None:
         wanted = os.environ | {"GLIBC_TUNABLES": ALLOCATOR, STARTED_AGAIN: "1"}
         with contextlib.suppress(OSError):  # no second start: slower, and otherwise the same
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
-    for name, value in (programs.settings() | platforms()).items():
-        os.environ.setdefault(name, value)
+    settle()
     programs.mend()
+
+
+def settle() -> None:
+    """Set JAX's variables; a JAX that is imported already (in a notebook) has read them and is told the platform.
+
+    Every verb but `launch` does this before JAX is imported, and so does the Python door.
+    """
+    wanted = programs.settings() | platforms()
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    if "JAX_PLATFORMS" in wanted and (jax := sys.modules.get("jax")) and not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 
 
 def platforms() -> dict[str, str]:
