@@ -135,6 +135,7 @@ def test_libtpu_would_talk(without_platform):
 @pytest.mark.parametrize(
     "arguments",
     [("import", "PUBLISHED", "--run", "NEW"), ("export", "RUN", "NEW"), ("blank", "今日は【?】", "--model", "RUN")],
+    ids=lambda arguments: arguments[0],
 )
 def test_a_verb_says_nothing_of_libtpu(without_platform, tiny_run, published, tmp_path, arguments):
     places = {"PUBLISHED": published, "RUN": tiny_run, "NEW": tmp_path / "new"}
