@@ -11,6 +11,10 @@ class UserError(Exception):
 
     code = 2
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the line alone (IPython asks an exception for this)."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing was wrong here, the same command may go on
 

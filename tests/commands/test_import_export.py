@@ -10,9 +10,8 @@ from safetensors.numpy import load_file
 
 from tests.conftest import TINY, tpullm
 from tests.huggingface.published import CHATML, END, change, change_tensor, directory
-from tpullm import publishing, storage
+from tpullm import LanguageModel, publishing, storage
 from tpullm.cli import main
-from tpullm.door import LanguageModel
 
 ANSWER = "はい、元気です。"
 TUNED = ("--finetune.train.steps=60", "--finetune.train.batch_size=8", "--finetune.train.optimizer.peak_lr=0.02")

@@ -25,12 +25,27 @@ Tree = Any
 SMALLEST_BUCKET = 16
 
 
+class NoTokenizer:
+    """In place of a tokenizer that a published folder does not have: ids need none, and text is a `UserError`."""
+
+    pad_id = 0
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever is asked of it, but what Python and notebooks ask of any object."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise UserError(f"{self._folder}: has no tokenizer.json, and text needs it; logits takes token ids")
+
+
 @dataclass(frozen=True, eq=False)
 class Session:
     """A model in use.
 
     Args:
-        tokenizer: reads and writes for the model.
+        tokenizer: reads and writes for the model (`NoTokenizer` if it was not asked to).
         architecture: builds the model from `params`.
         params: parameters on `mesh`.
         mesh: the devices.
@@ -38,7 +53,7 @@ class Session:
         talks: it was tuned on conversations, here or (there is a chat template) by those who published it.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | NoTokenizer
     architecture: Architecture
     params: Tree
     mesh: jax.sharding.Mesh
@@ -62,19 +77,22 @@ def _unstacked(architecture: Architecture, params: Tree) -> list[list[jax.Array]
     return architecture.model(params).unstacked()
 
 
-def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: bool = True) -> Session:
+def load(
+    model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: bool = True, text: bool = True
+) -> Session:
     """The model that a MODEL argument names, on all devices of this host.
 
     Args:
         model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
         exact: for numbers that are shown, not for text: see `use_dtype`.
+        text: it will read or write text; if not, a published model may lack its tokenizer.
 
     Raises:
         UserError: it names no model, or the tokenizer is not the one that the model was trained with.
     """
     path = storage.path(model)
     if (path / "config.json").is_file():
-        return _published(storage.local_copy(path), exact)
+        return _published(storage.local_copy(path), exact, text)
     found = checkpoint.find(model, stages)
     tokenizer = load_tokenizer(found.tokenizer_path)
     fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
@@ -85,17 +103,21 @@ def load(model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: 
     return Session(tokenizer, architecture, params, mesh, dtype, found.talks(tokenizer))
 
 
-def _published(folder: Path, exact: bool) -> Session:
+def _published(folder: Path, exact: bool, text: bool) -> Session:
     """A model in the format of Hugging Face."""
     config, family = reading.read_config(folder)
-    tokenizer = PublishedTokenizer(folder)
-    fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
+    if text or (folder / "tokenizer.json").is_file():
+        tokenizer = PublishedTokenizer(folder)
+        fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
+        talks = tokenizer.has_template
+    else:
+        tokenizer, talks = NoTokenizer(folder), False
     mesh, dtype = make_mesh({"fsdp": -1}, jax.local_devices()), use_dtype(exact)
     architecture = Architecture(config)
     with reading.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
         arguments = (targets(architecture, mesh, dtype), architecture.axes, config.layers)
         params = reading.fill(source, family, *arguments, place, advance)
-    return Session(tokenizer, architecture, params, mesh, dtype, tokenizer.has_template)
+    return Session(tokenizer, architecture, params, mesh, dtype, talks)
 
 
 def place(array: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:

@@ -1,14 +1,24 @@
 """A child process whose lines are passed on as they come, and which ends with this process, whatever ends it."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+# In the child, before it is the command: the kernel (Linux has this) kills it when its parent is gone. It is a program
+# and no function between fork and exec, because a parent with threads (a notebook's JAX) may hang in such a fork.
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Child:
@@ -25,9 +35,8 @@ class Child:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], line: Callable[[str], None]):
         self.last_line = ""
         self._line = line
-        parent = os.getpid()
         self._process = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -36,7 +45,6 @@ class Child:
             errors="replace",
             # Of its own: a Ctrl-C at the terminal comes to this process alone, which passes it on.
             start_new_session=True,
-            preexec_fn=lambda: _end_with(parent),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -70,10 +78,3 @@ class Child:
             if text.strip():
                 self.last_line = text
             self._line(text)
-
-
-def _end_with(parent: int) -> None:
-    """In the child, before it is the command: the kernel kills it when its parent is gone."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

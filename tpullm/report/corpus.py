@@ -88,7 +88,7 @@ def tokenize(data: RunData) -> Markup | None:
 def _pieces(data: RunData) -> list[Markup]:
     if not data.splits:
         return []
-    examples = [_example(pieces) for pieces in data.splits]
+    examples = [example(pieces) for pieces in data.splits]
     first = " / ".join(piece for piece, _ in data.splits[0])
     size = number(data.manifests, "tokenizer", "vocabulary_size") or data.model.vocabulary_size
     return [
@@ -100,7 +100,8 @@ def _pieces(data: RunData) -> list[Markup]:
     ]
 
 
-def _example(pieces: list[tuple[str, int]]) -> Markup:
+def example(pieces: list[tuple[str, int]]) -> Markup:
+    """A text as its tokens: what each shows, and its id."""
     shown = [
         tag(
             "span",

@@ -43,7 +43,7 @@ def pretrain(data: RunData) -> Markup | None:
             "parameter a little towards the better guess. The loss says how surprised the model was by the right one, "
             f"in nats a token: 0 is no surprise{blind}."
         ),
-        *_loss_charts(data),
+        *loss_charts(data),
         _held_out(data),
         *_speed_charts(data),
         *_experts(data),
@@ -52,7 +52,8 @@ def pretrain(data: RunData) -> Markup | None:
     )
 
 
-def _loss_charts(data: RunData) -> list[Markup]:
+def loss_charts(data: RunData) -> list[Markup]:
+    """The loss of pretraining against the tokens read, on the training text and on held-out text."""
     rows, truth = data.pretrain, number(data.results, "tenki", "entropy_nats_per_token")
     training = Line("training", series(rows, "loss"), 5, "faint")
     held_out = [Line(f"{n}, held out", series(rows, "eval_loss", n), i) for i, n in enumerate(held_out_sources(rows))]

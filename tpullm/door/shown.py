@@ -1,0 +1,102 @@
+"""What the door returns and a notebook shows as a picture; as text it is a line."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tpullm.inference.attention_picture import attention_html
+from tpullm.report import inline
+from tpullm.report.inputs import RunData
+
+
+@dataclass(frozen=True, repr=False)
+class Split:
+    """A text as its tokens.
+
+    Args:
+        tokens: what each token shows, and its id.
+    """
+
+    tokens: tuple[tuple[str, int], ...]
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the tokens."""
+        return [token for _, token in self.tokens]
+
+    def __repr__(self) -> str:
+        return "/".join(piece for piece, _ in self.tokens)
+
+    def _repr_html_(self) -> str:
+        return inline.pieces(self.tokens)
+
+
+@dataclass(frozen=True, repr=False)
+class Blank:
+    """The words that may stand at 【?】.
+
+    Args:
+        text: with the blank.
+        words: each word and its probability, likeliest first.
+        truth: the true probabilities, if they are known.
+    """
+
+    text: str
+    words: tuple[tuple[str, float], ...]
+    truth: Mapping[str, float] | None = None
+
+    @property
+    def total_variation(self) -> float | None:
+        """The share of probability that stands at the wrong word: 0 is perfect. None if the truth is not known."""
+        if self.truth is None:
+            return None
+        model = dict(self.words)
+        return sum(abs(model.get(word, 0) - self.truth.get(word, 0)) for word in model.keys() | self.truth.keys()) / 2
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{word} {probability:.1%}" for word, probability in self.words[: inline.WORDS])
+
+    def _repr_html_(self) -> str:
+        return inline.words(self.text, self.words, self.truth)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attention:
+    """How much each token looks at each earlier one.
+
+    Args:
+        tokens: what each token shows, T of them.
+        weights: `[L, N, T, T]`, by layer and head: how much token t looks at token s; each row sums to 1.
+    """
+
+    tokens: tuple[str, ...]
+    weights: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"attention of {'/'.join(self.tokens)}"
+
+    def _repr_html_(self) -> str:
+        return attention_html(list(self.tokens), self.weights)
+
+
+@dataclass(frozen=True, repr=False)
+class Loss:
+    """The loss of pretraining, as the report draws it.
+
+    Args:
+        data: what the run has made so far.
+    """
+
+    data: RunData
+
+    @property
+    def losses(self) -> list[tuple[int, float]]:
+        """The step and the training loss in nats a token of each line of the log."""
+        return [(row["step"], row["loss"]) for row in self.data.pretrain if "loss" in row]
+
+    def __repr__(self) -> str:
+        return f"loss {self.losses[0][1]:.2f} to {self.losses[-1][1]:.2f} nats a token"
+
+    def _repr_html_(self) -> str:
+        return inline.loss(self.data)
