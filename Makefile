@@ -1,4 +1,4 @@
-# Every target sets up .venv first (launch/local.sh). Nothing is needed but make, bash and Python 3.11 to 3.13.
+# Every target sets up .venv first (launch/local.sh). Nothing is needed but make, bash and Python 3.11 to 3.14.
 .PHONY: help quickstart test benchmark plan-all lint clean
 
 help:

@@ -5,8 +5,8 @@
 #     launch/local.sh tpullm run quickstart        set up, then run
 #     launch/local.sh --extra test pytest          the same with an extra of pyproject.toml (test, tpu, cuda)
 #
-# TPULLM_PYTHON=python3.11 chooses the Python; without it, it is the newest of 3.13, 3.12 and 3.11 that can make a
-# virtual environment. A later run finds the stamps of an earlier one and starts at once; what an interrupted run left
+# TPULLM_PYTHON=python3.11 chooses the Python; without it, it is the first of 3.13, 3.12, 3.11 and 3.14 that can make a
+# virtual environment: every package exists for 3.14, but the tests were not run with it. A later run finds the stamps of an earlier one and starts at once; what an interrupted run left
 # is made anew. Its own messages go to stderr, so that the command's stdout stays clean. Exit code 2: set-up failed.
 set -euo pipefail
 
@@ -24,17 +24,17 @@ find_python() {
 assert "%d.%d" % sys.version_info[:2] in sys.argv[1:]
 print(sys._base_executable)'
     if [ -n "${TPULLM_PYTHON:-}" ]; then
-        "$TPULLM_PYTHON" -c "$probe" 3.13 3.12 3.11 2>/dev/null && return
-        die "TPULLM_PYTHON=$TPULLM_PYTHON is not a Python 3.11 to 3.13 that can make a virtual environment"
+        "$TPULLM_PYTHON" -c "$probe" 3.13 3.12 3.11 3.14 2>/dev/null && return
+        die "TPULLM_PYTHON=$TPULLM_PYTHON is not a Python 3.11 to 3.14 that can make a virtual environment"
     fi
     local IFS=:
-    for version in 3.13 3.12 3.11; do
+    for version in 3.13 3.12 3.11 3.14; do # the tested ones first
         for folder in $PATH /usr/local/bin /usr/bin; do
             [ -x "$folder/python$version" ] || continue
             "$folder/python$version" -c "$probe" "$version" 2>/dev/null && return
         done
     done
-    die "no Python 3.11, 3.12 or 3.13 that can make a virtual environment; install one (Debian, Ubuntu: python3 and \
+    die "no Python 3.11 to 3.14 that can make a virtual environment; install one (Debian, Ubuntu: python3 and \
 python3-venv) or name it with TPULLM_PYTHON"
 }
 

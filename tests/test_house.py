@@ -225,5 +225,34 @@ def test_a_moved_project_is_set_up_anew(project):
 def test_a_python_that_does_not_do_is_refused(project):
     result = local(project, TPULLM_PYTHON="no-such-python")
     assert result.returncode == 2
-    assert "TPULLM_PYTHON=no-such-python is not a Python 3.11 to 3.13" in result.stderr.splitlines()[-1]
+    assert "TPULLM_PYTHON=no-such-python is not a Python 3.11 to 3.14" in result.stderr.splitlines()[-1]
     assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [(("3.14", "3.11", "3.13"), "3.13"), (("3.14", "3.11"), "3.11"), (("3.14",), "3.14"), (("3.15", "3.10"), None)],
+)
+def test_a_tested_python_is_taken_before_3_14(project, there, taken):
+    """By itself, from what is on PATH and works; where nothing does, the line says what would."""
+    (project / "bin" / "python3.13").unlink()
+    for name in ("bash", "dirname", "cat", "cksum", "df", "awk", "rm", "mkdir", "cp", "grep", "flock", "tail"):
+        (project / "bin" / name).symlink_to(shutil.which(name))
+    for version in there:
+        python = project / "bin" / f"python{version}"
+        python.write_text(FAKE_PYTHON, "utf-8")
+        python.chmod(0o755)
+    script = (project / "launch" / "local.sh").read_text("utf-8")
+    (project / "launch" / "local.sh").write_text(script.replace(" /usr/local/bin /usr/bin", ""), "utf-8")
+    result = local(project, TPULLM_PYTHON="", PATH=str(project / "bin"))
+    if taken:
+        assert result.returncode == 0 and f"with {project}/bin/python{taken} (once" in result.stderr, result.stderr
+    else:
+        assert result.returncode == 2 and "no Python 3.11 to 3.14" in result.stderr
+
+
+def test_every_allowed_python_is_tried_by_the_set_up():
+    lowest, above = re.findall(r"3\.(\d+)", PROJECT["requires-python"])
+    allowed = {f"3.{minor}" for minor in range(int(lowest), int(above))}
+    listed = re.findall(r"((?: ?3\.\d\d)+)(?= 2>|; do)", LOCAL.read_text("utf-8"))
+    assert [set(versions.split()) for versions in listed] == [allowed, allowed]
