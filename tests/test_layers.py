@@ -24,7 +24,16 @@ def test_import_contract(contract):
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "commands.collect", "commands.tokenize", "commands.report", "commands.launch", "launchers.host"]
+    "module",
+    [
+        "cli",
+        "commands.collect",
+        "commands.tokenize",
+        "commands.report",
+        "commands.launch",
+        "launchers.host",
+        "door.run",
+    ],
 )
 def test_starts_without_jax(module):
     result = run_python(f"import sys, tpullm.{module}; print(*{{'jax', 'jaxlib', 'flax', 'torch'}} & set(sys.modules))")

@@ -39,8 +39,8 @@ class Run:
         run.evaluate()
         run.report()
 
-    A finished step is skipped, an interrupted one resumes, as on the command line. On a TPU, which belongs to one
-    process at a time, make the steps before a model is loaded here.
+    A finished step is skipped, an interrupted one resumes, as on the command line. An accelerator belongs to the process
+    that uses it (a TPU wholly, a GPU by three quarters of its memory): there, make the steps before a model is loaded.
 
     Args:
         recipe: a name of `tpullm recipes`, or a YAML file; none is the recipe in the run directory.
