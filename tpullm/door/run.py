@@ -26,6 +26,9 @@ from tpullm.report import inputs
 
 SECONDS_BETWEEN_LOOKS = 0.2
 INTERRUPTED = 130
+# With these a notebook's kernel has programs write as on a terminal, colours and progress bars included: each move of a
+# bar would be a line here.
+AS_ON_A_TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
 class Run:
@@ -39,8 +42,9 @@ class Run:
         run.evaluate()
         run.report()
 
-    A finished step is skipped, an interrupted one resumes, as on the command line. An accelerator belongs to the process
-    that uses it (a TPU wholly, a GPU by three quarters of its memory): there, make the steps before a model is loaded.
+    A finished step is skipped, an interrupted one resumes, as on the command line. An accelerator belongs to the
+    process that uses it (a TPU wholly, a GPU by three quarters of its memory): there, make the steps before a model is
+    loaded in this process.
 
     Args:
         recipe: a name of `tpullm recipes`, or a YAML file; none is the recipe in the run directory.
@@ -149,7 +153,8 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
     An interruption of this process (a notebook's stop button) is passed on to the command, which may save first.
     """
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    child = Child(command, os.environ, lines.put)
+    environment = {name: value for name, value in os.environ.items() if name not in AS_ON_A_TERMINAL}
+    child = Child(command, environment, lines.put)
     try:
         while True:
             try:
