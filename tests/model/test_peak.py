@@ -52,6 +52,28 @@ def test_without_the_schedulers_accounts_all_cores_are_wanted(monkeypatch):
     assert share_waited(1.0, 2.0, None) == 0.0 and share_waited(1.0, 0.5, None) == 0.75
 
 
+def test_trials_go_on_for_a_bounded_time_and_pause_after_a_disturbed_one(monkeypatch):
+    """By clocks of the test: each trial takes and uses 0.3 s, and every other one waits as long as it works."""
+    clock, waited, pauses, done = [0.0], [0.0], [], []
+    for name in ("monotonic", "perf_counter", "process_time"):
+        monkeypatch.setattr(peak.time, name, lambda: clock[0])
+    monkeypatch.setattr(peak.time, "sleep", pauses.append)
+    monkeypatch.setattr(peak, "_waited", lambda: waited[0])
+
+    def work():
+        done.append(clock[0])
+        clock[0] += 0.3
+        waited[0] += 0.3 * (len(done) % 2)
+
+    trials = list(peak._trials(work))
+    assert [trial.seconds for trial in trials] == pytest.approx([0.3] * 7)  # the seventh begins at 1.8 s
+    assert [trial.waiting for trial in trials] == pytest.approx([0.5, 0, 0.5, 0, 0.5, 0, 0.5])
+    assert pauses == [peak.PAUSE_SECONDS] * 4
+    monkeypatch.setattr(peak, "_waited", lambda: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert [trial.waiting for trial in peak._trials(work)] == pytest.approx([0.75] * 7)
+
+
 @pytest.mark.skipif(peak._waited() is None, reason="the system does not tell how long a thread waits for a core")
 def test_a_busy_core_is_noticed():
     """Three programs of the same core leave a fourth of it."""
