@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _DOOR = {
     "LanguageModel": "tpullm.door.model",
     "Run": "tpullm.door.run",
-    "Sampling": "tpullm.inference.sampling",
+    "Sampling": "tpullm.inference.options",
     "UserError": "tpullm.errors",
 }
 
