@@ -32,7 +32,7 @@ SESSION = "TPULLM_TEST_SESSION"  # the variable with the folder of a test sessio
 # faster. XLA's own passes (fusion, layouts, what a mesh exchanges) run as ever. Measured on two cores, JAX 0.12.
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 
-BYTES_OF_A_WORKER = 3 << 30  # seen: 0.8 GiB of its own, and 1.3 GiB of each `tpullm pretrain`, of which some start two
+BYTES_OF_A_WORKER = 3 << 30  # seen: 1.8 GiB of its own with the TPU compiler; 1.3 GiB of a `tpullm pretrain` beside
 
 # The files that take longest, the longest first: with several workers, no worker begins one of them at the end.
 BEGUN_FIRST = (
