@@ -84,6 +84,18 @@ def test_it_names_every_key_that_it_should(capsys, verb):
     assert (note in whole) == (VERBS[verb].shared or VERBS[verb].computes)
 
 
+def test_all_of_the_help_has_whole_explanations_and_choices(capsys):
+    lines = printed(capsys, "pretrain", "--help-all")
+    assert "  --seed 0                    the seed of everything random." in lines
+    assert "  layers 4                    number of Transformer blocks (L)." in lines
+    assert "--finetune.train.KEY: the keys of pretrain" in lines and "--finetune.train.optimizer" not in str(lines)
+    whole = " ".join(" ".join(lines).split())
+    assert "`sigmoid` is DeepSeek-V3's. One of softmax, sigmoid." in whole
+    assert "`rms`, or `layer` with a bias (GPT-2). norm_epsilon" in whole, "which names its choices itself"
+    (line,) = [line for line in printed(capsys, "chat", "--help") if "--seed" in line]
+    assert line.endswith("(default 0)")
+
+
 def test_what_a_verb_adds_is_declared():
     for verb in VERBS:
         module = importlib.import_module(module_of(verb))

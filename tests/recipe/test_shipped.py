@@ -16,7 +16,9 @@ from tpullm.recipe import shipped
 def test_every_shipped_recipe_has_the_name_of_its_file():
     files = set((ROOT / "configs").rglob("*.yaml")) - set((ROOT / "configs" / "launch").iterdir())
     named = shipped.recipes()
-    assert {path.resolve() for path in named.values()} == files
+    assert {path.relative_to(shipped.CONFIGS) for path in named.values()} == {
+        path.relative_to(ROOT / "configs") for path in files
+    }
     assert {name: recipe.of_command_line([name]).name for name in named} == {name: name for name in named}
 
 
@@ -57,6 +59,8 @@ def test_a_name_may_follow_config_as_a_path_may():
     [
         ("quickstrat", "quickstrat: no such recipe; the nearest name is quickstart (`tpullm recipes` lists all names)"),
         ("configs/quikstart.yaml", "configs/quikstart.yaml: no such file; the nearest name is quickstart"),
+        ("quikstart.yaml", "quikstart.yaml: no such file; the nearest name is quickstart"),
+        ("my/quikstart", "my/quikstart: no such file; the nearest name is quickstart"),
         ("zzz", "zzz: no such recipe; `tpullm recipes` lists all names"),
         ("configs", "configs: is a folder; give a YAML file"),
     ],
