@@ -4,8 +4,6 @@ It shows memory by part, where the time of a step goes, tokens a second, days an
 slices, which are compared; `local` is this machine. With --compile the TPU compiler makes the very program (extra
 `tpu`); no TPU is needed.
 
-The errors of the estimate are in docs/en/planning.md.
-
 Exit code 0: the recipe fits, on one of the slices at least. 1: it fits on none.
 """
 
