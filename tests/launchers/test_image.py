@@ -13,7 +13,7 @@ def test_a_token_that_lies_in_the_checkout_is_not_in_the_image():
     """All is left out (`*`) but what is named, and what is named is copied by name: no `.env`, no key, no `runs`."""
     assert IGNORE[0] == "*"
     named = {line.removeprefix("!") for line in IGNORE if line.startswith("!")}
-    assert COPIED == named == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "tpullm"}
+    assert COPIED == named == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "configs", "tpullm"}
 
 
 def test_no_secret_is_given_when_it_is_built():
