@@ -17,7 +17,12 @@ from tpullm.report.units import probability
 WORDS = 6  # with bars; the others are added up
 _RULE = re.compile(r"(?:^|(?<=\} ))(\.[\w-]+)[^{}\n]*\{[^{}]*\}", re.MULTILINE)
 _OWN = "max-width:44rem;margin:.5rem 0;font-family:system-ui,sans-serif;line-height:1.5;"
-_LAST = "figure{margin:.5rem 0}.plot.large{height:15rem}figcaption{color:var(--soft);font-size:.9rem}"
+# The last two rules undo what JupyterLab has for lists of terms.
+_LAST = (
+    "figure{margin:.5rem 0}.plot.large{height:15rem}figcaption{color:var(--soft);font-size:.9rem}"
+    ".question{margin:.5rem 0}.legend{margin-bottom:.5rem}"
+    ".paired dt{float:none;width:auto;font-weight:inherit;white-space:nowrap}.paired dd{margin:0}"
+)
 _SHADE = "color-mix(in srgb, currentColor {}%, transparent)"
 _COLOURS = (
     "--ink:currentColor;--accent:#2a9187;--c1:#c08330;--c2:#6f83c9;--c3:#b5637f;--c4:#7f954c;--c5:#8d979c;"
