@@ -295,7 +295,10 @@ def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
         (("import", "{published}", "--run={published}/run"), "lies in the published model itself"),
         (("import", "{published}", "--run={full}/file"), "file exists; choose another place"),
         (("import", "{published}/config.json", "--run={new}"), "config.json/config.json: no such file"),
-        (("import", "{published}", "--run={new}", "--finetune.train.steps=3"), "unknown key finetune.train.steps\n"),
+        (
+            ("import", "{published}", "--run={new}", "--finetune.train.steps=3"),
+            "unknown key --finetune.train.steps; see tpullm",
+        ),
         (("doctor", "{full}"), "config.json: no such file"),
     ],
 )
