@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tpullm
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, interruptible
 from tests.huggingface.published import directory
 from tpullm.door import run as door_run
 from tpullm.door.shown import Attention, Blank
@@ -159,9 +159,10 @@ def test_how_a_verb_ends(monkeypatch, tiny_run, code, kind, message, capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_notebooks_stop_button_lets_training_save(tiny_tokens):
     code = f"import tpullm; tpullm.Run({str(TINY)!r}, {str(tiny_tokens)!r}, {{'pretrain.steps': 100000}}).pretrain()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    with interruptible():
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
     for line in process.stdout:
         if line.startswith("step "):
             process.send_signal(signal.SIGINT)
