@@ -4,7 +4,9 @@ import importlib
 import json
 import os
 import shutil
+import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 import jax
@@ -292,9 +294,21 @@ def test_a_prompt_longer_than_the_context(capsys, tiny_run):
     assert "context holds 128" in line
 
 
-def test_a_full_device_is_told_in_one_line_and_leaves_nothing(tiny_run, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
+@pytest.fixture
+def short_folder():
+    """A folder whose path is short: workers talk through sockets in TMPDIR, whose paths have at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="small-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def test_a_folder_too_long_for_sockets_is_told_in_one_line(tmp_path):
+    with pytest.raises(OSError) as raised:
+        socket.socket(socket.AF_UNIX).bind(str(tmp_path / ("long" * 25) / "listener"))
+    assert correctable(raised.value).startswith("the temporary folder's path is too long; set TMPDIR")
+
+
+def test_a_full_device_is_told_in_one_line_and_leaves_nothing(tiny_run, short_folder):
+    small = short_folder
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small device needs root")

@@ -42,7 +42,7 @@ def correctable(error: BaseException) -> str | None:
     """The line of a mistake that the user can correct, wherever it comes from; None for anything else."""
     if isinstance(error, UserError):
         return str(error) if error.code == UserError.code else None
-    return _no_space(error) or _no_access(error) or _no_memory(error)
+    return _no_space(error) or _no_access(error) or _no_memory(error) or _no_socket(error)
 
 
 def _no_space(error: BaseException | None) -> str | None:
@@ -73,3 +73,10 @@ def _no_memory(error: BaseException) -> str | None:
     asked = re.search(r"[Oo]ut of memory\D*allocat\D*(\d+) bytes", text)
     size = f" ({int(asked[1]) / 1e9:,.1f} GB at once)" if asked else ""
     return f"out of memory{size}; use a smaller batch_size, sequence_length or model, or raise accumulation"
+
+
+def _no_socket(error: BaseException) -> str | None:
+    """One line if the sockets of worker processes can't be where temporary files are."""
+    if isinstance(error, OSError) and "AF_UNIX path too long" in str(error):
+        return "the temporary folder's path is too long; set TMPDIR to a shorter one, such as /tmp"
+    return None
