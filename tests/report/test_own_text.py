@@ -29,7 +29,7 @@ def test_a_blank_shows_the_word_that_was_there_and_whether_it_was_guessed():
     text = shown()
     assert "吾輩は 【?】 である。 猫 0.70 In your text: 「猫」 right" in text
     assert "名前は 【?】 無い。 何も 0.40 In your text: 「まだ」 " in text and "「まだ」 right" not in text
-    assert "Of 2 words taken out, 1 are the model's first guess." in text
+    assert "Of 2 words taken out, 1 are the model's first guess and 2 are among its first five." in text
 
 
 def test_what_the_model_writes_stands_above_what_the_text_says():

@@ -240,10 +240,9 @@ def _print(results: dict) -> None:
         less = 1 - bits / compressor["bits_per_byte"] if compressor["bits_per_byte"] else 0.0
         beside = f"the model needs {abs(less):.0%} {'less' if less > 0 else 'more'}"
         table.add_row(f"your text by {compressor['name']}", f"{compressor['bits_per_byte']:.3f} bits a byte; {beside}")
-        right = sum(blank["place"] == 1 for blank in results["yours"]["blanks"])
-        table.add_row(
-            "words missing in it", f"{right} of {len(results['yours']['blanks'])} are the model's first guess"
-        )
+        blanks = results["yours"]["blanks"]
+        first, five = (sum(1 <= blank["place"] <= last for blank in blanks) for last in (1, 5))
+        table.add_row("words missing in it", f"of {len(blanks)}, {first} guessed first, {five} among the first five")
     for name, value in results.items():
         if isinstance(value, dict) and "gap_nats_per_token" in value:
             loss, entropy, gap = (value[f"{key}_nats_per_token"] for key in ("loss", "entropy", "gap"))

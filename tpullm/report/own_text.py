@@ -82,17 +82,18 @@ def _blanks(data: RunData) -> list[Markup]:
     blanks = [row for row in find(data.results, "yours", "blanks") or [] if row.get("words")]
     if not blanks:
         return []
-    text, first = data.language, sum(row.get("place") == 1 for row in blanks)
+    text, places = data.language, [number(row, "place") or 0 for row in blanks]
     said = text(
         "One word was taken out of each of these sentences of yours. The bars show the words that the model expects at "
         "{blank}, by their probability.",
         blank=BLANK,
     )
     told = text(
-        "Of {blanks} words taken out, {first} are the model's first guess. No model can know them all: often several "
-        "words fit.",
+        "Of {blanks} words taken out, {first} are the model's first guess and {five} are among its first five. No model "
+        "can know them all: often several words fit.",
         blanks=len(blanks),
-        first=first,
+        first=sum(place == 1 for place in places),
+        five=sum(1 <= place <= 5 for place in places),
     )
     cards = tag("div", *(_blank(text, row) for row in blanks), class_="cards")
     return [tag("h3", text("Which word is missing in your text?")), paragraph(said), cards, shows(text, told)]
