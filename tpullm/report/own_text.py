@@ -89,8 +89,8 @@ def _blanks(data: RunData) -> list[Markup]:
         blank=BLANK,
     )
     told = text(
-        "Of {blanks} words taken out, {first} are the model's first guess and {five} are among its first five. No model "
-        "can know them all: often several words fit.",
+        "Of {blanks} words taken out, {first} are the model's first guess and {five} are among its first five. No "
+        "model can know them all: often several words fit.",
         blanks=len(blanks),
         first=sum(place == 1 for place in places),
         five=sum(1 <= place <= 5 for place in places),
