@@ -358,3 +358,9 @@ def test_a_japanese_page_has_the_sections_and_numbers_of_the_english_one():
         assert (number in there.text) == (number in here.text), number
     for said in ("2026年1月2日 03:04（UTC）", "12.3万", "2分24秒", "550ミリ秒"):
         assert said in there.text
+
+
+def test_a_character_in_bytes_is_explained():
+    explained = "is written as its bytes"
+    assert explained in Outline(page(full(splits=[[("<0xE9>", 258), ("は", 283)]]))).text
+    assert explained not in Outline(page(full())).text

@@ -107,8 +107,11 @@ def _pieces(data: RunData) -> list[Markup]:
         vocabulary=count(size),
     )
     exact = text("The pieces joined together are exactly the text, whatever the text.")
+    in_bytes = any(piece.startswith("<0x") for pieces in data.splits for piece, _ in pieces)
+    why = text("A character too rare for a token of its own is written as its bytes, such as <0xE9>.")
     caption = text("Each colour is one token. Its id stands below it.")
-    return [figure(tag("div", *examples, class_="examples"), caption), shows(text, split, exact)]
+    told = shows(text, split, why if in_bytes else "", exact)
+    return [figure(tag("div", *examples, class_="examples"), caption), told]
 
 
 def example(pieces: list[tuple[str, int]]) -> Markup:
