@@ -14,6 +14,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.launchers.test_cloud_dry_run import GOLDEN, RECIPE, run_alone, without_code
+from tpullm.commands import launch
 
 TPU = ["launch", "tpu-vm", "--dry-run", "--project=my-project", "--zone=us-west4-a", "--accelerator=v5litepod-16"]
 CASES = {
@@ -84,3 +85,21 @@ def test_the_command_in_the_head_of_the_targets_file_works(target):
     program, verb, *words = shlex.split(line.removeprefix("#   command"))
     assert (program, verb, words[0]) == ("tpullm", "launch", target)
     assert run_alone([verb, target, "--dry-run", *words[1:]])[1][0] == "0"
+
+
+WORDS = ["--project", "my-project", "--name=x", "--watch"]
+
+
+@pytest.mark.parametrize("before", range(len(WORDS) + 1))
+def test_an_action_may_stand_anywhere_behind_its_target(before):
+    """Python 3.11's argparse takes an optional positional only right behind the one before it."""
+    if WORDS[before - 1] == "--project":
+        pytest.skip("there it is the project")
+    words = ["tpu-vm", *WORDS[:before], "status", *WORDS[before:]]
+    found = launch._parser().parse_args(launch._action_beside_target(words))
+    assert (found.target, found.action, found.project, found.watch) == ("tpu-vm", "status", "my-project", True)
+
+
+def test_a_value_is_no_action():
+    words = ["tpu-vm", "--name", "status", "--project", "my-project"]
+    assert launch._action_beside_target(words) == words

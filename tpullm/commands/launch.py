@@ -25,12 +25,14 @@ from tpullm.recipe import parse
 CLOUD = ("tpu-vm", "compute", "batch")
 COLOURS = (36, 33, 35, 32, 34, 31)  # of a terminal's text
 ACTIONS = ("start", "status", "logs", "stop")
+TARGETS = ("local", *CLOUD)
+FLAGS = ("--watch", "--follow", "--dry-run")  # options without a value
 
 
 def main(argv: list[str]) -> int:
     """Launch, or look after what was launched; the exit code."""
     own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    arguments = parse(_parser(), own, LaunchConfig)
+    arguments = parse(_parser(), _action_beside_target(own), LaunchConfig)
     work = job.make(arguments.target, settings.from_arguments(arguments), command)
     if arguments.target == "local":
         return _local(work, arguments)
@@ -42,11 +44,23 @@ def main(argv: list[str]) -> int:
     return {"start": _start, "status": _status, "logs": _logs, "stop": _stop}[arguments.action](work, target, arguments)
 
 
+def _action_beside_target(words: list[str]) -> list[str]:
+    """The words with the action right behind the target; argparse of Python 3.11 finds it nowhere else."""
+
+    def stands_alone(place: int) -> bool:
+        before = words[place - 1] if place else ""
+        return not before.startswith("--") or "=" in before or before in FLAGS
+
+    target = next((place for place, word in enumerate(words) if word in TARGETS and stands_alone(place)), None)
+    action = next((place for place, word in enumerate(words) if word in ACTIONS and stands_alone(place)), None)
+    if target is None or action is None or action < target:
+        return words
+    return [*words[: target + 1], words[action], *words[target + 1 : action], *words[action + 1 :]]
+
+
 def add_arguments(parser) -> None:
     """The options of `tpullm launch`; the keys of `LaunchConfig` come on top."""
-    parser.add_argument(
-        "target", choices=("local", *CLOUD), help="where the verb runs: local, tpu-vm, compute or batch"
-    )
+    parser.add_argument("target", choices=TARGETS, help="where the verb runs: local, tpu-vm, compute or batch")
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="start", help="start, status, logs or stop")
     parser.add_argument("--watch", action="store_true", help="stay until the verb is finished; replace lost machines")
     parser.add_argument("--follow", action="store_true", help="with logs: print new lines as they come")

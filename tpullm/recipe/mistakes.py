@@ -157,7 +157,8 @@ def readable(error: BaseException, keys: Keys) -> tuple[str, str]:
     if found := re.search(r"unrecognized arguments: (\S+)", text):
         return _stray(found[1], keys), ""
     if found := re.search(r"argument (\w+): invalid choice: '(.*)' \(choose from (.*)\)", text):
-        return f"{found[1]}: {found[2]} is none of {found[3]}; choose one of them", ""
+        choices = found[3].replace("'", "")  # Python 3.11 has them in quotes
+        return f"{found[1]}: {found[2]} is none of {choices}; choose one of them", ""
     if found := re.search(r"[kK]ey \"([\w.]+)\": Unable to load config", text):
         return f"{found[1]}: has keys of its own; give --{found[1]}.KEY, see {keys.where(found[1])}", ""
     if "Problems parsing config" in text:
