@@ -82,3 +82,23 @@ def test_text_in_any_script_trains_and_comes_back(tmp_path_factory, scripts, see
     assert 512 <= made.vocabulary_size <= 1024 or made.vocabulary_size < 512
     for text in texts[:20]:
         assert made.decode(made.encode(text)) == text
+
+
+def test_the_tokens_that_every_vocabulary_has_are_counted(tmp_path):
+    made = training.train([("zh", line) for line in many_characters(1000)], SMALL, 0, tmp_path / "model")
+    processor = made._processor
+    special = [i for i in range(512) if processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i)]
+    assert len(special) + len(["\n", " "]) == alphabet.fixed_tokens(SMALL)
+
+
+def test_characters_that_just_fit_all_get_tokens():
+    every = "".join(chr(0x4E00 + number) for number in range(ROOM))
+    assert alphabet.choose([every], SMALL).rare == frozenset()
+    assert len(alphabet.choose([every + "本"], SMALL).rare) == 1
+
+
+def test_the_characters_that_cover_a_text_are_no_more_than_needed():
+    assert 0.9995 * 2000 == 1999
+    assert alphabet._covering([1999, 1]) == 1
+    assert alphabet._covering([1998, 1, 1]) == 2
+    assert alphabet._covering([1] * 2000) == 1999
