@@ -17,14 +17,14 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tpullm.config import Recipe
 from tpullm.errors import UserError
+from tpullm.hardware.slices import parse
 from tpullm.log import say
 from tpullm.planning.compiling import read
 from tpullm.planning.proof import Proof, by_part, kept_at, prove
 from tpullm.planning.schedule import Torus, schedule
-from tpullm.recipe import load
-from tpullm.topology import parse
+from tpullm.recipe.parsing import load
+from tpullm.recipe.schema import Recipe
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

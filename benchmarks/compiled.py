@@ -12,11 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from tpullm.axes import written
+from tpullm.hardware.slices import parse
 from tpullm.log import say
+from tpullm.mesh.axes import written
 from tpullm.planning.proof import prove
-from tpullm.recipe import load
-from tpullm.topology import parse
+from tpullm.recipe.parsing import load
 
 FILE = Path(__file__).with_name("compiled.yaml")
 RECIPES = Path(__file__).parents[1] / "configs" / "pretrain"

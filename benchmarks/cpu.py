@@ -29,9 +29,9 @@ from sizes import NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import WorkerError
 
 from tpullm import storage
-from tpullm.environment import ALLOCATOR
 from tpullm.errors import UserError
 from tpullm.log import say
+from tpullm.process.environment import ALLOCATOR
 
 PARTS = ("train", "decode", "data", "start")
 # The allocator that the command line starts with. The peer gets it too: it gains a tenth.

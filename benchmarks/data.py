@@ -10,9 +10,9 @@ from figures import rounded, summary
 from quickstart import Quickstart, wait_share
 from turns import Program, Worker, take_turns
 
-from tpullm.config import TrainConfig
-from tpullm.data.store import TokenStore, token_dtype, write_store
 from tpullm.data.stream import Stream
+from tpullm.data.token_store import TokenStore, token_dtype, write_store
+from tpullm.recipe.schema import TrainConfig
 
 # Tokens of the whole store, and of a document on average. The quickstart's texts of everyday Japanese have 40 tokens,
 # pages of documentation and files of code 1,000 and more; a store of over 64 MiB is read from the disk.

@@ -16,7 +16,7 @@ import numpy as np
 from published import runs
 from scipy.optimize import least_squares
 
-from tpullm.planning.chips import CHIPS, Chip
+from tpullm.hardware.chips import CHIPS, Chip
 from tpullm.planning.estimate import estimate
 
 # What is fitted: the generations that share a value, the prior, its spread, the most that is physical.

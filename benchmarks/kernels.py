@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tpullm.config import ATTENTION_BLOCKS
+from tpullm.recipe.schema import ATTENTION_BLOCKS
 
 KERNELS = {"fwd": "forward", "dq": "queries", "dkv": "keys"}
 GENERATIONS = ("v5e", "v6e", "v5p")
@@ -93,8 +93,8 @@ def compile_one(generation: str, block: int, fused: bool) -> None:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
     from jax.sharding import NamedSharding, PartitionSpec
 
+    from tpullm.hardware.slices import parse
     from tpullm.planning.program import compiler_mesh
-    from tpullm.topology import parse
 
     mesh = compiler_mesh({"fsdp": -1}, parse({"v5p": "v5p:2x2x1"}.get(generation, f"{generation}:2x2")))
     of_queries = {"use_fused_bwd_kernel": True} if fused else {"block_q_dq": block, "block_kv_dq": block}

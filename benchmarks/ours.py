@@ -10,15 +10,16 @@ import numpy as np
 from sizes import BATCHES, DECODED, NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import Program
 
-from tpullm.config import TrainConfig
 from tpullm.data.batch import Batch
+from tpullm.hardware.peak import peak as measured_peak
 from tpullm.inference.decode import decode
 from tpullm.inference.session import Session, targets, use_dtype
+from tpullm.mesh.layout import make_mesh
+from tpullm.mesh.rows import put
 from tpullm.model.count import parameter_count, training_flops_per_token
-from tpullm.model.peak import peak as measured_peak
 from tpullm.model.platform import compute_dtype
-from tpullm.sharding import make_mesh, put
-from tpullm.training.optim import make_optimizer
+from tpullm.recipe.schema import TrainConfig
+from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, abstract, initial
 from tpullm.training.step import make_step
 

@@ -26,10 +26,10 @@ from data import VOCABULARY  # noqa: E402
 from data import write as write_tokens  # noqa: E402
 from sizes import shapes  # noqa: E402
 
-from tpullm.config import TrainConfig  # noqa: E402
-from tpullm.data.store import TokenStore  # noqa: E402
 from tpullm.data.stream import Stream  # noqa: E402
-from tpullm.sharding import make_mesh  # noqa: E402
+from tpullm.data.token_store import TokenStore  # noqa: E402
+from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.recipe.schema import TrainConfig  # noqa: E402
 from tpullm.training import loop  # noqa: E402
 from tpullm.training.metrics import Meter  # noqa: E402
 

@@ -9,7 +9,7 @@ from sizes import BATCHES, DECODED, NEW_TOKENS, PROMPT_TOKENS, SIZES
 from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
 from turns import Program
 
-from tpullm.config import ModelConfig, OptimizerConfig
+from tpullm.recipe.schema import ModelConfig, OptimizerConfig
 
 WARM_UP = 2  # steps: the first compiles forward and backward, the second finds its memory
 

@@ -12,16 +12,16 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tpullm.config import Recipe
 from tpullm.errors import UserError
+from tpullm.hardware.slices import parse
 from tpullm.log import say, warn
 from tpullm.planning.estimate import estimate
 from tpullm.planning.proof import Proof, job_of, program_hash, prove
 from tpullm.planning.resting import resting
 from tpullm.planning.search import Candidate, assessed
 from tpullm.planning.setting import setting_of
-from tpullm.recipe import load
-from tpullm.topology import parse
+from tpullm.recipe.parsing import load
+from tpullm.recipe.schema import Recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "configs" / "pretrain"

@@ -6,7 +6,7 @@ Run it on an otherwise idle machine. What a CPU reaches of its measured peak and
 fitted to the models marked `fit`, and what products with experts reach to the mixture; the others are held out.
 """
 
-from tpullm import environment
+from tpullm.process import environment
 
 environment.prepare()  # before JAX is imported, as the command line does
 
@@ -21,14 +21,15 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from scipy.optimize import least_squares  # noqa: E402
 
-from tpullm.config import ModelConfig, TrainConfig  # noqa: E402
 from tpullm.data.batch import Batch  # noqa: E402
+from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.mesh.rows import put  # noqa: E402
 from tpullm.model.platform import compute_dtype  # noqa: E402
 from tpullm.planning.estimate import estimate  # noqa: E402
-from tpullm.planning.local import local_setting  # noqa: E402
 from tpullm.planning.setting import Setting  # noqa: E402
-from tpullm.sharding import make_mesh, put  # noqa: E402
-from tpullm.training.optim import make_optimizer  # noqa: E402
+from tpullm.planning.this_machine import local_setting  # noqa: E402
+from tpullm.recipe.schema import ModelConfig, TrainConfig  # noqa: E402
+from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
 from tpullm.training.state import Architecture, initial  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import yaml
 
-from tpullm.axes import axis_sizes
-from tpullm.config import ModelConfig
+from tpullm.hardware.chips import CHIPS, Chip
+from tpullm.hardware.slices import parse
+from tpullm.mesh.axes import axis_sizes
 from tpullm.model.count import matrix_parameters
-from tpullm.planning.chips import CHIPS, Chip
 from tpullm.planning.setting import MAXTEXT, Setting
-from tpullm.topology import parse
+from tpullm.recipe.schema import ModelConfig
 
 FILE = Path(__file__).with_name("published.yaml")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tpullm.config import ModelConfig
+from tpullm.recipe.schema import ModelConfig
 
 
 @dataclass(frozen=True)

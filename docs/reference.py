@@ -1,4 +1,4 @@
-"""Writes docs/en/reference.md: every key of a recipe and of a launch, as `tpullm.recipe.schema` reads them.
+"""Writes docs/en/reference.md: every key of a recipe and of a launch, as `tpullm.recipe.key_table` reads them.
 
 python docs/reference.py
 """
@@ -9,15 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout, wherever tpullm is installed from
 
-from tpullm.config import Recipe  # noqa: E402
 from tpullm.launchers.settings import LaunchConfig  # noqa: E402
-from tpullm.recipe.schema import Key, Section, sections  # noqa: E402
+from tpullm.recipe.key_table import Key, Section, sections  # noqa: E402
+from tpullm.recipe.schema import Recipe  # noqa: E402
 
 PAGE = ROOT / "docs" / "en" / "reference.md"
 HEAD = """\
 # Every recipe key
 
-<!-- Made by `python docs/reference.py`. Change the docstrings in tpullm/config.py, not this page. -->
+<!-- Made by `python docs/reference.py`. Change the docstrings in tpullm/recipe/schema.py, not this page. -->
 
 A recipe is a YAML file. Each of its keys can also be given on the command line, where it wins over the file:
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.bucket import Emulator, emulator
-from tpullm import programs, storage
+from tpullm import storage
+from tpullm.process import compile_cache
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -59,7 +60,7 @@ def pytest_configure(config):
     folder = tempfile.TemporaryDirectory(prefix="tpullm-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
     os.environ[SESSION] = os.environ["XDG_CACHE_HOME"] = folder.name
-    os.environ.update(programs.settings())
+    os.environ.update(compile_cache.settings())
     os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 
 

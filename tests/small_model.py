@@ -3,11 +3,11 @@
 import jax
 import pytest
 
-from tpullm.config import ModelConfig, TokenizerConfig
 from tpullm.corpus import tenki
 from tpullm.inference.session import Session
-from tpullm.sharding import make_mesh
-from tpullm.tokenizer import training as tokenizer
+from tpullm.mesh.layout import make_mesh
+from tpullm.recipe.schema import ModelConfig, TokenizerConfig
+from tpullm.tokenizer import trainer as tokenizer
 from tpullm.training.state import Architecture
 
 

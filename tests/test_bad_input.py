@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, TINY, tpullm
-from tpullm import sharding
 from tpullm.cli import main
 from tpullm.errors import correctable
+from tpullm.mesh import layout
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 
@@ -221,9 +221,7 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_compiled(
     command = [verb, "--run", tiny_tokens, "--mesh"]
     assert "does not fit 1 device" in refused(capsys, *command, "{fsdp: 3}")
     module = importlib.import_module(f"tpullm.commands.{verb}")
-    monkeypatch.setattr(
-        module, "make_mesh", lambda shape: sharding.planned_mesh(shape, 8)
-    )  # as if there were 8 devices
+    monkeypatch.setattr(module, "make_mesh", lambda shape: layout.planned_mesh(shape, 8))  # as if there were 8 devices
     monkeypatch.setattr(jax, "jit", None)
     stage = "pretrain" if verb == "pretrain" else "finetune.train"
     told = refused(capsys, *command, "{fsdp: -1, tensor: 4}")

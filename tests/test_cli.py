@@ -9,10 +9,10 @@ import jsonargparse
 import pytest
 
 from tests.conftest import ROOT, TINY, tpullm
-from tpullm import recipe
 from tpullm.cli import VERBS
-from tpullm.config import Recipe
 from tpullm.errors import UserError
+from tpullm.recipe import parsing
+from tpullm.recipe.schema import Recipe
 
 
 def test_help_names_every_verb_and_is_quick():
@@ -56,36 +56,36 @@ def test_every_shipped_recipe_loads():
     found = sorted(set((ROOT / "configs").rglob("*.yaml")) - set((ROOT / "configs" / "launch").iterdir()))
     assert len(found) >= 3
     for path in found:
-        assert isinstance(recipe.load(path), Recipe)
+        assert isinstance(parsing.load(path), Recipe)
         assert path.read_text(encoding="utf-8").startswith("# "), "a recipe's head says what to expect"
 
 
 def test_a_recipe_comes_back_from_its_yaml(tmp_path):
-    one = recipe.load(TINY)
-    (tmp_path / "recipe.yaml").write_text(recipe.dump(one), encoding="utf-8")
-    assert recipe.load(tmp_path / "recipe.yaml") == one
+    one = parsing.load(TINY)
+    (tmp_path / "recipe.yaml").write_text(parsing.dump(one), encoding="utf-8")
+    assert parsing.load(tmp_path / "recipe.yaml") == one
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):
-    assert recipe.load(TINY, ["--pretrain.steps=7"]).pretrain.steps == 7
+    assert parsing.load(TINY, ["--pretrain.steps=7"]).pretrain.steps == 7
 
 
 @pytest.mark.parametrize("config", [["--config", str(TINY)], [f"--config={TINY}"]])
 def test_the_command_line_wins_wherever_the_file_stands(config):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    recipe.add_recipe_arguments(parser)
-    assert recipe.load(TINY).name != "other"
+    parsing.add_recipe_arguments(parser)
+    assert parsing.load(TINY).name != "other"
     for argv in ([*config, "--name", "other"], ["--name", "other", *config], ["--name=other", *config]):
-        assert recipe.parse(parser, argv).name == "other"
+        assert parsing.parse(parser, argv).name == "other"
 
 
 def test_a_config_without_a_file_is_one_line():
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    recipe.add_recipe_arguments(parser)
+    parsing.add_recipe_arguments(parser)
     with pytest.raises(UserError, match="--config: its value is missing"):
-        recipe.parse(parser, ["--seed", "7", "--config"])
+        parsing.parse(parser, ["--seed", "7", "--config"])
 
 
 def test_there_are_fewer_than_150_keys():
-    leaves = [key for key in recipe.keys() if not any(other.startswith(key + ".") for other in recipe.keys())]
+    leaves = [key for key in parsing.keys() if not any(other.startswith(key + ".") for other in parsing.keys())]
     assert 50 < len(leaves) < 150

@@ -20,7 +20,9 @@ import pytest
 from tests.conftest import TINY
 from tests.huggingface.published import directory
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
-from tpullm import cli, log, ownership, recipe, storage
+from tpullm import cli, log, storage
+from tpullm.cluster import lock
+from tpullm.recipe import parsing
 from tpullm.tokenizer.templates import ChatTemplate
 
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
@@ -108,7 +110,7 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
         remote = storage.path("gs://my-bucket/quickstart")
         with contextlib.suppress(OSError):  # it is there already
             _storage_server.make("my-bucket")
-        files = [path for path in tiny_run.rglob("*") if path.is_file() and path.name != ownership.FILE]
+        files = [path for path in tiny_run.rglob("*") if path.is_file() and path.name != lock.FILE]
         names = [str(path.relative_to(tiny_run)) for path in files]
         storage.remote().upload_all(tiny_run, remote, names)
 
@@ -183,7 +185,7 @@ def test_the_lines_for_a_notebook(reader, capsys, block):
 @pytest.mark.parametrize("block", sorted({block for page in PAGES for block in blocks(page, "yaml")}))
 def test_a_piece_of_a_recipe_loads(tmp_path, block):
     (tmp_path / "recipe.yaml").write_text(block, encoding="utf-8")
-    assert recipe.load(tmp_path / "recipe.yaml")
+    assert parsing.load(tmp_path / "recipe.yaml")
 
 
 CONVERSATIONS = sorted({line for page in PAGES for block in blocks(page, "json") for line in block.splitlines()})
@@ -249,7 +251,7 @@ def test_the_reference_is_what_the_schema_gives():
 
 
 def test_every_section_of_a_recipe_has_an_anchor():
-    sections = {key.split(".")[-2] for key in recipe.keys() if "." in key}
+    sections = {key.split(".")[-2] for key in parsing.keys() if "." in key}
     assert sections | {"recipe", "launch"} <= anchors(ROOT / "docs" / "en" / "reference.md")
 
 

@@ -31,8 +31,8 @@ def test_import_contract(contract):
         "commands.tokenize",
         "commands.report",
         "commands.launch",
-        "launchers.host",
-        "door.run",
+        "launchers.supervisor",
+        "door.steps",
     ],
 )
 def test_starts_without_jax(module):

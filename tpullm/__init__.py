@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 
 # By name: every part reads the version here, and parts without JAX must not depend on what needs it.
 _DOOR = {
-    "LanguageModel": "tpullm.door.model",
-    "Run": "tpullm.door.run",
+    "LanguageModel": "tpullm.door.trained_model",
+    "Run": "tpullm.door.steps",
     "Sampling": "tpullm.inference.options",
     "UserError": "tpullm.errors",
 }
@@ -43,4 +43,4 @@ def truth(text: str) -> dict[str, float]:
 
 def _settle() -> None:
     """What JAX is told before it is imported."""
-    importlib.import_module("tpullm.environment").settle()
+    importlib.import_module("tpullm.process.environment").settle()

@@ -10,9 +10,11 @@ import sys
 import traceback
 import warnings
 
-from tpullm import environment, hosts, joining, log, storage
+from tpullm import log, storage
+from tpullm.cluster import hosts, join, place
 from tpullm.commands import GROUPS, VERBS, module_of
 from tpullm.errors import Interrupted, UserError, correctable
+from tpullm.process import environment
 
 HELP = ("-h", "--help", "--help-all")
 
@@ -82,7 +84,8 @@ def _dispatch(argv: list[str]) -> int:
         print(importlib.import_module("tpullm.commands.help").text(*asked))
         return 0
     verb = _known(argv[0])
-    from tpullm.recipe import open_run, owned, parse
+    from tpullm.recipe.parsing import parse
+    from tpullm.run.directory import open_run, owned
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     module = importlib.import_module(module_of(verb))
@@ -93,22 +96,22 @@ def _dispatch(argv: list[str]) -> int:
     if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
         module.show_main(parse(parser_of(verb, shows=True), argv[1:]))
     elif VERBS[verb].shared:
-        flags, arguments = joining.take_flags("share", argv[1:])
+        flags, arguments = place.take_flags("share", argv[1:])
         recipe, run, _ = open_run(parser_of(verb), arguments)
-        share = joining.find_share(flags, os.environ)
-        joining.introduce(share)
+        share = place.find_share(flags, os.environ)
+        place.introduce(share)
         with owned(run, recipe) if share.is_first else contextlib.nullcontext():
             module.main(recipe, run, share)
     else:
-        flags, arguments = joining.take_flags("hosts", argv[1:]) if VERBS[verb].computes else ({}, argv[1:])
+        flags, arguments = place.take_flags("hosts", argv[1:]) if VERBS[verb].computes else ({}, argv[1:])
         recipe, run, arguments = open_run(parser_of(verb), arguments)
         if VERBS[verb].computes:
-            joining.join(joining.find_place(flags, os.environ))
+            join.join(place.find_place(flags, os.environ))
             # The run directory is one folder, and may be mounted in different places.
             hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
         with owned(run, recipe) if VERBS[verb].writes and hosts.is_first() else contextlib.nullcontext():
             code = module.main(recipe, run, *([arguments] if VERBS[verb].adds else [])) or 0
-        joining.leave()
+        join.leave()
         return code
     return 0
 
@@ -133,7 +136,7 @@ def parser_of(verb: str, shows: bool = False):
     """
     import jsonargparse
 
-    from tpullm.recipe import add_recipe_arguments
+    from tpullm.recipe.parsing import add_recipe_arguments
 
     parser = jsonargparse.ArgumentParser(prog=f"tpullm {verb}", exit_on_error=False, add_help=False, allow_abbrev=False)
     if VERBS[verb].recipe and not shows:

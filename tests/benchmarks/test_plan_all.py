@@ -8,9 +8,10 @@ import pytest
 
 from tests.conftest import ROOT
 from tpullm.errors import UserError
+from tpullm.hardware.slices import parse
 from tpullm.planning.proof import Proof, Traffic, job_of, program_hash
-from tpullm.recipe import load, shipped
-from tpullm.topology import parse
+from tpullm.recipe import shipped
+from tpullm.recipe.parsing import load
 
 RECIPE = ROOT / "configs" / "pretrain" / "125m.yaml"
 PROVEN = plan_all.recorded(plan_all.RESULTS / "plan.json")

@@ -7,10 +7,11 @@ import ours
 import pytest
 from sizes import SIZES
 
-from tpullm.config import TrainConfig
+from tpullm.mesh.layout import make_mesh
+from tpullm.mesh.rows import put
 from tpullm.model.count import parameter_count
-from tpullm.sharding import make_mesh, put
-from tpullm.training.optim import make_optimizer
+from tpullm.recipe.schema import TrainConfig
+from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, initial
 from tpullm.training.step import make_step
 

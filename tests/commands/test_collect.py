@@ -6,9 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tpullm import manifest, storage
+from tpullm import storage
 from tpullm.commands import collect
-from tpullm.config import CorpusConfig, Recipe, Source
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source
+from tpullm.run import manifest
 
 LINES = [f"{number}番目の日です。今日はいい天気ですね。私はリンゴを{number}個食べました。\n" for number in range(60)]
 

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from tpullm import recipe as recipes
 from tpullm.commands import evaluate
-from tpullm.corpus import store
+from tpullm.corpus import document_files
 from tpullm.corpus.sources import YOURS
 from tpullm.inference.session import load
+from tpullm.recipe import parsing as recipes
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,9 @@ def test_the_compressor_has_the_bytes_of_the_model(with_own_text, found):
 
 def test_what_is_shown_is_of_the_held_out_text(with_own_text, found):
     _, run, _ = with_own_text
-    held_out = "\n".join(record["text"] for record in store.read(run / "documents", YOURS, store.HELD_OUT))
+    held_out = "\n".join(
+        record["text"] for record in document_files.read(run / "documents", YOURS, document_files.HELD_OUT)
+    )
     assert found["sentence"] in held_out and found["continuations"] and found["blanks"]
     assert all(item["prompt"] in held_out for item in found["continuations"])
     assert all(item["text"].replace("【?】", item["word"]) in held_out for item in found["blanks"])
@@ -58,7 +60,7 @@ def test_own_text_is_drawn_for_a_third_of_the_tokens(with_own_text, found):
 
 
 def _documents(run):
-    from tpullm.data.store import TokenStore
+    from tpullm.data.token_store import TokenStore
 
     tokens = TokenStore(run / "tokens" / YOURS / "train")
     return [tokens.document(index) for index in range(len(tokens.lengths))]

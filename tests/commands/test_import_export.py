@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 
 from tests.conftest import TINY, tpullm
 from tests.huggingface.published import CHATML, END, change, change_tensor, directory
-from tpullm import LanguageModel, publishing, storage
+from tpullm import LanguageModel, storage
 from tpullm.cli import main
+from tpullm.publishing import publish
 
 ANSWER = "はい、元気です。"
 TUNED = ("--finetune.train.steps=60", "--finetune.train.batch_size=8", "--finetune.train.optimizer.peak_lr=0.02")
@@ -333,7 +334,7 @@ def test_an_export_does_not_replace_what_came_meanwhile(published, tmp_path, cap
         (tmp_path / "out" / "file").write_text("kept")
         return 0
 
-    monkeypatch.setattr(publishing, "write", meanwhile)
+    monkeypatch.setattr(publish, "write", meanwhile)
     call("export", tmp_path / "run", tmp_path / "out", code=2)
     assert "is not an empty folder any more" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "published", "run"]

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tpullm import cli
 from tpullm.errors import UserError
 from tpullm.log import moment
-from tpullm.recipe import load
+from tpullm.recipe.parsing import load
 
 EIGHT = ROOT / "configs" / "pretrain" / "8b.yaml"
 # The keys of the JSON and what they hold; a change of these is a change of `plans.VERSION`.
@@ -310,7 +310,7 @@ def test_what_is_refused_leaves_no_folder(refused, tmp_path):
 
 
 def test_the_price_file_says_when_and_where_from():
-    prices = yaml.safe_load((ROOT / "tpullm" / "prices.yaml").read_text())
+    prices = yaml.safe_load((ROOT / "tpullm" / "hardware" / "prices.yaml").read_text())
     assert prices["date"] and prices["source"].startswith("https://")
     assert {"v5e", "v6e", "v5p"} < set(prices["dollars_per_chip_hour"])
 

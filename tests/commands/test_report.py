@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tpullm import cli
-from tpullm import recipe as recipes
 from tpullm.commands import report
-from tpullm.config import Recipe, TokenizerConfig
-from tpullm.tokenizer.training import train
+from tpullm.recipe import parsing as recipes
+from tpullm.recipe.schema import Recipe, TokenizerConfig
+from tpullm.tokenizer.trainer import train
 
 TEXT = "今日はいい天気ですね。私はリンゴを食べるのが好きです。The weather is nice today.\n"
 METRICS = [{"step": 1, "tokens": 10, "loss": 3.0}, {"step": 1, "tokens": 10, "eval_loss": {"tenki": 2.0}}]

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpullm import manifest
 from tpullm.commands import data as data_command
 from tpullm.commands import tokenize
-from tpullm.config import CorpusConfig, Recipe, Source, TokenizerConfig, TrainConfig
-from tpullm.corpus import store as documents_store
-from tpullm.data import parts
-from tpullm.data.store import TokenStore
+from tpullm.corpus import document_files as documents_store
+from tpullm.data import tokenizing
 from tpullm.data.stream import pretraining_stream
+from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source, TokenizerConfig, TrainConfig
+from tpullm.run import manifest
 from tpullm.tokenizer import load
 
 SOURCES = [
@@ -94,14 +94,14 @@ def test_the_manifest_counts_documents_tokens_and_bytes(run):
 
 def test_a_finished_stage_is_skipped(run, monkeypatch):
     tokenize.main(RECIPE, run)
-    monkeypatch.setattr(parts, "make", None)  # would fail if it were called
-    monkeypatch.setattr(tokenize.training, "train", None)
+    monkeypatch.setattr(tokenizing, "make", None)  # would fail if it were called
+    monkeypatch.setattr(tokenize.trainer, "train", None)
     more_workers = dataclasses.replace(RECIPE, tokenizer=dataclasses.replace(RECIPE.tokenizer, workers=7))
     tokenize.main(more_workers, run)
 
 
 def test_the_store_does_not_depend_on_the_number_of_workers(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(tokenizing, "PARALLEL_BYTES", 0)
     tokenize.main(RECIPE, run)
     write_documents(tmp_path / "other")
     workers = dataclasses.replace(RECIPE.tokenizer, workers=2)
@@ -113,7 +113,7 @@ def test_the_store_does_not_depend_on_the_number_of_workers(run, tmp_path, monke
 
 @pytest.mark.parametrize("failing", ["make_part", "assemble"])
 def test_an_interrupted_stage_goes_on_and_keeps_what_was_done(run, tmp_path, monkeypatch, failing):
-    made, real = [], parts.make_part
+    made, real = [], tokenizing.make_part
 
     def counted(part):
         if failing == "make_part" and len(made) == 3 and not (run / "again").exists():
@@ -122,14 +122,14 @@ def test_an_interrupted_stage_goes_on_and_keeps_what_was_done(run, tmp_path, mon
         real(part)
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(parts, "make_part", counted)
+        interrupted.setattr(tokenizing, "make_part", counted)
         if failing == "assemble":
-            interrupted.setattr(parts, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            interrupted.setattr(tokenizing, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             tokenize.main(RECIPE, run)
     assert not (run / "tokens" / manifest.FILE).exists()
     (run / "again").touch()
-    monkeypatch.setattr(parts, "make_part", counted)
+    monkeypatch.setattr(tokenizing, "make_part", counted)
     tokenize.main(RECIPE, run)
     assert len(made) == len(set(made)) == len(list((run / "documents").rglob("*.gz")))
     write_documents(tmp_path / "whole")

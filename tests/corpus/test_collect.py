@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import interruptible
-from tpullm import manifest
 from tpullm.commands import collect as command
-from tpullm.config import CorpusConfig, Recipe, Source
-from tpullm.corpus import collect, process, store
+from tpullm.corpus import collect, document_files, process
 from tpullm.errors import UserError
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source
+from tpullm.run import manifest
 
 PLACES = "東京 大阪 京都 札幌 福岡 仙台 広島 奈良 長崎 金沢 新潟 静岡".split()
 THINGS = "リンゴ 本 水 魚 肉 野菜 手紙 写真 地図 切符 時計 傘 椅子 鞄 花".split()
@@ -51,7 +51,7 @@ def _collect(recipe, folder):
 
 
 def _texts(folder, split, name="stories"):
-    return [document["text"] for document in store.read(folder / "documents", name, split)]
+    return [document["text"] for document in document_files.read(folder / "documents", name, split)]
 
 
 def _bytes(folder):
@@ -65,7 +65,7 @@ def test_every_document_comes_out_once_with_its_facts(tmp_path):
     train, held_out = _texts(tmp_path, "train"), _texts(tmp_path, "held_out")
     assert sorted(train + held_out) == sorted(texts) and 5 < len(held_out) < 40
     assert train == [text for text in texts if text in train]  # in the source's order
-    first = next(store.read(tmp_path / "documents", "stories", "train"))
+    first = next(document_files.read(tmp_path / "documents", "stories", "train"))
     assert list(first) == ["id", "text", "source", "licence", "language", "hash"]
     assert first["id"] == first["hash"][:16] and len(first["hash"]) == 64
     assert (first["source"], first["licence"], first["language"]) == ("stories", "CC0-1.0", "ja")

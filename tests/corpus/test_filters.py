@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tpullm.config import CorpusConfig
-from tpullm.corpus import filters, language, ngrams
+from tpullm.corpus import filters, language_detection, ngrams
+from tpullm.recipe.schema import CorpusConfig
 
 PROSE = "今日はいい天気ですね。私はリンゴを食べるのが好きです。毎日学校で本を読みます。昨日は雨でした。"
 CONFIG = CorpusConfig(minimum_characters=20)
@@ -71,4 +71,4 @@ def test_books_are_not_repetitive():
         pytest.skip("no test data: set TPULLM_TEST_DATA to its folder")
     for book, name in zip(books, ("ja", "en"), strict=True):
         text = book.read_text(encoding="utf-8")
-        assert language.is_language(text, name) and not filters.is_repetitive(text)
+        assert language_detection.is_language(text, name) and not filters.is_repetitive(text)

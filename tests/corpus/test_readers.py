@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from tpullm.config import Source
 from tpullm.corpus import readers
 from tpullm.corpus.sources import File
 from tpullm.errors import UserError
+from tpullm.recipe.schema import Source
 
 PAGE = """<html><head><title>天気</title></head><body><nav><a href="/">ホーム</a></nav>
 <article><h1>今日の天気</h1><p>今日はいい天気ですね。私はリンゴを食べるのが好きです。明日は雨が降るでしょう。</p>

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpullm import storage
-from tpullm.config import CorpusConfig, Recipe, Source
 from tpullm.corpus import readers, sources
 from tpullm.errors import UserError
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 
 
 def _names(found):

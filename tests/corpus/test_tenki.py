@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.corpus import tenki
-from tpullm.corpus.tenki import truth
+from tpullm.corpus.tenki import distribution
 from tpullm.corpus.tenki import vocabulary as w
 from tpullm.corpus.tenki.grammar import MODES, Kind, advance, closing_probability, outline, start, wording
 from tpullm.errors import UserError
@@ -111,7 +111,7 @@ def test_next_sentences_sum_to_one_after_any_text():
     for context in contexts:
         assert total(outline(context).probability.values()) == pytest.approx(1.0, abs=1e-12)
     for mode in MODES.outcomes:
-        for said in truth.outlines(mode):
+        for said in distribution.outlines(mode):
             assert total(wording(said, mode).probability.values()) == pytest.approx(1.0, abs=1e-12)
 
 
@@ -125,7 +125,7 @@ def test_a_prefix_is_the_sum_of_its_continuations(seed, kept):
         assert tenki.prefix_log_probability(prefix) == tenki.log_probability(prefix)
         return
     context = advance(contexts_of(prefix)[-1], parsed[-1].said)
-    nexts = {"".join(tokens) for _, tokens in truth._continuing(context)}
+    nexts = {"".join(tokens) for _, tokens in distribution._continuing(context)}
     logs = [tenki.prefix_log_probability(prefix + sentence) for sentence in nexts]
     assert total(map(math.exp, logs)) == pytest.approx(math.exp(tenki.prefix_log_probability(prefix)), rel=1e-10)
 
@@ -136,10 +136,10 @@ def test_the_surface_determines_the_derivation():
     assert all(surface.count("。") == 1 and surface.endswith("。") for surface in surfaces)
     for mode, other in itertools.product(MODES.outcomes, repeat=2):
         for topic in w.NEXT_TOPIC:
-            closings = truth._closings(topic, mode)
+            closings = distribution._closings(topic, mode)
             assert closings.keys().isdisjoint(surfaces)
-            assert len(closings) == len(wording(truth.Outline(Kind.CLOSING, topic), mode).probability)
-            assert mode == other or closings.keys().isdisjoint(truth._closings(topic, other))
+            assert len(closings) == len(wording(distribution.Outline(Kind.CLOSING, topic), mode).probability)
+            assert mode == other or closings.keys().isdisjoint(distribution._closings(topic, other))
 
 
 @settings(max_examples=200, deadline=None)
@@ -169,16 +169,16 @@ def test_entropy_is_the_mean_of_minus_log_probability():
 def test_entropy_by_brute_force_on_a_short_language(monkeypatch):
     """Documents of exactly two sentences are few enough to list: entropy is then summed over every one of them."""
     monkeypatch.setattr(w, "CLOSING_AT", {1: 0.0, 2: 1.0})
-    truth.entropy.cache_clear()
+    distribution.entropy.cache_clear()
     try:
         chain_rule = tenki.entropy()
         listed = []
         for first in [s for s in tenki.sentences() if s.said in outline(start(s.mode)).probability]:
             context = advance(start(first.mode), first.said)
-            nexts = {"".join(tokens) for _, tokens in truth._continuing(context)}
+            nexts = {"".join(tokens) for _, tokens in distribution._continuing(context)}
             listed += [tenki.log_probability("".join(first.words) + second) for second in nexts]
     finally:
-        truth.entropy.cache_clear()
+        distribution.entropy.cache_clear()
     assert total(map(math.exp, listed)) == pytest.approx(1.0, abs=1e-10)
     assert chain_rule == pytest.approx(-total(math.exp(log) * log for log in listed), abs=1e-9)
 

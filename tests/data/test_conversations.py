@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from tpullm.config import TokenizerConfig
 from tpullm.data import conversations
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
-from tpullm.tokenizer import training as tokenizers
+from tpullm.recipe.schema import TokenizerConfig
+from tpullm.tokenizer import trainer as tokenizers
 
 NUMBERS = "〇一二三四五六七八九"
 

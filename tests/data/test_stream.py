@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tpullm.data import store
 from tpullm.data import stream as streams
+from tpullm.data import token_store
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
 
@@ -21,8 +21,8 @@ def make_store(path, seed, documents, longest=60):
     tokens = rng.integers(10_000, 60_000, lengths.sum())
     tokens[np.cumsum(lengths) - lengths] = np.arange(documents)
     ids = rng.integers(0, 2**63, documents).astype(np.uint64)
-    store.write_store(path, [(tokens, lengths, ids)], np.dtype(np.uint16))
-    return store.TokenStore.open(path)
+    token_store.write_store(path, [(tokens, lengths, ids)], np.dtype(np.uint16))
+    return token_store.TokenStore.open(path)
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +146,8 @@ def test_a_corpus_too_small_for_one_batch_is_refused(tmp_path):
 
 
 def test_a_source_without_documents_is_left_out(sources, tmp_path):
-    store.write_store(tmp_path / "empty", [], np.dtype(np.uint16))
-    stream = stream_of({"a": sources["a"], "empty": store.TokenStore.open(tmp_path / "empty")})
+    token_store.write_store(tmp_path / "empty", [], np.dtype(np.uint16))
+    stream = stream_of({"a": sources["a"], "empty": token_store.TokenStore.open(tmp_path / "empty")})
     assert_same(stream.batch_at(2), stream_of({"a": sources["a"]}).batch_at(2))
 
 
@@ -195,5 +195,5 @@ def test_a_host_evaluates_its_rows(sources, own_rows):
 
 
 def test_no_held_out_document_is_no_batch(tmp_path):
-    store.write_store(tmp_path / "empty", [], np.dtype(np.uint16))
-    assert list(evaluation_batches(store.TokenStore.open(tmp_path / "empty"), B, T)) == []
+    token_store.write_store(tmp_path / "empty", [], np.dtype(np.uint16))
+    assert list(evaluation_batches(token_store.TokenStore.open(tmp_path / "empty"), B, T)) == []

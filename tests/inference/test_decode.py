@@ -10,7 +10,8 @@ from tpullm.inference import decode as decode_module
 from tpullm.inference.decode import decode, empty_cache, prefill, stream
 from tpullm.inference.options import GREEDY, Sampling
 from tpullm.inference.scoring import next_log_probabilities
-from tpullm.sharding import named, put
+from tpullm.mesh.layout import named
+from tpullm.mesh.rows import put
 
 PROMPTS = [[1, 300, 40, 77], [1, 9, 400, 300, 22, 501, 17, 5, 90], [1]]
 

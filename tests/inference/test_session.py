@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.checkpoint import Checkpoints, description
-from tpullm.config import CheckpointConfig, Recipe
+from tpullm.checkpoint.saving import Checkpoints, description
 from tpullm.errors import UserError
 from tpullm.inference.scoring import text_log_probabilities
 from tpullm.inference.session import bucket, load
+from tpullm.recipe.schema import CheckpointConfig, Recipe
 
 
 @given(st.integers(1, 10_000))

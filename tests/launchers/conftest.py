@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import TINY
 from tests.launchers.fake_tpu import FakeTpu
-from tpullm.launchers import google, job, watch
+from tpullm.launchers import google_api, job, watch
 from tpullm.launchers.job import Job
 from tpullm.launchers.settings import LaunchConfig
 
@@ -34,11 +34,11 @@ def start_tpu(tmp_path, monkeypatch) -> Iterator[Callable[..., FakeTpu]]:
         fake = FakeTpu(tmp_path / "machines", environment)
         fakes.append(fake)
         monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", fake.address)
-        google._client.cache_clear()
+        google_api._client.cache_clear()
         return fake
 
     yield start
-    google._client.cache_clear()
+    google_api._client.cache_clear()
     for fake in fakes:
         fake.close()
 
@@ -77,9 +77,9 @@ def address(monkeypatch):
     def set_address(service, fake):
         monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", fake.endpoint)
 
-    google._client.cache_clear()
+    google_api._client.cache_clear()
     yield set_address
-    google._client.cache_clear()
+    google_api._client.cache_clear()
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 
 from tests.conftest import TINY
 from tpullm.cli import main
-from tpullm.launchers import accelerators, google
+from tpullm.hardware import accelerators
+from tpullm.launchers import google_api
 
 RUN = ["--", "pretrain", "--config", str(TINY), "--run", "gs://b-u-c-k-e-t/run"]
 TPU = ["launch", "tpu-vm", "--project", "p", "--zone", "us-west4-a", "--accelerator", "v5litepod-16"]
@@ -86,13 +87,13 @@ def test_other_settings_for_what_is_running(capsys, ready, tpu):
 def test_without_credentials(capsys, ready, monkeypatch, tmp_path):
     monkeypatch.delenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))
-    google._client.cache_clear()
-    google._credentials.cache_clear()
+    google_api._client.cache_clear()
+    google_api._credentials.cache_clear()
     assert "Google credentials: there are none on this machine; run `gcloud auth" in told(capsys, *ready)
 
 
 def test_without_the_client_libraries(capsys, ready, monkeypatch):
-    google._client.cache_clear()
+    google_api._client.cache_clear()
     monkeypatch.setitem(sys.modules, "google.cloud.tpu_v2", None)
     assert "Google's client libraries are not installed; run: pip install 'tpullm[gcp]'" in told(capsys, *ready)
 

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tpullm.launchers import machines, startup
+from tpullm.hardware import machines
+from tpullm.launchers import startup
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPE = ["--config", "tests/tiny.yaml", "--run", "gs://my-bucket/tiny"]

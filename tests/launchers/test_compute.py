@@ -10,11 +10,11 @@ from google.protobuf import json_format
 from tests.launchers.conftest import PYTHON, QUICK, copied, job_of
 from tests.launchers.fake_compute import FakeCompute
 from tests.launchers.rest import Fault, Refused
-from tests.test_resume import assert_same_bits, metrics
+from tests.run.test_resume import assert_same_bits, metrics
 from tpullm import storage
 from tpullm.commands import launch
 from tpullm.errors import UserError
-from tpullm.launchers import compute, google, watch
+from tpullm.launchers import compute, google_api, watch
 
 GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
 SLICE = {"machine": "ct6e-standard-4t", "nodes": 4}
@@ -63,7 +63,7 @@ CASES = {
 def test_requests_are_the_published_types_to_the_letter(config):
     """Read by the client's own types and written again they are the same."""
     for request in compute.requests(job_of("compute", "pretrain", **config), 1):
-        message = google.parsed(request)
+        message = google_api.parsed(request)
         assert json_format.MessageToDict(type(message).pb(message)) == request.message
 
 

@@ -15,8 +15,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.launchers.conftest import make_job
 from tests.launchers.fake_tpu import BUSY, LOST
-from tests.launchers.test_host import machine_variables
-from tests.test_resume import assert_same_bits, metrics
+from tests.launchers.test_supervisor import machine_variables
+from tests.run.test_resume import assert_same_bits, metrics
 from tests.training.several_hosts import QUICK_TO_COMPILE
 from tpullm import storage
 from tpullm.commands import launch

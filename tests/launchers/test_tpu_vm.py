@@ -13,9 +13,9 @@ from tests.conftest import ROOT, TINY, interruptible
 from tests.launchers.conftest import make_job
 from tests.launchers.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, QUOTA, SUSPENDED
 from tpullm.errors import TryAgain, UserError
-from tpullm.launchers import google, tpu_vm, watch
-from tpullm.launchers.state import Ended
-from tpullm.launchers.state import State as Folder
+from tpullm.launchers import google_api, tpu_vm, watch
+from tpullm.launchers.record import Ended
+from tpullm.launchers.record import State as Folder
 from tpullm.launchers.target import State
 
 
@@ -34,7 +34,7 @@ def test_a_field_that_the_api_does_not_have_is_refused(tmp_path):
     (request,) = tpu_vm.requests(make_job(tmp_path), 1)
     request.message["queuedResource"]["tpu"]["nodeSpec"][0]["node"]["colour"] = "red"
     with pytest.raises(Exception, match="colour"):
-        google.parsed(request)
+        google_api.parsed(request)
 
 
 def test_states_and_costs(tpu, tmp_path):

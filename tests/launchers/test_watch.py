@@ -3,7 +3,7 @@
 import pytest
 
 from tpullm.errors import TRY_AGAIN
-from tpullm.launchers.state import Attempt, Ended, Over
+from tpullm.launchers.record import Attempt, Ended, Over
 from tpullm.launchers.target import Resource, State
 from tpullm.launchers.watch import Active, Ask, Finish, Judge, Pace, Remove, Wait, decide
 

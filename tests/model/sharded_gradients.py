@@ -13,9 +13,10 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 
-from tpullm.model.layers import product  # noqa: E402
-from tpullm.model.moe import _whole_weight  # noqa: E402
-from tpullm.sharding import AXES, RULES, make_mesh  # noqa: E402
+from tpullm.mesh.axes import AXES
+from tpullm.mesh.layout import RULES, make_mesh  # noqa: E402
+from tpullm.model.experts.moe import _whole_weight  # noqa: E402
+from tpullm.model.linear import product
 
 BF16 = jnp.dtype("bfloat16")
 

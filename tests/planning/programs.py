@@ -4,8 +4,8 @@
 
 import itertools
 
+from tpullm.hardware.slices import parse
 from tpullm.planning.schedule import Torus
-from tpullm.topology import parse
 
 TOPOLOGY = parse("v5e:16x16")
 TORUS = Torus(TOPOLOGY, tuple(itertools.product(range(16), range(16))))

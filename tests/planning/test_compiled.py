@@ -15,11 +15,11 @@ import pytest
 
 from tests.conftest import ROOT
 from tpullm.errors import UserError
+from tpullm.hardware.slices import parse
 from tpullm.planning import hlo
 from tpullm.planning.instructions import computations
 from tpullm.planning.program import compiled, compiler_mesh
-from tpullm.recipe import load
-from tpullm.topology import parse
+from tpullm.recipe.parsing import load
 from tpullm.training.state import Architecture
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")

@@ -6,11 +6,11 @@ import pytest
 
 from tests.conftest import ROOT
 from tpullm.errors import UserError
+from tpullm.hardware.slices import parse
 from tpullm.planning.economics import RESTART_SECONDS, price_list, prices_of, whole_run
 from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import setting_of
-from tpullm.recipe import load
-from tpullm.topology import parse
+from tpullm.recipe.parsing import load
 
 
 def run(hours_between=0.0, prices=None, **checkpoint):

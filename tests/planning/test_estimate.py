@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tpullm.hardware.slices import parse
 from tpullm.model.count import matrix_parameters
 from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import MAXTEXT, OURS, RECOMPUTED, Setting, setting_of, with_remat
 from tpullm.planning.traffic import traffic
 from tpullm.planning.work import recomputed, useful_flops, work
-from tpullm.recipe import load
-from tpullm.topology import parse
+from tpullm.recipe.parsing import load
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tpullm.hardware.slices import parse
 from tpullm.planning.memory import memory
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.resting import resting
 from tpullm.planning.setting import setting_of, with_remat
-from tpullm.recipe import load
-from tpullm.topology import parse
+from tpullm.recipe.parsing import load
 from tpullm.training.state import Architecture
 
 PROGRAMS = yaml.safe_load((ROOT / "benchmarks" / "compiled.yaml").read_text(encoding="utf-8"))["programs"]

@@ -16,12 +16,12 @@ import pytest
 from tests.conftest import ROOT
 from tests.planning.programs import PRODUCT, looped
 from tpullm.errors import UserError
+from tpullm.hardware.slices import parse
 from tpullm.planning import compiling, proof
 from tpullm.planning.compiling import Executable, compile_apart, read
 from tpullm.planning.proof import Proof, job_of, kept_at, program_hash, prove
 from tpullm.planning.schedule import OBSERVED
-from tpullm.recipe import load
-from tpullm.topology import parse
+from tpullm.recipe.parsing import load
 
 libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
 SLICE = parse("v5e:2x2")

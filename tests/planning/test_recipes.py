@@ -6,10 +6,10 @@ import time
 import pytest
 
 from tests.conftest import ROOT
+from tpullm.hardware.slices import parse
 from tpullm.model.count import parameter_count
 from tpullm.planning.program import absent_mesh, traced
-from tpullm.recipe import load
-from tpullm.topology import parse
+from tpullm.recipe.parsing import load
 from tpullm.training.fits import check_fits
 from tpullm.training.state import Architecture
 

@@ -3,11 +3,11 @@
 import pytest
 
 from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TORUS, looped
-from tpullm.planning.chips import chip
+from tpullm.hardware.chips import chip
+from tpullm.hardware.slices import parse
+from tpullm.planning.attention_kernels import scheduled, seen
 from tpullm.planning.hlo import Collective
-from tpullm.planning.kernels import scheduled, seen
 from tpullm.planning.schedule import GROUPED_SHARE, LINKS, OBSERVED, link_seconds, schedule
-from tpullm.topology import parse
 
 MILLISECOND = pytest.approx(1e-3, rel=1e-6)
 RING = 2 * chip(TOPOLOGY).link_bandwidth * LINKS

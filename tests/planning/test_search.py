@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 
 from tests.conftest import ROOT
+from tpullm.hardware.slices import parse
+from tpullm.mesh.layout import planned_mesh
 from tpullm.planning.advice import advise
 from tpullm.planning.estimate import estimate
 from tpullm.planning.memory import memory
@@ -12,9 +14,7 @@ from tpullm.planning.program import absent_mesh
 from tpullm.planning.resting import of_device, resting
 from tpullm.planning.search import assessed, search, settings, why_behind
 from tpullm.planning.setting import setting_of
-from tpullm.recipe import load
-from tpullm.sharding import planned_mesh
-from tpullm.topology import parse
+from tpullm.recipe.parsing import load
 from tpullm.training.fits import check_fits
 from tpullm.training.state import Architecture
 
@@ -94,8 +94,8 @@ def test_what_rests_is_what_the_state_says(mesh):
 
     import jax
 
-    from tpullm.axes import AXES
-    from tpullm.training.optim import make_optimizer
+    from tpullm.mesh.axes import AXES
+    from tpullm.training.optimizer.chain import make_optimizer
     from tpullm.training.state import abstract
 
     recipe = load(ROOT / "configs" / "pretrain" / "8x7b.yaml")

@@ -14,15 +14,16 @@ from argparse import Namespace
 import pytest
 
 from tests.conftest import ROOT
-from tpullm import config, hosts, joining, stages
-from tpullm import recipe as recipes
 from tpullm.cli import main, parser_of
+from tpullm.cluster import hosts, place
 from tpullm.commands import VERBS, launch, module_of
-from tpullm.config import Recipe
-from tpullm.recipe import schema
+from tpullm.recipe import key_table, schema
+from tpullm.recipe import parsing as recipes
 from tpullm.recipe.help import Option, Page, brief, cells
+from tpullm.recipe.schema import Recipe
+from tpullm.run import directory, stages
 
-KNOWN = list(schema.sections(Recipe))
+KNOWN = list(key_table.sections(Recipe))
 # Keys of a source that verbs read of which `corpus.sources` is one key.
 NAMES_OF_SOURCES = {f"corpus.sources.{name}" for name in ("name", "weight", "kind")}
 EVERY_KEY = [section.dotted(key) for section in KNOWN for key in section.keys]
@@ -73,14 +74,14 @@ def test_the_examples_parse(verb):
 def test_it_names_every_key_that_it_should(capsys, verb):
     """In all its forms: a key is in a list, in a row, or in a section of which the number of keys is told."""
     text = "\n".join(printed(capsys, verb, "--help"))
-    for section in schema.chosen(KNOWN, VERBS[verb].keys):
+    for section in key_table.chosen(KNOWN, VERBS[verb].keys):
         title = f"{section.name}, a list" if section.repeated else f"--{section.name}.KEY: "
         assert not section.name or title in text or f"{section.name}: a list (" in text
     everything = printed(capsys, verb, "--help-all")
     names = {line.split()[0].removeprefix("--") for line in everything if line.startswith("  ")}
     assert {key.rpartition(".")[2] for key in EVERY_KEY} <= names
     whole = " ".join(" ".join(everything).split())
-    note = joining.SHARE_HELP if VERBS[verb].shared else joining.HELP
+    note = place.SHARE_HELP if VERBS[verb].shared else place.HELP
     assert (note in whole) == (VERBS[verb].shared or VERBS[verb].computes)
 
 
@@ -120,8 +121,8 @@ def test_the_help_of_a_verb_behind_a_launch(capsys):
 
 
 def test_what_does_not_fit_is_shortened_from_the_end():
-    keys = tuple(schema.Key(f"key{n}", "0", (), "int", f"explanation {n}. And more.") for n in range(20))
-    parts = [schema.Section(name, "title", keys) for name in ("", "first", "second", "second.inner")]
+    keys = tuple(key_table.Key(f"key{n}", "0", (), "int", f"explanation {n}. And more.") for n in range(20))
+    parts = [key_table.Section(name, "title", keys) for name in ("", "first", "second", "second.inner")]
     shown = brief(Page("tpullm it", "It does.", ["tpullm it"], [Option("--all", "all")], "Keys:", parts), 80).split(
         "\n"
     )
@@ -198,7 +199,7 @@ def reads(monkeypatch):
     def of_a_recipe(whole):
         return lambda one, **changes: (quietly(whole) if isinstance(one, Recipe) else whole)(one, **changes)
 
-    for kind in (value for value in vars(config).values() if dataclasses.is_dataclass(value)):
+    for kind in (value for value in vars(schema).values() if dataclasses.is_dataclass(value)):
         watch(kind)
     for name in ("asdict", "replace"):
         monkeypatch.setattr(dataclasses, name, of_a_recipe(getattr(dataclasses, name)))
@@ -244,7 +245,7 @@ def read_and_declared(verb, reads, small) -> tuple[set, set]:
         options = parser_of(verb).parse_args(["--step=0"] if verb == "data" else [])
         added = [Namespace(**{key: value for key, value in vars(options).items() if not hasattr(recipe, key)})]
     module = importlib.import_module(module_of(verb))
-    with recipes.owned(small.parent / "run", recipe), contextlib.redirect_stdout(None):
+    with directory.owned(small.parent / "run", recipe), contextlib.redirect_stdout(None):
         found = reads(recipe, functools.partial(module.main, recipe, run, *added))
     return found - {"name", "run"}, set(VERBS[verb].keys) - {"name", "run"}
 

@@ -5,10 +5,9 @@ import re
 import pytest
 
 from tests.conftest import ROOT, TINY
-from tpullm import recipe
 from tpullm.cli import main
-from tpullm.config import Recipe
-from tpullm.recipe import mistakes, schema
+from tpullm.recipe import key_table, mistakes, parsing
+from tpullm.recipe.schema import Recipe
 
 PAGE = "docs/en/reference.md"
 
@@ -112,21 +111,21 @@ def test_of_other_verbs(capsys, command, said):
 
 def test_what_is_right_is_let_through(tmp_path):
     options = ["--mesh.fsdp=2", "--finetune.train.steps=3", "--model.windows=[0, 8]", "--model.layers=2"]
-    one = recipe.of_command_line([str(TINY), *options])
+    one = parsing.of_command_line([str(TINY), *options])
     assert (one.mesh["fsdp"], one.finetune.train.steps, one.model.windows) == (2, 3, (0, 8))
     path = tmp_path / "merged.yaml"
     path.write_text("pretrain: &train {steps: 3}\nfinetune: {train: {<<: *train, batch_size: 4}}\n")
-    assert recipe.load(path).finetune.train.steps == 3
+    assert parsing.load(path).finetune.train.steps == 3
     path.write_text("name: a\nfinetune:\n")
-    assert recipe.load(path).finetune is None
+    assert parsing.load(path).finetune is None
 
 
 def test_every_key_has_a_section_of_the_page():
     """Its anchors are the last part of a section's name; what other programs call a key leads to one."""
     parser = __import__("jsonargparse").ArgumentParser(prog="tpullm run")
-    recipe.add_recipe_arguments(parser)
+    parsing.add_recipe_arguments(parser)
     keys = mistakes.Keys(parser, Recipe)
-    places = {keys.where(section.dotted(key)) for section in schema.sections(Recipe) for key in section.keys}
+    places = {keys.where(section.dotted(key)) for section in key_table.sections(Recipe) for key in section.keys}
     assert set(mistakes.ELSEWHERE.values()) <= set(keys.known)
     headings = re.findall(r"^##+ (\w+)$", (ROOT / PAGE).read_text(encoding="utf-8"), re.MULTILINE)
     assert {place.partition("#")[2] for place in places} <= set(headings)

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, TINY, tpullm
-from tpullm import recipe
 from tpullm.cli import main
-from tpullm.config import Recipe
 from tpullm.errors import UserError
-from tpullm.recipe import shipped
+from tpullm.recipe import parsing, shipped
+from tpullm.recipe.schema import Recipe
 
 
 def test_every_shipped_recipe_has_the_name_of_its_file():
@@ -19,7 +18,7 @@ def test_every_shipped_recipe_has_the_name_of_its_file():
     assert {path.relative_to(shipped.CONFIGS) for path in named.values()} == {
         path.relative_to(ROOT / "configs") for path in files
     }
-    assert {name: recipe.of_command_line([name]).name for name in named} == {name: name for name in named}
+    assert {name: parsing.of_command_line([name]).name for name in named} == {name: name for name in named}
 
 
 @pytest.mark.parametrize("name", shipped.recipes())
@@ -31,7 +30,7 @@ def test_the_head_of_a_recipe_says_what_to_expect(name):
     assert head["hardware"].split()[0].replace(",", "").isdigit()
     program, verb, *arguments = shlex.split(head["command"].replace("\\ ", ""))
     assert (program, verb, arguments[0]) == ("tpullm", "run", name)
-    assert isinstance(recipe.of_command_line(arguments), Recipe)
+    assert isinstance(parsing.of_command_line(arguments), Recipe)
     comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     assert sum(map(len, head.values())) > 0.75 * sum(map(len, comments)), "nothing in it was skipped"
 
@@ -40,18 +39,18 @@ def test_a_name_is_the_shipped_recipe_whatever_lies_in_the_folder(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     for name in ("quickstart", "mine", "mine.yaml"):
         Path(name).write_text("name: mine\n")
-    assert recipe.of_command_line(["quickstart"]).name == "quickstart"
+    assert parsing.of_command_line(["quickstart"]).name == "quickstart"
     for path in ("./quickstart", "mine", "mine.yaml", str(tmp_path / "mine.yaml")):
-        assert recipe.of_command_line([path]).name == "mine"
+        assert parsing.of_command_line([path]).name == "mine"
     Path("8b").mkdir()
-    assert recipe.of_command_line(["8b"]).name == "8b"
+    assert parsing.of_command_line(["8b"]).name == "8b"
 
 
 def test_a_name_may_follow_config_as_a_path_may():
-    named = recipe.of_command_line(["quickstart", "--pretrain.steps=7"])
+    named = parsing.of_command_line(["quickstart", "--pretrain.steps=7"])
     assert named.pretrain.steps == 7
     for argv in (["--config", "quickstart"], ["--config=quickstart"], [str(ROOT / "configs" / "quickstart.yaml")]):
-        assert recipe.of_command_line([*argv, "--pretrain.steps=7"]) == named
+        assert parsing.of_command_line([*argv, "--pretrain.steps=7"]) == named
 
 
 @pytest.mark.parametrize(
@@ -68,13 +67,13 @@ def test_a_name_may_follow_config_as_a_path_may():
 def test_a_word_that_is_neither(word, said):
     for argv in ([word], ["--config", word], [f"--config={word}"]):
         with pytest.raises(UserError) as error:
-            recipe.of_command_line(argv)
+            parsing.of_command_line(argv)
         assert str(error.value).startswith(said)
 
 
 def test_a_run_directory_is_none(tiny_run):
     with pytest.raises(UserError, match=f"is a run directory; give it with --run {tiny_run}"):
-        recipe.of_command_line([str(tiny_run)])
+        parsing.of_command_line([str(tiny_run)])
 
 
 def test_a_recipe_in_place_of_a_verb(capsys):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tpullm.config import ModelConfig, Recipe
 from tpullm.errors import UserError
+from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.report import inputs
 
 RECIPE = Recipe(name="quickstart", model=ModelConfig(width=64))

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tpullm.config import ModelConfig
+from tpullm.recipe.schema import ModelConfig
 from tpullm.report.inputs import STAGES, RunData
 from tpullm.report.language import named
 from tpullm.report.page import SECTIONS, page

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tokenizer.test_training import AWKWARD, CHARACTERS, PLAIN, TEXTS
+from tests.tokenizer.test_trainer import AWKWARD, CHARACTERS, PLAIN, TEXTS
 from tpullm.tokenizer import exported, load
-from tpullm.tokenizer.training import train
+from tpullm.tokenizer.trainer import train
 
 NAMES = st.sampled_from(
     ["<s>", "<unk>", "<pad>", "<|end|>", "<|reserved_3|>", "<0xE2>", "\u25810", "\u25811", "</", "<|"]

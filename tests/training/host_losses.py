@@ -8,14 +8,15 @@ import jax
 import numpy as np
 
 from tests.training.small import ARCHITECTURE
-from tpullm import hosts, joining
-from tpullm.config import OptimizerConfig, TrainConfig
-from tpullm.data import store
+from tpullm.cluster import hosts, join, place
 from tpullm.data import stream as streams
+from tpullm.data import token_store
 from tpullm.data.stream import Stream, evaluation_batches
-from tpullm.sharding import make_mesh, own_rows, put
+from tpullm.mesh.layout import make_mesh
+from tpullm.mesh.rows import own_rows, put
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training.evaluation import held_out, make_evaluation
-from tpullm.training.optim import make_optimizer
+from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import abstract, initial
 from tpullm.training.step import make_step
 
@@ -28,17 +29,17 @@ STEPS, ROWS, LENGTH = 20, 16, 32
 CONFIG = TrainConfig(batch_size=ROWS, accumulation=2, optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=1))
 
 
-def documents(folder: Path) -> store.TokenStore:
+def documents(folder: Path) -> token_store.TokenStore:
     """The same documents of random tokens on every host."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(2, 60, 400)
     ids = np.arange(400).astype(np.uint64)
     path = folder / str(hosts.index())
-    store.write_store(path, [(rng.integers(0, 96, lengths.sum()), lengths, ids)], np.dtype(np.uint16))
-    return store.TokenStore.open(path)
+    token_store.write_store(path, [(rng.integers(0, 96, lengths.sum()), lengths, ids)], np.dtype(np.uint16))
+    return token_store.TokenStore.open(path)
 
 
-def trained(mesh: jax.sharding.Mesh, texts: store.TokenStore) -> dict:
+def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
     """What a training on that mesh computes and reads."""
     built, build = [], streams.build
     streams.build = lambda parts, rows, length: built.append(rows) or build(parts, rows, length)
@@ -72,10 +73,10 @@ def trained(mesh: jax.sharding.Mesh, texts: store.TokenStore) -> dict:
 
 
 if __name__ == "__main__":
-    flags, (folder, *asked) = joining.take_flags("hosts", sys.argv[1:])
-    joining.join(joining.find_place(flags, {}))
+    flags, (folder, *asked) = place.take_flags("hosts", sys.argv[1:])
+    join.join(place.find_place(flags, {}))
     assert len(jax.devices()) == 8
     texts = documents(Path(folder))
     results = {name: trained(make_mesh(MESHES[name]), texts) for name in asked or MESHES}
     print("\n" + json.dumps(results))
-    joining.leave()
+    join.leave()

@@ -15,9 +15,10 @@ import jax  # noqa: E402 (the devices must be asked for before)
 import jax.numpy as jnp  # noqa: E402
 
 from tests.training.small import ARCHITECTURE, EXPERTS, SPREAD, batch  # noqa: E402
-from tpullm.config import OptimizerConfig, TrainConfig  # noqa: E402
-from tpullm.sharding import make_mesh, put  # noqa: E402
-from tpullm.training.optim import make_optimizer  # noqa: E402
+from tpullm.mesh.layout import make_mesh
+from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig  # noqa: E402
+from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
 from tpullm.training.state import Architecture, abstract, initial  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
 

@@ -7,7 +7,7 @@ import json
 import sys
 
 from tests.training.sharded_losses import MESHES, MODELS, losses
-from tpullm.config import OptimizerConfig
+from tpullm.recipe.schema import OptimizerConfig
 
 OPTIMIZERS = {
     "adamw bfloat16": OptimizerConfig(peak_lr=1e-2, warmup_steps=1, moments="bfloat16"),

@@ -6,9 +6,9 @@ import functools
 import jax
 import numpy as np
 
-from tpullm.config import ModelConfig
 from tpullm.data.batch import Batch
-from tpullm.sharding import make_mesh
+from tpullm.mesh.layout import make_mesh
+from tpullm.recipe.schema import ModelConfig
 from tpullm.training.state import Architecture
 
 CONFIG = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32).resolved(

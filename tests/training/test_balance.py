@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests.training.small import SPREAD, batch, mesh, params
-from tpullm.config import OptimizerConfig, TrainConfig
-from tpullm.model.moe import Routing
+from tpullm.model.experts.moe import Routing
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training.balance import balance_losses, load_metrics
-from tpullm.training.optim import make_optimizer
+from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, with_params
 from tpullm.training.step import batch_loss, make_step
 

@@ -13,10 +13,11 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.training.small import ARCHITECTURE, SPREAD
-from tpullm.axes import AXES
-from tpullm.config import TrainConfig
 from tpullm.errors import UserError
-from tpullm.sharding import RULES, along_lines, make_mesh, planned_mesh
+from tpullm.mesh.axes import AXES
+from tpullm.mesh.collectives import along_lines
+from tpullm.mesh.layout import RULES, make_mesh, planned_mesh
+from tpullm.recipe.schema import TrainConfig
 from tpullm.training.fits import KEYS, check_fits
 from tpullm.training.state import Architecture
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
-from tpullm.config import OptimizerConfig, TrainConfig
 from tpullm.data.batch import Batch
-from tpullm.sharding import RULES
+from tpullm.mesh.layout import RULES
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training.evaluation import make_evaluation
 from tpullm.training.losses import cross_entropy
-from tpullm.training.optim import make_optimizer
+from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, initial
 from tpullm.training.step import accumulate, batch_loss, make_step
 

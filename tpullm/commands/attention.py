@@ -22,9 +22,9 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> None:
     """Load the model, read the text and write the picture."""
-    from tpullm.checkpoint import find
-    from tpullm.inference.attention import weights
+    from tpullm.checkpoint.models import find
     from tpullm.inference.attention_picture import attention_page
+    from tpullm.inference.attention_weights import weights
     from tpullm.inference.session import load
 
     if not arguments.text:

@@ -6,12 +6,12 @@ It makes RUN/documents.
 import time
 from pathlib import Path
 
-from tpullm import manifest
-from tpullm.config import Recipe
+from tpullm.cluster.shares import ALL, Share, SharedWork
 from tpullm.corpus import collect
 from tpullm.corpus import sources as corpus_sources
 from tpullm.log import say
-from tpullm.sharing import ALL, Share, SharedWork
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest
 
 _NAMES = 3  # of files in one line
 

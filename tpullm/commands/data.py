@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm.config import Recipe
 from tpullm.data.stream import Placed, Stream, pretraining_stream
 from tpullm.errors import UserError
+from tpullm.recipe.schema import Recipe
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 

@@ -21,16 +21,17 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> int:
     """One line for each fault; the exit code says how grave they are."""
-    from tpullm import publishing, storage
-    from tpullm.checkpoint import find
+    from tpullm import storage
+    from tpullm.checkpoint.models import find
     from tpullm.huggingface import reading
+    from tpullm.publishing import publish
 
     path = storage.path(arguments.model)
     stages = ("checkpoints", "finetune", "pretrain", "base")
     ours = path.parent.name == "checkpoints" or any((path / name).is_dir() for name in stages)
     if ours and not (path / "config.json").exists():
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
-            publishing.write(find(path), Path(folder), path.name)
+            publish.write(find(path), Path(folder), path.name)
             return _examine(Path(folder), str(path), arguments.json)
     here = storage.local_copy(path)
     reading.read_json(here / "config.json")
@@ -38,7 +39,7 @@ def main(arguments) -> int:
 
 
 def _examine(folder: Path, name: str, as_json: bool) -> int:
-    from tpullm.huggingface import doctor
+    from tpullm.publishing import doctor
     from tpullm.training.state import Architecture
 
     def shapes_of(config):

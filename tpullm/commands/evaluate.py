@@ -13,17 +13,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tpullm import hosts, manifest, storage
-from tpullm.config import Recipe
-from tpullm.corpus import store, tenki
+from tpullm import storage
+from tpullm.cluster import hosts
+from tpullm.corpus import document_files, tenki
 from tpullm.corpus.sources import YOURS, sources
 from tpullm.data.batch import Batch
-from tpullm.data.store import TokenStore
 from tpullm.data.stream import evaluation_batches, pretraining_stream
+from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
 from tpullm.inference import own_text
 from tpullm.inference.answers import answer, counterfactual
-from tpullm.inference.attention import weights
+from tpullm.inference.attention_weights import weights
 from tpullm.inference.blank import fill
 from tpullm.inference.decode import decode
 from tpullm.inference.options import Sampling
@@ -32,7 +32,9 @@ from tpullm.inference.session import Session, load, row_bucket
 from tpullm.inference.streaming import characters
 from tpullm.log import say
 from tpullm.model.count import parameter_count
-from tpullm.stages import begin, evaluate_inputs
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest
+from tpullm.run.stages import begin, evaluate_inputs
 from tpullm.training.evaluation import held_out, make_evaluation
 
 
@@ -85,8 +87,10 @@ def _rows(recipe: Recipe, run: Path, source: str, session: Session) -> Iterator[
 
 def _yours(recipe: Recipe, run: Path, session: Session) -> dict:
     """What the model learned of the user's own text, and how much better than a compressor it predicts it."""
-    texts = own_text.passages(record["text"] for record in store.read(run / "documents", YOURS, store.HELD_OUT))
-    training = (record["text"] for record in store.read(run / "documents", YOURS, store.TRAIN))
+    texts = own_text.passages(
+        record["text"] for record in document_files.read(run / "documents", YOURS, document_files.HELD_OUT)
+    )
+    training = (record["text"] for record in document_files.read(run / "documents", YOURS, document_files.TRAIN))
     evaluated = own_text.evaluated_bytes(session, _rows(recipe, run, YOURS, session))
     times_read = pretraining_stream(recipe, run).epoch_at(recipe.pretrain.steps)[YOURS]
     return {

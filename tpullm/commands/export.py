@@ -29,10 +29,10 @@ def main(arguments) -> None:
         raise UserError(f"{folder}: is not an empty folder; choose another one, or remove what is in it")
     if arguments.shard_gigabytes <= 0:
         raise UserError(f"--shard-gigabytes: {arguments.shard_gigabytes} is not above 0; use 5, say")
-    from tpullm import publishing
-    from tpullm.checkpoint import find
+    from tpullm.checkpoint.models import find
+    from tpullm.publishing import publish
 
     model, options = find(arguments.model), (arguments.dtype, int(arguments.shard_gigabytes * 1e9), arguments.licence)
     with storage.atomic_directory(folder, replaces=False) as temporary:
-        size = publishing.write(model, temporary, folder.name, *options)
+        size = publish.write(model, temporary, folder.name, *options)
     say(f"export: {model.directory.parent}, step {model.step:,}, to {folder} ({size / 1e6:,.1f} MB)")

@@ -9,16 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm import hosts, manifest, storage
-from tpullm.checkpoint import Model, description, find, load_params, model_of
-from tpullm.config import ModelConfig, Recipe, TrainConfig
+from tpullm import storage
+from tpullm.checkpoint.models import Model, find, load_params, model_of
+from tpullm.checkpoint.saving import description
+from tpullm.cluster import hosts
 from tpullm.data import conversations
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
 from tpullm.log import say
-from tpullm.sharding import make_mesh, own_rows
-from tpullm.stages import begin_training, finetune_inputs, need
+from tpullm.mesh.layout import make_mesh
+from tpullm.mesh.rows import own_rows
+from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
+from tpullm.run import manifest
+from tpullm.run.stages import begin_training, finetune_inputs, need
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer

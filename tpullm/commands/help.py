@@ -6,11 +6,11 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-from tpullm import joining
+from tpullm.cluster import place
 from tpullm.commands import VERBS, module_of
-from tpullm.config import Recipe
-from tpullm.recipe import schema
+from tpullm.recipe import key_table
 from tpullm.recipe.help import Option, Page, brief, columns, full
+from tpullm.recipe.schema import Recipe
 
 
 def text(verb: str, everything: bool = False) -> str:
@@ -26,14 +26,14 @@ def page(verb: str, everything: bool = False) -> Page:
     if about.recipe:
         usage = f"tpullm {verb} [RECIPE] [--run RUN] [options] [--KEY VALUE ...]"
         everywhere = [field.name for field in dataclasses.fields(Recipe)]
-        sections = schema.chosen(list(schema.sections(Recipe)), everywhere if everything else about.keys)
+        sections = key_table.chosen(list(key_table.sections(Recipe)), everywhere if everything else about.keys)
         keys = f"Keys of the recipe{'' if everything else f' that {verb} reads'}, with their defaults:"
         options = [*_recipe_options(verb), *options]
     if about.reads:
         from tpullm.launchers.settings import LaunchConfig
 
         usage += " [--KEY VALUE ...] -- VERB ..."
-        sections, keys = list(schema.sections(LaunchConfig)), "Keys of the launch, with their defaults:"
+        sections, keys = list(key_table.sections(LaunchConfig)), "Keys of the launch, with their defaults:"
         file = Option("--config FILE", "a YAML file of these keys, or a name: local, tpu-vm, compute or batch")
         options = [*options, file]
     if sections and not everything:
@@ -80,5 +80,5 @@ def _option(action: argparse.Action, shows: bool) -> Option:
 
 def _notes(verb: str) -> list[str]:
     if VERBS[verb].shared:
-        return [joining.SHARE_HELP]
-    return [joining.HELP] if VERBS[verb].recipe and VERBS[verb].computes else []
+        return [place.SHARE_HELP]
+    return [place.HELP] if VERBS[verb].recipe and VERBS[verb].computes else []

@@ -9,12 +9,14 @@ import shutil
 import time
 from pathlib import Path
 
-from tpullm import manifest, storage
-from tpullm.config import FinetuneConfig, OptimizerConfig, Recipe, TrainConfig
+from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.log import progress, say
-from tpullm.recipe import check_owner, load, owned
-from tpullm.stages import base_inputs, begin, digests
+from tpullm.recipe.parsing import load
+from tpullm.recipe.schema import FinetuneConfig, OptimizerConfig, Recipe, TrainConfig
+from tpullm.run import manifest
+from tpullm.run.directory import check_owner, owned
+from tpullm.run.stages import base_inputs, begin, digests
 
 # What a tokenizer needs of a published model's files.
 TOKENIZER_FILES = (
@@ -51,11 +53,11 @@ def make(recipe: Recipe, run: Path) -> None:
         return say("base: finished, skipped")
     import jax
 
-    from tpullm.checkpoint import description, save_params
+    from tpullm.checkpoint.saving import description, save_params
     from tpullm.huggingface import reading
     from tpullm.inference.session import fits_vocabulary, place
+    from tpullm.mesh.layout import make_mesh
     from tpullm.model.count import parameter_count
-    from tpullm.sharding import make_mesh
     from tpullm.tokenizer.published import PublishedTokenizer
     from tpullm.training.state import Architecture
 

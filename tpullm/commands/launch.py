@@ -16,13 +16,14 @@ from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.launchers import code, job, settings, show, watch
 from tpullm.launchers.job import Job
+from tpullm.launchers.record import Over, State
 from tpullm.launchers.settings import LaunchConfig
-from tpullm.launchers.state import Over, State
 from tpullm.launchers.target import Target
 from tpullm.log import say
-from tpullm.recipe import parse
+from tpullm.recipe.parsing import parse
 
-CLOUD = ("tpu-vm", "compute", "batch")
+# The module of each target in `launchers`.
+CLOUD = {"tpu-vm": "tpu_vm", "compute": "compute", "batch": "google_batch"}
 COLOURS = (36, 33, 35, 32, 34, 31)  # of a terminal's text
 ACTIONS = ("start", "status", "logs", "stop")
 TARGETS = ("local", *CLOUD)
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     work = job.make(arguments.target, settings.from_arguments(arguments), command)
     if arguments.target == "local":
         return _local(work, arguments)
-    target = importlib.import_module(f"tpullm.launchers.{arguments.target.replace('-', '_')}")
+    target = importlib.import_module(f"tpullm.launchers.{CLOUD[arguments.target]}")
     target.check(work)
     if arguments.dry_run:
         print(show.dry_run(work, target), end="")

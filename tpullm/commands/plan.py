@@ -10,10 +10,11 @@ Exit code 0: the recipe fits, on one of the slices at least. 1: it fits on none.
 import json
 from pathlib import Path
 
-from tpullm import storage, topology
-from tpullm.config import Recipe
+from tpullm import storage
 from tpullm.errors import UserError
+from tpullm.hardware import slices
 from tpullm.log import say
+from tpullm.recipe.schema import Recipe
 
 COMPILED = 3  # of a search's best
 
@@ -57,10 +58,10 @@ def main(recipe: Recipe, run: Path, arguments) -> int:
 
 
 def _plans(recipe: Recipe, run: Path, arguments) -> list:
-    from tpullm.checkpoint import planned_model
+    from tpullm.checkpoint.models import planned_model
     from tpullm.planning.plans import make_plan, on_slices
 
-    names = topology.names(recipe.topology)
+    names = slices.names(recipe.topology)
     if not names:
         raise UserError("--topology: the recipe names none; give one such as v5e:4x4, several, or local")
     if arguments.slices < 0 or arguments.interruptions < 0:
@@ -94,7 +95,7 @@ def _order(plan, by: str) -> tuple[bool, float]:
 
 
 def _write(plan, target: Path) -> None:
-    from tpullm.recipe import dump
+    from tpullm.recipe.parsing import dump
 
     if not plan.fits:
         raise UserError(f"--write: {plan.chosen.setting.topology} does not hold it, so there is no recipe to write")

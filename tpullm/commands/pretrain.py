@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm import hosts, manifest, storage
-from tpullm.checkpoint import description, find, load_params, model_of
-from tpullm.config import ModelConfig, Recipe, TrainConfig
+from tpullm import storage
+from tpullm.checkpoint.models import find, load_params, model_of
+from tpullm.checkpoint.saving import description
+from tpullm.cluster import hosts
 from tpullm.corpus.sources import sources
-from tpullm.data.store import TokenStore
 from tpullm.data.stream import evaluation_batches, pretraining_stream
+from tpullm.data.token_store import TokenStore
 from tpullm.log import moment, say
-from tpullm.planning.local import expected
-from tpullm.sharding import make_mesh, own_rows
-from tpullm.stages import begin_training, pretrain_inputs
+from tpullm.mesh.layout import make_mesh
+from tpullm.mesh.rows import own_rows
+from tpullm.planning.this_machine import expected
+from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
+from tpullm.run import manifest
+from tpullm.run.stages import begin_training, pretrain_inputs
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import metrics
 from tpullm.training.fits import check_fits

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from tpullm import storage
-from tpullm.config import Recipe
 from tpullm.log import say
+from tpullm.recipe.schema import Recipe
 from tpullm.report import inputs, language
 from tpullm.report.page import page
 

@@ -7,9 +7,10 @@ import importlib
 import time
 from pathlib import Path
 
-from tpullm import hosts, manifest, stages
-from tpullm.config import Recipe
+from tpullm.cluster import hosts
 from tpullm.log import say
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest, stages
 
 # What a stage that needs JAX depends on: asked before its module (and JAX) is imported, so that skipping costs nothing.
 INPUTS = {

@@ -7,10 +7,10 @@ import json
 import math
 from pathlib import Path
 
-from tpullm import topology
-from tpullm.axes import AXES
-from tpullm.config import Recipe
 from tpullm.errors import UserError
+from tpullm.hardware import slices
+from tpullm.mesh.axes import AXES
+from tpullm.recipe.schema import Recipe
 
 
 def add_arguments(parser) -> None:
@@ -44,17 +44,17 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     """
     import jax
 
-    from tpullm.checkpoint import planned_model
+    from tpullm.checkpoint.models import planned_model
     from tpullm.huggingface.tensors import flat
-    from tpullm.sharding import planned_mesh
+    from tpullm.mesh.layout import planned_mesh
     from tpullm.training.fits import check_fits
-    from tpullm.training.optim import make_optimizer
+    from tpullm.training.optimizer.chain import make_optimizer
     from tpullm.training.state import Architecture, abstract
 
     if devices < 0:
         raise UserError(f"--devices: {devices} is below 0; use 0 for as many as the mesh needs")
     needed = math.prod(recipe.mesh.values())
-    chips = topology.parse(recipe.topology).chips if recipe.topology else 0
+    chips = slices.parse(recipe.topology).chips if recipe.topology else 0
     mesh = planned_mesh(recipe.mesh, devices or chips or (needed if needed > 0 else jax.device_count()))
     model = planned_model(recipe, run)
     architecture = Architecture(model)

@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tpullm import manifest, stages, storage
-from tpullm.config import Recipe
+from tpullm import storage
+from tpullm.cluster.shares import ALL, Share, SharedWork
+from tpullm.corpus import document_files as documents_store
 from tpullm.corpus import sources as corpus_sources
-from tpullm.corpus import store as documents_store
-from tpullm.data import parts
+from tpullm.data import tokenizing
 from tpullm.errors import UserError
 from tpullm.log import say
-from tpullm.sharing import ALL, Share, SharedWork
-from tpullm.tokenizer import Tokenizer, training
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest, stages
+from tpullm.tokenizer import Tokenizer, trainer
 from tpullm.tokenizer import load as load_tokenizer
 
 
@@ -81,7 +82,7 @@ def train_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any]) -> None:
     config, began = recipe.tokenizer, time.monotonic()
     sample = sample_documents(run / "documents", _weights(recipe), config.sample_characters, recipe.seed)
     with storage.atomic_directory(run / "tokenizer") as temporary:  # the old one stays until the new one is whole
-        made = training.train(sample, config, recipe.seed, temporary / "tokenizer.model")
+        made = trainer.train(sample, config, recipe.seed, temporary / "tokenizer.model")
         characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
         ratios = characters_per_token(made, sample)
         manifest.write(
@@ -111,16 +112,16 @@ def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path
     """Make RUN/tokens: parts by processes over the files of documents, then one store for each source and split."""
     began, stage = time.monotonic(), run / "tokens"
     names = [source.name for source in corpus_sources.sources(recipe)]
-    planned = parts.plan(run / "documents", folder, run / "tokenizer", names)
+    planned = tokenizing.plan(run / "documents", folder, run / "tokenizer", names)
     unfinished = work.unfinished([part.tokens for part in planned])
     if manifest.is_finished(stage, inputs):
         return say("tokens: finished, skipped")
-    parts.make([planned[number] for number in unfinished], recipe.tokenizer.workers, work.look_sometimes)
+    tokenizing.make([planned[number] for number in unfinished], recipe.tokenizer.workers, work.look_sometimes)
     if not work.share.is_first:
         return work.wait_for_first("the tokens", lambda: manifest.is_finished(stage, inputs))
     work.wait_for_parts([part.tokens for part in planned])
     storage.remove_tree(stage)
-    facts = parts.assemble(stage, planned, load_tokenizer(run / "tokenizer").vocabulary_size)
+    facts = tokenizing.assemble(stage, planned, load_tokenizer(run / "tokenizer").vocabulary_size)
     manifest.write(stage, inputs, sources=facts, seconds=round(time.monotonic() - began, 1))
     for source, splits in facts.items():
         training, held_out = (splits.get(split, {}).get("tokens", 0) for split in ("train", "held_out"))
@@ -139,10 +140,10 @@ def sample_documents(
         if weight > 0:
             records = documents_store.read(documents, source, documents_store.TRAIN)
             texts = ((record["language"], record["text"]) for record in records)
-            samples[source] = training.sample_texts(texts, characters, seed)
+            samples[source] = trainer.sample_texts(texts, characters, seed)
     sizes = {source: sum(len(text) for _, text in sample) for source, sample in samples.items()}
     shares = share_out(characters, sizes, weights)
-    return [pair for source in samples for pair in training.sample_texts(samples[source], shares[source], seed)]
+    return [pair for source in samples for pair in trainer.sample_texts(samples[source], shares[source], seed)]
 
 
 def share_out(amount: int, sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:

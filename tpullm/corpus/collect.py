@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.config import CorpusConfig, Recipe, Source
-from tpullm.corpus import datacard, download, process, selection, split, store
+from tpullm.cluster.shares import SharedWork
+from tpullm.corpus import datacard, document_files, download, process, selection, split
 from tpullm.corpus import sources as corpus_sources
+from tpullm.corpus.document_files import HELD_OUT, TRAIN
 from tpullm.corpus.process import Result, Task
 from tpullm.corpus.selection import Candidate
-from tpullm.corpus.store import HELD_OUT, TRAIN
 from tpullm.errors import UserError
-from tpullm.sharing import SharedWork
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 
 TASK_BYTES = 2_000_000
 TENKI_BYTES = 300  # about what one generated document costs, in bytes read
@@ -172,7 +172,10 @@ def _write(folder: Path, source: Source, tasks: list[Task], own: list[Candidate]
     if all(one.split != HELD_OUT for one in own) and config.held_out_fraction > 0:
         documents = _cut(list(documents), config)
     counts: Counter = Counter()
-    with store.Writer(folder, source, TRAIN) as train, store.Writer(folder, source, HELD_OUT) as held_out:
+    with (
+        document_files.Writer(folder, source, TRAIN) as train,
+        document_files.Writer(folder, source, HELD_OUT) as held_out,
+    ):
         for text, name, which in documents:
             (train if which == TRAIN else held_out).write(text, name)
             counts[source.name, name, which, "documents"] += 1

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import __version__, storage
-from tpullm.config import CorpusConfig, Source
+from tpullm.corpus.document_files import HELD_OUT, TRAIN
 from tpullm.corpus.sources import Found, name_of
 from tpullm.corpus.split import FEW
-from tpullm.corpus.store import HELD_OUT, TRAIN
+from tpullm.recipe.schema import CorpusConfig, Source
 
 COLUMNS = {
     "source": "where the text comes from, as the recipe names it",

@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 
-from tpullm.config import CorpusConfig
-from tpullm.corpus import language as languages
+from tpullm.corpus import language_detection as languages
 from tpullm.corpus import ngrams
+from tpullm.recipe.schema import CorpusConfig
 
 # Shares above which a document repeats itself: Gopher (Rae et al. 2021, table A1). Keys are lengths in words.
 TOP_SHARES = {2: 0.20, 3: 0.18, 4: 0.16}

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from tpullm.corpus import language
+from tpullm.corpus import language_detection
 
 WORD = re.compile(r"\w+")
 BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -13,8 +13,8 @@ BASE = np.uint64(0x9E3779B97F4A7C15)
 
 def units(text: str) -> tuple[np.ndarray, np.ndarray]:
     """What the n-grams of `text` are made of: hashes and lengths in characters, uint64 [units] each, at least one."""
-    if language.is_spaceless(text):
-        codes = language.code_points("".join(text.split())).astype(np.uint64)
+    if language_detection.is_spaceless(text):
+        codes = language_detection.code_points("".join(text.split())).astype(np.uint64)
         return codes, np.ones_like(codes)
     words = WORD.findall(text.lower()) or [text]
     hashes = {word: zlib.crc32(word.encode()) for word in set(words)}

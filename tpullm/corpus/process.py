@@ -15,11 +15,12 @@ from typing import IO
 
 import numpy as np
 
-from tpullm import log, processes, storage
-from tpullm.config import CorpusConfig, Source
-from tpullm.corpus import dedup, extract, filters, language, readers
+from tpullm import log, storage
+from tpullm.corpus import dedup, extract, filters, language_detection, readers
 from tpullm.corpus.document import Raw, Record, text_hash
 from tpullm.corpus.sources import File
+from tpullm.process.workers import pool
+from tpullm.recipe.schema import CorpusConfig, Source
 
 # Two workers take 0.2 s to start and import for themselves; below this much text one process is done about as soon.
 PARALLEL_BYTES = 3_000_000
@@ -84,8 +85,8 @@ def _mapper(workers: int) -> Iterator:
     if workers == 1:
         yield map
         return
-    with processes.pool(workers) as pool:
-        yield pool.map
+    with pool(workers) as executor:
+        yield executor.map
 
 
 def process(task: Task) -> None:
@@ -149,7 +150,7 @@ def _judge(raw: Raw, task: Task, held_out: bool) -> tuple[str, str]:
     if not reason and source.filter and not held_out:
         expected = "code" if raw.language == "code" else source.language or raw.language
         reason = filters.unwanted(raw.text, expected, task.config)
-    return reason, "" if reason else raw.language or source.language or language.guess(raw.text)
+    return reason, "" if reason else raw.language or source.language or language_detection.guess(raw.text)
 
 
 def _sign(result: Result, text: str, task: Task) -> None:

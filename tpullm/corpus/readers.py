@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tpullm import storage
-from tpullm.config import Source
 from tpullm.corpus import extract, python_library, sources
 from tpullm.corpus.document import Raw
 from tpullm.errors import UserError
+from tpullm.recipe.schema import Source
 
 NOT_UTF8 = Raw(dropped="not UTF-8")
 

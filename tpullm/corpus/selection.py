@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpullm.config import CorpusConfig, Source
 from tpullm.corpus import dedup, split
 from tpullm.corpus.document import Record
+from tpullm.corpus.document_files import HELD_OUT, TRAIN
 from tpullm.corpus.process import Result, Task
-from tpullm.corpus.store import HELD_OUT, TRAIN
+from tpullm.recipe.schema import CorpusConfig, Source
 
 
 @dataclass(slots=True)

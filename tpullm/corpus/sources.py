@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.config import Recipe, Source
 from tpullm.corpus import download, python_library
 from tpullm.errors import UserError
+from tpullm.recipe.schema import Recipe, Source
 
 YOURS = "yours"
 UNKNOWN = "unknown extension"

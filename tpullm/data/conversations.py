@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
-from tpullm.config import FinetuneConfig
 from tpullm.corpus import tenki
 from tpullm.data.batch import flat_ranges
 from tpullm.errors import UserError
 from tpullm.log import say
+from tpullm.recipe.schema import FinetuneConfig
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer.templates import ChangesError
 from tpullm.tokenizer.trained import ROLES

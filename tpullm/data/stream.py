@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm.config import Recipe
 from tpullm.corpus.sources import sources as corpus_sources
 from tpullm.data import packing
 from tpullm.data.batch import Batch, Documents, Segments, build, split
 from tpullm.data.order import Order
 from tpullm.data.packing import Packing
-from tpullm.data.store import TokenStore
+from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
+from tpullm.recipe.schema import Recipe
 
 # Smaller batches are built several at a time: with 4 x 512 tokens and documents of 40 that is three times as fast.
 TOKENS_AT_ONCE = 64 * 1024

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tpullm.config import ModelConfig, RopeScaling
 from tpullm.errors import UserError
 from tpullm.huggingface.families import FAMILIES, Family
+from tpullm.recipe.schema import ModelConfig, RopeScaling
 
 ACTIVATIONS = {
     "silu": "silu",

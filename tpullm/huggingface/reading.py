@@ -12,10 +12,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tpullm.config import ModelConfig
 from tpullm.errors import UserError
 from tpullm.huggingface import configs, tensors
 from tpullm.huggingface.families import FAMILIES, Family
+from tpullm.recipe.schema import ModelConfig
 
 Tree = Any
 DTYPES = {"F32": np.dtype("float32"), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype("float16")}

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tpullm.config import ModelConfig
 from tpullm.errors import UserError
 from tpullm.huggingface import configs, tensors
 from tpullm.huggingface.families import FAMILIES, Family
 from tpullm.huggingface.reading import DTYPES, INDEX, SINGLE
+from tpullm.recipe.schema import ModelConfig
 
 _CODES = {dtype.name: code for code, dtype in DTYPES.items()}
 

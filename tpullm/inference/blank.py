@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpullm import japanese
 from tpullm.errors import UserError
 from tpullm.inference.scoring import next_log_probabilities, text_log_probabilities
 from tpullm.inference.session import Session
+from tpullm.tokenizer import japanese_words
 
 BLANK = re.compile(r"【[?？]】")
 _JAPANESE = re.compile("[\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]")
@@ -172,4 +172,4 @@ def _morphemes(text: str) -> list[tuple[int, int, bool]]:
     """Start and end of each Japanese morpheme, and whether it is a prefix or suffix."""
     if not _JAPANESE.search(text):
         return []
-    return [(m.begin(), m.end(), m.part_of_speech()[0] in _AFFIXES) for m in japanese.analyser("C")(text)]
+    return [(m.begin(), m.end(), m.part_of_speech()[0] in _AFFIXES) for m in japanese_words.analyser("C")(text)]

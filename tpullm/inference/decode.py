@@ -17,9 +17,10 @@ import numpy as np
 from tpullm.inference.options import GREEDY, Sampling
 from tpullm.inference.sampling import choose
 from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
+from tpullm.mesh.layout import RULES, named
+from tpullm.mesh.rows import put
 from tpullm.model.platform import cache_dtype
 from tpullm.model.transformer import Cache, Transformer
-from tpullm.sharding import RULES, named, put
 from tpullm.training.state import Architecture
 
 Tree = Any

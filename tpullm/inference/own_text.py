@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tpullm import japanese
 from tpullm.corpus import extract
-from tpullm.corpus.language import is_spaceless
+from tpullm.corpus.language_detection import is_spaceless
 from tpullm.data.batch import Batch
 from tpullm.errors import UserError
 from tpullm.inference.blank import fill
@@ -19,6 +18,7 @@ from tpullm.inference.decode import decode
 from tpullm.inference.sampling import Sampling
 from tpullm.inference.session import Session
 from tpullm.inference.streaming import characters
+from tpullm.tokenizer import japanese_words
 
 BLANK = "【?】"
 BEGINNINGS = 3  # texts that the model goes on with
@@ -115,7 +115,7 @@ def sentences(passage: str) -> Iterator[str]:
 def _words(sentence: str) -> list[tuple[int, int]]:
     """Where the words of a sentence that mean something begin and end, its first third left out."""
     if is_spaceless(sentence):
-        parts = [m for m in japanese.analyser("C")(sentence) if m.part_of_speech()[0] in _CONTENT]
+        parts = [m for m in japanese_words.analyser("C")(sentence) if m.part_of_speech()[0] in _CONTENT]
         found = [(m.begin(), m.end()) for m in parts]
     else:
         found = [match.span() for match in _WORD.finditer(sentence)]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tpullm.inference.options import Sampling
-from tpullm.sharding import RULES
+from tpullm.mesh.layout import RULES
 
 jax.tree_util.register_dataclass(Sampling)
 

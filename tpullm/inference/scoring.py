@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
-from tpullm.sharding import put
+from tpullm.mesh.rows import put
 
 TOKENS_AT_A_TIME = 1024  # one program for each bucket of lengths; 1,024 tokens keep two cores busy
 

@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm import checkpoint, log, storage
-from tpullm.config import ModelConfig
+from tpullm import log, storage
+from tpullm.checkpoint import models
 from tpullm.errors import UserError
 from tpullm.huggingface import reading
+from tpullm.mesh.layout import RULES, make_mesh
 from tpullm.model.platform import compute_dtype
-from tpullm.sharding import RULES, make_mesh
+from tpullm.recipe.schema import ModelConfig
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
-from tpullm.training.optim import is_matrix
+from tpullm.training.optimizer.chain import is_matrix
 from tpullm.training.state import Architecture
 
 Tree = Any
@@ -77,9 +78,7 @@ def _unstacked(architecture: Architecture, params: Tree) -> list[list[jax.Array]
     return architecture.model(params).unstacked()
 
 
-def load(
-    model: str | Path, stages: tuple[str, ...] = checkpoint.STAGES, exact: bool = True, text: bool = True
-) -> Session:
+def load(model: str | Path, stages: tuple[str, ...] = models.STAGES, exact: bool = True, text: bool = True) -> Session:
     """The model that a MODEL argument names, on all devices of this host.
 
     Args:
@@ -93,13 +92,13 @@ def load(
     path = storage.path(model)
     if (path / "config.json").is_file():
         return _published(storage.local_copy(path), exact, text)
-    found = checkpoint.find(model, stages)
+    found = models.find(model, stages)
     tokenizer = load_tokenizer(found.tokenizer_path)
     fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
     mesh, dtype = make_mesh({"fsdp": -1}, jax.local_devices()), use_dtype(exact)
     architecture = Architecture(found.config)
     with jax.set_mesh(mesh):
-        params = checkpoint.load_params(found, targets(architecture, mesh, dtype))
+        params = models.load_params(found, targets(architecture, mesh, dtype))
     return Session(tokenizer, architecture, params, mesh, dtype, found.talks(tokenizer))
 
 

@@ -14,15 +14,16 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from tpullm import axes
 from tpullm.errors import UserError
-from tpullm.launchers import engine, machines, settings
+from tpullm.hardware import machines
+from tpullm.hardware.machines import Machine
+from tpullm.launchers import engine, settings
 from tpullm.launchers import job as jobs
 from tpullm.launchers.engine import GROUP, POLICY, TEMPLATE, Kind, Scope
 from tpullm.launchers.job import Job
-from tpullm.launchers.machines import Machine
 from tpullm.launchers.startup import metadata
 from tpullm.launchers.target import Request, Resource, State
+from tpullm.mesh import axes
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what it comes to is the service account's roles
 _IMAGES = "projects/ubuntu-os-accelerator-images/global/images/family"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpullm.errors import TryAgain, UserError
-from tpullm.launchers import google
+from tpullm.launchers import google_api
 from tpullm.launchers.target import Request
 
 HOST = "compute.googleapis.com"
@@ -86,7 +86,7 @@ def find(kind: Kind, scope: Scope, pattern: str) -> list[dict[str, Any]]:
     plural = {"ResourcePolicy": "ResourcePolicies"}.get(kind.name, f"{kind.name}s")
     message = scope.fields | {"filter": f"name eq {pattern}"}
     path = f"{scope.path}/{kind.collection}"
-    return google.send(Request(kind.client, f"List{plural}", "GET", path, HOST, message, function="list"))
+    return google_api.send(Request(kind.client, f"List{plural}", "GET", path, HOST, message, function="list"))
 
 
 def instances(scope: Scope, group: str) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ def instances(scope: Scope, group: str) -> list[dict[str, Any]]:
     path = f"{scope.path}/{GROUP.collection}/{{{GROUP.key}}}/listManagedInstances"
     kind, function = "ListManagedInstancesInstanceGroupManagersRequest", "list_managed_instances"
     message = scope.fields | {GROUP.key: group}
-    return google.send(
+    return google_api.send(
         Request(GROUP.client, "ListManagedInstances", "POST", path, HOST, message, kind=kind, function=function)
     )
 
@@ -102,8 +102,8 @@ def instances(scope: Scope, group: str) -> list[dict[str, Any]]:
 def make(scope: Scope, request: Request) -> None:
     """Send what makes a thing, and wait until it is there; that it is there already is as good."""
     try:
-        _finish(scope, google.send(request))
-    except google.Exists:
+        _finish(scope, google_api.send(request))
+    except google_api.Exists:
         return
 
 
@@ -114,11 +114,11 @@ def remove(kind: Kind, scope: Scope, name: str) -> None:
     try:
         _finish(
             scope,
-            google.send(
+            google_api.send(
                 Request(kind.client, f"Delete{kind.name}", "DELETE", path, HOST, message, function="delete_unary")
             ),
         )
-    except google.Missing:
+    except google_api.Missing:
         return
 
 
@@ -128,7 +128,7 @@ def _finish(scope: Scope, operation: dict[str, Any]) -> None:
     while operation.get("status") != "DONE":
         if time.monotonic() > until:
             raise TryAgain(f"{HOST}: {operation['name']} is not done after {SECONDS_FOR_OPERATION:.0f} s")
-        operation = google.send(_wait(scope, operation["name"]))
+        operation = google_api.send(_wait(scope, operation["name"]))
     for error in operation.get("error", {}).get("errors", []):
         raise refusal(error)
 
@@ -146,7 +146,7 @@ def refusal(error: dict[str, Any]) -> Exception:
     """What an error of an operation means."""
     code, message = error.get("code", ""), " ".join(error.get("message", "").split())[:300]
     if code == "RESOURCE_ALREADY_EXISTS":
-        return google.Exists(message)
+        return google_api.Exists(message)
     if "QUOTA" in code:
         return UserError(f"quota: {message}; ask for more (console, IAM & Admin, Quotas), or launch something smaller")
     if code in ("RESOURCE_NOT_READY", "INTERNAL_ERROR", "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"):

@@ -5,11 +5,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from tpullm import recipe as recipes
-from tpullm.config import Recipe
 from tpullm.errors import UserError
-from tpullm.launchers import code, machines
+from tpullm.hardware import machines
+from tpullm.launchers import code
 from tpullm.launchers.settings import LaunchConfig
+from tpullm.recipe import parsing as recipes
+from tpullm.recipe.schema import Recipe
 
 # How a verb is distributed: its processes join each other (`joining.py`), or share the work by index (`sharing.py`).
 JOINING = ("run", "pretrain", "finetune", "evaluate")

@@ -7,9 +7,9 @@ index of the task; for those that join each other, what `joining.py` finds: a TP
 import json
 from collections.abc import Mapping
 
-from tpullm import joining, metadata
+from tpullm.cluster import metadata
+from tpullm.cluster.place import PORTS, Place, find_place, find_share
 from tpullm.errors import UserError
-from tpullm.joining import Place
 from tpullm.launchers.job import JOINING
 
 
@@ -28,9 +28,9 @@ def find(told: str, verb: str, environment: Mapping[str, str]) -> Place:
     if known.get("first"):
         return _by_name(known["first"], int(known["hosts"]))
     if verb not in JOINING:
-        share = joining.find_share({}, environment)
+        share = find_share({}, environment)
         return Place(share.source, share.index, share.count)
-    place = joining.find_place({}, environment)
+    place = find_place({}, environment)
     if known and place.count != int(known["hosts"]):
         raise UserError(f"hosts: {place.source} says {place.count}, and {known['hosts']} were launched")
     return place
@@ -40,5 +40,5 @@ def _by_name(first: str, count: int) -> Place:
     """Machines are named alike but for the index at the end, in the same domain."""
     name, address = metadata.get("instance/name"), metadata.get("instance/hostname")
     index = int(name.rpartition("-")[2])
-    coordinator = f"{address.replace(name, first, 1)}:{joining.PORTS[0]}"
+    coordinator = f"{address.replace(name, first, 1)}:{PORTS[0]}"
     return Place("the machine's name", index, count, coordinator if count > 1 else "")

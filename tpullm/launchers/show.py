@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tpullm import prices
-from tpullm.launchers import code, machines
+from tpullm.hardware import machines, prices
+from tpullm.launchers import code
 from tpullm.launchers.job import Job
-from tpullm.launchers.state import Attempt, State
+from tpullm.launchers.record import Attempt, State
 from tpullm.launchers.target import Resource, Target
 
 SECONDS_BETWEEN_LOOKS = 5.0

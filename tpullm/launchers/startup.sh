@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a machine runs when it starts: it makes the environment, then hands over to tpullm.launchers.host.
+# What a machine runs when it starts: it makes the environment, then hands over to tpullm.launchers.supervisor.
 #
 # It needs a POSIX shell, curl and python3, and may run again at any time (a machine that was restarted): what is whole
 # is not made again. All it has to know is in the machine's metadata: tpullm-job, tpullm-attempt, tpullm-wheel,
@@ -121,4 +121,4 @@ if [ -n "$python" ]; then
 else
     make_environment
 fi
-exec "$python" -m tpullm.launchers.host --job "$job" --attempt "$attempt" --place "$(told tpullm-place)"
+exec "$python" -m tpullm.launchers.supervisor --job "$job" --attempt "$attempt" --place "$(told tpullm-place)"

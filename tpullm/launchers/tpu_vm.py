@@ -5,13 +5,14 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from tpullm import axes
 from tpullm.errors import UserError
-from tpullm.launchers import accelerators, google, settings
+from tpullm.hardware import accelerators
+from tpullm.launchers import google_api, settings
 from tpullm.launchers import job as jobs
 from tpullm.launchers.job import Job
 from tpullm.launchers.startup import metadata
 from tpullm.launchers.target import Request, Resource, State
+from tpullm.mesh import axes
 
 HOST = "tpu.googleapis.com"
 CLIENT = "tpu_v2.TpuClient"
@@ -107,7 +108,7 @@ def _node(job: Job, attempt: int) -> dict[str, Any]:
 def observe(job: Job) -> Sequence[Resource]:
     """The queued resources of the job, of all attempts."""
     path, message = "v2/{parent}/queuedResources", {"parent": _parent(job)}
-    listed = google.send(Request(CLIENT, "ListQueuedResources", "GET", path, HOST, message))
+    listed = google_api.send(Request(CLIENT, "ListQueuedResources", "GET", path, HOST, message))
     pattern = re.compile(re.escape(job.name) + r"-(\d+)")
     found = [(pattern.fullmatch(each["name"].rpartition("/")[2]), each) for each in listed]
     return sorted((_resource(job, int(match[1]), each) for match, each in found if match), key=lambda r: r.attempt)
@@ -123,7 +124,7 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         state=state,
         run=nodes[0].get("labels", {}).get("tpullm-run", "") if nodes else "",
         why=error.get("message", ""),
-        hopeless=state is State.FAILED and google.is_hopeless(error.get("code", 0), error.get("message", "")),
+        hopeless=state is State.FAILED and google_api.is_hopeless(error.get("code", 0), error.get("message", "")),
         dollars_an_hour=_dollars(job, nodes) if state in (State.ACTIVE, State.PROVISIONING) else 0.0,
     )
 
@@ -139,10 +140,10 @@ def _dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
 def create(job: Job, attempt: int) -> None:
     """Ask for the slices; an answer that says it is there already is as good."""
     for request in requests(job, attempt):
-        google.create(request)
+        google_api.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:
     """Remove the resource with its machines (`force`)."""
     path, message = "v2/{name}", {"name": resource.name, "force": True}
-    google.delete(Request(CLIENT, "DeleteQueuedResource", "DELETE", path, HOST, message))
+    google_api.delete(Request(CLIENT, "DeleteQueuedResource", "DELETE", path, HOST, message))

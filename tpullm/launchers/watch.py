@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tpullm.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
 from tpullm.launchers.job import Job
-from tpullm.launchers.state import Attempt, Over, State
+from tpullm.launchers.record import Attempt, Over, State
 from tpullm.launchers.target import Resource, Target
 from tpullm.launchers.target import State as Is
 from tpullm.log import say

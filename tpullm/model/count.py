@@ -2,7 +2,7 @@
 
 import math
 
-from tpullm.config import ModelConfig
+from tpullm.recipe.schema import ModelConfig
 
 
 def parameter_count(shapes: dict) -> int:

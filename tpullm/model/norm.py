@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tpullm.config import ModelConfig
-from tpullm.model.layers import parameter
-from tpullm.sharding import gather
+from tpullm.mesh.collectives import gather
+from tpullm.model.linear import parameter
+from tpullm.recipe.schema import ModelConfig
 
 
 class Norm(nnx.Module):

@@ -10,15 +10,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tpullm.config import ModelConfig
-from tpullm.model.attention import Attention, Sight, allowed
-from tpullm.model.layers import MLP, dropout, lookup, parameter
-from tpullm.model.moe import MixtureOfExperts, Routing
+from tpullm.mesh.collectives import gather
+from tpullm.mesh.layout import RULES, axis_size
+from tpullm.model.attention.kernels import attention_kernel
+from tpullm.model.attention.layer import Attention, Sight, allowed
+from tpullm.model.attention.rope import rotary_table
+from tpullm.model.embedding import lookup
+from tpullm.model.experts.moe import MixtureOfExperts, Routing
+from tpullm.model.linear import parameter
+from tpullm.model.mlp import MLP
 from tpullm.model.norm import Norm
-from tpullm.model.platform import attention_kernel, unrolled
+from tpullm.model.platform import unrolled
 from tpullm.model.remat import rematerialized
-from tpullm.model.rope import rotary_table
-from tpullm.sharding import RULES, axis_size, gather
+from tpullm.model.residual import dropout
+from tpullm.recipe.schema import ModelConfig
 
 
 class Cache(NamedTuple):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tpullm.axes import written
+from tpullm.mesh.axes import written
 from tpullm.planning.resting import resting
 from tpullm.planning.search import Candidate, assessed, meshes
 from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat

@@ -14,9 +14,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tpullm.config import ModelConfig, TrainConfig
 from tpullm.errors import UserError
-from tpullm.topology import Topology
+from tpullm.hardware.slices import Topology
+from tpullm.recipe.schema import ModelConfig, TrainConfig
 
 
 @dataclass(frozen=True)

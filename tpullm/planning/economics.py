@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tpullm.config import TrainConfig
 from tpullm.errors import UserError
+from tpullm.hardware.prices import price_list
 from tpullm.planning.estimate import Estimate
 from tpullm.planning.setting import Setting
-from tpullm.prices import price_list
+from tpullm.recipe.schema import TrainConfig
 
 # Guesses, each of a usual order; nothing here could measure them.
 HOST_WRITES = 0.5e9  # bytes a second that one host writes to, or reads from, storage

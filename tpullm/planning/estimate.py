@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tpullm.planning.chips import Chip
+from tpullm.hardware.chips import Chip
 from tpullm.planning.setting import Setting
 from tpullm.planning.traffic import Transfer, traffic
 from tpullm.planning.work import Part, useful_flops, work

@@ -12,9 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from tpullm.model.platform import CHUNK
 from tpullm.planning.instructions import Instruction, Shape, computations
 from tpullm.planning.schedule import Item
+from tpullm.training.losses import CHUNK
 
 SMALL = 1 << 20  # bytes: norms, losses and the like
 SHARE = 0.005  # of a step: what costs less is not worth a line
@@ -152,7 +152,7 @@ def _transposed(look: Look) -> Iterator[Finding]:
 
 
 def _all_scores(look: Look) -> Iterator[Finding]:
-    """Scores of a quarter of all tokens and more, beyond a chunk of the loss (`platform.logits_bytes`)."""
+    """Scores of a quarter of all tokens and more, beyond a chunk of the loss (`losses.logits_bytes`)."""
     most = max(look.tokens * look.vocabulary // 4, look.largest_parameter, CHUNK // 4)
     for item in look.items:
         for shape in item.instruction.shapes:

@@ -4,18 +4,18 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from tpullm import topology as topologies
-from tpullm.config import ModelConfig, Recipe
 from tpullm.errors import UserError
+from tpullm.hardware import slices as topologies
+from tpullm.hardware.slices import Topology
 from tpullm.planning.advice import Advice, advise
 from tpullm.planning.economics import Run, prices_of, whole_run
 from tpullm.planning.estimate import estimate
-from tpullm.planning.local import local_setting
 from tpullm.planning.proof import Proof
 from tpullm.planning.resting import resting
 from tpullm.planning.search import Candidate, Found, assessed, search, waiting, why_behind
 from tpullm.planning.setting import Setting, setting_of
-from tpullm.topology import Topology
+from tpullm.planning.this_machine import local_setting
+from tpullm.recipe.schema import ModelConfig, Recipe
 
 VERSION = 1  # of the JSON; it grows when a key is removed or means something else
 
@@ -108,8 +108,8 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
 
 
 def _checked(recipe: Recipe, model: ModelConfig, name: str) -> Setting:
+    from tpullm.mesh.layout import planned_mesh
     from tpullm.planning.program import absent_mesh
-    from tpullm.sharding import planned_mesh
     from tpullm.training.fits import check_fits
     from tpullm.training.state import Architecture
 

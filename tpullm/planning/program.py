@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
-from tpullm.axes import AXES, axis_sizes
-from tpullm.config import ModelConfig, TrainConfig
 from tpullm.data.batch import Batch
 from tpullm.errors import UserError
+from tpullm.hardware.slices import Topology
+from tpullm.mesh.axes import AXES, axis_sizes
+from tpullm.mesh.layout import EXPLICIT, arranged, named, planned_mesh
 from tpullm.model.platform import compute_dtype
-from tpullm.sharding import EXPLICIT, arranged, named, planned_mesh
-from tpullm.topology import Topology
-from tpullm.training.optim import make_optimizer
+from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, abstract
 from tpullm.training.step import make_step
 

@@ -13,21 +13,21 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh
 
-from tpullm.axes import AXES, axis_sizes
-from tpullm.config import Recipe
 from tpullm.errors import UserError
+from tpullm.hardware.chips import chip
+from tpullm.hardware.slices import Topology
+from tpullm.mesh.axes import AXES, axis_sizes
 from tpullm.model.platform import compiler_options
-from tpullm.planning.chips import chip
 from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
 from tpullm.planning.fingerprint import fingerprint
-from tpullm.planning.parts import part_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.resting import of_device, resting
 from tpullm.planning.schedule import Item, Torus, schedule
 from tpullm.planning.setting import fullness
-from tpullm.programs import cache_folder, shrink
-from tpullm.topology import Topology
+from tpullm.planning.step_parts import part_of
+from tpullm.process.compile_cache import cache_folder, shrink
+from tpullm.recipe.schema import Recipe
 from tpullm.training.fits import check_fits
 from tpullm.training.state import Architecture
 

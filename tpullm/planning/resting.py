@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import jax
 
-from tpullm.config import ModelConfig, OptimizerConfig
+from tpullm.mesh.layout import over, planned_mesh
 from tpullm.planning.setting import PLACES
-from tpullm.sharding import over, planned_mesh
-from tpullm.training.optim import make_optimizer
+from tpullm.recipe.schema import ModelConfig, OptimizerConfig
+from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, abstract
 
 Whole = tuple[tuple[tuple[str, ...], int], ...]  # mesh axes that split arrays, and the bytes of these arrays

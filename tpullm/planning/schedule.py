@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tpullm.model.exchange import UNFILLED
-from tpullm.model.moe import FURTHER_ROUNDS
-from tpullm.planning.chips import chip
+from tpullm.hardware.chips import chip
+from tpullm.hardware.slices import Topology
+from tpullm.model.experts.exchange import UNFILLED
+from tpullm.model.experts.moe import FURTHER_ROUNDS
+from tpullm.planning.attention_kernels import CLOCKS, largest, scheduled, seen
 from tpullm.planning.hlo import KINDS, Collective, as_collective
 from tpullm.planning.instructions import Instruction, Shape, computations
-from tpullm.planning.kernels import CLOCKS, largest, scheduled, seen
-from tpullm.topology import Topology
 
 # What runs in no time: names for parts of memory, scalars' places, and the ends of what was counted at its start.
 FREE = {

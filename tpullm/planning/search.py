@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from tpullm.axes import AXES, written
-from tpullm.config import Recipe
 from tpullm.log import moment
+from tpullm.mesh.axes import AXES, written
+from tpullm.planning.attention_kernels import SCHEDULES
 from tpullm.planning.estimate import Estimate, estimate
-from tpullm.planning.kernels import SCHEDULES
 from tpullm.planning.memory import Memory, memory
 from tpullm.planning.resting import Resting, resting
 from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
+from tpullm.recipe.schema import Recipe
 
 LONGEST_SEQUENCE = 16  # devices that share a row, at most
 LONG_ROW = 16384  # tokens, from which on sharing a row is tried

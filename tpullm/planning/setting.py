@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from tpullm.axes import AXES, axis_sizes
-from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig
-from tpullm.model.exchange import most_in_a_round
-from tpullm.model.platform import CHUNK, CHUNK_HERE, splash_block, splash_fits
-from tpullm.planning.chips import Chip, chip
-from tpullm.sharding import RULES
-from tpullm.topology import Topology
+from tpullm.hardware.chips import Chip, chip
+from tpullm.hardware.slices import Topology
+from tpullm.mesh.axes import AXES, axis_sizes
+from tpullm.mesh.layout import RULES
+from tpullm.model.attention.kernels import splash_block, splash_fits
+from tpullm.model.experts.exchange import most_in_a_round
+from tpullm.recipe.schema import ModelConfig, OptimizerConfig, TrainConfig
+from tpullm.training.losses import CHUNK, CHUNK_HERE
 
 PLACES = {axis: n for n, axis in enumerate(AXES)}
 SEQUENCE = PLACES["sequence"]
@@ -184,7 +185,7 @@ def _block(length: int, most: int) -> int:
 
 
 def padded_exchange(topology: Topology) -> bool:
-    """Whether devices along `expert` must send as many rows to each: see `platform.has_ragged_exchange`."""
+    """Whether devices along `expert` must send as many rows to each: see `exchange.has_ragged_exchange`."""
     return topology.generation in ("v5e", "local")
 
 

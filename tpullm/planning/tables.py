@@ -2,11 +2,11 @@
 
 import shutil
 
+from tpullm.hardware.prices import price_list
 from tpullm.log import moment
 from tpullm.planning.estimate import estimate
 from tpullm.planning.plans import Plan
 from tpullm.planning.search import Candidate, waiting, why_behind
-from tpullm.prices import price_list
 from tpullm.report.units import compact
 
 GIB, WIDTH = 1 << 30, 30

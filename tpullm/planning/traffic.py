@@ -9,9 +9,9 @@ from itertools import combinations
 from math import prod
 from typing import NamedTuple
 
-from tpullm.axes import AXES
+from tpullm.hardware.slices import Topology
+from tpullm.mesh.axes import AXES
 from tpullm.planning.setting import OURS, Setting, fullness, padded_exchange
-from tpullm.topology import Topology
 
 
 class Transfer(NamedTuple):

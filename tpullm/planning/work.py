@@ -5,7 +5,7 @@ A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice 
 
 from typing import NamedTuple
 
-from tpullm.planning.kernels import backward, forward
+from tpullm.planning.attention_kernels import backward, forward
 from tpullm.planning.setting import Setting
 
 ROUTER_PASSES = 6  # a float32 product on a TPU is six of bfloat16

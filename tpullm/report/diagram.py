@@ -1,6 +1,6 @@
 """The Transformer as a drawing, with one model's own numbers."""
 
-from tpullm.config import ModelConfig
+from tpullm.recipe.schema import ModelConfig
 from tpullm.report.html import Markup, join, tag
 from tpullm.report.language import Language
 from tpullm.report.units import count

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from tpullm.report.charts import paired_bars, single_bars
-from tpullm.report.corpus import example
+from tpullm.report.corpus_section import example
 from tpullm.report.html import Markup, join, phrase, tag
 from tpullm.report.inputs import RunData
-from tpullm.report.training import loss_charts
+from tpullm.report.training_section import loss_charts
 from tpullm.report.units import probability
 
 WORDS = 6  # with bars; the others are added up

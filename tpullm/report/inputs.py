@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tpullm import manifest, storage
-from tpullm.config import ModelConfig, Recipe
+from tpullm import storage
 from tpullm.errors import UserError
+from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.report.language import ENGLISH, Language
 from tpullm.report.units import find
+from tpullm.run import manifest
 
 EXAMPLES = (
     "今日はいい天気ですね。",

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from importlib import resources
 
 from tpullm import __version__
-from tpullm.report.corpus import collect, tokenize
+from tpullm.report.corpus_section import collect, tokenize
 from tpullm.report.html import Markup, join, paragraph, section, tag
 from tpullm.report.inputs import RunData
 from tpullm.report.language import Language
-from tpullm.report.model import blocks
-from tpullm.report.own_text import yours
-from tpullm.report.training import finetune, pretrain, series, speed
-from tpullm.report.truth import gap_to_truth, truth
+from tpullm.report.model_section import blocks
+from tpullm.report.own_text_section import yours
+from tpullm.report.training_section import finetune, pretrain, series, speed
+from tpullm.report.truth_section import gap_to_truth, truth
 from tpullm.report.units import find, number, percent
 
 _CARDS = 4

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tpullm.config import TokenizerConfig
+from tpullm.recipe.schema import TokenizerConfig
 
 # Share of the text whose characters should have tokens: rarer ones leave room for words (SentencePiece's own default).
 COVERAGE = 0.9995

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tpullm.config import ModelConfig
-from tpullm.model.moe import Routing
+from tpullm.model.experts.moe import Routing
+from tpullm.recipe.schema import ModelConfig
 
 Tree = Any
 

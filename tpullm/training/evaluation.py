@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.data.batch import Batch
-from tpullm.sharding import put
+from tpullm.mesh.rows import put
 from tpullm.training.losses import Sums
 from tpullm.training.state import Architecture
 from tpullm.training.step import batch_loss

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from tpullm.config import ModelConfig, TrainConfig
 from tpullm.errors import UserError
-from tpullm.model.platform import largest_block
-from tpullm.sharding import RULES
+from tpullm.mesh.layout import RULES
+from tpullm.model.attention.kernels import largest_block
+from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.state import Architecture
 
 # The key of the recipe that gives each logical dimension of a parameter its size.

@@ -12,20 +12,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm import environment, hosts, programs
-from tpullm.checkpoint import Checkpoints
-from tpullm.config import ModelConfig, OptimizerConfig, TrainConfig
+from tpullm.checkpoint.saving import Checkpoints
+from tpullm.cluster import hosts
+from tpullm.cluster.requests import Requests
 from tpullm.data.batch import Batch
 from tpullm.errors import Interrupted, UserError
+from tpullm.hardware.peak import peak
 from tpullm.log import say, warn
+from tpullm.mesh.rows import put
 from tpullm.model.count import parameter_count, training_flops_per_token
-from tpullm.model.peak import peak
 from tpullm.model.platform import compute_dtype
-from tpullm.sharding import put
+from tpullm.process import compile_cache, environment
+from tpullm.recipe.schema import ModelConfig, OptimizerConfig, TrainConfig
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.metrics import Meter, MetricsLog, NoLog
-from tpullm.training.optim import learning_rate, make_optimizer
-from tpullm.training.requests import Requests
+from tpullm.training.optimizer.chain import learning_rate, make_optimizer
 from tpullm.training.state import Architecture, abstract, initial, with_params
 from tpullm.training.step import make_step
 
@@ -97,7 +98,7 @@ def train(job: Job) -> dict:
             f"step {first:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
             f"peak {f'{flops / 1e9:,.0f} GFLOP/s' if flops else 'not known'} on {job.mesh.size} device(s)"
         )
-        say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {programs.described()}")
+        say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {compile_cache.described()}")
 
         # ---------------------------------------------------------------- the loop
         results: dict = {}

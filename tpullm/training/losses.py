@@ -10,10 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from tpullm.model.layers import einsum
-from tpullm.model.platform import in_memory_order, logits_bytes, settled
-from tpullm.sharding import RULES, gather, over, summed
+from tpullm.mesh.collectives import gather, summed
+from tpullm.mesh.layout import RULES, over
+from tpullm.model.linear import einsum
+from tpullm.model.memory_layout import in_memory_order, settled
+from tpullm.model.platform import target
 
+# Bytes of the float32 scores in a chunk of the loss, at most: see `logits_bytes`.
+CHUNK, CHUNK_HERE = 1 << 30, 64 << 20
 AXES = ("vocabulary", "embed")  # of the table
 VOCABULARY = over(RULES.spec("vocabulary"), (0,))  # mesh axes that split the scores of one token
 SPLIT = over(RULES.spec("batch", "time"), (0, 1))  # mesh axes that split the tokens
@@ -33,6 +37,15 @@ class Sums(NamedTuple):
     correct: jax.Array
     balance: jax.Array | None = None
     loads: jax.Array | None = None
+
+
+def logits_bytes() -> int:
+    """How large the float32 logits of one chunk of the loss may be.
+
+    A CPU keeps 64 MiB near; an accelerator reads the whole output table for each chunk, so a chunk needs a thousand
+    tokens to be bound by products and not by memory: 1 GiB is 2,000 tokens of 128 Ki scores.
+    """
+    return CHUNK_HERE if target() == "cpu" else CHUNK
 
 
 def chunk_length(batch: int, length: int, vocabulary: int, chunks: int = 0) -> int:

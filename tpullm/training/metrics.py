@@ -13,7 +13,7 @@ import jax
 
 from tpullm import storage
 from tpullm.log import say, warn
-from tpullm.training.mirror import mirrored
+from tpullm.storage.mirror import mirrored
 
 FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0

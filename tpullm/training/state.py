@@ -8,9 +8,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tpullm.config import ModelConfig
+from tpullm.mesh.layout import RULES
 from tpullm.model.transformer import Transformer
-from tpullm.sharding import RULES
+from tpullm.recipe.schema import ModelConfig
 
 Tree = Any
 

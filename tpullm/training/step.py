@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tpullm.config import TrainConfig
 from tpullm.data.batch import Batch
+from tpullm.mesh.layout import RULES
+from tpullm.mesh.zigzag import dealt
 from tpullm.model.platform import compiler_options
-from tpullm.sharding import RULES, dealt
+from tpullm.recipe.schema import TrainConfig
 from tpullm.training.balance import balance_losses, load_metrics, rebalanced
 from tpullm.training.losses import Sums, cross_entropy
 from tpullm.training.state import Architecture

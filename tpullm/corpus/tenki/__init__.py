@@ -6,8 +6,7 @@ thing takes one verb (リンゴを食べる, 本を読む). Because the probabil
 least loss that any model can reach on it: the entropy. All logarithms are natural, all entropies in nats.
 """
 
-from tpullm.corpus.tenki.probes import BLANKS, Swap, swaps
-from tpullm.corpus.tenki.truth import (
+from tpullm.corpus.tenki.distribution import (
     blank,
     continuations,
     documents,
@@ -20,6 +19,7 @@ from tpullm.corpus.tenki.truth import (
     sentences,
     words,
 )
+from tpullm.corpus.tenki.probes import BLANKS, Swap, swaps
 from tpullm.corpus.tenki.tuning import Question, conversations, questions, split_questions
 
 __all__ = [

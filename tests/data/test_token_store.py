@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from tpullm.data import token_store
+from tpullm.errors import UserError
+
+
+def random_part(rng, documents, dtype=np.uint16):
+    lengths = rng.integers(0, 40, documents)
+    return (
+        rng.integers(0, 60_000, lengths.sum()).astype(dtype),
+        lengths,
+        rng.integers(0, 2**63, documents).astype(np.uint64),
+    )
+
+
+@pytest.fixture
+def parts():
+    rng = np.random.default_rng(0)
+    return [random_part(rng, documents) for documents in (50, 0, 1, 200)]
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Chunks and shards so small that documents lie across their borders."""
+    monkeypatch.setattr(token_store, "CHUNK_TOKENS", 64)
+    monkeypatch.setattr(token_store, "SHARD_TOKENS", 64 * 8)
+
+
+@pytest.fixture
+def opened(small_shards, parts, tmp_path):
+    token_store.write_store(tmp_path / "store", iter(parts), np.dtype(np.uint16))
+    return token_store.TokenStore.open(tmp_path / "store")
+
+
+def test_documents_come_back_as_written(opened, parts):
+    tokens = np.concatenate([part[0] for part in parts])
+    lengths = np.concatenate([part[1] for part in parts])
+    assert (opened.lengths == lengths).all()
+    assert (opened.ids == np.concatenate([part[2] for part in parts])).all()
+    ends = np.cumsum(lengths)
+    for index in range(len(lengths)):
+        assert (opened.document(index) == tokens[ends[index] - lengths[index] : ends[index]]).all()
+
+
+def test_pieces_are_read_in_the_order_asked(opened):
+    documents = np.array([7, 3, 7, 249])
+    starts = np.minimum(np.array([0, 1, 2, 0]), opened.lengths[documents])
+    counts = opened.lengths[documents] - starts
+    tokens, weights = opened.read(documents, starts, counts)
+    expected = [opened.document(d)[s:] for d, s in zip(documents, starts, strict=True)]
+    assert tokens.dtype == np.int32 and (tokens == np.concatenate(expected)).all()
+    assert weights.dtype == np.float32 and (weights == 1).all() and len(weights) == len(tokens)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_a_document_may_be_longer_than_a_shard_and_hold_only_zeros(small_shards, tmp_path, dtype):
+    """A chunk of zeros is the one that a zarr array need not store."""
+    tokens = np.repeat(np.array([7, 0, 9], dtype), [500, 1500, 100])
+    token_store.write_store(tmp_path / "store", [(tokens, np.array([2100]), np.zeros(1, np.uint64))], np.dtype(dtype))
+    opened = token_store.TokenStore.open(tmp_path / "store")
+    assert (opened.document(0) == tokens).all()
+    for start, count in ((0, 0), (511, 2), (512, 512), (2100, 0)):
+        read, _ = opened.read(np.array([0]), np.array([start]), np.array([count]))
+        assert read.tolist() == tokens[start : start + count].tolist()
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path):
+    dtype = token_store.token_dtype(65_536)
+    token_store.write_store(tmp_path / "store", [(np.array([1, 70_000]), np.array([2]), np.zeros(1, np.uint64))], dtype)
+    assert token_store.TokenStore.open(tmp_path / "store").document(0).tolist() == [1, 70_000]
+    assert (token_store.token_dtype(65_535), dtype) == (np.uint16, np.uint32)
+
+
+def test_an_empty_store_can_be_opened(tmp_path):
+    token_store.write_store(tmp_path / "store", [], np.dtype(np.uint16))
+    assert len(token_store.TokenStore.open(tmp_path / "store").lengths) == 0
+
+
+def test_a_store_that_fails_half_way_is_not_there(tmp_path, parts):
+    def failing():
+        yield parts[0]
+        raise RuntimeError("the power went off")
+
+    with pytest.raises(RuntimeError):
+        token_store.write_store(tmp_path / "store", failing(), np.dtype(np.uint16))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_parts_give_the_same_bytes(tmp_path, parts):
+    for name in ("one", "two"):
+        token_store.write_store(tmp_path / name, iter(parts), np.dtype(np.uint16))
+    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    assert len(files) >= 6
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no token store"):
+        token_store.TokenStore.open(tmp_path)
+
+
+def test_a_broken_store_is_refused(tmp_path, parts):
+    token_store.write_store(tmp_path / "store", iter(parts), np.dtype(np.uint16))
+    (tmp_path / "store" / "offsets" / "zarr.json").write_text("{")
+    with pytest.raises(UserError, match="broken token store"):
+        token_store.TokenStore.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "of other chunks"])
+def test_a_broken_shard_is_refused(opened, damage):
+    shards = sorted((opened.path / "tokens" / "c").iterdir())
+    content = shards[1].read_bytes()
+    shards[1].unlink()
+    if damage != "missing":
+        shards[1].write_bytes(content[:700] if damage == "cut short" else content[64:])
+    with pytest.raises(UserError, match="c/1: broken token store; remove it"):
+        token_store.TokenStore.open(opened.path)

@@ -1,0 +1,66 @@
+"""Run in a process of its own: one training step on one row of several long documents, as one JSON object.
+
+Arguments: the tokens of the row, how many rows, and the mesh as JSON ({} is one device).
+"""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+
+from tests.training.several_hosts import QUICK_TO_COMPILE
+
+LENGTH, ROWS, SHAPE = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+QUICK = QUICK_TO_COMPILE if LENGTH < 10_000 else ""
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={math.prod(SHAPE.values())} {QUICK}"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import numpy as np  # noqa: E402
+
+from tests.model.attention.documents import documents  # noqa: E402
+from tpullm.data.batch import Batch  # noqa: E402
+from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.model.attention import kernels  # noqa: E402
+from tpullm.recipe.schema import ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
+from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
+from tpullm.training.state import Architecture, abstract, initial  # noqa: E402
+from tpullm.training.step import make_step  # noqa: E402
+
+VOCABULARY = 64
+CONFIG = ModelConfig(layers=1, width=16, heads=1, head_width=8, mlp_width=32, context_length=LENGTH)
+TRAIN = TrainConfig(batch_size=ROWS, sequence_length=LENGTH, optimizer=OptimizerConfig(warmup_steps=1))
+
+
+def rows() -> Batch:
+    """Random tokens in the same documents in each row."""
+    random = np.random.default_rng(0)
+    tokens = random.integers(0, VOCABULARY, (ROWS, LENGTH + 1)).astype(np.int32)
+    segments, positions = (np.tile(x, (ROWS, 1)) for x in documents(LENGTH))
+    return Batch(tokens[:, :-1], tokens[:, 1:], segments, positions, (segments > 0).astype(np.float32))
+
+
+def main():
+    """Loss and gradient norm of a step, its seconds, and bytes: of a device, and the most that this process held."""
+    kernels.LONGEST_KEPT = 0  # or a short row would be attended to in another way on one device
+    architecture, mesh = Architecture(CONFIG.resolved(VOCABULARY)), make_mesh(SHAPE)
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(TRAIN.optimizer, 10, architecture.axes)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, mesh))
+        state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+        step = make_step(architecture, optimizer, TRAIN, jax.numpy.float32, seed=0).lower(state, put(mesh, rows()))
+        step = step.compile()
+        began = time.perf_counter()
+        _, metrics = step(state, put(mesh, rows()))
+        found = {"loss": float(metrics["loss"]), "grad_norm": float(metrics["grad_norm"])}
+        found["seconds"] = round(time.perf_counter() - began, 2)
+    memory = step.memory_analysis()
+    found["bytes_of_a_device"] = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    found["bytes_of_the_process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Run in a process of its own with 4 CPU devices: attention on rows spread over `sequence`, against plain attention.
+
+Prints one JSON object: of each case the largest difference of the values and of each gradient, relative to the largest
+number in it. The TPU's kernel is interpreted.
+"""
+
+import json
+import os
+
+from tests.training.several_hosts import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=4 {QUICK_TO_COMPILE}"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tests.training.small import batch  # noqa: E402
+from tpullm.mesh.layout import RULES, axis_size, make_mesh, named
+from tpullm.mesh.zigzag import dealt, zigzag  # noqa: E402
+from tpullm.model.attention import flash  # noqa: E402
+from tpullm.model.attention.layer import allowed, attend  # noqa: E402
+from tpullm.model.attention.splash import splash  # noqa: E402
+
+LENGTH, HEADS, GROUPS, WIDTH = 1024, 2, 2, 128  # what splash takes at least on four devices: 4 x 2 pieces of 128 tokens
+WINDOW, SOFTCAP = 150, 3.0  # a window that ends within a block
+MESHES = {"sequence 4": {"sequence": 4}, "sequence 2, tensor 2": {"sequence": 2, "tensor": 2}}
+
+
+def computed(shape: dict[str, int], kernel: str, everything: bool, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Values `[B, T, N, H]`, and gradients of queries, keys, values and sinks, in the order of the row.
+
+    Args:
+        kernel: `splash`, `flash` or `plain`.
+        everything: a window (in the second of two kinds of layers), a soft cap and sinks.
+    """
+    window, softcap = (WINDOW, SOFTCAP) if everything else (0, 0.0)
+    windows = sorted({0, window})
+    rows = batch(rows=1, length=LENGTH)
+    mesh = make_mesh(shape, jax.devices()[: int(np.prod(list(shape.values())))])
+
+    def attention(q_BTNH, k_BTKH, v_BTKH, sinks_N, segments_BT, positions_BT):
+        k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+        sinks_N = sinks_N if everything else None
+        if kernel == "splash":
+            kind = jnp.asarray(len(windows) - 1, jnp.int32)
+            return splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows, kind, softcap, sinks_N)
+        if kernel == "flash":
+            far = jnp.asarray(window or 2**30, jnp.int32)
+            return flash.flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, far, softcap, sinks_N)
+        mask_BTS = allowed(segments_BT, positions_BT, segments_BT, positions_BT, window or None)
+        return attend(q_BTNH, k_BKTH, v_BKTH, mask_BTS, softcap, sinks_N)[0]
+
+    @jax.jit
+    def both(q_BTNH, k_BTKH, v_BTKH, sinks_N, cotangent_BTNH, segments_BT, positions_BT):
+        def real(q_BTNH, k_BTKH, v_BTKH, sinks_N):
+            # A row is dealt to the devices, and what comes out is asked for as a row: both by gathers of whole rows.
+            moved = (dealt_row(x) for x in (q_BTNH, k_BTKH, v_BTKH))
+            mixed = in_order(attention(*moved, sinks_N, dealt(segments_BT), dealt(positions_BT)))
+            # Where there is padding, nothing is asked: whom it looks at may differ.
+            return jnp.where((segments_BT > 0)[:, :, None, None], mixed, 0)
+
+        mixed, back = jax.vjp(real, q_BTNH, k_BTKH, v_BTKH, sinks_N)
+        return mixed, *back(cotangent_BTNH)
+
+    with jax.set_mesh(mesh):
+        heads = named(mesh, "batch", None, "heads", "head")
+        places = [*[heads] * 3, named(mesh, "heads"), heads, *[named(mesh, "batch", None)] * 2]
+        return [
+            np.asarray(x) for x in both(*jax.device_put((*arrays, rows.segment_ids, rows.positions), tuple(places)))
+        ]
+
+
+def dealt_row(x_BTNH):
+    """Whole rows to the devices along `sequence`."""
+    spec = RULES.spec("batch", "time", "heads", "head")
+    return x_BTNH.at[:, order()].get(out_sharding=spec) if axis_size(RULES.time) > 1 else x_BTNH
+
+
+def in_order(x_BTNH):
+    """The opposite."""
+    spec = RULES.spec("batch", None, "heads", "head")
+    return jax.reshard(x_BTNH, spec).at[:, np.argsort(order())].get(out_sharding=spec)
+
+
+def order() -> np.ndarray:
+    """The order in which a row is dealt."""
+    return zigzag(LENGTH, axis_size(RULES.time))
+
+
+def main():
+    """All cases."""
+    random, found = np.random.default_rng(0), {}
+    shapes = [(1, LENGTH, HEADS, WIDTH), *[(1, LENGTH, GROUPS, WIDTH)] * 2, (HEADS,), (1, LENGTH, HEADS, WIDTH)]
+    arrays = [random.standard_normal(shape).astype(np.float32) for shape in shapes]
+    for options, everything in {"causal": False, "everything": True}.items():
+        plain = computed({}, "plain", everything, arrays)
+        for kernel in ("splash", "flash"):
+            for name, shape in MESHES.items():
+                ours = computed(shape, kernel, everything, arrays)
+                far = [
+                    float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)) for a, b in zip(ours, plain, strict=True)
+                ]
+                found[f"{kernel}, {name}, {options}"] = far
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Every form of attention is plain attention: values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training.small import batch, mesh
+from tpullm.mesh.layout import named
+from tpullm.model.attention import blockwise, flash, kernels
+from tpullm.model.attention.kernels import attention_kernel
+from tpullm.model.attention.layer import allowed, attend
+from tpullm.model.attention.splash import splash
+from tpullm.recipe.schema import ModelConfig
+
+WINDOW, SOFTCAP = 40, 3.0
+# Softmax and sums over up to 256 keys in another order: some roundings of 6e-8, or of 4e-3 in bfloat16.
+TOLERANCES = [(jnp.float32, 4e-6), (jnp.bfloat16, 3e-2)]
+
+
+def of_both_types(cases, chosen):
+    """Each case in float32, which shows whether it is right; in bfloat16 the chosen ones, the rest with `-m slow`."""
+    found = []
+    for dtype, tolerance in TOLERANCES:
+        for case in cases:
+            marks = [] if dtype == jnp.float32 or case in chosen else pytest.mark.slow
+            words = "-".join(case) or "causal" if isinstance(case, dict) else case
+            found.append(pytest.param(dtype, tolerance, case, marks=marks, id=f"{dtype.__name__}-{words}"))
+    return found
+
+
+def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap=0.0, sinks=False):
+    """Values and gradients of `kernel` and of `attend`, on rows of two documents and padding."""
+    b = batch(rows=2, length=length)
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = [(2, length, heads, width), *[(2, groups, length, width)] * 2, (2, length, heads, width)]
+    arrays = [jax.random.normal(key, shape).astype(dtype) for key, shape in zip(keys, shapes, strict=False)]
+    sinks_N = jax.random.normal(keys[4], (heads,)) if sinks else None
+
+    def both(attention, q, k, v, cotangent, sinks_N, segments, positions):
+        mask = allowed(segments, positions, segments, positions, window or None)
+        # Where there is padding, nothing is asked: whom it looks at may differ.
+        real = (segments > 0)[:, :, None, None]
+        mixed, back = jax.vjp(lambda q, k, v, s: attention(q, k, v, mask, s) * real, q, k, v, sinks_N)
+        return mixed, *[gradient for gradient in back(cotangent) if gradient is not None]
+
+    with jax.set_mesh(mesh()):
+        queries, everywhere = (
+            named(mesh(), "batch", "time", "heads", "head"),
+            named(mesh(), "batch", "kv_heads", None, "head"),
+        )
+        arrays = jax.device_put(arrays, [queries, everywhere, everywhere, queries])
+        rows = jax.device_put((b.segment_ids, b.positions), named(mesh(), "batch", "time"))
+        given = (*arrays, sinks_N, *rows)
+        ours = jax.jit(lambda *given: both(lambda *five: kernel(*five, *given[-2:]), *given))(*given)
+        plain = jax.jit(lambda *given: both(lambda q, k, v, mask, s: attend(q, k, v, mask, softcap, s)[0], *given))(
+            *given
+        )
+    return ours, plain
+
+
+def assert_equal(ours, plain, dtype, tolerance):
+    for one, other in zip(ours, plain, strict=True):
+        assert one.dtype == other.dtype and one.dtype in (dtype, jnp.float32)
+        one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * np.abs(other).max())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance", "block"), of_both_types([8, 16, 32], chosen=[8]))
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (3, 1)])
+def test_blocks_equal_plain_attention(monkeypatch, block, heads, groups, dtype, tolerance):
+    monkeypatch.setattr(blockwise, "query_block", lambda length: block)
+
+    def kernel(q, k, v, mask, sinks, segments, positions):
+        return blockwise.attend_in_blocks(q, k, v, mask)
+
+    assert_equal(*compared(kernel, heads, groups, dtype), dtype, tolerance)
+
+
+OPTIONS = [
+    {},
+    {"window": WINDOW},
+    {"softcap": SOFTCAP},
+    {"sinks": True},
+    {"window": WINDOW, "softcap": SOFTCAP, "sinks": True},
+]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance", "options"), of_both_types(OPTIONS, chosen=OPTIONS[-1:]))
+@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (3, 1)])
+def test_flash_equals_plain_attention(monkeypatch, options, heads, groups, dtype, tolerance):
+    monkeypatch.setattr(flash, "MOST", 24)  # of 120 tokens: five blocks
+    window = jnp.asarray(options.get("window") or 2**30, jnp.int32)
+
+    def kernel(q, k, v, mask, sinks, segments, positions):
+        return flash.flash(q, k, v, segments, positions, window, options.get("softcap", 0.0), sinks)
+
+    assert_equal(*compared(kernel, heads, groups, dtype, length=120, **options), dtype, tolerance)
+
+
+@pytest.mark.parametrize("block", [0, 128])
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]], ids=["causal", "everything"])
+def test_splash_equals_plain_attention(options, block):
+    """The TPU's kernel, interpreted, in one block or two; with two kinds of layers, of which this is the second."""
+    windows = sorted({0, options.get("window", 0)})
+    kind = jnp.asarray(len(windows) - 1, jnp.int32)
+
+    def kernel(q, k, v, mask, sinks, segments, positions):
+        return splash(q, k, v, segments, windows, kind, options.get("softcap", 0.0), sinks, block)
+
+    compare = compared(kernel, 4, 2, jnp.float32, length=256, width=128, **options)
+    assert_equal(*compare, jnp.float32, 2e-5)  # interpreted, it multiplies in blocks of 128: more roundings
+
+
+def test_a_real_length_is_cut_into_blocks():
+    """On a CPU 256 tokens are two blocks and 2,048 are eight; what 128 does not divide is one."""
+    assert [len(blockwise._blocks(length)) for length in (64, 256, 2048, 300)] == [1, 2, 8, 1]
+
+
+def test_one_function_chooses(monkeypatch):
+    def chosen(on, length=2048, dtype=jnp.bfloat16, sequence=1, **config):
+        monkeypatch.setattr(kernels, "target", lambda: on)
+        return attention_kernel(ModelConfig(**config), length, dtype, sequence)
+
+    assert chosen("cpu") == "blocks" and chosen("cpu", sinks=True) == "plain"
+    assert chosen("cpu", length=131_072) == chosen("cpu", sequence=4) == "flash"
+    assert chosen("tpu") == chosen("tpu", attention_softcap=50.0, sinks=True, sequence=4) == "splash"
+    assert chosen("tpu", length=300) == chosen("tpu", length=512, sequence=4) == "flash"
+    assert chosen("gpu") == "cudnn"
+    assert chosen("gpu", dtype=jnp.float32) == chosen("gpu", sequence=2) == chosen("gpu", sinks=True) == "flash"

@@ -1,0 +1,108 @@
+"""Run in a process of its own with 8 CPU devices: experts on a mesh against a loop over tokens, as one JSON object.
+
+Of each case the largest difference, relative to the largest number, of the output (from the loop, in float64), and of
+the gradients of tokens and parameters (from those of one device).
+"""
+
+import dataclasses
+import json
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from flax import nnx  # noqa: E402
+from jax.sharding import NamedSharding  # noqa: E402
+
+from tests.model.experts.test_moe import by_hand  # noqa: E402
+from tests.training.small import EXPERTS  # noqa: E402
+from tpullm.mesh.axes import AXES
+from tpullm.mesh.layout import RULES, make_mesh  # noqa: E402
+from tpullm.model.experts import exchange, moe  # noqa: E402
+from tpullm.model.experts.moe import MixtureOfExperts  # noqa: E402
+
+CONFIG = dataclasses.replace(EXPERTS.config, experts=8, experts_per_token=3)
+# Expert 0 is wanted by all, and so are those beside it: with 4 devices the first two of three are on one of them.
+SKEW = {"as they come": 0.0, "all to one device": 40.0}
+
+
+def ragged_all_to_all(operand, output, input_offsets, send_sizes, output_offsets, recv_sizes, *, axis_name):
+    """What JAX documents that operation to do, for a CPU that has it not."""
+    own, devices = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+    operands = jax.lax.all_gather(operand, axis_name)
+    # From each device the slices that are for this one.
+    mine = lambda x: jax.lax.all_gather(x, axis_name).reshape(devices, devices, -1)[:, own]  # noqa: E731
+    starts, sizes, places = (mine(x) for x in (input_offsets, send_sizes, output_offsets))
+    rows = jnp.arange(output.shape[0])
+    for sender, piece in np.ndindex(devices, starts.shape[1]):
+        start, size, place = (x[sender, piece] for x in (starts, sizes, places))
+        here = (rows >= place) & (rows < place + size)
+        from_row = jnp.clip(rows - place + start, 0, operand.shape[0] - 1)
+        output = jnp.where(here[:, None], operands[sender][from_row], output)
+    return jnp.where(jnp.all(recv_sizes == sizes.reshape(-1)), output, jnp.nan)
+
+
+def unfilled(shape, *_):
+    """The worst that memory can hold."""
+    return jax.lax.pcast(jnp.full(shape.shape, jnp.nan, shape.dtype), AXES, to="varying")
+
+
+def computed(mesh, values, x_BTD, real_BT, cotangent_BTD):
+    """The output, the loads, and the gradients of tokens and parameters."""
+    with jax.set_mesh(mesh):
+        graph, state = nnx.split(jax.eval_shape(lambda: MixtureOfExperts(CONFIG, nnx.Rngs(0))))
+        place = lambda value, leaf: jax.device_put(  # noqa: E731
+            value, NamedSharding(mesh, RULES.spec(*leaf.get_metadata()["logical_axes"]))
+        )
+        tokens = NamedSharding(mesh, RULES.spec("batch", "time", None))
+        rows = NamedSharding(mesh, RULES.spec("batch", "time"))
+        flat = [(path, leaf.replace(place(values[path], leaf))) for path, leaf in nnx.to_flat_state(state)]
+
+        def loss(state, x_BTD, real_BT):
+            out, routing = nnx.merge(graph, state)(x_BTD, real_BT)
+            return jnp.sum(out * jax.device_put(cotangent_BTD, tokens)), (out, routing.loads.sum(axis=(0, 1)))
+
+        arguments = (nnx.from_flat_state(flat), jax.device_put(x_BTD, tokens), jax.device_put(real_BT, rows))
+        (_, (out, loads)), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(*arguments)
+    return np.asarray(out), np.asarray(loads), [np.asarray(leaf) for leaf in jax.tree.leaves(grads)]
+
+
+def main():
+    """All cases."""
+    random, found = np.random.default_rng(0), {}
+    with jax.set_mesh(make_mesh({}, jax.devices()[:1])):
+        module = MixtureOfExperts(CONFIG, nnx.Rngs(0))
+        for part in (module.router, module.gate, module.up, module.down):
+            part.bias[...] = jnp.asarray(random.standard_normal(part.bias.shape), jnp.float32)
+    x_BTD, cotangent_BTD = random.standard_normal((2, 8, 6, CONFIG.width)).astype(np.float32)
+    real_BT = random.random((8, 6)) < 0.7
+    bias = np.asarray(module.router.bias[...])
+    for routing, skew in SKEW.items():
+        with jax.set_mesh(make_mesh({}, jax.devices()[:1])):
+            module.router.bias[...] = jnp.asarray(bias + skew * (np.arange(8) < 3) * (3 - np.arange(8)))
+        values = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.split(module)[1])}
+        expected = by_hand(module, x_BTD.reshape(-1, CONFIG.width).astype(np.float64), 3, normalize=True)
+        one = computed(make_mesh({}, jax.devices()[:1]), values, x_BTD, real_BT, cotangent_BTD)
+        shapes = {
+            "expert 4, tensor 2": {"expert": 4, "tensor": 2},
+            "expert 4, fsdp 2, ragged": {"expert": 4, "fsdp": 2},
+        }
+        for name, shape in shapes.items():
+            exchange.has_ragged_exchange = moe.has_ragged_exchange = lambda name=name: "ragged" in name
+            jax.lax.ragged_all_to_all, exchange._unfilled = ragged_all_to_all, unfilled
+            out, loads, grads = computed(make_mesh(shape), values, x_BTD, real_BT, cotangent_BTD)
+            far = lambda a, b: float(np.abs(a - b).max() / np.abs(b).max())  # noqa: E731
+            found[f"{name}, {routing}"] = {
+                "output": far(out.reshape(expected.shape), expected),
+                "gradients": max(far(a, b) for a, b in zip(grads, one[2], strict=True)),
+                "loads": loads.tolist(),
+                "loads of one device": one[1].tolist(),
+                "real": int(real_BT.sum()),
+            }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

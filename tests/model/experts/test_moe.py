@@ -1,0 +1,130 @@
+"""A mixture of experts is each token through its own experts, one after the other: none is dropped, none is added."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.conftest import ROOT
+from tests.training.small import CONFIG, EXPERTS, mesh
+from tpullm.model.count import matrix_parameters, parameter_count
+from tpullm.model.experts.moe import MixtureOfExperts, routed
+from tpullm.training.optimizer.chain import is_matrix
+from tpullm.training.state import Architecture
+
+
+def by_hand(module, x_MD, k, normalize):
+    """The published formulas (Jiang et al. 2024, section 2.1), a token and an expert at a time, in float64."""
+    value = lambda parameter: np.asarray(parameter[...], np.float64)  # noqa: E731
+    silu = lambda x: x / (1 + np.exp(-x))  # noqa: E731
+    out_MD = np.zeros_like(x_MD)
+    for token, x_D in enumerate(x_MD):
+        logits_E = x_D @ value(module.router.weight) + value(module.router.bias)
+        chosen = np.argsort(-logits_E)[:k]
+        among = chosen if normalize else range(len(logits_E))
+        total = sum(math.exp(logits_E[expert]) for expert in among)
+        for expert in chosen:
+            gate_F, up_F = (x_D @ value(of.weight)[expert] + value(of.bias)[expert] for of in (module.gate, module.up))
+            out_D = silu(gate_F) * up_F @ value(module.down.weight)[expert] + value(module.down.bias)[expert]
+            out_MD[token] += math.exp(logits_E[expert]) / total * out_D
+    return out_MD
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_it_is_each_token_through_its_experts(k, normalize):
+    config = dataclasses.replace(EXPERTS.config, experts_per_token=k, normalize_router=normalize)
+    random = np.random.default_rng(0)
+    x_BTD = random.standard_normal((3, 7, config.width)).astype(np.float32)
+    with jax.set_mesh(mesh()):
+        module = MixtureOfExperts(config, nnx.Rngs(0))
+        for part in (module.router, module.gate, module.up, module.down):
+            part.bias[...] = jnp.asarray(random.standard_normal(part.bias.shape), jnp.float32)
+        found = np.asarray(nnx.jit(lambda module, x: module(x)[0])(module, x_BTD)).reshape(21, -1)
+    expected = by_hand(module, x_BTD.reshape(21, -1).astype(np.float64), k, normalize)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())  # float32 against float64
+
+
+def test_experts_on_other_devices_are_the_same_experts():
+    """Also when all tokens want those of one device: the output is the loop's, the gradients are one device's.
+
+    1e-6 of the largest number: float32 (6e-8 a rounding) in sums over 64 inputs and 48 tokens in another order.
+    """
+    command = [sys.executable, "-m", "tests.model.experts.sharded_experts"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == 4
+    for name, case in found.items():
+        assert case["output"] < 1e-6 and case["gradients"] < 1e-6, (name, case)
+        assert case["loads"] == case["loads of one device"], name
+        assert sum(case["loads"]) == 3 * case["real"], "none is dropped, and padding is not counted"
+    skewed = found["expert 4, tensor 2, all to one device"]
+    assert skewed["loads"] == [skewed["real"]] * 3 + [0] * 5
+
+
+def test_sigmoid_scores_and_a_bias_that_only_chooses():
+    """DeepSeek-V3, equations 13 to 16: chosen by score and bias, weighted by score, of those chosen, alone."""
+    config = dataclasses.replace(EXPERTS.config, router_scores="sigmoid", router_scale=2.5)
+    logits_ME = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
+    balance_E = np.array([0.0, 2.0, 0.0, 0.0, 0.0], np.float32)
+    scores_ME, weights_Mk, experts_Mk = map(np.asarray, routed(jnp.asarray(logits_ME), config, balance_E))
+    assert (experts_Mk[:, 0] == 1).all(), "a bias of 2 is more than any score"
+    score_ME = 1 / (1 + np.exp(-logits_ME.astype(np.float64)))
+    others_ME = np.where(np.arange(5) == 1, -1, score_ME)
+    np.testing.assert_array_equal(experts_Mk[:, 1], others_ME.argmax(axis=1))
+    chosen_Mk = np.take_along_axis(score_ME, experts_Mk, axis=1)
+    # float32 against float64
+    np.testing.assert_allclose(weights_Mk, 2.5 * chosen_Mk / chosen_Mk.sum(axis=1, keepdims=True), rtol=1e-6)
+    np.testing.assert_allclose(scores_ME, score_ME / score_ME.sum(axis=1, keepdims=True), rtol=1e-6)
+
+
+def test_shared_experts_are_an_mlp_of_their_width_beside_the_others():
+    config = dataclasses.replace(EXPERTS.config, shared_experts=2)
+    x_BTD = np.random.default_rng(0).standard_normal((3, 7, config.width)).astype(np.float32)
+    with jax.set_mesh(mesh()):
+        module = MixtureOfExperts(config, nnx.Rngs(0))
+        both, _ = module(x_BTD)
+        alone = module.shared(x_BTD)
+        module.shared = None
+        routed_only, _ = module(x_BTD)
+    assert module.gate.weight.shape[1:] == (config.width, config.mlp_width)
+    np.testing.assert_array_equal(both, routed_only + alone)
+    assert np.abs(alone).max() > 0
+
+
+def test_every_token_goes_to_k_different_experts():
+    """Even where all want the same ones: an expert takes as many as come."""
+    logits_ME = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
+    logits_ME[:, 3] += 100
+    _, weights_Mk, experts_Mk = routed(jnp.asarray(logits_ME), EXPERTS.config)
+    assert np.bincount(np.asarray(experts_Mk).reshape(-1), minlength=5)[3] == 64
+    assert np.bincount(np.asarray(experts_Mk).reshape(-1)).sum() == 64 * 2
+    assert (np.asarray(experts_Mk[:, 0]) != np.asarray(experts_Mk[:, 1])).all()
+    np.testing.assert_allclose(np.asarray(weights_Mk).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_token_costs_its_own_experts_alone():
+    """Next to a dense model of the same width: two of five experts and the router, and five of each parameter."""
+    expert = 3 * CONFIG.width * EXPERTS.config.mlp_width
+    dense = matrix_parameters(dataclasses.replace(CONFIG, mlp_width=EXPERTS.config.mlp_width))
+    assert matrix_parameters(EXPERTS.config) == dense + CONFIG.layers * (expert + CONFIG.width * 5)
+    assert matrix_parameters(dataclasses.replace(EXPERTS.config, shared_experts=3)) == (
+        matrix_parameters(EXPERTS.config) + CONFIG.layers * 3 * expert
+    )
+    more = dataclasses.replace(EXPERTS.config, experts=6, mlp_bias=False)
+    fewer = dataclasses.replace(more, experts=5)
+    added = parameter_count(Architecture(more).shapes) - parameter_count(Architecture(fewer).shapes)
+    assert added == CONFIG.layers * (expert + CONFIG.width)
+
+
+def test_matrices_of_experts_decay_and_their_biases_do_not():
+    axes = EXPERTS.axes["layers"]["mlp"]
+    assert all(is_matrix(part["weight"]) and not is_matrix(part["bias"]) for part in axes.values())

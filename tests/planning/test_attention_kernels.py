@@ -1,0 +1,81 @@
+"""Attention's kernel by the compiler's schedule: laws that it obeys, and what its blocks cost."""
+
+import dataclasses
+
+import pytest
+
+from tests.planning.test_estimate import setting
+from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.slices import GENERATIONS
+from tpullm.model.attention.kernels import largest_block
+from tpullm.planning.attention_kernels import (
+    CLOCKS,
+    CORES,
+    PRODUCTS,
+    SCHEDULES,
+    TURN,
+    UNIT,
+    backward,
+    forward,
+    largest,
+    scheduled,
+    seen,
+)
+from tpullm.planning.setting import Habits
+
+
+@pytest.mark.parametrize(("generation", "block"), SCHEDULES)
+def test_no_kernel_is_faster_than_its_products(generation, block):
+    """Not even without what its turns and rows of blocks cost besides."""
+    clock, keys = CLOCKS[generation] * CORES[generation], seen(8192, block)
+    for kernel, products in PRODUCTS.items():
+        of = SCHEDULES[generation, block][kernel]
+        turns = 8192 * (8192 if kernel == "all" else keys) / block**2
+        besides = (turns * of.turn + 8192 / block * of.edge) / clock + turns * TURN / CORES[generation]
+        found = scheduled(generation, kernel, block, (1, 8192, 8192), keys, UNIT) - besides
+        assert found >= 2 * products * 8192 * keys * UNIT / CHIPS[generation].peak_flops * (1 - 1e-9)
+
+
+def test_a_row_of_one_block_is_one_turn():
+    of = SCHEDULES["v6e", 1024]["forward"]
+    expected = (of.body + of.turn + of.edge) / CLOCKS["v6e"] + TURN
+    assert scheduled("v6e", "forward", 1024, (1, 1024, 1024), seen(1024, 1024), UNIT) == pytest.approx(expected)
+
+
+def test_turns_are_those_up_to_the_diagonal_and_of_all_gradients_every_one():
+    """Of 4 x 4 blocks 10 are multiplied."""
+    of = SCHEDULES["v5p", 256]
+    keys, every = (
+        scheduled("v5p", name, 256, (1, 1024, 1024), seen(1024, 256), UNIT) * CORES["v5p"] for name in ("keys", "all")
+    )
+    a_turn = lambda name: of[name].turn / CLOCKS["v5p"] + TURN  # noqa: E731
+    body = lambda name: of[name].body / CLOCKS["v5p"]  # noqa: E731
+    edge = lambda name: of[name].edge / CLOCKS["v5p"]  # noqa: E731
+    assert keys == pytest.approx(10 * (body("keys") + a_turn("keys")) + 4 * edge("keys"))
+    assert every == pytest.approx(10 * body("all") + 16 * a_turn("all") + 4 * edge("all"))
+
+
+def test_windows_and_shared_rows_leave_less_to_do():
+    assert seen(8192, 1024) == 4608 and seen(8192, 1024, (1024,)) == 2048 and seen(8192, 1024, (0, 1024)) == 3328
+    whole, shared = setting("8b", "v6e:4x4", {"fsdp": 16}), setting("8b", "v6e:4x4", {"fsdp": 8, "sequence": 2})
+    assert whole.tokens == shared.tokens  # rows are longer there, in parts
+    assert forward(shared) == pytest.approx(forward(whole))
+    assert backward(shared) > backward(whole)  # each of the devices begins every block of keys
+
+
+def test_one_pass_would_be_faster_and_small_blocks_are_slower():
+    base = setting("8b")
+    fused = dataclasses.replace(base, habits=Habits(fused=True))
+    assert 0.6 < backward(fused) / backward(base) < 0.8
+    small = dataclasses.replace(base, attention_block=256)
+    assert small.block == 256 and forward(small) > 2 * forward(base)
+
+
+@pytest.mark.parametrize("generation", CHIPS)
+def test_what_is_refused_is_what_is_not_in_the_table(generation):
+    blocks = [block for where, block in SCHEDULES if where == generation]
+    assert max(blocks) == largest_block(GENERATIONS[generation].kind) and len(blocks) == len(set(blocks)) >= 4
+
+
+def test_blocks_that_are_not_in_the_table():
+    assert largest("v5e", 2048) == 1024 and largest("v6e", 2048) == 2048 and largest("v6e", 724) == 512

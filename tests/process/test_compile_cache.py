@@ -1,0 +1,125 @@
+"""Compiled programs are kept: for this kind of machine only, with the same results, and never in the way."""
+
+import os
+import shutil
+import sys
+import warnings
+
+import pytest
+
+from tests.conftest import tpullm
+from tests.run.test_resume import assert_same_bits
+from tpullm.process import compile_cache
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """An empty cache folder; what these tests change in the process is put back."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(compile_cache.FOLDER, raising=False)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    return tmp_path / "cache" / "tpullm" / "xla"
+
+
+def pretrain(run, **variables) -> str:
+    """Train in `run` with JAX telling what it does with kept programs; what was printed.
+
+    All are kept, also those that compile in less than the least time: how many these are depends on the machine.
+    """
+    own = {"JAX_DEBUG_LOG_MODULES": "jax._src.compiler", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return tpullm("pretrain", "--run", run, env=os.environ | own | variables).stderr
+
+
+def test_a_program_is_kept_and_gives_the_same_bits_even_from_a_broken_entry(home, tiny_tokens, tmp_path):
+    compiled, first, second, mended = (tmp_path / name for name in ("compiled", "first", "second", "mended"))
+    for run in (compiled, first, second, mended):
+        shutil.copytree(tiny_tokens, run)
+    assert "cache hit" not in pretrain(compiled, JAX_ENABLE_COMPILATION_CACHE="0")
+    assert "cache hit for 'jit_step'" not in pretrain(first)
+    said = pretrain(second)
+    assert "cache hit for 'jit_step'" in said and "cache hit for 'jit_evaluate'" in said
+    assert f"programs are kept in {home / compile_cache.machine()}" in said
+    assert_same_bits(compiled / "pretrain", first / "pretrain")
+    assert_same_bits(compiled / "pretrain", second / "pretrain")
+
+    entries = {path: path.stat().st_size for path in home.glob("*/*")}
+    for path, size in entries.items():
+        os.truncate(path, size // 2)
+    said = pretrain(mended)
+    assert said.count("can't be read and is made again") == 1 and "UserWarning" not in said
+    assert_same_bits(compiled / "pretrain", mended / "pretrain")
+    again = {path: path.stat().st_size for path in home.glob("*/*")}
+    assert any("jit_step" in path.name for path in again)
+    assert again.keys() == entries.keys() and all(size > entries[path] // 2 for path, size in again.items())
+
+
+def test_another_processor_or_number_of_cores_has_another_folder(monkeypatch):
+    machines = {compile_cache.machine()}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(77)), raising=False)
+    machines.add(compile_cache.machine())
+    monkeypatch.setattr(compile_cache, "_processor", lambda: "flags: fpu")
+    machines.add(compile_cache.machine())
+    assert len(machines) == 3
+
+
+def test_the_folder_is_the_users_alone(home):
+    folder = compile_cache.settings()[compile_cache.FOLDER]
+    assert folder == str(home / compile_cache.machine())
+    assert os.stat(folder).st_mode & 0o077 == 0
+
+
+def test_without_a_folder_that_can_be_written_nothing_is_kept(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.delenv(compile_cache.FOLDER, raising=False)
+    assert compile_cache.settings() == {}
+    assert "not kept" in compile_cache.described()
+
+
+def test_a_relative_cache_folder_means_the_users_home(monkeypatch, tmp_path):
+    """As the XDG specification has it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert compile_cache.settings()[compile_cache.FOLDER].startswith(str(tmp_path / ".cache"))
+
+
+@pytest.mark.parametrize("action, told", [("reading", "made again"), ("writing", "can't be kept")])
+def test_failures_are_told_once_and_leave_no_broken_entry(home, monkeypatch, capsys, action, told):
+    for name, value in compile_cache.settings().items():
+        monkeypatch.setenv(name, value)
+    folder = home / compile_cache.machine()
+    for name in ("jit_step-0-cache", "jit_step-1-cache", "jit_other-0-cache"):
+        (folder / name).write_bytes(b"half")
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *rest, **named: print(message, file=sys.stderr))
+    compile_cache.mend()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for name in ("jit_step", "jit_nothing"):
+            what = f"Error {action} persistent compilation cache entry for '{name}'"
+            warnings.warn(f"{what}: OSError: bad\nluck", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    said = capsys.readouterr().err
+    assert said.count(told) == 1 and "bad luck" in said and "something else" in said
+    assert [path.name for path in folder.iterdir()] == ["jit_other-0-cache"]
+
+
+def test_what_was_longest_not_used_is_removed(home, monkeypatch):
+    for name, value in compile_cache.settings().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(compile_cache, "MOST_BYTES", 250)
+    other = home / "another machine"
+    other.mkdir()
+    for day, path in enumerate([other / "old", home / compile_cache.machine() / "newer", other / "newest"]):
+        path.write_bytes(bytes(100))
+        os.utime(path, (86400 * day, 0))
+    compile_cache.mend()
+    assert sorted(path.name for path in home.glob("*/*")) == ["newer", "newest"]
+
+
+def test_a_folder_of_the_users_own_is_left_alone(home, monkeypatch, tmp_path):
+    monkeypatch.setenv(compile_cache.FOLDER, str(tmp_path))
+    monkeypatch.setattr(compile_cache, "MOST_BYTES", 0)
+    (tmp_path / "entry").write_bytes(b"1")
+    shown = warnings.showwarning
+    compile_cache.mend()
+    assert (tmp_path / "entry").exists() and warnings.showwarning is shown

@@ -1,0 +1,309 @@
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpullm.errors import UserError
+from tpullm.recipe.schema import TokenizerConfig
+from tpullm.tokenizer import alphabet, load
+from tpullm.tokenizer import trainer as tokenizer
+from tpullm.tokenizer.trained import SPACE
+
+JAPANESE = [
+    "今日はいい天気ですね。\n",
+    "明日はとても寒い天気です。\n",
+    "昨日は悪い天気でした。\n",
+    "私はリンゴを食べるのが好きです。\n",
+    "いい本を読むのが好きですか。\n",
+    "天気がいいから、今日は学校へ行きます。\n",
+    "「いい天気だね」と先生は言いました。\n",
+]
+ENGLISH = [
+    "The weather is nice today, and the people like the weather.\n",
+    "Many people were reading books; many books were read in 1999.\n",
+    "def weather(people):\n    for many in people:\n        return many\n",
+]
+TEXTS = [("ja", text) for text in JAPANESE * 20] + [("en", text) for text in ENGLISH * 20]
+PLAIN = TokenizerConfig(vocabulary_size=375, words=False)
+PLAIN_JAPANESE = dataclasses.replace(PLAIN, vocabulary_size=330)
+
+CHARACTERS = st.characters(exclude_categories=["Cs"])
+AWKWARD = st.sampled_from(
+    [SPACE, " ", "  ", "\n", "\r\n", "\t", "\0", "<|user|>", "</s>", "<0x41>", "\u2585", "\ufeff", "天気"]
+)
+STRINGS = st.lists(st.one_of(st.text(CHARACTERS), AWKWARD)).map("".join)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return tokenizer.train(TEXTS, PLAIN, 0, tmp_path_factory.mktemp("plain") / "tokenizer.model")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    pytest.importorskip("sudachipy", reason="words within Japanese need Sudachi")
+    path = tmp_path_factory.mktemp("words") / "tokenizer.model"
+    return tokenizer.train(TEXTS, dataclasses.replace(PLAIN, words=True), 0, path)
+
+
+def assert_round_trip(made, text):
+    ids = made.encode(text)
+    assert made.decode(ids) == text
+    assert b"".join(made.bytes_of(token) for token in ids) == text.encode()
+    special = {made.pad_id, made.bos_id, made.eos_id, made.unknown_id}
+    special |= {made.system_id, made.user_id, made.assistant_id, made.end_id}
+    assert not special & set(ids)
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=STRINGS)
+def test_decoding_gives_back_any_text(plain, text):
+    assert_round_trip(plain, text)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@given(text=STRINGS)
+def test_decoding_gives_back_ten_thousand_texts(plain, text):
+    assert_round_trip(plain, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "\n", "\n\n", " \n ", SPACE, f"a{SPACE}b {SPACE}{SPACE}", "a  b   c    ", "\0", "\x01\x1b\x7f", "\r\n\t"]
+    + ["👍🏽\U0001f468\u200d\U0001f469", "\ue000\U0010fffd", "\ufffe\uffff", "e\u0301 \u00e9"]
+    + ["<s></s><pad><unk>", "<|user|>", "<0x0A>", "⁇"],
+)  # fmt: skip
+def test_decoding_gives_back_awkward_text(plain, text):
+    assert_round_trip(plain, text)
+
+
+def test_every_character_survives(plain):
+    everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000, 7)]))
+    assert plain.decode(plain.encode(everything)) == everything
+
+
+def test_a_lone_surrogate_is_refused(plain):
+    with pytest.raises(UserError, match=r"character 2 is U\+D800"):
+        plain.encode("ab\ud800")
+    with pytest.raises(UserError, match=r"U\+DFFF"):
+        plain.encode(f"{SPACE}\udfff")
+
+
+def test_bytes_of_a_token_join_to_characters(plain):
+    assert [plain.bytes_of(token) for token in plain.encode("👍")] == [bytes([byte]) for byte in "👍".encode()]
+    assert plain.bytes_of(plain.end_id) == plain.bytes_of(plain.bos_id) == b""
+
+
+def test_half_a_character_decodes_to_the_replacement(plain):
+    assert plain.decode(plain.encode("👍")[:2]) == "\ufffd"
+
+
+def test_words_are_whole_pieces(words):
+    assert "/".join(piece for piece, _ in words.pieces("今日はいい天気ですね。")) == "今日/は/いい/天気/です/ね/。"
+
+
+def test_no_piece_spans_two_words(words):
+    pieces = {words.piece(token) for token in range(words.vocabulary_size)}
+    assert {"天気", "です"} <= pieces
+    assert not {"はいい", "ですね", "天気です", "いい天気"} & pieces
+
+
+def test_a_corpus_without_spaces_has_a_token_for_them(tmp_path):
+    made = tokenizer.train([("ja", text) for text in JAPANESE], PLAIN_JAPANESE, 0, tmp_path / "model")
+    assert made.pieces("  ") == [(" ", made.encode(" ")[0])] * 2
+
+
+@pytest.mark.parametrize("name", ["plain", "words"])
+def test_english_words_keep_the_space_before_them(name, request):
+    pieces = [piece for piece, _ in request.getfixturevalue(name).pieces("Many people like the weather")]
+    assert {" people", " weather"} <= set(pieces)
+
+
+def test_a_newline_is_one_token_and_digits_are_single(words):
+    assert [piece for piece, _ in words.pieces("\n\n1999")] == ["\n", "\n", "1", "9", "9", "9"]
+
+
+def test_runs_of_spaces_are_pieces(words):
+    assert len(words.encode("\n    for")) < len("\n    for")
+
+
+def test_chat_template_weighs_what_the_assistant_says(plain):
+    messages = [
+        {"role": "system", "content": "いい"},
+        {"role": "user", "content": "天気は?\n"},
+        {"role": "assistant", "content": "いい天気です。"},
+        {"role": "user", "content": "はい"},
+        {"role": "assistant", "content": ""},
+    ]
+    ids, weights = plain.chat_template(messages)
+    opening = {"system": plain.system_id, "user": plain.user_id, "assistant": plain.assistant_id}
+    expected = [plain.bos_id]
+    for message in messages:
+        expected += [opening[message["role"]], *plain.encode(message["content"]), plain.end_id]
+    assert ids == expected
+    weighed = [token for token, weight in zip(ids, weights, strict=True) if weight == 1]
+    assert weighed == [*plain.encode("いい天気です。"), plain.end_id, plain.end_id]
+    assert set(weights) == {0.0, 1.0}
+
+
+def test_a_generation_prompt_is_a_prefix_of_the_whole_conversation(plain):
+    asked = [{"role": "user", "content": "天気は?"}]
+    prompt, weights = plain.chat_template(asked, add_generation_prompt=True)
+    whole, _ = plain.chat_template([*asked, {"role": "assistant", "content": "いい天気です。"}])
+    assert whole[: len(prompt)] == prompt and prompt[-1] == plain.assistant_id
+    assert not any(weights)
+
+
+@pytest.mark.parametrize("message", [{"role": "robot", "content": "a"}, {"content": "a"}, {"role": "user"}, "user"])
+def test_chat_template_refuses_what_is_no_message(plain, message):
+    with pytest.raises(UserError, match="role|content"):
+        plain.chat_template([message])
+
+
+def test_text_never_becomes_a_special_token(plain):
+    ids, _ = plain.chat_template([{"role": "user", "content": "<|end|><|assistant|>いい</s>"}])
+    assert ids.count(plain.end_id) == 1 and plain.assistant_id not in ids and plain.eos_id not in ids
+
+
+def test_special_tokens_have_fixed_ids_and_reserved_ones_follow(plain):
+    names = [plain.piece(token) for token in range(8 + PLAIN.reserved_tokens)]
+    assert names[:8] == ["<pad>", "<s>", "</s>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+    assert names[8:] == [f"<|reserved_{i}|>" for i in range(PLAIN.reserved_tokens)]
+
+
+TRAIN = """
+import os, sys
+if sys.argv[1]:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+sys.path[:0] = sys.argv[3:]
+import test_training, pathlib
+from tpullm.tokenizer import training as tokenizer
+config = test_training.PLAIN
+import dataclasses, importlib.util
+config = dataclasses.replace(config, words=importlib.util.find_spec("sudachipy") is not None)
+tokenizer.train(test_training.TEXTS, config, 0, pathlib.Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't take cores from a process")
+def test_the_model_is_the_same_on_one_core_and_on_all(tmp_path):
+    hashes = set()
+    for one_core in ("", "one core"):
+        path = tmp_path / f"{one_core}.model"
+        root = str(Path(__file__).parents[2])
+        arguments = [sys.executable, "-c", TRAIN, one_core, str(path), root, os.path.dirname(os.path.abspath(__file__))]
+        subprocess.run(arguments, check=True)
+        hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(hashes) == 1
+
+
+def test_another_seed_takes_another_sample():
+    samples = [tokenizer.sample_texts(TEXTS, 500, seed) for seed in (0, 0, 1)]
+    assert samples[0] == samples[1] != samples[2]
+
+
+def test_the_sample_is_as_large_as_asked_and_keeps_the_order():
+    texts = [("en", f"document {number:04} " * 20) for number in range(200)]
+    sample = tokenizer.sample_texts(texts, 10_000, 0)
+    assert 9_500 < sum(len(text) for _, text in sample) <= 10_000
+    assert sample == [text for text in texts if text in sample]
+    assert tokenizer.sample_texts(texts, 10**9, 0) == texts
+
+
+def test_a_long_text_gives_passages_from_all_over():
+    text = "".join(f"{number:09}\n" for number in range(20_000))
+    sample = tokenizer.sample_texts([("en", text)], 40_000, 0)
+    places = sorted(int(passage[:9]) for _, passage in sample)
+    assert places[0] < 5_000 and places[-1] > 15_000 and len(places) > 8
+
+
+def test_lines_longer_than_the_trainer_takes_are_learnt(tmp_path):
+    """SentencePiece silently skips lines over 4,192 bytes."""
+    texts = [*TEXTS, ("ja", "ゑゐ" * 1_000)]
+    made = tokenizer.train(texts, PLAIN, 0, tmp_path / "model")
+    assert "".join(piece for piece, _ in made.pieces("ゑゐ")) == "ゑゐ"  # and not six bytes
+
+
+@pytest.mark.parametrize("skipped", ["\u2585", "\0"])
+def test_lines_with_characters_that_the_trainer_keeps_for_itself_are_learnt(skipped, tmp_path):
+    config = TokenizerConfig(model_type="char", vocabulary_size=0)
+    made = tokenizer.train([("en", f"abc{skipped}def")], config, 0, tmp_path / "model")
+    assert [piece for piece, _ in made.pieces("abcdef")] == list("abcdef")
+
+
+def test_character_models_have_a_token_for_each_character(tmp_path):
+    text = "To be, or not\n\tto be: 天気 2"
+    config = TokenizerConfig(model_type="char", vocabulary_size=0)
+    made = tokenizer.train([("en", text)], config, 0, tmp_path / "model")
+    assert [piece for piece, _ in made.pieces(text)] == list(text)
+    assert made.vocabulary_size == 8 + 16 + 256 + len(set(text))
+    assert_round_trip(made, f"{text}é👍{SPACE}")
+
+
+def test_a_character_model_too_small_for_all_characters_keeps_the_frequent_ones(tmp_path):
+    config = TokenizerConfig(model_type="char", vocabulary_size=285)
+    made = tokenizer.train([("en", "aaaabbbbccccdddd ")], config, 0, tmp_path / "model")
+    assert made.vocabulary_size == 285
+    assert_round_trip(made, "abcd  天気\n")
+
+
+def test_a_vocabulary_too_large_for_the_corpus_becomes_smaller_and_says_so(tmp_path, capsys):
+    made = tokenizer.train(TEXTS, dataclasses.replace(PLAIN, vocabulary_size=60_000), 0, tmp_path / "model")
+    assert alphabet.fixed_tokens(PLAIN) < made.vocabulary_size < 1000
+    said = f"too few different pieces for tokenizer.vocabulary_size 60,000; {made.vocabulary_size} were found"
+    assert said in capsys.readouterr().err
+    assert_round_trip(made, JAPANESE[0] + ENGLISH[0] + "未知")
+
+
+@pytest.mark.parametrize(("model_type", "size"), [("unigram", size) for size in (0, 1, 100, 282)] + [("char", 100)])
+def test_a_vocabulary_too_small_is_refused(model_type, size, tmp_path):
+    config = dataclasses.replace(PLAIN, vocabulary_size=size, model_type=model_type)
+    with pytest.raises(UserError, match="vocabulary_size: .* or more"):
+        tokenizer.train(TEXTS, config, 0, tmp_path / "model")
+
+
+@pytest.mark.parametrize("texts", [[], [("en", "")], [("en", "\n\n")]])
+def test_no_text_is_refused(texts, tmp_path):
+    with pytest.raises(UserError, match="no text to train on"):
+        tokenizer.train(texts, PLAIN, 0, tmp_path / "model")
+
+
+def test_training_and_loading_say_nothing(tmp_path, capfd):
+    load(tokenizer.train(TEXTS, PLAIN, 0, tmp_path / "tokenizer.model") and tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such tokenizer"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x00" * 100])
+def test_a_broken_model_is_refused(tmp_path, content):
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(UserError, match="tokenizer.model: not a"):
+        load(tmp_path)
+
+
+def test_a_cut_off_model_is_refused(tmp_path, plain):
+    model = tmp_path / "tokenizer.model"
+    tokenizer.train(TEXTS, PLAIN, 0, model)
+    model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+    with pytest.raises(UserError, match="not a"):
+        load(model)
+
+
+def test_a_model_without_chat_tokens_is_refused(tmp_path):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(ENGLISH), model_prefix=str(tmp_path / "other"), vocab_size=40, minloglevel=2
+    )
+    with pytest.raises(UserError, match="not a tokenizer of tpullm"):
+        load(tmp_path / "other.model")

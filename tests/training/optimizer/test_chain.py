@@ -1,0 +1,171 @@
+"""The optimizer: the schedule's shape, decay on matrices only, and the update of the paper."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training.small import ARCHITECTURE, CONFIG, EXPERTS, batch, mesh
+from tpullm.checkpoint.saving import Checkpoints
+from tpullm.errors import UserError
+from tpullm.huggingface.tensors import flat
+from tpullm.mesh.layout import planned_mesh
+from tpullm.mesh.rows import put
+from tpullm.recipe.checks import check
+from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig, Recipe, TrainConfig
+from tpullm.training.optimizer.chain import learning_rate, make_optimizer
+from tpullm.training.optimizer.matrices import is_hidden, is_matrix, sides
+from tpullm.training.state import abstract, initial
+from tpullm.training.step import make_step
+
+KINDS = [
+    ("adamw", "float32"),
+    ("adamw", "bfloat16"),
+    ("adafactor", "float32"),
+    ("muon", "float32"),
+    ("muon", "bfloat16"),
+]
+
+
+def test_cosine_rises_to_the_peak_and_falls_to_the_last():
+    rate = learning_rate(OptimizerConfig(peak_lr=1.0, warmup_steps=10, final_lr_fraction=0.1), steps=110)
+    values = np.array([float(rate(step)) for step in range(110)])
+    np.testing.assert_allclose(values[:10], np.arange(1, 11) / 10, rtol=1e-6)
+    np.testing.assert_allclose(values[60], 0.55, rtol=1e-3)
+    assert (np.diff(values[10:]) < 0).all()
+    np.testing.assert_allclose(float(rate(110)), 0.1, rtol=1e-6)
+
+
+def test_wsd_is_constant_until_the_decay():
+    config = OptimizerConfig(peak_lr=1.0, schedule="wsd", warmup_steps=10, decay_fraction=0.2)
+    values = np.array([float(learning_rate(config, 100)(step)) for step in range(101)])
+    np.testing.assert_allclose(values[10:81], 1.0)
+    np.testing.assert_allclose(values[90], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(values[100], 0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_a_run_shorter_than_its_warmup_still_has_finite_rates(schedule, steps):
+    rate = learning_rate(OptimizerConfig(schedule=schedule, warmup_steps=100), steps)
+    assert all(np.isfinite(float(rate(step))) and float(rate(step)) > 0 for step in range(steps))
+
+
+def test_the_update_is_adamw_with_decay_on_matrices_only():
+    config = OptimizerConfig(peak_lr=0.1, warmup_steps=0, weight_decay=0.5, clip_norm=1e9)
+    axes = {"matrix": ("layers", "embed", "mlp"), "scale": ("layers", "embed")}
+    optimizer = make_optimizer(config, 1000, axes)
+    params = {"matrix": jnp.full((2, 3, 4), 2.0), "scale": jnp.full((2, 3), 2.0)}
+    grads = {"matrix": jnp.full((2, 3, 4), -0.3), "scale": jnp.full((2, 3), -0.3)}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    # The first update of Adam is the sign of the gradient; the decay adds rate * decay * parameter.
+    np.testing.assert_allclose(updates["scale"], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["matrix"], 0.1 - 0.1 * 0.5 * 2.0, atol=1e-6)
+
+
+def test_a_long_gradient_is_scaled_to_the_clip_norm():
+    config = OptimizerConfig(peak_lr=0.1, warmup_steps=0, weight_decay=0.0, clip_norm=1.0, epsilon=1.0)
+    optimizer = make_optimizer(config, 1000, {"w": ("embed",)})
+    params = {"w": jnp.zeros(2)}
+    long, _ = optimizer.update({"w": jnp.array([30.0, 40.0])}, optimizer.init(params), params)
+    unit, _ = optimizer.update({"w": jnp.array([0.6, 0.8])}, optimizer.init(params), params)
+    np.testing.assert_allclose(long["w"], unit["w"], rtol=1e-5)
+
+
+def test_which_parameters_are_what():
+    """By axes alone; the bias by which a router may be balanced is neither decayed nor orthogonalized."""
+    axes = flat(EXPERTS.axes) | {"layers.mlp.balance": ("layers", "routes")}
+    of = {name: (is_matrix(names), is_hidden(names)) for name, names in axes.items()}
+    weights = {f"layers.{part}.weight" for part in ("mlp.gate", "mlp.up", "mlp.down")}
+    weights |= {f"layers.attention.{part}.weight" for part in ("query", "key", "value", "out")}
+    assert {name for name, found in of.items() if found == (True, True)} == weights
+    assert {name for name, found in of.items() if found == (True, False)} == {"embedding", "layers.mlp.router.weight"}
+    assert {"layers.mlp.balance", "layers.mlp.down.bias", "layers.mlp_norm.scale", "layers.attention.sinks"} <= {
+        name for name, found in of.items() if found == (False, False)
+    }
+
+
+def test_the_sides_of_a_matrix():
+    assert sides(("layers", "embed", "heads", "head")) == ((1,), (2, 3))
+    assert sides(("layers", "heads", "head", "embed")) == ((1, 2), (3,))
+    assert sides(("layers", "experts", "mlp", "embed")) == ((2,), (3,))
+    assert sides(("layers", "embed", "experts")) == ((1,), (2,))
+    assert sides(("vocabulary", "embed")) == ((0,), (1,))
+
+
+@pytest.mark.parametrize(("kind", "moments"), [("adamw", "float32"), ("adafactor", "float32"), ("muon", "bfloat16")])
+def test_only_matrices_decay_whatever_the_kind(kind, moments):
+    """A gradient of 0 leaves the decay alone: rate * decay * parameter, of matrices."""
+    config = OptimizerConfig(kind=kind, moments=moments, peak_lr=0.1, warmup_steps=0, weight_decay=0.5)
+    axes = {**EXPERTS.axes, "balance": ("layers", "experts")}
+    optimizer = make_optimizer(config, 1000, axes)
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 2.0), {**EXPERTS.shapes, "balance": jnp.zeros((2, 5))})
+    with jax.set_mesh(mesh()):
+        grads = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    for name, update in flat(updates).items():
+        decay = 0.1 * 0.5 * 2.0 if is_matrix(flat(axes)[name]) else 0.0
+        np.testing.assert_allclose(update, -decay, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, EXPERTS], ids=["dense", "experts"])
+@pytest.mark.parametrize(("kind", "moments"), KINDS)
+def test_what_is_kept_lies_on_the_mesh_as_its_parameter(kind, moments, architecture):
+    """Each dimension of a moment is split as that of its parameter; only sums over a dimension are whole there."""
+    on = planned_mesh({"fsdp": 4, "tensor": 2}, 8)
+    target = abstract(architecture, make_optimizer(OptimizerConfig(kind, moments), 10, architecture.axes), on)
+    placed = flat(architecture.placed(on))
+    seen = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(target["optimizer"]):
+        name = ".".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+        if not leaf.shape:
+            continue
+        parameter = placed[name]
+        for size, whole, axis, wanted in zip(
+            leaf.shape, parameter.shape, leaf.sharding.spec, parameter.sharding.spec, strict=True
+        ):
+            assert (size, axis) in ((whole, wanted), (1, None)), name
+        seen[name] = seen.get(name, 0) + leaf.size * leaf.dtype.itemsize / parameter.size
+    assert seen.keys() == placed.keys()
+    each = {"float32": 4, "bfloat16": 2}[moments]
+    for name, bytes_each in seen.items():
+        hidden, matrix = is_hidden(flat(architecture.axes)[name]), is_matrix(flat(architecture.axes)[name])
+        if kind == "adafactor":
+            assert bytes_each < 1.1 if matrix else bytes_each == 4, name
+        else:
+            assert bytes_each == (each if kind == "muon" and hidden else 2 * each), name
+
+
+@pytest.mark.parametrize(("kind", "moments"), [("adafactor", "float32"), ("muon", "bfloat16")])
+def test_saved_and_resumed_is_the_same_bits(kind, moments, tmp_path):
+    config = TrainConfig(batch_size=4, optimizer=OptimizerConfig(kind, moments, peak_lr=1e-2, warmup_steps=1))
+    with jax.set_mesh(on := mesh()):
+        optimizer = make_optimizer(config.optimizer, 4, ARCHITECTURE.axes)
+        target = abstract(ARCHITECTURE, optimizer, on)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+        state = jax.jit(lambda key: initial(ARCHITECTURE, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+        step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0)
+        checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+        for number in range(4):
+            state, _ = step(state, put(on, batch(seed=number)))
+            if number == 1:
+                checkpoints.save(2, state, {})
+        checkpoints.close()
+        again = Checkpoints(tmp_path, CheckpointConfig()).restore(2, target)
+        for number in (2, 3):
+            again, _ = step(again, put(on, batch(seed=number)))
+    assert step._cache_size() == 1
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        assert one.dtype == other.dtype and one.tobytes() == other.tobytes()
+
+
+def test_adafactor_in_bfloat16_is_refused_in_one_line():
+    train = TrainConfig(sequence_length=32, optimizer=OptimizerConfig("adafactor", "bfloat16"))
+    recipe = Recipe(model=dataclasses.replace(CONFIG, vocabulary_size=0), pretrain=train)
+    with pytest.raises(UserError, match=re.escape("pretrain.optimizer.moments: what adafactor keeps")) as error:
+        check(recipe)
+    assert "\n" not in str(error.value)
+    check(dataclasses.replace(recipe, pretrain=dataclasses.replace(train, optimizer=OptimizerConfig("adafactor"))))

@@ -1,0 +1,128 @@
+"""Muon against numpy's SVD and against optax's, and how its matrices move on a mesh."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.conftest import ROOT
+from tests.training.small import mesh
+from tpullm.training.optimizer.muon import COEFFICIENTS, STEPS, orthogonalized, scale_by_muon
+
+MOVES = """
+import json, re, sys, jax, jax.numpy as jnp
+from tpullm.sharding import RULES, make_mesh
+from tpullm.training.muon import _steepest
+axes, found = ("layers", "embed", "heads", "head"), {}
+for name, sizes in json.loads(sys.argv[1]).items():
+    with jax.set_mesh(mesh := make_mesh(sizes)):
+        x = jax.device_put(jnp.ones((6, 16, 4, 8)), jax.NamedSharding(mesh, RULES.spec(*axes)))
+        text = jax.jit(lambda x: _steepest(x, axes, jnp.float32)).lower(x).compile().as_text()
+    kinds = ("all-to-all", "all-gather", "all-reduce", "collective-permute")
+    found[name] = [kind for kind in kinds if re.search(rf" {kind}(-start)?[(]", text)]
+print(json.dumps(found))
+"""
+
+
+def random(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 40), (3, 40, 16)])
+def test_orthogonalized_is_the_polynomial_of_the_singular_values(shape):
+    """Exactly, by numpy's SVD in float64; 1e-4 is some roundings of 6e-8 times the slope of 485."""
+    x = random(*shape)
+    with jax.set_mesh(mesh()):
+        found = np.asarray(jax.jit(orthogonalized)(x))
+    u, s, vt = np.linalg.svd(np.asarray(x, np.float64), full_matrices=False)
+    s /= np.sqrt((s**2).sum(axis=-1, keepdims=True))
+    for _ in range(STEPS):
+        s = sum(c * s**power for c, power in zip(COEFFICIENTS, (1, 3, 5), strict=True))
+    np.testing.assert_allclose(found, u * s[:, None] @ vt, atol=1e-4)
+    assert s.min() > 0.65 and s.max() < 1.25
+
+
+def test_singular_values_from_a_hundredth_to_one_end_near_one():
+    s = np.linspace(0.01, 1, 10_000)
+    for _ in range(STEPS):
+        s = sum(c * s**power for c, power in zip(COEFFICIENTS, (1, 3, 5), strict=True))
+    assert (round(s.min(), 2), round(s.max(), 2)) == (0.68, 1.13)
+
+
+def test_bfloat16_products_keep_the_singular_values_near_one():
+    """Roundings of 2^-9 are made larger by the polynomial: a band 0.15 wider on each side."""
+    with jax.set_mesh(mesh()):
+        found = jax.jit(orthogonalized)(random(2, 32, 96).astype(jnp.bfloat16))
+    assert found.dtype == jnp.bfloat16
+    s = np.linalg.svd(np.asarray(found, np.float32), compute_uv=False)
+    assert 0.5 < s.min() and s.max() < 1.4
+
+
+def test_a_gradient_of_zeros_moves_nothing():
+    with jax.set_mesh(mesh()):
+        assert (np.asarray(orthogonalized(jnp.zeros((2, 4, 8)))) == 0).all()
+
+
+@pytest.mark.parametrize("axes", [("embed", "mlp"), ("mlp", "embed")])
+def test_a_plain_matrix_moves_as_with_optax(axes):
+    """Without decay of the momentum, where both start alike: optax corrects the bias of a running mean, Jordan doesn't.
+
+    1e-4 as above.
+    """
+    plain = {"w": optax.contrib.MuonDimensionNumbers()}
+    theirs = optax.contrib.scale_by_muon(beta=0.0, weight_dimension_numbers=plain)
+    ours = scale_by_muon(0.0, {"w": axes}, jnp.float32)
+    params = {"w": random(24, 64)}
+    states = [theirs.init(params), ours.init(params)]
+    with jax.set_mesh(mesh()):
+        for step in range(3):
+            grads = {"w": random(24, 64, seed=step + 1)}
+            expected, states[0] = theirs.update(grads, states[0], params)
+            found, states[1] = jax.jit(ours.update)(grads, states[1], params)
+            np.testing.assert_allclose(found["w"], expected["w"] * 0.2 * 64**0.5, atol=1e-4 * 0.2 * 8)
+
+
+def test_heads_are_one_side_layers_and_experts_are_apart_and_momentum_is_nesterovs():
+    axes = {"query": ("layers", "embed", "heads", "head"), "gate": ("layers", "experts", "embed", "mlp")}
+    shapes = {"query": (2, 16, 4, 8), "gate": (2, 3, 16, 8)}
+    grads = [{name: random(*shape, seed=seed) for name, shape in shapes.items()} for seed in (1, 2)]
+    muon = scale_by_muon(0.9, axes, jnp.float32)
+    with jax.set_mesh(mesh()):
+        state = muon.init(grads[0])
+        for grad in grads:
+            found, state = jax.jit(muon.update)(grad, state)
+        for name, (inputs, outputs) in {"query": (16, 32), "gate": (16, 8)}.items():
+            first, second = (np.asarray(grad[name]).reshape(-1, inputs, outputs) for grad in grads)
+            mean = 0.9 * 0.1 * first + 0.1 * second
+            ahead = jnp.asarray(0.9 * mean + 0.1 * second)
+            for number, one in enumerate(ahead):
+                expected = orthogonalized(one[None])[0] * 0.2 * max(inputs, outputs) ** 0.5
+                np.testing.assert_allclose(
+                    np.asarray(found[name]).reshape(-1, inputs, outputs)[number], expected, atol=1e-4
+                )
+
+
+def test_an_update_is_as_long_as_adamws():
+    """0.2 in root mean square for a full-rank matrix, within the band of singular values, whatever its shape."""
+    for shape in ((1, 32, 128), (1, 128, 32), (1, 64, 64)):
+        muon = scale_by_muon(0.95, {"w": ("layers", "embed", "mlp")}, jnp.float32)
+        grads = {"w": random(*shape)}
+        with jax.set_mesh(mesh()):
+            found, _ = jax.jit(muon.update)(grads, muon.init(grads))
+        assert 0.7 * 0.2 < float(jnp.sqrt(jnp.mean(found["w"] ** 2))) < 1.2 * 0.2
+
+
+def test_matrices_move_whole_and_are_gathered_nowhere():
+    """All-to-all there and back; only what `sequence` shares among its copies is gathered, once it is computed."""
+    meshes = {"both": {"fsdp": 4, "tensor": 2}, "shared": {"fsdp": 2, "sequence": 4}}
+    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", MOVES, json.dumps(meshes)]
+    done = subprocess.run(command, env=flags, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == {"both": ["all-to-all"], "shared": ["all-to-all", "all-gather"]}
+    assert "rematerialization" not in done.stderr

@@ -1,0 +1,165 @@
+"""Trained models on disk: what a MODEL argument means, and the parameters that it names."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from tpullm import storage
+from tpullm.checkpoint.saving import Tree, first_line, reader
+from tpullm.errors import UserError
+from tpullm.recipe.schema import ModelConfig, Recipe
+from tpullm.run import manifest
+from tpullm.tokenizer import Tokenizer
+
+MARK = "commit_success.txt"
+
+
+STAGES = ("finetune", "pretrain", "base")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model on disk.
+
+    Args:
+        directory: `STAGE/checkpoints`.
+        step: which of them.
+        run: the run directory.
+        stage: `finetune`, `pretrain`, or `base` if it was imported.
+        config: of the model.
+        recipe: the whole recipe, as a dict.
+    """
+
+    directory: Path
+    step: int
+    run: Path
+    stage: str
+    config: ModelConfig
+    recipe: dict
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The folder of the tokenizer that it was trained with."""
+        return self.directory.parent / "tokenizer"
+
+    def talks(self, tokenizer: Tokenizer) -> bool:
+        """It was tuned on conversations, here or (there is a chat template) by those who published it."""
+        return self.stage == "finetune" or self.stage == "base" and tokenizer.has_template
+
+
+def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
+    """What a MODEL argument names: a run directory (its last finished stage), a stage, or one checkpoint.
+
+    Args:
+        stages: which stage of a run is meant, the preferred one first.
+
+    Raises:
+        UserError: it is none of them, or holds no finished save.
+    """
+    path = storage.path(model)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; MODEL is a run directory, one of its stages, or one checkpoint")
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return _describe(path.parent, int(path.name))
+    if (path / "checkpoints").is_dir():
+        return _describe(path / "checkpoints", None)
+    for stage in (*filter(partial(_stands, path), stages), *reversed(stages)):
+        if (path / stage / "checkpoints").is_dir() and steps(path / stage / "checkpoints"):
+            return _describe(path / stage / "checkpoints", None)
+    raise UserError(f"{path}: holds no trained model; MODEL is a run directory, one of its stages, or one checkpoint")
+
+
+def _stands(run: Path, stage: str) -> bool:
+    """Whether a stage is finished, and made from the pretraining that is there today."""
+    if not (run / stage / manifest.FILE).exists():
+        return False
+    upstream = storage.read_json(run / stage / manifest.FILE)["inputs"]["upstream"]
+    earlier = [name for name in STAGES if name in upstream]
+    return all(_stands(run, name) and upstream[name] == manifest.identity(run / name) for name in earlier)
+
+
+def steps(directory: Path) -> list[int]:
+    """The steps of the finished saves in `STAGE/checkpoints`. On `gs://` Orbax marks what is finished by a file."""
+    found = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    return [step for step in found if not storage.is_remote(directory) or (directory / str(step) / MARK).exists()]
+
+
+def _describe(directory: Path, step: int | None) -> Model:
+    found = steps(directory)
+    if not found or (step is not None and step not in found):
+        raise UserError(f"{directory}: no finished save{f' of step {step}' if step is not None else ''} here")
+    step = found[-1] if step is None else step
+    logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
+    manager = reader(directory)
+    try:
+        args = ocp.args.Composite(description=ocp.args.JsonRestore())
+        described = manager.restore(step, args=args)["description"]
+    except (FileNotFoundError, KeyError) as error:
+        raise UserError(f"{directory / str(step)}: not a checkpoint of tpullm ({first_line(error)})") from error
+    finally:
+        manager.close()
+    config = _config(described, directory / str(step))
+    run = directory.parent.parent
+    return Model(directory, step, run, directory.parent.name, config, described["recipe"])
+
+
+def _config(described: dict, where: Path) -> ModelConfig:
+    try:
+        return ModelConfig.from_json(described["model"])
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{where}: written by another version of tpullm ({first_line(error)}); use that one") from error
+
+
+def stored(model: Model) -> Tree:
+    """Shapes and types of the parameters as they were saved."""
+    handlers = {"state": ocp.PyTreeCheckpointHandler()}  # without one, Orbax knows no item's metadata
+    manager = reader(model.directory, item_names=("state",), item_handlers=handlers)
+    try:
+        saved = manager.item_metadata(model.step)["state"].tree["params"]
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+    finally:
+        manager.close()
+
+
+def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
+    """The model that a recipe trains: its own, or that of its base.
+
+    Args:
+        vocabulary_size: the tokenizer's.
+    """
+    if not recipe.base:
+        return recipe.model.resolved(vocabulary_size)
+    return find(run / "base").config.trained_as(recipe.model)
+
+
+def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
+    """The same before there is a tokenizer: with the size of vocabulary that the recipe asks for.
+
+    Raises:
+        UserError: the recipe leaves that size to its text.
+    """
+    from tpullm.tokenizer import load as load_tokenizer
+
+    if (run / "tokenizer").is_dir():
+        return model_of(recipe, run, load_tokenizer(run / "tokenizer").vocabulary_size)
+    if not recipe.base and not (recipe.model.vocabulary_size or recipe.tokenizer.vocabulary_size):
+        raise UserError("model.vocabulary_size: not known before `tpullm tokenize`; set it, or tokenize first")
+    return model_of(recipe, run, recipe.tokenizer.vocabulary_size)
+
+
+def load_params(model: Model, shapes: Tree) -> Tree:
+    """The parameters of a model, into `shapes` (with shardings); the optimizer's state is not read."""
+    manager = reader(model.directory, item_names=("state",))
+    try:
+        restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)
+        args = ocp.args.PyTreeRestore({"params": shapes}, restore_args={"params": restore_args}, partial_restore=True)
+        return manager.restore(model.step, args=ocp.args.Composite(state=args))["state"]["params"]
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        where = model.directory / str(model.step)
+        raise UserError(f"{where}: the checkpoint can't be read ({first_line(error)})") from error
+    finally:
+        manager.close()

@@ -1,0 +1,110 @@
+"""Documents → token stores, by many processes: each file of documents becomes a part, the parts become the stores.
+
+A part that is finished is never made again, so a run that was killed goes on where it was; a part depends on its file
+and on the tokenizer only, so the stores are the same for any number of processes and machines.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tpullm import log, storage
+from tpullm.corpus import document_files as documents_store
+from tpullm.data import token_store
+from tpullm.process.workers import pool
+from tpullm.tokenizer import load as load_tokenizer
+
+# Starting processes takes as long as this many (compressed) bytes of documents take one process.
+PARALLEL_BYTES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of documents and the file of its tokens."""
+
+    source: str
+    split: str
+    documents: Path
+    tokens: Path
+    tokenizer: Path
+
+
+def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[str]) -> list[Part]:
+    """The parts of all files of documents; those of one source and split are neighbours, in order."""
+    planned: list[Part] = []
+    for source in sources:
+        for split in (documents_store.TRAIN, documents_store.HELD_OUT):
+            for file in documents_store.shards(documents, source, split):
+                planned.append(Part(source, split, file, parts / f"{len(planned):06}.npz", tokenizer))
+    return planned
+
+
+def make(parts: Sequence[Part], workers: int, finished: Callable[[], None]) -> None:
+    """Tokenize files by `workers` processes (0: one per core); `finished` is called after each."""
+    sizes = {part: storage.size(part.documents) for part in parts}
+    workers = min(workers or os.cpu_count() or 1, len(parts))
+    with log.progress("tokenize", sum(sizes.values()), "bytes") as advance:
+
+        def count(part: Part) -> None:
+            advance(sizes[part])
+            finished()
+
+        if workers <= 1 or sum(sizes.values()) < PARALLEL_BYTES:
+            for part in parts:
+                make_part(part)
+                count(part)
+        else:
+            _make_in_processes(parts, workers, count)
+
+
+def _make_in_processes(parts: Sequence[Part], workers: int, finished: Callable[[Part], None]) -> None:
+    with pool(workers) as executor:
+        futures = {executor.submit(make_part, part): part for part in parts}
+        for future in as_completed(futures):
+            future.result()
+            finished(futures[future])
+
+
+def make_part(part: Part) -> None:
+    """Tokenize one file of documents; each document with its beginning and its end."""
+    tokenizer = load_tokenizer(part.tokenizer)
+    dtype = token_store.token_dtype(tokenizer.vocabulary_size)
+    tokens, ids, size = [np.zeros(0, dtype)], [], 0
+    for document in documents_store.read_shard(part.documents):
+        text = document["text"]
+        tokens.append(np.array(tokenizer.document(text), dtype))
+        ids.append(int(document["hash"][:16], 16))
+        size += len(text.encode())
+    lengths = np.array([len(document) for document in tokens[1:]], np.int64)
+    with storage.atomic_file(part.tokens) as temporary, temporary.open("wb") as file:
+        np.savez(file, tokens=np.concatenate(tokens), lengths=lengths, ids=np.array(ids, np.uint64), bytes=size)
+
+
+def assemble(folder: Path, parts: Sequence[Part], vocabulary_size: int) -> dict[str, dict[str, dict[str, int]]]:
+    """Write `folder`/SOURCE/SPLIT from its parts; counts of documents, tokens and UTF-8 bytes by source and split."""
+    groups: dict[tuple[str, str], list[Part]] = {}
+    for part in parts:
+        groups.setdefault((part.source, part.split), []).append(part)
+    facts: dict[str, dict[str, dict[str, int]]] = {}
+    for (source, split), group in groups.items():
+        counts = {"documents": 0, "tokens": 0, "bytes": 0}
+        token_store.write_store(
+            folder / source / split, _arrays(group, counts), token_store.token_dtype(vocabulary_size)
+        )
+        facts.setdefault(source, {})[split] = counts
+    return facts
+
+
+def _arrays(parts: Sequence[Part], counts: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Tokens, lengths and ids of each part, counted in `counts` as they go by."""
+    for part in parts:
+        with part.tokens.open("rb") as file, np.load(file) as arrays:
+            tokens, lengths, ids = arrays["tokens"], arrays["lengths"], arrays["ids"]
+            counts["documents"] += len(ids)
+            counts["tokens"] += len(tokens)
+            counts["bytes"] += int(arrays["bytes"])
+        yield tokens, lengths, ids

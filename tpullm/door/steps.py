@@ -1,0 +1,182 @@
+"""The five steps from Python: each is the verb of the command line, in a process of its own.
+
+A process of its own, because a notebook's own process can not have what a verb starts with: glibc reads the settings of
+its allocator before the program begins (`environment.py`), and without them a CPU trains at two thirds of the speed.
+What a step needs of memory is free again when it ends, and there is no second way to do a step.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tpullm import storage
+from tpullm.commands import tokenize
+from tpullm.corpus import document_files
+from tpullm.door.shown import Loss, Split
+from tpullm.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
+from tpullm.launchers.child import Child
+from tpullm.recipe import parsing as recipes
+from tpullm.report import inputs
+
+SECONDS_BETWEEN_LOOKS = 0.2
+INTERRUPTED = 130
+# With these a notebook's kernel has programs write as on a terminal, colours and progress bars included: each move of a
+# bar would be a line here.
+AS_ON_A_TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+class Run:
+    """A run directory and the recipe that it is made by.
+
+        run = tpullm.Run("quickstart", "runs/mine", {"pretrain.steps": 240})
+        run.collect()
+        run.tokenize()
+        run.pretrain()
+        run.finetune()
+        run.evaluate()
+        run.report()
+
+    A finished step is skipped, an interrupted one resumes, as on the command line. An accelerator belongs to the
+    process that uses it (a TPU wholly, a GPU by three quarters of its memory): there, make the steps before a model is
+    loaded in this process.
+
+    Args:
+        recipe: a name of `tpullm recipes`, or a YAML file; none is the recipe in the run directory.
+        folder: the run directory; none is the recipe's own.
+        keys: values of the recipe's keys, `{"pretrain.steps": 240}`.
+
+    Attributes:
+        folder: the run directory.
+
+    Raises:
+        UserError: no such recipe, an unknown key, or a value that no run could have.
+    """
+
+    def __init__(self, recipe: str | Path = "", folder: str | Path = "", keys: Mapping[str, Any] | None = None):
+        words = [str(recipe)] if recipe else []
+        words += [f"--run={folder}"] if folder else []
+        words += [f"--{key}={_written(value)}" for key, value in (keys or {}).items()]
+        self.folder = storage.path(recipes.of_command_line(words).run)
+        self._words = words
+
+    def __repr__(self) -> str:
+        return f"tpullm.Run: {self.folder}"
+
+    def collect(self) -> None:
+        """Step 1: read the sources, clean them, write the documents."""
+        self._verb("collect")
+
+    def tokenize(self) -> None:
+        """Step 2: train the tokenizer, and write the documents as tokens."""
+        self._verb("tokenize")
+
+    def pretrain(self) -> None:
+        """Steps 3 and 4: build the Transformer, and train it to predict the next token."""
+        self._verb("pretrain")
+
+    def finetune(self) -> None:
+        """Step 5: tune the pretrained model on conversations."""
+        self._verb("finetune")
+
+    def evaluate(self) -> dict[str, Any]:
+        """Measure the models; returns what `evaluate/results.json` holds."""
+        self._verb("evaluate")
+        return storage.read_json(self.folder / "evaluate" / "results.json")
+
+    def report(self) -> Path:
+        """Write the report; returns its path."""
+        self._verb("report")
+        return self.folder / "report.html"
+
+    def all(self) -> None:
+        """Everything that the recipe names and that is not made yet."""
+        self._verb("run")
+
+    def documents(self, source: str, count: int = 3) -> list[str]:
+        """The first documents of a source, as they were collected."""
+        if not (self.folder / "documents" / source).is_dir():
+            raise UserError(f"{self.folder}: has no documents of a source '{source}'; call collect() first")
+        found = document_files.read(self.folder / "documents", source, document_files.TRAIN)
+        return [document["text"] for document in islice(found, count)]
+
+    def split(self, text: str) -> Split:
+        """How the tokenizer cuts a text into tokens. A notebook shows them in colours."""
+        return Split(tuple(tokenize.find_tokenizer(self.folder).pieces(text)))
+
+    def loss(self) -> Loss:
+        """The loss of pretraining so far. A notebook shows the curve."""
+        found = Loss(inputs.read(recipes.of_command_line([f"--run={self.folder}"]), self.folder))
+        if not found.losses:
+            raise UserError(f"{self.folder}: has no loss of pretraining; call pretrain() first")
+        return found
+
+    def model(self, stage: str = ""):
+        """A trained model: that of `pretrain`, that of `finetune`, or the last one; see `LanguageModel`."""
+        from tpullm import load  # imports JAX
+
+        return load(self.folder / stage)
+
+    def _verb(self, verb: str) -> None:
+        """Do a verb of the command line, and show its lines.
+
+        Raises:
+            UserError: the verb was refused.
+            Interrupted: it was interrupted, and has kept what was finished.
+            RuntimeError: it failed by no fault of the user's; its lines say more.
+        """
+        code, line = _run([sys.executable, "-m", "tpullm", verb, *self._words])
+        message = line.removeprefix("tpullm: ")
+        if code == UserError.code:
+            raise UserError(message)
+        if code == TRY_AGAIN:
+            raise TryAgain(message)
+        if code == INTERRUPTED:
+            raise Interrupted(message)
+        if code:
+            raise RuntimeError(f"tpullm {verb} failed with exit code {code}; its lines are above")
+
+
+def _written(value: Any) -> str:
+    """A value as on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _run(command: Sequence[str]) -> tuple[int, str]:
+    """Run a command and show its lines as they come; its exit code and its last line.
+
+    An interruption of this process (a notebook's stop button) is passed on to the command, which may save first.
+    """
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    environment = {name: value for name, value in os.environ.items() if name not in AS_ON_A_TERMINAL}
+    child = Child(command, environment, lines.put)
+    try:
+        while True:
+            try:
+                code = child.poll()
+                for line in _drained(lines, 0.0 if code is not None else SECONDS_BETWEEN_LOOKS):
+                    # The last words of a failure come as the exception's.
+                    if not line.startswith("tpullm: "):
+                        sys.stdout.write(line + "\n")
+                        sys.stdout.flush()
+                if code is not None:
+                    return code, child.last_line
+            except KeyboardInterrupt:
+                child.send(signal.SIGINT)
+    finally:
+        child.kill()
+
+
+def _drained(lines: "queue.SimpleQueue[str]", seconds: float) -> Iterator[str]:
+    """The lines that are there, the first of which is waited for."""
+    try:
+        yield lines.get(timeout=seconds) if seconds else lines.get_nowait()
+        while True:
+            yield lines.get_nowait()
+    except queue.Empty:
+        return

@@ -1,0 +1,105 @@
+"""A trained model in this process: `model = tpullm.load(MODEL)`. The command line is built on the same functions."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.door.shown import Attention, Blank, Split
+from tpullm.errors import UserError
+from tpullm.inference import attention_weights, decode, scoring
+from tpullm.inference.answers import ANSWER_TOKENS, answer
+from tpullm.inference.blank import fill
+from tpullm.inference.options import GREEDY, Sampling, check
+from tpullm.inference.session import fits, load
+from tpullm.inference.streaming import characters
+from tpullm.recipe.schema import ModelConfig
+
+
+class LanguageModel:
+    """A trained model.
+
+    Args:
+        model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
+
+    Attributes:
+        tokenizer: has `encode(text)` and `decode(ids)`. A published folder may have none: `logits` needs none, and
+            whatever reads or writes text is a `UserError` then.
+
+    Raises:
+        UserError: it names no model, or one that we don't compute.
+    """
+
+    def __init__(self, model: str | Path):
+        self._session = load(model, text=False)
+        self.tokenizer = self._session.tokenizer
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shapes and kinds of layers."""
+        return self._session.architecture.config
+
+    def logits(self, token_ids: np.ndarray) -> np.ndarray:
+        """Scores of every next token: `[B, T]` int to `[B, T, V]` float32.
+
+        Raises:
+            UserError: the ids are not `[B, T]`, not in the vocabulary, or longer than the context.
+        """
+        ids = np.asarray(token_ids)
+        if ids.ndim != 2 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
+            raise UserError(f"logits: token ids are {ids.dtype} {list(ids.shape)}; give integers [B, T]")
+        if ids.min() < 0 or ids.max() >= self.config.vocabulary_size:
+            raise UserError(
+                f"logits: token ids run from {ids.min()} to {ids.max()}; use 0 to {self.config.vocabulary_size - 1}"
+            )
+        return scoring.logits(self._session, ids.astype(np.int32))
+
+    def generate(self, text: str, tokens: int = 200, sampling: Sampling = GREEDY, seed: int = 0) -> str:
+        """What the model goes on with, without the text itself.
+
+        Args:
+            tokens: at most this many new tokens.
+            sampling: how to choose; the default is the likeliest token each time.
+
+        Raises:
+            UserError: the text is longer than the context, or empty and the tokenizer has no start token.
+        """
+        prompt = [*self.tokenizer.begin, *self.tokenizer.encode(text)]
+        fits(self._session, prompt, "text")
+        new = decode.stream(self._session, prompt, tokens, check(sampling), seed)
+        return "".join(characters(self.tokenizer, new))
+
+    def answer(self, question: str, tokens: int = ANSWER_TOKENS) -> str:
+        """The likeliest answer of a model that was tuned on conversations.
+
+        Raises:
+            UserError: the question is longer than the context, or the model has no chat template.
+        """
+        return answer(self._session, [question], tokens=tokens)[0]
+
+    def blank(self, text: str, truth: Mapping[str, float] | None = None) -> Blank:
+        """The words that may stand at 【?】, with their probabilities. A notebook shows bars.
+
+        Tuning on conversations bends what is likely in plain text: the pretrained model knows it better.
+
+        Args:
+            text: holds 【?】 once, and begins a document.
+            truth: what to compare with, `tpullm.truth(text)` say.
+
+        Raises:
+            UserError: there is not exactly one blank, no word was found, or the text is longer than the context.
+        """
+        return Blank(text, tuple(fill(self._session, text)), truth)
+
+    def attention(self, text: str) -> Attention:
+        """How much each token looks at each earlier one. A notebook shows the picture.
+
+        Raises:
+            UserError: the text is longer than the context.
+        """
+        tokens, weights = attention_weights.weights(self._session, text)
+        return Attention(tuple(tokens), weights)
+
+    def split(self, text: str) -> Split:
+        """How the tokenizer cuts a text into tokens. A notebook shows them in colours."""
+        return Split(tuple(self.tokenizer.pieces(text)))

@@ -1,0 +1,261 @@
+"""Google Batch: one job an attempt, whose tasks share a stage by index, or train together, one a machine.
+
+Batch itself starts a task again whose machine was taken back. What its documentation names as accelerators are GPUs;
+TPUs are not among them (cloud.google.com/batch/docs/create-run-job-gpus).
+"""
+
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from tpullm.errors import TRY_AGAIN, UserError
+from tpullm.hardware import machines
+from tpullm.launchers import google_api, settings
+from tpullm.launchers import job as jobs
+from tpullm.launchers.job import Job
+from tpullm.launchers.startup import metadata
+from tpullm.launchers.target import Request, Resource, State
+from tpullm.mesh import axes
+
+HOST = "batch.googleapis.com"
+CLIENT = "batch_v1.BatchServiceClient"
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what it comes to is the service account's roles
+HOSTS_FILE = "/etc/cloudbatch-taskgroup-hosts"  # where Batch puts it; a container has to be given it
+# A task that ends so is started again: its machine was taken back (50001), fell silent, booted again or was made anew
+# (50002, 50003, 50006); another host of the training is gone (75); it was told to stop, and saved (130). Everything
+# else is final, our own 2 above all: it would be the same again.
+RETRIED = (50001, 50002, 50003, 50006, TRY_AGAIN, 130)
+MOST_RETRIES = 10  # that Batch allows; a job that used them up is asked for again by `watch.py`
+PROVISIONING = {"spot": "SPOT", "on_demand": "STANDARD", "reserved": "STANDARD"}
+STATES = {
+    "QUEUED": State.WAITING,
+    "SCHEDULED": State.PROVISIONING,
+    "RUNNING": State.ACTIVE,
+    "SUCCEEDED": State.DONE,
+    "FAILED": State.FAILED,
+    "CANCELLATION_IN_PROGRESS": State.FAILED,
+    "CANCELLED": State.FAILED,
+    "DELETION_IN_PROGRESS": State.DELETING,
+}
+
+
+def check(job: Job) -> None:
+    """Refuse what can't be launched as a Batch job; `UserError` names the key."""
+    config = job.config
+    if config.accelerator or config.machine.startswith("ct"):
+        key, word = ("accelerator", config.accelerator) if config.accelerator else ("machine", config.machine)
+        raise UserError(f"{key}: {word} is a TPU, and Google Batch has none; launch it on tpu-vm (or compute)")
+    settings.require(config, "batch", "project", "zone", "machine")
+    machine = machines.find(config.machine)
+    _check_volumes(config.volumes)
+    jobs.check_cloud(job)
+    if job.verb == "evaluate" and config.nodes > 1:
+        raise UserError(f"nodes: {config.nodes} are too many, one machine does all of evaluate; use 1")
+    if job.verb in jobs.SHARING:
+        if machine.gpus and job.verb != "evaluate":
+            raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has some; use n2-standard-8, say")
+        return
+    try:
+        axes.axis_sizes(job.recipe.mesh, machine.devices * config.nodes)
+    except UserError as error:
+        raise UserError(f"{error} (machine: {config.nodes} x {config.machine})") from None
+
+
+def _check_volumes(volumes: dict[str, str]) -> None:
+    for source, mount in volumes.items():
+        if not source.startswith(("gs://", "nfs://")) or not mount.startswith("/mnt/disks/"):
+            raise UserError(
+                f"volumes: {source}: {mount} is not gs://… or nfs://SERVER/FOLDER with a place in /mnt/disks/"
+            )
+
+
+def requests(job: Job, attempt: int) -> Sequence[Request]:
+    """One call makes it all; the service makes the machines."""
+    message = {
+        "parent": _parent(job),
+        "jobId": job_id(job, attempt),
+        "requestId": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{_parent(job)}/{job_id(job, attempt)}/{job.run}")),
+        "job": body(job, attempt),
+    }
+    return [Request(CLIENT, "CreateJob", "POST", "v1/{parent}/jobs", HOST, message, "job")]
+
+
+def job_id(job: Job, attempt: int) -> str:
+    """Batch keeps a job that has ended until it is deleted, so each attempt has an id of its own."""
+    return f"{job.name}-{attempt}"
+
+
+def _parent(job: Job) -> str:
+    return f"projects/{job.config.project}/locations/{job.config.region}"
+
+
+def body(job: Job, attempt: int) -> dict[str, Any]:
+    """The job in the REST form, in which 64-bit numbers are strings."""
+    return {
+        "taskGroups": [_task_group(job, attempt)],
+        "allocationPolicy": _allocation(job, attempt),
+        "labels": job.labels(attempt),
+        "logsPolicy": {"destination": "CLOUD_LOGGING"},
+    }
+
+
+def _task_group(job: Job, attempt: int) -> dict[str, Any]:
+    """All tasks at once, each on a machine of its own: those that train wait for each other."""
+    nodes = str(job.config.nodes)
+    group = {
+        "taskSpec": _task(job, attempt),
+        "taskCount": nodes,
+        "parallelism": nodes,
+        "taskCountPerNode": "1",
+    }
+    joined = job.verb in jobs.JOINING and job.config.nodes > 1
+    return group | ({"requireHostsFile": True} if joined else {})
+
+
+def _task(job: Job, attempt: int) -> dict[str, Any]:
+    machine = machines.find(job.config.machine)
+    policy = {"action": "RETRY_TASK", "actionCondition": {"exitCodes": list(RETRIED)}}
+    task: dict[str, Any] = {
+        "runnables": [_runnable(job, attempt)],
+        "computeResource": {"cpuMilli": f"{machine.vcpus * 1000}", "memoryMib": f"{machine.memory_gib * 1024}"},
+        "maxRetryCount": min(job.config.max_preemptions, MOST_RETRIES),
+        "lifecyclePolicies": [policy],
+    }
+    return task | ({"volumes": [_volume(*pair) for pair in job.config.volumes.items()]} if job.config.volumes else {})
+
+
+def _runnable(job: Job, attempt: int) -> dict[str, Any]:
+    words = metadata(job, attempt)
+    text = words.pop("startup-script")
+    variables = {key.upper().replace("-", "_"): value for key, value in words.items() if value}
+    runnable: dict[str, Any] = {"displayName": f"tpullm {job.verb}", "environment": {"variables": variables}}
+    if not job.config.image:
+        return runnable | {"script": {"text": text}}
+    variables |= {"TPULLM_PYTHON": job.config.python or "python"}
+    return runnable | {"container": _container(job, text)}
+
+
+def _container(job: Job, text: str) -> dict[str, Any]:
+    """The same script in an image: with the machine's network, by whose names the hosts find each other."""
+    gpus = " --gpus all" if machines.find(job.config.machine).gpus else ""
+    container = {
+        "imageUri": job.config.image,
+        "entrypoint": "/bin/sh",
+        "commands": ["-c", text],
+        "options": f"--network host{gpus}",
+    }
+    volumes = [f"{mount}:{mount}" for mount in job.config.volumes.values()]
+    if job.verb in jobs.JOINING and job.config.nodes > 1:
+        volumes.append(f"{HOSTS_FILE}:{HOSTS_FILE}:ro")
+    return container | ({"volumes": volumes} if volumes else {})
+
+
+def _volume(source: str, mount: str) -> dict[str, Any]:
+    """A bucket (`gs://BUCKET/FOLDER`) or a folder of a file server (`nfs://SERVER/FOLDER`)."""
+    scheme, _, rest = source.partition("://")
+    if scheme == "gs":
+        return {"gcs": {"remotePath": rest}, "mountPath": mount}
+    server, _, folder = rest.partition("/")
+    return {"nfs": {"server": server, "remotePath": f"/{folder}"}, "mountPath": mount}
+
+
+def _allocation(job: Job, attempt: int) -> dict[str, Any]:
+    config = job.config
+    policy: dict[str, Any] = {
+        "machineType": config.machine,
+        "provisioningModel": PROVISIONING[config.provisioning],
+        "bootDisk": {"sizeGb": str(config.disk_gb)},
+    }
+    if config.reservation:
+        policy["reservation"] = config.reservation
+    instance: dict[str, Any] = {"policy": policy}
+    if machines.find(config.machine).gpus:
+        instance["installGpuDrivers"] = True
+    allocation = {
+        "location": {"allowedLocations": [f"zones/{config.zone}"]},
+        "instances": [instance],
+        "serviceAccount": _service_account(job),
+        "labels": job.labels(attempt),
+        "network": {"networkInterfaces": [_network(job)]},
+    }
+    return allocation if any(allocation["network"]["networkInterfaces"]) else _without(allocation, "network")
+
+
+def _service_account(job: Job) -> dict[str, Any]:
+    email = {"email": job.config.service_account} if job.config.service_account else {}
+    return email | {"scopes": [SCOPE]}
+
+
+def _network(job: Job) -> dict[str, Any]:
+    config = job.config
+    interface: dict[str, Any] = {}
+    if config.network:
+        interface["network"] = f"global/networks/{config.network}"
+    if config.subnetwork:
+        interface["subnetwork"] = f"regions/{config.region}/subnetworks/{config.subnetwork}"
+    return interface | ({} if config.external_ip else {"noExternalIpAddress": True})
+
+
+def _without(value: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: entry for name, entry in value.items() if name != key}
+
+
+def hosts(job: Job) -> int:
+    """How many tasks report."""
+    return job.config.nodes
+
+
+def observe(job: Job) -> Sequence[Resource]:
+    """The jobs of this launch, of all attempts."""
+    listed = google_api.send(Request(CLIENT, "ListJobs", "GET", "v1/{parent}/jobs", HOST, {"parent": _parent(job)}))
+    pattern = re.compile(re.escape(job.name) + r"-(\d+)")
+    found = [(pattern.fullmatch(each["name"].rpartition("/")[2]), each) for each in listed]
+    return sorted((_resource(job, int(match[1]), each) for match, each in found if match), key=lambda r: r.attempt)
+
+
+def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
+    status = found.get("status", {})
+    state = STATES[status.get("state", "QUEUED")]
+    codes = [code for event in status.get("statusEvents", []) if (code := _exit_code(event))]
+    if state is State.FAILED and codes and codes[-1] in RETRIED:
+        state = State.PREEMPTED
+    counts = status.get("taskGroups", {}).get("group0", {}).get("counts", {})
+    at_work = sum(int(counts.get(name, 0)) for name in ("ASSIGNED", "RUNNING")) if state is State.ACTIVE else 0
+    return Resource(
+        name=found["name"],
+        attempt=attempt,
+        state=state,
+        run=found.get("labels", {}).get("tpullm-run", ""),
+        why=_why(status, state),
+        hopeless=state is State.FAILED and not any(code in RETRIED for code in codes[-1:]) and bool(codes),
+        dollars_an_hour=machines.find(job.config.machine).dollars_an_hour * at_work,
+    )
+
+
+def _exit_code(event: dict[str, Any]) -> int:
+    return event.get("taskExecution", {}).get("exitCode", 0)
+
+
+def _why(status: dict[str, Any], state: State) -> str:
+    """The last event that says why it failed, or why it waits (no quota, no machines), in Batch's words."""
+    events = status.get("statusEvents", [])
+    if state is State.FAILED:
+        chosen = [event for event in events if _exit_code(event)] or events
+    elif state in (State.WAITING, State.PROVISIONING):
+        chosen = [event for event in events if event.get("type") == "OPERATIONAL_INFO"]
+    else:
+        chosen = []
+    return " ".join(chosen[-1].get("description", "").split())[:300] if chosen else ""
+
+
+def create(job: Job, attempt: int) -> None:
+    """Ask for the job; an answer that says it is there already is as good."""
+    for request in requests(job, attempt):
+        google_api.create(request)
+
+
+def delete(job: Job, resource: Resource) -> None:
+    """Remove the job; what runs of it is stopped."""
+    message = {"name": resource.name}
+    google_api.delete(Request(CLIENT, "DeleteJob", "DELETE", "v1/{name}", HOST, message))

@@ -1,0 +1,120 @@
+"""Where every array lives: the mesh, and the rules from logical dimensions to mesh axes.
+
+The mesh is Explicit: the sharding is part of an array's type, so a layout mistake is an error while tracing, on a
+laptop. On one device the mesh is 1x1x1x1x1 and the same code runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from tpullm.errors import UserError
+from tpullm.mesh.axes import AXES, axis_sizes
+
+EXPLICIT = (AxisType.Explicit,) * len(AXES)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which mesh axes split each logical dimension of an array.
+
+    Rows of a batch are split over everything that holds a copy of the computation. A parameter's width is split over
+    `fsdp` while it rests and gathered where it is used (ZeRO-3); heads, feed-forward and vocabulary are split over
+    `tensor` in parameters and in activations alike (Megatron). Experts are spread over `expert`, each whole or split
+    over `tensor` like any feed-forward layer; tokens travel to them. `routes` are a router's scores, one for each
+    expert: a token needs all of them, so they are split over nothing.
+    """
+
+    batch: tuple[str, ...] | None = ("data", "fsdp", "expert")
+    time: str | None = "sequence"
+    width: str | None = None
+    layers: str | None = None
+    embed: str | None = "fsdp"
+    heads: str | None = "tensor"
+    kv_heads: str | None = "tensor"
+    head: str | None = None
+    mlp: str | None = "tensor"
+    experts: str | None = "expert"
+    routes: str | None = None
+    vocabulary: str | None = "tensor"
+    position: str | None = None
+
+    def spec(self, *dimensions: str | None) -> PartitionSpec:
+        """The partition of an array with these logical dimensions. No mesh axis may split two of them."""
+        axes = [getattr(self, dimension) if dimension else None for dimension in dimensions]
+        used = [name for axis in axes for name in ((axis,) if isinstance(axis, str) else axis or ())]
+        assert len(used) == len(set(used)), f"{dimensions} use a mesh axis twice: {axes}"
+        return PartitionSpec(*axes)
+
+
+RULES = Rules()
+
+
+def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
+    """The explicit mesh over `devices` (default all), with all of `AXES`; an axis not named has size 1, -1 fills.
+
+    Raises:
+        UserError: an unknown axis, or sizes whose product is not the number of devices.
+    """
+    devices = devices if devices is not None else jax.devices()
+    hosts = len({device.process_index for device in devices})
+    return Mesh(arranged(axis_sizes(shape, len(devices), hosts), devices), AXES, axis_types=EXPLICIT)
+
+
+def arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices by their place in a mesh of these `sizes`: near each other along the axes that talk most.
+
+    Slices of TPUs are told apart along `data` alone, since between them there is only the data center's network.
+
+    Raises:
+        UserError: `data` can't be shared by the slices.
+    """
+    on_tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if on_tpu else 1
+    options = {"allow_split_physical_axes": True}
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, **options)
+    if sizes[0] % slices:
+        raise UserError(f"mesh.data: {sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
+    within, across = (sizes[0] // slices, *sizes[1:]), (slices, *[1] * (len(sizes) - 1))
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, **options)
+
+
+def planned_mesh(shape: Mapping[str, int], devices: int, device: AbstractDevice | None = None) -> AbstractMesh:
+    """The mesh of that many devices that are not here: layouts can be computed on it, arrays can't.
+
+    Args:
+        device: what kind they are, where a program is traced for them.
+    """
+    return AbstractMesh(axis_sizes(shape, devices), AXES, axis_types=EXPLICIT, abstract_device=device)
+
+
+def device() -> AbstractDevice | None:
+    """The kind of device of the mesh that is computed for, which needn't be here; None where no mesh is set."""
+    return jax.sharding.get_abstract_mesh().abstract_device
+
+
+def over(spec: PartitionSpec, dimensions: range | tuple[int, ...]) -> tuple[str, ...]:
+    """The mesh axes that split these dimensions of an array."""
+    parts = [spec[dimension] for dimension in dimensions]
+    return tuple(name for part in parts for name in ((part,) if isinstance(part, str) else part or ()))
+
+
+def named(mesh: Mesh, *dimensions: str | None, rules: Rules = RULES) -> NamedSharding:
+    """The sharding of an array with these logical dimensions on `mesh`."""
+    return NamedSharding(mesh, rules.spec(*dimensions))
+
+
+def axis_size(axis: str | None) -> int:
+    """How many devices of the mesh in use are along `axis`."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def one(axes: tuple[str, ...]) -> tuple[str, ...]:
+    """The logical axes of one parameter of those that are stacked by layer and by expert."""
+    stacked = next((n for n, axis in enumerate(axes) if axis not in ("layers", "experts")), len(axes))
+    return axes[stacked:]

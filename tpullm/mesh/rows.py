@@ -1,0 +1,49 @@
+"""Rows of a batch: which ones this host's devices need, and numpy rows as arrays on the mesh."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tpullm.errors import UserError
+from tpullm.mesh.layout import RULES, named
+
+
+def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a batch that this host's devices hold a part of, int64, ascending.
+
+    They follow from the mesh, not from the host's index: hosts that share a row's times need the same rows.
+
+    Raises:
+        UserError: the devices can't share the rows.
+    """
+    sharding, shape = named(mesh, "batch", "time"), (batch_size, mesh.shape["sequence"])
+    if batch_size % _row_parts(mesh):
+        raise UserError(f"batch_size: {batch_size} rows can't be shared by {_row_parts(mesh)} parts of the mesh")
+    parts = sharding.addressable_devices_indices_map(shape).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows, _ in parts]))
+
+
+def _row_parts(mesh: Mesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in RULES.batch)
+
+
+def put(mesh: Mesh, batch: Any) -> Any:
+    """This host's rows `[own rows, T]` of a batch, numpy arrays, as arrays `[B, T]` on the mesh, split by the rules."""
+    sharding, parts = named(mesh, "batch", "time"), _row_parts(mesh)
+    own_parts = own_rows(mesh, parts)
+
+    def place(x: np.ndarray) -> jax.Array:
+        size = len(x) // len(own_parts)  # rows of a part
+        assert size * len(own_parts) == len(x), f"{len(x)} rows for {len(own_parts)} parts"
+        row_of_part = {part * size: row * size for row, part in enumerate(own_parts.tolist())}
+
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            first = row_of_part[index[0].start or 0]
+            return x[first : first + size, index[1]]
+
+        return jax.make_array_from_callback((size * parts, *x.shape[1:]), sharding, shard)
+
+    return jax.tree.map(place, batch)

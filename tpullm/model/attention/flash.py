@@ -1,0 +1,207 @@
+"""Self-attention for long texts, in plain JAX: queries and keys in blocks, and no score outlives its block.
+
+The softmax is corrected as larger scores come (Milakov & Gimelshein 2018), and the backward pass computes the scores
+again (FlashAttention, Dao et al. 2022; FlashAttention-2, Dao 2023). A block of queries goes over the keys from the
+beginning of the earliest document in it to its own last token, and over nothing else. It is what a CPU does from some
+length on, and every platform where its own kernel can't.
+
+Shapes: B rows and T queries of one device, S keys of a whole row, N query heads, K key/value heads, G = N / K, H head
+width, C queries and D keys of a block.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tpullm.mesh.layout import RULES
+from tpullm.mesh.zigzag import places, whole_row
+
+MOST = 512  # queries or keys in a block
+LOWEST = -1e30
+
+
+class Tokens(NamedTuple):
+    """What decides who may look at whom.
+
+    `segments`, `positions` `[B, T]`; `places` `[T]`: where each query stands in its row; `k_segments`, `k_positions`
+    `[B, S]`, in the order of the row; `window`: how many tokens a token looks back at, itself included.
+    """
+
+    segments: jax.Array
+    positions: jax.Array
+    places: jax.Array
+    k_segments: jax.Array
+    k_positions: jax.Array
+    window: jax.Array
+
+
+def flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, softcap: float = 0.0, sinks_N=None) -> jax.Array:
+    """The mixed values `[B, T, N, H]` of `attention.attend`, for queries and keys of the same tokens.
+
+    With several devices along `sequence`, each gathers the keys and values of its rows.
+    """
+    axis = RULES.time
+
+    def local(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, sinks_N):
+        gathered = (
+            whole_row(x, axis, dimension)
+            for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1), (positions_BT, 1))
+        )
+        k_BKSH, v_BKSH, k_segments_BS, k_positions_BS = gathered
+        here = places(k_BKSH.shape[2], axis)
+        tokens = Tokens(segments_BT, positions_BT, here, k_segments_BS, k_positions_BS, window)
+        return _flash(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens)
+
+    spec = RULES.spec("batch", "time", "heads", "head")
+    mapped = jax.shard_map(local, out_specs=spec, check_vma=False)
+    return mapped(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, sinks_N)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _flash(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens):
+    return _forward(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens)[0]
+
+
+def _forward(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens):
+    B, T, N, H = q_BTNH.shape
+    K, block = k_BKSH.shape[1], _block(k_BKSH.shape[2])
+    sinks_KG1 = None if sinks_N is None else sinks_N.reshape(K, N // K, 1)
+
+    def of_queries(_, queries):
+        q_BKGCH, tokens_BC = queries[0], tokens._replace(**queries[1])
+
+        def add_keys(j, carry):
+            most_BKGC, total_BKGC, mixed_BKGCH = carry
+            k_BKDH, v_BKDH = _slice(k_BKSH, j, block), _slice(v_BKSH, j, block)
+            scores_BKGCD, allowed_BCD = _scores(q_BKGCH, k_BKDH, tokens_BC, j, softcap)
+            scores_BKGCD = jnp.where(allowed_BCD[:, None, None], scores_BKGCD, LOWEST)
+            new_BKGC = jnp.maximum(most_BKGC, scores_BKGCD.max(axis=-1))
+            weights_BKGCD = jnp.exp(scores_BKGCD - new_BKGC[..., None])
+            shrunk_BKGC = jnp.exp(most_BKGC - new_BKGC)
+            added = _product("bkgcd,bkdh->bkgch", weights_BKGCD.astype(v_BKDH.dtype), v_BKDH)
+            return (
+                new_BKGC,
+                total_BKGC * shrunk_BKGC + weights_BKGCD.sum(axis=-1),
+                mixed_BKGCH * shrunk_BKGC[..., None] + added,
+            )
+
+        shape = q_BKGCH.shape
+        start = (
+            jnp.full(shape[:-1], LOWEST if sinks_KG1 is None else sinks_KG1, jnp.float32),
+            jnp.full(shape[:-1], 0 if sinks_KG1 is None else 1, jnp.float32),
+            jnp.zeros(shape, jnp.float32),
+        )
+        most_BKGC, total_BKGC, mixed_BKGCH = jax.lax.fori_loop(*_needed(tokens_BC, block), add_keys, start)
+        mixed_BKGCH = (mixed_BKGCH / total_BKGC[..., None]).astype(q_BTNH.dtype)
+        return None, (mixed_BKGCH, most_BKGC + jnp.log(total_BKGC))
+
+    _, (mixed, log_total) = jax.lax.scan(of_queries, None, (_by_block(q_BTNH, K), _tokens_by_block(tokens, T)))
+    mixed_BTNH = _whole(mixed)
+    return mixed_BTNH, (q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens, mixed_BTNH, log_total)
+
+
+def _backward(softcap, saved, d_BTNH):
+    q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens, mixed_BTNH, log_total = saved
+    B, T, N, H = q_BTNH.shape
+    K, block, dtype = k_BKSH.shape[1], _block(k_BKSH.shape[2]), q_BTNH.dtype
+    # The softmax's own gradient needs sum(weights * dweights), which is sum(mixed * dmixed) (Dao et al. 2022, B.2).
+    inner_BTN1 = jnp.sum(d_BTNH.astype(jnp.float32) * mixed_BTNH.astype(jnp.float32), axis=-1, keepdims=True)
+
+    def of_queries(carry, queries):
+        q_BKGCH, d_BKGCH, inner_BKGC1, log_total_BKGC = queries[0]
+        tokens_BC = tokens._replace(**queries[1])
+
+        def add_keys(j, carry):
+            dq_BKGCH, dk_BKSH, dv_BKSH = carry
+            k_BKDH, v_BKDH = _slice(k_BKSH, j, block), _slice(v_BKSH, j, block)
+            scores_BKGCD, allowed_BCD = _scores(q_BKGCH, k_BKDH, tokens_BC, j, softcap)
+            weights_BKGCD = jnp.exp(scores_BKGCD - log_total_BKGC[..., None])
+            weights_BKGCD = jnp.where(allowed_BCD[:, None, None], weights_BKGCD, 0)
+            dscores_BKGCD = weights_BKGCD * (_product("bkgch,bkdh->bkgcd", d_BKGCH, v_BKDH) - inner_BKGC1)
+            if softcap:
+                dscores_BKGCD *= 1 - jnp.square(scores_BKGCD / softcap)
+            dscores_BKGCD = (dscores_BKGCD * H**-0.5).astype(dtype)
+            dv_BKDH = _product("bkgcd,bkgch->bkdh", weights_BKGCD.astype(dtype), d_BKGCH)
+            dk_BKDH = _product("bkgcd,bkgch->bkdh", dscores_BKGCD, q_BKGCH)
+            return (
+                dq_BKGCH + _product("bkgcd,bkdh->bkgch", dscores_BKGCD, k_BKDH),
+                _added(dk_BKSH, dk_BKDH, j, block),
+                _added(dv_BKSH, dv_BKDH, j, block),
+            )
+
+        start = (jnp.zeros(q_BKGCH.shape, jnp.float32), *carry)
+        dq_BKGCH, *carry = jax.lax.fori_loop(*_needed(tokens_BC, block), add_keys, start)
+        return tuple(carry), dq_BKGCH.astype(dtype)
+
+    blocks = (_by_block(q_BTNH, K), _by_block(d_BTNH, K), _by_block(inner_BTN1, K))
+    start = (jnp.zeros(k_BKSH.shape, jnp.float32), jnp.zeros(v_BKSH.shape, jnp.float32))
+    (dk, dv), dq = jax.lax.scan(of_queries, start, ((*blocks, log_total), _tokens_by_block(tokens, T)))
+    dsinks_N = None
+    if sinks_N is not None:  # a sink's value is 0, so of its gradient the inner product alone is left
+        share_BKG = jnp.exp(sinks_N.reshape(K, N // K, 1) - log_total) * blocks[2][..., 0]
+        dsinks_N = -jnp.sum(share_BKG, axis=(0, 1, 4)).reshape(N)
+    return _whole(dq), dk.astype(dtype), dv.astype(dtype), dsinks_N, None
+
+
+_flash.defvjp(_forward, _backward)
+
+
+def _scores(q_BKGCH, k_BKDH, tokens: Tokens, j, softcap):
+    """The scores of one block of keys, and which of them count."""
+    D = k_BKDH.shape[2]
+    scores_BKGCD = _product("bkgch,bkdh->bkgcd", q_BKGCH, k_BKDH) * q_BKGCH.shape[-1] ** -0.5
+    scores_BKGCD = softcap * jnp.tanh(scores_BKGCD / softcap) if softcap else scores_BKGCD
+    k_segments_BD, k_positions_BD = (
+        jax.lax.dynamic_slice_in_dim(x, j * D, D, axis=1) for x in (tokens.k_segments, tokens.k_positions)
+    )
+    back_BCD = tokens.positions[:, :, None] - k_positions_BD[:, None]
+    allowed_BCD = (tokens.segments[:, :, None] == k_segments_BD[:, None]) & (back_BCD >= 0)
+    return scores_BKGCD, allowed_BCD & (back_BCD < tokens.window)
+
+
+def _needed(tokens: Tokens, block: int) -> tuple[jax.Array, jax.Array]:
+    """The first block of keys that any of these queries looks at, and the one behind the last.
+
+    Padding looks at padding: its documents begin where it says, or at its own place.
+    """
+    back_BC = jnp.minimum(tokens.positions, tokens.window - 1)
+    return jnp.min(tokens.places - back_BC) // block, jnp.max(tokens.places) // block + 1
+
+
+def _product(subscripts, left, right):
+    return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
+
+
+def _slice(x_BKSH, j, block):
+    return jax.lax.dynamic_slice_in_dim(x_BKSH, j * block, block, axis=2)
+
+
+def _added(x_BKSH, part_BKDH, j, block):
+    return jax.lax.dynamic_update_slice_in_dim(x_BKSH, _slice(x_BKSH, j, block) + part_BKDH, j * block, axis=2)
+
+
+def _block(length: int) -> int:
+    return next(size for size in range(min(MOST, length), 0, -1) if length % size == 0)
+
+
+def _by_block(x_BTNH, groups: int):
+    """`[B, T, N, H]` as `[blocks, B, K, G, C, H]`."""
+    B, T, N, H = x_BTNH.shape
+    C = _block(T)
+    return x_BTNH.reshape(B, T // C, C, groups, N // groups, H).transpose(1, 0, 3, 4, 2, 5)
+
+
+def _whole(x):
+    """`[blocks, B, K, G, C, H]` as `[B, T, N, H]`."""
+    blocks, B, K, G, C, H = x.shape
+    return x.transpose(1, 0, 4, 2, 3, 5).reshape(B, blocks * C, K * G, H)
+
+
+def _tokens_by_block(tokens: Tokens, length: int) -> dict[str, jax.Array]:
+    """What is said of the queries, by block."""
+    C = _block(length)
+    by_row = lambda x_BT: x_BT.reshape(x_BT.shape[0], length // C, C).swapaxes(0, 1)  # noqa: E731
+    segments, positions = by_row(tokens.segments), by_row(tokens.positions)
+    return {"segments": segments, "positions": positions, "places": tokens.places.reshape(-1, C)}

@@ -1,0 +1,49 @@
+"""Which attention kernel training uses on a platform, and the sizes of its blocks."""
+
+import jax.numpy as jnp
+
+from tpullm.model.platform import target
+from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig
+
+# The longest row whose attention weights a CPU keeps: in bfloat16 they are 17 MB a head.
+LONGEST_KEPT = 4096
+
+
+def query_block(length: int) -> int:
+    """How many queries attention takes at a time; all of them is one block."""
+    block = max(128, length // 8)
+    return block if length % block == 0 else length
+
+
+def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequence: int) -> str:
+    """How training attends on rows of `length` tokens, on `sequence` devices along time.
+
+    `splash` on a TPU and `cudnn` on a GPU are their own kernels; a CPU attends in `blocks` whose weights it keeps, or
+    plainly where caps or sinks are asked, up to a length; `flash` is everything else.
+    """
+    special = bool(config.attention_softcap or config.sinks)
+    if target() == "tpu" and splash_fits(length, sequence):
+        return "splash"
+    if target() == "gpu" and dtype == jnp.bfloat16 and not special and sequence == 1:
+        return "cudnn"
+    if target() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
+        return "plain" if special else "blocks"
+    return "flash"
+
+
+def splash_fits(length: int, sequence: int) -> bool:
+    """Whether a TPU's kernel takes rows of that many tokens: 128 at a time, in two pieces a device."""
+    return length % (128 * (2 * sequence if sequence > 1 else 1)) == 0
+
+
+def splash_block(length: int, most: int = 0) -> int:
+    """How many of `length` queries or keys a TPU's kernel takes at a time: at most `most`, or 1,024 if that is 0.
+
+    1,024 is best by `planning/kernels.py`, but for a v6e from 8,192 tokens on, where 2,048 take 6 % less.
+    """
+    return next(block for block in ATTENTION_BLOCKS if block <= (most or 1024) and length % block == 0)
+
+
+def largest_block(device_kind: str) -> int:
+    """The most that `model.attention_block` can be: the compiler refuses 2,048 where a core has 16 MiB of its own."""
+    return 2048 if device_kind == "TPU v6 lite" else 1024

@@ -1,0 +1,78 @@
+"""Self-attention on a TPU: the splash kernel (block-sparse flash attention, in Pallas), which ships with JAX.
+
+Shapes: B batch, T query length, S key length, N query heads, K key/value heads, H head width.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tpullm.mesh.layout import RULES, axis_size
+from tpullm.mesh.zigzag import whole_row, zigzag
+from tpullm.model.attention.kernels import splash_block
+from tpullm.model.platform import target
+
+
+def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softcap=0.0, sinks_N=None, block=0):
+    """The mixed values `[B, T, N, H]` of `attention.attend`, for queries and keys of the same tokens.
+
+    Args:
+        windows: of each kind of layer, how many tokens a token looks back at, itself included; 0 is all.
+        kind: which of them this layer is.
+        block: queries and keys at a time, at most; 0 is as `platform.splash_block` chooses.
+    """
+    axis, tensor = RULES.time, axis_size(RULES.heads)
+    heads, length = q_BTNH.shape[2] // tensor, q_BTNH.shape[1]
+    made = [_kernel(length, window, heads, axis_size(axis), block, softcap) for window in windows]
+    mesh = jax.sharding.get_abstract_mesh()
+    specs = [kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, axis))) for kernel in made]
+    made = [jax.tree.map(jax.reshard, *pair) for pair in zip(made, specs, strict=True)]
+
+    def local(q_BTNH, k_BKTH, v_BKTH, segments_BT, kind, sinks_N, *made):
+        gathered = (whole_row(x, axis, dimension) for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1)))
+        k_BKSH, v_BKSH, k_segments_BS = gathered
+        # The kernel does not scale.
+        scaled = (q_BTNH.astype(jnp.float32) * q_BTNH.shape[-1] ** -0.5).astype(q_BTNH.dtype)
+
+        def with_kernel(kernel):
+            def row(q_NTH, k_KSH, v_KSH, segments_T, k_segments_S):
+                ids = kernels.SegmentIds(segments_T, k_segments_S)
+                return kernel(q_NTH, k_KSH, v_KSH, segment_ids=ids, sinks=sinks_N)
+
+            return lambda *arguments: jax.vmap(row)(*arguments)
+
+        branches = [with_kernel(kernel) for kernel in made]
+        arguments = (scaled.swapaxes(1, 2), k_BKSH, v_BKSH, segments_BT, k_segments_BS)
+        mixed_BNTH = branches[0](*arguments) if len(branches) == 1 else jax.lax.switch(kind, branches, *arguments)
+        return mixed_BNTH.swapaxes(1, 2)
+
+    spec = RULES.spec("batch", "time", "heads", "head")
+    mapped = jax.shard_map(local, out_specs=spec, check_vma=False)
+    return mapped(q_BTNH, k_BKTH, v_BKTH, segments_BT, kind, sinks_N, *made)
+
+
+def _kernel(length: int, window: int, heads: int, sequence: int, most: int, softcap: float):
+    shape = (length, length)
+    mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
+    if sequence > 1:
+        mask.q_sequence = zigzag(length, sequence).astype(np.int32)
+    turn = length // (2 * sequence if sequence > 1 else 1)
+    q, kv = splash_block(turn, most), splash_block(length, most)
+    # One pass for all gradients would take 0.7 of the time of these two. But it writes a part of the queries' gradient
+    # for each block of keys, and the sum of these takes the compiler longer than that saves (benchmarks/LOG.md).
+    sizes = kernels.BlockSizes(
+        block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv, block_q_dq=q, block_kv_dq=kv
+    )
+    return kernels.make_splash_mha(
+        masks.MultiHeadMask([mask] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=sequence,
+        attn_logits_soft_cap=softcap or None,
+        residual_checkpoint_name="attention",
+        # Where there is no TPU (in tests), it is interpreted.
+        interpret=target() != "tpu",
+    )

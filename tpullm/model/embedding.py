@@ -1,0 +1,60 @@
+"""Rows of the embedding table by token id, on a table that is split over devices."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from tpullm.mesh.collectives import gather, summed
+from tpullm.mesh.layout import RULES, over
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def lookup(axes: tuple[str, str], summed_in: str, dtype, table: jax.Array, indices_BT: jax.Array) -> jax.Array:
+    """Rows of a parameter `[V, D]`, in `dtype`: `[B, T, D]`. Its gradient is added up in float32.
+
+    Args:
+        axes, summed_in: as for `product`.
+    """
+    spec = RULES.spec("batch", "time", "width")
+    split = over(RULES.spec(axes[0]), (0,))
+
+    def rows(table_VD, indices_BT):
+        here, within = _here(table_VD.shape[0], indices_BT, split)
+        found_BTD = jnp.where(within[..., None], table_VD.at[here].get(mode="clip"), 0)
+        return jax.lax.psum(found_BTD, split) if split else found_BTD
+
+    return jax.shard_map(rows, out_specs=spec)(gather(table, *axes, dtype=dtype), indices_BT)
+
+
+def _here(size: int, indices, split: tuple[str, ...]):
+    """Where the rows of `indices` lie in this device's `size` rows, and whether they do."""
+    first = jax.lax.axis_index(split) * size if split else 0
+    return indices - first, (indices >= first) & (indices < first + size)
+
+
+def _lookup_forward(axes, summed_in, dtype, table, indices_BT):
+    return lookup(axes, summed_in, dtype, table, indices_BT), (table, indices_BT)
+
+
+def _lookup_backward(axes, summed_in, dtype, saved, cotangent_BTD):
+    table, indices_BT = saved
+    split, vocabulary = over(jax.typeof(cotangent_BTD).sharding.spec, (0, 1)), over(RULES.spec(axes[0]), (0,))
+    V = table.shape[0] // math.prod(jax.typeof(table).sharding.mesh.shape[axis] for axis in vocabulary)
+
+    def summed_gradient(indices_BT, cotangent_BTD):
+        here, within = _here(V, indices_BT, vocabulary)
+        # What lies elsewhere goes to the row behind the last, where it is dropped (a negative index would count back).
+        flat_M = jnp.where(within, here, V).reshape(-1)
+        values_MD = cotangent_BTD.reshape(-1, table.shape[1]).astype(jnp.float32)
+        dtable = jnp.zeros((V, table.shape[1]), jnp.float32).at[flat_M].add(values_MD, mode="drop")
+        dtype = jnp.float32 if summed_in == "float32" else cotangent_BTD.dtype
+        dtable = dtable.astype(dtype) if math.prod(jax.lax.axis_size(axis) for axis in split) > 1 else dtable
+        return summed(dtable, *axes, over=split).astype(table.dtype)
+
+    dtable = jax.shard_map(summed_gradient, out_specs=RULES.spec(*axes))(indices_BT, cotangent_BTD)
+    return jax.reshard(dtable, jax.typeof(table).sharding.spec), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)

@@ -1,0 +1,121 @@
+"""The machine at hand as a topology: its devices, and what it can do, measured here in half a second."""
+
+import os
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tpullm.hardware.chips import CHIPS, Chip
+from tpullm.hardware.peak import fastest, peak
+from tpullm.hardware.slices import GENERATIONS, Topology
+from tpullm.model.attention.kernels import query_block
+from tpullm.model.platform import compute_dtype
+from tpullm.planning.estimate import estimate
+from tpullm.planning.setting import CPU, OURS, Setting, setting_of
+from tpullm.recipe.schema import ModelConfig, TrainConfig
+
+# What a CPU reaches of what is measured: fitted to the quickstart, 12 M and 50 M on two idle cores of a Xeon with AMX
+# (1,660 GFLOP/s, 27.7 GB/s; benchmarks/predict.py --fit). Seven other models came within 20 % there. An EPYC without
+# AMX (430 GFLOP/s) reaches more of its peak, 0.93, 0.30 and 0.36: there a step is told too slow by a third or so.
+PRODUCTS, KERNEL, MEMORY = 0.58, 0.27, 0.21
+GROUPED = 0.41  # products with experts, of that; fitted to the mixture there, which was told 26 % too fast without
+KERNEL_OF_GPU = 0.4  # of the peak, a guess: nobody has measured it here
+COPIED = 1 << 28  # bytes that a memory's bandwidth is measured with
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices of no TPU topology, with the interface of `Topology`.
+
+    Args:
+        chips: devices of all hosts together.
+        hbm_bytes: memory of one of them.
+        device_kind: as JAX calls one.
+    """
+
+    chips: int
+    hbm_bytes: int
+    device_kind: str
+    generation: str = "local"
+    slices: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """All in a line."""
+        return (self.chips,)
+
+    def options(self) -> dict:
+        """Nothing wraps around."""
+        return {}
+
+    def __str__(self) -> str:
+        return "local"
+
+
+def machine() -> Machine:
+    """What is here."""
+    device, count = jax.local_devices()[0], jax.device_count()
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    shared = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    return Machine(count, limit or shared, device.device_kind)
+
+
+@lru_cache(maxsize=4)
+def measured(dtype: str) -> Chip:
+    """One device of this machine. Links are no faster than its memory, by which devices of a CPU speak."""
+    flops, bandwidth = peak(jnp.dtype(dtype)).flops, _copies()
+    given = replace(CHIPS["v5e"], peak_flops=flops, hbm_bytes=machine().hbm_bytes, hbm_bandwidth=bandwidth)
+    if jax.default_backend() != "cpu":
+        return replace(given, kernel=KERNEL_OF_GPU)
+    linked = replace(given, link_bandwidth=bandwidth / 4, dcn_bandwidth=bandwidth / 4, host_bandwidth=bandwidth)
+    return replace(linked, products=PRODUCTS, grouped=GROUPED, kernel=KERNEL, memory=MEMORY, latency_seconds=1e-4)
+
+
+def _copies() -> float:
+    """Bytes a second that a sum of two arrays moves."""
+    x, add = jnp.ones(COPIED // 4, jnp.float32), jax.jit(lambda x, y: x + y)
+    return 2 * COPIED / fastest(lambda: add(x, x).block_until_ready()).seconds
+
+
+def local_setting(model: ModelConfig, config: TrainConfig, mesh: dict[str, int]) -> Setting:
+    """The setting of a training on this machine.
+
+    Raises:
+        UserError: the mesh does not fit its devices.
+    """
+    device = measured(compute_dtype(config.compute).name)
+    habits = replace(CPU, block=query_block(config.sequence_length)) if jax.default_backend() == "cpu" else OURS
+    return replace(setting_of(model, config, mesh, machine(), device), habits=habits)
+
+
+def setting_here(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Setting:
+    """The setting of a training on a mesh of devices that are here: a TPU slice, or this machine."""
+    shape, slice_ = dict(mesh.shape), _slice(mesh.devices.reshape(-1))
+    return setting_of(model, config, shape, slice_) if slice_ else local_setting(model, config, shape)
+
+
+def _slice(devices: np.ndarray) -> Topology | None:
+    """The TPU topology that these devices are; None if they are none that is known."""
+    generation = next((name for name, of in GENERATIONS.items() if of.kind == devices[0].device_kind), None)
+    if generation is None:
+        return None
+    places = np.array([device.coords for device in devices])[:, : GENERATIONS[generation].dimensions]
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    return Topology(generation, tuple(int(n) for n in np.ptp(places, axis=0) + 1), slices)
+
+
+def expected(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
+    """What a step is predicted to take on devices that are here, for the log and for the report: plain values."""
+    setting = setting_here(model, config, mesh)
+    found = estimate(setting)
+    parts = {**found.computing, **{f"waiting for {axis}": value for axis, value in found.exposed.items()}}
+    return {
+        "topology": str(setting.topology),
+        "step_seconds": found.step_seconds,
+        "tokens_per_second": setting.global_tokens / found.step_seconds,
+        "seconds": parts,
+    }

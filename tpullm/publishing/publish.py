@@ -1,0 +1,140 @@
+"""A checkpoint as a published model: its weights, its tokenizer, and a card that says what it is."""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import yaml
+
+from tpullm import storage
+from tpullm.checkpoint.models import Model, load_params, steps, stored
+from tpullm.huggingface import tensors, writing
+from tpullm.inference.options import Sampling
+from tpullm.log import progress
+from tpullm.mesh.layout import make_mesh
+from tpullm.publishing import card
+from tpullm.recipe.schema import ModelConfig
+from tpullm.run import manifest
+from tpullm.tokenizer import Tokenizer, exported
+from tpullm.tokenizer import load as load_tokenizer
+from tpullm.tokenizer.trained import TrainedTokenizer
+from tpullm.training.state import Architecture
+
+
+def write(
+    model: Model, folder: Path, name: str, dtype: str = "stored", shard_bytes: int = 5_000_000_000, licence: str = ""
+) -> int:
+    """Write `model` into the empty `folder`; returns the bytes of its weights.
+
+    Args:
+        name: of the model, for its card.
+        dtype: of the weights, `float32`, `bfloat16` or `float16`; `stored` is that of each parameter.
+        shard_bytes: the largest file of weights.
+        licence: of the model, for its card.
+
+    Raises:
+        UserError: no family of transformers has such a model, or the device is full.
+    """
+    tokenizer, published = load_tokenizer(model.tokenizer_path), model.run / "base" / "published.json"
+    params = _parameters(model, dtype)
+    size = sum(writing.size(params, key) for key in params.targets)
+    preferred = storage.read_json(published)["model_type"] if model.recipe["base"] and published.exists() else ""
+    storage.room_for(size, folder.parent)
+    with progress("export", size, "bytes") as advance:
+        config, tokens = model.config.trained_as(ModelConfig()), _special_tokens(tokenizer)
+        writing.write_model(folder, config, params, tokens, advance, shard_bytes, preferred)
+    talks = model.talks(tokenizer)
+    _write_tokenizer(model, tokenizer, folder, talks)
+    card.write(folder, _card(model, folder, name, licence, params, talks))
+    return size
+
+
+def _parameters(model: Model, dtype: str) -> writing.Parameters:
+    """The checkpoint's parameters, each restored when it is written."""
+    architecture, mesh = Architecture(model.config), make_mesh({"fsdp": -1})
+    saved, placed = tensors.flat(stored(model)), tensors.flat(architecture.placed(mesh))
+    targets = {
+        key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if dtype == "stored" else dtype) for key, leaf in saved.items()
+    }
+
+    def read(key: str) -> np.ndarray:
+        target = jax.ShapeDtypeStruct(saved[key].shape, saved[key].dtype, sharding=placed[key].sharding)
+        return np.asarray(tensors.flat(load_params(model, tensors.nested({key: target})))[key])
+
+    return writing.Parameters(targets, tensors.flat(architecture.axes), read)
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, Any]:
+    found = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.stop_ids, "pad_token_id": tokenizer.pad_id}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _write_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path, talks: bool) -> None:
+    """The tokenizer's files, and `generation_config.json`: where engines stop, and how they choose."""
+    if isinstance(tokenizer, TrainedTokenizer):
+        exported.write(folder, tokenizer, model.config.context_length, talks)
+        sampling = {"temperature": Sampling().temperature, "min_p": Sampling().min_p}
+        how = {"do_sample": False} if talks else {"do_sample": True, **sampling}  # as `chat` and `generate` do
+    else:
+        for file in storage.local_copy(model.tokenizer_path).iterdir():
+            shutil.copyfile(file, folder / file.name)
+        how = storage.read_json(folder / "generation_config.json")
+    writing.write_json(folder / "generation_config.json", how | _special_tokens(tokenizer))
+
+
+def _card(model: Model, folder: Path, name: str, licence: str, params: writing.Parameters, talks: bool) -> dict:
+    data = model.run / "documents"
+    languages = storage.read_json(data / "datacard.json")["by_language"] if (data / "datacard.json").exists() else {}
+    recipe = {key: value for key, value in _without_folders(model.recipe).items() if key != "run"}
+    return {
+        "name": name,
+        "parameters": sum(math.prod(target.shape) for target in params.targets.values()),
+        "config": storage.read_json(folder / "config.json"),
+        "talks": talks,
+        "licence": licence,
+        "base": Path(model.recipe["base"]).name,
+        "recipe": yaml.safe_dump(recipe, allow_unicode=True, sort_keys=False, width=100),
+        "data": (data / "datacard.md").read_text(encoding="utf-8") if (data / "datacard.md").exists() else "",
+        "languages": [language for language in languages if len(language) == 2],
+        "evaluation": _evaluation(model),
+    }
+
+
+def _without_folders(value: Any) -> Any:
+    """The recipe for others to read: of a place on this machine, its last name."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~", "gs://")) else value
+
+
+def _evaluation(model: Model) -> list[tuple[str, str]]:
+    """What was measured of this very model: on held-out text when its training ended, and by `evaluate`."""
+    made = model.run / model.stage / manifest.FILE
+    if model.stage == "base" or not made.exists() or model.step != max(steps(model.directory)):
+        return []
+    facts = storage.read_json(made)
+    rows = [
+        (f"held-out {source}", f"{loss:.4f} nats a token, {facts['eval_bits_per_byte'][source]:.3f} bits a byte")
+        for source, loss in facts.get("eval_loss", {}).items()
+    ]
+    results, key = _results(model), "tuned" if model.stage == "finetune" else "base"
+    if key in results:
+        rows.append(
+            ("right answers", f"{results[key]['accuracy']:.1%} of {results[key]['questions']} held-out questions")
+        )
+    return rows
+
+
+def _results(model: Model) -> dict:
+    """The results of `evaluate`, if it was of the stage as it is now."""
+    made = model.run / "evaluate" / manifest.FILE
+    if not made.exists():
+        return {}
+    upstream = storage.read_json(made)["inputs"]["upstream"]
+    stands = upstream.get(model.stage) == manifest.identity(model.run / model.stage)
+    return storage.read_json(model.run / "evaluate" / "results.json") if stands else {}

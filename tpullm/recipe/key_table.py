@@ -1,0 +1,166 @@
+"""The keys of a recipe as data: names, types, defaults and explanations, read from the dataclasses of `config.py`.
+
+The first sentence of an explanation says what the key is; the rest is for `--help-all` and the reference.
+"""
+
+import dataclasses
+import functools
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ARGS = re.compile(r"\n\s*Args:\n(.*)", re.DOTALL)
+# What a value of a kind is called.
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list, such as [a, b]",
+    "pairs": "pairs, such as {fsdp: 4, tensor: 2}",
+    "section": "a list, such as '[{name: mine, kind: text, path: my_texts, licence: CC0-1.0}]'",
+}
+ENTRY = re.compile(r"^(\w+): (.*)$")
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key.
+
+    Args:
+        name: without its section, `steps`.
+        default: as YAML would have it.
+        choices: the values that are possible, if they are a fixed list.
+        kind: `pairs` for a dictionary, `list`, `section` for a list of sections, else the name of the type.
+        help: what it is, in full.
+    """
+
+    name: str
+    default: str
+    choices: tuple[str, ...]
+    kind: str
+    help: str
+
+    @property
+    def short(self) -> str:
+        """The first sentence of the explanation."""
+        return _first_sentence(self.help)
+
+    @property
+    def wanted(self) -> str:
+        """What its value must be, in words."""
+        return f"one of {', '.join(self.choices)}" if self.choices else WORDS[self.kind]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Keys that stand together.
+
+    Args:
+        name: dotted, `pretrain.optimizer`; empty for the top of the recipe.
+        title: the first sentence of the explanation of its key.
+        keys: those that are no sections themselves.
+        repeated: a list of such sections, as `corpus.sources` is.
+        same_as: another section, shown before, with the same keys.
+    """
+
+    name: str
+    title: str
+    keys: tuple[Key, ...]
+    repeated: bool = False
+    same_as: str = ""
+
+    def dotted(self, key: Key) -> str:
+        """The full name of one of its keys."""
+        return f"{self.name}.{key.name}" if self.name else key.name
+
+
+def sections(kind: Any, name: str = "", title: str = "", repeated: bool = False) -> Iterator[Section]:
+    """The section of a dataclass, then those in it, in the order of the fields; a list of sections is a key too."""
+    hints, helps, keys, inner = typing.get_type_hints(kind), explanations(kind), [], []
+    for field in dataclasses.fields(kind):
+        hint, nested = hints[field.name], nested_kind(hints[field.name])
+        is_list = typing.get_origin(hint) is list
+        if nested:
+            path = f"{name}.{field.name}" if name else field.name
+            inner.append((nested, path, _first_sentence(helps[field.name]), is_list))
+        if not nested or is_list:
+            choices = tuple(map(str, typing.get_args(hint))) if typing.get_origin(hint) is typing.Literal else ()
+            keys.append(Key(field.name, _default(field), choices, _kind(hint), helps[field.name]))
+    yield Section(name, title, tuple(keys), repeated)
+    for part in inner:
+        yield from sections(*part)
+
+
+def chosen(known: Sequence[Section], names: Sequence[str]) -> list[Section]:
+    """Some keys and sections of a recipe, by their dotted names, in that order; single keys stand first.
+
+    A section brings those in it, a list of sections (`corpus.sources`) is a key here. A section with the keys of an
+    earlier one refers to that.
+    """
+    single = [dataclasses.replace(key, name=name) for name in names if (key := _key(known, name))]
+    found = [Section("", "", tuple(single))] if single else []
+    for name in names:
+        for section in known:
+            if not f"{section.name}.".startswith(f"{name}.") or _key(known, name):
+                continue
+            if any(other.same_as and section.name.startswith(f"{other.name}.") for other in found):
+                continue
+            same = next((other.name for other in found if other.keys == section.keys), "")
+            found.append(dataclasses.replace(section, same_as=same))
+    return found
+
+
+def _key(known: Sequence[Section], dotted: str) -> Key | None:
+    return next((key for section in known for key in section.keys if section.dotted(key) == dotted), None)
+
+
+def _kind(hint: Any) -> str:
+    if nested_kind(hint):
+        return "section"
+    kind = typing.get_origin(hint) or hint
+    return {list: "list", tuple: "list", dict: "pairs", typing.Literal: "str"}.get(kind) or kind.__name__
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s", text, maxsplit=1)[0].removesuffix(".")
+
+
+@functools.cache
+def explanations(kind: Any) -> dict[str, str]:
+    """What the docstring's `Args:` say of each field."""
+    lines = ARGS.search(kind.__doc__)[1].splitlines()
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    found: dict[str, str] = {}
+    for line in lines:
+        if (entry := ENTRY.fullmatch(line[indent:])) and line[indent - 1] == " ":
+            last, found[entry[1]] = entry[1], entry[2]
+        elif line.strip():
+            found[last] += f" {line.strip()}"
+    return found
+
+
+def _default(field: dataclasses.Field) -> str:
+    """The default as it would be typed; empty text is shown as ''."""
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if value is dataclasses.MISSING:
+        return ""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {each}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(f"'{each}'" if isinstance(each, str) else str(each) for each in value) + "]"
+    return str(value) if value != "" else "''"
+
+
+def nested_kind(hint: Any) -> Any:
+    """The dataclass that a type is, has (a list of it) or may be (an optional one); `None` if there is none."""
+    if dataclasses.is_dataclass(hint):
+        return hint
+    if typing.get_origin(hint) in (list, typing.Union, types.UnionType):
+        return next((found for part in typing.get_args(hint) if (found := nested_kind(part))), None)
+    return None

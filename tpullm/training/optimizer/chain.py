@@ -1,0 +1,67 @@
+"""The optimizer: a clip of the gradient's norm, then AdamW, Adafactor or Muon, then decay and the learning rate."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tpullm.recipe.schema import OptimizerConfig
+from tpullm.training.optimizer.adafactor import scale_by_factored_moments
+from tpullm.training.optimizer.matrices import is_hidden, is_matrix
+from tpullm.training.optimizer.moments import rest_in_bfloat16
+from tpullm.training.optimizer.muon import scale_by_muon
+
+Tree = Any
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then cosine, or constant with a linear decay at the end (WSD).
+
+    Sources: Loshchilov & Hutter 2017 (cosine); Hu et al. 2024, MiniCPM (warm-up-stable-decay).
+    """
+    peak, last = config.peak_lr, config.peak_lr * config.final_lr_fraction
+    warmup = min(config.warmup_steps, steps - 1)
+    # Step 0 trains too: the warm-up reaches the peak after `warmup_steps` steps, from peak / warmup_steps.
+    rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
+    if config.schedule == "cosine":
+        fall = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), config.final_lr_fraction)
+        return optax.join_schedules([rise, fall], [warmup])
+    decay = min(max(round(config.decay_fraction * steps), 1), steps - warmup)
+    stable = optax.constant_schedule(peak)
+    fall = optax.linear_schedule(peak, last, decay)
+    return optax.join_schedules([rise, stable, fall], [warmup, steps - decay])
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps: int, axes: Tree, dtype: jnp.dtype = jnp.float32
+) -> optax.GradientTransformation:
+    """The optimizer for parameters whose logical axes are the tree `axes`.
+
+    Args:
+        dtype: type of the products of the training, which are Muon's too.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        _scaling(config, axes, dtype),
+        optax.add_decayed_weights(config.weight_decay, mask=_each(is_matrix, axes)),
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
+    )
+
+
+def _scaling(config: OptimizerConfig, axes: Tree, dtype: jnp.dtype) -> optax.GradientTransformation:
+    """Gradients to updates of length 1 or so, which the learning rate scales."""
+    if config.kind == "adafactor":
+        return scale_by_factored_moments(axes)
+    scaling = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    if config.kind == "muon":
+        hidden = _each(is_hidden, axes)
+        theirs = _each(lambda names: names if is_hidden(names) else optax.MaskedNode(), axes)
+        muon = scale_by_muon(config.momentum, theirs, dtype)
+        others = jax.tree.map(lambda chosen: not chosen, hidden)
+        scaling = optax.chain(optax.masked(muon, hidden), optax.masked(scaling, others))
+    return rest_in_bfloat16(scaling) if config.moments == "bfloat16" else scaling
+
+
+def _each(function, axes: Tree) -> Tree:
+    return jax.tree.map(function, axes, is_leaf=lambda node: isinstance(node, tuple))
