@@ -28,8 +28,12 @@ tpullm plan 8b --topology v6e:16x16 --pretrain.batch_size 1024
 A key that a recipe leaves out has its default. `RUN/recipe.yaml` holds the whole recipe of a run, defaults included.
 An unknown key is an error, and the error names the nearest key. The last section has the keys of
 [`tpullm launch`](#launch), which are not part of a recipe.
+
+The last column says what happens if you change a key and give the same command again. *Again* makes the stage
+again, with the stages that read it; the old one is kept in `RUN/replaced`. The others resume: with *same bits*, with
+*roundings*, which is the same result up to the order of sums, or with another *length*.
 """
-TABLE = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+COLUMNS = ("key", "type", "default", "meaning", "another value")
 TYPES = {
     "int": "whole number",
     "float": "number",
@@ -46,12 +50,14 @@ def page() -> str:
     lines, seen = [HEAD], {}
     for kind, name in ((Recipe, "recipe"), (LaunchConfig, "launch")):
         for section in sections(kind):
-            lines += _section(section, section.name.rpartition(".")[2] or name, seen)
+            lines += _section(
+                section, section.name.rpartition(".")[2] or name, seen, len(COLUMNS) - (kind is LaunchConfig)
+            )
     return "\n".join(lines)
 
 
-def _section(section: Section, name: str, seen: dict[tuple[Key, ...], str]) -> list[str]:
-    """The heading of a section, which is its anchor, and the table of its keys."""
+def _section(section: Section, name: str, seen: dict[tuple[Key, ...], str], columns: int) -> list[str]:
+    """The heading of a section, which is its anchor, and the table of its keys, with the first `columns`."""
     depth = section.name.count(".")
     lines = [f"{'#' * (2 + depth)} {name}", ""]
     if section.keys in seen:
@@ -61,14 +67,15 @@ def _section(section: Section, name: str, seen: dict[tuple[Key, ...], str]) -> l
         lines += [f"`{section.name}` is a list of mappings with these keys.", ""]
     elif section.name:
         lines += [f"{_cell(section.title)} Write `{section.name}.KEY`.", ""]
-    return [*lines, *TABLE, *(_row(key) for key in section.keys), ""]
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *map(_cells, section.keys)]
+    return [*lines, *(f"| {' | '.join(row[:columns])} |" for row in rows), ""]
 
 
-def _row(key: Key) -> str:
+def _cells(key: Key) -> list[str]:
     shown = f"[`{key.name}`](#{key.name})" if key.kind == "section" else f"`{key.name}`"
     kind = ", ".join(f"`{choice}`" for choice in key.choices if choice) or TYPES[key.kind]
     default = f"`{key.default}`" if key.default else ""
-    return f"| {shown} | {kind} | {default} | {_cell(key.help)} |"
+    return [shown, kind, default, _cell(key.help), key.changes.value]
 
 
 def _cell(text: str) -> str:

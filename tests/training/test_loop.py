@@ -9,9 +9,8 @@ import numpy as np
 from tpullm.cli import main
 from tpullm.recipe.schema import OptimizerConfig
 from tpullm.training import evaluation, loop, step
-from tpullm.training.loop import learning_rates
 from tpullm.training.metrics import read
-from tpullm.training.optimizer.chain import learning_rate
+from tpullm.training.optimizer.chain import learning_rate, learning_rates
 
 
 def test_a_command_traces_each_program_once(tiny_tokens, monkeypatch):

@@ -32,6 +32,8 @@ class Model:
         stage: `finetune`, `pretrain`, or `base` if it was imported.
         config: of the model.
         recipe: the whole recipe, as a dict.
+        horizons: pairs `[first, steps]`, of a training: from step `first` on, its learning rates were those of a
+            schedule over `steps` steps.
     """
 
     directory: Path
@@ -40,6 +42,7 @@ class Model:
     stage: str
     config: ModelConfig
     recipe: dict
+    horizons: list[list[int]]
 
     @property
     def tokenizer_path(self) -> Path:
@@ -104,7 +107,7 @@ def _describe(directory: Path, step: int | None) -> Model:
         manager.close()
     config = _config(described, directory / str(step))
     run = directory.parent.parent
-    return Model(directory, step, run, directory.parent.name, config, described["recipe"])
+    return Model(directory, step, run, directory.parent.name, config, described["recipe"], described["horizons"])
 
 
 def _config(described: dict, where: Path) -> ModelConfig:

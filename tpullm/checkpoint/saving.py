@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from tpullm.cluster import hosts
 from tpullm.errors import UserError
@@ -46,19 +47,19 @@ class Checkpoints:
     Args:
         directory: `STAGE/checkpoints`.
         config: how many to keep.
+        always: the step of a checkpoint that is never removed; 0 is none.
     """
 
-    def __init__(self, directory: Path, config: CheckpointConfig):
+    def __init__(self, directory: Path, config: CheckpointConfig, always: int = 0):
         # Orbax logs the traceback of a failed save from its thread; `check` and `close` raise the same error here.
         logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
+        kept = [preservation_policy.LatestN(config.keep), preservation_policy.CustomSteps([always])]
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=config.keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(directory, options=options)
-
-    def latest(self) -> int | None:
-        """The step of the last finished save."""
-        return self._manager.latest_step()
 
     def save(self, step: int, state: Tree, description: dict) -> None:
         """Start saving; an earlier save's failure is raised here."""
@@ -119,11 +120,12 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
-def description(stage: str, config: ModelConfig, recipe: Any, inputs: dict) -> dict:
-    """What a checkpoint says of itself."""
+def description(stage: str, config: ModelConfig, recipe: Any, inputs: dict, horizons: list[list[int]] = ()) -> dict:
+    """What a checkpoint says of itself; see `models.Model`."""
     return {
         "stage": stage,
         "model": dataclasses.asdict(config),
         "recipe": dataclasses.asdict(recipe),
         "inputs": inputs,
+        "horizons": list(horizons),
     }

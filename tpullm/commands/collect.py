@@ -24,7 +24,7 @@ def main(recipe: Recipe, run: Path, share: Share = ALL) -> None:
 
 def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
     stage = run / "documents"
-    inputs = manifest.inputs_hash(*collect.inputs(recipe))
+    inputs = manifest.inputs(*collect.inputs(recipe))
     if manifest.is_finished(stage, inputs):
         return say("documents: finished, skipped")
     start = time.monotonic()

@@ -22,18 +22,19 @@ from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
 from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
 from tpullm.run import manifest
-from tpullm.run.stages import begin_training, finetune_inputs, need
+from tpullm.run.stages import finetune_inputs, need
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.training import metrics
 from tpullm.training.fits import check_fits
 from tpullm.training.loop import Job, train
+from tpullm.training.resume import begin
 from tpullm.training.state import Architecture
 
 
 def main(recipe: Recipe, run: Path) -> None:
-    """Train `RUN/finetune` from the pretrained model (or the base, without text), going on from the last save."""
+    """Train `RUN/finetune` from its last checkpoint, else from the pretrained model (without text: from the base)."""
     if recipe.finetune is None:
         raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
     start = run / recipe.foundation
@@ -65,7 +66,7 @@ def main(recipe: Recipe, run: Path) -> None:
     )
     params = load_params(base, architecture.placed(mesh))
     changed = _changed_files(tokenizer, learned, start / "tokenizer")
-    begin_training(run, "finetune", inputs, start / "tokenizer", changed)
+    begun = begin(run, "finetune", inputs, config, start / "tokenizer", changed)
     results = train(
         Job(
             directory=stage,
@@ -76,7 +77,8 @@ def main(recipe: Recipe, run: Path) -> None:
             batches=lambda first: stream.batches(first, config.steps, config.data_workers),
             evaluations=_evaluations(held_out, config, own_rows(mesh, config.batch_size)),
             bytes_per_token=tokenizer.bytes_per_token(),
-            description=description("finetune", model, recipe, inputs),
+            description=description("finetune", model, recipe, inputs, begun.horizons),
+            resumed=begun.step,
             params=params,
         )
     )

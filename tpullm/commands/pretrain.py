@@ -22,16 +22,17 @@ from tpullm.mesh.rows import own_rows
 from tpullm.planning.this_machine import expected
 from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
 from tpullm.run import manifest
-from tpullm.run.stages import begin_training, pretrain_inputs
+from tpullm.run.stages import pretrain_inputs
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import metrics
 from tpullm.training.fits import check_fits
 from tpullm.training.loop import Job, train
+from tpullm.training.resume import begin
 from tpullm.training.state import Architecture
 
 
 def main(recipe: Recipe, run: Path) -> None:
-    """Train `RUN/pretrain` from `RUN/tokens`, going on from the last save, or from the parameters of a base."""
+    """Train `RUN/pretrain` from `RUN/tokens`, from its last checkpoint, the parameters of a base, or the beginning."""
     stage, inputs, config = run / "pretrain", pretrain_inputs(recipe, run), recipe.pretrain
     hosts.agree("the inputs of pretrain", inputs)
     if hosts.first_says("pretrain is finished", lambda: manifest.is_finished(stage, inputs)):
@@ -45,7 +46,7 @@ def main(recipe: Recipe, run: Path) -> None:
     stream = pretraining_stream(recipe, run, rows)
     evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
     params = load_params(find(run / "base"), architecture.placed(mesh)) if recipe.base else None
-    begin_training(run, "pretrain", inputs, run / "tokenizer")
+    start = begin(run, "pretrain", inputs, config, run / "tokenizer")
     if hosts.is_first():
         _predict(stage, model, config, mesh)
     results = train(
@@ -58,7 +59,8 @@ def main(recipe: Recipe, run: Path) -> None:
             batches=lambda first: stream.batches(first, config.steps, config.data_workers),
             evaluations=evaluations,
             bytes_per_token=tokenizer.bytes_per_token(),
-            description=description("pretrain", model, recipe, inputs),
+            description=description("pretrain", model, recipe, inputs, start.horizons),
+            resumed=start.step,
             params=params,
         )
     )

@@ -17,6 +17,7 @@ from tpullm.corpus import sources as corpus_sources
 from tpullm.data import tokenizing
 from tpullm.errors import UserError
 from tpullm.log import say
+from tpullm.recipe.changes import result
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
 from tpullm.tokenizer import Tokenizer, trainer
@@ -48,7 +49,7 @@ def main(recipe: Recipe, run: Path, share: Share = ALL) -> None:
         made_from = tokenizer_inputs(recipe, run)
         # A stage's identity is the hash of its inputs: known before there is a tokenizer.
         upstream = {"documents": manifest.identity(run / "documents"), "tokenizer": manifest.identity_of(made_from)}
-        inputs = manifest.inputs_hash({}, upstream)
+        inputs = manifest.inputs({}, upstream)
         folder = work.begin(inputs)
         _make_tokenizer(recipe, run, made_from, work)
         _make_tokens(recipe, run, inputs, folder, work)
@@ -57,10 +58,9 @@ def main(recipe: Recipe, run: Path, share: Share = ALL) -> None:
 def tokenizer_inputs(recipe: Recipe, run: Path) -> dict[str, Any]:
     """What the tokenizer depends on: the documents and the settings, or the base whose tokenizer it is."""
     if recipe.base:
-        return manifest.inputs_hash({}, {"base": stages.need(run, "base", "import FOLDER")})
-    settings = {key: value for key, value in vars(recipe.tokenizer).items() if key != "workers"}
+        return manifest.inputs({}, {"base": stages.need(run, "base", "import FOLDER")})
     upstream = {"documents": manifest.identity(run / "documents")}
-    return manifest.inputs_hash({**settings, "seed": recipe.seed, "weights": _weights(recipe)}, upstream)
+    return manifest.inputs({**result(recipe.tokenizer), "seed": recipe.seed, "weights": _weights(recipe)}, upstream)
 
 
 def _weights(recipe: Recipe) -> dict[str, float]:

@@ -20,6 +20,7 @@ from tpullm.corpus.document_files import HELD_OUT, TRAIN
 from tpullm.corpus.process import Result, Task
 from tpullm.corpus.selection import Candidate
 from tpullm.errors import UserError
+from tpullm.recipe import changes
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 
 TASK_BYTES = 2_000_000
@@ -29,14 +30,12 @@ TENKI_BYTES = 300  # about what one generated document costs, in bytes read
 def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the documents depend on, for the manifest: the slice of the recipe, and hashes of what is read.
 
-    Neither the weights nor the number of workers change a document.
+    The weights of the sources are left out: they change no document.
     """
     found = corpus_sources.sources(recipe)
     corpus_sources.check(found)
-    config = {
-        "sources": [{key: value for key, value in vars(source).items() if key != "weight"} for source in found],
-        **{key: value for key, value in vars(recipe.corpus).items() if key not in ("sources", "workers")},
-    }
+    sources = [{key: value for key, value in vars(source).items() if key != "weight"} for source in found]
+    config = changes.result(recipe.corpus) | {"sources": sources}
     if any(source.kind == "tenki" for source in found):
         config["seed"] = recipe.seed
     return config, corpus_sources.fingerprint(found)

@@ -8,6 +8,8 @@ from tpullm.mesh.axes import written
 from tpullm.planning.resting import resting
 from tpullm.planning.search import Candidate, assessed, meshes
 from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
+from tpullm.recipe.key_table import sections
+from tpullm.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Advice:
     Args:
         over_bytes: what is missing on each device.
         largest: the kind of memory that is largest, and its bytes.
-        change: the key and the value which make it fit, at the least cost in time; empty if no one key does.
+        change: the key and the value that make it fit; empty if no one key does. A key that changes no number of the
+            result comes before one that does, then the fastest comes first.
     """
 
     over_bytes: float
@@ -37,8 +40,15 @@ def advise(candidate: Candidate) -> Advice | None:
         for key, setting in _changes(candidate.setting)
     ]
     fitting = [(key, found) for key, found in tried if found.estimate]
-    best = min(fitting, key=lambda pair: -pair[1].estimate.tokens_per_second, default=None)
+    best = min(fitting, key=lambda pair: (not _resumes(pair[0]), -pair[1].estimate.tokens_per_second), default=None)
     return Advice(candidate.memory.peak - limit, largest, kinds[largest], best[0] if best else "")
+
+
+def _resumes(change: str) -> bool:
+    """Whether a change leaves the result as it is, up to rounding."""
+    dotted = change.split(":")[0]
+    keys = {section.dotted(key): key for section in sections(Recipe) for key in section.keys}
+    return keys[dotted].changes.resumes
 
 
 def _changes(setting: Setting) -> Iterator[tuple[str, Setting]]:

@@ -3,7 +3,7 @@
 from tpullm.errors import UserError
 from tpullm.hardware import slices
 from tpullm.mesh.axes import check_sizes
-from tpullm.recipe.schema import ATTENTION_BLOCKS, HOW_TRAINED, ModelConfig, Recipe, TrainConfig
+from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig, Recipe, TrainConfig
 
 # The smallest and the largest value of numbers that would otherwise fail late, or silently do nothing.
 RANGES = {
@@ -56,7 +56,7 @@ def check(recipe: Recipe) -> Recipe:
     check_sizes(recipe.mesh)
     _require(
         not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,
-        f"model: is that of `base`; beside it only {', '.join(HOW_TRAINED)} can be set",
+        f"model: is that of `base`; beside it only {', '.join(ModelConfig.of_training())} can be set",
     )
     model = recipe.model.resolved(vocabulary_size=1)
     _require(model.width > 0 and model.layers > 0 and model.heads > 0, "model: layers, width and heads must be > 0")

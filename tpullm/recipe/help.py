@@ -146,7 +146,10 @@ def _entry(section: Section, key: Key, explanation: str, width: int) -> list[str
 
 def _whole(key: Key) -> str:
     unnamed = [choice for choice in key.choices if choice not in key.help]
-    return f"{key.help.removesuffix('.')}. One of {', '.join(key.choices)}." if unnamed else key.help
+    told = [key.help.removesuffix("."), *([f"One of {', '.join(key.choices)}"] if unnamed else [])]
+    if key.changes.resumes:
+        told.append("A training resumes with another value")
+    return ". ".join(told) + "." * (len(told) > 1)
 
 
 def _beside(name: str, explanation: str, column: int, width: int) -> list[str]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tpullm.recipe.changes import Changes, declared
+
 ARGS = re.compile(r"\n\s*Args:\n(.*)", re.DOTALL)
 # What a value of a kind is called.
 WORDS = {
@@ -36,6 +38,7 @@ class Key:
         choices: the values that are possible, if they are a fixed list.
         kind: `pairs` for a dictionary, `list`, `section` for a list of sections, else the name of the type.
         help: what it is, in full.
+        changes: what another value changes.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Key:
     choices: tuple[str, ...]
     kind: str
     help: str
+    changes: Changes = Changes.RESULT
 
     @property
     def short(self) -> str:
@@ -78,18 +82,25 @@ class Section:
         return f"{self.name}.{key.name}" if self.name else key.name
 
 
-def sections(kind: Any, name: str = "", title: str = "", repeated: bool = False) -> Iterator[Section]:
-    """The section of a dataclass, then those in it, in the order of the fields; a list of sections is a key too."""
+def sections(
+    kind: Any, name: str = "", title: str = "", repeated: bool = False, above: Changes = Changes.RESULT
+) -> Iterator[Section]:
+    """The section of a dataclass, then those in it, in the order of the fields; a list of sections is a key too.
+
+    Args:
+        above: what the key that holds the section changes; if not the result, so do the keys in it.
+    """
     hints, helps, keys, inner = typing.get_type_hints(kind), explanations(kind), [], []
     for field in dataclasses.fields(kind):
         hint, nested = hints[field.name], nested_kind(hints[field.name])
         is_list = typing.get_origin(hint) is list
+        changes = declared(field) if above is Changes.RESULT else above
         if nested:
             path = f"{name}.{field.name}" if name else field.name
-            inner.append((nested, path, _first_sentence(helps[field.name]), is_list))
+            inner.append((nested, path, _first_sentence(helps[field.name]), is_list, changes))
         if not nested or is_list:
             choices = tuple(map(str, typing.get_args(hint))) if typing.get_origin(hint) is typing.Literal else ()
-            keys.append(Key(field.name, _default(field), choices, _kind(hint), helps[field.name]))
+            keys.append(Key(field.name, _default(field), choices, _kind(hint), helps[field.name], changes))
     yield Section(name, title, tuple(keys), repeated)
     for part in inner:
         yield from sections(*part)

@@ -7,6 +7,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tpullm.recipe.changes import Changes, changing, declared
+
 SourceKind = Literal["text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki"]
 
 
@@ -69,7 +71,7 @@ class CorpusConfig:
     minimum_characters: int = 50
     maximum_characters: int = 1_000_000
     near_duplicate_similarity: float = 0.8
-    workers: int = 0
+    workers: int = changing(Changes.NOTHING, 0)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class TokenizerConfig:
     sample_characters: int = 2_000_000
     words: bool = True
     reserved_tokens: int = 16
-    workers: int = 0
+    workers: int = changing(Changes.NOTHING, 0)
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,6 @@ class RopeScaling:
     long: tuple[float, ...] = ()
 
 
-# Keys of a model that concern its training and change no parameter.
-HOW_TRAINED = ("dropout", "remat", "attention_block", "gradients", "balance_loss")
 # The values of `model.attention_block`, the largest first.
 ATTENTION_BLOCKS = (2048, 1024, 512, 256, 128)
 
@@ -213,7 +213,7 @@ class ModelConfig:
     router_scores: Literal["softmax", "sigmoid"] = "softmax"
     router_scale: float = 1.0
     shared_experts: int = 0
-    balance_loss: float = 0.0
+    balance_loss: float = changing(Changes.TRAINING, 0.0)
     balance_rate: float = 0.0
     vocabulary_size: int = 0
     context_length: int = 256
@@ -239,10 +239,10 @@ class ModelConfig:
     logit_softcap: float = 0.0
     scale_embeddings: bool = True
     tied_embeddings: bool = True
-    dropout: float = 0.0
-    remat: Literal["none", "full", "save_attention", "save_dots", "offload"] = "none"
-    attention_block: int = 0
-    gradients: Literal["compute", "float32"] = "compute"
+    dropout: float = changing(Changes.TRAINING, 0.0)
+    remat: Literal["none", "full", "save_attention", "save_dots", "offload"] = changing(Changes.ROUNDING, "none")
+    attention_block: int = changing(Changes.ROUNDING, 0)
+    gradients: Literal["compute", "float32"] = changing(Changes.TRAINING, "compute")
 
     def resolved(self, vocabulary_size: int) -> "ModelConfig":
         """The same config with every 0 replaced by the value that it stands for."""
@@ -259,9 +259,14 @@ class ModelConfig:
         """The windows that there are, each once."""
         return sorted(set(self.windows or (0,)))
 
+    @classmethod
+    def of_training(cls) -> list[str]:
+        """The keys that concern how a model is trained, and not what it computes."""
+        return [field.name for field in dataclasses.fields(cls) if declared(field) is not Changes.RESULT]
+
     def trained_as(self, other: "ModelConfig") -> "ModelConfig":
         """The same model with what `other` says of its training, which changes no parameter."""
-        return dataclasses.replace(self, **{key: getattr(other, key) for key in HOW_TRAINED})
+        return dataclasses.replace(self, **{key: getattr(other, key) for key in self.of_training()})
 
     @classmethod
     def from_json(cls, fields: dict) -> "ModelConfig":
@@ -346,18 +351,18 @@ class TrainConfig:
         checkpoint: when training saves.
     """
 
-    steps: int = 1000
+    steps: int = changing(Changes.LENGTH, 1000)
     batch_size: int = 32
     sequence_length: int = 256
-    accumulation: int = 1
-    loss_chunks: int = 0
+    accumulation: int = changing(Changes.ROUNDING, 1)
+    loss_chunks: int = changing(Changes.ROUNDING, 0)
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    evaluate_every: int = 0
-    evaluate_rows: int = 64
-    log_every: int = 10
-    data_workers: int = 2
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate_every: int = changing(Changes.NOTHING, 0)
+    evaluate_rows: int = changing(Changes.NOTHING, 64)
+    log_every: int = changing(Changes.NOTHING, 10)
+    data_workers: int = changing(Changes.NOTHING, 2)
+    checkpoint: CheckpointConfig = changing(Changes.NOTHING, factory=CheckpointConfig)
 
 
 @dataclass(frozen=True)
@@ -392,7 +397,7 @@ class EvaluateConfig:
     """
 
     rows: int = 0
-    batch_size: int = 32
+    batch_size: int = changing(Changes.ROUNDING, 32)
     questions: int = 0
     prompts: list[str] = field(default_factory=lambda: ["今日は", "The ", "def "])
     sample_tokens: int = 60
@@ -424,14 +429,14 @@ class Recipe:
     """
 
     name: str = "unnamed"
-    run: str = "runs/unnamed"
+    run: str = changing(Changes.NOTHING, "runs/unnamed")
     seed: int = 0
-    language: Literal["", "en", "ja"] = ""
+    language: Literal["", "en", "ja"] = changing(Changes.NOTHING, "")
     text: str = ""
     text_bytes: int = 0
     base: str = ""
-    topology: str = ""
-    mesh: dict[str, int] = field(default_factory=lambda: {"fsdp": -1})
+    topology: str = changing(Changes.NOTHING, "")
+    mesh: dict[str, int] = changing(Changes.ROUNDING, factory=lambda: {"fsdp": -1})
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

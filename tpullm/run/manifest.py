@@ -1,6 +1,5 @@
 """A stage's manifest names its inputs by hash, so a finished stage is skipped and a changed one is made again."""
 
-import dataclasses
 import datetime
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,27 @@ from tpullm.errors import UserError
 FILE = "manifest.json"
 
 
-def inputs_hash(config: Any, upstream: dict[str, str]) -> dict[str, Any]:
-    """What a stage depends on: its own slice of the recipe (dataclass or dict) and the hashes of what it reads."""
-    if dataclasses.is_dataclass(config):
-        config = dataclasses.asdict(config)
-    return {"tpullm": __version__, "config": config, "upstream": upstream}
+def inputs(config: dict[str, Any], upstream: dict[str, str], length: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a stage depends on.
+
+    Args:
+        config: the keys that decide its numbers (`recipe.changes.result`), and no others.
+        upstream: the hashes of what it reads, by name.
+        length: the keys that say how far it goes (`Changes.LENGTH`).
+    """
+    return plain({"config": config, "upstream": upstream, "length": length or {}})
+
+
+def differ_in_length_alone(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether a stage made from one can resume and become the other: all but how far it goes is equal."""
+    return {**one, "length": None} == {**other, "length": None}
 
 
 def is_finished(stage: Path, inputs: dict[str, Any]) -> bool:
     """Whether `stage` was finished from exactly these inputs."""
     path = stage / FILE
     try:
-        return path.exists() and storage.read_json(path)["inputs"] == plain(inputs)
+        return path.exists() and storage.read_json(path)["inputs"] == inputs
     except UserError:
         if path.exists():
             raise
@@ -34,7 +42,7 @@ def write(stage: Path, inputs: dict[str, Any], **facts: Any) -> None:
     value = {
         "tpullm": __version__,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "inputs": plain(inputs),
+        "inputs": inputs,
         **facts,
     }
     storage.write_json(stage / FILE, value)
@@ -47,7 +55,7 @@ def identity(stage: Path) -> str:
 
 def identity_of(inputs: dict[str, Any]) -> str:
     """The identity of a stage that is made, or will be, from these inputs."""
-    return storage.hash_json(plain(inputs))
+    return storage.hash_json(inputs)
 
 
 def plain(value: Any) -> Any:

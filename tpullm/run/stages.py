@@ -1,6 +1,5 @@
 """The stages of a run: what each depends on, so that a finished one is skipped and a changed one is made again."""
 
-import dataclasses
 import datetime
 import shutil
 from pathlib import Path
@@ -9,12 +8,11 @@ from tpullm import storage
 from tpullm.cluster import hosts
 from tpullm.errors import UserError
 from tpullm.log import say
-from tpullm.recipe.schema import Recipe, TrainConfig
+from tpullm.recipe.changes import Changes, part, result
+from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 
 STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
-# Settings of training that change when things are written, and not one number of the result.
-WITHOUT_EFFECT = ("checkpoint", "log_every", "evaluate_every", "evaluate_rows", "data_workers")
 
 
 def need(run: Path, stage: str, verb: str) -> str:
@@ -40,7 +38,7 @@ def base_inputs(recipe: Recipe, run: Path) -> dict:
     folder, made = storage.path(recipe.base), run / "base" / manifest.FILE
     if not folder.is_dir() and made.exists() and storage.read_json(made)["folder"] == str(folder):
         return storage.read_json(made)["inputs"]
-    return manifest.inputs_hash({}, {name: entry[2] for name, entry in digests(recipe, run).items()})
+    return manifest.inputs({}, {name: entry[2] for name, entry in digests(recipe, run).items()})
 
 
 def digests(recipe: Recipe, run: Path) -> dict[str, list]:
@@ -65,11 +63,11 @@ def digests(recipe: Recipe, run: Path) -> dict[str, list]:
 def pretrain_inputs(recipe: Recipe, run: Path) -> dict:
     """What pretraining depends on."""
     weights = {source.name: source.weight for source in recipe.corpus.sources}
-    config = {"model": dataclasses.asdict(recipe.model), "train": _numbers(recipe.pretrain), "seed": recipe.seed}
+    config = {"model": result(recipe.model), "train": result(recipe.pretrain), "seed": recipe.seed, "weights": weights}
     upstream = {"tokens": need(run, "tokens", "tokenize")}
     if recipe.base:
         upstream["base"] = _standing(recipe, run, "base", base_inputs)
-    return manifest.inputs_hash({**config, "weights": weights}, upstream)
+    return manifest.inputs(config, upstream, part(recipe.pretrain, Changes.LENGTH))
 
 
 def finetune_inputs(recipe: Recipe, run: Path) -> dict:
@@ -79,10 +77,10 @@ def finetune_inputs(recipe: Recipe, run: Path) -> dict:
         raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
     named = {name: storage.path(name) for name in (*finetune.conversations, finetune.chat_template) if name}
     files = {name: storage.hash_file(path) for name, path in named.items() if path.is_file()}
-    config = dataclasses.asdict(finetune) | {"train": _numbers(finetune.train), "seed": recipe.seed}
+    config = result(finetune) | {"seed": recipe.seed}
     if recipe.foundation == "base":  # else it is among the inputs of pretraining
-        config["dropout"] = recipe.model.dropout
-    return manifest.inputs_hash(config, _foundation(recipe, run) | files)
+        config["model"] = part(recipe.model, Changes.TRAINING)
+    return manifest.inputs(config, _foundation(recipe, run) | files, part(finetune.train, Changes.LENGTH))
 
 
 def evaluate_inputs(recipe: Recipe, run: Path) -> dict:
@@ -90,7 +88,7 @@ def evaluate_inputs(recipe: Recipe, run: Path) -> dict:
     upstream = _foundation(recipe, run)
     if recipe.finetune:
         upstream["finetune"] = _standing(recipe, run, "finetune", finetune_inputs)
-    return manifest.inputs_hash(recipe.evaluate, upstream)
+    return manifest.inputs(result(recipe.evaluate), upstream)
 
 
 def _foundation(recipe: Recipe, run: Path) -> dict[str, str]:
@@ -98,8 +96,9 @@ def _foundation(recipe: Recipe, run: Path) -> dict[str, str]:
     return {stage: _standing(recipe, run, stage, base_inputs if stage == "base" else pretrain_inputs)}
 
 
-def _numbers(config: TrainConfig) -> dict:
-    return {key: value for key, value in dataclasses.asdict(config).items() if key not in WITHOUT_EFFECT}
+def started(stage: Path) -> dict | None:
+    """The inputs that a stage was begun with, finished or not; None if it was not begun."""
+    return storage.read_json(stage / STARTED) if (stage / STARTED).exists() else None
 
 
 def begin(stage: Path, inputs: dict) -> None:
@@ -107,26 +106,34 @@ def begin(stage: Path, inputs: dict) -> None:
 
     What was trained is never deleted: only the user knows what it cost.
     """
-    _make_room(stage, inputs)
+    if stage.exists() and started(stage) != inputs:
+        set_aside(stage)
     _note(stage, inputs)
 
 
-def _make_room(stage: Path, inputs: dict) -> None:
-    started = stage / STARTED
-    if stage.exists() and (not started.exists() or storage.read_json(started) != manifest.plain(inputs)):
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S.%f")
-        kept = stage.parent / "replaced" / f"{stage.name}-{now}"
-        storage.move_tree(stage, kept)
-        say(f"{stage.name}: its inputs changed, so it is made again (the old one is kept in {kept})")
+def set_aside(stage: Path) -> None:
+    """Move a stage to `RUN/replaced`."""
+    kept = replaced(stage)
+    storage.move_tree(stage, kept)
+    say(f"{stage.name}: its inputs changed, so it is made again (the old one is kept in {kept})")
+
+
+def replaced(stage: Path) -> Path:
+    """A new folder in `RUN/replaced` for a stage, or for what of it is made again."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S.%f")
+    return stage.parent / "replaced" / f"{stage.name}-{now}"
 
 
 def _note(stage: Path, inputs: dict) -> None:
-    if not (stage / STARTED).exists():
-        storage.write_json(stage / STARTED, manifest.plain(inputs))
+    if started(stage) != inputs:
+        storage.write_json(stage / STARTED, inputs)
 
 
 def begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed: dict[str, str] | None = None) -> None:
     """`begin`, for a stage that makes a model: the tokenizer that it was trained with stays beside it.
+
+    A training that has to go further, or less far, than before stays where it is and is no longer finished. Whether it
+    can resume is decided before (`training/resume.py`).
 
     Args:
         tokenizer: the folder that it is in.
@@ -141,7 +148,11 @@ def begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed
 
 
 def _begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed: dict[str, str]) -> None:
-    _make_room(run / stage, inputs)
+    before = started(run / stage)
+    if (run / stage).exists() and not (before and manifest.differ_in_length_alone(before, inputs)):
+        set_aside(run / stage)
+    elif before and before != inputs:
+        (run / stage / manifest.FILE).unlink(missing_ok=True)
     if not all((run / stage / name).exists() for name in ("tokenizer", STARTED)):
         with storage.atomic_directory(run / stage / "tokenizer") as temporary:
             for file in storage.local_copy(tokenizer).iterdir():

@@ -23,10 +23,10 @@ from tpullm.mesh.rows import put
 from tpullm.model.count import parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype
 from tpullm.process import compile_cache, environment
-from tpullm.recipe.schema import ModelConfig, OptimizerConfig, TrainConfig
+from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.metrics import Meter, MetricsLog, NoLog
-from tpullm.training.optimizer.chain import learning_rate, make_optimizer
+from tpullm.training.optimizer.chain import decay_begin, learning_rates, make_optimizer
 from tpullm.training.state import Architecture, abstract, initial, with_params
 from tpullm.training.step import make_step
 
@@ -47,7 +47,8 @@ class Job:
         evaluations: this host's rows of the held-out batches, by source.
         bytes_per_token: UTF-8 bytes of each token id, `[V]`, for bits per byte.
         description: what a checkpoint says of itself.
-        params: where to start from; None is fresh parameters.
+        resumed: the step of the checkpoint to resume from; 0 starts anew.
+        params: where to start from if not from a checkpoint; None is fresh parameters.
     """
 
     directory: Path
@@ -59,11 +60,12 @@ class Job:
     evaluations: dict[str, list[Batch]]
     bytes_per_token: np.ndarray
     description: dict
+    resumed: int = 0
     params: Tree | None = field(default=None, repr=False)
 
 
 def train(job: Job) -> dict:
-    """Train to the last step, going on from the last save; returns the last evaluation.
+    """Train to the last step; returns the last evaluation.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state was saved.
@@ -72,10 +74,11 @@ def train(job: Job) -> dict:
     dtype = compute_dtype(config.compute)
     architecture = Architecture(job.model)
     with jax.set_mesh(job.mesh), _stop_signal() as stopped:
-        # ---------------------------------------------------------------- the state: where training goes on from
-        # 1. the last finished save of this stage;  2. the parameters given (fine-tuning);  3. fresh parameters.
+        # ---------------------------------------------------------------- the state: where training starts
+        # 1. a checkpoint of this stage;  2. the parameters given (fine-tuning);  3. fresh parameters.
         optimizer = make_optimizer(config.optimizer, steps, architecture.axes, dtype)
-        checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint)
+        stable = decay_begin(config.optimizer, steps) if config.optimizer.schedule == "wsd" else 0
+        checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint, always=stable)
         target = abstract(architecture, optimizer, job.mesh)
         state = _start(job, checkpoints, architecture, optimizer, target)
         first = int(state["step"])
@@ -125,7 +128,7 @@ def train(job: Job) -> dict:
             save = config.checkpoint
             late = save.every_minutes and minutes >= save.every_minutes and hosts.is_first()  # by one clock
             now = requests.ended(done, ["save"] * bool(late) + ["stop"] * stopped())
-            if now or final or (save.every_steps and done % save.every_steps == 0):
+            if now or final or done == stable or (save.every_steps and done % save.every_steps == 0):
                 meter.report()
                 _check_finite(values, done, job.directory)
                 meter.log.sync()  # before the save: lines of saved steps are never lost
@@ -137,16 +140,8 @@ def train(job: Job) -> dict:
         checkpoints.close()
         meter.close()
         if any(hosts.gather("training ends", stopped())):
-            raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command goes on")
+            raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command resumes")
     return results
-
-
-def learning_rates(config: OptimizerConfig, steps: int) -> np.ndarray:
-    """The learning rate of every step, `[steps]`, for the log.
-
-    All at once: for one line it would be 11 programs, and each would wait for the step that is on its way.
-    """
-    return np.asarray(jax.jit(learning_rate(config, steps))(np.arange(steps)))
 
 
 def _check_finite(values: dict[str, jax.Array], step: int, directory: Path) -> None:
@@ -159,9 +154,8 @@ def _check_finite(values: dict[str, jax.Array], step: int, directory: Path) -> N
 
 
 def _start(job: Job, checkpoints: Checkpoints, architecture: Architecture, optimizer, target: Tree) -> Tree:
-    latest = checkpoints.latest()
-    if latest is not None:
-        return checkpoints.restore(latest, target)
+    if job.resumed:
+        return checkpoints.restore(job.resumed, target)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     if job.params is not None:
         return jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings)(job.params)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tpullm.recipe.schema import OptimizerConfig
@@ -27,10 +28,24 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     if config.schedule == "cosine":
         fall = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), config.final_lr_fraction)
         return optax.join_schedules([rise, fall], [warmup])
-    decay = min(max(round(config.decay_fraction * steps), 1), steps - warmup)
+    begin = decay_begin(config, steps)
     stable = optax.constant_schedule(peak)
-    fall = optax.linear_schedule(peak, last, decay)
-    return optax.join_schedules([rise, stable, fall], [warmup, steps - decay])
+    fall = optax.linear_schedule(peak, last, steps - begin)
+    return optax.join_schedules([rise, stable, fall], [warmup, begin])
+
+
+def decay_begin(config: OptimizerConfig, steps: int) -> int:
+    """The step at which the decay of `wsd` begins: up to there the rates are those of any longer training."""
+    warmup = min(config.warmup_steps, steps - 1)
+    return steps - min(max(round(config.decay_fraction * steps), 1), steps - warmup)
+
+
+def learning_rates(config: OptimizerConfig, steps: int) -> np.ndarray:
+    """The learning rate of every step, `[steps]`, for the log.
+
+    All at once: for one line it would be 11 programs, and each would wait for the step that is in flight.
+    """
+    return np.asarray(jax.jit(learning_rate(config, steps))(np.arange(steps)))
 
 
 def make_optimizer(

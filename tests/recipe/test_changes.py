@@ -1,0 +1,59 @@
+"""What a key changes is declared at its field, once, and all that depends on it asks there."""
+
+import dataclasses
+import typing
+
+import pytest
+
+from tpullm.recipe.changes import Changes, declared, part, result
+from tpullm.recipe.schema import CheckpointConfig, CorpusConfig, ModelConfig, Recipe, Source, TrainConfig
+
+
+def changed(config, name):
+    """The config with another value of a key."""
+    value = getattr(config, name)
+    choices = typing.get_args(typing.get_type_hints(type(config))[name])
+    if isinstance(value, bool):
+        return dataclasses.replace(config, **{name: not value})
+    if isinstance(value, int | float):
+        return dataclasses.replace(config, **{name: value + 1})
+    if isinstance(value, str):
+        return dataclasses.replace(config, **{name: next(other for other in choices if other != value)})
+    return None
+
+
+@pytest.mark.parametrize(
+    "config", [TrainConfig(), ModelConfig(), CorpusConfig()], ids=lambda config: type(config).__name__
+)
+def test_another_value_shows_in_the_result_if_the_key_changes_it(config):
+    for field in dataclasses.fields(config):
+        if other := changed(config, field.name):
+            shows = declared(field) in (Changes.RESULT, Changes.TRAINING)
+            assert (result(config) != result(other)) == shows, field.name
+
+
+def test_every_key_of_a_training_that_resumes_is_declared():
+    resumes = {field.name for field in dataclasses.fields(TrainConfig) if declared(field).resumes}
+    saving = {"checkpoint", "log_every", "evaluate_every", "evaluate_rows", "data_workers"}
+    assert resumes == saving | {"steps", "accumulation", "loss_chunks"}
+    assert {field.name for field in dataclasses.fields(ModelConfig) if declared(field).resumes} == {
+        "remat",
+        "attention_block",
+    }
+
+
+def test_the_keys_of_settings_in_settings_stand_in_their_section():
+    recipe = Recipe(pretrain=TrainConfig(steps=7, accumulation=2))
+    assert part(recipe.pretrain, Changes.LENGTH) == {"steps": 7}
+    assert part(recipe, Changes.LENGTH) == {"pretrain": {"steps": 7}}
+    nothing = part(TrainConfig(checkpoint=CheckpointConfig(keep=5)), Changes.NOTHING)
+    assert nothing["checkpoint"] == {"every_steps": 500, "every_minutes": 10.0, "keep": 5}
+    assert "checkpoint" not in result(recipe.pretrain) and "optimizer" in result(recipe.pretrain)
+    sources = CorpusConfig(sources=[Source("mine", "text")])
+    assert result(sources)["sources"][0].name == "mine"
+
+
+def test_a_model_is_trained_as_another_one_by_the_keys_of_training():
+    one, other = ModelConfig(width=64, dropout=0.1), ModelConfig(width=128, dropout=0.2, remat="full")
+    assert one.trained_as(other) == ModelConfig(width=64, dropout=0.2, remat="full")
+    assert set(ModelConfig.of_training()) == {"dropout", "remat", "attention_block", "gradients", "balance_loss"}

@@ -1,0 +1,104 @@
+"""A training whose recipe has changed resumes where it can, and says where it can't: `training/resume.py`."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.run.test_resume import assert_same_bits, final_parameters
+from tpullm.checkpoint.models import find, steps
+from tpullm.cli import main
+
+SHORT = ["--pretrain.log_every=1", "--pretrain.evaluate_every=0", "--pretrain.checkpoint.every_steps=0"]
+WSD = [*SHORT, "--pretrain.optimizer.schedule=wsd", "--pretrain.optimizer.decay_fraction=0.3"]
+
+
+def pretrain(run, *options):
+    assert main(["pretrain", "--run", str(run), *options]) == 0
+
+
+@pytest.fixture
+def interrupted(tiny_run, tiny_tokens):
+    """A run whose pretraining was stopped after step 25 of 30."""
+    stage = tiny_tokens / "pretrain"
+    shutil.copytree(tiny_run / "pretrain", stage)
+    (stage / "manifest.json").unlink()
+    shutil.rmtree(stage / "checkpoints" / "30")
+    return tiny_tokens
+
+
+# All at once is quick; each by itself is `slow`, and says which one it was.
+SAME_BITS = ["log_every=2", "evaluate_every=4", "evaluate_rows=2", "data_workers=0", "checkpoint.keep=5"]
+ROUNDINGS = ["pretrain.accumulation=2", "pretrain.loss_chunks=4", "model.remat=full", "model.attention_block=256"]
+
+
+def all_and_each(keys):
+    return [pytest.param(keys, id="all"), *(pytest.param([key], id=key, marks=pytest.mark.slow) for key in keys)]
+
+
+@pytest.mark.parametrize("keys", all_and_each(SAME_BITS))
+def test_keys_that_change_nothing_may_change_in_the_middle(tiny_run, interrupted, keys, capsys):
+    pretrain(interrupted, *(f"--pretrain.{key}" for key in keys))
+    assert "step 25 of 30" in capsys.readouterr().err
+    assert not (interrupted / "replaced").exists()
+    assert_same_bits(tiny_run / "pretrain", interrupted / "pretrain")
+
+
+@pytest.mark.parametrize("keys", all_and_each(ROUNDINGS))
+def test_keys_that_change_roundings_may_change_in_the_middle(tiny_run, interrupted, keys, capsys):
+    """In float32 five steps of sums in another order: each parameter moves by up to 1e-2 a step, and Adam makes the
+    sign of a gradient near 0 a matter of rounding; those are few."""
+    pretrain(interrupted, *(f"--{key}" for key in keys))
+    assert "step 25 of 30" in capsys.readouterr().err
+    assert not (interrupted / "replaced").exists()
+    for a, b in zip(final_parameters(tiny_run / "pretrain"), final_parameters(interrupted / "pretrain"), strict=True):
+        assert np.quantile(np.abs(a - b), 0.99) < 1e-5
+
+
+def test_a_key_that_changes_the_result_makes_the_training_again(interrupted, capsys):
+    pretrain(interrupted, "--model.dropout=0.1", "--pretrain.steps=2")
+    assert "its inputs changed, so it is made again" in capsys.readouterr().err
+    (kept,) = (interrupted / "replaced").iterdir()
+    assert steps(kept / "checkpoints") == [25] and steps(interrupted / "pretrain" / "checkpoints") == [2]
+
+
+def test_a_longer_training_by_wsd_is_the_uninterrupted_one(tiny_tokens, tmp_path, capsys):
+    """It resumes where the decay began, and what came after is kept as a model."""
+    whole = tmp_path / "whole"
+    shutil.copytree(tiny_tokens, whole)
+    pretrain(whole, *WSD, "--pretrain.steps=16")
+    pretrain(tiny_tokens, *WSD, "--pretrain.steps=10", "--pretrain.checkpoint.keep=1")
+    assert steps(tiny_tokens / "pretrain" / "checkpoints") == [7, 10]
+    decayed = final_parameters(tiny_tokens / "pretrain")
+    capsys.readouterr()
+    pretrain(tiny_tokens, *WSD, "--pretrain.steps=16")
+    assert "resumes at step 7" in capsys.readouterr().err
+    assert_same_bits(whole / "pretrain", tiny_tokens / "pretrain")
+    lines = (tiny_tokens / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines if "loss" in json.loads(line)] == [*range(1, 17)]
+    (kept,) = (tiny_tokens / "replaced").iterdir()
+    for before, after in zip(decayed, final_parameters(kept), strict=True):
+        assert before.tobytes() == after.tobytes()
+    assert find(kept).tokenizer_path.is_dir() and (kept / "manifest.json").is_file()
+
+
+def test_a_longer_training_by_cosine_resumes_and_says_what_happens(tiny_tokens, capsys):
+    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=8")
+    capsys.readouterr()
+    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=12")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "resumes at step 8 of 12, and its learning rate jumps" in said and "with `schedule: wsd` it is" in said
+    assert not (tiny_tokens / "replaced").exists()
+    assert find(tiny_tokens / "pretrain").horizons == [[0, 8], [8, 12]]
+    manifest = json.loads((tiny_tokens / "pretrain" / "manifest.json").read_text())
+    assert manifest["inputs"]["length"] == {"steps": 12}
+
+
+def test_a_training_that_has_gone_too_far_is_made_again(tiny_tokens, capsys):
+    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=6")
+    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=3")
+    assert "made again" in capsys.readouterr().err
+    (kept,) = (tiny_tokens / "replaced").iterdir()
+    assert steps(kept / "checkpoints") == [6] and steps(tiny_tokens / "pretrain" / "checkpoints") == [3]
+    assert find(tiny_tokens / "pretrain").horizons == [[0, 3]]

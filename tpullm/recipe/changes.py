@@ -1,0 +1,62 @@
+"""What another value of a key changes, declared at the field of the key in `schema.py`.
+
+Which stages are made again, which trainings resume, what an export keeps, the reference and the advice of `plan` follow
+from these declarations. A key without one changes the result.
+"""
+
+import dataclasses
+from enum import Enum
+from typing import Any
+
+
+class Changes(Enum):
+    """What another value of a key changes. Its value is the word in the reference.
+
+    RESULT: the numbers of the stage, which is made again.
+    TRAINING: of a model, the numbers of its training, which is made again; not what the model computes.
+    ROUNDING: the order of sums. A training resumes, and its result is equal up to rounding.
+    LENGTH: how far a training goes. It resumes (`training/resume.py` says from where).
+    NOTHING: not one bit of the result. A training resumes.
+    """
+
+    RESULT = "again"
+    TRAINING = "again (training)"
+    ROUNDING = "roundings"
+    LENGTH = "length"
+    NOTHING = "same bits"
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a stage that is under way, or finished, stands with another value."""
+        return self in (Changes.ROUNDING, Changes.LENGTH, Changes.NOTHING)
+
+
+def changing(what: Changes, default: Any = dataclasses.MISSING, factory: Any = dataclasses.MISSING) -> Any:
+    """A field of a settings dataclass, with what its key changes."""
+    return dataclasses.field(default=default, default_factory=factory, metadata={"changes": what})
+
+
+def declared(field: dataclasses.Field) -> Changes:
+    """What the key of a field changes."""
+    return field.metadata.get("changes", Changes.RESULT)
+
+
+def part(config: Any, *which: Changes) -> dict[str, Any]:
+    """The keys of a settings dataclass, and of those in it, that change one of `which`; as plain values.
+
+    A field that holds settings and declares something declares it for all keys in it.
+    """
+    found = {}
+    for field in dataclasses.fields(config):
+        value, own = getattr(config, field.name), declared(field)
+        if dataclasses.is_dataclass(value) and own is Changes.RESULT:
+            if inner := part(value, *which):
+                found[field.name] = inner
+        elif own in which:
+            found[field.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    return found
+
+
+def result(config: Any) -> dict[str, Any]:
+    """The keys that decide the numbers of a stage: what its identity is made of."""
+    return part(config, Changes.RESULT, Changes.TRAINING)

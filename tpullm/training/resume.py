@@ -1,0 +1,112 @@
+"""Where a training resumes whose recipe may have changed: from which of its checkpoints, or from the beginning.
+
+The number of steps decides the learning rate of every step. A checkpoint is on the way of another number of steps if
+all learning rates up to it are the same: then the result is that of an uninterrupted training, bit for bit. With `wsd`
+such a checkpoint stands where the decay begins, and is kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tpullm import storage
+from tpullm.checkpoint.models import Model, find, steps
+from tpullm.cluster import hosts
+from tpullm.log import say, warn
+from tpullm.recipe.schema import TrainConfig
+from tpullm.run import manifest, stages
+from tpullm.training.metrics import FILE
+from tpullm.training.optimizer.chain import learning_rates
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training starts.
+
+    Args:
+        step: of the checkpoint that it resumes from; 0 is the beginning.
+        horizons: as of `checkpoint.models.Model`, for the checkpoints to come.
+    """
+
+    step: int
+    horizons: list[list[int]]
+
+
+def begin(
+    run: Path, name: str, inputs: dict, config: TrainConfig, tokenizer: Path, changed: dict[str, str] | None = None
+) -> Start:
+    """Make room for a training, and say where it starts; on every host the same.
+
+    Args:
+        name: of the stage.
+        inputs: of the stage.
+        tokenizer: the folder with the model's tokenizer.
+        changed: see `stages.begin_training`.
+    """
+    found = hosts.first_says(f"where {name} starts", lambda: asdict(_start(run / name, inputs, config)))
+    stages.begin_training(run, name, inputs, tokenizer, changed)
+    return Start(**found)
+
+
+def _start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
+    anew, before = Start(0, [[0, config.steps]]), stages.started(stage)
+    saved = steps(stage / "checkpoints") if (stage / "checkpoints").is_dir() else []
+    if not saved or before is None or not manifest.differ_in_length_alone(before, inputs):
+        return anew
+    models = [find(stage / "checkpoints" / str(step)) for step in reversed(saved)]
+    if models[0].horizons[-1][1] == config.steps:  # nothing has changed since
+        return Start(saved[-1], models[0].horizons)
+    for model in models:
+        if model.step <= config.steps and _rates(config, [[0, config.steps]], model.step) == _rates_of(model, config):
+            _keep_later(stage, [step for step in saved if step > model.step])
+            say(f"{stage.name}: resumes at step {model.step:,}: so far as in a training of {config.steps:,} steps")
+            return Start(model.step, anew.horizons)
+    if saved[-1] > config.steps:
+        stages.set_aside(stage)
+        return anew
+    return _on_another_schedule(stage.name, models[0], config)
+
+
+def _on_another_schedule(name: str, model: Model, config: TrainConfig) -> Start:
+    """The last checkpoint, which another schedule has led to."""
+    horizons = [*model.horizons, [model.step, config.steps]]
+    of_old, of_new = _rates_of(model, config)[-1], _rates(config, [[0, config.steps]], config.steps)
+    then = of_new[min(model.step, config.steps - 1)]
+    warn(
+        f"{name}: resumes at step {model.step:,} of {config.steps:,}, and its learning rate jumps from {of_old:.2g} to "
+        f"{then:.2g}. The result is not that of {config.steps:,} steps from the beginning; with `schedule: wsd` it is"
+    )
+    return Start(model.step, horizons)
+
+
+def _rates_of(model: Model, config: TrainConfig) -> list[float]:
+    """The learning rates that have led to a checkpoint."""
+    return _rates(config, model.horizons, model.step)
+
+
+def _rates(config: TrainConfig, horizons: Sequence[Sequence[int]], until: int) -> list[float]:
+    """The learning rate of each step before `until`."""
+    firsts = [first for first, _ in horizons] + [until]
+    parts = [
+        learning_rates(config.optimizer, length)[first:last]
+        for (first, length), last in zip(horizons, firsts[1:], strict=True)
+    ]
+    return np.concatenate(parts).tolist()
+
+
+def _keep_later(stage: Path, later: Sequence[int]) -> None:
+    """Move checkpoints that are not on the way to `RUN/replaced`, as a stage that can be used."""
+    if not later:
+        return
+    kept = stages.replaced(stage)
+    with storage.atomic_directory(kept / "tokenizer") as temporary:
+        for file in storage.local_copy(stage / "tokenizer").iterdir():
+            storage.copy(file, temporary / file.name)
+    for name in (FILE, stages.STARTED, manifest.FILE):
+        if (stage / name).exists():
+            storage.copy(stage / name, kept / name)
+    for step in later:
+        storage.move_tree(stage / "checkpoints" / str(step), kept / "checkpoints" / str(step))
+    say(f"{stage.name}: its later checkpoints are kept in {kept}")
