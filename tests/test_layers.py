@@ -1,8 +1,12 @@
-"""Imports go down only, and what handles text starts without JAX. The contracts are in pyproject.toml."""
+"""Every module has a room, imports go down only, and what handles text starts without JAX.
+
+The import contracts are in pyproject.toml.
+"""
 
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -39,3 +43,17 @@ def test_starts_without_jax(module):
     result = run_python(f"import sys, tpullm.{module}; print(*{{'jax', 'jaxlib', 'flax', 'torch'}} & set(sys.modules))")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == ""
+
+
+def test_at_the_top_is_only_the_way_in():
+    assert {path.name for path in (ROOT / "tpullm").glob("*.py")} == {
+        *("__init__.py", "__main__.py", "cli.py", "errors.py", "log.py")
+    }
+
+
+def test_no_two_modules_have_the_same_name():
+    """But a verb and the module that does its work may: `commands/collect.py` calls `corpus/collect.py`."""
+    modules = [path for path in (ROOT / "tpullm").rglob("*.py") if path.name != "__init__.py"]
+    named = Counter(path.name for path in modules if path.parent.name != "commands")
+    folders = {f"{path.name}.py" for path in (ROOT / "tpullm").rglob("*") if (path / "__init__.py").exists()}
+    assert [name for name, count in named.items() if count > 1 or name in folders] == []

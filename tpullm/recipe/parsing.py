@@ -51,7 +51,7 @@ def _files_first(argv: list[str]) -> list[str]:
     return files + rest
 
 
-def recipe_first(argv: list[str]) -> list[str]:
+def _recipe_first(argv: list[str]) -> list[str]:
     """The first word of a verb's command line, if it is no option, is its recipe, as `--config` would be."""
     return ["--config", *argv] if argv and not argv[0].startswith("-") else argv
 
@@ -111,12 +111,6 @@ def _repeated(node: Any, prefix: str) -> Iterator[tuple[str, int]]:
             yield from _repeated(item, prefix)
 
 
-def instantiate(parser, arguments) -> Recipe:
-    """The recipe of a parsed command line, not checked yet."""
-    values = parser.instantiate(arguments) if hasattr(parser, "instantiate") else parser.instantiate_classes(arguments)
-    return Recipe(**{field.name: values[field.name] for field in dataclasses.fields(Recipe)})
-
-
 def load(path: Path | str, overrides: list[str] = ()) -> Recipe:
     """The recipe in a YAML file, checked; `overrides` as on the command line (`--pretrain.steps=20`)."""
     return of_command_line([f"--config={path}", *overrides])
@@ -128,13 +122,26 @@ def of_command_line(argv: list[str]) -> Recipe:
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_recipe_arguments(parser)
-    arguments = parse(parser, argv := recipe_first(argv))
+    return recipe_of(parser, argv)[0]
+
+
+def recipe_of(parser, argv: list[str]) -> tuple[Recipe, Any]:
+    """The checked recipe, and the parsed command line.
+
+    The recipe is the first word, a name or a path (`shipped.find`), or that of `--config`; without one it is
+    `RUN/recipe.yaml`.
+
+    Raises:
+        UserError: no recipe, or a value that no run could have.
+    """
+    arguments = parse(parser, argv := _recipe_first(argv))
     if not arguments.config:
-        arguments = parse(parser, ["--config", str(kept_recipe(arguments.run)), *argv])
-    return check(instantiate(parser, arguments))
+        arguments = parse(parser, ["--config", str(_kept(arguments.run)), *argv])
+    values = parser.instantiate(arguments) if hasattr(parser, "instantiate") else parser.instantiate_classes(arguments)
+    return check(Recipe(**{field.name: values[field.name] for field in dataclasses.fields(Recipe)})), arguments
 
 
-def kept_recipe(run: str) -> Path:
+def _kept(run: str) -> Path:
     """The recipe in a run directory; `UserError` if there is none."""
     kept = storage.path(run) / "recipe.yaml"
     if run == Recipe().run and not kept.exists():

@@ -8,25 +8,14 @@ from typing import Any
 from tpullm import storage
 from tpullm.cluster import lock
 from tpullm.errors import TryAgain, UserError
-from tpullm.recipe.checks import check
-from tpullm.recipe.parsing import dump, instantiate, kept_recipe, load, parse, recipe_first
+from tpullm.recipe.parsing import dump, load, recipe_of
 from tpullm.recipe.schema import Recipe
 
 
 def open_run(parser, argv: list[str]) -> tuple[Recipe, Path, Any]:
-    """The recipe, the run directory, and the parsed command line.
-
-    The recipe is the first word, a name or a path (`shipped.find`), or that of `--config`; without one it is
-    `RUN/recipe.yaml`.
-
-    Raises:
-        UserError: no recipe, a run directory that belongs to another recipe, or a value that no run could have.
-    """
-    arguments = parse(parser, argv := recipe_first(argv))
-    run = storage.path(arguments.run)
-    if not arguments.config:
-        arguments = parse(parser, ["--config", str(kept_recipe(arguments.run)), *argv])
-    recipe = check(instantiate(parser, arguments))
+    """The recipe, the run directory, and the parsed command line; raises like `recipe_of` and `check_owner`."""
+    recipe, arguments = recipe_of(parser, argv)
+    run = storage.path(recipe.run)
     check_owner(run, recipe)
     return recipe, run, arguments
 
