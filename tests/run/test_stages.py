@@ -1,6 +1,10 @@
 """A stage knows what it was made from."""
 
+import pytest
+
 from tpullm import storage
+from tpullm.errors import UserError
+from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
 
 
@@ -53,3 +57,107 @@ def test_an_identity_changes_with_the_inputs_and_not_with_the_facts(tmp_path):
         found.append(manifest.identity(tmp_path))
     assert found[0] == found[1] != found[2]
     assert storage.read_json(tmp_path / "manifest.json")["seconds"] == 1.0
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    for name in ("tokenizer.model", "extra.json", "manifest.json"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def inputs(width=1, steps=10):
+    return manifest.inputs({"width": width}, {}, {"steps": steps})
+
+
+def test_a_training_keeps_the_tokenizer_that_it_begins_with(tmp_path, tokenizer):
+    stages.begin_training(tmp_path, "pretrain", inputs(), tokenizer, {"extra.json": "changed"})
+    beside = tmp_path / "pretrain" / "tokenizer"
+    assert {file.name: file.read_text() for file in beside.iterdir()} == {
+        "tokenizer.model": "tokenizer.model",
+        "extra.json": "changed",
+    }
+    assert stages.started(tmp_path / "pretrain") == inputs()
+    (tokenizer / "tokenizer.model").write_text("another")
+    stages.begin_training(tmp_path, "pretrain", inputs(), tokenizer)
+    assert (beside / "tokenizer.model").read_text() == "tokenizer.model" and not (tmp_path / "replaced").exists()
+
+
+def test_a_training_of_another_length_stays_and_is_no_longer_finished(tmp_path, tokenizer):
+    stage = tmp_path / "pretrain"
+    stages.begin_training(tmp_path, "pretrain", inputs(), tokenizer)
+    manifest.write(stage, inputs())
+    stages.begin_training(tmp_path, "pretrain", inputs(), tokenizer)
+    assert manifest.is_finished(stage, inputs())
+    for _ in range(2):  # once more after an interruption
+        stages.begin_training(tmp_path, "pretrain", inputs(steps=20), tokenizer)
+        assert not (stage / "manifest.json").exists() and stages.started(stage) == inputs(steps=20)
+    assert not (tmp_path / "replaced").exists()
+
+
+def test_a_training_of_other_inputs_is_kept_aside_whole(tmp_path, tokenizer):
+    stages.begin_training(tmp_path, "pretrain", inputs(), tokenizer)
+    (tmp_path / "pretrain" / "made").write_text("dear")
+    stages.begin_training(tmp_path, "pretrain", inputs(width=2), tokenizer)
+    (kept,) = (tmp_path / "replaced").iterdir()
+    assert sorted(path.name for path in kept.iterdir()) == ["inputs.json", "made", "tokenizer"]
+    assert sorted(path.name for path in (tmp_path / "pretrain").iterdir()) == ["inputs.json", "tokenizer"]
+
+
+def test_a_training_that_was_killed_before_its_inputs_were_noted_begins_again(tmp_path, tokenizer):
+    stages.begin_training(tmp_path, "pretrain", inputs(), tokenizer)
+    (tmp_path / "pretrain" / "inputs.json").unlink()
+    (tokenizer / "tokenizer.model").write_text("another")
+    stages.begin_training(tmp_path, "pretrain", inputs(), tokenizer)
+    assert (tmp_path / "pretrain" / "tokenizer" / "tokenizer.model").read_text() == "another"
+
+
+def test_an_earlier_stage_that_is_missing_is_named_with_its_verb(tmp_path):
+    with pytest.raises(UserError, match=r"tokens: not made yet; run `tpullm tokenize --run .*` first"):
+        stages.need(tmp_path, "tokens", "tokenize")
+    manifest.write(tmp_path / "tokens", inputs())
+    assert stages.need(tmp_path, "tokens", "tokenize") == manifest.identity_of(inputs())
+    with pytest.raises(UserError, match="finetune: the recipe has no section"):
+        stages.finetune_inputs(Recipe(), tmp_path)
+
+
+def test_a_base_is_known_by_the_content_of_its_files(tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    recipe = Recipe(base=str(folder))
+    with pytest.raises(UserError, match="it has no config.json"):
+        stages.digests(recipe, tmp_path)
+    for name in ("config.json", "model.safetensors", "chat_template.jinja", "README.md"):
+        (folder / name).write_text(name)
+    before = stages.base_inputs(recipe, tmp_path)
+    assert set(before["upstream"]) == {"config.json", "model.safetensors", "chat_template.jinja"}
+    assert before["upstream"]["config.json"] == storage.hash_file(folder / "config.json")
+    (folder / "README.md").write_text("changed")
+    assert stages.base_inputs(recipe, tmp_path) == before
+    (folder / "config.json").write_text("changed")
+    assert stages.base_inputs(recipe, tmp_path) != before
+
+
+def test_the_hash_of_a_file_that_has_not_changed_is_not_computed_again(tmp_path, monkeypatch):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    recipe = Recipe(base=str(folder))
+    noted = stages.digests(recipe, tmp_path)
+    (tmp_path / "base").mkdir()
+    storage.write_json(tmp_path / "base" / "digests.json", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "hash_file", None)  # would fail if it were called
+        assert stages.digests(recipe, tmp_path) == noted
+    (folder / "config.json").write_text("{ }")
+    assert stages.digests(recipe, tmp_path)["config.json"][2] != noted["config.json"][2]
+
+
+def test_an_imported_base_stands_without_its_folder(tmp_path):
+    folder = tmp_path / "published"
+    manifest.write(tmp_path / "base", inputs(), folder=str(folder))
+    assert stages.base_inputs(Recipe(base=str(folder)), tmp_path) == inputs()
+    with pytest.raises(UserError, match="no folder in the format of Hugging Face"):
+        stages.base_inputs(Recipe(base=str(tmp_path / "other")), tmp_path)

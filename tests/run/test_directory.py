@@ -1,0 +1,55 @@
+"""A run directory belongs to one recipe, and a refused verb leaves it as it was."""
+
+import pytest
+
+from tpullm.errors import TryAgain, UserError
+from tpullm.recipe.parsing import dump, load
+from tpullm.recipe.schema import Recipe
+from tpullm.run import directory
+
+MINE, OTHER = Recipe(name="mine", seed=1), Recipe(name="other")
+
+
+def test_the_recipe_is_kept_while_a_verb_works_and_afterwards(tmp_path):
+    run = tmp_path / "deep" / "run"
+    with directory.owned(run, MINE):
+        assert load(run / "recipe.yaml") == MINE
+    assert load(run / "recipe.yaml") == MINE
+    directory.check_owner(run, MINE)
+    with pytest.raises(UserError, match="was made by the recipe 'mine', not 'other'"):
+        directory.check_owner(run, OTHER)
+
+
+def test_a_refused_verb_puts_the_recipe_back(tmp_path):
+    with directory.owned(tmp_path, MINE):
+        pass
+    changed = Recipe(name="mine", seed=2)
+    with pytest.raises(UserError), directory.owned(tmp_path, changed):
+        assert load(tmp_path / "recipe.yaml") == changed
+        raise UserError("no")
+    assert load(tmp_path / "recipe.yaml") == MINE
+    with pytest.raises(TryAgain), directory.owned(tmp_path, changed):
+        raise TryAgain("later")
+    assert load(tmp_path / "recipe.yaml") == changed, "what is tried again is the same"
+
+
+def test_a_refused_verb_leaves_no_folder_that_it_made(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(UserError), directory.owned(run, MINE):
+        raise UserError("no")
+    assert not run.exists()
+    run.mkdir()
+    with pytest.raises(UserError), directory.owned(run, MINE):
+        raise UserError("no")
+    assert run.exists() and not (run / "recipe.yaml").exists(), "a folder of the user's stays"
+    with pytest.raises(UserError), directory.owned(tmp_path / "new", MINE):
+        (tmp_path / "new" / "made").write_text("dear")
+        raise UserError("no")
+    assert (tmp_path / "new" / "made").exists()
+
+
+def test_one_process_works_in_it(tmp_path):
+    with directory.owned(tmp_path, MINE), pytest.raises(UserError, match="another tpullm works in it"):
+        with directory.owned(tmp_path, MINE):
+            pass
+    assert dump(MINE) == (tmp_path / "recipe.yaml").read_text()
