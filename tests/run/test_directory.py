@@ -1,9 +1,12 @@
 """A run directory belongs to one recipe, and a refused verb leaves it as it was."""
 
+import dataclasses
+
+import jsonargparse
 import pytest
 
 from tpullm.errors import TryAgain, UserError
-from tpullm.recipe.parsing import dump, load
+from tpullm.recipe.parsing import add_recipe_arguments, dump, load
 from tpullm.recipe.schema import Recipe
 from tpullm.run import directory
 
@@ -53,3 +56,14 @@ def test_one_process_works_in_it(tmp_path):
         with directory.owned(tmp_path, MINE):
             pass
     assert dump(MINE) == (tmp_path / "recipe.yaml").read_text()
+
+
+def test_another_recipe_is_refused_before_anything_is_done(tmp_path):
+    with directory.owned(tmp_path, MINE):
+        pass
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    add_recipe_arguments(parser)
+    recipe, run, _ = directory.open_run(parser, ["--run", str(tmp_path)])
+    assert (recipe, run) == (dataclasses.replace(MINE, run=str(tmp_path)), tmp_path)
+    with pytest.raises(UserError, match="was made by the recipe 'mine', not 'other'"):
+        directory.open_run(parser, ["--run", str(tmp_path), "--name", "other"])

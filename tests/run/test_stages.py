@@ -1,10 +1,12 @@
 """A stage knows what it was made from."""
 
+import dataclasses
+
 import pytest
 
 from tpullm import storage
 from tpullm.errors import UserError
-from tpullm.recipe.schema import Recipe
+from tpullm.recipe.schema import FinetuneConfig, ModelConfig, Recipe
 from tpullm.run import manifest, stages
 
 
@@ -97,11 +99,12 @@ def test_a_training_of_another_length_stays_and_is_no_longer_finished(tmp_path, 
     assert not (tmp_path / "replaced").exists()
 
 
-def test_a_training_of_other_inputs_is_kept_aside_whole(tmp_path, tokenizer):
+def test_a_training_of_other_inputs_is_kept_aside_whole(tmp_path, tokenizer, capsys):
     stages.begin_training(tmp_path, "pretrain", inputs(), tokenizer)
     (tmp_path / "pretrain" / "made").write_text("dear")
     stages.begin_training(tmp_path, "pretrain", inputs(width=2), tokenizer)
     (kept,) = (tmp_path / "replaced").iterdir()
+    assert f"made again (the old one is kept in {kept})" in capsys.readouterr().err.replace("\n", "")
     assert sorted(path.name for path in kept.iterdir()) == ["inputs.json", "made", "tokenizer"]
     assert sorted(path.name for path in (tmp_path / "pretrain").iterdir()) == ["inputs.json", "tokenizer"]
 
@@ -161,3 +164,17 @@ def test_an_imported_base_stands_without_its_folder(tmp_path):
     assert stages.base_inputs(Recipe(base=str(folder)), tmp_path) == inputs()
     with pytest.raises(UserError, match="no folder in the format of Hugging Face"):
         stages.base_inputs(Recipe(base=str(tmp_path / "other")), tmp_path)
+
+
+def test_tuning_of_a_base_depends_on_how_the_model_is_trained(tmp_path):
+    """Tuning of a pretrained model does so through the pretraining."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    plain = Recipe(base=str(folder), finetune=FinetuneConfig())
+    manifest.write(tmp_path / "base", stages.base_inputs(plain, tmp_path))
+    found = {
+        key: stages.finetune_inputs(dataclasses.replace(plain, model=ModelConfig(**{key: value})), tmp_path)
+        for key, value in {"layers": 4, "dropout": 0.1, "remat": "full"}.items()
+    }
+    assert found["dropout"] != found["layers"] == found["remat"] == stages.finetune_inputs(plain, tmp_path)
