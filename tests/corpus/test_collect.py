@@ -225,11 +225,9 @@ def test_text_in_an_encoding_that_is_not_known_is_refused_with_the_way_out(tmp_p
 PROGRAM = """
 import sys
 from pathlib import Path
-from tpullm import manifest
-from tpullm.commands import collect as command
-from tpullm.config import CorpusConfig, Recipe, Source
 from tpullm.commands import collect
 from tpullm.corpus import process
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 process.PARALLEL_BYTES = 0
 if __name__ == "__main__":
     source = Source("library", "python", "code", licence="PSF-2.0", language="code")

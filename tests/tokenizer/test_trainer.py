@@ -184,12 +184,10 @@ import os, sys
 if sys.argv[1]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.path[:0] = sys.argv[3:]
-import test_training, pathlib
-from tpullm.tokenizer import training as tokenizer
-config = test_training.PLAIN
-import dataclasses, importlib.util
-config = dataclasses.replace(config, words=importlib.util.find_spec("sudachipy") is not None)
-tokenizer.train(test_training.TEXTS, config, 0, pathlib.Path(sys.argv[2]))
+import dataclasses, importlib.util, pathlib, test_trainer
+from tpullm.tokenizer import trainer
+config = dataclasses.replace(test_trainer.PLAIN, words=importlib.util.find_spec("sudachipy") is not None)
+trainer.train(test_trainer.TEXTS, config, 0, pathlib.Path(sys.argv[2]))
 """
 
 
