@@ -1,6 +1,5 @@
 """What flows through step 1: raw documents as they are read, records of those that passed the filters."""
 
-import hashlib
 from dataclasses import dataclass
 
 
@@ -36,8 +35,3 @@ class Record:
     characters: int
     language: str
     held_out: bool
-
-
-def text_hash(text: str) -> str:
-    """SHA-256 of the UTF-8 text, hexadecimal: it names a document and decides whether it is held out."""
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -17,7 +17,8 @@ import numpy as np
 
 from tpullm import log, storage
 from tpullm.corpus import dedup, extract, filters, language_detection, readers
-from tpullm.corpus.document import Raw, Record, text_hash
+from tpullm.corpus.document import Raw, Record
+from tpullm.corpus.hashing import text_hash
 from tpullm.corpus.sources import File
 from tpullm.process.workers import pool
 from tpullm.recipe.schema import CorpusConfig, Source

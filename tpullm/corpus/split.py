@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from tpullm.corpus import extract
-from tpullm.corpus.document import text_hash
+from tpullm.corpus.hashing import text_hash
 
 FEW = 20  # documents; a source of fewer is cut into stretches, since one document of it may be all of the text
 SHORTEST_STRETCH = 200  # characters
