@@ -20,6 +20,9 @@ class Raw:
     encoding: str = ""
 
 
+NOT_UTF8 = Raw(dropped="not UTF-8")
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What is remembered of a document that passed the filters, while its text waits on the disk.
