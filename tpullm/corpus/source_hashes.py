@@ -5,21 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.corpus import download, source_files
+from tpullm.corpus import download, source_files, tenki
 from tpullm.recipe.schema import Source
 
 HASHED_BYTES = 1 << 30  # a larger file is known by its size and time: hashing it takes seconds at each start
 
 
 def upstream(found: list[Source]) -> dict[str, Any]:
-    """What the documents depend on beside the recipe: hashes of local files, the version of Python, the grammar."""
+    """Hashes of local files, the version of Python, and the version of tenki, whichever the sources read.
+
+    tenki is named by a number and not by the hash of its files: a changed comment is no reason to collect again.
+    """
     hashes: dict[str, Any] = {}
     for source in found:
         if source.kind == "python":
             hashes["python"] = platform.python_version()
         elif source.kind == "tenki":
-            grammar = sorted((Path(__file__).parent / "tenki").rglob("*.py"))
-            hashes["tenki"] = {path.name: storage.hash_file(path) for path in grammar}
+            hashes["tenki"] = tenki.VERSION
         else:
             hashes[source.name] = [_at(path) for path in (source.path, source.held_out) if path]
     return hashes
