@@ -65,9 +65,9 @@ def sample_document(rng: np.random.Generator) -> str:
 def documents(count: int, seed: int) -> Iterator[str]:
     """`count` independent documents. Fewer documents are the beginning of more, for the same seed.
 
-    `VERSION` names what they are, and `collect` samples again when it changes. A test records a hash of documents beside
-    the number, so whoever changes a document has to raise the number. A hash taken when `collect` starts would need no
-    number, but it would sample documents at each start and find no more changes than the test.
+    `VERSION` stands for them all: `collect` samples again when it changes. A test holds the number beside a recorded
+    hash of documents, so whoever changes a document raises the number. A hash that `collect` takes at each start would
+    need no number, but would sample documents each time and find no more changes than the test.
     """
     rng = np.random.default_rng(seed)
     for _ in range(count):
