@@ -13,6 +13,7 @@ import numpy as np
 from tpullm.errors import UserError
 from tpullm.tokenizer import token_bytes
 from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer, ChatTemplate
+from tpullm.tokenizer.json_files import read_optional
 
 
 class PublishedTokenizer:
@@ -57,7 +58,8 @@ class PublishedTokenizer:
         folder, path = self.folder, str(self.folder / "tokenizer.json")
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._config = _optional(folder / "special_tokens_map.json") | _optional(folder / "tokenizer_config.json")
+        names = ("special_tokens_map.json", "tokenizer_config.json")
+        self._config = {key: value for name in names for key, value in read_optional(folder / name).items()}
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {token for token, added_token in added.items() if added_token.special}
         names = [OPEN, CLOSE, *(str(added[token].content) for token in sorted(self._special))]
@@ -203,7 +205,7 @@ class PublishedTokenizer:
     def _file_ends(self) -> list[int]:
         found = []
         for file in ("generation_config.json", "config.json"):
-            ends = _optional(self.folder / file).get("eos_token_id")
+            ends = read_optional(self.folder / file).get("eos_token_id")
             found += ends if isinstance(ends, list) else [ends]
         ends = list(dict.fromkeys(end for end in found if end is not None))
         if wrong := [end for end in ends if not isinstance(end, int) or not 0 <= end < self.vocabulary_size]:
@@ -216,18 +218,6 @@ class PublishedTokenizer:
         if not found:
             raise UserError(f"{self.folder}: no file names a token that ends a text; set eos_token_id in config.json")
         return found
-
-
-def _optional(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); fetch it again") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not a JSON object; fetch it again")
-    return found
 
 
 def _content(token) -> str | None:
