@@ -23,7 +23,7 @@ from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
 from tpullm import cli, log, storage
 from tpullm.cluster import lock
 from tpullm.recipe import parsing
-from tpullm.tokenizer.templates import ChatTemplate
+from tpullm.tokenizer.chat_template import ChatTemplate
 
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]

@@ -22,7 +22,7 @@ from tpullm.cluster.place import find_share, take_flags
 from tpullm.cluster.shares import ALL, Share, SharedWork, ShareFailed
 from tpullm.commands import collect
 from tpullm.corpus import collect as corpus_collect
-from tpullm.corpus import download, process
+from tpullm.corpus import download, tasks
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
@@ -36,16 +36,16 @@ PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from tpullm import cli, sharing
-from tpullm.corpus import collect, process, store
-collect.TASK_BYTES, process.PARALLEL_BYTES, store.SHARD_CHARACTERS = 1, 10**9, 3_000
+from tpullm.corpus import collect, document_files, tasks
+collect.TASK_BYTES, tasks.PARALLEL_BYTES, document_files.SHARD_CHARACTERS = 1, 10**9, 3_000
 sharing.SECONDS_BETWEEN_LOOKS = 0.1
-made, process_task = Path(os.environ["MADE"]), process.process
+made, run_task = Path(os.environ["MADE"]), tasks.run
 def noted(task):
     time.sleep(float(os.environ["PAUSE"]))
-    process_task(task)
+    run_task(task)
     with open(made, "a") as file:
         file.write(f"{task.result.stem}\\n")
-process.process = noted
+tasks.run = noted
 sys.exit(cli.main(["collect", *sys.argv[1:]]) or cli.main(["tokenize", *sys.argv[1:]]))
 """
 
@@ -335,7 +335,7 @@ def test_files_from_the_web_are_fetched_by_share_0(tmp_path, monkeypatch):
 
 
 def test_one_process_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatch):
-    folder, made, real = tmp_path / "in", [], process.process
+    folder, made, real = tmp_path / "in", [], tasks.run
     folder.mkdir()
     for number in range(6):
         _write(folder / f"{number}.jsonl", [_story(number * 100 + index) for index in range(20)])
@@ -348,7 +348,7 @@ def test_one_process_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeyp
         real(task)
 
     monkeypatch.setattr(corpus_collect, "TASK_BYTES", 1)
-    monkeypatch.setattr(process, "process", counted)
+    monkeypatch.setattr(tasks, "run", counted)
     recipe = Recipe(corpus=CorpusConfig(sources=[Source("s", "jsonl", str(folder), licence="CC0", language="ja")]))
     with pytest.raises(KeyboardInterrupt):
         collect.main(recipe, tmp_path / "run")

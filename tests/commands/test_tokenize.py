@@ -72,7 +72,7 @@ def test_every_document_is_in_the_store_between_its_marks(run):
     assert made.vocabulary_size == 345
     for source in ("ja", "en"):
         for split in ("train", "held_out"):
-            store, texts = TokenStore.open(run / "tokens" / source / split), texts_of(source, split)
+            store, texts = TokenStore(run / "tokens" / source / split), texts_of(source, split)
             assert len(store.lengths) == len(texts)
             for index, text in enumerate(texts):
                 tokens = store.document(index).tolist()
@@ -87,7 +87,7 @@ def test_the_manifest_counts_documents_tokens_and_bytes(run):
     assert set(facts) == {"ja", "en"}
     for source, splits in facts.items():
         for split, counts in splits.items():
-            store, texts = TokenStore.open(run / "tokens" / source / split), texts_of(source, split)
+            store, texts = TokenStore(run / "tokens" / source / split), texts_of(source, split)
             size = sum(len(text.encode()) for text in texts)
             assert counts == {"documents": len(texts), "tokens": int(store.lengths.sum()), "bytes": size}
 

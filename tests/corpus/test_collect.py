@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import interruptible
 from tpullm.commands import collect as command
-from tpullm.corpus import collect, document_files, process
+from tpullm.corpus import collect, document_files, tasks
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
@@ -149,7 +149,7 @@ def test_long_documents_are_cut_and_the_number_of_documents_is_kept_to(tmp_path)
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "TASK_BYTES", 20_000)
-    monkeypatch.setattr(process, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(tasks, "PARALLEL_BYTES", 0)
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(6):
@@ -162,7 +162,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch)
 
 
 def test_an_error_in_a_worker_is_the_users_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(tasks, "PARALLEL_BYTES", 0)
     monkeypatch.setattr(collect, "TASK_BYTES", 1)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -225,12 +225,10 @@ def test_text_in_an_encoding_that_is_not_known_is_refused_with_the_way_out(tmp_p
 PROGRAM = """
 import sys
 from pathlib import Path
-from tpullm import manifest
-from tpullm.commands import collect as command
-from tpullm.config import CorpusConfig, Recipe, Source
 from tpullm.commands import collect
-from tpullm.corpus import process
-process.PARALLEL_BYTES = 0
+from tpullm.corpus import tasks
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source
+tasks.PARALLEL_BYTES = 0
 if __name__ == "__main__":
     source = Source("library", "python", "code", licence="PSF-2.0", language="code")
     recipe = Recipe(corpus=CorpusConfig(sources=[source], workers=2))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tpullm.corpus import filters, language_detection, ngrams
+from tpullm.corpus import filters, language_detection, ngrams, repetition
 from tpullm.recipe.schema import CorpusConfig
 
 PROSE = "今日はいい天気ですね。私はリンゴを食べるのが好きです。毎日学校で本を読みます。昨日は雨でした。"
@@ -49,17 +49,17 @@ def test_unwanted(text, name, reason):
 
 def test_repeated_lines_are_repetitive():
     lines = [f"{number} makes a line that is unlike each other one here" for number in range(20)]
-    assert not filters.is_repetitive("\n".join(lines[:4]))
-    assert filters.is_repetitive("\n".join(lines[:4] * 3))
+    assert not repetition.is_repetitive("\n".join(lines[:4]))
+    assert repetition.is_repetitive("\n".join(lines[:4] * 3))
 
 
 def test_counts_of_n_grams_agree_with_their_definition():
     words = "a b c a b c a b d".split()
     codes, lengths = ngrams.units(" ".join(words))
-    assert filters.top_characters(codes, lengths, 2) == 3 * len("ab")
-    assert filters.repeated_characters(codes, lengths, 2) == 5  # a b c a b, once more
-    assert filters.repeated_characters(codes, lengths, 6) == 0
-    assert len(ngrams.hashes(codes, 99)) == 0 and filters.top_characters(codes, lengths, 99) == 0
+    assert repetition.top_characters(codes, lengths, 2) == 3 * len("ab")
+    assert repetition.repeated_characters(codes, lengths, 2) == 5  # a b c a b, once more
+    assert repetition.repeated_characters(codes, lengths, 6) == 0
+    assert len(ngrams.hashes(codes, 99)) == 0 and repetition.top_characters(codes, lengths, 99) == 0
     assert len(np.unique(ngrams.hashes(codes, 3))) == len({tuple(words[i : i + 3]) for i in range(7)})
 
 
@@ -71,4 +71,4 @@ def test_books_are_not_repetitive():
         pytest.skip("no test data: set TPULLM_TEST_DATA to its folder")
     for book, name in zip(books, ("ja", "en"), strict=True):
         text = book.read_text(encoding="utf-8")
-        assert language_detection.is_language(text, name) and not filters.is_repetitive(text)
+        assert language_detection.is_language(text, name) and not repetition.is_repetitive(text)

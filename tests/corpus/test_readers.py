@@ -15,7 +15,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from tpullm.corpus import readers
-from tpullm.corpus.sources import File
+from tpullm.corpus.source_files import File
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 

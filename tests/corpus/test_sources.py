@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpullm import storage
-from tpullm.corpus import readers, sources
+from tpullm.corpus import readers, source_files, source_hashes, sources
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 
@@ -64,7 +64,7 @@ def test_a_folder_is_read_sorted_without_hidden_files_and_what_is_left_out_is_co
     _write(
         tmp_path, "b.txt", "a.MD", "c/d.jsonl.gz", ".hidden/e.txt", ".f.txt", "g.png", "node_modules/h.js", "i.py", "j"
     )
-    found = sources.files(Source("s", "files", str(tmp_path)), tmp_path / "downloads")
+    found = source_files.find(Source("s", "files", str(tmp_path)), tmp_path / "downloads")
     assert _names(found.files) == [
         ("a.MD", "markdown", False),
         ("b.txt", "text", False),
@@ -84,15 +84,15 @@ def test_a_folder_with_nothing_to_read_is_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"holds no file of kind text \(.txt .text .rst\); there is: unknown extension \(.png\)"
     ):
-        sources.files(Source("s", "text", str(tmp_path)), tmp_path)
+        source_files.find(Source("s", "text", str(tmp_path)), tmp_path)
     with pytest.raises(UserError, match="unknown extension; tpullm reads"):
-        sources.files(Source("s", "files", str(tmp_path / "a.png")), tmp_path)
+        source_files.find(Source("s", "files", str(tmp_path / "a.png")), tmp_path)
 
 
 def test_a_named_file_is_read_as_the_source_says(tmp_path):
     _write(tmp_path, "README")
     for kind in ("text", "files"):  # without an extension it is text
-        found = sources.files(Source("s", kind, str(tmp_path / "README")), tmp_path)
+        found = source_files.find(Source("s", kind, str(tmp_path / "README")), tmp_path)
         assert _names(found.files) == [("README", "text", False)]
 
 
@@ -101,10 +101,10 @@ def test_what_is_no_file_is_named_and_left_out(tmp_path):
     (tmp_path / "broken.txt").symlink_to(tmp_path / "gone.txt")
     os.mkfifo(tmp_path / "pipe.txt")
     source = Source("s", "files", str(tmp_path))
-    found = sources.files(source, tmp_path)
+    found = source_files.find(source, tmp_path)
     assert _names(found.files) == [("a.txt", "text", False)]
     assert found.skipped == {"a broken link, or no file": ["broken.txt", "pipe.txt"]}
-    assert list(sources.fingerprint([source])["s"][0]) == ["a.txt"]
+    assert list(source_hashes.upstream([source])["s"][0]) == ["a.txt"]
 
 
 @given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12), most=st.integers(1, 200))
@@ -112,7 +112,7 @@ def test_a_bound_takes_whole_files_and_the_beginning_of_one(tmp_path_factory, si
     folder = tmp_path_factory.mktemp("texts")
     for number, size in enumerate(sizes):
         (folder / f"{number:02}.txt").write_text("x" * size)
-    found = sources.files(Source("s", "files", str(folder), bytes=most), folder)
+    found = source_files.find(Source("s", "files", str(folder), bytes=most), folder)
     assert found.bytes_read == min(most, sum(sizes)) and found.bytes_there == sum(sizes)
     assert found.is_part == (most < sum(sizes)) and found.files_there == len(sizes)
     cut = [file for file in found.files if file.is_part]
@@ -125,7 +125,7 @@ def test_the_part_that_is_read_does_not_depend_on_where_the_folder_lies(tmp_path
     parts = []
     for place in ("here", "there/deep"):
         _write(tmp_path / place, *(f"{number}.txt" for number in range(9)))
-        found = sources.files(Source("s", "files", str(tmp_path / place), bytes=50), tmp_path)
+        found = source_files.find(Source("s", "files", str(tmp_path / place), bytes=50), tmp_path)
         parts.append([file.path.name for file in found.files])
     assert parts[0] == parts[1] and len(parts[0]) < 9
     assert parts[0] != [f"{number}.txt" for number in range(len(parts[0]))]
@@ -133,18 +133,18 @@ def test_the_part_that_is_read_does_not_depend_on_where_the_folder_lies(tmp_path
 
 def test_held_out_files_are_not_trained_on(tmp_path):
     _write(tmp_path, "a.txt", "b.txt", "c.txt")
-    found = sources.files(Source("s", "text", str(tmp_path), str(tmp_path / "b.txt")), tmp_path)
+    found = source_files.find(Source("s", "text", str(tmp_path), str(tmp_path / "b.txt")), tmp_path)
     assert not found.is_part
     assert _names(found.files) == [("b.txt", "text", True), ("a.txt", "text", False), ("c.txt", "text", False)]
 
 
 def test_the_fingerprint_follows_the_content(tmp_path):
     source = Source("s", "text", str(_write(tmp_path, "a.txt", "b.txt")))
-    before = sources.fingerprint([source])
+    before = source_hashes.upstream([source])
     Path(tmp_path, "a.txt").touch()
-    assert sources.fingerprint([source]) == before
+    assert source_hashes.upstream([source]) == before
     Path(tmp_path, "a.txt").write_text("changed")
-    assert sources.fingerprint([source]) != before
+    assert source_hashes.upstream([source]) != before
 
 
 def test_a_source_on_gs_is_the_folder_that_was_sent_there(tmp_path, bucket):
@@ -156,12 +156,12 @@ def test_a_source_on_gs_is_the_folder_that_was_sent_there(tmp_path, bucket):
     for place in (folder, bucket / "texts"):
         source = Source("s", "files", str(place), str(place / "held.txt"), licence="CC0-1.0")
         sources.check([source])
-        files = sources.files(source, tmp_path)
+        files = source_files.find(source, tmp_path)
         texts = [[raw.text for raw in readers.read(file, source)] for file in files.files]
         found.append((_names(files.files), [file.bytes for file in files.files], files.skipped, texts))
     assert found[0] == found[1] and len(found[0][0]) == 3
-    before = sources.fingerprint([source])
+    before = source_hashes.upstream([source])
     (bucket / "texts" / "b.txt").write_text("text of b.txt\n")
-    assert sources.fingerprint([source]) == before
+    assert source_hashes.upstream([source]) == before
     (bucket / "texts" / "b.txt").write_text("other\n")
-    assert sources.fingerprint([source]) != before
+    assert source_hashes.upstream([source]) != before

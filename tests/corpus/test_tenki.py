@@ -1,5 +1,6 @@
 """What is true of tenki: its language, its exact probabilities and entropy, and the questions about it."""
 
+import hashlib
 import importlib.util
 import itertools
 import math
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.corpus import tenki
-from tpullm.corpus.tenki import distribution
+from tpullm.corpus.tenki import blanks, distribution
 from tpullm.corpus.tenki import vocabulary as w
-from tpullm.corpus.tenki.grammar import MODES, Kind, advance, closing_probability, outline, start, wording
+from tpullm.corpus.tenki.grammar import MODES, Kind, advance, closing_probability, outline, start
+from tpullm.corpus.tenki.wording import wording
 from tpullm.errors import UserError
 
 DOCUMENTS = list(tenki.documents(20_000, seed=11))
@@ -72,6 +74,15 @@ def test_documents_are_a_function_of_the_seed():
     assert list(tenki.documents(50, seed=12)) != DOCUMENTS[:50]
 
 
+RECORDED = {1: "d06673e9fde0a1d49f10dc6e9228d97d25393627f55c404cd79f79802fd3c45a"}
+
+
+def test_the_version_stands_for_the_documents():
+    """Documents that change need a new `tenki.VERSION`, or finished runs keep the old ones; record its hash here."""
+    found = hashlib.sha256("\n".join(DOCUMENTS).encode()).hexdigest()
+    assert {tenki.VERSION: found} == RECORDED
+
+
 def test_documents_have_three_to_seven_sentences_and_no_separator():
     lengths = [text.count("。") for text in DOCUMENTS]
     assert (min(lengths), max(lengths)) == (3, 7)
@@ -125,7 +136,7 @@ def test_a_prefix_is_the_sum_of_its_continuations(seed, kept):
         assert tenki.prefix_log_probability(prefix) == tenki.log_probability(prefix)
         return
     context = advance(contexts_of(prefix)[-1], parsed[-1].said)
-    nexts = {"".join(tokens) for _, tokens in distribution._continuing(context)}
+    nexts = {"".join(tokens) for _, tokens in blanks._continuing(context)}
     logs = [tenki.prefix_log_probability(prefix + sentence) for sentence in nexts]
     assert total(map(math.exp, logs)) == pytest.approx(math.exp(tenki.prefix_log_probability(prefix)), rel=1e-10)
 
@@ -136,10 +147,10 @@ def test_the_surface_determines_the_derivation():
     assert all(surface.count("。") == 1 and surface.endswith("。") for surface in surfaces)
     for mode, other in itertools.product(MODES.outcomes, repeat=2):
         for topic in w.NEXT_TOPIC:
-            closings = distribution._closings(topic, mode)
+            closings = distribution.closing_sentences(topic, mode)
             assert closings.keys().isdisjoint(surfaces)
             assert len(closings) == len(wording(distribution.Outline(Kind.CLOSING, topic), mode).probability)
-            assert mode == other or closings.keys().isdisjoint(distribution._closings(topic, other))
+            assert mode == other or closings.keys().isdisjoint(distribution.closing_sentences(topic, other))
 
 
 @settings(max_examples=200, deadline=None)
@@ -175,7 +186,7 @@ def test_entropy_by_brute_force_on_a_short_language(monkeypatch):
         listed = []
         for first in [s for s in tenki.sentences() if s.said in outline(start(s.mode)).probability]:
             context = advance(start(first.mode), first.said)
-            nexts = {"".join(tokens) for _, tokens in distribution._continuing(context)}
+            nexts = {"".join(tokens) for _, tokens in blanks._continuing(context)}
             listed += [tenki.log_probability("".join(first.words) + second) for second in nexts]
     finally:
         distribution.entropy.cache_clear()

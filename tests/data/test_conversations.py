@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from tpullm.data import conversations
+from tpullm.data import conversation_files, conversations
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
 from tpullm.recipe.schema import TokenizerConfig
@@ -36,59 +36,6 @@ def write(path, *lines):
     return path
 
 
-def test_conversations_are_read_in_order(tmp_path):
-    path = write(tmp_path / "chats.jsonl", *({"id": n, "messages": chat} for n, chat in enumerate(CHATS)), "")
-    assert conversations.read(path) == CHATS
-
-
-GOOD = {"messages": say("今日は?", "いい天気です。")}
-
-
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        ('{"messages": [', "is not JSON"),
-        ("[]", "has no messages"),
-        ({"text": "いい天気"}, "has no messages"),
-        ({"messages": []}, "has no messages"),
-        ({"messages": ["いい天気"]}, "message 1: is not an object"),
-        ({"messages": say("今日は?")}, "no turn of the assistant"),
-        (
-            {"messages": [*say("今日は?"), {"role": "robot", "content": "はい"}]},
-            "message 2: the role 'robot' is unknown",
-        ),
-        ({"messages": say("今日は?", " ")}, "message 2: has no content"),
-        ({"messages": [{"role": "assistant"}]}, "message 1: has no content"),
-        ({"messages": say("今日は?", "\ud800")}, "message 2: .* surrogate"),
-    ],
-)
-def test_a_broken_line_is_refused_with_file_and_line(tmp_path, line, told):
-    path = write(tmp_path / "chats.jsonl", GOOD, "", line, GOOD)
-    with pytest.raises(UserError, match=rf"chats\.jsonl: line 3.*{told}"):
-        conversations.read(path)
-
-
-def test_a_file_that_is_not_utf8_is_refused(tmp_path):
-    (tmp_path / "chats.jsonl").write_bytes('{"messages": "天気"}\n'.encode("cp932"))
-    with pytest.raises(UserError, match=r"line 1: is not UTF-8"):
-        conversations.read(tmp_path / "chats.jsonl")
-
-
-def test_missing_and_empty_files_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        conversations.read(tmp_path / "chats.jsonl")
-    with pytest.raises(UserError, match="no conversation in it"):
-        conversations.read(write(tmp_path / "chats.jsonl", ""))
-
-
-def test_what_is_held_out_does_not_depend_on_place_or_number():
-    train, held_out = conversations.split(CHATS, 0.25)
-    assert len(train) + len(held_out) == len(CHATS) and 5 < len(held_out) < 25
-    again, again_held_out = conversations.split([*CHATS[::-1], *CHATS], 0.25)
-    assert {repr(chat) for chat in again_held_out} == {repr(chat) for chat in held_out}
-    assert not {repr(chat) for chat in again} & {repr(chat) for chat in held_out}
-
-
 def test_only_what_the_assistant_says_has_weight(characters):
     made = conversations.tokenize(CHATS, characters, 64, "chats")
     batches = list(evaluation_batches(made, 8, 64))
@@ -112,7 +59,7 @@ def test_conversations_are_whole_segments(characters):
     for step in range(10):
         for piece in stream.documents_at(step):
             assert (piece.start, piece.length) == (0, made.lengths[piece.document] - 1)
-            assert int(piece.id, 16) == conversations.identity(CHATS[piece.document])
+            assert int(piece.id, 16) == conversation_files.identity(CHATS[piece.document])
 
 
 def test_long_conversations_are_left_out_and_that_is_said(characters, capsys):

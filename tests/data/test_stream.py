@@ -22,7 +22,7 @@ def make_store(path, seed, documents, longest=60):
     tokens[np.cumsum(lengths) - lengths] = np.arange(documents)
     ids = rng.integers(0, 2**63, documents).astype(np.uint64)
     token_store.write_store(path, [(tokens, lengths, ids)], np.dtype(np.uint16))
-    return token_store.TokenStore.open(path)
+    return token_store.TokenStore(path)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_corpus_too_small_for_one_batch_is_refused(tmp_path):
 
 def test_a_source_without_documents_is_left_out(sources, tmp_path):
     token_store.write_store(tmp_path / "empty", [], np.dtype(np.uint16))
-    stream = stream_of({"a": sources["a"], "empty": token_store.TokenStore.open(tmp_path / "empty")})
+    stream = stream_of({"a": sources["a"], "empty": token_store.TokenStore(tmp_path / "empty")})
     assert_same(stream.batch_at(2), stream_of({"a": sources["a"]}).batch_at(2))
 
 
@@ -196,4 +196,4 @@ def test_a_host_evaluates_its_rows(sources, own_rows):
 
 def test_no_held_out_document_is_no_batch(tmp_path):
     token_store.write_store(tmp_path / "empty", [], np.dtype(np.uint16))
-    assert list(evaluation_batches(token_store.TokenStore.open(tmp_path / "empty"), B, T)) == []
+    assert list(evaluation_batches(token_store.TokenStore(tmp_path / "empty"), B, T)) == []

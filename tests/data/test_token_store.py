@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tpullm.data import token_store
+from tpullm.data import flat_array, token_store
 from tpullm.errors import UserError
 
 
@@ -23,14 +23,14 @@ def parts():
 @pytest.fixture
 def small_shards(monkeypatch):
     """Chunks and shards so small that documents lie across their borders."""
-    monkeypatch.setattr(token_store, "CHUNK_TOKENS", 64)
-    monkeypatch.setattr(token_store, "SHARD_TOKENS", 64 * 8)
+    monkeypatch.setattr(flat_array, "CHUNK_TOKENS", 64)
+    monkeypatch.setattr(flat_array, "SHARD_TOKENS", 64 * 8)
 
 
 @pytest.fixture
 def opened(small_shards, parts, tmp_path):
     token_store.write_store(tmp_path / "store", iter(parts), np.dtype(np.uint16))
-    return token_store.TokenStore.open(tmp_path / "store")
+    return token_store.TokenStore(tmp_path / "store")
 
 
 def test_documents_come_back_as_written(opened, parts):
@@ -58,7 +58,7 @@ def test_a_document_may_be_longer_than_a_shard_and_hold_only_zeros(small_shards,
     """A chunk of zeros is the one that a zarr array need not store."""
     tokens = np.repeat(np.array([7, 0, 9], dtype), [500, 1500, 100])
     token_store.write_store(tmp_path / "store", [(tokens, np.array([2100]), np.zeros(1, np.uint64))], np.dtype(dtype))
-    opened = token_store.TokenStore.open(tmp_path / "store")
+    opened = token_store.TokenStore(tmp_path / "store")
     assert (opened.document(0) == tokens).all()
     for start, count in ((0, 0), (511, 2), (512, 512), (2100, 0)):
         read, _ = opened.read(np.array([0]), np.array([start]), np.array([count]))
@@ -68,13 +68,13 @@ def test_a_document_may_be_longer_than_a_shard_and_hold_only_zeros(small_shards,
 def test_large_vocabularies_take_four_bytes(tmp_path):
     dtype = token_store.token_dtype(65_536)
     token_store.write_store(tmp_path / "store", [(np.array([1, 70_000]), np.array([2]), np.zeros(1, np.uint64))], dtype)
-    assert token_store.TokenStore.open(tmp_path / "store").document(0).tolist() == [1, 70_000]
+    assert token_store.TokenStore(tmp_path / "store").document(0).tolist() == [1, 70_000]
     assert (token_store.token_dtype(65_535), dtype) == (np.uint16, np.uint32)
 
 
 def test_an_empty_store_can_be_opened(tmp_path):
     token_store.write_store(tmp_path / "store", [], np.dtype(np.uint16))
-    assert len(token_store.TokenStore.open(tmp_path / "store").lengths) == 0
+    assert len(token_store.TokenStore(tmp_path / "store").lengths) == 0
 
 
 def test_a_store_that_fails_half_way_is_not_there(tmp_path, parts):
@@ -97,14 +97,14 @@ def test_the_same_parts_give_the_same_bytes(tmp_path, parts):
 
 def test_what_is_no_store_is_refused(tmp_path):
     with pytest.raises(UserError, match="no token store"):
-        token_store.TokenStore.open(tmp_path)
+        token_store.TokenStore(tmp_path)
 
 
 def test_a_broken_store_is_refused(tmp_path, parts):
     token_store.write_store(tmp_path / "store", iter(parts), np.dtype(np.uint16))
     (tmp_path / "store" / "offsets" / "zarr.json").write_text("{")
     with pytest.raises(UserError, match="broken token store"):
-        token_store.TokenStore.open(tmp_path / "store")
+        token_store.TokenStore(tmp_path / "store")
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "of other chunks"])
@@ -115,4 +115,4 @@ def test_a_broken_shard_is_refused(opened, damage):
     if damage != "missing":
         shards[1].write_bytes(content[:700] if damage == "cut short" else content[64:])
     with pytest.raises(UserError, match="c/1: broken token store; remove it"):
-        token_store.TokenStore.open(opened.path)
+        token_store.TokenStore(opened.path)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.huggingface.small import MODELS, published
 from tpullm.errors import UserError
-from tpullm.huggingface import configs, reading, tensors, writing
+from tpullm.huggingface import configs, reading, tensors, weight_files, writing
 from tpullm.huggingface.families import FAMILIES
 from tpullm.training.state import Architecture
 
@@ -31,7 +31,7 @@ def directory(folder, name, dtype=np.float32):
     for file, held in files.items():
         save_file({key: found[key] for key in held}, folder / file)
     weight_map = {key: file for file, held in files.items() for key in held}
-    (folder / reading.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (folder / weight_files.INDEX).write_text(json.dumps({"weight_map": weight_map}))
     return architecture, family, found
 
 
@@ -39,7 +39,7 @@ def in_one_file(folder, found):
     """Other tensors, in one file instead of the shards."""
     for path in folder.glob("model*"):
         path.unlink()
-    save_file(found, folder / reading.SINGLE)
+    save_file(found, folder / weight_files.SINGLE)
 
 
 def read(folder):
@@ -47,7 +47,7 @@ def read(folder):
     config, family = reading.read_config(folder)
     architecture = Architecture(config)
     arguments = (family, architecture.shapes, architecture.axes, config.layers)
-    with reading.opened(folder) as source:
+    with weight_files.opened(folder) as source:
         dtypes = reading.stored(source, reading.check(source, *arguments))
         shapes = tensors.flat(architecture.shapes)
         targets = {key: SimpleNamespace(shape=shapes[key].shape, dtype=dtype) for key, dtype in dtypes.items()}
@@ -91,7 +91,7 @@ def test_tensors_of_several_types_keep_theirs(tmp_path):
     """Norms in float32 beside matrices in bfloat16; a parameter whose layers differ is read as float32."""
     _, _, given = directory(tmp_path / "in", "llama-2", ml_dtypes.bfloat16)
     in_one_file(tmp_path / "in", given | {key: given[key].astype(np.float32) for key in given if "norm" in key})
-    (tmp_path / "in" / reading.INDEX).unlink(missing_ok=True)
+    (tmp_path / "in" / weight_files.INDEX).unlink(missing_ok=True)
     write(tmp_path / "out", *read(tmp_path / "in"))
     kinds = {key: value.dtype.name for key, value in tensors_in(tmp_path / "out").items()}
     assert {kind for key, kind in kinds.items() if "norm" in key} == {"float32"}
@@ -171,7 +171,7 @@ def test_broken_directories_are_refused(tmp_path):
     shard.unlink()
     with pytest.raises(UserError, match="00002-of-00002.safetensors: this shard is missing"):
         read(tmp_path / "a")
-    (tmp_path / "a" / reading.INDEX).unlink()
+    (tmp_path / "a" / weight_files.INDEX).unlink()
     with pytest.raises(UserError, match="holds neither"):
         read(tmp_path / "a")
 

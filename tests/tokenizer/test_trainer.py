@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tpullm.errors import UserError
 from tpullm.recipe.schema import TokenizerConfig
-from tpullm.tokenizer import alphabet, load
+from tpullm.tokenizer import alphabet, load, passages
 from tpullm.tokenizer import trainer as tokenizer
 from tpullm.tokenizer.trained import SPACE
 
@@ -184,12 +184,10 @@ import os, sys
 if sys.argv[1]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.path[:0] = sys.argv[3:]
-import test_training, pathlib
-from tpullm.tokenizer import training as tokenizer
-config = test_training.PLAIN
-import dataclasses, importlib.util
-config = dataclasses.replace(config, words=importlib.util.find_spec("sudachipy") is not None)
-tokenizer.train(test_training.TEXTS, config, 0, pathlib.Path(sys.argv[2]))
+import dataclasses, importlib.util, pathlib, test_trainer
+from tpullm.tokenizer import trainer
+config = dataclasses.replace(test_trainer.PLAIN, words=importlib.util.find_spec("sudachipy") is not None)
+trainer.train(test_trainer.TEXTS, config, 0, pathlib.Path(sys.argv[2]))
 """
 
 
@@ -206,21 +204,21 @@ def test_the_model_is_the_same_on_one_core_and_on_all(tmp_path):
 
 
 def test_another_seed_takes_another_sample():
-    samples = [tokenizer.sample_texts(TEXTS, 500, seed) for seed in (0, 0, 1)]
+    samples = [passages.sample(TEXTS, 500, seed) for seed in (0, 0, 1)]
     assert samples[0] == samples[1] != samples[2]
 
 
 def test_the_sample_is_as_large_as_asked_and_keeps_the_order():
     texts = [("en", f"document {number:04} " * 20) for number in range(200)]
-    sample = tokenizer.sample_texts(texts, 10_000, 0)
+    sample = passages.sample(texts, 10_000, 0)
     assert 9_500 < sum(len(text) for _, text in sample) <= 10_000
     assert sample == [text for text in texts if text in sample]
-    assert tokenizer.sample_texts(texts, 10**9, 0) == texts
+    assert passages.sample(texts, 10**9, 0) == texts
 
 
 def test_a_long_text_gives_passages_from_all_over():
     text = "".join(f"{number:09}\n" for number in range(20_000))
-    sample = tokenizer.sample_texts([("en", text)], 40_000, 0)
+    sample = passages.sample([("en", text)], 40_000, 0)
     places = sorted(int(passage[:9]) for _, passage in sample)
     assert places[0] < 5_000 and places[-1] > 15_000 and len(places) > 8
 

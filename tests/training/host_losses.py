@@ -36,7 +36,7 @@ def documents(folder: Path) -> token_store.TokenStore:
     ids = np.arange(400).astype(np.uint64)
     path = folder / str(hosts.index())
     token_store.write_store(path, [(rng.integers(0, 96, lengths.sum()), lengths, ids)], np.dtype(np.uint16))
-    return token_store.TokenStore.open(path)
+    return token_store.TokenStore(path)
 
 
 def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:

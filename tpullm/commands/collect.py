@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tpullm.cluster.shares import ALL, Share, SharedWork
 from tpullm.corpus import collect
-from tpullm.corpus import sources as corpus_sources
+from tpullm.corpus.source_files import OFFICE
 from tpullm.log import say
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
@@ -67,9 +67,7 @@ def _size(count: int) -> str:
 
 def _not_read(skipped: dict[str, list[str]]) -> str:
     """Which files of a folder are not read: those that hold text in a form that we don't read by their names."""
-    by_name = [
-        name for names in skipped.values() for name in names if Path(name).suffix.lower() in corpus_sources.OFFICE
-    ]
+    by_name = [name for names in skipped.values() for name in names if Path(name).suffix.lower() in OFFICE]
     others = {reason: len(names) for reason, names in skipped.items() if not set(names) & set(by_name)}
     counted = [f"{count:,} {reason}" for reason, count in sorted(others.items(), key=lambda item: -item[1])]
     told = [f"{_named(by_name)} (save as .txt, .md or .html)"] if by_name else []

@@ -23,8 +23,8 @@ def main(arguments) -> int:
     """One line for each fault; the exit code says how grave they are."""
     from tpullm import storage
     from tpullm.checkpoint.models import find
-    from tpullm.huggingface import reading
     from tpullm.publishing import publish
+    from tpullm.tokenizer.json_files import read_json
 
     path = storage.path(arguments.model)
     stages = ("checkpoints", "finetune", "pretrain", "base")
@@ -34,7 +34,7 @@ def main(arguments) -> int:
             publish.write(find(path), Path(folder), path.name)
             return _examine(Path(folder), str(path), arguments.json)
     here = storage.local_copy(path)
-    reading.read_json(here / "config.json")
+    read_json(here / "config.json")
     return _examine(here, str(path), arguments.json)
 
 

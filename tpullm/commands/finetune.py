@@ -13,7 +13,7 @@ from tpullm import storage
 from tpullm.checkpoint.models import Model, find, load_params, model_of
 from tpullm.checkpoint.saving import description
 from tpullm.cluster import hosts
-from tpullm.data import conversations
+from tpullm.data import conversation_files, conversations
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
@@ -50,7 +50,7 @@ def main(recipe: Recipe, run: Path) -> None:
     check_fits(architecture, config, tokenizer.needed_size, mesh, "finetune.train", sizes_given=True)
     learned, held_out = (
         conversations.tokenize(part, tokenizer, config.sequence_length, "finetune") if part else None
-        for part in conversations.read_all(recipe.finetune, recipe.seed)
+        for part in conversation_files.read_all(recipe.finetune, recipe.seed)
     )
     _embedded(learned, model, start)
     if learned is None:

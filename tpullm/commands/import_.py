@@ -54,7 +54,7 @@ def make(recipe: Recipe, run: Path) -> None:
     import jax
 
     from tpullm.checkpoint.saving import description, save_params
-    from tpullm.huggingface import reading
+    from tpullm.huggingface import reading, weight_files
     from tpullm.inference.session import fits_vocabulary, place
     from tpullm.mesh.layout import make_mesh
     from tpullm.model.count import parameter_count
@@ -67,7 +67,7 @@ def make(recipe: Recipe, run: Path) -> None:
     tokenizer = PublishedTokenizer(here)
     fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
     architecture, mesh = Architecture(config), make_mesh(recipe.mesh)
-    with reading.opened(here) as source:
+    with weight_files.opened(here) as source:
         arguments = (family, architecture.shapes, architecture.axes, config.layers)
         dtypes = reading.stored(source, reading.check(source, *arguments))
         storage.room_for(source.size, run)  # compressed it is about 0.8 of that

@@ -20,7 +20,7 @@ from tpullm.log import say
 from tpullm.recipe.changes import result
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
-from tpullm.tokenizer import Tokenizer, trainer
+from tpullm.tokenizer import Tokenizer, passages, trainer
 from tpullm.tokenizer import load as load_tokenizer
 
 
@@ -140,10 +140,10 @@ def sample_documents(
         if weight > 0:
             records = documents_store.read(documents, source, documents_store.TRAIN)
             texts = ((record["language"], record["text"]) for record in records)
-            samples[source] = trainer.sample_texts(texts, characters, seed)
+            samples[source] = passages.sample(texts, characters, seed)
     sizes = {source: sum(len(text) for _, text in sample) for source, sample in samples.items()}
     shares = share_out(characters, sizes, weights)
-    return [pair for source in samples for pair in trainer.sample_texts(samples[source], shares[source], seed)]
+    return [pair for source in samples for pair in passages.sample(samples[source], shares[source], seed)]
 
 
 def share_out(amount: int, sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:

@@ -14,11 +14,21 @@ from typing import Any
 
 from tpullm import storage
 from tpullm.cluster.shares import SharedWork
-from tpullm.corpus import datacard, document_files, download, process, selection, split
+from tpullm.corpus import (
+    datacard,
+    datacard_page,
+    document_files,
+    download,
+    selection,
+    source_files,
+    source_hashes,
+    split,
+)
 from tpullm.corpus import sources as corpus_sources
 from tpullm.corpus.document_files import HELD_OUT, TRAIN
-from tpullm.corpus.process import Result, Task
 from tpullm.corpus.selection import Candidate
+from tpullm.corpus.source_files import File, Found
+from tpullm.corpus.tasks import Task, load, run_all
 from tpullm.errors import UserError
 from tpullm.recipe import changes
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
@@ -38,7 +48,7 @@ def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     config = changes.result(recipe.corpus) | {"sources": sources}
     if any(source.kind == "tenki" for source in found):
         config["seed"] = recipe.seed
-    return config, corpus_sources.fingerprint(found)
+    return config, source_hashes.upstream(found)
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Plan:
 
     sources: list[Source]
     tasks: list[Task]
-    files: dict[str, corpus_sources.Found]
+    files: dict[str, Found]
 
 
 def plan(recipe: Recipe, depends_on: dict[str, Any], downloads: Path, work: SharedWork) -> Plan:
@@ -68,10 +78,10 @@ def plan(recipe: Recipe, depends_on: dict[str, Any], downloads: Path, work: Shar
     if not work.share.is_first:
         urls = [path for source in found for path in (source.path, source.held_out) if download.is_url(path)]
         work.wait_for_first("the downloads", lambda: all(download.place(url, downloads).exists() for url in urls))
-    parts: list[tuple[Source, tuple[corpus_sources.File, ...], int]] = []
-    files: dict[str, corpus_sources.Found] = {}
+    parts: list[tuple[Source, tuple[File, ...], int]] = []
+    files: dict[str, Found] = {}
     for source in found:
-        files[source.name] = corpus_sources.files(source, downloads)
+        files[source.name] = source_files.find(source, downloads)
         parts += _parts(source, files[source.name].files)
     # The same text may lie in another place on another machine: not its path is compared, but its name and size.
     named = [(source.name, [file.path.name for file in group], size) for source, group, size in parts]
@@ -87,7 +97,7 @@ def read(planned: Plan, workers: int, work: SharedWork, is_finished: Callable[[]
     """Do what is not done yet of this share's tasks; `UserError` for sources that cannot be read."""
     unfinished = work.unfinished([task.result for task in planned.tasks])
     if not is_finished():
-        process.process_all([planned.tasks[number] for number in unfinished], workers, work.look_sometimes)
+        run_all([planned.tasks[number] for number in unfinished], workers, work.look_sometimes)
 
 
 def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> dict[str, Any]:
@@ -101,8 +111,8 @@ def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> d
         for name, files in planned.files.items()
     }
     work.wait_for_parts([task.result for task in tasks])
-    results = [process.load(task) for task in tasks]
-    chosen = _select(found, tasks, results, config, dropped)
+    results = [load(task) for task in tasks]
+    chosen = selection.select(found, tasks, results, config, dropped)
     storage.remove_partials(documents.parent)
     with storage.atomic_directory(documents) as folder:
         counts: Counter = Counter()
@@ -114,22 +124,21 @@ def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> d
         for task, result in zip(tasks, results, strict=True):
             encodings[task.source.name] += result.encodings
         card = datacard.numbers(found, counts, dropped, planned.files, encodings, config, recipe.seed)
-        datacard.write(folder, card, config)
+        storage.write_json(folder / "datacard.json", card)
+        storage.write_text(folder / "datacard.md", datacard_page.markdown(card, config))
     return card
 
 
-def _parts(
-    source: Source, files: list[corpus_sources.File]
-) -> Iterator[tuple[Source, tuple[corpus_sources.File, ...], int]]:
+def _parts(source: Source, files: list[File]) -> Iterator[tuple[Source, tuple[File, ...], int]]:
     """The parts of a source, each of about `TASK_BYTES`, and their sizes; what is generated is one part."""
     groups = [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else _groups(files)
     for group, size in groups:
         yield source, group, size
 
 
-def _groups(files: list[corpus_sources.File]) -> Iterator[tuple[tuple[corpus_sources.File, ...], int]]:
+def _groups(files: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
     """Consecutive files of together at least `TASK_BYTES`, with their size."""
-    group: list[corpus_sources.File] = []
+    group: list[File] = []
     size = 0
     for file in files:
         group.append(file)
@@ -137,32 +146,6 @@ def _groups(files: list[corpus_sources.File]) -> Iterator[tuple[tuple[corpus_sou
         if size >= TASK_BYTES or file is files[-1]:
             yield tuple(group), size
             group, size = [], 0
-
-
-def _select(
-    found: list[Source], tasks: list[Task], results: list[Result], config: CorpusConfig, dropped: dict[str, Counter]
-) -> dict[str, list[Candidate]]:
-    """The candidates of each source, decided except for sources of few documents, which are cut as they are written."""
-    everything = selection.candidates(tasks, results)
-    chosen = {source.name: [one for one in everything if one.source == source.name] for source in found}
-    for task, result in zip(tasks, results, strict=True):
-        dropped[task.source.name] += result.dropped
-    few = set()
-    for source in found:
-        own = chosen[source.name]
-        selection.limit(own, source.documents)
-        if selection.is_few(own, source, config):
-            few.add(source.name)
-        elif not source.held_out:
-            selection.hold_out(own, config.held_out_fraction)
-    for name, reasons in selection.drop_duplicates(
-        everything, tasks, results, config.near_duplicate_similarity
-    ).items():
-        dropped[name] += reasons
-    for source in found:
-        if source.name not in few and config.held_out_fraction > 0:
-            selection.hold_one_out(chosen[source.name])
-    return chosen
 
 
 def _write(folder: Path, source: Source, tasks: list[Task], own: list[Candidate], config: CorpusConfig) -> Counter:

@@ -1,26 +1,14 @@
 """The data card: what the corpus is made of, for people (`datacard.md`) and for programs (`datacard.json`)."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from tpullm import __version__, storage
+from tpullm import __version__
 from tpullm.corpus.document_files import HELD_OUT, TRAIN
-from tpullm.corpus.sources import Found, name_of
-from tpullm.corpus.split import FEW
+from tpullm.corpus.source_files import Found, name_of
 from tpullm.recipe.schema import CorpusConfig, Source
 
-COLUMNS = {
-    "source": "where the text comes from, as the recipe names it",
-    "licence": "what allows its use",
-    "language": "what it is written in (`code` is source code, `und` could not be told)",
-    "documents": "how many separate texts",
-    "characters": "how long they are together",
-    "share": "of all characters; how often a source is read in training is set by its weight in the recipe",
-    "training": "documents the model learns from",
-    "held out": "documents kept away from training, to measure how well the model does on text it has not seen",
-}
 REASONS = {
     "empty": "no text in it",
     "not UTF-8": "bytes that are no text in the expected encoding",
@@ -119,94 +107,3 @@ def _shares(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
     for row in rows:
         shares[row[key]] += row["share"]
     return dict(shares.most_common())
-
-
-def write(folder: Path, card: dict[str, Any], config: CorpusConfig) -> None:
-    """Write `datacard.json` and `datacard.md`."""
-    storage.write_json(folder / "datacard.json", card)
-    storage.write_text(folder / "datacard.md", "\n\n".join(_sections(card, config)) + "\n")
-
-
-def _sections(card: dict[str, Any], config: CorpusConfig) -> Iterable[str]:
-    yield "# Data card"
-    yield (
-        f"{card['documents']:,} documents with {card['characters']:,} characters. Anything trained on them should name "
-        "their sources and licences: they are listed here."
-    )
-    header = ("source", "licence", "language", "documents", "characters", "share", "training", "held out")
-    yield _table(header, [[_cell(key, row[key]) for key in row] for row in card["rows"]])
-    yield "\n".join(f"- **{name}**: {meaning}." for name, meaning in COLUMNS.items())
-    for key in ("licence", "language"):
-        shares = card[f"by_{key}"].items()
-        yield f"## Share by {key}"
-        yield _table((key, "share"), [[name, _cell("share", share)] for name, share in shares])
-    yield "## What was dropped, and why"
-    yield from _dropped(card["dropped"])
-    yield from _files(card)
-    yield "## How it was made"
-    yield _how(card, config)
-
-
-def _dropped(dropped: dict[str, dict[str, int]]) -> Iterable[str]:
-    rows = [
-        [source, reason, f"{count:,}", REASONS.get(reason, "a file that this source does not read")]
-        for source, reasons in dropped.items()
-        for reason, count in reasons.items()
-    ]
-    yield _table(("source", "reason", "documents", "meaning"), rows) if rows else "Nothing."
-
-
-def _files(card: dict[str, Any]) -> Iterable[str]:
-    """Which files were read in part, in another encoding, or not at all."""
-    if card["encodings"]:
-        yield "## Files that are not UTF-8"
-        yield "\n".join(
-            f"- {source}: {count:,} read as {name}."
-            for source, found in card["encodings"].items()
-            for name, count in found.items()
-        )
-    if card["read_in_part"]:
-        yield "## What was read in part"
-        yield "\n".join(
-            f"- {source}: {part['bytes']:,} of {part['of_bytes']:,} bytes, from {part['files']:,} of "
-            f"{part['of_files']:,} files, chosen by the hash of their names: {_listed(part['names'], part['files'])}."
-            for source, part in card["read_in_part"].items()
-        )
-    if card["skipped_files"]:
-        yield "## Files that were not read"
-        yield "\n".join(
-            f"- {source}, {reason}: {_listed(names, card['dropped'][source][reason])}."
-            for source, reasons in card["skipped_files"].items()
-            for reason, names in reasons.items()
-        )
-
-
-def _listed(names: list[str], count: int) -> str:
-    shown = ", ".join(f"`{name}`" for name in names)
-    return f"{shown} and {count - len(names):,} more" if count > len(names) else shown
-
-
-def _how(card: dict[str, Any], config: CorpusConfig) -> str:
-    return (
-        f"By tpullm {card['tpullm']}, seed {card['seed']}. Each source was read, its text extracted. What is "
-        f"unreadable, shorter than {config.minimum_characters} characters, repetitive or in another language was "
-        "dropped (unless the recipe says `filter: false`); of exact copies and of documents at least "
-        f"{config.near_duplicate_similarity:.0%} alike one was kept (unless it says `deduplicate: false`): where one "
-        "is held out, that one. Texts longer than "
-        f"{config.maximum_characters:,} characters were cut at a line's end.\n\n"
-        f"Held out are the documents whose text has a SHA-256 in the lowest {config.held_out_fraction:.1%} of its "
-        "range, or those that the recipe names. The choice does not depend on the order of the documents or on other "
-        f"documents. A source of fewer than {FEW} documents is cut into stretches first, and those with the lowest "
-        "SHA-256 are held out."
-    )
-
-
-def _cell(key: str, value: Any) -> str:
-    if key == "share":
-        return f"{value:.1%}"
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

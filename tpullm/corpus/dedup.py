@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from tpullm.corpus import ngrams
+from tpullm.corpus.hashing import GOLDEN, splitmix64
 
 SHINGLE = 5  # words, or characters where no spaces are written
 PERMUTATIONS = 128
 LEAST_RECALL = 0.99
-MULTIPLIERS_P = ngrams.mixed(np.arange(1, PERMUTATIONS + 1, dtype=np.uint64)) | np.uint64(1)  # odd
+MULTIPLIERS_P = splitmix64(np.arange(1, PERMUTATIONS + 1, dtype=np.uint64)) | np.uint64(1)  # odd
 
 
 def exact_key(text: str) -> int:
@@ -82,7 +83,7 @@ def _shared_buckets(signatures_DP: np.ndarray, similarity: float, order: list[in
     for band in range(PERMUTATIONS // rows):
         band_keys = np.zeros(len(indices), dtype=np.uint64)
         for row in range(band * rows, (band + 1) * rows):
-            band_keys = ngrams.mixed(band_keys * ngrams.BASE + signatures_DP[indices, row])
+            band_keys = splitmix64(band_keys * GOLDEN + signatures_DP[indices, row])
         values, inverse, counts = np.unique(band_keys, return_inverse=True, return_counts=True)
         for position in np.flatnonzero(counts[inverse] > 1):
             shared.setdefault(int(indices[position]), []).append((band, int(values[inverse[position]])))

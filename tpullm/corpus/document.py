@@ -1,6 +1,5 @@
 """What flows through step 1: raw documents as they are read, records of those that passed the filters."""
 
-import hashlib
 from dataclasses import dataclass
 
 
@@ -21,6 +20,9 @@ class Raw:
     encoding: str = ""
 
 
+NOT_UTF8 = Raw(dropped="not UTF-8")
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What is remembered of a document that passed the filters, while its text waits on the disk.
@@ -36,8 +38,3 @@ class Record:
     characters: int
     language: str
     held_out: bool
-
-
-def text_hash(text: str) -> str:
-    """SHA-256 of the UTF-8 text, hexadecimal: it names a document and decides whether it is held out."""
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -6,9 +6,9 @@ import zlib
 import numpy as np
 
 from tpullm.corpus import language_detection
+from tpullm.corpus.hashing import GOLDEN, splitmix64
 
 WORD = re.compile(r"\w+")
-BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def units(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -26,12 +26,5 @@ def hashes(codes: np.ndarray, n: int) -> np.ndarray:
     count = max(len(codes) - n + 1, 0)
     combined = np.zeros(count, dtype=np.uint64)
     for offset in range(n):
-        combined = combined * BASE + mixed(codes[offset : offset + count])
-    return mixed(combined)
-
-
-def mixed(values: np.ndarray) -> np.ndarray:
-    """The finalizer of SplitMix64 (Steele et al. 2014): each bit of the result depends on each bit of the value."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+        combined = combined * GOLDEN + splitmix64(codes[offset : offset + count])
+    return splitmix64(combined)

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tpullm import storage
-from tpullm.corpus import extract, python_library, sources
-from tpullm.corpus.document import Raw
+from tpullm.corpus import encodings, markup, python_library, warc
+from tpullm.corpus.document import NOT_UTF8, Raw
+from tpullm.corpus.source_files import File
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 
-NOT_UTF8 = Raw(dropped="not UTF-8")
 
-
-def read(file: sources.File, source: Source) -> Iterator[Raw]:
+def read(file: File, source: Source) -> Iterator[Raw]:
     """The documents of one file, in its order; of a part of a file, those in about its first `file.bytes`.
 
     `UserError` names a file that is broken or cut off.
@@ -55,7 +54,7 @@ def _bytes(path: Path, most: int) -> bytes:
             return data
     if end := data.rfind(b"\n") + 1:
         return data[:end]
-    ends = (end for end in range(len(data), len(data) - 4, -1) if extract.decode(data[:end]) is not None)
+    ends = (end for end in range(len(data), len(data) - 4, -1) if encodings.decode(data[:end]) is not None)
     return data[: next(ends, len(data))]
 
 
@@ -92,21 +91,21 @@ def _open_zstandard(path: Path, mode: str) -> BinaryIO:
 
 
 def _text(data: bytes) -> Raw:
-    text = extract.decode(data)
+    text = encodings.decode(data)
     if text is not None:
         return Raw(text)
-    found = extract.decode_japanese(data)
+    found = encodings.decode_japanese(data)
     return Raw(found[0], "ja", encoding=found[1]) if found else NOT_UTF8
 
 
 def _markdown(data: bytes) -> Raw:
     raw = _text(data)
-    return raw if raw.dropped else dataclasses.replace(raw, text=extract.markdown_to_text(raw.text))
+    return raw if raw.dropped else dataclasses.replace(raw, text=markup.markdown_to_text(raw.text))
 
 
 def _html(data: bytes) -> Raw:
-    page = extract.decode_html(data)
-    return NOT_UTF8 if page is None else Raw(extract.html_to_text(page))
+    page = encodings.decode_html(data)
+    return NOT_UTF8 if page is None else Raw(markup.html_to_text(page))
 
 
 def _code(data: bytes) -> Raw:
@@ -119,7 +118,7 @@ def _jsonl(path: Path, source: Source) -> Iterator[Raw]:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            text = extract.decode(line)
+            text = encodings.decode(line)
             yield NOT_UTF8 if text is None else Raw(_field(text, source.text_key, f"{path}: line {number}"))
 
 
@@ -139,7 +138,7 @@ def _field(line: str, key: str, where: str) -> str:
 def _as_text(value: Any, key: str, where: str) -> str:
     if value is not None and not isinstance(value, str):
         raise UserError(f"{where}: {key!r} is not text but {type(value).__name__}; set text_key to another field")
-    return (value or "").replace("\r\n", "\n").replace("\r", "\n")
+    return encodings.unix_lines(value or "")
 
 
 def _parquet(path: Path, source: Source) -> Iterator[Raw]:
@@ -160,63 +159,11 @@ def _parquet(path: Path, source: Source) -> Iterator[Raw]:
         raise UserError(f"{path}: is not Parquet or is cut off ({error}); copy or download it again") from None
 
 
-def _warc(path: Path, source: Source) -> Iterator[Raw]:
-    from warcio.archiveiterator import ArchiveIterator
-    from warcio.exceptions import ArchiveLoadFailed
-
-    found = False
-    with open(path, "rb") as file:
-        records = iter(ArchiveIterator(file))
-        while True:
-            try:
-                record = next(records, None)
-            except (ArchiveLoadFailed, AttributeError):  # the latter where a header is cut off before its address
-                raise _broken_warc(path) from None
-            if record is None:
-                break
-            found = True
-            data = record.content_stream().read()
-            if not _is_complete(record):
-                raise _broken_warc(path)
-            if record.rec_type in ("response", "conversion"):
-                yield _record(record, data)
-    if not found:
-        raise _broken_warc(path)
-
-
-def _is_complete(record: Any) -> bool:
-    """Whether all of a record was there: warcio ends quietly where its bytes, or its header, are cut off."""
-    announced = record.format == "warc" and record.rec_headers.get_header("Content-Length")
-    return bool(announced) and getattr(record.raw_stream, "limit", 0) <= 0
-
-
-def _broken_warc(path: Path) -> UserError:
-    return UserError(f"{path}: is not WARC or is cut off; copy or download it again")
-
-
-def _record(record: Any, data: bytes) -> Raw:
-    """One page of a crawl: `response` is as the server sent it, `conversion` is text already (WET)."""
-    if record.rec_type == "conversion":
-        text = extract.decode(data)
-        return NOT_UTF8 if text is None else Raw(text)
-    content_type = record.http_headers.get_header("Content-Type", "") if record.http_headers else ""
-    mime, _, parameters = content_type.partition(";")
-    if mime.strip().lower() not in ("text/html", "application/xhtml+xml", ""):
-        return Raw(dropped="not a page")
-    _, _, charset = parameters.partition("charset=")
-    page = extract.decode_html(data, charset.strip(" \"'"))
-    return NOT_UTF8 if page is None else Raw(extract.html_to_text(page))
-
-
-def _python(path: Path, source: Source) -> Iterator[Raw]:
-    return python_library.documents(path, source.path)
-
-
 # Files that are one document each, and files that hold many.
 WHOLE: dict[str, Callable[[bytes], Raw]] = {"text": _text, "markdown": _markdown, "html": _html, "code": _code}
 MANY: dict[str, Callable[[Path, Source], Iterator[Raw]]] = {
     "jsonl": _jsonl,
     "parquet": _parquet,
-    "warc": _warc,
-    "python": _python,
+    "warc": lambda path, source: warc.read(path),
+    "python": lambda path, source: python_library.documents(path, source.path),
 }

@@ -9,7 +9,7 @@ import numpy as np
 from tpullm.corpus import dedup, split
 from tpullm.corpus.document import Record
 from tpullm.corpus.document_files import HELD_OUT, TRAIN
-from tpullm.corpus.process import Result, Task
+from tpullm.corpus.tasks import Result, Task
 from tpullm.recipe.schema import CorpusConfig, Source
 
 
@@ -20,6 +20,30 @@ class Candidate:
     source: str
     record: Record
     split: str
+
+
+def select(
+    found: list[Source], tasks: list[Task], results: list[Result], config: CorpusConfig, dropped: dict[str, Counter]
+) -> dict[str, list[Candidate]]:
+    """The candidates of each source, decided except for sources of few documents, which are cut as they are written."""
+    everything = candidates(tasks, results)
+    chosen = {source.name: [one for one in everything if one.source == source.name] for source in found}
+    for task, result in zip(tasks, results, strict=True):
+        dropped[task.source.name] += result.dropped
+    few = set()
+    for source in found:
+        own = chosen[source.name]
+        limit(own, source.documents)
+        if is_few(own, source, config):
+            few.add(source.name)
+        elif not source.held_out:
+            hold_out(own, config.held_out_fraction)
+    for name, reasons in drop_duplicates(everything, tasks, results, config.near_duplicate_similarity).items():
+        dropped[name] += reasons
+    for source in found:
+        if source.name not in few and config.held_out_fraction > 0:
+            hold_one_out(chosen[source.name])
+    return chosen
 
 
 def candidates(tasks: list[Task], results: list[Result]) -> list[Candidate]:

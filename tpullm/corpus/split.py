@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from tpullm.corpus import extract
-from tpullm.corpus.document import text_hash
+from tpullm.corpus.cutting import cut
+from tpullm.corpus.hashing import text_hash
 
 FEW = 20  # documents; a source of fewer is cut into stretches, since one document of it may be all of the text
 SHORTEST_STRETCH = 200  # characters
@@ -30,12 +30,12 @@ def stretches(
     characters.
     """
     length = max(int(sum(map(len, texts)) * fraction), SHORTEST_STRETCH)
-    pieces = [(number, piece) for number, text in enumerate(texts) for piece in extract.cut(text, length)]
+    pieces = [(number, piece) for number, text in enumerate(texts) for piece in cut(text, length)]
     count = min(max(round(fraction * len(pieces)), 1), len(pieces) - 1)
     apart = lowest([text_hash(piece) for _, piece in pieces], count) if count > 0 else []
     training = []
     for (number, is_apart), run in groupby(enumerate(pieces), key=lambda item: (item[1][0], item[0] in apart)):
         joined = "".join(piece for _, (_, piece) in run)
         if not is_apart:
-            training += [(number, text) for text in extract.cut(joined, longest)]
+            training += [(number, text) for text in cut(joined, longest)]
     return training, [pieces[index] for index in apart]

@@ -1,24 +1,16 @@
 """Conversations for supervised tuning: read, checked, tokenized by the chat template, held in memory."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from tpullm import storage
-from tpullm.corpus import tenki
 from tpullm.data.batch import flat_ranges
+from tpullm.data.conversation_files import identity
 from tpullm.errors import UserError
 from tpullm.log import say
-from tpullm.recipe.schema import FinetuneConfig
 from tpullm.tokenizer import Tokenizer
-from tpullm.tokenizer.templates import ChangesError
-from tpullm.tokenizer.trained import ROLES
-
-Messages = list[dict[str, str]]
+from tpullm.tokenizer.chat_template import ChangesError, Messages
 
 
 @dataclass(frozen=True)
@@ -46,48 +38,6 @@ class Conversations:
         """Tokens and their weights, `[start, start + count)` of each conversation, one after the other, flat."""
         where = flat_ranges(self.offsets[documents] + starts, counts)
         return self.tokens[where], self.token_weights[where]
-
-
-def read(path: Path | str) -> list[Messages]:
-    """The conversations of a JSON Lines file: `{"messages": [{"role", "content"}, ...]}` in each line.
-
-    Raises:
-        UserError: there is no such file, nothing in it, or a line that is no such conversation (which one is told).
-    """
-    path = storage.path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file of conversations; correct finetune.conversations")
-    conversations = []
-    with storage.local_copy(path).open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                conversations.append(_parse(line, f"{path}: line {number}"))
-    if not conversations:
-        raise UserError(f"{path}: no conversation in it; write one JSON object a line")
-    return conversations
-
-
-def read_all(config: FinetuneConfig, seed: int) -> tuple[list[Messages], list[Messages]]:
-    """The conversations that a recipe names, to learn from and held out; `tenki` is the built-in questions."""
-    learned: list[Messages] = []
-    held_out: list[Messages] = []
-    for name in config.conversations:
-        if name == "tenki":
-            questions = tenki.split_questions(config.held_out_fraction, seed)
-            parts = [[line["messages"] for line in tenki.conversations(part)] for part in questions]
-        else:
-            parts = split(read(name), config.held_out_fraction)
-        learned, held_out = learned + parts[0], held_out + parts[1]
-    return learned, held_out
-
-
-def split(conversations: Iterable[Messages], held_out_fraction: float) -> tuple[list[Messages], list[Messages]]:
-    """Training and held-out conversations, chosen by the hash of each: a repeated one is on the same side."""
-    train: list[Messages] = []
-    held_out: list[Messages] = []
-    for messages in conversations:
-        (held_out if identity(messages) / 2**64 < held_out_fraction else train).append(messages)
-    return train, held_out
 
 
 def tokenize(conversations: Sequence[Messages], tokenizer: Tokenizer, sequence_length: int, name: str) -> Conversations:
@@ -128,38 +78,3 @@ def _shown(messages: Messages, tokenizer: Tokenizer, name: str) -> list[tuple[in
     except UserError as error:
         begins = messages[0]["content"][:20]
         raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None
-
-
-def identity(messages: Messages) -> int:
-    """The first 8 bytes of the SHA-256 of a conversation, as a number."""
-    said = json.dumps([[message["role"], message["content"]] for message in messages], ensure_ascii=False)
-    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big")
-
-
-def _parse(line: bytes, where: str) -> Messages:
-    try:
-        value = json.loads(line)
-    except UnicodeDecodeError:
-        raise UserError(f"{where}: is not UTF-8; convert the file") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: is not JSON ({error.msg} at column {error.colno}); correct or remove it") from None
-    messages = value.get("messages") if isinstance(value, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise UserError(f'{where}: has no messages; write {{"messages": [{{"role": "user", "content": "..."}}, ...]}}')
-    for number, message in enumerate(messages, start=1):
-        _check_message(message, f"{where}, message {number}")
-    if not any(message["role"] == "assistant" for message in messages):
-        raise UserError(f"{where}: no turn of the assistant, so nothing to learn from; add one or remove the line")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def _check_message(message: object, where: str) -> None:
-    if not isinstance(message, dict):
-        raise UserError(f'{where}: is not an object; write {{"role": "user", "content": "..."}}')
-    if message.get("role") not in ROLES:
-        raise UserError(f"{where}: the role {message.get('role')!r} is unknown; use {', '.join(ROLES)}")
-    content = message.get("content")
-    if not isinstance(content, str) or not content.strip():
-        raise UserError(f"{where}: has no content; write what the {message['role']} says")
-    if any("\ud800" <= character <= "\udfff" for character in content):
-        raise UserError(f"{where}: its content holds half of a surrogate pair (\\ud800 to \\udfff); remove it")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tpullm.corpus.hashing import GOLDEN, splitmix64
 from tpullm.data.batch import Segments, flat_ranges
 
 
@@ -138,11 +139,8 @@ def _compact(values: np.ndarray) -> np.ndarray:
 
 
 def _hash(documents: np.ndarray, epochs: np.ndarray, seed: int) -> np.ndarray:
-    """A well mixed uint64 for each (document, epoch, seed): the finalizer of SplitMix64 (Steele et al. 2014)."""
+    """A well mixed uint64 for each (document, epoch, seed)."""
     mixed = documents.astype(np.uint64)
     for salt in (epochs.astype(np.uint64), np.uint64(seed % 2**64)):
-        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + salt
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
+        mixed = splitmix64(mixed * GOLDEN + salt)
     return mixed

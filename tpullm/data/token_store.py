@@ -1,27 +1,18 @@
-"""The token store: documents of token ids on disk, with random access (zarr3 shards through TensorStore).
-
-Tokens are read through a memory map of each shard, so the memory that they take is what the system can spare for the
-files. A document of 40 tokens at a random place takes 1.2 microseconds so, and 10 through TensorStore.
+"""The token store: documents of token ids on disk, with random access.
 
 A folder `tokens/<source>/<split>` holds three flat arrays: `tokens` (uint16, or uint32 for vocabularies of 65,536 and
 more), `offsets` (uint64 [documents + 1]: document d is tokens[offsets[d]:offsets[d + 1]]) and `ids` (uint64
 [documents]: the first 8 bytes of the hash of its text).
 """
 
-import functools
-import mmap
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from tpullm import storage
-from tpullm.data.batch import flat_ranges
+from tpullm.data import flat_array
 from tpullm.errors import UserError
-
-CHUNK_TOKENS = 16 * 1024  # read at once
-SHARD_TOKENS = 32 * 1024 * 1024  # one file
-CACHED_BYTES = 1 << 28  # of a store on gs://, in each process
 
 
 class TokenStore:
@@ -33,15 +24,10 @@ class TokenStore:
         if not (path / "tokens").is_dir():
             raise UserError(f"{path}: no token store; make it with `tpullm tokenize`")
         self.path = path
-        self.offsets = _read_all(path / "offsets").view(np.int64)
-        self.ids = _read_all(path / "ids")
+        self.offsets = flat_array.read_all(path / "offsets").view(np.int64)
+        self.ids = flat_array.read_all(path / "ids")
         self.lengths = np.diff(self.offsets)
-        self._tokens = (_Remote if storage.is_remote(path) else _Mapped)(path / "tokens")
-
-    @classmethod
-    def open(cls, path: Path | str) -> "TokenStore":
-        """The token store in `path`; `UserError` if there is none."""
-        return cls(path)
+        self._tokens = (flat_array.Remote if storage.is_remote(path) else flat_array.Mapped)(path / "tokens")
 
     def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (int32, flat) of `[start, start + count)` of each document, one after the other, and weights of 1."""
@@ -53,84 +39,6 @@ class TokenStore:
         """All tokens of one document, int32, `<s>` and `</s>` included."""
         whole = np.array([index])
         return self.read(whole, np.zeros(1, np.int64), self.lengths[whole])[0]
-
-
-class _Mapped:
-    """A flat array on disk, for reading: a memory map of each shard."""
-
-    def __init__(self, path: Path):
-        """Map the shards; `UserError` if one is missing, cut short or not as `write_store` leaves it."""
-        array = _open(path)
-        layout, size = array.chunk_layout, array.shape[0]
-        self._dtype = array.dtype.numpy_dtype
-        self._shard = layout.write_chunk.shape[0]
-        self._shards = []
-        for first in range(0, size, self._shard):
-            count = min(self._shard, size - first)
-            file = path / "c" / str(first // self._shard)
-            self._shards.append(_map(file, count, layout.read_chunk.shape[0], self._dtype))
-
-    def read(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """`[begin, end)` of each pair, one after the other; int32."""
-        shards = begins // self._shard
-        counts = (ends - 1) // self._shard - shards + 1
-        shards = flat_ranges(shards, counts)
-        lows = np.maximum(np.repeat(begins, counts) - shards * self._shard, 0)
-        highs = np.minimum(np.repeat(ends, counts) - shards * self._shard, self._shard)
-        self._ask_for(shards, lows, highs)
-        pieces = zip(shards.tolist(), lows.tolist(), highs.tolist(), strict=True)
-        flat = b"".join([self._shards[shard][low:high] for shard, low, high in pieces])
-        return np.frombuffer(flat, self._dtype).astype(np.int32)
-
-    def _ask_for(self, shards: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> None:
-        """Have the system read all pieces at once; without that it reads each when it is touched, and Python waits.
-
-        Measured on 400 pieces that were not in memory: 5 ms, where it was 69 ms and stopped other threads for up to a
-        second. Where all is in memory it costs 0.9 microseconds a piece.
-        """
-        begins = lows * self._dtype.itemsize // mmap.PAGESIZE * mmap.PAGESIZE
-        sizes = highs * self._dtype.itemsize - begins
-        for shard, begin, size in zip(shards.tolist(), begins.tolist(), sizes.tolist(), strict=True):
-            self._shards[shard].obj.madvise(mmap.MADV_WILLNEED, begin, size)
-
-
-class _Remote:
-    """A flat array on `gs://`, for reading: the wanted chunks alone, all at once, and again if asked again soon."""
-
-    def __init__(self, path: Path):
-        self._path, self._array = path, _open(path)
-
-    def read(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """`[begin, end)` of each pair, one after the other; int32."""
-        import tensorstore
-
-        with tensorstore.Batch() as batch:
-            pairs = zip(begins.tolist(), ends.tolist(), strict=True)
-            pieces = [self._array[begin:end].read(batch=batch) for begin, end in pairs]
-        try:
-            found = [piece.result() for piece in pieces]
-        except ValueError as error:
-            raise storage.explain(error) or UserError(f"{self._path}: can't be read ({error})") from error
-        return np.concatenate([*found, np.zeros(0, self._array.dtype.numpy_dtype)]).astype(np.int32)
-
-
-def _map(file: Path, count: int, chunk: int, dtype: np.dtype) -> memoryview:
-    """The first `count` values of a shard.
-
-    A shard is its chunks, then an index of their places and sizes in bytes (zarr3, `sharding_indexed`). Whole chunks
-    in order, which is how TensorStore writes them all at once, make one array.
-    """
-    chunks, chunk_bytes = -(-count // chunk), chunk * dtype.itemsize
-    places = np.arange(chunks) * chunk_bytes
-    try:
-        index = np.fromfile(file, "<u8", 2 * chunks, offset=chunks * chunk_bytes)
-    except FileNotFoundError:
-        index = np.zeros(0)
-    if not np.array_equal(index, np.stack([places, np.full(chunks, chunk_bytes)], axis=1).reshape(-1)):
-        raise UserError(f"{file}: broken token store; remove it and run `tpullm tokenize`")
-    with open(file, "rb") as opened:
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    return memoryview(mapped)[: count * dtype.itemsize].cast(dtype.char)
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
@@ -145,96 +53,12 @@ def write_store(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray, np.nda
     """
     with storage.atomic_directory(path) as temporary:
         lengths, ids = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
-        writer = _Appender(temporary / "tokens", dtype)
+        writer = flat_array.Appender(temporary / "tokens", dtype)
         for part_tokens, part_lengths, part_ids in parts:
             writer.append(part_tokens.astype(dtype, copy=False))
             lengths.append(part_lengths)
             ids.append(part_ids)
         writer.close()
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.uint64)
-        _write_all(temporary / "offsets", offsets)
-        _write_all(temporary / "ids", np.concatenate(ids))
-
-
-class _Appender:
-    """Writes a flat array of unknown length, a whole shard at a time, so that no shard is written twice."""
-
-    def __init__(self, path: Path, dtype: np.dtype):
-        self._array = _create(path, dtype, 0)
-        self._held: list[np.ndarray] = []
-        self._held_tokens = self._written = 0
-
-    def append(self, values: np.ndarray) -> None:
-        self._held.append(values)
-        self._held_tokens += len(values)
-        if self._held_tokens >= SHARD_TOKENS:
-            self._write(self._held_tokens - self._held_tokens % SHARD_TOKENS)
-
-    def close(self) -> None:
-        self._write(self._held_tokens)
-
-    def _write(self, count: int) -> None:
-        values = np.concatenate([*self._held, np.zeros(0, self._array.dtype.numpy_dtype)])
-        end = self._written + count
-        self._array = self._array.resize(exclusive_max=[end]).result()
-        if count:
-            self._array[self._written : end].write(values[:count]).result()
-        self._written = end
-        self._held, self._held_tokens = [values[count:]], len(values) - count
-
-
-def _create(path: Path, dtype: np.dtype, size: int):
-    import tensorstore
-
-    layout = tensorstore.ChunkLayout(write_chunk_shape=[SHARD_TOKENS], read_chunk_shape=[CHUNK_TOKENS])
-    spec = _spec(path) | {"store_data_equal_to_fill_value": True}  # a chunk of zeros has its place like any other
-    return tensorstore.open(
-        spec, create=True, dtype=tensorstore.dtype(dtype), shape=[size], chunk_layout=layout
-    ).result()
-
-
-def _open(path: Path):
-    import tensorstore
-
-    try:
-        return tensorstore.open(
-            _spec(path), open=True, context=_context() if storage.is_remote(path) else None
-        ).result()
-    except ValueError as error:
-        if told := storage.explain(error):
-            raise told from error
-        reason = " ".join(str(error).split())[:80]
-        raise UserError(f"{path}: broken token store ({reason}); remove it and run `tpullm tokenize`") from error
-
-
-@functools.cache
-def _context():
-    """For `gs://`: an index of chunks is read once, and a request is repeated for some minutes.
-
-    Not for a disk: with a cache, what was read whole lay so that looking documents up in it took 1.17 times as long.
-    """
-    import tensorstore
-
-    return tensorstore.Context(
-        {
-            "cache_pool": {"total_bytes_limit": CACHED_BYTES},
-            "gcs_request_concurrency": {"limit": 64},
-            "gcs_request_retries": {"max_retries": 30, "initial_delay": "500ms", "max_delay": "8s"},
-        }
-    )
-
-
-def _write_all(path: Path, values: np.ndarray) -> None:
-    _create(path, values.dtype, len(values)).write(values).result()
-
-
-def _read_all(path: Path) -> np.ndarray:
-    return _open(path).read().result()
-
-
-def _spec(path: Path) -> dict:
-    if not storage.is_remote(path):
-        return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.absolute()}/"}}
-    bucket, _, name = str(path).removeprefix("gs://").partition("/")
-    kvstore = {"driver": "gcs", "bucket": bucket, "path": f"{name}/"}
-    return {"driver": "zarr3", "kvstore": kvstore, "recheck_cached_data": "open", "recheck_cached_metadata": "open"}
+        flat_array.write_all(temporary / "offsets", offsets)
+        flat_array.write_all(temporary / "ids", np.concatenate(ids))

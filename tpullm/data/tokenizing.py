@@ -4,18 +4,16 @@ A part that is finished is never made again, so a run that was killed goes on wh
 and on the tokenizer only, so the stores are the same for any number of processes and machines.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tpullm import log, storage
+from tpullm import storage
 from tpullm.corpus import document_files as documents_store
 from tpullm.data import token_store
-from tpullm.process.workers import pool
+from tpullm.process.parts import run_all
 from tpullm.tokenizer import load as load_tokenizer
 
 # Starting processes takes as long as this many (compressed) bytes of documents take one process.
@@ -45,28 +43,8 @@ def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[str]) 
 
 def make(parts: Sequence[Part], workers: int, finished: Callable[[], None]) -> None:
     """Tokenize files by `workers` processes (0: one per core); `finished` is called after each."""
-    sizes = {part: storage.size(part.documents) for part in parts}
-    workers = min(workers or os.cpu_count() or 1, len(parts))
-    with log.progress("tokenize", sum(sizes.values()), "bytes") as advance:
-
-        def count(part: Part) -> None:
-            advance(sizes[part])
-            finished()
-
-        if workers <= 1 or sum(sizes.values()) < PARALLEL_BYTES:
-            for part in parts:
-                make_part(part)
-                count(part)
-        else:
-            _make_in_processes(parts, workers, count)
-
-
-def _make_in_processes(parts: Sequence[Part], workers: int, finished: Callable[[Part], None]) -> None:
-    with pool(workers) as executor:
-        futures = {executor.submit(make_part, part): part for part in parts}
-        for future in as_completed(futures):
-            future.result()
-            finished(futures[future])
+    sizes = [storage.size(part.documents) for part in parts]
+    run_all("tokenize", make_part, parts, sizes, workers, PARALLEL_BYTES, finished)
 
 
 def make_part(part: Part) -> None:

@@ -1,42 +1,24 @@
 """Reading a Hugging Face directory: its config, and its tensors one at a time into our stacked parameters."""
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from tpullm.errors import UserError
 from tpullm.huggingface import configs, tensors
 from tpullm.huggingface.families import FAMILIES, Family
+from tpullm.huggingface.weight_files import DTYPES, WeightFiles
 from tpullm.recipe.schema import ModelConfig
+from tpullm.tokenizer.json_files import read_json
 
 Tree = Any
-DTYPES = {"F32": np.dtype("float32"), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype("float16")}
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-# Files are mapped into memory while they are open; after this many bytes of tensors they are closed.
-MAPPED_BYTES = 1 << 28
 # Tables that older versions of transformers saved with the model, and computed again when they loaded it.
 _COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias)$")
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file; `UserError` if there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such file; give a folder in the format of Hugging Face") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not JSON ({error}); fetch it again") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not a JSON object; fetch it again")
-    return found
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, Family]:
@@ -46,76 +28,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, Family]:
     return configs.read(config, str(path)), FAMILIES[config["model_type"]]
 
 
-class Source:
-    """The tensors of a directory, by name. Open it with `opened`.
-
-    Attributes:
-        files: the file of each tensor.
-        size: of all files, in bytes.
-    """
-
-    def __init__(self, folder: Path, stack: ExitStack):
-        self.folder, self._stack, self._open, self._mapped = folder, stack, {}, 0
-        index = folder / INDEX
-        if index.exists():
-            self.files = read_json(index).get("weight_map", {})
-        elif (folder / SINGLE).exists():
-            self.files = dict.fromkeys(self._handle(SINGLE).keys(), SINGLE)
-        else:
-            raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; other formats of weights are not read")
-        for name in sorted(set(self.files.values())):
-            if not (folder / name).is_file():
-                raise UserError(f"{folder / name}: this shard is missing; fetch it again")
-        self.size = sum((folder / name).stat().st_size for name in set(self.files.values()))
-
-    def __call__(self, name: str) -> np.ndarray:
-        """One tensor, as it is stored."""
-        tensor = self._read(name, lambda handle: handle.get_tensor(name))
-        self._mapped += tensor.nbytes
-        if self._mapped > MAPPED_BYTES:
-            self._stack.close()
-            self._open, self._mapped = {}, 0
-        return tensor
-
-    def dtype(self, name: str) -> str:
-        """The type of one tensor, by its name in the files: `BF16`."""
-        return self._read(name, lambda handle: handle.get_slice(name).get_dtype())
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one tensor."""
-        return tuple(self._read(name, lambda handle: handle.get_slice(name).get_shape()))
-
-    def _read(self, name: str, read: Callable):
-        try:
-            return read(self._handle(self.files[name]))
-        except UserError:
-            raise
-        except Exception as error:  # the library raises classes of its own, and some of the standard ones
-            raise UserError(
-                f"{self.folder / self.files[name]}: {name} can't be read ({error}); fetch it again"
-            ) from None
-
-    def _handle(self, file: str):
-        from safetensors import safe_open
-
-        if file not in self._open:
-            try:
-                self._open[file] = self._stack.enter_context(safe_open(self.folder / file, framework="numpy"))
-            except Exception as error:
-                raise UserError(
-                    f"{self.folder / file}: not a whole safetensors file ({error}); fetch it again"
-                ) from None
-        return self._open[file]
-
-
-@contextmanager
-def opened(folder: Path) -> Iterator[Source]:
-    """The tensors of a directory; `UserError` if files are missing or broken."""
-    with ExitStack() as stack:
-        yield Source(folder, stack)
-
-
-def check(source: Source, family: Family, shapes: Tree, axes: Tree, layers: int) -> list[tuple]:
+def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers: int) -> list[tuple]:
     """Every tensor of the source is used once and every parameter is set once: what `fill` reads.
 
     Returns:
@@ -145,7 +58,7 @@ def check(source: Source, family: Family, shapes: Tree, axes: Tree, layers: int)
     return found
 
 
-def stored(source: Source, wanted: list[tuple]) -> dict[str, np.dtype]:
+def stored(source: WeightFiles, wanted: list[tuple]) -> dict[str, np.dtype]:
     """The type of each of our parameters in the files; float32 where its tensors are of several.
 
     Args:
@@ -165,7 +78,7 @@ def stored(source: Source, wanted: list[tuple]) -> dict[str, np.dtype]:
 
 
 def fill(
-    source: Source,
+    source: WeightFiles,
     family: Family,
     targets: Tree,
     axes: Tree,
@@ -218,7 +131,7 @@ def _as_named(files: dict[str, str], family: Family) -> dict[str, str]:
     return {name if name.startswith("lm_head.") else prefix + name: name for name in files}
 
 
-def _tied(source: Source, named: dict[str, str], over: set[str]) -> None:
+def _tied(source: WeightFiles, named: dict[str, str], over: set[str]) -> None:
     """A second copy of tied weights is no tensor too many, if it is the same."""
     embedding = next((name for name in named if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
     if "lm_head.weight" in over and embedding:

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.huggingface import configs, tensors
 from tpullm.huggingface.families import FAMILIES, Family
-from tpullm.huggingface.reading import DTYPES, INDEX, SINGLE
+from tpullm.huggingface.weight_files import INDEX, SINGLE, TYPE_NAMES
 from tpullm.recipe.schema import ModelConfig
-
-_CODES = {dtype.name: code for code, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,9 @@ def write_model(
                 done(entry.size)
     if len(shards) > 1:
         size = sum(entry.size for entry in plan)
-        write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": files})
+        storage.write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": files})
     dtype = params.targets["embedding"].dtype.name
-    write_json(folder / "config.json", {**written, **described, "dtype": dtype, "torch_dtype": dtype})
+    storage.write_json(folder / "config.json", {**written, **described, "dtype": dtype, "torch_dtype": dtype})
 
 
 def _write_tensor(file, family: Family, entry: "_Tensor", held: dict[str, np.ndarray]) -> None:
@@ -160,15 +159,10 @@ def _header(shard: list[_Tensor]) -> bytes:
     for entry in shard:
         start, end = end, end + entry.size
         described[entry.name] = {
-            "dtype": _CODES[entry.dtype.name],
+            "dtype": TYPE_NAMES[entry.dtype.name],
             "shape": list(entry.shape),
             "data_offsets": [start, end],
         }
     text = json.dumps(described, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def write_json(path: Path, value: dict) -> None:
-    """A file of a published model."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

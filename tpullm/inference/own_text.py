@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tpullm.corpus import extract
+from tpullm.corpus.cutting import cut
 from tpullm.corpus.language_detection import is_spaceless
 from tpullm.data.batch import Batch
 from tpullm.errors import UserError
@@ -38,7 +38,7 @@ _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 def passages(documents: Iterable[str]) -> list[str]:
     """The documents, long ones in passages of up to 600 characters: a held-out text may be one stretch of a novel."""
-    return [passage for document in documents for passage in extract.cut(document, _PASSAGE_CHARACTERS)]
+    return [passage for document in documents for passage in cut(document, _PASSAGE_CHARACTERS)]
 
 
 def continuations(session: Session, texts: Sequence[str], tokens: int, seed: int) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 from tpullm import log, storage
 from tpullm.checkpoint import models
 from tpullm.errors import UserError
-from tpullm.huggingface import reading
+from tpullm.huggingface import reading, weight_files
 from tpullm.mesh.layout import RULES, make_mesh
 from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import ModelConfig
@@ -113,7 +113,7 @@ def _published(folder: Path, exact: bool, text: bool) -> Session:
         tokenizer, talks = NoTokenizer(folder), False
     mesh, dtype = make_mesh({"fsdp": -1}, jax.local_devices()), use_dtype(exact)
     architecture = Architecture(config)
-    with reading.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
+    with weight_files.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
         arguments = (targets(architecture, mesh, dtype), architecture.axes, config.layers)
         params = reading.fill(source, family, *arguments, place, advance)
     return Session(tokenizer, architecture, params, mesh, dtype, talks)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tpullm.errors import UserError
-from tpullm.huggingface import reading, tensors
+from tpullm.huggingface import reading, tensors, weight_files
+from tpullm.tokenizer.json_files import read_json, read_optional
 from tpullm.tokenizer.published import PublishedTokenizer
 
 Severity = Literal["error", "warning"]
@@ -39,7 +40,7 @@ def examine(
         shapes_of: gives the shapes and axes of the parameters of a `ModelConfig`.
         done: called with the bytes of each tensor.
     """
-    config = reading.read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     yield from _positions(config)
     yield from _ends(folder, config)
     try:
@@ -78,9 +79,7 @@ def _positions(config: dict) -> Iterator[Finding]:
 
 def _ends(folder: Path, config: dict) -> Iterator[Finding]:
     """Every engine reads the end tokens from another of the three files."""
-    generation = (
-        reading.read_json(folder / "generation_config.json") if (folder / "generation_config.json").exists() else {}
-    )
+    generation = read_optional(folder / "generation_config.json")
     found = {"config.json": config.get("eos_token_id"), "generation_config.json": generation.get("eos_token_id")}
     sets = {name: set(ends if isinstance(ends, list) else [ends]) for name, ends in found.items() if ends is not None}
     if not sets:
@@ -125,9 +124,8 @@ def _tokens(tokenizer: PublishedTokenizer, config: dict) -> Iterator[Finding]:
 
 def _first_space(folder: Path) -> Iterator[Finding]:
     """Llama 2's tokenizer puts a space before a text; whether also after each special token, its class decides anew."""
-    path = folder / "tokenizer_config.json"
-    said = reading.read_json(path) if path.exists() else {}
-    normalizer = json.dumps(reading.read_json(folder / "tokenizer.json").get("normalizer"))
+    said = read_optional(folder / "tokenizer_config.json")
+    normalizer = json.dumps(read_json(folder / "tokenizer.json").get("normalizer"))
     if str(said.get("tokenizer_class")).startswith("Llama") and not said.get("legacy") and '"Prepend"' in normalizer:
         yield Finding(
             "warning",
@@ -168,7 +166,7 @@ def _weights(folder: Path, config: dict, shapes_of, done) -> Iterator[Finding]:
     try:
         model, family = reading.read_config(folder)
         shapes, axes = shapes_of(model)
-        with reading.opened(folder) as source:
+        with weight_files.opened(folder) as source:
             kinds: set[str] = set()
             for name, ours, *_ in reading.check(source, family, shapes, axes, model.layers):
                 tensor = source(name)

@@ -82,7 +82,7 @@ def _write_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path, talks: bo
         for file in storage.local_copy(model.tokenizer_path).iterdir():
             shutil.copyfile(file, folder / file.name)
         how = storage.read_json(folder / "generation_config.json")
-    writing.write_json(folder / "generation_config.json", how | _special_tokens(tokenizer))
+    storage.write_json(folder / "generation_config.json", how | _special_tokens(tokenizer))
 
 
 def _card(model: Model, folder: Path, name: str, licence: str, params: writing.Parameters, talks: bool) -> dict:

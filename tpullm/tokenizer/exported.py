@@ -7,11 +7,11 @@ What the `tokenizers` library would do otherwise, and how it is kept from it:
 - A space is written as U+2581; that character itself goes by its three bytes.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from tpullm import storage
 from tpullm.tokenizer.trained import BOS, END, EOS, PAD, SPACE, UNKNOWN, TrainedTokenizer
 
 # `{% generation %}` is what transformers' `return_assistant_tokens_mask` and our own tuning learn from.
@@ -51,8 +51,7 @@ def write(folder: Path, tokenizer: TrainedTokenizer, context_length: int, tuned:
     }
     if tuned:  # without it, nobody takes the model for one to talk with
         config["chat_template"] = CHAT_TEMPLATE
-    text = json.dumps(config, ensure_ascii=False, indent=2)
-    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    storage.write_json(folder / "tokenizer_config.json", config)
 
 
 def fast(tokenizer: TrainedTokenizer):

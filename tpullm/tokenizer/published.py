@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from tpullm.errors import UserError
-from tpullm.tokenizer.templates import CLOSE, OPEN, Answer, ChatTemplate
+from tpullm.tokenizer import token_bytes
+from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer, ChatTemplate
+from tpullm.tokenizer.json_files import read_optional
 
 
 class PublishedTokenizer:
@@ -56,7 +58,8 @@ class PublishedTokenizer:
         folder, path = self.folder, str(self.folder / "tokenizer.json")
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._config = _optional(folder / "special_tokens_map.json") | _optional(folder / "tokenizer_config.json")
+        names = ("special_tokens_map.json", "tokenizer_config.json")
+        self._config = {key: value for name in names for key, value in read_optional(folder / name).items()}
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {token for token, added_token in added.items() if added_token.special}
         names = [OPEN, CLOSE, *(str(added[token].content) for token in sorted(self._special))]
@@ -64,7 +67,7 @@ class PublishedTokenizer:
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocabulary_size = max(ids.values()) + 1
         self.needed_size = max(set(ids.values()) - self._special) + 1
-        self._bytes = _all_bytes(described, ids, self._special, set(added), path)
+        self._bytes = token_bytes.all_bytes(described, ids, self._special, set(added), path)
         self.begin = self._begin()
         self.bos_id = self._named("bos_token")
         self.named_end, self.file_ends = self._named("eos_token"), self._file_ends()
@@ -202,7 +205,7 @@ class PublishedTokenizer:
     def _file_ends(self) -> list[int]:
         found = []
         for file in ("generation_config.json", "config.json"):
-            ends = _optional(self.folder / file).get("eos_token_id")
+            ends = read_optional(self.folder / file).get("eos_token_id")
             found += ends if isinstance(ends, list) else [ends]
         ends = list(dict.fromkeys(end for end in found if end is not None))
         if wrong := [end for end in ends if not isinstance(end, int) or not 0 <= end < self.vocabulary_size]:
@@ -217,18 +220,6 @@ class PublishedTokenizer:
         return found
 
 
-def _optional(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); fetch it again") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not a JSON object; fetch it again")
-    return found
-
-
 def _content(token) -> str | None:
     return token["content"] if isinstance(token, dict) else token
 
@@ -240,42 +231,3 @@ def _template(folder: Path, config: dict) -> str | None:
     if isinstance(found, list):
         found = {entry["name"]: entry["template"] for entry in found}.get("default")
     return found
-
-
-def _all_bytes(described: dict, ids: dict[str, int], special: set[int], added: set[int], where: str) -> list[bytes]:
-    """What each token stands for, by the way that the tokenizer's decoder puts pieces together."""
-    kinds = _decoders(described.get("decoder"))
-    if "ByteLevel" in kinds:
-        table = _byte_letters()
-        of_piece = lambda piece: bytes(table[letter] for letter in piece)  # noqa: E731
-    elif {"ByteFallback", "Metaspace"} & kinds:
-        of_piece = _of_sentencepiece
-    else:
-        raise UserError(f"{where}: a decoder of {sorted(kinds)} is not known; known are ByteLevel and Metaspace")
-    found = [b""] * (max(ids.values()) + 1)
-    for piece, token in ids.items():
-        if token not in special:
-            try:
-                found[token] = piece.encode() if token in added else of_piece(piece)
-            except (KeyError, ValueError):  # not made of the letters for bytes: it stands for itself
-                found[token] = piece.encode()
-    return found
-
-
-def _decoders(decoder: dict | None) -> set[str]:
-    if not decoder:
-        return set()
-    return {decoder["type"]}.union(*map(_decoders, decoder.get("decoders", [])))
-
-
-def _of_sentencepiece(piece: str) -> bytes:
-    if len(piece) == 6 and piece.startswith("<0x"):
-        return bytes([int(piece[3:5], 16)])
-    return piece.replace("\u2581", " ").encode()
-
-
-def _byte_letters() -> dict[str, int]:
-    """GPT-2's letters for bytes: printable ones stand for themselves, the rest for U+0100 and what follows."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}

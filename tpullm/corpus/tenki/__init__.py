@@ -6,9 +6,9 @@ thing takes one verb (リンゴを食べる, 本を読む). Because the probabil
 least loss that any model can reach on it: the entropy. All logarithms are natural, all entropies in nats.
 """
 
+from tpullm.corpus.tenki.blanks import blank, continuations, words
 from tpullm.corpus.tenki.distribution import (
-    blank,
-    continuations,
+    VERSION,
     documents,
     entropy,
     expected_sentences,
@@ -17,15 +17,15 @@ from tpullm.corpus.tenki.distribution import (
     prefix_log_probability,
     sample_document,
     sentences,
-    words,
 )
 from tpullm.corpus.tenki.probes import BLANKS, Swap, swaps
-from tpullm.corpus.tenki.tuning import Question, conversations, questions, split_questions
+from tpullm.corpus.tenki.question_set import Question, conversations, questions, split_questions
 
 __all__ = [
     "BLANKS",
     "Question",
     "Swap",
+    "VERSION",
     "blank",
     "continuations",
     "conversations",

@@ -6,7 +6,6 @@ hidden states, and every figure here is exact up to rounding.
 """
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -27,14 +26,12 @@ from tpullm.corpus.tenki.grammar import (
     outline,
     start,
     topic_of,
-    wording,
 )
-from tpullm.errors import UserError
+from tpullm.corpus.tenki.wording import wording
 
-BLANK = "【?】"
+VERSION = 1  # of the documents; see `documents`
 NEVER = -math.inf
 _UNIFORMS = 1 + 3 * max(w.CLOSING_AT)
-_BLANK_MARK = re.compile(r"【[?？]】")
 
 
 class Sentence(NamedTuple):
@@ -66,7 +63,12 @@ def sample_document(rng: np.random.Generator) -> str:
 
 
 def documents(count: int, seed: int) -> Iterator[str]:
-    """`count` independent documents, the same for the same seed; fewer are the beginning of more."""
+    """`count` independent documents. Fewer documents are the beginning of more, for the same seed.
+
+    `VERSION` stands for them all: `collect` samples again when it changes. A test holds the number beside a recorded
+    hash of documents, so whoever changes a document raises the number. A hash that `collect` takes at each start would
+    need no number, but would sample documents each time and find no more changes than the test.
+    """
     rng = np.random.default_rng(seed)
     for _ in range(count):
         yield sample_document(rng)
@@ -102,7 +104,7 @@ def _index() -> dict[str, Sentence]:
 
 
 @cache
-def _closings(topic: str, mode: Mode) -> dict[str, Sentence]:
+def closing_sentences(topic: str, mode: Mode) -> dict[str, Sentence]:
     said = Outline(Kind.CLOSING, topic)
     choices = wording(said, mode).probability.items()
     return {"".join(words): Sentence(mode, said, words, math.log(p)) for words, p in choices}
@@ -114,7 +116,7 @@ def _split(text: str) -> list[str]:
     return [sentence + "。" for sentence in whole] + [rest]
 
 
-def _derivation(text: str) -> tuple[float, list[Sentence], Context | None]:
+def derivation(text: str) -> tuple[float, list[Sentence], Context | None]:
     """Log-probability that a document starts so, its sentences, and the context after (None: it has ended)."""
     *surfaces, rest = _split(text)
     if rest or not surfaces or surfaces[0] not in _index():
@@ -136,7 +138,7 @@ def _step(context: Context, surface: str) -> tuple[float, Sentence | None, Conte
     """Log-probability of one more sentence, how it reads, and the context after it."""
     end = closing_probability(context)
     if end > 0.0:
-        sentence = _closings(topic_of(context.last.focus), context.mode).get(surface)
+        sentence = closing_sentences(topic_of(context.last.focus), context.mode).get(surface)
         if sentence is not None:
             return math.log(end) + sentence.log_share, sentence, None
     sentence = _index().get(surface)
@@ -150,18 +152,18 @@ def _step(context: Context, surface: str) -> tuple[float, Sentence | None, Conte
 
 def log_probability(document: str) -> float:
     """Natural logarithm of a whole document's probability, its end included; -inf outside the language."""
-    total, _, context = _derivation(document)
+    total, _, context = derivation(document)
     return total if context is None else NEVER
 
 
 def prefix_log_probability(text: str) -> float:
     """Natural logarithm of the probability that a document starts with these whole sentences."""
-    return 0.0 if text == "" else _derivation(text)[0]
+    return 0.0 if text == "" else derivation(text)[0]
 
 
 def parse(text: str) -> list[Sentence]:
     """The sentences that begin or make a document, as words and outlines; empty outside the language."""
-    return _derivation(text)[1]
+    return derivation(text)[1]
 
 
 # ---------------------------------------------------------------- entropy
@@ -206,93 +208,3 @@ def entropy() -> float:
 def expected_sentences() -> float:
     """The mean number of sentences in a document."""
     return math.fsum(mass for level in _levels() for mass in level.values())
-
-
-# ---------------------------------------------------------------- what belongs at a place
-
-
-@cache
-def words() -> tuple[str, ...]:
-    """All words of the language, sorted, without punctuation marks."""
-    closings = [s for mode in MODES.outcomes for topic in w.NEXT_TOPIC for s in _closings(topic, mode).values()]
-    found = {word for sentence in [*sentences(), *closings] for word in sentence.words}
-    return tuple(sorted(found - {"、", "。"}))
-
-
-def _has_word_at(parsed: list[Sentence], start_at: int, word: str) -> bool:
-    at = 0
-    for token in (token for sentence in parsed for token in sentence.words):
-        if at >= start_at:
-            return at == start_at and token == word
-        at += len(token)
-    return False
-
-
-def blank(text: str) -> dict[str, float]:
-    """The exact distribution over the word at 【?】 given the text on both sides, likeliest first.
-
-    The text is whole sentences that begin a document, one word of them replaced by 【?】. Raises UserError when
-    there is not exactly one blank or when no word fits.
-    """
-    marks = list(_BLANK_MARK.finditer(text))
-    if len(marks) != 1:
-        raise UserError(f"blank: {len(marks)} times {BLANK} in {text!r}: write it exactly once, for one word")
-    at, right = marks[0].start(), text[marks[0].end() :]
-    found = {}
-    for word in words():
-        total, parsed, _ = _derivation(text[:at] + word + right)
-        if total > NEVER and _has_word_at(parsed, at, word):
-            found[word] = total
-    if not found:
-        raise UserError(f"blank: no word of tenki fits {text!r}: use whole sentences of its language, 。 included")
-    return _normalized({word: math.exp(total - max(found.values())) for word, total in found.items()})
-
-
-def _normalized(weights: dict[str, float]) -> dict[str, float]:
-    total = math.fsum(weights.values())
-    return {word: weight / total for word, weight in sorted(weights.items(), key=lambda item: -item[1])}
-
-
-def _continuing(context: Context) -> Iterator[tuple[float, tuple[str, ...]]]:
-    """Every next sentence with its probability."""
-    end = closing_probability(context)
-    nexts = {said: (1.0 - end) * p for said, p in outline(context).probability.items()} if end < 1.0 else {}
-    if end > 0.0:
-        nexts[closing(context)] = end
-    for said, probability in nexts.items():
-        for tokens, share in wording(said, context.mode).probability.items():
-            yield probability * share, tokens
-
-
-def _contexts_after(whole: str) -> dict[Context, float]:
-    if not whole:
-        return {start(mode): probability for mode, probability in MODES.probability.items()}
-    context = _derivation(whole)[2]
-    return {} if context is None else {context: 1.0}
-
-
-def continuations(prefix: str) -> dict[str, float]:
-    """The true distribution over the next word (or mark) after a text that ends between words, likeliest first.
-
-    Empty if no document goes on from there.
-    """
-    whole, _, begun = prefix.rpartition("。")
-    found: dict[str, float] = defaultdict(float)
-    for context, mass in _contexts_after(whole + "。" if whole else "").items():
-        for probability, tokens in _continuing(context):
-            word = _word_after(tokens, begun)
-            if word:
-                found[word] += mass * probability
-    return _normalized(found)
-
-
-def _word_after(tokens: tuple[str, ...], begun: str) -> str | None:
-    """The word of a sentence that comes after `begun`, if the sentence starts so and a word ends there."""
-    at = 0
-    for token in tokens:
-        if at == len(begun):
-            return token
-        if not begun.startswith(token, at):
-            return None
-        at += len(token)
-    return None

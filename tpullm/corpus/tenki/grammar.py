@@ -139,7 +139,7 @@ def _first(past: bool) -> dict[Outline, float]:
         if kind is Kind.WEATHER:
             foci = w.WEATHERS
         elif kind is Kind.BECAUSE:
-            foci = _clothes()
+            foci = clothes()
         else:
             topics = w.FIRST_LIKED_TOPIC if kind is Kind.LIKING else w.FIRST_TOPIC
             foci = {name: p * share for topic, p in topics.items() for name, share in _things(topic).items()}
@@ -191,126 +191,10 @@ def start(mode: Mode) -> Context:
 
 
 @cache
-def _clothes() -> dict[str, float]:
+def clothes() -> dict[str, float]:
     """How often each piece of clothing is the answer to the weather, over all weathers."""
     result: dict[str, float] = defaultdict(float)
     for weather, probability in w.WEATHERS.items():
         for name, share in w.CLOTHES_FOR[weather].items():
             result[name] += probability * share
     return dict(result)
-
-
-# ---------------------------------------------------------------- wording
-
-Part = str | dict[str, float]
-
-
-def _product(*parts: Part) -> dict[tuple[str, ...], float]:
-    """All ways to say the parts one after another, each a fixed template or a choice of templates."""
-    result: dict[tuple[str, ...], float] = {(): 1.0}
-    for part in parts:
-        choices = {part: 1.0} if isinstance(part, str) else part
-        result = {
-            words + tuple(template.split()): probability * share
-            for words, probability in result.items()
-            for template, share in choices.items()
-        }
-    return result
-
-
-def verb_form(verb: w.Verb, mode: Mode) -> str:
-    """食べ ます, 食べ まし た, 食べる, 食べ た."""
-    if mode.polite:
-        return f"{verb.stem} まし た" if mode.past else f"{verb.stem} ます"
-    return verb.past if mode.past else verb.dictionary
-
-
-def copula(mode: Mode) -> str:
-    """です, でし た, だ, だっ た."""
-    if mode.polite:
-        return "でし た" if mode.past else "です"
-    return "だっ た" if mode.past else "だ"
-
-
-def adjective_form(word: str, mode: Mode) -> str:
-    """寒い です, 寒かっ た です, 寒い, 寒かっ た; 静か です, 静か でし た, 静か だ, 静か だっ た."""
-    adjective = w.ADJECTIVES[word]
-    if adjective.past is None:
-        return f"{word} {copula(mode)}"
-    form = adjective.past if mode.past else word
-    return f"{form} です" if mode.polite else form
-
-
-def _adjectives(choices: dict[str, float], mode: Mode) -> dict[str, float]:
-    return {adjective_form(word, mode): probability for word, probability in choices.items()}
-
-
-def _reason(weather: str, past: bool) -> str:
-    """The weather as a reason: 寒い ので, 寒かっ た ので, 天気 が いい ので, 雨 な ので, 雨 だっ た ので."""
-    if weather in w.ADJECTIVES:
-        form = adjective_form(weather, Mode(polite=False, past=past))
-        return f"天気 が {form} ので" if weather in ("いい", "悪い", "ひどい") else f"{form} ので"
-    return f"{weather} だっ た ので" if past else f"{weather} な ので"
-
-
-def _weather(weather: str, mode: Mode, day: str) -> dict[tuple[str, ...], float]:
-    """「今日はとても寒い天気ですね。」; a remark on today ends in ね, a report of the past does not."""
-    end = f"{copula(mode)} 。" if mode.past else f"{copula(mode)} ね 。"
-    parts = (w.VERY_WEATHER, weather, "天気") if weather in w.ADJECTIVES else (weather,)
-    return _product(f"{day} は", *parts, end)
-
-
-def _because(thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    joint = {weather: p * w.CLOTHES_FOR[weather].get(thing, 0.0) for weather, p in w.WEATHERS.items()}
-    reasons = {_reason(weather, mode.past): p / _clothes()[thing] for weather, p in joint.items() if p}
-    day = "昨日 は" if mode.past else "今日 は"
-    return _product(day, reasons, "、", thing, "を", verb_form(w.THINGS[thing].verb, mode), "。")
-
-
-def _action(opening: Part, thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    topic, verb = w.THINGS[thing].topic, verb_form(w.THINGS[thing].verb, mode)
-    return _product(opening, w.COMPANIONS[topic], w.PLACES[topic], f"{thing} を {verb} 。")
-
-
-def _comment(opening: str, thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    return _product(opening, f"{thing} は", w.VERY, _adjectives(w.THINGS[thing].adjectives, mode), "。")
-
-
-def _liking(thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    verb = w.THINGS[thing].verb.dictionary
-    return _product(w.SUBJECTS, f"は {thing} を {verb} の が", _adjectives(w.LIKES, mode), "。")
-
-
-def _feeling(thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    verb, feelings = w.THINGS[thing].verb.dictionary, w.FEELINGS[w.THINGS[thing].topic]
-    return _product(f"{thing} を {verb} の は", _adjectives(feelings, mode), "。")
-
-
-def _closing(topic: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    if mode.past:
-        return _product(w.VERY, w.DAYS[True][topic], f"一日 {copula(mode)} 。")
-    strive, days = w.STRIVES[topic], _adjectives(w.DAYS[False][topic], mode)
-    return _product({f"明日 も {verb_form(w.STRIVE, mode)} 。": strive}) | {
-        words: (1.0 - strive) * p for words, p in _product("毎日 が", w.VERY, days, "。").items()
-    }
-
-
-@cache
-def wording(said: Outline, mode: Mode) -> Distribution[tuple[str, ...]]:
-    """How a sentence is worded: distribution over tuples of words, punctuation marks included."""
-    kind, focus = said
-    makers = {
-        Kind.WEATHER: lambda: _weather(focus, mode, "昨日" if mode.past else "今日"),
-        Kind.WEATHER_THEN: lambda: _weather(focus, mode, "その 日"),
-        Kind.BECAUSE: lambda: _because(focus, mode),
-        Kind.SO: lambda: _product("だから 、", f"{focus} を {verb_form(w.THINGS[focus].verb, mode)} 。"),
-        Kind.ACTION_DATED: lambda: _action(w.TIMES[mode.past], focus, mode),
-        Kind.ACTION: lambda: _action("", focus, mode),
-        Kind.ACTION_LINKED: lambda: _action(w.LINKS, focus, mode),
-        Kind.LIKING: lambda: _liking(focus, mode),
-        Kind.FEELING: lambda: _feeling(focus, mode),
-        Kind.COMMENT_THAT: lambda: _comment("その", focus, mode),
-        Kind.COMMENT: lambda: _comment("", focus, mode),
-        Kind.CLOSING: lambda: _closing(focus, mode),
-    }
-    return Distribution(makers[kind]())

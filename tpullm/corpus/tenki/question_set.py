@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tpullm.corpus.tenki import vocabulary as w
-from tpullm.corpus.tenki.grammar import Mode, copula, verb_form
+from tpullm.corpus.tenki.grammar import Mode
+from tpullm.corpus.tenki.wording import copula, verb_form
 from tpullm.errors import UserError
 
 _READINGS_PER_THING = 10

@@ -3,9 +3,7 @@
 A task leaves two files: its spool, then its result. One whose result is there is finished, whoever made it.
 """
 
-import contextlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +13,13 @@ from typing import IO
 
 import numpy as np
 
-from tpullm import log, storage
-from tpullm.corpus import dedup, extract, filters, language_detection, readers
-from tpullm.corpus.document import Raw, Record, text_hash
-from tpullm.corpus.sources import File
-from tpullm.process.workers import pool
+from tpullm import storage
+from tpullm.corpus import dedup, filters, language_detection, readers
+from tpullm.corpus.cutting import cut
+from tpullm.corpus.document import Raw, Record
+from tpullm.corpus.hashing import text_hash
+from tpullm.corpus.source_files import File
+from tpullm.process import parts
 from tpullm.recipe.schema import CorpusConfig, Source
 
 # Two workers take 0.2 s to start and import for themselves; below this much text one process is done about as soon.
@@ -68,28 +68,12 @@ class Result:
     encodings: Counter = field(default_factory=Counter)
 
 
-def process_all(tasks: Sequence[Task], workers: int, finished: Callable[[], None]) -> None:
-    """Do the tasks, with `workers` 0 by one process per core; `finished` is called after each."""
-    total = sum(task.bytes for task in tasks)
-    workers = min(workers or os.cpu_count() or 1, len(tasks))
-    workers = workers if total > PARALLEL_BYTES else 1
-    with log.progress("collect", total, "bytes") as advance, _mapper(workers) as mapped:
-        for task, _ in zip(tasks, mapped(process, tasks), strict=True):
-            advance(task.bytes)
-            finished()
+def run_all(tasks: Sequence[Task], workers: int, finished: Callable[[], None]) -> None:
+    """Run the tasks in `workers` processes (0: one for each core); `finished` is called after each."""
+    parts.run_all("collect", run, tasks, [task.bytes for task in tasks], workers, PARALLEL_BYTES, finished)
 
 
-@contextlib.contextmanager
-def _mapper(workers: int) -> Iterator:
-    """`map`, in worker processes if there are several workers."""
-    if workers == 1:
-        yield map
-        return
-    with pool(workers) as executor:
-        yield executor.map
-
-
-def process(task: Task) -> None:
+def run(task: Task) -> None:
     """Read a task's files, drop what should not be used, write the rest to its spool, and what was found after it."""
     with storage.atomic_file(task.spool) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as spool:
         result = _filtered(task, spool)
@@ -126,7 +110,7 @@ def _filtered(task: Task, spool: IO[str]) -> Result:
             continue
         if raw.encoding:
             result.encodings[raw.encoding] += 1
-        for text in extract.cut(raw.text, task.config.maximum_characters):
+        for text in cut(raw.text, task.config.maximum_characters):
             spool.write(json.dumps(text) + "\n")
             result.records.append(Record(text_hash(text), len(text), name, held_out))
             _sign(result, text, task)

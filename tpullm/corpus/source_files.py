@@ -1,0 +1,192 @@
+"""The files of a source: which there are, which are read, and how each is read."""
+
+import dataclasses
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpullm import storage
+from tpullm.corpus import download, python_library
+from tpullm.errors import UserError
+from tpullm.recipe.schema import Source
+
+UNKNOWN = "unknown extension"
+EXTENSIONS = {
+    "text": (".txt", ".text", ".rst"),
+    "markdown": (".md", ".markdown"),
+    "html": (".html", ".htm", ".xhtml"),
+    "jsonl": (".jsonl", ".ndjson"),
+    "parquet": (".parquet",),
+    "warc": (".warc", ".wet"),
+    "code": (
+        ".py .pyi .js .mjs .jsx .ts .tsx .java .kt .scala .c .h .cc .cpp .cxx .hpp .cu .cs .go .rs .rb .php .swift .sh "
+        ".bash .sql .r .jl .lua .pl .pm .hs .ml .ex .exs .erl .clj .dart .zig .vim .el .lisp .scm .css .scss .proto"
+    ).split(),
+}
+KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
+# Text in a form that we don't read: a user who has such files should know that they were left out.
+OFFICE = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pages", ".ppt", ".pptx", ".xls", ".xlsx")
+COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
+_HIDDEN = re.compile(r"(^|/)(\.|__pycache__/)")
+VENDORED = {"node_modules", "vendor", "third_party", "site-packages", "dist-packages", "venv"}
+
+
+@dataclass(frozen=True)
+class File:
+    """One file to read.
+
+    Args:
+        path: where it is.
+        kind: how to read it.
+        bytes: how much of it is read.
+        held_out: whether its documents are held out by the recipe.
+        is_part: whether only its first `bytes` are read.
+    """
+
+    path: Path
+    kind: str
+    bytes: int
+    held_out: bool = False
+    is_part: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a source.
+
+    Args:
+        files: to read, in a fixed order.
+        skipped: names of files in its folders that are not read, by reason.
+        files_there: how many could be read.
+        bytes_there: and how large they are together; more than is read where the source has a bound.
+    """
+
+    files: list[File]
+    skipped: dict[str, list[str]]
+    files_there: int = 0
+    bytes_there: int = 0
+
+    @property
+    def read(self) -> list[File]:
+        """The files that are not held out by the recipe."""
+        return [file for file in self.files if not file.held_out]
+
+    @property
+    def bytes_read(self) -> int:
+        """How much of them is read."""
+        return sum(file.bytes for file in self.read)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether less is read than is there."""
+        return self.bytes_read < self.bytes_there
+
+
+def find(source: Source, downloads: Path) -> Found:
+    """The files of a source; with `source.bytes`, as many of them as these bytes allow."""
+    if source.kind == "tenki":
+        return Found([], {})
+    if source.kind == "python":
+        found = python_library.files(source.path)
+        return _bounded([File(path, "python", storage.size(path)) for path in found], source, {})
+    held_out, skipped = _at(source, source.held_out, downloads) if source.held_out else ([], {})
+    apart = {file.path.resolve() for file in held_out}
+    found, skipped_too = _at(source, source.path, downloads)
+    training = [file for file in found if file.path.resolve() not in apart]
+    reasons = skipped | {reason: [*skipped.get(reason, []), *names] for reason, names in skipped_too.items()}
+    bounded = _bounded(training, source, reasons)
+    return dataclasses.replace(
+        bounded, files=[dataclasses.replace(file, held_out=True) for file in held_out] + bounded.files
+    )
+
+
+def _bounded(found: list[File], source: Source, skipped: dict[str, list[str]]) -> Found:
+    """At most `source.bytes` of the files: whole ones, chosen by the hash of their place, and a part of the last.
+
+    By hash, so that a part of a folder is like the whole of it, and not its first letters.
+    """
+    total = sum(file.bytes for file in found)
+    if not 0 < source.bytes < total:
+        return Found(found, skipped, len(found), total)
+    left, chosen = source.bytes, []
+    for file in sorted(found, key=lambda file: hashlib.sha256(name_of(file, source).encode()).digest()):
+        taken = min(left, file.bytes)
+        if taken > 0:
+            chosen.append(dataclasses.replace(file, bytes=taken, is_part=taken < file.bytes))
+            left -= taken
+    places = {file.path: place for place, file in enumerate(found)}
+    return Found(sorted(chosen, key=lambda file: places[file.path]), skipped, len(found), total)
+
+
+def name_of(file: File, source: Source) -> str:
+    """The file's place in the source's folder."""
+    root = storage.path(source.path)
+    inside = file.path != root and file.path.is_relative_to(root)
+    return str(file.path.relative_to(root)) if inside else file.path.name
+
+
+def _at(source: Source, location: str, downloads: Path) -> tuple[list[File], dict[str, list[str]]]:
+    """The files at a location, and the names of those that are not read, by reason."""
+    path = download.fetch(location, downloads) if download.is_url(location) else storage.path(location)
+    if path.is_file():
+        return [File(path, _kind_of_file(source, path), storage.size(path))], {}
+    found, skipped = [], {}
+    for file, status in walk(path):
+        if not status and not file.is_file():
+            skipped.setdefault("a broken link, or no file", []).append(str(file.relative_to(path)))
+            continue
+        kind, name = KINDS.get(extension(file)), str(file.relative_to(path))
+        if kind == "code" and VENDORED.intersection(file.relative_to(path).parts):
+            skipped.setdefault("other people's code", []).append(name)
+        elif kind and source.kind in ("files", kind):
+            found.append(File(file, kind, (status or file.stat()).st_size))
+        else:
+            skipped.setdefault(f"{UNKNOWN} ({extension(file) or 'none'})", []).append(name)
+    if not found:
+        seen = ", ".join(sorted(skipped)) or "it is empty"
+        raise UserError(
+            f"corpus.sources: {source.name}: {location} holds no file of kind {source.kind} ({_known(source.kind)}); "
+            f"there is: {seen}"
+        )
+    return found, skipped
+
+
+def _kind_of_file(source: Source, path: Path) -> str:
+    """A single file is read as the source says, whatever its extension; one without any is text."""
+    kind = source.kind if source.kind != "files" else KINDS.get(extension(path) or ".txt")
+    if kind is None:
+        raise UserError(
+            f"corpus.sources: {source.name}: {path}: unknown extension; tpullm reads {_known('files')}; save it as text"
+        )
+    return kind
+
+
+def _known(kind: str) -> str:
+    return " ".join(KINDS if kind == "files" else EXTENSIONS[kind])
+
+
+def extension(path: Path) -> str:
+    """The last extension in lower case, without one of compression: `.jsonl` for `a.JSONL.gz`."""
+    plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    return plain.suffix.lower()
+
+
+def walk(folder: Path) -> list[tuple[Path, Any]]:
+    """All files under `folder` (and their states, on `gs://`), in a fixed order, without hidden and compiled ones."""
+    if storage.is_remote(folder):
+        shown = [item for item in storage.files(folder).items() if not _HIDDEN.search(item[0])]
+        return [(folder / name, status) for name, status in sorted(shown, key=lambda item: _place(item[0]))]
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        found += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
+    return [(path, None) for path in found]
+
+
+def _place(name: str) -> list[tuple[bool, str]]:
+    """Orders the files of a folder before its subfolders, as walking through it does."""
+    *folders, file = name.split("/")
+    return [(True, part) for part in folders] + [(False, file)]

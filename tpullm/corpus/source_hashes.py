@@ -1,0 +1,45 @@
+"""What the documents of a recipe depend on beside the recipe, as hashes: `collect` is done again when one changes."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from tpullm import storage
+from tpullm.corpus import download, source_files, tenki
+from tpullm.recipe.schema import Source
+
+HASHED_BYTES = 1 << 30  # a larger file is known by its size and time: hashing it takes seconds at each start
+
+
+def upstream(found: list[Source]) -> dict[str, Any]:
+    """Hashes of local files, the version of Python, and the version of tenki, whichever the sources read.
+
+    tenki is named by a number and not by the hash of its files: a changed comment is no reason to collect again.
+    """
+    hashes: dict[str, Any] = {}
+    for source in found:
+        if source.kind == "python":
+            hashes["python"] = platform.python_version()
+        elif source.kind == "tenki":
+            hashes["tenki"] = tenki.VERSION
+        else:
+            hashes[source.name] = [_at(path) for path in (source.path, source.held_out) if path]
+    return hashes
+
+
+def _at(location: str) -> Any:
+    """A URL stands for itself: what it names is fetched once."""
+    if download.is_url(location):
+        return location
+    path = storage.path(location)
+    found = [(path, None)] if path.is_file() else source_files.walk(path)
+    whole = ((file, status or file.stat()) for file, status in found if status or file.is_file())
+    return {str(file.relative_to(path)): _identity(file, status) for file, status in whole}
+
+
+def _identity(path: Path, status: Any) -> str:
+    if storage.is_remote(path):  # without reading it
+        return f"{status.st_size} bytes, {status.digest}"
+    if status.st_size > HASHED_BYTES:
+        return f"{status.st_size} bytes at {status.st_mtime_ns}"
+    return storage.hash_file(path)

@@ -1,0 +1,103 @@
+"""What belongs at a place in a tenki text: the true distribution over the word in a blank, and over the next word."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+
+from tpullm.corpus.tenki import vocabulary as w
+from tpullm.corpus.tenki.distribution import NEVER, Sentence, closing_sentences, derivation, sentences
+from tpullm.corpus.tenki.grammar import MODES, Context, closing, closing_probability, outline, start
+from tpullm.corpus.tenki.wording import wording
+from tpullm.errors import UserError
+
+BLANK = "【?】"
+_BLANK_MARK = re.compile(r"【[?？]】")
+
+
+@cache
+def words() -> tuple[str, ...]:
+    """All words of the language, sorted, without punctuation marks."""
+    closings = [s for mode in MODES.outcomes for topic in w.NEXT_TOPIC for s in closing_sentences(topic, mode).values()]
+    found = {word for sentence in [*sentences(), *closings] for word in sentence.words}
+    return tuple(sorted(found - {"、", "。"}))
+
+
+def _has_word_at(parsed: list[Sentence], start_at: int, word: str) -> bool:
+    at = 0
+    for token in (token for sentence in parsed for token in sentence.words):
+        if at >= start_at:
+            return at == start_at and token == word
+        at += len(token)
+    return False
+
+
+def blank(text: str) -> dict[str, float]:
+    """The exact distribution over the word at 【?】 given the text on both sides, likeliest first.
+
+    The text is whole sentences that begin a document, one word of them replaced by 【?】. Raises UserError when
+    there is not exactly one blank or when no word fits.
+    """
+    marks = list(_BLANK_MARK.finditer(text))
+    if len(marks) != 1:
+        raise UserError(f"blank: {len(marks)} times {BLANK} in {text!r}: write it exactly once, for one word")
+    at, right = marks[0].start(), text[marks[0].end() :]
+    found = {}
+    for word in words():
+        total, parsed, _ = derivation(text[:at] + word + right)
+        if total > NEVER and _has_word_at(parsed, at, word):
+            found[word] = total
+    if not found:
+        raise UserError(f"blank: no word of tenki fits {text!r}: use whole sentences of its language, 。 included")
+    return _normalized({word: math.exp(total - max(found.values())) for word, total in found.items()})
+
+
+def _normalized(weights: dict[str, float]) -> dict[str, float]:
+    total = math.fsum(weights.values())
+    return {word: weight / total for word, weight in sorted(weights.items(), key=lambda item: -item[1])}
+
+
+def _continuing(context: Context) -> Iterator[tuple[float, tuple[str, ...]]]:
+    """Every next sentence with its probability."""
+    end = closing_probability(context)
+    nexts = {said: (1.0 - end) * p for said, p in outline(context).probability.items()} if end < 1.0 else {}
+    if end > 0.0:
+        nexts[closing(context)] = end
+    for said, probability in nexts.items():
+        for tokens, share in wording(said, context.mode).probability.items():
+            yield probability * share, tokens
+
+
+def _contexts_after(whole: str) -> dict[Context, float]:
+    if not whole:
+        return {start(mode): probability for mode, probability in MODES.probability.items()}
+    context = derivation(whole)[2]
+    return {} if context is None else {context: 1.0}
+
+
+def continuations(prefix: str) -> dict[str, float]:
+    """The true distribution over the next word (or mark) after a text that ends between words, likeliest first.
+
+    Empty if no document goes on from there.
+    """
+    whole, _, begun = prefix.rpartition("。")
+    found: dict[str, float] = defaultdict(float)
+    for context, mass in _contexts_after(whole + "。" if whole else "").items():
+        for probability, tokens in _continuing(context):
+            word = _word_after(tokens, begun)
+            if word:
+                found[word] += mass * probability
+    return _normalized(found)
+
+
+def _word_after(tokens: tuple[str, ...], begun: str) -> str | None:
+    """The word of a sentence that comes after `begun`, if the sentence starts so and a word ends there."""
+    at = 0
+    for token in tokens:
+        if at == len(begun):
+            return token
+        if not begun.startswith(token, at):
+            return None
+        at += len(token)
+    return None
