@@ -8,24 +8,23 @@ The group repairs nothing. A machine that was taken back stays where it can be s
 attempt: hosts that wait without it cost as much as if they worked.
 """
 
+import functools
 import json
 import re
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
 from tpullm.errors import UserError
 from tpullm.hardware import machines
 from tpullm.hardware.machines import Machine
-from tpullm.launchers import engine, settings
+from tpullm.launchers import compute_api, google_api, settings
 from tpullm.launchers import job as jobs
-from tpullm.launchers.engine import GROUP, POLICY, TEMPLATE, Kind, Scope
-from tpullm.launchers.job import Job
+from tpullm.launchers.compute_api import GROUP, POLICY, TEMPLATE, Kind, Scope
+from tpullm.launchers.google_api import SCOPE, Request
+from tpullm.launchers.job import RUN_LABEL, Job
 from tpullm.launchers.startup import metadata
-from tpullm.launchers.target import Request, Resource, State
-from tpullm.mesh import axes
+from tpullm.launchers.target import Resource, State, by_attempt
 
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what it comes to is the service account's roles
 _IMAGES = "projects/ubuntu-os-accelerator-images/global/images/family"
 GPU_IMAGE = f"{_IMAGES}/ubuntu-accelerator-2404-amd64-with-nvidia-580"
 TPU_IMAGE = f"{_IMAGES}/ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
@@ -52,10 +51,7 @@ def check(job: Job) -> None:
         raise UserError(f"{job.verb}: is shared out as tasks; launch it on batch")
     jobs.check_cloud(job)
     _check_slice(machine, config.nodes)
-    try:
-        axes.axis_sizes(job.recipe.mesh, machine.devices * config.nodes)
-    except UserError as error:
-        raise UserError(f"{error} (machine: {config.nodes} x {config.machine})") from None
+    jobs.check_mesh(job)
 
 
 def _check_slice(machine: Machine, nodes: int) -> None:
@@ -69,29 +65,16 @@ def _check_slice(machine: Machine, nodes: int) -> None:
         raise UserError(f"nodes: no slice of {machine.tpu} has {nodes} machines; there are {sizes}")
 
 
-def hosts(job: Job) -> int:
-    """How many machines report."""
-    return job.config.nodes
-
-
 def requests(job: Job, attempt: int) -> Sequence[Request]:
-    """A template, an empty group, its machines by name; of a slice, its shape first, and a group of all machines."""
-    name = _name(job, attempt)
-    template = engine.insert(TEMPLATE, _everywhere(job), _request_id(job, name, "template"), _template(job, attempt))
-    group = engine.insert(GROUP, _zone(job), _request_id(job, name, "group"), _group(job, attempt))
+    """A template, an empty group and its machines by name. For a slice: its shape, the template, a group of all."""
+    name, config = job.attempt_name(attempt), job.config
+    request_id = lambda what: google_api.request_id(config.project, config.zone, name, what, job.run)  # noqa: E731
+    template = compute_api.insert(TEMPLATE, _everywhere(job), request_id("template"), _template(job, attempt))
+    group = compute_api.insert(GROUP, _zone(job), request_id("group"), _group(job, attempt))
     if _is_slice(job):
-        return [
-            engine.insert(POLICY, _region(job), _request_id(job, name, "policy"), _policy(job, attempt)),
-            template,
-            group,
-        ]
-    names = [f"{name}-{index}" for index in range(job.config.nodes)]
-    return [template, group, engine.create_instances(_zone(job), name, _request_id(job, name, "machines"), names)]
-
-
-def _name(job: Job, attempt: int) -> str:
-    """Of the group, the template and, before a dash and an index, the machines."""
-    return f"{job.name}-{attempt}"
+        return [compute_api.insert(POLICY, _region(job), request_id("policy"), _policy(job, attempt)), template, group]
+    names = [f"{name}-{index}" for index in range(config.nodes)]
+    return [template, group, compute_api.create_instances(_zone(job), name, request_id("machines"), names)]
 
 
 def _is_slice(job: Job) -> bool:
@@ -111,20 +94,16 @@ def _region(job: Job) -> Scope:
     return Scope(job.config.project, region=job.config.region)
 
 
-def _request_id(job: Job, name: str, what: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{job.config.project}/{job.config.zone}/{name}/{what}/{job.run}"))
-
-
 def _policy(job: Job, attempt: int) -> dict[str, Any]:
     """The shape of a slice. It has no labels, so its description says whose it is."""
     machine = machines.find(job.config.machine)
     shape = SHAPES[machine.tpu][machine.chips * job.config.nodes]
     workload = {"type": "HIGH_THROUGHPUT", "acceleratorTopology": shape}
-    return {"name": _name(job, attempt), "description": job.run_hash, "workloadPolicy": workload}
+    return {"name": job.attempt_name(attempt), "description": job.run_hash, "workloadPolicy": workload}
 
 
 def _template(job: Job, attempt: int) -> dict[str, Any]:
-    return {"name": _name(job, attempt), "properties": _properties(job, attempt)}
+    return {"name": job.attempt_name(attempt), "properties": _properties(job, attempt)}
 
 
 def _properties(job: Job, attempt: int) -> dict[str, Any]:
@@ -159,15 +138,9 @@ def _boot_disk(job: Job) -> dict[str, Any]:
 
 
 def _network(job: Job) -> dict[str, Any]:
-    config = job.config
-    interface: dict[str, Any] = {"nicType": "GVNIC"}
-    if config.network or not config.subnetwork:
-        interface["network"] = f"global/networks/{config.network or 'default'}"
-    if config.subnetwork:
-        interface["subnetwork"] = f"regions/{config.region}/subnetworks/{config.subnetwork}"
-    if config.external_ip:
-        interface["accessConfigs"] = [{"name": "External NAT", "type": "ONE_TO_ONE_NAT"}]
-    return interface
+    interface = {"nicType": "GVNIC"} | (job.config.network_paths or {"network": "global/networks/default"})
+    external = {"accessConfigs": [{"name": "External NAT", "type": "ONE_TO_ONE_NAT"}]}
+    return interface | (external if job.config.external_ip else {})
 
 
 def _scheduling(provisioning: str) -> dict[str, Any]:
@@ -180,13 +153,13 @@ def _scheduling(provisioning: str) -> dict[str, Any]:
 
 def _metadata(job: Job, attempt: int) -> dict[str, str]:
     """What a machine asks for when it starts; of a slice, the machines know their places by themselves."""
-    first = "" if _is_slice(job) else f"{_name(job, attempt)}-0"
+    first = "" if _is_slice(job) else f"{job.attempt_name(attempt)}-0"
     place = json.dumps({"hosts": str(job.config.nodes), "first": first})
     return metadata(job, attempt) | {"tpullm-place": place}
 
 
 def _group(job: Job, attempt: int) -> dict[str, Any]:
-    name, project = _name(job, attempt), f"projects/{job.config.project}"
+    name, project = job.attempt_name(attempt), f"projects/{job.config.project}"
     group: dict[str, Any] = {
         "name": name,
         "description": job.run_hash,
@@ -205,10 +178,9 @@ def _group(job: Job, attempt: int) -> dict[str, Any]:
 def observe(job: Job) -> Sequence[Resource]:
     """The attempts of which anything is there: a group, or what one is made from."""
     pattern = re.escape(job.name) + "-[0-9]+"
-    groups, templates = (engine.find(kind, scope, pattern) for kind, scope in _kinds(job)[:2])
-    policies = engine.find(POLICY, _region(job), pattern) if _is_slice(job) else []
-    found = {each["name"]: _owner(each) for each in (*policies, *groups, *templates)}
-    return sorted((_resource(job, name, run, groups) for name, run in found.items()), key=lambda r: r.attempt)
+    groups, *others = (compute_api.list_all(kind, scope, pattern) for kind, scope in _kinds(job))
+    found = {each["name"]: each for each in (*groups, *(each for listed in others for each in listed))}
+    return by_attempt(job, found.values(), functools.partial(_resource, {group["name"] for group in groups}))
 
 
 def _kinds(job: Job) -> list[tuple[Kind, Scope]]:
@@ -220,18 +192,16 @@ def _kinds(job: Job) -> list[tuple[Kind, Scope]]:
 def _owner(found: dict[str, Any]) -> str:
     """The label with the hash of the run directory."""
     labels = found.get("properties", {}).get("labels", {})
-    return labels.get("tpullm-run", found.get("description", ""))
+    return labels.get(RUN_LABEL, found.get("description", ""))
 
 
-def _resource(job: Job, name: str, run: str, groups: list[dict[str, Any]]) -> Resource:
-    attempt = int(name.rpartition("-")[2])
-    there = any(group["name"] == name for group in groups)
-    members = engine.instances(_zone(job), name) if there else []
+def _resource(groups: set[str], job: Job, attempt: int, found: dict[str, Any]) -> Resource:
+    name = found["name"]
+    members = compute_api.instances(_zone(job), name) if name in groups else []
     state, why, hopeless = _state(job, members)
     at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
-    return Resource(
-        name, attempt, state, run, why, hopeless, machines.find(job.config.machine).dollars_an_hour * at_work
-    )
+    dollars = machines.find(job.config.machine).dollars_an_hour * at_work
+    return Resource(name, attempt, state, _owner(found), why, hopeless, dollars)
 
 
 def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
@@ -247,7 +217,7 @@ def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
     ]
     for error in errors:
         if not any(word in error.get("code", "") for word in NO_CAPACITY):
-            return State.FAILED, f"{error.get('code')}: {' '.join(error.get('message', '').split())[:300]}", True
+            return State.FAILED, f"{error.get('code')}: {google_api.one_line(error.get('message', ''))}", True
     if all(member.get("instanceStatus") == "RUNNING" for member in members):
         return State.ACTIVE, "", False
     return (State.WAITING if errors else State.PROVISIONING), "", False
@@ -255,17 +225,11 @@ def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
 
 def create(job: Job, attempt: int) -> None:
     """Make what is not there yet, each when the one before is ready."""
-    for (_, scope), request in zip(_order(job), requests(job, attempt), strict=True):
-        engine.make(scope, request)
-
-
-def _order(job: Job) -> list[tuple[Kind, Scope]]:
-    """The kinds that `requests` makes; machines are the group's."""
-    group, template, *policy = _kinds(job)
-    return [*policy, template, group] + ([] if policy else [group])
+    for request in requests(job, attempt):
+        compute_api.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:
     """Remove the group with its machines, then what it was made from."""
     for kind, scope in _kinds(job):
-        engine.remove(kind, scope, resource.name)
+        compute_api.delete(kind, scope, resource.name)

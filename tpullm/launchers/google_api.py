@@ -4,41 +4,119 @@ An API's address can be another one, by the variable that gcloud has for it (`CL
 `…_COMPUTE`, `…_BATCH`); one with `http://` (a fake on this machine) is never sent credentials.
 """
 
+import contextlib
 import functools
 import importlib
 import os
 import re
+import string
+import uuid
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from tpullm.errors import TryAgain, UserError
-from tpullm.launchers.target import Request
 
 SECONDS = 60.0  # for one answer
 LOGIN = "run `gcloud auth application-default login`"
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # all APIs: the roles of an account limit it, not its scopes
 
 
 class Missing(Exception):
-    """There is no such thing."""
+    """The resource does not exist."""
 
 
 class Exists(Exception):
-    """It is there already."""
+    """The resource exists already."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of a Google API, as its published definition has it.
+
+    Args:
+        client: class of the client library that sends it, such as `tpu_v2.TpuClient`.
+        call: published name of the call, such as `CreateQueuedResource`.
+        method: HTTP method.
+        path: HTTP path, with fields of the message in braces, such as `v2/{parent}/queuedResources`.
+        host: server of the API.
+        message: the whole message, as JSON with the names of the REST form.
+        body: field of the message that is the HTTP body. The other fields are in the path and the query.
+        kind: type of the message. Empty is `call` and `Request`, as for most calls.
+        function: method of the client. Empty is `call` in snake case.
+    """
+
+    client: str
+    call: str
+    method: str
+    path: str
+    host: str
+    message: dict[str, Any]
+    body: str = ""
+    kind: str = ""
+    function: str = ""
+
+    def rest(self) -> dict[str, Any]:
+        """The request in REST form: `method`, `url` with its query, `body`."""
+        in_path = {name for _, name, _, _ in string.Formatter().parse(self.path) if name}
+        query = {key: value for key, value in self.message.items() if key not in in_path | {self.body}}
+        url = f"https://{self.host}/{self.path.format(**self.message)}"
+        sent = {"method": self.method, "url": url + (f"?{urlencode(query)}" if query else "")}
+        return sent | ({"body": self.message[self.body]} if self.body else {})
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A kind of resource with Google's standard methods (google.aip.dev/132, 133 and 135).
+
+    Args:
+        client: class of the client library, such as `tpu_v2.TpuClient`.
+        host: server of the API.
+        version: of the API, such as `v2`.
+        name: name of the kind in calls, such as `QueuedResource`.
+    """
+
+    client: str
+    host: str
+    version: str
+    name: str
+
+    def create_request(self, parent: str, name: str, run: str, body: dict[str, Any]) -> Request:
+        """Create the resource `name` for a run directory. Sent twice, it creates one resource."""
+        field = lower_first(self.name)
+        identifiers = {f"{field}Id": name, "requestId": request_id(parent, name, run)}
+        message = {"parent": parent, **identifiers, field: body}
+        return Request(self.client, f"Create{self.name}", "POST", self._path, self.host, message, field)
+
+    def list(self, parent: str) -> list[dict[str, Any]]:
+        """All resources of a project in a place."""
+        return send(Request(self.client, f"List{self.name}s", "GET", self._path, self.host, {"parent": parent}))
+
+    def delete(self, name: str, **options: Any) -> None:
+        """Delete a resource by its full name, unless it is gone already."""
+        path, message = f"{self.version}/{{name}}", {"name": name, **options}
+        delete(Request(self.client, f"Delete{self.name}", "DELETE", path, self.host, message))
+
+    @property
+    def _path(self) -> str:
+        return f"{self.version}/{{parent}}/{lower_first(self.name)}s"
+
+
+def request_id(*parts: str) -> str:
+    """The identifier by which an API recognizes a request that is sent again: the same for the same parts."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(parts)))
 
 
 def create(request: Request) -> None:
-    """Send what makes a thing; that it is there is as good."""
-    try:
+    """Send a request that creates a resource, which may exist already."""
+    with contextlib.suppress(Exists):
         send(request)
-    except Exists:
-        return
 
 
 def delete(request: Request) -> None:
-    """Send what removes a thing; that it is gone is as good."""
-    try:
+    """Send a request that deletes a resource, which may be gone already."""
+    with contextlib.suppress(Missing):
         send(request)
-    except Missing:
-        return
 
 
 def send(request: Request) -> Any:
@@ -64,7 +142,7 @@ def send(request: Request) -> Any:
     except (OSError, exceptions.RetryError) as error:  # `requests` has its errors from OSError
         raise TryAgain(f"{request.host}: no answer ({type(error).__name__})") from None
     except _import("google.auth.exceptions").GoogleAuthError as error:
-        raise UserError(f"Google credentials: not valid any more ({_line(error)}); {LOGIN}") from None
+        raise UserError(f"Google credentials: not valid any more ({one_line(error)}); {LOGIN}") from None
 
 
 def parsed(request: Request) -> Any:
@@ -87,9 +165,9 @@ def _is_rate(message: str) -> bool:
 
 
 def _refusal(request: Request, error: Any) -> Exception:
-    code, message = int(error.code or 0), _line(error.message)
+    code, message = int(error.code or 0), one_line(error.message)
     if code == 429 and "quota" in message.lower() and not _is_rate(message):
-        return UserError(f"quota: {message}; ask for more (console, IAM & Admin, Quotas), or launch something smaller")
+        return quota_error(message)
     if code in (408, 429) or code >= 500 or (code == 400 and "not ready" in message):
         return TryAgain(f"{request.host}: {code} {message}")
     if code == 401:
@@ -100,9 +178,20 @@ def _refusal(request: Request, error: Any) -> Exception:
     return UserError(f"{request.call}: refused ({message})")
 
 
-def _line(error: Any) -> str:
-    text = " ".join(str(error).split())
+def quota_error(message: str) -> UserError:
+    """The error of a quota that is used up."""
+    return UserError(f"quota: {message}; ask for more (console, IAM & Admin, Quotas), or launch something smaller")
+
+
+def one_line(message: Any) -> str:
+    """A message of Google's in one line of at most 300 characters."""
+    text = " ".join(str(message).split())
     return re.sub(r"^[A-Z]+ https?://\S+: ", "", text)[:300]  # the library puts the address before the message
+
+
+def lower_first(name: str) -> str:
+    """`QueuedResource` as `queuedResource`."""
+    return name[:1].lower() + name[1:]
 
 
 def _snake(name: str) -> str:
@@ -138,12 +227,12 @@ def _anonymous() -> Any:
 def _credentials() -> Any:
     auth = _import("google.auth")
     try:
-        found, _ = auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        found, _ = auth.default(scopes=[SCOPE])
         found.refresh(_import("google.auth.transport.requests").Request())
     except auth.exceptions.DefaultCredentialsError:
         raise UserError(f"Google credentials: there are none on this machine; {LOGIN}") from None
     except auth.exceptions.GoogleAuthError as error:
-        raise UserError(f"Google credentials: not valid any more ({_line(error)}); {LOGIN}") from None
+        raise UserError(f"Google credentials: not valid any more ({one_line(error)}); {LOGIN}") from None
     return found
 
 

@@ -4,8 +4,6 @@ Batch itself starts a task again whose machine was taken back. What its document
 TPUs are not among them (cloud.google.com/batch/docs/create-run-job-gpus).
 """
 
-import re
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,14 +11,12 @@ from tpullm.errors import TRY_AGAIN, UserError
 from tpullm.hardware import machines
 from tpullm.launchers import google_api, settings
 from tpullm.launchers import job as jobs
-from tpullm.launchers.job import Job
+from tpullm.launchers.google_api import SCOPE, Collection, Request
+from tpullm.launchers.job import RUN_LABEL, Job
 from tpullm.launchers.startup import metadata
-from tpullm.launchers.target import Request, Resource, State
-from tpullm.mesh import axes
+from tpullm.launchers.target import Resource, State, by_attempt
 
-HOST = "batch.googleapis.com"
-CLIENT = "batch_v1.BatchServiceClient"
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what it comes to is the service account's roles
+JOBS = Collection("batch_v1.BatchServiceClient", "batch.googleapis.com", "v1", "Job")
 HOSTS_FILE = "/etc/cloudbatch-taskgroup-hosts"  # where Batch puts it; a container has to be given it
 # A task that ends so is started again: its machine was taken back (50001), fell silent, booted again or was made anew
 # (50002, 50003, 50006); another host of the training is gone (75); it was told to stop, and saved (130). Everything
@@ -56,10 +52,7 @@ def check(job: Job) -> None:
         if machine.gpus and job.verb != "evaluate":
             raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has some; use n2-standard-8, say")
         return
-    try:
-        axes.axis_sizes(job.recipe.mesh, machine.devices * config.nodes)
-    except UserError as error:
-        raise UserError(f"{error} (machine: {config.nodes} x {config.machine})") from None
+    jobs.check_mesh(job)
 
 
 def _check_volumes(volumes: dict[str, str]) -> None:
@@ -71,19 +64,8 @@ def _check_volumes(volumes: dict[str, str]) -> None:
 
 
 def requests(job: Job, attempt: int) -> Sequence[Request]:
-    """One call makes it all; the service makes the machines."""
-    message = {
-        "parent": _parent(job),
-        "jobId": job_id(job, attempt),
-        "requestId": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{_parent(job)}/{job_id(job, attempt)}/{job.run}")),
-        "job": body(job, attempt),
-    }
-    return [Request(CLIENT, "CreateJob", "POST", "v1/{parent}/jobs", HOST, message, "job")]
-
-
-def job_id(job: Job, attempt: int) -> str:
-    """Batch keeps a job that has ended until it is deleted, so each attempt has an id of its own."""
-    return f"{job.name}-{attempt}"
+    """One Batch job; the service creates its machines."""
+    return [JOBS.create_request(_parent(job), job.attempt_name(attempt), job.run, body(job, attempt))]
 
 
 def _parent(job: Job) -> str:
@@ -172,46 +154,20 @@ def _allocation(job: Job, attempt: int) -> dict[str, Any]:
     instance: dict[str, Any] = {"policy": policy}
     if machines.find(config.machine).gpus:
         instance["installGpuDrivers"] = True
-    allocation = {
+    email = {"email": config.service_account} if config.service_account else {}
+    allocation: dict[str, Any] = {
         "location": {"allowedLocations": [f"zones/{config.zone}"]},
         "instances": [instance],
-        "serviceAccount": _service_account(job),
+        "serviceAccount": email | {"scopes": [SCOPE]},
         "labels": job.labels(attempt),
-        "network": {"networkInterfaces": [_network(job)]},
     }
-    return allocation if any(allocation["network"]["networkInterfaces"]) else _without(allocation, "network")
-
-
-def _service_account(job: Job) -> dict[str, Any]:
-    email = {"email": job.config.service_account} if job.config.service_account else {}
-    return email | {"scopes": [SCOPE]}
-
-
-def _network(job: Job) -> dict[str, Any]:
-    config = job.config
-    interface: dict[str, Any] = {}
-    if config.network:
-        interface["network"] = f"global/networks/{config.network}"
-    if config.subnetwork:
-        interface["subnetwork"] = f"regions/{config.region}/subnetworks/{config.subnetwork}"
-    return interface | ({} if config.external_ip else {"noExternalIpAddress": True})
-
-
-def _without(value: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: entry for name, entry in value.items() if name != key}
-
-
-def hosts(job: Job) -> int:
-    """How many tasks report."""
-    return job.config.nodes
+    interface = config.network_paths | ({} if config.external_ip else {"noExternalIpAddress": True})
+    return allocation | ({"network": {"networkInterfaces": [interface]}} if interface else {})
 
 
 def observe(job: Job) -> Sequence[Resource]:
     """The jobs of this launch, of all attempts."""
-    listed = google_api.send(Request(CLIENT, "ListJobs", "GET", "v1/{parent}/jobs", HOST, {"parent": _parent(job)}))
-    pattern = re.compile(re.escape(job.name) + r"-(\d+)")
-    found = [(pattern.fullmatch(each["name"].rpartition("/")[2]), each) for each in listed]
-    return sorted((_resource(job, int(match[1]), each) for match, each in found if match), key=lambda r: r.attempt)
+    return by_attempt(job, JOBS.list(_parent(job)), _resource)
 
 
 def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
@@ -226,7 +182,7 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         name=found["name"],
         attempt=attempt,
         state=state,
-        run=found.get("labels", {}).get("tpullm-run", ""),
+        run=found.get("labels", {}).get(RUN_LABEL, ""),
         why=_why(status, state),
         hopeless=state is State.FAILED and not any(code in RETRIED for code in codes[-1:]) and bool(codes),
         dollars_an_hour=machines.find(job.config.machine).dollars_an_hour * at_work,
@@ -246,7 +202,7 @@ def _why(status: dict[str, Any], state: State) -> str:
         chosen = [event for event in events if event.get("type") == "OPERATIONAL_INFO"]
     else:
         chosen = []
-    return " ".join(chosen[-1].get("description", "").split())[:300] if chosen else ""
+    return google_api.one_line(chosen[-1].get("description", "")) if chosen else ""
 
 
 def create(job: Job, attempt: int) -> None:
@@ -257,5 +213,4 @@ def create(job: Job, attempt: int) -> None:
 
 def delete(job: Job, resource: Resource) -> None:
     """Remove the job; what runs of it is stopped."""
-    message = {"name": resource.name}
-    google_api.delete(Request(CLIENT, "DeleteJob", "DELETE", "v1/{name}", HOST, message))
+    JOBS.delete(resource.name)

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpullm.errors import UserError
-from tpullm.hardware import machines
+from tpullm.hardware import accelerators, machines
 from tpullm.launchers import code
 from tpullm.launchers.settings import LaunchConfig
+from tpullm.mesh import axes
 from tpullm.recipe import parsing as recipes
 from tpullm.recipe.schema import Recipe
 
 # How a verb is distributed: its processes join each other (`joining.py`), or share the work by index (`sharing.py`).
 JOINING = ("run", "pretrain", "finetune", "evaluate")
 SHARING = ("collect", "tokenize")
+RUN_LABEL = "tpullm-run"  # holds `Job.run_hash`
 CLOUD_NAME = re.compile(r"[a-z]([-a-z0-9]{0,46}[a-z0-9])?")  # room for `-ATTEMPT` and for what targets add, of 63
 
 
@@ -63,9 +65,19 @@ class Job:
         """Where `sheet` is put: by its content, so that an attempt's sheet stays as it was."""
         return f"{self.folder}/jobs/{code.hash_of(self.sheet())}.json"
 
+    @property
+    def hosts(self) -> int:
+        """Machines of one attempt. Each reports how the verb ended."""
+        config = self.config
+        return accelerators.find(config.accelerator).hosts * config.slices if config.accelerator else config.nodes
+
+    def attempt_name(self, attempt: int) -> str:
+        """The name of an attempt's resources. Each attempt has its own, so a late request cannot hit another one."""
+        return f"{self.name}-{attempt}"
+
     def labels(self, attempt: int) -> dict[str, str]:
-        """What each resource of the job carries."""
-        return {"tpullm": self.name, "tpullm-run": self.run_hash, "tpullm-attempt": str(attempt)}
+        """The labels of each resource of an attempt."""
+        return {"tpullm": self.name, RUN_LABEL: self.run_hash, "tpullm-attempt": str(attempt)}
 
     def sheet(self) -> dict[str, Any]:
         """What the machines read: all that `host.py` needs to run the verb."""
@@ -112,6 +124,22 @@ def check_cloud(job: Job) -> None:
     for key, path in _paths(job):
         if path and not path.startswith(("gs://", *(f"{mount}/" for mount in job.config.volumes.values()))):
             raise UserError(f"{key}: {path} is on this machine; copy it to gs:// and name it there")
+
+
+def check_mesh(job: Job) -> None:
+    """Refuse a mesh that does not fit the devices of all machines; `UserError` names them."""
+    config = job.config
+    if config.accelerator:
+        devices = accelerators.find(config.accelerator).chips * config.slices
+        slices = f"{config.slices} x " if config.slices > 1 else ""
+        which = f"accelerator: {slices}{config.accelerator}"
+    else:
+        devices = machines.find(config.machine).devices * config.nodes
+        which = f"machine: {config.nodes} x {config.machine}"
+    try:
+        axes.axis_sizes(job.recipe.mesh, devices)
+    except UserError as error:
+        raise UserError(f"{error} ({which})") from None
 
 
 def _paths(job: Job) -> list[tuple[str, str]]:

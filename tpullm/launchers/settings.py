@@ -68,6 +68,13 @@ class LaunchConfig:
         """The region of the zone."""
         return self.zone.rpartition("-")[0]
 
+    @property
+    def network_paths(self) -> dict[str, str]:
+        """The network and the subnetwork as Compute Engine names them. Empty: the project's default network."""
+        network = {"network": f"global/networks/{self.network}"} if self.network else {}
+        subnetwork = f"regions/{self.region}/subnetworks/{self.subnetwork}"
+        return network | ({"subnetwork": subnetwork} if self.subnetwork else {})
+
 
 def add_arguments(parser) -> None:
     """`--config FILE` and one option for every key."""

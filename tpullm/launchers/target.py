@@ -4,49 +4,14 @@ A target is a module with the functions of `Target`. What it sends is data (`Req
 thing, and it keeps nothing: what there is, is asked of the cloud (`observe`).
 """
 
-import string
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
-from urllib.parse import urlencode
 
+from tpullm.launchers.google_api import Request
 from tpullm.launchers.job import Job
-
-
-@dataclass(frozen=True)
-class Request:
-    """One call of a Google API, as its published definition has it.
-
-    Args:
-        client: the class of the client library that sends it, such as `tpu_v2.TpuClient`.
-        call: the call by its published name, such as `CreateQueuedResource`.
-        method: of HTTP.
-        path: of HTTP, with the message's fields in braces, such as `v2/{parent}/queuedResources`.
-        host: that serves it.
-        message: the call's whole message, as JSON with the names of the REST form.
-        body: which field of the message is the body of the HTTP request; the rest is its path and its query.
-        kind: the message's type; empty is the call's name and `Request`, as most have it.
-        function: of the client; empty is the call's name, as Python writes it.
-    """
-
-    client: str
-    call: str
-    method: str
-    path: str
-    host: str
-    message: dict[str, Any]
-    body: str = ""
-    kind: str = ""
-    function: str = ""
-
-    def rest(self) -> dict[str, Any]:
-        """The request in REST form: `method`, `url` with its query, `body`."""
-        in_path = {name for _, name, _, _ in string.Formatter().parse(self.path) if name}
-        query = {key: value for key, value in self.message.items() if key not in in_path | {self.body}}
-        url = f"https://{self.host}/{self.path.format(**self.message)}"
-        sent = {"method": self.method, "url": url + (f"?{urlencode(query)}" if query else "")}
-        return sent | ({"body": self.message[self.body]} if self.body else {})
 
 
 class State(Enum):
@@ -91,9 +56,6 @@ class Target(Protocol):
     def check(self, job: Job) -> None:
         """Refuse what can't be launched here, without a network; `UserError` names the key."""
 
-    def hosts(self, job: Job) -> int:
-        """How many machines an attempt has: so many report how the verb ended."""
-
     def requests(self, job: Job, attempt: int) -> Sequence[Request]:
         """All that making an attempt sends, in order. The same for the same job and attempt."""
 
@@ -105,3 +67,18 @@ class Target(Protocol):
 
     def delete(self, job: Job, resource: Resource) -> None:
         """Remove a resource and all that belongs to it; what is gone already is fine."""
+
+
+def by_attempt(
+    job: Job, listed: Iterable[dict[str, Any]], resource: Callable[[Job, int, dict[str, Any]], Resource]
+) -> list[Resource]:
+    """The resources of a job among those that an API lists, sorted by attempt.
+
+    Args:
+        job: whose resources are wanted, by the names that `Job.attempt_name` gives.
+        listed: resources in REST form, each with its `name`.
+        resource: reads one of them, given the job and the attempt.
+    """
+    pattern = re.compile(re.escape(job.name) + r"-(\d+)")
+    found = [(pattern.fullmatch(each["name"].rpartition("/")[2]), each) for each in listed]
+    return sorted((resource(job, int(match[1]), each) for match, each in found if match), key=lambda r: r.attempt)

@@ -209,7 +209,7 @@ def look(job: Job, target: Target, state: State, pace: Pace) -> Action:
     """What is there now, and so what to do next."""
     resources = owned(job, target.observe(job))
     attempts = state.attempts()
-    return decide(attempts, resources, target.hosts(job), job.config.max_preemptions, pace, time.time())
+    return decide(attempts, resources, job.hosts, job.config.max_preemptions, pace, time.time())
 
 
 def owned(job: Job, resources: Sequence[Resource]) -> Sequence[Resource]:

@@ -1,12 +1,13 @@
 """Compute Engine's API: how the kinds of resources that we need are made, listed and removed, each by an operation."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from tpullm.errors import TryAgain, UserError
 from tpullm.launchers import google_api
-from tpullm.launchers.target import Request
+from tpullm.launchers.google_api import Request
 
 HOST = "compute.googleapis.com"
 SECONDS_FOR_OPERATION = 240.0
@@ -34,7 +35,7 @@ class Kind:
     @property
     def key(self) -> str:
         """The field of a message that names one."""
-        return f"{self.name[0].lower()}{self.name[1:]}"
+        return google_api.lower_first(self.name)
 
 
 TEMPLATE = Kind("InstanceTemplate", "instance_template", "instanceTemplates")
@@ -81,7 +82,7 @@ def create_instances(scope: Scope, group: str, request_id: str, names: list[str]
     return Request(GROUP.client, "CreateInstances", "POST", path, HOST, message, field, kind, function)
 
 
-def find(kind: Kind, scope: Scope, pattern: str) -> list[dict[str, Any]]:
+def list_all(kind: Kind, scope: Scope, pattern: str) -> list[dict[str, Any]]:
     """All whose whole names match."""
     plural = {"ResourcePolicy": "ResourcePolicies"}.get(kind.name, f"{kind.name}s")
     message = scope.fields | {"filter": f"name eq {pattern}"}
@@ -99,31 +100,24 @@ def instances(scope: Scope, group: str) -> list[dict[str, Any]]:
     )
 
 
-def make(scope: Scope, request: Request) -> None:
+def create(request: Request) -> None:
     """Send what makes a thing, and wait until it is there; that it is there already is as good."""
-    try:
-        _finish(scope, google_api.send(request))
-    except google_api.Exists:
-        return
+    with contextlib.suppress(google_api.Exists):
+        _finish(request)
 
 
-def remove(kind: Kind, scope: Scope, name: str) -> None:
+def delete(kind: Kind, scope: Scope, name: str) -> None:
     """Remove one, and wait until it is gone; that it is gone already is as good."""
     path = f"{scope.path}/{kind.collection}/{{{kind.key}}}"
     message = scope.fields | {kind.key: name}
-    try:
-        _finish(
-            scope,
-            google_api.send(
-                Request(kind.client, f"Delete{kind.name}", "DELETE", path, HOST, message, function="delete_unary")
-            ),
-        )
-    except google_api.Missing:
-        return
+    with contextlib.suppress(google_api.Missing):
+        _finish(Request(kind.client, f"Delete{kind.name}", "DELETE", path, HOST, message, function="delete_unary"))
 
 
-def _finish(scope: Scope, operation: dict[str, Any]) -> None:
-    """Wait for an operation; what it failed by, as an error."""
+def _finish(request: Request) -> None:
+    """Send a request and wait for its operation; what it failed by, as an error."""
+    scope = Scope(**{key: request.message.get(key, "") for key in ("project", "zone", "region")})
+    operation = google_api.send(request)
     until = time.monotonic() + SECONDS_FOR_OPERATION
     while operation.get("status") != "DONE":
         if time.monotonic() > until:
@@ -144,11 +138,11 @@ def _wait(scope: Scope, name: str) -> Request:
 
 def refusal(error: dict[str, Any]) -> Exception:
     """What an error of an operation means."""
-    code, message = error.get("code", ""), " ".join(error.get("message", "").split())[:300]
+    code, message = error.get("code", ""), google_api.one_line(error.get("message", ""))
     if code == "RESOURCE_ALREADY_EXISTS":
         return google_api.Exists(message)
     if "QUOTA" in code:
-        return UserError(f"quota: {message}; ask for more (console, IAM & Admin, Quotas), or launch something smaller")
+        return google_api.quota_error(message)
     if code in ("RESOURCE_NOT_READY", "INTERNAL_ERROR", "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"):
         return TryAgain(f"{HOST}: {message}")
     return UserError(f"compute: refused ({code}: {message})")
