@@ -1,4 +1,4 @@
-"""Compute Engine's API: how the kinds of resources that we need are made, listed and removed, each by an operation."""
+"""Compute Engine's API: create, list and delete the kinds of resources of a launch, and wait for the operations."""
 
 import contextlib
 import time
@@ -18,34 +18,32 @@ class Kind:
     """One kind of resource.
 
     Args:
-        name: in the names of calls, such as `InstanceTemplate`.
-        field: in messages, as Python's names are.
-        collection: in paths.
+        name: name of the kind in calls, such as `InstanceTemplate`.
+        collection: name of the kind in paths, such as `instanceTemplates`.
     """
 
     name: str
-    field: str
     collection: str
 
     @property
     def client(self) -> str:
-        """The class that serves it."""
+        """Class of the client library."""
         return f"compute_v1.{self.collection[0].upper()}{self.collection[1:]}Client"
 
     @property
     def key(self) -> str:
-        """The field of a message that names one."""
+        """The field of a message that names a resource."""
         return google_api.lower_first(self.name)
 
 
-TEMPLATE = Kind("InstanceTemplate", "instance_template", "instanceTemplates")
-GROUP = Kind("InstanceGroupManager", "instance_group_manager", "instanceGroupManagers")
-POLICY = Kind("ResourcePolicy", "resource_policy", "resourcePolicies")
+TEMPLATE = Kind("InstanceTemplate", "instanceTemplates")
+GROUP = Kind("InstanceGroupManager", "instanceGroupManagers")
+POLICY = Kind("ResourcePolicy", "resourcePolicies")
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Where a resource is: in a zone, in a region, or, with neither, everywhere."""
+    """Where a resource is: in a zone, in a region, or global."""
 
     project: str
     zone: str = ""
@@ -53,19 +51,19 @@ class Scope:
 
     @property
     def fields(self) -> dict[str, str]:
-        """In a message."""
+        """The fields of a message."""
         place = {"zone": self.zone, "region": self.region}
         return {"project": self.project} | {key: value for key, value in place.items() if value}
 
     @property
     def path(self) -> str:
-        """In a path."""
+        """The beginning of a path."""
         place = "zones/{zone}" if self.zone else "regions/{region}" if self.region else "global"
         return f"compute/v1/projects/{{project}}/{place}"
 
 
 def insert(kind: Kind, scope: Scope, request_id: str, body: dict[str, Any]) -> Request:
-    """Make one."""
+    """Create a resource."""
     field = f"{kind.key}Resource"
     message = scope.fields | {"requestId": request_id, field: body}
     path = f"{scope.path}/{kind.collection}"
@@ -73,7 +71,7 @@ def insert(kind: Kind, scope: Scope, request_id: str, body: dict[str, Any]) -> R
 
 
 def create_instances(scope: Scope, group: str, request_id: str, names: list[str]) -> Request:
-    """Make machines of a group, with names."""
+    """Create machines of a group, with these names."""
     field = "instanceGroupManagersCreateInstancesRequestResource"
     body = {"instances": [{"name": name} for name in names]}
     message = scope.fields | {GROUP.key: group, "requestId": request_id, field: body}
@@ -83,7 +81,7 @@ def create_instances(scope: Scope, group: str, request_id: str, names: list[str]
 
 
 def list_all(kind: Kind, scope: Scope, pattern: str) -> list[dict[str, Any]]:
-    """All whose whole names match."""
+    """All resources whose whole name matches the pattern."""
     plural = {"ResourcePolicy": "ResourcePolicies"}.get(kind.name, f"{kind.name}s")
     message = scope.fields | {"filter": f"name eq {pattern}"}
     path = f"{scope.path}/{kind.collection}"
@@ -91,7 +89,7 @@ def list_all(kind: Kind, scope: Scope, pattern: str) -> list[dict[str, Any]]:
 
 
 def instances(scope: Scope, group: str) -> list[dict[str, Any]]:
-    """The machines of a group, as the group sees them."""
+    """The machines of a group, with their states."""
     path = f"{scope.path}/{GROUP.collection}/{{{GROUP.key}}}/listManagedInstances"
     kind, function = "ListManagedInstancesInstanceGroupManagersRequest", "list_managed_instances"
     message = scope.fields | {GROUP.key: group}
@@ -101,13 +99,13 @@ def instances(scope: Scope, group: str) -> list[dict[str, Any]]:
 
 
 def create(request: Request) -> None:
-    """Send what makes a thing, and wait until it is there; that it is there already is as good."""
+    """Send a request that creates a resource, and wait until it is done. The resource may exist already."""
     with contextlib.suppress(google_api.Exists):
         _finish(request)
 
 
 def delete(kind: Kind, scope: Scope, name: str) -> None:
-    """Remove one, and wait until it is gone; that it is gone already is as good."""
+    """Delete a resource, and wait until it is gone. It may be gone already."""
     path = f"{scope.path}/{kind.collection}/{{{kind.key}}}"
     message = scope.fields | {kind.key: name}
     with contextlib.suppress(google_api.Missing):
@@ -115,7 +113,7 @@ def delete(kind: Kind, scope: Scope, name: str) -> None:
 
 
 def _finish(request: Request) -> None:
-    """Send a request and wait for its operation; what it failed by, as an error."""
+    """Send a request and wait for its operation; an error of the operation is raised."""
     scope = Scope(**{key: request.message.get(key, "") for key in ("project", "zone", "region")})
     operation = google_api.send(request)
     until = time.monotonic() + SECONDS_FOR_OPERATION
@@ -128,7 +126,7 @@ def _finish(request: Request) -> None:
 
 
 def _wait(scope: Scope, name: str) -> Request:
-    """Ask for an operation; the answer comes when it is done, or after some time."""
+    """Ask for an operation. The answer comes when it is done, or after two minutes at the latest."""
     place = "Zone" if scope.zone else "Region" if scope.region else "Global"
     path = f"{scope.path}/operations/{{operation}}/wait"
     message = scope.fields | {"operation": name}
@@ -137,7 +135,7 @@ def _wait(scope: Scope, name: str) -> Request:
 
 
 def refusal(error: dict[str, Any]) -> Exception:
-    """What an error of an operation means."""
+    """The exception for an error of an operation."""
     code, message = error.get("code", ""), google_api.one_line(error.get("message", ""))
     if code == "RESOURCE_ALREADY_EXISTS":
         return google_api.Exists(message)

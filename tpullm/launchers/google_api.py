@@ -1,7 +1,7 @@
-"""Google's APIs: one request by the client library, its answer as JSON, and what an error means.
+"""Google's APIs: a request as data, sent by the client library; its answer as JSON; the meaning of its errors.
 
-An API's address can be another one, by the variable that gcloud has for it (`CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU`,
-`…_COMPUTE`, `…_BATCH`); one with `http://` (a fake on this machine) is never sent credentials.
+gcloud's variables `CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU`, `…_COMPUTE` and `…_BATCH` set another address of an API. An
+address with `http://` (a fake on this machine) gets no credentials.
 """
 
 import contextlib
@@ -120,18 +120,18 @@ def delete(request: Request) -> None:
 
 
 def send(request: Request) -> Any:
-    """The answer to a request, as JSON; of a list, all its items.
+    """The answer to a request, as JSON; for a list, the items of all its pages.
 
     Raises:
-        TryAgain: no answer, or one that asks for patience (429, 5xx); what was asked may have happened.
-        Missing, Exists: what they say.
-        UserError: refused, in one line.
+        TryAgain: no answer, or 429 or 5xx. The request may have been carried out.
+        Missing, Exists: the resource does not exist, or exists already.
+        UserError: the request is refused, in one line.
     """
     message = parsed(request)
     exceptions = _import("google.api_core.exceptions")
     function = getattr(_client(request.client), request.function or _snake(request.call))
     try:
-        # Never a retry of the library's: what has to be asked again is decided in `watch.py`.
+        # The library retries nothing: `watch.py` decides what is sent again.
         return _as_json(function(request=message, retry=None, timeout=SECONDS))
     except exceptions.NotFound as error:
         raise Missing(error.message) from None
@@ -139,14 +139,14 @@ def send(request: Request) -> Any:
         raise Exists(error.message) from None
     except exceptions.GoogleAPICallError as error:
         raise _refusal(request, error) from None
-    except (OSError, exceptions.RetryError) as error:  # `requests` has its errors from OSError
+    except (OSError, exceptions.RetryError) as error:  # the errors of `requests` are OSErrors
         raise TryAgain(f"{request.host}: no answer ({type(error).__name__})") from None
     except _import("google.auth.exceptions").GoogleAuthError as error:
         raise UserError(f"Google credentials: not valid any more ({one_line(error)}); {LOGIN}") from None
 
 
 def parsed(request: Request) -> Any:
-    """The message as the client library's own type; a field that the published API lacks is a `ParseError`."""
+    """The message as the client library's own type. A field that the published API lacks raises `ParseError`."""
     module, _ = request.client.split(".")
     kind = getattr(_import(f"google.cloud.{module}"), request.kind or f"{request.call}Request")
     message = kind()
@@ -154,8 +154,8 @@ def parsed(request: Request) -> Any:
     return message
 
 
-def is_hopeless(code: int, message: str) -> bool:
-    """Whether an error of the RPC code would come again: no right, no such thing, no quota; not a lack of machines."""
+def is_permanent(code: int, message: str) -> bool:
+    """Whether an error with this RPC code would come again: no permission, no such resource, no quota."""
     quota = code == 8 and "quota" in message.lower() and not _is_rate(message)
     return quota or code in (3, 5, 7, 9, 12, 16)
 
@@ -207,7 +207,7 @@ def _import(name: str) -> Any:
 
 @functools.cache
 def _client(name: str) -> Any:
-    """The client, over REST."""
+    """The client of the library, over REST."""
     module, kind = name.split(".")
     made = getattr(_import(f"google.cloud.{module}"), kind)
     service = module.rpartition("_")[0].upper()
@@ -238,7 +238,7 @@ def _credentials() -> Any:
 
 def _as_json(answer: Any) -> Any:
     to_dict = _import("google.protobuf.json_format").MessageToDict
-    if hasattr(answer, "operation"):  # what the service will have done; it is asked for by name, not waited for
+    if hasattr(answer, "operation"):  # an operation that is not waited for
         return to_dict(answer.operation)
     if hasattr(answer, "pages"):
         return [_as_json(item) for item in answer]

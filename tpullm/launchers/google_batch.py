@@ -1,7 +1,7 @@
-"""Google Batch: one job an attempt, whose tasks share a stage by index, or train together, one a machine.
+"""Google Batch: an attempt is one Batch job, with one task a machine. The tasks share a stage, or train together.
 
-Batch itself starts a task again whose machine was taken back. What its documentation names as accelerators are GPUs;
-TPUs are not among them (cloud.google.com/batch/docs/create-run-job-gpus).
+Batch restarts a task whose machine was taken back. It offers GPUs and no TPUs
+(cloud.google.com/batch/docs/create-run-job-gpus).
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from tpullm.launchers.startup import metadata
 from tpullm.launchers.target import Resource, State, by_attempt
 
 JOBS = Collection("batch_v1.BatchServiceClient", "batch.googleapis.com", "v1", "Job")
-HOSTS_FILE = "/etc/cloudbatch-taskgroup-hosts"  # where Batch puts it; a container has to be given it
-# A task that ends so is started again: its machine was taken back (50001), fell silent, booted again or was made anew
-# (50002, 50003, 50006); another host of the training is gone (75); it was told to stop, and saved (130). Everything
-# else is final, our own 2 above all: it would be the same again.
+HOSTS_FILE = "/etc/cloudbatch-taskgroup-hosts"  # Batch writes it on the machine; a container needs a mount of it
+# Exit codes after which Batch restarts a task: its machine was taken back (50001), fell silent, was rebooted or
+# recreated (50002, 50003, 50006); another host of the training is gone (75); the task was stopped, and saved (130).
+# All other codes are final, above all 2: a user error comes again.
 RETRIED = (50001, 50002, 50003, 50006, TRY_AGAIN, 130)
-MOST_RETRIES = 10  # that Batch allows; a job that used them up is asked for again by `watch.py`
+MOST_RETRIES = 10  # Batch allows no more; after them `watch.py` begins another attempt
 PROVISIONING = {"spot": "SPOT", "on_demand": "STANDARD", "reserved": "STANDARD"}
 STATES = {
     "QUEUED": State.WAITING,
@@ -37,7 +37,7 @@ STATES = {
 
 
 def check(job: Job) -> None:
-    """Refuse what can't be launched as a Batch job; `UserError` names the key."""
+    """Refuse a job that can't run on Batch; `UserError` names the key."""
     config = job.config
     if config.accelerator or config.machine.startswith("ct"):
         key, word = ("accelerator", config.accelerator) if config.accelerator else ("machine", config.machine)
@@ -73,7 +73,7 @@ def _parent(job: Job) -> str:
 
 
 def body(job: Job, attempt: int) -> dict[str, Any]:
-    """The job in the REST form, in which 64-bit numbers are strings."""
+    """The Batch job in REST form, in which 64-bit numbers are strings."""
     return {
         "taskGroups": [_task_group(job, attempt)],
         "allocationPolicy": _allocation(job, attempt),
@@ -83,7 +83,7 @@ def body(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def _task_group(job: Job, attempt: int) -> dict[str, Any]:
-    """All tasks at once, each on a machine of its own: those that train wait for each other."""
+    """One task a machine, all in parallel: the hosts of a training wait for each other."""
     nodes = str(job.config.nodes)
     group = {
         "taskSpec": _task(job, attempt),
@@ -108,9 +108,9 @@ def _task(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def _runnable(job: Job, attempt: int) -> dict[str, Any]:
-    words = metadata(job, attempt)
-    text = words.pop("startup-script")
-    variables = {key.upper().replace("-", "_"): value for key, value in words.items() if value}
+    attributes = metadata(job, attempt)
+    text = attributes.pop("startup-script")
+    variables = {key.upper().replace("-", "_"): value for key, value in attributes.items() if value}
     runnable: dict[str, Any] = {"displayName": f"tpullm {job.verb}", "environment": {"variables": variables}}
     if not job.config.image:
         return runnable | {"script": {"text": text}}
@@ -119,7 +119,7 @@ def _runnable(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def _container(job: Job, text: str) -> dict[str, Any]:
-    """The same script in an image: with the machine's network, by whose names the hosts find each other."""
+    """The start-up script in an image. It has the machine's network: the hosts file names machines."""
     gpus = " --gpus all" if machines.find(job.config.machine).gpus else ""
     container = {
         "imageUri": job.config.image,
@@ -134,7 +134,7 @@ def _container(job: Job, text: str) -> dict[str, Any]:
 
 
 def _volume(source: str, mount: str) -> dict[str, Any]:
-    """A bucket (`gs://BUCKET/FOLDER`) or a folder of a file server (`nfs://SERVER/FOLDER`)."""
+    """The mount of a bucket (`gs://BUCKET/FOLDER`) or of a file server's folder (`nfs://SERVER/FOLDER`)."""
     scheme, _, rest = source.partition("://")
     if scheme == "gs":
         return {"gcs": {"remotePath": rest}, "mountPath": mount}
@@ -166,7 +166,7 @@ def _allocation(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def observe(job: Job) -> Sequence[Resource]:
-    """The jobs of this launch, of all attempts."""
+    """The Batch jobs of all attempts."""
     return by_attempt(job, JOBS.list(_parent(job)), _resource)
 
 
@@ -183,8 +183,8 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         attempt=attempt,
         state=state,
         run=found.get("labels", {}).get(RUN_LABEL, ""),
-        why=_why(status, state),
-        hopeless=state is State.FAILED and not any(code in RETRIED for code in codes[-1:]) and bool(codes),
+        reason=_reason(status, state),
+        permanent=state is State.FAILED and bool(codes),
         dollars_an_hour=machines.find(job.config.machine).dollars_an_hour * at_work,
     )
 
@@ -193,8 +193,8 @@ def _exit_code(event: dict[str, Any]) -> int:
     return event.get("taskExecution", {}).get("exitCode", 0)
 
 
-def _why(status: dict[str, Any], state: State) -> str:
-    """The last event that says why it failed, or why it waits (no quota, no machines), in Batch's words."""
+def _reason(status: dict[str, Any], state: State) -> str:
+    """Why the job failed, or why it waits (no quota, no machines): the last such event, in Batch's words."""
     events = status.get("statusEvents", [])
     if state is State.FAILED:
         chosen = [event for event in events if _exit_code(event)] or events
@@ -206,11 +206,11 @@ def _why(status: dict[str, Any], state: State) -> str:
 
 
 def create(job: Job, attempt: int) -> None:
-    """Ask for the job; an answer that says it is there already is as good."""
+    """Create the Batch job, unless it exists already."""
     for request in requests(job, attempt):
         google_api.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:
-    """Remove the job; what runs of it is stopped."""
+    """Delete the Batch job. Batch stops its tasks."""
     JOBS.delete(resource.name)

@@ -1,7 +1,7 @@
-"""What a place to run on must be able to do: the contract between `watch.py` and Google's services.
+"""The contract between `watch.py` and a service of Google Cloud on which a verb runs.
 
-A target is a module with the functions of `Target`. What it sends is data (`Request`), so that a dry run shows the very
-thing, and it keeps nothing: what there is, is asked of the cloud (`observe`).
+A target is a module with the functions of `Target`. Its requests are data, so a dry run shows exactly what is sent. It
+keeps no state: `observe` asks the cloud what exists.
 """
 
 import re
@@ -15,7 +15,7 @@ from tpullm.launchers.job import Job
 
 
 class State(Enum):
-    """What has become of a resource."""
+    """The state of a resource, with its words for people."""
 
     UNFINISHED = "not all asked for yet"
     WAITING = "waiting for capacity"
@@ -29,24 +29,24 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Resource:
-    """Something that a launch made and that is still there.
+    """A resource of a launch that exists now.
 
     Args:
-        name: as Google knows it, for people and for `delete`.
-        attempt: which attempt of the job it is, from 1.
-        state: now.
-        run: the label with the hash of the run directory that it works for.
-        why: it failed, in the service's words.
-        hopeless: asking again would fail in the same way (no quota, no such image).
-        dollars_an_hour: what it costs now, by the table of prices; None is not known.
+        name: name in Google's API, for people and for `delete`.
+        attempt: number of the attempt that it belongs to, from 1.
+        state: its state now.
+        run: label with the hash of the run directory that it belongs to.
+        reason: why it failed or why it waits, in the service's words.
+        permanent: another attempt would fail in the same way (no quota, no such image).
+        dollars_an_hour: its cost now, by the price table; None is not known.
     """
 
     name: str
     attempt: int
     state: State
     run: str
-    why: str = ""
-    hopeless: bool = False
+    reason: str = ""
+    permanent: bool = False
     dollars_an_hour: float | None = 0.0
 
 
@@ -54,19 +54,19 @@ class Target(Protocol):
     """A module of this folder that runs jobs in the cloud."""
 
     def check(self, job: Job) -> None:
-        """Refuse what can't be launched here, without a network; `UserError` names the key."""
+        """Refuse a job that can't run on this target, without a network; `UserError` names the key."""
 
     def requests(self, job: Job, attempt: int) -> Sequence[Request]:
-        """All that making an attempt sends, in order. The same for the same job and attempt."""
+        """All requests that create an attempt, in order: the same for the same job and attempt."""
 
     def observe(self, job: Job) -> Sequence[Resource]:
-        """What is there under the job's name, of any attempt, by attempt; whoever's it is."""
+        """The resources that exist under the job's name, of all attempts and of any run, sorted by attempt."""
 
     def create(self, job: Job, attempt: int) -> None:
-        """Send what `requests` says, but nothing for what is there already."""
+        """Send `requests`. A resource that exists already is left as it is."""
 
     def delete(self, job: Job, resource: Resource) -> None:
-        """Remove a resource and all that belongs to it; what is gone already is fine."""
+        """Delete a resource with all that belongs to it. It may be gone already."""
 
 
 def by_attempt(
@@ -75,9 +75,9 @@ def by_attempt(
     """The resources of a job among those that an API lists, sorted by attempt.
 
     Args:
-        job: whose resources are wanted, by the names that `Job.attempt_name` gives.
+        job: its resources have the names that `Job.attempt_name` gives.
         listed: resources in REST form, each with its `name`.
-        resource: reads one of them, given the job and the attempt.
+        resource: reads one of them; its arguments are the job, the attempt and the resource in REST form.
     """
     pattern = re.compile(re.escape(job.name) + r"-(\d+)")
     found = [(pattern.fullmatch(each["name"].rpartition("/")[2]), each) for each in listed]

@@ -1,4 +1,4 @@
-"""TPU machines by queued resources of the Cloud TPU API, v2: one resource an attempt, of one or several slices."""
+"""TPU slices by the Cloud TPU API, v2: an attempt is one queued resource of one or several slices."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from tpullm.launchers.startup import metadata
 from tpullm.launchers.target import Resource, State, by_attempt
 
 QUEUED_RESOURCES = Collection("tpu_v2.TpuClient", "tpu.googleapis.com", "v2", "QueuedResource")
-# Of the API's states; CREATING and ACCEPTED are before the queue, SUSPENDING is on its way to SUSPENDED.
+# States of the API. A resource is CREATING and ACCEPTED before it is in the queue, and SUSPENDING before SUSPENDED.
 STATES = {
     "CREATING": State.WAITING,
     "ACCEPTED": State.WAITING,
@@ -28,7 +28,7 @@ STATES = {
 
 
 def check(job: Job) -> None:
-    """Refuse what can't be launched on a TPU; `UserError` names the key."""
+    """Refuse a job that can't run on TPU slices; `UserError` names the key."""
     settings.require(job.config, "tpu-vm", "project", "zone", "accelerator")
     if job.verb in jobs.SHARING:
         raise UserError(f"{job.verb}: needs no TPU, and would leave one idle; launch it on batch")
@@ -81,7 +81,7 @@ def _node(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def observe(job: Job) -> Sequence[Resource]:
-    """The queued resources of the job, of all attempts."""
+    """The queued resources of all attempts."""
     return by_attempt(job, QUEUED_RESOURCES.list(_parent(job)), _resource)
 
 
@@ -94,14 +94,14 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         attempt=attempt,
         state=state,
         run=nodes[0].get("labels", {}).get(RUN_LABEL, "") if nodes else "",
-        why=error.get("message", ""),
-        hopeless=state is State.FAILED and google_api.is_hopeless(error.get("code", 0), error.get("message", "")),
+        reason=error.get("message", ""),
+        permanent=state is State.FAILED and google_api.is_permanent(error.get("code", 0), error.get("message", "")),
         dollars_an_hour=_dollars(job, nodes) if state in (State.ACTIVE, State.PROVISIONING) else 0.0,
     )
 
 
 def _dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
-    """What the slices of a resource cost on demand, by the table."""
+    """The on-demand price of a resource's slices, by the price table; None for a slice that it lacks."""
     try:
         return sum(accelerators.find(node["acceleratorType"]).dollars_an_hour for node in nodes) * job.config.slices
     except (KeyError, UserError):
@@ -109,11 +109,11 @@ def _dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
 
 
 def create(job: Job, attempt: int) -> None:
-    """Ask for the slices; an answer that says it is there already is as good."""
+    """Create the queued resource, unless it exists already."""
     for request in requests(job, attempt):
         google_api.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:
-    """Remove the resource with its machines (`force`)."""
+    """Delete the queued resource, with its slices (`force`)."""
     QUEUED_RESOURCES.delete(resource.name, force=True)
