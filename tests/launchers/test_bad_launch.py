@@ -112,7 +112,7 @@ def test_a_launch_is_found_again_looked_at_and_stopped(capsys, ready, tpu):
     assert main([*words[:2], "logs", *words[2:]]) == 0
     assert "no host has sent a line" in capsys.readouterr().err
     assert main([*words[:2], "stop", *words[2:]]) == 0 and tpu.resources == {}
-    assert capsys.readouterr().err.count("removing") == 1, "said once, however long it takes"
+    assert capsys.readouterr().err.count("deleting") == 1, "said once, however long it takes"
     assert main([*words[:2], "stop", *words[2:]]) == 0
     capsys.readouterr()
     assert main([*words[:2], "status", *words[2:]]) == 0

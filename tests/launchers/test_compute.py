@@ -31,7 +31,7 @@ SLICE = {"machine": "ct6e-standard-4t", "nodes": 4}
         ("pretrain", {"accelerator": "v6e-8"}, "accelerator: v6e-8 is a slice of tpu-vm; give --machine"),
         ("pretrain", {"machine": "ct6e-standard-8t", "nodes": 2}, "several machines need one with 4 chips"),
         ("pretrain", SLICE | {"nodes": 3}, "nodes: no slice of v6e has 3 machines; there are 2, 4, 8, 16, 32, 64"),
-        ("collect", GPUS, "collect: is shared out as tasks; launch it on batch"),
+        ("collect", GPUS, "collect: runs as tasks that share its work; launch it on batch"),
         ("pretrain", GPUS | {"reservation": "mine"}, "reservation: goes with provisioning: reserved"),
     ],
 )
@@ -146,9 +146,9 @@ def fake(tmp_path, address, machine):
 
 
 def launched(bucket, folder="run", **config):
-    """A job whose code and sheet are in their places."""
+    """A job whose code and specification are in their places."""
     work = job_of("compute", "pretrain", f"{bucket}/{folder}", **PYTHON | GPUS | config)
-    launch._put(work)
+    launch.upload(work)
     return work
 
 
@@ -168,7 +168,7 @@ def until(true, seconds=60):
 def turn(work, state):
     """One turn of the loop, however the service answers."""
     try:
-        watch.act(watch.look(work, compute, state, QUICK), work, compute, state, QUICK)
+        watch.perform(watch.next_action(work, compute, state, QUICK), work, compute, state, QUICK)
     except watch.TryAgain:
         return
 
@@ -188,8 +188,8 @@ def test_an_attempt_is_made_once_whatever_becomes_of_the_answers(bucket, fake, m
         Fault("POST", lost, Refused(503, "UNAVAILABLE", "try later")),
         Fault("POST", lost, done=True),
     ]
-    state = watch.State(work.folder)
-    until(lambda: turn(work, state) or compute.observe(work) and state_of(work) is watch.Is.ACTIVE)
+    state = watch.Record(work.folder)
+    until(lambda: turn(work, state) or compute.observe(work) and state_of(work) is watch.State.ACTIVE)
     assert fake.made == ["instanceTemplates/tiny-pretrain-1", "instanceGroupManagers/tiny-pretrain-1"]
     assert sorted(fake.groups["tiny-pretrain-1"].machines) == ["tiny-pretrain-1-0", "tiny-pretrain-1-1"]
     (seen,) = compute.observe(work)
@@ -215,27 +215,27 @@ def test_a_slice_has_a_policy_which_goes_with_it(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket, **SLICE)
     compute.create(work, 1)
-    until(lambda: state_of(work) is watch.Is.ACTIVE)
+    until(lambda: state_of(work) is watch.State.ACTIVE)
     assert len(fake.left()) == 3
     compute.delete(work, compute.observe(work)[0])
     assert fake.left() == []
 
 
 @pytest.mark.parametrize(
-    "code, state, hopeless",
+    "code, state, permanent",
     [
-        ("ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", watch.Is.WAITING, False),
-        ("QUOTA_EXCEEDED", watch.Is.FAILED, True),
-        ("RESOURCE_NOT_FOUND", watch.Is.FAILED, True),
+        ("ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", watch.State.WAITING, False),
+        ("QUOTA_EXCEEDED", watch.State.FAILED, True),
+        ("RESOURCE_NOT_FOUND", watch.State.FAILED, True),
     ],
 )
-def test_why_machines_do_not_come_is_seen(bucket, fake, code, state, hopeless):
+def test_why_machines_do_not_come_is_seen(bucket, fake, code, state, permanent):
     fake.error = {"code": code, "message": "that is why"}
     work = launched(bucket)
     compute.create(work, 1)
     (seen,) = compute.observe(work)
-    assert (seen.state, seen.hopeless, seen.dollars_an_hour) == (state, hopeless, 0.0)
-    assert not hopeless or "that is why" in seen.why
+    assert (seen.state, seen.permanent, seen.dollars_an_hour) == (state, permanent, 0.0)
+    assert not permanent or "that is why" in seen.reason
     compute.delete(work, seen)
 
 
@@ -253,7 +253,7 @@ def test_a_machine_that_was_taken_back_is_seen(bucket, fake, monkeypatch):
     compute.create(work, 1)
     until(lambda: all(machine.process for machine in fake.groups["tiny-pretrain-1"].machines.values()))
     fake.preempt("tiny-pretrain-1-1")
-    assert state_of(work) is watch.Is.PREEMPTED
+    assert state_of(work) is watch.State.PREEMPTED
 
 
 @pytest.mark.slow
@@ -269,8 +269,8 @@ def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the
         assert fake.left() == []
     thread.join()
     assert disturbed == ["warned"]
-    attempts = watch.State(work.folder).attempts()
-    assert [attempt.over.again for attempt in attempts] == [True, False]
+    attempts = watch.Record(work.folder).attempts()
+    assert [attempt.outcome.retry for attempt in attempts] == [True, False]
     assert fake.made.count("instanceGroupManagers/tiny-pretrain-2") == 1
     one, other = (bucket / name / "pretrain" for name in ("whole", "warned"))
     assert metrics(one) == metrics(other)
@@ -282,7 +282,7 @@ def to_train(run, tiny_run):
     copied(tiny_run, run)
     arguments = ["--mesh.fsdp", "2", "--pretrain.steps", "60"]
     work = job_of("compute", "pretrain", str(run), arguments, **PYTHON | {"machine": "g2-standard-4", "nodes": 2})
-    launch._put(work)
+    launch.upload(work)
     return work
 
 

@@ -45,11 +45,11 @@ def test_the_requests_are_the_recorded_ones(case):
 
 
 def test_what_is_put_beside_is_shown_whole():
-    """The wheel by its size; the sheet with the recipe that the machines will read."""
-    wheel, sheet = yaml.safe_load(run_alone(tpu_command("tpu-vm-spot"))[0])["files"]
+    """The wheel by its size; the specification with the recipe that the machines will read."""
+    wheel, spec = yaml.safe_load(run_alone(tpu_command("tpu-vm-spot"))[0])["files"]
     assert wheel["path"].startswith("gs://my-bucket/tiny/launch/code/tpullm-") and wheel["bytes"] > 100_000
-    assert sheet["path"].startswith("gs://my-bucket/tiny/launch/tiny-pretrain/jobs/")
-    assert yaml.safe_load(sheet["content"]["recipe"])["run"] == "gs://my-bucket/tiny"
+    assert spec["path"].startswith("gs://my-bucket/tiny/launch/tiny-pretrain/jobs/")
+    assert yaml.safe_load(spec["content"]["recipe"])["run"] == "gs://my-bucket/tiny"
 
 
 def test_local_shows_its_processes(monkeypatch):

@@ -70,7 +70,7 @@ def test_four_machines_that_are_taken_away_twice(start_tpu, bucket, tiny_tokens,
             (run / str(path.relative_to(tiny_tokens))).write_bytes(path.read_bytes())
     command = ["pretrain", "--config", str(tiny_tokens / "recipe.yaml"), *STEPS]
     job = make_job(str(run), *command, python=sys.executable, environment=VARIABLES)
-    launch._put(job)
+    launch.upload(job)
     fake.faults["POST"], fake.faults["GET"] = [LOST], [None, None, BUSY]
     threading.Thread(target=take_away, args=(fake, job.name, run), daemon=True).start()
     began = time.monotonic()

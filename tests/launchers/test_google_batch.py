@@ -137,9 +137,9 @@ def fake(tmp_path, address, machine):
 
 
 def launched(run, verb, arguments=(), **config):
-    """A job whose code and sheet are in their places."""
+    """A job whose code and specification are in their places."""
     work = job_of("batch", verb, str(run), arguments, **PYTHON | {"machine": "n2-standard-8"} | config)
-    launch._put(work)
+    launch.upload(work)
     return work
 
 
@@ -155,9 +155,9 @@ def test_a_job_is_made_once_whatever_becomes_of_the_answers(bucket, fake, monkey
     fake.faults += [Fault("POST", "jobs", busy[0]), Fault("GET", "jobs", busy[1]), Fault("POST", "jobs", done=True)]
     thread = threading.Thread(target=fake.wait, args=("tiny-collect-1", "SUCCEEDED"))
     thread.start()
-    state = watch.State(work.folder)
+    state = watch.Record(work.folder)
     until = time.monotonic() + 60
-    while not (attempts := state.attempts()) or not attempts[-1].over:
+    while not (attempts := state.attempts()) or not attempts[-1].outcome:
         action = once(work, state)
         assert time.monotonic() < until, action
     assert fake.made == ["tiny-collect-1"]
@@ -167,8 +167,8 @@ def test_a_job_is_made_once_whatever_becomes_of_the_answers(bucket, fake, monkey
 def once(work, state):
     """One turn of the loop; the tasks of a script report nothing, so what the job says is all."""
     try:
-        action = watch.look(work, google_batch, state, QUICK)
-        time.sleep(watch.act(action, work, google_batch, state, QUICK))
+        action = watch.next_action(work, google_batch, state, QUICK)
+        time.sleep(watch.perform(action, work, google_batch, state, QUICK))
         return action
     except watch.TryAgain as error:
         return error
@@ -197,12 +197,12 @@ def test_what_a_job_is_worth_and_how_it_ended_is_seen(bucket, fake, monkeypatch)
     google_batch.create(work, 1)
     fake.wait("tiny-collect-1", "RUNNING")
     (seen,) = google_batch.observe(work)
-    assert (seen.state, seen.attempt, seen.run) == (watch.Is.ACTIVE, 1, work.run_hash)
+    assert (seen.state, seen.attempt, seen.run) == (watch.State.ACTIVE, 1, work.run_hash)
     assert 0 < seen.dollars_an_hour <= 2 * 8 * 0.0486 + 1e-3
     fake.wait("tiny-collect-1", "FAILED")
     (seen,) = google_batch.observe(work)
-    assert (seen.state, seen.hopeless, seen.dollars_an_hour) == (watch.Is.FAILED, True, 0.0)
-    assert "exit code 9" in seen.why
+    assert (seen.state, seen.permanent, seen.dollars_an_hour) == (watch.State.FAILED, True, 0.0)
+    assert "exit code 9" in seen.reason
     google_batch.delete(work, seen)
     until = time.monotonic() + 60
     while google_batch.observe(work):
@@ -221,7 +221,7 @@ def test_a_job_that_was_preempted_too_often_is_asked_for_again(bucket, fake, mon
         fake.preempt("tiny-collect-1", 0)
     fake.wait("tiny-collect-1", "FAILED")
     (seen,) = google_batch.observe(work)
-    assert seen.state is watch.Is.PREEMPTED
+    assert seen.state is watch.State.PREEMPTED
 
 
 def test_collecting_and_tokenizing_as_tasks_is_what_one_process_does(bucket, fake, tiny_run):

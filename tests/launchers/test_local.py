@@ -104,7 +104,7 @@ def test_ctrl_c_has_all_save_and_ends_with_130(stub, tmp_path):
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=60)
     assert process.returncode == 130 and out.count("saved") == 2, out + said
-    assert said == "tpullm: stopped all processes; the same command goes on from the last save\n"
+    assert said == "tpullm: stopped all processes; the same command resumes from the last checkpoint\n"
     assert len(started) == 2 and all(is_gone(pid) for pid in started)
 
 

@@ -19,7 +19,7 @@ from tests.launchers.fake_tpu import TOKEN
 from tpullm.commands import launch
 from tpullm.errors import UserError
 from tpullm.launchers import tpu_vm, watch
-from tpullm.launchers.record import State
+from tpullm.launchers.record import Record
 
 VERB = """
 import json, os, pathlib, signal, sys, time
@@ -70,8 +70,8 @@ def launched(bucket, start_tpu, stub, tmp_path):
         job = make_job(
             run, accelerator="v5litepod-4", slices=2, python=sys.executable, environment=stub(ends), **settings
         )
-        launch._put(job)
-        return fake, job, State(job.folder)
+        launch.upload(job)
+        return fake, job, Record(job.folder)
 
     return go
 
@@ -80,27 +80,27 @@ def starts(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "stub").glob("started-*"))
 
 
-def logs(state: State, number: int) -> str:
-    folder = state.of(number) / "logs"
-    return "".join((folder / name).read_text() for name in state.logs(number))
+def logs(record: Record, number: int) -> str:
+    folder = record.attempt_folder(number) / "logs"
+    return "".join((folder / name).read_text() for name in record.logs(number))
 
 
 def test_hosts_find_their_places_run_the_verb_and_report(launched, tmp_path):
-    fake, job, state = launched([[(0, 0, "all done here")], [(0, 0.5, "and here")]])
+    fake, job, record = launched([[(0, 0, "all done here")], [(0, 0.5, "and here")]])
     assert watch.follow(job, tpu_vm, watch.Pace()) == 0
     assert fake.resources == {} and starts(tmp_path) == ["started-0-0", "started-1-0"]
-    assert [(ended.host, ended.code, ended.line) for ended in state.ended(1)] == [
+    assert [(ended.host, ended.code, ended.line) for ended in record.exits(1)] == [
         (0, 0, "all done here"),
         (1, 0, "and here"),
     ]
     (first, second) = (json.loads((tmp_path / "stub" / f"started-{n}-0").read_text())[1:] for n in (0, 1))
     assert first[:2] == ["pretrain", "--config"] and first[3:5] == ["--hosts.index=0", "--hosts.count=2"]
     assert second[3:] == ["--hosts.index=1", "--hosts.count=2", first[5]], "the same coordinator"
-    assert "the TPU's metadata" in logs(state, 1) and "all done here" in logs(state, 1)
+    assert "the TPU's metadata" in logs(record, 1) and "all done here" in logs(record, 1)
 
 
 def test_a_host_that_is_gone_and_own_faults_are_tried_again_three_faults_are_not(launched, tmp_path):
-    fake, job, state = launched([[(75, 0, "host 1 is gone")], [(137, 0, "killed")]])
+    fake, job, record = launched([[(75, 0, "host 1 is gone")], [(137, 0, "killed")]])
     with pytest.raises(UserError, match="killed") as error:
         watch.follow(job, tpu_vm, watch.Pace())
     assert error.value.code == 137 and fake.resources == {}
@@ -109,7 +109,7 @@ def test_a_host_that_is_gone_and_own_faults_are_tried_again_three_faults_are_not
 
 def test_a_mistake_of_the_users_is_not_tried_again(launched, tmp_path):
     line = "tpullm: tokens: not made yet; run tpullm tokenize"
-    fake, job, state = launched([[(2, 0, line)], [(2, 0, line)]])
+    fake, job, record = launched([[(2, 0, line)], [(2, 0, line)]])
     with pytest.raises(UserError, match="tokens: not made yet") as error:
         watch.follow(job, tpu_vm, watch.Pace())
     assert error.value.code == 2 and fake.resources == {} and fake.made() == [f"{job.name}-1"]
@@ -118,27 +118,27 @@ def test_a_mistake_of_the_users_is_not_tried_again(launched, tmp_path):
 
 
 def test_a_notice_stops_the_verb_which_saves_and_another_attempt_goes_on(launched, tmp_path):
-    fake, job, state = launched([[(0, 60, "too late"), (0, 0, "done")]] * 2)
+    fake, job, record = launched([[(0, 60, "too late"), (0, 0, "done")]] * 2)
     from tests.launchers.test_tpu_vm import when
 
     name = f"{job.name}-1"
     when(lambda: len(starts(tmp_path)) == 2, lambda: (time.sleep(0.5), fake.preempt(name, 6.0)))
     assert watch.follow(job, tpu_vm, watch.Pace()) == 0
-    assert "stopped and saved at step 5" in logs(state, 1) and "done" in logs(state, 2)
-    assert {ended.code for ended in state.ended(1)} <= {130, 75} and fake.resources == {}
+    assert "stopped and saved at step 5" in logs(record, 1) and "done" in logs(record, 2)
+    assert {ended.code for ended in record.exits(1)} <= {130, 75} and fake.resources == {}
 
 
 def test_a_machine_that_can_not_be_set_up_says_so(launched, tmp_path):
-    fake, job, state = launched([[(0, 0, "")]] * 2)
+    fake, job, record = launched([[(0, 0, "")]] * 2)
     job = make_job(job.run, accelerator="v5litepod-4", slices=2, python="/no/such/python")
     with pytest.raises(UserError, match="set-up on .*: /no/such/python: does not run"):
-        launch._put(job)
+        launch.upload(job)
         watch.follow(job, tpu_vm, watch.Pace())
     assert fake.resources == {}
 
 
 def test_the_machines_token_is_nowhere(launched, storage_server, tmp_path):
-    fake, job, state = launched([[(0, 0, "done")]] * 2)
+    fake, job, record = launched([[(0, 0, "done")]] * 2)
     watch.follow(job, tpu_vm, watch.Pace())
     searched = [
         path for folder in (tmp_path, Path(storage_server._folder)) for path in folder.rglob("*") if path.is_file()

@@ -14,8 +14,7 @@ from tests.launchers.conftest import make_job
 from tests.launchers.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, QUOTA, SUSPENDED
 from tpullm.errors import TryAgain, UserError
 from tpullm.launchers import google_api, tpu_vm, watch
-from tpullm.launchers.record import Ended
-from tpullm.launchers.record import State as Folder
+from tpullm.launchers.record import HostExit, Record
 from tpullm.launchers.target import State
 
 
@@ -61,9 +60,9 @@ def test_a_failure_for_capacity_may_be_tried_again_one_for_quota_not(tpu, tmp_pa
     job = make_job(tmp_path, name="mine")
     tpu_vm.create(job, 1)
     tpu.set("mine-1", FAILED, NO_CAPACITY)
-    assert not tpu_vm.observe(job)[0].hopeless
+    assert not tpu_vm.observe(job)[0].permanent
     tpu.set("mine-1", FAILED, {"code": 8, "message": QUOTA[1]})
-    assert tpu_vm.observe(job)[0].hopeless
+    assert tpu_vm.observe(job)[0].permanent
 
 
 def test_errors_that_pass_and_errors_that_do_not(tpu, tmp_path):
@@ -81,11 +80,11 @@ def test_errors_that_pass_and_errors_that_do_not(tpu, tmp_path):
         tpu_vm.observe(job)
 
 
-def finish(folder: Folder, number: int, hosts: int = 4, code: int = 0, line: str = "") -> None:
+def finish(folder: Record, number: int, hosts: int = 4, code: int = 0, line: str = "") -> None:
     """What machines would report."""
     folder.ready(number, 1, 0)
     for host in range(hosts):
-        folder.end(number, Ended(host, code, line))
+        folder.add_exit(number, HostExit(host, code, line))
 
 
 def when(condition, then) -> threading.Thread:
@@ -107,7 +106,7 @@ def is_active(tpu, name: str) -> bool:
 
 def test_a_watched_run_survives_preemptions_busy_servers_and_lost_answers(tpu, tmp_path):
     job = make_job(tmp_path, name="mine")
-    folder = Folder(job.folder)
+    folder = Record(job.folder)
     tpu.faults["POST"], tpu.faults["GET"] = [LOST, BUSY], [AWAY, None, BUSY]
     when(lambda: is_active(tpu, "mine-1"), lambda: tpu.set("mine-1", SUSPENDED))
     when(lambda: is_active(tpu, "mine-2"), lambda: tpu.set("mine-2", FAILED, NO_CAPACITY))
@@ -119,7 +118,7 @@ def test_a_watched_run_survives_preemptions_busy_servers_and_lost_answers(tpu, t
 
 def test_two_who_watch_at_once_make_nothing_twice(tpu, tmp_path):
     job = make_job(tmp_path, name="mine")
-    folder, codes = Folder(job.folder), []
+    folder, codes = Record(job.folder), []
     watchers = [
         threading.Thread(target=lambda: codes.append(watch.follow(job, tpu_vm, watch.Pace()))) for _ in range(2)
     ]
@@ -135,7 +134,7 @@ def test_two_who_watch_at_once_make_nothing_twice(tpu, tmp_path):
 @pytest.mark.parametrize("code, line", [(2, "pretrain.steps: 0 must be > 0"), (139, "Segmentation fault")])
 def test_a_fault_of_the_run_ends_it_with_its_line_and_nothing_is_left(tpu, tmp_path, code, line):
     job = make_job(tmp_path, name="mine")
-    when(lambda: is_active(tpu, "mine-1"), lambda: finish(Folder(job.folder), 1, code=code, line=line))
+    when(lambda: is_active(tpu, "mine-1"), lambda: finish(Record(job.folder), 1, code=code, line=line))
     with pytest.raises(UserError, match=line) as error:
         watch.follow(job, tpu_vm, watch.Pace())
     assert error.value.code == code and tpu.resources == {} and tpu.made() == ["mine-1"]
@@ -158,5 +157,5 @@ def test_who_stops_watching_leaves_the_run_going(tpu, bucket):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert said.splitlines()[-1].startswith("tpullm: tiny-pretrain: not watched any more; it goes on, and costs")
+    assert said.splitlines()[-1].startswith("tpullm: tiny-pretrain: no longer watched; the run goes on and costs")
     assert list(tpu.resources) == ["tiny-pretrain-1"]

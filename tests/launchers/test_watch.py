@@ -3,20 +3,20 @@
 import pytest
 
 from tpullm.errors import TRY_AGAIN
-from tpullm.launchers.record import Attempt, Ended, Over
+from tpullm.launchers.record import Attempt, HostExit, Outcome
 from tpullm.launchers.target import Resource, State
-from tpullm.launchers.watch import Active, Ask, Finish, Judge, Pace, Remove, Wait, decide
+from tpullm.launchers.watch import Conclude, Create, Delete, Finish, NoteActive, Pace, Wait, decide
 
 PACE = Pace(poll=1, first_wait=10, longest_wait=100, report=60)
 NOW = 1000.0
 
 
-def attempt(number=1, ended=(), over=None, active=0.0, starts=0) -> Attempt:
-    return Attempt(number, "sheet", active, starts, tuple(Ended(*each) for each in ended), over)
+def attempt(number=1, ended=(), outcome=None, active=0.0, starts=0) -> Attempt:
+    return Attempt(number, "spec", active, starts, tuple(HostExit(*each) for each in ended), outcome)
 
 
 def lost(number, starts=1) -> Attempt:
-    return attempt(number, over=Over(True, TRY_AGAIN, "taken back", NOW), starts=starts)
+    return attempt(number, outcome=Outcome(True, TRY_AGAIN, "taken back", NOW), starts=starts)
 
 
 def resource(number=1, state=State.ACTIVE, **more) -> Resource:
@@ -28,24 +28,24 @@ def next_of(attempts, resources, hosts=2, most=3):
 
 
 def test_the_first_attempt_is_asked_for_once():
-    assert next_of([], []) == Ask(1)
-    assert next_of([attempt()], []) == Ask(1), "noted, but its machines were never made"
+    assert next_of([], []) == Create(1)
+    assert next_of([attempt()], []) == Create(1), "noted, but its machines were never made"
     assert next_of([attempt()], [resource(state=State.WAITING)]) == Wait("waiting for capacity")
 
 
 def test_a_resource_of_no_attempt_that_is_known_is_removed():
-    assert next_of([], [resource()]) == Remove(resource())
+    assert next_of([], [resource()]) == Delete(resource())
 
 
 def test_what_is_left_of_an_earlier_attempt_is_removed():
     """Somebody who watched asked late, and made it once more."""
-    assert next_of([lost(1), attempt(2)], [resource(1), resource(2)]) == Remove(resource(1))
+    assert next_of([lost(1), attempt(2)], [resource(1), resource(2)]) == Delete(resource(1))
 
 
 def test_what_the_hosts_say_counts_more_than_what_became_of_their_machines():
     finished = attempt(ended=[(0, 0, ""), (1, 0, "")], active=1.0, starts=1)
-    assert next_of([finished], [resource(state=State.PREEMPTED)]).over.code == 0
-    assert not next_of([finished], [resource()]).over.again
+    assert next_of([finished], [resource(state=State.PREEMPTED)]).outcome.code == 0
+    assert not next_of([finished], [resource()]).outcome.retry
 
 
 @pytest.mark.parametrize(
@@ -64,55 +64,55 @@ def test_how_the_hosts_ended(ended, code, again):
     if code is None:
         assert action == Wait("running")
     else:
-        assert (action.over.code, action.over.again) == (code, again)
+        assert (action.outcome.code, action.outcome.retry) == (code, again)
 
 
 @pytest.mark.parametrize("state", [State.PREEMPTED, State.FAILED])
 def test_machines_that_are_lost_are_removed_and_asked_for_again(state):
-    there = resource(state=state, why="no capacity")
+    there = resource(state=state, reason="no capacity")
     judged = next_of([attempt(active=1.0, starts=1)], [there])
-    assert isinstance(judged, Judge) and judged.over.again
-    over = attempt(over=judged.over, starts=1)
-    assert next_of([over], [there]) == Remove(there)
+    assert isinstance(judged, Conclude) and judged.outcome.retry
+    over = attempt(outcome=judged.outcome, starts=1)
+    assert next_of([over], [there]) == Delete(there)
     assert isinstance(next_of([over], [resource(state=State.DELETING)]), Wait), "it may count against the quota"
-    assert next_of([over], []) == Ask(2, NOW)
+    assert next_of([over], []) == Create(2, NOW)
 
 
 def test_what_would_fail_again_is_not_asked_for_again():
-    judged = next_of([attempt()], [resource(state=State.FAILED, why="no quota", hopeless=True)])
-    assert (judged.over.again, judged.over.code) == (False, 2) and "no quota" in judged.over.why
+    judged = next_of([attempt()], [resource(state=State.FAILED, reason="no quota", permanent=True)])
+    assert (judged.outcome.retry, judged.outcome.code) == (False, 2) and "no quota" in judged.outcome.reason
 
 
 def test_waits_double_while_machines_never_work_and_end_when_they_did():
-    assert next_of([lost(1)], []) == Ask(2, NOW)
-    assert next_of([lost(1, starts=0)], []) == Ask(2, NOW + 10)
-    assert next_of([lost(1), lost(2, starts=0), lost(3, starts=0)], []) == Ask(4, NOW + 20)
-    assert next_of([lost(n, starts=0) for n in range(1, 9)], [], most=10) == Ask(9, NOW + 100)
+    assert next_of([lost(1)], []) == Create(2, NOW)
+    assert next_of([lost(1, starts=0)], []) == Create(2, NOW + 10)
+    assert next_of([lost(1), lost(2, starts=0), lost(3, starts=0)], []) == Create(4, NOW + 20)
+    assert next_of([lost(n, starts=0) for n in range(1, 9)], [], most=10) == Create(9, NOW + 100)
 
 
 def test_there_is_a_limit_to_how_often_machines_may_be_lost():
     action = next_of([lost(n) for n in range(1, 5)], [])
-    assert isinstance(action, Judge) and not action.over.again and action.over.code == TRY_AGAIN
-    ended = attempt(4, over=action.over)
-    assert next_of([lost(1), lost(2), lost(3), ended], []) == Finish(action.over)
-    assert next_of([lost(1), lost(2), lost(3), ended, lost(5)], []) == Ask(6, NOW), "counted anew"
+    assert isinstance(action, Conclude) and not action.outcome.retry and action.outcome.code == TRY_AGAIN
+    ended = attempt(4, outcome=action.outcome)
+    assert next_of([lost(1), lost(2), lost(3), ended], []) == Finish(action.outcome)
+    assert next_of([lost(1), lost(2), lost(3), ended, lost(5)], []) == Create(6, NOW), "counted anew"
 
 
 def test_all_is_over_when_nothing_is_left():
-    over = Over(False, 0, "finished", NOW)
-    assert next_of([attempt(over=over)], [resource()]) == Remove(resource())
-    assert isinstance(next_of([attempt(over=over)], [resource(state=State.DELETING)]), Wait)
-    assert next_of([attempt(over=over)], []) == Finish(over)
+    over = Outcome(False, 0, "finished", NOW)
+    assert next_of([attempt(outcome=over)], [resource()]) == Delete(resource())
+    assert isinstance(next_of([attempt(outcome=over)], [resource(state=State.DELETING)]), Wait)
+    assert next_of([attempt(outcome=over)], []) == Finish(over)
 
 
 def test_machines_that_never_report_are_given_up():
-    assert next_of([attempt()], [resource()]) == Active(1)
+    assert next_of([attempt()], [resource()]) == NoteActive(1)
     assert next_of([attempt(active=NOW - 59)], [resource()]) == Wait("being set up")
     judged = next_of([attempt(active=NOW - 61)], [resource()])
-    assert not judged.over.again and "service account" in judged.over.why
+    assert not judged.outcome.retry and "service account" in judged.outcome.reason
     assert next_of([attempt(active=NOW - 61, starts=1)], [resource()]) == Wait("running")
 
 
 def test_machines_that_somebody_removed_are_asked_for_again():
     judged = next_of([attempt(active=1.0, starts=1)], [])
-    assert judged.over.again and judged.over.why == "the machines are gone"
+    assert judged.outcome.retry and judged.outcome.reason == "the machines are gone"

@@ -1,7 +1,7 @@
 """Run a verb on several processes here, or on machines in the cloud.
 
-Everything after -- is the verb's own command line. ACTION is start (the default), status, logs or stop; give the same
-line with another ACTION to look after a launch.
+Everything after -- is the verb's own command line. ACTION is start (the default), status, logs or stop. Repeat the
+command with another ACTION to look after a launch.
 """
 
 import importlib
@@ -14,39 +14,40 @@ from typing import Any
 
 from tpullm import storage
 from tpullm.errors import UserError
-from tpullm.launchers import code, job, settings, show, watch
+from tpullm.launchers import code, settings, show, watch
+from tpullm.launchers import job as jobs
 from tpullm.launchers.job import Job
-from tpullm.launchers.record import Over, State
+from tpullm.launchers.record import Outcome, Record
 from tpullm.launchers.settings import LaunchConfig
 from tpullm.launchers.target import Target
 from tpullm.log import say
 from tpullm.recipe.parsing import parse
 
-# The module of each target in `launchers`.
+# Module of each target in `launchers`.
 CLOUD = {"tpu-vm": "tpu_vm", "compute": "compute", "batch": "google_batch"}
-COLOURS = (36, 33, 35, 32, 34, 31)  # of a terminal's text
+COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI codes, one a process
 ACTIONS = ("start", "status", "logs", "stop")
 TARGETS = ("local", *CLOUD)
 FLAGS = ("--watch", "--follow", "--dry-run")  # options without a value
 
 
 def main(argv: list[str]) -> int:
-    """Launch, or look after what was launched; the exit code."""
+    """Start a launch or look after it; the exit code."""
     own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     arguments = parse(_parser(), _action_beside_target(own), LaunchConfig)
-    work = job.make(arguments.target, settings.from_arguments(arguments), command)
+    job = jobs.make(arguments.target, settings.from_arguments(arguments), command)
     if arguments.target == "local":
-        return _local(work, arguments)
+        return _local(job, arguments)
     target = importlib.import_module(f"tpullm.launchers.{CLOUD[arguments.target]}")
-    target.check(work)
+    target.check(job)
     if arguments.dry_run:
-        print(show.dry_run(work, target), end="")
+        print(show.dry_run(job, target), end="")
         return 0
-    return {"start": _start, "status": _status, "logs": _logs, "stop": _stop}[arguments.action](work, target, arguments)
+    return {"start": _start, "status": _status, "logs": _logs, "stop": _stop}[arguments.action](job, target, arguments)
 
 
 def _action_beside_target(words: list[str]) -> list[str]:
-    """The words with the action right behind the target; argparse of Python 3.11 finds it nowhere else."""
+    """The words with the action right behind the target: argparse of Python 3.11 finds it only there."""
 
     def stands_alone(place: int) -> bool:
         before = words[place - 1] if place else ""
@@ -60,7 +61,7 @@ def _action_beside_target(words: list[str]) -> list[str]:
 
 
 def add_arguments(parser) -> None:
-    """The options of `tpullm launch`; the keys of `LaunchConfig` come on top."""
+    """The options of `tpullm launch` beside the keys of `LaunchConfig`."""
     parser.add_argument("target", choices=TARGETS, help="where the verb runs: local, tpu-vm, compute or batch")
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="start", help="start, status, logs or stop")
     parser.add_argument("--watch", action="store_true", help="stay until the verb is finished; replace lost machines")
@@ -77,20 +78,20 @@ def _parser():
     return parser
 
 
-def _local(work: Job, arguments: Any) -> int:
+def _local(job: Job, arguments: Any) -> int:
     from tpullm.launchers import local
 
     if arguments.action != "start":
         raise UserError(f"{arguments.action}: a local launch is over when its command is; there is nothing to ask")
-    local.check(work)
+    local.check(job)
     if arguments.dry_run:
-        print(local.dry_run(work), end="")
+        print(local.dry_run(job), end="")
         return 0
-    return local.run(work, _printer())
+    return local.run(job, _printer())
 
 
 def _printer() -> Callable[[int, str], None]:
-    """Prints a process's lines, each whole and with its number; in colour on a terminal."""
+    """A function that prints whole lines, each with the number of its process; in colour on a terminal."""
     printing = threading.Lock()
 
     def show_line(index: int, line: str) -> None:
@@ -103,65 +104,65 @@ def _printer() -> Callable[[int, str], None]:
     return show_line
 
 
-def _start(work: Job, target: Target, arguments: Any) -> int:
-    """Put the code and the job's sheet in their places, then see that an attempt is there, or stay with it."""
-    storage.check_writable(storage.path(work.run))
-    watch.owned(work, watch.patiently(lambda: target.observe(work)))
-    _put(work)
-    state = State(work.folder)
-    last = next(reversed(state.attempts()), None)
-    if last and last.over is None and last.sheet != work.sheet_path:
-        raise UserError(f"{work.name}: is running with other settings; wait for it, or stop it first")
-    if last and last.over and not last.over.again:
-        if last.over.code == 0 and last.sheet == work.sheet_path:
-            say(f"{work.name}: finished in attempt {last.number}")
+def _start(job: Job, target: Target, arguments: Any) -> int:
+    """Upload the code and the specification, and start an attempt if none is open. With --watch, follow it."""
+    storage.check_writable(storage.path(job.run))
+    watch.check_owner(job, watch.with_retries(lambda: target.observe(job)))
+    upload(job)
+    record = Record(job.folder)
+    last = next(reversed(record.attempts()), None)
+    if last and last.outcome is None and last.spec != job.spec_path:
+        raise UserError(f"{job.name}: is running with other settings; wait for it, or stop it first")
+    if last and last.outcome and not last.outcome.retry:
+        if last.outcome.code == 0 and last.spec == job.spec_path:
+            say(f"{job.name}: finished in attempt {last.number}")
         else:
-            watch.patiently(lambda: watch.ask(work, target, state, last.number + 1))
+            watch.with_retries(lambda: watch.start_attempt(job, target, record, last.number + 1))
     if arguments.watch:
-        return watch.follow(work, target)
-    if watch.begin(work, target, state):
-        say(show.what_now(work))
+        return watch.follow(job, target)
+    if watch.start(job, target, record):
+        say(show.what_now(job))
     return 0
 
 
-def _put(work: Job) -> None:
-    """The code and the sheet; both are named by their content, so what is there is right."""
-    wheel = storage.path(work.wheel)
+def upload(job: Job) -> None:
+    """Write the wheel and the specification into the run directory. A file's name is the hash of its content."""
+    wheel = storage.path(job.wheel)
     if not wheel.exists():
         with storage.atomic_file(wheel) as temporary:
             temporary.write_bytes(code.wheel().content)
-    storage.write_json(storage.path(work.sheet_path), work.sheet())
+    storage.write_json(storage.path(job.spec_path), job.spec())
 
 
-def _status(work: Job, target: Target, arguments: Any) -> int:
-    resources = watch.patiently(lambda: target.observe(work))
-    print(show.status(work, State(work.folder).attempts(), resources), end="")
+def _status(job: Job, target: Target, arguments: Any) -> int:
+    resources = watch.with_retries(lambda: target.observe(job))
+    print(show.status(job, Record(job.folder).attempts(), resources), end="")
     return 0
 
 
-def _logs(work: Job, target: Target, arguments: Any) -> int:
+def _logs(job: Job, target: Target, arguments: Any) -> int:
     printed = False
-    for line in show.logs(State(work.folder), arguments.follow):
+    for line in show.logs(Record(job.folder), arguments.follow):
         print(line, flush=True)
         printed = True
     if not printed:
-        say(f"{work.name}: no host has sent a line; `status` says what there is")
+        say(f"{job.name}: no host has sent a line; `status` says what there is")
     return 0
 
 
-def _stop(work: Job, target: Target, arguments: Any) -> int:
-    """Remove all machines; the run directory stays."""
-    state = State(work.folder)
-    last = next(reversed(state.attempts()), None)
-    if last and (last.over is None or last.over.again):
-        state.judge(last.number, Over(False, 130, "stopped", time.time()))
+def _stop(job: Job, target: Target, arguments: Any) -> int:
+    """Delete all resources; the run directory stays."""
+    record = Record(job.folder)
+    last = next(reversed(record.attempts()), None)
+    if last and (last.outcome is None or last.outcome.retry):
+        record.conclude(last.number, Outcome(False, 130, "stopped", time.time()))
     said = set()
-    while resources := watch.owned(work, watch.patiently(lambda: target.observe(work))):
+    while resources := watch.check_owner(job, watch.with_retries(lambda: target.observe(job))):
         for resource in resources:
             if resource.name not in said:
-                say(f"{work.name}: removing {resource.name}")
+                say(f"{job.name}: deleting {resource.name}")
             said.add(resource.name)
-            watch.patiently(lambda resource=resource: target.delete(work, resource))
+            watch.with_retries(lambda resource=resource: target.delete(job, resource))
         time.sleep(watch.Pace().poll)
-    say(f"{work.name}: stopped; nothing is left that costs, and {work.run} is as it was")
+    say(f"{job.name}: stopped; nothing is left that costs, and {job.run} is as it was")
     return 0

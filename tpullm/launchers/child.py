@@ -1,4 +1,4 @@
-"""A child process whose lines are passed on as they come, and which ends with this process, whatever ends it."""
+"""A child process whose lines are passed on as they come. It ends when this process ends, also by SIGKILL."""
 
 import contextlib
 import os
@@ -8,8 +8,8 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-# In the child, before it is the command: the kernel (Linux has this) kills it when its parent is gone. It is a program
-# and no function between fork and exec, because a parent with threads (a notebook's JAX) may hang in such a fork.
+# Runs in the child, then executes the command. It has the kernel (Linux only) kill the child when its parent is gone.
+# It is a program, not a function between fork and exec: in a parent with threads (a notebook's JAX), that may hang.
 _END_WITH_PARENT = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
@@ -25,11 +25,11 @@ class Child:
     """A running command.
 
     Args:
-        command: its words.
-        environment: all its variables.
-        line: called with each line that it writes, without its end, from a thread; stdout and stderr are one.
+        command: program and arguments.
+        environment: all environment variables of the child.
+        line: called from a thread with each line of stdout and stderr, without the newline.
 
-    It must be made in a thread that lives as long as the child should: that thread's end is what ends it.
+    The thread that makes a `Child` must live as long as the child should: the kernel kills the child with it.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], line: Callable[[str], None]):
@@ -43,7 +43,7 @@ class Child:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            # Of its own: a Ctrl-C at the terminal comes to this process alone, which passes it on.
+            # In a session of its own: Ctrl-C at the terminal reaches this process alone, which passes it on.
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -51,24 +51,24 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process identifier."""
         return self._process.pid
 
     def poll(self) -> int | None:
-        """Its exit code as a shell has it (128 and the signal's number), when it has ended and all was read."""
+        """The exit code as of a shell (128 + number of a signal), when the child has ended and its lines are read."""
         code = self._process.poll()
         if code is not None and self._reader:
-            self._reader.join(5.0)  # no longer: something that it started may hold the pipe
+            self._reader.join(5.0)  # seconds; a process that the child started may hold the pipe open for longer
             self._reader = None
         return code if code is None or code >= 0 else 128 - code
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, if it is still there."""
+        """Send a signal, if the child still runs."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it and all that it started."""
+        """Kill the child and all processes of its session."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

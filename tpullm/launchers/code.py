@@ -1,4 +1,4 @@
-"""This very code as a wheel, named by its content: the same files give the same bytes, on any machine."""
+"""This code as a wheel, named by the hash of its content. The same files give the same bytes on any machine."""
 
 import functools
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 import tpullm
 
 PACKAGE = Path(tpullm.__file__).parent
-CONSTRAINTS = PACKAGE.parent / "constraints.txt"  # of a checkout; a wheel of ours has it inside
+CONSTRAINTS = PACKAGE.parent / "constraints.txt"  # of a checkout; an installed wheel has it in the package
 NEVER = ("__pycache__",)
 
 
@@ -23,8 +23,8 @@ class Wheel:
     """A wheel.
 
     Args:
-        name: of the file, which says what is in it.
-        content: its bytes.
+        name: of the file, with the hash of its content.
+        content: bytes of the file.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Wheel:
 
 @functools.cache
 def wheel() -> Wheel:
-    """The package as it lies here, edited or not, with the requirements that it was installed with."""
+    """The package with the files of this checkout, committed or not, and the requirements of the installed package."""
     files = {f"tpullm/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes() for path in _files()}
     if CONSTRAINTS.exists():
         files["tpullm/constraints.txt"] = CONSTRAINTS.read_bytes()
@@ -42,14 +42,14 @@ def wheel() -> Wheel:
     files[f"{about}/METADATA"] = _metadata(version)
     files[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tpullm\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{about}/entry_points.txt"] = b"[console_scripts]\ntpullm = tpullm.cli:entry\n"
-    # Names without hashes are allowed; pip checks the hashes that are there.
+    # RECORD may leave out hashes; pip checks only those that are there.
     names = [*sorted(files), f"{about}/RECORD"]
     files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in names).encode()
     return Wheel(f"tpullm-{version}-py3-none-any.whl", _zip(files))
 
 
 def _files() -> list[Path]:
-    """All files of the package, those of `configs/` included, to which a checkout has a link."""
+    """All files of the package, with those of `configs/`, which is a link in a checkout."""
     folders = [Path(folder) for folder, _, _ in os.walk(PACKAGE, followlinks=True)]
     return sorted(path for folder in folders if folder.name not in NEVER for path in folder.iterdir() if path.is_file())
 
@@ -62,7 +62,7 @@ def _hash(files: dict[str, bytes]) -> str:
 
 
 def _metadata(version: str) -> bytes:
-    """Name, version, and what is required, as the installed package says it."""
+    """Name, version, and the requirements of the installed package."""
     installed = metadata.metadata("tpullm")
     lines = ["Metadata-Version: 2.1", "Name: tpullm", f"Version: {version}"]
     for key in ("Requires-Python", "Provides-Extra", "Requires-Dist"):
@@ -72,7 +72,7 @@ def _metadata(version: str) -> bytes:
 
 def _zip(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # compressors differ by version
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # versions of zlib compress differently
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16
@@ -81,5 +81,5 @@ def _zip(files: dict[str, bytes]) -> bytes:
 
 
 def hash_of(value: Any) -> str:
-    """A short hash of JSON."""
+    """A short hash of a value that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

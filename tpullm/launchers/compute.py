@@ -1,38 +1,36 @@
-"""Compute Engine: one managed instance group an attempt, of machines with GPUs or TPUs, and the template of those.
+"""Compute Engine: an attempt is a managed instance group, of machines with GPUs or TPUs, and their instance template.
 
-The group makes its machines with the names that we give it, `NAME-ATTEMPT-INDEX`: a group has no order of its own, and
-this way a machine's name says which host it is. The machines of a TPU slice have to come all at once, with names of the
-group's; which of them is which is what the slice says.
+The requests name the machines `NAME-ATTEMPT-INDEX`. A group has no order, so the name of a machine says which host it
+is. The machines of a TPU slice have to be created at once. The group names them; the slice numbers the hosts.
 
-The group repairs nothing. A machine that was taken back stays where it can be seen until `watch.py` removes the
-attempt: hosts that wait without it cost as much as if they worked.
+The group repairs nothing. A machine that was taken back stays visible until `watch.py` deletes the attempt: the other
+hosts can only wait without it, and waiting costs as much as working.
 """
 
+import functools
 import json
 import re
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
 from tpullm.errors import UserError
 from tpullm.hardware import machines
 from tpullm.hardware.machines import Machine
-from tpullm.launchers import engine, settings
+from tpullm.launchers import compute_api, google_api, settings
 from tpullm.launchers import job as jobs
-from tpullm.launchers.engine import GROUP, POLICY, TEMPLATE, Kind, Scope
-from tpullm.launchers.job import Job
+from tpullm.launchers.compute_api import GROUP, POLICY, TEMPLATE, Kind, Scope
+from tpullm.launchers.google_api import SCOPE, Request
+from tpullm.launchers.job import RUN_LABEL, Job
 from tpullm.launchers.startup import metadata
-from tpullm.launchers.target import Request, Resource, State
-from tpullm.mesh import axes
+from tpullm.launchers.target import Resource, State, by_attempt
 
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what it comes to is the service account's roles
 _IMAGES = "projects/ubuntu-os-accelerator-images/global/images/family"
 GPU_IMAGE = f"{_IMAGES}/ubuntu-accelerator-2404-amd64-with-nvidia-580"
 TPU_IMAGE = f"{_IMAGES}/ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
 CPU_IMAGE = "projects/debian-cloud/global/images/family/debian-13"
 GONE = ("STOPPING", "STOPPED", "SUSPENDING", "SUSPENDED", "TERMINATED")
 NO_CAPACITY = ("RESOURCE_POOL_EXHAUSTED", "STOCKOUT", "RESOURCE_NOT_AVAILABLE", "VM_MIN_COUNT_NOT_REACHED")
-# Chips of a slice's sides, by how many there are (cloud.google.com/tpu/docs/v6e and v5p).
+# Sides of a slice in chips, by the number of its chips (cloud.google.com/tpu/docs/v6e and v5p).
 SHAPES = {
     "v6e": {8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
     "v5p": {8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"},
@@ -40,7 +38,7 @@ SHAPES = {
 
 
 def check(job: Job) -> None:
-    """Refuse what can't be launched on Compute Engine; `UserError` names the key."""
+    """Refuse a job that can't run on Compute Engine; `UserError` names the key."""
     config = job.config
     if config.accelerator:
         raise UserError(
@@ -49,17 +47,14 @@ def check(job: Job) -> None:
     settings.require(config, "compute", "project", "zone", "machine")
     machine = machines.find(config.machine)
     if job.verb in jobs.SHARING:
-        raise UserError(f"{job.verb}: is shared out as tasks; launch it on batch")
+        raise UserError(f"{job.verb}: runs as tasks that share its work; launch it on batch")
     jobs.check_cloud(job)
     _check_slice(machine, config.nodes)
-    try:
-        axes.axis_sizes(job.recipe.mesh, machine.devices * config.nodes)
-    except UserError as error:
-        raise UserError(f"{error} (machine: {config.nodes} x {config.machine})") from None
+    jobs.check_mesh(job)
 
 
 def _check_slice(machine: Machine, nodes: int) -> None:
-    """Machines with TPUs that are several form one slice, of machines with four chips."""
+    """Several machines with TPUs form one slice. Its machines must have four chips each."""
     if not machine.tpu or nodes == 1:
         return
     if machine.chips != 4:
@@ -69,29 +64,16 @@ def _check_slice(machine: Machine, nodes: int) -> None:
         raise UserError(f"nodes: no slice of {machine.tpu} has {nodes} machines; there are {sizes}")
 
 
-def hosts(job: Job) -> int:
-    """How many machines report."""
-    return job.config.nodes
-
-
 def requests(job: Job, attempt: int) -> Sequence[Request]:
-    """A template, an empty group, its machines by name; of a slice, its shape first, and a group of all machines."""
-    name = _name(job, attempt)
-    template = engine.insert(TEMPLATE, _everywhere(job), _request_id(job, name, "template"), _template(job, attempt))
-    group = engine.insert(GROUP, _zone(job), _request_id(job, name, "group"), _group(job, attempt))
+    """A template, an empty group and its machines by name. For a slice: its shape, a template, a group of all."""
+    name, config = job.attempt_name(attempt), job.config
+    request_id = lambda what: google_api.request_id(config.project, config.zone, name, what, job.run)  # noqa: E731
+    template = compute_api.insert(TEMPLATE, _everywhere(job), request_id("template"), _template(job, attempt))
+    group = compute_api.insert(GROUP, _zone(job), request_id("group"), _group(job, attempt))
     if _is_slice(job):
-        return [
-            engine.insert(POLICY, _region(job), _request_id(job, name, "policy"), _policy(job, attempt)),
-            template,
-            group,
-        ]
-    names = [f"{name}-{index}" for index in range(job.config.nodes)]
-    return [template, group, engine.create_instances(_zone(job), name, _request_id(job, name, "machines"), names)]
-
-
-def _name(job: Job, attempt: int) -> str:
-    """Of the group, the template and, before a dash and an index, the machines."""
-    return f"{job.name}-{attempt}"
+        return [compute_api.insert(POLICY, _region(job), request_id("policy"), _policy(job, attempt)), template, group]
+    names = [f"{name}-{index}" for index in range(config.nodes)]
+    return [template, group, compute_api.create_instances(_zone(job), name, request_id("machines"), names)]
 
 
 def _is_slice(job: Job) -> bool:
@@ -111,24 +93,20 @@ def _region(job: Job) -> Scope:
     return Scope(job.config.project, region=job.config.region)
 
 
-def _request_id(job: Job, name: str, what: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{job.config.project}/{job.config.zone}/{name}/{what}/{job.run}"))
-
-
 def _policy(job: Job, attempt: int) -> dict[str, Any]:
-    """The shape of a slice. It has no labels, so its description says whose it is."""
+    """The shape of a slice. A policy has no labels, so its description holds the hash of the run directory."""
     machine = machines.find(job.config.machine)
     shape = SHAPES[machine.tpu][machine.chips * job.config.nodes]
     workload = {"type": "HIGH_THROUGHPUT", "acceleratorTopology": shape}
-    return {"name": _name(job, attempt), "description": job.run_hash, "workloadPolicy": workload}
+    return {"name": job.attempt_name(attempt), "description": job.run_hash, "workloadPolicy": workload}
 
 
 def _template(job: Job, attempt: int) -> dict[str, Any]:
-    return {"name": _name(job, attempt), "properties": _properties(job, attempt)}
+    return {"name": job.attempt_name(attempt), "properties": _properties(job, attempt)}
 
 
 def _properties(job: Job, attempt: int) -> dict[str, Any]:
-    """What each machine is."""
+    """The properties of each machine."""
     config = job.config
     email = {"email": config.service_account or "default"}
     properties: dict[str, Any] = {
@@ -154,24 +132,18 @@ def _boot_disk(job: Job) -> dict[str, Any]:
     image = job.config.image or (TPU_IMAGE if machine.tpu else GPU_IMAGE if machine.gpus else CPU_IMAGE)
     disk = {"sourceImage": image, "diskSizeGb": str(job.config.disk_gb)}
     if machine.tpu == "v6e":
-        disk["diskType"] = "hyperdisk-balanced"  # such machines take no other
+        disk["diskType"] = "hyperdisk-balanced"  # v6e machines take no other type
     return {"boot": True, "autoDelete": True, "initializeParams": disk}
 
 
 def _network(job: Job) -> dict[str, Any]:
-    config = job.config
-    interface: dict[str, Any] = {"nicType": "GVNIC"}
-    if config.network or not config.subnetwork:
-        interface["network"] = f"global/networks/{config.network or 'default'}"
-    if config.subnetwork:
-        interface["subnetwork"] = f"regions/{config.region}/subnetworks/{config.subnetwork}"
-    if config.external_ip:
-        interface["accessConfigs"] = [{"name": "External NAT", "type": "ONE_TO_ONE_NAT"}]
-    return interface
+    interface = {"nicType": "GVNIC"} | (job.config.network_paths or {"network": "global/networks/default"})
+    external = {"accessConfigs": [{"name": "External NAT", "type": "ONE_TO_ONE_NAT"}]}
+    return interface | (external if job.config.external_ip else {})
 
 
 def _scheduling(provisioning: str) -> dict[str, Any]:
-    """Machines with accelerators can't be moved. One that was taken back is only stopped, so that it can be seen."""
+    """A machine with accelerators can't migrate. One that is taken back is stopped, not deleted, to stay visible."""
     if provisioning == "spot":
         spot = {"provisioningModel": "SPOT", "instanceTerminationAction": "STOP", "automaticRestart": False}
         return spot | {"onHostMaintenance": "TERMINATE"}
@@ -179,14 +151,14 @@ def _scheduling(provisioning: str) -> dict[str, Any]:
 
 
 def _metadata(job: Job, attempt: int) -> dict[str, str]:
-    """What a machine asks for when it starts; of a slice, the machines know their places by themselves."""
-    first = "" if _is_slice(job) else f"{_name(job, attempt)}-0"
+    """The metadata of a machine. The machines of a slice find their places by themselves."""
+    first = "" if _is_slice(job) else f"{job.attempt_name(attempt)}-0"
     place = json.dumps({"hosts": str(job.config.nodes), "first": first})
     return metadata(job, attempt) | {"tpullm-place": place}
 
 
 def _group(job: Job, attempt: int) -> dict[str, Any]:
-    name, project = _name(job, attempt), f"projects/{job.config.project}"
+    name, project = job.attempt_name(attempt), f"projects/{job.config.project}"
     group: dict[str, Any] = {
         "name": name,
         "description": job.run_hash,
@@ -203,39 +175,36 @@ def _group(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def observe(job: Job) -> Sequence[Resource]:
-    """The attempts of which anything is there: a group, or what one is made from."""
+    """All attempts of which a group, a template or a policy exists."""
     pattern = re.escape(job.name) + "-[0-9]+"
-    groups, templates = (engine.find(kind, scope, pattern) for kind, scope in _kinds(job)[:2])
-    policies = engine.find(POLICY, _region(job), pattern) if _is_slice(job) else []
-    found = {each["name"]: _owner(each) for each in (*policies, *groups, *templates)}
-    return sorted((_resource(job, name, run, groups) for name, run in found.items()), key=lambda r: r.attempt)
+    groups, *others = (compute_api.list_all(kind, scope, pattern) for kind, scope in _kinds(job))
+    found = {each["name"]: each for each in (*groups, *(each for listed in others for each in listed))}
+    return by_attempt(job, found.values(), functools.partial(_resource, {group["name"] for group in groups}))
 
 
 def _kinds(job: Job) -> list[tuple[Kind, Scope]]:
-    """What an attempt is made of, in the order in which it can be removed."""
+    """The kinds of resources of an attempt, in the order in which they can be deleted."""
     kinds = [(GROUP, _zone(job)), (TEMPLATE, _everywhere(job))]
     return kinds + ([(POLICY, _region(job))] if _is_slice(job) else [])
 
 
 def _owner(found: dict[str, Any]) -> str:
-    """The label with the hash of the run directory."""
+    """The hash of the run directory, of a template's label or another resource's description."""
     labels = found.get("properties", {}).get("labels", {})
-    return labels.get("tpullm-run", found.get("description", ""))
+    return labels.get(RUN_LABEL, found.get("description", ""))
 
 
-def _resource(job: Job, name: str, run: str, groups: list[dict[str, Any]]) -> Resource:
-    attempt = int(name.rpartition("-")[2])
-    there = any(group["name"] == name for group in groups)
-    members = engine.instances(_zone(job), name) if there else []
-    state, why, hopeless = _state(job, members)
+def _resource(groups: set[str], job: Job, attempt: int, found: dict[str, Any]) -> Resource:
+    name = found["name"]
+    members = compute_api.instances(_zone(job), name) if name in groups else []
+    state, reason, permanent = _state(job, members)
     at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
-    return Resource(
-        name, attempt, state, run, why, hopeless, machines.find(job.config.machine).dollars_an_hour * at_work
-    )
+    dollars = machines.find(job.config.machine).dollars_an_hour * at_work
+    return Resource(name, attempt, state, _owner(found), reason, permanent, dollars)
 
 
 def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
-    """Of an attempt, by its machines; why it failed, and whether it would again."""
+    """The state of an attempt, by its machines; why it failed, and whether another attempt would fail too."""
     if len(members) < job.config.nodes:
         return State.UNFINISHED, "", False
     if any(member.get("currentAction") == "DELETING" for member in members):
@@ -247,25 +216,19 @@ def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
     ]
     for error in errors:
         if not any(word in error.get("code", "") for word in NO_CAPACITY):
-            return State.FAILED, f"{error.get('code')}: {' '.join(error.get('message', '').split())[:300]}", True
+            return State.FAILED, f"{error.get('code')}: {google_api.one_line(error.get('message', ''))}", True
     if all(member.get("instanceStatus") == "RUNNING" for member in members):
         return State.ACTIVE, "", False
     return (State.WAITING if errors else State.PROVISIONING), "", False
 
 
 def create(job: Job, attempt: int) -> None:
-    """Make what is not there yet, each when the one before is ready."""
-    for (_, scope), request in zip(_order(job), requests(job, attempt), strict=True):
-        engine.make(scope, request)
-
-
-def _order(job: Job) -> list[tuple[Kind, Scope]]:
-    """The kinds that `requests` makes; machines are the group's."""
-    group, template, *policy = _kinds(job)
-    return [*policy, template, group] + ([] if policy else [group])
+    """Create the resources that do not exist yet, each when the one before is ready."""
+    for request in requests(job, attempt):
+        compute_api.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:
-    """Remove the group with its machines, then what it was made from."""
+    """Delete the group with its machines, then its template and policy."""
     for kind, scope in _kinds(job):
-        engine.remove(kind, scope, resource.name)
+        compute_api.delete(kind, scope, resource.name)

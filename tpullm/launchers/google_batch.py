@@ -1,11 +1,9 @@
-"""Google Batch: one job an attempt, whose tasks share a stage by index, or train together, one a machine.
+"""Google Batch: an attempt is one Batch job, with one task a machine. The tasks share a stage, or train together.
 
-Batch itself starts a task again whose machine was taken back. What its documentation names as accelerators are GPUs;
-TPUs are not among them (cloud.google.com/batch/docs/create-run-job-gpus).
+Batch restarts a task whose machine was taken back. It offers GPUs and no TPUs
+(cloud.google.com/batch/docs/create-run-job-gpus).
 """
 
-import re
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,20 +11,18 @@ from tpullm.errors import TRY_AGAIN, UserError
 from tpullm.hardware import machines
 from tpullm.launchers import google_api, settings
 from tpullm.launchers import job as jobs
-from tpullm.launchers.job import Job
+from tpullm.launchers.google_api import SCOPE, Collection, Request
+from tpullm.launchers.job import RUN_LABEL, Job
 from tpullm.launchers.startup import metadata
-from tpullm.launchers.target import Request, Resource, State
-from tpullm.mesh import axes
+from tpullm.launchers.target import Resource, State, by_attempt
 
-HOST = "batch.googleapis.com"
-CLIENT = "batch_v1.BatchServiceClient"
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what it comes to is the service account's roles
-HOSTS_FILE = "/etc/cloudbatch-taskgroup-hosts"  # where Batch puts it; a container has to be given it
-# A task that ends so is started again: its machine was taken back (50001), fell silent, booted again or was made anew
-# (50002, 50003, 50006); another host of the training is gone (75); it was told to stop, and saved (130). Everything
-# else is final, our own 2 above all: it would be the same again.
+JOBS = Collection("batch_v1.BatchServiceClient", "batch.googleapis.com", "v1", "Job")
+HOSTS_FILE = "/etc/cloudbatch-taskgroup-hosts"  # Batch writes it on the machine; a container needs a mount of it
+# Exit codes after which Batch restarts a task: its machine was taken back (50001), fell silent, was rebooted or
+# recreated (50002, 50003, 50006); another host of the training is gone (75); the task was stopped, and saved (130).
+# All other codes are final, above all 2: a user error comes again.
 RETRIED = (50001, 50002, 50003, 50006, TRY_AGAIN, 130)
-MOST_RETRIES = 10  # that Batch allows; a job that used them up is asked for again by `watch.py`
+MOST_RETRIES = 10  # Batch allows no more; after them `watch.py` begins another attempt
 PROVISIONING = {"spot": "SPOT", "on_demand": "STANDARD", "reserved": "STANDARD"}
 STATES = {
     "QUEUED": State.WAITING,
@@ -41,7 +37,7 @@ STATES = {
 
 
 def check(job: Job) -> None:
-    """Refuse what can't be launched as a Batch job; `UserError` names the key."""
+    """Refuse a job that can't run on Batch; `UserError` names the key."""
     config = job.config
     if config.accelerator or config.machine.startswith("ct"):
         key, word = ("accelerator", config.accelerator) if config.accelerator else ("machine", config.machine)
@@ -56,10 +52,7 @@ def check(job: Job) -> None:
         if machine.gpus and job.verb != "evaluate":
             raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has some; use n2-standard-8, say")
         return
-    try:
-        axes.axis_sizes(job.recipe.mesh, machine.devices * config.nodes)
-    except UserError as error:
-        raise UserError(f"{error} (machine: {config.nodes} x {config.machine})") from None
+    jobs.check_mesh(job)
 
 
 def _check_volumes(volumes: dict[str, str]) -> None:
@@ -71,19 +64,8 @@ def _check_volumes(volumes: dict[str, str]) -> None:
 
 
 def requests(job: Job, attempt: int) -> Sequence[Request]:
-    """One call makes it all; the service makes the machines."""
-    message = {
-        "parent": _parent(job),
-        "jobId": job_id(job, attempt),
-        "requestId": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{_parent(job)}/{job_id(job, attempt)}/{job.run}")),
-        "job": body(job, attempt),
-    }
-    return [Request(CLIENT, "CreateJob", "POST", "v1/{parent}/jobs", HOST, message, "job")]
-
-
-def job_id(job: Job, attempt: int) -> str:
-    """Batch keeps a job that has ended until it is deleted, so each attempt has an id of its own."""
-    return f"{job.name}-{attempt}"
+    """One Batch job; the service creates its machines."""
+    return [JOBS.create_request(_parent(job), job.attempt_name(attempt), job.run, body(job, attempt))]
 
 
 def _parent(job: Job) -> str:
@@ -91,7 +73,7 @@ def _parent(job: Job) -> str:
 
 
 def body(job: Job, attempt: int) -> dict[str, Any]:
-    """The job in the REST form, in which 64-bit numbers are strings."""
+    """The Batch job in REST form, in which 64-bit numbers are strings."""
     return {
         "taskGroups": [_task_group(job, attempt)],
         "allocationPolicy": _allocation(job, attempt),
@@ -101,7 +83,7 @@ def body(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def _task_group(job: Job, attempt: int) -> dict[str, Any]:
-    """All tasks at once, each on a machine of its own: those that train wait for each other."""
+    """One task a machine, all in parallel: the hosts of a training wait for each other."""
     nodes = str(job.config.nodes)
     group = {
         "taskSpec": _task(job, attempt),
@@ -126,9 +108,9 @@ def _task(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def _runnable(job: Job, attempt: int) -> dict[str, Any]:
-    words = metadata(job, attempt)
-    text = words.pop("startup-script")
-    variables = {key.upper().replace("-", "_"): value for key, value in words.items() if value}
+    attributes = metadata(job, attempt)
+    text = attributes.pop("startup-script")
+    variables = {key.upper().replace("-", "_"): value for key, value in attributes.items() if value}
     runnable: dict[str, Any] = {"displayName": f"tpullm {job.verb}", "environment": {"variables": variables}}
     if not job.config.image:
         return runnable | {"script": {"text": text}}
@@ -137,7 +119,7 @@ def _runnable(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def _container(job: Job, text: str) -> dict[str, Any]:
-    """The same script in an image: with the machine's network, by whose names the hosts find each other."""
+    """The start-up script in an image. It has the machine's network: the hosts file names machines."""
     gpus = " --gpus all" if machines.find(job.config.machine).gpus else ""
     container = {
         "imageUri": job.config.image,
@@ -152,7 +134,7 @@ def _container(job: Job, text: str) -> dict[str, Any]:
 
 
 def _volume(source: str, mount: str) -> dict[str, Any]:
-    """A bucket (`gs://BUCKET/FOLDER`) or a folder of a file server (`nfs://SERVER/FOLDER`)."""
+    """The mount of a bucket (`gs://BUCKET/FOLDER`) or of a file server's folder (`nfs://SERVER/FOLDER`)."""
     scheme, _, rest = source.partition("://")
     if scheme == "gs":
         return {"gcs": {"remotePath": rest}, "mountPath": mount}
@@ -172,46 +154,20 @@ def _allocation(job: Job, attempt: int) -> dict[str, Any]:
     instance: dict[str, Any] = {"policy": policy}
     if machines.find(config.machine).gpus:
         instance["installGpuDrivers"] = True
-    allocation = {
+    email = {"email": config.service_account} if config.service_account else {}
+    allocation: dict[str, Any] = {
         "location": {"allowedLocations": [f"zones/{config.zone}"]},
         "instances": [instance],
-        "serviceAccount": _service_account(job),
+        "serviceAccount": email | {"scopes": [SCOPE]},
         "labels": job.labels(attempt),
-        "network": {"networkInterfaces": [_network(job)]},
     }
-    return allocation if any(allocation["network"]["networkInterfaces"]) else _without(allocation, "network")
-
-
-def _service_account(job: Job) -> dict[str, Any]:
-    email = {"email": job.config.service_account} if job.config.service_account else {}
-    return email | {"scopes": [SCOPE]}
-
-
-def _network(job: Job) -> dict[str, Any]:
-    config = job.config
-    interface: dict[str, Any] = {}
-    if config.network:
-        interface["network"] = f"global/networks/{config.network}"
-    if config.subnetwork:
-        interface["subnetwork"] = f"regions/{config.region}/subnetworks/{config.subnetwork}"
-    return interface | ({} if config.external_ip else {"noExternalIpAddress": True})
-
-
-def _without(value: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: entry for name, entry in value.items() if name != key}
-
-
-def hosts(job: Job) -> int:
-    """How many tasks report."""
-    return job.config.nodes
+    interface = config.network_paths | ({} if config.external_ip else {"noExternalIpAddress": True})
+    return allocation | ({"network": {"networkInterfaces": [interface]}} if interface else {})
 
 
 def observe(job: Job) -> Sequence[Resource]:
-    """The jobs of this launch, of all attempts."""
-    listed = google_api.send(Request(CLIENT, "ListJobs", "GET", "v1/{parent}/jobs", HOST, {"parent": _parent(job)}))
-    pattern = re.compile(re.escape(job.name) + r"-(\d+)")
-    found = [(pattern.fullmatch(each["name"].rpartition("/")[2]), each) for each in listed]
-    return sorted((_resource(job, int(match[1]), each) for match, each in found if match), key=lambda r: r.attempt)
+    """The Batch jobs of all attempts."""
+    return by_attempt(job, JOBS.list(_parent(job)), _resource)
 
 
 def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
@@ -226,9 +182,9 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         name=found["name"],
         attempt=attempt,
         state=state,
-        run=found.get("labels", {}).get("tpullm-run", ""),
-        why=_why(status, state),
-        hopeless=state is State.FAILED and not any(code in RETRIED for code in codes[-1:]) and bool(codes),
+        run=found.get("labels", {}).get(RUN_LABEL, ""),
+        reason=_reason(status, state),
+        permanent=state is State.FAILED and bool(codes),
         dollars_an_hour=machines.find(job.config.machine).dollars_an_hour * at_work,
     )
 
@@ -237,8 +193,8 @@ def _exit_code(event: dict[str, Any]) -> int:
     return event.get("taskExecution", {}).get("exitCode", 0)
 
 
-def _why(status: dict[str, Any], state: State) -> str:
-    """The last event that says why it failed, or why it waits (no quota, no machines), in Batch's words."""
+def _reason(status: dict[str, Any], state: State) -> str:
+    """Why the job failed, or why it waits (no quota, no machines): the last such event, in Batch's words."""
     events = status.get("statusEvents", [])
     if state is State.FAILED:
         chosen = [event for event in events if _exit_code(event)] or events
@@ -246,16 +202,15 @@ def _why(status: dict[str, Any], state: State) -> str:
         chosen = [event for event in events if event.get("type") == "OPERATIONAL_INFO"]
     else:
         chosen = []
-    return " ".join(chosen[-1].get("description", "").split())[:300] if chosen else ""
+    return google_api.one_line(chosen[-1].get("description", "")) if chosen else ""
 
 
 def create(job: Job, attempt: int) -> None:
-    """Ask for the job; an answer that says it is there already is as good."""
+    """Create the Batch job, unless it exists already."""
     for request in requests(job, attempt):
         google_api.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:
-    """Remove the job; what runs of it is stopped."""
-    message = {"name": resource.name}
-    google_api.delete(Request(CLIENT, "DeleteJob", "DELETE", "v1/{name}", HOST, message))
+    """Delete the Batch job. Batch stops its tasks."""
+    JOBS.delete(resource.name)

@@ -1,4 +1,4 @@
-"""What is launched: a verb with its recipe, for one run directory, under one name. Nothing here needs a network."""
+"""A job: a verb with its recipe, one run directory and one name. Nothing here needs a network."""
 
 import hashlib
 import re
@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpullm.errors import UserError
-from tpullm.hardware import machines
+from tpullm.hardware import accelerators, machines
 from tpullm.launchers import code
 from tpullm.launchers.settings import LaunchConfig
+from tpullm.mesh import axes
 from tpullm.recipe import parsing as recipes
 from tpullm.recipe.schema import Recipe
 
-# How a verb is distributed: its processes join each other (`joining.py`), or share the work by index (`sharing.py`).
+# How a verb is distributed: its processes join as hosts (`cluster/join.py`), or share its work (`cluster/shares.py`).
 JOINING = ("run", "pretrain", "finetune", "evaluate")
 SHARING = ("collect", "tokenize")
-CLOUD_NAME = re.compile(r"[a-z]([-a-z0-9]{0,46}[a-z0-9])?")  # room for `-ATTEMPT` and for what targets add, of 63
+RUN_LABEL = "tpullm-run"  # holds `Job.run_hash`
+CLOUD_NAME = re.compile(r"[a-z]([-a-z0-9]{0,46}[a-z0-9])?")  # of Google's 63 characters, 15 for `-ATTEMPT-INDEX`
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class Job:
     """One launch.
 
     Args:
-        target: where, such as `tpu-vm`.
-        name: of all that is made for it.
-        verb: what runs.
-        arguments: of the verb as it was given, without the words of the shell.
-        recipe: what they come to.
-        config: how it is launched.
+        target: where the verb runs, such as `tpu-vm`.
+        name: name of all its resources.
+        verb: such as `pretrain`.
+        arguments: of the verb, as the user gave them.
+        recipe: that the arguments make.
+        config: settings of the launch.
     """
 
     target: str
@@ -45,30 +47,40 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Where the launch keeps its state, in the run directory: code, attempts, logs."""
+        """The folder of the launch in the run directory: specifications, attempts, logs."""
         return f"{self.run}/launch/{self.name}"
 
     @property
     def run_hash(self) -> str:
-        """What says on a resource whose it is; a label can't hold a path."""
+        """The hash that marks the resources of this run: a label can't hold a path."""
         return hashlib.sha256(self.run.encode()).hexdigest()[:16]
 
     @property
     def wheel(self) -> str:
-        """Where this code is put."""
+        """The path in the run directory for the wheel of this code."""
         return f"{self.run}/launch/code/{code.wheel().name}"
 
     @property
-    def sheet_path(self) -> str:
-        """Where `sheet` is put: by its content, so that an attempt's sheet stays as it was."""
-        return f"{self.folder}/jobs/{code.hash_of(self.sheet())}.json"
+    def spec_path(self) -> str:
+        """The path for `spec`, by the hash of its content: the specification of an attempt never changes."""
+        return f"{self.folder}/jobs/{code.hash_of(self.spec())}.json"
+
+    @property
+    def hosts(self) -> int:
+        """Machines of one attempt. Each reports how the verb ended."""
+        config = self.config
+        return accelerators.find(config.accelerator).hosts * config.slices if config.accelerator else config.nodes
+
+    def attempt_name(self, attempt: int) -> str:
+        """The name of an attempt's resources. Each attempt has its own, so a late request cannot hit another one."""
+        return f"{self.name}-{attempt}"
 
     def labels(self, attempt: int) -> dict[str, str]:
-        """What each resource of the job carries."""
-        return {"tpullm": self.name, "tpullm-run": self.run_hash, "tpullm-attempt": str(attempt)}
+        """The labels of each resource of an attempt."""
+        return {"tpullm": self.name, RUN_LABEL: self.run_hash, "tpullm-attempt": str(attempt)}
 
-    def sheet(self) -> dict[str, Any]:
-        """What the machines read: all that `host.py` needs to run the verb."""
+    def spec(self) -> dict[str, Any]:
+        """The specification that the machines read: all that `supervisor.py` needs to run the verb."""
         return {
             "name": self.name,
             "verb": self.verb,
@@ -78,16 +90,16 @@ class Job:
             "environment": self.config.environment,
         }
 
-    def requirement(self) -> str:
-        """How the code is installed on a machine: the extras that its devices need beside the wheel."""
+    def extras(self) -> str:
+        """The extras of the wheel that a machine's devices need, such as `cuda,gcp`."""
         return machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
-    """The job of a command line `VERB …`.
+    """The job for a command line `VERB …`.
 
     Raises:
-        UserError: a verb that can't be distributed, no recipe, or a name that no resource can have.
+        UserError: the verb can't be distributed, there is no recipe, or no resource can have the name.
     """
     if not command:
         raise UserError("launch: what is to run? Give a verb after --, such as: -- pretrain --config FILE --run RUN")
@@ -106,7 +118,7 @@ def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
 
 
 def check_cloud(job: Job) -> None:
-    """Refuse what machines elsewhere can't see: a run directory or sources on this one; `UserError` names the key."""
+    """Refuse a run directory or sources on this machine, which other machines can't read; `UserError` names the key."""
     if not job.run.startswith("gs://"):
         raise UserError(f"run: {job.run} is on this machine; give --run gs://BUCKET/FOLDER, which all machines see")
     for key, path in _paths(job):
@@ -114,8 +126,24 @@ def check_cloud(job: Job) -> None:
             raise UserError(f"{key}: {path} is on this machine; copy it to gs:// and name it there")
 
 
+def check_mesh(job: Job) -> None:
+    """Refuse a mesh that does not fit the devices of all machines; `UserError` names them."""
+    config = job.config
+    if config.accelerator:
+        devices = accelerators.find(config.accelerator).chips * config.slices
+        slices = f"{config.slices} x " if config.slices > 1 else ""
+        which = f"accelerator: {slices}{config.accelerator}"
+    else:
+        devices = machines.find(config.machine).devices * config.nodes
+        which = f"machine: {config.nodes} x {config.machine}"
+    try:
+        axes.axis_sizes(job.recipe.mesh, devices)
+    except UserError as error:
+        raise UserError(f"{error} ({which})") from None
+
+
 def _paths(job: Job) -> list[tuple[str, str]]:
-    """The paths that the verb reads, with the recipe's keys of them."""
+    """Key and path of each input of the verb."""
     found = []
     if job.verb in ("run", "collect"):
         found += [("text", job.recipe.text)]

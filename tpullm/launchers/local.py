@@ -1,4 +1,4 @@
-"""Several processes of this machine as one training, or as shares of one stage: what several hosts do, at home."""
+"""Several processes of this machine as the hosts of one training, or as the shares of one stage."""
 
 import functools
 import os
@@ -15,14 +15,14 @@ from tpullm.launchers import settings
 from tpullm.launchers.child import Child
 from tpullm.launchers.job import JOINING, Job
 
-SECONDS_TO_NOTICE = 10.0  # joined processes see at once that one is gone, and say so themselves
-SECONDS_TO_END = 15.0  # of a process that was told to after another one failed
-SECONDS_TO_SAVE = 120.0  # of all, after Ctrl-C
+SECONDS_TO_NOTICE = 10.0  # after a failure: hosts that have joined see at once that one is gone, and exit
+SECONDS_TO_END = 15.0  # between SIGTERM and SIGKILL, after another process failed
+SECONDS_TO_SAVE = 120.0  # the same, after Ctrl-C
 COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 
 def check(job: Job) -> None:
-    """Refuse what can't run here; `UserError` names the key."""
+    """Refuse a job that can't run on this machine; `UserError` names the key."""
     settings.require(job.config, "local")
     cards = _cards()
     if cards and len(cards) % job.config.processes:
@@ -33,7 +33,7 @@ def check(job: Job) -> None:
 
 
 def dry_run(job: Job) -> str:
-    """The commands that would be started, with the variables that each is given, as YAML."""
+    """The command of each process and the environment variables that it is given, as YAML."""
     from tpullm.launchers import show
 
     processes = [
@@ -44,13 +44,14 @@ def dry_run(job: Job) -> str:
 
 
 def run(job: Job, line: Callable[[int, str], None]) -> int:
-    """Start all, pass on their lines, and end when they have; the exit code is that of the first failure.
+    """Start all processes, pass on their lines and wait for them; the exit code is that of the first failure.
 
     Args:
-        line: called with a process's number and each of its lines, from several threads.
+        job: its verb runs in each process.
+        line: called from several threads with the number of a process and each of its lines.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM; all have saved what they could.
+        Interrupted: Ctrl-C or SIGTERM; all processes had time to save.
     """
     address = f"127.0.0.1:{_free_port()}"
     children = [
@@ -61,7 +62,7 @@ def run(job: Job, line: Callable[[int, str], None]) -> int:
         code = wait(children)
     except KeyboardInterrupt:
         _stop(children, SECONDS_TO_SAVE)
-        raise Interrupted("stopped all processes; the same command goes on from the last save") from None
+        raise Interrupted("stopped all processes; the same command resumes from the last checkpoint") from None
     finally:
         for child in children:
             child.kill()
@@ -69,8 +70,8 @@ def run(job: Job, line: Callable[[int, str], None]) -> int:
 
 
 def wait(children: Sequence[Child]) -> int:
-    """Until all have ended; after a failure the others have some seconds to end by themselves, and are then stopped."""
-    failed: list[int] = []  # exit codes, in the order in which they were seen
+    """Wait for all; the exit code. After a failure the others may end by themselves for some seconds, then stop."""
+    failed: list[int] = []  # exit codes, in the order in which they came
     left, until = list(children), float("inf")
     while left:
         for child in list(left):
@@ -81,12 +82,12 @@ def wait(children: Sequence[Child]) -> int:
         if time.monotonic() > until:
             _stop(left, SECONDS_TO_END)
         time.sleep(0.1)
-    # 75 says that another process is the cause.
+    # Exit code 75 means that another process is the cause.
     return next((code for code in failed if code != TRY_AGAIN), failed[0] if failed else 0)
 
 
 def _stop(children: Sequence[Child], seconds: float) -> None:
-    """SIGTERM to all, and after some time SIGKILL to those that are still there."""
+    """Send SIGTERM to all, and after some seconds SIGKILL to those that still run."""
     for child in children:
         child.send(signal.SIGTERM)
     until = time.monotonic() + seconds
@@ -106,7 +107,7 @@ def _command(job: Job, index: int, address: str) -> list[str]:
 
 
 def _own_variables(job: Job, index: int) -> dict[str, str]:
-    """The variables that a process is given: which devices are its own."""
+    """The environment variables of one process: the job's, and those that choose its devices."""
     own = dict(job.config.environment)
     platform = os.environ.get("JAX_PLATFORMS", "")
     if cards := _cards():
@@ -120,7 +121,7 @@ def _own_variables(job: Job, index: int) -> dict[str, str]:
 
 
 def _cards() -> list[str]:
-    """The GPUs of NVIDIA that the processes share, by the names that CUDA has for them."""
+    """The NVIDIA GPUs that the processes share, by their names in CUDA_VISIBLE_DEVICES."""
     if "cpu" in os.environ.get("JAX_PLATFORMS", ""):
         return []
     if "CUDA_VISIBLE_DEVICES" in os.environ:

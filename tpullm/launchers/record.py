@@ -1,13 +1,13 @@
-"""What a launch keeps in its run directory, so that whoever watches it next finds it there.
+"""The record of a launch in its run directory. Whoever watches the launch next reads it there.
 
 RUN/launch/code/…whl
-RUN/launch/NAME/jobs/HASH.json            a job's sheet: what the machines run
-RUN/launch/NAME/attempts/0001/asked.json  the attempt was begun, with which sheet
+RUN/launch/NAME/jobs/HASH.json            the specification of a job: what the machines run
+RUN/launch/NAME/attempts/0001/asked.json  the attempt was begun, with this specification
                              /active.json when its machines were first seen
                              /ready/S-H   host H is ready for start S of the verb
                              /ended/H.json  how the verb ended on host H
-                             /logs/H.0000.log  what the verb said there, in pieces
-                             /over.json   what came of the attempt; it is written before anything is removed
+                             /logs/H.0000.log  the log of host H, in pieces
+                             /outcome.json  how the attempt ended; written before its machines are deleted
 """
 
 import json
@@ -20,13 +20,13 @@ from tpullm import storage
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a host ended.
+class HostExit:
+    """How the verb ended on a host.
 
     Args:
-        host: which.
-        code: the verb's exit code.
-        line: its last line.
+        host: index of the host.
+        code: exit code of the verb.
+        line: last line of the verb.
     """
 
     host: int
@@ -35,45 +35,45 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Over:
-    """What came of an attempt.
+class Outcome:
+    """How an attempt ended.
 
     Args:
-        again: the next attempt may go on.
-        code: the exit code of the launch otherwise.
-        why: one line.
+        retry: another attempt may resume the run.
+        code: exit code of the launch if there is no other attempt.
+        reason: one line.
         time: seconds since 1970.
     """
 
-    again: bool
+    retry: bool
     code: int
-    why: str
+    reason: str
     time: float
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt, as its folder says.
+    """What the record says of one attempt.
 
     Args:
         number: from 1.
-        sheet: of the job that it runs.
-        active: when its machines were first seen, in seconds since 1970; 0 is not yet.
-        starts: how often its hosts were all started.
-        ended: the hosts that are finished.
-        over: what came of it, if that is known.
+        spec: path of the job's specification.
+        active: when its machines were first seen, in seconds since 1970; 0 if they were not seen yet.
+        starts: the last start of the verb that any host was ready for, from 1; 0 is none.
+        exits: of the hosts that have ended.
+        outcome: how the attempt ended; None while that is not known.
     """
 
     number: int
-    sheet: str
+    spec: str
     active: float
     starts: int
-    ended: tuple[Ended, ...]
-    over: Over | None
+    exits: tuple[HostExit, ...]
+    outcome: Outcome | None
 
 
-class State:
-    """The folder of one launch.
+class Record:
+    """The record of one launch.
 
     Args:
         folder: `Job.folder`.
@@ -84,71 +84,74 @@ class State:
 
     def attempts(self) -> list[Attempt]:
         """All attempts, by number."""
-        return [self._read(int(name)) for name in self._names(self.folder / "attempts") if name.isdigit()]
+        return [self._read(int(name)) for name in _names(self.folder / "attempts") if name.isdigit()]
 
     def _read(self, number: int) -> Attempt:
-        folder = self.of(number)
-        names = set(self._names(folder))
+        folder = self.attempt_folder(number)
+        names = set(_names(folder))
         note = lambda name: _json(folder / f"{name}.json") if f"{name}.json" in names else {}  # noqa: E731
-        ready = self._names(folder / "ready") if "ready" in names else []
-        over = note("over")
+        outcome = note("outcome")
         return Attempt(
             number=number,
-            sheet=note("asked").get("sheet", ""),
+            spec=note("asked").get("spec", ""),
             active=note("active").get("time", 0.0),
-            starts=max((int(name.split("-")[0]) for name in ready), default=0),
-            ended=tuple(self.ended(number)) if "ended" in names else (),
-            over=Over(**over) if over else None,
+            starts=max((start for start, _ in self._ready(number)), default=0) if "ready" in names else 0,
+            exits=tuple(self.exits(number)) if "ended" in names else (),
+            outcome=Outcome(**outcome) if outcome else None,
         )
 
-    def of(self, number: int) -> Path:
+    def attempt_folder(self, number: int) -> Path:
         """The folder of an attempt."""
         return self.folder / "attempts" / f"{number:04d}"
 
-    def ask(self, number: int, sheet: str) -> None:
+    def begin(self, number: int, spec: str) -> None:
         """Note that an attempt begins."""
-        storage.write_json(self.of(number) / "asked.json", {"sheet": sheet, "time": time.time()})
+        storage.write_json(self.attempt_folder(number) / "asked.json", {"spec": spec, "time": time.time()})
 
     def saw_active(self, number: int) -> None:
         """Note that the machines of an attempt are there."""
-        storage.write_json(self.of(number) / "active.json", {"time": time.time()})
+        storage.write_json(self.attempt_folder(number) / "active.json", {"time": time.time()})
 
-    def judge(self, number: int, over: Over) -> None:
-        """Note what came of an attempt."""
-        storage.write_json(self.of(number) / "over.json", asdict(over))
+    def conclude(self, number: int, outcome: Outcome) -> None:
+        """Note how an attempt ended."""
+        storage.write_json(self.attempt_folder(number) / "outcome.json", asdict(outcome))
 
     def ready(self, number: int, start: int, host: int) -> None:
         """Note that a host is ready for a start of the verb."""
-        storage.write_text(self.of(number) / "ready" / f"{start:04d}-{host:04d}", "")
+        storage.write_text(self.attempt_folder(number) / "ready" / f"{start:04d}-{host:04d}", "")
 
     def ready_hosts(self, number: int, start: int) -> int:
-        """How many hosts are ready for a start of the verb."""
-        return sum(name.startswith(f"{start:04d}-") for name in self._names(self.of(number) / "ready"))
+        """Number of hosts that are ready for a start of the verb."""
+        return sum(ready == start for ready, _ in self._ready(number))
 
-    def starts_of(self, number: int, host: int) -> int:
-        """The last start that a host was ready for; a machine that was started again goes on from there."""
-        ready = [name.split("-") for name in self._names(self.of(number) / "ready")]
-        return max((int(start) for start, index in ready if int(index) == host), default=0)
+    def last_start(self, number: int, host: int) -> int:
+        """The last start that a host was ready for. A machine that was rebooted continues after it."""
+        return max((start for start, ready in self._ready(number) if ready == host), default=0)
 
-    def end(self, number: int, ended: Ended) -> None:
-        """Note how a host ended."""
-        storage.write_json(self.of(number) / "ended" / f"{ended.host:04d}.json", asdict(ended))
+    def _ready(self, number: int) -> list[tuple[int, int]]:
+        """Start and host of each note of `ready`."""
+        notes = [name.split("-") for name in _names(self.attempt_folder(number) / "ready")]
+        return [(int(start), int(host)) for start, host in notes]
 
-    def ended(self, number: int) -> list[Ended]:
-        """The hosts that have ended."""
-        folder = self.of(number) / "ended"
-        return [Ended(**_json(folder / name)) for name in self._names(folder) if name.endswith(".json")]
+    def add_exit(self, number: int, host_exit: HostExit) -> None:
+        """Note how the verb ended on a host."""
+        storage.write_json(self.attempt_folder(number) / "ended" / f"{host_exit.host:04d}.json", asdict(host_exit))
+
+    def exits(self, number: int) -> list[HostExit]:
+        """How the verb ended on the hosts that have ended."""
+        folder = self.attempt_folder(number) / "ended"
+        return [HostExit(**_json(folder / name)) for name in _names(folder) if name.endswith(".json")]
 
     def logs(self, number: int) -> list[str]:
         """The names of the pieces of the hosts' logs, in order."""
-        return self._names(self.of(number) / "logs")
+        return _names(self.attempt_folder(number) / "logs")
 
-    @staticmethod
-    def _names(folder: Path) -> list[str]:
-        try:
-            return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        except FileNotFoundError:
-            return []
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except FileNotFoundError:
+        return []
 
 
 def _json(path: Path) -> Any:

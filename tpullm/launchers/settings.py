@@ -1,4 +1,4 @@
-"""How a verb is launched: one frozen dataclass, filled from a file of `configs/launch/` and the command line."""
+"""The settings of a launch: one frozen dataclass, filled from a file of `configs/launch/` and the command line."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -9,23 +9,23 @@ from tpullm.errors import UserError
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """Where and on what a verb runs. Each target needs some of these keys; its file in `configs/launch/` shows them.
+    """The machines on which a verb runs. Each target needs some of these keys; its file in `configs/launch/` has them.
 
     Args:
-        name: name of all that is made. Empty is the recipe's name and the verb, such as `125m-pretrain`.
+        name: name of all resources. Empty is the recipe's name and the verb, such as `125m-pretrain`.
         project: the Google Cloud project that pays.
         zone: zone of the machines, such as `us-west4-a`. Its region is the part before the last dash.
-        accelerator: the TPU slice, such as `v5litepod-16`. As Google names it. (tpu-vm)
-        slices: number of such slices in one training. (tpu-vm)
+        accelerator: type of the TPU slices, such as `v5litepod-16`, as Google names it. (tpu-vm)
+        slices: number of slices in one training. (tpu-vm)
         machine: machine type, such as `a3-highgpu-8g`. (compute, batch)
-        nodes: number of machines. They do one training or share one stage. (compute, batch)
-        provisioning: how machines are paid: spot, on_demand or reserved. `spot` is cheapest and may be taken back at
-            any time. `reserved` is from your reservation.
+        nodes: number of machines. They run one training or share one stage. (compute, batch)
+        provisioning: how machines are paid: spot, on_demand or reserved. `spot` is cheapest, but Google may take the
+            machines back at any time. `reserved` uses your reservation.
         reservation: name of the reservation, for `reserved`.
-        runtime_version: system of a TPU machine. Empty is that of its generation. (tpu-vm)
+        runtime_version: system image of a TPU machine. Empty is Google's for its generation. (tpu-vm)
         image: image of the boot disk or the container. (compute, batch) Empty is the target's own.
         disk_gb: size of the boot disk, GB. (compute, batch)
-        python: Python on the machine that has all dependencies. Empty makes an environment there.
+        python: path of a Python on the machines that has all dependencies. Empty installs one.
         volumes: mounts: {source: folder of `/mnt/disks/`}. A source is `gs://BUCKET/FOLDER` or `nfs://SERVER/FOLDER`.
             (batch)
         service_account: service account of the machines. Empty is the project's default one.
@@ -33,11 +33,11 @@ class LaunchConfig:
         subnetwork: subnetwork of the machines. Empty is the network's own.
         external_ip: give the machines addresses on the internet. Without them the subnetwork needs Private Google
             Access, and a mirror or an image for Python packages.
-        environment: environment variables of the verb. No secrets: whoever sees the machines can read them.
-        max_preemptions: how often lost machines are asked for again. Machines are lost when they are taken back or
-            never come.
-        processes: processes on this machine. (local)
-        devices: CPU devices of each process. 0 is one; accelerators are shared out evenly. (local)
+        environment: environment variables of the verb. No secrets: everyone who may see the machines can read them.
+        max_preemptions: number of times in a row that lost machines are replaced. Machines are lost when they are taken
+            back or can't be created.
+        processes: number of processes on this machine. (local)
+        devices: CPU devices of each process. 0 is one. GPUs are divided evenly. (local)
     """
 
     name: str = ""
@@ -68,6 +68,13 @@ class LaunchConfig:
         """The region of the zone."""
         return self.zone.rpartition("-")[0]
 
+    @property
+    def network_paths(self) -> dict[str, str]:
+        """The network and the subnetwork as Compute Engine names them. Empty: the project's default network."""
+        network = {"network": f"global/networks/{self.network}"} if self.network else {}
+        subnetwork = f"regions/{self.region}/subnetworks/{self.subnetwork}"
+        return network | ({"subnetwork": subnetwork} if self.subnetwork else {})
+
 
 def add_arguments(parser) -> None:
     """`--config FILE` and one option for every key."""
@@ -83,7 +90,7 @@ def from_arguments(arguments: Any) -> LaunchConfig:
 
 
 def require(config: LaunchConfig, target: str, *keys: str) -> None:
-    """Refuse settings in which a key that the target needs is empty; `UserError` names the first."""
+    """Refuse settings that lack a key of the target or have an impossible value; `UserError` names the key."""
     for key in keys:
         if not getattr(config, key):
             raise UserError(f"{key}: is needed to launch on {target}; give --{key}, or set it in a file of --config")

@@ -1,4 +1,4 @@
-"""What a launch says: a dry run as YAML, the state of its machines, the hosts' logs."""
+"""What a launch prints: a dry run as YAML, the state of its machines, the hosts' logs."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -7,18 +7,19 @@ from typing import Any
 from tpullm.hardware import machines, prices
 from tpullm.launchers import code
 from tpullm.launchers.job import Job
-from tpullm.launchers.record import Attempt, State
+from tpullm.launchers.record import Attempt, Record
 from tpullm.launchers.target import Resource, Target
 
 SECONDS_BETWEEN_LOOKS = 5.0
+ATTEMPTS_SHOWN = 5
 
 
 def dry_run(job: Job, target: Target) -> str:
-    """All that a launch would put and send for its first attempt, as YAML."""
+    """All files and requests of a launch's first attempt, as YAML."""
     wheel = code.wheel()
     files = [
         {"path": job.wheel, "bytes": len(wheel.content)},
-        {"path": job.sheet_path, "content": job.sheet()},
+        {"path": job.spec_path, "content": job.spec()},
     ]
     requests = [request.rest() for request in target.requests(job, 1)]
     head = f"# What `tpullm launch {job.target}` would put and send; nothing was.\n"
@@ -26,7 +27,7 @@ def dry_run(job: Job, target: Target) -> str:
 
 
 def as_yaml(value: Any) -> str:
-    """YAML in the order of the keys, with texts of several lines as they are and commands in one line, to copy."""
+    """YAML in the order of the keys. Texts of several lines keep their lines; commands stay in one line, to copy."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -48,45 +49,45 @@ def what_now(job: Job) -> str:
 
 
 def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource]) -> str:
-    """The attempts, what is there, and what that costs."""
-    asked = f"{len(attempts)} attempt(s)" if attempts else "not launched yet"
-    lines = [f"{job.name}: {asked}; run directory {job.run}"]
-    lines += [f"  attempt {attempt.number}: {_told(attempt)}" for attempt in attempts[-5:]]
+    """The last attempts, the resources that exist, and their cost."""
+    count = f"{len(attempts)} attempt(s)" if attempts else "not launched yet"
+    lines = [f"{job.name}: {count}; run directory {job.run}"]
+    lines += [f"  attempt {attempt.number}: {_progress(attempt)}" for attempt in attempts[-ATTEMPTS_SHOWN:]]
     for resource in resources:
-        costs = "unknown costs" if resource.dollars_an_hour is None else f"{resource.dollars_an_hour:.2f} $/h"
-        lines.append(
-            f"  {resource.name}: {resource.state.value}{f' ({resource.why})' if resource.why else ''}, {costs}"
-        )
+        cost = "unknown cost" if resource.dollars_an_hour is None else f"{resource.dollars_an_hour:.2f} $/h"
+        reason = f" ({resource.reason})" if resource.reason else ""
+        lines.append(f"  {resource.name}: {resource.state.value}{reason}, {cost}")
     total = sum(resource.dollars_an_hour or 0 for resource in resources)
     source = machines.PRICES if job.config.machine else prices.said()
     lines.append(f"  now {total:.2f} $/h ({source})" if resources else "  nothing is left that costs")
     return "\n".join(lines) + "\n"
 
 
-def _told(attempt: Attempt) -> str:
-    if attempt.over:
-        return attempt.over.why
+def _progress(attempt: Attempt) -> str:
+    if attempt.outcome:
+        return attempt.outcome.reason
     if not attempt.starts:
         return "no host has started the verb yet"
-    return f"the verb was started {attempt.starts} time(s), {len(attempt.ended)} host(s) have finished"
+    return f"the verb was started {attempt.starts} time(s), {len(attempt.exits)} host(s) have finished"
 
 
-def logs(state: State, follow: bool) -> Iterator[str]:
-    """The lines of the last attempt, each with its host; with `follow`, as they come, until the attempt is over."""
+def logs(record: Record, follow: bool) -> Iterator[str]:
+    """The lines of the last attempt, each with its host. With `follow`, also new lines until the attempt is final."""
     printed: dict[str, int] = {}
     while True:
-        attempts = state.attempts()
+        attempts = record.attempts()
         if attempts:
-            yield from _new_lines(state, attempts[-1].number, printed)
-        if not follow or (attempts and attempts[-1].over and not attempts[-1].over.again):
+            yield from _new_lines(record, attempts[-1].number, printed)
+        if not follow or (attempts and attempts[-1].outcome and not attempts[-1].outcome.retry):
             return
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _new_lines(state: State, number: int, printed: dict[str, int]) -> Iterator[str]:
-    for name in state.logs(number):
+def _new_lines(record: Record, number: int, printed: dict[str, int]) -> Iterator[str]:
+    """The lines that were not printed yet; `printed` counts the characters of each piece."""
+    for name in record.logs(number):
         key = f"{number}/{name}"
-        text = (state.of(number) / "logs" / name).read_text(encoding="utf-8", errors="replace")
+        text = (record.attempt_folder(number) / "logs" / name).read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]
         for line in whole[printed.get(key, 0) :].splitlines():
             yield f"[{int(name.split('.')[0])}] {line}"

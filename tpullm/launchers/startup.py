@@ -1,4 +1,4 @@
-"""What a machine is told when it starts, the same for all targets: metadata with the script and the words it needs."""
+"""The metadata of a machine, the same for all targets: the start-up script and what it has to know."""
 
 import importlib.resources
 
@@ -9,10 +9,10 @@ def metadata(job: Job, attempt: int) -> dict[str, str]:
     """The metadata attributes of a machine."""
     return {
         "startup-script": text(),
-        "tpullm-job": job.sheet_path,
+        "tpullm-job": job.spec_path,
         "tpullm-attempt": str(attempt),
         "tpullm-wheel": job.wheel,
-        "tpullm-extras": job.requirement(),
+        "tpullm-extras": job.extras(),
         "tpullm-python": job.config.python,
     }
 

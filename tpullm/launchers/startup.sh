@@ -1,10 +1,10 @@
 #!/bin/sh
-# What a machine runs when it starts: it makes the environment, then hands over to tpullm.launchers.supervisor.
+# The start-up script of a machine: it sets up the environment, then executes tpullm.launchers.supervisor.
 #
-# It needs a POSIX shell, curl and python3, and may run again at any time (a machine that was restarted): what is whole
-# is not made again. All it has to know is in the machine's metadata: tpullm-job, tpullm-attempt, tpullm-wheel,
-# tpullm-extras and tpullm-python (a Python with all dependencies; without it, one is set up with pip). What fails is
-# reported where `tpullm launch --watch` looks.
+# It needs a POSIX shell, curl and python3. It may run again at any time (when a machine reboots), and then keeps what is
+# complete. The metadata of the machine tells it tpullm-job, tpullm-attempt, tpullm-wheel, tpullm-extras and
+# tpullm-python (a Python with all dependencies; without it, pip sets one up). It writes a failure to the run directory,
+# where `tpullm launch --watch` finds it.
 set -eu
 
 home=${TPULLM_HOME:-/var/lib/tpullm}
@@ -17,20 +17,20 @@ ask() { curl -fsS --retry 5 --retry-connrefused -H 'Metadata-Flavor: Google' "$m
 
 attribute() { ask "attributes/$1" 2>/dev/null || true; }
 
-# What this machine was told: a variable of a task of Google Batch (TPULLM_JOB), else an attribute of its metadata.
+# $1 = what to know, such as tpullm-job: a variable in a task of Google Batch (TPULLM_JOB), else a metadata attribute.
 told() {
     variable=$(printf '%s' "$1" | tr 'a-z-' 'A-Z_')
     eval "value=\${$variable:-}"
     if [ -n "$value" ]; then printf '%s' "$value"; else attribute "$1"; fi
 }
 
-# The header that lets curl use the bucket, for its --config on stdin: on a command line others could read it.
+# The authorization header, in the form of curl --config, for its stdin: other users could read a command line.
 authorization() {
     ask service-accounts/default/token |
         python3 -c 'import json, sys; print("header = \"Authorization: Bearer %s\"" % json.load(sys.stdin)["access_token"])'
 }
 
-# $1 = gs://BUCKET/NAME; sets bucket and name, the latter as an address has it.
+# $1 = gs://BUCKET/NAME; sets bucket and name. The name is percent-encoded for a URL.
 split() {
     bucket=${1#gs://}
     name=$(printf '%s' "${bucket#*/}" | sed 's|/|%2F|g; s|+|%2B|g')
@@ -43,7 +43,7 @@ download() { # $1 = from gs://, $2 = to
     mv "$2.partial" "$2"
 }
 
-# Tells whoever watches that this machine can't run anything ($1), and ends.
+# Reports that the set-up of this machine failed ($1), and exits.
 die() {
     say "$1"
     folder=${job%/jobs/*}/attempts/$(printf '%04d' "$attempt")
@@ -67,8 +67,8 @@ able_python() {
     return 1
 }
 
-# Prints a Python from 3.11 to 3.13 that can make an environment. Debian's and Ubuntu's lacks a package for that; the
-# images of TPU machines may have an older one only.
+# Prints a Python from 3.11 to 3.13 that can make a virtual environment. That of Debian and Ubuntu lacks a package for
+# it; the images of TPU machines may have only an older one.
 find_python() {
     if able_python; then return; fi
     if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
@@ -78,7 +78,7 @@ find_python() {
         "$home/uv/bin/uv" python find 3.13
 }
 
-# Sets python: the one of an environment with this wheel and all that it needs.
+# Sets python: that of a virtual environment with this wheel and its dependencies.
 make_environment() {
     environment=$home/environment-$(basename "$wheel" .whl)
     python=$environment/bin/python
@@ -90,7 +90,7 @@ make_environment() {
     constraints=
     if [ -e "$home/unpacked/tpullm/constraints.txt" ]; then constraints="-c $home/unpacked/tpullm/constraints.txt"; fi
     for again in 10 30 0; do
-        # shellcheck disable=SC2086 # no option at all if there is no file
+        # shellcheck disable=SC2086 # without the file there is no option
         if "$python" -m pip install --quiet --no-input --disable-pip-version-check $constraints \
             "$home/$(basename "$wheel")[$extras]" 2>"$home/pip.log"; then
             touch "$environment/whole"
@@ -109,7 +109,7 @@ attempt=$(told tpullm-attempt)
 wheel=$(told tpullm-wheel)
 extras=$(told tpullm-extras)
 python=$(told tpullm-python)
-[ -n "$job" ] || { say "nobody said what to run" && exit 1; }
+[ -n "$job" ] || { say "tpullm-job: is not in the metadata of this machine" && exit 1; }
 
 [ -e "$home/$(basename "$wheel")" ] || download "$wheel" "$home/$(basename "$wheel")" || die "$wheel can't be fetched"
 if [ -n "$python" ]; then

@@ -1,15 +1,15 @@
-"""On a machine of a launch: run the verb, again where that may help, and report. `startup.sh` hands over to it.
+"""The program on a machine of a launch: run the verb, restart it where that may help, and report how it ended.
 
-The verb is started when all hosts are ready. What its exit code means:
+`startup.sh` starts it. It starts the verb when all hosts are ready. What the verb's exit code means:
 
     0    finished                                            reported
-    2    a mistake of the user's                             reported
-    75   another host is gone, or the storage was            again
+    2    user error                                          reported
+    75   another host or the storage is gone                 restarted
     130  stopped and saved: this machine is taken back       reported
-         stopped and saved, for another host                 again
-    else a fault of its own                                  again; reported after three without progress between
+         stopped and saved, for another host                 restarted
+    else a fault of the verb                                 restarted; reported after three without progress
 
-A host that has reported is not coming back, so the others report as well (75).
+A host that has reported does not come back, so the other hosts report as well (75).
 """
 
 import argparse
@@ -27,12 +27,11 @@ from typing import Any
 
 from tpullm import storage
 from tpullm.cluster import metadata
-from tpullm.cluster.place import Place
-from tpullm.errors import TRY_AGAIN, TryAgain
-from tpullm.launchers import places
+from tpullm.cluster.place import PORTS, Place, find_place, find_share
+from tpullm.errors import TRY_AGAIN, TryAgain, UserError
 from tpullm.launchers.child import Child
 from tpullm.launchers.job import JOINING
-from tpullm.launchers.record import Ended, State
+from tpullm.launchers.record import HostExit, Record
 from tpullm.launchers.upload import Log
 
 MOST_FAULTS = 3
@@ -41,88 +40,87 @@ SECONDS_FOR_PEERS = 1800.0  # machines of a slice start within minutes of each o
 NOTICES = {"preempted": ("TRUE",), "maintenance-event": ("TERMINATE_ON_HOST_MAINTENANCE",)}
 
 
-class Host:
-    """One host of one attempt.
+class Supervisor:
+    """Runs the verb on one host of one attempt.
 
     Args:
-        sheet: the job's, as `Job.sheet` made it.
-        attempt: its number.
+        spec: the job's specification (`Job.spec`).
+        attempt: number of the attempt.
         place: which host this is.
-        log: where its lines go.
+        log: receives the lines of the verb.
     """
 
-    def __init__(self, sheet: dict[str, Any], attempt: int, place: Place, log: Log):
-        self._sheet, self._attempt, self._place, self._log = sheet, attempt, place, log
-        self._state = State(sheet["folder"])
+    def __init__(self, spec: dict[str, Any], attempt: int, place: Place, log: Log):
+        self._spec, self._attempt, self._place, self._log = spec, attempt, place, log
+        self._record = Record(spec["folder"])
         self._stopping = threading.Event()
         self._child: Child | None = None
 
     def stop(self) -> None:
-        """This machine is taken back: have the verb save, and start nothing more."""
+        """This machine is taken back: let the verb save, and do not restart it."""
         self._stopping.set()
         if self._child:
             self._child.send(signal.SIGTERM)
 
-    def run(self) -> Ended:
+    def run(self) -> HostExit:
         """Run the verb until there is something to report."""
-        faults, start, progress = 0, self._state.starts_of(self._attempt, self._place.index), self._progress()
+        faults, start, progress = 0, self._record.last_start(self._attempt, self._place.index), self._progress()
         while True:
             start += 1
-            if why := self._wait_for_peers(start):
-                return self._ended(130 if self._stopping.is_set() else TRY_AGAIN, why)
-            code, line = self._verb()
-            self._log.line(f"host: {self._sheet['verb']} ended with {code}")
+            if reason := self._wait_for_peers(start):
+                return self._exit(130 if self._stopping.is_set() else TRY_AGAIN, reason)
+            code, line = self._run_verb()
+            self._log.line(f"host: {self._spec['verb']} ended with {code}")
             now = self._progress()
             faults, progress = (0 if now != progress else faults), now
-            again = code == TRY_AGAIN or code == 130
-            faults += not again and code not in (0, 2)
+            faults += code not in (0, 2, TRY_AGAIN, 130)
             if code in (0, 2) or faults == MOST_FAULTS or self._stopping.is_set():
-                return self._ended(code, line)
+                return self._exit(code, line)
 
-    def _ended(self, code: int, line: str) -> Ended:
-        return Ended(self._place.index, code, line)
+    def _exit(self, code: int, line: str) -> HostExit:
+        return HostExit(self._place.index, code, line)
 
     def _wait_for_peers(self, start: int) -> str:
-        """Until all hosts are ready for this start; why that will not be, or nothing."""
-        self._state.ready(self._attempt, start, self._place.index)
-        if self._sheet["verb"] not in JOINING:  # such tasks wait for each other's results, by themselves
+        """Wait until all hosts are ready for this start. The reason if they never will be, else an empty text."""
+        self._record.ready(self._attempt, start, self._place.index)
+        if self._spec["verb"] not in JOINING:  # the tasks of such a verb wait for each other's results by themselves
             return ""
         until = time.monotonic() + SECONDS_FOR_PEERS
         while not self._stopping.is_set():
-            if (there := self._state.ready_hosts(self._attempt, start)) >= self._place.count:
+            if (ready := self._record.ready_hosts(self._attempt, start)) >= self._place.count:
                 return ""
-            if others := [ended for ended in self._state.ended(self._attempt) if ended.host != self._place.index]:
+            if others := [each for each in self._record.exits(self._attempt) if each.host != self._place.index]:
                 return f"host {others[0].host} ended: {others[0].line}"
             if time.monotonic() > until:
-                return f"{there} of {self._place.count} hosts are ready after {SECONDS_FOR_PEERS / 60:.0f} minutes"
+                return f"{ready} of {self._place.count} hosts are ready after {SECONDS_FOR_PEERS / 60:.0f} minutes"
             self._stopping.wait(SECONDS_BETWEEN_LOOKS)
         return "this machine is taken back"
 
-    def _verb(self) -> tuple[int, str]:
+    def _run_verb(self) -> tuple[int, str]:
         """Run the verb once; its exit code and last line."""
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
             recipe = Path(folder) / "recipe.yaml"
-            recipe.write_text(self._sheet["recipe"], encoding="utf-8")
-            command = [sys.executable, "-m", "tpullm", self._sheet["verb"], "--config", str(recipe), *self._flags()]
-            self._child = Child(command, os.environ | self._sheet["environment"], self._log.line)
-            if self._stopping.is_set():
+            recipe.write_text(self._spec["recipe"], encoding="utf-8")
+            command = [sys.executable, "-m", "tpullm", self._spec["verb"], "--config", str(recipe), *self._flags()]
+            self._child = Child(command, os.environ | self._spec["environment"], self._log.line)
+            if self._stopping.is_set():  # the notice came before there was a child
                 self._child.send(signal.SIGTERM)
             while (code := self._child.poll()) is None:
                 time.sleep(0.2)
-            self._child.kill()  # what it may have left
+            self._child.kill()  # processes that the verb may have left
             return code, re.sub(r"^(\[\w+ \d+\] )?tpullm: ", "", self._child.last_line)
 
     def _flags(self) -> list[str]:
-        """The place of a verb that joins others, said outright; one that shares the work finds its share by itself."""
+        """The flags `--hosts.*` of a verb whose hosts join; a verb that shares its work finds its share by itself."""
         place = self._place
-        if self._sheet["verb"] not in JOINING:
+        if self._spec["verb"] not in JOINING:
             return []
         flags = [f"--hosts.index={place.index}", f"--hosts.count={place.count}"]
         return flags + ([f"--hosts.coordinator={place.coordinator}"] if place.count > 1 else [])
 
     def _progress(self) -> set[str]:
-        """What there is of saves and finished stages: a verb that adds to it is not failing in one place."""
-        run, found = storage.path(self._sheet["run"]), set()
+        """The checkpoints and finished stages. A verb that adds to them makes progress between its faults."""
+        run, found = storage.path(self._spec["run"]), set()
         for stage in ("documents", "tokenizer", "tokens", "pretrain", "finetune", "evaluate"):
             for folder in (run / stage, run / stage / "checkpoints"):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -130,48 +128,81 @@ class Host:
         return found
 
 
-def watch_notices(host: Host) -> None:
-    """In a thread: stop the host when this machine's end is announced."""
+def find_host(told: str, verb: str) -> Place:
+    """Which host of a launch this machine is.
+
+    A machine of a Compute Engine group finds it in its name. Other machines find it as the verb itself would: a share
+    by the index of its task, a host that joins others by the TPU's metadata or the Batch job's hosts file.
+
+    Args:
+        told: what the machine was told when it started, as JSON: `hosts`, and `first`, the name of host 0; or nothing.
+        verb: that the machine runs.
+
+    Raises:
+        UserError: the place is not found, or there are not as many hosts as were launched.
+    """
+    known = json.loads(told or "{}")
+    if known.get("first"):
+        return _by_name(known["first"], int(known["hosts"]))
+    if verb not in JOINING:
+        share = find_share({}, os.environ)
+        return Place(share.source, share.index, share.count)
+    place = find_place({}, os.environ)
+    if known and place.count != int(known["hosts"]):
+        raise UserError(f"hosts: {place.source} says {place.count}, and {known['hosts']} were launched")
+    return place
+
+
+def _by_name(first: str, count: int) -> Place:
+    """The names of the machines differ only in the index at the end; all machines are in one domain."""
+    name, address = metadata.get("instance/name"), metadata.get("instance/hostname")
+    index = int(name.rpartition("-")[2])
+    coordinator = f"{address.replace(name, first, 1)}:{PORTS[0]}"
+    return Place("the machine's name", index, count, coordinator if count > 1 else "")
+
+
+def watch_notices(supervisor: Supervisor) -> None:
+    """In a thread: stop the supervisor when Google announces that it takes this machine back."""
     while True:
-        with contextlib.suppress(OSError):  # asked again
+        with contextlib.suppress(OSError):  # the next turn asks again
             if any(metadata.get(f"instance/{key}") in values for key, values in NOTICES.items()):
-                return host.stop()
+                return supervisor.stop()
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def main() -> int:
-    """Run an attempt's part on this machine, report it, and end with the code of the verb."""
+    """Run this machine's part of an attempt and report how it ended; the exit code is the verb's."""
     parser = argparse.ArgumentParser(prog="python -m tpullm.launchers.supervisor")
-    parser.add_argument("--job", required=True, help="the job's sheet, on gs://")
+    parser.add_argument("--job", required=True, help="the job's specification, on gs://")
     parser.add_argument("--attempt", required=True, type=int)
     parser.add_argument("--place", default="", help="what the machine was told about its place, as JSON")
     given = parser.parse_args()
-    sheet = json.loads(storage.path(given.job).read_bytes())
-    place = places.find(given.place, sheet["verb"], os.environ)
-    state = State(sheet["folder"])
-    if before := [ended for ended in state.ended(given.attempt) if ended.host == place.index]:
-        return before[0].code  # the machine was started again
-    log = Log(state.of(given.attempt) / "logs", place.index)
+    spec = json.loads(storage.path(given.job).read_bytes())
+    place = find_host(given.place, spec["verb"])
+    record = Record(spec["folder"])
+    if reported := [each for each in record.exits(given.attempt) if each.host == place.index]:
+        return reported[0].code  # the machine was rebooted after its report
+    log = Log(record.attempt_folder(given.attempt) / "logs", place.index)
     log.line(f"host: {place}")
-    host = Host(sheet, given.attempt, place, log)
-    signal.signal(signal.SIGTERM, lambda *_: host.stop())
-    threading.Thread(target=watch_notices, args=(host,), daemon=True).start()
-    ended = host.run()
+    supervisor = Supervisor(spec, given.attempt, place, log)
+    signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+    threading.Thread(target=watch_notices, args=(supervisor,), daemon=True).start()
+    host_exit = supervisor.run()
     log.close()
-    _report(state, given.attempt, ended)
-    return ended.code
+    _report(record, given.attempt, host_exit)
+    return host_exit.code
 
 
-def _report(state: State, attempt: int, ended: Ended) -> None:
-    """Say how it ended, however long the storage takes: without that nobody would know.
+def _report(record: Record, attempt: int, host_exit: HostExit) -> None:
+    """Report how the verb ended, however long the storage takes: nothing else says so.
 
-    A task of Google Batch that ends so that it is started again has not ended.
+    A task that Google Batch restarts after this exit code has not ended.
     """
-    if "BATCH_TASK_INDEX" in os.environ and ended.code in (TRY_AGAIN, 130):
+    if "BATCH_TASK_INDEX" in os.environ and host_exit.code in (TRY_AGAIN, 130):
         return
     while True:
         try:
-            return state.end(attempt, ended)
+            return record.add_exit(attempt, host_exit)
         except TryAgain:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 

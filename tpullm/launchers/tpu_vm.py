@@ -1,7 +1,5 @@
-"""TPU machines by queued resources of the Cloud TPU API, v2: one resource an attempt, of one or several slices."""
+"""TPU slices by the Cloud TPU API, v2: an attempt is one queued resource of one or several slices."""
 
-import re
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,15 +7,13 @@ from tpullm.errors import UserError
 from tpullm.hardware import accelerators
 from tpullm.launchers import google_api, settings
 from tpullm.launchers import job as jobs
-from tpullm.launchers.job import Job
+from tpullm.launchers.google_api import SCOPE, Collection, Request
+from tpullm.launchers.job import RUN_LABEL, Job
 from tpullm.launchers.startup import metadata
-from tpullm.launchers.target import Request, Resource, State
-from tpullm.mesh import axes
+from tpullm.launchers.target import Resource, State, by_attempt
 
-HOST = "tpu.googleapis.com"
-CLIENT = "tpu_v2.TpuClient"
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # what it comes to is the service account's roles
-# Of the API's states; CREATING and ACCEPTED are before the queue, SUSPENDING is on its way to SUSPENDED.
+QUEUED_RESOURCES = Collection("tpu_v2.TpuClient", "tpu.googleapis.com", "v2", "QueuedResource")
+# States of the API. A resource is CREATING and ACCEPTED before it is in the queue, and SUSPENDING before SUSPENDED.
 STATES = {
     "CREATING": State.WAITING,
     "ACCEPTED": State.WAITING,
@@ -32,39 +28,18 @@ STATES = {
 
 
 def check(job: Job) -> None:
-    """Refuse what can't be launched on a TPU; `UserError` names the key."""
+    """Refuse a job that can't run on TPU slices; `UserError` names the key."""
     settings.require(job.config, "tpu-vm", "project", "zone", "accelerator")
     if job.verb in jobs.SHARING:
         raise UserError(f"{job.verb}: needs no TPU, and would leave one idle; launch it on batch")
     jobs.check_cloud(job)
-    chips = accelerators.find(job.config.accelerator).chips * job.config.slices
-    try:
-        axes.axis_sizes(job.recipe.mesh, chips)
-    except UserError as error:
-        slices = f"{job.config.slices} x " if job.config.slices > 1 else ""
-        raise UserError(f"{error} (accelerator: {slices}{job.config.accelerator})") from None
-
-
-def hosts(job: Job) -> int:
-    """Machines of all slices together."""
-    return accelerators.find(job.config.accelerator).hosts * job.config.slices
+    jobs.check_mesh(job)
 
 
 def requests(job: Job, attempt: int) -> Sequence[Request]:
-    """One call makes it all; the service makes the slices."""
-    message = {
-        "parent": _parent(job),
-        "queuedResourceId": resource_id(job, attempt),
-        "requestId": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{_parent(job)}/{resource_id(job, attempt)}/{job.run}")),
-        "queuedResource": _queued_resource(job, attempt),
-    }
-    path = "v2/{parent}/queuedResources"
-    return [Request(CLIENT, "CreateQueuedResource", "POST", path, HOST, message, "queuedResource")]
-
-
-def resource_id(job: Job, attempt: int) -> str:
-    """An attempt has a name of its own: who is late to delete the one before can't hit it."""
-    return f"{job.name}-{attempt}"
+    """One queued resource; the service creates its slices."""
+    body = _queued_resource(job, attempt)
+    return [QUEUED_RESOURCES.create_request(_parent(job), job.attempt_name(attempt), job.run, body)]
 
 
 def _parent(job: Job) -> str:
@@ -72,7 +47,7 @@ def _parent(job: Job) -> str:
 
 
 def _queued_resource(job: Job, attempt: int) -> dict[str, Any]:
-    config, name = job.config, resource_id(job, attempt)
+    config, name = job.config, job.attempt_name(attempt)
     spec: dict[str, Any] = {"parent": _parent(job), "node": _node(job, attempt)}
     if config.slices == 1:
         spec["nodeId"] = name
@@ -106,12 +81,8 @@ def _node(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def observe(job: Job) -> Sequence[Resource]:
-    """The queued resources of the job, of all attempts."""
-    path, message = "v2/{parent}/queuedResources", {"parent": _parent(job)}
-    listed = google_api.send(Request(CLIENT, "ListQueuedResources", "GET", path, HOST, message))
-    pattern = re.compile(re.escape(job.name) + r"-(\d+)")
-    found = [(pattern.fullmatch(each["name"].rpartition("/")[2]), each) for each in listed]
-    return sorted((_resource(job, int(match[1]), each) for match, each in found if match), key=lambda r: r.attempt)
+    """The queued resources of all attempts."""
+    return by_attempt(job, QUEUED_RESOURCES.list(_parent(job)), _resource)
 
 
 def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
@@ -122,15 +93,15 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         name=found["name"],
         attempt=attempt,
         state=state,
-        run=nodes[0].get("labels", {}).get("tpullm-run", "") if nodes else "",
-        why=error.get("message", ""),
-        hopeless=state is State.FAILED and google_api.is_hopeless(error.get("code", 0), error.get("message", "")),
+        run=nodes[0].get("labels", {}).get(RUN_LABEL, "") if nodes else "",
+        reason=error.get("message", ""),
+        permanent=state is State.FAILED and google_api.is_permanent(error.get("code", 0), error.get("message", "")),
         dollars_an_hour=_dollars(job, nodes) if state in (State.ACTIVE, State.PROVISIONING) else 0.0,
     )
 
 
 def _dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
-    """What the slices of a resource cost on demand, by the table."""
+    """The on-demand price of a resource's slices, by the price table; None for a slice that it lacks."""
     try:
         return sum(accelerators.find(node["acceleratorType"]).dollars_an_hour for node in nodes) * job.config.slices
     except (KeyError, UserError):
@@ -138,12 +109,11 @@ def _dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
 
 
 def create(job: Job, attempt: int) -> None:
-    """Ask for the slices; an answer that says it is there already is as good."""
+    """Create the queued resource, unless it exists already."""
     for request in requests(job, attempt):
         google_api.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:
-    """Remove the resource with its machines (`force`)."""
-    path, message = "v2/{name}", {"name": resource.name, "force": True}
-    google_api.delete(Request(CLIENT, "DeleteQueuedResource", "DELETE", path, HOST, message))
+    """Delete the queued resource, with its slices (`force`)."""
+    QUEUED_RESOURCES.delete(resource.name, force=True)

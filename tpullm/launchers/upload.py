@@ -1,4 +1,4 @@
-"""A host's log on its way to the bucket: as it grows, in pieces, and never in the way of what writes it."""
+"""Upload a host's log to the bucket, in pieces, while it grows. A thread uploads; a writer never waits."""
 
 import sys
 import threading
@@ -8,28 +8,28 @@ from tpullm import storage
 from tpullm.errors import UserError
 
 SECONDS_BETWEEN_UPLOADS = 5.0
-PIECE_CHARACTERS = 1 << 18  # a piece is sent whole whenever it has grown, so it must stay small
+PIECE_CHARACTERS = 1 << 18  # each upload sends the last piece whole, so a piece must stay small
 
 
 class Log:
     """The log of one host.
 
     Args:
-        folder: where the pieces go.
-        host: whose it is; the pieces are `HOST.NUMBER.log`.
+        folder: receives the pieces, `HOST.NUMBER.log`.
+        host: index of the host.
     """
 
     def __init__(self, folder: Path, host: int):
         self._folder, self._host = folder, host
         self._pieces = [""]
-        self._sent = 0  # pieces that are whole and sent
+        self._sent = 0  # pieces that will not grow and are uploaded
         self._changed = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def line(self, text: str) -> None:
-        """One more line; it is shown here too (the machine's serial console keeps it)."""
+        """Add a line, and write it to stderr (the machine's serial console keeps it)."""
         sys.stderr.write(text + "\n")
         with self._changed:
             if len(self._pieces[-1]) > PIECE_CHARACTERS:
@@ -37,7 +37,7 @@ class Log:
             self._pieces[-1] += text + "\n"
 
     def close(self) -> None:
-        """Send what is left."""
+        """Upload the rest."""
         self._closing.set()
         self._thread.join(60.0)
 
@@ -51,7 +51,7 @@ class Log:
                 try:
                     self._send(pieces)
                     sent = pieces[-1]
-                except (OSError, UserError):  # the lines are kept, and sent next time
+                except (OSError, UserError):  # the next upload has these lines too
                     pass
             if last:
                 return

@@ -1,12 +1,13 @@
-"""Compute Engine's API: how the kinds of resources that we need are made, listed and removed, each by an operation."""
+"""Compute Engine's API: create, list and delete the kinds of resources of a launch, and wait for the operations."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from tpullm.errors import TryAgain, UserError
 from tpullm.launchers import google_api
-from tpullm.launchers.target import Request
+from tpullm.launchers.google_api import Request
 
 HOST = "compute.googleapis.com"
 SECONDS_FOR_OPERATION = 240.0
@@ -17,34 +18,32 @@ class Kind:
     """One kind of resource.
 
     Args:
-        name: in the names of calls, such as `InstanceTemplate`.
-        field: in messages, as Python's names are.
-        collection: in paths.
+        name: name of the kind in calls, such as `InstanceTemplate`.
+        collection: name of the kind in paths, such as `instanceTemplates`.
     """
 
     name: str
-    field: str
     collection: str
 
     @property
     def client(self) -> str:
-        """The class that serves it."""
+        """Class of the client library."""
         return f"compute_v1.{self.collection[0].upper()}{self.collection[1:]}Client"
 
     @property
     def key(self) -> str:
-        """The field of a message that names one."""
-        return f"{self.name[0].lower()}{self.name[1:]}"
+        """The field of a message that names a resource."""
+        return google_api.lower_first(self.name)
 
 
-TEMPLATE = Kind("InstanceTemplate", "instance_template", "instanceTemplates")
-GROUP = Kind("InstanceGroupManager", "instance_group_manager", "instanceGroupManagers")
-POLICY = Kind("ResourcePolicy", "resource_policy", "resourcePolicies")
+TEMPLATE = Kind("InstanceTemplate", "instanceTemplates")
+GROUP = Kind("InstanceGroupManager", "instanceGroupManagers")
+POLICY = Kind("ResourcePolicy", "resourcePolicies")
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Where a resource is: in a zone, in a region, or, with neither, everywhere."""
+    """Where a resource is: in a zone, in a region, or global."""
 
     project: str
     zone: str = ""
@@ -52,19 +51,19 @@ class Scope:
 
     @property
     def fields(self) -> dict[str, str]:
-        """In a message."""
+        """The fields of a message."""
         place = {"zone": self.zone, "region": self.region}
         return {"project": self.project} | {key: value for key, value in place.items() if value}
 
     @property
     def path(self) -> str:
-        """In a path."""
+        """The beginning of a path."""
         place = "zones/{zone}" if self.zone else "regions/{region}" if self.region else "global"
         return f"compute/v1/projects/{{project}}/{place}"
 
 
 def insert(kind: Kind, scope: Scope, request_id: str, body: dict[str, Any]) -> Request:
-    """Make one."""
+    """Create a resource."""
     field = f"{kind.key}Resource"
     message = scope.fields | {"requestId": request_id, field: body}
     path = f"{scope.path}/{kind.collection}"
@@ -72,7 +71,7 @@ def insert(kind: Kind, scope: Scope, request_id: str, body: dict[str, Any]) -> R
 
 
 def create_instances(scope: Scope, group: str, request_id: str, names: list[str]) -> Request:
-    """Make machines of a group, with names."""
+    """Create machines of a group, with these names."""
     field = "instanceGroupManagersCreateInstancesRequestResource"
     body = {"instances": [{"name": name} for name in names]}
     message = scope.fields | {GROUP.key: group, "requestId": request_id, field: body}
@@ -81,8 +80,8 @@ def create_instances(scope: Scope, group: str, request_id: str, names: list[str]
     return Request(GROUP.client, "CreateInstances", "POST", path, HOST, message, field, kind, function)
 
 
-def find(kind: Kind, scope: Scope, pattern: str) -> list[dict[str, Any]]:
-    """All whose whole names match."""
+def list_all(kind: Kind, scope: Scope, pattern: str) -> list[dict[str, Any]]:
+    """All resources whose whole name matches the pattern."""
     plural = {"ResourcePolicy": "ResourcePolicies"}.get(kind.name, f"{kind.name}s")
     message = scope.fields | {"filter": f"name eq {pattern}"}
     path = f"{scope.path}/{kind.collection}"
@@ -90,7 +89,7 @@ def find(kind: Kind, scope: Scope, pattern: str) -> list[dict[str, Any]]:
 
 
 def instances(scope: Scope, group: str) -> list[dict[str, Any]]:
-    """The machines of a group, as the group sees them."""
+    """The machines of a group, with their states."""
     path = f"{scope.path}/{GROUP.collection}/{{{GROUP.key}}}/listManagedInstances"
     kind, function = "ListManagedInstancesInstanceGroupManagersRequest", "list_managed_instances"
     message = scope.fields | {GROUP.key: group}
@@ -99,31 +98,24 @@ def instances(scope: Scope, group: str) -> list[dict[str, Any]]:
     )
 
 
-def make(scope: Scope, request: Request) -> None:
-    """Send what makes a thing, and wait until it is there; that it is there already is as good."""
-    try:
-        _finish(scope, google_api.send(request))
-    except google_api.Exists:
-        return
+def create(request: Request) -> None:
+    """Send a request that creates a resource, and wait until it is done. The resource may exist already."""
+    with contextlib.suppress(google_api.Exists):
+        _finish(request)
 
 
-def remove(kind: Kind, scope: Scope, name: str) -> None:
-    """Remove one, and wait until it is gone; that it is gone already is as good."""
+def delete(kind: Kind, scope: Scope, name: str) -> None:
+    """Delete a resource, and wait until it is gone. It may be gone already."""
     path = f"{scope.path}/{kind.collection}/{{{kind.key}}}"
     message = scope.fields | {kind.key: name}
-    try:
-        _finish(
-            scope,
-            google_api.send(
-                Request(kind.client, f"Delete{kind.name}", "DELETE", path, HOST, message, function="delete_unary")
-            ),
-        )
-    except google_api.Missing:
-        return
+    with contextlib.suppress(google_api.Missing):
+        _finish(Request(kind.client, f"Delete{kind.name}", "DELETE", path, HOST, message, function="delete_unary"))
 
 
-def _finish(scope: Scope, operation: dict[str, Any]) -> None:
-    """Wait for an operation; what it failed by, as an error."""
+def _finish(request: Request) -> None:
+    """Send a request and wait for its operation; an error of the operation is raised."""
+    scope = Scope(**{key: request.message.get(key, "") for key in ("project", "zone", "region")})
+    operation = google_api.send(request)
     until = time.monotonic() + SECONDS_FOR_OPERATION
     while operation.get("status") != "DONE":
         if time.monotonic() > until:
@@ -134,7 +126,7 @@ def _finish(scope: Scope, operation: dict[str, Any]) -> None:
 
 
 def _wait(scope: Scope, name: str) -> Request:
-    """Ask for an operation; the answer comes when it is done, or after some time."""
+    """Ask for an operation. The answer comes when it is done, or after two minutes at the latest."""
     place = "Zone" if scope.zone else "Region" if scope.region else "Global"
     path = f"{scope.path}/operations/{{operation}}/wait"
     message = scope.fields | {"operation": name}
@@ -143,12 +135,12 @@ def _wait(scope: Scope, name: str) -> Request:
 
 
 def refusal(error: dict[str, Any]) -> Exception:
-    """What an error of an operation means."""
-    code, message = error.get("code", ""), " ".join(error.get("message", "").split())[:300]
+    """The exception for an error of an operation."""
+    code, message = error.get("code", ""), google_api.one_line(error.get("message", ""))
     if code == "RESOURCE_ALREADY_EXISTS":
         return google_api.Exists(message)
     if "QUOTA" in code:
-        return UserError(f"quota: {message}; ask for more (console, IAM & Admin, Quotas), or launch something smaller")
+        return google_api.quota_error(message)
     if code in ("RESOURCE_NOT_READY", "INTERNAL_ERROR", "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"):
         return TryAgain(f"{HOST}: {message}")
     return UserError(f"compute: refused ({code}: {message})")
