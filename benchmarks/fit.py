@@ -1,4 +1,4 @@
-"""Fit the constants of `tpullm/planning/chips.py` to the published runs marked `fit`, and show the errors on all.
+"""Fit the constants of `tpullm/hardware/chips.py` to the published runs marked `fit`, and show the errors on all.
 
     python benchmarks/fit.py            # the errors with the constants as they are
     python benchmarks/fit.py --fit      # the constants that fit best
@@ -16,21 +16,22 @@ import numpy as np
 from published import runs
 from scipy.optimize import least_squares
 
-from tpullm.hardware.chips import CHIPS, Chip
+from tpullm.hardware.chip import Chip
+from tpullm.hardware.chips import CHIPS
 from tpullm.planning.estimate import estimate
 
 # What is fitted: the generations that share a value, the prior, its spread, the most that is physical.
 PRIORS = {
-    ("products", ("v5e",)): (0.85, 0.3, 0.95),
-    ("products", ("v6e",)): (0.70, 0.3, 0.95),
-    ("products", ("v5p",)): (0.85, 0.3, 0.95),
-    ("kernel", ("v5e", "v5p")): (0.80, 0.3, 1.0),
-    ("kernel", ("v6e",)): (0.80, 0.3, 1.0),
-    ("grouped", ("v5e", "v6e", "v5p")): (0.80, 0.3, 1.0),
-    ("memory", ("v5e", "v6e", "v5p")): (0.80, 0.2, 1.0),
-    ("links", ("v5e", "v6e", "v5p")): (0.70, 0.2, 1.0),
-    ("beside", ("v5e", "v6e", "v5p")): (0.20, 0.5, 1.0),
-    ("crossing", ("v5e",)): (0.50, 0.5, 1.0),
+    ("matmul_efficiency", ("v5e",)): (0.85, 0.3, 0.95),
+    ("matmul_efficiency", ("v6e",)): (0.70, 0.3, 0.95),
+    ("matmul_efficiency", ("v5p",)): (0.85, 0.3, 0.95),
+    ("attention_efficiency", ("v5e", "v5p")): (0.80, 0.3, 1.0),
+    ("attention_efficiency", ("v6e",)): (0.80, 0.3, 1.0),
+    ("grouped_efficiency", ("v5e", "v6e", "v5p")): (0.80, 0.3, 1.0),
+    ("hbm_efficiency", ("v5e", "v6e", "v5p")): (0.80, 0.2, 1.0),
+    ("link_efficiency", ("v5e", "v6e", "v5p")): (0.70, 0.2, 1.0),
+    ("overlap_loss", ("v5e", "v6e", "v5p")): (0.20, 0.5, 1.0),
+    ("dcn_efficiency", ("v5e",)): (0.50, 0.5, 1.0),
 }
 WEIGHT = 0.02
 
@@ -47,7 +48,7 @@ def main() -> None:
         sizes = [abs(error) for _, other, _, error in found if other == use]
         print(f"{use}: {len(sizes)} runs, {statistics.mean(sizes):.1%} in the mean, {max(sizes):.1%} at most")
     for name, generations in PRIORS:
-        print(f"{name:10} {'/'.join(generations):12} {getattr(chips[generations[0]], name):.3f}")
+        print(f"{name:20} {'/'.join(generations):12} {getattr(chips[generations[0]], name):.3f}")
 
 
 def errors(chips: dict[str, Chip]) -> list[tuple[str, str, float, float]]:

@@ -1,4 +1,4 @@
-"""How long attention's kernel takes by the TPU compiler's own schedule: the table of planning/kernels.py.
+"""How long attention's kernel takes by the TPU compiler's own schedule: the tables of hardware/chips.py.
 
     python benchmarks/kernels.py            # all, three minutes
 
@@ -15,10 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tpullm.hardware.chip import KERNELS as ROW
+from tpullm.hardware.chips import CHIPS
 from tpullm.recipe.schema import ATTENTION_BLOCKS
 
 KERNELS = {"fwd": "forward", "dq": "queries", "dkv": "keys"}
-GENERATIONS = ("v5e", "v6e", "v5p")
 LENGTH, HEADS, WIDTH = 4096, 2, 128
 REGION = re.compile(r"(Start|End) region (\d+)")
 LEAST = 30  # bundles: smaller regions are part of every turn
@@ -31,15 +32,13 @@ def main() -> None:
     if one:
         compile_one(one[0], int(one[1]), one[2] == "fused")
         return
-    for generation in GENERATIONS:
+    for generation in (name for name, chip in CHIPS.items() if chip.slices):
         for block in reversed(ATTENTION_BLOCKS):
             found = measured(generation, block, "apart")
             if found:
                 found["all"] = measured(generation, block, "fused").get("keys")
-            told = ", ".join(f'"{name}": {values}' for name, values in found.items())
-            print(
-                f'("{generation}", {block}): {{{told}}},' if found else f"# {generation}, {block}: refused", flush=True
-            )
+            told = ", ".join(str(found[name]) for name in ROW) if found else "refused"
+            print(f"{generation} {block}: kernels({told}),", flush=True)
 
 
 def measured(generation: str, block: int, how: str) -> dict[str, tuple[int, int, int]]:

@@ -2,8 +2,9 @@
 
     python benchmarks/predict.py [--steps 12] [--fit] [--output FILE]
 
-Run it on an otherwise idle machine. What a CPU reaches of its measured peak and bandwidth (`planning/local.py`) was
-fitted to the models marked `fit`, and what products with experts reach to the mixture; the others are held out.
+Run it on an otherwise idle machine. What a CPU reaches of its measured peak and bandwidth was fitted to the models
+marked `fit` (`CPU_REACHES` in planning/this_machine.py), and what matmuls with experts reach to the mixture. The other
+models are held out.
 """
 
 from tpullm.process import environment
@@ -50,6 +51,7 @@ def _model(layers: int, width: int, heads: int, vocabulary: int, length: int, **
     return model.resolved(vocabulary)
 
 
+FITTED = ("matmul_efficiency", "attention_efficiency", "hbm_efficiency")
 CASES = [
     Case("quickstart", "fit", _model(4, 128, 4, 2048, 256), 32, 256),
     Case("12M", "fit", _model(6, 384, 6, 4096, 256), 16, 256),
@@ -83,7 +85,7 @@ def main() -> None:
     results = [_result(*of) for of in zip(cases, settings, measured, strict=True)]
     chip = settings[0].device
     print(f"peak {chip.peak_flops / 1e9:,.0f} GFLOP/s, {chip.hbm_bandwidth / 1e9:,.1f} GB/s; ", end="")
-    print(f"PRODUCTS, KERNEL, MEMORY = {chip.products:.2f}, {chip.kernel:.2f}, {chip.memory:.2f}")
+    print(", ".join(f"{name} {getattr(chip, name):.2f}" for name in FITTED))
     if options.output:
         with open(options.output, "w", encoding="utf-8") as file:
             json.dump(results, file, indent=1)
@@ -101,11 +103,10 @@ def _result(case: Case, setting: Setting, measured: float) -> dict:
 
 def _fitted(cases: list[Case], settings: list[Setting], measured: list[float]) -> list[Setting]:
     """The settings with constants that come nearest to the cases marked `fit`."""
-    names = ("products", "kernel", "memory")
-    start = np.log([getattr(settings[0].device, name) for name in names])
+    start = np.log([getattr(settings[0].device, name) for name in FITTED])
 
     def changed(logs: np.ndarray) -> list[Setting]:
-        values = dict(zip(names, np.exp(logs).tolist(), strict=True))
+        values = dict(zip(FITTED, np.exp(logs).tolist(), strict=True))
         return [dataclasses.replace(of, device=dataclasses.replace(of.device, **values)) for of in settings]
 
     def residuals(logs: np.ndarray) -> list[float]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from tpullm.hardware.chips import CHIPS, Chip
+from tpullm.hardware.chip import Chip
+from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.slices import parse
 from tpullm.mesh.axes import axis_sizes
 from tpullm.model.count import matrix_parameters

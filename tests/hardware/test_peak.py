@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from tpullm.hardware import peak
+from tpullm.hardware import chips, peak
+from tpullm.hardware.chip import Chip
 from tpullm.hardware.peak import MOST_WAITING, TRIALS, Fastest, Trial, choose, share_waited
 
 calm = st.builds(Trial, seconds=st.floats(0.1, 9), waiting=st.floats(0, MOST_WAITING))
@@ -85,7 +86,7 @@ BUSY = """
 import os, subprocess, sys, time
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # and those that are started from here
 others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
-from tpullm.model.peak import fastest
+from tpullm.hardware.peak import fastest
 def work():
     end = time.process_time() + 0.05
     while time.process_time() < end:
@@ -100,7 +101,7 @@ finally:
 
 def test_a_peak_that_was_disturbed_is_said_once(monkeypatch, capsys):
     peak.peak.cache_clear()
-    monkeypatch.setattr(peak, "PEAKS", {})
+    monkeypatch.setattr(chips, "CHIPS", {})
     monkeypatch.setattr(peak, "fastest", lambda work: Fastest(0.5, True))
     monkeypatch.setattr(peak.jax, "default_backend", lambda: "cpu")
     try:
@@ -113,7 +114,7 @@ def test_a_peak_that_was_disturbed_is_said_once(monkeypatch, capsys):
 
 def test_a_published_peak_is_not_measured(monkeypatch):
     peak.peak.cache_clear()
-    monkeypatch.setattr(peak, "PEAKS", {peak.jax.local_devices()[0].device_kind: 5.0})
+    monkeypatch.setitem(chips.CHIPS, "here", Chip((peak.jax.local_devices()[0].device_kind,), 5.0))
     monkeypatch.setattr(peak, "fastest", None)
     try:
         assert peak.peak("bfloat16") == peak.Peak(5.0, disturbed=False)

@@ -6,13 +6,9 @@ import pytest
 
 from tests.planning.test_estimate import setting
 from tpullm.hardware.chips import CHIPS
-from tpullm.hardware.slices import GENERATIONS
 from tpullm.model.attention.kernels import largest_block
 from tpullm.planning.attention_kernels import (
-    CLOCKS,
-    CORES,
     PRODUCTS,
-    SCHEDULES,
     TURN,
     UNIT,
     backward,
@@ -23,34 +19,38 @@ from tpullm.planning.attention_kernels import (
 )
 from tpullm.planning.setting import Habits
 
+SCHEDULED = {name: chip.attention for name, chip in CHIPS.items() if chip.attention}
 
-@pytest.mark.parametrize(("generation", "block"), SCHEDULES)
+
+@pytest.mark.parametrize(("generation", "block"), [(name, block) for name in SCHEDULED for block in SCHEDULED[name]])
 def test_no_kernel_is_faster_than_its_products(generation, block):
     """Not even without what its turns and rows of blocks cost besides."""
-    clock, keys = CLOCKS[generation] * CORES[generation], seen(8192, block)
+    chip, keys = CHIPS[generation], seen(8192, block)
     for kernel, products in PRODUCTS.items():
-        of = SCHEDULES[generation, block][kernel]
+        of = chip.attention[block][kernel]
         turns = 8192 * (8192 if kernel == "all" else keys) / block**2
-        besides = (turns * of.turn + 8192 / block * of.edge) / clock + turns * TURN / CORES[generation]
-        found = scheduled(generation, kernel, block, (1, 8192, 8192), keys, UNIT) - besides
-        assert found >= 2 * products * 8192 * keys * UNIT / CHIPS[generation].peak_flops * (1 - 1e-9)
+        besides = (turns * of.turn + 8192 / block * of.edge) / chip.clock / chip.cores + turns * TURN / chip.cores
+        found = scheduled(chip, kernel, block, (1, 8192, 8192), keys, UNIT) - besides
+        assert found >= 2 * products * 8192 * keys * UNIT / chip.peak_flops * (1 - 1e-9)
 
 
 def test_a_row_of_one_block_is_one_turn():
-    of = SCHEDULES["v6e", 1024]["forward"]
-    expected = (of.body + of.turn + of.edge) / CLOCKS["v6e"] + TURN
-    assert scheduled("v6e", "forward", 1024, (1, 1024, 1024), seen(1024, 1024), UNIT) == pytest.approx(expected)
+    chip = CHIPS["v6e"]
+    of = chip.attention[1024]["forward"]
+    expected = (of.body + of.turn + of.edge) / chip.clock + TURN
+    assert scheduled(chip, "forward", 1024, (1, 1024, 1024), seen(1024, 1024), UNIT) == pytest.approx(expected)
 
 
 def test_turns_are_those_up_to_the_diagonal_and_of_all_gradients_every_one():
     """Of 4 x 4 blocks 10 are multiplied."""
-    of = SCHEDULES["v5p", 256]
+    chip = CHIPS["v5p"]
+    of = chip.attention[256]
     keys, every = (
-        scheduled("v5p", name, 256, (1, 1024, 1024), seen(1024, 256), UNIT) * CORES["v5p"] for name in ("keys", "all")
+        scheduled(chip, name, 256, (1, 1024, 1024), seen(1024, 256), UNIT) * chip.cores for name in ("keys", "all")
     )
-    a_turn = lambda name: of[name].turn / CLOCKS["v5p"] + TURN  # noqa: E731
-    body = lambda name: of[name].body / CLOCKS["v5p"]  # noqa: E731
-    edge = lambda name: of[name].edge / CLOCKS["v5p"]  # noqa: E731
+    a_turn = lambda name: of[name].turn / chip.clock + TURN  # noqa: E731
+    body = lambda name: of[name].body / chip.clock  # noqa: E731
+    edge = lambda name: of[name].edge / chip.clock  # noqa: E731
     assert keys == pytest.approx(10 * (body("keys") + a_turn("keys")) + 4 * edge("keys"))
     assert every == pytest.approx(10 * body("all") + 16 * a_turn("all") + 4 * edge("all"))
 
@@ -71,11 +71,13 @@ def test_one_pass_would_be_faster_and_small_blocks_are_slower():
     assert small.block == 256 and forward(small) > 2 * forward(base)
 
 
-@pytest.mark.parametrize("generation", CHIPS)
+@pytest.mark.parametrize("generation", SCHEDULED)
 def test_what_is_refused_is_what_is_not_in_the_table(generation):
-    blocks = [block for where, block in SCHEDULES if where == generation]
-    assert max(blocks) == largest_block(GENERATIONS[generation].kind) and len(blocks) == len(set(blocks)) >= 4
+    for kind in CHIPS[generation].device_kinds:
+        assert largest_block(kind) == max(SCHEDULED[generation])
+    assert largest_block("a chip of tomorrow") == 1024
 
 
 def test_blocks_that_are_not_in_the_table():
-    assert largest("v5e", 2048) == 1024 and largest("v6e", 2048) == 2048 and largest("v6e", 724) == 512
+    assert largest(CHIPS["v5e"], 2048) == 1024
+    assert largest(CHIPS["v6e"], 2048) == 2048 and largest(CHIPS["v6e"], 724) == 512

@@ -6,8 +6,9 @@ import pytest
 
 from tests.conftest import ROOT
 from tpullm.errors import UserError
+from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.slices import parse
-from tpullm.planning.economics import RESTART_SECONDS, price_list, prices_of, whole_run
+from tpullm.planning.economics import RESTART_SECONDS, prices_of, whole_run
 from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import setting_of
 from tpullm.recipe.parsing import load
@@ -50,7 +51,7 @@ def test_prices_are_per_chip_and_hour():
 
 
 def test_a_given_price_takes_the_place_of_the_list():
-    listed = price_list()["dollars_per_chip_hour"]["v5e"]
+    listed = CHIPS["v5e"].dollars_per_hour
     assert prices_of("v5e", []) == listed and prices_of("v5e", ["v6e=1"]) == listed
     assert prices_of("v5e", ["v5e=0.5"]) == {"given": 0.5} and prices_of("local", []) == {}
     for wrong in ("v5e", "v5e=-1", "v7=1"):

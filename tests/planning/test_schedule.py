@@ -3,14 +3,13 @@
 import pytest
 
 from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TORUS, looped
-from tpullm.hardware.chips import chip
 from tpullm.hardware.slices import parse
 from tpullm.planning.attention_kernels import scheduled, seen
 from tpullm.planning.hlo import Collective
 from tpullm.planning.schedule import GROUPED_SHARE, LINKS, OBSERVED, link_seconds, schedule
 
 MILLISECOND = pytest.approx(1e-3, rel=1e-6)
-RING = 2 * chip(TOPOLOGY).link_bandwidth * LINKS
+RING = 2 * TOPOLOGY.chip.link_bandwidth * LINKS
 GATHERING = 4096 * 4096 * 2 * 15 / 16 / RING + 8e-6  # both ways around a ring of 16, and 8 hops
 
 
@@ -79,8 +78,8 @@ def test_attentions_kernel_is_counted_by_its_schedule():
         return seconds(looped(*(text.format(H=width) for text in (q, k, kernel)), turns=1))
 
     def expected(name, block):
-        one = scheduled("v5e", name, block, (1, 2048, 2048), seen(2048, block), 128)
-        return pytest.approx(4 * 32 * one / chip(TOPOLOGY).kernel)
+        one = scheduled(TOPOLOGY.chip, name, block, (1, 2048, 2048), seen(2048, block), 128)
+        return pytest.approx(4 * 32 * one / TOPOLOGY.chip.attention_efficiency)
 
     assert of(forward, 128) == of(forward, 64) == expected("forward", 512)
     assert of(keys, 128) == expected("keys", 1024)
@@ -90,8 +89,8 @@ def test_attentions_kernel_is_counted_by_its_schedule():
 def test_each_device_of_a_row_has_its_queries_and_all_keys():
     q, k = ("%{} = bf16[4,32,{},128]{{3,2,1,0}} parameter(1)".format(*of) for of in (("q", 512), ("k", 2048)))
     kernel = '%splash_mha_fwd.1 = bf16[4,32,512,128]{3,2,1,0} custom-call(%q, %k), custom_call_target="tpu_custom_call"'
-    one = scheduled("v5e", "forward", 1024, (1, 512, 2048), seen(2048, 1024), 128)
-    assert seconds(looped(q, k, kernel, turns=1)) == pytest.approx(4 * 32 * one / chip(TOPOLOGY).kernel)
+    one = scheduled(TOPOLOGY.chip, "forward", 1024, (1, 512, 2048), seen(2048, 1024), 128)
+    assert seconds(looped(q, k, kernel, turns=1)) == pytest.approx(4 * 32 * one / TOPOLOGY.chip.attention_efficiency)
 
 
 def test_what_has_no_cycles_is_counted_by_its_bytes():

@@ -1,80 +1,132 @@
-"""What a chip can do: one table of constants, each with its source.
+"""The chips that are known, one entry each, every figure with its source. To add a chip, add its entry to `CHIPS`.
 
-`fitted` constants are those with which `benchmarks/fit.py` comes nearest to the published runs that are marked `fit` in
-`benchmarks/published.yaml`; the errors on the others are in docs/en/planning.md.
+Sources: `page` is Google Cloud's page of the generation (docs.cloud.google.com/tpu/docs/v5e, v6e, v5p); `fitted` is
+explained in `chip.py`; `compiler` is what libtpu 0.0.50 did when it compiled for the chip, without the chip. The cycles
+of attention are of the splash kernels with segments and heads of 128 (benchmarks/kernels.py, libtpu 0.0.50). A clock is
+inferred from the matmuls that the compiler expects to be at the peak.
+
+Prices change: look them up before you decide, and override them with --price v5e=0.9. `on_demand` are Google Cloud's
+list prices in US regions. `spot` is half of that, what Google asks for flex-start TPUs (v6e 1.35). Spot VMs are priced
+by the day and region, often lower, and can be taken away.
 """
 
-from dataclasses import dataclass
+import math
 
-from tpullm.hardware.slices import Topology
+from tpullm.hardware.chip import Chip, CloudTpu, ComputeEngine, Slices, kernels
 
-PAGE = "Google Cloud's page of the generation (docs.cloud.google.com/tpu/docs/v5e, v6e, v5p)"
+PRICES_DATE = "2026-11-26"
+# As quoted publicly; not from a bill.
+PRICES_SOURCE = "https://cloud.google.com/tpu/pricing and https://cloud.google.com/products/dws/pricing"
 
+_PLANES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+_CHIPS_OF_PLANES = tuple(map(math.prod, _PLANES))
+_PARTS_OF_A_CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
+_CUBES = ((4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8))
+_CORES_OF_CUBES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # there are more shapes than names
+_IMAGE = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
 
-@dataclass(frozen=True)
-class Chip:
-    """One device. Bandwidths in bytes a second, efficiencies as shares.
-
-    Args:
-        peak_flops: in bfloat16.
-        hbm_bytes: what a program may use of its memory.
-        hbm_bandwidth: of its memory.
-        link_bandwidth: of one link to a neighbour, one way.
-        dcn_bandwidth: its share of what a host has to the data center's network, one way.
-        host_bandwidth: its share of the way to its host's memory, one way.
-        products: what large products reach of the peak.
-        grouped: what products with one expert each reach of that.
-        kernel: what attention's kernel reaches of the compiler's own schedule of it, or without one, of the peak.
-        memory: what element-wise work reaches of the memory's bandwidth.
-        links: what collectives reach of the links' bandwidth.
-        beside: share of an asynchronous collective's time that is lost all the same.
-        crossing: what sums between slices reach of their network's bandwidth.
-        latency_seconds: of one hop of a collective.
-    """
-
-    peak_flops: float
-    hbm_bytes: int
-    hbm_bandwidth: float
-    link_bandwidth: float
-    dcn_bandwidth: float
-    host_bandwidth: float
-    products: float
-    grouped: float
-    kernel: float
-    memory: float
-    links: float
-    beside: float
-    crossing: float
-    latency_seconds: float
-
-
-# Of each constant: the values of v5e, v6e and v5p, and where they are from.
-CONSTANTS = {
-    "peak_flops": ((197e12, 918e12, 459e12), PAGE),
-    "hbm_bytes": ((15.75 * 2**30, 31.25 * 2**30, 95.74 * 2**30), "the TPU compiler's refusals (libtpu 0.0.50)"),
-    "hbm_bandwidth": ((819e9, 1638e9, 2765e9), PAGE),
-    "link_bandwidth": ((50e9, 100e9, 100e9), PAGE + ": of a chip, by its ports and both ways"),
-    "dcn_bandwidth": ((3.1e9, 6.25e9, 6.25e9), PAGE + ": of a pod or chip"),
-    "host_bandwidth": (
-        (8e9, 16e9, 16e9),
-        "guess; a published run of Llama 3.1 8B on v6e moves 13 GB/s, and nothing waits for it",
-    ),
-    "products": ((0.95, 0.72, 0.95), "fitted"),
-    "grouped": ((0.72, 0.72, 0.72), "fitted"),
-    "kernel": ((0.50, 1.0, 0.50), "fitted"),
-    "memory": ((0.82, 0.82, 0.82), "fitted"),
-    "links": ((0.63, 0.63, 0.63), "fitted"),
-    "beside": ((0.41, 0.41, 0.41), "fitted"),
-    "crossing": ((0.47, 1.0, 1.0), "fitted"),
-    "latency_seconds": ((1e-6, 1e-6, 1e-6), "guess, of the order that is told of TPUs (a microsecond a hop)"),
-}
-GENERATIONS = ("v5e", "v6e", "v5p")
 CHIPS = {
-    generation: Chip(**{name: values[n] for name, (values, _) in CONSTANTS.items()})
-    for n, generation in enumerate(GENERATIONS)
+    "v4": Chip(
+        device_kinds=("TPU v4",),
+        peak_flops=275e12,  # page
+        dollars_per_hour={"on_demand": 3.22, "spot": 1.61},
+        cloud_tpu=CloudTpu("v4", 2, _CORES_OF_CUBES, 4, "tpu-ubuntu2204-base"),
+    ),
+    "v5e": Chip(
+        device_kinds=("TPU v5 lite",),
+        peak_flops=197e12,  # page
+        dollars_per_hour={"on_demand": 1.20, "spot": 0.60},
+        memory_gib=16,  # page
+        hbm_bytes=15.75 * 2**30,  # compiler: in its refusals
+        hbm_bandwidth=819e9,  # page
+        link_bandwidth=50e9,  # page: of a chip, by its ports and both ways
+        dcn_bandwidth=3.1e9,  # page: of a pod
+        host_bandwidth=8e9,  # guess: half of a v6e's
+        matmul_efficiency=0.95,  # fitted
+        attention_efficiency=0.50,  # fitted
+        dcn_efficiency=0.47,  # fitted
+        clock=1.5e9,
+        attention={
+            128: kernels((265, 101, 164), (263, 95, 56), (253, 126, 86), (350, 129, 92)),
+            256: kernels((518, 112, 289), (518, 116, 74), (723, 110, 161), (822, 106, 198)),
+            512: kernels((1184, 112, 533), (1493, 92, 147), (1927, 110, 258), (2431, 106, 327)),
+            1024: kernels((4762, 107, 1021), (5776, 93, 243), (7456, 110, 449), (9277, 106, 583)),
+        },
+        # compiler: on 64 and 256 chips "not supported in limited ICI routing settings"
+        ragged_exchange=False,
+        # page; which dimensions wrap is MaxText's table
+        slices=Slices(dimensions=2, wraps=16, largest=256, small=_PLANES),
+        cloud_tpu=CloudTpu("v5litepod", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv5-lite"),
+        compute_engine=ComputeEngine("ct5lp-"),  # Compute Engine lists the machine types, but only GKE makes them
+    ),
+    "v6e": Chip(
+        device_kinds=("TPU v6 lite",),
+        peak_flops=918e12,  # page
+        dollars_per_hour={"on_demand": 2.70, "spot": 1.35},
+        memory_gib=32,  # page
+        hbm_bytes=31.25 * 2**30,  # compiler: in its refusals
+        hbm_bandwidth=1638e9,  # page
+        link_bandwidth=100e9,  # page: of a chip, by its ports and both ways
+        dcn_bandwidth=6.25e9,  # page: of a chip
+        host_bandwidth=16e9,  # guess; a published run of Llama 3.1 8B moves 13 GB/s, and nothing waits for it
+        matmul_efficiency=0.72,  # fitted
+        attention_efficiency=1.0,  # fitted
+        clock=1.75e9,
+        attention={
+            128: kernels((234, 120, 112), (204, 108, 48), (240, 143, 70), (329, 144, 76)),
+            256: kernels((558, 131, 169), (460, 127, 58), (657, 131, 121), (779, 141, 126)),
+            512: kernels((939, 137, 275), (1089, 107, 106), (1346, 131, 178), (1597, 125, 215)),
+            1024: kernels((3799, 126, 504), (4066, 107, 163), (4769, 131, 290), (5976, 125, 360)),
+            2048: kernels((15650, 126, 952), (14709, 107, 277), (17852, 131, 515), (22970, 125, 649)),
+        },
+        offloads_collectives=True,  # compiler
+        # page; which dimensions wrap is MaxText's table
+        slices=Slices(dimensions=2, wraps=16, largest=256, small=_PLANES),
+        cloud_tpu=CloudTpu("v6e", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv6e"),
+        compute_engine=ComputeEngine(
+            "ct6e-",
+            {"ct6e-standard-1t": (1, 44, 176), "ct6e-standard-4t": (4, 180, 720), "ct6e-standard-8t": (8, 180, 1440)},
+            _PLANES[2:],
+            _IMAGE,
+            "hyperdisk-balanced",
+        ),
+    ),
+    "v5p": Chip(
+        device_kinds=("TPU v5", "TPU v5p"),
+        peak_flops=459e12,  # page
+        dollars_per_hour={"on_demand": 4.20, "spot": 2.10},
+        memory_gib=95,  # page
+        hbm_bytes=95.74 * 2**30,  # compiler: in its refusals
+        hbm_bandwidth=2765e9,  # page
+        link_bandwidth=100e9,  # page: of a chip, by its ports and both ways
+        dcn_bandwidth=6.25e9,  # page: of a chip
+        host_bandwidth=16e9,  # guess: as a v6e's
+        matmul_efficiency=0.95,  # fitted
+        attention_efficiency=0.50,  # fitted
+        clock=1.75e9,
+        cores=2,
+        attention={
+            128: kernels((259, 289, 164), (257, 192, 53), (249, 236, 83), (341, 284, 87)),
+            256: kernels((521, 300, 288), (520, 215, 70), (726, 221, 159), (832, 257, 195)),
+            512: kernels((1183, 300, 532), (1503, 192, 146), (1893, 221, 256), (2439, 257, 324)),
+            1024: kernels((4717, 300, 1019), (5733, 192, 239), (7339, 220, 447), (9360, 256, 578)),
+        },
+        offloads_collectives=True,  # compiler
+        # page; which dimensions wrap is MaxText's table
+        slices=Slices(3, 4, 6144, _PARTS_OF_A_CUBE, options=(("chip_config_name", "megacore"),)),
+        cloud_tpu=CloudTpu("v5p", 2, (*_CORES_OF_CUBES, 6144, 8192, 12288), 4, "v2-alpha-tpuv5"),
+        compute_engine=ComputeEngine(
+            "ct5p-", {"ct5p-hightpu-4t": (4, 208, 448)}, (*_PARTS_OF_A_CUBE[1:], *_CUBES), _IMAGE
+        ),
+    ),
+    # Published peaks are all that is used of these.
+    "v7": Chip(("TPU v7",), 2307e12),
+    "h100": Chip(("NVIDIA H100 80GB HBM3",), 989e12),
+    "h200": Chip(("NVIDIA H200",), 989e12),
 }
 
 
-def chip(topology: Topology) -> Chip:
-    """The chip of a topology."""
-    return CHIPS[topology.generation]
+def of_kind(device_kind: str) -> Chip:
+    """The chip that JAX calls so; of one that is not known, an entry without figures."""
+    found = (chip for chip in CHIPS.values() if device_kind in chip.device_kinds)
+    return next(found, Chip((device_kind,)))

@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass
 
 from tpullm.errors import UserError
-from tpullm.hardware import prices
+from tpullm.hardware.chips import CHIPS
 
 PRICES = "on-demand list prices in us-central1, $ an hour, cloud.google.com/compute/all-pricing, 2025; spot costs less"
 
@@ -18,7 +18,7 @@ class Machine:
         vcpus, memory_gib: of it.
         dollars: an hour, see `PRICES`; that of TPU chips is in the table of all prices.
         gpus: that come with it.
-        tpu: the generation of its TPU chips, as `topology.py` names them.
+        tpu: the generation of its TPU chips, a key of `CHIPS`.
         chips: how many of those.
     """
 
@@ -33,7 +33,7 @@ class Machine:
     @property
     def dollars_an_hour(self) -> float:
         """On demand."""
-        return self.chips * prices.chip_hour(self.tpu) if self.tpu else self.dollars
+        return self.chips * CHIPS[self.tpu].dollars_per_hour["on_demand"] if self.tpu else self.dollars
 
     @property
     def devices(self) -> int:
@@ -51,7 +51,7 @@ def _cpu(family: str, memory_gib: int, dollars: float, sizes: tuple[int, ...]) -
     return [Machine(f"{family}-{size}", size, memory_gib * size, round(dollars * size, 3)) for size in sizes]
 
 
-_ALL = [
+_WITHOUT_TPU = [
     # GPUs: A100 of 40 GB and of 80 GB, H100, H200, L4.
     *(Machine(f"a2-highgpu-{n}g", 12 * n, 85 * n, round(3.673 * n, 2), n) for n in (1, 2, 4, 8)),
     Machine("a2-megagpu-16g", 96, 1360, 55.74, 16),
@@ -67,11 +67,6 @@ _ALL = [
     Machine("g2-standard-32", 32, 128, 1.73, 1),
     Machine("g2-standard-48", 48, 192, 4.00, 4),
     Machine("g2-standard-96", 96, 384, 8.00, 8),
-    # TPUs that Compute Engine serves itself. (Of v5e it lists the machine types, but makes no machines: GKE does.)
-    Machine("ct5p-hightpu-4t", 208, 448, tpu="v5p", chips=4),
-    Machine("ct6e-standard-1t", 44, 176, tpu="v6e", chips=1),
-    Machine("ct6e-standard-4t", 180, 720, tpu="v6e", chips=4),
-    Machine("ct6e-standard-8t", 180, 1440, tpu="v6e", chips=8),
     *_cpu("e2-standard", 4, 0.0335, (2, 4, 8, 16, 32)),
     *_cpu("e2-highmem", 8, 0.0452, (2, 4, 8, 16)),
     *_cpu("n2-standard", 4, 0.0486, (2, 4, 8, 16, 32, 48, 64, 80, 96, 128)),
@@ -79,7 +74,15 @@ _ALL = [
     *_cpu("c3-standard", 4, 0.0504, (4, 8, 22, 44, 88, 176)),
     *_cpu("c3-highmem", 8, 0.0680, (4, 8, 22, 44, 88, 176)),
 ]
-MACHINES = {machine.name: machine for machine in _ALL}
+
+
+def _with_tpu() -> list[Machine]:
+    return [
+        Machine(name, vcpus, memory_gib, tpu=generation, chips=chips)
+        for generation, chip in CHIPS.items()
+        if chip.compute_engine
+        for name, (chips, vcpus, memory_gib) in chip.compute_engine.machines.items()
+    ]
 
 
 def find(name: str) -> Machine:
@@ -88,9 +91,13 @@ def find(name: str) -> Machine:
     Raises:
         UserError: there is none; it names the nearest, or where such TPUs are.
     """
-    if name.startswith("ct5lp-"):
-        raise UserError(f"machine: {name} is made by Google for GKE only; launch v5e on tpu-vm, as v5litepod-N")
-    if name not in MACHINES:
-        nearest = ", ".join(difflib.get_close_matches(name, MACHINES, 3, 0.0))
+    for generation, chip in CHIPS.items():
+        of = chip.compute_engine
+        if of and name.startswith(of.family) and not of.machines:
+            told = f"launch {generation} on tpu-vm, as {chip.cloud_tpu.name}-N"
+            raise UserError(f"machine: {name} is made by Google for GKE only; {told}")
+    machines = {machine.name: machine for machine in (*_WITHOUT_TPU, *_with_tpu())}
+    if name not in machines:
+        nearest = ", ".join(difflib.get_close_matches(name, machines, 3, 0.0))
         raise UserError(f"machine: there is no {name}; the nearest are {nearest}")
-    return MACHINES[name]
+    return machines[name]

@@ -17,19 +17,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from tpullm.hardware.chips import of_kind
 from tpullm.log import warn
 
-# Published peaks in bf16 FLOP/s of one device, by `device_kind`.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v7": 2307e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
 TRIALS = 5  # undisturbed ones, of which the fastest counts
 SECONDS = 2.0  # that a disturbed measurement goes on
 PAUSE_SECONDS = 0.01  # after a disturbed trial: who has slept is given a core sooner
@@ -74,8 +64,8 @@ class Peak:
 def peak(dtype: jnp.dtype) -> Peak:
     """The peak of one device here. A process measures once, and says so if it could not."""
     kind = jax.local_devices()[0].device_kind
-    if kind in PEAKS:
-        return Peak(PEAKS[kind])
+    if published := of_kind(kind).peak_flops:
+        return Peak(published)
     size = 1536
     x, square = jnp.ones((size, size), dtype), jax.jit(jnp.matmul)
     found = fastest(lambda: square(x, x).block_until_ready())

@@ -15,6 +15,7 @@ from typing import Any
 
 from tpullm.errors import UserError
 from tpullm.hardware import machines
+from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.machines import Machine
 from tpullm.launchers import compute_api, google_api, settings
 from tpullm.launchers import job as jobs
@@ -26,15 +27,9 @@ from tpullm.launchers.target import Resource, State, by_attempt
 
 _IMAGES = "projects/ubuntu-os-accelerator-images/global/images/family"
 GPU_IMAGE = f"{_IMAGES}/ubuntu-accelerator-2404-amd64-with-nvidia-580"
-TPU_IMAGE = f"{_IMAGES}/ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
 CPU_IMAGE = "projects/debian-cloud/global/images/family/debian-13"
 GONE = ("STOPPING", "STOPPED", "SUSPENDING", "SUSPENDED", "TERMINATED")
 NO_CAPACITY = ("RESOURCE_POOL_EXHAUSTED", "STOCKOUT", "RESOURCE_NOT_AVAILABLE", "VM_MIN_COUNT_NOT_REACHED")
-# Sides of a slice in chips, by the number of its chips (cloud.google.com/tpu/docs/v6e and v5p).
-SHAPES = {
-    "v6e": {8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
-    "v5p": {8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"},
-}
 
 
 def check(job: Job) -> None:
@@ -57,10 +52,12 @@ def _check_slice(machine: Machine, nodes: int) -> None:
     """Several machines with TPUs form one slice. Its machines must have four chips each."""
     if not machine.tpu or nodes == 1:
         return
-    if machine.chips != 4:
+    chip = CHIPS[machine.tpu]
+    if machine.chips != chip.chips_per_host:
         raise UserError(f"machine: {machine.name} is a slice by itself; several machines need one with 4 chips (…-4t)")
-    if 4 * nodes not in SHAPES[machine.tpu]:
-        sizes = ", ".join(str(chips // 4) for chips in SHAPES[machine.tpu])
+    topologies = chip.compute_engine.topologies
+    if machine.chips * nodes not in topologies:
+        sizes = ", ".join(str(chips // machine.chips) for chips in topologies)
         raise UserError(f"nodes: no slice of {machine.tpu} has {nodes} machines; there are {sizes}")
 
 
@@ -96,7 +93,7 @@ def _region(job: Job) -> Scope:
 def _policy(job: Job, attempt: int) -> dict[str, Any]:
     """The shape of a slice. A policy has no labels, so its description holds the hash of the run directory."""
     machine = machines.find(job.config.machine)
-    shape = SHAPES[machine.tpu][machine.chips * job.config.nodes]
+    shape = CHIPS[machine.tpu].compute_engine.topologies[machine.chips * job.config.nodes]
     workload = {"type": "HIGH_THROUGHPUT", "acceleratorTopology": shape}
     return {"name": job.attempt_name(attempt), "description": job.run_hash, "workloadPolicy": workload}
 
@@ -129,10 +126,11 @@ def _properties(job: Job, attempt: int) -> dict[str, Any]:
 
 def _boot_disk(job: Job) -> dict[str, Any]:
     machine = machines.find(job.config.machine)
-    image = job.config.image or (TPU_IMAGE if machine.tpu else GPU_IMAGE if machine.gpus else CPU_IMAGE)
+    tpu = CHIPS[machine.tpu].compute_engine if machine.tpu else None
+    image = job.config.image or (f"{_IMAGES}/{tpu.image}" if tpu else GPU_IMAGE if machine.gpus else CPU_IMAGE)
     disk = {"sourceImage": image, "diskSizeGb": str(job.config.disk_gb)}
-    if machine.tpu == "v6e":
-        disk["diskType"] = "hyperdisk-balanced"  # v6e machines take no other type
+    if tpu and tpu.disk:
+        disk["diskType"] = tpu.disk
     return {"boot": True, "autoDelete": True, "initializeParams": disk}
 
 

@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tpullm.hardware import machines, prices
+from tpullm.hardware import machines
+from tpullm.hardware.chips import PRICES_DATE
 from tpullm.launchers import code
 from tpullm.launchers.job import Job
 from tpullm.launchers.record import Attempt, Record
@@ -58,7 +59,8 @@ def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource])
         reason = f" ({resource.reason})" if resource.reason else ""
         lines.append(f"  {resource.name}: {resource.state.value}{reason}, {cost}")
     total = sum(resource.dollars_an_hour or 0 for resource in resources)
-    source = machines.PRICES if job.config.machine else prices.said()
+    of_chips = f"list prices on demand of {PRICES_DATE}, cloud.google.com/tpu/pricing; spot costs less"
+    source = machines.PRICES if job.config.machine else of_chips
     lines.append(f"  now {total:.2f} $/h ({source})" if resources else "  nothing is left that costs")
     return "\n".join(lines) + "\n"
 

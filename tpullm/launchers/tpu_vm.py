@@ -69,7 +69,7 @@ def _node(job: Job, attempt: int) -> dict[str, Any]:
     network = {"network": config.network, "subnetwork": config.subnetwork, "enableExternalIps": config.external_ip}
     node: dict[str, Any] = {
         "acceleratorType": config.accelerator,
-        "runtimeVersion": config.runtime_version or found.family.runtime_version,
+        "runtimeVersion": config.runtime_version or found.chip.cloud_tpu.runtime_version,
         "networkConfig": {key: value for key, value in network.items() if value != ""},
         "serviceAccount": {"email": config.service_account, "scope": [SCOPE]},
         "labels": job.labels(attempt),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from tpullm.hardware.slices import GENERATIONS
+from tpullm.hardware.chips import of_kind
 from tpullm.mesh.layout import RULES, Rules, axis_size, device, one
 
 
@@ -38,15 +38,15 @@ def _steps(axis: str, planes: bool = False) -> list:
     In steps where the axis is the whole mesh: one along the lines of each dimension of the torus. Over all devices, XLA
     for a TPU makes a reduce-scatter an all-reduce and a slice, twice the bytes, and of gathers of less than some 10 MB
     an all-reduce of mostly zeros; over a part of them it does not (libtpu 0.0.50, on v5e, v6e and v5p). And the small
-    cores that work beside the products (`platform.COMPILER_OPTIONS`) gather along lines only.
+    cores that work beside the products (`platform.compiler_options`) gather along lines only.
 
     Args:
         planes: where the torus has three dimensions, the first step goes over two, with the links of both: scatters do
             that beside the products too (70 B on v5p 8x8x8: 157 ms are waited for, and 411 along lines).
     """
     size, mesh = jax.lax.axis_size(axis), jax.sharding.get_abstract_mesh()
-    dimensions = next((of.dimensions for of in GENERATIONS.values() if of.kind == device().device_kind), 2)
-    lines = _lines(size, dimensions) if size == mesh.size else [size]
+    slices = of_kind(device().device_kind).slices
+    lines = _lines(size, slices.dimensions if slices else 2) if size == mesh.size else [size]
     return along_lines(lines, 2 if planes and len(lines) == 3 else 1) if len(lines) > 1 else [None]
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from tpullm.hardware.chips import of_kind
 from tpullm.mesh.layout import device
 
 
@@ -55,9 +56,7 @@ _ON_SPARSE_CORES = {
 }
 
 
-COMPILER_OPTIONS = {"TPU v5": _ON_SPARSE_CORES, "TPU v5p": _ON_SPARSE_CORES, "TPU v6 lite": _ON_SPARSE_CORES}
-
-
 def compiler_options() -> dict[str, str]:
     """What XLA is told beyond its defaults for the devices that are computed for."""
-    return COMPILER_OPTIONS.get(device().device_kind, {}) if device() is not None else {}
+    offloads = device() is not None and of_kind(device().device_kind).offloads_collectives
+    return _ON_SPARSE_CORES if offloads else {}

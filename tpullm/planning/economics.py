@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tpullm.errors import UserError
-from tpullm.hardware.prices import price_list
+from tpullm.hardware.chips import CHIPS
 from tpullm.planning.estimate import Estimate
 from tpullm.planning.setting import Setting
 from tpullm.recipe.schema import TrainConfig
@@ -14,7 +14,6 @@ from tpullm.recipe.schema import TrainConfig
 # Guesses, each of a usual order; nothing here could measure them.
 HOST_WRITES = 0.5e9  # bytes a second that one host writes to, or reads from, storage
 RESTART_SECONDS = 600.0  # until the chips are there again, and the program is compiled or found
-CHIPS_OF_A_HOST = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def whole_run(
         prices: dollars a chip-hour, by kind of price.
         hours_between: interruptions of the slice, in the mean; 0 is none.
     """
-    hosts = max(1, setting.topology.chips // CHIPS_OF_A_HOST)
+    hosts = max(1, setting.topology.chips // setting.device.chips_per_host)
     save = checkpoint_bytes / (hosts * HOST_WRITES)
     steps_seconds = config.steps * found.step_seconds
     goodput = _goodput(config, found.step_seconds, save, hours_between)
@@ -107,12 +106,12 @@ def prices_of(generation: str, given: list[str]) -> dict[str, float]:
     own = dict(_given(text) for text in given)
     if generation in own:
         return {"given": own[generation]}
-    return dict(price_list()["dollars_per_chip_hour"].get(generation, {}))
+    return dict(CHIPS[generation].dollars_per_hour) if generation in CHIPS else {}
 
 
 def _given(text: str) -> tuple[str, float]:
     generation, _, price = text.partition("=")
-    known = price_list()["dollars_per_chip_hour"]
+    known = [name for name, chip in CHIPS.items() if chip.dollars_per_hour]
     try:
         value = float(price)
     except ValueError:

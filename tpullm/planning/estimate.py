@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tpullm.hardware.chips import Chip
+from tpullm.hardware.chip import Chip
 from tpullm.planning.setting import Setting
 from tpullm.planning.traffic import Transfer, traffic
 from tpullm.planning.work import Part, useful_flops, work
@@ -48,9 +48,9 @@ def estimate(setting: Setting) -> Estimate:
 
 def _seconds(part: Part, chip: Chip) -> float:
     """Bound by the products or by the memory, whichever takes longer."""
-    at_peak = part.products / chip.products + part.grouped / (chip.products * chip.grouped)
-    computing = at_peak / chip.peak_flops + part.kernel / chip.kernel
-    return max(computing, part.moved / (chip.hbm_bandwidth * chip.memory))
+    at_peak = part.products / chip.matmul_efficiency + part.grouped / (chip.matmul_efficiency * chip.grouped_efficiency)
+    computing = at_peak / chip.peak_flops + part.kernel / chip.attention_efficiency
+    return max(computing, part.moved / (chip.hbm_bandwidth * chip.hbm_efficiency))
 
 
 def _exposed(setting: Setting, transfers: tuple[Transfer, ...], compute: float) -> dict[str, float]:
@@ -59,7 +59,7 @@ def _exposed(setting: Setting, transfers: tuple[Transfer, ...], compute: float) 
     beside = sum(one.seconds for one in transfers if not one.waits)
     longer = max(0.0, beside - compute) / beside if beside else 0.0
     for one in transfers:
-        share = 1.0 if one.waits else chip.beside + (1 - chip.beside) * longer
+        share = 1.0 if one.waits else chip.overlap_loss + (1 - chip.overlap_loss) * longer
         exposed[one.axis] = exposed.get(one.axis, 0.0) + share * one.seconds
     offloaded = (
         setting.offloaded * setting.accumulation * setting.model.layers * setting.tokens / setting.along("tensor")

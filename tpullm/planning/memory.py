@@ -135,7 +135,7 @@ def _mixture(setting: Setting) -> dict[str, float]:
     """The same of a mixture: experts' weights and gradients, and rows on their way, in buffers that are not full."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     D, F, k, devices = model.width, model.mlp_width / tensor, model.experts_per_token, setting.along("expert")
-    rows, arriving = M * k, M * k * fullness(model, M, devices, setting.topology)
+    rows, arriving = M * k, M * k * fullness(model, M, devices, setting.device)
     on_their_way = 4 * arriving * (D + F) + rows * D
     around = M * (7 * D + 3 * model.heads * model.head_width / tensor)
     parameters = 4 * setting.mlp_parameters + 2 * attention_parameters(model) / tensor

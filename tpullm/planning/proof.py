@@ -14,7 +14,6 @@ import jax
 from jax.sharding import AbstractMesh
 
 from tpullm.errors import UserError
-from tpullm.hardware.chips import chip
 from tpullm.hardware.slices import Topology
 from tpullm.mesh.axes import AXES, axis_sizes
 from tpullm.model.platform import compiler_options
@@ -177,7 +176,7 @@ def _proof(name: str, job: Job, program: str, versions: dict[str, str], executab
     sizes = axis_sizes(job.mesh, job.topology.chips)
     rests = resting(job.model, job.config.optimizer)
     state = round(sum(of_device(kind, sizes) for kind in (rests.parameters, rests.optimizer)))
-    limit = executable.limit_bytes or round(chip(job.topology).hbm_bytes)
+    limit = executable.limit_bytes or round(job.topology.chip.hbm_bytes)
     return Proof(
         recipe=name,
         topology=str(job.topology),
@@ -204,7 +203,7 @@ def look_at(job: Job, executable: Executable) -> Look:
     sizes = dict(zip(AXES, axis_sizes(job.mesh, job.topology.chips), strict=True))
     tokens = job.config.batch_size * job.config.sequence_length // job.config.accumulation
     split = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert", "sequence"))
-    filled = 1 / fullness(job.model, tokens // split, sizes["expert"], job.topology)
+    filled = 1 / fullness(job.model, tokens // split, sizes["expert"], job.topology.chip)
     within = sizes | {"data": sizes["data"] // job.topology.slices}  # a program is that of one slice
     return Look(
         items=schedule(executable.text, torus, filled) if executable.text else [],

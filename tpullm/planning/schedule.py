@@ -16,11 +16,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tpullm.hardware.chips import chip
 from tpullm.hardware.slices import Topology
 from tpullm.model.experts.exchange import UNFILLED
 from tpullm.model.experts.moe import FURTHER_ROUNDS
-from tpullm.planning.attention_kernels import CLOCKS, largest, scheduled, seen
+from tpullm.planning.attention_kernels import largest, scheduled, seen
 from tpullm.planning.hlo import KINDS, Collective, as_collective
 from tpullm.planning.instructions import Instruction, Shape, computations
 
@@ -127,7 +126,7 @@ def schedule(text: str, torus: Torus, filled: float = 1.0) -> list[Item]:
 class _Estimator:
     def __init__(self, program: dict[str, list[Instruction]], torus: Torus, filled: float):
         self.program, self.torus, self.filled = program, torus, filled
-        self.chip, self.clock = chip(torus.topology), CLOCKS[torus.topology.generation]
+        self.chip = torus.topology.chip
 
     def run(self, name: str) -> list[Item]:
         """The items of a computation that runs once, in order."""
@@ -225,7 +224,7 @@ class _Estimator:
         if one.opcode == "custom-call" and (products := self._grouped_products(one)):
             return products / (self.chip.peak_flops * GROUPED_SHARE)
         if one.cycles is not None:
-            return one.cycles / self.clock
+            return one.cycles / self.chip.clock
         if one.opcode in FREE or any(name in one.attributes for name in FREE_CALLS):
             return 0.0
         moved = 2 * sum(shape.bytes for shape in one.shapes if shape.space == 0)
@@ -241,14 +240,13 @@ class _Estimator:
             kernel = "all"
         blocks = [re.search(rf'block_{of}{end}\\*": (\d+)', one.attributes) for of in ("q", "kv")]
         area = math.prod(int(found[1]) if found else BLOCK for found in blocks)
-        generation = self.torus.topology.generation
-        block = largest(generation, math.isqrt(area))
+        block = largest(self.chip, math.isqrt(area))
         arrays = self._operands(one) or one.shapes
         arrays = [of.dims for of in arrays if len(of.dims) > 2 and of.dims[-1] == width]
         queries, keys = (of(dims[-2] for dims in arrays) for of in (min, max))
         heads = max(math.prod(dims[:-2]) for dims in arrays if dims[-2] == queries)
-        seconds = scheduled(generation, kernel, block, (1, queries, keys), seen(keys, block), width)
-        return heads * seconds / self.chip.kernel
+        seconds = scheduled(self.chip, kernel, block, (1, queries, keys), seen(keys, block), width)
+        return heads * seconds / self.chip.attention_efficiency
 
     def _grouped_products(self, one: Instruction) -> float:
         """Operations of a product with one matrix for each expert: rows in use times both widths."""
@@ -298,7 +296,7 @@ def link_seconds(one: Collective, torus: Torus) -> tuple[tuple[int, ...], float]
     places = np.array([torus.places[device] for device in groups[0]])
     spans = [len(set(places[:, n].tolist())) for n in range(places.shape[1])]
     dimensions = tuple(n for n, span in enumerate(spans) if span > 1)
-    of, rings = chip(torus.topology), torus.topology.rings
+    of, rings = torus.topology.chip, torus.topology.rings
     bandwidth = of.link_bandwidth * LINKS
     if one.kind == "collective-permute":
         hops = max(_distance(torus, *pair) for pair in groups)

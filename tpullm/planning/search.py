@@ -13,7 +13,6 @@ from typing import Any
 
 from tpullm.log import moment
 from tpullm.mesh.axes import AXES, written
-from tpullm.planning.attention_kernels import SCHEDULES
 from tpullm.planning.estimate import Estimate, estimate
 from tpullm.planning.memory import Memory, memory
 from tpullm.planning.resting import Resting, resting
@@ -163,7 +162,7 @@ def _parts(setting: Setting, sizes: tuple[int, ...]) -> list[int]:
 
 def _blocks(setting: Setting) -> list[int]:
     """Of attention: 0 is the platform's own choice, the others are other ones that the kernel takes on that chip."""
-    own = [of for where, of in SCHEDULES if where == setting.topology.generation and of >= SMALLEST_BLOCK]
+    own = [of for of in setting.device.attention if of >= SMALLEST_BLOCK]
     return [0, *(of for of in own if of != setting.block and setting.turn % of == 0)]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from tpullm.hardware.chips import Chip, chip
+from tpullm.hardware.chip import Chip
 from tpullm.hardware.slices import Topology
 from tpullm.mesh.axes import AXES, axis_sizes
 from tpullm.mesh.layout import RULES
@@ -184,17 +184,12 @@ def _block(length: int, most: int) -> int:
     return splash_block(length, most) if splash_fits(length, 1) else 512
 
 
-def padded_exchange(topology: Topology) -> bool:
-    """Whether devices along `expert` must send as many rows to each: see `exchange.has_ragged_exchange`."""
-    return topology.generation in ("v5e", "local")
-
-
-def fullness(model: ModelConfig, tokens: int, devices: int, topology: Topology) -> float:
+def fullness(model: ModelConfig, tokens: int, devices: int, chip: Chip) -> float:
     """Places in the buffers of experts' rows for each row, with an even load: see `exchange.most_in_a_round`."""
     if devices == 1 or not model.experts:
         return 1.0
     rows, worst = tokens * model.experts_per_token, tokens * min(model.experts_per_token, model.experts // devices)
-    return most_in_a_round(rows, worst, devices, not padded_exchange(topology)) / rows
+    return most_in_a_round(rows, worst, devices, chip.ragged_exchange) / rows
 
 
 def attention_parameters(model: ModelConfig) -> int:
@@ -221,7 +216,7 @@ def setting_of(
     made = Setting(
         model,
         topology,
-        device or chip(topology),
+        device or topology.chip,
         axis_sizes(mesh, topology.chips),
         config.batch_size,
         config.sequence_length,

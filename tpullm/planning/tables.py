@@ -2,7 +2,7 @@
 
 import shutil
 
-from tpullm.hardware.prices import price_list
+from tpullm.hardware.chips import PRICES_DATE
 from tpullm.log import moment
 from tpullm.planning.estimate import estimate
 from tpullm.planning.plans import Plan
@@ -143,7 +143,7 @@ def _run(plan: Plan) -> str:
     whole = ", ".join([f"{compact(run.tokens)} tokens", _days(run.days), *dollars])
     lines = [f"the whole run: {whole}"]
     if run.dollars and "given" not in run.dollars:
-        lines.append(f"  list prices of {price_list()['date']}; yours with --price GENERATION=DOLLARS a chip-hour")
+        lines.append(f"  list prices of {PRICES_DATE}; yours with --price GENERATION=DOLLARS a chip-hour")
     files = f"token store {_size(run.token_store_bytes)}, a checkpoint {_size(run.checkpoint_bytes)}"
     lines.append(f"  {files}, saved in {moment(run.save_seconds)} while training goes on")
     if run.hours_between:

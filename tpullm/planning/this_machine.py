@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm.hardware.chips import CHIPS, Chip
+from tpullm.hardware.chip import Chip
+from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.peak import fastest, peak
-from tpullm.hardware.slices import GENERATIONS, Topology
+from tpullm.hardware.slices import Topology
 from tpullm.model.attention.kernels import query_block
 from tpullm.model.platform import compute_dtype
 from tpullm.planning.estimate import estimate
@@ -20,10 +21,21 @@ from tpullm.recipe.schema import ModelConfig, TrainConfig
 
 # What a CPU reaches of what is measured: fitted to the quickstart, 12 M and 50 M on two idle cores of a Xeon with AMX
 # (1,660 GFLOP/s, 27.7 GB/s; benchmarks/predict.py --fit). Seven other models came within 20 % there. An EPYC without
-# AMX (430 GFLOP/s) reaches more of its peak, 0.93, 0.30 and 0.36: there a step is told too slow by a third or so.
-PRODUCTS, KERNEL, MEMORY = 0.58, 0.27, 0.21
-GROUPED = 0.41  # products with experts, of that; fitted to the mixture there, which was told 26 % too fast without
-KERNEL_OF_GPU = 0.4  # of the peak, a guess: nobody has measured it here
+# AMX (430 GFLOP/s) reaches more of its peak, 0.93, 0.30 and 0.36: there a step is predicted a third or so too slow.
+CPU_REACHES = {
+    "matmul_efficiency": 0.58,
+    "attention_efficiency": 0.27,
+    "hbm_efficiency": 0.21,
+    "grouped_efficiency": 0.41,  # fitted to the mixture there, which was predicted 26 % too fast without
+    "latency_seconds": 1e-4,
+}
+# Guesses: nobody has measured a GPU here. Links and matmuls are as a v5e's.
+GPU_REACHES = {
+    "link_bandwidth": 50e9,
+    "host_bandwidth": 8e9,
+    "matmul_efficiency": 0.95,
+    "attention_efficiency": 0.4,
+}
 COPIED = 1 << 28  # bytes that a memory's bandwidth is measured with
 
 
@@ -66,13 +78,18 @@ def machine() -> Machine:
 
 @lru_cache(maxsize=4)
 def measured(dtype: str) -> Chip:
-    """One device of this machine. Links are no faster than its memory, by which devices of a CPU speak."""
-    flops, bandwidth = peak(jnp.dtype(dtype)).flops, _copies()
-    given = replace(CHIPS["v5e"], peak_flops=flops, hbm_bytes=machine().hbm_bytes, hbm_bandwidth=bandwidth)
+    """One device of this machine. A CPU's devices exchange data through its memory."""
+    bandwidth, here = _copies(), machine()
+    found = Chip(
+        (here.device_kind,),
+        peak(jnp.dtype(dtype)).flops,
+        hbm_bytes=here.hbm_bytes,
+        hbm_bandwidth=bandwidth,
+        ragged_exchange=False,  # see `exchange.has_ragged_exchange`
+    )
     if jax.default_backend() != "cpu":
-        return replace(given, kernel=KERNEL_OF_GPU)
-    linked = replace(given, link_bandwidth=bandwidth / 4, dcn_bandwidth=bandwidth / 4, host_bandwidth=bandwidth)
-    return replace(linked, products=PRODUCTS, grouped=GROUPED, kernel=KERNEL, memory=MEMORY, latency_seconds=1e-4)
+        return replace(found, **GPU_REACHES)
+    return replace(found, link_bandwidth=bandwidth / 4, host_bandwidth=bandwidth, **CPU_REACHES)
 
 
 def _copies() -> float:
@@ -100,10 +117,11 @@ def setting_here(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Setting
 
 def _slice(devices: np.ndarray) -> Topology | None:
     """The TPU topology that these devices are; None if they are none that is known."""
-    generation = next((name for name, of in GENERATIONS.items() if of.kind == devices[0].device_kind), None)
+    kind = devices[0].device_kind
+    generation = next((name for name, chip in CHIPS.items() if chip.slices and kind in chip.device_kinds), None)
     if generation is None:
         return None
-    places = np.array([device.coords for device in devices])[:, : GENERATIONS[generation].dimensions]
+    places = np.array([device.coords for device in devices])[:, : CHIPS[generation].slices.dimensions]
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     return Topology(generation, tuple(int(n) for n in np.ptp(places, axis=0) + 1), slices)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tpullm.hardware.slices import Topology
 from tpullm.mesh.axes import AXES
-from tpullm.planning.setting import OURS, Setting, fullness, padded_exchange
+from tpullm.planning.setting import OURS, Setting, fullness
 
 
 class Transfer(NamedTuple):
@@ -72,7 +72,7 @@ def stops(setting: Setting) -> tuple[bool, bool]:
     """
     if setting.habits != OURS or setting.topology.generation == "local":
         return False, False
-    if setting.topology.generation == "v5e":
+    if not setting.device.offloads_collectives:
         return False, True
     over = _way(setting.topology, setting.sizes, "fsdp", True).dimensions
     waits = over > 1 and setting.along("fsdp") < setting.topology.chips
@@ -102,9 +102,9 @@ def _experts(setting: Setting) -> list[Transfer]:
     size, model, ours = setting.along("expert"), setting.model, setting.habits.halves
     if not model.experts:
         return []
-    padded = padded_exchange(setting.topology)
+    padded = not setting.device.ragged_exchange
     rows = setting.tokens * model.experts_per_token
-    rows *= fullness(model, setting.tokens, size, setting.topology) if padded else 1.0
+    rows *= fullness(model, setting.tokens, size, setting.device) if padded else 1.0
     journeys = 5 if ours else 2 + 4 + 2 * ("up" in setting.recompute)
     moved = setting.accumulation * model.layers * journeys * rows * model.width * 2 * (size - 1) / size
     # Each pair of devices has its own way, half of the ring in the mean: a quarter of a gather's time.
@@ -130,7 +130,7 @@ def _slices(setting: Setting) -> list[Transfer]:
     tables = (1 if model.tied_embeddings else 2) * model.vocabulary_size * model.width / setting.along("tensor")
     numbers = setting.accumulation * (layers + tables) / setting.along("fsdp")
     received = 2 * numbers * setting.habits.crossing * (slices - 1) / slices
-    seconds = received / (setting.device.dcn_bandwidth * setting.device.crossing)
+    seconds = received / (setting.device.dcn_bandwidth * setting.device.dcn_efficiency)
     return [Transfer("slices", "sums of gradients", received, seconds, waits=True)]
 
 
@@ -138,7 +138,7 @@ def _transfer(setting, axis, what, received, collectives, waits=False, faster=1)
     way, chip = _way(setting.topology, setting.sizes, axis, setting.habits.in_lines), setting.device
     if setting.along(axis) == 1 or not received:
         return Transfer(axis, what, 0.0, 0.0, waits)
-    seconds = received / (way.links * chip.link_bandwidth * chip.links * faster)
+    seconds = received / (way.links * chip.link_bandwidth * chip.link_efficiency * faster)
     return Transfer(axis, what, received, seconds + collectives * way.hops * chip.latency_seconds, waits)
 
 

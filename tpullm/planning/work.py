@@ -101,7 +101,7 @@ def _output(setting: Setting) -> Part:
     model, M = setting.model, setting.tokens
     V = model.vocabulary_size / setting.along("tensor")
     three = _scaled(_product(M, model.width, V), 3)
-    again = 12 * (setting.chunks - 1) * model.width * V * setting.device.memory
+    again = 12 * (setting.chunks - 1) * model.width * V * setting.device.hbm_efficiency
     return _scaled(three._replace(moved=three.moved + 16 * M * V + again), setting.accumulation)
 
 

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from tpullm.hardware.chips import of_kind
 from tpullm.model.platform import target
 from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig
 
@@ -39,11 +40,11 @@ def splash_fits(length: int, sequence: int) -> bool:
 def splash_block(length: int, most: int = 0) -> int:
     """How many of `length` queries or keys a TPU's kernel takes at a time: at most `most`, or 1,024 if that is 0.
 
-    1,024 is best by `planning/kernels.py`, but for a v6e from 8,192 tokens on, where 2,048 take 6 % less.
+    1,024 is best by `planning/attention_kernels.py`, but for a v6e from 8,192 tokens on, where 2,048 take 6 % less.
     """
     return next(block for block in ATTENTION_BLOCKS if block <= (most or 1024) and length % block == 0)
 
 
 def largest_block(device_kind: str) -> int:
     """The most that `model.attention_block` can be: the compiler refuses 2,048 where a core has 16 MiB of its own."""
-    return 2048 if device_kind == "TPU v6 lite" else 1024
+    return max(of_kind(device_kind).attention, default=1024)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tpullm.hardware.chips import of_kind
 from tpullm.mesh.layout import RULES, device
 from tpullm.model.platform import target
 
@@ -181,7 +182,7 @@ def has_ragged_exchange() -> bool:
     0.0.50), where those of v5p and v6e don't. XLA for a CPU does not compile `ragged-all-to-all` (JAX 0.10 and 0.12),
     and nobody has tried several GPUs here. All these send padded rows, to the same numbers.
     """
-    return target() == "tpu" and device() is not None and device().device_kind != "TPU v5 lite"
+    return target() == "tpu" and device() is not None and of_kind(device().device_kind).ragged_exchange
 
 
 def row_shape(width: int) -> tuple[int, ...]:

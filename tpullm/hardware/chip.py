@@ -1,0 +1,159 @@
+"""What is said of a chip; the chips themselves are the entries of `chips.py`."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Cycles(NamedTuple):
+    """Cycles of an attention kernel: `body` of a turn that multiplies a block, `turn` of every turn, and `edge` of
+    what begins and ends a row of blocks."""
+
+    body: int
+    turn: int
+    edge: int
+
+
+KERNELS = ("forward", "queries", "keys", "all")
+
+
+def kernels(*cycles: tuple[int, int, int]) -> dict[str, Cycles]:
+    """One row of a chip's attention table: the cycles of each of `KERNELS`.
+
+    `queries` and `keys` compute the gradients in two passes, `all` computes them in one.
+    """
+    return {name: Cycles(*values) for name, values in zip(KERNELS, cycles, strict=True)}
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of a chip, as the TPU compiler knows them.
+
+    Args:
+        dimensions: of the torus that the chips form.
+        wraps: dimensions of this size (in three dimensions: of its multiples) are rings.
+        largest: chips in the largest slice.
+        small: the shapes of slices that are no whole cubes.
+        options: compiler options beside the shape.
+    """
+
+    dimensions: int
+    wraps: int
+    largest: int
+    small: tuple[tuple[int, ...], ...]
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class CloudTpu:
+    """What the Cloud TPU API calls the slices of a chip.
+
+    Args:
+        name: of the accelerator type, before the dash: `v5litepod` of `v5litepod-16`.
+        cores: what the number in an accelerator type counts, for each chip.
+        sizes: the numbers that there are.
+        one_host: chips of the largest slice on one host.
+        runtime_version: the machines' system, as Google recommends for JAX.
+    """
+
+    name: str
+    cores: int
+    sizes: tuple[int, ...]
+    one_host: int
+    runtime_version: str
+
+
+@dataclass(frozen=True)
+class ComputeEngine:
+    """The machines with a chip on Compute Engine.
+
+    Args:
+        family: what the names of its machine types begin with.
+        machines: chips, vCPUs and GiB of memory by machine type; none if only GKE makes them.
+        slices: shapes of the slices that several machines can form.
+        image: family of boot images in the project `ubuntu-os-accelerator-images`.
+        disk: the only disk type that the machines take; empty for any.
+    """
+
+    family: str
+    machines: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    slices: tuple[tuple[int, ...], ...] = ()
+    image: str = ""
+    disk: str = ""
+
+    @property
+    def topologies(self) -> dict[int, str]:
+        """The names of `slices` by their number of chips: `{8: "2x4"}`."""
+        return {math.prod(shape): "x".join(map(str, shape)) for shape in self.slices}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One kind of chip: a device of JAX. What is left out is unknown or does not exist.
+
+    Bandwidths are in bytes a second and one way; efficiencies are shares of a peak or of a bandwidth. Defaults are what
+    is the same for all TPUs. `fitted` figures are those with which `benchmarks/fit.py` comes nearest to the published
+    runs marked `fit` in `benchmarks/published.yaml`; the errors on the other runs are in docs/en/planning.md.
+
+    Args:
+        device_kinds: JAX's names of the device (`jax.Device.device_kind`).
+        peak_flops: FLOP/s in bfloat16; 0 if not published.
+        dollars_per_hour: of one chip, by kind of price.
+        memory_gib: as published.
+        hbm_bytes: what a program may use of that.
+        hbm_bandwidth: of that memory.
+        link_bandwidth: of one link to a neighbor.
+        dcn_bandwidth: the chip's share of its host's data center network.
+        host_bandwidth: the chip's share of the way to its host's memory.
+        matmul_efficiency: of large matmuls.
+        grouped_efficiency: of matmuls with one expert each, as a share of `matmul_efficiency`.
+        attention_efficiency: of the attention kernel, as a share of its schedule's speed, or without a schedule of the
+            peak.
+        hbm_efficiency: of element-wise work.
+        link_efficiency: of collectives.
+        overlap_loss: share of an asynchronous collective's time that is lost all the same.
+        dcn_efficiency: of all-reduces between slices.
+        latency_seconds: of one hop of a collective.
+        clock: cycles a second of a kernel's schedule.
+        cores: of a chip; they share the heads of attention.
+        attention: the cycles of attention's kernels by block size. Sizes that are missing do not fit the chip's VMEM.
+        ragged_exchange: whether devices can send each other different numbers of rows in one operation.
+        offloads_collectives: whether SparseCores run gathers and scatters beside matmuls (`model/platform.py`).
+        host: chips of one host along each dimension, in a slice of several hosts.
+        slices: None: the compiler can't compile for it, or nobody has tried.
+        cloud_tpu: None: the Cloud TPU API does not offer it.
+        compute_engine: None: Compute Engine does not offer it.
+    """
+
+    device_kinds: tuple[str, ...]
+    peak_flops: float = 0.0
+    dollars_per_hour: Mapping[str, float] = field(default_factory=dict)
+    memory_gib: int = 0
+    hbm_bytes: float = 0.0
+    hbm_bandwidth: float = 0.0
+    link_bandwidth: float = 0.0
+    dcn_bandwidth: float = 0.0
+    host_bandwidth: float = 0.0
+    matmul_efficiency: float = 0.0
+    grouped_efficiency: float = 0.72  # fitted
+    attention_efficiency: float = 0.0
+    hbm_efficiency: float = 0.82  # fitted
+    link_efficiency: float = 0.63  # fitted
+    overlap_loss: float = 0.41  # fitted
+    dcn_efficiency: float = 1.0
+    latency_seconds: float = 1e-6  # guess, of the order that is told of TPUs (a microsecond a hop)
+    clock: float = 0.0
+    cores: int = 1
+    attention: Mapping[int, dict[str, Cycles]] = field(default_factory=dict)
+    ragged_exchange: bool = True
+    offloads_collectives: bool = False
+    host: tuple[int, int, int] = (2, 2, 1)  # Google Cloud's page of each generation
+    slices: Slices | None = None
+    cloud_tpu: CloudTpu | None = None
+    compute_engine: ComputeEngine | None = None
+
+    @property
+    def chips_per_host(self) -> int:
+        """Of a slice of several hosts."""
+        return math.prod(self.host)
