@@ -96,8 +96,8 @@ class Bucket(GCSFileSystem):
     def _given_up(self, error: Exception, path: str, args: tuple) -> UserError:
         where, reason = name(path, args), " ".join(str(error).split())[:120] or type(error).__name__
         if self._reached:
-            return TryAgain(f"{where}: the storage did not answer for {PATIENCE_SECONDS:.0f} s ({reason}); "
-                            "the same command goes on from the last save")  # fmt: skip
+            wait = f"{PATIENCE_SECONDS:.0f} s"
+            return TryAgain(f"{where}: the storage did not answer for {wait} ({reason}); the same command resumes")
         return UserError(f"{where}: can't be reached ({reason}); check this machine's network")
 
 
@@ -130,7 +130,7 @@ def explain(text: str) -> UserError:
     if "UNAUTHENTICATED" in text or "code: 401" in text:
         return UserError(f"{where}: no valid credentials; {LOG_IN}")
     reason = " ".join(text.split("attempts failed: ")[-1].split("[")[0].split())[:120]
-    return TryAgain(f"{where}: the storage did not answer ({reason}); the same command goes on from the last save")
+    return TryAgain(f"{where}: the storage did not answer ({reason}); the same command resumes")
 
 
 def name(path: str, args: tuple) -> str:
@@ -300,10 +300,10 @@ def remove_all(folder: Path, names: list[str]) -> None:
 
 
 def write_if(target: Path, value: dict, generation: int) -> int | None:
-    """Write JSON if the object still has that generation (0: is not there); the new generation, None if it was not so.
+    """Write JSON if the object still has that generation (0: no object); the new generation, or None if it has not.
 
-    In one request with a precondition, so that of several writers one alone succeeds. A value whose answer was lost and
-    that is found there on the second try counts as written, so it must name its writer.
+    One request with a precondition, so only one of several writers succeeds. None also after an answer that was lost:
+    the request is sent again, and finds its own first write.
     """
     system, (bucket, key) = filesystem(), str(target).removeprefix("gs://").split("/", 1)
     parts = [("application/json; charset=UTF-8", {"name": key}), ("application/json", value)]
@@ -316,8 +316,7 @@ def write_if(target: Path, value: dict, generation: int) -> int | None:
         )
         return int(made["generation"])
     except FileExistsError:
-        now, found, _ = read_with_age(target)
-        return now if found == value else None
+        return None
 
 
 def read_with_age(target: Path) -> tuple[int, dict, float]:
