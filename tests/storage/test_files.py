@@ -250,9 +250,7 @@ def test_other_schemes_and_no_bucket_are_refused(text):
 
 
 def test_without_gcsfs_the_line_says_what_to_install(monkeypatch):
-    import tpullm
-
-    monkeypatch.delattr(tpullm, "bucket")
+    monkeypatch.delattr(storage, "gcs")
     monkeypatch.delitem(sys.modules, "tpullm.storage.gcs")
     monkeypatch.setitem(sys.modules, "gcsfs.core", None)
     with pytest.raises(UserError, match=r"gs:// needs gcsfs.*pip install 'tpullm\[gcp\]'"):

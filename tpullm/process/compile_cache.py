@@ -2,7 +2,7 @@
 
 JAX's key has the program, the versions and XLA's flags, but not the machine. A program compiled for one processor can
 crash on another (SIGILL), and one compiled for fewer cores is slow: on two cores, the quickstart's step took 0.57 s
-with the program of one core instead of 0.48 s. Machines may share a home folder, so each kind of machine has its own folder.
+with the program of one core instead of 0.48 s. Machines may share a home folder, so each kind of machine has its own.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tpullm.log import warn
-from tpullm.storage.cache import cache_folder
+from tpullm.storage import cache_folder
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 LEAST_SECONDS = 0.1  # of compilation; keeping quicker programs too made a start no faster
