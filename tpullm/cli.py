@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 
 from tpullm import log, storage
 from tpullm.cluster import hosts, join, place
@@ -20,26 +21,26 @@ HELP = ("-h", "--help", "--help-all")
 
 
 def entry() -> int:
-    """The program `tpullm`: `main`, in a process that has what computing needs from its start."""
+    """The program `tpullm`: set up the process for the verb, then `main`; returns the exit code."""
     verb = VERBS.get(sys.argv[1] if len(sys.argv) > 1 else "")
     if verb and verb.computes:
         environment.prepare()
-    elif verb and not verb.reads:  # what `launch` starts finds its own
-        environment.settle()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half-written is removed
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # a terminal without Japanese shows question marks instead
+    elif verb and not verb.reads:  # `launch` does not compute, and passes its variables to other machines
+        environment.set_variables()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: removes half-written files
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # question marks where a terminal can't show Japanese
         stream.reconfigure(errors="replace")
     code = main()
     if code:
-        # Threads that fail of the same cause a moment later (a save that goes on, say), in Python or not, add nothing
-        # to the one line.
+        # After the one line, other threads (a checkpoint in flight, for example) may fail of the same cause. What they
+        # print, in Python or C++, is dropped.
         sys.stderr.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return code
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; the exit code is the verb's (0), 2 for a mistake that the user can correct, 130 if interrupted."""
+    """Run one verb; the exit code: 0 or the verb's own, 2 for a user error, 75 to try again, 130 if interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _dispatch(argv)
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as error:
         return _fail(str(error), code=130)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was finished is kept, the same command goes on from there", code=130)
+        return _fail("interrupted; finished work is kept, and the same command resumes", code=130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -85,7 +86,6 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     verb = _known(argv[0])
     from tpullm.recipe.parsing import parse
-    from tpullm.run.directory import open_run, owned
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     module = importlib.import_module(module_of(verb))
@@ -94,26 +94,37 @@ def _dispatch(argv: list[str]) -> int:
     if not VERBS[verb].recipe:
         return module.main(parse(parser_of(verb), argv[1:])) or 0
     if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
-        module.show_main(parse(parser_of(verb, shows=True), argv[1:]))
-    elif VERBS[verb].shared:
-        flags, arguments = place.take_flags("share", argv[1:])
-        recipe, run, _ = open_run(parser_of(verb), arguments)
-        share = place.find_share(flags, os.environ)
-        place.introduce(share)
-        with owned(run, recipe) if share.is_first else contextlib.nullcontext():
-            module.main(recipe, run, share)
-    else:
-        flags, arguments = place.take_flags("hosts", argv[1:]) if VERBS[verb].computes else ({}, argv[1:])
-        recipe, run, arguments = open_run(parser_of(verb), arguments)
-        if VERBS[verb].computes:
-            join.join(place.find_place(flags, os.environ))
-            # The run directory is one folder, and may be mounted in different places.
-            hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
-        with owned(run, recipe) if VERBS[verb].writes and hosts.is_first() else contextlib.nullcontext():
-            code = module.main(recipe, run, *([arguments] if VERBS[verb].adds else [])) or 0
-        join.leave()
-        return code
+        return module.show_main(parse(parser_of(verb, shows=True), argv[1:])) or 0
+    return (_as_share if VERBS[verb].shared else _as_host)(verb, module.main, argv[1:])
+
+
+def _as_share(verb: str, make: Callable, arguments: list[str]) -> int:
+    """Run a verb whose work several processes can share."""
+    from tpullm.run.directory import open_run, owned
+
+    flags, arguments = place.take_flags("share", arguments)
+    recipe, run, _ = open_run(parser_of(verb), arguments)
+    share = place.find("share", flags, os.environ)
+    place.introduce(share)
+    with owned(run, recipe) if share.is_first else contextlib.nullcontext():
+        make(recipe, run, share)
     return 0
+
+
+def _as_host(verb: str, make: Callable, arguments: list[str]) -> int:
+    """Run a verb with a recipe on all hosts; one that does not compute runs in this process alone."""
+    from tpullm.run.directory import open_run, owned
+
+    flags, arguments = place.take_flags("hosts", arguments) if VERBS[verb].computes else ({}, arguments)
+    recipe, run, parsed = open_run(parser_of(verb), arguments)
+    if VERBS[verb].computes:
+        join.join(place.find("hosts", flags, os.environ))
+        # Without the run directory: all hosts share it, and may mount it in different places.
+        hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
+    with owned(run, recipe) if VERBS[verb].writes and hosts.is_first() else contextlib.nullcontext():
+        code = make(recipe, run, *([parsed] if VERBS[verb].adds else [])) or 0
+    join.leave()
+    return code
 
 
 def _known(verb: str) -> str:
@@ -129,10 +140,10 @@ def _known(verb: str) -> str:
 
 
 def parser_of(verb: str, shows: bool = False):
-    """The parser of a verb's command line, without the recipe as the first word.
+    """The parser of a verb's command line; it does not take the recipe as the first word.
 
     Args:
-        shows: of its other form (`Verb.shows`), which takes no recipe.
+        shows: for the verb's other form (`Verb.shows`), which takes no recipe.
     """
     import jsonargparse
 
@@ -167,7 +178,7 @@ def _overview() -> str:
 
 
 def _asks_for_help(argv: list[str]) -> tuple[str, bool] | None:
-    """The verb whose help is asked for, and whether for all of it; behind a launch's `--` it is the verb there."""
+    """The verb whose help is asked for, and whether in full. After the `--` of a launch it is the launched verb."""
     if argv[0] == "help":
         return _known(argv[1]), False
     end = argv.index("--") if "--" in argv else len(argv)

@@ -1,11 +1,11 @@
-"""What a user did wrong, told in one line."""
+"""Errors that exit with one line instead of a traceback, and their exit codes."""
 
 import errno
 import re
 
 
 class UserError(Exception):
-    """A mistake that the user can correct: the message says what, where (file, key, line) and what to do.
+    """An error that the user can correct: the message says what, where (file, key, line) and what to do.
 
     The command line prints it without a traceback and exits with `code`.
     """
@@ -17,21 +17,21 @@ class UserError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing was wrong here, the same command may go on
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: no error in the command, which can resume
 
 
 class TryAgain(UserError):
-    """Something outside failed for a while, the storage say: the same command may go on later."""
+    """A failure outside that may pass, such as an outage of the storage: the same command can resume later."""
 
     code = TRY_AGAIN
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM arrived and the work was saved: the command line prints the message and exits with 130."""
+    """Ctrl-C or SIGTERM arrived, and the work was saved: the command line prints the message and exits with 130."""
 
 
 class HostFailed(UserError):
-    """Another host failed or is gone; the command line ends with its exit code."""
+    """Another host failed or is gone; the command line exits with its exit code."""
 
     def __init__(self, message: str, code: int):
         super().__init__(message)
@@ -39,14 +39,14 @@ class HostFailed(UserError):
 
 
 def correctable(error: BaseException) -> str | None:
-    """The line of a mistake that the user can correct, wherever it comes from; None for anything else."""
+    """The line for an error that the user can correct, whichever library raised it; None for any other error."""
     if isinstance(error, UserError):
         return str(error) if error.code == UserError.code else None
     return _no_space(error) or _no_access(error) or _no_memory(error) or _no_socket(error)
 
 
 def _no_space(error: BaseException | None) -> str | None:
-    """One line if the device is full, wherever the error comes from (Python, TensorStore, a worker process)."""
+    """One line if a disk is full, as reported by Python, TensorStore or a worker process."""
     while error is not None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left on device" in str(error):
@@ -59,14 +59,14 @@ def _no_space(error: BaseException | None) -> str | None:
 
 
 def _no_access(error: BaseException) -> str | None:
-    """One line if a file or a folder can't be used as asked."""
+    """One line if a file or a folder can't be used."""
     if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
         return f"{error.filename}: {error.strerror.lower()}; choose another place"
     return None
 
 
 def _no_memory(error: BaseException) -> str | None:
-    """One line if the memory of the machine or of a device was not enough for what was asked at once."""
+    """One line if the memory of the machine or of a device was too small for one allocation."""
     text = str(error)
     if not (isinstance(error, MemoryError) or isinstance(error, RuntimeError) and re.search("[Oo]ut of memory", text)):
         return None
@@ -76,7 +76,7 @@ def _no_memory(error: BaseException) -> str | None:
 
 
 def _no_socket(error: BaseException) -> str | None:
-    """One line if the sockets of worker processes can't be where temporary files are."""
+    """One line if the path of temporary files is too long for the sockets of worker processes."""
     if isinstance(error, OSError) and "AF_UNIX path too long" in str(error):
         return "the temporary folder's path is too long; set TMPDIR to a shorter one, such as /tmp"
     return None

@@ -1,4 +1,4 @@
-"""What the user sees while work goes on: lines and progress on stderr; stdout is for results only."""
+"""What the user sees during work: lines and progress bars on stderr; stdout is for results only."""
 
 import contextlib
 import sys
@@ -15,36 +15,36 @@ def console():
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-_name = ""  # what the lines of one of several processes begin with
+_name = ""  # begins each line of one of several processes
 _only_warns = False
 
 
 def speak_as(name: str, only_warns: bool = False) -> None:
-    """This process is one of several. Of hosts only the first speaks, each share speaks for itself."""
+    """Name this process, one of several. Every share logs all lines; of the hosts, the others only warn."""
     global _name, _only_warns
     _name, _only_warns = name, only_warns
 
 
 def say(message: str) -> None:
-    """One line to the user."""
+    """Print one line to the user."""
     if not _only_warns:
         console().print(_prefix() + message, markup=False)
 
 
 def warn(message: str) -> None:
-    """One line to the user about this very process."""
+    """Print one line about this process, also on a host that only warns."""
     console().print(_prefix() + message, markup=False)
 
 
 def moment(seconds: float) -> str:
-    """A time in three digits and the unit that suits, `57.5 ms`."""
+    """A time with three digits, in seconds or milliseconds: `57.5 ms`."""
     if seconds >= 999.5:
         return f"{seconds:,.0f} s"
     return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
 
 
 def last_words(message: str) -> None:
-    """The line that a command ends with when it fails; without rich, since a thread may say it while all else hangs."""
+    """Print the one line with which a command fails; without rich, since a thread may print it while others hang."""
     print(f"{_prefix()}tpullm: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 

@@ -24,7 +24,7 @@ def test_the_second_waits_with_a_line_and_is_refused_or_comes_after(bucket, caps
         with pytest.raises(UserError, match=f"{bucket}: another tpullm works in it"), lock.alone(bucket):
             pass
         assert gs.read_with_age(bucket / ".lock")[0] > generation, "it was renewed"
-        assert f"belongs to {said['host']}, process {said['pid']}; waiting 3 s" in capsys.readouterr().err
+        assert f"in use by {said['host']}, process {said['pid']}; waiting 3 s" in capsys.readouterr().err
     with lock.alone(bucket):
         assert (bucket / ".lock").exists()
     assert not (bucket / ".lock").exists()
@@ -38,6 +38,15 @@ def test_the_second_comes_in_as_soon_as_the_first_leaves(bucket, monkeypatch):
     began = time.monotonic()
     with lock.alone(bucket):
         assert 0.9 < time.monotonic() - began < 60, "it waited for the lease to end"
+
+
+def test_an_answer_that_was_lost_costs_nobody_the_lease(bucket):
+    """The request is sent again, with the generation from before the first one."""
+    lease, other = lock.Lease(bucket / ".lock"), lock.Lease(bucket / ".lock")
+    first = lease._write(0)
+    assert first and lease._write(0) == first
+    assert other._write(0) is None
+    assert lease._write(first) > first
 
 
 def test_a_lease_that_is_not_renewed_is_taken_over(bucket):

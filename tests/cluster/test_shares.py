@@ -11,15 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.conftest import ROOT
 from tests.corpus.test_collect import _story, _write
 from tpullm import cli, log, storage
 from tpullm.cluster import shares
-from tpullm.cluster.place import find_share, take_flags
-from tpullm.cluster.shares import ALL, Share, SharedWork, ShareFailed
+from tpullm.cluster.place import Place
+from tpullm.cluster.shares import SharedWork, ShareFailed
 from tpullm.commands import collect
 from tpullm.corpus import collect as corpus_collect
 from tpullm.corpus import download, tasks
@@ -27,18 +25,17 @@ from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
 
-BATCH = {"BATCH_TASK_INDEX": "3", "BATCH_TASK_COUNT": "8", "BATCH_JOB_UID": "job"}
-SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "1", "SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}
 FILES = 24
 
 # Small parts, so that there is something to share; each that is made leaves a line, by whom.
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from tpullm import cli, sharing
+from tpullm import cli
+from tpullm.cluster import shares
 from tpullm.corpus import collect, document_files, tasks
 collect.TASK_BYTES, tasks.PARALLEL_BYTES, document_files.SHARD_CHARACTERS = 1, 10**9, 3_000
-sharing.SECONDS_BETWEEN_LOOKS = 0.1
+shares.SECONDS_BETWEEN_LOOKS = 0.1
 made, run_task = Path(os.environ["MADE"]), tasks.run
 def noted(task):
     time.sleep(float(os.environ["PAUSE"]))
@@ -210,7 +207,7 @@ def test_a_share_of_another_recipe_is_refused(recipe, tmp_path, first):
 
 
 def begun(folder, index, job="", count=2, inputs=None) -> SharedWork:
-    work = SharedWork(folder, "collect", Share(index, count, "the test", job)).__enter__()
+    work = SharedWork(folder, "collect", Place(index, count, job=job)).__enter__()
     work.begin({"tpullm": "1", "config": inputs or {"seed": 0}})
     return work
 
@@ -329,7 +326,7 @@ def test_files_from_the_web_are_fetched_by_share_0(tmp_path, monkeypatch):
 
     monkeypatch.setattr(download, "_download", None)  # would fail if it were called
     monkeypatch.setattr(shares.time, "sleep", sleep)
-    work = SharedWork(tmp_path / "run", "collect", Share(1, 2))
+    work = SharedWork(tmp_path / "run", "collect", Place(1, 2))
     planned = corpus_collect.plan(recipe, {}, tmp_path, work)
     assert [task.files[0].path for task in planned.tasks] == [place]
 
@@ -355,42 +352,6 @@ def test_one_process_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeyp
     collect.main(recipe, tmp_path / "run")
     assert sorted(made) == ["", *(f"{number:06}.npz" for number in range(6))]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["documents"]
-
-
-@given(st.integers(1, 40), st.integers(0, 200))
-def test_every_item_is_in_exactly_one_share_and_shares_are_even(count, items):
-    shares = [list(Share(index, count).of(range(items))) for index in range(count)]
-    assert sorted(item for share in shares for item in share) == list(range(items))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_the_first_that_says_so_decides_which_share_this_is():
-    place = Share(1, 2, "the flags --share.*")
-    assert find_share({"index": 1, "count": 2}, BATCH | SLURM) == place
-    assert find_share({}, BATCH | SLURM) == Share(3, 8, "BATCH_TASK_INDEX and BATCH_TASK_COUNT", "job")
-    assert find_share({}, SLURM) == Share(2, 4, "SLURM_PROCID and SLURM_STEP_NUM_TASKS", "7.1.")
-    assert find_share({"count": 1}, BATCH).count == 1
-    in_a_script = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_ARRAY_TASK_ID": "3"}
-    assert find_share({}, in_a_script) == find_share({}, {}) == ALL
-    assert take_flags("share", ["--share.index", "1", "--run", "r"]) == ({"index": 1}, ["--run", "r"])
-
-
-@pytest.mark.parametrize(
-    ("flags", "environment", "says"),
-    [
-        ({"count": 4}, {}, "share.index: is missing beside --share.count"),
-        ({"index": 0}, {}, "share.count: is missing beside --share.index"),
-        ({"index": 4, "count": 4}, {}, "the flags --share.* say index 4 of 4"),
-        ({"index": -1, "count": 4}, {}, "index -1 of 4"),
-        ({"index": 0, "count": 0}, {}, "index 0 of 0"),
-        ({}, BATCH | {"BATCH_TASK_INDEX": "8"}, "BATCH_TASK_COUNT say index 8 of 8"),
-        ({}, BATCH | {"BATCH_TASK_INDEX": "x"}, "are 'x' and '8', and no numbers"),
-    ],
-)
-def test_a_share_that_can_not_be_is_refused(flags, environment, says):
-    with pytest.raises(UserError) as refused:
-        find_share(flags, environment)
-    assert says in str(refused.value)
 
 
 def test_run_is_not_shared_and_help_tells_what_is(capsys, monkeypatch):

@@ -91,7 +91,7 @@ def test_failures_are_told_once_and_leave_no_broken_entry(home, monkeypatch, cap
     for name in ("jit_step-0-cache", "jit_step-1-cache", "jit_other-0-cache"):
         (folder / name).write_bytes(b"half")
     monkeypatch.setattr(warnings, "showwarning", lambda message, *rest, **named: print(message, file=sys.stderr))
-    compile_cache.mend()
+    compile_cache.maintain()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         for name in ("jit_step", "jit_nothing"):
@@ -112,7 +112,7 @@ def test_what_was_longest_not_used_is_removed(home, monkeypatch):
     for day, path in enumerate([other / "old", home / compile_cache.machine() / "newer", other / "newest"]):
         path.write_bytes(bytes(100))
         os.utime(path, (86400 * day, 0))
-    compile_cache.mend()
+    compile_cache.maintain()
     assert sorted(path.name for path in home.glob("*/*")) == ["newer", "newest"]
 
 
@@ -121,5 +121,5 @@ def test_a_folder_of_the_users_own_is_left_alone(home, monkeypatch, tmp_path):
     monkeypatch.setattr(compile_cache, "MOST_BYTES", 0)
     (tmp_path / "entry").write_bytes(b"1")
     shown = warnings.showwarning
-    compile_cache.mend()
+    compile_cache.maintain()
     assert (tmp_path / "entry").exists() and warnings.showwarning is shown

@@ -178,7 +178,6 @@ def test_of_two_writers_with_one_generation_one_succeeds(bucket):
     path = bucket / "object"
     first = gs.write_if(path, {"writer": 1}, 0)
     assert first and gs.write_if(path, {"writer": 2}, 0) is None
-    assert gs.write_if(path, {"writer": 1}, 0) == first, "an answer that was lost"
     second = gs.write_if(path, {"writer": 2}, first)
     assert second and gs.write_if(path, {"writer": 3}, first) is None
     generation, value, age = gs.read_with_age(path)
@@ -192,7 +191,7 @@ def test_an_outage_is_waited_for_and_a_long_one_is_one_line(bucket, storage_serv
     assert (bucket / "a").read_text() == "1"
     monkeypatch.setattr(gs, "PATIENCE_SECONDS", 1.0)
     storage_server.kill()
-    with pytest.raises(TryAgain, match=f"{bucket}/a: the storage did not answer for 1 s .*goes on from the last save"):
+    with pytest.raises(TryAgain, match=f"{bucket}/a: the storage did not answer for 1 s .*the same command resumes"):
         (bucket / "a").read_text()
 
 
@@ -251,9 +250,7 @@ def test_other_schemes_and_no_bucket_are_refused(text):
 
 
 def test_without_gcsfs_the_line_says_what_to_install(monkeypatch):
-    import tpullm
-
-    monkeypatch.delattr(tpullm, "bucket")
+    monkeypatch.delattr(storage, "gcs")
     monkeypatch.delitem(sys.modules, "tpullm.storage.gcs")
     monkeypatch.setitem(sys.modules, "gcsfs.core", None)
     with pytest.raises(UserError, match=r"gs:// needs gcsfs.*pip install 'tpullm\[gcp\]'"):

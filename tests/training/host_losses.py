@@ -74,7 +74,7 @@ def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
 
 if __name__ == "__main__":
     flags, (folder, *asked) = place.take_flags("hosts", sys.argv[1:])
-    join.join(place.find_place(flags, {}))
+    join.join(place.find("hosts", flags, {}))
     assert len(jax.devices()) == 8
     texts = documents(Path(folder))
     results = {name: trained(make_mesh(MESHES[name]), texts) for name in asked or MESHES}

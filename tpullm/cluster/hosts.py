@@ -1,7 +1,8 @@
-"""Several hosts (processes) that train one model: how they wait for each other and find out whether they agree.
+"""What the hosts of one training do together: wait for each other, exchange values, refuse to differ, fail.
 
-One process is one host: then nothing here waits. With several, host 0 makes what is one (files, log lines), and what it
-makes is read after a `barrier`. How a process becomes one of several: `joining.py`.
+One process alone is one host, and then nothing here waits. With several hosts, host 0 writes files and log lines; the
+others read a file after a `barrier`. `jax.experimental.multihost_utils` would need arrays of one shape and a running
+JAX, and a host that fails would leave the others in a collective.
 """
 
 import time
@@ -13,14 +14,16 @@ from tpullm.cluster.channel import Channel
 from tpullm.errors import UserError
 
 _channel: Channel | None = None
-_turn = 0  # how often the hosts have waited for each other
+_turn = 0  # how many times this host has gathered
+_arrived: dict[str, dict[int, tuple[str, Any]]] = {}  # on host 0: name and value, by turn and host
+_gathered: dict[str, list[Any]] = {}  # by turn
 
 
-def connected(to_others: Channel) -> None:
-    """From now on this process is one of several hosts."""
+def use(connected: Channel) -> None:
+    """Make this process one of several hosts."""
     global _channel
-    _channel = to_others
-    _channel.handlers |= {"gather": _collect, "gathered": _hear}
+    _channel = connected
+    _channel.handlers |= {"gather": _collect, "gathered": _receive}
     _channel.start()
 
 
@@ -35,7 +38,7 @@ def count() -> int:
 
 
 def is_first() -> bool:
-    """Whether this host makes what is one."""
+    """Whether this host writes files and log lines."""
     return index() == 0
 
 
@@ -45,7 +48,7 @@ def connection() -> Channel | None:
 
 
 def gather(name: str, value: Any) -> list[Any]:
-    """The value (JSON) of every host, by index; all wait for each other. `name` must be the same on all.
+    """The values (JSON) of all hosts, by index; waits for all hosts. `name` must be the same on all.
 
     Raises:
         HostFailed: another host failed.
@@ -60,11 +63,8 @@ def gather(name: str, value: Any) -> list[Any]:
     return _gathered.pop(turn)
 
 
-_arrived: dict[str, dict[int, tuple[str, Any]]] = {}  # on host 0, by turn and host
-_gathered: dict[str, list[Any]] = {}
-
-
 def _collect(sender: int, message: channel.Message) -> None:
+    """On host 0: when the values of all hosts have arrived, send them to all."""
     with _channel.changed:
         arrived = _arrived.setdefault(message["turn"], {})
         arrived[sender] = (message["name"], message["value"])
@@ -78,7 +78,7 @@ def _collect(sender: int, message: channel.Message) -> None:
         _channel.broadcast({"kind": "gathered", "turn": message["turn"], "values": values})
 
 
-def _hear(sender: int, message: channel.Message) -> None:
+def _receive(sender: int, message: channel.Message) -> None:
     with _channel.changed:
         _gathered[message["turn"]] = message["values"]
         _channel.changed.notify_all()
@@ -89,22 +89,21 @@ def barrier(name: str) -> None:
     gather(name, None)
 
 
-def by_first(name: str, work: Callable, *arguments: Any) -> None:
-    """Have host 0 do something; the others wait until it is done."""
+def on_first(name: str, work: Callable, *arguments: Any) -> None:
+    """Call `work` on host 0; the other hosts wait until it is done."""
     if is_first():
         work(*arguments)
     barrier(name)
 
 
-def first_says(name: str, ask: Callable[[], Any]) -> Any:
-    """What host 0 finds (JSON), on every host: what decides where a program goes on must be the same on all."""
+def broadcast(name: str, ask: Callable[[], Any]) -> Any:
+    """What `ask` returns on host 0 (JSON), on every host: for decisions that must be the same on all."""
     return gather(name, ask() if is_first() else None)[0]
 
 
 def agree(what: str, value: Mapping[str, Any]) -> None:
-    """Refuse to go on with hosts that were started differently; the line names the first key in which they differ."""
-    flat = _flat(value)
-    everywhere = gather(what, flat)
+    """Raise `UserError` if a host has another value; the line names the first key in which it differs."""
+    everywhere = gather(what, _flat(value))
     for host, other in enumerate(everywhere):
         differing = [key for key in everywhere[0] | other if everywhere[0].get(key) != other.get(key)]
         if differing:
@@ -116,7 +115,7 @@ def agree(what: str, value: Mapping[str, Any]) -> None:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of nested dicts and lists, as JSON gives them back."""
+    """Dotted keys of nested dicts and lists, with values as JSON returns them."""
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
     found: dict[str, Any] = {}
     for key, item in pairs:
@@ -126,13 +125,13 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def fail(message: str, code: int) -> None:
-    """At the end of a command that did not: tell the others, and end without waiting for them."""
+    """At the end of a command that failed: tell the other hosts, and exit without waiting for them."""
     if _channel is not None:
         _channel.fail(message, code)
         channel.end_process(message, code)
 
 
 def wait_for_cause(error: BaseException) -> None:
-    """Give the channel time to say that another host is gone, when a collective failed: that is why, then."""
+    """After a collective failed: give the channel time to report the host that is gone, which is then the cause."""
     if _channel is not None and type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
         time.sleep(channel.SECONDS_SILENT + channel.SECONDS_BETWEEN_BEATS)

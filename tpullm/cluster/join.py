@@ -1,4 +1,4 @@
-"""Becoming one of several hosts: connect to the others, check that all run the same code, then start JAX."""
+"""Become one of several hosts: connect to the others, check that all run the same code, start JAX. And leave again."""
 
 import hashlib
 import importlib.metadata
@@ -6,48 +6,52 @@ import socket
 from pathlib import Path
 
 from tpullm import __version__, log
-from tpullm.cluster import channel, hosts
-from tpullm.cluster.place import SECONDS_TO_JOIN, Place
+from tpullm.cluster import handshake, hosts
+from tpullm.cluster.place import SLURM, Place
+from tpullm.cluster.relay import relay
 from tpullm.errors import UserError
+
+SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
 
 
 def join(place: Place) -> None:
-    """Connect to the other hosts, then have JAX do so; before anything asks JAX for a device.
+    """Connect to the other hosts, then start JAX on them; before anything asks JAX for a device.
 
     Raises:
-        UserError: hosts are missing or contradict each other.
+        UserError: hosts are missing, contradict each other, or run different code.
     """
     if place.count == 1:
         return
-    if place.index > 0:
+    if not place.is_first:
         log.speak_as(f"host {place.index}", only_warns=True)
     name = socket.gethostname()
     host, _, port = place.coordinator.rpartition(":")
     host = host.strip("[]")
-    if place.index == 0:
-        jax_port = channel.free_port()
-        to_others = channel.receive(int(port), place.count, name, SECONDS_TO_JOIN, {"jax_port": jax_port})
+    if place.is_first:
+        jax_port = handshake.free_port()
+        channel = handshake.receive(int(port), place.count, name, SECONDS_TO_JOIN, {"jax_port": jax_port})
     else:
-        to_others, told = channel.connect(host, int(port), place.index, place.count, name, SECONDS_TO_JOIN)
-        jax_port = channel.relay(host, told["jax_port"])
-    hosts.connected(to_others)
+        channel, notice = handshake.connect(host, int(port), place.index, place.count, name, SECONDS_TO_JOIN)
+        jax_port = relay(host, notice["jax_port"])
+    hosts.use(channel)
     hosts.agree("the code", _code())
     _start_jax(place, jax_port)
-    log.say(f"place: host 0 of {place.count}, by {place.source}; all: {', '.join(to_others.names)}")
+    log.say(f"place: host 0 of {place.count}, by {place.source}; all: {', '.join(channel.names)}")
 
 
 def _start_jax(place: Place, port: int) -> None:
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would take SIGTERM for itself; ours saves.
+    # JAX's preemption service would replace our handler of SIGTERM, which saves.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             f"127.0.0.1:{port}",
             place.count,
             place.index,
-            cluster_detection_method=None if place.slurm else "deactivate",
+            # Under Slurm, JAX gives each process of a machine its own devices.
+            cluster_detection_method=None if place.source == SLURM else "deactivate",
             coordinator_bind_address=f"0.0.0.0:{port}",
         )
     except RuntimeError as error:
@@ -55,7 +59,7 @@ def _start_jax(place: Place, port: int) -> None:
 
 
 def _code() -> dict[str, str]:
-    """What makes two hosts compute the same: the source files of this package and the libraries' versions."""
+    """What must be equal for hosts to compute the same: versions, and the hash of each source file of this package."""
     package = Path(__file__).parents[1]
     files = {str(path.relative_to(package.parent)): path.read_bytes() for path in sorted(package.rglob("*.py"))}
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
@@ -65,7 +69,7 @@ def _code() -> dict[str, str]:
 
 
 def leave() -> None:
-    """At the end of a command that succeeded: wait for all, and disconnect."""
+    """At the end of a command that succeeded: wait for all hosts, then disconnect."""
     if hosts.connection() is None:
         return
     import jax

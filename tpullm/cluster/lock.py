@@ -1,8 +1,8 @@
-"""One process at a time works in a run directory: a lock of the system here, a lease on `gs://`.
+"""One process at a time works in a run directory: `flock` on local disks, a lease on `gs://`.
 
-A lease is the object `RUN/.lock`, made and renewed with a precondition on its generation, so that of several processes
-one alone succeeds. It is renewed while its owner lives; one that was not renewed for a minute belongs to whoever takes
-it. Ages are told by the server's clock alone.
+A lease is the object `RUN/.lock`. It is written with a precondition on its generation, so only one of several processes
+succeeds. Its owner renews it every 15 s; after a minute without renewal any process may take it. Ages are by the
+server's clock.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ FILE = ".lock"
 SECONDS_BETWEEN_RENEWALS = 15.0
 SECONDS_OF_A_LEASE = 60.0
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_OF_ROUNDING = 5.0  # the server tells whole seconds
+SECONDS_OF_ROUNDING = 5.0  # the server rounds to whole seconds
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def alone(run: Path) -> Iterator[None]:
     """Be the only process that works in `run`.
 
     Raises:
-        UserError: another one does.
+        UserError: another process works in it.
     """
     if storage.is_remote(run):
         lease = Lease(run / FILE)
@@ -53,7 +53,7 @@ def _refusal(run: Path) -> UserError:
 
 
 class Lease:
-    """The object that says who works in a run directory.
+    """The object that names the process that works in a run directory.
 
     Args:
         path: of the object.
@@ -61,65 +61,64 @@ class Lease:
 
     def __init__(self, path: Path):
         self._path = path
-        self._said = {"host": socket.gethostname(), "pid": os.getpid(), "process": _process(), "id": uuid.uuid4().hex}
+        self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "process": _process(), "id": uuid.uuid4().hex}
         self._generation: int | None = None
         self._ended = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True, name="lease")
 
     def take(self) -> None:
-        """Wait for an owner that is gone, or is about to go; `UserError` if it is neither."""
+        """Take the lease; wait while another owner may be gone, and `UserError` if that owner renews its lease."""
         storage.remote().check_bucket(self._path)
         began, told = time.monotonic(), False
         while True:
-            generation, said, age = storage.remote().read_with_age(self._path)
-            if not generation or age > SECONDS_OF_A_LEASE or _is_dead(said):
+            generation, owner, age = storage.remote().read_with_age(self._path)
+            if not generation or age > SECONDS_OF_A_LEASE or _is_dead(owner):
                 self._generation = self._write(generation)
                 if self._generation:
                     return self._renewing.start()
             elif time.monotonic() - began > SECONDS_OF_A_LEASE + SECONDS_OF_ROUNDING:
                 raise _refusal(self._path.parent)
             if not told:
-                owner = f"{said.get('host', '?')}, process {said.get('pid', '?')}"
-                log.warn(f"{self._path.parent}: belongs to {owner}; waiting {SECONDS_OF_A_LEASE:.0f} s for it to end")
+                who = f"{owner.get('host', '?')}, process {owner.get('pid', '?')}"
+                log.warn(f"{self._path.parent}: in use by {who}; waiting {SECONDS_OF_A_LEASE:.0f} s for it to end")
                 told = True
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _write(self, before: int) -> int | None:
-        """Write the lease in place of that generation; the new one, None if it is another's now."""
-        made = storage.remote().write_if(self._path, self._said | {"time": time.time()}, before)
-        if made is None:
-            now, said, _ = storage.remote().read_with_age(self._path)
-            return now if said.get("id") == self._said["id"] else None  # an earlier try came through unheard
-        return made
+        """Write the lease if it still has generation `before`; the new generation, None if another process has it."""
+        generation = storage.remote().write_if(self._path, self._owner | {"time": time.time()}, before)
+        if generation is None:  # perhaps by an earlier request of this process whose answer was lost
+            now, owner, _ = storage.remote().read_with_age(self._path)
+            return now if owner.get("id") == self._owner["id"] else None
+        return generation
 
     def _renew(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_RENEWALS):
             try:
                 self._generation = self._write(self._generation)
-            except UserError:  # an outage; if someone else took it meanwhile, the next try says so
+            except UserError:  # an outage; the next try finds out whether another process took the lease
                 continue
             if self._generation is None:
-                # What goes on here would be written over what the new owner writes.
-                log.last_words(f"{self._path.parent}: another tpullm works in it now, for this one was away too long")
+                # This process must not overwrite what the new owner writes.
+                log.last_words(f"{self._path.parent}: another tpullm works in it now; this one did not renew its lease")
                 os._exit(TRY_AGAIN)
 
     def give_back(self) -> None:
-        """Let the next one in at once."""
+        """Remove the lease, so that the next process need not wait."""
         self._ended.set()
         self._renewing.join()
-        with contextlib.suppress(UserError):  # in an outage it stays, and ages
+        with contextlib.suppress(UserError):  # in an outage the lease stays and expires
             storage.remote().remove_if(self._path, self._generation)
 
 
 def _process() -> str:
-    """What a process of this machine is told from others by: since when the machine is up, which processes it sees."""
+    """The boot of this machine and its PID namespace: within both, a PID names one process."""
     with contextlib.suppress(OSError):
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     return uuid.uuid4().hex
 
 
-def _is_dead(said: dict) -> bool:
-    """Whether the owner was a process of this very machine and is no more; of others nothing is known."""
-    return (said.get("host"), said.get("process")) == (socket.gethostname(), _process()) and not Path(
-        f"/proc/{said['pid']}"
-    ).exists()
+def _is_dead(owner: dict) -> bool:
+    """Whether the owner was a process of this machine that has ended; False for other machines."""
+    here = (owner.get("host"), owner.get("process")) == (socket.gethostname(), _process())
+    return here and not Path(f"/proc/{owner['pid']}").exists()

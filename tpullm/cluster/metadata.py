@@ -1,4 +1,4 @@
-"""What Google tells a machine about itself: the metadata server (`GCE_METADATA_HOST` is another one)."""
+"""Google's metadata server, which tells a machine about itself; `GCE_METADATA_HOST` names another server."""
 
 import os
 import time
@@ -7,7 +7,7 @@ import urllib.request
 
 SERVER = "metadata.google.internal"
 SECONDS = 5.0  # for one answer
-TRIES = 6  # the server may come up after the program, when a machine starts
+TRIES = 6  # when a machine starts, the server may come up after the program
 
 
 def get(key: str) -> str:
@@ -34,5 +34,5 @@ def get(key: str) -> str:
 
 
 def attribute(key: str) -> str:
-    """A value that was given to this machine when it was made; empty if there is none."""
+    """A value set when this machine was created; empty if there is none."""
     return get(f"instance/attributes/{key}")

@@ -1,9 +1,10 @@
-"""What is asked for while training goes on (to stop, to save now): every host must do it after the same step.
+"""Requests during training (`stop`, `save`), which all hosts must do after the same step.
 
-The hosts' programs run ahead of their devices, each at its own pace, and none may wait for another at every step. So
-when something is asked for, host 0 has every host hold at the next end of a step and say which it is (the thread of the
-channel answers: the main thread may be waiting for its devices, which wait for another host); the latest of them is the
-step for all. A step without a request costs a lock.
+Hosts dispatch steps ahead of their devices, each at its own pace, and no step may wait for another host. On a request,
+host 0 tells every host to hold at the end of its current step and to answer with that step. The channel's thread
+answers, since the main thread may be waiting for devices that wait for another host. The latest step is the step for
+all. A step without a request costs one lock. JAX's `multihost_utils.reached_preemption_sync_point` does the same for
+SIGTERM only, whose handler it replaces; requests here also come from Ctrl-C and from a clock.
 """
 
 from collections.abc import Iterable
@@ -14,29 +15,29 @@ Message = dict
 
 
 class Requests:
-    """Requests of one training. On one host each is granted for the very step at whose end it is made.
+    """Requests of one training. On one host each is granted for the step at whose end it is made.
 
     Args:
         first: steps that are done.
-        channel: to the other hosts; all have made their `Requests` before one of them ends a step.
+        channel: to the other hosts. All hosts must have made their `Requests` before one of them ends a step.
     """
 
     def __init__(self, first: int, channel: Channel | None):
-        self._ahead = first + 1  # the earliest step whose end is still to come here
+        self._ahead = first + 1  # the earliest step that has not ended on this host
         self._held = False
-        # Pairs: asked for twice, by two hosts, the second grant may come before the step of the first is over here.
+        # Pairs, since two hosts may ask for the same: the second grant may arrive before the step of the first ends.
         self._granted: set[tuple[str, int]] = set()
         self._made: set[str] = set()  # by this host
-        self._open: set[str] = set()  # on host 0: being decided
-        self._waiting: set[str] = set()  # on host 0: to be decided next
-        self._answers: dict[int, int] = {}
+        self._open: set[str] = set()  # on host 0: those that hosts hold for
+        self._waiting: set[str] = set()  # on host 0: those to decide next
+        self._answers: dict[int, int] = {}  # on host 0: the step at which each host holds
         self._channel = channel
         if channel:
             handlers = {"ask": self._ask, "hold": self._hold, "held": self._collect, "grant": self._grant}
             channel.handlers |= handlers
 
     def ended(self, step: int, wanted: Iterable[str]) -> set[str]:
-        """At the end of `step`: ask for what is wanted; what all hosts do now."""
+        """At the end of `step`: make the requests `wanted`; returns what all hosts do after this step."""
         if self._channel is None:
             return set(wanted)
         for what in set(wanted) - self._made:
@@ -45,7 +46,7 @@ class Requests:
         if self._held:
             self._channel.wait(lambda: not self._held)
         with self._channel.changed:
-            if self._held:  # between the two lines above
+            if self._held:  # since the line above
                 return self.ended(step, wanted)
             now = {what for what, at in self._granted if at == step}
             self._granted = {grant for grant in self._granted if grant[1] > step}
@@ -54,7 +55,7 @@ class Requests:
         return now
 
     def _ask(self, sender: int, message: Message) -> None:
-        """On host 0: someone asks; one decision at a time."""
+        """On host 0: a host makes a request; one decision at a time."""
         with self._channel.changed:
             what = message["what"]
             if what not in self._open | {granted for granted, _ in self._granted}:
@@ -65,14 +66,14 @@ class Requests:
         self._channel.broadcast({"kind": "hold"})
 
     def _hold(self, sender: int, message: Message) -> None:
-        """Hold at the next end of a step, and say which."""
+        """Hold at the end of the current step, and answer with that step."""
         with self._channel.changed:
             self._held = True
             ahead = self._ahead
         self._channel.send(0, {"kind": "held", "step": ahead})
 
     def _collect(self, sender: int, message: Message) -> None:
-        """On host 0: when all have answered, the latest step is that of all."""
+        """On host 0: when all hosts have answered, grant the requests for the latest step."""
         with self._channel.changed:
             self._answers[sender] = message["step"]
             if len(self._answers) < len(self._channel.names):

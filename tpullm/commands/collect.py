@@ -6,7 +6,8 @@ It makes RUN/documents.
 import time
 from pathlib import Path
 
-from tpullm.cluster.shares import ALL, Share, SharedWork
+from tpullm.cluster.place import ALONE, Place
+from tpullm.cluster.shares import SharedWork
 from tpullm.corpus import collect
 from tpullm.corpus.source_files import OFFICE
 from tpullm.log import say
@@ -16,7 +17,7 @@ from tpullm.run import manifest
 _NAMES = 3  # of files in one line
 
 
-def main(recipe: Recipe, run: Path, share: Share = ALL) -> None:
+def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
     """Make `RUN/documents`, unless it was made from the same sources in the same way."""
     with SharedWork(run, "collect", share) as work:
         _make(recipe, run, work)

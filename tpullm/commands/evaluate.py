@@ -40,7 +40,7 @@ from tpullm.training.evaluation import held_out, make_evaluation
 
 def main(recipe: Recipe, run: Path) -> None:
     """Write `RUN/evaluate/results.json` and print its figures; with several hosts, the first does so on its devices."""
-    hosts.by_first("evaluate", _evaluate, recipe, run)
+    hosts.on_first("evaluate", _evaluate, recipe, run)
 
 
 def _evaluate(recipe: Recipe, run: Path) -> None:

@@ -45,7 +45,7 @@ def main(recipe: Recipe, run: Path) -> None:
     check_shape(base, model)
     stage, inputs = run / "finetune", finetune_inputs(recipe, run)
     hosts.agree("the inputs of finetune", inputs)
-    if hosts.first_says("finetune is finished", lambda: manifest.is_finished(stage, inputs)):
+    if hosts.broadcast("finetune is finished", lambda: manifest.is_finished(stage, inputs)):
         return say("finetune: finished, skipped")
     check_fits(architecture, config, tokenizer.needed_size, mesh, "finetune.train", sizes_given=True)
     learned, held_out = (
@@ -83,7 +83,7 @@ def main(recipe: Recipe, run: Path) -> None:
         )
     )
     facts = {"conversations": len(learned.lengths), **results}
-    hosts.by_first(
+    hosts.on_first(
         "finetune ends",
         lambda: manifest.write(stage, inputs, seconds=metrics.seconds(stage / "metrics.jsonl"), **facts),
     )

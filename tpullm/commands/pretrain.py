@@ -35,7 +35,7 @@ def main(recipe: Recipe, run: Path) -> None:
     """Train `RUN/pretrain` from `RUN/tokens`, from its last checkpoint, the parameters of a base, or the beginning."""
     stage, inputs, config = run / "pretrain", pretrain_inputs(recipe, run), recipe.pretrain
     hosts.agree("the inputs of pretrain", inputs)
-    if hosts.first_says("pretrain is finished", lambda: manifest.is_finished(stage, inputs)):
+    if hosts.broadcast("pretrain is finished", lambda: manifest.is_finished(stage, inputs)):
         return say("pretrain: finished, skipped")
     tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
     model = model_of(recipe, run, tokenizer.vocabulary_size)
@@ -64,7 +64,7 @@ def main(recipe: Recipe, run: Path) -> None:
             params=params,
         )
     )
-    hosts.by_first(
+    hosts.on_first(
         "pretrain ends",
         lambda: manifest.write(stage, inputs, seconds=metrics.seconds(stage / "metrics.jsonl"), **results),
     )

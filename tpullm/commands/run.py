@@ -27,16 +27,16 @@ def main(recipe: Recipe, run: Path) -> None:
     """Make everything in `run` that is not made yet."""
     start = time.monotonic()
     if recipe.base:
-        hosts.by_first("import", importlib.import_module("tpullm.commands.import_").make, recipe, run)
+        hosts.on_first("import", importlib.import_module("tpullm.commands.import_").make, recipe, run)
     for verb in _verbs(recipe):
-        if verb in INPUTS and hosts.first_says(verb, lambda verb=verb: _is_finished(verb, recipe, run)):
+        if verb in INPUTS and hosts.broadcast(verb, lambda verb=verb: _is_finished(verb, recipe, run)):
             say(f"{verb}: finished, skipped")
             continue
         make = importlib.import_module(f"tpullm.commands.{verb}").main
         if verb in TOGETHER:
             make(recipe, run)
         else:
-            hosts.by_first(verb, make, recipe, run)
+            hosts.on_first(verb, make, recipe, run)
     seconds = time.monotonic() - start
     say(f"run: all stages of '{recipe.name}' are finished after {seconds:.1f} s; open {run / 'report.html'}")
 

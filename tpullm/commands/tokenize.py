@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.cluster.shares import ALL, Share, SharedWork
+from tpullm.cluster.place import ALONE, Place
+from tpullm.cluster.shares import SharedWork
 from tpullm.corpus import document_files as documents_store
 from tpullm.corpus import sources as corpus_sources
 from tpullm.data import tokenizing
@@ -41,7 +42,7 @@ def show_main(arguments) -> None:
         print(" ".join(str(token["id"]) for token in split))
 
 
-def main(recipe: Recipe, run: Path, share: Share = ALL) -> None:
+def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
     """Train the tokenizer, then write the token store; what is finished is skipped, what was interrupted goes on."""
     with SharedWork(run, "tokenize", share) as work:
         if not (run / "documents" / manifest.FILE).exists():

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.cluster import metadata
-from tpullm.cluster.place import PORTS, Place, find_place, find_share
+from tpullm.cluster import metadata, place
+from tpullm.cluster.place import PORTS, Place
 from tpullm.errors import TRY_AGAIN, TryAgain, UserError
 from tpullm.launchers.child import Child
 from tpullm.launchers.job import JOINING
@@ -145,12 +145,11 @@ def find_host(told: str, verb: str) -> Place:
     if known.get("first"):
         return _by_name(known["first"], int(known["hosts"]))
     if verb not in JOINING:
-        share = find_share({}, os.environ)
-        return Place(share.source, share.index, share.count)
-    place = find_place({}, os.environ)
-    if known and place.count != int(known["hosts"]):
-        raise UserError(f"hosts: {place.source} says {place.count}, and {known['hosts']} were launched")
-    return place
+        return place.find("share", {}, os.environ)
+    found = place.find("hosts", {}, os.environ)
+    if known and found.count != int(known["hosts"]):
+        raise UserError(f"hosts: {found.source} say {found.count}, and {known['hosts']} were launched")
+    return found
 
 
 def _by_name(first: str, count: int) -> Place:
@@ -158,7 +157,7 @@ def _by_name(first: str, count: int) -> Place:
     name, address = metadata.get("instance/name"), metadata.get("instance/hostname")
     index = int(name.rpartition("-")[2])
     coordinator = f"{address.replace(name, first, 1)}:{PORTS[0]}"
-    return Place("the machine's name", index, count, coordinator if count > 1 else "")
+    return Place(index, count, "the machine's name", coordinator if count > 1 else "")
 
 
 def watch_notices(supervisor: Supervisor) -> None:

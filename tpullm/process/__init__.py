@@ -1,0 +1,1 @@
+"""What a process of tpullm starts with and starts: environment variables, JAX's compilation cache, worker processes."""

@@ -1,9 +1,8 @@
-"""Compiled programs are kept in the user's cache folder, so that a command that was run before does not compile again.
+"""JAX's compilation cache, in the user's cache folder: a command that was run before does not compile again.
 
-JAX writes and reads them, and finds them by the program, the versions and XLA's flags. It leaves out the machine: a
-program that was compiled for one processor can stop another (SIGILL), and one for fewer cores is slow (the quickstart's
-step took 0.57 s instead of 0.48 s on two cores as the program of one). Since home folders are shared between machines,
-each kind of machine has a folder of its own.
+JAX's key has the program, the versions and XLA's flags, but not the machine. A program compiled for one processor can
+crash on another (SIGILL), and one compiled for fewer cores is slow: on two cores, the quickstart's step took 0.57 s
+with the program of one core instead of 0.48 s. Machines may share a home folder, so each kind of machine has its own.
 """
 
 import contextlib
@@ -16,42 +15,42 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tpullm.log import warn
-from tpullm.storage.cache import cache_folder
+from tpullm.storage import cache_folder
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
-LEAST_SECONDS = 0.1  # with what compiles faster kept too, a start was not measurably quicker
+LEAST_SECONDS = 0.1  # of compilation; keeping quicker programs too made a start no faster
 MOST_BYTES = 1 << 30
 _MACHINE = ("model name", "cpu family", "model", "stepping", "flags", "Features", "CPU implementer", "CPU part")
 _FAILED = re.compile("Error (reading|writing) persistent compilation cache entry for '([^']+)': (.*)", re.DOTALL)
 
 
 def settings() -> dict[str, str]:
-    """The variables that have JAX keep programs; none if there is no folder that can be written."""
+    """The variables that turn on the cache; none without a writable folder."""
     folder = cache_folder("xla") / machine()
     if not folder.is_absolute():  # a user without a home
         return {}
     with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it is run: nobody else may write there
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its content is executed: only the user may write
         if os.access(folder, os.W_OK):
             return {FOLDER: str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(LEAST_SECONDS)}
     return {}
 
 
 def described() -> str:
-    """Where this process keeps programs, for the log line of a start."""
+    """Where this process keeps compiled programs, for the log."""
     folder = os.environ.get(FOLDER)
     return f"kept in {folder}" if folder else "not kept (XDG_CACHE_HOME is a folder that can't be written)"
 
 
 def machine() -> str:
-    """A name for this kind of machine: processor, what it can do, and how many cores this process may use."""
+    """A hash of the kind of machine: processor, instruction sets, and the number of cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts = f"{sys.platform} {os.uname().machine} {cores} {_processor()}"
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 def _processor() -> str:
-    """The lines about the first processor that tell its kind; empty where the system has no such file."""
+    """The lines of /proc/cpuinfo that describe the first processor; empty where there is no such file."""
     lines = []
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -62,11 +61,11 @@ def _processor() -> str:
     return "".join(lines)
 
 
-def mend() -> None:
-    """Keep our folder within `MOST_BYTES`, and rid it of broken entries when JAX comes upon one.
+def maintain() -> None:
+    """Keep the cache within `MOST_BYTES`, and from now on remove each broken entry that JAX warns about.
 
-    JAX neither writes an entry in one go nor replaces one: what a full disk or a kill left half-written would cost a
-    warning and a compilation in every command. The user hears of the first in one line.
+    JAX does not write entries atomically and does not replace one: an entry left half-written by a full disk or a kill
+    would cost a warning and a compilation in every command. The first one is logged in one line.
     """
     home, folder = cache_folder("xla"), Path(os.environ.get(FOLDER, ""))
     if not folder.is_relative_to(home):
@@ -74,7 +73,7 @@ def mend() -> None:
     shrink(home, MOST_BYTES)
     show, told = warnings.showwarning, []
 
-    def heard(message, *arguments, **named):
+    def remove_or_show(message, *arguments, **named):
         failed = _FAILED.match(str(message))
         if not failed:
             return show(message, *arguments, **named)
@@ -86,11 +85,11 @@ def mend() -> None:
             warn(f"{folder}: a compiled program {what} ({' '.join(reason.split())})")
         told.append(name)
 
-    warnings.showwarning = heard
+    warnings.showwarning = remove_or_show
 
 
 def shrink(home: Path, most_bytes: int) -> None:
-    """Remove what was longest not used until `most_bytes` are left."""
+    """Remove the least recently used entries until at most `most_bytes` are left."""
     for _, size, path in sorted(_entries(home), reverse=True):
         most_bytes -= size
         if most_bytes < 0:
@@ -99,7 +98,7 @@ def shrink(home: Path, most_bytes: int) -> None:
 
 
 def _entries(home: Path) -> Iterator[tuple[float, int, str]]:
-    """When each entry was last used (a day late, as file systems count), its bytes, its path."""
+    """Time of last use, bytes and path of each entry; file systems may record a use a day late."""
     for folder, _, names in os.walk(home):
         for name in names:
             with contextlib.suppress(OSError):

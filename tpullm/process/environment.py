@@ -1,7 +1,7 @@
-"""What a process that computes is started with: environment variables, all of them here. What the user has set stands.
+"""The environment variables of a process that computes. A variable that the user has set is left alone.
 
-They are variables and not settings in the program because glibc reads its own before the program begins, XLA and JAX
-theirs when they are imported, and processes that are started from this one inherit them.
+They are variables because glibc reads them before the program starts, XLA and JAX when they are imported, and child
+processes inherit them.
 """
 
 import contextlib
@@ -12,10 +12,11 @@ import sys
 from tpullm.cluster import place
 from tpullm.process import compile_cache
 
-# Freed memory stays in the process, in huge pages. By default glibc gives large blocks back to the system, and every
-# operation pays for fresh pages: the quickstart trained at 12,100 tokens/s without this and at 17,500 with it. The last
-# setting makes that true of XLA's threads too, whose own arenas can't keep large blocks: 12 M parameters, 1.15 s a step
-# without it, and 1.53 after a pause on a machine that lends its free memory; 1.09 with it, for more memory held.
+# Freed memory stays in the process, in huge pages. By default glibc returns large blocks to the system, and every
+# operation pays for fresh pages: the quickstart trained at 12,100 tokens/s without this and at 17,500 with it. With one
+# arena (the last setting), XLA's threads do so too, whose own arenas can't keep large blocks: at 12 M parameters a step
+# took 1.15 s without it (1.53 s after a pause, on a machine that lends its free memory) and 1.09 s with it, at the cost
+# of more memory.
 ALLOCATOR = ":".join(
     f"glibc.malloc.{name}={value}"
     for name, value in {"mmap_threshold": 1 << 32, "trim_threshold": 1 << 34, "hugetlb": 1, "arena_max": 1}.items()
@@ -24,23 +25,23 @@ STARTED_AGAIN = "TPULLM_STARTED_AGAIN"
 
 
 def prepare() -> None:
-    """Have this process compute under the settings of this file; glibc's need the same command started once more.
+    """Set the variables, and start the same command again so that glibc reads them.
 
-    A process that has come back without them (glibc takes them from a Python with extra privileges) stays as it is.
+    A process that was started again without them stays as it is: glibc removes them from a privileged Python.
     """
     known = "GLIBC_TUNABLES" in os.environ or STARTED_AGAIN in os.environ
     if sys.platform == "linux" and sys.executable and not known:
         wanted = os.environ | {"GLIBC_TUNABLES": ALLOCATOR, STARTED_AGAIN: "1"}
-        with contextlib.suppress(OSError):  # no second start: slower, and otherwise the same
+        with contextlib.suppress(OSError):  # without a second start: slower, same results
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
-    settle()
-    compile_cache.mend()
+    set_variables()
+    compile_cache.maintain()
 
 
-def settle() -> None:
-    """Set JAX's variables; a JAX that is imported already (in a notebook) has read them and is told the platform.
+def set_variables() -> None:
+    """Set JAX's variables. If JAX is imported already (in a notebook), set its platform directly.
 
-    Every verb but `launch` does this before JAX is imported, and so does the Python door.
+    Every verb except `launch` calls this before JAX is imported, and so does the Python API.
     """
     wanted = compile_cache.settings() | platforms()
     for name, value in wanted.items():
@@ -50,16 +51,16 @@ def settle() -> None:
 
 
 def platforms() -> dict[str, str]:
-    """JAX's own choice, but where the TPU compiler is installed (extra `tpu`) and nothing is here but a CPU.
+    """The platform `cpu` if the TPU compiler is installed (extra `tpu`) without a TPU or GPU; else JAX chooses.
 
-    There JAX would have it look for a TPU, which it does not find in five lines on stderr.
+    Otherwise libtpu would look for a TPU, and print five lines on stderr when it finds none.
     """
-    installed = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]  # the latter are of GPUs
+    installed = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]  # plugins are for GPUs
     return {"JAX_PLATFORMS": "cpu"} if installed == ["libtpu"] and not place.may_have_tpu(os.environ) else {}
 
 
 def allocator() -> str:
-    """How this process allocates memory, for the log line of a start."""
+    """How this process allocates memory, for the log."""
     found = os.environ.get("GLIBC_TUNABLES")
     if found is None:
         return "gives freed memory back to the system"

@@ -1,4 +1,4 @@
-"""Worker processes that leave nothing behind: they end with the process that started them, whatever ends it."""
+"""Worker processes that end with their parent process, however it ends."""
 
 import contextlib
 import multiprocessing
@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """An executor with `workers` processes; when the block fails they are stopped at once, their work unfinished."""
-    # A fork of a process that has threads (JAX, rich) may never return; a server started for it has none.
+    """An executor with `workers` processes; if the block raises, they are terminated at once."""
+    # A fork of a process with threads (JAX, rich) may deadlock; the fork server has no threads.
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as executor:
         try:
@@ -25,9 +25,9 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _end_with_parent() -> None:
-    """Ctrl-C ends a worker silently, and so does the death of its parent (kill -9 leaves no orphans).
+    """End this worker silently on Ctrl-C, and when its parent ends, even by kill -9.
 
-    Where the parent ignores Ctrl-C (a shell's background), its workers do too.
+    If the parent ignores Ctrl-C (in a shell's background), so do its workers.
     """
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -142,7 +142,7 @@ def begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed
     Raises:
         UserError: a host does not see what host 0 writes.
     """
-    hosts.by_first(f"{stage} begins", _begin_training, run, stage, inputs, tokenizer, changed or {})
+    hosts.on_first(f"{stage} begins", _begin_training, run, stage, inputs, tokenizer, changed or {})
     if not (run / stage / "tokenizer").exists():
         raise UserError(f"{run}: is another folder here than on host 0; give a folder that all hosts share")
 

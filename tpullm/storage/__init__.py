@@ -1,49 +1,19 @@
-"""Files, here or on `gs://`: what the rest of the program uses of `files.py`."""
+"""Files on local disks and on `gs://`: `from tpullm import storage; storage.write_json(...)`.
 
-from tpullm.storage.files import (
+paths.py: which of both a path is. writing.py: atomic writes. trees.py: folders. hashing.py: SHA-256. copies.py: local
+copies. mirror.py: files that grow. gcs.py: requests to `gs://`, imported only when one is needed.
+"""
+
+from tpullm.storage.copies import cache_folder, copy, local_copy
+from tpullm.storage.hashing import hash_file, hash_json
+from tpullm.storage.paths import explain, is_remote, path, remote
+from tpullm.storage.trees import files, move_tree, remove_empty, remove_tree, room_for, size
+from tpullm.storage.writing import (
     atomic_directory,
     atomic_file,
     check_writable,
-    copy,
-    explain,
-    files,
-    hash_file,
-    hash_json,
-    is_remote,
-    local_copy,
-    move_tree,
-    path,
     read_json,
-    remote,
-    remove_empty,
     remove_partials,
-    remove_tree,
-    room_for,
-    size,
     write_json,
     write_text,
 )
-
-__all__ = [
-    "atomic_directory",
-    "atomic_file",
-    "check_writable",
-    "copy",
-    "explain",
-    "files",
-    "hash_file",
-    "hash_json",
-    "is_remote",
-    "local_copy",
-    "move_tree",
-    "path",
-    "read_json",
-    "remote",
-    "remove_empty",
-    "remove_partials",
-    "remove_tree",
-    "room_for",
-    "size",
-    "write_json",
-    "write_text",
-]

@@ -1,11 +1,12 @@
 """Objects on Google Cloud Storage: requests that survive an outage, and paths with the methods of `pathlib`.
 
-Only `storage.py` imports this, and only for a `gs://` path: gcsfs (extra `gcp`) takes 0.4 s to import. gcsfs was taken
-for its requests and credentials, etils' `epath` for the paths because Orbax is written for them.
-`STORAGE_EMULATOR_HOST` leads all of it, TensorStore too, to another server, without credentials.
+gcsfs (extra `gcp`) makes the requests and finds credentials; the paths are etils' `epath`, which Orbax uses. Importing
+gcsfs takes 0.4 s, so `paths.remote` imports this module for the first `gs://` path only. `STORAGE_EMULATOR_HOST` names
+another server for all requests, TensorStore's too, without credentials.
 """
 
 import asyncio
+import contextlib
 import functools
 import io
 import json
@@ -19,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else it asks of every bucket, by gRPC
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else gcsfs sends a gRPC request for every bucket
 import aiohttp
 import fsspec
 import google.auth.exceptions
@@ -30,10 +31,10 @@ from gcsfs.retry import ChecksumError, HttpError
 
 from tpullm.errors import TryAgain, UserError
 
-PATIENCE_SECONDS = 150.0  # an outage that is longer ends the command
-FIRST_PATIENCE_SECONDS = 20.0  # where nothing was ever reached it is rather the network or the address
+PATIENCE_SECONDS = 150.0  # a longer outage ends the command
+FIRST_PATIENCE_SECONDS = 20.0  # before the first answer: probably the network or the address is wrong
 LONGEST_WAIT_SECONDS = 8.0
-AT_ONCE = 16  # files on their way up or down
+AT_ONCE = 16  # files in flight
 ROLES = "roles/storage.objectAdmin and roles/storage.bucketViewer"
 LOG_IN = "run `gcloud auth application-default login`, or give the machine a service account"
 TRANSIENT = (
@@ -47,7 +48,7 @@ TRANSIENT = (
 
 
 class Bucket(GCSFileSystem):
-    """All buckets, as fsspec's filesystem: without a cache of listings, for several hosts write into one folder."""
+    """All buckets, as fsspec's filesystem; listings are not cached, since several hosts write into one folder."""
 
     def __init__(self, **ignored: Any):
         timeouts = aiohttp.ClientTimeout(total=600, sock_connect=10, sock_read=60)
@@ -64,16 +65,16 @@ class Bucket(GCSFileSystem):
         return await self._patiently(once, "GET", "", (rpath,))
 
     async def _get_file(self, rpath: str, lpath: str, **options: Any) -> None:
-        await super()._get_file(rpath, lpath, **options | {"concurrency": 1})  # several would not be tried again
+        await super()._get_file(rpath, lpath, **options | {"concurrency": 1})  # gcsfs does not retry concurrent ones
 
     async def _put_file(self, lpath: str, rpath: str, **options: Any) -> None:
         try:
             await super()._put_file(lpath, rpath, **options)
-        except FileNotFoundError:  # an upload in several requests that the server knows nothing of any more
+        except FileNotFoundError:  # the server forgot an upload of several requests
             await super()._put_file(lpath, rpath, **options)
 
     async def _patiently(self, once: Callable[[], Awaitable], method: str, path: str, args: tuple) -> Any:
-        """The answer to a request, asked again while the server is away or busy."""
+        """The answer to a request, which is retried while the server is away or busy."""
         began, wait = time.monotonic(), 0.5
         while True:
             try:
@@ -81,12 +82,10 @@ class Bucket(GCSFileSystem):
                 self._reached = True
                 return answer
             except Exception as error:
-                stale = (
-                    self._reached and str(getattr(error, "code", "")) == "401"
-                )  # a token that ran out, once it worked
-                if not stale:
+                expired = self._reached and str(getattr(error, "code", "")) == "401"  # a token that worked before
+                if not expired:
                     refuse(error, method, path, args)
-                if not (stale or is_transient(error)):
+                if not (expired or is_transient(error)):
                     raise
                 if time.monotonic() - began > (PATIENCE_SECONDS if self._reached else FIRST_PATIENCE_SECONDS):
                     raise self._given_up(error, path, args) from error
@@ -96,20 +95,20 @@ class Bucket(GCSFileSystem):
     def _given_up(self, error: Exception, path: str, args: tuple) -> UserError:
         where, reason = name(path, args), " ".join(str(error).split())[:120] or type(error).__name__
         if self._reached:
-            return TryAgain(f"{where}: the storage did not answer for {PATIENCE_SECONDS:.0f} s ({reason}); "
-                            "the same command goes on from the last save")  # fmt: skip
+            wait = f"{PATIENCE_SECONDS:.0f} s"
+            return TryAgain(f"{where}: the storage did not answer for {wait} ({reason}); the same command resumes")
         return UserError(f"{where}: can't be reached ({reason}); check this machine's network")
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may well be answered later."""
+    """Whether the same request may succeed later."""
     if isinstance(error, HttpError):
         return str(error.code) in {"408", "429", "500", "502", "503", "504"}
     return isinstance(error, TRANSIENT) or bool(getattr(error, "retryable", False))
 
 
 def refuse(error: Exception, method: str, path: str, args: tuple) -> None:
-    """Raise what the user has to do, where it is for the user to do: credentials, roles, a bucket that is missing."""
+    """Raise `UserError` for what the user has to correct: credentials, roles, a missing bucket."""
     where, code = name(path, args), str(getattr(error, "code", ""))
     bucket = where.split("/")[2]
     if isinstance(error, google.auth.exceptions.GoogleAuthError) and not is_transient(error):
@@ -119,22 +118,26 @@ def refuse(error: Exception, method: str, path: str, args: tuple) -> None:
     if code == "403" or isinstance(error, OSError) and str(error).startswith("Forbidden"):
         raise UserError(f"{where}: permission denied; grant {ROLES} on gs://{bucket} to this account") from None
     if isinstance(error, FileNotFoundError) and method == "POST" and "/upload/" in path and "upload_id=" not in path:
-        raise UserError(f"gs://{bucket}: no such bucket; make it with `gcloud storage buckets create gs://{bucket}`")
+        raise _no_bucket(bucket)
+
+
+def _no_bucket(bucket: str) -> UserError:
+    return UserError(f"gs://{bucket}: no such bucket; make it with `gcloud storage buckets create gs://{bucket}`")
 
 
 def explain(text: str) -> UserError:
-    """One line for what TensorStore says of a request that failed."""
+    """One line for TensorStore's message about a failed request."""
     where = re.search(r"gs://[^\s:\"\']+", text)[0]
     if "PERMISSION_DENIED" in text or "code: 403" in text:
         return UserError(f"{where}: permission denied; grant {ROLES} on the bucket to this account")
     if "UNAUTHENTICATED" in text or "code: 401" in text:
         return UserError(f"{where}: no valid credentials; {LOG_IN}")
     reason = " ".join(text.split("attempts failed: ")[-1].split("[")[0].split())[:120]
-    return TryAgain(f"{where}: the storage did not answer ({reason}); the same command goes on from the last save")
+    return TryAgain(f"{where}: the storage did not answer ({reason}); the same command resumes")
 
 
 def name(path: str, args: tuple) -> str:
-    """`gs://bucket/object` for a request's address and arguments, without its parameters."""
+    """`gs://bucket/object` of a request's URL or arguments, without its parameters."""
     if path.startswith("http"):
         found = re.search(r"/b/([^/?]+)(?:/o/([^?]+))?", path)
         return "gs://" + "/".join(filter(None, found.groups())) if found else "gs://"
@@ -143,14 +146,14 @@ def name(path: str, args: tuple) -> str:
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of an object, by the names of `os.stat` and those of `epath`.
+    """Facts about an object, with the names of `os.stat` and of `epath`.
 
     Args:
         st_size: bytes.
-        generation: another one whenever the object is written.
-        digest: of the content, as the server computes it.
+        generation: changes whenever the object is written.
+        digest: hash of the content, as the server computes it.
         mtime: seconds since 1970.
-        is_directory: it is no object, but there are objects below it.
+        is_directory: there is no object of this name, but objects below it.
     """
 
     st_size: int
@@ -166,18 +169,18 @@ class Status:
 
     @property
     def st_mtime_ns(self) -> int:
-        """The generation, which changes whenever the object does."""
+        """The generation, which serves the same purpose."""
         return self.generation
 
 
 class BucketPath(gpath.PosixGPath):
-    """A path `gs://bucket/...`; small files in one request each. One that is sent to another process connects there."""
+    """A path `gs://bucket/...`; a file is one request. Unpickled in another process, it connects there."""
 
     def __reduce__(self):
         return path, (str(self),)
 
     def stat(self) -> Status:
-        """Size and generation; `FileNotFoundError` if nothing is there."""
+        """Facts about the object; `FileNotFoundError` if there is none and none below."""
         return _status(filesystem().info(str(self)))
 
     def is_file(self) -> bool:
@@ -189,20 +192,20 @@ class BucketPath(gpath.PosixGPath):
         return filesystem().cat_file(str(self))
 
     def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
-        """The whole object as text, with line ends as `pathlib` has them."""
+        """The whole object as text, with line ends as `pathlib` returns them."""
         return io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding=encoding or "utf-8", errors=errors).read()
 
     def write_bytes(self, data: bytes) -> int:
-        """The whole object, which appears at once."""
+        """Write the whole object, atomically."""
         filesystem().pipe_file(str(self), bytes(data))
         return len(data)
 
     def write_text(self, data: str, encoding: str | None = None, errors: str | None = None) -> int:
-        """The whole object as UTF-8, which appears at once."""
+        """Write the whole object as UTF-8, atomically."""
         return self.write_bytes(data.encode(encoding or "utf-8", errors or "strict"))
 
     def iterdir(self):
-        """What is directly below, in order; `FileNotFoundError` if nothing is."""
+        """The children, sorted; `FileNotFoundError` if there are none."""
         own = str(self).removeprefix("gs://")
         for found in sorted(filesystem().ls(str(self), detail=False)):
             if found.strip("/") != own:
@@ -225,7 +228,7 @@ class BucketPath(gpath.PosixGPath):
         return self
 
     def mkdir(self, mode: int | None = None, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: a folder is there as soon as something is in it."""
+        """Do nothing: a folder exists as soon as it has content."""
 
 
 def path(text: str) -> BucketPath:
@@ -236,18 +239,18 @@ def path(text: str) -> BucketPath:
 
 @functools.cache
 def filesystem() -> Bucket:
-    """The connection of this process, which Orbax and TensorStore use as well from now on."""
+    """The connection of this process; also makes Orbax and TensorStore use the same server."""
     if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", emulator if "://" in emulator else f"http://{emulator}")
         os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
     for protocol in ("gs", "gcs"):
         fsspec.register_implementation(protocol, Bucket, clobber=True)
-    os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow, where it is installed, has another connection
-    return fsspec.filesystem("gcs", finalize_on_close=True)  # as `epath` asks for it, so that both have one
+    os.environ.setdefault("EPATH_USE_TF", "false")  # an installed TensorFlow would use its own connection
+    return fsspec.filesystem("gcs", finalize_on_close=True)  # epath's arguments, so both share one instance
 
 
 def files(folder: Path) -> dict[str, Status]:
-    """All objects below a folder, by their names below it, in order; one request for a thousand of them."""
+    """All objects below a folder, by name relative to it, sorted; one request per thousand objects."""
     found = filesystem().find(str(folder), detail=True)
     start = str(folder).removeprefix("gs://") + "/"
     named = {key.removeprefix(start): _status(info) for key, info in sorted(found.items()) if key.startswith(start)}
@@ -263,35 +266,34 @@ def _status(info: dict) -> Status:
 
 
 def upload(source: Path, target: Path) -> None:
-    """A local file becomes the object `target`, which appears whole."""
+    """Write a local file as the object `target`, atomically."""
     filesystem().put_file(str(source), str(target))
 
 
 def upload_all(source: Path, target: Path, names: list[str]) -> None:
-    """The named files of a local folder, several at once."""
-    pairs = [str(source / name) for name in names], [f"{target}/{name}" for name in names]
-    if names:
-        filesystem().put(*pairs, batch_size=AT_ONCE)
+    """Send the named files of a local folder, several at once."""
+    _transfer(filesystem().put, source, target, names)
 
 
 def download_all(source: Path, target: Path, names: list[str]) -> None:
-    """The named objects below a folder into a local one, several at once."""
+    """Fetch the named objects below a folder into a local folder, several at once."""
     for folder in {(target / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
-    pairs = [f"{source}/{name}" for name in names], [str(target / name) for name in names]
-    if names:
-        filesystem().get(*pairs, batch_size=AT_ONCE)
+    _transfer(filesystem().get, source, target, names)
 
 
 def copy_all(source: Path, target: Path, names: list[str]) -> None:
-    """The named objects below a folder to another one, on the server."""
-    pairs = [f"{source}/{name}" for name in names], [f"{target}/{name}" for name in names]
+    """Copy the named objects below a folder to another folder, on the server."""
+    _transfer(filesystem().copy, source, target, names)
+
+
+def _transfer(action: Callable, source: Path, target: Path, names: list[str]) -> None:
     if names:
-        filesystem().copy(*pairs, batch_size=AT_ONCE)
+        action([f"{source}/{name}" for name in names], [f"{target}/{name}" for name in names], batch_size=AT_ONCE)
 
 
 def remove_all(folder: Path, names: list[str]) -> None:
-    """Remove the named objects below a folder; one that is gone already is fine."""
+    """Remove the named objects below a folder; missing objects are no error."""
     for first in range(0, len(names), 1000):
         keys = [f"{folder}/{name}".removeprefix("gs://") for name in names[first : first + 1000]]
         for result in fsspec.asyn.sync(filesystem().loop, filesystem()._delete_files, keys, 100):
@@ -299,13 +301,19 @@ def remove_all(folder: Path, names: list[str]) -> None:
                 raise result
 
 
-def write_if(target: Path, value: dict, generation: int) -> int | None:
-    """Write JSON if the object still has that generation (0: is not there); the new generation, None if it was not so.
+def _split(target: Path) -> tuple[str, str]:
+    """Bucket and name of an object."""
+    bucket, _, key = str(target).removeprefix("gs://").partition("/")
+    return bucket, key
 
-    In one request with a precondition, so that of several writers one alone succeeds. A value whose answer was lost and
-    that is found there on the second try counts as written, so it must name its writer.
+
+def write_if(target: Path, value: dict, generation: int) -> int | None:
+    """Write JSON if the object still has that generation (0: no object); the new generation, or None if it has not.
+
+    One request with a precondition, so only one of several writers succeeds. None also after an answer that was lost:
+    the request is sent again, and finds its own first write.
     """
-    system, (bucket, key) = filesystem(), str(target).removeprefix("gs://").split("/", 1)
+    system, (bucket, key) = filesystem(), _split(target)
     parts = [("application/json; charset=UTF-8", {"name": key}), ("application/json", value)]
     body = "".join(f"--part\r\nContent-Type: {kind}\r\n\r\n{json.dumps(part)}\r\n" for kind, part in parts) + "--part--"
     options = {"headers": {"Content-Type": 'multipart/related; boundary="part"'}, "data": body.encode()}
@@ -316,15 +324,14 @@ def write_if(target: Path, value: dict, generation: int) -> int | None:
         )
         return int(made["generation"])
     except FileExistsError:
-        now, found, _ = read_with_age(target)
-        return now if found == value else None
+        return None
 
 
 def read_with_age(target: Path) -> tuple[int, dict, float]:
-    """Generation, JSON and age in seconds by the server's own clock of an object; generation 0 if it is not there."""
-    system, (bucket, key) = filesystem(), str(target).removeprefix("gs://").split("/", 1)
+    """Generation, JSON value and age in seconds by the server's clock; generation 0 if there is no object."""
+    system = filesystem()
     try:
-        headers, found = system.call("GET", "b/{}/o/{}", bucket, key)
+        headers, found = system.call("GET", "b/{}/o/{}", *_split(target))
         value = json.loads(target.read_bytes())
     except FileNotFoundError:
         return 0, {}, 0.0
@@ -335,19 +342,14 @@ def read_with_age(target: Path) -> tuple[int, dict, float]:
 
 def remove_if(target: Path, generation: int) -> None:
     """Remove an object if it still has that generation."""
-    bucket, key = str(target).removeprefix("gs://").split("/", 1)
-    try:
-        filesystem().call("DELETE", "b/{}/o/{}", bucket, key, ifGenerationMatch=str(generation))
-    except (FileNotFoundError, FileExistsError):
-        return
+    with contextlib.suppress(FileNotFoundError, FileExistsError):
+        filesystem().call("DELETE", "b/{}/o/{}", *_split(target), ifGenerationMatch=str(generation))
 
 
 def check_bucket(target: Path) -> None:
-    """`UserError` if the bucket is not there or may not be looked at, which Orbax has to."""
-    bucket = str(target).split("/")[2]
+    """`UserError` if the bucket does not exist or may not be read, which Orbax needs."""
+    bucket, _ = _split(target)
     try:
         filesystem().call("GET", "b/{}", bucket)
     except FileNotFoundError:
-        raise UserError(
-            f"gs://{bucket}: no such bucket; make it with `gcloud storage buckets create gs://{bucket}`"
-        ) from None
+        raise _no_bucket(bucket) from None

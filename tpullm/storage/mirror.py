@@ -1,7 +1,7 @@
-"""Files that grow while a training goes on, sent to `gs://` behind its back: objects can't be appended to.
+"""Files that grow during training, on `gs://`, where objects can't be appended to.
 
-They are written in a folder of this machine. A thread sends what changed, whole, at most every few seconds; the loop
-waits for it only where a save has to come after the lines of its steps.
+They are written in a local folder. A thread sends changed files, whole, at most every few seconds. The training loop
+waits for it only before a checkpoint, which must come after the log lines of its steps.
 """
 
 import tempfile
@@ -13,24 +13,20 @@ from tpullm import storage
 from tpullm.errors import UserError
 
 SECONDS_BETWEEN = 5.0
-SHARE_OF_TIME = 0.1  # at most, so that a log of many megabytes is sent more rarely
+SHARE_OF_TIME = 0.1  # that sending may take: a log of many megabytes is sent less often
 
 
 class Here:
-    """A folder of this machine: nothing has to be sent."""
+    """A local folder that need not be sent anywhere."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
 
     def changed(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def wait(self) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
+    wait = close = changed
 
 
 class Mirror:
@@ -40,7 +36,7 @@ class Mirror:
         target: on `gs://`.
 
     Attributes:
-        folder: the local one, to write in.
+        folder: the local folder, to write in.
     """
 
     def __init__(self, target: Path):
@@ -54,13 +50,13 @@ class Mirror:
         threading.Thread(target=self._work, daemon=True, name="mirror").start()
 
     def changed(self) -> None:
-        """Something was written; it will be sent soon."""
+        """Call after writing: the change is sent soon."""
         with self._turn:
             self._asked += 1
             self._turn.notify_all()
 
     def wait(self) -> None:
-        """Until all that was written so far is there; `UserError` if it can't be sent."""
+        """Wait until everything written so far is sent; `UserError` if that fails."""
         with self._turn:
             self._asked += 1
             mine, self._hurry, self._failure = self._asked, True, None
@@ -70,7 +66,7 @@ class Mirror:
                 raise self._failure
 
     def close(self) -> None:
-        """As `wait`, and nothing comes after."""
+        """`wait`, then end the thread and remove the local folder."""
         self.wait()
         with self._turn:
             self._closed = True
@@ -91,7 +87,7 @@ class Mirror:
             pause = max(SECONDS_BETWEEN, (time.monotonic() - began) * (1 / SHARE_OF_TIME - 1))
             with self._turn:
                 self._failure = failure
-                self._done = self._done if failure else asked  # else it is asked for still, and sent after the pause
+                self._done = self._done if failure else asked  # after a failure: again after the pause
                 self._turn.notify_all()
 
     def _try(self) -> UserError | None:
@@ -113,5 +109,5 @@ class Mirror:
 
 
 def mirrored(folder: Path) -> Here | Mirror:
-    """Where to write the files of `folder` that grow."""
+    """Where to write the growing files of `folder`."""
     return Mirror(folder) if storage.is_remote(folder) else Here(folder)

@@ -45,7 +45,7 @@ def begin(
         tokenizer: the folder with the model's tokenizer.
         changed: see `stages.begin_training`.
     """
-    found = hosts.first_says(f"where {name} starts", lambda: asdict(_start(run / name, inputs, config)))
+    found = hosts.broadcast(f"where {name} starts", lambda: asdict(_start(run / name, inputs, config)))
     stages.begin_training(run, name, inputs, tokenizer, changed)
     return Start(**found)
 

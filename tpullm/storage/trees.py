@@ -1,0 +1,62 @@
+"""Move and remove folders; sizes, and whether there is room.
+
+On `gs://` a stage counts as finished if its `manifest.json` exists, so that file is removed first.
+"""
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tpullm.errors import UserError
+from tpullm.storage.paths import is_remote, remote
+
+LAST = "manifest.json"
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with its content, if it exists."""
+    if is_remote(path):
+        names = list(remote().files(path))
+        remote().remove_all(path, [name for name in names if name == LAST])
+        remote().remove_all(path, [name for name in names if name != LAST])
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if it exists and is empty; on `gs://` there are no empty folders."""
+    if not is_remote(folder):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def move_tree(source: Path, target: Path) -> None:
+    """Rename a folder. On `gs://` it is copied on the server and then removed; if killed in between, both exist."""
+    if is_remote(source):
+        remote().copy_all(source, target, list(remote().files(source)))
+        remove_tree(source)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file."""
+    return path.stat().st_size
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """All files below a folder on `gs://`: name relative to the folder -> `gcs.Status`, sorted by name."""
+    return remote().files(folder)
+
+
+def room_for(size: int, folder: Path) -> None:
+    """`UserError` if `size` bytes do not fit on the disk of `folder`; `gs://` always has room."""
+    if is_remote(folder):
+        return
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(f"no space left on the device: {folder} has {free / 1e6:,.1f} MB, {size / 1e6:,.1f} are needed")
