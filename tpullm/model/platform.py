@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from tpullm.mesh.layout import device
+from tpullm.mesh.layout import abstract_device
 
 
 def target() -> str:
     """The platform that is computed for (`cpu`, `gpu`, `tpu`): that of the mesh, which may be of devices not here."""
-    return device().platform if device() is not None else jax.default_backend()
+    return abstract_device().platform if abstract_device() is not None else jax.default_backend()
 
 
 def compute_dtype(choice: str) -> jnp.dtype:
@@ -20,7 +20,7 @@ def compute_dtype(choice: str) -> jnp.dtype:
     return jnp.dtype("bfloat16" if choice == "auto" else choice)
 
 
-def product_dtype(dtype: jnp.dtype) -> jnp.dtype:
+def matmul_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The type that a product of two arrays in `dtype` comes in before it is made `dtype`.
 
     float32 for JAX 0.10 on a CPU, whose library of products only has that: 4,096 x 384 by 384 x 1,024 in bfloat16 ran
@@ -60,4 +60,4 @@ COMPILER_OPTIONS = {"TPU v5": _ON_SPARSE_CORES, "TPU v5p": _ON_SPARSE_CORES, "TP
 
 def compiler_options() -> dict[str, str]:
     """What XLA is told beyond its defaults for the devices that are computed for."""
-    return COMPILER_OPTIONS.get(device().device_kind, {}) if device() is not None else {}
+    return COMPILER_OPTIONS.get(abstract_device().device_kind, {}) if abstract_device() is not None else {}
