@@ -10,7 +10,7 @@ from tpullm.inference import decode as decode_module
 from tpullm.inference.decode import decode, empty_cache, prefill, stream
 from tpullm.inference.options import GREEDY, Sampling
 from tpullm.inference.scoring import next_log_probabilities
-from tpullm.mesh.layout import named
+from tpullm.mesh.layout import named_sharding
 from tpullm.mesh.rows import put
 
 PROMPTS = [[1, 300, 40, 77], [1, 9, 400, 300, 22, 501, 17, 5, 90], [1]]
@@ -45,7 +45,9 @@ def test_cached_decoding_is_the_full_forward(session):
 
     place = partial(put, session.mesh)
     with jax.set_mesh(session.mesh):
-        logits, cache = read(session.params, place(tokens), jax.device_put(lengths, named(session.mesh, "batch")))
+        logits, cache = read(
+            session.params, place(tokens), jax.device_put(lengths, named_sharding(session.mesh, "batch"))
+        )
         steps = [np.asarray(logits)]
         for n in range(2):
             column = np.array([[rows[0][4 + n]], [rows[1][6 + n]]], np.int32)

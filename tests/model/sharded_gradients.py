@@ -15,8 +15,8 @@ from jax.sharding import NamedSharding  # noqa: E402
 
 from tpullm.mesh.axes import AXES
 from tpullm.mesh.layout import RULES, make_mesh  # noqa: E402
-from tpullm.model.experts.moe import _whole_weight  # noqa: E402
-from tpullm.model.linear import product
+from tpullm.model.experts.moe import _all_gather_weight  # noqa: E402
+from tpullm.model.linear import matmul
 
 BF16 = jnp.dtype("bfloat16")
 
@@ -26,8 +26,8 @@ def far(found, expected) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def of_a_product(mesh, axes, summed_in):
-    """`layers.product` of rows that are spread over all devices; the weight's width is first or last."""
+def of_a_matmul(mesh, axes, reduce_dtype):
+    """`linear.matmul` of rows that are spread over all devices; the weight's width is first or last."""
     random = np.random.default_rng(0)
     inputs, outputs = (32, 64) if axes[0] == "embed" else (64, 32)
     x, cotangent = (jnp.asarray(random.standard_normal((32, 16, n)), BF16) for n in (inputs, outputs))
@@ -37,22 +37,22 @@ def of_a_product(mesh, axes, summed_in):
         rows = NamedSharding(mesh, RULES.spec("batch", "time", None))
         x, cotangent = jax.device_put((x, cotangent), rows)
         weight = jax.device_put(weight, NamedSharding(mesh, RULES.spec(*axes)))
-        out = lambda w: product("btd,df->btf", axes, summed_in, rows.spec, x, w)  # noqa: E731
+        out = lambda w: matmul("btd,df->btf", axes, reduce_dtype, rows.spec, x, w)  # noqa: E731
         (found,) = jax.jit(lambda w, c: jax.vjp(out, w)[1](c))(weight, cotangent)
     return far(np.asarray(found), expected)
 
 
-def of_experts(mesh, axes, summed_in):
+def of_experts(mesh, axes, reduce_dtype):
     """The weight of experts, whole on every device, each of which gives a gradient of its own."""
     random = np.random.default_rng(0)
-    weight = jnp.asarray(random.standard_normal((4, 32, 64)), "float32" if summed_in == "float32" else BF16)
+    weight = jnp.asarray(random.standard_normal((4, 32, 64)), "float32" if reduce_dtype == "float32" else BF16)
     cotangents = jnp.asarray(random.standard_normal((mesh.size, 4, 32, 64)), BF16)
     with jax.set_mesh(mesh):
         weight = jax.device_put(weight, NamedSharding(mesh, RULES.spec("experts", *axes)))
         cotangents = jax.device_put(cotangents, NamedSharding(mesh, jax.P(AXES)))
 
         def backward(weight, cotangents):
-            whole = lambda w: _whole_weight(axes, BF16, w.dtype, w)  # noqa: E731
+            whole = lambda w: _all_gather_weight(axes, BF16, w.dtype, w)  # noqa: E731
             return jax.vjp(whole, weight)[1](cotangents[0])[0]
 
         found = jax.jit(jax.shard_map(backward, out_specs=RULES.spec("experts", *axes)))(weight, cotangents)
@@ -61,9 +61,9 @@ def of_experts(mesh, axes, summed_in):
 
 if __name__ == "__main__":
     results = {}
-    for kind, shape in ((of_a_product, {"fsdp": 8}), (of_experts, {"data": 2, "fsdp": 4})):
+    for kind, shape in ((of_a_matmul, {"fsdp": 8}), (of_experts, {"data": 2, "fsdp": 4})):
         for axes in (("embed", "mlp"), ("mlp", "embed")):
             results[f"{kind.__name__}, {axes[0]} first"] = {
-                summed_in: kind(make_mesh(shape), axes, summed_in) for summed_in in ("compute", "float32")
+                reduce_dtype: kind(make_mesh(shape), axes, reduce_dtype) for reduce_dtype in ("compute", "float32")
             }
     print(json.dumps(results))

@@ -8,7 +8,7 @@ import pytest
 from tests.training.small import mesh
 from tpullm.model.attention import rope
 from tpullm.model.attention.rope import rotary, rotary_table
-from tpullm.model.linear import product
+from tpullm.model.linear import matmul
 from tpullm.model.mlp import activated
 from tpullm.model.norm import normalized
 from tpullm.recipe.schema import ModelConfig
@@ -43,7 +43,7 @@ def test_the_gradient_of_a_product_is_that_of_the_plain_one(subscripts, dtype, t
         {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}[letter]
         for letter in subscripts.split("->")[0].split(",")[1]
     )
-    ours = _gradients(lambda x, w: product(subscripts, axes, "compute", None, x, w), (x, weight), cotangent)
+    ours = _gradients(lambda x, w: matmul(subscripts, axes, "compute", None, x, w), (x, weight), cotangent)
     plain = _gradients(lambda x, w: jnp.einsum(subscripts, x, w), (x, weight), cotangent)
     for one, other in zip(ours, plain, strict=True):
         assert one.dtype == other.dtype == dtype

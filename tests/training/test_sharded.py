@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.training.small import ARCHITECTURE, SPREAD
 from tpullm.errors import UserError
 from tpullm.mesh.axes import AXES
-from tpullm.mesh.collectives import along_lines
+from tpullm.mesh.collectives import line_groups
 from tpullm.mesh.layout import RULES, make_mesh, planned_mesh
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.fits import KEYS, check_fits
@@ -243,8 +243,8 @@ def test_scatters_along_the_lines_of_a_grid_leave_each_device_its_own_part(lines
     """Of what it has a device keeps the part that is its place in its group; at the end, that of its number."""
     devices = math.prod(lines)
     parts = {device: range(devices) for device in range(devices)}
-    assert len(along_lines(lines, first)) == len(lines) - first + 1
-    for groups in along_lines(lines, first):
+    assert len(line_groups(lines, first)) == len(lines) - first + 1
+    for groups in line_groups(lines, first):
         assert sorted(device for group in groups for device in group) == list(range(devices))
         for group in groups:
             assert len({parts[device] for device in group}) == 1  # they sum the same

@@ -17,7 +17,7 @@ import numpy as np
 from tpullm.inference.options import GREEDY, Sampling
 from tpullm.inference.sampling import choose
 from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
-from tpullm.mesh.layout import RULES, named
+from tpullm.mesh.layout import RULES, named_sharding
 from tpullm.mesh.rows import put
 from tpullm.model.platform import cache_dtype
 from tpullm.model.transformer import Cache, Transformer
@@ -115,7 +115,7 @@ def _begin(session: Session, prompts: list[list[int]], tokens: int, sampling, se
     rows = row_bucket(session, len(prompts))
     ids, lengths = padded(session, prompts, rows, bucket(max(map(len, prompts))))
     slots = ids.shape[1] + bucket(tokens)
-    by_row = named(session.mesh, "batch")
+    by_row = named_sharding(session.mesh, "batch")
     seeds = jax.device_put(np.resize(np.asarray(seeds, np.uint32), rows), by_row)
     lengths, ids = jax.device_put(lengths, by_row), put(session.mesh, ids)
     arguments = (*_model(session), ids, lengths, seeds, stop_ids, sampling)

@@ -9,19 +9,19 @@ import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from tpullm.hardware.chips import of_kind
-from tpullm.mesh.layout import RULES, Rules, axis_size, device, one
+from tpullm.mesh.layout import RULES, Rules, abstract_device, axis_size, unstacked_axes
 
 
-def gather(parameter: jax.Array, *dimensions: str | None, dtype: jnp.dtype, rules: Rules = RULES) -> jax.Array:
+def all_gather(parameter: jax.Array, *dimensions: str | None, dtype: jnp.dtype, rules: Rules = RULES) -> jax.Array:
     """A parameter as its use needs it: cast to `dtype`, then whole along `embed` (FSDP's all-gather, in few bytes)."""
     used = rules.spec(*[None if dimension == "embed" else dimension for dimension in dimensions])
     if "embed" not in dimensions or axis_size(rules.embed) == 1:
         return jax.reshard(parameter.astype(dtype), used)
-    local = lambda x: gathered(x.astype(dtype), *dimensions, rules=rules)  # noqa: E731
+    local = lambda x: all_gather_local(x.astype(dtype), *dimensions, rules=rules)  # noqa: E731
     return jax.shard_map(local, out_specs=used, check_vma=False)(parameter)
 
 
-def gathered(x: jax.Array, *dimensions: str | None, rules: Rules = RULES) -> jax.Array:
+def all_gather_local(x: jax.Array, *dimensions: str | None, rules: Rules = RULES) -> jax.Array:
     """`gather`, of a device's own part; inside `jax.shard_map`."""
     if jax.lax.axis_size(rules.embed) == 1:
         return x
@@ -45,12 +45,12 @@ def _steps(axis: str, planes: bool = False) -> list:
             that beside the products too (70 B on v5p 8x8x8: 157 ms are waited for, and 411 along lines).
     """
     size, mesh = jax.lax.axis_size(axis), jax.sharding.get_abstract_mesh()
-    slices = of_kind(device().device_kind).slices
+    slices = of_kind(abstract_device().device_kind).slices
     lines = _lines(size, slices.dimensions if slices else 2) if size == mesh.size else [size]
-    return along_lines(lines, 2 if planes and len(lines) == 3 else 1) if len(lines) > 1 else [None]
+    return line_groups(lines, 2 if planes and len(lines) == 3 else 1) if len(lines) > 1 else [None]
 
 
-def along_lines(lines: list[int], first: int = 1) -> list[list[list[int]]]:
+def line_groups(lines: list[int], first: int = 1) -> list[list[list[int]]]:
     """For each dimension of a grid of so many devices, in the order of their numbers, the groups along its lines.
 
     Args:
@@ -83,7 +83,7 @@ def _embed_first(x: jax.Array, dimensions: tuple[str | None, ...]) -> tuple[jax.
     Returns:
         What is needed to go back with `_embed_back` too: the shape with `embed` first, and the order of dimensions.
     """
-    stacked = len(dimensions) - len(one(dimensions))
+    stacked = len(dimensions) - len(unstacked_axes(dimensions))
     embed = dimensions.index("embed")
     order = [*range(stacked), embed, *[n for n in range(stacked, x.ndim) if n != embed]]
     turned = x.transpose(order)
@@ -97,7 +97,7 @@ def _embed_back(flat: jax.Array, shape: tuple[int, ...], order: list[int]) -> ja
     return turned.transpose([order.index(n) for n in range(len(order))])
 
 
-def summed(x: jax.Array, *dimensions: str | None, over: tuple[str, ...], rules: Rules = RULES) -> jax.Array:
+def reduce_gradient(x: jax.Array, *dimensions: str | None, over: tuple[str, ...], rules: Rules = RULES) -> jax.Array:
     """The gradient of a parameter from what each device computed of it; inside `jax.shard_map`.
 
     Each device is left with its own part: a reduce-scatter along `embed`, then an all-reduce of that part alone over

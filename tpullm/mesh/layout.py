@@ -62,10 +62,10 @@ def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None)
     """
     devices = devices if devices is not None else jax.devices()
     hosts = len({device.process_index for device in devices})
-    return Mesh(arranged(axis_sizes(shape, len(devices), hosts), devices), AXES, axis_types=EXPLICIT)
+    return Mesh(arrange_devices(axis_sizes(shape, len(devices), hosts), devices), AXES, axis_types=EXPLICIT)
 
 
-def arranged(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+def arrange_devices(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     """The devices by their place in a mesh of these `sizes`: near each other along the axes that talk most.
 
     Slices of TPUs are told apart along `data` alone, since between them there is only the data center's network.
@@ -93,18 +93,18 @@ def planned_mesh(shape: Mapping[str, int], devices: int, device: AbstractDevice 
     return AbstractMesh(axis_sizes(shape, devices), AXES, axis_types=EXPLICIT, abstract_device=device)
 
 
-def device() -> AbstractDevice | None:
+def abstract_device() -> AbstractDevice | None:
     """The kind of device of the mesh that is computed for, which needn't be here; None where no mesh is set."""
     return jax.sharding.get_abstract_mesh().abstract_device
 
 
-def over(spec: PartitionSpec, dimensions: range | tuple[int, ...]) -> tuple[str, ...]:
+def mesh_axes(spec: PartitionSpec, dimensions: range | tuple[int, ...]) -> tuple[str, ...]:
     """The mesh axes that split these dimensions of an array."""
     parts = [spec[dimension] for dimension in dimensions]
     return tuple(name for part in parts for name in ((part,) if isinstance(part, str) else part or ()))
 
 
-def named(mesh: Mesh, *dimensions: str | None, rules: Rules = RULES) -> NamedSharding:
+def named_sharding(mesh: Mesh, *dimensions: str | None, rules: Rules = RULES) -> NamedSharding:
     """The sharding of an array with these logical dimensions on `mesh`."""
     return NamedSharding(mesh, rules.spec(*dimensions))
 
@@ -114,7 +114,7 @@ def axis_size(axis: str | None) -> int:
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
-def one(axes: tuple[str, ...]) -> tuple[str, ...]:
+def unstacked_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
     """The logical axes of one parameter of those that are stacked by layer and by expert."""
     stacked = next((n for n, axis in enumerate(axes) if axis not in ("layers", "experts")), len(axes))
     return axes[stacked:]

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.errors import UserError
-from tpullm.mesh.layout import RULES, named
+from tpullm.mesh.layout import RULES, named_sharding
 
 
 def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
@@ -19,7 +19,7 @@ def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     Raises:
         UserError: the devices can't share the rows.
     """
-    sharding, shape = named(mesh, "batch", "time"), (batch_size, mesh.shape["sequence"])
+    sharding, shape = named_sharding(mesh, "batch", "time"), (batch_size, mesh.shape["sequence"])
     if batch_size % _row_parts(mesh):
         raise UserError(f"batch_size: {batch_size} rows can't be shared by {_row_parts(mesh)} parts of the mesh")
     parts = sharding.addressable_devices_indices_map(shape).values()
@@ -32,7 +32,7 @@ def _row_parts(mesh: Mesh) -> int:
 
 def put(mesh: Mesh, batch: Any) -> Any:
     """This host's rows `[own rows, T]` of a batch, numpy arrays, as arrays `[B, T]` on the mesh, split by the rules."""
-    sharding, parts = named(mesh, "batch", "time"), _row_parts(mesh)
+    sharding, parts = named_sharding(mesh, "batch", "time"), _row_parts(mesh)
     own_parts = own_rows(mesh, parts)
 
     def place(x: np.ndarray) -> jax.Array:

@@ -7,7 +7,7 @@ import numpy as np
 from tpullm.mesh.layout import RULES, Rules, axis_size
 
 
-def zigzag(length: int, devices: int) -> np.ndarray:
+def zigzag_order(length: int, devices: int) -> np.ndarray:
     """The order in which a row's tokens are dealt to the devices along `sequence`: places `[T]`.
 
     The row is cut into twice as many pieces as devices, and each gets one from the front and its counterpart from the
@@ -19,21 +19,21 @@ def zigzag(length: int, devices: int) -> np.ndarray:
     return np.concatenate([part for n in range(devices) for part in (pieces[n], pieces[-1 - n])])
 
 
-def dealt(x_BT: jax.Array, rules: Rules = RULES) -> jax.Array:
+def to_zigzag_order(x_BT: jax.Array, rules: Rules = RULES) -> jax.Array:
     """Rows `[B, T]` with their tokens in the order of `zigzag`."""
     devices = axis_size(rules.time)
     if devices == 1:
         return x_BT
-    return x_BT.at[:, zigzag(x_BT.shape[1], devices)].get(out_sharding=rules.spec("batch", "time"))
+    return x_BT.at[:, zigzag_order(x_BT.shape[1], devices)].get(out_sharding=rules.spec("batch", "time"))
 
 
 def places(length: int, axis: str) -> jax.Array:
     """Where this device's tokens stand in a row of `length`, `[T]`; inside `jax.shard_map`."""
     devices = jax.lax.axis_size(axis)
-    return jnp.asarray(zigzag(length, devices).reshape(devices, -1), jnp.int32)[jax.lax.axis_index(axis)]
+    return jnp.asarray(zigzag_order(length, devices).reshape(devices, -1), jnp.int32)[jax.lax.axis_index(axis)]
 
 
-def whole_row(x: jax.Array, axis: str, dimension: int) -> jax.Array:
+def all_gather_row(x: jax.Array, axis: str, dimension: int) -> jax.Array:
     """The parts of all devices along `axis`, in the order of the row; inside `jax.shard_map`."""
     x = jax.lax.all_gather(x, axis, axis=dimension, tiled=True)
     pieces = 2 * jax.lax.axis_size(axis)

@@ -6,26 +6,26 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from tpullm.mesh.collectives import gather, summed
-from tpullm.mesh.layout import RULES, over
+from tpullm.mesh.collectives import all_gather, reduce_gradient
+from tpullm.mesh.layout import RULES, mesh_axes
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def lookup(axes: tuple[str, str], summed_in: str, dtype, table: jax.Array, indices_BT: jax.Array) -> jax.Array:
+def lookup(axes: tuple[str, str], reduce_dtype: str, dtype, table: jax.Array, indices_BT: jax.Array) -> jax.Array:
     """Rows of a parameter `[V, D]`, in `dtype`: `[B, T, D]`. Its gradient is added up in float32.
 
     Args:
-        axes, summed_in: as for `product`.
+        axes, reduce_dtype: as for `matmul`.
     """
     spec = RULES.spec("batch", "time", "width")
-    split = over(RULES.spec(axes[0]), (0,))
+    split = mesh_axes(RULES.spec(axes[0]), (0,))
 
     def rows(table_VD, indices_BT):
         here, within = _here(table_VD.shape[0], indices_BT, split)
         found_BTD = jnp.where(within[..., None], table_VD.at[here].get(mode="clip"), 0)
         return jax.lax.psum(found_BTD, split) if split else found_BTD
 
-    return jax.shard_map(rows, out_specs=spec)(gather(table, *axes, dtype=dtype), indices_BT)
+    return jax.shard_map(rows, out_specs=spec)(all_gather(table, *axes, dtype=dtype), indices_BT)
 
 
 def _here(size: int, indices, split: tuple[str, ...]):
@@ -34,26 +34,26 @@ def _here(size: int, indices, split: tuple[str, ...]):
     return indices - first, (indices >= first) & (indices < first + size)
 
 
-def _lookup_forward(axes, summed_in, dtype, table, indices_BT):
-    return lookup(axes, summed_in, dtype, table, indices_BT), (table, indices_BT)
+def _lookup_forward(axes, reduce_dtype, dtype, table, indices_BT):
+    return lookup(axes, reduce_dtype, dtype, table, indices_BT), (table, indices_BT)
 
 
-def _lookup_backward(axes, summed_in, dtype, saved, cotangent_BTD):
+def _lookup_backward(axes, reduce_dtype, dtype, saved, cotangent_BTD):
     table, indices_BT = saved
-    split, vocabulary = over(jax.typeof(cotangent_BTD).sharding.spec, (0, 1)), over(RULES.spec(axes[0]), (0,))
+    split, vocabulary = mesh_axes(jax.typeof(cotangent_BTD).sharding.spec, (0, 1)), mesh_axes(RULES.spec(axes[0]), (0,))
     V = table.shape[0] // math.prod(jax.typeof(table).sharding.mesh.shape[axis] for axis in vocabulary)
 
-    def summed_gradient(indices_BT, cotangent_BTD):
+    def local_gradient(indices_BT, cotangent_BTD):
         here, within = _here(V, indices_BT, vocabulary)
         # What lies elsewhere goes to the row behind the last, where it is dropped (a negative index would count back).
         flat_M = jnp.where(within, here, V).reshape(-1)
         values_MD = cotangent_BTD.reshape(-1, table.shape[1]).astype(jnp.float32)
         dtable = jnp.zeros((V, table.shape[1]), jnp.float32).at[flat_M].add(values_MD, mode="drop")
-        dtype = jnp.float32 if summed_in == "float32" else cotangent_BTD.dtype
+        dtype = jnp.float32 if reduce_dtype == "float32" else cotangent_BTD.dtype
         dtable = dtable.astype(dtype) if math.prod(jax.lax.axis_size(axis) for axis in split) > 1 else dtable
-        return summed(dtable, *axes, over=split).astype(table.dtype)
+        return reduce_gradient(dtable, *axes, over=split).astype(table.dtype)
 
-    dtable = jax.shard_map(summed_gradient, out_specs=RULES.spec(*axes))(indices_BT, cotangent_BTD)
+    dtable = jax.shard_map(local_gradient, out_specs=RULES.spec(*axes))(indices_BT, cotangent_BTD)
     return jax.reshard(dtable, jax.typeof(table).sharding.spec), None
 
 

@@ -6,17 +6,17 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from tpullm.model.platform import target
 
 
-def in_memory_order(x: jax.Array) -> jax.Array:
+def row_major_on_cpu(x: jax.Array) -> jax.Array:
     """`x` as it is, with its last dimension contiguous in memory; elsewhere than on a CPU the compiler chooses.
 
-    XLA would leave a transposed array where it is and give the product a slower form: see `layers.product`.
+    XLA would leave a transposed array where it is and give the product a slower form: see `linear.matmul`.
     """
     if target() != "cpu":
         return x
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
-def settled(x):
+def barrier_on_tpu(x):
     """Arrays that are computed once and written: on a TPU, a product would compute them anew for each of its tiles.
 
     By the compiler's estimates the products around the activation of 7 B parameters took 1.5 times as long (v5e).

@@ -11,7 +11,7 @@ from flax import nnx
 
 from tpullm.mesh.layout import RULES
 from tpullm.model.linear import Linear
-from tpullm.model.memory_layout import settled
+from tpullm.model.memory_layout import barrier_on_tpu
 from tpullm.model.residual import residual_scale
 from tpullm.recipe.schema import ModelConfig
 
@@ -61,5 +61,5 @@ class MLP(nnx.Module):
         hidden = RULES.spec("batch", "time", "mlp")
         gate = self.gate("btd,df->btf", x_BTD, hidden)
         up = None if self.up is None else self.up("btd,df->btf", x_BTD, hidden)
-        out = settled(activated(self.activation, self.limit, *settled((gate, up))))
+        out = barrier_on_tpu(activated(self.activation, self.limit, *barrier_on_tpu((gate, up))))
         return self.down("btf,fd->btd", out, RULES.spec("batch", "time", "width"))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tpullm.mesh.collectives import gather
+from tpullm.mesh.collectives import all_gather
 from tpullm.model.linear import parameter
 from tpullm.recipe.schema import ModelConfig
 
@@ -24,8 +24,8 @@ class Norm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., *shape]` to the same shape and type."""
-        scale = gather(self.scale[...], *self.axes, dtype=jnp.float32) + self.offset
-        bias = None if self.bias is None else gather(self.bias[...], *self.axes, dtype=jnp.float32)
+        scale = all_gather(self.scale[...], *self.axes, dtype=jnp.float32) + self.offset
+        bias = None if self.bias is None else all_gather(self.bias[...], *self.axes, dtype=jnp.float32)
         return normalized(x, scale, bias, self.epsilon)
 
 

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from tpullm.hardware.chips import of_kind
-from tpullm.mesh.layout import device
+from tpullm.mesh.layout import abstract_device
 
 
 def target() -> str:
     """The platform that is computed for (`cpu`, `gpu`, `tpu`): that of the mesh, which may be of devices not here."""
-    return device().platform if device() is not None else jax.default_backend()
+    return abstract_device().platform if abstract_device() is not None else jax.default_backend()
 
 
 def compute_dtype(choice: str) -> jnp.dtype:
@@ -21,7 +21,7 @@ def compute_dtype(choice: str) -> jnp.dtype:
     return jnp.dtype("bfloat16" if choice == "auto" else choice)
 
 
-def product_dtype(dtype: jnp.dtype) -> jnp.dtype:
+def matmul_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The type that a product of two arrays in `dtype` comes in before it is made `dtype`.
 
     float32 for JAX 0.10 on a CPU, whose library of products only has that: 4,096 x 384 by 384 x 1,024 in bfloat16 ran
@@ -58,5 +58,5 @@ _ON_SPARSE_CORES = {
 
 def compiler_options() -> dict[str, str]:
     """What XLA is told beyond its defaults for the devices that are computed for."""
-    offloads = device() is not None and of_kind(device().device_kind).offloads_collectives
+    offloads = abstract_device() is not None and of_kind(abstract_device().device_kind).offloads_collectives
     return _ON_SPARSE_CORES if offloads else {}

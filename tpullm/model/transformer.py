@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tpullm.mesh.collectives import gather
+from tpullm.mesh.collectives import all_gather
 from tpullm.mesh.layout import RULES, axis_size
 from tpullm.model.attention.kernels import attention_kernel
 from tpullm.model.attention.layer import Attention, Sight, allowed
@@ -132,17 +132,17 @@ class Transformer(nnx.Module):
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Token ids `[B, T]` to vectors `[B, T, D]`, with those of their positions if they are learned."""
-        axes, summed_in = ("vocabulary", "embed"), self.config.gradients
-        vectors = lookup(axes, summed_in, dtype, self.embedding[...], tokens_BT)
+        axes, reduce_dtype = ("vocabulary", "embed"), self.config.gradients
+        vectors = lookup(axes, reduce_dtype, dtype, self.embedding[...], tokens_BT)
         if self.config.scale_embeddings:
             vectors *= jnp.asarray(self.config.width**0.5, dtype)
         if self.position_embedding is None:
             return vectors
-        return vectors + lookup(("position", "embed"), summed_in, dtype, self.position_embedding[...], positions_BT)
+        return vectors + lookup(("position", "embed"), reduce_dtype, dtype, self.position_embedding[...], positions_BT)
 
     def output_table(self, dtype: jnp.dtype) -> jax.Array:
         """The table `[V, D]` whose rows score the next token."""
-        return gather(self.output_parameter(), "vocabulary", "embed", dtype=dtype)
+        return all_gather(self.output_parameter(), "vocabulary", "embed", dtype=dtype)
 
     def output_parameter(self) -> jax.Array:
         """The same as it rests."""
@@ -156,7 +156,7 @@ class Transformer(nnx.Module):
     def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False) -> Output:
         """Token ids to the `Output`.
 
-        On several devices along `sequence`, a row's tokens come (and go) in the order of `sharding.zigzag`.
+        On several devices along `sequence`, a row's tokens come (and go) in zigzag order (`mesh/zigzag.py`).
 
         Args:
             tokens_BT, segment_ids_BT, positions_BT: `[B, T]` int32.

@@ -112,7 +112,13 @@ def _summed_everywhere(look: Look) -> Iterator[Finding]:
     summed = [item for item in look.collectives("all-reduce") if "fsdp" in _axes(look, item).split("+")]
     for place, items in _by_place(summed):
         what = f"{_size(items[0].collective.bytes)} are summed on all devices along fsdp, twice the bytes of a scatter"
-        yield _finding("summed_everywhere", what, place, items, "sum it with sharding.summed, or make its width even")
+        yield _finding(
+            "summed_everywhere",
+            what,
+            place,
+            items,
+            "reduce it with collectives.reduce_gradient, or make its width even",
+        )
 
 
 def _resharded(look: Look) -> Iterator[Finding]:
@@ -167,8 +173,8 @@ def _all_scores(look: Look) -> Iterator[Finding]:
 def _no_kernel(look: Look) -> Iterator[Finding]:
     if look.kernel and "splash" not in look.text:
         what = "attention is not the TPU's own kernel, and its scores go through memory"
-        text = _sentence(what, "platform.attention_kernel", "make pretrain.sequence_length a multiple of 128")
-        yield Finding("no_kernel", text, "platform.attention_kernel", 0, 0.0)
+        text = _sentence(what, "kernels.attention_kernel", "make pretrain.sequence_length a multiple of 128")
+        yield Finding("no_kernel", text, "kernels.attention_kernel", 0, 0.0)
 
 
 KINDS: dict[str, Callable[[Look], Iterator[Finding]]] = {

@@ -19,7 +19,7 @@ from tpullm.data.batch import Batch
 from tpullm.errors import UserError
 from tpullm.hardware.slices import Topology
 from tpullm.mesh.axes import AXES, axis_sizes
-from tpullm.mesh.layout import EXPLICIT, arranged, named, planned_mesh
+from tpullm.mesh.layout import EXPLICIT, arrange_devices, named_sharding, planned_mesh
 from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
@@ -50,7 +50,7 @@ def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
         if "libtpu" not in str(error).lower():
             raise
         raise UserError(f"{topology}: the TPU compiler is missing; install tpullm[tpu]") from error
-    return Mesh(arranged(axis_sizes(shape, topology.chips), described.devices), AXES, axis_types=EXPLICIT)
+    return Mesh(arrange_devices(axis_sizes(shape, topology.chips), described.devices), AXES, axis_types=EXPLICIT)
 
 
 @contextlib.contextmanager
@@ -84,7 +84,7 @@ def traced(model: ModelConfig, config: TrainConfig, mesh: Mesh | AbstractMesh) -
 
 def abstract_batch(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Batch:
     """Shapes, types and shardings of one global batch."""
-    shape, sharding = (config.batch_size, config.sequence_length), named(mesh, "batch", "time")
+    shape, sharding = (config.batch_size, config.sequence_length), named_sharding(mesh, "batch", "time")
     of = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)  # noqa: E731
     return Batch(*[of(jnp.int32)] * 4, of(jnp.float32))
 

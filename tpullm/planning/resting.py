@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import jax
 
-from tpullm.mesh.layout import over, planned_mesh
+from tpullm.mesh.layout import mesh_axes, planned_mesh
 from tpullm.planning.setting import PLACES
 from tpullm.recipe.schema import ModelConfig, OptimizerConfig
 from tpullm.training.optimizer.chain import make_optimizer
@@ -62,6 +62,6 @@ def _architecture(model: ModelConfig) -> Architecture:
 def _whole(tree) -> Whole:
     found = Counter()
     for leaf in jax.tree.leaves(tree):
-        axes = over(leaf.sharding.spec, range(min(leaf.ndim, len(leaf.sharding.spec))))
+        axes = mesh_axes(leaf.sharding.spec, range(min(leaf.ndim, len(leaf.sharding.spec))))
         found[axes] += math.prod(leaf.shape) * leaf.dtype.itemsize
     return tuple(found.items())

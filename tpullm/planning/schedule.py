@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tpullm.hardware.slices import Topology
-from tpullm.model.experts.exchange import UNFILLED
+from tpullm.model.experts.exchange import UNINITIALIZED
 from tpullm.model.experts.moe import FURTHER_ROUNDS
 from tpullm.planning.attention_kernels import largest, scheduled, seen
 from tpullm.planning.hlo import KINDS, Collective, as_collective
@@ -28,7 +28,7 @@ FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("iota", "send-done", "recv", "opt-barrier", "add-dependency", "call-update", "async-update"),
 }
-FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "X64", UNFILLED)
+FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "X64", UNINITIALIZED)
 SCALAR_BYTES = 1 << 10  # what is smaller is counted as nothing, where the compiler gives no cycles
 # Attention's kernels, and the ends of the names of their blocks; of a kernel that does not say, it is this.
 BLOCK = 1024

@@ -9,9 +9,9 @@ from tpullm.hardware.slices import Topology
 from tpullm.mesh.axes import AXES, axis_sizes
 from tpullm.mesh.layout import RULES
 from tpullm.model.attention.kernels import splash_block, splash_fits
-from tpullm.model.experts.exchange import most_in_a_round
+from tpullm.model.experts.exchange import round_capacity
 from tpullm.recipe.schema import ModelConfig, OptimizerConfig, TrainConfig
-from tpullm.training.losses import CHUNK, CHUNK_HERE
+from tpullm.training.losses import CHUNK, CHUNK_ON_CPU
 
 PLACES = {axis: n for n, axis in enumerate(AXES)}
 SEQUENCE = PLACES["sequence"]
@@ -31,7 +31,7 @@ class Habits:
     """How a program does what it does: ours, or another one's whose speed is published.
 
     Args:
-        in_lines: a gather over a whole slice goes first over a part of it and then along lines (`sharding._steps`).
+        in_lines: a gather over a whole slice goes first over a part of it and then along lines (`collectives._steps`).
         sums: how often a gradient's bytes go over the links: 1 where it is scattered, 2 where it is summed everywhere.
         passes: products of the scores' size in attention's backward pass, where no schedule of its kernel is known.
         tensor_waits: what goes along `tensor` is not hidden beside the products that it is for.
@@ -39,7 +39,7 @@ class Habits:
         block: queries and keys that attention takes at a time; 0 is as `Setting.attention_block` says.
         fused: attention's gradients come from one pass over the scores.
         halves: tokens go to spread experts in two halves, one beside the other's products; nothing of that is kept for
-            the backward pass, and no result goes back in it (`moe._elsewhere`).
+            the backward pass, and no result goes back in it (`moe._over_devices`).
         every_expert: a row is multiplied with every expert that is there, and all but its own are masked.
     """
 
@@ -55,7 +55,7 @@ class Habits:
 
 
 OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512, halves=False)
-# model/blockwise.py keeps the weights of the forward pass; XLA's product with experts is so (see moe.py).
+# attention/blockwise.py keeps the weights of the forward pass; XLA's product with experts is so (see moe.py).
 CPU = Habits(in_lines=False, passes=4, every_expert=True)
 
 
@@ -130,7 +130,7 @@ class Setting:
         if self.loss_chunks:
             return self.loss_chunks
         length = self.length // self.sizes[SEQUENCE]
-        most = CHUNK if self.topology.generation != "local" else CHUNK_HERE
+        most = CHUNK if self.topology.generation != "local" else CHUNK_ON_CPU
         longest = most * length // (4 * self.tokens * self.model.vocabulary_size // self.along("tensor"))
         return _chunks(length, longest)
 
@@ -185,11 +185,11 @@ def _block(length: int, most: int) -> int:
 
 
 def fullness(model: ModelConfig, tokens: int, devices: int, chip: Chip) -> float:
-    """Places in the buffers of experts' rows for each row, with an even load: see `exchange.most_in_a_round`."""
+    """Places in the buffers of experts' rows for each row, with an even load: see `exchange.round_capacity`."""
     if devices == 1 or not model.experts:
         return 1.0
     rows, worst = tokens * model.experts_per_token, tokens * min(model.experts_per_token, model.experts // devices)
-    return most_in_a_round(rows, worst, devices, chip.ragged_exchange) / rows
+    return round_capacity(rows, worst, devices, chip.ragged_exchange) / rows
 
 
 def attention_parameters(model: ModelConfig) -> int:

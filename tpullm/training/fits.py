@@ -84,7 +84,7 @@ def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> N
 
 
 def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
-    """The tokens of a row: each device takes a piece from the front and one from the back (`sharding.zigzag`)."""
+    """The tokens of a row: each device takes a piece from the front and one from the back (`mesh/zigzag.py`)."""
     axis, length = RULES.time, config.sequence_length
     parts = mesh.shape[axis]
     pieces = lambda devices: 2 * devices if devices > 1 else 1  # noqa: E731

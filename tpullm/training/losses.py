@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from tpullm.mesh.collectives import gather, summed
-from tpullm.mesh.layout import RULES, over
+from tpullm.mesh.collectives import all_gather, reduce_gradient
+from tpullm.mesh.layout import RULES, mesh_axes
 from tpullm.model.linear import einsum
-from tpullm.model.memory_layout import in_memory_order, settled
+from tpullm.model.memory_layout import barrier_on_tpu, row_major_on_cpu
 from tpullm.model.platform import target
 
 # Bytes of the float32 scores in a chunk of the loss, at most: see `logits_bytes`.
-CHUNK, CHUNK_HERE = 1 << 30, 64 << 20
+CHUNK, CHUNK_ON_CPU = 1 << 30, 64 << 20
 AXES = ("vocabulary", "embed")  # of the table
-VOCABULARY = over(RULES.spec("vocabulary"), (0,))  # mesh axes that split the scores of one token
-SPLIT = over(RULES.spec("batch", "time"), (0, 1))  # mesh axes that split the tokens
+VOCABULARY = mesh_axes(RULES.spec("vocabulary"), (0,))  # mesh axes that split the scores of one token
+SPLIT = mesh_axes(RULES.spec("batch", "time"), (0, 1))  # mesh axes that split the tokens
 
 
 class Sums(NamedTuple):
@@ -45,7 +45,7 @@ def logits_bytes() -> int:
     A CPU keeps 64 MiB near; an accelerator reads the whole output table for each chunk, so a chunk needs a thousand
     tokens to be bound by products and not by memory: 1 GiB is 2,000 tokens of 128 Ki scores.
     """
-    return CHUNK_HERE if target() == "cpu" else CHUNK
+    return CHUNK_ON_CPU if target() == "cpu" else CHUNK
 
 
 def chunk_length(batch: int, length: int, vocabulary: int, chunks: int = 0) -> int:
@@ -57,19 +57,21 @@ def chunk_length(batch: int, length: int, vocabulary: int, chunks: int = 0) -> i
     return next(size for size in range(min(length, most), 0, -1) if length % size == 0)
 
 
-def cross_entropy(hidden_BTD, table_VD, targets_BT, weights_BT, z_loss=0.0, softcap=0.0, summed_in="compute", chunks=0):
+def cross_entropy(
+    hidden_BTD, table_VD, targets_BT, weights_BT, z_loss=0.0, softcap=0.0, reduce_dtype="compute", chunks=0
+):
     """Next-token loss, summed, without ever holding `[B, T, V]`.
 
     Args:
         table_VD: the parameter whose rows score the next token, as it rests.
         softcap: bound of the logits, by tanh; 0 is none.
-        summed_in: as for `layers.product`.
+        reduce_dtype: as for `linear.matmul`.
         chunks: of a device's part of a row, a divisor of its length; 0 is as few as `logits_bytes` allows.
 
     Returns:
         `sum(weights * (nll + z_loss * log_normalizer**2))` to differentiate, and the `Sums`.
     """
-    return _cross_entropy((z_loss, softcap, summed_in, chunks), hidden_BTD, table_VD, targets_BT, weights_BT)
+    return _cross_entropy((z_loss, softcap, reduce_dtype, chunks), hidden_BTD, table_VD, targets_BT, weights_BT)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -84,7 +86,9 @@ def _cross_entropy(options, hidden_BTD, table_VD, targets_BT, weights_BT):
         sums, _ = jax.lax.scan(add_chunk, _zeros(), _chunked(chunks, table_VD, *arrays_BT))
         return jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
 
-    sums = jax.shard_map(local, out_specs=P())(_gathered(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT)
+    sums = jax.shard_map(local, out_specs=P())(
+        _all_gather_table(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT
+    )
     return sums.loss + z_loss * sums.z, sums
 
 
@@ -93,7 +97,7 @@ def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
 
     Each device goes over its own tokens, and the devices' gradients of the table are summed once, at the end.
     """
-    z_loss, softcap, summed_in, chunks = options
+    z_loss, softcap, reduce_dtype, chunks = options
 
     def local(table_VD, *arrays_BT):
         def add_chunk(carry, chunk):
@@ -106,7 +110,7 @@ def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
                 dlogits_BCV *= 1 - jnp.square(logits_BCV / softcap)
             dlogits_BCV = dlogits_BCV.astype(hidden_BCD.dtype)
             dhidden_BCD = einsum("bcv,vd->bcd", dlogits_BCV, table_VD, None)
-            turned_DBC = in_memory_order(hidden_BCD.transpose(2, 0, 1))
+            turned_DBC = row_major_on_cpu(hidden_BCD.transpose(2, 0, 1))
             dtable_DV += jnp.einsum("dbc,bcv->dv", turned_DBC, dlogits_BCV, preferred_element_type=jnp.float32)
             return (jax.tree.map(jnp.add, sums, chunk_sums), dtable_DV), dhidden_BCD
 
@@ -115,14 +119,14 @@ def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
         (sums, dtable_DV), dhidden = jax.lax.scan(add_chunk, (_zeros(), dtable_DV), parts)
         sums = jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
         dhidden_BTD = jnp.swapaxes(dhidden, 0, 1).reshape(arrays_BT[0].shape)
-        dtable_VD = dtable_DV.T.astype(jnp.float32 if summed_in == "float32" else table_VD.dtype)
+        dtable_VD = dtable_DV.T.astype(jnp.float32 if reduce_dtype == "float32" else table_VD.dtype)
         # It waits to be summed until the end of the step: so the compiler orders it. In half the bytes, then.
-        dhidden_BTD, dtable_VD = settled((dhidden_BTD, dtable_VD))
+        dhidden_BTD, dtable_VD = barrier_on_tpu((dhidden_BTD, dtable_VD))
         dhidden_BTD = jax.lax.psum(dhidden_BTD, VOCABULARY)
-        return sums, dhidden_BTD, summed(dtable_VD, *AXES, over=SPLIT).astype(jnp.float32)
+        return sums, dhidden_BTD, reduce_gradient(dtable_VD, *AXES, over=SPLIT).astype(jnp.float32)
 
     specs = P(), RULES.spec("batch", "time", "width"), RULES.spec(*AXES)
-    arguments = (_gathered(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT)
+    arguments = (_all_gather_table(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT)
     sums, dhidden_BTD, of_table_VD = jax.shard_map(local, out_specs=specs)(*arguments)
     dtable_VD = jax.reshard(of_table_VD.astype(table_VD.dtype), jax.typeof(table_VD).sharding.spec)
     return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, dtable_VD)
@@ -137,8 +141,8 @@ def _backward(options, saved, cotangents):
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _gathered(table_VD, hidden_BTD):
-    return gather(table_VD, *AXES, dtype=hidden_BTD.dtype)
+def _all_gather_table(table_VD, hidden_BTD):
+    return all_gather(table_VD, *AXES, dtype=hidden_BTD.dtype)
 
 
 def _zeros() -> Sums:

@@ -12,7 +12,7 @@ import optax
 
 from tpullm.data.batch import Batch
 from tpullm.mesh.layout import RULES
-from tpullm.mesh.zigzag import dealt
+from tpullm.mesh.zigzag import to_zigzag_order
 from tpullm.model.platform import compiler_options
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.balance import balance_losses, load_metrics, rebalanced
@@ -26,7 +26,7 @@ jax.tree_util.register_dataclass(Batch)
 
 def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, chunks=0, key=None):
     """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
-    model, batch = architecture.model(params), jax.tree.map(dealt, batch)
+    model, batch = architecture.model(params), jax.tree.map(to_zigzag_order, batch)
     out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
     config, arguments = architecture.config, (batch.targets, batch.weights, z_loss)
     with jax.named_scope("loss"):

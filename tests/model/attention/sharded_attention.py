@@ -16,8 +16,8 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tests.training.small import batch  # noqa: E402
-from tpullm.mesh.layout import RULES, axis_size, make_mesh, named
-from tpullm.mesh.zigzag import dealt, zigzag  # noqa: E402
+from tpullm.mesh.layout import RULES, axis_size, make_mesh, named_sharding
+from tpullm.mesh.zigzag import to_zigzag_order, zigzag_order  # noqa: E402
 from tpullm.model.attention import flash  # noqa: E402
 from tpullm.model.attention.layer import allowed, attend  # noqa: E402
 from tpullm.model.attention.splash import splash  # noqa: E402
@@ -56,7 +56,7 @@ def computed(shape: dict[str, int], kernel: str, everything: bool, arrays: list[
         def real(q_BTNH, k_BTKH, v_BTKH, sinks_N):
             # A row is dealt to the devices, and what comes out is asked for as a row: both by gathers of whole rows.
             moved = (dealt_row(x) for x in (q_BTNH, k_BTKH, v_BTKH))
-            mixed = in_order(attention(*moved, sinks_N, dealt(segments_BT), dealt(positions_BT)))
+            mixed = in_order(attention(*moved, sinks_N, to_zigzag_order(segments_BT), to_zigzag_order(positions_BT)))
             # Where there is padding, nothing is asked: whom it looks at may differ.
             return jnp.where((segments_BT > 0)[:, :, None, None], mixed, 0)
 
@@ -64,8 +64,8 @@ def computed(shape: dict[str, int], kernel: str, everything: bool, arrays: list[
         return mixed, *back(cotangent_BTNH)
 
     with jax.set_mesh(mesh):
-        heads = named(mesh, "batch", None, "heads", "head")
-        places = [*[heads] * 3, named(mesh, "heads"), heads, *[named(mesh, "batch", None)] * 2]
+        heads = named_sharding(mesh, "batch", None, "heads", "head")
+        places = [*[heads] * 3, named_sharding(mesh, "heads"), heads, *[named_sharding(mesh, "batch", None)] * 2]
         return [
             np.asarray(x) for x in both(*jax.device_put((*arrays, rows.segment_ids, rows.positions), tuple(places)))
         ]
@@ -85,7 +85,7 @@ def in_order(x_BTNH):
 
 def order() -> np.ndarray:
     """The order in which a row is dealt."""
-    return zigzag(LENGTH, axis_size(RULES.time))
+    return zigzag_order(LENGTH, axis_size(RULES.time))
 
 
 def main():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.training.small import batch, mesh
-from tpullm.mesh.layout import named
+from tpullm.mesh.layout import named_sharding
 from tpullm.model.attention import blockwise, flash, kernels
 from tpullm.model.attention.kernels import attention_kernel
 from tpullm.model.attention.layer import allowed, attend
@@ -46,11 +46,11 @@ def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap
 
     with jax.set_mesh(mesh()):
         queries, everywhere = (
-            named(mesh(), "batch", "time", "heads", "head"),
-            named(mesh(), "batch", "kv_heads", None, "head"),
+            named_sharding(mesh(), "batch", "time", "heads", "head"),
+            named_sharding(mesh(), "batch", "kv_heads", None, "head"),
         )
         arrays = jax.device_put(arrays, [queries, everywhere, everywhere, queries])
-        rows = jax.device_put((b.segment_ids, b.positions), named(mesh(), "batch", "time"))
+        rows = jax.device_put((b.segment_ids, b.positions), named_sharding(mesh(), "batch", "time"))
         given = (*arrays, sinks_N, *rows)
         ours = jax.jit(lambda *given: both(lambda *five: kernel(*five, *given[-2:]), *given))(*given)
         plain = jax.jit(lambda *given: both(lambda q, k, v, mask, s: attend(q, k, v, mask, softcap, s)[0], *given))(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.model.attention.documents import documents
-from tpullm.mesh.zigzag import zigzag
+from tpullm.mesh.zigzag import zigzag_order
 from tpullm.model.attention import flash
 
 
@@ -61,12 +61,12 @@ def test_devices_have_as_much_to_look_at():
     """One document of 131,072 tokens on 8 devices, dealt in a zig-zag and as it comes."""
     length, devices = 131_072, 8
     alone = np.arange(length, dtype=np.int32)
-    even, uneven = (key_blocks(order, devices, alone) for order in (zigzag(length, devices), alone))
+    even, uneven = (key_blocks(order, devices, alone) for order in (zigzag_order(length, devices), alone))
     assert sum(even) == sum(uneven) == 256 * 257 // 2, "each pair of blocks up to the diagonal, once"
     assert len(set(even)) == 1 and max(uneven) > 1.8 * np.mean(uneven)
     # Documents that end within it leave a zig-zag uneven too, if less: 3,032 and 3,600 blocks where the mean is 1,624.
     packed = documents(length)[1]
-    zigzagged, dealt = (key_blocks(order, devices, packed) for order in (zigzag(length, devices), alone))
+    zigzagged, dealt = (key_blocks(order, devices, packed) for order in (zigzag_order(length, devices), alone))
     assert sum(zigzagged) == sum(dealt) and max(zigzagged) < 0.9 * max(dealt)
 
 

@@ -44,7 +44,7 @@ def ragged_all_to_all(operand, output, input_offsets, send_sizes, output_offsets
     return jnp.where(jnp.all(recv_sizes == sizes.reshape(-1)), output, jnp.nan)
 
 
-def unfilled(shape, *_):
+def full_of_nan(shape, *_):
     """The worst that memory can hold."""
     return jax.lax.pcast(jnp.full(shape.shape, jnp.nan, shape.dtype), AXES, to="varying")
 
@@ -90,8 +90,8 @@ def main():
             "expert 4, fsdp 2, ragged": {"expert": 4, "fsdp": 2},
         }
         for name, shape in shapes.items():
-            exchange.has_ragged_exchange = moe.has_ragged_exchange = lambda name=name: "ragged" in name
-            jax.lax.ragged_all_to_all, exchange._unfilled = ragged_all_to_all, unfilled
+            exchange.has_ragged_all_to_all = moe.has_ragged_all_to_all = lambda name=name: "ragged" in name
+            jax.lax.ragged_all_to_all, exchange._uninitialized = ragged_all_to_all, full_of_nan
             out, loads, grads = computed(make_mesh(shape), values, x_BTD, real_BT, cotangent_BTD)
             far = lambda a, b: float(np.abs(a - b).max() / np.abs(b).max())  # noqa: E731
             found[f"{name}, {routing}"] = {

@@ -15,7 +15,7 @@ from flax import nnx
 from tests.conftest import ROOT
 from tests.training.small import CONFIG, EXPERTS, mesh
 from tpullm.model.count import matrix_parameters, parameter_count
-from tpullm.model.experts.moe import MixtureOfExperts, routed
+from tpullm.model.experts.moe import MixtureOfExperts, route
 from tpullm.training.optimizer.chain import is_matrix
 from tpullm.training.state import Architecture
 
@@ -75,7 +75,7 @@ def test_sigmoid_scores_and_a_bias_that_only_chooses():
     config = dataclasses.replace(EXPERTS.config, router_scores="sigmoid", router_scale=2.5)
     logits_ME = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
     balance_E = np.array([0.0, 2.0, 0.0, 0.0, 0.0], np.float32)
-    scores_ME, weights_Mk, experts_Mk = map(np.asarray, routed(jnp.asarray(logits_ME), config, balance_E))
+    scores_ME, weights_Mk, experts_Mk = map(np.asarray, route(jnp.asarray(logits_ME), config, balance_E))
     assert (experts_Mk[:, 0] == 1).all(), "a bias of 2 is more than any score"
     score_ME = 1 / (1 + np.exp(-logits_ME.astype(np.float64)))
     others_ME = np.where(np.arange(5) == 1, -1, score_ME)
@@ -104,7 +104,7 @@ def test_every_token_goes_to_k_different_experts():
     """Even where all want the same ones: an expert takes as many as come."""
     logits_ME = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
     logits_ME[:, 3] += 100
-    _, weights_Mk, experts_Mk = routed(jnp.asarray(logits_ME), EXPERTS.config)
+    _, weights_Mk, experts_Mk = route(jnp.asarray(logits_ME), EXPERTS.config)
     assert np.bincount(np.asarray(experts_Mk).reshape(-1), minlength=5)[3] == 64
     assert np.bincount(np.asarray(experts_Mk).reshape(-1)).sum() == 64 * 2
     assert (np.asarray(experts_Mk[:, 0]) != np.asarray(experts_Mk[:, 1])).all()

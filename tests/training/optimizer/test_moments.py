@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests.training.small import mesh
-from tpullm.training.optimizer.moments import rest_in_bfloat16, rounded_at_random
+from tpullm.training.optimizer.moments import stochastic_round, store_in_bfloat16
 
 
 def after(steps, optimizer, size=2048, seed=0):
@@ -26,14 +26,14 @@ def test_rounding_goes_to_a_neighbour_and_is_right_on_average():
     with jax.set_mesh(mesh()):
         for value in (1.0 + 1 / 1024, -1.0 - 7 / 1024, 3.14159e-12, -2.5e20):
             found = np.asarray(
-                rounded_at_random(jnp.full(4096, value, jnp.float32), jnp.uint32(2654435761 * 1 % 2**32)), np.float64
+                stochastic_round(jnp.full(4096, value, jnp.float32), jnp.uint32(2654435761 * 1 % 2**32)), np.float64
             )
             assert len(set(found)) == 2 and found.min() < value < found.max()
             np.testing.assert_allclose(found.mean(), value, rtol=3e-4)
         exact = jnp.asarray([0.0, -0.0, 1.0, -1.5, jnp.inf, -jnp.inf, 2.0**-130], jnp.float32)
-        again = rounded_at_random(exact, jnp.uint32(2654435761 * 2 % 2**32))
+        again = stochastic_round(exact, jnp.uint32(2654435761 * 2 % 2**32))
         assert again.astype(jnp.float32).tobytes() == exact.tobytes()
-        assert jnp.isnan(rounded_at_random(jnp.asarray([jnp.nan]), jnp.uint32(2654435761 * 3 % 2**32))).all()
+        assert jnp.isnan(stochastic_round(jnp.asarray([jnp.nan]), jnp.uint32(2654435761 * 3 % 2**32))).all()
 
 
 @pytest.mark.parametrize("beta2", [0.95, 0.999])
@@ -41,7 +41,7 @@ def test_a_second_moment_is_near_that_in_float32(beta2):
     """Within 4.5 deviations as `moments.py` derives them, and right on average: 5 / sqrt(2,048) is a ninth of one."""
     plain = optax.scale_by_adam(b2=beta2)
     exact = np.asarray(after(300, plain).nu, np.float64)
-    found = np.asarray(after(300, rest_in_bfloat16(plain)).state.nu, np.float64)
+    found = np.asarray(after(300, store_in_bfloat16(plain)).state.nu, np.float64)
     off, deviation = found / exact - 1, 2**-8 / np.sqrt(1 - beta2**2)
     assert np.abs(off).max() < 4.5 * deviation and abs(off.mean()) < deviation / 9
     assert off.std() > deviation / 8  # it is rounded at all
@@ -50,7 +50,7 @@ def test_a_second_moment_is_near_that_in_float32(beta2):
 def test_rounded_to_the_nearest_it_would_stand_still():
     """Why chance: gradients end, and 1,000 steps that each take a thousandth away must leave 0.37; 512 give 2 %."""
     plain = optax.scale_by_adam(b2=0.999)
-    resting = rest_in_bfloat16(plain)
+    resting = store_in_bfloat16(plain)
     with jax.set_mesh(mesh()):
         _, state = resting.update(jnp.ones(512), resting.init(jnp.zeros(512)))
         before = np.asarray(state.state.nu, np.float64).mean()
@@ -63,6 +63,6 @@ def test_rounded_to_the_nearest_it_would_stand_still():
 
 
 def test_chance_is_of_the_step_alone():
-    one, other = (after(5, rest_in_bfloat16(optax.scale_by_adam())).state for _ in range(2))
+    one, other = (after(5, store_in_bfloat16(optax.scale_by_adam())).state for _ in range(2))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(one)} == {"int32", "bfloat16"}

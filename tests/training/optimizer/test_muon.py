@@ -17,8 +17,8 @@ from tpullm.training.optimizer.muon import COEFFICIENTS, STEPS, orthogonalized, 
 
 MOVES = """
 import json, re, sys, jax, jax.numpy as jnp
-from tpullm.sharding import RULES, make_mesh
-from tpullm.training.muon import _steepest
+from tpullm.mesh.layout import RULES, make_mesh
+from tpullm.training.optimizer.muon import _steepest
 axes, found = ("layers", "embed", "heads", "head"), {}
 for name, sizes in json.loads(sys.argv[1]).items():
     with jax.set_mesh(mesh := make_mesh(sizes)):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tpullm.mesh.layout import RULES
-from tpullm.mesh.zigzag import places, whole_row
+from tpullm.mesh.zigzag import all_gather_row, places
 
 MOST = 512  # queries or keys in a block
 LOWEST = -1e30
@@ -46,7 +46,7 @@ def flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, softcap: fl
 
     def local(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, sinks_N):
         gathered = (
-            whole_row(x, axis, dimension)
+            all_gather_row(x, axis, dimension)
             for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1), (positions_BT, 1))
         )
         k_BKSH, v_BKSH, k_segments_BS, k_positions_BS = gathered

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from tpullm.mesh.collectives import gather
+from tpullm.mesh.collectives import all_gather
 from tpullm.mesh.layout import RULES
 from tpullm.model.attention.blockwise import attend_in_blocks
 from tpullm.model.attention.flash import flash
@@ -111,7 +111,7 @@ class Attention(nnx.Module):
 
         Args:
             segments_BT, positions_BT: of the queries; what only some kernels need.
-            kernel: of `platform.attention_kernel`, or `plain`.
+            kernel: of `kernels.attention_kernel`, or `plain`.
 
         Returns:
             `[B, T, D]`, and with `plain` the weights `[B, K, G, T, S]`.
@@ -120,7 +120,7 @@ class Attention(nnx.Module):
         q = q if self.query_norm is None else self.query_norm(q)
         q = q if sight.table is None else rotary(q, sight.table)
         q = q if self.query_scale == 1 else (q.astype(jnp.float32) * self.query_scale).astype(q.dtype)
-        sinks = None if self.sinks is None else gather(self.sinks[...], "heads", dtype=jnp.float32)
+        sinks = None if self.sinks is None else all_gather(self.sinks[...], "heads", dtype=jnp.float32)
         weights, more = None, (self.softcap, sinks)
         match kernel:
             case "splash":
@@ -128,7 +128,7 @@ class Attention(nnx.Module):
 
                 mixed = splash(q, k_BKSH, v_BKSH, segments_BT, self.windows, sight.kind, *more, self.block)
             case "cudnn":
-                mixed = fused(q, k_BKSH, v_BKSH, sight.mask)
+                mixed = cudnn_attention(q, k_BKSH, v_BKSH, sight.mask)
             case "flash":
                 mixed = flash(q, k_BKSH, v_BKSH, segments_BT, positions_BT, sight.window, *more)
             case "blocks":
@@ -139,7 +139,7 @@ class Attention(nnx.Module):
         return self.out("btnh,nhd->btd", mixed, RULES.spec("batch", "time", "width")), weights
 
 
-def fused(q_BTNH, k_BKTH, v_BKTH, mask_BTT) -> jax.Array:
+def cudnn_attention(q_BTNH, k_BKTH, v_BKTH, mask_BTT) -> jax.Array:
     """The mixed values of `attend`, by cuDNN's flash attention on a GPU."""
 
     def local(q_BTNH, k_BKTH, v_BKTH, mask_BTT):

@@ -11,7 +11,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tpullm.mesh.layout import RULES, axis_size
-from tpullm.mesh.zigzag import whole_row, zigzag
+from tpullm.mesh.zigzag import all_gather_row, zigzag_order
 from tpullm.model.attention.kernels import splash_block
 from tpullm.model.platform import target
 
@@ -22,7 +22,7 @@ def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softca
     Args:
         windows: of each kind of layer, how many tokens a token looks back at, itself included; 0 is all.
         kind: which of them this layer is.
-        block: queries and keys at a time, at most; 0 is as `platform.splash_block` chooses.
+        block: queries and keys at a time, at most; 0 is as `kernels.splash_block` chooses.
     """
     axis, tensor = RULES.time, axis_size(RULES.heads)
     heads, length = q_BTNH.shape[2] // tensor, q_BTNH.shape[1]
@@ -32,7 +32,7 @@ def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softca
     made = [jax.tree.map(jax.reshard, *pair) for pair in zip(made, specs, strict=True)]
 
     def local(q_BTNH, k_BKTH, v_BKTH, segments_BT, kind, sinks_N, *made):
-        gathered = (whole_row(x, axis, dimension) for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1)))
+        gathered = (all_gather_row(x, axis, dimension) for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1)))
         k_BKSH, v_BKSH, k_segments_BS = gathered
         # The kernel does not scale.
         scaled = (q_BTNH.astype(jnp.float32) * q_BTNH.shape[-1] ** -0.5).astype(q_BTNH.dtype)
@@ -58,7 +58,7 @@ def _kernel(length: int, window: int, heads: int, sequence: int, most: int, soft
     shape = (length, length)
     mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
     if sequence > 1:
-        mask.q_sequence = zigzag(length, sequence).astype(np.int32)
+        mask.q_sequence = zigzag_order(length, sequence).astype(np.int32)
     turn = length // (2 * sequence if sequence > 1 else 1)
     q, kv = splash_block(turn, most), splash_block(length, most)
     # One pass for all gradients would take 0.7 of the time of these two. But it writes a part of the queries' gradient

@@ -10,7 +10,7 @@ import optax
 from tpullm.recipe.schema import OptimizerConfig
 from tpullm.training.optimizer.adafactor import scale_by_factored_moments
 from tpullm.training.optimizer.matrices import is_hidden, is_matrix
-from tpullm.training.optimizer.moments import rest_in_bfloat16
+from tpullm.training.optimizer.moments import store_in_bfloat16
 from tpullm.training.optimizer.muon import scale_by_muon
 
 Tree = Any
@@ -75,7 +75,7 @@ def _scaling(config: OptimizerConfig, axes: Tree, dtype: jnp.dtype) -> optax.Gra
         muon = scale_by_muon(config.momentum, theirs, dtype)
         others = jax.tree.map(lambda chosen: not chosen, hidden)
         scaling = optax.chain(optax.masked(muon, hidden), optax.masked(scaling, others))
-    return rest_in_bfloat16(scaling) if config.moments == "bfloat16" else scaling
+    return store_in_bfloat16(scaling) if config.moments == "bfloat16" else scaling
 
 
 def _each(function, axes: Tree) -> Tree:

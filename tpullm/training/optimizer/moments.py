@@ -24,7 +24,7 @@ class Resting(NamedTuple):
     state: Tree
 
 
-def rest_in_bfloat16(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+def store_in_bfloat16(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """`optimizer`, whose float32 state rests in bfloat16. What chance does depends on the step, not on the mesh."""
 
     def init(params: Tree) -> Resting:
@@ -37,7 +37,7 @@ def rest_in_bfloat16(optimizer: optax.GradientTransformation) -> optax.GradientT
         leaves, tree = jax.tree.flatten(state)
         salts = jax.random.bits(jax.random.fold_in(jax.random.key(0), resting.count), (len(leaves),), jnp.uint32)
         rounded = [
-            rounded_at_random(leaf, salts[number]) if leaf.dtype == jnp.float32 else leaf
+            stochastic_round(leaf, salts[number]) if leaf.dtype == jnp.float32 else leaf
             for number, leaf in enumerate(leaves)
         ]
         return updates, Resting(optax.safe_increment(resting.count), tree.unflatten(rounded))
@@ -45,7 +45,7 @@ def rest_in_bfloat16(optimizer: optax.GradientTransformation) -> optax.GradientT
     return optax.GradientTransformation(init, update)
 
 
-def rounded_at_random(x: jax.Array, salt: jax.Array) -> jax.Array:
+def stochastic_round(x: jax.Array, salt: jax.Array) -> jax.Array:
     """float32 to one of the two neighbours in bfloat16, to the farther one as often as keeps the expected value.
 
     bfloat16 is the upper half of a float32: 16 random bits are added to the lower half, and carry or do not.
