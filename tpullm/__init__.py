@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _DOOR = {
     "LanguageModel": "tpullm.door.trained_model",
     "Run": "tpullm.door.steps",
-    "Sampling": "tpullm.inference.options",
+    "Sampling": "tpullm.inference.sampling_options",
     "UserError": "tpullm.errors",
 }
 

@@ -81,8 +81,8 @@ def test_a_language_that_there_is_not_is_refused(run, capsys):
 
 def test_it_runs_without_jax(run):
     code = (
-        "import sys; from pathlib import Path; from tpullm import recipe; from tpullm.commands import report; "
-        "run = Path(sys.argv[1]); report.main(recipe.load(run / 'recipe.yaml'), run); "
+        "import sys; from pathlib import Path; from tpullm.commands import report; from tpullm.recipe import parsing; "
+        "run = Path(sys.argv[1]); report.main(parsing.load(run / 'recipe.yaml'), run); "
         "print(*{'jax', 'jaxlib', 'flax', 'matplotlib', 'pyarrow', 'datatrove'} & set(sys.modules))"
     )
     root = Path(__file__).parents[2]

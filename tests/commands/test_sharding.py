@@ -14,8 +14,8 @@ QUICKSTART = f"--config={ROOT}/configs/quickstart.yaml"
 PLACED = """
 import json, math, sys, jax
 from tpullm.huggingface.tensors import flat
-from tpullm.recipe import load
-from tpullm.sharding import make_mesh
+from tpullm.mesh.layout import make_mesh
+from tpullm.recipe.parsing import load
 from tpullm.training.state import Architecture
 recipe = load(sys.argv[1])
 architecture = Architecture(recipe.model.resolved(recipe.tokenizer.vocabulary_size))

@@ -9,7 +9,7 @@ from tests.small_model import session, small_tokenizer  # noqa: F401
 from tpullm import cli
 from tpullm.commands import chat
 from tpullm.inference import session as session_module
-from tpullm.inference.options import GREEDY
+from tpullm.inference.sampling_options import GREEDY
 
 
 @pytest.fixture

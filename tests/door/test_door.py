@@ -13,7 +13,7 @@ import tpullm
 from tests.conftest import ROOT, TINY, interruptible
 from tests.huggingface.published import directory
 from tpullm.door import steps as door_run
-from tpullm.door.shown import Attention, Blank
+from tpullm.door.results import Attention, Blank
 from tpullm.errors import Interrupted, TryAgain, UserError
 from tpullm.inference import session as tpullm_session
 from tpullm.launchers import child

@@ -8,7 +8,7 @@ import pytest
 from tpullm.errors import UserError
 from tpullm.inference import decode as decode_module
 from tpullm.inference.decode import decode, empty_cache, prefill, stream
-from tpullm.inference.options import GREEDY, Sampling
+from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import next_log_probabilities
 from tpullm.mesh.layout import named_sharding
 from tpullm.mesh.rows import put

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tpullm.errors import UserError
-from tpullm.inference.options import GREEDY, Sampling, check
 from tpullm.inference.sampling import choose, restrict
+from tpullm.inference.sampling_options import GREEDY, Sampling, check
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (4, 50)).astype(np.float32)
 SETTINGS = [

@@ -12,7 +12,7 @@ from tpullm.corpus.datacard import REASONS
 from tpullm.report.language import ENGLISH, named, preferred
 
 PACKAGE = Path(tpullm.__file__).parent
-FILES = [*sorted((PACKAGE / "report").glob("*.py")), PACKAGE / "inference" / "attention_picture.py"]
+FILES = sorted((PACKAGE / "report").glob("*.py"))
 JAPANESE = named("ja")
 
 

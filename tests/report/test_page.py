@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from tpullm.recipe.schema import ModelConfig
-from tpullm.report.inputs import STAGES, RunData
 from tpullm.report.language import named
 from tpullm.report.page import SECTIONS, page
+from tpullm.report.run_data import STAGES, RunData
 
 VOID = {"meta", "br"}
 MODEL = ModelConfig(layers=3, width=64).resolved(512)

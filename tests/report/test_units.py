@@ -1,11 +1,9 @@
 """Numbers for people: rounded, and never better than they are."""
 
-import math
-
 import pytest
 
 from tpullm.log import moment
-from tpullm.report.units import compact, find, number, percent, probability, short
+from tpullm.report.units import compact, percent, probability, short
 
 
 @pytest.mark.parametrize(
@@ -30,14 +28,6 @@ def test_written_for_people(written, expected):
 def test_only_all_is_written_as_100_percent_and_only_none_as_0():
     assert percent(1.0) == "100%" and percent(0.99999) == "99.9%"
     assert percent(0.0) == "0%" and percent(0.00001) == "0.1%"
-
-
-def test_what_is_missing_or_not_a_number_is_none():
-    assert find({"a": {"b": "c"}}, "a", "b") == "c"
-    assert find({"a": 1}, "a", "b") is None
-    assert number({"a": {"b": 2}}, "a", "b") == 2
-    for value in (None, math.nan, math.inf, "3", True, {}):
-        assert number({"a": value}, "a") is None
 
 
 @pytest.mark.parametrize(

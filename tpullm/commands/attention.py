@@ -23,9 +23,9 @@ def add_arguments(parser) -> None:
 def main(arguments) -> None:
     """Load the model, read the text and write the picture."""
     from tpullm.checkpoint.models import find
-    from tpullm.inference.attention_picture import attention_page
     from tpullm.inference.attention_weights import weights
     from tpullm.inference.session import load
+    from tpullm.report.attention_picture import attention_page
 
     if not arguments.text:
         raise UserError("text: is empty; give a sentence to look at")

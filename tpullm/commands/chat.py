@@ -6,7 +6,7 @@ With --prompt it answers once and leaves.
 import json
 
 from tpullm.errors import UserError
-from tpullm.inference.options import GREEDY, Sampling, add_options, from_options
+from tpullm.inference.sampling_options import GREEDY, Sampling, add_options, from_options
 from tpullm.log import say
 
 

@@ -26,7 +26,7 @@ from tpullm.inference.answers import answer, counterfactual
 from tpullm.inference.attention_weights import weights
 from tpullm.inference.blank import fill
 from tpullm.inference.decode import decode
-from tpullm.inference.options import Sampling
+from tpullm.inference.sampling_options import Sampling
 from tpullm.inference.scoring import log_probabilities
 from tpullm.inference.session import Session, load, row_bucket
 from tpullm.inference.streaming import characters

@@ -4,7 +4,7 @@ import json
 import sys
 
 from tpullm.errors import UserError
-from tpullm.inference.options import Sampling, add_options, from_options
+from tpullm.inference.sampling_options import Sampling, add_options, from_options
 from tpullm.log import say
 
 

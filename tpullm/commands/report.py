@@ -6,7 +6,7 @@ from pathlib import Path
 from tpullm import storage
 from tpullm.log import say
 from tpullm.recipe.schema import Recipe
-from tpullm.report import inputs, language
+from tpullm.report import language, run_data
 from tpullm.report.page import page
 
 
@@ -14,7 +14,7 @@ def main(recipe: Recipe, run: Path) -> None:
     """Write `RUN/report.html` from what the run has made so far, unless the page would be the same."""
     path = run / "report.html"
     # Making the page costs less than hashing could save, and a page that is compared can never be out of date.
-    text = page(inputs.read(recipe, run, language.named(recipe.language or language.preferred(os.environ))))
+    text = page(run_data.read(recipe, run, language.named(recipe.language or language.preferred(os.environ))))
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         say(f"report: unchanged, skipped; see {path}")
         return

@@ -18,11 +18,11 @@ from typing import Any
 from tpullm import storage
 from tpullm.commands import tokenize
 from tpullm.corpus import document_files
-from tpullm.door.shown import Loss, Split
+from tpullm.door.results import Loss, Split
 from tpullm.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
 from tpullm.launchers.child import Child
 from tpullm.recipe import parsing as recipes
-from tpullm.report import inputs
+from tpullm.report import run_data
 
 SECONDS_BETWEEN_LOOKS = 0.2
 INTERRUPTED = 130
@@ -111,7 +111,7 @@ class Run:
 
     def loss(self) -> Loss:
         """The loss of pretraining so far. A notebook shows the curve."""
-        found = Loss(inputs.read(recipes.of_command_line([f"--run={self.folder}"]), self.folder))
+        found = Loss(run_data.read(recipes.of_command_line([f"--run={self.folder}"]), self.folder))
         if not found.losses:
             raise UserError(f"{self.folder}: has no loss of pretraining; call pretrain() first")
         return found

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.inference.options import GREEDY, Sampling
 from tpullm.inference.sampling import choose
+from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
 from tpullm.mesh.layout import RULES, named_sharding
 from tpullm.mesh.rows import put

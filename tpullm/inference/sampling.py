@@ -6,7 +6,7 @@ Shapes: B batch, V vocabulary.
 import jax
 import jax.numpy as jnp
 
-from tpullm.inference.options import Sampling
+from tpullm.inference.sampling_options import Sampling
 from tpullm.mesh.layout import RULES
 
 jax.tree_util.register_dataclass(Sampling)

@@ -12,7 +12,7 @@ import yaml
 from tpullm import storage
 from tpullm.checkpoint.models import Model, load_params, steps, stored
 from tpullm.huggingface import tensors, writing
-from tpullm.inference.options import Sampling
+from tpullm.inference.sampling_options import Sampling
 from tpullm.log import progress
 from tpullm.mesh.layout import make_mesh
 from tpullm.publishing import card

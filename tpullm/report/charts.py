@@ -1,4 +1,4 @@
-"""Charts: SVG for lines and HTML for words, so that a chart may be of any width and its words keep their size."""
+"""Charts: lines are SVG and words are HTML, so that a chart can have any width while its words keep their size."""
 
 import math
 import unicodedata
@@ -10,9 +10,11 @@ from tpullm.report.language import Language
 from tpullm.report.units import percent, probability
 
 Points = Sequence[tuple[float, float]]
-COLOURS = 6  # .c0 to .c5 in style.css, .c0 is the accent
-_MOST_POINTS = 400  # of one line: more cannot be seen, and the page stays small
-_SIZE = 1000  # of the SVG's own coordinates, stretched to the width of the page
+COLOURS = 6  # .c0 to .c5 in style.css; .c0 is the accent colour
+WORDS = 6  # with bars of their own; the others are added up
+_LEAST_REST = 0.005  # the others get no line if their probability together is less
+_MOST_POINTS = 400  # of one line: nobody sees more, and the page stays small
+_SIZE = 1000  # the side of the SVG's own coordinate system, which is stretched to the width of the page
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,10 @@ class Line:
     """One line of a chart.
 
     Args:
-        name: in the legend; the last value stands beside it.
+        name: its name in the legend, where the last value stands beside it.
         points: (x, y), x ascending.
-        colour: 0 is the accent.
-        style: `solid`, `faint` (the noise behind what matters) or `dashed` (a constant to compare with).
+        colour: 0 is the accent colour.
+        style: `solid`, `faint` (for a noisy line) or `dashed` (for a constant).
     """
 
     name: str
@@ -41,14 +43,17 @@ def line_chart(
     write: Callable[[float], str] | None = None,
     large: bool = False,
 ) -> Markup:
-    """Lines over a common x axis, with a legend if they are several; what lies outside of `y_range` is cut off.
+    """Lines over a common x axis, with a legend if there are several lines.
 
-    `write` writes the last values in the legend; without it they look like the numbers on the axes.
+    Args:
+        y_range: the lowest and the highest y that is shown; else all of the lines is shown.
+        write: writes the last values in the legend; else they are written like the numbers on the axes.
+        large: a higher chart.
     """
     lines = [Line(line.name, thinned(line.points), line.colour, line.style) for line in lines if line.points]
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
-    left, right = (min(xs), max(xs)) if min(xs) < max(xs) else (0.0, max(xs[0], 1.0))  # one place: from the start to it
+    left, right = (min(xs), max(xs)) if min(xs) < max(xs) else (0.0, max(xs[0], 1.0))  # one point stands at the end
     low, high = y_range or padded(min(ys), max(ys))
 
     def across(x: float) -> float:
@@ -62,7 +67,7 @@ def line_chart(
     y_ticks = [_tick("y", down(y), label) for y, label in y_labels.items()]
     paths = [_path(line, across, down) for line in lines]
     svg = tag("svg", *paths, viewBox=f"0 0 {_SIZE} {_SIZE}", preserveAspectRatio="none", aria_hidden="true")
-    room = f"--label:{max(map(_letters, y_labels.values()))}"  # of the longest label, which stands beside the plot
+    room = f"--label:{max(map(_letters, y_labels.values()))}"  # beside the plot, for the longest label
     plot = tag("div", *y_ticks, *x_ticks, svg, class_="plot large" if large else "plot", style=room)
     legend = (
         tag("div", *(_legend(line, write or text.short) for line in lines), class_="legend") if len(lines) > 1 else None
@@ -72,9 +77,9 @@ def line_chart(
 
 
 def padded(low: float, high: float) -> tuple[float, float]:
-    """A range with some air around it; never empty, and not below 0 unless `low` is."""
-    air = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    return (max(low - air, 0.0) if low >= 0 else low - air), high + air
+    """A range with a margin: never empty, and below 0 only if `low` is."""
+    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    return (max(low - margin, 0.0) if low >= 0 else low - margin), high + margin
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
@@ -87,7 +92,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def thinned(points: Points, most: int = _MOST_POINTS) -> Points:
-    """At most `most` points: means of equal stretches, and the last point as it is."""
+    """At most `most` points: the means of stretches of equal length, and the last point unchanged."""
     size = -(-len(points) // most)
     if size <= 1:
         return points
@@ -98,7 +103,7 @@ def thinned(points: Points, most: int = _MOST_POINTS) -> Points:
 
 def _path(line: Line, across: Callable, down: Callable) -> Markup:
     points = line.points
-    if len(points) == 1:  # a dot: a round cap makes a line without length visible
+    if len(points) == 1:  # a line of length 0, which its round cap makes a dot
         points = [points[0], points[0]]
     data = "M" + " ".join(f"{across(x) * _SIZE:.1f},{down(y) * _SIZE:.1f}" for x, y in points)
     return tag("path", d=data, class_=f"c{line.colour % COLOURS} {line.style}", vector_effect="non-scaling-stroke")
@@ -110,7 +115,7 @@ def _tick(axis: str, share: float, label: str) -> Markup:
 
 
 def _letters(label: str) -> int:
-    """How wide a label is, in letters: a Japanese character takes two."""
+    """The width of a label in letters: a Japanese character counts as two."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in label)
 
 
@@ -121,7 +126,7 @@ def _legend(line: Line, write: Callable[[float], str]) -> Markup:
 
 
 def share_bar(parts: Sequence[tuple[str, float]], write: Callable[[float], str] = percent) -> Markup:
-    """One bar cut in shares, with a legend; `parts` are (name, amount)."""
+    """One bar that is divided by the amounts of `parts`, (name, amount), with a legend."""
     total = sum(amount for _, amount in parts) or 1.0
     shares = [(name, amount / total, amount) for name, amount in parts]
     segments = [
@@ -144,7 +149,7 @@ def share_bar(parts: Sequence[tuple[str, float]], write: Callable[[float], str] 
 def paired_bars(rows: Sequence[tuple[str, float, float]], rest: tuple[str, float, float] | None = None) -> Markup:
     """Words with two probabilities each: the model's in the accent colour, the true one below it in grey.
 
-    `rest` is the sum of the words left out: it stands below them, without bars, which would dwarf the others.
+    `rest` is the sum of all other words. It stands below them without bars, which could dwarf those of the words.
     """
     longest = max([value for _, *values in rows for value in values] or [1.0]) or 1.0
 
@@ -159,15 +164,34 @@ def paired_bars(rows: Sequence[tuple[str, float, float]], rest: tuple[str, float
     return tag("dl", *cells, class_="paired")
 
 
+def word_bars(words: Sequence[tuple[str, float, float]], others: str) -> Markup:
+    """The likeliest words of two distributions, and one row called `others` for the sum of all other words.
+
+    Args:
+        words: (word, the model's probability, the true probability), in any order.
+        others: the name of the last row.
+    """
+    shown = sorted(words, key=lambda word: -max(word[1:]))[:WORDS]
+    model, truth = (max(0.0, 1.0 - sum(word[column] for word in shown)) for column in (1, 2))
+    return paired_bars(shown, (others, model, truth) if max(model, truth) >= _LEAST_REST else None)
+
+
+def model_and_truth(model: str, truth: str) -> Markup:
+    """The legend of `word_bars`: the two names with their colours."""
+    swatches = (tag("i", class_=f"swatch {kind}") for kind in ("c0", "truth"))
+    names = (tag("span", swatch, name) for swatch, name in zip(swatches, (model, truth), strict=True))
+    return tag("div", *names, class_="legend")
+
+
 def single_bars(
     rows: Sequence[tuple[str, float, str]], accent: str | None = None, whole: float | None = None
 ) -> Markup:
-    """Names with a bar and the number as it is to be written.
+    """Names, each with a bar and its value.
 
     Args:
-        rows: (name, value, written).
-        accent: the row with the accent colour; all of them if None.
-        whole: the value of a full bar; the largest if None.
+        rows: (name, value, the value as text).
+        accent: the name of the row in the accent colour; None: all rows.
+        whole: the value of a full bar; None: the largest.
     """
     longest = whole or max([value for _, value, _ in rows] or [1.0]) or 1.0
     cells = [

@@ -1,4 +1,4 @@
-"""The Transformer as a drawing, with one model's own numbers."""
+"""The Transformer as a drawing, with the sizes of one model."""
 
 from tpullm.recipe.schema import ModelConfig
 from tpullm.report.html import Markup, join, tag
@@ -13,9 +13,9 @@ def transformer(text: Language, config: ModelConfig, tokens: list[str], guesses:
 
     Args:
         text: the language of the labels.
-        config: resolved (no zeros).
-        tokens: a few pieces to show at the top.
-        guesses: a few pieces that may come next.
+        config: resolved: every size is known.
+        tokens: a few tokens, shown at the top.
+        guesses: a few tokens that can come next, shown at the bottom.
     """
     width, vocabulary = count(config.width), count(config.vocabulary_size)
     embedding = text("{vocabulary} tokens → {width} numbers each", vocabulary=vocabulary, width=width)
@@ -77,7 +77,7 @@ def _arrow(y: float, end: float) -> Markup:
 
 
 def _around(y: float, end: float) -> Markup:
-    """The residual stream: what came in goes past the layer, and the layer's result is added to it."""
+    """The residual connection: the input goes past the layer and is added to its output."""
     return tag(
         "path", d=f"M{_MIDDLE} {y}H56Q48 {y} 48 {y + 8}V{end - 8}Q48 {end} 56 {end}H{_MIDDLE - 9}", class_="wire"
     )
@@ -89,7 +89,7 @@ def _sum(y: float) -> Markup:
 
 
 def _row(words: list[str], y: float, kind: str) -> Markup:
-    """Pieces side by side, centred."""
+    """Tokens side by side, centred."""
     widths = [14 + sum(7 if character.isascii() else 14 for character in word) for word in words]
     x = _MIDDLE - (sum(widths) + 6 * (len(words) - 1)) / 2
     drawn = []

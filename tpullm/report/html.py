@@ -1,4 +1,4 @@
-"""HTML by functions. Whatever is not `Markup` is escaped: texts on the page come from anywhere."""
+"""Functions that write HTML. They escape every child that is not `Markup`, since any text can be on the page."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 from tpullm.report.language import Language
 
+BLANK = "【?】"
 _VOID = {"meta", "br"}
 _JAPANESE = re.compile("[\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]")
 
@@ -18,9 +19,9 @@ class Markup(str):
 
 
 def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
-    """An element; children that are not `Markup` are escaped, attributes always.
+    """An element. Children that are not `Markup` are escaped, and so is every attribute.
 
-    `class_` is `class`, other underscores are hyphens; an attribute or a child that is None is left out.
+    `class_` is `class`; other underscores become hyphens. An attribute or a child that is None is left out.
     """
     pairs = [(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None]
     opening = "".join(f' {key}="{escape(str(value))}"' for key, value in pairs)
@@ -39,19 +40,25 @@ def _markup(child: Any) -> str:
 
 
 def phrase(text: str) -> Markup:
-    """A text that someone wrote; Japanese is marked as such, so that its characters take their Japanese shapes."""
+    """A text that someone wrote. Japanese is marked as such, so that its characters get their Japanese shapes."""
     return tag("span", text, class_="phrase", lang="ja" if _JAPANESE.search(text) else None)
 
 
+def blank_question(text: str) -> Markup:
+    """A text whose blank 【?】 stands out."""
+    before, _, after = text.partition(BLANK)
+    return tag("p", phrase(before), tag("mark", BLANK), phrase(after), class_="question")
+
+
 def mixed(text: str) -> Markup:
-    """A sentence of the page: what it quotes in 「」 is marked where that is Japanese, its `names` are code."""
+    """A sentence of the page: a quotation in 「」 is marked as Japanese, and a `name` becomes code."""
     return join(_marked(part) for part in re.split(r"(「[^」]*」|`[^`]*`)", text))
 
 
 def _marked(part: str) -> Markup | str:
     if part.startswith("`"):
         return tag("code", part[1:-1])
-    return phrase(part) if part.startswith("「") and _JAPANESE.search(part) else part
+    return phrase(part) if part.startswith("「") else part
 
 
 def paragraph(*children: Any, **attributes: Any) -> Markup:
@@ -65,7 +72,7 @@ def shows(text: Language, *sentences: str) -> Markup:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> Markup:
-    """A table that scrolls sideways where it does not fit; the columns after the first `left` ones hold numbers."""
+    """A table. It scrolls sideways if it does not fit. The columns after the first `left` ones hold numbers."""
 
     def line(cell: str, values: Sequence[Any]) -> Markup:
         cells = (tag(cell, value, class_="number" if i >= left else None) for i, value in enumerate(values))
@@ -81,6 +88,6 @@ def figure(content: Markup, caption: str | None = None) -> Markup:
 
 
 def section(identifier: str, title: str, *children: Any, number: int | None = None) -> Markup:
-    """A section of the page; the five steps have a number."""
+    """A section of the page. Each of the five steps has a number."""
     label = tag("span", number, class_="numeral") if number else None
     return tag("section", tag("h2", label, title), *children, id=identifier)

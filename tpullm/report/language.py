@@ -1,11 +1,11 @@
-"""The language of the page: English sentences stand in the code, `ja.yaml` has each of them in Japanese.
+"""The language of the page: English sentences are in the code, and `ja.yaml` has each of them in Japanese.
 
     text = data.language
     paragraph(text("After {tokens} tokens the loss is {loss}.", tokens=text.compact(read), loss=f"{loss:.2f}"))
 
-A template is a whole sentence or a whole label, because Japanese orders its words differently: never build a sentence
-out of two templates. A number that is written in a template is text already. `tests/report/test_language.py` finds
-every template and holds `ja.yaml` against it.
+A template is a whole sentence or a whole label: the order of words differs in Japanese, so never build a sentence from
+two templates. Numbers come into a template as text. `tests/report/test_language.py` finds every template in the code
+and compares `ja.yaml` with them.
 """
 
 import datetime
@@ -22,11 +22,11 @@ _MYRIADS = ((1e12, "兆"), (1e8, "億"), (1e4, "万"))  # Japanese counts in pow
 
 @dataclass(frozen=True)
 class Language:
-    """What the page is written in; called with an English template and its values, it gives the sentence.
+    """The language of the page. A call with an English template and its values returns the sentence.
 
     Args:
         name: `en` or `ja`, as HTML has it.
-        catalogue: the same templates in this language; empty for English.
+        catalogue: English templates to those of this language; empty for English.
     """
 
     name: str = "en"
@@ -36,11 +36,11 @@ class Language:
         return (self.catalogue[template] if self.catalogue else template).format(**values)
 
     def known(self, word: str) -> str:
-        """A text that comes with the data: as the catalogue has it, or else as it is."""
+        """The translation of a text of the data; the text itself if the catalogue has none."""
         return self.catalogue.get(word, word)
 
     def join(self, *sentences: str) -> str:
-        """Sentences one after the other; an empty one is left out."""
+        """The sentences one after the other, without the empty ones."""
         return ("" if self._japanese else " ").join(sentence for sentence in sentences if sentence)
 
     def compact(self, value: float) -> str:
@@ -67,7 +67,7 @@ class Language:
         )
 
     def moment(self, seconds: float) -> str:
-        """A time in three digits and the unit that suits, `57.5 ms` or `57.5ミリ秒`."""
+        """A duration with three digits in the best unit: `57.5 ms` or `57.5ミリ秒`."""
         text = self
         number, unit = moment(seconds).split(" ")
         return text("{seconds} s", seconds=number) if unit == "s" else text("{milliseconds} ms", milliseconds=number)
@@ -93,13 +93,13 @@ def named(name: str) -> Language:
 
 
 def preferred(environment: Mapping[str, str]) -> str:
-    """The language of the environment: `ja` in a Japanese locale, else `en` (POSIX: the first that is set counts)."""
+    """The language of the environment: `ja` in a Japanese locale, else `en`. POSIX: the first variable that is set."""
     found = next((value for key in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := environment.get(key))), "")
     return "ja" if found.lower().startswith("ja") else "en"
 
 
 def _catalogue(name: str) -> dict[str, str]:
-    """The templates of `NAME.yaml`; a Japanese one may be broken into lines anywhere, which means nothing."""
+    """The templates of `NAME.yaml`. Line breaks within a Japanese template are removed."""
     import yaml
 
     pairs = yaml.safe_load(resources.files("tpullm.report").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))

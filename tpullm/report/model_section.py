@@ -1,10 +1,10 @@
-"""Step 3 on the page: the Transformer, drawn with this model's numbers, and what it looks at."""
+"""Step 3 on the page: a drawing of the Transformer with this model's sizes, and the attention picture."""
 
 from tpullm.report.charts import share_bar
 from tpullm.report.diagram import transformer
 from tpullm.report.html import Markup, figure, paragraph, section, shows, table, tag
-from tpullm.report.inputs import RunData
-from tpullm.report.units import count, find, number
+from tpullm.report.run_data import RunData, find, number
+from tpullm.report.units import count
 
 
 def blocks(data: RunData) -> Markup | None:
@@ -34,11 +34,11 @@ def _parts(data: RunData) -> list[tuple[str, str, str]]:
     text, config, parameters = data.language, data.model, number(data.results, "model", "parameters")
     rows = [
         (text("blocks"), text("the same two layers, one after the other"), config.layers),
-        (text("width"), text("numbers that stand for one token on its way through"), config.width),
+        (text("width"), text("numbers that represent one token inside the model"), config.width),
         (text("attention heads"), text("ways of looking back, side by side"), config.heads),
         (text("feed-forward width"), text("numbers inside the feed-forward layer"), config.mlp_width),
         (text("vocabulary"), text("tokens to choose the next one from"), config.vocabulary_size),
-        (text("context"), text("tokens that it can look back on"), config.context_length),
+        (text("context"), text("tokens that the model can look back at"), config.context_length),
     ]
     if config.experts:
         chosen = text(
@@ -63,14 +63,14 @@ def _attention(data: RunData) -> list[Markup]:
     tokens, weights = find(data.results, "attention", "tokens"), find(data.results, "attention", "weights")
     if not tokens or not weights:
         return []
-    import numpy as np
+    import numpy as np  # only where there is something to draw
 
-    from tpullm.inference.attention_picture import attention_html  # only where there is something to draw
+    from tpullm.report.attention_picture import attention_html
 
     text = data.language
     back = text(
-        "Each token looks only at itself and at the tokens before it, never ahead. Could it look ahead, there would be "
-        "nothing to guess."
+        "Each token looks only at itself and at the tokens before it, never ahead. If it could look ahead, there would "
+        "be nothing to predict."
     )
     heads = text(
         "The heads differ: some look at the token just before, others at an earlier word that matters for what comes "

@@ -1,46 +1,46 @@
-"""What the model learned of the user's own text, on the page; there only if the run was given some."""
+"""What the model learned from the user's own text. The section exists only if the run was given some."""
 
 from typing import Any
 
 from tpullm.report.charts import single_bars
-from tpullm.report.html import Markup, figure, mixed, paragraph, phrase, section, shows, tag
-from tpullm.report.inputs import RunData
+from tpullm.report.html import BLANK, Markup, blank_question, figure, mixed, paragraph, phrase, section, shows, tag
 from tpullm.report.language import Language
-from tpullm.report.units import count, find, number, percent, probability
+from tpullm.report.run_data import RunData, find, number
+from tpullm.report.units import count, percent, probability, three_decimals
 
-BLANK = "【?】"
-_BY_HEART = 10  # times that a text is read, above which the page says so
-_LONGEST = 240  # characters of what the model wrote
+_BY_HEART = 10  # the page warns if the text was read this many times or more
+_LONGEST = 240  # characters of a continuation
 
 
 def yours(data: RunData) -> Markup | None:
-    """How the model goes on with the text, which words it expects in it, and how well it predicts it."""
+    """How the model continues the text, which words it expects in it, and how well it predicts it."""
     if not data.results.get("yours"):
         return None
     text = data.language
     said = text(
-        "This is what the model learned of the text that you gave it. Everything here was measured on the part of your "
-        "text that was held out: the model has never read it."
+        "This is what the model learned from your text. Everything here was measured on the held-out part of your "
+        "text, which the model has never read."
     )
     parts = [*_compressed(data), *_continuations(data), *_blanks(data)]
     return section("yours", text("Your own text"), paragraph(said), *parts)
 
 
 def _compressed(data: RunData) -> list[Markup]:
-    """Bits a byte of the model beside those of a compressor."""
+    """The model's bits a byte beside those of a compressor."""
     text, compressor = data.language, find(data.results, "yours", "compressor")
     model, packed = number(data.results, "bits_per_byte", "yours"), number(compressor, "bits_per_byte")
     if not model or not packed:
         return []
-    rows = [(text("the model"), model, f"{model:.3f}"), (str(find(compressor, "name") or "?"), packed, f"{packed:.3f}")]
+    sizes = ((text("the model"), model), (str(find(compressor, "name") or "?"), packed))
+    rows = [(name, bits, three_decimals(bits)) for name, bits in sizes]
     caption = text("Bits for each byte of your held-out text. Less is better; 8 is the text as it is.")
     share = percent(abs(1 - model / packed))
-    read = text("Both had read the rest of your text before.")
+    read = text("Both had read the rest of your text first.")
     if model < packed:
         told = text("The model needs {share} less than the compressor: it predicts your text better.", share=share)
     else:
         told = text(
-            "The model needs {share} more than the compressor, which looks up whole passages that repeat. More text, "
+            "The model needs {share} more than the compressor, which copies whole passages that repeat. More text, "
             "more steps or a larger model narrow the gap.",
             share=share,
         )
@@ -50,7 +50,7 @@ def _compressed(data: RunData) -> list[Markup]:
 
 
 def _by_heart(data: RunData) -> str:
-    """That a small text was read very often, if it was."""
+    """A sentence that says how often a short text was read; empty if that was not often."""
     text, times = data.language, number(data.results, "yours", "times_read") or 0.0
     if times < _BY_HEART:
         return ""
@@ -65,11 +65,11 @@ def _continuations(data: RunData) -> list[Markup]:
         return []
     text = data.language
     said = text(
-        "The words in colour are the beginning of a held-out document. The model wrote what follows. Below stands how "
-        "the document really goes on: the model can't know that, but it should sound alike."
+        "The words in colour are the beginning of a held-out document. The model wrote the rest. Below it is how the "
+        "document really continues. The model can't know that, but the style should be similar."
     )
     cards = [_continuation(text, item) for item in found]
-    return [tag("h3", text("How it goes on with your text")), paragraph(said), tag("div", *cards, class_="cards")]
+    return [tag("h3", text("How it continues your text")), paragraph(said), tag("div", *cards, class_="cards")]
 
 
 def _continuation(text: Language, item: dict[str, Any]) -> Markup:
@@ -84,8 +84,8 @@ def _blanks(data: RunData) -> list[Markup]:
         return []
     text, places = data.language, [number(row, "place") or 0 for row in blanks]
     said = text(
-        "One word was taken out of each of these sentences of yours. The bars show the words that the model expects at "
-        "{blank}, by their probability.",
+        "Each of these sentences is yours, with one word taken out. The bars show which words the model expects at "
+        "{blank}, and their probabilities.",
         blank=BLANK,
     )
     told = text(
@@ -100,11 +100,9 @@ def _blanks(data: RunData) -> list[Markup]:
 
 
 def _blank(text: Language, row: dict[str, Any]) -> Markup:
-    before, _, after = str(row.get("text", "")).partition(BLANK)
-    question = tag("p", phrase(before), tag("mark", BLANK), phrase(after), class_="question")
     rows = [(str(word.get("word", "?")), number(word, "model") or 0.0) for word in row["words"]]
     word = str(row.get("word", ""))
     bars = single_bars([(name, share, probability(share)) for name, share in rows], word)
     right = tag("span", text("right"), class_="mark right") if row.get("place") == 1 else None
     note = tag("p", mixed(text("In your text: 「{word}」", word=word)), right, class_="note")
-    return tag("div", question, bars, note, class_="card")
+    return tag("div", blank_question(str(row.get("text", ""))), bars, note, class_="card")

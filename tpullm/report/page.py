@@ -1,24 +1,27 @@
-"""The whole page: the headline, the five steps in order, the recipe; one file that needs nothing else."""
+"""The whole page: the headline, the five steps in order, the recipe. It is one file that loads nothing else."""
 
 from collections.abc import Callable
 from importlib import resources
 
 from tpullm import __version__
-from tpullm.report.corpus_section import collect, tokenize
+from tpullm.report.collect_section import collect
+from tpullm.report.finetune_section import finetune
 from tpullm.report.html import Markup, join, paragraph, section, tag
-from tpullm.report.inputs import RunData
 from tpullm.report.language import Language
 from tpullm.report.model_section import blocks
 from tpullm.report.own_text_section import yours
-from tpullm.report.training_section import finetune, pretrain, series, speed
+from tpullm.report.pretrain_section import pretrain
+from tpullm.report.run_data import RunData, find, number, series
+from tpullm.report.speed_section import speed
+from tpullm.report.tokenize_section import tokenize
 from tpullm.report.truth_section import gap_to_truth, truth
-from tpullm.report.units import find, number, percent
+from tpullm.report.units import percent, three_decimals
 
 _CARDS = 4
 
 
 def recipe(data: RunData) -> Markup:
-    """The recipe as it was run, folded away."""
+    """The recipe of the run. It is hidden until the reader opens it."""
     text = data.language
     details = tag("details", tag("summary", text("Show the recipe (YAML)")), tag("pre", tag("code", data.recipe)))
     said = text(
@@ -41,7 +44,7 @@ SECTIONS: dict[str, Callable[[RunData], Markup | None]] = {
 
 
 def _names(text: Language) -> dict[str, str]:
-    """What a section is called in the navigation."""
+    """The name of each section in the navigation."""
     return {
         "collect": text("Collect"),
         "tokenize": text("Tokenize"),
@@ -98,7 +101,9 @@ def _summary(data: RunData) -> str:
                 "A Transformer of {parameters} parameters read {tokens} tokens.", parameters=size, tokens=tokens
             )
     if data.manifests.get("base"):
-        began = text("It began as the published model {folder}.", folder=find(data.manifests, "base", "folder"))
+        began = text(
+            "Its training began from the published model {folder}.", folder=find(data.manifests, "base", "folder")
+        )
     purpose = text(
         "This page shows step by step how the model was made. It is written for readers new to language models."
     )
@@ -106,7 +111,7 @@ def _summary(data: RunData) -> str:
 
 
 def cards(data: RunData) -> list[Markup]:
-    """The headline figures that this run has, the most telling first."""
+    """The headline figures that this run has, the most important first."""
     return [card for card in (*_quality(data), *_bits(data), *_sizes(data)) if card is not None]
 
 
@@ -122,8 +127,8 @@ def _quality(data: RunData) -> list[Markup | None]:
     )
     follow = text("of verbs fit their object: 「本」→「読む」")
     return [
-        _card(text("gap to the truth"), gap_to_truth(data), _digits, nats),
-        _card(text("blanks"), number(results, "blank", "total_variation"), _digits, distance),
+        _card(text("gap to the truth"), gap_to_truth(data), three_decimals, nats),
+        _card(text("blanks"), number(results, "blank", "total_variation"), three_decimals, distance),
         _card(text("words that agree"), number(results, "swaps", "accuracy"), percent, follow),
         _card(text("right answers"), number(results, "tuned", "accuracy"), percent, questions),
     ]
@@ -132,7 +137,9 @@ def _quality(data: RunData) -> list[Markup | None]:
 def _bits(data: RunData) -> list[Markup | None]:
     text, bits = data.language, data.results.get("bits_per_byte") or {}
     note = text("on held-out text; a model that knows nothing has 8")
-    return [_card(text("bits a byte, {source}", source=name), number(bits, name), _digits, note) for name in bits]
+    return [
+        _card(text("bits a byte, {source}", source=name), number(bits, name), three_decimals, note) for name in bits
+    ]
 
 
 def _sizes(data: RunData) -> list[Markup | None]:
@@ -142,10 +149,6 @@ def _sizes(data: RunData) -> list[Markup | None]:
         _card(text("parameters"), number(data.results, "model", "parameters"), text.compact, adjusted),
         _card(text("tokens read"), read[-1][0] if read else None, text.compact, repeated),
     ]
-
-
-def _digits(value: float) -> str:
-    return f"{value:.3f}"
 
 
 def _card(name: str, value: float | None, write: Callable[[float], str], note: str) -> Markup | None:

@@ -1,18 +1,15 @@
-"""How true the model is: tenki's probabilities are known exactly, so the model's can be held against them."""
+"""How true the model is: the probabilities of tenki are known exactly, so the model's can be compared with them."""
 
 from typing import Any
 
-from tpullm.report.charts import paired_bars
-from tpullm.report.html import Markup, join, mixed, paragraph, phrase, section, shows, table, tag
-from tpullm.report.inputs import RunData
+from tpullm.report.charts import model_and_truth, word_bars
+from tpullm.report.html import BLANK, Markup, blank_question, join, mixed, paragraph, phrase, section, shows, table, tag
 from tpullm.report.language import Language
-from tpullm.report.units import count, find, number, percent
+from tpullm.report.run_data import RunData, find, number
+from tpullm.report.units import count, percent, three_decimals
 
-BLANK = "【?】"
-_WORDS = 6  # of one blank; the others are added up
-_LEAST = 0.005  # probability of the others together, below which they are not worth a line
-_WRONG = 6  # of the swaps, shown at most
-_TOLD_FIRST = ("リンゴ", "本")
+_WRONG_SWAPS = 6  # that are shown
+_SHOWN_FIRST = ("リンゴ", "本")
 
 
 def truth(data: RunData) -> Markup | None:
@@ -29,7 +26,7 @@ def truth(data: RunData) -> Markup | None:
 
 
 def gap_to_truth(data: RunData) -> float | None:
-    """Held-out loss on tenki minus its entropy, nats a token."""
+    """The held-out loss on tenki minus its entropy, in nats a token; None if either is missing."""
     loss, entropy = (number(data.results, "tenki", f"{name}_nats_per_token") for name in ("loss", "entropy"))
     given = number(data.results, "tenki", "gap_nats_per_token")
     return given if given is not None or loss is None or entropy is None else loss - entropy
@@ -45,7 +42,7 @@ def _gap(data: RunData) -> list[Markup]:
     measured = text("Measured on {tokens} held-out tokens.", tokens=count(tokens)) if tokens else ""
     never = text(
         "The truth is not 0. What somebody eats tomorrow can't be known, so even a perfect model is surprised. Only "
-        "the gap is what this model has still to learn."
+        "the gap is left for this model to learn."
     )
     return [
         tag("div", *(_term(*term) for term in terms), class_="sum"),
@@ -56,7 +53,7 @@ def _gap(data: RunData) -> list[Markup]:
 
 def _term(name: str, value: float, sign: str | None) -> Markup:
     before = tag("span", sign, class_="sign") if sign else None
-    return tag("div", before, tag("b", f"{value:.3f}"), tag("span", name, class_="name"))
+    return tag("div", before, tag("b", three_decimals(value)), tag("span", name, class_="name"))
 
 
 def _blanks(data: RunData) -> list[Markup]:
@@ -64,24 +61,20 @@ def _blanks(data: RunData) -> list[Markup]:
     if not blanks:
         return []
     text, mean = data.language, number(data.results, "blank", "mean_total_variation")
-    swatches = [
-        tag("span", tag("i", class_=f"swatch {kind}"), name)
-        for kind, name in (("c0", text("the model")), ("truth", text("the truth")))
-    ]
     asked = text(
         "The model reads the text on both sides of {blank} and gives a probability to every word that may stand there. "
         "The grammar says what this probability truly is.",
         blank=BLANK,
     )
     told = text(
-        "Two bars of the same length mean that the model knows this world. Total variation is the share of probability "
-        "that is on the wrong words: 0 is perfect, 1 is entirely wrong."
+        "Two bars of the same length mean that the model has learned the probability of the word. Total variation is "
+        "the share of probability that is on the wrong words: 0 is perfect, 1 is entirely wrong."
     )
-    average = "" if mean is None else text("Over these texts it is {mean} on average.", mean=f"{mean:.3f}")
+    average = "" if mean is None else text("Over these texts it is {mean} on average.", mean=three_decimals(mean))
     return [
         tag("h3", text("Which word is missing?")),
         paragraph(asked),
-        tag("div", *swatches, class_="legend"),
+        model_and_truth(text("the model"), text("the truth")),
         tag("div", *(_blank(text, row) for row in blanks), class_="cards"),
         shows(text, told, average),
     ]
@@ -92,21 +85,16 @@ def _blank(text: Language, row: dict[str, Any]) -> Markup:
         (str(word.get("word", "?")), number(word, "model") or 0.0, number(word, "truth") or 0.0)
         for word in row["words"]
     ]
-    words.sort(key=lambda word: -max(word[1:]))
-    words = words[:_WORDS]
-    model, true = (max(0.0, 1.0 - sum(word[column] for word in words)) for column in (1, 2))
-    rest = (text("other words"), model, true) if max(model, true) >= _LEAST else None
-    before, _, after = str(row.get("text", "")).partition(BLANK)
-    question = tag("p", phrase(before), tag("mark", BLANK), phrase(after), class_="question", lang="ja")
-    distance = number(row, "total_variation")
-    value = None if distance is None else tag("b", f"{distance:.3f}")
-    note = None if value is None else tag("p", text("total variation"), " ", value, class_="note")
-    return tag("div", question, paired_bars(words, rest), note, class_="card")
+    note, distance = None, number(row, "total_variation")
+    if distance is not None:
+        note = tag("p", text("total variation"), " ", tag("b", three_decimals(distance)), class_="note")
+    question = blank_question(str(row.get("text", "")))
+    return tag("div", question, word_bars(words, text("other words")), note, class_="card")
 
 
 def _swaps(data: RunData) -> list[Markup]:
     text, swaps = data.language, data.results.get("swaps")
-    rows, accuracy = _telling(find(swaps, "table") or []), number(swaps, "accuracy")
+    rows, accuracy = _chosen_swaps(find(swaps, "table") or []), number(swaps, "accuracy")
     if accuracy is None and not rows:
         return []
     asked = text(
@@ -116,7 +104,7 @@ def _swaps(data: RunData) -> list[Markup]:
     header = (text("text so far"), text("likeliest next"), text("probability"))
     shown = tag("div", table(header, [_swap(text, row) for row in rows], left=2), class_="narrow") if rows else None
     told = None if accuracy is None else shows(text, text("One word decides another."), _fitting(data, accuracy))
-    return [part for part in (tag("h3", text("If the word were another")), paragraph(asked), shown, told) if part]
+    return [part for part in (tag("h3", text("If one word changes")), paragraph(asked), shown, told) if part]
 
 
 def _fitting(data: RunData, accuracy: float) -> str:
@@ -132,14 +120,14 @@ def _fitting(data: RunData, accuracy: float) -> str:
     )
 
 
-def _telling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One object for every verb, リンゴ and 本 first, and what the model got wrong."""
-    ordered = sorted(rows, key=lambda row: row.get("object") not in _TOLD_FIRST)
+def _chosen_swaps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One object for every verb, リンゴ and 本 first, and some that the model got wrong."""
+    ordered = sorted(rows, key=lambda row: row.get("object") not in _SHOWN_FIRST)
     chosen: dict[Any, dict[str, Any]] = {}
     for row in ordered:
         chosen.setdefault(row.get("verb"), row)
     wrong = [row for row in rows if not row.get("right")]
-    return list({row.get("prefix"): row for row in [*chosen.values(), *wrong[:_WRONG]]}.values())
+    return list({row.get("prefix"): row for row in [*chosen.values(), *wrong[:_WRONG_SWAPS]]}.values())
 
 
 def _swap(text: Language, row: dict[str, Any]) -> tuple[Markup, Markup, str]:

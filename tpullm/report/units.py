@@ -1,26 +1,10 @@
-"""How numbers are written in English (`language.py` has the Japanese ways), and how they are found in a run."""
+"""How numbers are written in English; `language.py` has the Japanese ways."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 Sizes = Sequence[tuple[float, str]]
 _WORDS: Sizes = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
 _LETTERS: Sizes = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
-
-
-def find(value: Any, *keys: str) -> Any:
-    """The value under nested keys, or None where one is missing."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def number(value: Any, *keys: str) -> float | None:
-    """The finite number under nested keys, or None."""
-    found = find(value, *keys)
-    usable = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
-    return found if usable else None
 
 
 def count(value: float) -> str:
@@ -29,7 +13,7 @@ def count(value: float) -> str:
 
 
 def compact(value: float, sizes: Sizes = _WORDS) -> str:
-    """`9580921` as `9.58 million`; `sizes` are the names of large numbers, the largest first."""
+    """`9580921` as `9.58 million`; `sizes` are names of large numbers, the largest first."""
     for size, name in sizes:
         if value >= size:
             return f"{_digits(value / size, 3)}{name}"
@@ -45,15 +29,20 @@ def short(value: float, sizes: Sizes = _LETTERS) -> str:
 
 
 def _digits(value: float, most: int) -> str:
-    """A number rounded to so many digits and never with an exponent: `1234` in three digits as `1,230`."""
+    """A number with at most `most` significant digits and without an exponent: `1234` with three is `1,230`."""
     return f"{float(f'{value:.{most}g}'):,.12g}"
 
 
+def three_decimals(value: float) -> str:
+    """`0.0171` as `0.017`."""
+    return f"{value:.3f}"
+
+
 def percent(share: float) -> str:
-    """`0.983` as `98.3%`; what is not all is never written as `100%`."""
+    """`0.983` as `98.3%`. A share below 1 is never written as `100%`, and one above 0 never as `0%`."""
     return f"{share:.0%}" if share in (0, 1) else f"{min(max(share, 0.001), 0.999):.1%}"
 
 
 def probability(value: float) -> str:
-    """A probability in two digits; `<0.01` for what is hardly ever."""
+    """A probability with two decimals, or `<0.01`."""
     return "<0.01" if 0 < value < 0.005 else f"{value:.2f}"

@@ -1,10 +1,7 @@
-"""The attention weights as a picture: one piece of HTML with SVG in it, for a page of its own or for the report.
+"""The attention weights as a picture: HTML with SVG in it, for a page of its own, the report or a notebook.
 
-Text is text: the reader's own fonts show it, Japanese too. Colours follow the page (`currentColor`, and `--accent`
-where the page sets it), so it reads in light and dark. Without JavaScript the averaged grid still shows.
-
-The words of the picture come from `text`, which is called with an English template and its values: `str.format`, or
-the language of the report.
+Labels are text, so the reader's fonts show them, Japanese too. Colours follow the page (`currentColor`, and `--accent`
+if the page sets it), in light and dark. Without JavaScript the averaged grid still shows.
 
 Shapes: T tokens, N heads, L layers.
 """
@@ -13,27 +10,25 @@ import hashlib
 import html
 import json
 import unicodedata
-from collections.abc import Callable
 
 import numpy as np
+
+from tpullm.report.language import ENGLISH, Language
 
 CELL = 30  # pixels
 _FONT = 14
 _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
-Text = Callable[..., str]
+def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language = ENGLISH) -> str:
+    """A `<figure>` that shows how much each token attends to each earlier one: a grid, and arcs over the text.
 
-
-def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Text = str.format) -> str:
-    """A `<figure>` that shows how much each token looks at each earlier one: a grid, and arcs over the text.
-
-    Layer and head can be chosen, or all of them averaged; pointing at a token tells its shares in words.
+    The reader chooses a layer and a head, or the average. A token under the pointer shows its shares in words.
 
     Args:
-        tokens: what each token shows, T of them.
-        weights_LNTT: `[l, n, t, s]` is how much token t looks at token s; each row sums to 1.
-        text: gives the words of the picture.
+        tokens: the text of each token, T of them.
+        weights_LNTT: `[l, n, t, s]` is how much token t attends to token s; each row sums to 1.
+        text: the language of the picture.
     """
     shown = ["".join(_SHOWN.get(character, character) for character in token) for token in tokens]
     L, N, T, _ = weights_LNTT.shape
@@ -60,7 +55,7 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Text = str
 <label>{text("Layer")} {_select("layer", _numbered(text, L))}</label>
 <label>{text("Head")} {_select("head", _numbered(text, N))}</label>
 </div>
-<p class="said" aria-live="polite">{html.escape(_sentence(text, shown, average, _telling(average)))}</p>
+<p class="said" aria-live="polite">{html.escape(_sentence(text, shown, average, _first_choice(average)))}</p>
 <div class="scroll">{_grid(text, shown, average)}{_arcs(shown)}</div>
 <figcaption>{html.escape(caption)}</figcaption>
 <script>({_SCRIPT})(document.getElementById("{identity}"), {data});</script>
@@ -86,31 +81,31 @@ def _select(name: str, choices: dict[str, str]) -> str:
     return f'<select class="{name}">{options}</select>'
 
 
-def _numbered(text: Text, count: int) -> dict[str, str]:
-    """The layers or heads, counted from 1, after the average of all."""
+def _numbered(text: Language, count: int) -> dict[str, str]:
+    """The choices of a menu: the average, then the layers or heads, counted from 1."""
     return {"all": text("average")} | {str(index): str(index + 1) for index in range(count)}
 
 
 def _width(text: str) -> float:
-    """About how wide a label is, in pixels: East Asian characters are as wide as high."""
+    """The approximate width of a label in pixels: an East Asian character is as wide as it is high."""
     return sum(_FONT if unicodedata.east_asian_width(character) in "WF" else 0.62 * _FONT for character in text)
 
 
-def _telling(weights_TT: np.ndarray) -> int:
-    """The token to begin with: the one that looks most at a token that is neither next to it nor the start."""
+def _first_choice(weights_TT: np.ndarray) -> int:
+    """The token that is chosen at first: it attends most to a token that is neither its neighbour nor the start."""
     afar = np.tril(weights_TT, -2)
     afar[:, :1] = 0
     return int(np.unravel_index(afar.argmax(), afar.shape)[0]) if afar.any() else len(weights_TT) - 1
 
 
-def _sentence(text: Text, tokens: list[str], weights_TT: np.ndarray, t: int) -> str:
+def _sentence(text: Language, tokens: list[str], weights_TT: np.ndarray, t: int) -> str:
     most = np.argsort(-weights_TT[t, : t + 1], kind="stable")[:5]
     others = text(", ").join(text("{token} {share}", token=tokens[s], share=f"{weights_TT[t, s]:.0%}") for s in most)
     return text("{token} looks at: {others}", token=tokens[t], others=others)
 
 
-def _grid(text: Text, tokens: list[str], weights_TT: np.ndarray) -> str:
-    """The heat map: rows look at columns."""
+def _grid(text: Language, tokens: list[str], weights_TT: np.ndarray) -> str:
+    """The heat map: each row is a token that attends, each column a token that it attends to."""
     margin = round(max(map(_width, tokens))) + 12
     size = margin + len(tokens) * CELL
     parts = [f'<svg class="grid" width="{size}" height="{size}" viewBox="0 0 {size} {size}" role="img">']
@@ -211,7 +206,7 @@ _SCRIPT = """(figure, data) => {
   };
   const view = () => { arcs.toggleAttribute("hidden", one(".view").value !== "arcs");
     one(".grid").toggleAttribute("hidden", one(".view").value !== "grid"); };
-  const telling = () => {
+  const firstChoice = () => {
     let best = T - 1, most = 0;
     for (let t = 2; t < T; t++) for (let s = 1; s < t - 1; s++)
       if (share(t, s) > most) { most = share(t, s); best = t; }
@@ -222,5 +217,5 @@ _SCRIPT = """(figure, data) => {
   });
   all(".layer, .head").forEach((select) => select.addEventListener("change", draw));
   one(".view").addEventListener("change", view);
-  mix(); chosen = telling(); draw(); view();
+  mix(); chosen = firstChoice(); draw(); view();
 }"""

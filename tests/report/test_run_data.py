@@ -1,12 +1,13 @@
 """Reading a run directory: what is missing is empty, what is broken is told in one line."""
 
 import json
+import math
 
 import pytest
 
 from tpullm.errors import UserError
 from tpullm.recipe.schema import ModelConfig, Recipe
-from tpullm.report import inputs
+from tpullm.report import run_data
 
 RECIPE = Recipe(name="quickstart", model=ModelConfig(width=64))
 
@@ -20,37 +21,45 @@ def run(tmp_path):
 
 
 def test_a_new_run_has_its_recipe_and_nothing_else(run):
-    data = inputs.read(RECIPE, run)
+    data = run_data.read(RECIPE, run)
     assert (data.name, data.recipe) == ("quickstart", "name: quickstart\n")
     assert not any([data.datacard, data.splits, data.pretrain, data.finetune, data.results])
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a run directory"):
-        inputs.read(RECIPE, tmp_path / "nowhere")
+        run_data.read(RECIPE, tmp_path / "nowhere")
 
 
 def test_a_line_that_is_still_being_written_is_left_out(run):
     (run / "pretrain" / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste', encoding="utf-8")
-    assert inputs.read(RECIPE, run).pretrain == [{"step": 1}, {"step": 2}]
+    assert run_data.read(RECIPE, run).pretrain == [{"step": 1}, {"step": 2}]
 
 
 @pytest.mark.parametrize("line", ["{broken", "[1, 2]"])
 def test_a_broken_line_is_named(run, line):
     (run / "pretrain" / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"metrics\.jsonl: line 2"):
-        inputs.read(RECIPE, run)
+        run_data.read(RECIPE, run)
 
 
 @pytest.mark.parametrize("text", ["{broken", "[]"])
 def test_broken_results_are_named(run, text):
     (run / "evaluate" / "results.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"results\.json: .*make it again"):
-        inputs.read(RECIPE, run)
+        run_data.read(RECIPE, run)
 
 
 def test_the_model_is_the_one_that_was_evaluated(run):
     config = {"layers": 7, "vocabulary_size": 99, "unknown": 1}
     (run / "evaluate" / "results.json").write_text(json.dumps({"model": {"config": config}}), encoding="utf-8")
-    model = inputs.read(RECIPE, run).model
+    model = run_data.read(RECIPE, run).model
     assert (model.layers, model.width, model.vocabulary_size, model.head_width) == (7, 64, 99, 16)
+
+
+def test_what_is_missing_or_not_a_number_is_none():
+    assert run_data.find({"a": {"b": "c"}}, "a", "b") == "c"
+    assert run_data.find({"a": 1}, "a", "b") is None
+    assert run_data.number({"a": {"b": 2}}, "a", "b") == 2
+    for value in (None, math.nan, math.inf, "3", True, {}):
+        assert run_data.number({"a": value}, "a") is None

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpullm.inference.attention_picture import attention_html
-from tpullm.report import inline
-from tpullm.report.inputs import RunData
+from tpullm.report import notebook_pictures
+from tpullm.report.attention_picture import attention_html
+from tpullm.report.run_data import RunData
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,7 +29,7 @@ class Split:
         return "/".join(piece for piece, _ in self.tokens)
 
     def _repr_html_(self) -> str:
-        return inline.pieces(self.tokens)
+        return notebook_pictures.pieces(self.tokens)
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,10 +55,10 @@ class Blank:
         return sum(abs(model.get(word, 0) - self.truth.get(word, 0)) for word in model.keys() | self.truth.keys()) / 2
 
     def __repr__(self) -> str:
-        return ", ".join(f"{word} {probability:.1%}" for word, probability in self.words[: inline.WORDS])
+        return ", ".join(f"{word} {probability:.1%}" for word, probability in self.words[: notebook_pictures.WORDS])
 
     def _repr_html_(self) -> str:
-        return inline.words(self.text, self.words, self.truth)
+        return notebook_pictures.words(self.text, self.words, self.truth)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,4 +99,4 @@ class Loss:
         return f"loss {self.losses[0][1]:.2f} to {self.losses[-1][1]:.2f} nats a token"
 
     def _repr_html_(self) -> str:
-        return inline.loss(self.data)
+        return notebook_pictures.loss(self.data)

@@ -1,7 +1,9 @@
-"""What a run directory has to tell, read once. All but the recipe may be missing: the page is then shorter."""
+"""The data of the page, read from a run directory. Only the recipe must exist; without the rest the page is shorter."""
 
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,6 @@ from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.report.language import ENGLISH, Language
-from tpullm.report.units import find
 from tpullm.run import manifest
 
 EXAMPLES = (
@@ -25,7 +26,7 @@ STAGES = ("base", "documents", "tokenizer", "tokens", "pretrain", "finetune", "e
 
 @dataclass(frozen=True)
 class RunData:
-    """The data of the page; an empty dict or list is what the run has not made yet.
+    """The data of the page. What the run has not made yet is an empty dict or list.
 
     Args:
         name: the recipe's.
@@ -34,11 +35,11 @@ class RunData:
         language: of the page.
         datacard: `documents/datacard.json`.
         manifests: by stage.
-        splits: of a sentence of the user's own text, if there is one, and of the example texts: (what the token shows,
-            its id).
+        splits: example texts as tokens, (text of the token, its id); the first is a sentence of the user's own text, if
+            there is one.
         pretrain, finetune: the lines of `metrics.jsonl`.
         results: `evaluate/results.json`.
-        plan: `pretrain/plan.json`, what a step was predicted to take.
+        plan: `pretrain/plan.json`, the predicted time of a step.
     """
 
     name: str
@@ -54,11 +55,36 @@ class RunData:
     plan: dict[str, Any] = field(default_factory=dict)
 
 
+def find(value: Any, *keys: str) -> Any:
+    """The value under nested keys, or None if one of them is missing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def number(value: Any, *keys: str) -> float | None:
+    """The finite number under nested keys, or None."""
+    found = find(value, *keys)
+    usable = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+    return found if usable else None
+
+
+def numbers(values: Any) -> dict[str, float]:
+    """The finite numbers among the values of a dict."""
+    return {key: found for key in values or {} if (found := number(values, key)) is not None}
+
+
+def series(rows: Sequence[dict[str, Any]], *keys: str) -> list[tuple[float, float]]:
+    """(tokens, value) of every line of `metrics.jsonl` that has the value."""
+    points = [(number(row, "tokens") or number(row, "step"), number(row, *keys)) for row in rows]
+    return [(x, y) for x, y in points if x is not None and y is not None]
+
+
 def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
     """Read a run directory, for a page in `language`.
 
     Raises:
-        UserError: there is no recipe in it, or a file is there and broken.
+        UserError: the run directory has no recipe, or one of its files is broken.
     """
     kept = run / "recipe.yaml"
     if not kept.is_file():
@@ -92,7 +118,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; one without its end is still being written and is left out."""
+    """The lines of a `metrics.jsonl`. A last line without a line end is still being written and is left out."""
     if not path.is_file():
         return []
     rows = []
@@ -115,14 +141,14 @@ def _line(path: Path, number: int, line: str) -> dict[str, Any]:
 def _splits(path: Path, examples: list[str]) -> tuple[list[list[tuple[str, int]]], int]:
     if not path.is_dir():
         return [], 0
-    from tpullm import tokenizer as tokenizers  # only where there is one to read
+    from tpullm import tokenizer as tokenizers  # only if there is one to read
 
     tokenizer = tokenizers.load(path)
     return [tokenizer.pieces(text) for text in examples], tokenizer.vocabulary_size
 
 
 def _model(model: ModelConfig, known: dict[str, Any], vocabulary_size: int) -> ModelConfig:
-    """The model that was evaluated or imported, or else the recipe's."""
+    """The model that was evaluated or imported; else the recipe's."""
     names = {item.name for item in dataclasses.fields(ModelConfig)}
     changes = {key: value for key, value in known.items() if key in names}
     return dataclasses.replace(model, **changes).resolved(vocabulary_size)

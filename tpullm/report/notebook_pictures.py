@@ -1,23 +1,22 @@
-"""Pictures of the report that stand alone, for a notebook: each brings the style that it needs.
+"""Pictures of the report for a notebook: each brings the part of the style sheet that it needs.
 
-Colours follow the notebook's own (`currentColor`), since its theme and that of the browser may differ.
+Colours follow the notebook's text (`currentColor`), because the notebook's theme and the browser's may differ.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
-from tpullm.report.charts import paired_bars, single_bars
-from tpullm.report.corpus_section import example
+from tpullm.report.charts import WORDS, model_and_truth, single_bars, word_bars
 from tpullm.report.html import Markup, join, phrase, tag
-from tpullm.report.inputs import RunData
-from tpullm.report.training_section import loss_charts
+from tpullm.report.pretrain_section import loss_charts
+from tpullm.report.run_data import RunData
+from tpullm.report.tokenize_section import example
 from tpullm.report.units import probability
 
-WORDS = 6  # with bars; the others are added up
 _RULE = re.compile(r"(?:^|(?<=\} ))(\.[\w-]+)[^{}\n]*\{[^{}]*\}", re.MULTILINE)
 _OWN = "max-width:44rem;margin:.5rem 0;font-family:system-ui,sans-serif;line-height:1.5;"
-# The last two rules undo what JupyterLab has for lists of terms.
+# The last two rules undo JupyterLab's style of description lists.
 _LAST = (
     "figure{margin:.5rem 0}.plot.large{height:15rem}figcaption{color:var(--soft);font-size:.9rem}"
     ".question{margin:.5rem 0}.legend{margin-bottom:.5rem}"
@@ -32,7 +31,7 @@ _COLOURS = (
 
 
 def pieces(split: Sequence[tuple[str, int]]) -> str:
-    """A text as its tokens, coloured."""
+    """A text as its tokens, in colours."""
     return _alone(example(list(split)))
 
 
@@ -42,24 +41,17 @@ def loss(data: RunData) -> str:
 
 
 def words(text: str, found: Sequence[tuple[str, float]], truth: Mapping[str, float] | None = None) -> str:
-    """The words that may stand in a blank as bars, beside their true probabilities if those are known."""
+    """The words that fit a blank as bars, beside their true probabilities if those are known."""
     question = tag("p", phrase(text), class_="question")
     if truth is None:
         return _alone(join([question, single_bars([(word, p, probability(p)) for word, p in found[:WORDS]], whole=1)]))
     model = dict(found)
-    every = sorted(model.keys() | truth.keys(), key=lambda word: -max(model.get(word, 0.0), truth.get(word, 0.0)))
-    rows = [(word, model.get(word, 0.0), truth.get(word, 0.0)) for word in every]
-    rest = ("other words", *(sum(row[column] for row in rows[WORDS:]) for column in (1, 2)))
-    swatches = [
-        tag("span", tag("i", class_=f"swatch {kind}"), name)
-        for kind, name in (("c0", "the model"), ("truth", "the truth"))
-    ]
-    bars = paired_bars(rows[:WORDS], rest if max(rest[1:]) >= 0.005 else None)
-    return _alone(join([question, tag("div", *swatches, class_="legend"), bars]))
+    rows = [(word, model.get(word, 0.0), truth.get(word, 0.0)) for word in {**model, **truth}]
+    return _alone(join([question, model_and_truth("the model", "the truth"), word_bars(rows, "other words")]))
 
 
 def _alone(content: Markup) -> str:
-    """With the rules of the report's style for the classes in it."""
+    """The content with the rules of the report's style sheet for its classes."""
     classes = {f".{name}" for names in re.findall(r'class="([^"]*)"', content) for name in names.split()}
     style = resources.files("tpullm.report").joinpath("style.css").read_text(encoding="utf-8")
     rules = "".join(rule[0] for rule in _RULE.finditer(style) if rule[1] in classes)

@@ -1,0 +1,81 @@
+"""Step 1 on the page: what was collected, and what was dropped."""
+
+from collections import Counter
+from typing import Any
+
+from tpullm.corpus.datacard import REASONS
+from tpullm.report.charts import share_bar
+from tpullm.report.html import Markup, figure, mixed, paragraph, phrase, section, shows, table, tag
+from tpullm.report.language import Language
+from tpullm.report.run_data import RunData
+from tpullm.report.units import count, percent
+
+_UNREAD = "unknown extension"  # the reason in corpus/sources.py for a file that it can't read; the extension follows
+
+
+def collect(data: RunData) -> Markup | None:
+    """Step 1: the data card."""
+    text, rows = data.language, data.datacard.get("rows")
+    if not rows:
+        return None
+    said = text(
+        "A language model learns from text alone. The first step collects documents. It notes the source and the "
+        "licence of each document, and drops documents that teach nothing. A few documents are held out: the model "
+        "never trains on them. They show later whether the model learned the language or only memorised its texts."
+    )
+    bar = share_bar([(row["source"], row["characters"]) for row in rows], text.compact)
+    return section(
+        "collect",
+        text("Collect"),
+        paragraph(said),
+        figure(bar, text("Characters by source.")),
+        table(_columns(text), [_source(row) for row in rows], left=3),
+        *_dropped(data),
+        number=1,
+    )
+
+
+def _columns(text: Language) -> list[str]:
+    where = [text("source"), text("language"), text("licence")]
+    return [*where, text("documents"), text("held out"), text("characters"), text("share")]
+
+
+def _source(row: dict[str, Any]) -> list[Any]:
+    sizes = [count(row[key]) for key in ("documents", "held_out", "characters")]
+    return [phrase(row["source"]), row["language"], row["licence"], *sizes, percent(row["share"])]
+
+
+def _dropped(data: RunData) -> list[Markup]:
+    text = data.language
+    reasons: Counter[str] = Counter()
+    for counts in data.datacard.get("dropped", {}).values():
+        reasons.update(counts)
+    documents, characters = count(data.datacard["documents"]), text.compact(data.datacard["characters"])
+    kept = text(
+        "{documents} documents with {characters} characters were kept.", documents=documents, characters=characters
+    )
+    if not reasons:
+        return [shows(text, kept, text("Nothing was dropped."))]
+    (reason, most), total = reasons.most_common(1)[0], sum(reasons.values())
+    dropped = text(
+        "{documents} were dropped. The most frequent reason is “{reason}” ({most}).",
+        documents=count(total),
+        reason=_reason(text, reason),
+        most=count(most),
+    )
+    header = (text("reason"), text("meaning"), text("documents"))
+    rows = [(_reason(text, reason), _meaning(text, reason), count(times)) for reason, times in reasons.most_common()]
+    title = tag("h3", text("What was dropped, and why"))
+    return [title, table(header, rows, left=2), shows(text, kept, dropped)]
+
+
+def _reason(text: Language, reason: str) -> str:
+    """A reason in the page's language. The reason for a file of an unknown kind names its extension."""
+    if reason.startswith(_UNREAD):
+        return text("unknown extension {extension}", extension=reason.removeprefix(_UNREAD).strip())
+    return text.known(reason)
+
+
+def _meaning(text: Language, reason: str) -> Markup:
+    unread = text("a file that this source does not read")
+    return mixed(text.known(REASONS[reason]) if reason in REASONS else unread)

@@ -1,0 +1,97 @@
+"""Step 5 on the page: fine-tuning."""
+
+from typing import Any
+
+from tpullm.report.charts import Line, line_chart, single_bars
+from tpullm.report.html import Markup, figure, paragraph, phrase, section, shows, tag
+from tpullm.report.language import Language
+from tpullm.report.pretrain_section import held_out_lines
+from tpullm.report.run_data import RunData, number, series
+from tpullm.report.units import count, percent, three_decimals
+
+_RIGHT_ANSWERS = 8  # that are shown
+_WRONG_ANSWERS = 4
+_LONGEST_ANSWER = 100  # characters: a model that was not tuned does not know when to stop
+
+
+def finetune(data: RunData) -> Markup | None:
+    """Step 5: answers before and after, and how many are right."""
+    tuned, curve = number(data.results, "tuned", "accuracy"), series(data.finetune, "loss")
+    answers = data.results.get("answers") or []
+    if tuned is None and not curve and not answers:
+        return None
+    text = data.language
+    said = text(
+        "A pretrained model continues a text. It does not know that a question wants an answer. Fine-tuning shows it "
+        "conversations, and only the words of the assistant count in the loss."
+    )
+    parts = [*_accuracies(data), *_answers(text, answers), *_finetune_chart(data, curve)]
+    return section("finetune", text("Fine-tune"), paragraph(said), *parts, number=5)
+
+
+def _accuracies(data: RunData) -> list[Markup]:
+    text = data.language
+    base, tuned = (number(data.results, name, "accuracy") for name in ("base", "tuned"))
+    if tuned is None:
+        return []
+    names = ((text("before tuning"), base), (text("after tuning"), tuned))
+    rows = [(name, share, percent(share)) for name, share in names if share is not None]
+    bars = single_bars(rows, text("after tuning"), whole=1.0)
+    asked = number(data.results, "tuned", "questions")
+    right = text("After tuning, {share} of the held-out questions are answered right.", share=percent(tuned))
+    if asked:
+        right = text(
+            "After tuning, {share} of {questions} held-out questions are answered right.",
+            share=percent(tuned),
+            questions=count(asked),
+        )
+    before = "" if base is None else text("Before tuning it was {share}.", share=percent(base))
+    never = text("The model never saw these questions with their answers.")
+    return [figure(bars, text("Answers that are right, word for word.")), shows(text, right, before, never)]
+
+
+def _answers(text: Language, answers: list[dict[str, Any]]) -> list[Markup]:
+    if not answers:
+        return []
+    right = [answer for answer in answers if answer.get("right")]
+    wrong = [answer for answer in answers if not answer.get("right")]
+    every = -(-len(right) // _RIGHT_ANSWERS) or 1  # spread over all: neighbouring questions are of one kind
+    right_shown, wrong_shown = right[::every], wrong[:_WRONG_ANSWERS]
+    told = []
+    if right:
+        told.append(text("{shown} of {all} right answers are shown.", shown=len(right_shown), all=count(len(right))))
+    if wrong:
+        told.append(text("{shown} of {all} wrong answers are shown.", shown=len(wrong_shown), all=count(len(wrong))))
+    cards = [_answer(text, answer) for answer in (*right_shown, *wrong_shown)]
+    note = paragraph(text.join(*told), class_="note")
+    return [tag("h3", text("Before and after")), tag("div", *cards, class_="cards"), note]
+
+
+def _answer(text: Language, answer: dict[str, Any]) -> Markup:
+    right = bool(answer.get("right"))
+    mark = tag("span", text("right"), class_="mark right") if right else tag("span", text("wrong"), class_="mark wrong")
+    rows = [(text("before"), answer.get("base"), None), (text("after"), answer.get("tuned"), mark)]
+    if not right:
+        rows.append((text("expected"), answer.get("expected"), None))
+    cells = [
+        (tag("dt", name), tag("dd", phrase(_clipped(text, said)), mark))
+        for name, said, mark in rows
+        if said is not None
+    ]
+    question = tag("p", phrase(_clipped(text, answer["question"])) if "question" in answer else None, class_="question")
+    return tag("div", question, tag("dl", *(cell for row in cells for cell in row)), class_="card answer")
+
+
+def _clipped(text: Language, said: Any) -> str:
+    """The first 100 characters of an answer; an empty answer becomes "(nothing)"."""
+    said = str(said).strip()
+    return (said[:_LONGEST_ANSWER] + "…" if len(said) > _LONGEST_ANSWER else said) or text("(nothing)")
+
+
+def _finetune_chart(data: RunData, curve: list[tuple[float, float]]) -> list[Markup]:
+    if not curve:
+        return []
+    text = data.language
+    lines = [Line(text("training"), curve, 5, "faint"), *held_out_lines(text, data.finetune)]
+    title, x_name = text("Loss on the answers, nats a token"), text("tokens read in tuning")
+    return [figure(line_chart(text, title, lines, x_name, write=three_decimals))]
