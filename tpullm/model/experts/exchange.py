@@ -196,7 +196,8 @@ def has_ragged_all_to_all() -> bool:
     settings", libtpu 0.0.50), where those of v5p and v6e don't. XLA for a CPU does not compile `ragged-all-to-all`
     (JAX 0.10 and 0.12). Several GPUs are untested. Padded rows give the same numbers.
     """
-    return target() == "tpu" and abstract_device() is not None and of_kind(abstract_device().device_kind).ragged_exchange
+    device = abstract_device()
+    return target() == "tpu" and device is not None and of_kind(device.device_kind).ragged_exchange
 
 
 def row_shape(width: int) -> tuple[int, ...]:
