@@ -38,16 +38,11 @@ def test_a_key_that_changes_the_result_is_told_where_no_other_helps():
 
 
 def test_every_change_that_is_tried_could_be_run():
-    """Each differs in one key, and its rows can be shared by the devices of its mesh, in whole micro-batches."""
+    """The rows of each can be shared by the devices of its mesh, in whole micro-batches."""
     setting, seen = made("v6e:8x8", "--pretrain.batch_size=32", "--mesh={fsdp: 16, tensor: 4}"), set()
     for change, changed in _changes(setting):
         key = change.split(":")[0]
         seen.add(key)
         assert changed.rows % (changed.accumulation * changed.along("data", "fsdp", "expert")) == 0, change
         assert changed.length % (changed.chunks * changed.along("sequence")) == 0, change
-        assert [field.name for field in dataclasses.fields(setting) if is_changed(field.name, setting, changed)], change
     assert seen >= {"model.remat", "pretrain.loss_chunks", "mesh", "pretrain.optimizer.kind", "pretrain.batch_size"}
-
-
-def is_changed(name, one, other):
-    return getattr(one, name) != getattr(other, name)
