@@ -74,6 +74,8 @@ def measure(folder: Path) -> dict[str, tuple[float, float]]:
     loop.put = watch.timed("put", loop.put)
     make_step = loop.make_step
     loop.make_step = lambda *arguments: watch.timed("dispatch", make_step(*arguments))
+    batches = stream.batches
+    stream.batches = lambda *arguments: watch.read(batches(*arguments))
     Meter.report = watch.timed("report", Meter.report)
     loop.train(
         loop.Job(
@@ -82,11 +84,11 @@ def measure(folder: Path) -> dict[str, tuple[float, float]]:
             config=config,
             seed=0,
             mesh=make_mesh({"fsdp": -1}),
-            batches=lambda first: watch.read(stream.batches(first, config.steps, config.data_workers)),
+            stream=stream,
             evaluations={},
             bytes_per_token=np.ones(VOCABULARY, np.int32),
-            description={},
-        )
+        ),
+        description={},
     )
     counted = {part: values[WARM_UP : WARM_UP + STEPS - 1] for part, values in watch.parts.items()}
     return {part: (statistics.median(of), statistics.mean(of)) for part, of in counted.items()}

@@ -11,8 +11,6 @@ import numpy as np
 
 from tpullm import storage
 from tpullm.checkpoint.models import Model, find, load_params, model_of
-from tpullm.checkpoint.saving import description
-from tpullm.cluster import hosts
 from tpullm.data import conversation_files, conversations
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches
@@ -21,15 +19,13 @@ from tpullm.log import say
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
 from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
-from tpullm.run import manifest
 from tpullm.run.stages import finetune_inputs, need
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
-from tpullm.training import metrics
 from tpullm.training.fits import check_fits
-from tpullm.training.loop import Job, train
-from tpullm.training.resume import begin
+from tpullm.training.loop import Job
+from tpullm.training.stage import is_finished, make
 from tpullm.training.state import Architecture
 
 
@@ -44,8 +40,7 @@ def main(recipe: Recipe, run: Path) -> None:
     base, architecture = find(start), Architecture(model)
     check_shape(base, model)
     stage, inputs = run / "finetune", finetune_inputs(recipe, run)
-    hosts.agree("the inputs of finetune", inputs)
-    if hosts.broadcast("finetune is finished", lambda: manifest.is_finished(stage, inputs)):
+    if is_finished(stage, inputs):
         return say("finetune: finished, skipped")
     check_fits(architecture, config, tokenizer.needed_size, mesh, "finetune.train", sizes_given=True)
     learned, held_out = (
@@ -66,27 +61,9 @@ def main(recipe: Recipe, run: Path) -> None:
     )
     params = load_params(base, architecture.placed(mesh))
     changed = _changed_files(tokenizer, learned, start / "tokenizer")
-    begun = begin(run, "finetune", inputs, config, start / "tokenizer", changed)
-    results = train(
-        Job(
-            directory=stage,
-            model=model,
-            config=config,
-            seed=recipe.seed,
-            mesh=mesh,
-            batches=lambda first: stream.batches(first, config.steps, config.data_workers),
-            evaluations=_evaluations(held_out, config, own_rows(mesh, config.batch_size)),
-            bytes_per_token=tokenizer.bytes_per_token(),
-            description=description("finetune", model, recipe, inputs, begun.horizons),
-            resumed=begun.step,
-            params=params,
-        )
-    )
-    facts = {"conversations": len(learned.lengths), **results}
-    hosts.on_first(
-        "finetune ends",
-        lambda: manifest.write(stage, inputs, seconds=metrics.seconds(stage / "metrics.jsonl"), **facts),
-    )
+    evaluations = _evaluations(held_out, config, own_rows(mesh, config.batch_size))
+    job = Job(stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), params)
+    make(job, recipe, inputs, start / "tokenizer", changed, conversations=len(learned.lengths))
 
 
 def _embedded(learned: Conversations | None, model: ModelConfig, start: Path) -> None:

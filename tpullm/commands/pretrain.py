@@ -3,15 +3,12 @@
 It makes RUN/pretrain. The same command resumes from the last checkpoint.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm import storage
 from tpullm.checkpoint.models import find, load_params, model_of
-from tpullm.checkpoint.saving import description
 from tpullm.cluster import hosts
 from tpullm.corpus.sources import sources
 from tpullm.data.stream import evaluation_batches, pretraining_stream
@@ -21,21 +18,18 @@ from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
 from tpullm.planning.this_machine import expected
 from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
-from tpullm.run import manifest
 from tpullm.run.stages import pretrain_inputs
 from tpullm.tokenizer import load as load_tokenizer
-from tpullm.training import metrics
 from tpullm.training.fits import check_fits
-from tpullm.training.loop import Job, train
-from tpullm.training.resume import begin
+from tpullm.training.loop import Job
+from tpullm.training.stage import is_finished, make
 from tpullm.training.state import Architecture
 
 
 def main(recipe: Recipe, run: Path) -> None:
     """Train `RUN/pretrain` from `RUN/tokens`, from its last checkpoint, the parameters of a base, or the beginning."""
     stage, inputs, config = run / "pretrain", pretrain_inputs(recipe, run), recipe.pretrain
-    hosts.agree("the inputs of pretrain", inputs)
-    if hosts.broadcast("pretrain is finished", lambda: manifest.is_finished(stage, inputs)):
+    if is_finished(stage, inputs):
         return say("pretrain: finished, skipped")
     tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
     model = model_of(recipe, run, tokenizer.vocabulary_size)
@@ -46,40 +40,21 @@ def main(recipe: Recipe, run: Path) -> None:
     stream = pretraining_stream(recipe, run, rows)
     evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
     params = load_params(find(run / "base"), architecture.placed(mesh)) if recipe.base else None
-    start = begin(run, "pretrain", inputs, config, run / "tokenizer")
-    if hosts.is_first():
-        _predict(stage, model, config, mesh)
-    results = train(
-        Job(
-            directory=stage,
-            model=model,
-            config=config,
-            seed=recipe.seed,
-            mesh=mesh,
-            batches=lambda first: stream.batches(first, config.steps, config.data_workers),
-            evaluations=evaluations,
-            bytes_per_token=tokenizer.bytes_per_token(),
-            description=description("pretrain", model, recipe, inputs, start.horizons),
-            resumed=start.step,
-            params=params,
-        )
-    )
-    hosts.on_first(
-        "pretrain ends",
-        lambda: manifest.write(stage, inputs, seconds=metrics.seconds(stage / "metrics.jsonl"), **results),
-    )
+    job = Job(stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), params)
+    notes = {"plan.json": _predicted(model, config, mesh)} if hosts.is_first() else {}
+    make(job, recipe, inputs, run / "tokenizer", notes=notes)
 
 
-def _predict(stage: Path, model: ModelConfig, config: TrainConfig, mesh: Mesh) -> None:
-    """Say how long a step should take, and keep it for the report."""
+def _predicted(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
+    """How long a step should take, which is said, and kept for the report."""
     found = expected(model, config, mesh)
-    storage.write_text(stage / "plan.json", json.dumps(found, indent=1))
     worst = sorted(found["seconds"], key=found["seconds"].get, reverse=True)[:3]
     said = ", ".join(f"{name} {found['seconds'][name] / found['step_seconds']:.0%}" for name in worst)
     say(
         f"pretrain: a step is predicted to take {moment(found['step_seconds'])} on {found['topology']}, "
         f"{found['tokens_per_second']:,.0f} tokens/s: {said}"
     )
+    return found
 
 
 def held_out(

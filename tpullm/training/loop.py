@@ -16,6 +16,7 @@ from tpullm.checkpoint.saving import Checkpoints
 from tpullm.cluster import hosts
 from tpullm.cluster.requests import Requests
 from tpullm.data.batch import Batch
+from tpullm.data.stream import Stream
 from tpullm.errors import Interrupted, UserError
 from tpullm.hardware.peak import peak
 from tpullm.log import say, warn
@@ -43,11 +44,9 @@ class Job:
         config: of the training.
         seed: of initialization and dropout.
         mesh: devices.
-        batches: `batches(step)` iterates over this host's rows of the batches from `step` on.
+        stream: of this host's rows of the batches.
         evaluations: this host's rows of the held-out batches, by source.
         bytes_per_token: UTF-8 bytes of each token id, `[V]`, for bits per byte.
-        description: what a checkpoint says of itself.
-        resumed: the step of the checkpoint to resume from; 0 starts anew.
         params: where to start from if not from a checkpoint; None is fresh parameters.
     """
 
@@ -56,16 +55,18 @@ class Job:
     config: TrainConfig
     seed: int
     mesh: Mesh
-    batches: Any
+    stream: Stream
     evaluations: dict[str, list[Batch]]
     bytes_per_token: np.ndarray
-    description: dict
-    resumed: int = 0
     params: Tree | None = field(default=None, repr=False)
 
 
-def train(job: Job) -> dict:
+def train(job: Job, description: dict, resumed: int = 0) -> dict:
     """Train to the last step; returns the last evaluation.
+
+    Args:
+        description: what a checkpoint says of itself.
+        resumed: the step of the checkpoint to resume from; 0 starts anew.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state was saved.
@@ -80,7 +81,7 @@ def train(job: Job) -> dict:
         stable = decay_begin(config.optimizer, steps) if config.optimizer.schedule == "wsd" else 0
         checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint, always=stable)
         target = abstract(architecture, optimizer, job.mesh)
-        state = _start(job, checkpoints, architecture, optimizer, target)
+        state = _start(job, resumed, checkpoints, architecture, optimizer, target)
         first = int(state["step"])
 
         # ---------------------------------------------------------------- the programs, and what they are measured by
@@ -107,7 +108,8 @@ def train(job: Job) -> dict:
         results: dict = {}
         if first == steps:  # killed after the last save, before the stage was marked as finished
             results = held_out(evaluate, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
-        batches, requests, now = job.batches(first), Requests(first, hosts.connection()), set()
+        batches = job.stream.batches(first, steps, config.data_workers)
+        requests, now = Requests(first, hosts.connection()), set()
         hosts.barrier("training begins")
         last_save, done = time.monotonic(), first
         for done in range(first + 1, steps + 1):
@@ -133,7 +135,7 @@ def train(job: Job) -> dict:
                 _check_finite(values, done, job.directory)
                 meter.log.sync()  # before the save: lines of saved steps are never lost
                 checkpoints.check()
-                checkpoints.save(done, state, job.description)
+                checkpoints.save(done, state, description)
                 last_save = time.monotonic()
             if "stop" in now:
                 break
@@ -153,9 +155,9 @@ def _check_finite(values: dict[str, jax.Array], step: int, directory: Path) -> N
         )
 
 
-def _start(job: Job, checkpoints: Checkpoints, architecture: Architecture, optimizer, target: Tree) -> Tree:
-    if job.resumed:
-        return checkpoints.restore(job.resumed, target)
+def _start(job: Job, resumed: int, checkpoints: Checkpoints, architecture, optimizer, target: Tree) -> Tree:
+    if resumed:
+        return checkpoints.restore(resumed, target)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     if job.params is not None:
         return jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings)(job.params)

@@ -34,20 +34,14 @@ class Start:
     horizons: list[list[int]]
 
 
-def begin(
-    run: Path, name: str, inputs: dict, config: TrainConfig, tokenizer: Path, changed: dict[str, str] | None = None
-) -> Start:
-    """Make room for a training, and say where it starts; on every host the same.
+def start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
+    """Where a training starts, on every host the same; host 0 makes room for it.
 
     Args:
-        name: of the stage.
+        stage: its folder.
         inputs: of the stage.
-        tokenizer: the folder with the model's tokenizer.
-        changed: see `stages.begin_training`.
     """
-    found = hosts.broadcast(f"where {name} starts", lambda: asdict(_start(run / name, inputs, config)))
-    stages.begin_training(run, name, inputs, tokenizer, changed)
-    return Start(**found)
+    return Start(**hosts.broadcast(f"where {stage.name} starts", lambda: asdict(_start(stage, inputs, config))))
 
 
 def _start(stage: Path, inputs: dict, config: TrainConfig) -> Start:

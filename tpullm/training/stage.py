@@ -1,0 +1,48 @@
+"""A stage that trains, from its begin to its manifest: the same for pretraining and for every kind of tuning."""
+
+from pathlib import Path
+from typing import Any
+
+from tpullm import storage
+from tpullm.checkpoint.saving import description
+from tpullm.cluster import hosts
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest, stages
+from tpullm.training import metrics, resume
+from tpullm.training.loop import Job, train
+
+
+def is_finished(stage: Path, inputs: dict) -> bool:
+    """Whether a stage is finished, on every host the same; `UserError` if the hosts' inputs differ."""
+    hosts.agree(f"the inputs of {stage.name}", inputs)
+    return hosts.broadcast(f"{stage.name} is finished", lambda: manifest.is_finished(stage, inputs))
+
+
+def make(
+    job: Job,
+    recipe: Recipe,
+    inputs: dict,
+    tokenizer: Path,
+    changed: dict[str, str] | None = None,
+    notes: dict[str, Any] | None = None,
+    **facts: Any,
+) -> None:
+    """Train a stage, and mark it as finished.
+
+    Args:
+        tokenizer: the folder with the model's tokenizer.
+        changed: see `stages.begin_training`.
+        notes: by the name of a file, JSON for the report.
+        facts: for the manifest, beside the results of the training.
+    """
+    stage = job.directory
+    start = resume.start(stage, inputs, job.config)
+    stages.begin_training(stage.parent, stage.name, inputs, tokenizer, changed)
+    for name, value in (notes or {}).items() if hosts.is_first() else ():
+        storage.write_json(stage / name, value)
+    results = train(job, description(stage.name, job.model, recipe, inputs, start.horizons), start.step)
+
+    def finish() -> None:
+        manifest.write(stage, inputs, seconds=metrics.seconds(stage / metrics.FILE), **facts, **results)
+
+    hosts.on_first(f"{stage.name} ends", finish)
