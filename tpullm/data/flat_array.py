@@ -138,9 +138,7 @@ def _open(path: Path):
     import tensorstore
 
     try:
-        return tensorstore.open(
-            _spec(path), open=True, context=_context() if storage.is_remote(path) else None
-        ).result()
+        return tensorstore.open(_spec(path), context=_context() if storage.is_remote(path) else None).result()
     except ValueError as error:
         if told := storage.explain(error):
             raise told from error

@@ -176,11 +176,9 @@ def _sentence_entropy(context: Context) -> float:
         total -= end * math.log(end) + (1.0 - end) * math.log(1.0 - end)
     if end > 0.0:
         total += end * wording(closing(context), context.mode).entropy
-    if end < 1.0:
-        nexts = outline(context)
-        words = math.fsum(p * wording(said, context.mode).entropy for said, p in nexts.probability.items())
-        total += (1.0 - end) * (nexts.entropy + words)
-    return total
+    nexts = outline(context)
+    words = math.fsum(p * wording(said, context.mode).entropy for said, p in nexts.probability.items())
+    return total + (1.0 - end) * (nexts.entropy + words)
 
 
 def _levels() -> Iterator[dict[Context, float]]:
