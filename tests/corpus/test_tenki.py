@@ -270,6 +270,13 @@ def test_continuations_multiply_to_the_probability_of_a_sentence():
             log += math.log(nexts[word])
             prefix += word
         assert log == pytest.approx(tenki.prefix_log_probability(prefix), abs=1e-9)
+    for text in DOCUMENTS[:3]:  # and of the whole document, if it ends there
+        log, told = 0.0, ""
+        for sentence in tenki.parse(text):
+            for word in sentence.words:
+                log += math.log(tenki.continuations(told)[word])
+                told += word
+        assert log == pytest.approx(tenki.log_probability(text), abs=1e-9)
     assert tenki.continuations(DOCUMENTS[0]) == {}
     assert tenki.continuations("私はリンゴを読") == {}
 
