@@ -42,6 +42,18 @@ def test_a_shard_ends_with_the_document_that_fills_it(written):
         assert sum(lengths[:-1]) < 100 and (sum(lengths) >= 100 or shard == shards[-1])
 
 
+def test_a_shard_with_room_for_one_character_is_not_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(document_files, "SHARD_CHARACTERS", 10)
+    with document_files.Writer(tmp_path, SOURCE, "train") as writer:
+        for text in ("123456789", "0", "1"):
+            writer.write(text, "en")
+    shards = document_files.shards(tmp_path, "notes", "train")
+    assert [[line["text"] for line in document_files.read_shard(path)] for path in shards] == [
+        ["123456789", "0"],
+        ["1"],
+    ]
+
+
 def test_the_bytes_say_neither_when_nor_where_they_were_written(written, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     with document_files.Writer(other, SOURCE, "train") as writer:

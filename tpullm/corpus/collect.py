@@ -153,7 +153,7 @@ def _groups(files: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
 def _write(folder: Path, source: Source, tasks: list[Task], own: list[Candidate], config: CorpusConfig) -> Counter:
     """Write the documents of one source, and count its documents and characters by (source, language, split, what)."""
     documents: Iterator[tuple[str, str, str]] = _decided(tasks, own)
-    if all(one.split != HELD_OUT for one in own) and config.held_out_fraction > 0:
+    if not source.held_out and config.held_out_fraction > 0 and all(one.split != HELD_OUT for one in own):
         documents = _cut(list(documents), config)
     counts: Counter = Counter()
     with (

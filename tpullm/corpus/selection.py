@@ -44,7 +44,7 @@ def select(
     for name, reasons in drop_duplicates(everything, tasks, results, config.near_duplicate_similarity).items():
         dropped[name] += reasons
     for source in found:
-        if source.name not in few and config.held_out_fraction > 0:
+        if source.name not in few and not source.held_out and config.held_out_fraction > 0:
             hold_one_out(chosen[source.name])
     return chosen
 
