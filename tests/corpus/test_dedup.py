@@ -55,6 +55,12 @@ def test_exact_near_and_different():
     assert _found(texts, similarity=1) == {2: "exact duplicate"}
 
 
+def test_at_similarity_1_only_exact_copies_are_found():
+    texts = ["The cat sat on the mat", "the cat sat on the mat"]  # other letters, the same words
+    assert (dedup.signature(texts[0]) == dedup.signature(texts[1])).all()
+    assert _found(texts, similarity=1) == {} and _found(texts, similarity=0.99) == {1: "near duplicate"}
+
+
 def test_the_first_in_order_is_kept():
     base = _text(1)
     assert _found([base, _edited(base, 250)], order=[1, 0]) == {0: "near duplicate"}
