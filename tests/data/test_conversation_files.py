@@ -74,6 +74,7 @@ def test_a_conversation_is_held_out_by_its_hash_alone(fraction):
         said = json.dumps([[message["role"], message["content"]] for message in chat], ensure_ascii=False)
         place = int(hashlib.sha256(said.encode()).hexdigest()[:16], 16) / 2**64
         assert (chat in held_out) == (place < fraction)
+        assert conversation_files.split([chat], place) == ([chat], [])
 
 
 def test_the_conversations_of_a_recipe_are_its_files_and_the_questions_of_tenki(tmp_path):

@@ -179,6 +179,13 @@ def test_a_corpus_too_small_for_one_batch_is_refused(tmp_path):
         stream_of({"small": small})
 
 
+def test_a_corpus_of_exactly_one_batch_is_enough():
+    exact = Numbered([T + 1] * B)
+    assert stream_of({"exact": exact}).batch_at(0).segment_ids.all()
+    with pytest.raises(UserError, match=rf"{(B - 1) * T} training tokens fill {B - 1} rows"):
+        stream_of({"small": Numbered([T + 1] * (B - 1))})
+
+
 def test_a_source_without_documents_is_left_out(sources, tmp_path):
     token_store.write_store(tmp_path / "empty", [], np.dtype(np.uint16))
     stream = stream_of({"a": sources["a"], "empty": token_store.TokenStore(tmp_path / "empty")})

@@ -10,6 +10,7 @@ from tpullm.errors import UserError
 
 
 def read(path: Path) -> Iterator[Raw]:
+    """The pages of a file in their order; `UserError` if it is broken or cut off."""
     from warcio.archiveiterator import ArchiveIterator
     from warcio.exceptions import ArchiveLoadFailed
 

@@ -106,12 +106,14 @@ class Appender:
         self._held_tokens = self._written = 0
 
     def append(self, values: np.ndarray) -> None:
+        """Add values at the end."""
         self._held.append(values)
         self._held_tokens += len(values)
         if self._held_tokens >= SHARD_TOKENS:
             self._write(self._held_tokens - self._held_tokens % SHARD_TOKENS)
 
     def close(self) -> None:
+        """Write what is not written yet."""
         self._write(self._held_tokens)
 
     def _write(self, count: int) -> None:
@@ -164,10 +166,12 @@ def _context():
 
 
 def write_all(path: Path, values: np.ndarray) -> None:
+    """Write a whole array."""
     _create(path, values.dtype, len(values)).write(values).result()
 
 
 def read_all(path: Path) -> np.ndarray:
+    """Read a whole array; `UserError` if it is broken."""
     return _open(path).read().result()
 
 

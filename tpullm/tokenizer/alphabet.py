@@ -16,7 +16,8 @@ COVERAGE = 0.9995
 MOST_CHARACTERS = 0.5
 # A vocabulary that may grow does so until characters take this share. The arithmetic of the quickstart's model for a
 # text with 4,096 tokens, relative to 2,048 (1.24 times as much a token, for fewer tokens): Korean (710 characters)
-# 0.94, Soseki and Chinese (2,700 and 3,900) 1.06 and 1.03, English and code (262) 1.08. With 6,144: 1.00, 1.19, 1.15, 1.22.
+# 0.94, Soseki and Chinese (2,700 and 3,900) 1.06 and 1.03, English and code (262) 1.08. With 6,144: 1.00, 1.19, 1.15,
+# 1.22.
 GROWN_CHARACTERS = 0.25
 _ROUNDED_TO = 256  # tokens; a multiple of it splits well over devices
 

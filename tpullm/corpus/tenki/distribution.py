@@ -105,6 +105,7 @@ def _index() -> dict[str, Sentence]:
 
 @cache
 def closing_sentences(topic: str, mode: Mode) -> dict[str, Sentence]:
+    """The closing sentences of a topic and a mode, by their text."""
     said = Outline(Kind.CLOSING, topic)
     choices = wording(said, mode).probability.items()
     return {"".join(words): Sentence(mode, said, words, math.log(p)) for words, p in choices}
