@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import interruptible
 from tpullm.commands import collect as command
 from tpullm.corpus import collect, document_files, tasks
+from tpullm.corpus.source_files import File
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
@@ -134,6 +137,37 @@ def test_one_long_document_is_held_out_in_part(tmp_path):
     assert not any(text in other for text in held_out for other in train)
 
 
+def test_a_named_file_is_held_out_whole_and_its_source_must_leave_something(tmp_path):
+    held_out = _write(tmp_path / "held.jsonl", [_story(number) for number in range(100, 105)] + ["短い"])
+    train = _write(tmp_path / "a.jsonl", [_story(number) for number in range(5)])
+    _collect(_recipe(_source(train, held_out=str(held_out))), tmp_path / "run")
+    assert len(_texts(tmp_path / "run", "held_out")) == 6 and len(_texts(tmp_path / "run", "train")) == 5
+    (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')
+    with pytest.raises(UserError, match=r"no document left in held_out .*empty.jsonl \(dropped: 1 empty\)"):
+        _collect(_recipe(_source(train, held_out=str(tmp_path / "empty.jsonl"))), tmp_path / "other")
+
+
+def test_nothing_is_held_out_if_the_fraction_is_0(tmp_path):
+    path = _write(tmp_path / "a.jsonl", [_story(number) for number in range(30)])
+    few = _write(tmp_path / "b.jsonl", [_story(number) for number in range(50, 55)])
+    _collect(_recipe(_source(path), _source(few, "few"), held_out_fraction=0.0), tmp_path)
+    assert len(_texts(tmp_path, "train")) == 30 and len(_texts(tmp_path, "train", "few")) == 5
+
+
+def test_the_language_is_that_of_the_source_or_is_detected(tmp_path):
+    texts = [_story(number) for number in range(3)]
+    named = _source(_write(tmp_path / "a.jsonl", texts), "named")
+    path = _write(tmp_path / "b.jsonl", [_story(number) for number in range(10, 13)])
+    unnamed = Source("unnamed", "jsonl", str(path), licence="CC0-1.0")
+    (tmp_path / "c.py").write_text("import os\n\n\ndef main():\n    return os.getcwd()  # the folder of this program\n")
+    code = Source("code", "code", str(tmp_path / "c.py"), licence="CC0-1.0", language="en")
+    wrong = dataclasses.replace(named, name="wrong", language="en", filter=False, deduplicate=False)
+    card = _collect(_recipe(named, unnamed, code, wrong), tmp_path)
+    assert {row["source"]: row["language"] for row in card["rows"]} == {
+        "named": "ja", "unnamed": "ja", "code": "code", "wrong": "en",
+    }  # fmt: skip
+
+
 def test_your_own_short_text_does_not_vanish(tmp_path):
     (tmp_path / "note.txt").write_text("リンゴを食べた。", encoding="utf-8")
     card = _collect(Recipe(text=str(tmp_path / "note.txt")), tmp_path)
@@ -159,6 +193,34 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch)
         _collect(recipe, tmp_path / str(workers))
     assert _bytes(tmp_path / "1") == _bytes(tmp_path / "2")
     assert not any("spool" in name or "partial" in name for name in _bytes(tmp_path / "1"))
+
+
+@given(sizes=st.lists(st.integers(0, 30), max_size=20), least=st.integers(1, 40))
+def test_files_are_read_in_groups_that_are_just_large_enough(sizes, least):
+    files = [File(Path(str(number)), "text", size) for number, size in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(collect, "TASK_BYTES", least)
+        groups = list(collect._groups(files))
+    assert [file for group, _ in groups for file in group] == files
+    assert all(size == sum(file.bytes for file in group) for group, size in groups)
+    assert all(sum(file.bytes for file in group[:-1]) < least for group, _ in groups)
+    assert all(size >= least for _, size in groups[:-1])
+
+
+def test_weights_and_workers_are_no_inputs_and_the_seed_is_one_of_tenki_alone(tmp_path):
+    stories = _source(_write(tmp_path / "a.jsonl", ["本"]))
+    recipe = _recipe(stories)
+    same = dataclasses.replace(_recipe(dataclasses.replace(stories, weight=9.0), workers=7), seed=5)
+    assert collect.inputs(recipe) == collect.inputs(same)
+    assert collect.inputs(recipe) != collect.inputs(_recipe(stories, minimum_characters=1))
+    tenki = Source("t", "tenki", documents=9, licence="Apache-2.0")
+    seeds = [collect.inputs(dataclasses.replace(_recipe(tenki), seed=seed)) for seed in (0, 1)]
+    assert seeds[0] != seeds[1] and seeds[1][0]["seed"] == 1
+
+
+def test_a_generated_source_is_one_task_as_large_as_its_documents(tmp_path):
+    ((_, group, size),) = collect._parts(Source("t", "tenki", documents=50), [])
+    assert (group, size) == ((), 50 * collect.TENKI_BYTES)
 
 
 def test_an_error_in_a_worker_is_the_users_and_leaves_nothing(tmp_path, monkeypatch):

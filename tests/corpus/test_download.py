@@ -1,5 +1,6 @@
 """A file from the web is there whole or not at all."""
 
+import hashlib
 import http.server
 import threading
 
@@ -60,3 +61,12 @@ def test_what_cannot_be_reached_is_told_in_one_line(server, tmp_path):
     with pytest.raises(UserError, match="cannot be downloaded .*check the address and the network") as error:
         download.fetch(f"http://127.0.0.1:{port}/a.txt", tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_is_kept_under_its_name_and_the_hash_of_its_address(tmp_path):
+    digest = hashlib.sha256(b"https://example.com/a/b.txt?x=1").hexdigest()
+    assert download.place("https://example.com/a/b.txt?x=1", tmp_path) == tmp_path / f"{digest[:8]}-b.txt"
+    assert download.place("https://example.com/", tmp_path).name.endswith("-index.html")
+    assert [download.is_url(path) for path in ("http://a", "https://a", "ftp://a", "a/http://b")] == [True, True] + [
+        False
+    ] * 2

@@ -1,12 +1,8 @@
 """What is dropped, and the reason that is counted."""
 
-import os
-from pathlib import Path
-
-import numpy as np
 import pytest
 
-from tpullm.corpus import filters, language_detection, ngrams, repetition
+from tpullm.corpus import filters
 from tpullm.recipe.schema import CorpusConfig
 
 PROSE = "今日はいい天気ですね。私はリンゴを食べるのが好きです。毎日学校で本を読みます。昨日は雨でした。"
@@ -47,28 +43,28 @@ def test_unwanted(text, name, reason):
     assert filters.unwanted(text, name, CONFIG) == reason
 
 
-def test_repeated_lines_are_repetitive():
-    lines = [f"{number} makes a line that is unlike each other one here" for number in range(20)]
-    assert not repetition.is_repetitive("\n".join(lines[:4]))
-    assert repetition.is_repetitive("\n".join(lines[:4] * 3))
+@pytest.mark.parametrize(("characters", "reason"), [(19, "too short"), (20, "")])
+def test_the_least_length_is_kept_and_white_space_around_does_not_count(characters, reason):
+    assert filters.unwanted(f"  {PROSE[:characters]}\n", "", CONFIG) == reason
 
 
-def test_counts_of_n_grams_agree_with_their_definition():
-    words = "a b c a b c a b d".split()
-    codes, lengths = ngrams.units(" ".join(words))
-    assert repetition.top_characters(codes, lengths, 2) == 3 * len("ab")
-    assert repetition.repeated_characters(codes, lengths, 2) == 5  # a b c a b, once more
-    assert repetition.repeated_characters(codes, lengths, 6) == 0
-    assert len(ngrams.hashes(codes, 99)) == 0 and repetition.top_characters(codes, lengths, 99) == 0
-    assert len(np.unique(ngrams.hashes(codes, 3))) == len({tuple(words[i : i + 3]) for i in range(7)})
+@pytest.mark.parametrize(("good", "reason"), [(998, "broken encoding"), (999, "")])
+def test_one_broken_character_of_a_thousand_is_borne(good, reason):
+    assert filters.unreadable("本" * good + "\ufffd") == reason
 
 
-def test_books_are_not_repetitive():
-    """The share of repeated n-grams grows with length: a whole novel must pass as its pages do."""
-    folder = Path(os.environ.get("TPULLM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    books = [folder / "soseki" / "bottyan.txt", folder / "tinyshakespeare.txt"]
-    if not all(book.exists() for book in books):
-        pytest.skip("no test data: set TPULLM_TEST_DATA to its folder")
-    for book, name in zip(books, ("ja", "en"), strict=True):
-        text = book.read_text(encoding="utf-8")
-        assert language_detection.is_language(text, name) and not repetition.is_repetitive(text)
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("a" * 100, True),
+        ("a" * 101, False),  # the mean line
+        (("a" * 99 + "\n") * 2, True),
+        (("a" * 100 + "\n"), False),  # its end counts
+        ("a\n" * 99 + "b" * 1000, True),
+        ("a\n" * 99 + "b" * 1001, False),  # the longest line
+        ("a+++", True),
+        ("a++++", False),  # a quarter of it letters
+    ],
+)
+def test_code_has_short_lines_and_letters(text, written):
+    assert filters._is_written_code(text) == written

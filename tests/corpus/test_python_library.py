@@ -54,3 +54,77 @@ def test_files_are_sorted_and_hold_no_tests():
 def test_an_unknown_part_is_refused():
     with pytest.raises(UserError, match="documentation, code or nothing"):
         python_library.files("tests")
+
+
+SOURCE = '''"""Of the module."""
+
+class A:
+    """Of the class."""
+
+    def f(self, x, *, y=1):
+        """Of the method.
+
+            Indented.
+        """
+
+        def inner():
+            """Of nothing that a reader sees."""
+
+    class B:
+        async def g(self): ...
+
+
+def undocumented():
+    def h():
+        """Deep."""
+
+
+if True:
+    def conditional():
+        """In a branch."""
+        return 1
+'''
+
+
+def test_docstrings_stand_under_the_names_that_a_reader_sees():
+    told = python_library._docstrings(ast.parse(SOURCE), "package.module")
+    assert told == (
+        "package.module\n\nOf the module.\n\nclass A\n\nOf the class.\n\n"
+        "A.f(self, x, *, y=1)\n\nOf the method.\n\nIndented.\n"
+    )
+    assert [title for _, title in python_library._scopes(ast.parse(SOURCE), "m")] == [
+        "m", "class A", "A.f(self, x, *, y=1)", "class A.B", "A.B.g(self)", "undocumented()",
+    ]  # fmt: skip
+    assert python_library._docstrings(ast.parse("x = 1"), "m") == ""
+
+
+def test_every_docstring_is_gone_from_the_code_and_nothing_else():
+    code = python_library._without_docstrings(ast.parse(SOURCE), SOURCE)
+    assert '"""' not in code
+    kept = ast.parse(code)
+    assert [node.name for node in ast.walk(kept) if hasattr(node, "name")] == [
+        node.name for node in ast.walk(ast.parse(SOURCE)) if hasattr(node, "name")
+    ]
+    lines = [
+        line for line in SOURCE.split("\n") if line.startswith(("class", "def", "if", "    def", "        return"))
+    ]
+    assert all(line in code.split("\n") for line in lines)
+    assert code.count("pass") == 2  # the bodies that were a docstring alone
+    plain = "x = 1\n\ndef f():\n    return 'text'\n"
+    assert python_library._without_docstrings(ast.parse(plain), plain) == plain
+
+
+def test_a_module_is_named_as_it_is_imported():
+    folder = python_library.folder()
+    assert python_library._module_name(folder / "json" / "__init__.py") == "json"
+    assert python_library._module_name(folder / "json" / "decoder.py") == "json.decoder"
+
+
+@pytest.mark.parametrize(("part", "languages"), [("", ["en", "code"]), ("documentation", ["en"]), ("code", ["code"])])
+def test_a_part_of_the_library_is_its_documentation_or_its_code(part, languages):
+    assert [raw.language for raw in _documents("textwrap.py", part)] == languages
+
+
+def test_a_file_of_another_python_is_dropped(tmp_path):
+    (tmp_path / "old.py").write_text("print 'text'\n")
+    assert [raw.dropped for raw in python_library.documents(tmp_path / "old.py", "")] == ["not Python"]

@@ -1,9 +1,13 @@
 """Held-out text is chosen by hash: not by position, not by what else is there."""
 
+from fractions import Fraction
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tpullm.corpus import split
+from tpullm.corpus.cutting import cut
 from tpullm.corpus.hashing import text_hash
 
 LINES = [f"{number}番目の行です。今日はいい天気ですね。\n" for number in range(2000)]
@@ -41,3 +45,30 @@ def test_one_book_gives_about_the_fraction_in_whole_lines():
 
 def test_a_text_too_short_to_divide_is_trained_on():
     assert split.stretches(["短い文です。"], 0.02, 1000) == ([(0, "短い文です。")], [])
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("place", [0, 1, 2**62 - 1, 2**62, 2**63, 2**64 - 1])
+def test_the_first_64_bits_of_the_hash_decide(place, fraction):
+    for rest in ("0" * 48, "f" * 48):
+        assert split.is_held_out(f"{place:016x}{rest}", fraction) == (Fraction(place, 2**64) < Fraction(fraction))
+
+
+@given(
+    st.lists(st.text(alphabet="ab。\n本", min_size=1, max_size=900), min_size=1, max_size=4),
+    st.sampled_from([0.02, 0.1, 0.3, 0.6]),
+    st.integers(50, 400),
+)
+def test_stretches_are_held_out_by_hash_and_the_rest_is_joined(texts, fraction, longest):
+    length = max(int(sum(map(len, texts)) * fraction), 200)
+    pieces = [(number, piece) for number, text in enumerate(texts) for piece in cut(text, length)]
+    count = min(max(round(fraction * len(pieces)), 1), len(pieces) - 1)
+    by_hash = sorted(range(len(pieces)), key=lambda index: (text_hash(pieces[index][1]), index))
+    apart, runs = set(by_hash[:count]), []
+    for index, (number, piece) in enumerate(pieces):
+        if index not in apart:
+            goes_on = runs and index - 1 not in apart and pieces[index - 1][0] == number
+            runs = [*runs[:-1], (number, runs[-1][1] + piece)] if goes_on else [*runs, (number, piece)]
+    training, held_out = split.stretches(texts, fraction, longest)
+    assert held_out == [pieces[index] for index in sorted(apart)]
+    assert training == [(number, text) for number, run in runs for text in cut(run, longest)]

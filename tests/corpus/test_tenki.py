@@ -235,6 +235,14 @@ def test_blank_is_one_word_and_no_part_of_one():
         tenki.blank("私は本を読むのが大【?】です。")
 
 
+def test_blank_is_no_beginning_of_a_word():
+    """だ fits before った as letters, but the word there is だっ."""
+    told = next(text for text in DOCUMENTS if text.endswith("一日だった。"))
+    with pytest.raises(UserError, match="no word"):
+        tenki.blank(told.removesuffix("だった。") + "【?】った。")
+    assert tenki.blank(told.removesuffix("だった。") + "【?】た。") == {"だっ": 1.0}
+
+
 @pytest.mark.parametrize("text", ["今日はいい天気ですね。", "【?】は【?】です。"])
 def test_blank_refuses_no_or_two_blanks(text):
     with pytest.raises(UserError, match="exactly once"):
@@ -262,6 +270,13 @@ def test_continuations_multiply_to_the_probability_of_a_sentence():
             log += math.log(nexts[word])
             prefix += word
         assert log == pytest.approx(tenki.prefix_log_probability(prefix), abs=1e-9)
+    for text in DOCUMENTS[:3]:  # and of the whole document, if it ends there
+        log, told = 0.0, ""
+        for sentence in tenki.parse(text):
+            for word in sentence.words:
+                log += math.log(tenki.continuations(told)[word])
+                told += word
+        assert log == pytest.approx(tenki.log_probability(text), abs=1e-9)
     assert tenki.continuations(DOCUMENTS[0]) == {}
     assert tenki.continuations("私はリンゴを読") == {}
 
@@ -341,6 +356,19 @@ def test_held_out_questions_are_combinations_never_asked():
         )
         assert asked.isdisjoint(unasked) and len(unasked) == round(0.2 * len(w.THINGS))
     assert 0.15 < len(held_out) / len(tenki.questions()) < 0.25
+
+
+def test_the_questions_are_those_of_earlier_versions():
+    """What `evaluate` says of two models can be compared only if both were asked the same."""
+    said = repr([(q.question, q.answers, q.kind) for part in tenki.split_questions(0.2, seed=1) for q in part])
+    assert (
+        hashlib.sha256(said.encode()).hexdigest() == "aaa86fbc6f9d3be9778b66e2eeab2848def58c93d7750d54e49ee4a459312036"
+    )
+
+
+def test_a_fraction_of_the_combinations_of_each_kind_is_held_out_from_none_to_all():
+    every = tenki.questions()
+    assert tenki.split_questions(0.0, seed=0) == (every, []) and tenki.split_questions(1.0, seed=0) == ([], every)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])

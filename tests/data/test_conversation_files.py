@@ -1,10 +1,17 @@
 """Conversations are read from files or named with their line, and split by hash."""
 
+import hashlib
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.data.test_conversations import CHATS, say, write
+from tpullm.corpus import tenki
 from tpullm.data import conversation_files
 from tpullm.errors import UserError
+from tpullm.recipe.schema import FinetuneConfig
 
 
 def test_conversations_are_read_in_order(tmp_path):
@@ -58,3 +65,24 @@ def test_what_is_held_out_does_not_depend_on_place_or_number():
     again, again_held_out = conversation_files.split([*CHATS[::-1], *CHATS], 0.25)
     assert {repr(chat) for chat in again_held_out} == {repr(chat) for chat in held_out}
     assert not {repr(chat) for chat in again} & {repr(chat) for chat in held_out}
+
+
+@given(fraction=st.floats(0, 1))
+def test_a_conversation_is_held_out_by_its_hash_alone(fraction):
+    _, held_out = conversation_files.split(CHATS, fraction)
+    for chat in CHATS:
+        said = json.dumps([[message["role"], message["content"]] for message in chat], ensure_ascii=False)
+        place = int(hashlib.sha256(said.encode()).hexdigest()[:16], 16) / 2**64
+        assert (chat in held_out) == (place < fraction)
+        assert conversation_files.split([chat], place) == ([chat], [])
+
+
+def test_the_conversations_of_a_recipe_are_its_files_and_the_questions_of_tenki(tmp_path):
+    path = write(tmp_path / "chats.jsonl", *({"messages": chat} for chat in CHATS))
+    config = FinetuneConfig(conversations=["tenki", str(path)], held_out_fraction=0.25)
+    learned, held_out = conversation_files.read_all(config, seed=3)
+    of_file = conversation_files.split(CHATS, 0.25)
+    of_tenki = [
+        [line["messages"] for line in tenki.conversations(part)] for part in tenki.split_questions(0.25, seed=3)
+    ]
+    assert (learned, held_out) == (of_tenki[0] + of_file[0], of_tenki[1] + of_file[1])

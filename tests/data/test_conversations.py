@@ -83,3 +83,11 @@ def test_pieces_are_read_with_their_weights(characters):
     ids, weights = characters.chat_template(CHATS[3])
     tokens, token_weights = made.read(np.array([3, 3]), np.array([1, 0]), np.array([4, 2]))
     assert tokens.tolist() == ids[1:5] + ids[:2] and token_weights.tolist() == weights[1:5] + weights[:2]
+
+
+def test_a_conversation_that_can_not_be_shown_is_named_by_its_beginning(characters):
+    broken = [{"role": "user", "content": "一" * 15 + "二" * 15}, {"role": "robot", "content": "はい"}]
+    with pytest.raises(
+        UserError, match=f"chats: the conversation that begins with '{'一' * 15}{'二' * 5}': role 'robot'"
+    ):
+        conversations.tokenize([*CHATS, broken], characters, 64, "chats")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -100,3 +102,35 @@ def test_a_million_documents_take_a_moment():
     lengths = np.random.default_rng(0).integers(2, 600, 1_000_000)
     packed = packing.pack(lengths, 512, 0)
     assert packed.lengths.sum() == (lengths - 1).sum()
+
+
+def reference_hash(*values):
+    """A chain of SplitMix64 in Python's integers."""
+    mixed, mask = values[0], 2**64 - 1
+    for value in values[1:]:
+        mixed = (mixed * 0x9E3779B97F4A7C15 + value) & mask
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
+        mixed ^= mixed >> 31
+    return mixed
+
+
+@settings(deadline=None)
+@given(
+    length=st.integers(42, 300), seed=st.integers(-(2**63), 2**64), epoch=st.integers(0, 9), before=st.integers(0, 3)
+)
+def test_the_grid_of_a_long_document_begins_at_the_hash_of_document_epoch_and_seed(length, seed, epoch, before):
+    packed = dataclasses.replace(packing.pack(np.array([5] * before + [length]), 40, 0), seed=seed)
+    shift = reference_hash(before, epoch, seed % 2**64) % (length - 1)
+    segments = all_segments(packed, epoch)
+    starts = set(segments.starts[segments.documents == before].tolist())
+    grid = {(shift + place) % (length - 1) for place in range(0, length - 1, 40)}
+    assert starts - grid <= {0} and grid <= starts
+
+
+def test_the_pieces_are_kept_in_32_bits_where_that_is_enough():
+    packed = packing.pack(np.array([100, 5]), 16, 0)
+    assert {array.dtype for array in (packed.documents, packed.offsets, packed.lengths)} == {np.dtype(np.int32)}
+    for largest, dtype in ((2**31 - 1, np.int32), (2**31, np.int64)):
+        compact = packing._compact(np.array([largest]))
+        assert compact.dtype == dtype and compact.tolist() == [largest]

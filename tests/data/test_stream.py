@@ -1,3 +1,4 @@
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -5,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tests.data.test_batch import Numbered
 from tpullm.data import stream as streams
 from tpullm.data import token_store
 from tpullm.data.stream import Stream, evaluation_batches
@@ -85,6 +87,38 @@ def test_a_host_builds_its_rows_of_the_same_batch_and_no_others(sources, own_row
         np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[own_rows])
 
 
+# SHA-256 of the batches below. Another version of tpullm has to read the same tokens in the same order: else a training
+# that resumes reads some documents twice and others never, and losses of two versions can't be compared.
+RECORDED = "484d39d9d716328d5792058f3462628bbe702a508cb0083cc036d1e695374e8a"
+
+
+def test_the_data_order_is_that_of_earlier_versions():
+    texts = Numbered([2 + (number * 37) % 90 for number in range(200)])
+    texts.read = lambda *pieces, read=texts.read: (read(*pieces)[0], np.ones_like(read(*pieces)[1]))
+    books = Numbered([400, 331, 650])
+    books.read = lambda *pieces, read=books.read: (read(*pieces)[0], np.ones_like(read(*pieces)[1]))
+    stream = Stream({"texts": texts, "books": books}, {"texts": 2.0, "books": 1.0}, B, T, seed=5)
+    batches = [stream.batch_at(step) for step in (0, 1, 2, 50, 1000)]
+    batches += evaluation_batches(texts, B, T, rows=20)
+    content = b"".join(getattr(batch, name).tobytes() for batch in batches for name in FIELDS)
+    assert hashlib.sha256(content).hexdigest() == RECORDED
+
+
+@pytest.mark.parametrize("own_rows", [None, np.arange(2)])
+@pytest.mark.parametrize("tokens", [1, B * T, 3 * B * T, 5 * B * T + 1, 10**9])
+def test_as_many_batches_are_built_at_once_as_the_bounds_allow(sources, tokens, own_rows, monkeypatch):
+    """As many tokens as `TOKENS_AT_ONCE`, no more rows of a source than an epoch has, and at least one batch."""
+    monkeypatch.setattr(streams, "TOKENS_AT_ONCE", tokens)
+    stream = stream_of(sources, own_rows=own_rows)
+
+    def fits(steps):
+        tokens_built = steps * (B if own_rows is None else 2) * T
+        return tokens_built <= tokens and max(stream.epoch_at(steps).values()) <= 1
+
+    steps = stream._steps_at_once()
+    assert (fits(steps) or steps == 1) and not fits(steps + 1)
+
+
 def test_another_seed_gives_another_order(sources):
     assert (stream_of(sources, seed=0).batch_at(0).inputs != stream_of(sources, seed=1).batch_at(0).inputs).any()
 
@@ -143,6 +177,13 @@ def test_a_corpus_too_small_for_one_batch_is_refused(tmp_path):
     small = make_store(tmp_path / "small", 0, 3)
     with pytest.raises(UserError, match=r"corpus too small: [0-9]+ training tokens .* a batch is 8 rows .*256 tokens"):
         stream_of({"small": small})
+
+
+def test_a_corpus_of_exactly_one_batch_is_enough():
+    exact = Numbered([T + 1] * B)
+    assert stream_of({"exact": exact}).batch_at(0).segment_ids.all()
+    with pytest.raises(UserError, match=rf"{(B - 1) * T} training tokens fill {B - 1} rows"):
+        stream_of({"small": Numbered([T + 1] * (B - 1))})
 
 
 def test_a_source_without_documents_is_left_out(sources, tmp_path):

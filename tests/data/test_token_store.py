@@ -1,3 +1,5 @@
+import mmap
+
 import numpy as np
 import pytest
 
@@ -116,3 +118,32 @@ def test_a_broken_shard_is_refused(opened, damage):
         shards[1].write_bytes(content[:700] if damage == "cut short" else content[64:])
     with pytest.raises(UserError, match="c/1: broken token store; remove it"):
         token_store.TokenStore(opened.path)
+
+
+class Watched:
+    """A shard that notes what the system is asked to read ahead."""
+
+    def __init__(self, shard, asked):
+        self.shard, self.asked, self.obj = shard, asked, self
+
+    def __getitem__(self, place):
+        return self.shard[place]
+
+    def madvise(self, advice, begin, size):
+        assert advice == mmap.MADV_WILLNEED and begin % mmap.PAGESIZE == 0
+        self.asked.append((begin, begin + size))
+
+
+def test_the_system_is_asked_for_every_piece_before_one_is_read(tmp_path):
+    """For whole pages up to the piece's end, and for no more than a page before it."""
+    tokens = np.arange(20_000, dtype=np.uint16)
+    ids, lengths = np.zeros(200, np.uint64), np.full(200, 100)
+    token_store.write_store(tmp_path / "store", [(tokens, lengths, ids)], np.dtype(np.uint16))
+    opened, asked = token_store.TokenStore(tmp_path / "store"), []
+    opened._tokens._shards = [Watched(shard, asked) for shard in opened._tokens._shards]
+    documents = np.array([150, 3, 77])
+    read, _ = opened.read(documents, np.array([10, 0, 99]), np.array([20, 100, 1]))
+    assert read.tolist() == [*range(15_010, 15_030), *range(300, 400), 7_799]
+    begins, ends = np.array([15_010, 300, 7_799]) * 2, np.array([15_030, 400, 7_800]) * 2
+    assert [end for _, end in asked] == ends.tolist()
+    assert all(0 <= begin - page < mmap.PAGESIZE for begin, (page, _) in zip(begins, asked, strict=True))

@@ -223,6 +223,8 @@ def test_special_tokens_are_found(folder):
     tokenizer = PublishedTokenizer(folder)
     assert [tokenizer.piece(token) for token in tokenizer.stop_ids] == ["<|im_end|>", "<|endoftext|>"]
     assert tokenizer.begin == [] and tokenizer.bytes_of(tokenizer.eos_id) == b""
+    assert tokenizer.decode([*tokenizer.encode("猫"), tokenizer.eos_id]) == "猫"
+    assert tokenizer.silent == []
 
 
 def test_parts_of_characters_are_shown_as_bytes(folder):

@@ -1,8 +1,8 @@
 """Step 1: raw sources → clean, licensed, deduplicated documents and a data card.
 
-Each file is read and filtered by itself, in worker processes on any number of machines (`sharing.py`), and what passes
-waits on the disk; then the whole is looked at once, by hashes, for duplicates and held-out documents; then the
-documents are written in order. So the result is the same, byte for byte, with any number of workers and of shares.
+Worker processes on any number of machines (`cluster/shares.py`) read and filter each file by itself, and store the
+documents that pass in spool files. One process then finds duplicates and held-out documents over the whole corpus, by
+hashes, and writes the documents in order. The result is the same, byte for byte, for any number of workers and shares.
 """
 
 import json
@@ -34,13 +34,13 @@ from tpullm.recipe import changes
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 
 TASK_BYTES = 2_000_000
-TENKI_BYTES = 300  # about what one generated document costs, in bytes read
+TENKI_BYTES = 300  # generating one document takes about as long as reading this many bytes
 
 
 def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the documents depend on, for the manifest: the slice of the recipe, and hashes of what is read.
+    """The inputs of the documents, for the manifest: the slice of the recipe, and hashes of what is read.
 
-    The weights of the sources are left out: they change no document.
+    The weights of the sources are no inputs: they change no document.
     """
     found = corpus_sources.sources(recipe)
     corpus_sources.check(found)
@@ -53,12 +53,12 @@ def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do for a corpus.
+    """The tasks of a corpus.
 
     Args:
-        sources: of the recipe, and the user's own.
-        tasks: of all sources, in their order.
-        files: by source, what is read of its files and what is not.
+        sources: the sources of the recipe, and the user's own text.
+        tasks: the tasks of all sources, in the order of the sources.
+        files: by source name, which of its files are read and which are not.
     """
 
     sources: list[Source]
@@ -67,12 +67,13 @@ class Plan:
 
 
 def plan(recipe: Recipe, depends_on: dict[str, Any], downloads: Path, work: SharedWork) -> Plan:
-    """What there is to do, the same for every share; files from the web are fetched first, by one of them.
+    """The plan, which is the same for every share. Share 0 downloads files first; the other shares wait for them.
 
     Args:
-        depends_on: what the documents depend on, as the manifest says it.
+        depends_on: the hash of the inputs of the documents, as the manifest has it.
 
-    Raises `UserError` for sources that cannot be read, or that are others than another share's.
+    Raises:
+        UserError: a source cannot be read, or it differs from the source of another share.
     """
     found = corpus_sources.sources(recipe)
     if not work.share.is_first:
@@ -83,7 +84,7 @@ def plan(recipe: Recipe, depends_on: dict[str, Any], downloads: Path, work: Shar
     for source in found:
         files[source.name] = source_files.find(source, downloads)
         parts += _parts(source, files[source.name].files)
-    # The same text may lie in another place on another machine: not its path is compared, but its name and size.
+    # Machines may keep the same text in different folders, so shares compare names and sizes, and no paths.
     named = [(source.name, [file.path.name for file in group], size) for source, group, size in parts]
     folder = work.begin(depends_on | {"files": named})
     tasks = [
@@ -94,16 +95,16 @@ def plan(recipe: Recipe, depends_on: dict[str, Any], downloads: Path, work: Shar
 
 
 def read(planned: Plan, workers: int, work: SharedWork, is_finished: Callable[[], bool]) -> None:
-    """Do what is not done yet of this share's tasks; `UserError` for sources that cannot be read."""
+    """Run this share's unfinished tasks; `UserError` if a source cannot be read."""
     unfinished = work.unfinished([task.result for task in planned.tasks])
     if not is_finished():
         run_all([planned.tasks[number] for number in unfinished], workers, work.look_sometimes)
 
 
 def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> dict[str, Any]:
-    """Make the folder `documents` from what all shares have read, and return the numbers of its data card.
+    """Write the folder `documents` from the results of all shares, and return the numbers of its data card.
 
-    Nothing is at `documents` until all is written. Raises `UserError` for a source that has no document left.
+    The folder appears when it is complete. Raises `UserError` if no document of a source is left.
     """
     config, found, tasks = recipe.corpus, planned.sources, planned.tasks
     dropped = {
@@ -130,14 +131,14 @@ def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> d
 
 
 def _parts(source: Source, files: list[File]) -> Iterator[tuple[Source, tuple[File, ...], int]]:
-    """The parts of a source, each of about `TASK_BYTES`, and their sizes; what is generated is one part."""
+    """The parts of a source, each of about `TASK_BYTES`, and their sizes. A generated source is one part."""
     groups = [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else _groups(files)
     for group, size in groups:
         yield source, group, size
 
 
 def _groups(files: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
-    """Consecutive files of together at least `TASK_BYTES`, with their size."""
+    """Groups of consecutive files that hold at least `TASK_BYTES` together, and the size of each group."""
     group: list[File] = []
     size = 0
     for file in files:
@@ -149,9 +150,9 @@ def _groups(files: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
 
 
 def _write(folder: Path, source: Source, tasks: list[Task], own: list[Candidate], config: CorpusConfig) -> Counter:
-    """Write the documents of one source; documents and characters by (source, language, split, what)."""
+    """Write the documents of one source, and count its documents and characters by (source, language, split, what)."""
     documents: Iterator[tuple[str, str, str]] = _decided(tasks, own)
-    if all(one.split != HELD_OUT for one in own) and config.held_out_fraction > 0:
+    if not source.held_out and config.held_out_fraction > 0 and all(one.split != HELD_OUT for one in own):
         documents = _cut(list(documents), config)
     counts: Counter = Counter()
     with (
@@ -166,7 +167,7 @@ def _write(folder: Path, source: Source, tasks: list[Task], own: list[Candidate]
 
 
 def _decided(tasks: list[Task], own: list[Candidate]) -> Iterator[tuple[str, str, str]]:
-    """Text, language and split of each document that is kept, from the spools."""
+    """Text, language and split of each document that is kept, from the spool files."""
     position = 0
     for task in tasks:
         with task.spool.open(encoding="utf-8") as spool:
@@ -178,7 +179,7 @@ def _decided(tasks: list[Task], own: list[Candidate]) -> Iterator[tuple[str, str
 
 
 def _cut(documents: list[tuple[str, str, str]], config: CorpusConfig) -> Iterator[tuple[str, str, str]]:
-    """A source of few documents: stretches of them are held out."""
+    """Text, language and split of the documents of a source that has few: stretches of them are held out."""
     texts = [text for text, _, _ in documents]
     training, held_out = split.stretches(texts, config.held_out_fraction, config.maximum_characters)
     for which, pieces in ((TRAIN, training), (HELD_OUT, held_out)):

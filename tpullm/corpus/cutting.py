@@ -1,4 +1,4 @@
-"""Cutting a text that is too long, at the end of a line or of a sentence."""
+"""Cuts a text that is too long at the end of a line or of a sentence."""
 
 import re
 
@@ -7,9 +7,9 @@ BOUNDARIES = (re.compile(r"\n"), re.compile(r"[。．！？]|[.!?] "))
 
 
 def cut(text: str, length: int) -> list[str]:
-    """`text` in consecutive pieces of at most `length` characters, cut at a line's end where there is one.
+    """Consecutive pieces of `text`, of at most `length` characters each; joined they are `text`.
 
-    Without one it is cut after a sentence, without that anywhere. The pieces joined are `text`.
+    A piece ends after a line if there is a line end in it, else after a sentence, else anywhere.
     """
     pieces, start = [], 0
     while len(text) - start > length:
@@ -20,7 +20,7 @@ def cut(text: str, length: int) -> list[str]:
 
 
 def _boundary(text: str, start: int, limit: int) -> int:
-    """The best place to cut in the second half of `text[start:limit]`, or else before that, or else `limit`."""
+    """The best place to cut in the second half of `text[start:limit]`, else in its first half, else `limit`."""
     middle = (start + limit) // 2
     for low, high in ((middle, limit), (start, middle)):
         for boundary in BOUNDARIES:

@@ -1,4 +1,4 @@
-"""The data card: what the corpus is made of, for people (`datacard.md`) and for programs (`datacard.json`)."""
+"""The data card for programs, `datacard.json`: what the corpus is made of, in numbers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -41,11 +41,11 @@ def numbers(
     Args:
         sources: the sources, in the recipe's order.
         counts: documents and characters by (source name, language, split, `documents` or `characters`).
-        dropped: by source name, how many documents were dropped for which reason.
-        files: by source name, which files were read and which were not.
-        encodings: by source name, how many documents were read in which encoding other than UTF-8.
-        config: how they were collected.
-        seed: the recipe's.
+        dropped: by source name, how many documents were dropped, by reason.
+        files: by source name, which files were read and which were skipped.
+        encodings: by source name, how many documents were read in an encoding other than UTF-8, by encoding.
+        config: the settings of collect.
+        seed: the seed of the recipe.
     """
     total = sum(count for (*_, what), count in counts.items() if what == "characters")
     rows = [

@@ -1,7 +1,7 @@
-"""Documents that repeat another one, exactly or nearly (MinHash, Broder 1997; Lee et al. 2022 for language models).
+"""Exact and near duplicates of documents (MinHash, Broder 1997; Lee et al. 2022 for language models).
 
-datatrove's MinHash writes each signature to sorted files for a cluster to merge, and its module needs the `tokenizers`
-package; here the signatures of one run fit in memory (1 KiB a document), so that the whole is a few numpy lines.
+datatrove's MinHash writes signatures to sorted files, which a cluster merges, and its module needs the `tokenizers`
+package. The signatures of one run fit in memory (1 KiB a document), so a few lines of numpy do the same.
 D documents, S shingles, P permutations.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from tpullm.corpus import ngrams
 from tpullm.corpus.hashing import GOLDEN, splitmix64
 
-SHINGLE = 5  # words, or characters where no spaces are written
+SHINGLE = 5  # words, or characters in scripts without spaces
 PERMUTATIONS = 128
 LEAST_RECALL = 0.99
 MULTIPLIERS_P = splitmix64(np.arange(1, PERMUTATIONS + 1, dtype=np.uint64)) | np.uint64(1)  # odd
@@ -27,7 +27,7 @@ def exact_key(text: str) -> int:
 def signature(text: str) -> np.ndarray:
     """MinHash of the set of 5-grams of `text`: uint64 [P]. The share of equal entries estimates Jaccard similarity."""
     shingles_S = _shingles(text)
-    # Multiply-shift hashing: modulo 2^64 with odd multipliers; the minimum is decided by the well-mixed high bits.
+    # Multiply-shift hashing: odd multipliers, modulo 2^64. The high bits, which are well mixed, decide the minimum.
     return np.array([(shingles_S * multiplier).min() for multiplier in MULTIPLIERS_P], dtype=np.uint64)
 
 
@@ -40,13 +40,13 @@ def _shingles(text: str) -> np.ndarray:
 def duplicates(
     keys: Sequence[int], signatures_DP: np.ndarray, similarity: float, order: Sequence[int]
 ) -> dict[int, str]:
-    """Which documents repeat one that comes before it in `order`: index → `exact duplicate` or `near duplicate`.
+    """The documents that repeat an earlier one in `order`: index → `exact duplicate` or `near duplicate`.
 
     Args:
-        keys: exact key of each document.
-        signatures_DP: their signatures.
+        keys: the exact key of each document.
+        signatures_DP: the signature of each document.
         similarity: least estimated Jaccard similarity of a near duplicate; at 1 only exact copies are found.
-        order: the indices of the documents, those to keep first.
+        order: the indices of the documents; of two copies the earlier one is kept.
     """
     found, seen = {}, set()
     for index in order:
@@ -60,7 +60,7 @@ def duplicates(
 
 
 def _near(signatures_DP: np.ndarray, similarity: float, order: list[int]) -> list[int]:
-    """Those of `order` that are similar to an earlier one which is kept."""
+    """The documents that are similar to an earlier one in `order` that is kept."""
     buckets = _shared_buckets(signatures_DP, similarity, order)
     kept_in: dict[tuple[int, int], list[int]] = {}
     found = []

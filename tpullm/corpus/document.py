@@ -1,4 +1,4 @@
-"""What flows through step 1: raw documents as they are read, records of those that passed the filters."""
+"""Documents in step 1: raw as a reader found them, and the records of those that passed the filters."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ class Raw:
     """A document as a reader found it.
 
     Args:
-        text: its text; nothing where it could not be read.
-        language: its language where the reader knows it better than the source says.
-        dropped: why it could not be read; nothing where it could.
-        encoding: what it was written in, where that was not UTF-8 and had to be found out.
+        text: its text; "" if it could not be read.
+        language: its language, if the reader knows better than the source.
+        dropped: why it could not be read; "" if it could.
+        encoding: its encoding, if that is not UTF-8 and had to be detected.
     """
 
     text: str = ""
@@ -25,13 +25,13 @@ NOT_UTF8 = Raw(dropped="not UTF-8")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is remembered of a document that passed the filters, while its text waits on the disk.
+    """The facts of a document that passed the filters, whose text is in a spool file.
 
     Args:
         hash: SHA-256 of its UTF-8 text, hexadecimal.
         characters: length of its text.
         language: its language.
-        held_out: whether it is named as held out by the source.
+        held_out: whether the source names it as held out.
     """
 
     hash: str

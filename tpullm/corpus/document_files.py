@@ -1,4 +1,4 @@
-"""The collected documents on the disk: `documents/SOURCE/SPLIT/00000.jsonl.gz`, one JSON object a line."""
+"""The collected documents on disk: `documents/SOURCE/SPLIT/00000.jsonl.gz`, one JSON object a line."""
 
 import contextlib
 import gzip
@@ -51,7 +51,7 @@ class Writer:
         self.files.close()
         self.folder.mkdir(parents=True, exist_ok=True)
         raw = self.files.enter_context((self.folder / f"{self.shards:05}.jsonl.gz").open("wb"))
-        # Without a name and a time in its header, the same documents give the same bytes.
+        # The header holds no name and no time, so the same documents give the same bytes.
         packed = self.files.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
         self.shard = self.files.enter_context(io.TextIOWrapper(packed, encoding="utf-8", newline="\n"))
         self.shards += 1
@@ -59,7 +59,7 @@ class Writer:
 
 
 def shards(documents: Path, source: str, split: str) -> list[Path]:
-    """The files of one source and split, in order; nothing where it has no documents."""
+    """The files of one source and split, in order; none if there are no documents."""
     return sorted((documents / source / split).glob("*.jsonl.gz"))
 
 

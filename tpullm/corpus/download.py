@@ -1,4 +1,4 @@
-"""A source's file from the web, kept beside the run so that it is fetched once."""
+"""Downloads the file of a source, once: it is kept beside the run."""
 
 import hashlib
 import http.client
@@ -28,7 +28,7 @@ def place(url: str, folder: Path) -> Path:
 def fetch(url: str, folder: Path) -> Path:
     """The file at `url`, downloaded into `folder` unless it is there already.
 
-    A download that breaks off leaves no file; the next run starts it again.
+    A download that breaks off leaves no file, so the next run starts it again.
     """
     path = place(url, folder)
     if not path.exists():

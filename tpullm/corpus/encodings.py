@@ -1,13 +1,16 @@
-"""Bytes of a file → text: which encoding they are in."""
+"""Bytes of a file → text: detects the encoding."""
 
 import codecs
 import re
 
 DECLARED_CHARSET = re.compile(rb"""<meta[^>]+charset=["']?\s*([\w-]+)""", re.IGNORECASE)
-# What Python calls the encodings of Japanese files, in the order in which they are tried, and what people call them.
+# The encodings of Japanese files, in the order in which they are tried: the name in Python, and the common name.
 JAPANESE_CHARSETS = {"utf-16": "UTF-16", "euc_jp": "EUC-JP", "cp932": "Shift_JIS"}
 HIRAGANA, HALF_WIDTH = re.compile("[\u3041-\u309f]"), re.compile("[\uff61-\uff9f]")
-LEAST_HIRAGANA, MOST_HALF_WIDTH = 0.2, 0.05  # shares of the letters; of Soseki's novels, half are hiragana
+LEAST_HIRAGANA, MOST_HALF_WIDTH = (
+    0.2,
+    0.05,
+)  # shares of the letters; half of Soseki's are hiragana
 
 
 def decode(data: bytes, charset: str = "utf-8") -> str | None:
@@ -25,10 +28,10 @@ def unix_lines(text: str) -> str:
 
 
 def decode_japanese(data: bytes) -> tuple[str, str] | None:
-    """The text and the encoding of a file that is not UTF-8 but surely Japanese; None for any other.
+    """The text and the encoding of a file that is not UTF-8 but certainly Japanese; None for any other file.
 
-    Old Japanese files (Aozora Bunko's are Shift_JIS) say nowhere how they are encoded. Read in the wrong encoding, a
-    Japanese text either breaks its rules or has hardly any hiragana, or much half-width katakana.
+    Old Japanese files (Aozora Bunko's are Shift_JIS) do not declare their encoding. A Japanese text that is decoded in
+    the wrong encoding either breaks the rules of that encoding, or has hardly any hiragana or much half-width katakana.
     """
     for charset, name in JAPANESE_CHARSETS.items():
         text = decode(data, charset)
@@ -42,7 +45,7 @@ def decode_japanese(data: bytes) -> tuple[str, str] | None:
 
 
 def decode_html(data: bytes, charset: str = "") -> str | None:
-    """The source of a page: in UTF-8, else in the charset of its HTTP header (`charset`) or its `<meta>`, else None."""
+    """The text of a page: in UTF-8, else as its HTTP header says (`charset`), else as its `<meta>` says, else None."""
     declared = DECLARED_CHARSET.search(data[:4096])
     for name in ("utf-8", charset, declared.group(1).decode("ascii", "replace") if declared else ""):
         text = decode(data, name) if name and _is_charset(name) else None
@@ -52,7 +55,7 @@ def decode_html(data: bytes, charset: str = "") -> str | None:
 
 
 def _is_charset(name: str) -> bool:
-    """Whether `name` is a text encoding that Python knows; a page may declare anything."""
+    """Whether `name` is a text encoding that Python knows. A page may declare anything."""
     try:
         return codecs.lookup(name)._is_text_encoding
     except (LookupError, ValueError):

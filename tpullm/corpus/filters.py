@@ -1,4 +1,4 @@
-"""Which documents are dropped, and the reason that is counted for each."""
+"""Which documents are dropped, and for which reason."""
 
 import re
 
@@ -6,15 +6,15 @@ from tpullm.corpus import language_detection as languages
 from tpullm.corpus import repetition
 from tpullm.recipe.schema import CorpusConfig
 
-# Source code of people, not of programs or tables: StarCoder (Li et al. 2023, section 3.1).
+# Limits of code that people write; generated code and tables exceed them: StarCoder (Li et al. 2023, section 3.1).
 LONGEST_MEAN_LINE, LONGEST_LINE, LEAST_LETTERS = 100, 1000, 0.25
 MOST_BROKEN = 0.001  # share of characters
-# U+FFFD is what a decoder writes for what it cannot read; the C1 controls appear where UTF-8 was read as Latin-1.
+# A decoder writes U+FFFD for bytes that it cannot read. C1 controls appear where UTF-8 was read as Latin-1.
 BROKEN = re.compile("[\ufffd\x80-\x84\x86-\x9f]")
 
 
 def unreadable(text: str) -> str:
-    """Why `text` is no text at all (`empty`, `broken encoding`); nothing if it is. Applied to every document."""
+    """Why `text` is not readable (`empty`, `broken encoding`); "" if it is. Every document is checked."""
     if not text.strip():
         return "empty"
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in set(text)):
@@ -23,7 +23,7 @@ def unreadable(text: str) -> str:
 
 
 def unwanted(text: str, language: str, config: CorpusConfig) -> str:
-    """Why a readable `text` should not be trained on; nothing if it should. `language` may be `code` or nothing."""
+    """Why a readable `text` should not be trained on; "" if it should. `language` may be `code` or ""."""
     if len(text.strip()) < config.minimum_characters:
         return "too short"
     if language == "code":

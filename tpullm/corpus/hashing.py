@@ -1,4 +1,4 @@
-"""The hashes of the text rooms: one that names a document, and one that mixes integers of arrays."""
+"""Hashes: SHA-256, which names a document, and SplitMix64, which mixes arrays of integers."""
 
 import hashlib
 

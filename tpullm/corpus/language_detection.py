@@ -1,7 +1,7 @@
-"""Which language a text is in, by its script and its commonest words.
+"""Detects the language of a text by its script and its common words.
 
-A trained classifier (fastText) knows more languages, but its weights must be downloaded; telling a Japanese text from
-an English one, or a German one from an English one, needs neither.
+A trained classifier (fastText) knows more languages, but its weights would have to be downloaded. Japanese, English and
+German texts can be told apart without it.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ WRITTEN_IN = {
     "hi": ("devanagari",),
     "th": ("thai",),
 }
-# Words that only one of these languages uses often.
+# Words that are frequent in one of these languages only.
 COMMON_WORDS = {
     "en": frozenset("the of and to is that it with for was are this be".split()),
     "fr": frozenset("le la les et des du est une dans qui pour au".split()),
@@ -45,7 +45,7 @@ COMMON_WORDS = {
 }
 SPACELESS = ("kana", "han", "thai")
 DENSE = ("kana", "han", "hangul")
-DENSITY = 3  # a syllable or an ideograph says about as much as three letters
+DENSITY = 3  # a syllable or an ideograph counts as three letters
 SAMPLE_CHARACTERS = 20_000
 LEAST_SHARE = 0.5
 LEAST_KANA = 0.05  # a Chinese text has none, a Japanese one about half
@@ -57,7 +57,7 @@ def code_points(text: str) -> np.ndarray:
 
 
 def script_shares(text: str) -> dict[str, float]:
-    """Share of each script in what a text's beginning says, in letters; all 0 without letters."""
+    """Share of each script in the letters at the beginning of a text, weighted by `DENSITY`; all 0 without letters."""
     points = code_points(text[:SAMPLE_CHARACTERS])
     counts = {
         name: sum(int(np.count_nonzero((points >= first) & (points <= last))) for first, last in blocks)
@@ -69,13 +69,13 @@ def script_shares(text: str) -> dict[str, float]:
 
 
 def is_spaceless(text: str) -> bool:
-    """Whether `text` is mostly in a script that puts no spaces between words (Japanese, Chinese, Thai)."""
+    """Whether `text` is mostly in scripts without spaces between words (Japanese, Chinese, Thai)."""
     shares = script_shares(text)
     return sum(shares[script] for script in SPACELESS) >= LEAST_SHARE
 
 
 def is_language(text: str, language: str) -> bool:
-    """Whether `text` can be in `language` (ISO 639-1): by script, and by common words where a script has several."""
+    """Whether `text` can be in `language` (ISO 639-1), by its script; Latin texts by their common words too."""
     shares = script_shares(text)
     scripts = WRITTEN_IN.get(language, ("latin",))
     if sum(shares[script] for script in scripts) < LEAST_SHARE:
@@ -94,7 +94,7 @@ def _reads_like_another(text: str, language: str) -> bool:
 
 
 def guess(text: str) -> str:
-    """The language of a text whose source names none: `ja`, `en`, or `und` (undetermined, ISO 639-2)."""
+    """The language of a text whose source names no language: `ja`, `en`, or `und` (undetermined, ISO 639-2)."""
     if is_language(text, "ja"):
         return "ja"
     words = text[:SAMPLE_CHARACTERS].lower().split()

@@ -8,8 +8,8 @@ HTML_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
 def html_to_text(page: str) -> str:
-    """The main text of an HTML page, without menus and footers (trafilatura, Barbaresi 2021), or else all its text."""
-    # datatrove's extractor is called in this process: its sandbox starts one more process per worker.
+    """The main text of an HTML page without menus (trafilatura, Barbaresi 2021), or all its text if that is empty."""
+    # Only the extractor of datatrove is called: its sandbox would start one more process per worker.
     from datatrove.pipeline.extractors import Trafilatura
     from trafilatura import html2txt
 
@@ -21,5 +21,5 @@ def html_to_text(page: str) -> str:
 
 
 def markdown_to_text(source: str) -> str:
-    """Markdown without front matter and comments; the rest is left, since it is how people write."""
+    """Markdown without front matter and comments. The rest stays, since people write text so."""
     return HTML_COMMENT.sub("", FRONT_MATTER.sub("", source))

@@ -1,4 +1,4 @@
-"""n-grams of a text as arrays: of words, or of characters where no spaces are written between words."""
+"""The n-grams of a text as arrays: of words, or of characters in scripts without spaces."""
 
 import re
 import zlib
@@ -12,7 +12,7 @@ WORD = re.compile(r"\w+")
 
 
 def units(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the n-grams of `text` are made of: hashes and lengths in characters, uint64 [units] each, at least one."""
+    """The words or characters of `text`: hashes and lengths in characters, uint64 [units] each, units >= 1."""
     if language_detection.is_spaceless(text):
         codes = language_detection.code_points("".join(text.split())).astype(np.uint64)
         return codes, np.ones_like(codes)
@@ -22,7 +22,7 @@ def units(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def hashes(codes: np.ndarray, n: int) -> np.ndarray:
-    """Hash of each run of `n` consecutive codes: uint64 [units - n + 1], nothing if there are fewer than `n`."""
+    """The hash of each run of `n` consecutive codes: uint64 [units - n + 1]; empty if there are fewer codes."""
     count = max(len(codes) - n + 1, 0)
     combined = np.zeros(count, dtype=np.uint64)
     for offset in range(n):

@@ -1,4 +1,4 @@
-"""The documentation and the source of the Python that runs this: text that every machine has (PSF licence)."""
+"""The documentation and the source code of the running Python: text that every machine has (PSF licence)."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ from tpullm.errors import UserError
 
 DOCUMENTATION, CODE = "documentation", "code"
 TOPICS = Path("pydoc_data", "topics.py")
-# Not the library itself: tests, other people's packages, programs, tables.
+# Folders that are not the library itself: tests, other packages, programs, tables.
 SKIPPED = {
     "__pycache__", "_pyrepl", "test", "tests", "idle_test", "site-packages", "dist-packages", "idlelib", "lib2to3",
     "turtledemo", "encodings", "pydoc_data", "ensurepip", "lib-dynload",
@@ -25,7 +25,7 @@ def folder() -> Path:
 
 
 def files(part: str) -> list[Path]:
-    """The files of the library to read for `documentation`, `code` or both (nothing), in a fixed order."""
+    """The files of the library to read for `documentation`, `code` or both (""), in a fixed order."""
     if part not in ("", DOCUMENTATION, CODE):
         raise UserError(
             f"corpus.sources: path {part!r} of a python source is not documentation, code or nothing (both)"
@@ -42,9 +42,9 @@ def files(part: str) -> list[Path]:
 
 
 def documents(path: Path, part: str) -> Iterator[Raw]:
-    """The documents of one file of `files(part)`: its docstrings as English, its source without them as code.
+    """The documents of one file of `files(part)`: its docstrings as English, and its source without docstrings as code.
 
-    A docstring is never in both, or held-out documentation would be trained on as code.
+    No docstring is in both: else held-out documentation would be trained on as code.
     """
     text = path.read_text(encoding="utf-8", errors="replace")
     if path == folder() / TOPICS:
@@ -74,7 +74,7 @@ def _module_name(path: Path) -> str:
 
 
 def _docstrings(module: ast.Module, name: str) -> str:
-    """What the docstrings of a module say, in its order: the module's, then each class's and function's by name."""
+    """The docstrings of a module, in its order, each under the name of its module, class or function."""
     parts = []
     for scope, title in _scopes(module, name):
         docstring = ast.get_docstring(scope)
@@ -84,7 +84,7 @@ def _docstrings(module: ast.Module, name: str) -> str:
 
 
 def _scopes(scope: Scope, title: str, prefix: str = "") -> Iterator[tuple[Scope, str]]:
-    """`scope` and all that is defined in it, outside in, each with the name and the arguments that a reader sees."""
+    """`scope` and the classes and functions in it, the outer ones first, each with its name and arguments."""
     yield scope, title
     for node in scope.body:
         if isinstance(node, ast.ClassDef):
@@ -94,7 +94,7 @@ def _scopes(scope: Scope, title: str, prefix: str = "") -> Iterator[tuple[Scope,
 
 
 def _with_body(node: ast.AST) -> Iterator[ast.AST]:
-    """`node` and the statements in it that hold others; `ast.walk` visits expressions too, in seven times the time."""
+    """`node` and the compound statements in it. `ast.walk` visits expressions too and takes seven times as long."""
     yield node
     for branch in ("body", "orelse", "handlers", "finalbody", "cases"):
         for child in getattr(node, branch, ()):
@@ -103,7 +103,7 @@ def _with_body(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _without_docstrings(module: ast.Module, text: str) -> str:
-    """The source with the lines of its docstrings removed; a body that was only a docstring becomes `pass`."""
+    """The source without the lines of its docstrings. A body that was only a docstring becomes `pass`."""
     lines = text.splitlines(keepends=True)
     for node in _with_body(module):
         if not isinstance(node, Scope) or ast.get_docstring(node, clean=False) is None:

@@ -1,6 +1,6 @@
-"""Files → raw documents, one reader a kind.
+"""Files → raw documents, one reader for each kind of file.
 
-datatrove's readers are not used here, where a user's file must never lose a line in silence: its JSON Lines reader
+A reader must not lose a line of a user's file silently, so datatrove's readers are not used. Its JSON Lines reader
 skips a broken line with a warning, and its WARC reader needs two C libraries to guess what the headers say.
 """
 
@@ -23,7 +23,7 @@ from tpullm.recipe.schema import Source
 
 
 def read(file: File, source: Source) -> Iterator[Raw]:
-    """The documents of one file, in its order; of a part of a file, those in about its first `file.bytes`.
+    """The documents of one file in their order; if only a part is read, those in about the first `file.bytes`.
 
     `UserError` names a file that is broken or cut off.
     """
@@ -37,7 +37,7 @@ def read(file: File, source: Source) -> Iterator[Raw]:
 
 
 def _first(documents: Iterator[Raw], most: int) -> Iterator[Raw]:
-    """Documents until they hold `most` bytes of text."""
+    """The first documents, until they hold `most` bytes of text."""
     taken = 0
     for raw in documents:
         yield raw
@@ -47,7 +47,7 @@ def _first(documents: Iterator[Raw], most: int) -> Iterator[Raw]:
 
 
 def _bytes(path: Path, most: int) -> bytes:
-    """A file's bytes, decompressed: all (-1), or the first `most`, to the end of a line or else of a character."""
+    """The decompressed bytes of a file: all (-1), or the first `most`, up to the end of a line, else of a character."""
     with open_bytes(path) as file:
         data = file.read(most)
         if most < 0 or not file.read(1):
@@ -75,7 +75,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, decompressed as its extension says."""
+    """The bytes of a file, decompressed as its extension says."""
     import bz2
     import gzip
 
@@ -159,7 +159,7 @@ def _parquet(path: Path, source: Source) -> Iterator[Raw]:
         raise UserError(f"{path}: is not Parquet or is cut off ({error}); copy or download it again") from None
 
 
-# Files that are one document each, and files that hold many.
+# Kinds of files that are one document each, and kinds that hold many documents.
 WHOLE: dict[str, Callable[[bytes], Raw]] = {"text": _text, "markdown": _markdown, "html": _html, "code": _code}
 MANY: dict[str, Callable[[Path, Source], Iterator[Raw]]] = {
     "jsonl": _jsonl,

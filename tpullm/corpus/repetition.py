@@ -5,20 +5,20 @@ import numpy as np
 from tpullm.corpus import language_detection as languages
 from tpullm.corpus import ngrams
 
-# Shares above which a document repeats itself: Gopher (Rae et al. 2021, table A1). Keys are lengths in words.
+# Shares of the characters above which a page is repetitive, by the length of the n-gram in words.
 TOP_SHARES = {2: 0.20, 3: 0.18, 4: 0.16}
 DUPLICATE_SHARES = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 DUPLICATE_LINES, DUPLICATE_LINE_CHARACTERS = 0.30, 0.20
-# A Japanese word has about two characters, so Gopher's n words are 2n characters where no spaces are written.
+# A Japanese word has about two characters, so n words are 2n characters in scripts without spaces.
 CHARACTERS_PER_WORD = 2
-# The shares of repeated n-grams grow with a text's length and were set for web pages: a book is judged by its pages.
+# Shares of repeated n-grams grow with the length of a text. The limits are for web pages, so a book is cut into pages.
 PAGE_CHARACTERS = 10_000
-# Shorter pages say a thing twice without being repetitive (Gopher drops texts under 50 words before it counts).
+# Shorter pages may repeat an n-gram and still be good text (Gopher drops texts under 50 words before it counts).
 LEAST_WORDS = 100
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether most pages of `text` repeat their own lines or n-grams too often (Gopher's rules)."""
+    """Whether most pages of `text` repeat their own lines or n-grams too often."""
     pages = [text[start : start + PAGE_CHARACTERS] for start in range(0, len(text), PAGE_CHARACTERS)]
     return 2 * sum(map(_is_repetitive_page, pages)) > len(pages)
 
@@ -28,8 +28,8 @@ def _is_repetitive_page(text: str) -> bool:
     repeated = _repeated_lines(lines)
     if len(repeated) > DUPLICATE_LINES * len(lines) and sum(map(len, repeated)) > DUPLICATE_LINE_CHARACTERS * len(text):
         return True
-    # The rules are those of datatrove's GopherRepetitionFilter, which cuts words with spaCy. Counted by its loops, over
-    # characters, a million characters of Soseki took 6 s (two shared cores); with arrays 1.5 s.
+    # The rules are those of datatrove's GopherRepetitionFilter, which finds words by spaCy. For a million characters of
+    # Soseki its loops over characters took 6 s (two shared cores), and arrays take 1.5 s.
     codes, lengths = ngrams.units(text)
     scale = CHARACTERS_PER_WORD if languages.is_spaceless(text) else 1
     if len(codes) < LEAST_WORDS * scale:
@@ -40,13 +40,13 @@ def _is_repetitive_page(text: str) -> bool:
 
 
 def _repeated_lines(lines: list[str]) -> list[str]:
-    """The lines that have come before."""
+    """The lines that repeat an earlier line."""
     seen: set[str] = set()
     return [line for line in lines if line in seen or seen.add(line)]
 
 
 def top_characters(codes: np.ndarray, lengths: np.ndarray, n: int) -> int:
-    """Characters of the commonest n-gram times how often it appears; 0 where it appears once."""
+    """Characters of the most frequent n-gram, times its count; 0 if no n-gram occurs twice."""
     grams, first, counts = np.unique(ngrams.hashes(codes, n), return_index=True, return_counts=True)
     if not len(grams) or counts.max() == 1:
         return 0
@@ -55,7 +55,7 @@ def top_characters(codes: np.ndarray, lengths: np.ndarray, n: int) -> int:
 
 
 def repeated_characters(codes: np.ndarray, lengths: np.ndarray, n: int) -> int:
-    """Characters that lie in an n-gram which has come before."""
+    """Characters in n-grams that repeat an earlier n-gram."""
     grams = ngrams.hashes(codes, n)
     repeats = np.ones(len(grams), dtype=bool)
     repeats[np.unique(grams, return_index=True)[1]] = False

@@ -1,4 +1,4 @@
-"""Looking at the whole corpus at once, by hashes: which documents are duplicates, which are held out."""
+"""Which documents of the whole corpus are duplicates and which are held out, decided by their hashes."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from tpullm.recipe.schema import CorpusConfig, Source
 
 @dataclass(slots=True)
 class Candidate:
-    """A document that passed the filters, and what becomes of it: `train`, `held_out`, or nothing (dropped)."""
+    """A document that passed the filters, and its split: `train`, `held_out`, or "" if it is dropped."""
 
     source: str
     record: Record
@@ -25,7 +25,10 @@ class Candidate:
 def select(
     found: list[Source], tasks: list[Task], results: list[Result], config: CorpusConfig, dropped: dict[str, Counter]
 ) -> dict[str, list[Candidate]]:
-    """The candidates of each source, decided except for sources of few documents, which are cut as they are written."""
+    """The candidates of each source with their splits.
+
+    A source of few documents is not split here: `collect` cuts it into stretches when it writes them.
+    """
     everything = candidates(tasks, results)
     chosen = {source.name: [one for one in everything if one.source == source.name] for source in found}
     for task, result in zip(tasks, results, strict=True):
@@ -41,13 +44,13 @@ def select(
     for name, reasons in drop_duplicates(everything, tasks, results, config.near_duplicate_similarity).items():
         dropped[name] += reasons
     for source in found:
-        if source.name not in few and config.held_out_fraction > 0:
+        if source.name not in few and not source.held_out and config.held_out_fraction > 0:
             hold_one_out(chosen[source.name])
     return chosen
 
 
 def candidates(tasks: list[Task], results: list[Result]) -> list[Candidate]:
-    """One candidate for each line of the spools, in their order."""
+    """One candidate for each line of the spool files, in their order."""
     return [
         Candidate(task.source.name, record, HELD_OUT if record.held_out else TRAIN)
         for task, result in zip(tasks, results, strict=True)
@@ -56,14 +59,14 @@ def candidates(tasks: list[Task], results: list[Result]) -> list[Candidate]:
 
 
 def limit(own: list[Candidate], documents: int) -> None:
-    """Take the first `documents` of a source (0 is all); what is named as held out does not count."""
+    """Keep the first `documents` of a source (0: all). Documents that the recipe holds out stay and do not count."""
     training = [candidate for candidate in own if candidate.split == TRAIN]
     for candidate in training[documents or len(training) :]:
         candidate.split = ""
 
 
 def is_few(own: list[Candidate], source: Source, config: CorpusConfig) -> bool:
-    """Whether a source has so few documents that its held-out text is stretches of them (`split.stretches`)."""
+    """Whether the source has so few documents that stretches of them are held out (`split.stretches`)."""
     kept = sum(candidate.split == TRAIN for candidate in own)
     return not source.held_out and config.held_out_fraction > 0 and kept < split.FEW
 
@@ -76,7 +79,7 @@ def hold_out(own: list[Candidate], fraction: float) -> None:
 
 
 def hold_one_out(own: list[Candidate]) -> None:
-    """Hold out the document with the lowest hash where the fraction caught none."""
+    """Hold out the document with the lowest hash if no document is held out yet."""
     training = [candidate for candidate in own if candidate.split == TRAIN]
     if len(training) > 1 and not any(candidate.split == HELD_OUT for candidate in own):
         for index in split.lowest([candidate.record.hash for candidate in training]):
@@ -86,7 +89,7 @@ def hold_one_out(own: list[Candidate]) -> None:
 def drop_duplicates(
     all_candidates: list[Candidate], tasks: list[Task], results: list[Result], similarity: float
 ) -> dict[str, Counter]:
-    """Drop what repeats another document of any source, held-out documents kept first; counts by source and reason."""
+    """Drop duplicates over all sources, and count them by source and reason. Of two copies the held-out one is kept."""
     signed = [task.source.deduplicate for task, result in zip(tasks, results, strict=True) for _ in result.records]
     rows = [candidate for candidate, is_signed in zip(all_candidates, signed, strict=True) if is_signed]
     keys = _joined(result.keys for result in results)
@@ -95,7 +98,7 @@ def drop_duplicates(
     order = [index for which in (HELD_OUT, TRAIN) for index, row in enumerate(rows) if row.split == which]
     dropped: dict[str, Counter] = {}
     for index, reason in dedup.duplicates(keys, signatures_DP, similarity, order).items():
-        if rows[index].record.held_out:  # the recipe names it: it is evaluated whole
+        if rows[index].record.held_out:  # the recipe holds it out by name, so all of it is evaluated
             continue
         rows[index].split = ""
         dropped.setdefault(rows[index].source, Counter())[reason] += 1

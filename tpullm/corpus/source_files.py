@@ -1,4 +1,4 @@
-"""The files of a source: which there are, which are read, and how each is read."""
+"""Finds the files of a source: which are read, how, and how much of them."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ EXTENSIONS = {
     ).split(),
 }
 KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
-# Text in a form that we don't read: a user who has such files should know that they were left out.
+# Text in formats that are not read. The log names such files, so that the user knows that they were left out.
 OFFICE = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pages", ".ppt", ".pptx", ".xls", ".xlsx")
 COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
 _HIDDEN = re.compile(r"(^|/)(\.|__pycache__/)")
@@ -40,9 +40,9 @@ class File:
 
     Args:
         path: where it is.
-        kind: how to read it.
-        bytes: how much of it is read.
-        held_out: whether its documents are held out by the recipe.
+        kind: how it is read, a key of `EXTENSIONS` or `python`.
+        bytes: how many of its bytes are read.
+        held_out: whether the recipe holds its documents out.
         is_part: whether only its first `bytes` are read.
     """
 
@@ -58,10 +58,10 @@ class Found:
     """The files of a source.
 
     Args:
-        files: to read, in a fixed order.
-        skipped: names of files in its folders that are not read, by reason.
-        files_there: how many could be read.
-        bytes_there: and how large they are together; more than is read where the source has a bound.
+        files: the files to read, in a fixed order.
+        skipped: names of the files in its folders that are not read, by reason.
+        files_there: how many files could be read.
+        bytes_there: the bytes of these files. Fewer are read if the source has a bound.
     """
 
     files: list[File]
@@ -76,17 +76,17 @@ class Found:
 
     @property
     def bytes_read(self) -> int:
-        """How much of them is read."""
+        """How many of their bytes are read."""
         return sum(file.bytes for file in self.read)
 
     @property
     def is_part(self) -> bool:
-        """Whether less is read than is there."""
+        """Whether fewer bytes are read than there are."""
         return self.bytes_read < self.bytes_there
 
 
 def find(source: Source, downloads: Path) -> Found:
-    """The files of a source; with `source.bytes`, as many of them as these bytes allow."""
+    """The files of a source; if `source.bytes` is set, as many files as fit in these bytes."""
     if source.kind == "tenki":
         return Found([], {})
     if source.kind == "python":
@@ -104,9 +104,9 @@ def find(source: Source, downloads: Path) -> Found:
 
 
 def _bounded(found: list[File], source: Source, skipped: dict[str, list[str]]) -> Found:
-    """At most `source.bytes` of the files: whole ones, chosen by the hash of their place, and a part of the last.
+    """At most `source.bytes` of the files: whole files in the order of the hash of their names, and a part of the last.
 
-    By hash, so that a part of a folder is like the whole of it, and not its first letters.
+    The order by hash makes the part of a folder a fair sample of it. The order by name would not.
     """
     total = sum(file.bytes for file in found)
     if not 0 < source.bytes < total:
@@ -122,14 +122,14 @@ def _bounded(found: list[File], source: Source, skipped: dict[str, list[str]]) -
 
 
 def name_of(file: File, source: Source) -> str:
-    """The file's place in the source's folder."""
+    """The path of a file in the folder of its source."""
     root = storage.path(source.path)
     inside = file.path != root and file.path.is_relative_to(root)
     return str(file.path.relative_to(root)) if inside else file.path.name
 
 
 def _at(source: Source, location: str, downloads: Path) -> tuple[list[File], dict[str, list[str]]]:
-    """The files at a location, and the names of those that are not read, by reason."""
+    """The files at a location, and the names of the files that are not read, by reason."""
     path = download.fetch(location, downloads) if download.is_url(location) else storage.path(location)
     if path.is_file():
         return [File(path, _kind_of_file(source, path), storage.size(path))], {}
@@ -155,7 +155,7 @@ def _at(source: Source, location: str, downloads: Path) -> tuple[list[File], dic
 
 
 def _kind_of_file(source: Source, path: Path) -> str:
-    """A single file is read as the source says, whatever its extension; one without any is text."""
+    """How a single file is read: as the source says, whatever its extension. A file without an extension is text."""
     kind = source.kind if source.kind != "files" else KINDS.get(extension(path) or ".txt")
     if kind is None:
         raise UserError(
@@ -169,13 +169,13 @@ def _known(kind: str) -> str:
 
 
 def extension(path: Path) -> str:
-    """The last extension in lower case, without one of compression: `.jsonl` for `a.JSONL.gz`."""
+    """The last extension in lower case, without that of a compression: `.jsonl` for `a.JSONL.gz`."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     return plain.suffix.lower()
 
 
 def walk(folder: Path) -> list[tuple[Path, Any]]:
-    """All files under `folder` (and their states, on `gs://`), in a fixed order, without hidden and compiled ones."""
+    """All files under `folder` in a fixed order, without hidden and compiled ones; on `gs://` with their status."""
     if storage.is_remote(folder):
         shown = [item for item in storage.files(folder).items() if not _HIDDEN.search(item[0])]
         return [(folder / name, status) for name, status in sorted(shown, key=lambda item: _place(item[0]))]
@@ -187,6 +187,6 @@ def walk(folder: Path) -> list[tuple[Path, Any]]:
 
 
 def _place(name: str) -> list[tuple[bool, str]]:
-    """Orders the files of a folder before its subfolders, as walking through it does."""
+    """A sort key that puts the files of a folder before its subfolders, as `os.walk` does."""
     *folders, file = name.split("/")
     return [(True, part) for part in folders] + [(False, file)]

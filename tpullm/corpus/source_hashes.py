@@ -1,4 +1,4 @@
-"""What the documents of a recipe depend on beside the recipe, as hashes: `collect` is done again when one changes."""
+"""Hashes of everything that the documents depend on beside the recipe. When one changes, `collect` runs again."""
 
 import platform
 from pathlib import Path
@@ -8,13 +8,13 @@ from tpullm import storage
 from tpullm.corpus import download, source_files, tenki
 from tpullm.recipe.schema import Source
 
-HASHED_BYTES = 1 << 30  # a larger file is known by its size and time: hashing it takes seconds at each start
+HASHED_BYTES = 1 << 30  # of a larger file, size and time are compared: hashing it takes seconds at each start
 
 
 def upstream(found: list[Source]) -> dict[str, Any]:
-    """Hashes of local files, the version of Python, and the version of tenki, whichever the sources read.
+    """Hashes of local files, the version of Python and the version of tenki, as far as the sources use them.
 
-    tenki is named by a number and not by the hash of its files: a changed comment is no reason to collect again.
+    tenki is named by `tenki.VERSION` and not by the hash of its source files: a changed comment changes no document.
     """
     hashes: dict[str, Any] = {}
     for source in found:
@@ -28,7 +28,7 @@ def upstream(found: list[Source]) -> dict[str, Any]:
 
 
 def _at(location: str) -> Any:
-    """A URL stands for itself: what it names is fetched once."""
+    """The hashes of the files at a location. A URL stands for itself, since its file is downloaded once."""
     if download.is_url(location):
         return location
     path = storage.path(location)

@@ -1,4 +1,4 @@
-"""Where a recipe's documents come from: its sources, and the files of each."""
+"""The sources of a recipe, and the checks of what they say."""
 
 import re
 
@@ -11,10 +11,10 @@ YOURS = "yours"
 
 
 def sources(recipe: Recipe) -> list[Source]:
-    """The recipe's sources and, with `text`, the user's own, named `yours`.
+    """The sources of the recipe and, if `text` is set, the user's own text as a source named `yours`.
 
-    The user's own text is drawn for a third of the training tokens (half the weight of all others). It is taken as it
-    is: no filter, however short; only what is empty, unreadable or there twice is left out.
+    The user's own text gets a third of the training tokens (half the weight of all other sources). It is not filtered,
+    however short it is: only empty, unreadable and duplicate documents are dropped.
     """
     named = list(recipe.corpus.sources)
     if not recipe.text:
@@ -29,7 +29,7 @@ def sources(recipe: Recipe) -> list[Source]:
 
 
 def check(found: list[Source]) -> None:
-    """Refuse sources that could not be read or should not be used; `UserError` names the source and the key."""
+    """Refuse sources that cannot be read or should not be used; `UserError` names the source and the key."""
     if not found:
         raise UserError(
             "corpus.sources: there is none; name at least one, or give your own text with --text FILE_OR_FOLDER"

@@ -1,4 +1,4 @@
-"""Which documents are held out: by the hash of their text, never by position."""
+"""Which documents are held out, decided by the hash of their text and never by their position."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -6,27 +6,27 @@ from itertools import groupby
 from tpullm.corpus.cutting import cut
 from tpullm.corpus.hashing import text_hash
 
-FEW = 20  # documents; a source of fewer is cut into stretches, since one document of it may be all of the text
+FEW = 20  # a source of fewer documents is cut into stretches, since one document may be most of its text
 SHORTEST_STRETCH = 200  # characters
 
 
 def is_held_out(text_hash: str, fraction: float) -> bool:
-    """Whether the document of this SHA-256 (hexadecimal) belongs to the held-out `fraction`, in whatever corpus."""
+    """Whether the document with this SHA-256 (hexadecimal) is in the held-out `fraction`, the same in every corpus."""
     return int(text_hash[:16], 16) < fraction * 2**64
 
 
 def lowest(hashes: Sequence[str], count: int = 1) -> list[int]:
-    """The indices of the `count` lowest hashes: as good a choice by hash where the fraction catches none."""
+    """The indices of the `count` lowest hashes: what is held out if no hash is in the held-out fraction."""
     return sorted(sorted(range(len(hashes)), key=lambda index: (hashes[index], index))[:count])
 
 
 def stretches(
     texts: Sequence[str], fraction: float, longest: int
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """Training and held-out documents of a source of few documents, each with the index of the text it is from.
+    """Training and held-out documents of a source of few documents, each with the index of its text.
 
-    The texts are cut, at line ends, into about `1 / fraction` stretches; those with the lowest hashes are held out (at
-    least one, where there are two), and what lies between them is joined again to documents of at most `longest`
+    The texts are cut at line ends into about `1 / fraction` stretches. The stretches with the lowest hashes are held
+    out, at least one if there are two. The stretches between them are joined to documents of at most `longest`
     characters.
     """
     length = max(int(sum(map(len, texts)) * fraction), SHORTEST_STRETCH)

@@ -1,6 +1,7 @@
-"""Reading and filtering in worker processes: a task is a part of a source, and its result depends on nothing else.
+"""The tasks of collect: worker processes read and filter one part of a source each. Tasks are independent.
 
-A task leaves two files: its spool, then its result. One whose result is there is finished, whoever made it.
+A task writes two files, first its spool and then its result. A task whose result exists is finished, whichever process
+ran it.
 """
 
 import json
@@ -22,7 +23,7 @@ from tpullm.corpus.source_files import File
 from tpullm.process import parts
 from tpullm.recipe.schema import CorpusConfig, Source
 
-# Two workers take 0.2 s to start and import for themselves; below this much text one process is done about as soon.
+# Two workers take 0.2 s to start and import their modules. One process reads less text than this in about that time.
 PARALLEL_BYTES = 3_000_000
 
 
@@ -33,11 +34,11 @@ class Task:
     Args:
         source: the source.
         files: the files to read; none for `tenki`.
-        bytes: about how much there is to read.
-        spool: where the texts that pass wait: one JSON string a line.
-        result: what was found, for `load`.
-        config: how they are filtered.
-        seed: for what is generated.
+        bytes: about how many bytes are read.
+        spool: the file of the texts that pass, one JSON string a line.
+        result: the file of the result, for `load`.
+        config: the settings of the filters.
+        seed: of what is generated.
     """
 
     source: Source
@@ -51,14 +52,14 @@ class Task:
 
 @dataclass
 class Result:
-    """What a task found.
+    """The result of a task.
 
     Args:
         records: one for each line of its spool.
-        keys: of the same documents, to find exact duplicates; none where the source keeps duplicates.
-        signatures: of the same documents, to find near duplicates; none where they are kept.
-        dropped: how many documents it dropped for which reason.
-        encodings: how many it read in which encoding other than UTF-8.
+        keys: exact keys of the same documents; none if the source keeps duplicates.
+        signatures: MinHash signatures of the same documents; none if near duplicates are kept.
+        dropped: how many documents were dropped, by reason.
+        encodings: how many documents were read in an encoding other than UTF-8, by encoding.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -74,7 +75,7 @@ def run_all(tasks: Sequence[Task], workers: int, finished: Callable[[], None]) -
 
 
 def run(task: Task) -> None:
-    """Read a task's files, drop what should not be used, write the rest to its spool, and what was found after it."""
+    """Read the files of a task, drop what should not be used, write the other texts to the spool, then the result."""
     with storage.atomic_file(task.spool) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as spool:
         result = _filtered(task, spool)
     with storage.atomic_file(task.result) as temporary, temporary.open("wb") as file:
@@ -91,7 +92,7 @@ def run(task: Task) -> None:
 
 
 def load(task: Task) -> Result:
-    """What a finished task found."""
+    """The result of a finished task."""
     with task.result.open("rb") as file, np.load(file) as arrays:
         found = {name: arrays[name].tolist() for name in ("hashes", "characters", "languages", "held_out")}
         found["hashes"] = [digest.hex() for digest in found["hashes"]]
@@ -128,7 +129,7 @@ def _raw_documents(task: Task) -> Iterator[tuple[Raw, bool]]:
 
 
 def _judge(raw: Raw, task: Task, held_out: bool) -> tuple[str, str]:
-    """Why a document is dropped (nothing if it is kept), and its language; what the recipe holds out is only read."""
+    """Why a document is dropped ("" if it is kept), and its language. What the recipe holds out passes every filter."""
     source = task.source
     reason = filters.unreadable(raw.text)
     if not reason and source.filter and not held_out:
@@ -138,7 +139,7 @@ def _judge(raw: Raw, task: Task, held_out: bool) -> tuple[str, str]:
 
 
 def _sign(result: Result, text: str, task: Task) -> None:
-    """Remember what duplicates are found by."""
+    """Add the exact key and the signature of a text, by which duplicates are found."""
     if task.source.deduplicate:
         result.keys.append(dedup.exact_key(text))
         if task.config.near_duplicate_similarity < 1:

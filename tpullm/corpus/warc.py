@@ -1,4 +1,4 @@
-"""The pages of a WARC file, as crawlers leave them, compressed or not."""
+"""The pages in a WARC file of a web crawl, compressed or not."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,7 @@ from tpullm.errors import UserError
 
 
 def read(path: Path) -> Iterator[Raw]:
+    """The pages of a file in their order; `UserError` if it is broken or cut off."""
     from warcio.archiveiterator import ArchiveIterator
     from warcio.exceptions import ArchiveLoadFailed
 
@@ -19,7 +20,7 @@ def read(path: Path) -> Iterator[Raw]:
         while True:
             try:
                 record = next(records, None)
-            except (ArchiveLoadFailed, AttributeError):  # the latter where a header is cut off before its address
+            except (ArchiveLoadFailed, AttributeError):  # AttributeError: a header is cut off before its address
                 raise _broken_warc(path) from None
             if record is None:
                 break
@@ -34,7 +35,7 @@ def read(path: Path) -> Iterator[Raw]:
 
 
 def _is_complete(record: Any) -> bool:
-    """Whether all of a record was there: warcio ends quietly where its bytes, or its header, are cut off."""
+    """Whether a record is complete: warcio stops silently where the bytes or the header are cut off."""
     announced = record.format == "warc" and record.rec_headers.get_header("Content-Length")
     return bool(announced) and getattr(record.raw_stream, "limit", 0) <= 0
 
@@ -44,7 +45,7 @@ def _broken_warc(path: Path) -> UserError:
 
 
 def _record(record: Any, data: bytes) -> Raw:
-    """One page of a crawl: `response` is as the server sent it, `conversion` is text already (WET)."""
+    """One page of a crawl: a `response` is as the server sent it, a `conversion` is plain text (WET)."""
     if record.rec_type == "conversion":
         text = encodings.decode(data)
         return NOT_UTF8 if text is None else Raw(text)

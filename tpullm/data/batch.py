@@ -1,4 +1,4 @@
-"""The batch: what every kind of training reads, and how pieces of documents become one.
+"""The batch, which every kind of training reads, and how it is built from pieces of documents.
 
 Shapes: B rows, T tokens in a row.
 """
@@ -15,10 +15,10 @@ class Batch:
     """Rows of tokens to predict; all `[B, T]`.
 
     Args:
-        inputs: int32, the token that is read.
-        targets: int32, the token that follows it in its document.
-        segment_ids: int32, from 1 in each row; attention never crosses a segment; 0 is padding.
-        positions: int32, the place within the segment, from 0.
+        inputs: int32, the tokens that are read.
+        targets: int32, the token that follows each input in its document.
+        segment_ids: int32, from 1 in each row; 0 is padding. Attention never crosses a segment.
+        positions: int32, the position within the segment, from 0.
         weights: float32, the weight of the target in the loss; 0 on padding.
     """
 
@@ -32,23 +32,23 @@ class Batch:
 class Documents(Protocol):
     """Documents of tokens with random access: a token store, or conversations in memory."""
 
-    lengths: np.ndarray  # int64 [documents], tokens of each
+    lengths: np.ndarray  # int64 [documents], the tokens of each document
     ids: np.ndarray  # uint64 [documents], first 8 bytes of each document's hash
 
     def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and weights of tokens `[start, start + count)` of each document, one after the other, flat."""
+        """Tokens and weights of `[start, start + count)` of each document, concatenated."""
         ...
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Pieces of documents laid into rows, in the order of the rows; int64 `[segments]` each.
+    """Pieces of documents in rows, ordered by row; int64 `[segments]` each.
 
     Args:
-        documents: which document.
-        starts: its first token that is read.
-        lengths: how many predictions; the tokens are one more.
-        rows: which row, in ascending order.
+        documents: the document of each piece.
+        starts: the first token that is read.
+        lengths: the number of predictions; the piece has one token more.
+        rows: the row, in ascending order.
     """
 
     documents: np.ndarray
@@ -58,9 +58,9 @@ class Segments:
 
 
 def build(parts: Sequence[tuple[Documents, Segments]], batch_size: int, sequence_length: int) -> Batch:
-    """The batch of the segments of each source; the rows of all sources together are those of the batch.
+    """The batch of the segments of all sources. Each row belongs to one source.
 
-    Rows that no segment names are padding. A row's segments come one after the other, and the rest is padding.
+    The segments of a row stand side by side, and the rest of the row is padding. A row without segments is padding.
     """
     shape = (batch_size, sequence_length)
     inputs, targets, segment_ids, positions = (np.zeros(shape, np.int32) for _ in range(4))
@@ -73,7 +73,7 @@ def build(parts: Sequence[tuple[Documents, Segments]], batch_size: int, sequence
         read[ends - 1] = followed[ends - lengths - 1] = False
         in_row = np.bincount(rows)
         numbers = flat_ranges(np.ones_like(in_row), in_row)
-        # A mask instead of the index of every token: a quarter of the memory to go through.
+        # A mask takes a quarter of the memory traffic of an index for every token.
         real = np.arange(sequence_length) < np.bincount(rows, lengths, batch_size)[:, None]
         inputs[real], targets[real], weights[real] = tokens[read], tokens[followed], token_weights[followed]
         segment_ids[real] = np.repeat(numbers.astype(np.int32), lengths)
@@ -82,11 +82,11 @@ def build(parts: Sequence[tuple[Documents, Segments]], batch_size: int, sequence
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """Batches of equally many rows, in order; views of the given one."""
+    """The batch in `parts` batches of equally many rows, in order; views of the given arrays."""
     arrays = (array.reshape(parts, -1, array.shape[1]) for array in vars(batch).values())
     return [Batch(*fields) for fields in zip(*arrays, strict=True)]
 
 
 def flat_ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """`begin, begin + 1, ..., begin + count - 1` for each pair, one after the other; int64."""
+    """`begin, begin + 1, ..., begin + count - 1` of each pair, concatenated; int64."""
     return np.arange(counts.sum()) + np.repeat(begins - (np.cumsum(counts) - counts), counts)

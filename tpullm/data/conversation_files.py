@@ -1,4 +1,4 @@
-"""Conversations as a recipe names them: JSON Lines files and tenki's questions, read, checked, and split by hash."""
+"""Reads the conversations that a recipe names, JSON Lines files and tenki's questions, and holds some out by hash."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ def read(path: Path | str) -> list[Messages]:
     """The conversations of a JSON Lines file: `{"messages": [{"role", "content"}, ...]}` in each line.
 
     Raises:
-        UserError: there is no such file, nothing in it, or a line that is no such conversation (which one is told).
+        UserError: the file does not exist, is empty, or has a line that is no conversation; the error names the line.
     """
     path = storage.path(path)
     if not path.is_file():
@@ -33,7 +33,7 @@ def read(path: Path | str) -> list[Messages]:
 
 
 def read_all(config: FinetuneConfig, seed: int) -> tuple[list[Messages], list[Messages]]:
-    """The conversations that a recipe names, to learn from and held out; `tenki` is the built-in questions."""
+    """Training and held-out conversations of all that a recipe names; `tenki` names the built-in questions."""
     learned: list[Messages] = []
     held_out: list[Messages] = []
     for name in config.conversations:
@@ -47,7 +47,7 @@ def read_all(config: FinetuneConfig, seed: int) -> tuple[list[Messages], list[Me
 
 
 def split(conversations: Iterable[Messages], held_out_fraction: float) -> tuple[list[Messages], list[Messages]]:
-    """Training and held-out conversations, chosen by the hash of each: a repeated one is on the same side."""
+    """Training and held-out conversations, by the hash of each, so copies of one conversation stay together."""
     train: list[Messages] = []
     held_out: list[Messages] = []
     for messages in conversations:
@@ -56,7 +56,7 @@ def split(conversations: Iterable[Messages], held_out_fraction: float) -> tuple[
 
 
 def identity(messages: Messages) -> int:
-    """The first 8 bytes of the SHA-256 of a conversation, as a number."""
+    """The first 8 bytes of the SHA-256 of a conversation, as an integer."""
     said = json.dumps([[message["role"], message["content"]] for message in messages], ensure_ascii=False)
     return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big")
 

@@ -1,4 +1,4 @@
-"""Conversations for supervised tuning: read, checked, tokenized by the chat template, held in memory."""
+"""Conversations for supervised tuning: tokenized by the chat template, in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class Conversations:
     """Tokenized conversations; it implements `tpullm.data.batch.Documents`.
 
     Args:
-        tokens: int32 [all tokens], one conversation after the other.
+        tokens: int32 [all tokens], the conversations concatenated.
         token_weights: float32 [all tokens], 1 on what the assistant says.
-        offsets: int64 [conversations + 1], where each begins.
-        ids: uint64 [conversations], the first 8 bytes of each one's hash.
+        offsets: int64 [conversations + 1], where each conversation begins.
+        ids: uint64 [conversations], the first 8 bytes of the hash of each conversation.
     """
 
     tokens: np.ndarray
@@ -35,16 +35,16 @@ class Conversations:
         return np.diff(self.offsets)
 
     def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and their weights, `[start, start + count)` of each conversation, one after the other, flat."""
+        """Tokens and weights of `[start, start + count)` of each conversation, concatenated."""
         where = flat_ranges(self.offsets[documents] + starts, counts)
         return self.tokens[where], self.token_weights[where]
 
 
 def tokenize(conversations: Sequence[Messages], tokenizer: Tokenizer, sequence_length: int, name: str) -> Conversations:
-    """Apply the chat template; conversations of more than `sequence_length` predictions are left out, and that is said.
+    """Apply the chat template, and drop conversations of more than `sequence_length` predictions; the log counts them.
 
     Raises:
-        UserError: none is left.
+        UserError: no conversation is left.
     """
     made = [example for messages in conversations for example in _shown(messages, tokenizer, name)]
     if len(made) > len(conversations):
@@ -67,7 +67,10 @@ def tokenize(conversations: Sequence[Messages], tokenizer: Tokenizer, sequence_l
 
 
 def _shown(messages: Messages, tokenizer: Tokenizer, name: str) -> list[tuple[int, list[int], list[float]]]:
-    """Number, ids and weights of a conversation; of each of its beginnings where that changes what is shown."""
+    """Identity, ids and weights of a conversation.
+
+    If the template shows earlier answers otherwise than the last one, each answer ends a conversation of its own.
+    """
     try:
         try:
             return [(identity(messages), *tokenizer.chat_template(messages))]

@@ -1,7 +1,7 @@
 """A flat array on disk or on `gs://`: zarr3 shards, written by TensorStore, read through memory maps.
 
-A shard is read through a memory map, so it takes only the memory that the system can spare for files. To read 40 tokens
-at a random place takes 1.2 microseconds so, and 10 through TensorStore.
+A memory map takes only the memory that the system can spare for files. It reads 40 tokens at a random place in 1.2
+microseconds, and TensorStore in 10.
 """
 
 import functools
@@ -14,16 +14,16 @@ from tpullm import storage
 from tpullm.data.batch import flat_ranges
 from tpullm.errors import UserError
 
-CHUNK_TOKENS = 16 * 1024  # read at once
-SHARD_TOKENS = 32 * 1024 * 1024  # one file
-CACHED_BYTES = 1 << 28  # of a store on gs://, in each process
+CHUNK_TOKENS = 16 * 1024  # the unit of reading
+SHARD_TOKENS = 32 * 1024 * 1024  # the tokens of one file
+CACHED_BYTES = 1 << 28  # of a store on gs://, for each process
 
 
 class Mapped:
-    """A flat array on disk, for reading: a memory map of each shard."""
+    """Reads a flat array on disk through a memory map of each shard."""
 
     def __init__(self, path: Path):
-        """Map the shards; `UserError` if one is missing, cut short or not as `write_store` leaves it."""
+        """Map the shards; `UserError` if one is missing, cut short, or not as `Appender` writes it."""
         array = _open(path)
         layout, size = array.chunk_layout, array.shape[0]
         self._dtype = array.dtype.numpy_dtype
@@ -35,7 +35,7 @@ class Mapped:
             self._shards.append(_map(file, count, layout.read_chunk.shape[0], self._dtype))
 
     def read(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """`[begin, end)` of each pair, one after the other; int32."""
+        """`[begin, end)` of each pair, concatenated; int32."""
         shards = begins // self._shard
         counts = (ends - 1) // self._shard - shards + 1
         shards = flat_ranges(shards, counts)
@@ -47,10 +47,10 @@ class Mapped:
         return np.frombuffer(flat, self._dtype).astype(np.int32)
 
     def _ask_for(self, shards: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> None:
-        """Have the system read all pieces at once; without that it reads each when it is touched, and Python waits.
+        """Have the system read all pieces at once. Else it reads each piece when Python touches it, and Python waits.
 
-        Measured on 400 pieces that were not in memory: 5 ms, where it was 69 ms and stopped other threads for up to a
-        second. Where all is in memory it costs 0.9 microseconds a piece.
+        400 pieces that were not in memory took 5 ms; without this call they took 69 ms and stopped other threads for up
+        to a second. The call costs 0.9 microseconds for a piece that is in memory.
         """
         begins = lows * self._dtype.itemsize // mmap.PAGESIZE * mmap.PAGESIZE
         sizes = highs * self._dtype.itemsize - begins
@@ -59,13 +59,13 @@ class Mapped:
 
 
 class Remote:
-    """A flat array on `gs://`, for reading: the wanted chunks alone, all at once, and again if asked again soon."""
+    """Reads a flat array on `gs://`: all wanted chunks in one batch of requests, through a cache."""
 
     def __init__(self, path: Path):
         self._path, self._array = path, _open(path)
 
     def read(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """`[begin, end)` of each pair, one after the other; int32."""
+        """`[begin, end)` of each pair, concatenated; int32."""
         import tensorstore
 
         with tensorstore.Batch() as batch:
@@ -81,8 +81,8 @@ class Remote:
 def _map(file: Path, count: int, chunk: int, dtype: np.dtype) -> memoryview:
     """The first `count` values of a shard.
 
-    A shard is its chunks, then an index of their places and sizes in bytes (zarr3, `sharding_indexed`). Whole chunks
-    in order, which is how TensorStore writes them all at once, make one array.
+    A shard holds its chunks, and then an index of their offsets and sizes in bytes (zarr3, `sharding_indexed`).
+    TensorStore writes a whole shard as whole chunks in order, so the chunks are one array.
     """
     chunks, chunk_bytes = -(-count // chunk), chunk * dtype.itemsize
     places = np.arange(chunks) * chunk_bytes
@@ -98,7 +98,7 @@ def _map(file: Path, count: int, chunk: int, dtype: np.dtype) -> memoryview:
 
 
 class Appender:
-    """Writes a flat array of unknown length, a whole shard at a time, so that no shard is written twice."""
+    """Writes a flat array of unknown length by whole shards, so that no shard is written twice."""
 
     def __init__(self, path: Path, dtype: np.dtype):
         self._array = _create(path, dtype, 0)
@@ -106,12 +106,14 @@ class Appender:
         self._held_tokens = self._written = 0
 
     def append(self, values: np.ndarray) -> None:
+        """Add values at the end."""
         self._held.append(values)
         self._held_tokens += len(values)
         if self._held_tokens >= SHARD_TOKENS:
             self._write(self._held_tokens - self._held_tokens % SHARD_TOKENS)
 
     def close(self) -> None:
+        """Write what is not written yet."""
         self._write(self._held_tokens)
 
     def _write(self, count: int) -> None:
@@ -128,7 +130,7 @@ def _create(path: Path, dtype: np.dtype, size: int):
     import tensorstore
 
     layout = tensorstore.ChunkLayout(write_chunk_shape=[SHARD_TOKENS], read_chunk_shape=[CHUNK_TOKENS])
-    spec = _spec(path) | {"store_data_equal_to_fill_value": True}  # a chunk of zeros has its place like any other
+    spec = _spec(path) | {"store_data_equal_to_fill_value": True}  # chunks of zeros are stored like any other chunk
     return tensorstore.open(
         spec, create=True, dtype=tensorstore.dtype(dtype), shape=[size], chunk_layout=layout
     ).result()
@@ -138,9 +140,7 @@ def _open(path: Path):
     import tensorstore
 
     try:
-        return tensorstore.open(
-            _spec(path), open=True, context=_context() if storage.is_remote(path) else None
-        ).result()
+        return tensorstore.open(_spec(path), context=_context() if storage.is_remote(path) else None).result()
     except ValueError as error:
         if told := storage.explain(error):
             raise told from error
@@ -150,9 +150,9 @@ def _open(path: Path):
 
 @functools.cache
 def _context():
-    """For `gs://`: an index of chunks is read once, and a request is repeated for some minutes.
+    """For `gs://`: an index of chunks is read once, and requests are repeated for some minutes.
 
-    Not for a disk: with a cache, what was read whole lay so that looking documents up in it took 1.17 times as long.
+    A disk has no cache: with one, `offsets` lay in memory so that looking up documents took 1.17 times as long.
     """
     import tensorstore
 
@@ -166,10 +166,12 @@ def _context():
 
 
 def write_all(path: Path, values: np.ndarray) -> None:
+    """Write a whole array."""
     _create(path, values.dtype, len(values)).write(values).result()
 
 
 def read_all(path: Path) -> np.ndarray:
+    """Read a whole array; `UserError` if it is broken."""
     return _open(path).read().result()
 
 

@@ -1,7 +1,8 @@
-"""Packing: whole documents laid side by side into rows of T predictions; longer ones are cut.
+"""Packing: documents side by side in rows of T predictions; documents that are longer than a row are cut.
 
-A document of n tokens holds n - 1 predictions. One of at most T predictions is never cut. A longer one is cut into
-full pieces and a rest, on a grid that moves from epoch to epoch, so that no place in it is always without context.
+A document of n tokens holds n - 1 predictions. A document of at most T predictions is never cut. A longer one is cut
+into pieces of T predictions and a rest. The grid of cuts moves from epoch to epoch, so that no token always stands at
+the beginning of its piece, without context.
 """
 
 from dataclasses import dataclass
@@ -14,16 +15,16 @@ from tpullm.data.batch import Segments, flat_ranges
 
 @dataclass(frozen=True)
 class Packing:
-    """Which pieces lie in which row; sorted by row. The integers of pieces are 32 bits where that is enough.
+    """The pieces of each row, sorted by row. `int` is int32 if all values fit, else int64.
 
     Args:
-        documents: int [pieces], the piece's document.
-        offsets: int [pieces], its first prediction on the unmoved grid.
-        lengths: int [pieces], its predictions.
+        documents: int [pieces], the document of each piece.
+        offsets: int [pieces], the first prediction of each piece on the unmoved grid.
+        lengths: int [pieces], the predictions of each piece.
         row_starts: int64 [rows + 1], the first piece of each row.
-        tokens: int64 [documents], of each document.
+        tokens: int64 [documents], the tokens of each document.
         sequence_length: T.
-        seed: moves the grid of cuts; None leaves it where it is.
+        seed: moves the grid of cuts; None leaves the grid unmoved.
     """
 
     documents: np.ndarray
@@ -36,19 +37,19 @@ class Packing:
 
     @property
     def rows(self) -> int:
-        """How many rows one epoch has."""
+        """The number of rows in an epoch."""
         return len(self.row_starts) - 1
 
     @property
     def fill(self) -> float:
-        """Share of the places that hold a prediction."""
+        """The share of positions that hold a prediction."""
         return float(self.lengths.sum()) / max(1, self.rows * self.sequence_length)
 
     def segments(self, rows: np.ndarray, epochs: np.ndarray) -> Segments:
-        """The pieces of `rows` (int64 [n]) in `epochs` (int64 [n]); the result numbers the rows from 0 to n - 1.
+        """The pieces of `rows` (int64 [n]) in `epochs` (int64 [n]). The result numbers the rows from 0 to n - 1.
 
-        A long document is a ring: its grid begins at a place that (seed, epoch, document) gives. The number and
-        lengths of its pieces stay as they are, and the piece that contains the end becomes two segments.
+        A long document is a ring: the hash of seed, epoch and document says where its grid begins. The number and the
+        lengths of its pieces do not change. The piece that contains the end of the document becomes two segments.
         """
         counts = self.row_starts[rows + 1] - self.row_starts[rows]
         piece = flat_ranges(self.row_starts[rows], counts)
@@ -74,12 +75,12 @@ class Packing:
 
 
 def pack(lengths: np.ndarray, sequence_length: int, seed: int, moving: bool = True) -> Packing:
-    """Lay documents of `lengths` tokens (int64 [documents]) into rows of `sequence_length` predictions.
+    """Pack documents of `lengths` tokens (int64 [documents]) into rows of `sequence_length` predictions.
 
     Best fit, longest first, on the histogram of lengths (Krell et al. 2021, "Efficient Sequence Packing without
-    Cross-contamination", section 3): the cost grows with the number of distinct lengths, and the documents are dealt
-    out by whole arrays. Documents of fewer than two tokens hold no prediction and are left out. Which documents share
-    a row depends on `seed`. With `moving` the cuts of long documents move from epoch to epoch.
+    Cross-contamination", section 3). The cost grows with the number of distinct lengths, and documents are assigned to
+    rows by whole arrays. Documents of fewer than two tokens hold no prediction and are left out. `seed` decides which
+    documents share a row. If `moving`, the cuts of long documents move from epoch to epoch.
     """
     lengths = np.asarray(lengths, np.int64)
     predictions = np.maximum(lengths - 1, 0)
@@ -88,16 +89,16 @@ def pack(lengths: np.ndarray, sequence_length: int, seed: int, moving: bool = Tr
     offsets = _compact(flat_ranges(np.zeros_like(pieces), pieces) * sequence_length)
     piece_lengths = _compact(np.minimum(sequence_length, predictions[documents] - offsets))
     shuffled = np.random.default_rng(seed).permutation(len(documents))
-    keys = piece_lengths[shuffled].astype(np.min_scalar_type(sequence_length))  # in 16 bits six times faster to sort
+    keys = piece_lengths[shuffled].astype(np.min_scalar_type(sequence_length))  # sorting 16 bits is six times faster
     pools = shuffled[np.argsort(keys, kind="stable")]
-    order, row_lengths = _deal(pools, np.bincount(piece_lengths, minlength=sequence_length + 1), sequence_length)
+    order, row_lengths = _assign(pools, np.bincount(piece_lengths, minlength=sequence_length + 1), sequence_length)
     row_starts = np.concatenate([[0], np.cumsum(row_lengths)])
     ordered = (documents[order], offsets[order], piece_lengths[order])
     return Packing(*ordered, row_starts, lengths, sequence_length, seed if moving else None)
 
 
-def _deal(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pieces in the order of the rows, and how many each row has; `pools` are the pieces sorted by length."""
+def _assign(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pieces in the order of the rows, and the number of pieces in each row. `pools` holds the pieces by length."""
     cursor = np.cumsum(histogram) - histogram
     order, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for count, contents in _fit(histogram, capacity):
@@ -113,14 +114,14 @@ def _deal(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> tuple[np.n
 
 
 def _fit(histogram: np.ndarray, capacity: int) -> list[tuple[int, tuple]]:
-    """Kinds of rows: (how many rows, ((length, copies), ...)), best fit with the longest pieces first."""
-    open_rows: dict[int, list[tuple[int, tuple]]] = {}  # by the space that is left
+    """Kinds of rows, (number of rows, ((length, copies), ...)), by best fit with the longest pieces first."""
+    open_rows: dict[int, list[tuple[int, tuple]]] = {}  # by the space left in a row
     for length in range(capacity, 0, -1):
         remaining = int(histogram[length])
         for space in sorted(space for space in open_rows if space >= length):
             while remaining and open_rows[space]:
                 count, contents = open_rows[space].pop()
-                copies = min(space // length, remaining)  # one row takes as many as fit before the next is touched
+                copies = min(space // length, remaining)  # a row is filled before the next row
                 used = min(count, remaining // copies)
                 if used < count:
                     open_rows[space].append((count - used, contents))

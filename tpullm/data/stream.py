@@ -1,8 +1,8 @@
-"""The data order as a function: which documents are in the batch of a step, whoever asks and whenever.
+"""The data order as a function of the step: which documents are in the batch of a step.
 
 Rows of packed documents are shuffled anew in each epoch, the sources are mixed by weight, and B rows make a batch. The
-whole state is the step. grain does the shuffling and reading ahead (and imports JAX where that is installed, so it is
-imported only when a stream is made).
+step is the whole state. grain shuffles and reads ahead. grain imports JAX if that is installed, so it is imported only
+when a stream is made.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe
 
-# Smaller batches are built several at a time: with 4 x 512 tokens and documents of 40 that is three times as fast.
+# Smaller batches are built several at once. That is three times as fast for 4 x 512 tokens and documents of 40 tokens.
 TOKENS_AT_ONCE = 64 * 1024
 
 
@@ -30,11 +30,11 @@ class Placed:
     """One piece of a document in a batch.
 
     Args:
-        source: the source's name.
-        document: its number in the source's store.
+        source: the name of the source.
+        document: the number of the document in the store of the source.
         id: the first 8 bytes of the hash of its text, as hex.
         start: the first token that is read.
-        length: how many tokens are predicted.
+        length: the number of tokens that are predicted.
         row: the row of the global batch.
     """
 
@@ -47,7 +47,7 @@ class Placed:
 
 
 class Stream:
-    """Batches of one stage of training: `batch_at(step)` is the same for every host count, worker count and restart."""
+    """The batches of a training stage. `batch_at(step)` does not depend on hosts, workers or restarts."""
 
     def __init__(
         self,
@@ -59,13 +59,13 @@ class Stream:
         own_rows: np.ndarray | None = None,
         what: str = "corpus",
     ):
-        """Pack and order the documents of `sources`; each host builds its own rows of every batch (None is all).
+        """Pack and order the documents of `sources`. Each host builds its own rows of every batch (None: all rows).
 
-        Weights are shares of the training tokens, relative to each other (held to 1 % of the smallest); a source
-        without weight or documents is left out.
+        Weights are relative shares of the training tokens, exact to 1 % of the smallest share. A source without weight
+        or documents is left out.
 
         Raises:
-            UserError: all sources together fill fewer rows than one batch.
+            UserError: all sources together fill fewer rows than one batch has.
         """
         self.batch_size, self.sequence_length = batch_size, sequence_length
         self.packings: dict[str, Packing] = {}
@@ -75,7 +75,7 @@ class Stream:
             if packed.rows and weights[name] > 0:
                 self.packings[name], self.sources[name] = packed, documents
         self._check_rows(what)
-        # a weight is a share of the tokens, and what is mixed are rows
+        # a weight is a share of the tokens, and rows are mixed
         shares = {name: weights[name] / packed.fill for name, packed in self.packings.items()}
         self.shares = {name: share / sum(shares.values()) for name, share in shares.items()}
         self._order = Order(
@@ -90,9 +90,9 @@ class Stream:
         return self._built(step, step + 1)[0]
 
     def batches(self, start: int, stop: int, workers: int = 2) -> Iterator[Batch]:
-        """The batches of the steps from `start` to `stop - 1`, `workers` threads reading ahead (0: none).
+        """The batches of the steps from `start` to `stop - 1`. `workers` threads read ahead (0: none).
 
-        The threads end with the generator: when it is used up, closed or collected.
+        The threads end when the generator is exhausted, closed or garbage-collected.
         """
         import grain
 
@@ -109,7 +109,7 @@ class Stream:
             iterator.close()
 
     def documents_at(self, step: int) -> list[Placed]:
-        """Which documents are in the global batch of `step`, row by row."""
+        """The pieces of documents in the global batch of `step`, row by row."""
         placed = []
         for name, segments in self._segments(step * self.batch_size + np.arange(self.batch_size)):
             columns = (segments.documents, segments.starts, segments.lengths, segments.rows)
@@ -119,15 +119,15 @@ class Stream:
         return sorted(placed, key=lambda piece: piece.row)
 
     def epoch_at(self, step: int) -> dict[str, float]:
-        """How often each source has been read when `step` begins."""
+        """How many epochs of each source have been read when `step` begins."""
         rows = step * self.batch_size
         return {name: rows * share / self.packings[name].rows for name, share in self.shares.items()}
 
     def _steps_at_once(self) -> int:
-        """How many batches are built at once: `TOKENS_AT_ONCE`, and no more than any source has in an epoch.
+        """How many batches are built at once: at most `TOKENS_AT_ONCE` tokens, and at most one epoch of each source.
 
-        To shuffle an epoch takes at least 22 ms, however few its rows are (`grain.experimental.index_shuffle`), and the
-        first batch should not wait for more than one.
+        `grain.experimental.index_shuffle` takes at least 22 ms for an epoch, however few rows it has, and the first
+        batch should wait for one epoch only.
         """
         epoch = 1 / max(self.epoch_at(1).values())
         return max(1, int(min(TOKENS_AT_ONCE / (len(self._own_rows) * self.sequence_length), epoch)))
@@ -139,7 +139,7 @@ class Stream:
         return split(build(parts, len(places), self.sequence_length), stop - start)
 
     def _segments(self, places: np.ndarray) -> list[tuple[str, Segments]]:
-        """By source, the pieces of documents at `places` (int64 [n]) of the order; row i of the result is places[i]."""
+        """By source, the pieces at `places` (int64 [n]) of the order. Row i of the result is `places[i]`."""
         sources, epochs, rows = self._order.at(places)
         parts = []
         for source, (name, packed) in enumerate(self.packings.items()):
@@ -161,7 +161,7 @@ class Stream:
 
 
 def pretraining_stream(recipe: Recipe, run: Path, own_rows: np.ndarray | None = None) -> Stream:
-    """The batches of `pretrain`: the training documents of every source that has a weight, from RUN/tokens."""
+    """The batches of `pretrain`: the training documents of every source with a weight, from RUN/tokens."""
     weights = {source.name: source.weight for source in corpus_sources(recipe) if source.weight > 0}
     stores = {name: TokenStore(run / "tokens" / name / "train") for name in weights}
     stage = recipe.pretrain
@@ -171,10 +171,10 @@ def pretraining_stream(recipe: Recipe, run: Path, own_rows: np.ndarray | None = 
 def evaluation_batches(
     documents: Documents, batch_size: int, sequence_length: int, rows: int = 0, own_rows: np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """All documents once, in a fixed order, in at most `rows` rows (0 is all); the last batch is padded with weight 0.
+    """All documents once in a fixed order, in at most `rows` rows (0: all). Padding, of weight 0, fills the last batch.
 
-    Documents that fit are whole, longer ones are cut on a fixed grid from their beginning. Which documents come is the
-    same on every machine and at every time. Each host builds its own rows of each batch (None is all).
+    Documents that fit a row are whole. Longer ones are cut on a fixed grid that starts at their beginning. Every call
+    chooses the same documents, on any machine. Each host builds its own rows of each batch (None: all rows).
     """
     packed = packing.pack(documents.lengths, sequence_length, seed=0, moving=False)
     order = np.random.default_rng(0).permutation(packed.rows)[: rows or None]
@@ -186,5 +186,5 @@ def evaluation_batches(
 
 
 def _seed(seed: int, *names: str) -> int:
-    """A seed of 32 bits for one use; sums would make epoch 1 of seed 0 that of epoch 0 of seed 1."""
+    """A seed of 32 bits for one use. With sums, epoch 1 of seed 0 would be epoch 0 of seed 1."""
     return int.from_bytes(hashlib.sha256(repr((seed, *names)).encode()).digest()[:4], "big")

@@ -19,7 +19,7 @@ class TokenStore:
     """Documents of a token store, for reading. It implements `tpullm.data.batch.Documents`."""
 
     def __init__(self, path: Path | str):
-        """Open `path` (`tokens/<source>/<split>`); `UserError` if it is not a token store."""
+        """Open the token store `path` (`tokens/<source>/<split>`); `UserError` if it is none."""
         path = storage.path(path)
         if not (path / "tokens").is_dir():
             raise UserError(f"{path}: no token store; make it with `tpullm tokenize`")
@@ -30,7 +30,7 @@ class TokenStore:
         self._tokens = (flat_array.Remote if storage.is_remote(path) else flat_array.Mapped)(path / "tokens")
 
     def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (int32, flat) of `[start, start + count)` of each document, one after the other, and weights of 1."""
+        """Tokens (int32) of `[start, start + count)` of each document, concatenated, and weights of 1."""
         begins = self.offsets[documents] + starts
         tokens = self._tokens.read(begins, begins + counts)
         return tokens, np.ones(len(tokens), np.float32)
@@ -42,14 +42,14 @@ class TokenStore:
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
-    """The smallest type for ids below `vocabulary_size`."""
+    """The smallest type that holds the ids below `vocabulary_size`."""
     return np.dtype(np.uint16 if vocabulary_size < 65_536 else np.uint32)
 
 
 def write_store(path: Path, parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], dtype: np.dtype) -> None:
-    """Write the store `path` from parts in order, each (tokens, lengths of its documents, ids of its documents).
+    """Write the store `path` from its parts in order, each (tokens, lengths of its documents, ids of its documents).
 
-    All or nothing: `path` appears when everything is written. A part at a time is in memory.
+    `path` appears when the store is complete. One part at a time is in memory.
     """
     with storage.atomic_directory(path) as temporary:
         lengths, ids = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]

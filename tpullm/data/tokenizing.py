@@ -1,7 +1,7 @@
-"""Documents → token stores, by many processes: each file of documents becomes a part, the parts become the stores.
+"""Documents → token stores, by many processes: a file of documents becomes a part, and the parts become the stores.
 
-A part that is finished is never made again, so a run that was killed goes on where it was; a part depends on its file
-and on the tokenizer only, so the stores are the same for any number of processes and machines.
+A finished part is never made again, so a run that was killed resumes. A part depends on its file and on the tokenizer
+alone, so the stores are the same for any number of processes and machines.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +16,13 @@ from tpullm.data import token_store
 from tpullm.process.parts import run_all
 from tpullm.tokenizer import load as load_tokenizer
 
-# Starting processes takes as long as this many (compressed) bytes of documents take one process.
+# Starting worker processes takes as long as tokenizing this many (compressed) bytes of documents.
 PARALLEL_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of documents and the file of its tokens."""
+    """One file of documents, and the file of its tokens."""
 
     source: str
     split: str
@@ -32,7 +32,7 @@ class Part:
 
 
 def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[str]) -> list[Part]:
-    """The parts of all files of documents; those of one source and split are neighbours, in order."""
+    """The parts of all files of documents, ordered by source, split and file."""
     planned: list[Part] = []
     for source in sources:
         for split in (documents_store.TRAIN, documents_store.HELD_OUT):
@@ -42,13 +42,13 @@ def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[str]) 
 
 
 def make(parts: Sequence[Part], workers: int, finished: Callable[[], None]) -> None:
-    """Tokenize files by `workers` processes (0: one per core); `finished` is called after each."""
+    """Tokenize the parts in `workers` processes (0: one for each core); `finished` is called after each part."""
     sizes = [storage.size(part.documents) for part in parts]
     run_all("tokenize", make_part, parts, sizes, workers, PARALLEL_BYTES, finished)
 
 
 def make_part(part: Part) -> None:
-    """Tokenize one file of documents; each document with its beginning and its end."""
+    """Tokenize one file of documents; each document gets its begin and end tokens."""
     tokenizer = load_tokenizer(part.tokenizer)
     dtype = token_store.token_dtype(tokenizer.vocabulary_size)
     tokens, ids, size = [np.zeros(0, dtype)], [], 0
@@ -63,7 +63,7 @@ def make_part(part: Part) -> None:
 
 
 def assemble(folder: Path, parts: Sequence[Part], vocabulary_size: int) -> dict[str, dict[str, dict[str, int]]]:
-    """Write `folder`/SOURCE/SPLIT from its parts; counts of documents, tokens and UTF-8 bytes by source and split."""
+    """Write `folder`/SOURCE/SPLIT from its parts; count documents, tokens and UTF-8 bytes by source and split."""
     groups: dict[tuple[str, str], list[Part]] = {}
     for part in parts:
         groups.setdefault((part.source, part.split), []).append(part)
@@ -78,7 +78,7 @@ def assemble(folder: Path, parts: Sequence[Part], vocabulary_size: int) -> dict[
 
 
 def _arrays(parts: Sequence[Part], counts: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Tokens, lengths and ids of each part, counted in `counts` as they go by."""
+    """Tokens, lengths and ids of each part, added to `counts`."""
     for part in parts:
         with part.tokens.open("rb") as file, np.load(file) as arrays:
             tokens, lengths, ids = arrays["tokens"], arrays["lengths"], arrays["ids"]

@@ -1,4 +1,4 @@
-"""`config.json` to our `ModelConfig` and back. What we don't compute is refused, never dropped."""
+"""`config.json` → `ModelConfig` and back. A setting that our model does not compute is refused and never ignored."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
 }
-# Keys that change what a model computes, and the values that leave it as we compute it.
+# Keys that change what a model computes, and the values with which our model computes the same.
 ONLY = {
     "partial_rotary_factor": (1, 1.0, None),
     "use_bidirectional_attention": (False, None),
@@ -34,7 +34,7 @@ WHY = {
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:
-    """The family of a `config.json`; `UserError` if it is none of ours, or asks for what we don't compute."""
+    """The family of a `config.json`; `UserError` if it is unknown, or a setting is one that we don't compute."""
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"{where}: model_type {name!r} is not known; known are {', '.join(sorted(FAMILIES))}")
@@ -47,10 +47,10 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
 
 
 def read(config: Mapping[str, Any], where: str) -> ModelConfig:
-    """Our config for the model of a `config.json`.
+    """The `ModelConfig` of a `config.json`.
 
     Raises:
-        UserError: an unknown family, a setting that we don't compute, or one that is missing or of a wrong type.
+        UserError: the family is unknown, or a setting is missing, of a wrong type, or one that we don't compute.
     """
     family = family_of(config, where)
     try:
@@ -64,7 +64,7 @@ def read(config: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
-    """Null is as if not said; where a default is not null, null means that the model does without."""
+    """A null is like a missing key, unless the default of the key is not null: then null turns the feature off."""
     fields: dict[str, Any] = {"tied_embeddings": False} | dict(family.fixed)
     fields |= {ours: said[theirs] for ours, theirs in family.keys.items() if said.get(theirs) is not None}
     for needed in ("layers", "width", "heads", "vocabulary_size", "context_length"):
@@ -110,13 +110,13 @@ def _windows(family: Family, said: Mapping, layers: int, where: str) -> tuple[in
 
 
 def write(config: ModelConfig, preferred: str = "") -> dict[str, Any]:
-    """The `config.json` of a model: of the first family that, read again, gives exactly this config.
+    """The `config.json` of a model, in the first family whose `config.json` reads back as exactly this config.
 
     Args:
-        preferred: the `model_type` to try first: that of the model's source.
+        preferred: the `model_type` to try first, which is that of the model's source.
 
     Raises:
-        UserError: no family has all that this config asks for.
+        UserError: no family has all settings of this config.
     """
     for name in sorted(FAMILIES, key=lambda name: name != preferred):
         written = _written(name, config)

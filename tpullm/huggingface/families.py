@@ -1,14 +1,14 @@
-"""The families of published models: for each, which names its tensors have and what its `config.json` says.
+"""The families of published models: for each the names of its tensors and the keys of its `config.json`.
 
-A family is a table, and never a model of its own: `model/` computes all of them.
+A family is a table and has no model code of its own: `model/` computes all families.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Ours, or several of ours that are one tensor of theirs, by their name; `{}` is the number of the layer, a second `{}`
-# that of the expert.
+# The name of their tensor → the name of our parameter, or of several that their tensor holds. The first `{}` is the
+# number of the layer, the second that of the expert.
 Names = Mapping[str, str | tuple[str, ...]]
 
 LLAMA_NAMES: Names = {
@@ -40,7 +40,7 @@ AFTER_NAMES = LLAMA_NAMES | {
     "model.layers.{}.post_feedforward_layernorm.weight": "layers.mlp_out_norm.scale",
 }
 AROUND_NAMES = AFTER_NAMES | {"model.layers.{}.pre_feedforward_layernorm.weight": "layers.mlp_norm.scale"}
-# Tensors of Llama that Phi-3 has in one.
+# Tensors of Llama that Phi-3 fuses.
 _FUSED = tuple(f".{part}_proj.weight" for part in ("q", "k", "v", "gate", "up"))
 PHI3_NAMES = {theirs: ours for theirs, ours in LLAMA_NAMES.items() if not theirs.endswith(_FUSED)} | {
     "model.layers.{}.self_attn.qkv_proj.weight": (
@@ -100,7 +100,7 @@ GPT2_NAMES: Names = {
     "lm_head.weight": "head",
 }
 
-# Their key of `config.json` by our field of `ModelConfig`.
+# Our field of `ModelConfig` → their key of `config.json`.
 LLAMA_KEYS = {
     "layers": "num_hidden_layers",
     "width": "hidden_size",
@@ -143,19 +143,19 @@ GPT2_KEYS = {
 
 @dataclass(frozen=True)
 class Family:
-    """How one family of models is written down.
+    """The files of one family of models.
 
     Args:
         architecture: the class in transformers.
-        names: of tensors.
-        keys: of `config.json`.
+        names: the names of tensors.
+        keys: the keys of `config.json`.
         fixed: fields of our config that all models of the family share.
-        defaults: what a missing key of theirs means.
-        window_of_layer: which layers have the window, if `layer_types` does not say; None is that none has one.
-        lists_windows: `layer_types` says which layers have the window.
-        biases: their key for biases of attention, and ours that it stands for.
+        defaults: the values of missing keys of `config.json`.
+        window_of_layer: whether a layer has the window if `layer_types` is missing; None if no layer has one.
+        lists_windows: whether `layer_types` says which layers have the window.
+        biases: their key of biases, and our fields for it.
         only: keys of `config.json` that change what a model of this family computes, and the values that we compute.
-        transposed: matrices are `[out, in]`.
+        transposed: whether matrices are `[out, in]`.
     """
 
     architecture: str
@@ -212,7 +212,7 @@ FAMILIES = {
         defaults=_SILU | {"rms_norm_eps": 1e-5},
         biases=_ATTENTION_BIAS,
     ),
-    # It computes what a Llama or, with a window, a Mistral does.
+    # Phi-3 computes the same as Llama or, with a window, as Mistral.
     "phi3": Family(
         "Phi3ForCausalLM",
         names=PHI3_NAMES,
@@ -228,7 +228,7 @@ FAMILIES = {
         defaults={"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True}
         | {"head_dim": 256, "num_key_value_heads": 16},
         biases=_ATTENTION_BIAS,
-        # It was trained with the approximation by tanh; the files that it was first published with call that `gelu`.
+        # Gemma was trained with the tanh approximation, which its first published files call `gelu`.
         only={"hidden_act": ("gelu_pytorch_tanh", "gelu", None), "hidden_activation": ("gelu_pytorch_tanh", None)},
     ),
     "gemma2": Family(

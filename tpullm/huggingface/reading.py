@@ -1,4 +1,4 @@
-"""Reading a Hugging Face directory: its config, and its tensors one at a time into our stacked parameters."""
+"""Reads a Hugging Face directory: its config, and its tensors, one at a time, into our stacked parameters."""
 
 import math
 import re
@@ -17,25 +17,26 @@ from tpullm.recipe.schema import ModelConfig
 from tpullm.tokenizer.json_files import read_json
 
 Tree = Any
-# Tables that older versions of transformers saved with the model, and computed again when they loaded it.
+# Tables that older versions of transformers saved with the model, and recomputed when they loaded it.
 _COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias)$")
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, Family]:
-    """Our config of the model in `folder`, and its family; `UserError` if we can't compute it."""
+    """The `ModelConfig` of the model in `folder`, and its family; `UserError` if we can't compute the model."""
     path = folder / "config.json"
     config = read_json(path)
     return configs.read(config, str(path)), FAMILIES[config["model_type"]]
 
 
 def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers: int) -> list[tuple]:
-    """Every tensor of the source is used once and every parameter is set once: what `fill` reads.
+    """Check that every tensor is used once and every parameter is set once.
 
     Returns:
-        Of each tensor: its name in the files, ours that it holds, its place in them, how many dimensions are inputs.
+        What `fill` reads. For each tensor: its name in the files, the names of our parameters in it, its place in them,
+        and the number of input dimensions.
 
     Raises:
-        UserError: tensors are missing, left over or of another shape; it names them.
+        UserError: tensors are missing, unknown or of another shape; the error names them.
     """
     shapes, axes = tensors.flat(shapes), tensors.flat(axes)
     named = _as_named(source.files, family)
@@ -59,13 +60,13 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
 
 
 def stored(source: WeightFiles, wanted: list[tuple]) -> dict[str, np.dtype]:
-    """The type of each of our parameters in the files; float32 where its tensors are of several.
+    """The type of each of our parameters in the files; float32 if its tensors have several types.
 
     Args:
-        wanted: of `check`.
+        wanted: the result of `check`.
 
     Raises:
-        UserError: a type that is no floating-point number we know: the checkpoint is quantized.
+        UserError: the type of a tensor is not a known floating-point type, so the checkpoint is quantized.
     """
     found: dict[str, set[str]] = {}
     for name, ours, *_ in wanted:
@@ -86,18 +87,18 @@ def fill(
     place: Callable[[np.ndarray, Any], Any],
     done: Callable[[int], None],
 ) -> Tree:
-    """All parameters, `[L, ...]` where they are stacked, from the tensors of a directory.
+    """All parameters, stacked ones as `[L, ...]`, from the tensors of a directory.
 
-    Memory is that of what `place` gives, of one parameter and of one tensor.
+    Memory holds the results of `place`, one parameter and one tensor.
 
     Args:
-        targets: shape and type of each of our parameters.
-        axes: their logical axes.
-        place: called with each parameter as soon as it is whole, and its target; what it gives is in the result.
+        targets: the shape and type of each of our parameters.
+        axes: the logical axes of each of our parameters.
+        place: called with each complete parameter and its target; its result is in the returned tree.
         done: called with the bytes of each tensor.
 
     Raises:
-        UserError: tensors are missing, left over or of another shape; it names them.
+        UserError: tensors are missing, unknown or of another shape; the error names them.
     """
     found, held, wanted = {}, {}, check(source, family, targets, axes, layers)
     targets, left = tensors.flat(targets), Counter(key for _, ours, *_ in wanted for key in ours)
@@ -116,7 +117,7 @@ def fill(
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array that begins at a multiple of 64 bytes: such a one JAX takes on a CPU as it is, without a copy."""
+    """An array that begins at a multiple of 64 bytes, which JAX uses on a CPU without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
@@ -124,7 +125,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _as_named(files: dict[str, str], family: Family) -> dict[str, str]:
-    """Their names as the family writes them, to the names in the files: the model's own prefix may be left out."""
+    """The family's names of the tensors → their names in the files, which may lack the prefix of the model."""
     prefix = next(iter(family.names)).split(".")[0] + "."
     if any(name.startswith(prefix) for name in files):
         return {name: name for name in files}
@@ -132,7 +133,7 @@ def _as_named(files: dict[str, str], family: Family) -> dict[str, str]:
 
 
 def _tied(source: WeightFiles, named: dict[str, str], over: set[str]) -> None:
-    """A second copy of tied weights is no tensor too many, if it is the same."""
+    """Accept a second copy of tied weights if it is equal to the first; else `UserError`."""
     embedding = next((name for name in named if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
     if "lm_head.weight" in over and embedding:
         if not np.array_equal(source(named["lm_head.weight"]), source(named[embedding])):

@@ -1,4 +1,4 @@
-"""Rotary positions in `config.json`: our rope fields from theirs, and theirs from ours."""
+"""Rotary positions in `config.json`, read into our fields and written from them."""
 
 import math
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def read(said: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> dict
 
 
 def _scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, Any], where: str) -> RopeScaling:
-    """Our `RopeScaling` of theirs; the older name of `rope_type` is `type`."""
+    """Our `RopeScaling` for theirs. The older name of `rope_type` is `type`."""
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "default":
         return RopeScaling()
@@ -63,7 +63,7 @@ def _scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, Any], 
 
 
 def _yarn(scaling: Mapping[str, Any], factor: float) -> float:
-    """What YaRN multiplies cosine and sine by (Peng et al. 2023, section 3.4; DeepSeek's two `mscale`s)."""
+    """The factor of cosine and sine in YaRN (Peng et al. 2023, section 3.4; DeepSeek has two `mscale`s)."""
     if scaling.get("attention_factor"):
         return float(scaling["attention_factor"])
     scale = lambda weight: 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0  # noqa: E731
@@ -73,7 +73,7 @@ def _yarn(scaling: Mapping[str, Any], factor: float) -> float:
 
 
 def write(name: str, config: ModelConfig) -> dict[str, Any]:
-    """As transformers 5 writes it, and as engines made before it read it."""
+    """The keys that transformers 5 writes, and the older keys that engines read."""
     scaling = _scaling_written(config.rope_scaling)
     whole = {"rope_theta": config.rope_theta, **scaling}
     older = {"rope_theta": config.rope_theta, "rope_scaling": scaling if config.rope_scaling.kind != "none" else None}

@@ -1,8 +1,9 @@
-"""Their tensors to our parameters and back, one at a time.
+"""Their tensors → our parameters and back, one tensor at a time.
 
-Theirs are one tensor a layer, or one for each expert of a layer, and `[out, in]`; ours are stacked, `[L, *inputs,
-*outputs]` or `[L, E, *inputs, *outputs]`, heads apart from their width. Tables lie as ours do, and so does a tensor
-with all experts of a layer; two of ours in one of those take turns in its last dimension (gpt-oss).
+Theirs are `[out, in]`, one for each layer, or one for each expert of a layer. Ours are stacked, `[L, *inputs,
+*outputs]` or `[L, E, *inputs, *outputs]`, with a dimension for heads and one for their width. Tables have the same
+layout in both, and so has a tensor with all experts of a layer. If such a tensor holds two of our parameters, they
+alternate along its last dimension (gpt-oss).
 """
 
 import itertools
@@ -15,7 +16,7 @@ import numpy as np
 from tpullm.huggingface.families import Family
 
 Tree = Any
-# The numbers of the layer and of the expert that a tensor is of: both, the first, or neither.
+# The layer and the expert of a tensor: both, the layer alone, or neither.
 Place = tuple[int, ...]
 
 
@@ -28,10 +29,10 @@ def flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
 
 
 def pieces(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[tuple[str, tuple[str, ...], Place]]:
-    """Every tensor of theirs that the model has: its name, ours that it holds, and its place in them.
+    """For each of their tensors: its name, the names of our parameters in it, and its place in them.
 
     Args:
-        shapes: of our parameters, by flat name: those that are not there, the model doesn't have.
+        shapes: the shapes of our parameters, by flat name. A parameter without a shape is not in the model.
     """
     for theirs, ours in family.names.items():
         ours = (ours,) if isinstance(ours, str) else ours
@@ -42,11 +43,11 @@ def pieces(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[tupl
 
 
 def split(family: Family, tensor: np.ndarray, shapes: list[tuple[int, ...]], inputs: int) -> list[np.ndarray]:
-    """One tensor of theirs as ours; views of it.
+    """The parts of one of their tensors in our layout, as views of it.
 
     Args:
-        shapes: of ours, at the tensor's place.
-        inputs: of `input_dimensions`.
+        shapes: the shapes of the parts.
+        inputs: the result of `input_dimensions`.
     """
     assert tensor.shape == their_shape(family, shapes, inputs), f"{tensor.shape}: see reading.check"
     if inputs == 0:
@@ -79,7 +80,7 @@ def their_shape(family: Family, shapes: list[tuple[int, ...]], inputs: int) -> t
 
 
 def input_dimensions(name: str, axes: tuple[str, ...], place: Place) -> int:
-    """How many dimensions of our parameter are inputs of its product; -1 for a vector, 0 for what lies as ours does."""
+    """How many dimensions of our parameter are inputs of its matmul; -1 for a vector, 0 if the layouts are the same."""
     axes = axes[len(place) :]
     if name in ("embedding", "position_embedding", "head") or (axes[0] == "experts" and len(axes) > 1):
         return 0
@@ -89,7 +90,7 @@ def input_dimensions(name: str, axes: tuple[str, ...], place: Place) -> int:
 
 
 def is_vector(name: str) -> bool:
-    """Whether our parameter of this name is a scale or the like, and no matrix or table."""
+    """Whether our parameter of this name is a vector, such as a scale, and no matrix or table."""
     return name.endswith((".scale", ".bias", ".sinks"))
 
 

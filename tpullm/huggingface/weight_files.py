@@ -13,7 +13,7 @@ from tpullm.tokenizer.json_files import read_json
 DTYPES = {"F32": np.dtype("float32"), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype("float16")}
 TYPE_NAMES = {dtype.name: name for name, dtype in DTYPES.items()}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-# Files are mapped into memory while they are open; after this many bytes of tensors they are closed.
+# Open files are mapped into memory. They are closed after this many bytes of tensors.
 MAPPED_BYTES = 1 << 28
 
 
@@ -22,7 +22,7 @@ class WeightFiles:
 
     Attributes:
         files: the file of each tensor.
-        size: of all files, in bytes.
+        size: the bytes of all files.
     """
 
     def __init__(self, folder: Path, stack: ExitStack):
@@ -40,7 +40,7 @@ class WeightFiles:
         self.size = sum((folder / name).stat().st_size for name in set(self.files.values()))
 
     def __call__(self, name: str) -> np.ndarray:
-        """One tensor, as it is stored."""
+        """One tensor in its stored type."""
         tensor = self._read(name, lambda handle: handle.get_tensor(name))
         self._mapped += tensor.nbytes
         if self._mapped > MAPPED_BYTES:
@@ -49,7 +49,7 @@ class WeightFiles:
         return tensor
 
     def dtype(self, name: str) -> str:
-        """The type of one tensor, by its name in the files: `BF16`."""
+        """The type of one tensor, as safetensors names it: `BF16`."""
         return self._read(name, lambda handle: handle.get_slice(name).get_dtype())
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -61,7 +61,7 @@ class WeightFiles:
             return read(self._handle(self.files[name]))
         except UserError:
             raise
-        except Exception as error:  # the library raises classes of its own, and some of the standard ones
+        except Exception as error:  # the library raises errors of its own and of the standard library
             raise UserError(
                 f"{self.folder / self.files[name]}: {name} can't be read ({error}); fetch it again"
             ) from None

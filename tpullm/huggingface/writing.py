@@ -1,4 +1,4 @@
-"""Writing a Hugging Face directory: tensors one at a time, in shards with an index, and the `config.json`."""
+"""Writes a Hugging Face directory: tensors, one at a time, in shards with an index, and `config.json`."""
 
 import dataclasses
 import json
@@ -23,9 +23,9 @@ class Parameters:
     """Our parameters, each read when it is needed.
 
     Args:
-        targets: shape of each, and the type to write it in, by flat name.
-        axes: logical axes of each.
-        read: gives one, as a numpy array.
+        targets: the shape of each, and the type to write, by flat name.
+        axes: the logical axes of each.
+        read: returns one parameter as a numpy array.
     """
 
     targets: dict[str, Any]
@@ -34,12 +34,12 @@ class Parameters:
 
 
 def size(params: Parameters, key: str) -> int:
-    """Bytes of one parameter in the files."""
+    """The bytes of one parameter in the files."""
     return math.prod(params.targets[key].shape) * params.targets[key].dtype.itemsize
 
 
 def _as_published(config: ModelConfig, params: Parameters, preferred: str):
-    """The `config.json` of the model, and the model as that says it."""
+    """The `config.json` of the model, and the config and parameters that match it."""
     try:
         return configs.write(config, preferred), config, params
     except UserError:
@@ -50,9 +50,9 @@ def _as_published(config: ModelConfig, params: Parameters, preferred: str):
 
 
 def unscaled(config: ModelConfig, params: Parameters) -> tuple[ModelConfig, Parameters]:
-    """The same model with embeddings that hold the root of the width, and thus an output table of its own.
+    """The same model with embeddings that are multiplied by the root of the width, and thus with its own output table.
 
-    Our own models multiply embeddings by it when they are used; no published family with norms like theirs does.
+    Our own models multiply embeddings by the root when they look them up. No published family with the same norms does.
     """
     output = "embedding" if config.tied_embeddings else "head"
 
@@ -74,13 +74,13 @@ def write_model(
     shard_bytes: int,
     preferred: str = "",
 ) -> None:
-    """Write `config.json` and the weights. Memory is that of the parameters that make one tensor, and of that tensor.
+    """Write `config.json` and the weights. Memory holds one tensor and the parameters that it is made of.
 
     Args:
         folder: an empty folder.
-        described: more keys of `config.json`: the ids of special tokens.
+        described: further keys of `config.json`: the ids of special tokens.
         done: called with the bytes of each tensor.
-        shard_bytes: the largest file of weights.
+        shard_bytes: the largest size of a file of weights.
         preferred: the `model_type` to try first.
 
     Raises:
@@ -96,7 +96,7 @@ def write_model(
         with open(folder / name, "wb") as file:
             file.write(_header(shard))
             for entry in shard:
-                held = {key: held[key] for key in entry.ours if key in held}  # before others are read
+                held = {key: held[key] for key in entry.ours if key in held}  # released before others are read
                 held |= {key: params.read(key) for key in entry.ours if key not in held}
                 _write_tensor(file, family, entry, held)
                 files[entry.name] = name
@@ -115,12 +115,12 @@ def _write_tensor(file, family: Family, entry: "_Tensor", held: dict[str, np.nda
         tensor = np.ascontiguousarray(exact.astype(entry.dtype, copy=False))
     if tensor.dtype == np.float16 and np.isinf(tensor).any() and not np.isinf(exact).any():
         raise UserError(f"--dtype: float16 is too small for the values of {entry.name}; use bfloat16")
-    file.write(tensor.reshape(-1).view(np.uint8))  # `tofile` doesn't say that the device is full
+    file.write(tensor.reshape(-1).view(np.uint8))  # `tofile` raises no error if the device is full
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One tensor of theirs: its name, shape and type, ours that it holds and where, how many dimensions are inputs."""
+    """One of their tensors: name, shape, type, our parameters in it, its place in them, and its input dimensions."""
 
     name: str
     shape: tuple[int, ...]
@@ -154,7 +154,7 @@ def _shards(plan: list[_Tensor], most: int) -> list[list[_Tensor]]:
 
 
 def _header(shard: list[_Tensor]) -> bytes:
-    """The header of a safetensors file (huggingface.co/docs/safetensors): its length, and JSON of where tensors lie."""
+    """The header of a safetensors file (huggingface.co/docs/safetensors): its length, and offsets as JSON."""
     described, end = {"__metadata__": {"format": "pt"}}, 0
     for entry in shard:
         start, end = end, end + entry.size

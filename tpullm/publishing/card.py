@@ -1,4 +1,4 @@
-"""The model card, `README.md` of a published model: what it is, what it learned from, how good it is."""
+"""The model card, `README.md` of a published model: what it is, its data, and how good it is."""
 
 import json
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ def write(folder: Path, card: dict[str, Any]) -> None:
 
     Args:
         card: `name`, `parameters`, `config` (of `config.json`), `talks`, `licence` (or ""), `base` (or ""), `recipe`,
-            `data` (the text of the data card, or ""), `languages`, `evaluation` (what was measured, and the result).
+            `data` (the text of the data card, or ""), `languages`, `evaluation` (pairs of a measure and its result).
     """
     (folder / "README.md").write_text("\n\n".join(_sections(card)) + "\n", encoding="utf-8")
 
@@ -58,7 +58,7 @@ _SHAPES = (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))
 
 
 def _front_matter(card: dict[str, Any]) -> str:
-    """What the Hub reads; a licence that it has no name for is `other`."""
+    """What the Hub reads. A licence that the Hub has no name for is `other`."""
     name = card["licence"].lower()
     is_name = name and all(character.isalnum() or character in "-." for character in name)
     lines = ["---", f"license: {name if is_name else 'other'}"]

@@ -1,4 +1,4 @@
-"""Silent faults of a directory in the format of Hugging Face: what loads without a word and gives wrong text."""
+"""Finds silent faults of a Hugging Face directory: it loads without an error, and the model writes wrong text."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ class Finding:
     """One fault.
 
     Args:
-        severity: `error` makes wrong text or none; `warning` may.
-        what: the fault, where it is, and what to do.
+        severity: an `error` makes wrong text or none; a `warning` may.
+        what: the fault, its place, and what to do.
     """
 
     severity: Severity
@@ -34,10 +34,10 @@ class Finding:
 def examine(
     folder: Path, shapes_of: Callable[[Any], tuple[Any, Any]], done: Callable[[int], None]
 ) -> Iterator[Finding]:
-    """Every fault that is found, the gravest kind of each part first.
+    """The faults of a directory, part by part.
 
     Args:
-        shapes_of: gives the shapes and axes of the parameters of a `ModelConfig`.
+        shapes_of: returns the shapes and axes of the parameters of a `ModelConfig`.
         done: called with the bytes of each tensor.
     """
     config = read_json(folder / "config.json")
@@ -78,7 +78,7 @@ def _positions(config: dict) -> Iterator[Finding]:
 
 
 def _ends(folder: Path, config: dict) -> Iterator[Finding]:
-    """Every engine reads the end tokens from another of the three files."""
+    """Three files name end tokens, and engines differ in which of them they read."""
     generation = read_optional(folder / "generation_config.json")
     found = {"config.json": config.get("eos_token_id"), "generation_config.json": generation.get("eos_token_id")}
     sets = {name: set(ends if isinstance(ends, list) else [ends]) for name, ends in found.items() if ends is not None}
@@ -123,7 +123,7 @@ def _tokens(tokenizer: PublishedTokenizer, config: dict) -> Iterator[Finding]:
 
 
 def _first_space(folder: Path) -> Iterator[Finding]:
-    """Llama 2's tokenizer puts a space before a text; whether also after each special token, its class decides anew."""
+    """Llama 2's tokenizer puts a space before a text. The tokenizer class decides whether also after special tokens."""
     said = read_optional(folder / "tokenizer_config.json")
     normalizer = json.dumps(read_json(folder / "tokenizer.json").get("normalizer"))
     if str(said.get("tokenizer_class")).startswith("Llama") and not said.get("legacy") and '"Prepend"' in normalizer:
@@ -190,5 +190,5 @@ def _values(name: str, tensor: np.ndarray, is_vector: bool) -> Iterator[Finding]
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         yield Finding("error", f"{name}: {bad} of {values.size} values are NaN or infinite; fetch or export it again")
-    elif not values.any() and not is_vector:  # zero biases are usual, and a scale of zero is 1 in Gemma
+    elif not values.any() and not is_vector:  # biases are often zero, and a scale of zero means 1 in Gemma
         yield Finding("error", f"{name}: all zero; it was never loaded where it was exported from")

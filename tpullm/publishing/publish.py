@@ -1,4 +1,4 @@
-"""A checkpoint as a published model: its weights, its tokenizer, and a card that says what it is."""
+"""Writes a checkpoint as a published model: its weights, its tokenizer, and a model card."""
 
 import math
 import shutil
@@ -30,13 +30,13 @@ def write(
     """Write `model` into the empty `folder`; returns the bytes of its weights.
 
     Args:
-        name: of the model, for its card.
-        dtype: of the weights, `float32`, `bfloat16` or `float16`; `stored` is that of each parameter.
-        shard_bytes: the largest file of weights.
-        licence: of the model, for its card.
+        name: the name of the model, for its card.
+        dtype: the type of the weights, `float32`, `bfloat16` or `float16`; `stored` keeps the type of each parameter.
+        shard_bytes: the largest size of a file of weights.
+        licence: the licence of the model, for its card.
 
     Raises:
-        UserError: no family of transformers has such a model, or the device is full.
+        UserError: no family of transformers has such a model, or the disk is full.
     """
     tokenizer, published = load_tokenizer(model.tokenizer_path), model.run / "base" / "published.json"
     params = _parameters(model, dtype)
@@ -53,7 +53,7 @@ def write(
 
 
 def _parameters(model: Model, dtype: str) -> writing.Parameters:
-    """The checkpoint's parameters, each restored when it is written."""
+    """The parameters of the checkpoint, each restored when it is written."""
     architecture, mesh = Architecture(model.config), make_mesh({"fsdp": -1})
     saved, placed = tensors.flat(stored(model)), tensors.flat(architecture.placed(mesh))
     targets = {
@@ -73,7 +73,7 @@ def _special_tokens(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _write_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path, talks: bool) -> None:
-    """The tokenizer's files, and `generation_config.json`: where engines stop, and how they choose."""
+    """Write the tokenizer's files, and `generation_config.json`: end tokens, and the settings of sampling."""
     if isinstance(tokenizer, TrainedTokenizer):
         exported.write(folder, tokenizer, model.config.context_length, talks)
         sampling = {"temperature": Sampling().temperature, "min_p": Sampling().min_p}
@@ -104,7 +104,7 @@ def _card(model: Model, folder: Path, name: str, licence: str, params: writing.P
 
 
 def _without_folders(value: Any) -> Any:
-    """The recipe for others to read: of a place on this machine, its last name."""
+    """The recipe without folders of this machine: only the last name of a path stays."""
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -113,7 +113,7 @@ def _without_folders(value: Any) -> Any:
 
 
 def _evaluation(model: Model) -> list[tuple[str, str]]:
-    """What was measured of this very model: on held-out text when its training ended, and by `evaluate`."""
+    """The measures of exactly this checkpoint: on held-out text at the end of its training, and by `evaluate`."""
     made = model.run / model.stage / manifest.FILE
     if model.stage == "base" or not made.exists() or model.step != max(steps(model.directory)):
         return []
@@ -131,7 +131,7 @@ def _evaluation(model: Model) -> list[tuple[str, str]]:
 
 
 def _results(model: Model) -> dict:
-    """The results of `evaluate`, if it was of the stage as it is now."""
+    """The results of `evaluate`, if it ran on the stage as it is now."""
     made = model.run / "evaluate" / manifest.FILE
     if not made.exists():
         return {}

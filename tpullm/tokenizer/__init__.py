@@ -1,7 +1,7 @@
 """Text to token ids and back: one interface for the tokenizers that we train and for published ones.
 
-`trained.py` reads and writes with a SentencePiece model that `training.py` made, `published.py` with the files of a
-published model, `exported.py` turns the first into the second.
+`trainer.py` trains a SentencePiece model, and `trained.py` encodes and decodes with it. `published.py` uses the
+files of a published model, and `exported.py` writes such files for a trained tokenizer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,13 +20,13 @@ class Tokenizer(Protocol):
     """What every tokenizer does. Ids run from 0 to `vocabulary_size - 1`.
 
     Attributes:
-        needed_size: rows of an embedding that holds all tokens of text; special ones may lie beyond it (Gemma 3).
-        begin: ids that a text begins with: `<s>`, or none.
-        bos_id: the token that is called the beginning, if there is one.
-        eos_id: what a document ends in.
-        stop_ids: ids that end a text or an answer.
-        pad_id: what fills a row of a batch.
-        has_template: it can show conversations to the model.
+        needed_size: the rows of an embedding of all tokens of text; special tokens may lie beyond them (Gemma 3).
+        begin: the ids that a text begins with: `<s>`, or none.
+        bos_id: the token named as the beginning of a text, if there is one.
+        eos_id: the token that ends a document.
+        stop_ids: the ids that end a text or an answer.
+        pad_id: the token of padding.
+        has_template: whether there is a chat template.
     """
 
     vocabulary_size: int
@@ -39,25 +39,25 @@ class Tokenizer(Protocol):
     has_template: bool
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without what a text begins and ends with."""
+        """Ids of `text`, without begin and end tokens."""
 
     def document(self, text: str) -> list[int]:
-        """Ids of a whole document, its beginning and its end included; no text in it becomes a special token."""
+        """Ids of a whole document with its begin and end tokens. No text in it becomes a special token."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; special tokens give nothing, bytes that are not UTF-8 give U+FFFD."""
+        """The text of `ids`. Special tokens have no text; bytes that are not UTF-8 become U+FFFD."""
 
     def bytes_of(self, token: int) -> bytes:
         """The UTF-8 bytes of one token: none for a special token, part of a character for a byte token."""
 
     def bytes_per_token(self) -> np.ndarray:
-        """How many UTF-8 bytes each token stands for, `[V]`: what bits per byte are divided by."""
+        """The UTF-8 bytes that each token stands for, `[V]`: the denominator of bits per byte."""
 
     def piece(self, token: int) -> str:
-        """How one token is shown."""
+        """One token for display."""
 
     def pieces(self, text: str) -> list[tuple[str, int]]:
-        """The split of `text` for display: (what the token shows, its id)."""
+        """The tokens of `text` for display: (piece, id)."""
 
     def chat_template(
         self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False
@@ -66,12 +66,12 @@ class Tokenizer(Protocol):
 
         Args:
             messages: `{"role", "content"}` each.
-            add_generation_prompt: end with that after which the model answers.
+            add_generation_prompt: end with the tokens after which the model answers.
         """
 
 
 def load(path: Path | str) -> Tokenizer:
-    """The tokenizer in a folder, or the one of a SentencePiece model's file; `UserError` if it is not one."""
+    """The tokenizer in a folder, or of a SentencePiece file; `UserError` if there is none."""
     path = storage.local_copy(storage.path(path))
     if (path / "tokenizer.json").is_file():
         return PublishedTokenizer(path)

@@ -1,4 +1,4 @@
-"""How large a vocabulary is, and which characters get a token of their own in it. All others go by their bytes."""
+"""The size of a vocabulary, and which characters get a token of their own. Other characters are written as bytes."""
 
 import dataclasses
 import math
@@ -8,30 +8,31 @@ from dataclasses import dataclass
 
 from tpullm.recipe.schema import TokenizerConfig
 
-# Share of the text whose characters should have tokens: rarer ones leave room for words (SentencePiece's own default).
+# The share of the text whose characters should have tokens, as in SentencePiece. Rarer ones leave room for words.
 COVERAGE = 0.9995
-# Characters may take this share of the vocabulary; the rest is words and parts of words. Bytes a token of held-out
-# text with shares of 0.25, 0.35, 0.5, 0.65 and 0.8 (500,000 characters to learn from): Soseki in 4,096 tokens 3.84,
+# Characters take at most this share of the vocabulary; words and parts of words take the rest. Bytes per token of
+# held-out text for shares of 0.25, 0.35, 0.5, 0.65 and 0.8, trained on 500,000 characters: Soseki in 4,096 tokens 3.84,
 # 4.02, 4.10, 4.06, 3.96; Chinese verse and prose in 2,048 tokens 2.28, 2.45, 2.60, 2.68, 2.69.
 MOST_CHARACTERS = 0.5
-# A vocabulary that may grow does so until the characters take this share. What 4,096 tokens cost the quickstart's model
-# instead of 2,048 (1.24 times the arithmetic of a token, for fewer tokens), by text: Korean (710 characters) 0.94,
-# Soseki and Chinese (2,700 and 3,900) 1.06 and 1.03, English and code (262) 1.08; 6,144: 1.00, 1.19, 1.15, 1.22.
+# A vocabulary that may grow does so until characters take this share. The arithmetic of the quickstart's model for a
+# text with 4,096 tokens, relative to 2,048 (1.24 times as much a token, for fewer tokens): Korean (710 characters)
+# 0.94, Soseki and Chinese (2,700 and 3,900) 1.06 and 1.03, English and code (262) 1.08. With 6,144: 1.00, 1.19, 1.15,
+# 1.22.
 GROWN_CHARACTERS = 0.25
-_ROUNDED_TO = 256  # tokens; sizes that a device divides well
+_ROUNDED_TO = 256  # tokens; a multiple of it splits well over devices
 
 
 @dataclass(frozen=True)
 class Alphabet:
-    """What the characters of a text make of the settings.
+    """The size of a vocabulary and its characters, for one text and the settings of a recipe.
 
     Args:
-        vocabulary_size: tokens in all: the recipe's, or more where the text needs it and the recipe lets it grow.
+        vocabulary_size: all tokens: as the recipe says, or more if the text needs more and the recipe lets it grow.
         characters: how many characters get a token of their own.
-        others: how many don't.
+        others: how many characters get none.
         covering: how many characters cover 99.95 % of the text.
-        rare: these others, where there are so many characters that it is decided here; empty where SentencePiece's own
-            coverage decides.
+        rare: the characters that get none, if there is not room for all that cover the text; empty if there is, and
+            SentencePiece's coverage decides.
     """
 
     vocabulary_size: int
@@ -41,13 +42,13 @@ class Alphabet:
     rare: frozenset[str] = frozenset()
 
     def with_all(self) -> "Alphabet":
-        """The same vocabulary with as many characters as cover 99.95 % of the text."""
+        """The same vocabulary size with the characters that cover 99.95 % of the text."""
         return dataclasses.replace(
             self, characters=self.covering, others=self.characters + self.others - self.covering, rare=frozenset()
         )
 
     def parts(self, line: str) -> list[str]:
-        """What of `line` is between its rare characters."""
+        """The parts of `line` between its rare characters."""
         if self.rare.isdisjoint(line):
             return [line]
         kept = "".join("\n" if character in self.rare else character for character in line)
@@ -61,9 +62,9 @@ class Alphabet:
 def choose(lines: Iterable[str], config: TokenizerConfig) -> Alphabet:
     """The alphabet of a tokenizer for `lines`.
 
-    Where the characters that cover 99.95 % of the text would take more than a quarter of a `unigram` vocabulary, it
-    grows until they don't, to `config.largest_vocabulary` at most. If they would take more than half even so, the
-    rarest of them go by their bytes.
+    If the characters that cover 99.95 % of the text take more than a quarter of a `unigram` vocabulary, the vocabulary
+    grows until they do not, to at most `config.largest_vocabulary`. If they still take more than half, the rarest of
+    them are written as bytes.
     """
     counts: Counter[str] = Counter()
     for line in lines:
@@ -82,7 +83,7 @@ def choose(lines: Iterable[str], config: TokenizerConfig) -> Alphabet:
 
 
 def _covering(counts: list[int]) -> int:
-    """How many of the most frequent characters make up `COVERAGE` of the text."""
+    """How many of the most frequent characters cover `COVERAGE` of the text."""
     total, covered = sum(counts), 0
     for number, count in enumerate(counts):
         if covered >= COVERAGE * total:
@@ -98,5 +99,5 @@ def _grown(characters: int, config: TokenizerConfig) -> int:
 
 
 def fixed_tokens(config: TokenizerConfig) -> int:
-    """Tokens that every vocabulary has: special and reserved ones, newline, space, bytes."""
+    """The number of tokens that every vocabulary has: special and reserved tokens, newline, space, bytes."""
     return 8 + config.reserved_tokens + 2 + 256

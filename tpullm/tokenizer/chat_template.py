@@ -1,4 +1,4 @@
-"""Chat templates: Jinja programs that turn a conversation into text, run as transformers runs them."""
+"""Chat templates: Jinja programs that turn a conversation into text, run as transformers does."""
 
 import datetime
 import functools
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tpullm.errors import UserError
 
-# Put around what a template marks as the assistant's; characters that are in no text (Unicode noncharacters).
+# Stand around what a template marks as the assistant's. No text has these characters (Unicode noncharacters).
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 
 
@@ -16,11 +16,11 @@ Messages = Sequence[dict[str, str]]
 
 
 class ChangesError(UserError):
-    """A template that shows earlier answers otherwise than when they were given (Qwen 3 leaves their thoughts out)."""
+    """The template shows an earlier answer otherwise than the last one (Qwen 3 leaves earlier thoughts out)."""
 
 
 class Answer(NamedTuple):
-    """Where in a text the assistant speaks, and what it says, if that is known."""
+    """Where in a text an answer is, and its content if that is known."""
 
     start: int
     end: int
@@ -32,25 +32,26 @@ class ChatTemplate:
 
     Args:
         source: the Jinja program.
-        tokens: names that it may use: `bos_token` and the like.
-        where: what an error begins with.
+        tokens: the variables of special tokens, such as `bos_token`.
+        where: the beginning of error messages.
     """
 
     def __init__(self, source: str, tokens: dict[str, str], where: str):
         self._source, self._tokens, self._where = source, tokens, where
 
     def prompt(self, messages: Messages) -> str:
-        """A conversation as text, up to where the model answers."""
+        """A conversation as text, up to the place where the model answers."""
         return self._render(messages, True).replace(OPEN, "").replace(CLOSE, "")
 
     def shown(self, messages: Messages) -> tuple[str, list[Answer]]:
-        """A conversation as text, and where in it the assistant speaks.
+        """A conversation as text, and where in it the answers are.
 
-        That is marked in the template (`{% generation %}`), or it is what the template adds to the conversation before.
+        The template marks the answers (`{% generation %}`), or an answer is what the template adds to the conversation
+        before it.
 
         Raises:
-            ChangesError: earlier answers are shown otherwise than when they were given.
-            UserError: the template refuses the messages, or doesn't let the answers be found.
+            ChangesError: the template shows an earlier answer otherwise than the last one.
+            UserError: the template refuses the messages, or the answers can't be found.
         """
         text = self._render(messages, False)
         if OPEN in text:
@@ -58,12 +59,12 @@ class ChatTemplate:
         return text, [self._added(messages, n, text) for n, said in enumerate(messages) if said["role"] == "assistant"]
 
     def last(self, messages: Messages) -> tuple[str, list[Answer]]:
-        """The same, of the last message alone, which is the assistant's."""
+        """The same for the last answer alone; the last message is the assistant's."""
         text = self._render(messages, False).replace(OPEN, "").replace(CLOSE, "")
         return text, [self._added(messages, len(messages) - 1, text)]
 
     def _added(self, messages: Messages, number: int, text: str) -> Answer:
-        """Where in `text` the answer `messages[number]` is, by what it adds to those before it."""
+        """Where in `text` the answer `messages[number]` is: what it adds to the messages before it."""
         before = self._render(messages[:number], True)
         whole = self._render(messages[: number + 1], False)
         if not (whole.startswith(before) and text.startswith(whole)):
@@ -83,12 +84,12 @@ class ChatTemplate:
         given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
         try:
             return compiled(self._source).render(**given, tools=None, documents=None, **self._tokens)
-        except Exception as error:  # a program of somebody else's
+        except Exception as error:  # a foreign program may raise anything
             raise UserError(f"{self._where}: its chat template can't show these messages ({error})") from None
 
 
 def _marked(text: str) -> list[Answer]:
-    """Where the assistant speaks, by the marks; places count in the text without them."""
+    """The answers between the marks of `text`. Places count characters without the marks."""
     spans, place, start = [], 0, 0
     for character in text:
         if character == OPEN:
@@ -102,14 +103,14 @@ def _marked(text: str) -> list[Answer]:
 
 @functools.lru_cache(maxsize=8)
 def compiled(template: str):
-    """A template with what transformers gives to templates."""
+    """A compiled template, with the functions that transformers gives to templates."""
     import jinja2
     from jinja2.ext import Extension, loopcontrols
     from jinja2.nodes import CallBlock
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}`: what the assistant says."""
+        """`{% generation %}`: marks an answer."""
 
         tags = {"generation"}
 

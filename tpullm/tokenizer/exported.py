@@ -1,10 +1,10 @@
-"""A trained tokenizer as the files that transformers and others read: the same ids for every text.
+"""Writes a trained tokenizer as the files that transformers and others read. Every text gets the same ids.
 
-What the `tokenizers` library would do otherwise, and how it is kept from it:
+Two rules keep the `tokenizers` library from splitting a text otherwise:
 
-- It knows a unigram model's special and byte tokens as pieces, so the text `<0x41>` would become a byte. Such names are
-  cut where SentencePiece never joins a piece, before a letter or a digit that follows a symbol.
-- A space is written as U+2581; that character itself goes by its three bytes.
+- The library takes special and byte tokens of a unigram model for pieces, so the text `<0x41>` would become a byte.
+  Their names are cut before a letter or digit that follows a symbol, where SentencePiece never joins a piece.
+- A space is written as U+2581, and the character U+2581 as its three bytes.
 """
 
 import re
@@ -14,7 +14,7 @@ from pathlib import Path
 from tpullm import storage
 from tpullm.tokenizer.trained import BOS, END, EOS, PAD, SPACE, UNKNOWN, TrainedTokenizer
 
-# `{% generation %}` is what transformers' `return_assistant_tokens_mask` and our own tuning learn from.
+# `{% generation %}` marks the answers for transformers' `return_assistant_tokens_mask` and for our own tuning.
 CHAT_TEMPLATE = """{{- bos_token -}}
 {%- for message in messages -%}
 {%- if message['role'] not in ['system', 'user', 'assistant'] -%}
@@ -29,15 +29,15 @@ CHAT_TEMPLATE = """{{- bos_token -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """
-_CUT = " "  # when names are cut, no space is left in the text
+_CUT = " "  # no space is left in the text when names are cut
 
 
 def write(folder: Path, tokenizer: TrainedTokenizer, context_length: int, tuned: bool) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`.
 
     Args:
-        context_length: tokens that the model looks at.
-        tuned: on conversations, which end in `<|end|>` and not in `</s>`.
+        context_length: the context of the model in tokens.
+        tuned: whether the model was tuned on conversations, which end in `<|end|>` and not in `</s>`.
     """
     (folder / "tokenizer.json").write_text(fast(tokenizer).to_str(pretty=True), encoding="utf-8")
     config = {
@@ -49,7 +49,7 @@ def write(folder: Path, tokenizer: TrainedTokenizer, context_length: int, tuned:
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
     }
-    if tuned:  # without it, nobody takes the model for one to talk with
+    if tuned:  # a model with a template is a chat model for other programs
         config["chat_template"] = CHAT_TEMPLATE
     storage.write_json(folder / "tokenizer_config.json", config)
 
@@ -68,7 +68,7 @@ def fast(tokenizer: TrainedTokenizer):
     of_space = "".join(f"<0x{byte:02X}>" for byte in SPACE.encode())
     made.normalizer = normalizers.Sequence(
         [
-            # Every U+2581 is followed by what it stands for, so that no space is left and cuts can be written as one.
+            # `0` or `1` after each U+2581 tells what it stands for. So no space is left, and a space can mark a cut.
             normalizers.Replace(SPACE, f"{SPACE}0"),
             normalizers.Replace(" ", f"{SPACE}1"),
             *(normalizers.Replace(Regex(pattern), cut) for pattern, cut in _cuts(control, normal)),
@@ -86,9 +86,9 @@ def fast(tokenizer: TrainedTokenizer):
 
 
 def _cuts(control: list[str], normal: list[str]) -> Iterable[tuple[str, str]]:
-    """Patterns that find the beginning of a special or a byte token's name in a text, and the same with a cut after it.
+    """Patterns for the beginning of the name of a special or byte token, and that beginning with a cut after it.
 
-    A name is `<`, perhaps more symbols, then letters or digits: SentencePiece splits there, by script and at digits.
+    A name is `<`, perhaps more symbols, then letters or digits. SentencePiece splits before them.
     """
     rests: dict[str, list[str]] = {"<": ["0x[0-9A-F]{2}>"]}
     for name in control:

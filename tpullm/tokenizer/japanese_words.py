@@ -1,4 +1,4 @@
-"""Where Japanese words begin and end: Sudachi with its small dictionary."""
+"""The boundaries of Japanese words, by Sudachi with its small dictionary."""
 
 import functools
 from collections.abc import Callable

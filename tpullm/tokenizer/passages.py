@@ -4,16 +4,16 @@ import heapq
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
-_LINE_BYTES = 4000  # the trainer drops longer lines (4,192 bytes) without a word
+_LINE_BYTES = 4000  # the trainer silently drops lines of more than 4,192 bytes
 
 
 def sample(texts: Iterable[tuple[str, str]], characters: int, seed: int) -> list[tuple[str, str]]:
-    """Passages of about 4,000 bytes, `characters` in all at most, chosen by the hash of seed, place and content.
+    """Passages of about 4,000 bytes, at most `characters` in all, chosen by the hash of seed, place and content.
 
-    One pass, with no more than the sample in memory. Passages of long texts count like any other, so that one novel
-    does not take the place of many short documents, nor the other way round.
+    The texts are read once, and only the sample is in memory. A passage has the same chance in a novel as in a short
+    document.
     """
-    kept: list[tuple[int, int, str, str]] = []  # a heap whose first entry is the passage to give up first
+    kept: list[tuple[int, int, str, str]] = []  # a heap; its first entry is the next passage to drop
     total = number = 0
     for language, text in texts:
         for passage in _passages(text):
@@ -27,16 +27,16 @@ def sample(texts: Iterable[tuple[str, str]], characters: int, seed: int) -> list
 
 
 def lines(passage: str) -> Iterator[str]:
-    """Lines for the trainer: without their newline, at most 4,000 bytes, none empty.
+    """The lines of a passage for the trainer: without newlines, at most 4,000 bytes, none empty.
 
-    The trainer drops lines with U+2585, which it uses itself, so that character is taken out.
+    The trainer uses U+2585 itself and drops lines that have it, so the character is removed.
     """
     for line in passage.replace("\u2585", "").split("\n"):
         yield from (part for part in _cut(line) if part)
 
 
 def _passages(text: str) -> Iterator[str]:
-    """`text` in passages of at most about 4,000 bytes, cut after a line's end where there is one."""
+    """`text` in passages of at most 4,000 bytes, cut at line ends unless a line is longer."""
     held, size = [], 0
     for line in text.splitlines(keepends=True):
         for part in _cut(line):

@@ -1,6 +1,6 @@
-"""A published tokenizer, used as it is: the `tokenizers` library for text, the model's own template for conversations.
+"""A published tokenizer: the `tokenizers` library splits text, and the template of the model shows conversations.
 
-It has the interface of `tpullm.tokenizer.Tokenizer`.
+It implements `tpullm.tokenizer.Tokenizer`.
 """
 
 import json
@@ -20,22 +20,22 @@ class PublishedTokenizer:
     """The tokenizer in a directory of Hugging Face.
 
     Attributes:
-        begin: ids that a text begins with: `<s>`, or none.
-        stop_ids: ids that end a text or an answer.
-        named_end, file_ends: the end token that the tokenizer names, and those that the model's files have.
-        needed_size: rows of an embedding that holds all tokens of text; special ones may lie beyond it (Gemma 3).
-        silent: tokens that are not special and stand for no bytes.
+        begin: the ids that a text begins with: `<s>`, or none.
+        stop_ids: the ids that end a text or an answer.
+        named_end, file_ends: the end token that the tokenizer names, and the end tokens in the model's files.
+        needed_size: the rows of an embedding of all tokens of text; special tokens may lie beyond them (Gemma 3).
+        silent: the tokens that are not special and stand for no bytes.
         template: the chat template, or None.
     """
 
     def __init__(self, folder: Path, template: str | None = None):
-        """Read `tokenizer.json`, `tokenizer_config.json` and what else names special tokens.
+        """Read `tokenizer.json`, `tokenizer_config.json` and the other files that name special tokens.
 
         Args:
-            template: a chat template instead of the folder's.
+            template: a chat template to use instead of the one in the folder.
 
         Raises:
-            UserError: a file is missing, or tokens are of a kind whose bytes we can't tell.
+            UserError: a file is missing, or the bytes of the tokens are not known.
         """
         from tokenizers import Tokenizer
 
@@ -51,7 +51,7 @@ class PublishedTokenizer:
             self._understand(described, template)
         except UserError:
             raise
-        except Exception as error:  # files by somebody else: anything may be of another type
+        except Exception as error:  # foreign files: any value may have another type
             raise UserError(f"{folder}: the files of its tokenizer can't be read ({error}); fetch them again") from None
 
     def _understand(self, described: dict, template: str | None) -> None:
@@ -81,11 +81,11 @@ class PublishedTokenizer:
         self.has_template = self.template is not None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without what a text begins with; the name of a special token in it becomes that token."""
+        """Ids of `text`, without begin tokens. The name of a special token in `text` becomes that token."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def document(self, text: str) -> list[int]:
-        """Ids of a whole document, with its beginning and its end; no text in it becomes a special token."""
+        """Ids of a whole document with its begin and end tokens. No text in it becomes a special token."""
         self._tokenizer.encode_special_tokens = True
         try:
             return [*self.begin, *self.encode(text), self.eos_id]
@@ -93,19 +93,19 @@ class PublishedTokenizer:
             self._tokenizer.encode_special_tokens = False
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; special tokens give nothing."""
+        """The text of `ids`. Special tokens have no text."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def bytes_of(self, token: int) -> bytes:
-        """The UTF-8 bytes of one token; none for a special token, or for a row of the embedding that is no token."""
+        """The UTF-8 bytes of one token; none for a special token, or for an id beyond the vocabulary."""
         return self._bytes[token] if token < len(self._bytes) else b""
 
     def bytes_per_token(self) -> np.ndarray:
-        """How many UTF-8 bytes each token stands for, `[V]`."""
+        """The UTF-8 bytes that each token stands for, `[V]`."""
         return np.array([len(of_token) for of_token in self._bytes], np.float64)
 
     def piece(self, token: int) -> str:
-        """How one token is shown: its text, `<0x..>` for the bytes of a part of a character, a special one's name."""
+        """One token for display: its text, `<0x..>` for part of a character, or the name of a special token."""
         held = self.bytes_of(token)
         text = held.decode("utf-8", errors="replace")
         if text.strip("\ufffd"):
@@ -113,19 +113,19 @@ class PublishedTokenizer:
         return "".join(f"<0x{byte:02X}>" for byte in held) or str(self._tokenizer.id_to_token(token))
 
     def pieces(self, text: str) -> list[tuple[str, int]]:
-        """The split of `text` for display: (what the token shows, its id)."""
+        """The tokens of `text` for display: (piece, id)."""
         return [(self.piece(token), token) for token in self.encode(text)]
 
     def chat_template(
         self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False
     ) -> tuple[list[int], list[float]]:
-        """The ids of a conversation by the model's own template, and weights: 1 on what the assistant says and its end.
+        """The ids of a conversation by the model's own template, and weights: 1 on each answer and its end.
 
-        What the assistant says is marked by the template (`{% generation %}`), or it is what the template adds to the
-        conversation before it.
+        The template marks the answers (`{% generation %}`), or an answer is what the template adds to the conversation
+        before it.
 
         Raises:
-            UserError: there is no template, it refuses the messages, or it doesn't let the answers be found.
+            UserError: there is no template, it refuses the messages, or the answers can't be found.
         """
         self._check(messages)
         if add_generation_prompt:
@@ -134,7 +134,7 @@ class PublishedTokenizer:
         return self._weighed(*self._chat().shown(messages))
 
     def last_answer(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], list[float]]:
-        """The same, with weights on the last answer alone: for templates that show earlier ones otherwise."""
+        """The same with weights on the last answer alone, for templates that show earlier answers otherwise."""
         self._check(messages)
         return self._weighed(*self._chat().last(messages))
 
@@ -150,10 +150,10 @@ class PublishedTokenizer:
         return ids, weights
 
     def _end(self, ids: list[int], first: int, after: int, content: str | None) -> int:
-        """Where the answer ends: after the special token that follows what is said, or else with what is shown.
+        """Where the answer ends: after the special token that follows its content, else at the end of what is shown.
 
-        What a template puts there besides (white space, the beginning of the next turn) is not the assistant's. A base
-        model's template may end an answer with a special token that none of its files calls an end.
+        A template may put white space or the beginning of the next turn after an answer: these are not part of it. The
+        template of a base model may end an answer with a special token that no file names as an end token.
         """
         special = [n for n in range(first, after) if ids[n] in self._special]
         for n in special if content else []:
@@ -163,11 +163,11 @@ class PublishedTokenizer:
         return after if rest.strip() else special[-1] + 1
 
     def _length(self, beginning: str, ids: list[int]) -> int:
-        """How many of the ids of a conversation are those of its beginning.
+        """How many of the ids of a conversation are the ids of its beginning.
 
         Raises:
-            UserError: a token goes over the end of it: asked for an answer, the model would see other tokens than those
-                that it learned to answer after.
+            UserError: a token spans the end of the beginning. When the model is asked for an answer, it would see other
+                tokens before it than in training.
         """
         found = self._tokenizer.encode(beginning, add_special_tokens=False).ids
         if ids[: len(found)] != found:
@@ -185,7 +185,7 @@ class PublishedTokenizer:
         return ChatTemplate(self.template, tokens, str(self.folder))
 
     def _check(self, messages: Sequence[dict[str, str]]) -> None:
-        """No message may forge a turn: the library makes a special token of each of their names."""
+        """Refuse messages that forge a turn: the library turns the name of a special token into that token."""
         for message in messages:
             if found := self._special_names.search(message["content"]):
                 raise UserError(
@@ -213,7 +213,7 @@ class PublishedTokenizer:
         return ends
 
     def _stops(self) -> list[int]:
-        """The ends that the three files name, each once: generation first, which is what engines stop at."""
+        """The end tokens that the three files name, each once. Those of generation come first: engines stop at them."""
         found = list(dict.fromkeys([*self.file_ends, *([] if self.named_end is None else [self.named_end])]))
         if not found:
             raise UserError(f"{self.folder}: no file names a token that ends a text; set eos_token_id in config.json")

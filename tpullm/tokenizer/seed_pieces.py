@@ -1,4 +1,4 @@
-"""The pieces that a tokenizer's trainer chooses from: parts of words, and no piece that spans two words."""
+"""The pieces from which the trainer of a tokenizer chooses: parts of words. No piece spans two words."""
 
 import functools
 import re
@@ -20,11 +20,10 @@ _CHUNK = re.compile(rf" ?[^\s\d{_SYMBOLS}]+|\d| ?[{_SYMBOLS}]+|\s+")  # letters,
 
 
 def seed_pieces(lines: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
-    """The pieces that the trainer may choose from, with their counts: parts of words and of other chunks.
+    """The pieces from which the trainer chooses, with their counts: parts of words and of other chunks.
 
-    SentencePiece's own `pretokenization_delimiter` is meant for this, but it finds its seeds as the inner nodes of a
-    suffix array, and a word that is always followed by a boundary is not one: with it, neither です nor 天気 became a
-    piece (version 0.2.3).
+    SentencePiece has `pretokenization_delimiter` for this. But its seeds are the inner nodes of a suffix array, and a
+    word that a boundary always follows is none: neither です nor 天気 became a piece (version 0.2.3).
     """
     words: Counter[str] = Counter()
     for language, line in lines:
@@ -44,7 +43,7 @@ def seed_pieces(lines: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
 def _japanese_words() -> Callable[[str], list[str]]:
     """A function that splits a line at the boundaries of its Japanese words (Sudachi's shortest units, mode A).
 
-    What is not Japanese stays whole: English words and numbers are split as they are elsewhere.
+    It does not split what is not Japanese: English words and numbers are split as in other lines.
     """
 
     @functools.lru_cache(maxsize=1 << 16)  # generated text repeats its lines

@@ -4,7 +4,7 @@ from tpullm.errors import UserError
 
 
 def all_bytes(described: dict, ids: dict[str, int], special: set[int], added: set[int], where: str) -> list[bytes]:
-    """What each token stands for, by the way that the tokenizer's decoder puts pieces together."""
+    """The bytes of each token, by how the decoder of the tokenizer joins pieces; `UserError` if it is not known."""
     kinds = _decoders(described.get("decoder"))
     if "ByteLevel" in kinds:
         table = _byte_letters()
@@ -18,7 +18,7 @@ def all_bytes(described: dict, ids: dict[str, int], special: set[int], added: se
         if token not in special:
             try:
                 found[token] = piece.encode() if token in added else of_piece(piece)
-            except (KeyError, ValueError):  # not made of the letters for bytes: it stands for itself
+            except (KeyError, ValueError):  # not written in the letters for bytes, so it stands for itself
                 found[token] = piece.encode()
     return found
 
@@ -36,7 +36,7 @@ def _of_sentencepiece(piece: str) -> bytes:
 
 
 def _byte_letters() -> dict[str, int]:
-    """GPT-2's letters for bytes: printable ones stand for themselves, the rest for U+0100 and what follows."""
+    """GPT-2's letters for bytes: printable bytes are their own letters, and the others are U+0100 and onwards."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}

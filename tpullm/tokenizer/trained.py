@@ -1,7 +1,7 @@
-"""The tokenizer that we train: SentencePiece, lossless on every string, and the one chat template.
+"""A trained tokenizer: SentencePiece, lossless on every string, with one chat template.
 
-A token id stands for some bytes of UTF-8; a text is the bytes of its tokens, one after the other. Special tokens stand
-for no bytes and no text is ever turned into one.
+A token stands for some bytes of UTF-8, and a text is the concatenated bytes of its tokens. Special tokens stand for no
+bytes, and no text becomes one.
 """
 
 import re
@@ -14,16 +14,16 @@ from tpullm.errors import UserError
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
-SPACE = "\u2581"  # SentencePiece writes a space as this character, so the character itself has to go by its bytes
+SPACE = "\u2581"  # SentencePiece writes a space as this character, so the character itself is written as bytes
 
 
 class TrainedTokenizer:
-    """A `Tokenizer` of `tpullm.tokenizer`, from a SentencePiece model of `tpullm tokenize`."""
+    """Implements `tpullm.tokenizer.Tokenizer` with a SentencePiece model of `tpullm tokenize`."""
 
     has_template = True
 
     def __init__(self, model: bytes, name: str = "the tokenizer"):
-        """Use a serialized SentencePiece model; `UserError` (with `name`) if it is not one that tpullm made."""
+        """Load a serialized SentencePiece model; `UserError` (with `name`) if tpullm did not make it."""
         self._processor = _processor(model, name)
         self.vocabulary_size = self.needed_size = len(self._processor)
         self._bytes = [_bytes_of(self._processor, token) for token in range(self.vocabulary_size)]
@@ -42,9 +42,9 @@ class TrainedTokenizer:
         self._space_bytes = [self._byte_id(byte) for byte in SPACE.encode()]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without `<s>` and `</s>`; `decode` gives back exactly `text`.
+        """Ids of `text`, without `<s>` and `</s>`. `decode` returns exactly `text`.
 
-        A line's ids depend on that line alone: no piece goes over its end.
+        The ids of a line depend on that line alone: no piece spans its end.
 
         Raises:
             UserError: `text` holds a lone surrogate, which no UTF-8 file can hold.
@@ -73,7 +73,7 @@ class TrainedTokenizer:
         return [self.bos_id, *self.encode(text), self.eos_id]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; special tokens give nothing, bytes that are not UTF-8 give U+FFFD."""
+        """The text of `ids`. Special tokens have no text; bytes that are not UTF-8 become U+FFFD."""
         return b"".join([self._bytes[token] for token in ids]).decode("utf-8", errors="replace")
 
     def bytes_of(self, token: int) -> bytes:
@@ -81,17 +81,17 @@ class TrainedTokenizer:
         return self._bytes[token]
 
     def bytes_per_token(self) -> np.ndarray:
-        """How many UTF-8 bytes each token stands for, `[V]`: what bits per byte are divided by."""
+        """The UTF-8 bytes that each token stands for, `[V]`: the denominator of bits per byte."""
         return np.array([len(self._bytes[token]) for token in range(self.vocabulary_size)], np.float64)
 
     def piece(self, token: int) -> str:
-        """How one token is shown: its text, `<0x..>` for a byte token, `<|user|>` and the like for a special one."""
+        """One token for display: its text, `<0x..>` for a byte token, or the name of a special token (`<|user|>`)."""
         if self._processor.is_byte(token) or not self._bytes[token]:
             return self._processor.id_to_piece(token)
         return self._bytes[token].decode("utf-8")
 
     def pieces(self, text: str) -> list[tuple[str, int]]:
-        """The split of `text` for display: (what the token shows, its id)."""
+        """The tokens of `text` for display: (piece, id)."""
         return [(self.piece(token), token) for token in self.encode(text)]
 
     def chat_template(
@@ -99,8 +99,8 @@ class TrainedTokenizer:
     ) -> tuple[list[int], list[float]]:
         """The ids and weights of a conversation: `<s> <|user|> content <|end|> <|assistant|> content <|end|> ...`.
 
-        A weight is 1 on what the assistant says, its `<|end|>` included, and 0 elsewhere. `add_generation_prompt`
-        appends the `<|assistant|>` after which the model answers; it stops at `<|end|>`.
+        A weight is 1 on an answer and its `<|end|>`, and 0 elsewhere. `add_generation_prompt` appends the
+        `<|assistant|>` after which the model answers. The model stops at `<|end|>`.
 
         Raises:
             UserError: a message is not {"role", "content"}, or its role is not one of `ROLES`.

@@ -1,4 +1,4 @@
-"""Training a tokenizer: which passages it learns from, which pieces it may choose, and SentencePiece's options."""
+"""Trains a tokenizer with SentencePiece."""
 
 import io
 import tempfile
@@ -14,10 +14,10 @@ from tpullm.tokenizer.alphabet import Alphabet
 from tpullm.tokenizer.seed_pieces import seed_pieces
 from tpullm.tokenizer.trained import ASSISTANT, BOS, END, EOS, PAD, SPACE, SYSTEM, UNKNOWN, USER, TrainedTokenizer
 
-# The most frequent pieces, from which the trainer chooses. With all of them training took a third longer, and the
-# characters per token differed by less than 2 % (2 M characters of Japanese, English and code).
+# The trainer chooses from the most frequent pieces. With all pieces, training took a third longer, and the characters
+# per token differed by less than 2 % (2 M characters of Japanese, English and code).
 _SEEDS_PER_TOKEN = 8
-_TRAINER_THREADS = 8  # sums are split by thread, so this number is part of the result and must not be the machine's
+_TRAINER_THREADS = 8  # each thread adds up a part of the sums, so the number of threads changes the result and is fixed
 
 
 def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, seed: int, model_path: Path) -> TrainedTokenizer:
@@ -51,7 +51,7 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, seed: int, 
 
 
 def _about_size(config: TokenizerConfig, size: int, chosen: Alphabet) -> str:
-    """Why the vocabulary is not as the recipe says, or lacks frequent characters; nothing if neither is so."""
+    """Why the vocabulary differs from the recipe or lacks frequent characters; "" if neither is so."""
     asked = config.vocabulary_size
     if size < asked and config.model_type == "unigram":
         return f"the text has too few different pieces for tokenizer.vocabulary_size {asked:,}; {size:,} were found"
@@ -63,10 +63,10 @@ def _about_size(config: TokenizerConfig, size: int, chosen: Alphabet) -> str:
 
 
 def _train(lines: list[tuple[str, str]], config: TokenizerConfig, chosen: Alphabet) -> tuple[bytes, Alphabet]:
-    """The serialized SentencePiece model, and the alphabet that it has.
+    """The serialized SentencePiece model, and its alphabet.
 
-    A text with too few different pieces for the vocabulary gives more of its characters a token. If these are too few
-    as well, the vocabulary becomes smaller.
+    If the text has too few different pieces for the vocabulary, more of its characters get a token. If these are too
+    few as well, the vocabulary becomes smaller.
     """
     pieces = seed_pieces(lines) if config.words and config.model_type == "unigram" else None
     attempts = [(chosen, True), *([(chosen.with_all(), True)] if chosen.rare else []), (chosen, False)]
@@ -85,7 +85,7 @@ def _trained(
     chosen: Alphabet,
     is_exact: bool,
 ) -> bytes:
-    """What SentencePiece makes; `RuntimeError` if it can't make a vocabulary of exactly the size that was chosen."""
+    """The model of SentencePiece's trainer; `RuntimeError` if `is_exact` and it can't reach the vocabulary size."""
     import sentencepiece
 
     options = _trainer_options(config, chosen) | ({} if is_exact else {"hard_vocab_limit": False})
@@ -103,11 +103,11 @@ def _trained(
 
 
 def _finished(model: bytes) -> bytes:
-    """The model without the name of the temporary file that SentencePiece notes in it: the same bytes every time.
+    """The model without the name of the temporary file of seeds, so that its bytes are the same every time.
 
-    And with scores that are multiples of 1/64, so that their sums over a line (of 8,000 characters at the least) are
-    exact in float32. Else, of two equally likely splits, roundings would choose: `====================` was split in
-    one way by SentencePiece and in another by the `tokenizers` library, which adds in float64.
+    The scores become multiples of 1/64, so that their sums over a line of up to 8,000 characters are exact in float32.
+    Else rounding would choose between equally likely splits: SentencePiece split `====================` otherwise than
+    the `tokenizers` library, which adds in float64.
     """
     from sentencepiece import sentencepiece_model_pb2
 
@@ -119,7 +119,7 @@ def _finished(model: bytes) -> bytes:
 
 
 def _trainer_options(config: TokenizerConfig, chosen: Alphabet) -> dict:
-    """SentencePiece's options; nothing is normalized, trimmed or collapsed, so that decoding gives the text back."""
+    """The options of SentencePiece. Nothing is normalized, trimmed or collapsed, so decoding returns the text."""
     reserved = [f"<|reserved_{i}|>" for i in range(config.reserved_tokens)]
     options = dict(
         model_type=config.model_type,
@@ -139,9 +139,9 @@ def _trainer_options(config: TokenizerConfig, chosen: Alphabet) -> dict:
         minloglevel=2,
     )  # fmt: skip
     if config.model_type == "unigram":
-        # Rare characters go by their bytes and leave room for words; where they are named, the lines are without them.
+        # Rare characters are written as bytes and leave room for words. The lines have no character of `chosen.rare`.
         coverage = 1.0 if chosen.rare else alphabet.COVERAGE
         return options | dict(vocab_size=chosen.vocabulary_size, character_coverage=coverage)
-    # Characters: more than there are is no error; the rarest are dropped even if required, symbols are not.
+    # Here a too large vocabulary is no error. The rarest characters are dropped even if required, but symbols are not.
     kept = dict(required_chars="", user_defined_symbols=["\n", SPACE])
     return options | kept | dict(vocab_size=chosen.vocabulary_size, character_coverage=1.0)

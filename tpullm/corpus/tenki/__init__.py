@@ -1,9 +1,9 @@
 """Tenki (天気, weather): a probabilistic grammar of everyday Japanese whose true distribution is known exactly.
 
-A document is three to seven sentences about weather, food, reading, free time, school, work and clothes. It keeps
-its style (polite です/ます or plain だ/る) and its tense; topics and things carry over from sentence to sentence; each
-thing takes one verb (リンゴを食べる, 本を読む). Because the probability of every document is known, so is the
-least loss that any model can reach on it: the entropy. All logarithms are natural, all entropies in nats.
+A document has three to seven sentences about weather, food, reading, free time, school, work and clothes. Its style
+(polite です/ます or plain だ/る) and its tense do not change. Topics and things carry over from sentence to sentence.
+Each thing takes one verb (リンゴを食べる, 本を読む). The probability of every document is known, and so is the least
+loss that a model can reach: the entropy. All logarithms are natural, and all entropies are in nats.
 """
 
 from tpullm.corpus.tenki.blanks import blank, continuations, words

@@ -1,4 +1,4 @@
-"""What belongs at a place in a tenki text: the true distribution over the word in a blank, and over the next word."""
+"""The true distributions over the word in a blank of a tenki text, and over its next word."""
 
 import math
 import re
@@ -36,8 +36,8 @@ def _has_word_at(parsed: list[Sentence], start_at: int, word: str) -> bool:
 def blank(text: str) -> dict[str, float]:
     """The exact distribution over the word at 【?】 given the text on both sides, likeliest first.
 
-    The text is whole sentences that begin a document, one word of them replaced by 【?】. Raises UserError when
-    there is not exactly one blank or when no word fits.
+    The text is whole sentences that begin a document, and 【?】 replaces one word of them. Raises UserError if there is
+    not exactly one blank, or if no word fits.
     """
     marks = list(_BLANK_MARK.finditer(text))
     if len(marks) != 1:
@@ -79,7 +79,7 @@ def _contexts_after(whole: str) -> dict[Context, float]:
 def continuations(prefix: str) -> dict[str, float]:
     """The true distribution over the next word (or mark) after a text that ends between words, likeliest first.
 
-    Empty if no document goes on from there.
+    Empty if no document continues from there.
     """
     whole, _, begun = prefix.rpartition("。")
     found: dict[str, float] = defaultdict(float)
@@ -92,7 +92,7 @@ def continuations(prefix: str) -> dict[str, float]:
 
 
 def _word_after(tokens: tuple[str, ...], begun: str) -> str | None:
-    """The word of a sentence that comes after `begun`, if the sentence starts so and a word ends there."""
+    """The word after `begun` in a sentence, if the sentence begins with `begun` and a word ends there."""
     at = 0
     for token in tokens:
         if at == len(begun):

@@ -1,8 +1,8 @@
-"""Tenki's exact distribution: sampling, probability, entropy, and what belongs at a place in a text.
+"""The exact distribution of tenki documents: sampling, probability and entropy.
 
-A document's text determines how it was made: a sentence's surface names its outline and the document's mode (the
-tests hold that no two are alike), and the closing sentence is about the topic told last. So nothing is summed over
-hidden states, and every figure here is exact up to rounding.
+The text of a document determines how it was made. The text of a sentence determines its outline and the mode of the
+document (tests hold that no two sentences are alike), and the closing sentence is about the last topic. So no hidden
+state is summed over, and every figure is exact up to rounding.
 """
 
 import math
@@ -51,7 +51,7 @@ def _say(said: Outline, mode: Mode, uniform: float) -> str:
 
 
 def sample_document(rng: np.random.Generator) -> str:
-    """One document: three to seven sentences with nothing between them."""
+    """One document: three to seven sentences without separators."""
     uniforms = iter(rng.random(_UNIFORMS).tolist())
     context, sentences = start(MODES.pick(next(uniforms))), []
     while True:
@@ -78,7 +78,7 @@ def documents(count: int, seed: int) -> Iterator[str]:
 
 
 def outlines(mode: Mode) -> list[Outline]:
-    """Every outline but the closing that a document of this mode can hold."""
+    """Every outline in documents of this mode, except the closing ones."""
     first = advance(start(mode), Outline(Kind.ACTION_DATED, next(iter(w.THINGS))))
     todo, found = [start(mode)], {}
     while todo:
@@ -91,7 +91,7 @@ def outlines(mode: Mode) -> list[Outline]:
 
 
 def sentences() -> Iterator[Sentence]:
-    """Every sentence of the language but the closing ones, with the outline and mode that it shows."""
+    """Every sentence of the language except the closing ones, with its outline and mode."""
     for mode in MODES.outcomes:
         for said in outlines(mode):
             for words, probability in wording(said, mode).probability.items():
@@ -105,19 +105,20 @@ def _index() -> dict[str, Sentence]:
 
 @cache
 def closing_sentences(topic: str, mode: Mode) -> dict[str, Sentence]:
+    """The closing sentences of a topic and a mode, by their text."""
     said = Outline(Kind.CLOSING, topic)
     choices = wording(said, mode).probability.items()
     return {"".join(words): Sentence(mode, said, words, math.log(p)) for words, p in choices}
 
 
 def _split(text: str) -> list[str]:
-    """Whole sentences, the last element being what follows the last 。 (empty for whole sentences)."""
+    """The whole sentences of a text, and last what follows the last 。 (empty if nothing does)."""
     *whole, rest = text.split("。")
     return [sentence + "。" for sentence in whole] + [rest]
 
 
 def derivation(text: str) -> tuple[float, list[Sentence], Context | None]:
-    """Log-probability that a document starts so, its sentences, and the context after (None: it has ended)."""
+    """Log-probability that a document begins with `text`, its sentences, and the context after (None: it has ended)."""
     *surfaces, rest = _split(text)
     if rest or not surfaces or surfaces[0] not in _index():
         return NEVER, [], None
@@ -135,7 +136,7 @@ def derivation(text: str) -> tuple[float, list[Sentence], Context | None]:
 
 
 def _step(context: Context, surface: str) -> tuple[float, Sentence | None, Context | None]:
-    """Log-probability of one more sentence, how it reads, and the context after it."""
+    """Log-probability of the next sentence, that sentence, and the context after it."""
     end = closing_probability(context)
     if end > 0.0:
         sentence = closing_sentences(topic_of(context.last.focus), context.mode).get(surface)
@@ -151,18 +152,18 @@ def _step(context: Context, surface: str) -> tuple[float, Sentence | None, Conte
 
 
 def log_probability(document: str) -> float:
-    """Natural logarithm of a whole document's probability, its end included; -inf outside the language."""
+    """Natural logarithm of the probability of a whole document, including its end; -inf outside the language."""
     total, _, context = derivation(document)
     return total if context is None else NEVER
 
 
 def prefix_log_probability(text: str) -> float:
-    """Natural logarithm of the probability that a document starts with these whole sentences."""
+    """Natural logarithm of the probability that a document begins with these whole sentences."""
     return 0.0 if text == "" else derivation(text)[0]
 
 
 def parse(text: str) -> list[Sentence]:
-    """The sentences that begin or make a document, as words and outlines; empty outside the language."""
+    """The sentences of a document or its beginning, with words and outlines; empty outside the language."""
     return derivation(text)[1]
 
 
@@ -170,21 +171,19 @@ def parse(text: str) -> list[Sentence]:
 
 
 def _sentence_entropy(context: Context) -> float:
-    """Entropy in nats of the next sentence: does it close, what does it say, how is it worded."""
+    """Entropy in nats of the next sentence: whether it closes the document, its outline and its wording."""
     end, total = closing_probability(context), 0.0
     if 0.0 < end < 1.0:
         total -= end * math.log(end) + (1.0 - end) * math.log(1.0 - end)
     if end > 0.0:
         total += end * wording(closing(context), context.mode).entropy
-    if end < 1.0:
-        nexts = outline(context)
-        words = math.fsum(p * wording(said, context.mode).entropy for said, p in nexts.probability.items())
-        total += (1.0 - end) * (nexts.entropy + words)
-    return total
+    nexts = outline(context)
+    words = math.fsum(p * wording(said, context.mode).entropy for said, p in nexts.probability.items())
+    return total + (1.0 - end) * (nexts.entropy + words)
 
 
 def _levels() -> Iterator[dict[Context, float]]:
-    """Level n: the probability of each context after n sentences, the document not having ended."""
+    """Level n: the probability of each context after n sentences, if the document has not ended."""
     level = {start(mode): probability for mode, probability in MODES.probability.items()}
     while level:
         yield level

@@ -1,9 +1,9 @@
-"""How a tenki document goes from sentence to sentence, and how each sentence is worded.
+"""Which sentence follows which in a tenki document.
 
-A sentence is drawn in two steps: the outline (what is said: a kind of sentence and its focus, the thing or weather
-that it names), given what the document has said so far; then the wording, given the outline and the document's
-mode (polite or plain, past or not). Both are plain finite distributions, and a sentence's text shows its outline,
-so probabilities multiply and entropies add (chain rule).
+A sentence is drawn in two steps. The first is its outline, given the document so far: a kind of sentence and its focus,
+which is a thing or a weather. The second is its wording (`wording.py`), given the outline and the mode of the document
+(polite or plain, past or not). Both are finite distributions, and the text of a sentence determines its outline, so
+probabilities multiply and entropies add (chain rule).
 """
 
 import math
@@ -39,23 +39,23 @@ class Kind(Enum):
 
 
 class Mode(NamedTuple):
-    """How a whole document is told."""
+    """The style and the tense of a whole document."""
 
     polite: bool
     past: bool
 
 
 class Outline(NamedTuple):
-    """What a sentence says: its kind and the thing or weather (for the closing, the topic) that it is about."""
+    """What a sentence says: its kind, and the thing, weather or (for the closing sentence) topic that it is about."""
 
     kind: Kind
     focus: str
 
 
 class Context(NamedTuple):
-    """All of a document's past that its next sentence depends on; the text so far determines it.
+    """All that the next sentence of a document depends on. The text so far determines it.
 
-    `last` is None before the first sentence. `sentences` counts those already told.
+    `last` is None before the first sentence. `sentences` counts the sentences so far.
     """
 
     mode: Mode
@@ -66,7 +66,7 @@ class Context(NamedTuple):
 
 @dataclass(frozen=True)
 class Distribution(Generic[Outcome]):
-    """A finite distribution; sampling is one binary search."""
+    """A finite distribution. Sampling is one binary search."""
 
     probability: Mapping[Outcome, float]
 
@@ -96,7 +96,7 @@ _FIRST_KIND = {
     True: {Kind.WEATHER: 0.25, Kind.BECAUSE: 0.15, Kind.ACTION_DATED: 0.60},
     False: {Kind.WEATHER: 0.38, Kind.BECAUSE: 0.12, Kind.ACTION_DATED: 0.27, Kind.LIKING: 0.23},
 }
-# What is said next of the same thing; what is left of the probability goes to a new one.
+# The next sentence about the same thing. A new thing gets the rest of the probability.
 _FOLLOW_UP = {
     True: {kind: {Kind.COMMENT_THAT: 0.45, Kind.FEELING: 0.15} for kind in (*ACTIONS, Kind.BECAUSE, Kind.SO)}
     | {Kind.COMMENT_THAT: {Kind.FEELING: 0.2}},
@@ -112,7 +112,7 @@ _CLOTHES_AFTER_WEATHER = 0.45
 
 
 def topic_of(focus: str) -> str:
-    """The topic of a thing; every other focus is a weather."""
+    """The topic of a thing. Every other focus is a weather."""
     return w.THINGS[focus].topic if focus in w.THINGS else "weather"
 
 
@@ -124,7 +124,7 @@ def _things(topic: str, without: str | None = None) -> dict[str, float]:
 
 
 def outline(context: Context) -> Distribution[Outline]:
-    """What the next sentence says, given that it does not close the document."""
+    """The distribution of the next outline, given that the next sentence does not close the document."""
     return _outline(context.mode.past, context.weather_told, context.last)
 
 
@@ -175,12 +175,12 @@ def advance(context: Context, said: Outline) -> Context:
 
 
 def closing_probability(context: Context) -> float:
-    """The probability that the next sentence is the last; it is then about the topic told last."""
+    """The probability that the next sentence closes the document. It is then about the last topic."""
     return w.CLOSING_AT[context.sentences + 1]
 
 
 def closing(context: Context) -> Outline:
-    """The outline of the closing sentence, which the topic told last decides."""
+    """The outline of the closing sentence, which the last topic decides."""
     assert context.last is not None, "a document does not start with its closing"
     return Outline(Kind.CLOSING, topic_of(context.last.focus))
 
@@ -192,7 +192,7 @@ def start(mode: Mode) -> Context:
 
 @cache
 def clothes() -> dict[str, float]:
-    """How often each piece of clothing is the answer to the weather, over all weathers."""
+    """The probability of each piece of clothing as the answer to the weather, over all weathers."""
     result: dict[str, float] = defaultdict(float)
     for weather, probability in w.WEATHERS.items():
         for name, share in w.CLOTHES_FOR[weather].items():

@@ -1,10 +1,10 @@
-"""Standard texts that show what a model has learned of tenki: blanks to fill, and objects to swap."""
+"""Texts that test what a model has learned of tenki: blanks to fill, and objects to swap."""
 
 from dataclasses import dataclass
 
 from tpullm.corpus.tenki import vocabulary as w
 
-# Each asks for another piece of knowledge; in several only the text on the right decides.
+# Each asks for another piece of knowledge. In several of them only the text on the right decides.
 BLANKS = (
     "今日はとても【?】天気ですね。",
     "今日は【?】なので、傘をさします。",

@@ -1,8 +1,8 @@
 """Questions about tenki's world for supervised tuning, each with its one right answer.
 
-The rule of style: whatever the question's style, the answer is polite and one sentence. Some answers need what
-the base model knows (リンゴ is eaten), some need the text of the question; held-out questions are combinations
-(a kind of question with an object or weather) that tuning never asked.
+The answer is one polite sentence, whatever the style of the question. Some answers need what the base model knows
+(リンゴ is eaten), and some need the text of the question. Held-out questions are combinations (a kind of question
+with an object or weather) that tuning never asks.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _DO = w.Verb("する", "し", "し た")
 
 @dataclass(frozen=True)
 class Question:
-    """What the user says, every right answer (one unless truly equal), and the kind of question."""
+    """What the user says, the right answers (several only if they are equally right), and the kind of question."""
 
     question: str
     answers: tuple[str, ...]
@@ -29,7 +29,7 @@ class Question:
 
 @dataclass(frozen=True)
 class _Grouped:
-    """A question with the combination that is held out or asked as a whole."""
+    """A question and its combination, which is held out or asked as a whole."""
 
     group: str
     question: Question
@@ -111,7 +111,7 @@ def _weather() -> Iterator[_Grouped]:
 
 
 def _clothes() -> Iterator[_Grouped]:
-    """「今日は雨だ。どうしますか。」→「傘をさします。」: what is done at that weather four times in five or more."""
+    """「今日は雨だ。どうしますか。」→「傘をさします。」: the most frequent answer, in 80 % of cases or more."""
     for weather, clothes in w.CLOTHES_FOR.items():
         name = max(clothes, key=clothes.__getitem__)
         for day, past in _DAYS.items():
@@ -132,10 +132,10 @@ def questions() -> list[Question]:
 
 
 def split_questions(held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
-    """(to tune on, held out): whole combinations are held out, so neither part asks the other's.
+    """Questions to tune on, and held-out questions. Whole combinations are held out.
 
-    Of every kind, the combinations with the lowest hashes are held out, `held_out_fraction` (0 to 1) of them,
-    rounded. Raises UserError for a fraction outside that range.
+    Of each kind, the combinations with the lowest hashes are held out: `held_out_fraction` (0 to 1) of them, rounded.
+    Raises UserError for a fraction outside that range.
     """
     if not 0.0 <= held_out_fraction <= 1.0:
         raise UserError(f"tenki questions: held_out_fraction is {held_out_fraction}: give a share from 0 to 1")

@@ -1,7 +1,7 @@
-"""The words of tenki and the probabilities that go with them: the tables that the grammar reads.
+"""The words of tenki and their probabilities: the tables that the grammar reads.
 
-A template writes a piece of a sentence with a space between words ("友達 と"). A dictionary from template to
-probability is a choice; "" says nothing. Which kind of sentence follows which is in grammar.py.
+A template is a piece of a sentence with spaces between words ("友達 と"). A dictionary from templates to
+probabilities is a choice; "" adds nothing. `grammar.py` says which kind of sentence follows which.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Adjective:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: the topic it belongs to, its share of that topic, its one verb, what is said of it."""
+    """An object: its topic, its share of that topic, its one verb, and the adjectives that describe it."""
 
     topic: str
     share: float
@@ -170,7 +170,7 @@ COMPANIONS = {
     "school": {"": 0.6, "友達 と": 0.25, "先生 と": 0.15},
     "work": {"": 0.65, "同僚 と": 0.35},
 }
-# When, in a document that tells the past (True) and in one that tells of habits and plans (False).
+# Times in a document about the past (True) and in one about habits and plans (False).
 TIMES = {
     True: {"昨日 、": 0.50, "今朝 、": 0.20, "先週 、": 0.15, "おととい 、": 0.15},
     False: {"毎日 、": 0.35, "明日 、": 0.25, "時々 、": 0.20, "毎週 、": 0.12, "今日 、": 0.08},
@@ -211,8 +211,8 @@ DAYS = {
 }
 STRIVES = {"food": 0.2, "reading": 0.2, "leisure": 0.2, "school": 0.6, "work": 0.6, "weather": 0.8, "clothes": 0.2}
 
-# How a document is told: (polite, past).
+# The mode of a document: (polite, past).
 MODES = {(True, False): 0.32, (True, True): 0.28, (False, False): 0.18, (False, True): 0.22}
-# The probability that the sentence at this place, counted from 1, closes the document.
+# The probability that the sentence at this position, counted from 1, closes the document.
 CLOSING_AT = {1: 0.0, 2: 0.0, 3: 0.2, 4: 0.3, 5: 0.4, 6: 0.5, 7: 1.0}
 WEATHER_LATER = 0.08

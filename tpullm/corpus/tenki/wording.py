@@ -1,4 +1,4 @@
-"""How each sentence of tenki is worded, given its outline and the mode of its document."""
+"""The wording of a tenki sentence, given its outline and the mode of its document."""
 
 from functools import cache
 
@@ -9,7 +9,7 @@ Part = str | dict[str, float]
 
 
 def _product(*parts: Part) -> dict[tuple[str, ...], float]:
-    """All ways to say the parts one after another, each a fixed template or a choice of templates."""
+    """All sequences of words that the parts can make. A part is a fixed template or a choice of templates."""
     result: dict[tuple[str, ...], float] = {(): 1.0}
     for part in parts:
         choices = {part: 1.0} if isinstance(part, str) else part
@@ -57,7 +57,7 @@ def _reason(weather: str, past: bool) -> str:
 
 
 def _weather(weather: str, mode: Mode, day: str) -> dict[tuple[str, ...], float]:
-    """「今日はとても寒い天気ですね。」; a remark on today ends in ね, a report of the past does not."""
+    """「今日はとても寒い天気ですね。」 A remark on today ends in ね; a report of the past does not."""
     end = f"{copula(mode)} 。" if mode.past else f"{copula(mode)} ね 。"
     parts = (w.VERY_WEATHER, weather, "天気") if weather in w.ADJECTIVES else (weather,)
     return _product(f"{day} は", *parts, end)
@@ -100,7 +100,7 @@ def _closing(topic: str, mode: Mode) -> dict[tuple[str, ...], float]:
 
 @cache
 def wording(said: Outline, mode: Mode) -> Distribution[tuple[str, ...]]:
-    """How a sentence is worded: distribution over tuples of words, punctuation marks included."""
+    """The distribution over the words of a sentence, punctuation marks included."""
     kind, focus = said
     makers = {
         Kind.WEATHER: lambda: _weather(focus, mode, "昨日" if mode.past else "今日"),

@@ -1,0 +1,170 @@
+"""Which files of a source are found, in which order, how each is read, and how much of them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpullm import storage
+from tpullm.corpus import readers, source_files, source_hashes, sources
+from tpullm.errors import UserError
+from tpullm.recipe.schema import Source
+
+
+def _names(found):
+    return [(file.path.name, file.kind, file.held_out) for file in found]
+
+
+def _write(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text of {name}\n")
+    return folder
+
+
+def test_a_folder_is_read_sorted_without_hidden_files_and_what_is_left_out_is_counted(tmp_path):
+    _write(
+        tmp_path, "b.txt", "a.MD", "c/d.jsonl.gz", ".hidden/e.txt", ".f.txt", "g.png", "node_modules/h.js", "i.py", "j"
+    )
+    found = source_files.find(Source("s", "files", str(tmp_path)), tmp_path / "downloads")
+    assert _names(found.files) == [
+        ("a.MD", "markdown", False),
+        ("b.txt", "text", False),
+        ("i.py", "code", False),
+        ("d.jsonl.gz", "jsonl", False),
+    ]
+    assert found.skipped == {
+        "unknown extension (.png)": ["g.png"],
+        "unknown extension (none)": ["j"],
+        "other people's code": ["node_modules/h.js"],
+    }
+    assert not found.is_part
+
+
+def test_a_folder_with_nothing_to_read_is_refused(tmp_path):
+    _write(tmp_path, "a.png")
+    with pytest.raises(
+        UserError, match=r"holds no file of kind text \(.txt .text .rst\); there is: unknown extension \(.png\)"
+    ):
+        source_files.find(Source("s", "text", str(tmp_path)), tmp_path)
+    with pytest.raises(UserError, match="unknown extension; tpullm reads"):
+        source_files.find(Source("s", "files", str(tmp_path / "a.png")), tmp_path)
+
+
+def test_a_named_file_is_read_as_the_source_says(tmp_path):
+    _write(tmp_path, "README")
+    for kind in ("text", "files"):  # without an extension it is text
+        found = source_files.find(Source("s", kind, str(tmp_path / "README")), tmp_path)
+        assert _names(found.files) == [("README", "text", False)]
+
+
+def test_what_is_no_file_is_named_and_left_out(tmp_path):
+    _write(tmp_path, "a.txt")
+    (tmp_path / "broken.txt").symlink_to(tmp_path / "gone.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    source = Source("s", "files", str(tmp_path))
+    found = source_files.find(source, tmp_path)
+    assert _names(found.files) == [("a.txt", "text", False)]
+    assert found.skipped == {"a broken link, or no file": ["broken.txt", "pipe.txt"]}
+    assert list(source_hashes.upstream([source])["s"][0]) == ["a.txt"]
+
+
+@given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12), most=st.integers(1, 200))
+def test_a_bound_takes_whole_files_and_the_beginning_of_one(tmp_path_factory, sizes, most):
+    folder = tmp_path_factory.mktemp("texts")
+    for number, size in enumerate(sizes):
+        (folder / f"{number:02}.txt").write_text("x" * size)
+    found = source_files.find(Source("s", "files", str(folder), bytes=most), folder)
+    assert found.bytes_read == min(most, sum(sizes)) and found.bytes_there == sum(sizes)
+    assert found.is_part == (most < sum(sizes)) and found.files_there == len(sizes)
+    cut = [file for file in found.files if file.is_part]
+    assert len(cut) <= 1
+    assert all(file.bytes == file.path.stat().st_size for file in found.files if file not in cut)
+    assert [file.path for file in found.files] == sorted(file.path for file in found.files)
+
+
+def test_the_part_that_is_read_does_not_depend_on_where_the_folder_lies(tmp_path):
+    parts = []
+    for place in ("here", "there/deep"):
+        _write(tmp_path / place, *(f"{number}.txt" for number in range(9)))
+        found = source_files.find(Source("s", "files", str(tmp_path / place), bytes=50), tmp_path)
+        parts.append([file.path.name for file in found.files])
+    assert parts[0] == parts[1] and len(parts[0]) < 9
+    assert parts[0] != [f"{number}.txt" for number in range(len(parts[0]))]
+
+
+def test_held_out_files_are_not_trained_on(tmp_path):
+    _write(tmp_path, "a.txt", "b.txt", "c.txt")
+    found = source_files.find(Source("s", "text", str(tmp_path), str(tmp_path / "b.txt")), tmp_path)
+    assert not found.is_part
+    assert _names(found.files) == [("b.txt", "text", True), ("a.txt", "text", False), ("c.txt", "text", False)]
+
+
+def test_a_source_on_gs_is_the_folder_that_was_sent_there(tmp_path, bucket):
+    """The same files in the same order with the same text; what they are is told without reading them, by content."""
+    names = ["b.txt", "a/c.md", "a/.hidden", "__pycache__/d.txt", "e.bin", "held.txt"]
+    folder = _write(tmp_path / "texts", *names)
+    storage.remote().upload_all(folder, bucket / "texts", names)
+    found = []
+    for place in (folder, bucket / "texts"):
+        source = Source("s", "files", str(place), str(place / "held.txt"), licence="CC0-1.0")
+        sources.check([source])
+        files = source_files.find(source, tmp_path)
+        texts = [[raw.text for raw in readers.read(file, source)] for file in files.files]
+        found.append((_names(files.files), [file.bytes for file in files.files], files.skipped, texts))
+    assert found[0] == found[1] and len(found[0][0]) == 3
+    before = source_hashes.upstream([source])
+    (bucket / "texts" / "b.txt").write_text("text of b.txt\n")
+    assert source_hashes.upstream([source]) == before
+    (bucket / "texts" / "b.txt").write_text("other\n")
+    assert source_hashes.upstream([source]) != before
+
+
+def test_the_files_of_the_python_library_are_code(tmp_path):
+    found = source_files.find(Source("p", "python", "code"), tmp_path)
+    assert {file.kind for file in found.files} == {"python"} and found.bytes_there == found.bytes_read
+    assert all(file.bytes == file.path.stat().st_size for file in found.files[:50])
+    bounded = source_files.find(Source("p", "python", "code", bytes=100_000), tmp_path)
+    assert bounded.bytes_read == 100_000 and bounded.is_part
+    assert source_files.find(Source("t", "tenki", documents=9), tmp_path).files == []
+
+
+def test_other_peoples_code_is_left_out_and_their_text_is_not(tmp_path):
+    _write(tmp_path, "node_modules/a.js", "node_modules/README.md", "deep/vendor/b.c", "vendored.c")
+    found = source_files.find(Source("s", "files", str(tmp_path)), tmp_path)
+    assert sorted(name for name, _, _ in _names(found.files)) == ["README.md", "vendored.c"]
+    assert sorted(found.skipped["other people's code"]) == ["deep/vendor/b.c", "node_modules/a.js"]
+
+
+def test_what_is_skipped_beside_held_out_files_is_counted_too(tmp_path):
+    _write(tmp_path, "in/a.txt", "in/b.png", "out/c.txt", "out/d.png", "out/e.gif")
+    found = source_files.find(Source("s", "files", str(tmp_path / "in"), str(tmp_path / "out")), tmp_path)
+    assert found.skipped == {"unknown extension (.png)": ["d.png", "b.png"], "unknown extension (.gif)": ["e.gif"]}
+    assert [file.path.name for file in found.read] == ["a.txt"] and found.files_there == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "extension"),
+    [("a.JSONL.gz", ".jsonl"), ("a.txt", ".txt"), ("a.gz", ""), ("a", ""), ("a.b.c", ".c"), ("a.txt.GZ", ".txt")],
+)
+def test_an_extension_is_the_last_but_for_compression(name, extension):
+    assert source_files.extension(Path("folder.x", name)) == extension
+
+
+def test_files_of_a_folder_come_before_its_subfolders_here_and_on_gs(tmp_path):
+    names = ["b/x", "a/z", "a/b/c", "z", "a/y", "c"]
+    _write(tmp_path, *names)
+    found = [str(path.relative_to(tmp_path)) for path, _ in source_files.walk(tmp_path)]
+    assert found == sorted(names, key=source_files._place) == ["c", "z", "a/y", "a/z", "a/b/c", "b/x"]
+
+
+def test_a_part_is_named_by_the_places_in_its_folder(tmp_path):
+    _write(tmp_path, "a/b.txt", "c.txt")
+    (file, other) = source_files.find(Source("s", "text", str(tmp_path)), tmp_path).files
+    assert source_files.name_of(file, Source("s", "text", str(tmp_path))) == "c.txt"
+    assert source_files.name_of(other, Source("s", "text", str(tmp_path))) == "a/b.txt"
+    for place in (other.path, tmp_path / "elsewhere"):
+        assert source_files.name_of(other, Source("s", "text", str(place))) == "b.txt"
