@@ -221,6 +221,9 @@ class _Api(_Handler):
         self.fake.calls[f"DELETE {name}"] += 1
         if name not in self.fake.resources:
             return {"error": {"code": 404, "message": f"{name} not found", "status": "NOT_FOUND"}}, 404
+        if self._query.get("force") != ["true"]:  # needed while there are nodes, which there are until it is deleted
+            error = {"code": 400, "message": f"{name} has nodes; delete them first", "status": "FAILED_PRECONDITION"}
+            return {"error": error}, 400
         self.fake.set(name, DELETING)
         return {"name": "projects/p/locations/z/operations/op"}, 200
 

@@ -46,13 +46,13 @@ def dry_run(case):
     return run_alone(["launch", CASES[case][0], *place, *CASES[case][1:], *RECIPE])
 
 
-def run_alone(arguments):
-    """The same of any command."""
+def run_alone(arguments, variables=()):
+    """The same of any command, which has these variables of Google's tools and no others."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("GOOGLE", "CLOUDSDK"))}
     done = subprocess.run(
         [sys.executable, "-c", ALONE, *arguments],
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(ROOT), "HOME": "/nonexistent"},
+        env=environment | {"PYTHONPATH": str(ROOT), "HOME": "/nonexistent"} | dict(variables),
         capture_output=True,
         text=True,
     )

@@ -39,8 +39,8 @@ split() {
 
 download() { # $1 = from gs://, $2 = to
     split "$1"
-    authorization | curl -fsS --retry 5 --config - -o "$2.partial" "$storage/storage/v1/b/$bucket/o/$name?alt=media"
-    mv "$2.partial" "$2"
+    authorization | curl -fsS --retry 5 --config - -o "$2.partial" "$storage/storage/v1/b/$bucket/o/$name?alt=media" &&
+        mv "$2.partial" "$2"
 }
 
 # Reports that the set-up of this machine failed ($1), and exits.
