@@ -40,6 +40,14 @@ def test_a_signal_is_a_code_as_in_a_shell(number):
     assert ended("raise SystemExit(7)")[1] == 7
 
 
+def test_nobody_waits_for_one_that_runs(monkeypatch):
+    child = Child(["sleep", "60"], os.environ, print)
+    monkeypatch.setattr(child._reader, "join", lambda seconds: pytest.fail("waits for the lines of a child that runs"))
+    assert child.poll() is None
+    monkeypatch.undo()
+    child.kill()
+
+
 def test_it_can_be_told_to_stop():
     started = []
     program = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: exit(130)); print('up', flush=True)"
