@@ -29,7 +29,7 @@ def test_all_lines_of_both_streams_are_there_when_it_has_ended():
     assert child.poll() == 0, "however often it is asked"
 
 
-def test_the_last_line_is_the_last_that_tells_something():
+def test_the_last_line_is_not_an_empty_one():
     child, _, lines = ended("print('done'); print(); print('  ')")
     assert lines == ["done", "", "  "] and child.last_line == "done"
 
@@ -40,7 +40,7 @@ def test_a_signal_is_a_code_as_in_a_shell(number):
     assert ended("raise SystemExit(7)")[1] == 7
 
 
-def test_nobody_waits_for_one_that_runs(monkeypatch):
+def test_poll_does_not_wait_for_a_child_that_runs(monkeypatch):
     child = Child(["sleep", "60"], os.environ, print)
     monkeypatch.setattr(child._reader, "join", lambda seconds: pytest.fail("waits for the lines of a child that runs"))
     assert child.poll() is None

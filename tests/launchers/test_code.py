@@ -1,4 +1,4 @@
-"""The code as a wheel: named by its content, the same anywhere, and one that pip installs."""
+"""The code as a wheel: its name is a hash of its content, its bytes are the same anywhere, and pip installs it."""
 
 import hashlib
 import io
@@ -31,7 +31,7 @@ def test_the_same_files_are_the_same_bytes_in_another_process():
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of one file in place of ours."""
+    """A package of one file in place of tpullm."""
     folder = tmp_path / "tpullm"
     folder.mkdir()
     (folder / "a.py").write_text("A = 1\n")
@@ -41,7 +41,7 @@ def package(tmp_path, monkeypatch):
 
 
 def built() -> code.Wheel:
-    """The wheel of the files as they are now."""
+    """The wheel of the files that the package has now."""
     code.wheel.cache_clear()
     return code.wheel()
 
@@ -61,7 +61,7 @@ def test_another_file_is_another_name(package):
     assert built() == first
 
 
-def test_what_python_compiled_or_when_a_file_was_written_is_not_in_it(package):
+def test_compiled_files_and_times_do_not_change_it(package):
     first = built()
     (package / "__pycache__").mkdir()
     (package / "__pycache__" / "a.cpython-313.pyc").write_text("compiled")
@@ -69,7 +69,7 @@ def test_what_python_compiled_or_when_a_file_was_written_is_not_in_it(package):
     assert built() == first and not [name for name in names_in(first) if "__pycache__" in name]
 
 
-def test_a_folder_that_is_a_link_is_in_it(package, tmp_path):
+def test_a_linked_folder_is_in_it(package, tmp_path):
     """A checkout has `tpullm/configs` as a link."""
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "one.yaml").write_text("name: one\n")

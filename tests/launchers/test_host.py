@@ -59,7 +59,7 @@ def host(tmp_path, monkeypatch):
         ([1, 1, 0], 0, 0),
     ],
 )
-def test_what_is_tried_again(host, ends, code, left):
+def test_the_exit_codes_after_which_the_verb_is_restarted(host, ends, code, left):
     made = host(*ends)
     assert made.run() == HostExit(0, code, "its last line") and len(made.left) == left
     assert made.record.last_start(1, 0) == len(ends) - left
@@ -123,7 +123,7 @@ def test_a_host_whose_peer_has_ended_ends_too(host):
     assert made.run() == HostExit(1, 75, "host 0 ended: tokens: not made yet") and made.left == [0]
 
 
-def test_its_own_report_before_is_no_peers(host):
+def test_a_hosts_own_report_does_not_count_as_a_peers(host):
     made = host(0, place=TWO)
     made.record.add_exit(1, HostExit(1, 75, "before"))
     threading.Timer(0.1, made.record.ready, (1, 1, 0)).start()

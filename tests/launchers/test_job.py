@@ -27,7 +27,7 @@ def test_a_name_that_google_refuses(name):
 @pytest.mark.parametrize(
     "recipe, name", [("Tiny", "tiny-pretrain"), ("125m", "tpullm-125m-pretrain"), ("é_x", "x-pretrain")]
 )
-def test_without_a_name_it_is_the_recipes_with_what_google_takes(recipe, name):
+def test_the_default_name_is_made_of_the_recipes_name(recipe, name):
     command = ["pretrain", "--config", str(TINY), "--run", "gs://b/run", "--name", recipe]
     assert job.make("tpu-vm", LaunchConfig(), command).name == name
 
@@ -35,7 +35,7 @@ def test_without_a_name_it_is_the_recipes_with_what_google_takes(recipe, name):
 PAIRS = [("A", "1"), ("B", "2")]
 
 
-def test_a_job_of_another_run_or_content_is_marked_otherwise():
+def test_each_run_has_its_hash_and_each_specification_its_path():
     """The run's hash marks resources; the specification's hash is in its path, so none is overwritten."""
     one, again, other = make_job("gs://b/one"), make_job("gs://b/one/"), make_job("gs://b/other")
     assert one.run_hash == again.run_hash != other.run_hash
@@ -100,7 +100,7 @@ def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key, verb
 @pytest.mark.parametrize(
     "key, path", [("corpus.sources", "https://example.org/a"), ("finetune.conversations", "tenki")]
 )
-def test_an_input_that_is_no_file_is_nobodys(key, path):
+def test_an_input_that_is_no_file_is_accepted(key, path):
     job.check_cloud(job_with(key, path, "run"))
 
 

@@ -126,7 +126,7 @@ def test_waits_for_a_service_that_does_not_answer_double_and_begin_anew(job, ser
     assert [each.attempt for each in service.resources] == [1], "left going"
 
 
-def test_an_attempt_is_started_and_left_to_itself(job, record, service, slept):
+def test_start_returns_when_an_attempt_waits_or_runs(job, record, service, slept):
     assert watch.start(job, service, record, PACE) is True
     assert service.done == ["create 1"] and not [seconds for seconds in slept if seconds > 10]
     service.set(State.ACTIVE)
@@ -143,7 +143,7 @@ def test_what_is_being_deleted_is_waited_for_before_the_next_attempt(job, record
     assert service.done == ["create 1", "create 2"]
 
 
-def test_of_a_run_that_is_over_nothing_is_started(job, record, service, slept):
+def test_a_finished_run_is_not_started(job, record, service, slept):
     watch.start_attempt(job, service, record, 1)
     service.resources.clear()
     record.conclude(1, Outcome(False, 0, "finished", 0.0))
@@ -170,7 +170,7 @@ def test_each_action_and_the_wait_after_it(job, record, service):
     assert perform(Wait("any")) == perform(Finish(outcome)) == 10
 
 
-def test_only_a_service_that_may_answer_later_is_asked_again(slept):
+def test_only_try_again_is_retried(slept):
     def after(*faults):
         left = list(faults)
 
