@@ -1,4 +1,4 @@
-"""Fakes of Google for the tests of launching, and jobs for them."""
+"""Fakes of Google's services for the tests of launches, and jobs for them."""
 
 import functools
 import sys
@@ -15,19 +15,19 @@ from tpullm.launchers.settings import LaunchConfig
 
 QUICK = watch.Pace(poll=0.1, first_wait=0.1, longest_wait=1.0)
 CLOUD = {"project": "my-project", "zone": "us-central1-a"}
-PYTHON = {"python": sys.executable}  # on a machine; to set one up by pip is another test's
+PYTHON = {"python": sys.executable}  # of a machine, so that no test waits for pip
 SETTINGS = {"project": "my-project", "zone": "us-west4-a", "accelerator": "v5litepod-16"}
 
 
 def make_job(run: str | Path, *command: str, **settings) -> Job:
-    """A job for TPU machines; its run directory may be a local one, which `check_cloud` would refuse."""
+    """A job for TPU machines; its run directory may be local, unlike that of a real launch."""
     words = list(command) or ["pretrain", "--config", str(TINY)]
     return job.make("tpu-vm", LaunchConfig(**SETTINGS | settings), [*words, "--run", str(run)])
 
 
 @pytest.fixture
 def start_tpu(tmp_path, monkeypatch) -> Iterator[Callable[..., FakeTpu]]:
-    """Starts a fake TPU service, to which Google's client then talks."""
+    """Starts a fake TPU service and points Google's client to it."""
     fakes = []
 
     def start(environment: dict[str, str] | None = None) -> FakeTpu:
@@ -51,7 +51,7 @@ def tpu(start_tpu) -> FakeTpu:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    """The waits of a real service, a hundredth as long; for machines to report as long as a busy one may take."""
+    """Shorten the waits between observations. The wait for a report stays long: this machine may be busy."""
     quick = functools.partial(watch.Pace, 0.05, 0.05, 0.2, 300.0)
     monkeypatch.setattr(watch, "Pace", quick)
 
@@ -63,7 +63,7 @@ def job_of(target: str, verb: str, run="gs://my-bucket/tiny", arguments=(), **co
 
 
 def copied(run: Path, there: Path) -> None:
-    """Put all that a run has up to its tokens into another run directory."""
+    """Copy a run's documents, tokenizer and tokens into another run directory."""
     for stage in ("documents", "tokenizer", "tokens"):
         for file in (run / stage).rglob("*"):
             if file.is_file():
@@ -72,7 +72,7 @@ def copied(run: Path, there: Path) -> None:
 
 @pytest.fixture
 def address(monkeypatch):
-    """Has an API's client talk to a fake: `address("BATCH", fake)`."""
+    """Points an API's client to a fake: `address("BATCH", fake)`."""
 
     def set_address(service, fake):
         monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", fake.endpoint)
@@ -84,5 +84,5 @@ def address(monkeypatch):
 
 @pytest.fixture
 def machine(storage_server) -> dict[str, str]:
-    """The variables that all machines have: where the bucket is."""
+    """The environment variables of every machine: the address of the bucket."""
     return {"STORAGE_EMULATOR_HOST": storage_server.address}

@@ -1,8 +1,8 @@
-"""Google Batch on this machine: the API in REST form, and jobs whose tasks are run for real, as processes.
+"""Google Batch on this machine: the API in REST form, and jobs whose tasks run as processes.
 
-What is kept to, as far as the documentation says: a job is checked when it comes (strictly, by the client's own types);
-its states; the variables and the hosts file of a task; retries by the task's policy; a failed task fails the job, and
-what still runs is stopped; a job is kept until it is deleted.
+It follows the documentation. A job is checked on arrival, strictly, by the client's own types. It has the states of the
+service, and its tasks the variables and the hosts file. The task's policy decides about retries. A failed task fails
+the job, and its other tasks are stopped. A job is kept until it is deleted.
 """
 
 import re
@@ -25,7 +25,7 @@ SECONDS_IN_A_STATE = 0.05
 
 @dataclass
 class Job:
-    """A job as it is kept.
+    """The service's copy of a job.
 
     Args:
         body: as it was asked for.
@@ -106,7 +106,7 @@ class FakeBatch(Rest):
         return self._shown(self._found(parent, name))
 
     def delete(self, call: Call, parent: str, name: str) -> dict:
-        """`jobs.delete`: an operation; the job is seen for a moment longer."""
+        """`jobs.delete`: an operation; the job stays visible for a moment."""
         job = self._found(parent, name)
         self._stop(job, "DELETION_IN_PROGRESS")
         job.deleted = True
@@ -135,14 +135,14 @@ class FakeBatch(Rest):
         }
 
     def preempt(self, name: str, index: int) -> None:
-        """The machine of a task is taken away, without a notice."""
+        """Take the machine of a task back, without a notice."""
         with self.lock:
             job = self.jobs[name]
             job.preempted.add(index)
             machines.kill(job.processes[index])
 
     def wait(self, name: str, *states: str, seconds: float = 60) -> Job:
-        """Until the job is in one of the states.
+        """Wait until the job is in one of the states.
 
         Raises:
             TimeoutError: it is not, by then.
@@ -212,7 +212,7 @@ class FakeBatch(Rest):
                     return self._stop(job, "FAILED")
 
     def _attempt(self, job: Job, index: int) -> int:
-        """Start the task, and wait for its exit code: 50001 if its machine was taken away."""
+        """Start the task, and wait for its exit code: 50001 if its machine was taken back."""
         with self.lock:
             if job.status != "RUNNING":
                 return 130
@@ -270,12 +270,12 @@ class FakeBatch(Rest):
 
 
 def shown(event: dict) -> dict:
-    """A status event without what only the fake needs."""
+    """A status event without the fields that only the fake needs."""
     return {name: value for name, value in event.items() if name != "task"}
 
 
 def retried(spec: dict, code: int) -> bool:
-    """Whether a task that ended so is run again, by the one policy that Batch takes; without one, always."""
+    """Whether Batch restarts a task after an exit code: by the policy, of which it accepts one; without one, always."""
     policies = spec.get("lifecyclePolicies", [])
     if not policies:
         return True
@@ -284,7 +284,7 @@ def retried(spec: dict, code: int) -> bool:
 
 
 def checked(sent: dict) -> dict:
-    """The job with the names of values (the client sends numbers); refused if the service would, by its reference."""
+    """The job with enumeration names (the client sends numbers). Refused if the reference of the service says so."""
     try:
         body = json_format.MessageToDict(json_format.ParseDict(sent, batch_v1.Job.pb(batch_v1.Job())))
     except json_format.ParseError as error:

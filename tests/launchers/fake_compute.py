@@ -1,9 +1,9 @@
-"""Compute Engine on this machine: templates, policies and managed groups in REST form, whose machines run for real.
+"""Compute Engine on this machine: templates, policies and managed groups in REST form; machines run as processes.
 
-What is kept to, as far as the documentation says: names are checked; each call is an operation, done a moment later; a
-request with an identifier that came before does nothing; a group needs its template, which can't be removed before it;
-a machine is provisioning, staging, running; the group brings nothing back (`DO_NOTHING`). A machine runs its start-up
-script as a process group, told of its metadata by `GCE_METADATA_HOST`.
+It follows the documentation. Names are checked. Each call is an operation that is done a moment later. A request whose
+identifier came before does nothing. A group needs its template, which can't be deleted before the group. A machine is
+provisioning, staging, running; the group repairs none (`DO_NOTHING`). A machine runs its start-up script as a process
+group, which finds its metadata by `GCE_METADATA_HOST`.
 """
 
 import itertools
@@ -104,7 +104,7 @@ class FakeCompute(Rest):
         return self._operation(call, place, make)
 
     def create_instances(self, call: Call, project: str, place: str, name: str) -> dict:
-        """`createInstances`: machines with the names that are asked for."""
+        """`createInstances`: machines with the names of the request."""
         json_format.ParseDict(call.body, compute_v1.InstanceGroupManagersCreateInstancesRequest.pb()())
 
         def make():
@@ -156,7 +156,7 @@ class FakeCompute(Rest):
         self._machine(name).metadata.warn()
 
     def preempt(self, name: str) -> None:
-        """Take a machine back: it is stopped."""
+        """Take a machine back: stop it."""
         with self.lock:
             machine = self._machine(name)
             machines.kill(machine.process)
@@ -167,7 +167,7 @@ class FakeCompute(Rest):
         return (self.folder / name / "log").read_text("utf-8")
 
     def left(self) -> list[str]:
-        """All that is there."""
+        """All resources that exist."""
         return [f"{collection}/{name}" for collection, things in self.things.items() for name in things]
 
     def _machine(self, name: str) -> Machine:
@@ -192,7 +192,7 @@ class FakeCompute(Rest):
         return self.things[collection][name]
 
     def _operation(self, call: Call, place: str, act) -> dict:
-        """Carry out, once for all requests of one identifier; the answer is an operation that is not done yet."""
+        """Carry out a request, once for each request identifier; the answer is an operation that is not done yet."""
         if known := self.by_request.get(call.query.get("requestId", "")):
             return known
         act()

@@ -1,4 +1,4 @@
-"""The metadata server of one machine, on 127.0.0.1: what it was given when it was made, its token, its last notice."""
+"""The metadata server of one machine, on 127.0.0.1: its attributes, its token, its notices."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ class Metadata:
 
     @property
     def address(self) -> str:
-        """What `GCE_METADATA_HOST` has to be."""
+        """The value for `GCE_METADATA_HOST`."""
         return f"127.0.0.1:{self._server.server_port}"
 
     def warn(self) -> None:

@@ -1,4 +1,4 @@
-"""Google as far as `tpullm launch tpu-vm` sees it: the Cloud TPU API in REST form, and the metadata server of machines.
+"""The parts of Google that `launch tpu-vm` needs: the Cloud TPU API in REST form, and the machines' metadata server.
 
 A queued resource waits, is provisioned, and becomes active; then the start-up script of each of its machines runs here,
 as a process group. What the API answers can be scripted: 429, 503, no quota, or an answer that is lost.
@@ -20,9 +20,9 @@ from google.protobuf import json_format
 
 TOKEN = "ya29.a-secret-that-is-never-shown"
 ACTIVE, SUSPENDED, FAILED, DELETING = "ACTIVE", "SUSPENDED", "FAILED", "DELETING"
-WAY = ("WAITING_FOR_RESOURCES", "PROVISIONING", ACTIVE)  # a step at each look
+WAY = ("WAITING_FOR_RESOURCES", "PROVISIONING", ACTIVE)  # one step at each list request
 HOSTS = {"v5litepod-4": 1, "v5litepod-16": 4}
-LOST = "lost"  # the request is done, the connection is closed
+LOST = "lost"  # the request is carried out, then the connection is closed
 QUOTA = (429, "Quota limit 'TPUV5sPreemptiblePerProjectPerZone' has been exceeded. Limit: 0 in zone us-west4-a.")
 BUSY = (429, "Too many requests; try again later.")
 AWAY = (503, "The service is currently unavailable.")
@@ -60,7 +60,7 @@ class Machine:
             )
 
     def kill(self) -> None:
-        """The machine is gone."""
+        """End the machine."""
         if self.process:
             try:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -104,11 +104,11 @@ class FakeTpu:
                 machine.kill()
 
     def made(self) -> list[str]:
-        """The names that were asked for."""
+        """The names in all create requests."""
         return [name.split()[1] for name in self.calls if name.startswith("POST")]
 
     def set(self, name: str, state: str, error: dict | None = None) -> None:
-        """Set the state of a resource; its machines go with all but ACTIVE."""
+        """Set the state of a resource; its machines end unless it is ACTIVE."""
         with self.lock:
             resource = self.resources[name]
             resource["state"] = {"state": state} | ({"failedData": {"error": error}} if error else {})
@@ -119,7 +119,7 @@ class FakeTpu:
                     machine.kill()
 
     def preempt(self, name: str, seconds: float = 0.0) -> None:
-        """Take the machines back: a notice, some seconds, and then they are gone and the resource is suspended."""
+        """Take the machines back: announce it, wait some seconds, end them and suspend the resource."""
         for machine in self.machines.get(name, []):
             machine.values["preempted"] = "TRUE"
         threading.Event().wait(seconds)
@@ -128,7 +128,7 @@ class FakeTpu:
                 self.set(name, SUSPENDED)
 
     def advance(self) -> None:
-        """One step on the way of each resource."""
+        """Move each resource one step on to ACTIVE, or out of DELETING."""
         for name, resource in list(self.resources.items()):
             state = resource["state"]["state"]
             if state == DELETING:
@@ -199,7 +199,7 @@ class _Api(_Handler):
         name = self._query["queuedResourceId"][0]
         self.fake.calls[f"POST {name}"] += 1
         parsed = tpu_v2.QueuedResource()
-        json_format.Parse(body, tpu_v2.QueuedResource.pb(parsed))  # a field that is not published is refused
+        json_format.Parse(body, tpu_v2.QueuedResource.pb(parsed))  # refuses unknown fields
         resource = json_format.MessageToDict(tpu_v2.QueuedResource.pb(parsed))
         query = {key: values[0] for key, values in self._query.items() if not key.startswith("$")}
         self.fake.requests.append({"path": self._path, "query": query, "body": dict(resource)})
@@ -221,13 +221,16 @@ class _Api(_Handler):
         self.fake.calls[f"DELETE {name}"] += 1
         if name not in self.fake.resources:
             return {"error": {"code": 404, "message": f"{name} not found", "status": "NOT_FOUND"}}, 404
+        if self._query.get("force") != ["true"]:  # the API needs it while there are nodes
+            error = {"code": 400, "message": f"{name} has nodes; delete them first", "status": "FAILED_PRECONDITION"}
+            return {"error": error}, 400
         self.fake.set(name, DELETING)
         return {"name": "projects/p/locations/z/operations/op"}, 200
 
 
 class _Metadata(_Handler):
     def do_GET(self) -> None:  # noqa: N802
-        """A value for the machine whose address was asked."""
+        """A value of the machine to whose address the request came."""
         own = self.connection.getsockname()[0]
         machines = [machine for machines in self.fake.machines.values() for machine in machines]
         machine = next((machine for machine in machines if machine.address.startswith(f"{own}:")), None)

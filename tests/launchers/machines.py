@@ -1,4 +1,4 @@
-"""Processes that stand for machines of a cloud: each a process group, none of which outlives the test."""
+"""Processes in place of machines: each machine is a process group, and none outlives its test."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-KEPT = ("PATH", "LANG", "TMPDIR")  # of the test's own environment; the rest would tell a machine too much
+KEPT = ("PATH", "LANG", "TMPDIR")  # the only variables of the test that a machine gets
 
 
 NAMED = ["unshare", "--map-root-user", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']  # a machine's own name
@@ -40,7 +40,7 @@ def can_name() -> bool:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """What a machine that is taken away does to all that runs on it."""
+    """End all processes of a machine, as when it is taken back."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What the fakes of Google's APIs share: a server on 127.0.0.1 in REST form, and faults that a test asks for."""
+"""The base of the fakes of Google's APIs: a REST server on 127.0.0.1, and faults that a test asks for."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Refused(Exception):
-    """An answer that is an error, as Google words it."""
+    """An error in Google's form, as the answer."""
 
     def __init__(self, code: int, status: str, message: str):
         super().__init__(message)
@@ -20,7 +20,7 @@ class Refused(Exception):
 
 @dataclass
 class Fault:
-    """What happens to the next request of one kind.
+    """A fault of the next request of one kind.
 
     Args:
         method, path: which; `path` is searched for in the request's path.
@@ -36,7 +36,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Call:
-    """One request as it came."""
+    """One request that the server received."""
 
     method: str
     path: str
@@ -68,11 +68,11 @@ class Rest:
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def count(self, method: str, path: str) -> int:
-        """How many requests of that kind came, whatever became of them."""
+        """Number of requests of one kind, answered or not."""
         return sum(call.method == method and re.search(path, call.path) is not None for call in self.calls)
 
     def answer(self, call: Call) -> dict | None:
-        """What is sent back; None is nothing."""
+        """The answer to a request; None closes the connection."""
         with self.lock:
             self.calls.append(call)
             fault = next((f for f in self.faults if f.method == call.method and re.search(f.path, call.path)), None)
@@ -121,4 +121,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_):
-        """Quiet: a test asks `calls`."""
+        """Print nothing: tests read `calls`."""

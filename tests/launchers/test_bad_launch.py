@@ -1,4 +1,4 @@
-"""What a user does wrong when launching: one line, exit code 2, before anything is made."""
+"""User errors of a launch: one line, exit code 2, before any resource is created."""
 
 import sys
 
@@ -14,7 +14,7 @@ TPU = ["launch", "tpu-vm", "--project", "p", "--zone", "us-west4-a", "--accelera
 
 
 def told(capsys, *argv) -> str:
-    """The one line that a command ends with."""
+    """The one line with which a command exits."""
     assert main([str(word) for word in argv]) == 2
     out, said = capsys.readouterr()
     assert out == "" and said.count("\n") == 1 and said.startswith("tpullm: "), said
@@ -52,17 +52,17 @@ def told(capsys, *argv) -> str:
         (["launch", "local", "--processes=0", *RUN], "processes: 0 is too small"),
     ],
 )
-def test_what_can_be_known_without_a_network(capsys, argv, says):
+def test_user_errors_are_found_without_a_network(capsys, argv, says):
     assert says in told(capsys, *argv)
 
 
 @pytest.fixture
 def ready(bucket, tpu):
-    """A fake TPU service and a bucket: what is needed for a launch."""
+    """A command line for a fake TPU service and a bucket."""
     return [*TPU, "--", "pretrain", "--config", TINY, "--run", bucket / "run"]
 
 
-def test_a_bucket_that_can_not_be_written_is_found_before_anything_is_made(capsys, ready, tpu):
+def test_an_unwritable_bucket_is_refused_before_anything_is_created(capsys, ready, tpu):
     line = told(capsys, *ready[:-1], "gs://no-such-bucket/run")
     assert "gs://no-such-bucket" in line and "no such bucket" in line and tpu.resources == {}
 
@@ -76,7 +76,7 @@ def test_a_name_that_another_run_uses(capsys, ready, tpu, bucket):
     assert dict(tpu.calls) == before and not (bucket / "another").exists()
 
 
-def test_other_settings_for_what_is_running(capsys, ready, tpu):
+def test_other_settings_for_a_running_launch_are_refused(capsys, ready, tpu):
     assert main([*map(str, ready)]) == 0
     capsys.readouterr()
     assert "is running with other settings; wait for it, or stop it first" in told(
@@ -98,8 +98,8 @@ def test_without_the_client_libraries(capsys, ready, monkeypatch):
     assert "Google's client libraries are not installed; run: pip install 'tpullm[gcp]'" in told(capsys, *ready)
 
 
-def test_a_launch_is_found_again_looked_at_and_stopped(capsys, ready, tpu):
-    """Without --watch: asked for once, however often; then its state and cost; then nothing is left."""
+def test_a_launch_is_repeated_inspected_and_stopped(capsys, ready, tpu):
+    """Without --watch: repeated launches create one resource; status tells its state and cost; stop leaves nothing."""
     words = [*map(str, ready)]
     assert main([*words[:2], "status", *words[2:]]) == 0 and "not launched yet" in capsys.readouterr().out
     assert main(words) == 0 and main(words) == 0

@@ -1,6 +1,6 @@
 """`--dry-run` of compute and batch: the recorded requests, without a network, JAX or Google's libraries.
 
-After a change that is meant, `TPULLM_RECORD=1 pytest tests/launchers/test_cloud_dry_run.py` records them anew.
+After an intended change, `TPULLM_RECORD=1 pytest tests/launchers/test_cloud_dry_run.py` records them anew.
 """
 
 import os
@@ -27,7 +27,7 @@ CASES = {
     "compute-gpus-on-demand": ["compute", "--machine=a2-highgpu-8g", "--provisioning=on_demand", "--", "pretrain"],
     "compute-slice": ["compute", "--machine=ct6e-standard-4t", "--nodes=4", "--", "pretrain"],
 }
-# A process in which nothing can connect; it says what it took and what it loaded.
+# A process that can't connect anywhere. It prints its exit code, its processor time and the heavy modules it loaded.
 ALONE = """
 import socket, sys, time
 def refuse(*_, **__): raise AssertionError("a dry run needs no network")
@@ -41,18 +41,18 @@ print(code, f"{time.process_time():.2f}", *heavy, file=sys.stderr)
 
 
 def dry_run(case):
-    """What is printed, and what the process says of itself."""
+    """The output of a dry run, and the words that `ALONE` prints."""
     place = ["--dry-run", "--project=my-project", "--zone=us-central1-a"]
     return run_alone(["launch", CASES[case][0], *place, *CASES[case][1:], *RECIPE])
 
 
-def run_alone(arguments):
-    """The same of any command."""
+def run_alone(arguments, variables=()):
+    """The same for any command. It gets these variables of Google's tools and no others."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("GOOGLE", "CLOUDSDK"))}
     done = subprocess.run(
         [sys.executable, "-c", ALONE, *arguments],
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(ROOT), "HOME": "/nonexistent"},
+        env=environment | {"PYTHONPATH": str(ROOT), "HOME": "/nonexistent"} | dict(variables),
         capture_output=True,
         text=True,
     )
@@ -61,7 +61,7 @@ def run_alone(arguments):
 
 
 def without_code(text):
-    """The requests, without what changes with each line of the code or key of a recipe: script, hashes."""
+    """The requests without the start-up script and the hashes, which change with the code and the recipe."""
     found = yaml.safe_load(text)["requests"]
 
     def cleaned(value):
@@ -88,7 +88,7 @@ def test_the_requests_are_the_recorded_ones(case):
     assert made == file.read_text(encoding="utf-8")
 
 
-def test_a_dry_run_tells_no_secret(monkeypatch):
+def test_a_dry_run_prints_no_secret(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_a_secret_of_mine")
     assert "hf_a_secret_of_mine" not in dry_run("batch-gpus")[0]
 

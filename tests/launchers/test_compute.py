@@ -1,4 +1,4 @@
-"""Compute Engine: what is refused, what is sent, and groups whose machines run for real, by a fake of the service."""
+"""Compute Engine: refused jobs, the requests, and a fake of the service whose machines run as processes."""
 
 import threading
 import time
@@ -61,7 +61,7 @@ CASES = {
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_requests_are_the_published_types_to_the_letter(config):
-    """Read by the client's own types and written again they are the same."""
+    """Parsing them into the client's types and writing them again changes nothing."""
     for request in compute.requests(job_of("compute", "pretrain", **config), 1):
         message = google_api.parsed(request)
         assert json_format.MessageToDict(type(message).pb(message)) == request.message
@@ -80,7 +80,7 @@ ENUMS = {
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_values_are_those_that_the_api_names(config):
-    """The types of Compute Engine have texts where others have enumerations, so parsing alone would take any."""
+    """The types of Compute Engine have strings in place of enumerations, so the parser accepts any value."""
     for request in compute.requests(job_of("compute", "pretrain", **config), 1):
         for key, value in pairs(request.message):
             if key in ENUMS:
@@ -88,7 +88,7 @@ def test_values_are_those_that_the_api_names(config):
 
 
 def pairs(value):
-    """All keys with their values, of all objects in it."""
+    """All keys of all nested objects, with their values."""
     if isinstance(value, dict):
         yield from value.items()
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -96,7 +96,7 @@ def pairs(value):
 
 
 def properties(**config):
-    """Of the template's machines."""
+    """The properties of the template's machines."""
     template = next(r for r in compute.requests(job_of("compute", "pretrain", **config), 1) if "Template" in r.call)
     return template.message["instanceTemplateResource"]["properties"]
 
@@ -146,19 +146,19 @@ def fake(tmp_path, address, machine):
 
 
 def launched(bucket, folder="run", **config):
-    """A job whose code and specification are in their places."""
+    """A job whose code and specification are uploaded."""
     work = job_of("compute", "pretrain", f"{bucket}/{folder}", **PYTHON | GPUS | config)
     launch.upload(work)
     return work
 
 
 def quickly(monkeypatch, script):
-    """Has machines run a script in place of ours."""
+    """Replaces the start-up script of machines."""
     monkeypatch.setattr("tpullm.launchers.startup.text", lambda: f"#!/bin/sh\n{script}\n")
 
 
 def until(true, seconds=60):
-    """Wait for something."""
+    """Wait for a condition."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -166,7 +166,7 @@ def until(true, seconds=60):
 
 
 def turn(work, state):
-    """One turn of the loop, however the service answers."""
+    """One turn of the loop; a service that asks for patience is no error."""
     try:
         watch.perform(watch.next_action(work, compute, state, QUICK), work, compute, state, QUICK)
     except watch.TryAgain:
@@ -174,13 +174,13 @@ def turn(work, state):
 
 
 def state_of(work):
-    """Of the one resource that there is."""
+    """The state of the only resource."""
     (seen,) = compute.observe(work)
     return seen.state
 
 
 @pytest.mark.parametrize("lost", ["instanceTemplates", "instanceGroupManagers$", "createInstances"])
-def test_an_attempt_is_made_once_whatever_becomes_of_the_answers(bucket, fake, monkeypatch, lost):
+def test_an_attempt_is_created_once_even_if_answers_are_lost(bucket, fake, monkeypatch, lost):
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket)
     fake.faults += [
@@ -200,8 +200,8 @@ def test_an_attempt_is_made_once_whatever_becomes_of_the_answers(bucket, fake, m
     compute.delete(work, seen)
 
 
-def test_what_is_there_is_not_made_again(bucket, fake, monkeypatch):
-    """Also when the service has forgotten the identifiers of the first requests."""
+def test_existing_resources_are_not_created_again(bucket, fake, monkeypatch):
+    """Also when the service no longer knows the identifiers of the first requests."""
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket)
     compute.create(work, 1)
@@ -211,7 +211,7 @@ def test_what_is_there_is_not_made_again(bucket, fake, monkeypatch):
     assert len(fake.groups["tiny-pretrain-1"].machines) == 2
 
 
-def test_a_slice_has_a_policy_which_goes_with_it(bucket, fake, monkeypatch):
+def test_a_slice_has_a_policy_that_is_deleted_with_it(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket, **SLICE)
     compute.create(work, 1)
@@ -229,7 +229,7 @@ def test_a_slice_has_a_policy_which_goes_with_it(bucket, fake, monkeypatch):
         ("RESOURCE_NOT_FOUND", watch.State.FAILED, True),
     ],
 )
-def test_why_machines_do_not_come_is_seen(bucket, fake, code, state, permanent):
+def test_the_reason_for_missing_machines_is_observed(bucket, fake, code, state, permanent):
     fake.error = {"code": code, "message": "that is why"}
     work = launched(bucket)
     compute.create(work, 1)
@@ -258,7 +258,7 @@ def test_a_machine_that_was_taken_back_is_seen(bucket, fake, monkeypatch):
 
 @pytest.mark.slow
 def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the_same(bucket, fake, tiny_run):
-    """The second run is warned while it trains: it saves, its machines go, others come, and it ends as the first."""
+    """The second run gets a notice while it trains: it saves, resumes on other machines, and ends as the first."""
     disturbed = []
     for name in ("whole", "warned"):
         work = to_train(bucket / name, tiny_run)
@@ -278,7 +278,7 @@ def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the
 
 
 def to_train(run, tiny_run):
-    """A job that pretrains on two machines, with a run directory that has all that is needed before."""
+    """A job that pretrains on two machines. Its run directory has the earlier stages."""
     copied(tiny_run, run)
     arguments = ["--mesh.fsdp", "2", "--pretrain.steps", "60"]
     work = job_of("compute", "pretrain", str(run), arguments, **PYTHON | {"machine": "g2-standard-4", "nodes": 2})
@@ -287,7 +287,7 @@ def to_train(run, tiny_run):
 
 
 def take_back(fake, work, disturbed):
-    """Warn a machine when there is a save; take it away when it has ended."""
+    """Announce the preemption of a machine after a checkpoint; take it back when the verb has ended."""
     saves = storage.path(work.run) / "pretrain" / "checkpoints"
     until(lambda: saves.exists() and any(path.name.isdigit() for path in saves.iterdir()), 300)
     name = "tiny-pretrain-1-1"

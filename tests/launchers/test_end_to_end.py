@@ -1,4 +1,4 @@
-"""A run that is launched on machines that are taken away, and processes here that are killed: the bits are the same."""
+"""Runs whose machines are taken back, and whose processes are killed, end with the same bits as undisturbed runs."""
 
 import os
 import random
@@ -35,7 +35,7 @@ def start_local(run: Path, processes: int = 4) -> subprocess.Popen:
 
 
 def saved(run: Path) -> int:
-    """The last step that is saved."""
+    """The step of the last checkpoint."""
     folder = run / "pretrain" / "checkpoints"
     try:
         return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
@@ -50,7 +50,7 @@ def children(process: subprocess.Popen) -> list[int]:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process is not running; one that nobody waited for yet does not run either."""
+    """Whether a process does not run; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -58,8 +58,8 @@ def is_gone(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_four_machines_that_are_taken_away_twice(start_tpu, bucket, tiny_tokens, tmp_path):
-    """Two preemptions (one without a notice), a lost answer, one 429: as if nothing had been, and nothing is left."""
+def test_four_machines_that_are_taken_back_twice(start_tpu, bucket, tiny_tokens, tmp_path):
+    """Two preemptions (one without a notice), a lost answer, one 429: the same bits, and no resource is left."""
     whole = tmp_path / "whole"
     shutil.copytree(tiny_tokens, whole)
     assert start_local(whole).wait(300) == 0
@@ -93,7 +93,7 @@ def take_away(fake, name: str, run: Path) -> None:
 
 @pytest.mark.slow
 def test_four_processes_killed_at_twenty_random_moments(tiny_tokens, tmp_path):
-    """-9 to one of four, after a random time, until it was done twenty times; its code is the launcher's."""
+    """Twenty times SIGKILL to one of four processes after a random time; the launcher exits with its code."""
     whole = tmp_path / "whole"
     shutil.copytree(tiny_tokens, whole)
     assert start_local(whole).wait(300) == 0

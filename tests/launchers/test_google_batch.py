@@ -1,4 +1,4 @@
-"""Google Batch: what is refused, what is sent, and jobs whose tasks are run for real by a fake of the service."""
+"""Google Batch: refused jobs, the requests, and a fake of the service whose tasks run as processes."""
 
 import gzip
 import json
@@ -69,7 +69,7 @@ CASES = {
 
 @pytest.mark.parametrize("verb, config", CASES.values(), ids=CASES)
 def test_a_job_is_the_published_type_to_the_letter(verb, config):
-    """Read by the client's own type and written again it is the same, 64-bit numbers and names of values included."""
+    """Parsing it into the client's type and writing it again changes nothing: 64-bit numbers, enumeration names."""
     (request,) = google_batch.requests(job_of("batch", verb, **config), 1)
     message = google_api.parsed(request)
     assert isinstance(message, batch_v1.CreateJobRequest)
@@ -95,7 +95,7 @@ def test_tasks_that_train_run_at_once_one_a_machine_and_know_each_other():
     assert body_of("pretrain", **GPUS)["allocationPolicy"]["instances"][0]["installGpuDrivers"] is True
 
 
-def test_a_task_is_retried_after_a_preemption_and_never_after_a_mistake():
+def test_a_task_is_retried_after_a_preemption_and_never_after_a_user_error():
     task = body_of("collect", **STAGE)["taskGroups"][0]["taskSpec"]
     (policy,) = task["lifecyclePolicies"]
     assert policy["action"] == "RETRY_TASK"
@@ -137,18 +137,18 @@ def fake(tmp_path, address, machine):
 
 
 def launched(run, verb, arguments=(), **config):
-    """A job whose code and specification are in their places."""
+    """A job whose code and specification are uploaded."""
     work = job_of("batch", verb, str(run), arguments, **PYTHON | {"machine": "n2-standard-8"} | config)
     launch.upload(work)
     return work
 
 
 def quickly(monkeypatch, script):
-    """Has tasks run a script in place of ours."""
+    """Replaces the start-up script of tasks."""
     monkeypatch.setattr("tpullm.launchers.startup.text", lambda: f"#!/bin/sh\n{script}\n")
 
 
-def test_a_job_is_made_once_whatever_becomes_of_the_answers(bucket, fake, monkeypatch):
+def test_a_job_is_created_once_even_if_answers_are_lost(bucket, fake, monkeypatch):
     quickly(monkeypatch, "exit 0")
     work = launched(bucket / "run", "collect", nodes=2)
     busy = Refused(503, "UNAVAILABLE", "try later"), Refused(429, "RESOURCE_EXHAUSTED", "requests per minute")
@@ -165,7 +165,7 @@ def test_a_job_is_made_once_whatever_becomes_of_the_answers(bucket, fake, monkey
 
 
 def once(work, state):
-    """One turn of the loop; the tasks of a script report nothing, so what the job says is all."""
+    """One turn of the loop. The tasks report nothing, so only the Batch job has a state."""
     try:
         action = watch.next_action(work, google_batch, state, QUICK)
         time.sleep(watch.perform(action, work, google_batch, state, QUICK))
@@ -190,7 +190,7 @@ def test_the_job_of_another_run_is_left_alone(bucket, fake, monkeypatch):
     assert fake.wait("tiny-collect-1", "RUNNING")
 
 
-def test_what_a_job_is_worth_and_how_it_ended_is_seen(bucket, fake, monkeypatch):
+def test_the_cost_and_the_end_of_a_job_are_observed(bucket, fake, monkeypatch):
     quickly(monkeypatch, "test $BATCH_TASK_INDEX = 0 || sleep 60; sleep 1; exit 9")
     work = launched(bucket / "run", "collect", nodes=2)
     assert list(google_batch.observe(work)) == []
@@ -210,7 +210,7 @@ def test_what_a_job_is_worth_and_how_it_ended_is_seen(bucket, fake, monkeypatch)
     google_batch.delete(work, seen)
 
 
-def test_a_job_that_was_preempted_too_often_is_asked_for_again(bucket, fake, monkeypatch):
+def test_a_job_that_was_preempted_too_often_counts_as_preempted(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket / "run", "collect", max_preemptions=1)
     google_batch.create(work, 1)
@@ -225,7 +225,7 @@ def test_a_job_that_was_preempted_too_often_is_asked_for_again(bucket, fake, mon
 
 
 def test_collecting_and_tokenizing_as_tasks_is_what_one_process_does(bucket, fake, tiny_run):
-    """Two tasks; with eight, below."""
+    """With two tasks; the slow test below has eight."""
     share_out(bucket, fake, tiny_run, tasks=2, preempted=1)
 
 
@@ -235,7 +235,7 @@ def test_as_eight_tasks(bucket, fake, tiny_run):
 
 
 def share_out(bucket, fake, tiny_run, tasks, preempted):
-    """Collect and tokenize, one task preempted: retried, the same bytes, and nothing left."""
+    """Collect and tokenize with one task preempted: Batch retries it, the bytes are the same, no job is left."""
     for verb in ("collect", "tokenize"):
         work = launched(bucket / "run", verb, nodes=tasks)
         taken = []
@@ -263,7 +263,7 @@ def files_in(folder):
 
 
 def take_back(fake, name, index, taken):
-    """Preempt a task when it is at work."""
+    """Preempt a task when it runs the verb."""
     job = fake.wait(name, "RUNNING")
     taken.append(job)
     log = job.folder / f"task-{index}" / "log"
@@ -275,7 +275,7 @@ def take_back(fake, name, index, taken):
 @pytest.mark.slow
 @pytest.mark.skipif(not machines.can_name(), reason="machines can't have names of their own here")
 def test_two_nodes_train_one_is_preempted_and_the_bits_are_the_same(bucket, fake, tiny_run):
-    """They find each other by the hosts file; the one left starts again with the one that Batch brings back."""
+    """The hosts find each other by the hosts file. After a preemption, both restart the verb."""
     for name in ("whole", "preempted"):
         run = bucket / name
         copied(tiny_run, run)
@@ -296,7 +296,7 @@ def test_two_nodes_train_one_is_preempted_and_the_bits_are_the_same(bucket, fake
 
 
 def take_back_after_a_save(fake, run, taken):
-    """Preempt the second task when there is a save."""
+    """Preempt the second task after a checkpoint."""
     saves = run / "pretrain" / "checkpoints"
     until = time.monotonic() + 600
     while not (saves.exists() and any(path.name.isdigit() for path in saves.iterdir())):
@@ -307,7 +307,7 @@ def take_back_after_a_save(fake, run, taken):
 
 
 def assert_same(one, other):
-    """The same documents, tokenizer and tokens, byte for byte; what tells seconds is left out."""
+    """The same documents, tokenizer and tokens, byte for byte, but for files that hold times."""
     compared = 0
     for stage in ("documents", "tokenizer", "tokens"):
         for file in (one / stage).rglob("*"):
@@ -319,7 +319,7 @@ def assert_same(one, other):
 
 
 def test_a_task_that_fails_by_its_input_is_not_retried(bucket, fake):
-    """One of two tasks reads a file that is cut off; both end with its line, once."""
+    """One of two tasks reads a truncated file; both exit with its line, and none is restarted."""
     texts, taken = bucket / "texts", []
     for number in range(4):
         packed = gzip.compress(json.dumps({"text": f"good text {number}. " * 30}).encode())

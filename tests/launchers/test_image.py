@@ -1,4 +1,4 @@
-"""What is copied into an image: the package and what describes it, and nothing else that lies in a checkout."""
+"""An image has the package and the files that describe it, and no other file of a checkout."""
 
 import re
 
@@ -10,7 +10,7 @@ COPIED = {source for line in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.MULTI
 
 
 def test_a_token_that_lies_in_the_checkout_is_not_in_the_image():
-    """All is left out (`*`) but what is named, and what is named is copied by name: no `.env`, no key, no `runs`."""
+    """All files are ignored (`*`) but named ones, which are copied by name: no `.env`, no key, no `runs`."""
     assert IGNORE[0] == "*"
     named = {line.removeprefix("!") for line in IGNORE if line.startswith("!")}
     assert COPIED == named == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "configs", "tpullm"}

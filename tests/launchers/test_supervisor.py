@@ -1,6 +1,6 @@
-"""What a machine does: the start-up script and `host.py`, run for real as the machines of a fake TPU service.
+"""A machine's start-up script and supervisor, run as processes by a fake TPU service.
 
-The verb is a stand-in that ends as each test says; `test_end_to_end.py` has the real one.
+The verb is a stand-in that ends as each test says; `test_end_to_end.py` runs the real one.
 """
 
 import json
@@ -41,13 +41,13 @@ os._exit(code)
 
 
 def machine_variables(folder: Path) -> dict[str, str]:
-    """The variables of a start-up script: a machine's own, and none of this session's."""
+    """The environment variables of a start-up script: those of a machine, and no others of this process."""
     return {"PATH": os.environ["PATH"], "STORAGE_EMULATOR_HOST": os.environ["STORAGE_EMULATOR_HOST"]}
 
 
 @pytest.fixture
 def stub(tmp_path) -> Callable[[list], dict[str, str]]:
-    """Makes a stand-in for the verb; of each host how its starts end: (exit code, after seconds, last line)."""
+    """Makes a stand-in for the verb. For each host, how each start ends: (exit code, after seconds, last line)."""
 
     def make(ends: list) -> dict[str, str]:
         folder = tmp_path / "stub"
@@ -62,7 +62,7 @@ def stub(tmp_path) -> Callable[[list], dict[str, str]]:
 
 @pytest.fixture
 def launched(bucket, start_tpu, stub, tmp_path):
-    """Launches two slices of one host each, and follows them; the fake, the job and its folder."""
+    """Launches two slices of one host each; the fake service, the job and its record."""
 
     def go(ends: list, **settings):
         fake = start_tpu(machine_variables(tmp_path))
@@ -99,7 +99,7 @@ def test_hosts_find_their_places_run_the_verb_and_report(launched, tmp_path):
     assert "the TPU's metadata" in logs(record, 1) and "all done here" in logs(record, 1)
 
 
-def test_a_host_that_is_gone_and_own_faults_are_tried_again_three_faults_are_not(launched, tmp_path):
+def test_three_faults_are_reported_and_a_lost_host_is_waited_for(launched, tmp_path):
     fake, job, record = launched([[(75, 0, "host 1 is gone")], [(137, 0, "killed")]])
     with pytest.raises(UserError, match="killed") as error:
         watch.follow(job, tpu_vm, watch.Pace())
@@ -107,7 +107,7 @@ def test_a_host_that_is_gone_and_own_faults_are_tried_again_three_faults_are_not
     assert [name for name in starts(tmp_path) if "-1-" in name] == [f"started-1-{n}" for n in range(3)]
 
 
-def test_a_mistake_of_the_users_is_not_tried_again(launched, tmp_path):
+def test_a_user_error_is_not_retried(launched, tmp_path):
     line = "tpullm: tokens: not made yet; run tpullm tokenize"
     fake, job, record = launched([[(2, 0, line)], [(2, 0, line)]])
     with pytest.raises(UserError, match="tokens: not made yet") as error:
@@ -147,7 +147,7 @@ def test_the_machines_token_is_nowhere(launched, storage_server, tmp_path):
     assert [path for path in searched if TOKEN.encode() in path.read_bytes()] == []
 
 
-def test_the_script_is_in_order():
+def test_shellcheck_finds_nothing():
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("shellcheck is not installed")

@@ -1,4 +1,4 @@
-"""TPU machines, asked for with Google's own client: what is sent, and what each answer leads to."""
+"""TPU slices by Google's own client and a fake of the service: the requests, and the effect of each answer."""
 
 import signal
 import subprocess
@@ -51,27 +51,13 @@ def test_states_and_costs(tpu, tmp_path):
     tpu_vm.delete(job, seen[0])  # gone already
 
 
-def test_names_that_only_begin_alike_are_others(tpu, tmp_path):
-    tpu_vm.create(make_job(tmp_path, name="mine-too"), 1)
-    assert tpu_vm.observe(make_job(tmp_path, name="mine")) == []
-
-
-def test_a_failure_for_capacity_may_be_tried_again_one_for_quota_not(tpu, tmp_path):
-    job = make_job(tmp_path, name="mine")
-    tpu_vm.create(job, 1)
-    tpu.set("mine-1", FAILED, NO_CAPACITY)
-    assert not tpu_vm.observe(job)[0].permanent
-    tpu.set("mine-1", FAILED, {"code": 8, "message": QUOTA[1]})
-    assert tpu_vm.observe(job)[0].permanent
-
-
 def test_errors_that_pass_and_errors_that_do_not(tpu, tmp_path):
     job = make_job(tmp_path, name="mine")
     for fault in (BUSY, AWAY, LOST):
         tpu.faults["POST"] = [fault]
         with pytest.raises(TryAgain):
             tpu_vm.create(job, 1)
-    tpu_vm.create(job, 1)  # it is there, as the lost answer would have said
+    tpu_vm.create(job, 1)  # it exists: the request with the lost answer created it
     tpu.faults["POST"] = [QUOTA]
     with pytest.raises(UserError, match="quota: Quota limit .* has been exceeded"):
         tpu_vm.create(job, 2)
@@ -81,14 +67,14 @@ def test_errors_that_pass_and_errors_that_do_not(tpu, tmp_path):
 
 
 def finish(folder: Record, number: int, hosts: int = 4, code: int = 0, line: str = "") -> None:
-    """What machines would report."""
+    """Report as the machines would."""
     folder.ready(number, 1, 0)
     for host in range(hosts):
         folder.add_exit(number, HostExit(host, code, line))
 
 
 def when(condition, then) -> threading.Thread:
-    """Do something as soon as something is so."""
+    """In a thread: act as soon as a condition holds."""
 
     def wait() -> None:
         while not condition():
@@ -116,7 +102,7 @@ def test_a_watched_run_survives_preemptions_busy_servers_and_lost_answers(tpu, t
     assert tpu.calls == {f"{method} mine-{n}": 1 for method in ("POST", "DELETE") for n in (1, 2, 3)}
 
 
-def test_two_who_watch_at_once_make_nothing_twice(tpu, tmp_path):
+def test_two_watchers_create_nothing_twice(tpu, tmp_path):
     job = make_job(tmp_path, name="mine")
     folder, codes = Record(job.folder), []
     watchers = [
@@ -147,7 +133,7 @@ def test_a_name_of_another_run_is_refused_and_left_alone(tpu, tmp_path):
     assert list(tpu.resources) == ["mine-1"]
 
 
-def test_who_stops_watching_leaves_the_run_going(tpu, bucket):
+def test_ctrl_c_ends_the_watching_and_leaves_the_run(tpu, bucket):
     """Ctrl-C, as a terminal sends it."""
     command = [sys.executable, "-m", "tpullm", "launch", "tpu-vm", "--watch", "--project=p", "--zone=us-west4-a"]
     command += ["--accelerator=v5litepod-16", "--", "pretrain", "--config", str(TINY), "--run", f"{bucket}/run"]

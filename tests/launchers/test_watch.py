@@ -1,4 +1,4 @@
-"""What is done next about a launch, for every state of things."""
+"""The next action of a launch, by its attempts and resources."""
 
 import pytest
 
@@ -27,22 +27,22 @@ def next_of(attempts, resources, hosts=2, most=3):
     return decide(attempts, resources, hosts, most, PACE, NOW)
 
 
-def test_the_first_attempt_is_asked_for_once():
+def test_the_first_attempt_is_created_once():
     assert next_of([], []) == Create(1)
     assert next_of([attempt()], []) == Create(1), "noted, but its machines were never made"
     assert next_of([attempt()], [resource(state=State.WAITING)]) == Wait("waiting for capacity")
 
 
-def test_a_resource_of_no_attempt_that_is_known_is_removed():
+def test_a_resource_of_an_unknown_attempt_is_deleted():
     assert next_of([], [resource()]) == Delete(resource())
 
 
-def test_what_is_left_of_an_earlier_attempt_is_removed():
-    """Somebody who watched asked late, and made it once more."""
+def test_a_resource_of_an_earlier_attempt_is_deleted():
+    """A watcher that was late created it again."""
     assert next_of([lost(1), attempt(2)], [resource(1), resource(2)]) == Delete(resource(1))
 
 
-def test_what_the_hosts_say_counts_more_than_what_became_of_their_machines():
+def test_reports_of_hosts_count_more_than_states_of_machines():
     finished = attempt(ended=[(0, 0, ""), (1, 0, "")], active=1.0, starts=1)
     assert next_of([finished], [resource(state=State.PREEMPTED)]).outcome.code == 0
     assert not next_of([finished], [resource()]).outcome.retry
@@ -51,12 +51,12 @@ def test_what_the_hosts_say_counts_more_than_what_became_of_their_machines():
 @pytest.mark.parametrize(
     "ended, code, again",
     [
-        ([(0, 0, "")], None, None),  # the other one still works
+        ([(0, 0, "")], None, None),  # the other host still runs
         ([(0, 75, "host 1 ended"), (1, 2, "no such key")], 2, False),
         ([(1, 2, "no such key")], 2, False),
         ([(1, 139, "crash"), (0, 75, "host 1 ended")], 139, False),
         ([(0, 75, "host 1 ended"), (1, 130, "taken back")], TRY_AGAIN, True),
-        ([(1, 130, "taken back")], None, None),  # the other one will say so too, or go with its machine
+        ([(1, 130, "taken back")], None, None),  # the other host will report too, or lose its machine
     ],
 )
 def test_how_the_hosts_ended(ended, code, again):
@@ -68,7 +68,7 @@ def test_how_the_hosts_ended(ended, code, again):
 
 
 @pytest.mark.parametrize("state", [State.PREEMPTED, State.FAILED])
-def test_machines_that_are_lost_are_removed_and_asked_for_again(state):
+def test_lost_machines_are_deleted_and_replaced(state):
     there = resource(state=state, reason="no capacity")
     judged = next_of([attempt(active=1.0, starts=1)], [there])
     assert isinstance(judged, Conclude) and judged.outcome.retry
@@ -78,12 +78,12 @@ def test_machines_that_are_lost_are_removed_and_asked_for_again(state):
     assert next_of([over], []) == Create(2, NOW)
 
 
-def test_what_would_fail_again_is_not_asked_for_again():
+def test_a_permanent_failure_is_not_retried():
     judged = next_of([attempt()], [resource(state=State.FAILED, reason="no quota", permanent=True)])
     assert (judged.outcome.retry, judged.outcome.code) == (False, 2) and "no quota" in judged.outcome.reason
 
 
-def test_waits_double_while_machines_never_work_and_end_when_they_did():
+def test_waits_double_while_no_machine_starts_the_verb():
     assert next_of([lost(1)], []) == Create(2, NOW)
     assert next_of([lost(1, starts=0)], []) == Create(2, NOW + 10)
     assert next_of([lost(1), lost(2, starts=0), lost(3, starts=0)], []) == Create(4, NOW + 20)
@@ -98,7 +98,7 @@ def test_there_is_a_limit_to_how_often_machines_may_be_lost():
     assert next_of([lost(1), lost(2), lost(3), ended, lost(5)], []) == Create(6, NOW), "counted anew"
 
 
-def test_all_is_over_when_nothing_is_left():
+def test_a_launch_ends_when_no_resource_is_left():
     over = Outcome(False, 0, "finished", NOW)
     assert next_of([attempt(outcome=over)], [resource()]) == Delete(resource())
     assert isinstance(next_of([attempt(outcome=over)], [resource(state=State.DELETING)]), Wait)
@@ -113,6 +113,6 @@ def test_machines_that_never_report_are_given_up():
     assert next_of([attempt(active=NOW - 61, starts=1)], [resource()]) == Wait("running")
 
 
-def test_machines_that_somebody_removed_are_asked_for_again():
+def test_machines_that_somebody_deleted_are_replaced():
     judged = next_of([attempt(active=1.0, starts=1)], [])
     assert judged.outcome.retry and judged.outcome.reason == "the machines are gone"

@@ -74,7 +74,7 @@ class Child:
 
     def _read(self) -> None:
         for text in self._process.stdout:
-            text = text.rstrip("\n").rpartition("\r")[2]
+            text = text.rstrip("\n")
             if text.strip():
                 self.last_line = text
             self._line(text)

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.hardware import accelerators, machines
 from tpullm.launchers import code
@@ -63,7 +64,7 @@ class Job:
     @property
     def spec_path(self) -> str:
         """The path for `spec`, by the hash of its content: the specification of an attempt never changes."""
-        return f"{self.folder}/jobs/{code.hash_of(self.spec())}.json"
+        return f"{self.folder}/jobs/{storage.hash_json(self.spec())[:12]}.json"
 
     @property
     def hosts(self) -> int:

@@ -18,6 +18,7 @@ from tpullm.launchers.job import JOINING, Job
 SECONDS_TO_NOTICE = 10.0  # after a failure: hosts that have joined see at once that one is gone, and exit
 SECONDS_TO_END = 15.0  # between SIGTERM and SIGKILL, after another process failed
 SECONDS_TO_SAVE = 120.0  # the same, after Ctrl-C
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")  # the driver of Linux has one folder a GPU
 COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -126,7 +127,7 @@ def _cards() -> list[str]:
         return []
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [card for card in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if card]
-    return [str(index) for index, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+    return [str(index) for index, _ in enumerate(NVIDIA_GPUS.glob("*"))]
 
 
 def _free_port() -> int:

@@ -10,11 +10,9 @@ RUN/launch/NAME/attempts/0001/asked.json  the attempt was begun, with this speci
                              /outcome.json  how the attempt ended; written before its machines are deleted
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tpullm import storage
 
@@ -89,7 +87,7 @@ class Record:
     def _read(self, number: int) -> Attempt:
         folder = self.attempt_folder(number)
         names = set(_names(folder))
-        note = lambda name: _json(folder / f"{name}.json") if f"{name}.json" in names else {}  # noqa: E731
+        note = lambda name: storage.read_json(folder / f"{name}.json") if f"{name}.json" in names else {}  # noqa: E731
         outcome = note("outcome")
         return Attempt(
             number=number,
@@ -140,7 +138,7 @@ class Record:
     def exits(self, number: int) -> list[HostExit]:
         """How the verb ended on the hosts that have ended."""
         folder = self.attempt_folder(number) / "ended"
-        return [HostExit(**_json(folder / name)) for name in _names(folder) if name.endswith(".json")]
+        return [HostExit(**storage.read_json(folder / name)) for name in _names(folder) if name.endswith(".json")]
 
     def logs(self, number: int) -> list[str]:
         """The names of the pieces of the hosts' logs, in order."""
@@ -152,7 +150,3 @@ def _names(folder: Path) -> list[str]:
         return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except FileNotFoundError:
         return []
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_bytes())

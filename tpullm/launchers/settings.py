@@ -12,7 +12,7 @@ class LaunchConfig:
     """The machines on which a verb runs. Each target needs some of these keys; its file in `configs/launch/` has them.
 
     Args:
-        name: name of all resources. Empty is the recipe's name and the verb, such as `125m-pretrain`.
+        name: name of all resources. Empty is the recipe's name and the verb, such as `quickstart-pretrain`.
         project: the Google Cloud project that pays.
         zone: zone of the machines, such as `us-west4-a`. Its region is the part before the last dash.
         accelerator: type of the TPU slices, such as `v5litepod-16`, as Google names it. (tpu-vm)

@@ -13,12 +13,12 @@ storage=${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}
 
 say() { printf 'startup.sh: %s\n' "$1" >&2; }
 
-ask() { curl -fsS --retry 5 --retry-connrefused -H 'Metadata-Flavor: Google' "$metadata/instance/$1"; }
+metadata_value() { curl -fsS --retry 5 --retry-connrefused -H 'Metadata-Flavor: Google' "$metadata/instance/$1"; }
 
-attribute() { ask "attributes/$1" 2>/dev/null || true; }
+attribute() { metadata_value "attributes/$1" 2>/dev/null || true; }
 
 # $1 = what to know, such as tpullm-job: a variable in a task of Google Batch (TPULLM_JOB), else a metadata attribute.
-told() {
+setting() {
     variable=$(printf '%s' "$1" | tr 'a-z-' 'A-Z_')
     eval "value=\${$variable:-}"
     if [ -n "$value" ]; then printf '%s' "$value"; else attribute "$1"; fi
@@ -26,7 +26,7 @@ told() {
 
 # The authorization header, in the form of curl --config, for its stdin: other users could read a command line.
 authorization() {
-    ask service-accounts/default/token |
+    metadata_value service-accounts/default/token |
         python3 -c 'import json, sys; print("header = \"Authorization: Bearer %s\"" % json.load(sys.stdin)["access_token"])'
 }
 
@@ -39,8 +39,8 @@ split() {
 
 download() { # $1 = from gs://, $2 = to
     split "$1"
-    authorization | curl -fsS --retry 5 --config - -o "$2.partial" "$storage/storage/v1/b/$bucket/o/$name?alt=media"
-    mv "$2.partial" "$2"
+    authorization | curl -fsS --retry 5 --config - -o "$2.partial" "$storage/storage/v1/b/$bucket/o/$name?alt=media" &&
+        mv "$2.partial" "$2"
 }
 
 # Reports that the set-up of this machine failed ($1), and exits.
@@ -57,7 +57,7 @@ die() {
     exit 1
 }
 
-able_python() {
+usable_python() {
     for version in 3.13 3.12 3.11; do
         if "python$version" -c 'import ensurepip, venv' 2>/dev/null; then
             command -v "python$version"
@@ -70,9 +70,9 @@ able_python() {
 # Prints a Python from 3.11 to 3.13 that can make a virtual environment. That of Debian and Ubuntu lacks a package for
 # it; the images of TPU machines may have only an older one.
 find_python() {
-    if able_python; then return; fi
+    if usable_python; then return; fi
     if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-        { apt-get -q update && apt-get -qy install python3-venv python3-pip; } >&2 && if able_python; then return; fi
+        { apt-get -q update && apt-get -qy install python3-venv python3-pip; } >&2 && if usable_python; then return; fi
     fi
     python3 -m pip install --quiet --target "$home/uv" uv >&2 && "$home/uv/bin/uv" python install --quiet 3.13 >&2 &&
         "$home/uv/bin/uv" python find 3.13
@@ -104,11 +104,11 @@ make_environment() {
 
 umask 077
 mkdir -p "$home"
-job=$(told tpullm-job)
-attempt=$(told tpullm-attempt)
-wheel=$(told tpullm-wheel)
-extras=$(told tpullm-extras)
-python=$(told tpullm-python)
+job=$(setting tpullm-job)
+attempt=$(setting tpullm-attempt)
+wheel=$(setting tpullm-wheel)
+extras=$(setting tpullm-extras)
+python=$(setting tpullm-python)
 [ -n "$job" ] || { say "tpullm-job: is not in the metadata of this machine" && exit 1; }
 
 [ -e "$home/$(basename "$wheel")" ] || download "$wheel" "$home/$(basename "$wheel")" || die "$wheel can't be fetched"
@@ -121,4 +121,4 @@ if [ -n "$python" ]; then
 else
     make_environment
 fi
-exec "$python" -m tpullm.launchers.supervisor --job "$job" --attempt "$attempt" --place "$(told tpullm-place)"
+exec "$python" -m tpullm.launchers.supervisor --job "$job" --attempt "$attempt" --place "$(setting tpullm-place)"

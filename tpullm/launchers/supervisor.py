@@ -176,7 +176,7 @@ def main() -> int:
     parser.add_argument("--attempt", required=True, type=int)
     parser.add_argument("--place", default="", help="what the machine was told about its place, as JSON")
     given = parser.parse_args()
-    spec = json.loads(storage.path(given.job).read_bytes())
+    spec = storage.read_json(storage.path(given.job))
     place = find_host(given.place, spec["verb"])
     record = Record(spec["folder"])
     if reported := [each for each in record.exits(given.attempt) if each.host == place.index]:

@@ -1,0 +1,153 @@
+"""A job: its name, its inputs, its specification; and settings that no target can have."""
+
+import dataclasses
+
+import pytest
+
+from tests.conftest import TINY
+from tests.launchers.conftest import job_of, make_job
+from tpullm.errors import UserError
+from tpullm.launchers import job, settings
+from tpullm.launchers.settings import LaunchConfig
+
+FITS = "a" + "-" * 46 + "z"  # 48 characters
+
+
+@pytest.mark.parametrize("name", ["a", "a-1", FITS])
+def test_a_name_that_google_takes(name):
+    assert make_job("gs://b/run", name=name).name == name
+
+
+@pytest.mark.parametrize("name", ["1a", "-a", "a-", "A", "a_b", "a.b", FITS + "z"])
+def test_a_name_that_google_refuses(name):
+    with pytest.raises(UserError, match="can't name resources"):
+        make_job("gs://b/run", name=name)
+
+
+@pytest.mark.parametrize(
+    "recipe, name", [("Tiny", "tiny-pretrain"), ("125m", "tpullm-125m-pretrain"), ("é_x", "x-pretrain")]
+)
+def test_the_default_name_is_made_of_the_recipes_name(recipe, name):
+    command = ["pretrain", "--config", str(TINY), "--run", "gs://b/run", "--name", recipe]
+    assert job.make("tpu-vm", LaunchConfig(), command).name == name
+
+
+PAIRS = [("A", "1"), ("B", "2")]
+
+
+def test_each_run_has_its_hash_and_each_specification_its_path():
+    """The run's hash marks resources; the specification's hash is in its path, so none is overwritten."""
+    one, again, other = make_job("gs://b/one"), make_job("gs://b/one/"), make_job("gs://b/other")
+    assert one.run_hash == again.run_hash != other.run_hash
+    changed = make_job("gs://b/one", environment={"A": "1"})
+    assert changed.spec_path != one.spec_path and changed.run_hash == one.run_hash
+    assert one.spec_path.startswith("gs://b/one/launch/tiny-pretrain/jobs/")
+    assert one.labels(3) == {"tpullm": "tiny-pretrain", "tpullm-run": one.run_hash, "tpullm-attempt": "3"}
+    in_another_order = [make_job("gs://b/one", environment=dict(each)) for each in (PAIRS, PAIRS[::-1])]
+    assert in_another_order[0].spec_path == in_another_order[1].spec_path
+
+
+@pytest.mark.parametrize(
+    "target, config, hosts",
+    [
+        ("tpu-vm", {"accelerator": "v5litepod-16", "slices": 3, "machine": "", "nodes": 7}, 12),
+        ("compute", {"accelerator": "", "slices": 3, "machine": "a3-highgpu-8g", "nodes": 7}, 7),
+    ],
+)
+def test_every_machine_of_every_slice_is_a_host(target, config, hosts):
+    work = job_of(target, "pretrain", **config)
+    assert work.hosts == hosts
+
+
+HERE = "/data/a"
+
+
+def job_with(key: str, path: str, verb: str) -> job.Job:
+    """A job in which one input has a path; a mount is seen by its machines."""
+    words = {
+        "corpus.sources": ["--corpus.sources", f"[{{name: a, kind: jsonl, path: {path}, licence: l, language: en}}]"],
+        "finetune.conversations": ["--finetune.conversations", f"[{path}]"],
+        "base": [],
+    }
+    arguments = words.get(key, [f"--{key}", path])
+    work = job_of("batch", verb, arguments=arguments, volumes={"gs://b/f": "/mnt/disks/f"})
+    if key == "base":  # a recipe with a base has no model of its own, as the tiny one has
+        return dataclasses.replace(work, recipe=dataclasses.replace(work.recipe, base=path))
+    return work
+
+
+READS = {
+    "text": ("run", "collect"),
+    "corpus.sources": ("run", "collect"),
+    "base": ("run", "pretrain", "finetune"),
+    "finetune.conversations": ("run", "finetune"),
+    "finetune.chat_template": ("run", "finetune"),
+}
+
+
+@pytest.mark.parametrize("verb", ["run", "collect", "tokenize", "pretrain", "finetune", "evaluate"])
+@pytest.mark.parametrize("key", READS)
+def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key, verb):
+    for path, seen in ((HERE, False), ("gs://b/a", True), ("/mnt/disks/f/a", True), ("/mnt/disks/fa", False)):
+        work = job_with(key, path, verb)
+        if seen or verb not in READS[key]:
+            job.check_cloud(work)
+            continue
+        with pytest.raises(UserError, match=f"^{key}: {path} is on this machine; copy it to gs://"):
+            job.check_cloud(work)
+
+
+@pytest.mark.parametrize(
+    "key, path", [("corpus.sources", "https://example.org/a"), ("finetune.conversations", "tenki")]
+)
+def test_an_input_that_is_no_file_is_accepted(key, path):
+    job.check_cloud(job_with(key, path, "run"))
+
+
+GOOD = LaunchConfig(zone="us-west4-a", project="p")
+
+
+@pytest.mark.parametrize("key", ["slices", "nodes", "processes", "disk_gb"])
+def test_there_is_at_least_one_of_each(key):
+    settings.require(dataclasses.replace(GOOD, **{key: 1}), "t", "project", "zone")
+    with pytest.raises(UserError, match=f"{key}: 0 is too small; use 1 or more"):
+        settings.require(dataclasses.replace(GOOD, **{key: 0}), "t")
+
+
+@pytest.mark.parametrize("key", ["max_preemptions", "devices"])
+def test_nothing_is_below_0(key):
+    settings.require(dataclasses.replace(GOOD, **{key: 0}), "t")
+    with pytest.raises(UserError, match="can't be below 0"):
+        settings.require(dataclasses.replace(GOOD, **{key: -1}), "t")
+
+
+@pytest.mark.parametrize("zone", ["us-west4", "us-west4-ab", "west4-a", "us-west4-"])
+def test_a_zone_has_a_letter(zone):
+    with pytest.raises(UserError, match=f"zone: {zone} is not a zone"):
+        settings.require(LaunchConfig(zone=zone), "t")
+
+
+def test_a_zone_is_not_needed_everywhere():
+    settings.require(LaunchConfig(), "local")
+    with pytest.raises(UserError, match="zone: is needed to launch on t"):
+        settings.require(LaunchConfig(), "t", "zone")
+
+
+@pytest.mark.parametrize("provisioning, reservation", [("reserved", ""), ("spot", "mine"), ("on_demand", "mine")])
+def test_a_reservation_goes_with_its_provisioning(provisioning, reservation):
+    settings.require(LaunchConfig(provisioning="reserved", reservation="mine"), "t")
+    with pytest.raises(UserError, match="reservation: goes with provisioning: reserved"):
+        settings.require(LaunchConfig(provisioning=provisioning, reservation=reservation), "t")
+
+
+@pytest.mark.parametrize(
+    "network, subnetwork, paths",
+    [
+        ("", "", {}),
+        ("n", "", {"network": "global/networks/n"}),
+        ("", "s", {"subnetwork": "regions/us-west4/subnetworks/s"}),
+        ("n", "s", {"network": "global/networks/n", "subnetwork": "regions/us-west4/subnetworks/s"}),
+    ],
+)
+def test_networks_by_the_names_of_compute_engine(network, subnetwork, paths):
+    assert dataclasses.replace(GOOD, network=network, subnetwork=subnetwork).network_paths == paths
