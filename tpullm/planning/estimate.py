@@ -28,6 +28,11 @@ class Estimate:
     tokens_per_second: float
     mfu: float
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """All of the step by name: what computes, and `waiting for` each mesh axis."""
+        return self.computing | {f"waiting for {axis}": seconds for axis, seconds in self.exposed.items()}
+
 
 def estimate(setting: Setting) -> Estimate:
     """The prediction for one setting."""

@@ -7,7 +7,7 @@ a layer's backward pass, and the update. Read off the TPU compiler's programs; t
 from typing import NamedTuple
 
 from tpullm.planning.resting import Resting, of_device
-from tpullm.planning.setting import Setting, attention_parameters, fullness
+from tpullm.planning.setting import Setting, attention_parameters
 from tpullm.planning.traffic import stops
 
 PROGRAM = 34 << 20  # bytes of the program itself: 27 to 56 MiB in those that were compiled
@@ -85,17 +85,14 @@ def _everything(setting: Setting) -> float:
 
 def _tables(setting: Setting) -> dict[str, float]:
     """Before the loss: the table as it was gathered and turned around, the one that was looked up in, and zeros."""
-    model = setting.model
-    table, tables = model.vocabulary_size * model.width / setting.along("tensor"), 2 if model.tied_embeddings else 3
-    hidden = 4.0 * setting.tokens * model.width
-    return {"table": 2 * tables * table, "gradient of the table": 4 * table, "hidden states": hidden}
+    table, hidden = setting.table, 4.0 * setting.tokens * setting.model.width
+    return {"table": 2 * (setting.tables + 1) * table, "gradient of the table": 4 * table, "hidden states": hidden}
 
 
 def _loss(setting: Setting) -> dict[str, float]:
     """The table and its gradient, whole along `fsdp`; a chunk of scores; the last hidden states and their gradient."""
-    model, tensor = setting.model, setting.along("tensor")
-    table = model.vocabulary_size * model.width / tensor
-    scores = 4 * setting.tokens * model.vocabulary_size / tensor / setting.chunks
+    model, table = setting.model, setting.table
+    scores = 4 * setting.tokens * model.vocabulary_size / setting.along("tensor") / setting.chunks
     hidden = 6.0 * setting.tokens * model.width
     return {"table": 2 * table, "gradient of the table": 4 * table, "scores": scores, "hidden states": hidden}
 
@@ -105,7 +102,7 @@ def _backward(setting: Setting) -> dict[str, float]:
 
     The table's gradient waits until the end: so the compiler orders it.
     """
-    table = setting.gradient * setting.model.vocabulary_size * setting.model.width / setting.along("tensor")
+    table = setting.gradient * setting.table
     moments = [_mixture(setting)] if setting.model.experts else [_feed_forward(setting), _in_attention(setting)]
     return {"gradient of the table": table} | max(moments, key=lambda moment: sum(moment.values()))
 
@@ -134,8 +131,8 @@ def _in_attention(setting: Setting) -> dict[str, float]:
 def _mixture(setting: Setting) -> dict[str, float]:
     """The same of a mixture: experts' weights and gradients, and rows on their way, in buffers that are not full."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
-    D, F, k, devices = model.width, model.mlp_width / tensor, model.experts_per_token, setting.along("expert")
-    rows, arriving = M * k, M * k * fullness(model, M, devices, setting.device)
+    D, F, k = model.width, model.mlp_width / tensor, model.experts_per_token
+    rows, arriving = M * k, M * k * setting.fullness
     on_their_way = 4 * arriving * (D + F) + rows * D
     around = M * (7 * D + 3 * model.heads * model.head_width / tensor)
     parameters = 4 * setting.mlp_parameters + 2 * attention_parameters(model) / tensor

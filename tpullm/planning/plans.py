@@ -9,10 +9,9 @@ from tpullm.hardware import slices as topologies
 from tpullm.hardware.slices import Topology
 from tpullm.planning.advice import Advice, advise
 from tpullm.planning.economics import Run, prices_of, whole_run
-from tpullm.planning.estimate import estimate
 from tpullm.planning.proof import Proof
 from tpullm.planning.resting import resting
-from tpullm.planning.search import Candidate, Found, assessed, search, waiting, why_behind
+from tpullm.planning.search import Candidate, Found, assessed, search, why_behind
 from tpullm.planning.setting import Setting, setting_of
 from tpullm.planning.this_machine import local_setting
 from tpullm.recipe.schema import ModelConfig, Recipe
@@ -82,9 +81,7 @@ def make_plan(
     chosen = found.best[0] if found and found.best else assessed(setting, rests)
     prices = prices_of(setting.topology.generation, list(prices))
     size = resting(model, chosen.setting.optimizer).total()
-    run = whole_run(
-        recipe.pretrain, chosen.setting, chosen.estimate or estimate(chosen.setting), size, prices, hours_between
-    )
+    run = whole_run(recipe.pretrain, chosen.setting, chosen.time, size, prices, hours_between)
     return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found)
 
 
@@ -95,7 +92,7 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
         return dataclasses.replace(plan, proven=tuple(proofs))
     chosen, proof = min(fitting, key=lambda pair: pair[1].step_seconds)
     others = tuple(pair for pair in proofs if pair[1] is not proof)
-    scale = (chosen.estimate or estimate(chosen.setting)).step_seconds / plan.run.step_seconds
+    scale = chosen.time.step_seconds / plan.run.step_seconds
     run = dataclasses.replace(
         plan.run,
         step_seconds=plan.run.step_seconds * scale,
@@ -139,7 +136,7 @@ def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
 def to_json(plan: Plan) -> dict[str, Any]:
     """Plain values; docs/en/planning.md documents the keys, and a test holds them."""
     chosen, setting = plan.chosen, plan.chosen.setting
-    found = chosen.estimate or estimate(setting)
+    found = chosen.time
     return {
         "topology": str(setting.topology),
         "chips": setting.topology.chips,
@@ -172,7 +169,7 @@ def _found(found: Found) -> dict[str, Any]:
                 "keys": one.keys(),
                 "peak_bytes": round(one.memory.peak),
                 "step_seconds": one.estimate.step_seconds,
-                "waiting_seconds": sum(waiting(one).values()),
+                "waiting_seconds": sum(one.estimate.exposed.values()),
                 "behind": why_behind(one, found.best[0]) if one is not found.best[0] else "",
             }
             for one in found.best

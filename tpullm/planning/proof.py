@@ -23,7 +23,7 @@ from tpullm.planning.fingerprint import fingerprint
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.resting import of_device, resting
 from tpullm.planning.schedule import Item, Torus, schedule
-from tpullm.planning.setting import fullness
+from tpullm.planning.setting import setting_of
 from tpullm.planning.step_parts import part_of
 from tpullm.process.compile_cache import cache_folder, shrink
 from tpullm.recipe.schema import Recipe
@@ -200,18 +200,16 @@ def _proof(name: str, job: Job, program: str, versions: dict[str, str], executab
 def look_at(job: Job, executable: Executable) -> Look:
     """The program, its schedule and what is expected of it."""
     torus = Torus(job.topology, executable.places)
-    sizes = dict(zip(AXES, axis_sizes(job.mesh, job.topology.chips), strict=True))
-    tokens = job.config.batch_size * job.config.sequence_length // job.config.accumulation
-    split = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert", "sequence"))
-    filled = 1 / fullness(job.model, tokens // split, sizes["expert"], job.topology.chip)
-    within = sizes | {"data": sizes["data"] // job.topology.slices}  # a program is that of one slice
+    setting = setting_of(job.model, job.config, job.mesh, job.topology)
+    data, *others = setting.sizes
+    within = dict(zip(AXES, (data // job.topology.slices, *others), strict=True))  # a program is that of one slice
     return Look(
-        items=schedule(executable.text, torus, filled) if executable.text else [],
+        items=schedule(executable.text, torus, 1 / setting.fullness) if executable.text else [],
         text=executable.text,
         mesh=within,
-        largest_parameter=_largest_parameter(job) // sizes["tensor"],
-        tokens=tokens // split,
-        vocabulary=job.model.vocabulary_size // sizes["tensor"],
+        largest_parameter=_largest_parameter(job) // setting.along("tensor"),
+        tokens=setting.tokens,
+        vocabulary=job.model.vocabulary_size // setting.along("tensor"),
     )
 
 
@@ -273,9 +271,8 @@ def _key_for_state(job: Job) -> str:
 
 
 def _key_for_activations(job: Job) -> str:
-    sizes = dict(zip(AXES, axis_sizes(job.mesh, job.topology.chips), strict=True))
-    rows = job.config.batch_size // job.config.accumulation // math.prod(sizes[a] for a in ("data", "fsdp", "expert"))
-    if rows > 1:
+    setting = setting_of(job.model, job.config, job.mesh, job.topology)
+    if setting.rows // setting.accumulation // setting.along("data", "fsdp", "expert") > 1:
         return f"set pretrain.accumulation to {2 * job.config.accumulation}"
     if job.model.remat != "full":
         return "set model.remat to full"

@@ -36,6 +36,11 @@ class Candidate:
     estimate: Estimate | None
 
     @property
+    def time(self) -> Estimate:
+        """The estimate, also of what does not fit."""
+        return self.estimate or estimate(self.setting)
+
+    @property
     def mesh(self) -> dict[str, int]:
         """Devices along each axis that has several."""
         return {axis: size for axis, size in zip(AXES, self.setting.sizes, strict=True) if size > 1} or {"fsdp": 1}
@@ -133,18 +138,13 @@ def meshes(setting: Setting) -> Iterator[tuple[int, ...]]:
 
 def why_behind(one: Candidate, best: Candidate) -> str:
     """What costs a runner-up most of the time that it loses."""
-    mine, theirs = ({**found.estimate.computing, **waiting(found)} for found in (one, best))
+    mine, theirs = (found.estimate.parts for found in (one, best))
     more = {name: mine.get(name, 0.0) - theirs.get(name, 0.0) for name in {*mine, *theirs}}
     worst = max(more, key=more.get)
     lost = one.estimate.step_seconds / best.estimate.step_seconds - 1
     if lost < NEAR:
         return "as fast, with more changes or less memory to spare"
     return f"{lost:.1%} slower: {moment(more[worst])} more of {worst}"
-
-
-def waiting(candidate: Candidate) -> dict[str, float]:
-    """Seconds that nothing hides, by mesh axis, named for people."""
-    return {f"waiting for {axis}": seconds for axis, seconds in candidate.estimate.exposed.items()}
 
 
 def _with_moments(base: Setting) -> list[Setting]:

@@ -153,6 +153,26 @@ class Setting:
         return self.model.heads * self.model.head_width + sum(self.dots.values())
 
     @property
+    def fullness(self) -> float:
+        """Places in the buffers of experts' rows for each row, with an even load: see `exchange.most_in_a_round`."""
+        model, devices = self.model, self.along("expert")
+        if devices == 1 or not model.experts:
+            return 1.0
+        rows = self.tokens * model.experts_per_token
+        worst = self.tokens * min(model.experts_per_token, model.experts // devices)
+        return most_in_a_round(rows, worst, devices, self.device.ragged_exchange) / rows
+
+    @property
+    def table(self) -> float:
+        """Numbers of one table of embeddings, on a device that has gathered it."""
+        return self.model.vocabulary_size * self.model.width / self.along("tensor")
+
+    @property
+    def tables(self) -> int:
+        """Tables of embeddings: one, or one for the input and one for the output."""
+        return 1 if self.model.tied_embeddings else 2
+
+    @property
     def layer_parameters(self) -> float:
         """Matrices of one layer, on a device that has gathered them (its share along `tensor` and `expert`)."""
         return attention_parameters(self.model) / self.along("tensor") + self.mlp_parameters
@@ -182,14 +202,6 @@ def _chunks(length: int, longest: int) -> int:
 def _block(length: int, most: int) -> int:
     """Where the kernel does not take rows of that length, another one goes over blocks of 512."""
     return splash_block(length, most) if splash_fits(length, 1) else 512
-
-
-def fullness(model: ModelConfig, tokens: int, devices: int, chip: Chip) -> float:
-    """Places in the buffers of experts' rows for each row, with an even load: see `exchange.most_in_a_round`."""
-    if devices == 1 or not model.experts:
-        return 1.0
-    rows, worst = tokens * model.experts_per_token, tokens * min(model.experts_per_token, model.experts // devices)
-    return most_in_a_round(rows, worst, devices, chip.ragged_exchange) / rows
 
 
 def attention_parameters(model: ModelConfig) -> int:

@@ -4,9 +4,8 @@ import shutil
 
 from tpullm.hardware.chips import PRICES_DATE
 from tpullm.log import moment
-from tpullm.planning.estimate import estimate
 from tpullm.planning.plans import Plan
-from tpullm.planning.search import Candidate, waiting, why_behind
+from tpullm.planning.search import Candidate, why_behind
 from tpullm.report.units import compact
 
 GIB, WIDTH = 1 << 30, 30
@@ -42,7 +41,7 @@ def _speed(plan: Plan, kinds: list[str]) -> tuple[str, ...]:
     """What a plan that fits gives and costs; of another, nothing."""
     if not plan.fits:
         return ("-",) * (4 + len(kinds))
-    found, run = plan.chosen.estimate or estimate(plan.chosen.setting), plan.run
+    found, run = plan.chosen.time, plan.run
     prices = [_dollars(run.dollars[kind]) if kind in run.dollars else "-" for kind in kinds]
     days = f"{run.days:,.1f}" if run.days >= 0.05 else "< 0.1"
     speed = (moment(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}", days)
@@ -112,11 +111,10 @@ def bar(share: float) -> str:
 
 
 def _time(plan: Plan) -> str:
-    found = plan.chosen.estimate or estimate(plan.chosen.setting)
-    parts = {**found.computing, **{f"waiting for {axis}": value for axis, value in found.exposed.items()}}
+    found = plan.chosen.time
     rows = [
         (name, moment(value), f"{value / found.step_seconds:.0%}", bar(value / found.step_seconds))
-        for name, value in parts.items()
+        for name, value in found.parts.items()
         if value > SMALL * found.step_seconds
     ]
     speed = f"{found.tokens_per_second:,.0f} tokens/s a chip, MFU {found.mfu:.0%}"
@@ -181,7 +179,7 @@ def _search(plan: Plan) -> str:
             + (
                 f"{one.memory.peak / GIB:.1f}",
                 moment(one.estimate.step_seconds),
-                moment(sum(waiting(one).values())),
+                moment(sum(one.estimate.exposed.values())),
                 behind,
             )
         )
@@ -194,7 +192,7 @@ def _compiled(plan: Plan) -> list[str]:
         return []
     rows = []
     for candidate, proof in plan.proven:
-        found = candidate.estimate or estimate(candidate.setting)
+        found = candidate.time
         memory = f"{proof.peak_bytes / GIB:.2f} GiB ({candidate.memory.peak / GIB:.2f})"
         step = "DOES NOT FIT" if proof.refused else f"{moment(proof.step_seconds)} ({moment(found.step_seconds)})"
         rows.append((_keys(candidate), memory, step, ""))

@@ -130,10 +130,9 @@ def expected(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
     """What a step is predicted to take on devices that are here, for the log and for the report: plain values."""
     setting = setting_here(model, config, mesh)
     found = estimate(setting)
-    parts = {**found.computing, **{f"waiting for {axis}": value for axis, value in found.exposed.items()}}
     return {
         "topology": str(setting.topology),
         "step_seconds": found.step_seconds,
         "tokens_per_second": setting.global_tokens / found.step_seconds,
-        "seconds": parts,
+        "seconds": found.parts,
     }

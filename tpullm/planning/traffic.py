@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tpullm.hardware.slices import Topology
 from tpullm.mesh.axes import AXES
-from tpullm.planning.setting import OURS, Setting, fullness
+from tpullm.planning.setting import OURS, Setting
 
 
 class Transfer(NamedTuple):
@@ -40,8 +40,7 @@ def _parameters(setting: Setting) -> list[Transfer]:
     if size == 1 and setting.along("data", "expert", "sequence") == 1:
         return []
     model, times = setting.model, setting.accumulation
-    tables = model.vocabulary_size * model.width / setting.along("tensor")
-    numbers = times * (model.layers * setting.layer_parameters + tables * (1 if model.tied_embeddings else 1.5))
+    numbers = times * (model.layers * setting.layer_parameters + setting.table * (1 if model.tied_embeddings else 1.5))
     share = (size - 1) / size
     gathered = 2 * numbers * 2 * share
     summed = setting.habits.sums * numbers * setting.gradient * share
@@ -104,7 +103,7 @@ def _experts(setting: Setting) -> list[Transfer]:
         return []
     padded = not setting.device.ragged_exchange
     rows = setting.tokens * model.experts_per_token
-    rows *= fullness(model, setting.tokens, size, setting.device) if padded else 1.0
+    rows *= setting.fullness if padded else 1.0
     journeys = 5 if ours else 2 + 4 + 2 * ("up" in setting.recompute)
     moved = setting.accumulation * model.layers * journeys * rows * model.width * 2 * (size - 1) / size
     # Each pair of devices has its own way, half of the ring in the mean: a quarter of a gather's time.
@@ -127,8 +126,7 @@ def _slices(setting: Setting) -> list[Transfer]:
     if slices == 1:
         return []
     layers = model.layers * setting.layer_parameters
-    tables = (1 if model.tied_embeddings else 2) * model.vocabulary_size * model.width / setting.along("tensor")
-    numbers = setting.accumulation * (layers + tables) / setting.along("fsdp")
+    numbers = setting.accumulation * (layers + setting.tables * setting.table) / setting.along("fsdp")
     received = 2 * numbers * setting.habits.crossing * (slices - 1) / slices
     seconds = received / (setting.device.dcn_bandwidth * setting.device.dcn_efficiency)
     return [Transfer("slices", "sums of gradients", received, seconds, waits=True)]

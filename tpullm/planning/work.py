@@ -126,10 +126,8 @@ def _element_wise(setting: Setting) -> float:
 
 def _update_bytes(setting: Setting) -> float:
     """Reading a parameter, its gradient (once more for the norm) and what is kept, and writing all but the gradient."""
-    model = setting.model
-    layer = setting.layer_parameters / setting.along("fsdp")
-    tables = (1 if model.tied_embeddings else 2) * model.vocabulary_size * model.width
-    parameters = model.layers * layer + tables / setting.along("fsdp", "tensor")
+    layers = setting.model.layers * setting.layer_parameters
+    parameters = (layers + setting.tables * setting.table) / setting.along("fsdp")
     accumulated = 12 * (setting.accumulation - 1)
     return parameters * (UPDATE[setting.optimizer.kind, setting.optimizer.moments] + accumulated)
 
