@@ -4,7 +4,7 @@ import pytest
 
 from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TORUS, looped
 from tpullm.hardware.slices import parse
-from tpullm.planning.attention_kernels import scheduled, seen
+from tpullm.planning.attention_kernels import kernel_seconds, keys_per_query
 from tpullm.planning.hlo import Collective
 from tpullm.planning.schedule import GROUPED_SHARE, LINKS, OBSERVED, link_seconds, schedule
 
@@ -78,7 +78,7 @@ def test_attentions_kernel_is_counted_by_its_schedule():
         return seconds(looped(*(text.format(H=width) for text in (q, k, kernel)), turns=1))
 
     def expected(name, block):
-        one = scheduled(TOPOLOGY.chip, name, block, (1, 2048, 2048), seen(2048, block), 128)
+        one = kernel_seconds(TOPOLOGY.chip, name, block, (1, 2048, 2048), keys_per_query(2048, block), 128)
         return pytest.approx(4 * 32 * one / TOPOLOGY.chip.attention_efficiency)
 
     assert of(forward, 128) == of(forward, 64) == expected("forward", 512)
@@ -89,7 +89,7 @@ def test_attentions_kernel_is_counted_by_its_schedule():
 def test_each_device_of_a_row_has_its_queries_and_all_keys():
     q, k = ("%{} = bf16[4,32,{},128]{{3,2,1,0}} parameter(1)".format(*of) for of in (("q", 512), ("k", 2048)))
     kernel = '%splash_mha_fwd.1 = bf16[4,32,512,128]{3,2,1,0} custom-call(%q, %k), custom_call_target="tpu_custom_call"'
-    one = scheduled(TOPOLOGY.chip, "forward", 1024, (1, 512, 2048), seen(2048, 1024), 128)
+    one = kernel_seconds(TOPOLOGY.chip, "forward", 1024, (1, 512, 2048), keys_per_query(2048, 1024), 128)
     assert seconds(looped(q, k, kernel, turns=1)) == pytest.approx(4 * 32 * one / TOPOLOGY.chip.attention_efficiency)
 
 

@@ -1,4 +1,4 @@
-"""A plan: a recipe on a topology, with its memory, its time, the whole run, and what to change."""
+"""A plan: a recipe on a topology, with its memory, its time, the whole run, and advice."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tpullm.planning.setting import Setting, setting_of
 from tpullm.planning.this_machine import local_setting
 from tpullm.recipe.schema import ModelConfig, Recipe
 
-VERSION = 1  # of the JSON; it grows when a key is removed or means something else
+VERSION = 1  # of the JSON; it grows when a key is removed or changes its meaning
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Plan:
     """A recipe on a topology.
 
     Args:
-        recipe: as it would be run: a search may have changed it.
-        chosen: how it is run.
-        run: all steps; of what does not fit, as if it did.
-        advice: for what does not fit.
-        found: by a search.
-        proven: what the compiler says of the best, the chosen one first.
+        recipe: as it would be run; a search may have changed it.
+        chosen: the way to run it.
+        run: all steps; computed also if the plan does not fit.
+        advice: how to make it fit; None if it fits.
+        found: the result of a search, if one was made.
+        proven: the compiler's proofs of the best candidates, the chosen one first.
     """
 
     recipe: Recipe
@@ -41,17 +41,17 @@ class Plan:
 
     @property
     def proofs(self) -> tuple[Proof, ...]:
-        """The compiler's word alone."""
+        """The compiler's proofs, without their candidates."""
         return tuple(proof for _, proof in self.proven)
 
     @property
     def fits(self) -> bool:
-        """By the compiler's word where it was asked, else by the estimate."""
+        """Whether it fits the memory: by the compiler if it was asked, else by the estimate."""
         return not self.proofs[0].refused if self.proofs else self.advice is None
 
     @property
     def dollars(self) -> float:
-        """At the first kind of price; 0 for this machine."""
+        """The cost of the run at the first kind of price; 0 for this machine."""
         return next(iter(self.run.dollars.values()), 0.0)
 
 
@@ -68,9 +68,9 @@ def make_plan(
     Args:
         model: of the recipe, resolved.
         name: of the topology, or `local`.
-        prices: given ones, as `v5e=0.9`.
-        hours_between: interruptions.
-        searched: take the best way to run it, not the recipe's own.
+        prices: given prices, such as `v5e=0.9`.
+        hours_between: mean time between interruptions; 0 if there are none.
+        searched: take the best way to run it, instead of the recipe's.
 
     Raises:
         UserError: no such topology, or the recipe does not fit it (its mesh, its rows, a size of its model).
@@ -86,7 +86,7 @@ def make_plan(
 
 
 def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
-    """The plan with what the compiler said: of those that it found to fit, the one that it thinks fastest is chosen."""
+    """The plan with the compiler's proofs. The candidate that fits and is fastest by the compiler is chosen."""
     fitting = [pair for pair in proofs if not pair[1].refused]
     if not fitting:
         return dataclasses.replace(plan, proven=tuple(proofs))
@@ -123,7 +123,7 @@ def _checked(recipe: Recipe, model: ModelConfig, name: str) -> Setting:
 
 
 def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
-    """The recipe and the topology with that many slices, which share its rows along `data`; 0 leaves both alone."""
+    """The recipe and the topology with that many slices, which share the rows along `data`; 0 changes neither."""
     if not slices or name == "local":
         return recipe, name
     one = topologies.parse(name)
@@ -134,7 +134,7 @@ def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """Plain values; docs/en/planning.md documents the keys, and a test holds them."""
+    """The plan as plain values. docs/en/planning.md documents the keys, and a test holds them."""
     chosen, setting = plan.chosen, plan.chosen.setting
     found = chosen.time
     return {
