@@ -40,10 +40,7 @@ def traffic(setting: Setting) -> list[Transfer]:
 
 def _parameters(setting: Setting) -> list[Transfer]:
     """All-gathers of each layer's parameters, forward and backward, and the sums of their gradients."""
-    size = setting.along("fsdp")
-    if size == 1 and setting.along("data", "expert", "sequence") == 1:
-        return []
-    model, times = setting.model, setting.accumulation
+    size, model, times = setting.along("fsdp"), setting.model, setting.accumulation
     numbers = times * (model.layers * setting.layer_parameters + setting.table * (1 if model.tied_embeddings else 1.5))
     share = (size - 1) / size
     gathered = 2 * numbers * 2 * share
@@ -58,7 +55,7 @@ def _parameters(setting: Setting) -> list[Transfer]:
     ]
     within = setting.sizes[0] // setting.topology.slices
     for axis, size in (("data", within), ("sequence", setting.along("sequence"))):
-        rest = 2 * numbers / setting.along("fsdp") * setting.gradient * (size - 1) / max(size, 1)
+        rest = 2 * numbers / setting.along("fsdp") * setting.gradient * (size - 1) / size
         found.append(_transfer(setting, axis, "sums of gradients", rest, hops, True))
     # `expert` splits the experts; its devices hold all other parameters alike.
     others = numbers - times * model.layers * setting.mlp_parameters * bool(model.experts)
@@ -138,8 +135,6 @@ def _slices(setting: Setting) -> list[Transfer]:
 
 def _transfer(setting, axis, what, received, collectives, waits=False, faster=1) -> Transfer:
     route, chip = _route(setting.topology, setting.sizes, axis, setting.habits.in_lines), setting.device
-    if setting.along(axis) == 1 or not received:
-        return Transfer(axis, what, 0.0, 0.0, waits)
     seconds = received / (route.links * chip.link_bandwidth * chip.link_efficiency * faster)
     return Transfer(axis, what, received, seconds + collectives * route.hops * chip.latency_seconds, waits)
 
