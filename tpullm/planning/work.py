@@ -145,9 +145,9 @@ def _muon_flops(setting: Setting) -> float:
         return 0.0
     model = setting.model
     D, NH, KH, F = model.width, model.heads * model.head_width, model.kv_heads * model.head_width, model.mlp_width
-    matrices = {(D, NH): 2, (D, KH): 2, (D, F): (3 if model.gated else 2) * max(model.experts, 1)}
+    matrices = [(2, D, NH), (2, D, KH), ((3 if model.gated else 2) * max(model.experts, 1), D, F)]
     of = lambda i, o: 2 * min(i, o) ** 2 * (2 * max(i, o) + min(i, o))  # noqa: E731
-    layer = sum(count * MUON_STEPS * of(*sides) for sides, count in matrices.items())
+    layer = sum(count * MUON_STEPS * of(inputs, outputs) for count, inputs, outputs in matrices)
     return model.layers * layer * setting.topology.slices / setting.topology.chips
 
 
