@@ -1,8 +1,8 @@
 """The peak memory of a device, by kind: the training state, kept activations, and the arrays of the worst moment.
 
-Four moments can be the worst: the all-gather of the tables, the loss (where the table's gradient is whole, in float32),
-a layer's backward pass, and the update. This is read off the TPU compiler's programs; tests compare it with
-`benchmarks/compiled.yaml`.
+Three moments can be the worst: the all-gather of the tables, the loss (where the table's gradient is whole, in float32)
+and a layer's backward pass. The update never is: it holds all gradients and no activations. This is read off the TPU
+compiler's programs; tests compare it with `benchmarks/compiled.yaml`.
 """
 
 from typing import NamedTuple
@@ -40,7 +40,6 @@ def memory(setting: Setting, rests: Resting) -> Memory:
         "gather of the tables": kept | going | {"gradients": summed} | _tables(setting),
         "loss": kept | going | {"gradients": summed} | _loss(setting),
         "backward pass": kept | coming | {"gradients": summed + parameters} | _backward(setting),
-        "update": {"gradients": summed + parameters},
     }
     worst = max(moments, key=lambda name: sum(moments[name].values()))
     return Memory(state | moments[worst], worst)
