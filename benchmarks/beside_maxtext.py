@@ -21,7 +21,7 @@ from tpullm.errors import UserError
 from tpullm.hardware.slices import parse
 from tpullm.log import say
 from tpullm.planning.compiling import read
-from tpullm.planning.proof import Proof, by_part, kept_at, prove
+from tpullm.planning.proof import Proof, by_part, cached_at, prove
 from tpullm.planning.schedule import Torus, schedule
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe
@@ -80,7 +80,7 @@ def main() -> None:
     found = json.loads(path.read_text()) if path.exists() else {}
     for name in arguments.cases:
         proof = proven(name)
-        theirs = maxtexts(name, arguments.maxtext, arguments.keep, read(kept_at(proof.program)).places)
+        theirs = maxtexts(name, arguments.maxtext, arguments.keep, read(cached_at(proof.program)).places)
         found[name] = {"tpullm": asdict(ours(proof)), "MaxText": asdict(theirs)}
         path.write_text(json.dumps(found, indent=1) + "\n")
         (RESULTS / "maxtext.md").write_text(page(found))

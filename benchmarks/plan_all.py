@@ -15,7 +15,6 @@ from pathlib import Path
 from tpullm.errors import UserError
 from tpullm.hardware.slices import parse
 from tpullm.log import say, warn
-from tpullm.planning.estimate import estimate
 from tpullm.planning.proof import Proof, job_of, program_hash, prove
 from tpullm.planning.resting import resting
 from tpullm.planning.search import Candidate, assessed
@@ -154,7 +153,7 @@ def row(proof: Proof, stale: bool, beside: Candidate) -> str:
     if proof.refused:
         return f"| {proof.recipe} | {proof.topology} | {memory} | does not fit | | | | {made} |"
     waiting = sum(of.exposed_seconds for of in proof.traffic) / proof.step_seconds
-    expected = (beside.estimate or estimate(beside.setting)).step_seconds
+    expected = beside.time.step_seconds
     numbers = f"{proof.step_seconds:.2f} | {expected:.2f} | {speed(proof):,.0f} | {waiting:.1%}"
     return f"| {proof.recipe} | {proof.topology} | {memory} | {numbers} | {made} |"
 

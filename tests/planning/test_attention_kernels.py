@@ -8,14 +8,14 @@ from tests.planning.test_estimate import setting
 from tpullm.hardware.chips import CHIPS
 from tpullm.model.attention.kernels import largest_block
 from tpullm.planning.attention_kernels import (
-    PRODUCTS,
+    MATMULS,
     TURN,
     UNIT,
     backward,
     forward,
-    largest,
-    scheduled,
-    seen,
+    kernel_seconds,
+    keys_per_query,
+    table_block,
 )
 from tpullm.planning.setting import Habits
 
@@ -25,12 +25,12 @@ SCHEDULED = {name: chip.attention for name, chip in CHIPS.items() if chip.attent
 @pytest.mark.parametrize(("generation", "block"), [(name, block) for name in SCHEDULED for block in SCHEDULED[name]])
 def test_no_kernel_is_faster_than_its_products(generation, block):
     """Not even without what its turns and rows of blocks cost besides."""
-    chip, keys = CHIPS[generation], seen(8192, block)
-    for kernel, products in PRODUCTS.items():
+    chip, keys = CHIPS[generation], keys_per_query(8192, block)
+    for kernel, products in MATMULS.items():
         of = chip.attention[block][kernel]
         turns = 8192 * (8192 if kernel == "all" else keys) / block**2
         besides = (turns * of.turn + 8192 / block * of.edge) / chip.clock / chip.cores + turns * TURN / chip.cores
-        found = scheduled(chip, kernel, block, (1, 8192, 8192), keys, UNIT) - besides
+        found = kernel_seconds(chip, kernel, block, (1, 8192, 8192), keys, UNIT) - besides
         assert found >= 2 * products * 8192 * keys * UNIT / chip.peak_flops * (1 - 1e-9)
 
 
@@ -38,7 +38,8 @@ def test_a_row_of_one_block_is_one_turn():
     chip = CHIPS["v6e"]
     of = chip.attention[1024]["forward"]
     expected = (of.body + of.turn + of.edge) / chip.clock + TURN
-    assert scheduled(chip, "forward", 1024, (1, 1024, 1024), seen(1024, 1024), UNIT) == pytest.approx(expected)
+    keys = keys_per_query(1024, 1024)
+    assert kernel_seconds(chip, "forward", 1024, (1, 1024, 1024), keys, UNIT) == pytest.approx(expected)
 
 
 def test_turns_are_those_up_to_the_diagonal_and_of_all_gradients_every_one():
@@ -46,7 +47,8 @@ def test_turns_are_those_up_to_the_diagonal_and_of_all_gradients_every_one():
     chip = CHIPS["v5p"]
     of = chip.attention[256]
     keys, every = (
-        scheduled(chip, name, 256, (1, 1024, 1024), seen(1024, 256), UNIT) * chip.cores for name in ("keys", "all")
+        kernel_seconds(chip, name, 256, (1, 1024, 1024), keys_per_query(1024, 256), UNIT) * chip.cores
+        for name in ("keys", "all")
     )
     a_turn = lambda name: of[name].turn / chip.clock + TURN  # noqa: E731
     body = lambda name: of[name].body / chip.clock  # noqa: E731
@@ -56,7 +58,8 @@ def test_turns_are_those_up_to_the_diagonal_and_of_all_gradients_every_one():
 
 
 def test_windows_and_shared_rows_leave_less_to_do():
-    assert seen(8192, 1024) == 4608 and seen(8192, 1024, (1024,)) == 2048 and seen(8192, 1024, (0, 1024)) == 3328
+    found = [keys_per_query(8192, 1024, windows) for windows in ((), (1024,), (0, 1024))]
+    assert found == [4608, 2048, 3328]
     whole, shared = setting("8b", "v6e:4x4", {"fsdp": 16}), setting("8b", "v6e:4x4", {"fsdp": 8, "sequence": 2})
     assert whole.tokens == shared.tokens  # rows are longer there, in parts
     assert forward(shared) == pytest.approx(forward(whole))
@@ -79,5 +82,5 @@ def test_what_is_refused_is_what_is_not_in_the_table(generation):
 
 
 def test_blocks_that_are_not_in_the_table():
-    assert largest(CHIPS["v5e"], 2048) == 1024
-    assert largest(CHIPS["v6e"], 2048) == 2048 and largest(CHIPS["v6e"], 724) == 512
+    assert table_block(CHIPS["v5e"], 2048) == 1024
+    assert table_block(CHIPS["v6e"], 2048) == 2048 and table_block(CHIPS["v6e"], 724) == 512

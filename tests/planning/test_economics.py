@@ -5,13 +5,16 @@ import dataclasses
 import pytest
 
 from tests.conftest import ROOT
+from tests.planning.by_hand import DENSE
+from tests.planning.by_hand import setting as small
 from tpullm.errors import UserError
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.slices import parse
 from tpullm.planning.economics import RESTART_SECONDS, prices_of, whole_run
-from tpullm.planning.estimate import estimate
+from tpullm.planning.estimate import Estimate, estimate
 from tpullm.planning.setting import setting_of
 from tpullm.recipe.parsing import load
+from tpullm.recipe.schema import CheckpointConfig, TrainConfig
 
 
 def run(hours_between=0.0, prices=None, **checkpoint):
@@ -57,3 +60,47 @@ def test_a_given_price_takes_the_place_of_the_list():
     for wrong in ("v5e", "v5e=-1", "v7=1"):
         with pytest.raises(UserError, match="is not GENERATION=DOLLARS"):
             prices_of("v5e", [wrong])
+
+
+def by_hand(hours_between=0.0, chips="v6e:4x4", vocabulary=1 << 16, prices=None, **checkpoint):
+    """1,000 steps of 9 s; a checkpoint of 12e9 bytes."""
+    saves = CheckpointConfig(**{"every_minutes": 0, "every_steps": 0} | checkpoint)
+    config = TrainConfig(steps=1000, checkpoint=saves)
+    of = small(dataclasses.replace(DENSE, vocabulary_size=vocabulary), chips, fsdp=parse(chips).chips, rows=512)
+    found = Estimate(9.0, {}, {}, (), 1.0, 1.0)
+    return whole_run(config, of, found, 12_000_000_000, prices or {}, hours_between)
+
+
+def test_a_run_by_hand():
+    found = by_hand(prices={"on_demand": 2.0})
+    assert (found.steps, found.step_seconds, found.tokens) == (1000, 9.0, 1000 * 512 * 256)
+    assert found.days == 9000 / 86400 and found.dollars == {"on_demand": 2.5 * 16 * 2}
+    assert found.save_seconds == 12e9 / (4 * 0.5e9) and by_hand(chips="v6e:1x1").save_seconds == 24
+    assert found.token_store_bytes == 2 * found.tokens and found.checkpoint_bytes == 12_000_000_000
+    assert by_hand(vocabulary=(1 << 16) + 1).token_store_bytes == 4 * found.tokens
+    assert (found.interruptions, found.hours_between, found.goodput) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "between_saves"),
+    [
+        ({"every_steps": 100}, 900),
+        ({"every_minutes": 10}, 600),
+        ({"every_steps": 100, "every_minutes": 10}, 600),
+        ({"every_steps": 50, "every_minutes": 10}, 450),
+        ({"every_steps": 1}, 6),  # no more often than a checkpoint takes
+        ({}, 9000),  # only at the end
+    ],
+)
+def test_what_an_interruption_loses(checkpoint, between_saves):
+    """A restart, a restore of 6 s, and half of the time between two checkpoints."""
+    found = by_hand(2.0, **checkpoint)
+    assert found.goodput == pytest.approx(1 / (1 + (600 + 6 + between_saves / 2) / 7200))
+    assert found.interruptions == pytest.approx(2.5 / 2 / found.goodput) and found.hours_between == 2
+
+
+def test_a_price_of_nothing_is_a_price():
+    assert prices_of("v6e", ["v6e=0"]) == {"given": 0.0} and prices_of("v6e", ["v5e=1", "v6e=2"]) == {"given": 2.0}
+    for wrong in ("v6e=inf", "v6e=nan", "v6e=", "v6e=-0.1", "=1"):
+        with pytest.raises(UserError, match="there are v4, v5e, v6e, v5p"):
+            prices_of("v6e", [wrong])

@@ -45,18 +45,18 @@ def test_products_are_six_for_each_parameter_and_token(name):
     """
     of = dataclasses.replace(setting(name), recompute=())
     once = {part: one for part, one in work(of).items() if part != "recomputed"}
-    assert (work(of)["recomputed"].grouped > 0) == (of.along("expert") > 1)
-    flops = sum(part.products + part.grouped for part in once.values())
+    assert (work(of)["recomputed"].grouped_flops > 0) == (of.along("expert") > 1)
+    flops = sum(part.flops + part.grouped_flops for part in once.values())
     router = of.model.layers * of.model.width * of.model.experts
     expected = 6 * (matrix_parameters(of.model) - router) * of.global_tokens / of.topology.chips
     assert flops == pytest.approx(expected + 36 * router * of.global_tokens / of.topology.chips, rel=1e-9)
-    assert useful_flops(of) < flops + sum(part.kernel for part in work(of).values()) * of.device.peak_flops
+    assert useful_flops(of) < flops + sum(part.kernel_seconds for part in work(of).values()) * of.device.peak_flops
 
 
 def test_the_devices_of_a_mesh_share_the_work():
     """However the chips are arranged, together they do the same products."""
     meshes = [{"fsdp": 16}, {"data": 4, "fsdp": 4}, {"fsdp": 4, "tensor": 4}, {"fsdp": 8, "sequence": 2}]
-    done = [work(setting("1b", "v5e:4x4", mesh))["feed-forward"].products for mesh in meshes]
+    done = [work(setting("1b", "v5e:4x4", mesh))["feed-forward"].flops for mesh in meshes]
     assert done == pytest.approx([done[0]] * len(done))
 
 

@@ -96,3 +96,47 @@ def test_axes_of_groups():
     assert axes_of([[0, 1]], mesh) == "tensor" and axes_of([[0, 8]], mesh) == "data"
     assert axes_of([list(range(16))], mesh) == "data+fsdp+tensor"
     assert axes_of([], mesh) == ""
+
+
+def test_what_is_no_larger_than_a_mebibyte_is_no_finding():
+    """Exactly as large is small; of a copy and of a collective."""
+    summed = named("all-reduce", "bf16[512,1024]{1,0}", "feed_forward/psum")
+    assert "summed_everywhere" not in found(summed)
+    assert "summed_everywhere" in found(summed.replace("[512,", "[513,"))
+    source = "%y = bf16[512,1024]{1,0:T(8,128)} fusion(%x), kind=kLoop, calls=%fused, " + CYCLES % 1
+    copy = "%copy.1 = bf16[512,1024]{1,0} copy(%y), " + CYCLES % 500_000
+    assert found(source, copy) == {} and set(found(source, copy.replace("[512,", "[513,"))) == {"copied"}
+
+
+def test_a_copy_in_a_loop_of_two_turns_is_in_a_loop():
+    source = "%y = bf16[8192,4096]{1,0:T(8,128)} fusion(%x), kind=kLoop, calls=%fused, " + CYCLES % 1
+    copy = "%copy.1 = bf16[8192,4096]{0,1} copy(%y), " + CYCLES % 500_000
+    text = looped(PRODUCT, source, copy, KERNEL, turns=2)
+    look = Look(schedule(text, TORUS), text, MESH, 4096 * 11008, tokens=8192, vocabulary=32000)
+    (finding,) = find(look)
+    assert finding.kind == "transposed" and "2 times a step" in finding.text
+    assert finding.bytes == 2 * 2 * 8192 * 4096 and finding.seconds == pytest.approx(2 * 500_000 / 1.5e9 * 0.82)
+
+
+def test_logits_may_be_as_large_as_a_chunk_a_quarter_of_the_tokens_or_a_parameter():
+    scores = "%scores = f32[2048,131072]{1,0} fusion(%x), kind=kLoop, calls=%fused, " + CYCLES % 1
+    assert "all_scores" not in found(scores, vocabulary=131072)  # 1 GiB, and a quarter of 8,192 tokens
+    assert "all_scores" in found(scores.replace("2048", "2049"), vocabulary=131072)
+    text = looped(PRODUCT, scores.replace("2048", "3000"), KERNEL)
+    for tokens, largest, number in ((12_000, 1, 0), (8192, 3000 * 131072, 0), (11_000, 1, 1)):
+        look = Look(schedule(text, TORUS), text, MESH, largest, tokens=tokens, vocabulary=131072)
+        assert sum(finding.kind == "all_scores" for finding in find(look)) == number
+
+
+def test_findings_are_told_by_their_cost():
+    text = looped(GATHER, PRODUCT, named("all-reduce", "bf16[4096,11008]{1,0}", "feed_forward/psum"), KERNEL)
+    look = Look(schedule(text, TORUS), text, MESH, 4096 * 11008, tokens=8192, vocabulary=32000)
+    costs = [finding.seconds for finding in find(look)]
+    assert len(costs) > 2 and costs == sorted(costs, reverse=True)
+    assert look.seconds == pytest.approx(sum(item.seconds for item in look.items))
+    cheap = named("all-reduce", "bf16[8]{0}", "feed_forward/psum")
+    assert "waited_for" in found(cheap) and "waited_for" not in found(cheap, PRODUCT.replace("1500000", "150000000"))
+
+
+def test_groups_that_are_not_of_this_mesh_have_no_axes():
+    assert axes_of([[0, 4]], {"data": 2, "fsdp": 2}) == "" and axes_of([[0, 3]], {"data": 2, "fsdp": 2}) == "data+fsdp"

@@ -19,7 +19,7 @@ from tpullm.errors import UserError
 from tpullm.hardware.slices import parse
 from tpullm.planning import compiling, proof
 from tpullm.planning.compiling import Executable, compile_apart, read
-from tpullm.planning.proof import Proof, job_of, kept_at, program_hash, prove
+from tpullm.planning.proof import Proof, cached_at, job_of, program_hash, prove
 from tpullm.planning.schedule import OBSERVED
 from tpullm.recipe.parsing import load
 
@@ -161,7 +161,7 @@ def test_the_compilers_refusal_is_a_proof_too(monkeypatch, tmp_path):
     found = prove(chosen, SLICE)
     assert found.peak_bytes > found.limit_bytes == pytest.approx(15.75 * 2**30)
     assert "set pretrain.accumulation to 2" in found.refused
-    assert kept_at(found.program).exists() and prove(chosen, SLICE) == found
+    assert cached_at(found.program).exists() and prove(chosen, SLICE) == found
 
 
 def test_threads_trace_one_after_the_other():

@@ -1,12 +1,14 @@
 """What a program's instructions cost: on programs whose time can be counted by hand."""
 
+import itertools
+
 import pytest
 
 from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TORUS, looped
 from tpullm.hardware.slices import parse
-from tpullm.planning.attention_kernels import scheduled, seen
+from tpullm.planning.attention_kernels import kernel_seconds, keys_per_query
 from tpullm.planning.hlo import Collective
-from tpullm.planning.schedule import GROUPED_SHARE, LINKS, OBSERVED, link_seconds, schedule
+from tpullm.planning.schedule import GROUPED_SHARE, LINKS, OBSERVED, Torus, link_seconds, schedule
 
 MILLISECOND = pytest.approx(1e-3, rel=1e-6)
 RING = 2 * TOPOLOGY.chip.link_bandwidth * LINKS
@@ -78,7 +80,7 @@ def test_attentions_kernel_is_counted_by_its_schedule():
         return seconds(looped(*(text.format(H=width) for text in (q, k, kernel)), turns=1))
 
     def expected(name, block):
-        one = scheduled(TOPOLOGY.chip, name, block, (1, 2048, 2048), seen(2048, block), 128)
+        one = kernel_seconds(TOPOLOGY.chip, name, block, (1, 2048, 2048), keys_per_query(2048, block), 128)
         return pytest.approx(4 * 32 * one / TOPOLOGY.chip.attention_efficiency)
 
     assert of(forward, 128) == of(forward, 64) == expected("forward", 512)
@@ -89,7 +91,7 @@ def test_attentions_kernel_is_counted_by_its_schedule():
 def test_each_device_of_a_row_has_its_queries_and_all_keys():
     q, k = ("%{} = bf16[4,32,{},128]{{3,2,1,0}} parameter(1)".format(*of) for of in (("q", 512), ("k", 2048)))
     kernel = '%splash_mha_fwd.1 = bf16[4,32,512,128]{3,2,1,0} custom-call(%q, %k), custom_call_target="tpu_custom_call"'
-    one = scheduled(TOPOLOGY.chip, "forward", 1024, (1, 512, 2048), seen(2048, 1024), 128)
+    one = kernel_seconds(TOPOLOGY.chip, "forward", 1024, (1, 512, 2048), keys_per_query(2048, 1024), 128)
     assert seconds(looped(q, k, kernel, turns=1)) == pytest.approx(4 * 32 * one / TOPOLOGY.chip.attention_efficiency)
 
 
@@ -162,3 +164,104 @@ def test_rounds_that_uneven_loads_alone_need_count_nothing():
     assert seconds(loop) == MILLISECOND and seconds(further) == 0
     kernel = '%unfilled.1 = bf16[4096,4096]{1,0} custom-call(%x), metadata={op_name="jvp(unfilled)/pallas_call"}'
     assert seconds(looped(kernel, PRODUCT, turns=1)) == MILLISECOND
+
+
+def along(kind: str, groups: str, topology: str = "v5e:16x16", size: int = 1 << 30):
+    of = parse(topology)
+    torus = Torus(of, tuple(itertools.product(*map(range, of.shape))))
+    return link_seconds(Collective(kind, size, groups, False, False, ""), torus)
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups", "topology", "dimensions", "times", "hops"),
+    [
+        ("all-gather", "[16,16]<=[256]", "v5e:16x16", (1,), 15 / 16 / 2, 8),  # around a ring, both ways
+        ("all-gather", "[16,16]<=[16,16]T(1,0)", "v5e:16x16", (0,), 15 / 16 / 2, 8),
+        ("all-gather", "[8,8]<=[64]", "v5e:8x8", (1,), 7 / 8, 7),  # along a line
+        ("all-gather", "[1,128]<=[128]", "v5e:8x16", (0, 1), 127 / 128 / 3, 7 + 8),  # a line and a ring
+        ("reduce-scatter", "[16,16]<=[256]", "v5e:16x16", (1,), 15 / 16 / 2, 8),
+        ("all-reduce", "[16,16]<=[256]", "v5e:16x16", (1,), 2 * 15 / 16 / 2, 16),
+        ("all-to-all", "[16,16]<=[256]", "v5e:16x16", (1,), 16 / 8, 8),  # an eighth of a ring's data crosses each link
+        ("all-to-all", "[8,8]<=[64]", "v5e:8x8", (1,), 8 / 4, 7),  # of a line a quarter
+        ("ragged-all-to-all", "[1,32]<=[32]", "v5e:4x8", (0, 1), 8 / 4, 3 + 7),  # the longer line
+        ("all-to-all", "[8,16]<=[128]", "v5e:8x16", (1,), 16 / 8, 8),
+        ("collective-permute", "{{0,1},{1,0}}", "v5e:16x16", (1,), 1, 1),
+        ("collective-permute", "{{0,15}}", "v5e:16x16", (1,), 1, 1),  # around
+        ("collective-permute", "{{0,16},{0,5}}", "v5e:16x16", (0,), 5, 5),
+        ("collective-permute", "{{0,7}}", "v5e:8x8", (1,), 7, 7),  # a line has no way around
+    ],
+)
+def test_seconds_of_a_collective_by_hand(kind, groups, topology, dimensions, times, hops):
+    """`times` its bytes go over one link; each hop takes a microsecond."""
+    found = along(kind, groups, topology)
+    assert found[0] == dimensions
+    assert found[1] == pytest.approx(times * (1 << 30) / (50e9 * LINKS) + hops * 1e-6)
+
+
+def test_what_goes_nowhere_takes_no_link():
+    assert along("all-gather", "{{0},{1}}") == ((), 0.0) == along("all-gather", "")
+
+
+def test_transfers_by_the_memory_that_they_go_to():
+    """One that is started and ended at once is waited for."""
+    to_host = "%start = (bf16[1024,1024]{1,0:S(5)}, bf16[1024,1024]{1,0}, u32[]) copy-start(%x)"
+    here = "%start = (bf16[1024,1024]{1,0:S(1)}, bf16[1024,1024]{1,0}, s64[]) copy-start(%x)"
+    done = "%done = bf16[1024,1024]{1,0} copy-done(%start)"
+    assert seconds(looped(to_host, done, turns=1)) == pytest.approx(2 * (1 << 20) / 8e9)
+    assert seconds(looped(here, done, turns=1)) == pytest.approx(2 * (1 << 20) / 819e9)
+    send = "%sent = (bf16[1024,1024]{1,0}, u32[], token[]) send(%x, %token), channel_id=6"
+    done = "%done = token[] send-done(%sent)"
+    assert seconds(looped(send, done, turns=1)) == 0  # nothing ever waits for what is sent
+    received = "%recv-done = (bf16[8,8]{1,0}, token[]) recv-done(%sent)"
+    assert seconds(looped(send, received, turns=1)) == pytest.approx(2 * (1 << 20) / 3.1e9)
+
+
+def test_items_of_a_loop_are_counted_as_often_as_it_turns():
+    items = {item.instruction.name: item for item in schedule(looped(GATHER, PRODUCT, turns=7), TORUS)}
+    assert items["gather"].times == items["product"].times == 7
+    assert items["gather"].seconds == items["gather"].busy_seconds == pytest.approx(7 * GATHERING * OBSERVED)
+    assert items["product"].busy_seconds == 0 and items["gather"].collective.kind == "all-gather"
+
+
+def test_of_branches_the_longest_counts():
+    body = "%{name} (z: bf16[8,8]) -> bf16[8,8] {{\n  {line}\n}}\n\n"
+    branches = body.format(name="short", line=PRODUCT) + body.format(name="long", line=PRODUCT + "\n  " + GATHER)
+    choice = "%choice = bf16[8,8]{1,0} conditional(%i, %a, %b), branch_computations={%short, %long}"
+    program = looped(choice, turns=1).replace("%body (p", branches + "%body (p")
+    assert seconds(program) == pytest.approx(1e-3 + GATHERING)
+    call = "%called = bf16[8,8]{1,0} call(%a), to_apply=%short"
+    assert seconds(looped(call, turns=1).replace("%body (p", branches + "%body (p")) == MILLISECOND
+
+
+def test_what_is_small_or_a_name_costs_nothing():
+    """Without cycles: up to 1,024 bytes read and written, and whatever only names memory."""
+    small = "%small = bf16[256]{0} add(%x, %y)"
+    assert seconds(looped(small, turns=1)) == 0
+    assert seconds(looped(small.replace("256", "257"), turns=1)) == pytest.approx(4 * 257 / 819e9)
+    assert seconds(looped("%b = bf16[4096,4096]{1,0} bitcast(%x)", turns=1)) == 0
+    named = '%b = bf16[4096,4096]{1,0} custom-call(%x), custom_call_target="AllocateBuffer"'
+    assert seconds(looped(named, turns=1)) == 0
+
+
+def test_only_the_rows_in_use_of_a_ragged_exchange_travel():
+    exchange = f"%x.1 = bf16[4096,4096]{{1,0}} ragged-all-to-all(%a, %b, %c), channel_id=1, {LINES}"
+    whole, half = (schedule(looped(exchange, turns=1), TORUS, filled)[0].seconds / OBSERVED for filled in (1, 0.5))
+    assert whole == 2 * half == pytest.approx(2 * 4096 * 4096 * 16 / 8 / (50e9 * LINKS) + 8e-6)
+    gather = schedule(looped(GATHER, turns=1), TORUS, 0.5)[0].seconds / OBSERVED
+    assert gather == pytest.approx(GATHERING)
+
+
+def test_a_turn_that_is_not_named_is_one():
+    loop = looped(PRODUCT, turns=5).replace("%most = s32[] constant(5)", "%most = s32[] parameter(0)")
+    assert seconds(loop) == MILLISECOND
+
+
+def test_a_wait_is_shared_by_the_transfers_that_made_it():
+    """Two gathers on one line, the second begun after 1 ms of matmul: it waits for what is left of the first."""
+    starts = [f"%started.{n} = ((), (), s32[1]) call-start(), to_apply=%gathering" for n in range(4)]
+    done = "%done = bf16[4096,4096]{1,0} call-done(%started.3)"
+    items = {item.instruction.name: item for item in schedule(looped(*starts, PRODUCT, done, turns=1), TORUS)}
+    assert sum(item.seconds for item in items.values()) == pytest.approx(4 * GATHERING * OBSERVED)
+    assert items["started.3"].seconds == pytest.approx(GATHERING * OBSERVED)
+    assert items["started.0"].seconds == items["started.1"].seconds == 0
+    assert items["started.2"].seconds == pytest.approx((3 * GATHERING - 1e-3) * OBSERVED)

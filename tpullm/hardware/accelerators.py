@@ -17,9 +17,9 @@ class Slice:
 
     Args:
         name: `v5litepod-16`.
-        chips: of it.
-        hosts: machines that they are in.
-        chip: what one of them is.
+        chips: number of chips.
+        hosts: number of machines.
+        chip: the kind of chip.
     """
 
     name: str
@@ -29,12 +29,16 @@ class Slice:
 
     @property
     def dollars_an_hour(self) -> float:
-        """On demand."""
+        """List price on demand."""
         return self.chips * self.chip.dollars_per_hour["on_demand"]
 
 
 def find(name: str) -> Slice:
-    """The slice of that name; `UserError` names the nearest ones."""
+    """The slice of that name.
+
+    Raises:
+        UserError: there is none; the message names the nearest ones.
+    """
     family, _, number = name.rpartition("-")
     chip = _families().get(family)
     if chip is None or not number.isdigit() or int(number) not in chip.cloud_tpu.sizes:
@@ -49,9 +53,9 @@ def _families() -> dict[str, Chip]:
 
 
 def _nearest(name: str) -> list[str]:
-    """The next sizes of the same family; without a family, the most alike names.
+    """The nearest sizes of the same family, or the most similar names if the family is unknown.
 
-    A chip may be named by its generation: `v5e-16` is what people call `v5litepod-16`.
+    People write `v5e-16` for `v5litepod-16`, so a generation is taken for its family.
     """
     families = _families()
     family, _, number = name.partition("-")

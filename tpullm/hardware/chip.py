@@ -1,4 +1,4 @@
-"""What is said of a chip; the chips themselves are the entries of `chips.py`."""
+"""The fields of a chip's entry; the entries themselves are in `chips.py`."""
 
 import math
 from collections.abc import Mapping
@@ -7,8 +7,13 @@ from typing import NamedTuple
 
 
 class Cycles(NamedTuple):
-    """Cycles of an attention kernel: `body` of a turn that multiplies a block, `turn` of every turn, and `edge` of
-    what begins and ends a row of blocks."""
+    """Cycles of an attention kernel.
+
+    Args:
+        body: to multiply one block.
+        turn: of each turn of the kernel's loop, whether it multiplies a block or not.
+        edge: to begin and end one row of blocks.
+    """
 
     body: int
     turn: int
@@ -19,7 +24,7 @@ KERNELS = ("forward", "queries", "keys", "all")
 
 
 def kernels(*cycles: tuple[int, int, int]) -> dict[str, Cycles]:
-    """One row of a chip's attention table: the cycles of each of `KERNELS`.
+    """The cycles of each of `KERNELS` for one block size.
 
     `queries` and `keys` compute the gradients in two passes, `all` computes them in one.
     """
@@ -31,11 +36,11 @@ class Slices:
     """The slices of a chip, as the TPU compiler knows them.
 
     Args:
-        dimensions: of the torus that the chips form.
-        wraps: dimensions of this size (in three dimensions: of its multiples) are rings.
+        dimensions: number of dimensions of the torus that the chips form.
+        wraps: a dimension of this size is a ring. In three dimensions, all are rings if all are multiples of it.
         largest: chips in the largest slice.
-        small: the shapes of slices that are no whole cubes.
-        options: compiler options beside the shape.
+        small: shapes of the slices that are not whole cubes.
+        options: further arguments of `get_topology_desc`.
     """
 
     dimensions: int
@@ -51,10 +56,10 @@ class CloudTpu:
 
     Args:
         name: of the accelerator type, before the dash: `v5litepod` of `v5litepod-16`.
-        cores: what the number in an accelerator type counts, for each chip.
-        sizes: the numbers that there are.
-        one_host: chips of the largest slice on one host.
-        runtime_version: the machines' system, as Google recommends for JAX.
+        cores: what the number in an accelerator type counts for each chip: 2 if it counts TensorCores, else 1.
+        sizes: the numbers that exist.
+        one_host: chips of the largest slice that is on one host.
+        runtime_version: the system image that Google recommends for JAX.
     """
 
     name: str
@@ -66,14 +71,14 @@ class CloudTpu:
 
 @dataclass(frozen=True)
 class ComputeEngine:
-    """The machines with a chip on Compute Engine.
+    """The Compute Engine machines with a chip.
 
     Args:
-        family: what the names of its machine types begin with.
-        machines: chips, vCPUs and GiB of memory by machine type; none if only GKE makes them.
+        family: prefix of the machine types.
+        machines: chips, vCPUs and GiB of memory by machine type; empty if only GKE can make the machines.
         slices: shapes of the slices that several machines can form.
         image: family of boot images in the project `ubuntu-os-accelerator-images`.
-        disk: the only disk type that the machines take; empty for any.
+        disk: the only disk type that the machines accept; empty if they accept any.
     """
 
     family: str
@@ -90,40 +95,41 @@ class ComputeEngine:
 
 @dataclass(frozen=True)
 class Chip:
-    """One kind of chip: a device of JAX. What is left out is unknown or does not exist.
+    """One kind of chip: a JAX device. A field that is left out is unknown, or does not exist on this chip.
 
-    Bandwidths are in bytes a second and one way; efficiencies are shares of a peak or of a bandwidth. Defaults are what
-    is the same for all TPUs. `fitted` figures are those with which `benchmarks/fit.py` comes nearest to the published
-    runs marked `fit` in `benchmarks/published.yaml`; the errors on the other runs are in docs/en/planning.md.
+    Bandwidths are in bytes a second and one way. Efficiencies are shares of a peak or of a bandwidth. Defaults are the
+    same for all TPUs. `fitted` figures are those with which `benchmarks/fit.py` comes nearest to the published runs
+    marked `fit` in `benchmarks/published.yaml`; docs/en/planning.md has the errors on the other runs.
 
     Args:
         device_kinds: JAX's names of the device (`jax.Device.device_kind`).
         peak_flops: FLOP/s in bfloat16; 0 if not published.
-        dollars_per_hour: of one chip, by kind of price.
-        memory_gib: as published.
-        hbm_bytes: what a program may use of that.
-        hbm_bandwidth: of that memory.
+        dollars_per_hour: price of one chip, by kind of price.
+        memory_gib: size of the HBM, as published.
+        hbm_bytes: HBM that a program may use.
+        hbm_bandwidth: of the HBM.
         link_bandwidth: of one link to a neighbor.
         dcn_bandwidth: the chip's share of its host's data center network.
-        host_bandwidth: the chip's share of the way to its host's memory.
+        host_bandwidth: the chip's share of the bandwidth to its host's memory.
         matmul_efficiency: of large matmuls.
         grouped_efficiency: of matmuls with one expert each, as a share of `matmul_efficiency`.
-        attention_efficiency: of the attention kernel, as a share of its schedule's speed, or without a schedule of the
+        attention_efficiency: of the attention kernel, as a share of the speed by `attention`, or without it of the
             peak.
         hbm_efficiency: of element-wise work.
         link_efficiency: of collectives.
-        overlap_loss: share of an asynchronous collective's time that is lost all the same.
+        overlap_loss: share of an asynchronous collective's time that computation does not hide.
         dcn_efficiency: of all-reduces between slices.
         latency_seconds: of one hop of a collective.
-        clock: cycles a second of a kernel's schedule.
-        cores: of a chip; they share the heads of attention.
-        attention: the cycles of attention's kernels by block size. Sizes that are missing do not fit the chip's VMEM.
+        clock: cycles a second.
+        cores: TensorCores of a chip; they share the heads of attention.
+        attention: cycles of the attention kernels by block size. Sizes that are missing do not fit the VMEM.
         ragged_exchange: whether devices can send each other different numbers of rows in one operation.
-        offloads_collectives: whether SparseCores run gathers and scatters beside matmuls (`model/platform.py`).
+        offloads_collectives: whether SparseCores run collectives beside matmuls, with the options in
+            `model/platform.py`.
         host: chips of one host along each dimension, in a slice of several hosts.
-        slices: None: the compiler can't compile for it, or nobody has tried.
-        cloud_tpu: None: the Cloud TPU API does not offer it.
-        compute_engine: None: Compute Engine does not offer it.
+        slices: None if the chip is no TPU, or if nobody has compiled for it.
+        cloud_tpu: None if `launch tpu-vm` can't use the chip.
+        compute_engine: None if `launch compute` can't use the chip.
     """
 
     device_kinds: tuple[str, ...]
@@ -142,7 +148,7 @@ class Chip:
     link_efficiency: float = 0.63  # fitted
     overlap_loss: float = 0.41  # fitted
     dcn_efficiency: float = 1.0
-    latency_seconds: float = 1e-6  # guess, of the order that is told of TPUs (a microsecond a hop)
+    latency_seconds: float = 1e-6  # guess: people report about a microsecond a hop
     clock: float = 0.0
     cores: int = 1
     attention: Mapping[int, dict[str, Cycles]] = field(default_factory=dict)
@@ -155,5 +161,5 @@ class Chip:
 
     @property
     def chips_per_host(self) -> int:
-        """Of a slice of several hosts."""
+        """Chips of one host, in a slice of several hosts."""
         return math.prod(self.host)

@@ -1,13 +1,13 @@
-"""The chips that are known, one entry each, every figure with its source. To add a chip, add its entry to `CHIPS`.
+"""All known chips, one entry each, with the source of each figure. To add a chip, add its entry to `CHIPS`.
 
-Sources: `page` is Google Cloud's page of the generation (docs.cloud.google.com/tpu/docs/v5e, v6e, v5p); `fitted` is
-explained in `chip.py`; `compiler` is what libtpu 0.0.50 did when it compiled for the chip, without the chip. The cycles
-of attention are of the splash kernels with segments and heads of 128 (benchmarks/kernels.py, libtpu 0.0.50). A clock is
-inferred from the matmuls that the compiler expects to be at the peak.
+Sources: `page` is Google Cloud's page of the generation (docs.cloud.google.com/tpu/docs/v5e, v6e, v5p). `fitted` is
+explained in `chip.py`. `compiler` is the behavior of libtpu 0.0.50 when it compiles for the chip on another machine.
+`benchmarks/kernels.py` counted the cycles of attention, for the splash kernels with segments and heads of 128 (libtpu
+0.0.50). A clock is inferred from the matmuls that the compiler expects to run at the peak.
 
-Prices change: look them up before you decide, and override them with --price v5e=0.9. `on_demand` are Google Cloud's
-list prices in US regions. `spot` is half of that, what Google asks for flex-start TPUs (v6e 1.35). Spot VMs are priced
-by the day and region, often lower, and can be taken away.
+Prices change: look them up before you decide, and override them with --price v5e=0.9. `on_demand` prices are Google
+Cloud's list prices in US regions. `spot` prices are half of those: the price of flex-start TPUs (v6e 1.35). The prices
+of Spot VMs change by day and region and are often lower; Google can take Spot VMs back at any time.
 """
 
 import math
@@ -119,7 +119,7 @@ CHIPS = {
             "ct5p-", {"ct5p-hightpu-4t": (4, 208, 448)}, (*_PARTS_OF_A_CUBE[1:], *_CUBES), _IMAGE
         ),
     ),
-    # Published peaks are all that is used of these.
+    # Of these, only the published peak is used.
     "v7": Chip(("TPU v7",), 2307e12),
     "h100": Chip(("NVIDIA H100 80GB HBM3",), 989e12),
     "h200": Chip(("NVIDIA H200",), 989e12),
@@ -127,6 +127,6 @@ CHIPS = {
 
 
 def of_kind(device_kind: str) -> Chip:
-    """The chip that JAX calls so; of one that is not known, an entry without figures."""
+    """The chip with this JAX device kind; an entry without figures if none is known."""
     found = (chip for chip in CHIPS.values() if device_kind in chip.device_kinds)
     return next(found, Chip((device_kind,)))

@@ -1,4 +1,4 @@
-"""The machine types of Compute Engine that we launch on: what is in them, and what they cost."""
+"""The Compute Engine machine types that `launch` can use: their hardware and prices."""
 
 import difflib
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Machine:
 
     Args:
         name: `a3-highgpu-8g`.
-        vcpus, memory_gib: of it.
-        dollars: an hour, see `PRICES`; that of TPU chips is in the table of all prices.
-        gpus: that come with it.
-        tpu: the generation of its TPU chips, a key of `CHIPS`.
-        chips: how many of those.
+        vcpus, memory_gib: its vCPUs and its memory.
+        dollars: price of an hour, see `PRICES`; 0 for machines with TPU chips, whose price is in `CHIPS`.
+        gpus: number of GPUs.
+        tpu: key of its TPU chips in `CHIPS`; empty without TPU chips.
+        chips: number of TPU chips.
     """
 
     name: str
@@ -32,22 +32,22 @@ class Machine:
 
     @property
     def dollars_an_hour(self) -> float:
-        """On demand."""
+        """List price on demand."""
         return self.chips * CHIPS[self.tpu].dollars_per_hour["on_demand"] if self.tpu else self.dollars
 
     @property
     def devices(self) -> int:
-        """What JAX sees of it; a machine without accelerators is one device."""
+        """JAX devices; a machine without accelerators has one."""
         return self.gpus or self.chips or 1
 
     @property
     def extras(self) -> str:
-        """Of `pyproject.toml`, those that it needs."""
+        """The extras of `pyproject.toml` that it needs."""
         return "tpu,gcp" if self.tpu else "cuda,gcp" if self.gpus else "gcp"
 
 
 def _cpu(family: str, memory_gib: int, dollars: float, sizes: tuple[int, ...]) -> list[Machine]:
-    """A family without accelerators: memory and price of a vCPU."""
+    """A family without accelerators; `memory_gib` and `dollars` are those of one vCPU."""
     return [Machine(f"{family}-{size}", size, memory_gib * size, round(dollars * size, 3)) for size in sizes]
 
 
@@ -89,7 +89,7 @@ def find(name: str) -> Machine:
     """The machine type of that name.
 
     Raises:
-        UserError: there is none; it names the nearest, or where such TPUs are.
+        UserError: there is none; the message names the nearest ones, or another way to launch on such TPUs.
     """
     for generation, chip in CHIPS.items():
         of = chip.compute_engine

@@ -1,9 +1,9 @@
-"""The peak FLOP/s of a device: published for TPUs and GPUs, measured here for others, and never while disturbed.
+"""The peak FLOP/s of a device: published for TPUs and GPUs, measured for other devices.
 
-A processor that other programs keep busy seems slower than it is, and an MFU by such a peak was above 100 %. So each
-trial of a measurement also asks how long this process had to wait for a core, and only trials that hardly waited count.
-Two cores of a Xeon with AMX multiplied at 1,600 GFLOP/s when idle. With five other programs on them all trials of a
-minute went from 50 to 1,536, and those that waited less than 5 % of their time from 1,172 to 1,536.
+A processor that other programs keep busy seems slower than it is. An MFU based on such a measurement exceeded 100 %.
+Each trial therefore also measures how long this process waited for a core, and only trials that hardly waited count.
+Two idle cores of a Xeon with AMX ran matmuls at 1,600 GFLOP/s. With five other programs on them, the trials of one
+minute ranged from 50 to 1,536, and the trials that waited less than 5 % of their time from 1,172 to 1,536.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ import jax.numpy as jnp
 from tpullm.hardware.chips import of_kind
 from tpullm.log import warn
 
-TRIALS = 5  # undisturbed ones, of which the fastest counts
-SECONDS = 2.0  # that a disturbed measurement goes on
-PAUSE_SECONDS = 0.01  # after a disturbed trial: who has slept is given a core sooner
-MOST_WAITING = 0.05  # of the processor time that an undisturbed trial wants
+TRIALS = 5  # undisturbed trials; the fastest one counts
+SECONDS = 2.0  # after which a disturbed measurement ends
+PAUSE_SECONDS = 0.01  # after a disturbed trial: the scheduler prefers threads that have slept
+MOST_WAITING = 0.05  # largest share of waiting in an undisturbed trial
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of what is measured.
+    """One run of the measured work.
 
     Args:
-        seconds: that it took.
-        waiting: the share of the processor time it wanted that it was not given.
+        seconds: wall time.
+        waiting: share of the processor time that the threads wanted and did not get.
     """
 
     seconds: float
@@ -41,11 +41,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Fastest:
-    """What trials came to.
+    """The fastest of several trials.
 
     Args:
-        seconds: of the fastest trial.
-        disturbed: too few trials had the processor for themselves, so `seconds` is too many.
+        seconds: wall time.
+        disturbed: other programs used the processor in too many trials, so `seconds` is too long.
     """
 
     seconds: float
@@ -54,7 +54,7 @@ class Fastest:
 
 @dataclass(frozen=True)
 class Peak:
-    """FLOP/s of one device; `disturbed` if the device was busy with something else, so that `flops` is too low."""
+    """FLOP/s of one device; `disturbed` if other programs used the device, so that `flops` is too low."""
 
     flops: float
     disturbed: bool = False
@@ -62,14 +62,14 @@ class Peak:
 
 @functools.lru_cache(maxsize=4)
 def peak(dtype: jnp.dtype) -> Peak:
-    """The peak of one device here. A process measures once, and says so if it could not."""
+    """The peak of one local device. A process measures once, and warns if the measurement was disturbed."""
     kind = jax.local_devices()[0].device_kind
     if published := of_kind(kind).peak_flops:
         return Peak(published)
     size = 1536
     x, square = jnp.ones((size, size), dtype), jax.jit(jnp.matmul)
     found = fastest(lambda: square(x, x).block_until_ready())
-    disturbed = found.disturbed and jax.default_backend() == "cpu"  # an accelerator does not share itself like that
+    disturbed = found.disturbed and jax.default_backend() == "cpu"  # programs do not share an accelerator like that
     if disturbed:
         warn(
             "other programs keep this processor busy, so its peak can't be measured: "
@@ -79,13 +79,13 @@ def peak(dtype: jnp.dtype) -> Peak:
 
 
 def fastest(work: Callable[[], object]) -> Fastest:
-    """The fastest of `TRIALS` undisturbed runs of `work`, after one to warm up; bounded by `SECONDS`."""
+    """The fastest of `TRIALS` undisturbed runs of `work`, after one run to warm up; takes at most about `SECONDS`."""
     work()
     return choose(_trials(work))
 
 
 def choose(trials: Iterable[Trial]) -> Fastest:
-    """The fastest of the first undisturbed trials; if there are too few, of all of them."""
+    """The fastest of the first `TRIALS` undisturbed trials; if there are fewer, the fastest of all trials."""
     seen: list[float] = []
     calm: list[float] = []
     for trial in trials:
@@ -97,7 +97,7 @@ def choose(trials: Iterable[Trial]) -> Fastest:
 
 
 def _trials(work: Callable[[], object]) -> Iterator[Trial]:
-    """Trials until the time is over, and `TRIALS` at least."""
+    """Trials for `SECONDS`, and at least `TRIALS` of them."""
     until, done = time.monotonic() + SECONDS, 0
     while done < TRIALS or time.monotonic() < until:
         waited, used, start = _waited(), time.process_time(), time.perf_counter()
@@ -111,13 +111,13 @@ def _trials(work: Callable[[], object]) -> Iterator[Trial]:
 
 
 def share_waited(seconds: float, used: float, waited: float | None) -> float:
-    """The share of the wanted processor time that was not given.
+    """The share of the processor time that threads wanted and did not get.
 
     Args:
-        seconds: of the trial.
-        used: processor seconds of all threads in it.
-        waited: seconds that threads were ready and had no core; None if the system doesn't tell. All cores count as
-            wanted then.
+        seconds: wall time of the trial.
+        used: processor seconds of all threads in the trial.
+        waited: seconds that threads were ready and had no core. None if the system does not report them: then the
+            threads are taken to want all cores.
     """
     if waited is None:
         return max(0.0, 1 - used / (seconds * (os.cpu_count() or 1)))
@@ -125,9 +125,9 @@ def share_waited(seconds: float, used: float, waited: float | None) -> float:
 
 
 def _waited() -> float | None:
-    """Seconds that threads of this process have been ready to run and had no core, and that a hypervisor took away.
+    """Seconds that threads of this process were ready and had no core, plus those that a hypervisor took away.
 
-    None where the system doesn't tell: it is not Linux, or one without the accounts of its scheduler.
+    None where the system does not report them: it is not Linux, or its kernel has no scheduler statistics.
     """
     if not Path("/proc/self/schedstat").exists():
         return None
@@ -136,7 +136,7 @@ def _waited() -> float | None:
 
 
 def _delay(task: Path) -> int:
-    """Nanoseconds that a thread has waited on a core's queue (Documentation/scheduler/sched-stats.rst)."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+    """Nanoseconds that a thread has waited for a core (Documentation/scheduler/sched-stats.rst)."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
         return int((task / "schedstat").read_text(encoding="ascii").split()[1])
     return 0

@@ -1,6 +1,6 @@
 """Slices of TPU chips by name: `v5e:16x16` is 256 chips, `2 x v5p:4x4x8` two slices of 128.
 
-What is here describes a slice to the TPU compiler, which compiles for it on any machine.
+`Topology.options` describes a slice to the TPU compiler, which can compile for it on any machine.
 """
 
 import difflib
@@ -16,12 +16,12 @@ from tpullm.hardware.chip import Chip, Slices
 
 @dataclass(frozen=True)
 class Topology:
-    """Some slices of the same shape.
+    """One or several slices of the same shape.
 
     Args:
         generation: a key of `chips.CHIPS` whose entry has `slices`.
         shape: chips along each dimension of a slice.
-        slices: how many, connected by the data center's network.
+        slices: number of slices; the data center network connects them.
     """
 
     generation: str
@@ -30,22 +30,22 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """Of all slices together."""
+        """Number of chips in all slices together."""
         return math.prod(self.shape) * self.slices
 
     @property
     def device_kind(self) -> str:
-        """What JAX calls one device."""
+        """JAX's name of one device."""
         return self.chip.device_kinds[0]
 
     @property
     def chip(self) -> Chip:
-        """What one device is."""
+        """The kind of chip."""
         return chips.CHIPS[self.generation]
 
     @property
     def name(self) -> str:
-        """Of one slice, as the compiler knows it."""
+        """The compiler's name of one slice."""
         return f"{self.generation}:{'x'.join(map(str, self.shape))}"
 
     def __str__(self) -> str:
@@ -60,9 +60,10 @@ class Topology:
         return (all(size % of.wraps == 0 for size in self.shape),) * 3
 
     def options(self) -> dict:
-        """The arguments of `get_topology_desc`. Without `wrap` it would be another program.
+        """The arguments of `get_topology_desc`.
 
-        (On v5p:8x8x8 every gather of weights became an all-reduce.)
+        Without `wrap` the compiler makes another program: on v5p:8x8x8, each all-gather of weights became an
+        all-reduce.
         """
         chip, wrap = self.chip, self.rings
         host = tuple(min(size, most) for size, most in zip((*self.shape, 1)[:3], chip.host, strict=True))
@@ -71,12 +72,16 @@ class Topology:
 
 
 def names(text: str) -> list[str]:
-    """The names of a list with commas, in which `local` may be one."""
+    """The topologies in a comma-separated list; `local` may be one of them."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parse(text: str) -> Topology:
-    """The topology of that name; `UserError` says what is wrong with it and what there is."""
+    """The topology of that name.
+
+    Raises:
+        UserError: there is none; the message says what is wrong with the name and which ones exist.
+    """
     found = re.fullmatch(r"(?:(\d+) ?x )?(\w+):(\d+(?:x\d+)*)", text.strip())
     if not found:
         raise UserError(f"topology: {text} is not GENERATION:SHAPE, such as v5e:16x16 or 2 x v5p:4x4x8")
@@ -106,13 +111,13 @@ def _told(name: str, chip: Chip) -> str:
 
 
 def _exists(of: Slices, shape: tuple[int, ...]) -> bool:
-    """Small slices are listed; larger ones of a three-dimensional torus are whole cubes, the longest side last."""
+    """Small slices are listed. Larger slices of a three-dimensional torus are whole cubes, the longest side last."""
     cubes = of.dimensions == 3 and all(size % of.wraps == 0 for size in shape)
     return shape in of.small or (cubes and list(shape) == sorted(shape))
 
 
 def _nearest(of: Slices, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The two slices that exist and have most nearly as many chips, each no larger than the largest."""
+    """The two existing slices whose numbers of chips are nearest."""
     cubes = product(range(of.wraps, 33, of.wraps), repeat=3) if of.dimensions == 3 else ()
     there = [*of.small, *(cube for cube in cubes if _exists(of, cube) and math.prod(cube) <= of.largest)]
     return sorted(there, key=lambda other: (abs(math.log(math.prod(other) / math.prod(shape))), max(other)))[:2]

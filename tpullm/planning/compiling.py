@@ -1,7 +1,7 @@
-"""Compiling a step in a process of its own: what the compiler takes of memory, and its death, stay there.
+"""Compile a step in another process, so that its memory use, or its end, does not affect this process.
 
-`python -m tpullm.planning.compiling FILE` is that process: it reads a `Job` from its input and leaves what the compiler
-says in a file, an `Executable` as JSON. No file is read that was not finished.
+`python -m tpullm.planning.compiling FILE` is that process. It reads a `Job` from its standard input and writes an
+`Executable` as JSON to FILE, which it creates only when it is complete.
 """
 
 import gzip
@@ -21,7 +21,7 @@ from tpullm.recipe.schema import ModelConfig, TrainConfig
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be compiled: a step on a mesh over a topology."""
+    """A step to compile, on a mesh over a topology."""
 
     model: ModelConfig
     config: TrainConfig
@@ -31,15 +31,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Executable:
-    """What the compiler says of a program.
+    """The compiler's result for a program.
 
     Args:
-        text: the program, scheduled; empty if it does not fit.
-        peak_bytes: most that a device holds at once; of what does not fit, what it would need.
-        limit_bytes: what a program may use of a device's memory, where the compiler said so; else 0.
-        places: where each device is in its slice.
-        seconds: that the compilation took.
-        date: when it was, ISO 8601.
+        text: the scheduled program; empty if it does not fit the memory.
+        peak_bytes: peak memory of a device; if it does not fit, the memory that it would need.
+        limit_bytes: memory of a device that a program may use, if the compiler named it; else 0.
+        places: the coordinates of each device in its slice.
+        seconds: duration of the compilation.
+        date: of the compilation, ISO 8601.
     """
 
     text: str
@@ -51,7 +51,7 @@ class Executable:
 
 
 def read(path: Path) -> Executable | None:
-    """What was kept there; None if nothing was, or nothing that can be read."""
+    """The result in that file; None if there is none, or if it can't be read."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             fields = json.load(file)
@@ -61,13 +61,13 @@ def read(path: Path) -> Executable | None:
 
 
 def compile_apart(job: Job, path: Path, name: str) -> Executable:
-    """Compile in a process of its own, which leaves the result at `path`.
+    """Compile in another process, which writes the result to `path`.
 
     Args:
-        name: of the program, for the lines about what went wrong.
+        name: of the program, for error messages.
 
     Raises:
-        UserError: the TPU compiler is missing, it was killed, it failed, or its word can't be kept.
+        UserError: the TPU compiler is missing, was killed or failed, or the result can't be written.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def _compile(job: Job) -> Executable:
         executable = compiled(job.model, job.config, mesh)
         text, memory = executable.as_text(), executable.memory_analysis()
         peak = memory.peak_memory_in_bytes
-        if memory.host_temp_size_in_bytes:  # counts in the peak; all of the device's own is a little more than its peak
+        if memory.host_temp_size_in_bytes:  # the peak includes it; all allocations are a little more than the true peak
             peak = getattr(memory, "total_allocation_bytes", peak)  # JAX 0.10 does not say
     except TooLarge as error:
         peak, limit = error.needed_bytes, error.limit_bytes

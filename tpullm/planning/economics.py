@@ -1,4 +1,4 @@
-"""What a whole run takes and costs: tokens, days, dollars, files, and what interruptions lose."""
+"""The time and cost of a whole run: tokens, days, dollars, files, and the time lost to interruptions."""
 
 import math
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from tpullm.planning.estimate import Estimate
 from tpullm.planning.setting import Setting
 from tpullm.recipe.schema import TrainConfig
 
-# Guesses, each of a usual order; nothing here could measure them.
+# Guesses of the usual order of magnitude; they could not be measured here.
 HOST_WRITES = 0.5e9  # bytes a second that one host writes to, or reads from, storage
-RESTART_SECONDS = 600.0  # until the chips are there again, and the program is compiled or found
+RESTART_SECONDS = 600.0  # until the chips are available again and the program is compiled or read from the cache
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Run:
     Args:
         tokens: read, padding included.
         days: from the first step to the last, interruptions included.
-        dollars: at each kind of price; empty where there is none (this machine).
-        token_store_bytes: if every token is read once.
-        checkpoint_bytes: of one save.
-        save_seconds: until a save is on the storage; training goes on meanwhile.
-        interruptions: expected, at `hours_between`.
-        hours_between: interruptions, in the mean.
-        goodput: share of the time that is spent on steps which count.
+        dollars: cost at each kind of price; empty if there is no price (this machine).
+        token_store_bytes: size of the token store, if every token is read once.
+        checkpoint_bytes: size of one checkpoint.
+        save_seconds: until a checkpoint is written; training continues meanwhile.
+        interruptions: expected number, by `hours_between`.
+        hours_between: mean time between interruptions; 0 if there are none.
+        goodput: share of the time that goes into steps whose result is kept.
     """
 
     tokens: int
@@ -61,7 +61,7 @@ def whole_run(
 
     Args:
         prices: dollars a chip-hour, by kind of price.
-        hours_between: interruptions of the slice, in the mean; 0 is none.
+        hours_between: mean time between interruptions of the slice; 0 if there are none.
     """
     hosts = max(1, setting.topology.chips // setting.device.chips_per_host)
     save = checkpoint_bytes / (hosts * HOST_WRITES)
@@ -85,7 +85,7 @@ def whole_run(
 
 
 def _goodput(config: TrainConfig, step_seconds: float, save_seconds: float, hours_between: float) -> float:
-    """Each interruption loses a restart, a restore, and the steps since the last save: half the time between saves."""
+    """Each interruption costs a restart, a restore, and the steps since the last checkpoint: half of their interval."""
     if not hours_between:
         return 1.0
     kept = config.checkpoint
@@ -98,10 +98,10 @@ def _goodput(config: TrainConfig, step_seconds: float, save_seconds: float, hour
 
 
 def prices_of(generation: str, given: list[str]) -> dict[str, float]:
-    """Dollars a chip-hour of one generation; `given` (`v5e=0.9`) takes the place of what is in the file.
+    """Dollars a chip-hour of one generation, by kind of price; a `given` price (`v5e=0.9`) replaces the list prices.
 
     Raises:
-        UserError: a price that is none.
+        UserError: a given price is not valid.
     """
     own = dict(_given(text) for text in given)
     if generation in own:

@@ -1,4 +1,4 @@
-"""How long a step takes: its parts at what a chip reaches, and the part of its traffic that nothing hides."""
+"""The time of a step: its parts at the speeds that a chip reaches, and the traffic that computation does not hide."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from tpullm.planning.work import Part, useful_flops, work
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a step is predicted to take, in seconds.
+    """The predicted time of a step.
 
     Args:
-        step_seconds: the whole.
-        computing: by part of the step.
-        exposed: what waits for the links, by mesh axis (`host`: for the host's memory).
+        step_seconds: of the whole step.
+        computing: seconds by part of the step.
+        exposed: seconds in which the device waits for the links, by mesh axis (`host`: for the host's memory).
         transfers: all traffic, hidden or not.
         tokens_per_second: of one device.
-        mfu: of the peak, nothing counted twice, causal attention.
+        mfu: model FLOPs utilization: a share of the peak, without recomputation, with causal attention.
     """
 
     step_seconds: float
@@ -28,9 +28,14 @@ class Estimate:
     tokens_per_second: float
     mfu: float
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of the whole step by part, `waiting for` each mesh axis included."""
+        return self.computing | {f"waiting for {axis}": seconds for axis, seconds in self.exposed.items()}
+
 
 def estimate(setting: Setting) -> Estimate:
-    """The prediction for one setting."""
+    """The predicted time of a step in this setting."""
     chip = setting.device
     computing = {name: _seconds(part, chip) for name, part in work(setting).items()}
     compute, transfers = sum(computing.values()), tuple(traffic(setting))
@@ -47,14 +52,16 @@ def estimate(setting: Setting) -> Estimate:
 
 
 def _seconds(part: Part, chip: Chip) -> float:
-    """Bound by the products or by the memory, whichever takes longer."""
-    at_peak = part.products / chip.matmul_efficiency + part.grouped / (chip.matmul_efficiency * chip.grouped_efficiency)
-    computing = at_peak / chip.peak_flops + part.kernel / chip.attention_efficiency
-    return max(computing, part.moved / (chip.hbm_bandwidth * chip.hbm_efficiency))
+    """The time of the matmuls or of the memory traffic, whichever is longer."""
+    at_peak = part.flops / chip.matmul_efficiency + part.grouped_flops / (
+        chip.matmul_efficiency * chip.grouped_efficiency
+    )
+    computing = at_peak / chip.peak_flops + part.kernel_seconds / chip.attention_efficiency
+    return max(computing, part.moved_bytes / (chip.hbm_bandwidth * chip.hbm_efficiency))
 
 
 def _exposed(setting: Setting, transfers: tuple[Transfer, ...], compute: float) -> dict[str, float]:
-    """By axis: what waits in full; of what goes on beside the products, a share, and what is longer than they are."""
+    """Seconds by axis: of blocking transfers all; of overlapped ones `overlap_loss`, and what exceeds `compute`."""
     chip, exposed = setting.device, {}
     beside = sum(one.seconds for one in transfers if not one.waits)
     longer = max(0.0, beside - compute) / beside if beside else 0.0

@@ -1,6 +1,6 @@
-"""What a compiled step should not do, told in words: what it is, what it costs, where in our code, what to do.
+"""What a compiled step should not do, in words: what it is, its cost, its place in our code, and the cure.
 
-A rule is a function of a `Look` at the program that gives `Finding`s; `find` asks all of them.
+A rule is a function that yields the `Finding`s of a `Look`: a program and what is expected of it. `find` applies all.
 """
 
 import math
@@ -16,21 +16,21 @@ from tpullm.planning.instructions import Instruction, Shape, computations
 from tpullm.planning.schedule import Item
 from tpullm.training.losses import CHUNK
 
-SMALL = 1 << 20  # bytes: norms, losses and the like
-SHARE = 0.005  # of a step: what costs less is not worth a line
-ASKED = ("all_to_all", "optimizer")  # where tokens go to experts, and Muon's matrices to where they are whole
+SMALL = 1 << 20  # bytes; up to this, an array is a norm, a loss or the like
+SHARE = 0.005  # of a step; cheaper findings are not reported
+ASKED = ("all_to_all", "optimizer")  # places of intended all-to-alls: dispatch and combine, and Muon's matrices
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in the program that should be otherwise.
+    """Something in the program that should be changed.
 
     Args:
-        kind: a short name of what it is: a key of `KINDS`.
-        text: one sentence: what, how much, where, what to do.
+        kind: a key of `KINDS`.
+        text: one sentence: what it is, its size, its place, and the cure.
         place: in our code, as the traced function names it.
-        bytes: that it concerns in a step, on one device.
-        seconds: that it costs in a step; 0 where only memory is concerned.
+        bytes: that it moves or holds in a step, on one device.
+        seconds: its cost in a step; 0 if it costs only memory.
     """
 
     kind: str
@@ -48,10 +48,10 @@ class Look:
         items: of `schedule`.
         text: of the executable.
         mesh: devices along each axis, in the order of the mesh.
-        largest_parameter: numbers in the largest parameter that is used at once.
-        tokens: of one device, at a time.
+        largest_parameter: elements of the largest parameter that is used at once.
+        tokens: of a micro-batch on one device.
         vocabulary: token ids of one device.
-        kernel: whether attention should be the TPU's own.
+        kernel: whether attention should use the splash kernel.
     """
 
     items: list[Item]
@@ -69,7 +69,7 @@ class Look:
 
     @property
     def seconds(self) -> float:
-        """Of a step."""
+        """Time of a step."""
         return sum(item.seconds for item in self.items)
 
     def source(self, item: Item) -> Shape | None:
@@ -78,7 +78,7 @@ class Look:
         return used[0].shapes[0] if used and used[0].shapes else None
 
     def collectives(self, *kinds: str) -> list[Item]:
-        """Those of these kinds that move more than a little."""
+        """The collectives of these kinds with more than `SMALL` bytes."""
         return [
             item for item in self.items if item.collective and _kind(item) in kinds and item.collective.bytes > SMALL
         ]
@@ -94,13 +94,13 @@ def axes_of(groups: list[list[int]], mesh: dict[str, int]) -> str:
 
 
 def find(look: Look) -> tuple[Finding, ...]:
-    """All that should be otherwise, what costs most first."""
+    """All findings, the most expensive first."""
     found = [finding for rule in KINDS.values() for finding in rule(look)]
     return tuple(sorted(found, key=lambda finding: (-finding.seconds, -finding.bytes)))
 
 
 def _gathered_whole(look: Look) -> Iterator[Finding]:
-    most = 4 * look.largest_parameter  # bytes, of the widest type that products have
+    most = 4 * look.largest_parameter  # bytes in float32, the widest type of a matmul
     large = [item for item in look.collectives("all-gather") if item.collective.bytes > most]
     for place, items in _by_place(large):
         what = f"more than one layer's parameter is gathered at once ({_size(items[0].collective.bytes)}"
@@ -113,11 +113,7 @@ def _summed_everywhere(look: Look) -> Iterator[Finding]:
     for place, items in _by_place(summed):
         what = f"{_size(items[0].collective.bytes)} are summed on all devices along fsdp, twice the bytes of a scatter"
         yield _finding(
-            "summed_everywhere",
-            what,
-            place,
-            items,
-            "reduce it with collectives.reduce_gradient, or make its width even",
+            "summed_everywhere", what, place, items, "reduce-scatter it (mesh/collectives.py), or make its width even"
         )
 
 
@@ -126,7 +122,7 @@ def _resharded(look: Look) -> Iterator[Finding]:
     unasked = [item for item in moved if _unasked(item)]
     for place, items in _by_place(unasked):
         what = f"{_kind(items[0])} of {_size(items[0].collective.bytes)} that no line of ours asks for"
-        yield _finding("resharded", what, place, items, "give both sides the same sharding.Rules")
+        yield _finding("resharded", what, place, items, "give both sides the same sharding (mesh.layout.Rules)")
 
 
 def _waited_for(look: Look) -> Iterator[Finding]:
@@ -143,7 +139,7 @@ def _waited_for(look: Look) -> Iterator[Finding]:
 
 
 def _copied(look: Look) -> Iterator[Finding]:
-    """Copies that keep the order in memory, and those outside of loops."""
+    """Copies that keep the layout, and all copies outside of loops."""
     copies = [item for item in _copies(look) if not _turned(look, item)]
     for place, items in _by_place(copies):
         what = f"{_size(items[0].instruction.shapes[0].bytes)} are copied {_times(items)}"
@@ -158,12 +154,12 @@ def _transposed(look: Look) -> Iterator[Finding]:
 
 
 def _all_scores(look: Look) -> Iterator[Finding]:
-    """Scores of a quarter of all tokens and more, beyond a chunk of the loss (`losses.logits_bytes`)."""
+    """Logits of a quarter of all tokens or more, and larger than a chunk of the loss (`losses.CHUNK`)."""
     most = max(look.tokens * look.vocabulary // 4, look.largest_parameter, CHUNK // 4)
     for item in look.items:
         for shape in item.instruction.shapes:
             if shape.dtype == "f32" and math.prod(shape.dims) > most and look.vocabulary in shape.dims:
-                what = f"float32 scores of many tokens at once, {list(shape.dims)}, {_size(shape.bytes)}"
+                what = f"float32 logits of many tokens at once, {list(shape.dims)}, {_size(shape.bytes)}"
                 yield Finding(
                     "all_scores", _sentence(what, _place(item), "chunk the loss"), _place(item), shape.bytes, 0.0
                 )
@@ -172,9 +168,9 @@ def _all_scores(look: Look) -> Iterator[Finding]:
 
 def _no_kernel(look: Look) -> Iterator[Finding]:
     if look.kernel and "splash" not in look.text:
-        what = "attention is not the TPU's own kernel, and its scores go through memory"
-        text = _sentence(what, "kernels.attention_kernel", "make pretrain.sequence_length a multiple of 128")
-        yield Finding("no_kernel", text, "kernels.attention_kernel", 0, 0.0)
+        what = "attention does not use the splash kernel, and its scores go through memory"
+        text = _sentence(what, "attention.kernels.attention_kernel", "make pretrain.sequence_length a multiple of 128")
+        yield Finding("no_kernel", text, "attention.kernels.attention_kernel", 0, 0.0)
 
 
 KINDS: dict[str, Callable[[Look], Iterator[Finding]]] = {
@@ -198,7 +194,7 @@ def _axes(look: Look, item: Item) -> str:
 
 
 def _unasked(item: Item) -> bool:
-    """A reshard by its name, or tokens sent away outside of experts. Parts of a scatter have no name."""
+    """Whether its name is that of a reshard, or of no intended all-to-all. Parts of a reduce-scatter have no name."""
     place = item.collective.operation
     if re.search(r"(reshard|sharding_constraint)[^/]*$", place):
         return True
@@ -206,7 +202,7 @@ def _unasked(item: Item) -> bool:
 
 
 def _copies(look: Look) -> list[Item]:
-    """Copies within the device's large memory that cost more than a little."""
+    """Copies within HBM that are neither small nor cheap."""
     copies = [item for item in look.items if item.instruction.opcode in ("copy", "transpose")]
     return [
         item for item in copies if item.seconds > SHARE / 2 * look.seconds and item.instruction.shapes[0].bytes > SMALL
@@ -214,13 +210,13 @@ def _copies(look: Look) -> list[Item]:
 
 
 def _turned(look: Look, item: Item) -> bool:
-    """Whether what is copied, in a loop, gets another order in memory."""
+    """Whether a copy in a loop changes the layout."""
     source, target = look.source(item), item.instruction.shapes[0]
     return item.times > 1 and source is not None and source.order != target.order
 
 
 def _by_place(items: list[Item]) -> list[tuple[str, list[Item]]]:
-    """Equal things of one place in our code are one finding."""
+    """Group items by their place in our code; each group is one finding."""
     grouped = defaultdict(list)
     for item in items:
         grouped[_place(item)].append(item)
@@ -228,7 +224,7 @@ def _by_place(items: list[Item]) -> list[tuple[str, list[Item]]]:
 
 
 def _place(item: Item) -> str:
-    """The end of the path in the traced function, in our words and without what JAX adds to it."""
+    """The end of the path in the traced function, without the parts that JAX adds."""
     operation = item.instruction.operation or (item.collective.operation if item.collective else "")
     backward = "transpose(" in operation
     operation = re.sub(r"(transpose|jvp)\(|\)", "", operation.replace("rematted_computation", "recomputed"))

@@ -1,7 +1,7 @@
-"""The hash of a traced program, whatever its functions are called.
+"""The hash of a traced program, independent of its functions' names.
 
-JAX names the functions of a program, and shares equal ones, by what the process has traced before; so a function counts
-as what it computes: its text, with the hash of what it calls in the place of each name.
+What the process traced before decides how JAX names functions and which equal functions it shares. So a function is
+hashed by its text, in which the hash of each called function replaces its name.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ _NAME = re.compile(r"@([\w.]+)")
 
 
 def fingerprint(text: str) -> str:
-    """Of the text of a lowered function (StableHLO), 64 hexadecimal digits."""
+    """The hash of a lowered function's text (StableHLO): 64 hexadecimal digits."""
     bodies = dict(_FUNCTION.findall(text))
     known: dict[str, str] = {}
 

@@ -1,6 +1,6 @@
-"""What a compiled program says of itself: its collectives, in words that a person can check.
+"""The collectives of a compiled program, read from the text of a TPU executable (`as_text()`).
 
-The text of an executable of the TPU compiler (`as_text()`), scheduled: what is in a loop runs once for each layer.
+The text is scheduled. The instructions of a loop run once for each layer.
 """
 
 import math
@@ -19,14 +19,14 @@ class Collective:
     """One collective of a program.
 
     Args:
-        kind: one of `KINDS`. An all-reduce that the compiler has fused with the slice of its result (it calls the
-            fusion `all-reduce-scatter`) is a reduce-scatter.
-        bytes: of what comes out on one device, or goes into a scatter.
-        groups: the devices that take part together, as the program writes them.
-        in_loop: it runs once for each layer, or for each part of something.
-        asynchronous: other work goes on meanwhile: a pair of start and done, a fusion with other work, or a core of its
-            own.
-        operation: where in the traced function it is from.
+        kind: one of `KINDS`. An all-reduce that the compiler has fused with a slice of its result (it calls the fusion
+            `all-reduce-scatter`) counts as a reduce-scatter.
+        bytes: size of the output on one device; of a reduce-scatter, of the input.
+        groups: the devices of each group, as the program writes them.
+        in_loop: it is in a loop: over layers, or over chunks.
+        asynchronous: other work can run meanwhile: it is a pair of start and done, fused with other work, or on
+            another core.
+        operation: its place in the traced function (`op_name`).
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Collective:
     operation: str
 
     def devices(self) -> list[list[int]]:
-        """The numbers of the devices of each group, or of each pair of a permutation, in the order of the mesh."""
+        """The device numbers of each group, or of each pair of a permutation, in the order of the mesh."""
         if named := re.match(r"mesh\[(.*?)\]\s*\{(.*?)\}", self.groups):
             axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
             within = [list(axes).index(name) for name in re.findall(r"'(\w+)'", named[2])]
@@ -52,7 +52,7 @@ class Collective:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Each collective once, however many fusions the compiler has spread it over."""
+    """All collectives, each once, even if the compiler has split it over several fusions."""
     program = computations(text)
     looped = _reached(program, re.findall(r"body=%?([\w.-]+)", text))
     found = {}
@@ -61,7 +61,8 @@ def collectives(text: str) -> list[Collective]:
             if instruction.opcode.removesuffix("-start") in KINDS:
                 one = as_collective(instruction, name, name in looped)
                 channel = re.search(r"channel_id=(\d+)", instruction.attributes)
-                # Fusions of one asynchronous collective share all of this; equal ones of a layer count once, too.
+                # The fusions of one asynchronous collective agree in all of these. So do equal collectives of a layer,
+                # which therefore count once.
                 found.setdefault(
                     (one.kind, one.bytes, one.groups, one.operation, channel and channel[1], one.in_loop), one
                 )
@@ -69,12 +70,12 @@ def collectives(text: str) -> list[Collective]:
 
 
 def as_collective(instruction: Instruction, computation: str, in_loop: bool) -> Collective:
-    """What an instruction whose opcode is of `KINDS` is, in the computation of that name."""
+    """The collective that an instruction is; its opcode is one of `KINDS`."""
     kind = instruction.opcode.removesuffix("-start")
     groups = re.search(r"(?:replica_groups|source_target_pairs)=(mesh\[.*?\]\s*\{.*?\}|[^\s]+)", instruction.attributes)
     apart = computation.startswith(("async_collective_fusion", "fused_computation", "called_computation"))
     asynchronous = instruction.opcode.endswith("-start") or apart
-    size = sum(shape.bytes for shape in moved(instruction))
+    size = sum(shape.bytes for shape in outputs(instruction))
     one = Collective(kind, size, groups[1] if groups else "", in_loop, asynchronous, instruction.operation)
     if kind == "reduce-scatter":
         return replace(one, bytes=size * len(one.devices()[0]))
@@ -82,8 +83,8 @@ def as_collective(instruction: Instruction, computation: str, in_loop: bool) -> 
     return replace(one, kind="reduce-scatter") if scattered else one
 
 
-def moved(instruction: Instruction) -> list[Shape]:
-    """The arrays that come out of a collective. Several can be combined; a start names what goes in as well."""
+def outputs(instruction: Instruction) -> list[Shape]:
+    """The outputs of a collective: several if the compiler combined collectives. A start also names inputs."""
     parts = instruction.shapes
     if instruction.opcode.endswith("-start"):
         return [max(parts, key=lambda shape: shape.bytes)]
@@ -91,9 +92,9 @@ def moved(instruction: Instruction) -> list[Shape]:
 
 
 def between_slices(text: str) -> list[tuple[str, int]]:
-    """What goes over the data center's network, and its bytes from one device: `all-reduce` and the like.
+    """The collectives over the data center network: their kind (`all-reduce`) and the bytes that one device sends.
 
-    The program is that of one slice. What crosses is handed to the host, which does the rest (libtpu: megascale).
+    A program is that of one slice. It sends the data to the host, which does the rest (libtpu: megascale).
     """
     found = []
     for line in text.splitlines():
@@ -103,14 +104,14 @@ def between_slices(text: str) -> list[tuple[str, int]]:
 
 
 def largest_arrays(text: str, dtype: str) -> int:
-    """Numbers in the largest array of that type anywhere in the program, on one device."""
+    """Elements of the largest array of that type in the program, on one device."""
     return max(
         (math.prod(map(int, dims.split(","))) for dims in re.findall(rf"\b{dtype}\[([\d,]+)\]", text)), default=0
     )
 
 
 def _reached(program: dict[str, list[Instruction]], roots: list[str]) -> set[str]:
-    """The computations that these call, and those that they call."""
+    """These computations, and all that they call, directly or not."""
     reached, todo = set(), list(roots)
     while todo:
         name = todo.pop()

@@ -1,4 +1,4 @@
-"""The text of a compiled program, as instructions in the order in which they run."""
+"""Parse the text of a compiled program into instructions, in the order in which they run."""
 
 import math
 import re
@@ -22,7 +22,7 @@ _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 
 @dataclass(frozen=True)
 class Shape:
-    """An array: its type, its dimensions, and how it lies in memory (`1,0:T(8,128)S(1)`; `S(1)` is the chip's own)."""
+    """An array: its type, its dimensions, and its layout (`1,0:T(8,128)S(1)`; `S(1)` is on-chip memory)."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -30,24 +30,24 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        """Without the padding of tiles."""
+        """Size without the padding of tiles."""
         return BYTES[self.dtype] * math.prod(self.dims)
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Dimensions from the one that is contiguous in memory outwards; () where the text does not say."""
+        """The dimensions from minor to major; () if the text has no layout."""
         return tuple(int(n) for n in self.layout.split(":")[0].split(",") if n.isdigit())
 
     @property
     def space(self) -> int:
-        """Which memory it is in: 0 is HBM, 5 the host's, others are on the chip."""
+        """The memory space: 0 is HBM, 5 is the host's memory, others are on the chip."""
         found = re.search(r"S\((\d+)\)", self.layout)
         return int(found[1]) if found else 0
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: `name = shape opcode(operands), attributes`, with its text."""
+    """One instruction: `name = shape opcode(operands), attributes`."""
 
     name: str
     shape: str
@@ -57,17 +57,17 @@ class Instruction:
 
     @cached_property
     def shapes(self) -> list[Shape]:
-        """Of what comes out, a tuple's parts one after the other."""
+        """The outputs; those of a tuple one after the other."""
         return shapes(self.shape)
 
     @cached_property
     def uses(self) -> list[str]:
-        """The names of what goes in."""
+        """The names of the operands."""
         return re.findall(r"%([\w.-]+)", self.operands)
 
     @cached_property
     def calls(self) -> list[str]:
-        """The computations that it runs, or fuses."""
+        """The computations that it runs or fuses."""
         branches = [
             name.strip().lstrip("%") for found in _BRANCHES.findall(self.attributes) for name in found.split(",")
         ]
@@ -75,30 +75,30 @@ class Instruction:
 
     @cached_property
     def cycles(self) -> int | None:
-        """What the compiler expects it to take."""
+        """The cycles that the compiler expects it to take; None if the text has none."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
         return int(found[1]) if found else None
 
     @cached_property
     def operation(self) -> str:
-        """Where in the traced function it is from."""
+        """Its place in the traced function (`op_name`)."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found[1].replace("\\'", "'") if found else ""
 
 
 def shapes(text: str) -> list[Shape]:
-    """The arrays that a text names."""
+    """The shapes in a text."""
     found = [match for match in _SHAPE.findall(text) if match[0] in BYTES]
     return [Shape(dtype, tuple(int(size) for size in dims.split(",") if size), layout) for dtype, dims, layout in found]
 
 
 def computations(text: str) -> dict[str, list[Instruction]]:
-    """The instructions of each computation. The one that is run is last."""
+    """The instructions of each computation. The entry computation is last."""
     return {name: [_instruction(line) for line in _joined(lines)] for name, lines in bodies(text)}
 
 
 def bodies(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Names and lines. Kernels' metadata has lines that begin with `}` too, but not so."""
+    """The name and the lines of each computation. (Metadata of kernels has other lines that begin with `}`.)"""
     name, lines = None, []
     for line in text.splitlines():
         if name is None:
@@ -112,7 +112,7 @@ def bodies(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _joined(lines: list[str]) -> list[str]:
-    """An instruction a line: the metadata of a kernel goes over several."""
+    """One string for each instruction: the metadata of a kernel takes several lines."""
     whole: list[str] = []
     for line in lines:
         if _BEGIN.match(line) or not whole:
@@ -132,7 +132,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def _until_closed(text: str) -> tuple[str, str]:
-    """A text that begins with a parenthesis, up to where that closes, and what follows."""
+    """Split a text that begins with a parenthesis behind the matching one."""
     depth = 0
     for match in re.finditer(r"[()]", text):
         depth += 1 if match[0] == "(" else -1

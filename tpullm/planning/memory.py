@@ -1,57 +1,57 @@
-"""What a device holds at once, by kind: the state, what the backward pass finds kept, and what the worst moment adds.
+"""The peak memory of a device, by kind: the training state, kept activations, and the arrays of the worst moment.
 
-Four moments can be the worst: when the tables are gathered, the loss (where the table's gradient is whole, in float32),
-a layer's backward pass, and the update. Read off the TPU compiler's programs; tests compare `benchmarks/compiled.yaml`.
+Three moments can be the worst: the all-gather of the tables, the loss (where the table's gradient is whole, in float32)
+and a layer's backward pass. The update never is: it holds all gradients and no activations. This is read off the TPU
+compiler's programs; tests compare it with `benchmarks/compiled.yaml`.
 """
 
 from typing import NamedTuple
 
 from tpullm.planning.resting import Resting, of_device
-from tpullm.planning.setting import Setting, attention_parameters, fullness
+from tpullm.planning.setting import Setting, attention_parameters
 from tpullm.planning.traffic import stops
 
-PROGRAM = 34 << 20  # bytes of the program itself: 27 to 56 MiB in those that were compiled
+PROGRAM = 34 << 20  # bytes of the program itself: 27 to 56 MiB in compiled programs
 
 
 class Memory(NamedTuple):
-    """Bytes of one device at the worst moment, by kind, and which moment that is."""
+    """Bytes of one device at the worst moment, by kind, and the name of that moment."""
 
     kinds: dict[str, float]
     moment: str
 
     @property
     def peak(self) -> float:
-        """All kinds together."""
+        """Bytes of all kinds."""
         return sum(self.kinds.values())
 
 
 def memory(setting: Setting, rests: Resting) -> Memory:
-    """The worst moment of a step."""
+    """The memory of a device at the worst moment of a step."""
     parameters = of_device(rests.parameters, setting.sizes)
     state = {"parameters": parameters, "optimizer": of_device(rests.optimizer, setting.sizes)}
-    # Layers are cast once, outside of the loop over them.
+    # Layers are cast once, outside of the loop over layers.
     kept = {"kept activations": _kept(setting), "cast parameters": 2 * _cast(setting), "program": PROGRAM}
-    # Of one layer; in the backward pass the next one's comes while this one's is used.
+    # Offloaded activations of one layer. The backward pass fetches the next layer's while it uses this layer's.
     layer = 2.0 * setting.offloaded * setting.tokens / setting.along("tensor")
-    going, coming = {"on the way to the host": layer}, {"from the host": 2 * layer}
+    going, coming = {"in flight to the host": layer}, {"from the host": 2 * layer}
     summed = parameters * (setting.accumulation > 1)
     moments = {
         "gather of the tables": kept | going | {"gradients": summed} | _tables(setting),
         "loss": kept | going | {"gradients": summed} | _loss(setting),
         "backward pass": kept | coming | {"gradients": summed + parameters} | _backward(setting),
-        "update": {"gradients": summed + parameters},
     }
     worst = max(moments, key=lambda name: sum(moments[name].values()))
     return Memory(state | moments[worst], worst)
 
 
 def _cast(setting: Setting) -> float:
-    """Numbers of all layers' matrices on one device."""
+    """Elements of all layers' matrices on one device."""
     return setting.model.layers * setting.layer_parameters / setting.along("fsdp")
 
 
 def _kept(setting: Setting) -> float:
-    """What the forward pass leaves for the backward pass, of all layers: the residual stream, and what remat says."""
+    """Bytes that the backward pass finds kept: the residual stream of each layer, and what remat keeps."""
     model, tensor = setting.model, setting.along("tensor")
     numbers = {"full": 0, "offload": 0, "save_attention": _attention(setting)}
     dots, split = setting.dots, {"qkv": tensor, "out": 1, "up": 1 if model.experts else tensor}
@@ -61,18 +61,18 @@ def _kept(setting: Setting) -> float:
 
 
 def _attention(setting: Setting) -> float:
-    """What attention's kernel names: what it mixed, and of each head the logarithm of a sum, float32."""
+    """Numbers that the attention kernel keeps per token: its output, and the log-sum-exp of each head in float32."""
     model = setting.model
     return model.heads * (_lanes(model.head_width) + 2) / setting.along("tensor")
 
 
 def _lanes(width: int) -> int:
-    """A TPU holds the last dimension of an array in pieces of 128; the kernel's arrays end in a head's width."""
+    """The head width as it is stored: a TPU pads the last dimension of an array to a multiple of 128."""
     return -(-width // 128) * 128
 
 
 def _everything(setting: Setting) -> float:
-    """Numbers of a token and a layer if nothing is computed again."""
+    """Numbers of a token and a layer if nothing is recomputed."""
     model, tensor = setting.model, setting.along("tensor")
     N, K, H = model.heads / tensor, model.kv_heads / tensor, model.head_width
     attention = _attention(setting) + (N + 2 * K) * _lanes(H) + N * H + (model.qk_norm != "none") * (N + K) * H
@@ -84,34 +84,31 @@ def _everything(setting: Setting) -> float:
 
 
 def _tables(setting: Setting) -> dict[str, float]:
-    """Before the loss: the table as it was gathered and turned around, the one that was looked up in, and zeros."""
-    model = setting.model
-    table, tables = model.vocabulary_size * model.width / setting.along("tensor"), 2 if model.tied_embeddings else 3
-    hidden = 4.0 * setting.tokens * model.width
-    return {"table": 2 * tables * table, "gradient of the table": 4 * table, "hidden states": hidden}
+    """Before the loss: the gathered table, its transpose, the embedding table, and the zeros of the gradient."""
+    table, hidden = setting.table, 4.0 * setting.tokens * setting.model.width
+    return {"table": 2 * (setting.tables + 1) * table, "gradient of the table": 4 * table, "hidden states": hidden}
 
 
 def _loss(setting: Setting) -> dict[str, float]:
-    """The table and its gradient, whole along `fsdp`; a chunk of scores; the last hidden states and their gradient."""
-    model, tensor = setting.model, setting.along("tensor")
-    table = model.vocabulary_size * model.width / tensor
-    scores = 4 * setting.tokens * model.vocabulary_size / tensor / setting.chunks
+    """The table and its gradient, whole along `fsdp`; a chunk of logits; the last hidden states and their gradient."""
+    model, table = setting.model, setting.table
+    scores = 4 * setting.tokens * model.vocabulary_size / setting.along("tensor") / setting.chunks
     hidden = 6.0 * setting.tokens * model.width
     return {"table": 2 * table, "gradient of the table": 4 * table, "scores": scores, "hidden states": hidden}
 
 
 def _backward(setting: Setting) -> dict[str, float]:
-    """One layer: its parameters gathered, gradients on their way, what it computes again.
+    """One layer: its gathered parameters, its gradients in flight, and its recomputed activations.
 
-    The table's gradient waits until the end: so the compiler orders it.
+    The compiler keeps the table's gradient until the end.
     """
-    table = setting.gradient * setting.model.vocabulary_size * setting.model.width / setting.along("tensor")
+    table = setting.gradient * setting.table
     moments = [_mixture(setting)] if setting.model.experts else [_feed_forward(setting), _in_attention(setting)]
     return {"gradient of the table": table} | max(moments, key=lambda moment: sum(moment.values()))
 
 
 def _feed_forward(setting: Setting) -> dict[str, float]:
-    """A layer's backward pass in its feed-forward part."""
+    """The backward pass of a layer's feed-forward part."""
     model, tensor = setting.model, setting.along("tensor")
     heads, hidden = model.heads * model.head_width / tensor, model.mlp_width / tensor
     numbers = setting.tokens * (3 * model.width + 2 * heads + 3 * hidden)
@@ -119,9 +116,11 @@ def _feed_forward(setting: Setting) -> dict[str, float]:
 
 
 def _in_attention(setting: Setting) -> dict[str, float]:
-    """The same in its attention, where RoPE's gradient is in float32: of queries, and of keys that are as many.
+    """The backward pass of a layer's attention. RoPE's gradient is in float32: of queries, and of keys if there are as
+    many.
 
-    What the feed-forward part's gradients are made of is still there; all of it where sums go on beside the products.
+    The inputs of the feed-forward part's gradients are still kept; all of them if reduce-scatters overlap with
+    matmuls.
     """
     model, tensor = setting.model, setting.along("tensor")
     heads, keys = model.heads * model.head_width / tensor, model.kv_heads * model.head_width / tensor
@@ -132,11 +131,11 @@ def _in_attention(setting: Setting) -> dict[str, float]:
 
 
 def _mixture(setting: Setting) -> dict[str, float]:
-    """The same of a mixture: experts' weights and gradients, and rows on their way, in buffers that are not full."""
+    """The backward pass of experts: their weights and gradients, and rows in flight, in buffers that are not full."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
-    D, F, k, devices = model.width, model.mlp_width / tensor, model.experts_per_token, setting.along("expert")
-    rows, arriving = M * k, M * k * fullness(model, M, devices, setting.device)
-    on_their_way = 4 * arriving * (D + F) + rows * D
+    D, F, k = model.width, model.mlp_width / tensor, model.experts_per_token
+    rows, arriving = M * k, M * k * setting.fullness
+    in_flight = 4 * arriving * (D + F) + rows * D
     around = M * (7 * D + 3 * model.heads * model.head_width / tensor)
     parameters = 4 * setting.mlp_parameters + 2 * attention_parameters(model) / tensor
-    return {"one layer": 2 * (on_their_way + around), "gathered parameters": parameters}
+    return {"one layer": 2 * (in_flight + around), "gathered parameters": parameters}

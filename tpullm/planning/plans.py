@@ -1,4 +1,4 @@
-"""A plan: a recipe on a topology, with its memory, its time, the whole run, and what to change."""
+"""A plan: a recipe on a topology, with its memory, its time, the whole run, and advice."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,15 +9,14 @@ from tpullm.hardware import slices as topologies
 from tpullm.hardware.slices import Topology
 from tpullm.planning.advice import Advice, advise
 from tpullm.planning.economics import Run, prices_of, whole_run
-from tpullm.planning.estimate import estimate
 from tpullm.planning.proof import Proof
 from tpullm.planning.resting import resting
-from tpullm.planning.search import Candidate, Found, assessed, search, waiting, why_behind
+from tpullm.planning.search import Candidate, Found, assessed, search, why_behind
 from tpullm.planning.setting import Setting, setting_of
 from tpullm.planning.this_machine import local_setting
 from tpullm.recipe.schema import ModelConfig, Recipe
 
-VERSION = 1  # of the JSON; it grows when a key is removed or means something else
+VERSION = 1  # of the JSON; it grows when a key is removed or changes its meaning
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,12 @@ class Plan:
     """A recipe on a topology.
 
     Args:
-        recipe: as it would be run: a search may have changed it.
-        chosen: how it is run.
-        run: all steps; of what does not fit, as if it did.
-        advice: for what does not fit.
-        found: by a search.
-        proven: what the compiler says of the best, the chosen one first.
+        recipe: as it would be run; a search may have changed it.
+        chosen: the way to run it.
+        run: all steps; computed also if the plan does not fit.
+        advice: how to make it fit; None if it fits.
+        found: the result of a search, if one was made.
+        proven: the compiler's proofs of the best candidates, the chosen one first.
     """
 
     recipe: Recipe
@@ -42,17 +41,17 @@ class Plan:
 
     @property
     def proofs(self) -> tuple[Proof, ...]:
-        """The compiler's word alone."""
+        """The compiler's proofs, without their candidates."""
         return tuple(proof for _, proof in self.proven)
 
     @property
     def fits(self) -> bool:
-        """By the compiler's word where it was asked, else by the estimate."""
+        """Whether it fits the memory: by the compiler if it was asked, else by the estimate."""
         return not self.proofs[0].refused if self.proofs else self.advice is None
 
     @property
     def dollars(self) -> float:
-        """At the first kind of price; 0 for this machine."""
+        """The cost of the run at the first kind of price; 0 for this machine."""
         return next(iter(self.run.dollars.values()), 0.0)
 
 
@@ -69,9 +68,9 @@ def make_plan(
     Args:
         model: of the recipe, resolved.
         name: of the topology, or `local`.
-        prices: given ones, as `v5e=0.9`.
-        hours_between: interruptions.
-        searched: take the best way to run it, not the recipe's own.
+        prices: given prices, such as `v5e=0.9`.
+        hours_between: mean time between interruptions; 0 if there are none.
+        searched: take the best way to run it, instead of the recipe's.
 
     Raises:
         UserError: no such topology, or the recipe does not fit it (its mesh, its rows, a size of its model).
@@ -82,20 +81,18 @@ def make_plan(
     chosen = found.best[0] if found and found.best else assessed(setting, rests)
     prices = prices_of(setting.topology.generation, list(prices))
     size = resting(model, chosen.setting.optimizer).total()
-    run = whole_run(
-        recipe.pretrain, chosen.setting, chosen.estimate or estimate(chosen.setting), size, prices, hours_between
-    )
+    run = whole_run(recipe.pretrain, chosen.setting, chosen.time, size, prices, hours_between)
     return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found)
 
 
 def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
-    """The plan with what the compiler said: of those that it found to fit, the one that it thinks fastest is chosen."""
+    """The plan with the compiler's proofs. The candidate that fits and is fastest by the compiler is chosen."""
     fitting = [pair for pair in proofs if not pair[1].refused]
     if not fitting:
         return dataclasses.replace(plan, proven=tuple(proofs))
     chosen, proof = min(fitting, key=lambda pair: pair[1].step_seconds)
     others = tuple(pair for pair in proofs if pair[1] is not proof)
-    scale = (chosen.estimate or estimate(chosen.setting)).step_seconds / plan.run.step_seconds
+    scale = chosen.time.step_seconds / plan.run.step_seconds
     run = dataclasses.replace(
         plan.run,
         step_seconds=plan.run.step_seconds * scale,
@@ -126,7 +123,7 @@ def _checked(recipe: Recipe, model: ModelConfig, name: str) -> Setting:
 
 
 def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
-    """The recipe and the topology with that many slices, which share its rows along `data`; 0 leaves both alone."""
+    """The recipe and the topology with that many slices, which share the rows along `data`; 0 changes neither."""
     if not slices or name == "local":
         return recipe, name
     one = topologies.parse(name)
@@ -137,9 +134,9 @@ def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """Plain values; docs/en/planning.md documents the keys, and a test holds them."""
+    """The plan as plain values. docs/en/planning.md documents the keys, and a test holds them."""
     chosen, setting = plan.chosen, plan.chosen.setting
-    found = chosen.estimate or estimate(setting)
+    found = chosen.time
     return {
         "topology": str(setting.topology),
         "chips": setting.topology.chips,
@@ -172,7 +169,7 @@ def _found(found: Found) -> dict[str, Any]:
                 "keys": one.keys(),
                 "peak_bytes": round(one.memory.peak),
                 "step_seconds": one.estimate.step_seconds,
-                "waiting_seconds": sum(waiting(one).values()),
+                "waiting_seconds": sum(one.estimate.exposed.values()),
                 "behind": why_behind(one, found.best[0]) if one is not found.best[0] else "",
             }
             for one in found.best

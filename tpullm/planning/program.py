@@ -1,7 +1,7 @@
-"""The program that a recipe would run on chips that are not here: the very step that `pretrain` compiles.
+"""The program that a recipe would run on chips that this machine does not have: the step that `pretrain` compiles.
 
-`traced` needs no chip and no TPU software: a layout mistake shows there. `compiled` is the TPU compiler's own program
-(extra `tpu`), with its memory and its collectives.
+`traced` needs neither a chip nor TPU software, and finds layout errors. `compiled` is the TPU compiler's program (extra
+`tpu`), with its memory and its collectives.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, abstract
 from tpullm.training.step import make_step
 
-# libtpu would wait for a metadata server, and for another compilation's lock.
+# Without these, libtpu waits for a metadata server and for the lock of another compilation.
 QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 def absent_mesh(shape: Mapping[str, int], topology: Topology) -> AbstractMesh:
-    """The mesh of a recipe over chips that are not here; enough to trace with."""
+    """The mesh of a recipe over absent chips, for tracing."""
     return planned_mesh(shape, topology.chips, AbstractDevice(topology.device_kind, 1, "tpu"))
 
 
 def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
-    """The same for the compiler: each device at its place in the torus.
+    """The mesh of a recipe over absent chips, for the compiler: each device has its place in the torus.
 
     Raises:
         UserError: the TPU compiler is not installed.
@@ -55,9 +55,9 @@ def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """`QUIET` while libtpu is loaded; after it, the environment as it was.
+    """Set `QUIET` while libtpu is loaded; restore the environment afterwards.
 
-    What it leaves there would tell this program's own processes that they are workers of a TPU pod.
+    libtpu leaves variables there by which other processes of ours would take themselves for workers of a TPU pod.
     """
     before = dict(os.environ)
     os.environ.update(QUIET | before)
@@ -70,7 +70,7 @@ def _quiet() -> Iterator[None]:
 
 def traced(model: ModelConfig, config: TrainConfig, mesh: Mesh | AbstractMesh) -> jax.stages.Lowered:
     """The step of a training on `mesh`, lowered for its platform."""
-    # A kernel's text names the files that it was written in: not by where they are installed, for the hash of a proof.
+    # A kernel's text names its source files. Their paths are cut, so that the hash does not depend on the installation.
     jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/(site|dist)-packages/")
     architecture = Architecture(model)
     used = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
@@ -83,14 +83,18 @@ def traced(model: ModelConfig, config: TrainConfig, mesh: Mesh | AbstractMesh) -
 
 
 def abstract_batch(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Batch:
-    """Shapes, types and shardings of one global batch."""
+    """The shapes, types and shardings of one global batch."""
     shape, sharding = (config.batch_size, config.sequence_length), named_sharding(mesh, "batch", "time")
     of = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)  # noqa: E731
     return Batch(*[of(jnp.int32)] * 4, of(jnp.float32))
 
 
 def compiled(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Any:
-    """The executable of the step: `memory_analysis()`, `as_text()`; `TooLarge` if it does not fit the memory."""
+    """The executable of the step, with `memory_analysis()` and `as_text()`.
+
+    Raises:
+        TooLarge: it does not fit the memory.
+    """
     lowered = traced(model, config, mesh)
     try:
         return lowered.compile()
@@ -102,7 +106,7 @@ def compiled(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Any:
 
 
 class TooLarge(UserError):
-    """The compiler finds that a program needs more memory than a device has."""
+    """The program needs more memory than a device has, by the compiler."""
 
     def __init__(self, needed_bytes: int, limit_bytes: int):
         super().__init__(
@@ -114,7 +118,7 @@ class TooLarge(UserError):
 
 @contextlib.contextmanager
 def _without_warnings():
-    """JAX warns of donated buffers that have no use where it only traces."""
+    """Ignore JAX's warning that donated buffers are not usable: here it only traces."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
         yield

@@ -1,4 +1,4 @@
-"""The proof of a recipe: its very step, compiled for a slice that is not here, and what the compiler says of it."""
+"""The proof of a recipe: its step, compiled for an absent slice, with the compiler's memory, time and collectives."""
 
 import hashlib
 import math
@@ -23,29 +23,28 @@ from tpullm.planning.fingerprint import fingerprint
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.resting import of_device, resting
 from tpullm.planning.schedule import Item, Torus, schedule
-from tpullm.planning.setting import fullness
+from tpullm.planning.setting import setting_of
 from tpullm.planning.step_parts import part_of
 from tpullm.process.compile_cache import cache_folder, shrink
 from tpullm.recipe.schema import Recipe
 from tpullm.training.fits import check_fits
 from tpullm.training.state import Architecture
 
-# Two threads that trace at once can meet in JAX's own stores ("Store occupied"; 0.12). They compile in other processes.
+# Two threads that trace at once can fail in JAX ("Store occupied"; 0.12). Compilation runs in other processes.
 TRACING = threading.Lock()
-MOST_BYTES = 256 << 20  # of what is kept, a quarter of a MiB a program
+MOST_BYTES = 256 << 20  # of the cache; a program takes a quarter of a MiB
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one kind of collective moves in a step, on one device.
+    """The collectives of one kind in a step, on one device.
 
     Args:
-        axes: the mesh axes that its devices differ in, such as `fsdp` or `fsdp+tensor`; `slices` is the data center's
-            network.
+        axes: the mesh axes that they go over, such as `fsdp` or `fsdp+tensor`; `slices` is the data center network.
         kind: one of `hlo.KINDS`.
-        bytes: of all that come out of it.
-        seconds: of the links.
-        exposed_seconds: of these, in which the device does nothing else.
+        bytes: of their outputs.
+        seconds: in which they use the links.
+        exposed_seconds: in which the device waits for them.
     """
 
     axes: str
@@ -57,26 +56,26 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Proof:
-    """What the compiler says of a recipe's step. Plain values only: `to_json` and `from_json` are each other's inverse.
+    """The compiler's result for a recipe's step, as plain values: `from_json` is the inverse of `to_json`.
 
     Args:
         recipe: its name.
         topology: as `str(Topology)`.
         mesh: devices along each axis.
-        program: hash of the program before it is compiled; two recipes of one hash are one program.
+        program: hash of the program before compilation; recipes with the same hash are the same program.
         versions: of `jax` and `libtpu`.
         date: of the compilation, ISO 8601.
-        refused: why the compiler gave no program, in one line that says which key to change; then all below is 0 but
-            `peak_bytes`, where the compiler said what it would need. Empty if there is a program.
+        refused: why the program does not fit, in one line that names the key to change; empty if it fits. If it does
+            not fit, the times below are 0.
         limit_bytes: memory of one device that a program may use.
-        peak_bytes: most that is held at once.
-        state_bytes: of these, parameters and what the optimizer keeps.
+        peak_bytes: peak memory of one device, or the memory that a refused program would need.
+        state_bytes: memory of the parameters and the optimizer's state, which are part of the peak.
         tokens: of one step, all devices together.
-        step_seconds: predicted.
+        step_seconds: predicted time of a step.
         seconds: the same by part (`attention`, `feed-forward`, `loss`, `optimizer`, ..., `waiting` for collectives).
-        traffic: collectives, those that cost most first.
-        findings: what should be otherwise, what costs most first.
-        compile_seconds: that the compilation took.
+        traffic: collectives, the most expensive first.
+        findings: what should be changed, the most expensive first.
+        compile_seconds: duration of the compilation.
     """
 
     recipe: str
@@ -97,12 +96,12 @@ class Proof:
     compile_seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Dicts, lists, strings and numbers."""
+        """The proof as dicts, lists, strings and numbers."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Proof":
-        """What `to_json` gave, after a way through JSON."""
+        """The proof from the result of `to_json`, also after it was written as JSON and read."""
         lists = {
             "traffic": tuple(Traffic(**one) for one in fields["traffic"]),
             "findings": tuple(Finding(**one) for one in fields["findings"]),
@@ -111,19 +110,19 @@ class Proof:
 
 
 def prove(recipe: Recipe, topology: Topology, tell: Callable[[str], None] = lambda line: None) -> Proof:
-    """Compile the step of a recipe for a topology, in a process of its own, or find that it was.
+    """Compile the step of a recipe for a topology in another process, or read the result of an earlier compilation.
 
     Args:
         recipe: its `mesh`, `model` and `pretrain` are used; its own `topology` is not.
-        tell: is given a line for people when a compilation begins, and with its seconds when it ends.
+        tell: gets a log line when a compilation begins, and one with its seconds when it ends.
 
     Raises:
-        UserError: the recipe does not fit the mesh, the TPU compiler is missing, or it was killed for want of memory.
+        UserError: the recipe does not fit the mesh, or the TPU compiler is missing or was killed.
     """
     versions = compiler_versions()
     job = job_of(recipe, topology)
     program = program_hash(job, versions)
-    path, name = kept_at(program), f"{recipe.name} for {topology}"
+    path, name = cached_at(program), f"{recipe.name} for {topology}"
     executable = read(path)
     if executable is None:
         tell(f"{name}: compiling, a minute or two")
@@ -134,7 +133,7 @@ def prove(recipe: Recipe, topology: Topology, tell: Callable[[str], None] = lamb
 
 
 def job_of(recipe: Recipe, topology: Topology) -> Job:
-    """What a recipe's pretraining compiles; `UserError` if the mesh can't hold it."""
+    """The step of a recipe's pretraining, to be compiled; `UserError` if it does not fit the mesh."""
     model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
     if not model.vocabulary_size:
         raise UserError("tokenizer.vocabulary_size: 0 is known only after tokenizing; give a number to plan with")
@@ -144,7 +143,7 @@ def job_of(recipe: Recipe, topology: Topology) -> Job:
 
 
 def program_hash(job: Job, versions: Mapping[str, str]) -> str:
-    """Of all that the compiler is given: the traced step, the slice, the options, the versions. Takes a trace, 2 s."""
+    """The hash of the compiler's inputs: the traced step, the slice, the options, the versions. Tracing takes 2 s."""
     mesh = _absent(job)
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
@@ -154,13 +153,13 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 
 
-def kept_at(program: str) -> Path:
-    """Where what the compiler says of a program is kept."""
+def cached_at(program: str) -> Path:
+    """The file in the cache for the compiler's result for a program."""
     return cache_folder("proofs") / f"{program}.json.gz"
 
 
 def compiler_versions() -> dict[str, str]:
-    """Of what decides how a program is compiled; `UserError` if there is no TPU compiler."""
+    """The versions that decide how a program is compiled; `UserError` if there is no TPU compiler."""
     try:
         return {name: version(name) for name in ("jax", "libtpu")}
     except PackageNotFoundError as error:
@@ -198,25 +197,23 @@ def _proof(name: str, job: Job, program: str, versions: dict[str, str], executab
 
 
 def look_at(job: Job, executable: Executable) -> Look:
-    """The program, its schedule and what is expected of it."""
+    """The program with its schedule, and what is expected of it."""
     torus = Torus(job.topology, executable.places)
-    sizes = dict(zip(AXES, axis_sizes(job.mesh, job.topology.chips), strict=True))
-    tokens = job.config.batch_size * job.config.sequence_length // job.config.accumulation
-    split = math.prod(sizes[axis] for axis in ("data", "fsdp", "expert", "sequence"))
-    filled = 1 / fullness(job.model, tokens // split, sizes["expert"], job.topology.chip)
-    within = sizes | {"data": sizes["data"] // job.topology.slices}  # a program is that of one slice
+    setting = setting_of(job.model, job.config, job.mesh, job.topology)
+    data, *others = setting.sizes
+    within = dict(zip(AXES, (data // job.topology.slices, *others), strict=True))  # the program of one slice
     return Look(
-        items=schedule(executable.text, torus, filled) if executable.text else [],
+        items=schedule(executable.text, torus, 1 / setting.fullness) if executable.text else [],
         text=executable.text,
         mesh=within,
-        largest_parameter=_largest_parameter(job) // sizes["tensor"],
-        tokens=tokens // split,
-        vocabulary=job.model.vocabulary_size // sizes["tensor"],
+        largest_parameter=_largest_parameter(job) // setting.along("tensor"),
+        tokens=setting.tokens,
+        vocabulary=job.model.vocabulary_size // setting.along("tensor"),
     )
 
 
 def _largest_parameter(job: Job) -> int:
-    """Numbers in the largest parameter that is used at once."""
+    """Elements of the largest parameter that is used at once: one layer's, or one outside of the layers."""
     shapes = Architecture(job.model).shapes
     layers = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(shapes["layers"])]
     others = [math.prod(leaf.shape) for leaf in jax.tree.leaves({**shapes, "layers": {}})]
@@ -232,7 +229,7 @@ def by_part(items: list[Item]) -> dict[str, float]:
 
 
 def traffic_of(look: Look) -> tuple[Traffic, ...]:
-    """All collectives by kind and axis, those first that cost most; what crosses slices goes by `slices`."""
+    """All collectives by axes and kind, the most expensive first; those between slices have the axis `slices`."""
     grouped: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in look.items:
         if item.collective and item.collective.devices():
@@ -255,7 +252,7 @@ def _traffic(axes: str, kind: str, items: list[Item]) -> Traffic:
 
 
 def _refusal(job: Job, executable: Executable, state_bytes: int, limit_bytes: int) -> str:
-    """Why it does not fit: by how much, what is largest, which key to change."""
+    """Why the program does not fit: the missing memory, the largest kind of it, and the key to change."""
     rest = executable.peak_bytes - state_bytes
     if state_bytes > rest:
         what, key = f"parameters and optimizer ({state_bytes / 2**30:.1f})", _key_for_state(job)
@@ -273,9 +270,8 @@ def _key_for_state(job: Job) -> str:
 
 
 def _key_for_activations(job: Job) -> str:
-    sizes = dict(zip(AXES, axis_sizes(job.mesh, job.topology.chips), strict=True))
-    rows = job.config.batch_size // job.config.accumulation // math.prod(sizes[a] for a in ("data", "fsdp", "expert"))
-    if rows > 1:
+    setting = setting_of(job.model, job.config, job.mesh, job.topology)
+    if setting.rows // setting.accumulation // setting.along("data", "fsdp", "expert") > 1:
         return f"set pretrain.accumulation to {2 * job.config.accumulation}"
     if job.model.remat != "full":
         return "set model.remat to full"

@@ -1,6 +1,6 @@
-"""What rests on a device between steps: bytes of parameters and of what the optimizer keeps, for any mesh.
+"""The training state between steps: bytes of parameters and of the optimizer's state on a device, for any mesh.
 
-Shapes and layouts are those of `training.state.abstract`, found once; a mesh then only divides.
+Shapes and layouts come from `training.state.abstract`, once for a model. A mesh then only divides them.
 """
 
 import math
@@ -16,7 +16,7 @@ from tpullm.recipe.schema import ModelConfig, OptimizerConfig
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, abstract
 
-Whole = tuple[tuple[tuple[str, ...], int], ...]  # mesh axes that split arrays, and the bytes of these arrays
+Whole = tuple[tuple[tuple[str, ...], int], ...]  # mesh axes, and the bytes of all arrays that they split
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,20 @@ class Resting:
     """Bytes of the whole state, by the mesh axes that split them.
 
     Args:
-        parameters: at rest.
-        optimizer: what is kept for them.
+        parameters: of the model.
+        optimizer: its state.
     """
 
     parameters: Whole
     optimizer: Whole
 
     def total(self) -> int:
-        """Bytes of the whole state: a checkpoint."""
+        """Bytes of the whole state: the size of a checkpoint."""
         return sum(size for _, size in self.parameters + self.optimizer)
 
 
 def of_device(whole: Whole, sizes: tuple[int, ...]) -> float:
-    """Bytes on one device of a mesh of these `sizes` (as `AXES`)."""
+    """Bytes on one device of a mesh of these `sizes` (in the order of `AXES`)."""
     total = 0.0
     for axes, size in whole:
         for axis in axes:
@@ -48,7 +48,7 @@ def of_device(whole: Whole, sizes: tuple[int, ...]) -> float:
 
 @lru_cache(maxsize=64)
 def resting(model: ModelConfig, optimizer: OptimizerConfig) -> Resting:
-    """What rests of a training of this model."""
+    """The state of a training of this model."""
     architecture, mesh = _architecture(model), planned_mesh({}, 1)
     state = abstract(architecture, make_optimizer(optimizer, 1000, architecture.axes), mesh)
     return Resting(_whole(state["params"]), _whole(state["optimizer"]))

@@ -1,12 +1,16 @@
-"""How long a compiled program takes, by the compiler's own figures: one estimator for any program for a TPU.
+"""The time of a compiled TPU program, by the compiler's own figures; the program need not be ours.
 
-The text of an executable is scheduled: instructions stand in the order in which they run, most with the cycles that
-the compiler expects of them, loops with the number of their turns. What has no cycles is counted here: attention's
-kernel by the compiler's schedule of it (`kernels.py`), products with experts by their operations, other kernels by the
-bytes that they move, collectives by the links that they go over, gathers of rows by the memory that they read and
-write. What is asynchronous (collectives, gathers, copies between memories) goes on between its start and its done; what
-is left of it at its done is waited for. Where a core is started before it is given its operands (`call-update`), that
-is when it begins.
+The text of an executable is scheduled: instructions stand in the order in which they run. Most of them have the cycles
+that the compiler expects, and loops have their number of turns. The time of the others is counted here:
+
+- attention kernels by the compiler's schedule of them (`attention_kernels.py`),
+- grouped matmuls by their FLOPs,
+- other kernels by the bytes that they move,
+- collectives by the links that they use,
+- gathers of rows by the memory that they read and write.
+
+Asynchronous instructions (collectives, gathers, copies between memories) run from their start; at their done, the
+device waits for the rest. A core that is started before it gets its operands begins when it gets them (`call-update`).
 """
 
 import math
@@ -19,34 +23,33 @@ import numpy as np
 from tpullm.hardware.slices import Topology
 from tpullm.model.experts.exchange import UNINITIALIZED
 from tpullm.model.experts.moe import FURTHER_ROUNDS
-from tpullm.planning.attention_kernels import largest, scheduled, seen
+from tpullm.planning.attention_kernels import kernel_seconds, keys_per_query, table_block
 from tpullm.planning.hlo import KINDS, Collective, as_collective
 from tpullm.planning.instructions import Instruction, Shape, computations
 
-# What runs in no time: names for parts of memory, scalars' places, and the ends of what was counted at its start.
+# Instructions that take no time: names for parts of memory, scalars, and the ends of what was counted at its start.
 FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("iota", "send-done", "recv", "opt-barrier", "add-dependency", "call-update", "async-update"),
 }
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "X64", UNINITIALIZED)
-SCALAR_BYTES = 1 << 10  # what is smaller is counted as nothing, where the compiler gives no cycles
-# Attention's kernels, and the ends of the names of their blocks; of a kernel that does not say, it is this.
+SCALAR_BYTES = 1 << 10  # smaller arrays cost nothing where the compiler gives no cycles
+# The attention kernels, and the suffix of the names of their block sizes. `BLOCK` is for kernels that name no sizes.
 BLOCK = 1024
 KERNELS = {"splash_mha_fwd": ("forward", ""), "splash_mha_dq": ("queries", "_dq"), "splash_mha_dkv": ("keys", "_dkv")}
-GROUPED = ("ragged-dot-", "gmm", "tgmm")  # products with a matrix for each expert: XLA's kernel, and MaxText's
+GROUPED = ("ragged-dot-", "gmm", "tgmm")  # grouped matmuls, one matrix for each expert: XLA's kernel, and MaxText's
 
-# Shares of the peak that products with experts reach, and of the links' bandwidth that collectives do.
-GROUPED_SHARE, LINKS = 0.5, 0.7
-# Share of the memory's bandwidth that a gather by the small cores reaches: so the compiler's own configuration of it.
-GATHERS = 0.8
-# What is observed of what is so counted. The analytic model, which is fitted to published runs, gives 0.80, 0.81 and
-# 0.86 of the sum for MaxText's programs of Llama-2-7B on v5e, Llama-3.1-8B on v6e and Llama-2-70B on v5p.
+GROUPED_SHARE = 0.5  # share of the peak that grouped matmuls reach
+LINKS = 0.7  # share of the links' bandwidth that collectives reach
+GATHERS = 0.8  # share of the HBM bandwidth that a gather on SparseCores reaches, by the compiler's configuration of it
+# A step takes this share of the time counted here. The analytic model, which is fitted to published runs, gives 0.80,
+# 0.81 and 0.86 of it for MaxText's programs of Llama-2-7B on v5e, Llama-3.1-8B on v6e and Llama-2-70B on v5p.
 OBSERVED = 0.82
 
 
 @dataclass(frozen=True)
 class Torus:
-    """A slice, and where in it each device of a program is: `places[n]` are the coordinates of device n."""
+    """A slice, and the place of each device of a program in it: `places[n]` are the coordinates of device n."""
 
     topology: Topology
     places: tuple[tuple[int, ...], ...]
@@ -54,14 +57,14 @@ class Torus:
 
 @dataclass(frozen=True)
 class Item:
-    """An instruction and what it costs.
+    """An instruction and its time in a step.
 
     Args:
-        times: how often it runs in a step.
-        seconds: of all these, in which nothing else can be done: its own work, or the waiting for what it started.
-        busy_seconds: of the links or of the memory, for what is asynchronous or a collective.
-        collective: what it is, if it is one.
-        inside: the computation that it stands in.
+        times: how often it runs.
+        seconds: in which it blocks the device: its own work, or the wait for what it started. Summed over `times`.
+        busy_seconds: in which it uses links or memory, if it is a collective or asynchronous. Summed over `times`.
+        collective: the collective that it is or starts, if any.
+        inside: the computation that contains it.
     """
 
     instruction: Instruction
@@ -74,7 +77,7 @@ class Item:
 
 @dataclass(frozen=True)
 class _Transfer:
-    """Data on its way, from `begin` to `end`: its place among the items, and the transfer that had to end before."""
+    """A transfer from `begin` to `end`: its index among the items, and the transfer that it had to wait for."""
 
     place: int
     begin: float
@@ -84,14 +87,14 @@ class _Transfer:
 
 @dataclass
 class _Timeline:
-    """The time within one computation, and what was last put on each link and memory."""
+    """The time within one computation, and the last transfer on each queue: a link or a memory."""
 
     now: float = 0.0
     last: dict[str, _Transfer] = field(default_factory=dict)
-    begun: dict[str, _Transfer] = field(default_factory=dict)  # by the name of the instruction that started it
+    begun: dict[str, _Transfer] = field(default_factory=dict)  # by the name of the start instruction
 
     def occupy(self, name: str, queues: tuple[str, ...], seconds: float, place: int) -> None:
-        """Go to work as soon as all queues are free."""
+        """Begin a transfer as soon as all its queues are free."""
         busy = [self.last[queue] for queue in queues if queue in self.last and self.last[queue].end > self.now]
         before = max(busy, key=lambda one: one.end, default=None)
         begin = before.end if before else self.now
@@ -99,9 +102,11 @@ class _Timeline:
         self.last |= dict.fromkeys(queues, self.begun[name])
 
     def wait(self, name: str) -> list[tuple[int, float]]:
-        """Wait until that has ended: for which items, and how long.
+        """Wait for a transfer to end.
 
-        While it stood in line, what is waited for is what was on its way.
+        Returns:
+            Index of each item that was waited for, with its seconds. While the transfer itself was queued, the wait was
+            for the transfers before it.
         """
         one, waited = self.begun.pop(name), []
         passing: _Transfer | None = one
@@ -113,10 +118,10 @@ class _Timeline:
 
 
 def schedule(text: str, torus: Torus, filled: float = 1.0) -> list[Item]:
-    """What each instruction of an executable costs in one step; the sum of `seconds` is that of the step.
+    """The time of each instruction of an executable in one step; their `seconds` add up to the step's.
 
     Args:
-        filled: share of the rows in experts' buffers that are in use.
+        filled: share of the experts' buffers that holds rows.
     """
     program = computations(text)
     items = _Estimator(program, torus, filled).run(list(program)[-1])
@@ -143,7 +148,7 @@ class _Estimator:
         return items
 
     def _inner(self, one: Instruction) -> list[Item] | None:
-        """The items of what an instruction runs, as often as it does; None if it is no loop, branch or call."""
+        """The items in a loop, the longest branch or a call; None if the instruction is none of these."""
         if one.opcode == "while":
             condition, body = (_called(one, key) for key in ("condition", "body"))
             turns = 0 if FURTHER_ROUNDS in one.operation else self._turns(condition)
@@ -154,7 +159,7 @@ class _Estimator:
         return self.run(one.calls[0]) if one.opcode == "call" and one.calls else None
 
     def _turns(self, condition: str) -> int:
-        """The constant in the condition of a loop."""
+        """The number of turns: the constant in the condition of a loop."""
         found = [
             re.fullmatch(r"\((\d+)\)", one.operands) for one in self.program[condition] if one.opcode == "constant"
         ]
@@ -179,12 +184,12 @@ class _Estimator:
             self._finish(one.name, timeline, items)
 
     def _finish(self, started: str, timeline: _Timeline, items: list[Item]) -> None:
-        """Wait for what has been started. (What was started in another turn of a loop has had the time of a turn.)"""
+        """Wait for a started transfer. (One that was started in an earlier turn of a loop has ended by now.)"""
         for place, waited in timeline.wait(started) if started in timeline.begun else ():
             items[place] = replace(items[place], seconds=items[place].seconds + waited)
 
     def _transfer(self, one: Instruction, collective: Collective | None) -> tuple[tuple[str, ...], float]:
-        """What is occupied by what moves data, and for how long; () for what computes."""
+        """The queues that a data transfer uses, and its seconds; () for an instruction that computes."""
         if collective is not None:
             dimensions, seconds = link_seconds(collective, self.torus)
             share = self.filled if collective.kind.startswith("ragged") else 1.0
@@ -203,7 +208,7 @@ class _Estimator:
         return (), 0.0
 
     def collective(self, one: Instruction, inside: str) -> Collective | None:
-        """The collective that an instruction is or that it starts. A product that goes on beside one is not it."""
+        """The collective that an instruction is or starts. A matmul that runs beside a collective is none."""
         if one.opcode.removesuffix("-start") in KINDS:
             return as_collective(one, inside, False)
         if one.opcode in ("fusion", "call-start", "async-start") and one.cycles is None:
@@ -218,11 +223,11 @@ class _Estimator:
                 yield from self._collectives_in(one.calls) if one.opcode in ("fusion", "call") else ()
 
     def _work(self, one: Instruction) -> float:
-        """Seconds of what computes."""
+        """Seconds of an instruction that computes."""
         if one.opcode == "custom-call" and (seconds := self._attention(one)):
             return seconds
-        if one.opcode == "custom-call" and (products := self._grouped_products(one)):
-            return products / (self.chip.peak_flops * GROUPED_SHARE)
+        if one.opcode == "custom-call" and (flops := self._grouped_flops(one)):
+            return flops / (self.chip.peak_flops * GROUPED_SHARE)
         if one.cycles is not None:
             return one.cycles / self.chip.clock
         if one.opcode in FREE or any(name in one.attributes for name in FREE_CALLS):
@@ -231,7 +236,7 @@ class _Estimator:
         return moved / self.chip.hbm_bandwidth if moved > SCALAR_BYTES else 0.0
 
     def _attention(self, one: Instruction) -> float:
-        """Seconds of a kernel of attention, its mask causal; 0 for another kernel."""
+        """Seconds of an attention kernel with a causal mask; 0 for another kernel."""
         name = next((name for name in KERNELS if one.name.startswith(name)), None)
         if name is None:
             return 0.0
@@ -240,16 +245,16 @@ class _Estimator:
             kernel = "all"
         blocks = [re.search(rf'block_{of}{end}\\*": (\d+)', one.attributes) for of in ("q", "kv")]
         area = math.prod(int(found[1]) if found else BLOCK for found in blocks)
-        block = largest(self.chip, math.isqrt(area))
+        block = table_block(self.chip, math.isqrt(area))
         arrays = self._operands(one) or one.shapes
         arrays = [of.dims for of in arrays if len(of.dims) > 2 and of.dims[-1] == width]
         queries, keys = (of(dims[-2] for dims in arrays) for of in (min, max))
         heads = max(math.prod(dims[:-2]) for dims in arrays if dims[-2] == queries)
-        seconds = scheduled(self.chip, kernel, block, (1, queries, keys), seen(keys, block), width)
+        seconds = kernel_seconds(self.chip, kernel, block, (1, queries, keys), keys_per_query(keys, block), width)
         return heads * seconds / self.chip.attention_efficiency
 
-    def _grouped_products(self, one: Instruction) -> float:
-        """Operations of a product with one matrix for each expert: rows in use times both widths."""
+    def _grouped_flops(self, one: Instruction) -> float:
+        """FLOPs of a grouped matmul: 2 x rows in use x input width x output width; 0 for another kernel."""
         if not one.name.startswith(GROUPED) or "metadata" in one.name:
             return 0.0
         largest = sorted((shape.dims for shape in self._arrays(one) if len(shape.dims) == 2), key=math.prod)[-2:]
@@ -257,7 +262,7 @@ class _Estimator:
         return 2 * rows * math.prod(dims[1] for dims in largest)
 
     def _arrays(self, one: Instruction) -> list[Shape]:
-        """What comes out of an instruction and what goes in."""
+        """The outputs and the operands of an instruction."""
         return one.shapes + self._operands(one)
 
     def _operands(self, one: Instruction) -> list[Shape]:
@@ -277,8 +282,8 @@ def _is_start(one: Instruction) -> bool:
 
 
 def _start_of(one: Instruction) -> str | None:
-    """The name of what this instruction waits for."""
-    if one.name.startswith("async-collective-done"):  # its operands come through the products beside it
+    """The name of the start that this instruction waits for; None if it waits for none."""
+    if one.name.startswith("async-collective-done"):  # its operands come from the matmuls beside it
         return one.name.replace("-done", "-start", 1)
     if one.opcode.endswith("-done") and one.opcode not in FREE and one.uses:
         return one.uses[0]
@@ -286,9 +291,9 @@ def _start_of(one: Instruction) -> str | None:
 
 
 def link_seconds(one: Collective, torus: Torus) -> tuple[tuple[int, ...], float]:
-    """The dimensions of the torus that a collective goes over, and how long it takes there alone.
+    """The dimensions of the torus that a collective uses, and its seconds if nothing else uses their links.
 
-    Along a ring data goes both ways, along a line each link is passed by all of it. A hop costs time of its own.
+    Along a ring, data goes both ways. Along a line, all data passes each link. Each hop adds a latency.
     """
     groups = one.devices()
     if not groups or max(map(len, groups)) < 2:

@@ -1,7 +1,7 @@
-"""The search: every mesh, remat policy, number of micro-batches, block of attention and number of the loss's chunks,
-estimated; the best that fit first.
+"""Search the fastest way to run a training: every mesh, remat policy, number of micro-batches, attention block and
+number of loss chunks is estimated.
 
-What is searched changes no number of the training. Only where nothing fits, moments in bfloat16 are tried too.
+None of these changes a result of the training. Moments in bfloat16 are tried too, but only if nothing else fits.
 """
 
 import dataclasses
@@ -19,29 +19,34 @@ from tpullm.planning.resting import Resting, resting
 from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
 from tpullm.recipe.schema import Recipe
 
-LONGEST_SEQUENCE = 16  # devices that share a row, at most
-LONG_ROW = 16384  # tokens, from which on sharing a row is tried
-MOST_PARTS = 64  # micro-batches of a step, at most
-SMALLEST_BLOCK = 256  # of attention: smaller ones take three times as long, by the kernel's schedule
-CHUNKS = (0.25, 0.5, 2, 4)  # of the loss, times the platform's own number
-NEAR = 0.002  # steps that differ by less are equally long: then fewer changes and more memory to spare win
+LONGEST_SEQUENCE = 16  # most devices that share a row
+LONG_ROW = 16384  # tokens of the shortest row that devices share
+MOST_PARTS = 64  # most micro-batches of a step
+SMALLEST_BLOCK = 256  # of attention; smaller blocks take three times as long, by the kernel's schedule
+CHUNKS = (0.25, 0.5, 2, 4)  # of the loss: multiples of the platform's number
+NEAR = 0.002  # steps that differ by less count as equal: then fewer changes win, and then less memory
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run a training on a slice; `estimate` is None where it does not fit the memory."""
+    """One way to run a training on a slice; `estimate` is None if it does not fit the memory."""
 
     setting: Setting
     memory: Memory
     estimate: Estimate | None
 
     @property
+    def time(self) -> Estimate:
+        """The estimate, also if it does not fit."""
+        return self.estimate or estimate(self.setting)
+
+    @property
     def mesh(self) -> dict[str, int]:
-        """Devices along each axis that has several."""
+        """The mesh axes with more than one device, and their sizes."""
         return {axis: size for axis, size in zip(AXES, self.setting.sizes, strict=True) if size > 1} or {"fsdp": 1}
 
     def keys(self) -> dict[str, Any]:
-        """The keys of the recipe that it sets."""
+        """The keys of the recipe that it sets, with their values."""
         return {
             "mesh": written(self.mesh),
             "model.remat": self.setting.remat,
@@ -52,7 +57,7 @@ class Candidate:
         }
 
     def changed(self, recipe: Recipe) -> Recipe:
-        """The recipe that does it."""
+        """The recipe with these keys."""
         setting = self.setting
         config = dataclasses.replace(
             recipe.pretrain,
@@ -70,10 +75,10 @@ class Found:
     """What a search found.
 
     Args:
-        screened: candidates that were looked at.
-        fitting: of these, how many fit.
-        seconds: that it took.
-        best: those that fit, the fastest first, each with its best block of attention and number of the loss's chunks.
+        screened: number of candidates.
+        fitting: number of candidates that fit.
+        seconds: duration of the search.
+        best: candidates that fit, the fastest first, each with its best attention block and number of loss chunks.
     """
 
     screened: int
@@ -83,7 +88,7 @@ class Found:
 
 
 def assessed(setting: Setting, rests: Resting) -> Candidate:
-    """A setting with its memory and, where it fits, its time."""
+    """A setting with its memory and, if it fits, its time."""
     held = memory(setting, rests)
     return Candidate(setting, held, estimate(setting) if held.peak <= setting.device.hbm_bytes else None)
 
@@ -118,7 +123,7 @@ def settings(base: Setting) -> Iterator[Setting]:
 
 
 def meshes(setting: Setting) -> Iterator[tuple[int, ...]]:
-    """Every way to share the chips among the axes that the model, the rows and the slices allow."""
+    """Every mesh that the model, the rows and the slices allow."""
     model, topology, length = setting.model, setting.topology, setting.length
     split_by_tensor = (model.heads, model.kv_heads, model.mlp_width, model.vocabulary_size)
     tensors = [size for size in divisors(topology.chips) if not any(of % size for of in split_by_tensor)]
@@ -132,19 +137,14 @@ def meshes(setting: Setting) -> Iterator[tuple[int, ...]]:
 
 
 def why_behind(one: Candidate, best: Candidate) -> str:
-    """What costs a runner-up most of the time that it loses."""
-    mine, theirs = ({**found.estimate.computing, **waiting(found)} for found in (one, best))
+    """The part of the step that makes a runner-up slower, in words."""
+    mine, theirs = (found.estimate.parts for found in (one, best))
     more = {name: mine.get(name, 0.0) - theirs.get(name, 0.0) for name in {*mine, *theirs}}
     worst = max(more, key=more.get)
     lost = one.estimate.step_seconds / best.estimate.step_seconds - 1
     if lost < NEAR:
         return "as fast, with more changes or less memory to spare"
     return f"{lost:.1%} slower: {moment(more[worst])} more of {worst}"
-
-
-def waiting(candidate: Candidate) -> dict[str, float]:
-    """Seconds that nothing hides, by mesh axis, named for people."""
-    return {f"waiting for {axis}": seconds for axis, seconds in candidate.estimate.exposed.items()}
 
 
 def _with_moments(base: Setting) -> list[Setting]:
@@ -155,25 +155,25 @@ def _with_moments(base: Setting) -> list[Setting]:
 
 
 def _parts(setting: Setting, sizes: tuple[int, ...]) -> list[int]:
-    """Numbers of micro-batches whose rows the devices can share."""
+    """The numbers of micro-batches whose rows the devices can share."""
     rows, left = divmod(setting.rows, sizes[0] * sizes[1] * sizes[2])
     return [] if left else [parts for parts in divisors(min(rows, MOST_PARTS)) if rows % parts == 0]
 
 
 def _blocks(setting: Setting) -> list[int]:
-    """Of attention: 0 is the platform's own choice, the others are other ones that the kernel takes on that chip."""
+    """Attention blocks: 0, the platform's choice, and the others that the chip's kernel accepts."""
     own = [of for of in setting.device.attention if of >= SMALLEST_BLOCK]
-    return [0, *(of for of in own if of != setting.block and setting.turn % of == 0)]
+    return [0, *(of for of in own if of != setting.block and setting.contiguous % of == 0)]
 
 
 def _chunks(setting: Setting) -> list[int]:
-    """Of the loss: 0 is the platform's own choice, the others are near it and divide a device's part of a row."""
+    """Numbers of loss chunks: 0, the platform's choice, and others near it that divide a device's part of a row."""
     near, length = [round(setting.chunks * times) for times in CHUNKS], setting.length // setting.along("sequence")
     return [0, *(count for count in near if count and count != setting.chunks and length % count == 0)]
 
 
 def _in_order(fitting: list[Candidate], base: Setting) -> list[Candidate]:
-    """The fastest first; of those that are as fast, the nearest to the recipe, and then the smallest."""
+    """The fastest first; among equals, the nearest to the recipe, and then the smallest."""
     order = sorted(fitting, key=lambda found: found.estimate.step_seconds)
     if not order:
         return []
@@ -184,7 +184,7 @@ def _in_order(fitting: list[Candidate], base: Setting) -> list[Candidate]:
 
 
 def _distinct(order: list[Candidate]) -> list[Candidate]:
-    """Of those that differ in attention's block or the loss's chunks alone, the first."""
+    """Of the candidates that differ only in the attention block or the loss chunks, the first."""
     first: dict[tuple, Candidate] = {}
     for one in order:
         setting = one.setting

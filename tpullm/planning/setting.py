@@ -1,4 +1,4 @@
-"""What decides how long a step takes and what it needs: the numbers of a training on a slice, made by the thousand."""
+"""The numbers that decide the time and the memory of a step; a search makes thousands of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,8 +15,8 @@ from tpullm.training.losses import CHUNK, CHUNK_ON_CPU
 
 PLACES = {axis: n for n, axis in enumerate(AXES)}
 SEQUENCE = PLACES["sequence"]
-# What the backward pass computes again, by `model.remat`: parts of a layer (see model/remat.py). What gives a layer's
-# output is never among them: nothing needs it again.
+# The parts of a layer that the backward pass recomputes, by `model.remat` (see model/remat.py). The part that gives a
+# layer's output is never among them: nothing needs the output again.
 RECOMPUTED = {
     "none": (),
     "save_dots": (),
@@ -28,19 +28,20 @@ RECOMPUTED = {
 
 @dataclass(frozen=True)
 class Habits:
-    """How a program does what it does: ours, or another one's whose speed is published.
+    """How a program works: ours, or another one whose speed is published.
 
     Args:
-        in_lines: a gather over a whole slice goes first over a part of it and then along lines (`collectives._steps`).
-        sums: how often a gradient's bytes go over the links: 1 where it is scattered, 2 where it is summed everywhere.
-        passes: products of the scores' size in attention's backward pass, where no schedule of its kernel is known.
-        tensor_waits: what goes along `tensor` is not hidden beside the products that it is for.
-        crossing: bytes of a gradient between slices.
-        block: queries and keys that attention takes at a time; 0 is as `Setting.attention_block` says.
-        fused: attention's gradients come from one pass over the scores.
-        halves: tokens go to spread experts in two halves, one beside the other's products; nothing of that is kept for
-            the backward pass, and no result goes back in it (`moe._over_devices`).
-        every_expert: a row is multiplied with every expert that is there, and all but its own are masked.
+        in_lines: an all-gather over a whole slice goes along the lines of its torus, one dimension after the other
+            (`collectives.line_groups`).
+        sums: how often a gradient goes over the links: 1 for a reduce-scatter, 2 for an all-reduce.
+        passes: matmuls of the size of the scores in attention's backward pass, if no schedule of its kernel is known.
+        tensor_waits: matmuls do not hide the collectives along `tensor`.
+        crossing: bytes of a gradient's element between slices.
+        block: queries and keys of an attention block; 0 is `Setting.attention_block`.
+        fused: one pass over the scores computes all gradients of attention.
+        halves: tokens are dispatched to experts in two halves, one beside the matmuls of the other. The backward pass
+            keeps nothing of that, and combines no results (`moe.py`).
+        every_expert: a row is multiplied with every expert of its device, and all results but its own are masked.
     """
 
     in_lines: bool = True
@@ -55,7 +56,7 @@ class Habits:
 
 
 OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512, halves=False)
-# attention/blockwise.py keeps the weights of the forward pass; XLA's product with experts is so (see moe.py).
+# model/attention/blockwise.py keeps the weights of the forward pass. On a CPU, XLA multiplies a row by every expert.
 CPU = Habits(in_lines=False, passes=4, every_expert=True)
 
 
@@ -66,19 +67,19 @@ class Setting:
     Args:
         model: resolved.
         topology: the slices.
-        device: what a device of it can do.
-        sizes: of the mesh axes, as `AXES`.
-        rows: in a global batch.
-        length: tokens in a row.
+        device: the chip of the topology, or what was measured of another device.
+        sizes: of the mesh axes, in the order of `AXES`.
+        rows: of a global batch.
+        length: tokens of a row.
         accumulation: micro-batches of a step.
-        recompute: parts of a layer that the backward pass computes again.
-        remat: the policy that says what is kept.
-        attention_block: queries and keys that attention's kernel takes at a time, at most; 0 is the platform's choice.
+        recompute: parts of a layer that the backward pass recomputes.
+        remat: the policy that decides what is kept.
+        attention_block: most queries and keys of an attention block; 0 is the platform's choice.
         loss_chunks: of a device's part of a row; 0 is the platform's choice.
-        gradient: bytes of a gradient on its way.
+        gradient: bytes of a gradient's element in a collective.
         optimizer: of the training.
-        padding: rows that go through experts, for each that should.
-        offloaded: numbers that travel to the host's memory and back, of a token and a layer.
+        padding: rows that experts multiply, per row that was routed to them.
+        offloaded: numbers of a token and a layer that go to the host's memory and back.
         habits: of the program.
     """
 
@@ -100,7 +101,7 @@ class Setting:
     habits: Habits = OURS
 
     def along(self, *axes: str) -> int:
-        """Devices along these mesh axes together."""
+        """The product of the sizes of these mesh axes."""
         size = 1  # a plain loop: this is half of what a candidate of the search costs
         for axis in axes:
             size *= self.sizes[PLACES[axis]]
@@ -108,25 +109,25 @@ class Setting:
 
     @property
     def tokens(self) -> int:
-        """Of a device in one micro-batch; along `tensor` devices share them."""
+        """Tokens of a device in one micro-batch. The devices along `tensor` have the same tokens."""
         return self.rows * self.length // (self.accumulation * self.along(*RULES.batch, RULES.time))
 
     @property
     def block(self) -> int:
-        """Queries and keys that attention's kernel takes at a time."""
+        """Queries and keys of an attention block."""
         if self.habits.block:
             return self.habits.block
-        return _block(self.turn, self.attention_block)
+        return _block(self.contiguous, self.attention_block)
 
     @property
-    def turn(self) -> int:
-        """Tokens of a row that a device has next to each other."""
+    def contiguous(self) -> int:
+        """Contiguous tokens of a row on one device: half of them in zigzag order, which has two pieces."""
         sequence = self.sizes[SEQUENCE]
         return self.length // (2 * sequence if sequence > 1 else 1)
 
     @property
     def chunks(self) -> int:
-        """Parts of a row that the loss is computed in, as `losses.chunk_length` chooses them where nothing is asked."""
+        """Chunks of a device's part of a row in the loss. The platform's choice is that of `losses.chunk_length`."""
         if self.loss_chunks:
             return self.loss_chunks
         length = self.length // self.sizes[SEQUENCE]
@@ -136,12 +137,12 @@ class Setting:
 
     @property
     def global_tokens(self) -> int:
-        """Of a step, padding included."""
+        """Tokens of a step, padding included."""
         return self.rows * self.length
 
     @property
     def dots(self) -> dict[str, int]:
-        """Numbers of a token that the products of a layer give, before `tensor` shares them (`dots` in remat.py)."""
+        """Outputs of a layer's matmuls per token, before `tensor` splits them (`dots` in remat.py)."""
         model = self.model
         attention = {"qkv": model.head_width * (model.heads + 2 * model.kv_heads), "out": model.width}
         width = model.mlp_width * (2 if model.gated else 1)
@@ -149,12 +150,32 @@ class Setting:
 
     @property
     def kept_numbers(self) -> int:
-        """Numbers of a token and a layer that have names in remat.py: what attention mixed, and `dots`."""
+        """Numbers of a token and a layer that have names in remat.py: the output of attention, and `dots`."""
         return self.model.heads * self.model.head_width + sum(self.dots.values())
 
     @property
+    def fullness(self) -> float:
+        """Size of the experts' buffers per row, if experts are evenly loaded: see `exchange.most_in_a_round`."""
+        model, devices = self.model, self.along("expert")
+        if devices == 1 or not model.experts:
+            return 1.0
+        rows = self.tokens * model.experts_per_token
+        worst = self.tokens * min(model.experts_per_token, model.experts // devices)
+        return most_in_a_round(rows, worst, devices, self.device.ragged_exchange) / rows
+
+    @property
+    def table(self) -> float:
+        """Elements of one embedding table, on a device that has gathered it."""
+        return self.model.vocabulary_size * self.model.width / self.along("tensor")
+
+    @property
+    def tables(self) -> int:
+        """Number of embedding tables: one, or one for the input and one for the output."""
+        return 1 if self.model.tied_embeddings else 2
+
+    @property
     def layer_parameters(self) -> float:
-        """Matrices of one layer, on a device that has gathered them (its share along `tensor` and `expert`)."""
+        """Elements of one layer's matrices on a device that has gathered them; `tensor` and `expert` split them."""
         return attention_parameters(self.model) / self.along("tensor") + self.mlp_parameters
 
     @property
@@ -169,7 +190,7 @@ class Setting:
 
 @lru_cache(maxsize=1000)
 def divisors(number: int) -> tuple[int, ...]:
-    """From 1 to the number itself."""
+    """All divisors, from 1 to the number itself."""
     return tuple(size for size in range(1, number + 1) if number % size == 0)
 
 
@@ -180,25 +201,17 @@ def _chunks(length: int, longest: int) -> int:
 
 @lru_cache(maxsize=1000)
 def _block(length: int, most: int) -> int:
-    """Where the kernel does not take rows of that length, another one goes over blocks of 512."""
+    """The block of the splash kernel, or 512 for rows that need the other kernel (`flash`)."""
     return splash_block(length, most) if splash_fits(length, 1) else 512
 
 
-def fullness(model: ModelConfig, tokens: int, devices: int, chip: Chip) -> float:
-    """Places in the buffers of experts' rows for each row, with an even load: see `exchange.round_capacity`."""
-    if devices == 1 or not model.experts:
-        return 1.0
-    rows, worst = tokens * model.experts_per_token, tokens * min(model.experts_per_token, model.experts // devices)
-    return round_capacity(rows, worst, devices, chip.ragged_exchange) / rows
-
-
 def attention_parameters(model: ModelConfig) -> int:
-    """The four matrices of a layer's attention."""
+    """Elements of the four matrices of a layer's attention."""
     return 2 * model.width * model.head_width * (model.heads + model.kv_heads)
 
 
 def mlp_parameters(model: ModelConfig) -> int:
-    """The matrices of one feed-forward layer, or of one expert."""
+    """Elements of the matrices of one feed-forward layer, or of one expert."""
     return (3 if model.gated else 2) * model.width * model.mlp_width
 
 
@@ -208,7 +221,7 @@ def setting_of(
     """The setting of a training as `pretrain` would run it.
 
     Args:
-        device: where the topology is none of TPUs.
+        device: if it is not the topology's chip.
 
     Raises:
         UserError: the mesh does not fit the topology.
@@ -230,6 +243,6 @@ def setting_of(
 
 
 def with_remat(setting: Setting, remat: str) -> Setting:
-    """The same with another policy."""
+    """The setting with another remat policy."""
     offloaded = setting.kept_numbers if remat == "offload" else 0
     return replace(setting, remat=remat, recompute=RECOMPUTED[remat], offloaded=offloaded)

@@ -1,10 +1,10 @@
-"""What part of a step an instruction belongs to, by the place in the traced function that it is from."""
+"""The part of a step that an instruction belongs to, by its place in the traced function."""
 
 import re
 
 from tpullm.planning.schedule import Item
 
-# The first that fits counts. MaxText's names are there too: one estimator for its program and ours.
+# The first match counts. The patterns also match MaxText's names: one estimator serves its programs and ours.
 PLACES = {
     "optimizer": r"\b(optimizer|adam\w*|apply_updates|clip\w*)\b",
     "loss": r"\b(loss\w*|logits\w*|cross_entropy\w*)\b",
@@ -17,7 +17,7 @@ PLACES = {
 
 
 def part_of(item: Item) -> str:
-    """A key of `PLACES`, `waiting` for collectives and other memories, or `other`."""
+    """A key of `PLACES`, `waiting` for collectives and for transfers between memories, or `other`."""
     if item.busy_seconds:
         return "waiting"
     operation = f"{item.instruction.operation} {item.instruction.name}"

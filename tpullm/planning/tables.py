@@ -1,21 +1,20 @@
-"""Plans as text for people: memory by part against the limit, where a step's time goes, the whole run, side by side."""
+"""Plans as text: memory by kind against the limit, the parts of a step's time, the whole run, several side by side."""
 
 import shutil
 
 from tpullm.hardware.chips import PRICES_DATE
 from tpullm.log import moment
-from tpullm.planning.estimate import estimate
 from tpullm.planning.plans import Plan
-from tpullm.planning.search import Candidate, waiting, why_behind
+from tpullm.planning.search import Candidate, why_behind
 from tpullm.report.units import compact
 
 GIB, WIDTH = 1 << 30, 30
-SMALL = 0.005  # of the whole: parts that are less are put together
-COLUMNS = 120  # of what is no terminal
+SMALL = 0.005  # of the whole; smaller parts are shown as one
+COLUMNS = 120  # if the output is no terminal
 
 
 def details(plan: Plan) -> str:
-    """Everything about one plan; of what does not fit, no time and no price: it can't be had."""
+    """All about one plan; without time and price if it does not fit."""
     parts = [_head(plan), _memory(plan), _advice(plan)]
     parts += [_time(plan), _run(plan)] if plan.fits else []
     parts += [_search(plan)] if plan.found else []
@@ -24,7 +23,7 @@ def details(plan: Plan) -> str:
 
 
 def side_by_side(plans: list[Plan]) -> str:
-    """One line for each plan, and how it is run, or why it is not."""
+    """One line for each plan, with how to run it, or why it can't be run."""
     kinds = list(dict.fromkeys(kind for plan in plans for kind in plan.run.dollars))
     prices = [kind.replace("_", " ") for kind in kinds]
     rows = [
@@ -39,10 +38,10 @@ def side_by_side(plans: list[Plan]) -> str:
 
 
 def _speed(plan: Plan, kinds: list[str]) -> tuple[str, ...]:
-    """What a plan that fits gives and costs; of another, nothing."""
+    """Speed and cost of a plan that fits; dashes for one that does not."""
     if not plan.fits:
         return ("-",) * (4 + len(kinds))
-    found, run = plan.chosen.estimate or estimate(plan.chosen.setting), plan.run
+    found, run = plan.chosen.time, plan.run
     prices = [_dollars(run.dollars[kind]) if kind in run.dollars else "-" for kind in kinds]
     days = f"{run.days:,.1f}" if run.days >= 0.05 else "< 0.1"
     speed = (moment(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}", days)
@@ -50,16 +49,16 @@ def _speed(plan: Plan, kinds: list[str]) -> tuple[str, ...]:
 
 
 def _note(plan: Plan) -> str:
-    """How it is run, and what the compiler says; or that it does not fit, and what would."""
+    """How to run it, and the compiler's time; or that it does not fit, and what would make it fit."""
     if not plan.fits:
         return "DOES NOT FIT" + (f"; {_cure(plan)}" if plan.advice else ", says the compiler")
     return _keys(plan.chosen) + (f"; compiled: {moment(plan.proofs[0].step_seconds)} a step" if plan.proofs else "")
 
 
 def aligned(rows: list[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell, the first and the last to the left.
+    """Columns as wide as their widest cell, the first and the last one left-aligned.
 
-    Where that is wider than the terminal, each row's last cell stands below the others.
+    If a row is wider than the terminal, each row's last cell goes to a line below.
     """
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     wide = sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size((COLUMNS, 0)).columns
@@ -75,13 +74,13 @@ def _head(plan: Plan) -> str:
     topology, run, config = plan.chosen.setting.topology, plan.run, plan.recipe.pretrain
     what = f"{topology.chips:,} {'device' if topology.generation == 'local' else 'chip'}{'s' * (topology.chips > 1)}"
     tokens = f"{run.steps:,} steps of {config.batch_size * config.sequence_length:,} tokens"
-    # 0 is the platform's own choice
+    # 0 is the platform's choice
     keys = ", ".join(f"{key} {value}" for key, value in plan.chosen.keys().items() if value)
     return f"{plan.recipe.name} on {topology}, {what}, {tokens}\n{keys}"
 
 
 def _memory(plan: Plan) -> str:
-    """By kind; a whole bar is the limit, or what is needed where that is more."""
+    """Memory by kind. A full bar is the limit, or the needed memory if that is more."""
     memory, limit = plan.chosen.memory, plan.chosen.setting.device.hbm_bytes
     shown = {kind: size for kind, size in memory.kinds.items() if size > SMALL * memory.peak}
     shown |= {"all else": rest} if (rest := memory.peak - sum(shown.values())) > SMALL * memory.peak else {}
@@ -107,16 +106,15 @@ def _cure(plan: Plan) -> str:
 
 
 def bar(share: float) -> str:
-    """A bar, whole at a share of 1; at least something for anything."""
+    """A bar, full at a share of 1 and never empty."""
     return "█" * round(min(share, 1.0) * WIDTH) or "▏"
 
 
 def _time(plan: Plan) -> str:
-    found = plan.chosen.estimate or estimate(plan.chosen.setting)
-    parts = {**found.computing, **{f"waiting for {axis}": value for axis, value in found.exposed.items()}}
+    found = plan.chosen.time
     rows = [
         (name, moment(value), f"{value / found.step_seconds:.0%}", bar(value / found.step_seconds))
-        for name, value in parts.items()
+        for name, value in found.parts.items()
         if value > SMALL * found.step_seconds
     ]
     speed = f"{found.tokens_per_second:,.0f} tokens/s a chip, MFU {found.mfu:.0%}"
@@ -124,7 +122,7 @@ def _time(plan: Plan) -> str:
 
 
 def _traffic(found) -> str:
-    """What crosses links: all of what waits is in the step above, and a share of what goes on beside the products."""
+    """The traffic over links. The step above includes all blocking traffic, and a share of the overlapped traffic."""
     rows = [
         (
             f"  {one.axis}: {one.what}",
@@ -168,7 +166,7 @@ def _size(number: float) -> str:
 
 
 def _search(plan: Plan) -> str:
-    """The best that fit, and what the others lose to the first. (All have the same moments.)"""
+    """The best candidates, and why the others are behind the first. (All have the same moments.)"""
     found = plan.found
     head = f"searched: {found.screened:,} ways in {moment(found.seconds)}, {found.fitting:,} fit"
     if not found.best:
@@ -181,7 +179,7 @@ def _search(plan: Plan) -> str:
             + (
                 f"{one.memory.peak / GIB:.1f}",
                 moment(one.estimate.step_seconds),
-                moment(sum(waiting(one).values())),
+                moment(sum(one.estimate.exposed.values())),
                 behind,
             )
         )
@@ -189,12 +187,12 @@ def _search(plan: Plan) -> str:
 
 
 def _compiled(plan: Plan) -> list[str]:
-    """What the compiler says of each way that it was given, beside the estimate; of the chosen one all of it."""
+    """The compiler's result for each candidate beside the estimate; for the chosen one also the findings."""
     if not plan.proven:
         return []
     rows = []
     for candidate, proof in plan.proven:
-        found = candidate.estimate or estimate(candidate.setting)
+        found = candidate.time
         memory = f"{proof.peak_bytes / GIB:.2f} GiB ({candidate.memory.peak / GIB:.2f})"
         step = "DOES NOT FIT" if proof.refused else f"{moment(proof.step_seconds)} ({moment(found.step_seconds)})"
         rows.append((_keys(candidate), memory, step, ""))
@@ -205,7 +203,7 @@ def _compiled(plan: Plan) -> list[str]:
 
 
 def _keys(candidate: Candidate) -> str:
-    """How it is run; blocks of attention and chunks of the loss where they are not the platform's choice."""
+    """How to run it; attention block and loss chunks only if they are not the platform's choice."""
     setting = candidate.setting
     told = {"mesh": candidate.keys()["mesh"], "remat": setting.remat, "accumulation": setting.accumulation}
     chosen = {"block": setting.attention_block, "chunks": setting.loss_chunks}

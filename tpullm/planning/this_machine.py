@@ -1,4 +1,4 @@
-"""The machine at hand as a topology: its devices, and what it can do, measured here in half a second."""
+"""This machine as a topology: its devices, and their speed, measured in half a second."""
 
 import os
 from dataclasses import dataclass, replace
@@ -19,9 +19,10 @@ from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import CPU, OURS, Setting, setting_of
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 
-# What a CPU reaches of what is measured: fitted to the quickstart, 12 M and 50 M on two idle cores of a Xeon with AMX
-# (1,660 GFLOP/s, 27.7 GB/s; benchmarks/predict.py --fit). Seven other models came within 20 % there. An EPYC without
-# AMX (430 GFLOP/s) reaches more of its peak, 0.93, 0.30 and 0.36: there a step is predicted a third or so too slow.
+# What a CPU reaches of its measured peak and bandwidth: fitted to the quickstart, 12 M and 50 M on two idle cores of a
+# Xeon with AMX (1,660 GFLOP/s, 27.7 GB/s; benchmarks/predict.py --fit). Seven other models came within 20 % there. An
+# EPYC without AMX (430 GFLOP/s) reaches more of its peak (0.93, 0.30 and 0.36), so its steps are predicted about a
+# third too slow.
 CPU_REACHES = {
     "matmul_efficiency": 0.58,
     "attention_efficiency": 0.27,
@@ -36,17 +37,17 @@ GPU_REACHES = {
     "matmul_efficiency": 0.95,
     "attention_efficiency": 0.4,
 }
-COPIED = 1 << 28  # bytes that a memory's bandwidth is measured with
+COPIED = 1 << 28  # bytes of the array that measures the memory bandwidth
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Devices of no TPU topology, with the interface of `Topology`.
+    """Devices that are no TPU slice, with the interface of `Topology`.
 
     Args:
-        chips: devices of all hosts together.
-        hbm_bytes: memory of one of them.
-        device_kind: as JAX calls one.
+        chips: number of devices of all hosts.
+        hbm_bytes: memory of one device.
+        device_kind: JAX's name of one device.
     """
 
     chips: int
@@ -57,11 +58,11 @@ class Machine:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """All in a line."""
+        """All devices in one line."""
         return (self.chips,)
 
     def options(self) -> dict:
-        """Nothing wraps around."""
+        """No dimension is a ring."""
         return {}
 
     def __str__(self) -> str:
@@ -69,7 +70,7 @@ class Machine:
 
 
 def machine() -> Machine:
-    """What is here."""
+    """This machine."""
     device, count = jax.local_devices()[0], jax.device_count()
     limit = (device.memory_stats() or {}).get("bytes_limit")
     shared = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
@@ -78,7 +79,7 @@ def machine() -> Machine:
 
 @lru_cache(maxsize=4)
 def measured(dtype: str) -> Chip:
-    """One device of this machine. A CPU's devices exchange data through its memory."""
+    """One device of this machine, as measured. A CPU's devices exchange data through its memory."""
     bandwidth, here = _copies(), machine()
     found = Chip(
         (here.device_kind,),
@@ -93,7 +94,7 @@ def measured(dtype: str) -> Chip:
 
 
 def _copies() -> float:
-    """Bytes a second that a sum of two arrays moves."""
+    """Memory bandwidth in bytes a second, of a sum with an array."""
     x, add = jnp.ones(COPIED // 4, jnp.float32), jax.jit(lambda x, y: x + y)
     return 2 * COPIED / fastest(lambda: add(x, x).block_until_ready()).seconds
 
@@ -110,13 +111,13 @@ def local_setting(model: ModelConfig, config: TrainConfig, mesh: dict[str, int])
 
 
 def setting_here(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Setting:
-    """The setting of a training on a mesh of devices that are here: a TPU slice, or this machine."""
+    """The setting of a training on a mesh of local devices: a TPU slice, or another machine."""
     shape, slice_ = dict(mesh.shape), _slice(mesh.devices.reshape(-1))
     return setting_of(model, config, shape, slice_) if slice_ else local_setting(model, config, shape)
 
 
 def _slice(devices: np.ndarray) -> Topology | None:
-    """The TPU topology that these devices are; None if they are none that is known."""
+    """The TPU topology of these devices; None if they are of no known chip."""
     kind = devices[0].device_kind
     generation = next((name for name, chip in CHIPS.items() if chip.slices and kind in chip.device_kinds), None)
     if generation is None:
@@ -127,13 +128,12 @@ def _slice(devices: np.ndarray) -> Topology | None:
 
 
 def expected(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
-    """What a step is predicted to take on devices that are here, for the log and for the report: plain values."""
+    """The predicted time of a step on local devices, as plain values for the log and the report."""
     setting = setting_here(model, config, mesh)
     found = estimate(setting)
-    parts = {**found.computing, **{f"waiting for {axis}": value for axis, value in found.exposed.items()}}
     return {
         "topology": str(setting.topology),
         "step_seconds": found.step_seconds,
         "tokens_per_second": setting.global_tokens / found.step_seconds,
-        "seconds": parts,
+        "seconds": found.parts,
     }

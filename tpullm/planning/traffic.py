@@ -1,7 +1,7 @@
-"""What goes over the links in a step, by mesh axis, and how long it takes on that torus.
+"""The data that goes over the links in a step, by mesh axis, and its time on the torus.
 
-A ring of links carries both ways, so that a chip receives two links' worth; a line that is not closed, one. Over
-several dimensions of a torus at once, bandwidths add up.
+A ring of links carries data both ways, so a chip receives over two links; a line that is not closed carries it one way.
+The bandwidths of several dimensions of a torus add up.
 """
 
 from functools import lru_cache
@@ -11,14 +11,18 @@ from typing import NamedTuple
 
 from tpullm.hardware.slices import Topology
 from tpullm.mesh.axes import AXES
-from tpullm.planning.setting import OURS, Setting, fullness
+from tpullm.planning.setting import OURS, Setting
 
 
 class Transfer(NamedTuple):
     """One kind of traffic of a step on one device.
 
-    `axis` of the mesh; `what` is told to people; `received` bytes; `seconds` if nothing else went on; `waits` if
-    nothing else does.
+    Args:
+        axis: of the mesh.
+        what: in words.
+        received: bytes.
+        seconds: if nothing else used the links.
+        waits: the device waits for it; otherwise it overlaps with computation.
     """
 
     axis: str
@@ -29,25 +33,21 @@ class Transfer(NamedTuple):
 
 
 def traffic(setting: Setting) -> list[Transfer]:
-    """Everything that a step sends."""
+    """All traffic of a step."""
     found = [*_parameters(setting), *_tensor(setting), *_experts(setting), *_sequence(setting), *_slices(setting)]
     return [one for one in found if one.received]
 
 
 def _parameters(setting: Setting) -> list[Transfer]:
-    """Gathers of each layer's parameters, forward and backward, and sums of their gradients, along `fsdp`."""
-    size = setting.along("fsdp")
-    if size == 1 and setting.along("data", "expert", "sequence") == 1:
-        return []
-    model, times = setting.model, setting.accumulation
-    tables = model.vocabulary_size * model.width / setting.along("tensor")
-    numbers = times * (model.layers * setting.layer_parameters + tables * (1 if model.tied_embeddings else 1.5))
+    """All-gathers of each layer's parameters, forward and backward, and the sums of their gradients."""
+    size, model, times = setting.along("fsdp"), setting.model, setting.accumulation
+    numbers = times * (model.layers * setting.layer_parameters + setting.table * (1 if model.tied_embeddings else 1.5))
     share = (size - 1) / size
     gathered = 2 * numbers * 2 * share
     summed = setting.habits.sums * numbers * setting.gradient * share
     hops = 2 * times * model.layers * 2
     gathers_wait, sums_wait = stops(setting)
-    # Over three dimensions, sums go over two at once (`collectives._steps`).
+    # On a torus of three dimensions, a reduce-scatter takes two at once (`collectives._steps`).
     planes = setting.habits.in_lines and size == setting.topology.chips and min(setting.topology.shape[2:] or (1,)) > 1
     found = [
         _transfer(setting, "fsdp", "gathers of parameters", gathered, hops, gathers_wait),
@@ -55,9 +55,9 @@ def _parameters(setting: Setting) -> list[Transfer]:
     ]
     within = setting.sizes[0] // setting.topology.slices
     for axis, size in (("data", within), ("sequence", setting.along("sequence"))):
-        rest = 2 * numbers / setting.along("fsdp") * setting.gradient * (size - 1) / max(size, 1)
+        rest = 2 * numbers / setting.along("fsdp") * setting.gradient * (size - 1) / size
         found.append(_transfer(setting, axis, "sums of gradients", rest, hops, True))
-    # Experts are spread over `expert`; all else is the same on its devices.
+    # `expert` splits the experts; its devices hold all other parameters alike.
     others = numbers - times * model.layers * setting.mlp_parameters * bool(model.experts)
     size = setting.along("expert")
     rest = 2 * others / setting.along("fsdp") * setting.gradient * (size - 1) / size
@@ -65,22 +65,22 @@ def _parameters(setting: Setting) -> list[Transfer]:
 
 
 def stops(setting: Setting) -> tuple[bool, bool]:
-    """Whether gathers and sums along `fsdp` stop everything else: what compiled programs show (benchmarks/LOG.md).
+    """Whether the device waits for all-gathers and for reduce-scatters along `fsdp`, in compiled programs.
 
-    A v5e's sums do; on a v6e and a v5p both do where the axis is over several lines of the torus and not the whole
-    mesh: see `collectives._steps`.
+    A chip without SparseCores for collectives waits for reduce-scatters. The others wait for both if the axis spans
+    several dimensions of the torus and not the whole mesh: see `collectives._steps` and benchmarks/LOG.md.
     """
     if setting.habits != OURS or setting.topology.generation == "local":
         return False, False
     if not setting.device.offloads_collectives:
         return False, True
-    over = _way(setting.topology, setting.sizes, "fsdp", True).dimensions
+    over = _route(setting.topology, setting.sizes, "fsdp", True).dimensions
     waits = over > 1 and setting.along("fsdp") < setting.topology.chips
     return waits, waits
 
 
 def _tensor(setting: Setting) -> list[Transfer]:
-    """Sums of what the devices along `tensor` add to the residual stream, and of its gradient: all-reduces."""
+    """All-reduces along `tensor`: of the contributions to the residual stream, and of its gradient."""
     size, model = setting.along("tensor"), setting.model
     again = "out" in setting.recompute
     of_layer = 2 + 2 + again
@@ -95,25 +95,25 @@ def _tensor(setting: Setting) -> list[Transfer]:
 
 
 def _experts(setting: Setting) -> list[Transfer]:
-    """Tokens to their experts and back; in the backward pass tokens again, gradients there, and those of tokens back.
+    """Dispatch and combine; in the backward pass dispatch again, and both for the gradients.
 
-    Where every device must send as much to each, what fills the buffers travels too.
+    Without a ragged exchange, whole buffers are sent.
     """
     size, model, ours = setting.along("expert"), setting.model, setting.habits.halves
     if not model.experts:
         return []
     padded = not setting.device.ragged_exchange
     rows = setting.tokens * model.experts_per_token
-    rows *= fullness(model, setting.tokens, size, setting.device) if padded else 1.0
+    rows *= setting.fullness if padded else 1.0
     journeys = 5 if ours else 2 + 4 + 2 * ("up" in setting.recompute)
     moved = setting.accumulation * model.layers * journeys * rows * model.width * 2 * (size - 1) / size
-    # Each pair of devices has its own way, half of the ring in the mean: a quarter of a gather's time.
+    # Each pair of devices exchanges data over half of the ring in the mean: a quarter of an all-gather's time.
     waits = padded or not ours
     return [_transfer(setting, "expert", "tokens to experts", moved, journeys * model.layers, waits, faster=2)]
 
 
 def _sequence(setting: Setting) -> list[Transfer]:
-    """Keys and values of the whole row, gathered for each layer, and the sums of their gradients."""
+    """All-gathers of a row's keys and values for each layer, and the sums of their gradients."""
     size, model = setting.along("sequence"), setting.model
     again = "scores" in setting.recompute
     row = setting.tokens * size * 2 * model.kv_heads * model.head_width / setting.along("tensor")
@@ -122,29 +122,31 @@ def _sequence(setting: Setting) -> list[Transfer]:
 
 
 def _slices(setting: Setting) -> list[Transfer]:
-    """Sums of gradients between slices, over the data center's network, each device with its counterparts."""
+    """All-reduces of gradients over the data center network, between the devices at one place of all slices."""
     slices, model = setting.topology.slices, setting.model
     if slices == 1:
         return []
     layers = model.layers * setting.layer_parameters
-    tables = (1 if model.tied_embeddings else 2) * model.vocabulary_size * model.width / setting.along("tensor")
-    numbers = setting.accumulation * (layers + tables) / setting.along("fsdp")
+    numbers = setting.accumulation * (layers + setting.tables * setting.table) / setting.along("fsdp")
     received = 2 * numbers * setting.habits.crossing * (slices - 1) / slices
     seconds = received / (setting.device.dcn_bandwidth * setting.device.dcn_efficiency)
     return [Transfer("slices", "sums of gradients", received, seconds, waits=True)]
 
 
 def _transfer(setting, axis, what, received, collectives, waits=False, faster=1) -> Transfer:
-    way, chip = _way(setting.topology, setting.sizes, axis, setting.habits.in_lines), setting.device
-    if setting.along(axis) == 1 or not received:
-        return Transfer(axis, what, 0.0, 0.0, waits)
-    seconds = received / (way.links * chip.link_bandwidth * chip.link_efficiency * faster)
-    return Transfer(axis, what, received, seconds + collectives * way.hops * chip.latency_seconds, waits)
+    route, chip = _route(setting.topology, setting.sizes, axis, setting.habits.in_lines), setting.device
+    seconds = received / (route.links * chip.link_bandwidth * chip.link_efficiency * faster)
+    return Transfer(axis, what, received, seconds + collectives * route.hops * chip.latency_seconds, waits)
 
 
-class Way(NamedTuple):
-    """Of a collective along an axis: the links that bring a chip data at once, the chips that it goes through, and the
-    dimensions of the torus that it is over."""
+class Route(NamedTuple):
+    """The route of a collective along a mesh axis.
+
+    Args:
+        links: over which a chip receives data at once.
+        hops: chips that the data passes.
+        dimensions: of the torus that it uses.
+    """
 
     links: float
     hops: int
@@ -152,11 +154,11 @@ class Way(NamedTuple):
 
 
 @lru_cache(maxsize=100_000)
-def _way(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines: bool) -> Way:
-    """The way of collectives along `axis`.
+def _route(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines: bool) -> Route:
+    """The route of collectives along `axis`.
 
-    Axes are given dimensions of the torus from the last to the first, as `jax.make_mesh` does: whole ones where their
-    product is the axis' size, as many as possible, else a part of one.
+    Mesh axes get dimensions of the torus from the last axis to the first, as in `jax.make_mesh`: as many whole
+    dimensions as possible whose product is the axis' size, or else parts of dimensions.
     """
     free = {n: size for n, size in enumerate(topology.shape) if size > 1}
     sizes = (max(1, sizes[0] // topology.slices), *sizes[1:])
@@ -170,17 +172,17 @@ def _way(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines: bool) 
             free[n] //= part
             if free[n] <= 1:
                 del free[n]
-    return Way(1.0, 1, 1)
+    return Route(1.0, 1, 1)
 
 
-def _over(topology: Topology, taken: dict[int, int], in_lines: bool) -> Way:
+def _over(topology: Topology, taken: dict[int, int], in_lines: bool) -> Route:
     wrap = topology.options().get("wrap", (False,) * 3)
     links = [2 if wrap[n] and part == topology.shape[n] else 1 for n, part in taken.items()]
-    return Way(max(links) if in_lines else sum(links), sum(taken.values()), len(taken))
+    return Route(max(links) if in_lines else sum(links), sum(taken.values()), len(taken))
 
 
 def _taken(free: dict[int, int], size: int) -> dict[int, int] | None:
-    """Whole dimensions whose product is `size`: as many as can be."""
+    """As many whole dimensions as possible whose product is `size`; None if there are none."""
     for count in range(len(free), 0, -1):
         for chosen in combinations(free, count):
             if prod(free[n] for n in chosen) == size:
@@ -189,7 +191,7 @@ def _taken(free: dict[int, int], size: int) -> dict[int, int] | None:
 
 
 def _part(free: dict[int, int], size: int) -> dict[int, int]:
-    """Parts of dimensions whose product is `size`: the largest dimension first."""
+    """Parts of dimensions whose product is `size`, the largest dimension first."""
     taken = {}
     for n in sorted(free, key=lambda n: -free[n]):
         part = next(part for part in range(min(free[n], size), 0, -1) if free[n] % part == 0 and size % part == 0)

@@ -1,6 +1,6 @@
-"""What a step computes on one device: FLOPs of products, seconds of attention's kernel, and bytes of memory, by part.
+"""The work of a step on one device, by part: FLOPs of matmuls, seconds of attention kernels, bytes of memory traffic.
 
-A product of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that.
+A matmul of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that.
 """
 
 from typing import NamedTuple
@@ -8,10 +8,10 @@ from typing import NamedTuple
 from tpullm.planning.attention_kernels import backward, forward
 from tpullm.planning.setting import Setting
 
-ROUTER_PASSES = 6  # a float32 product on a TPU is six of bfloat16
+ROUTER_PASSES = 6  # bfloat16 matmuls in one float32 matmul on a TPU
 
 MUON_STEPS = 5
-# Bytes that an update moves for each parameter.
+# Bytes of memory traffic of an update, per parameter.
 UPDATE = {
     ("adamw", "float32"): 32,
     ("adamw", "bfloat16"): 24,
@@ -22,99 +22,105 @@ UPDATE = {
 
 
 class Part(NamedTuple):
-    """What one part of a step is, on one device and for the whole step: FLOPs, and of `grouped` products; the seconds
-    of attention's `kernel` at best; bytes that are `moved`."""
+    """One part of a step, on one device and for the whole step.
 
-    products: float = 0.0
-    grouped: float = 0.0
-    kernel: float = 0.0
-    moved: float = 0.0
+    Args:
+        flops: of matmuls.
+        grouped_flops: of matmuls with one matrix for each expert.
+        kernel_seconds: of attention kernels at best.
+        moved_bytes: read from memory or written to it.
+    """
+
+    flops: float = 0.0
+    grouped_flops: float = 0.0
+    kernel_seconds: float = 0.0
+    moved_bytes: float = 0.0
 
 
 def work(setting: Setting) -> dict[str, Part]:
-    """The parts of a step: what is computed once, what the backward pass computes again, and the update."""
+    """The parts of a step: forward and backward pass, recomputation, and the update."""
     times = setting.accumulation * setting.model.layers
     once, again = _layer(setting), recomputed(setting)
     parts = {
         "attention": _scaled(_sum(once["qkv"], once["out"]), 3 * times),
-        "attention kernel": Part(kernel=times * (once["scores"].kernel + backward(setting))),
+        "attention kernel": Part(kernel_seconds=times * (once["scores"].kernel_seconds + backward(setting))),
         "experts" if setting.model.experts else "feed-forward": _scaled(_sum(once["up"], once["down"]), 3 * times),
         "loss": _output(setting),
         "recomputed": _scaled(_sum(*(once[name] for name in again), Part()), times),
-        "norms and activations": Part(moved=times * _element_wise(setting)),
-        "optimizer": Part(products=_muon_flops(setting), moved=_update_bytes(setting)),
+        "norms and activations": Part(moved_bytes=times * _element_wise(setting)),
+        "optimizer": Part(flops=_muon_flops(setting), moved_bytes=_update_bytes(setting)),
     }
     return parts
 
 
 def recomputed(setting: Setting) -> tuple[str, ...]:
-    """Parts of a layer that the backward pass computes again: of spread experts of ours always the first products."""
+    """The parts of a layer that the backward pass recomputes. Our experts always recompute `up` if they are spread."""
     spread = setting.model.experts and setting.along("expert") > 1 and setting.habits.halves
     return tuple(dict.fromkeys((*setting.recompute, "up"))) if spread else setting.recompute
 
 
 def useful_flops(setting: Setting) -> float:
-    """FLOPs that a device's share of a step would need at least: nothing twice, half of the scores (as for the MFU)."""
+    """FLOPs of a device's share of a step for the MFU: without recomputation, with half of the scores."""
     from tpullm.model.count import training_flops_per_token
 
     return training_flops_per_token(setting.model, setting.length) * setting.global_tokens / setting.topology.chips
 
 
 def _layer(setting: Setting) -> dict[str, Part]:
-    """The forward pass of one layer, by the names that remat knows."""
+    """The forward pass of one layer, by the names in remat.py."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     D, N, K, H = model.width, model.heads, model.kv_heads, model.head_width
-    product = lambda inputs, outputs: _product(M, inputs, outputs)  # noqa: E731
+    matmul = lambda inputs, outputs: _matmul(M, inputs, outputs)  # noqa: E731
     layer = {
-        "qkv": product(D, (N + 2 * K) * H / tensor),
-        "scores": Part(kernel=forward(setting)),
-        "out": product(N * H / tensor, D),
+        "qkv": matmul(D, (N + 2 * K) * H / tensor),
+        "scores": Part(kernel_seconds=forward(setting)),
+        "out": matmul(N * H / tensor, D),
     }
     ups, F = (2 if model.gated else 1), model.mlp_width / tensor
     if not model.experts:
-        return layer | {"up": product(D, ups * F), "down": product(F, D)}
+        return layer | {"up": matmul(D, ups * F), "down": matmul(F, D)}
     rows, here = M * model.experts_per_token * setting.padding, model.experts / setting.along("expert")
-    router = Part(products=2 * M * D * model.experts * ROUTER_PASSES)
+    router = Part(flops=2 * M * D * model.experts * ROUTER_PASSES)
     shared = model.shared_experts * F
     grouped = lambda inputs, outputs: _grouped(setting, rows, here, inputs, outputs)  # noqa: E731
-    up = _sum(router, grouped(D, ups * F), product(D, ups * shared))
-    return layer | {"up": up, "down": _sum(grouped(F, D), product(shared, D))}
+    up = _sum(router, grouped(D, ups * F), matmul(D, ups * shared))
+    return layer | {"up": up, "down": _sum(grouped(F, D), matmul(shared, D))}
 
 
-def _product(rows: float, inputs: float, outputs: float) -> Part:
+def _matmul(rows: float, inputs: float, outputs: float) -> Part:
     moved = 2 * (rows * (inputs + outputs) + inputs * outputs)
-    return Part(products=2 * rows * inputs * outputs, moved=moved)
+    return Part(flops=2 * rows * inputs * outputs, moved_bytes=moved)
 
 
 def _grouped(setting: Setting, rows: float, experts: float, inputs: float, outputs: float) -> Part:
-    """Rows times the weight of their own expert; padded to as many for each, that is an ordinary product."""
+    """Rows by the matrix of their own expert. With padding, each expert has as many rows: an ordinary matmul."""
     rows *= experts if setting.habits.every_expert else 1
     moved, flops = 2 * (rows * (inputs + outputs) + experts * inputs * outputs), 2 * rows * inputs * outputs
-    return Part(products=flops, moved=moved) if setting.padding > 1 else Part(grouped=flops, moved=moved)
+    return Part(flops=flops, moved_bytes=moved) if setting.padding > 1 else Part(grouped_flops=flops, moved_bytes=moved)
 
 
 def _output(setting: Setting) -> Part:
-    """Scores of all tokens, their gradient, and the table's: three products; the scores are read four times.
+    """The logits of all tokens, their gradient, and the table's gradient: three matmuls; logits are read four times.
 
-    Each chunk reads the table twice, and adds to its gradient in float32: long rows of numbers, at the full bandwidth.
+    Each chunk reads the table twice and adds to its gradient in float32. This memory traffic has the full bandwidth.
     """
     model, M = setting.model, setting.tokens
     V = model.vocabulary_size / setting.along("tensor")
-    three = _scaled(_product(M, model.width, V), 3)
+    three = _scaled(_matmul(M, model.width, V), 3)
     again = 12 * (setting.chunks - 1) * model.width * V * setting.device.hbm_efficiency
-    return _scaled(three._replace(moved=three.moved + 16 * M * V + again), setting.accumulation)
+    return _scaled(three._replace(moved_bytes=three.moved_bytes + 16 * M * V + again), setting.accumulation)
 
 
 def _element_wise(setting: Setting) -> float:
-    """Bytes of norms, RoPE, residuals and activations of one layer: forward, backward, and what is computed again.
+    """Bytes of norms, RoPE, residuals and activations of one layer: forward, backward and recomputed.
 
-    The compiler fuses much of it into products: what is counted here are one read and one write of each array.
+    The compiler fuses much of it into matmuls. One read and one write of each array are counted.
     """
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     heads = (model.heads + 2 * model.kv_heads) * model.head_width / tensor
     hidden = (2.5 if model.gated else 1.5) * model.mlp_width / tensor
     if model.experts:
-        # Rows are also sorted, sent and put back.
+        # Rows are also sorted, dispatched and combined.
         k = model.experts_per_token * setting.padding
         hidden = k * (hidden + 4 * model.width) + model.shared_experts * hidden
     attention, mlp = 4 * model.width + 2 * heads, 4 * model.width + hidden
@@ -125,24 +131,23 @@ def _element_wise(setting: Setting) -> float:
 
 
 def _update_bytes(setting: Setting) -> float:
-    """Reading a parameter, its gradient (once more for the norm) and what is kept, and writing all but the gradient."""
-    model = setting.model
-    layer = setting.layer_parameters / setting.along("fsdp")
-    tables = (1 if model.tied_embeddings else 2) * model.vocabulary_size * model.width
-    parameters = model.layers * layer + tables / setting.along("fsdp", "tensor")
+    """Bytes to read each parameter, its gradient (twice: once for the norm) and its moments, and to write all but the
+    gradient."""
+    layers = setting.model.layers * setting.layer_parameters
+    parameters = (layers + setting.tables * setting.table) / setting.along("fsdp")
     accumulated = 12 * (setting.accumulation - 1)
     return parameters * (UPDATE[setting.optimizer.kind, setting.optimizer.moments] + accumulated)
 
 
 def _muon_flops(setting: Setting) -> float:
-    """Five steps of three products for each hidden matrix, which the devices of a slice share."""
+    """FLOPs of Muon: five steps of three matmuls for each hidden matrix; the devices of a slice share the matrices."""
     if setting.optimizer.kind != "muon":
         return 0.0
     model = setting.model
     D, NH, KH, F = model.width, model.heads * model.head_width, model.kv_heads * model.head_width, model.mlp_width
-    matrices = {(D, NH): 2, (D, KH): 2, (D, F): (3 if model.gated else 2) * max(model.experts, 1)}
+    matrices = [(2, D, NH), (2, D, KH), ((3 if model.gated else 2) * max(model.experts, 1), D, F)]
     of = lambda i, o: 2 * min(i, o) ** 2 * (2 * max(i, o) + min(i, o))  # noqa: E731
-    layer = sum(count * MUON_STEPS * of(*sides) for sides, count in matrices.items())
+    layer = sum(count * MUON_STEPS * of(inputs, outputs) for count, inputs, outputs in matrices)
     return model.layers * layer * setting.topology.slices / setting.topology.chips
 
 

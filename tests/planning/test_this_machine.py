@@ -1,0 +1,90 @@
+"""This machine as a topology, and what was measured of it."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from tests.planning.by_hand import DENSE
+from tpullm.hardware.peak import Fastest, Peak
+from tpullm.hardware.slices import parse
+from tpullm.mesh.layout import make_mesh
+from tpullm.planning import this_machine
+from tpullm.planning.estimate import estimate
+from tpullm.planning.setting import CPU, OURS
+from tpullm.planning.this_machine import CPU_REACHES, GPU_REACHES
+from tpullm.recipe.schema import TrainConfig
+
+CONFIG = TrainConfig(batch_size=8, sequence_length=256)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A device of 1e12 FLOP/s, whose memory moves 1e10 bytes a second."""
+    this_machine.measured.cache_clear()
+    monkeypatch.setattr(this_machine, "peak", lambda dtype: Peak(1e12))
+    monkeypatch.setattr(this_machine, "COPIED", 1 << 12)
+    monkeypatch.setattr(this_machine, "fastest", lambda work: (work(), Fastest(2 * (1 << 12) / 1e10, False))[1])
+    yield
+    this_machine.measured.cache_clear()
+
+
+def test_a_machine_is_a_line_of_devices():
+    here = this_machine.machine()
+    assert here.chips == jax.device_count() and here.shape == (here.chips,) and here.slices == 1
+    assert 1 << 28 < here.hbm_bytes < 1 << 45 and here.device_kind == jax.local_devices()[0].device_kind
+    assert str(here) == here.generation == "local" and here.options() == {}
+
+
+def test_what_a_device_says_of_its_memory_counts(monkeypatch):
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 123}, device_kind="a GPU")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert this_machine.machine().hbm_bytes == 123 and this_machine.machine().device_kind == "a GPU"
+
+
+def test_devices_of_a_cpu_speak_through_its_memory(quick, monkeypatch):
+    found = this_machine.measured("float32")
+    assert found.peak_flops == 1e12 and found.hbm_bandwidth == pytest.approx(1e10)
+    assert found.link_bandwidth == found.hbm_bandwidth / 4 and found.host_bandwidth == found.hbm_bandwidth
+    assert {name: getattr(found, name) for name in CPU_REACHES} == CPU_REACHES
+    assert not found.ragged_exchange and not found.offloads_collectives and not found.attention
+    this_machine.measured.cache_clear()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = this_machine.measured("float32")
+    assert {name: getattr(found, name) for name in GPU_REACHES} == GPU_REACHES
+
+
+def test_a_training_here_has_the_habits_of_a_cpu(quick, monkeypatch):
+    count = jax.device_count()
+    of = this_machine.local_setting(DENSE, CONFIG, {"data": count})
+    assert of.habits == CPU.__class__(**{**vars(CPU), "block": 128}) and of.topology.generation == "local"
+    found = this_machine.expected(DENSE, CONFIG, make_mesh({"data": count}))
+    step = estimate(of)
+    assert found["topology"] == "local" and found["step_seconds"] == step.step_seconds
+    assert found["tokens_per_second"] == pytest.approx(8 * 256 / step.step_seconds)
+    assert sum(found["seconds"].values()) == pytest.approx(found["step_seconds"])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert this_machine.local_setting(DENSE, CONFIG, {"data": count}).habits == OURS
+
+
+@pytest.mark.parametrize("name", ["v6e:4x4", "v5p:2x2x4", "2 x v5e:2x2", "v6e:1x1"])
+def test_devices_of_a_tpu_are_their_slice(name):
+    """By the coordinates of their chips, wherever these begin."""
+    of = parse(name)
+    shape = (*of.shape, 1)[:3]
+    devices = [
+        SimpleNamespace(device_kind=of.device_kind, slice_index=n, coords=tuple(np.add(place, 4)))
+        for n in range(of.slices)
+        for place in np.ndindex(shape)
+    ]
+    assert this_machine._slice(np.array(devices)) == of
+    unknown = SimpleNamespace(device_kind="TPU v4", coords=(0, 0, 0))
+    assert this_machine._slice(np.array([unknown])) is None
+
+
+def test_a_mesh_of_tpus_is_planned_by_its_slice(monkeypatch):
+    monkeypatch.setattr(this_machine, "_slice", lambda devices: parse("v6e:1x1"))
+    mesh = SimpleNamespace(shape={"fsdp": 1}, devices=np.array([None]))
+    of = this_machine.setting_here(DENSE, CONFIG, mesh)
+    assert of.topology == parse("v6e:1x1") and of.device is of.topology.chip

@@ -1,0 +1,215 @@
+"""The work of a step, counted by hand: FLOPs, bytes and the kernel's seconds of each part, and the time of all."""
+
+import dataclasses
+
+import pytest
+
+from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
+from tpullm.hardware.slices import parse
+from tpullm.planning.estimate import estimate
+from tpullm.planning.setting import CPU, MAXTEXT, Habits
+from tpullm.planning.work import Part, recomputed, useful_flops, work
+from tpullm.recipe.schema import OptimizerConfig
+
+M = 256  # tokens of a device
+DENSE_TIED = dataclasses.replace(DENSE, tied_embeddings=True)
+
+
+def matmul(rows: float, inputs: float, outputs: float, times: int = 1) -> Part:
+    """In bfloat16: the operands are read, the result is written."""
+    moved = 2 * (rows * inputs + inputs * outputs + rows * outputs)
+    return Part(flops=times * 2 * rows * inputs * outputs, moved_bytes=times * moved)
+
+
+def added(*parts: Part) -> Part:
+    return Part(*map(sum, zip(*parts, strict=True)))
+
+
+def test_three_layers_and_their_gradients():
+    """Each matmul runs forward, and for the gradients of its input and of its parameter."""
+    of = setting(fsdp=16)
+    assert of.tokens == M
+    found = work(of)
+    assert found["attention"] == added(matmul(M, 512, 512 + 2 * 256, 9), matmul(M, 512, 512, 9))
+    assert found["feed-forward"] == added(matmul(M, 512, 2 * 1024, 9), matmul(M, 1024, 512, 9))
+    plain = dataclasses.replace(of, model=dataclasses.replace(DENSE, gated=False))
+    assert work(plain)["feed-forward"] == added(matmul(M, 512, 1024, 9), matmul(M, 1024, 512, 9))
+    twice = work(dataclasses.replace(of, accumulation=2))
+    assert twice["attention"].flops == found["attention"].flops
+    assert twice["attention"] == added(matmul(M / 2, 512, 1024, 18), matmul(M / 2, 512, 512, 18))
+
+
+def test_tensor_splits_heads_features_and_the_vocabulary():
+    found = work(setting(fsdp=8, tensor=2))
+    assert found["attention"] == added(matmul(512, 512, 512, 9), matmul(512, 256, 512, 9))
+    assert found["feed-forward"] == added(matmul(512, 512, 1024, 9), matmul(512, 512, 512, 9))
+    assert found["loss"] == added(matmul(512, 512, 512, 3), Part(moved_bytes=16 * 512 * 512))
+
+
+def test_the_kernel_at_the_peak_where_no_schedule_is_known():
+    """Two matmuls of the scores forward and five backward, `[tokens, 256 keys]` of 8 heads of 64."""
+    one = 2 * M * 256 * 8 * 64 / 1e12
+    assert work(setting(fsdp=16))["attention kernel"].kernel_seconds == pytest.approx(3 * 7 * one)
+    assert work(setting(fsdp=16, habits=CPU))["attention kernel"].kernel_seconds == pytest.approx(3 * 6 * one)
+    shared = work(setting(fsdp=8, tensor=2))["attention kernel"].kernel_seconds
+    assert shared == pytest.approx(3 * 7 * one)  # twice the tokens, half of the heads
+
+
+def test_the_loss_is_three_matmuls_and_reads_the_table_for_each_chunk():
+    once = work(setting(fsdp=16, loss_chunks=1))["loss"]
+    assert once == added(matmul(M, 512, 1024, 3), Part(moved_bytes=16 * M * 1024))
+    chunked = work(setting(fsdp=16, loss_chunks=4))["loss"]
+    assert chunked.flops == once.flops
+    assert chunked.moved_bytes - once.moved_bytes == 3 * 12 * TABLE * 0.5  # at the full bandwidth, not at half of it
+    half = work(setting(fsdp=16, loss_chunks=1, accumulation=2))["loss"]
+    assert half == added(matmul(M / 2, 512, 1024, 6), Part(moved_bytes=16 * M * 1024))
+
+
+def test_what_is_recomputed_is_once_the_forward_pass():
+    of = setting(fsdp=16)
+    assert work(of)["recomputed"] == Part()
+    parts = {
+        "qkv": matmul(M, 512, 1024, 3),
+        "out": matmul(M, 512, 512, 3),
+        "up": matmul(M, 512, 2048, 3),
+        "scores": Part(kernel_seconds=3 * 2 * 2 * M * 256 * 8 * 64 / 1e12),
+    }
+    for name, part in parts.items():
+        assert work(dataclasses.replace(of, recompute=(name,)))["recomputed"] == pytest.approx(part)
+    every = work(dataclasses.replace(of, recompute=tuple(parts)))["recomputed"]
+    assert every == pytest.approx(added(*parts.values()))
+
+
+def test_norms_and_activations_are_read_and_written_once_forward_and_twice_backward():
+    """In attention four arrays of D and twice queries, keys and values; in the MLP four of D and 2.5 of F."""
+    of, attention, mlp = setting(fsdp=16), 4 * 512 + 2 * 1024, 4 * 512 + 2.5 * 1024
+    moved = lambda of: work(of)["norms and activations"].moved_bytes  # noqa: E731
+    assert moved(of) == 3 * 2 * M * 3 * (attention + mlp)
+    assert moved(dataclasses.replace(of, recompute=("qkv",))) == moved(of) + 3 * 2 * M * attention
+    assert moved(dataclasses.replace(of, recompute=("up",))) == moved(of) + 3 * 2 * M * mlp
+    plain = dataclasses.replace(of, model=dataclasses.replace(DENSE, gated=False))
+    assert moved(plain) == moved(of) - 3 * 2 * M * 3 * 1024
+    fused = dataclasses.replace(of, habits=Habits(fused=True, block=64))
+    assert moved(fused) == moved(of) + 3 * 2 * M * 4 * 512  # the queries' gradient of each of four blocks of keys
+    half = setting(fsdp=8, tensor=2)
+    assert moved(half) == 3 * 2 * 512 * 3 * (4 * 512 + 1024 + 4 * 512 + 2.5 * 512)
+
+
+def test_experts_multiply_their_own_rows_and_a_router_all_tokens():
+    """Two of eight experts are here; 256 tokens have two rows each. The router is in float32: six matmuls."""
+    found = work(setting(EXPERTS, fsdp=4, expert=4))["experts"]
+    assert found.flops == 9 * 6 * 2 * M * 512 * 8
+    assert found.grouped_flops == 9 * 2 * 512 * (512 * 2048 + 1024 * 512)
+    matrices = 2 * (2 * 512 * 2048 + 2 * 1024 * 512)
+    tokens = 2 * M * 512 * 2  # read by the router, and the sum of experts written
+    assert found.moved_bytes == 9 * (2 * 512 * (512 + 2048) + 2 * 512 * (1024 + 512) + matrices + tokens)
+    padded = work(setting(EXPERTS, fsdp=4, expert=4, padding=1.5))["experts"]
+    assert padded.grouped_flops == 0 and padded.flops == found.flops + 1.5 * found.grouped_flops
+    masked = work(setting(EXPERTS, fsdp=4, expert=4, habits=CPU))["experts"]
+    assert masked.grouped_flops == 2 * found.grouped_flops
+    shared = work(setting(dataclasses.replace(EXPERTS, shared_experts=2), fsdp=4, expert=4))["experts"]
+    assert shared.flops == found.flops + 9 * 2 * M * (512 * 4096 + 2048 * 512)
+    more = shared.moved_bytes - found.moved_bytes
+    assert more == 9 * 2 * (512 * 4096 + 2048 * 512 + M * (4096 + 2048))
+
+
+def test_the_rows_of_experts_are_sorted_too():
+    """Beside the activations of two experts, four arrays of D for each of a token's two rows."""
+    of = setting(EXPERTS, fsdp=4, expert=4, habits=MAXTEXT)
+    moved = lambda of: work(of)["norms and activations"].moved_bytes  # noqa: E731
+    hidden = 2 * (2.5 * 1024 + 4 * 512)
+    assert moved(of) == 3 * 2 * M * 3 * (4 * 512 + 2 * 1024 + 4 * 512 + hidden)
+    shared = dataclasses.replace(of, model=dataclasses.replace(EXPERTS, shared_experts=1))
+    assert moved(shared) - moved(of) == 3 * 2 * M * 3 * 2.5 * 1024
+    padded = dataclasses.replace(of, padding=1.5)
+    assert moved(padded) - moved(of) == 3 * 2 * M * 3 * hidden / 2
+
+
+def test_spread_experts_of_ours_recompute_their_first_matmul():
+    of = setting(EXPERTS, fsdp=4, expert=4, recompute=("qkv", "up"))
+    assert recomputed(of) == ("qkv", "up") and recomputed(dataclasses.replace(of, recompute=())) == ("up",)
+    assert recomputed(setting(EXPERTS, fsdp=16)) == () == recomputed(setting(fsdp=4, expert=4))
+    assert recomputed(dataclasses.replace(of, recompute=(), habits=MAXTEXT)) == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "moments", "bytes_each"),
+    [
+        ("adamw", "float32", 7 * 4 + 4),  # parameter and two moments read and written, the gradient read twice
+        ("adamw", "bfloat16", 4 * 4 + 4 * 2),
+        ("muon", "float32", 24),
+        ("muon", "bfloat16", 20),
+        ("adafactor", "float32", 20),
+    ],
+)
+def test_an_update_moves_each_parameter_of_a_device(kind, moments, bytes_each):
+    optimizer = OptimizerConfig(kind=kind, moments=moments)
+    of = setting(DENSE_TIED, fsdp=8, tensor=2, optimizer=optimizer)
+    parameters = (3 * (ATTENTION + MLP) + TABLE) / 16
+    assert work(of)["optimizer"].moved_bytes == bytes_each * parameters
+    often = work(dataclasses.replace(of, accumulation=3))["optimizer"]
+    assert often.moved_bytes == (bytes_each + 2 * 12) * parameters
+    untied = dataclasses.replace(of, model=dataclasses.replace(DENSE, tied_embeddings=False))
+    assert work(untied)["optimizer"].moved_bytes == bytes_each * (parameters + TABLE / 16)
+
+
+def test_muon_takes_five_steps_of_three_matmuls_a_matrix():
+    """X X^T of the short side, its square, and that times X; the chips of a slice share the matrices."""
+    of = setting(fsdp=16, optimizer=OptimizerConfig(kind="muon"))
+    step = lambda short, long: 2 * short * short * long + 2 * short**3 + 2 * short * short * long  # noqa: E731
+    matrices = 2 * step(512, 512) + 2 * step(256, 512) + 3 * step(512, 1024)
+    assert work(of)["optimizer"].flops == 3 * 5 * matrices / 16
+    assert work(setting(fsdp=16))["optimizer"].flops == 0
+    plain = dataclasses.replace(of, model=dataclasses.replace(DENSE, gated=False))
+    assert work(plain)["optimizer"].flops == 3 * 5 * (matrices - step(512, 1024)) / 16
+    experts = dataclasses.replace(of, model=EXPERTS)
+    assert work(experts)["optimizer"].flops == 3 * 5 * (matrices + 7 * 3 * step(512, 1024)) / 16
+    every = dataclasses.replace(of, model=dataclasses.replace(DENSE, kv_heads=8))
+    assert work(every)["optimizer"].flops == 3 * 5 * (matrices - 2 * step(256, 512) + 2 * step(512, 512)) / 16
+    slices = dataclasses.replace(of, topology=parse("2 x v6e:4x4"))
+    assert work(slices)["optimizer"].flops == work(of)["optimizer"].flops
+
+
+def test_useful_flops_are_six_a_parameter_and_half_of_the_scores():
+    expected = 6 * (3 * (ATTENTION + MLP) + TABLE) + 6 * 3 * 256 * 8 * 64
+    assert useful_flops(setting(fsdp=16)) == expected * 16 * 256 / 16
+
+
+def test_a_part_takes_as_long_as_its_matmuls_or_its_memory():
+    """At the efficiencies of the chip: 0.8 of 1e12 FLOP/s, half of that for experts, half of 1e10 bytes a second."""
+    of = setting(EXPERTS, fsdp=4, expert=4)
+    parts, found = work(of), estimate(of)
+    for name, part in parts.items():
+        computing = part.flops / 0.8e12 + part.grouped_flops / 0.4e12 + part.kernel_seconds / 0.25
+        assert found.computing[name] == pytest.approx(max(computing, part.moved_bytes / 0.5e10))
+    assert found.computing["optimizer"] == pytest.approx(parts["optimizer"].moved_bytes / 0.5e10)
+    assert found.step_seconds == pytest.approx(sum(found.computing.values()) + sum(found.exposed.values()))
+    assert found.step_seconds == pytest.approx(sum(found.parts.values()))
+    assert found.tokens_per_second == pytest.approx(16 * 256 / 16 / found.step_seconds)
+    assert found.mfu == pytest.approx(useful_flops(of) / found.step_seconds / 1e12)
+
+
+def test_what_overlaps_costs_a_quarter_and_what_is_longer_than_the_matmuls():
+    of = setting(DENSE_TIED, fsdp=16)
+    fast = dataclasses.replace(of, device=dataclasses.replace(of.device, link_bandwidth=1e15, latency_seconds=0))
+    found = estimate(fast)
+    assert found.exposed["fsdp"] == pytest.approx(0.25 * sum(one.seconds for one in found.transfers))
+    slow = estimate(dataclasses.replace(of, device=dataclasses.replace(of.device, link_bandwidth=1e5)))
+    compute, links = sum(slow.computing.values()), sum(one.seconds for one in slow.transfers)
+    assert links > compute
+    assert slow.exposed["fsdp"] == pytest.approx(0.25 * compute + links - compute)
+    waits = dataclasses.replace(fast, device=dataclasses.replace(fast.device, offloads_collectives=False))
+    gathers, sums = estimate(waits).transfers
+    assert estimate(waits).exposed["fsdp"] == pytest.approx(0.25 * gathers.seconds + sums.seconds)
+
+
+def test_offloaded_activations_are_waited_for_where_they_take_longer_than_all_else():
+    """There and back, 2 bytes each, of each token and layer; devices along `tensor` share them."""
+    of = setting(DENSE_TIED, fsdp=16, offloaded=1000)
+    found = estimate(of)
+    assert found.exposed["host"] == pytest.approx(4 * 1000 * 3 * M / 1e7 - sum(found.computing.values()))
+    twice = estimate(dataclasses.replace(of, accumulation=2))
+    assert twice.exposed["host"] + sum(twice.computing.values()) == pytest.approx(4 * 1000 * 3 * M / 1e7)
+    shared = estimate(setting(DENSE_TIED, fsdp=8, tensor=2, offloaded=1000))
+    assert shared.exposed["host"] + sum(shared.computing.values()) == pytest.approx(4 * 1000 * 3 * M / 1e7)
+    assert "host" not in estimate(dataclasses.replace(of, offloaded=1)).exposed
