@@ -185,18 +185,29 @@ def test_hosts_that_leave_end_nobody(ended):
     assert ended == []
 
 
-def test_an_error_on_one_host_is_raised_where_others_wait_and_ends_who_does_not(ended):
+def test_an_error_on_one_host_is_raised_where_others_wait(ended):
     first, second, third = connect()
     for one in (first, second):
         one.start()
     third.fail("a.txt: is broken", 2)
-    with pytest.raises(HostFailed, match=r"^host 2 \(name2\): a.txt: is broken$") as raised:
-        second.wait(lambda: False)
-    assert raised.value.code == 2
-    second._closing = True  # its command ends with that error
-    wait_for(lambda: ended)
-    time.sleep(0.3)
-    assert ended == [("host 2 (name2): a.txt: is broken", 2)], "host 0 was busy elsewhere"
+    for one in (first, second):
+        with pytest.raises(HostFailed, match=r"^host 2 \(name2\): a.txt: is broken$") as raised:
+            one.wait(lambda: False)
+        assert raised.value.code == 2
+        one.fail(str(raised.value), 2)  # its command fails with that error
+    time.sleep(0.5)
+    assert ended == [], "nobody has to be ended"
+
+
+def test_an_error_on_one_host_ends_others_that_do_not_wait_for_it(ended):
+    first, second, third = connect()
+    for one in (first, second):
+        one.start()
+    began = time.monotonic()
+    third.fail("a.txt: is broken", 2)
+    wait_for(lambda: len(ended) == 2)
+    assert ended == [("host 2 (name2): a.txt: is broken", 2)] * 2
+    assert time.monotonic() - began >= channel.SECONDS_TO_UNWIND
 
 
 def test_messages_from_host_0_arrive_on_all_hosts_in_order(ended):
