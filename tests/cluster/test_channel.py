@@ -4,6 +4,8 @@ import contextlib
 import importlib.util
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.conftest import ROOT
 from tpullm.cluster import channel, handshake, hosts
 from tpullm.cluster.channel import Channel
 from tpullm.cluster.relay import relay
@@ -326,3 +329,13 @@ def test_a_handler_gets_what_was_sent_as_json():
     first.send(1, {"kind": "a", "text": "あ\n"})
     wait_for(lambda: got)
     assert got == [(0, {"kind": "a", "text": "あ\n"})] and json.dumps(got)
+
+
+def test_the_end_of_a_process_is_one_line_and_waits_for_nothing():
+    """Exit handlers, as JAX's, would wait for hosts that are gone; what was printed before is not lost."""
+    program = (
+        "import atexit, time; from tpullm.cluster.channel import end_process\n"
+        "atexit.register(time.sleep, 300)\nprint('printed')\nend_process('host 1 is\\n gone', 75)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "printed\n", "tpullm: host 1 is gone\n")
