@@ -101,6 +101,7 @@ def test_hosts_meet_and_hear_each_others_names_though_strangers_knock():
     assert first.names == ["name0", "name1", "name2"] and first.index == 0
     for index, (own, answer) in enumerate(others, start=1):
         assert (own.names, own.index, answer["notice"]) == (first.names, index, 7)
+    talk([first, *(own for own, _ in others)])
 
 
 @pytest.mark.parametrize(
@@ -213,15 +214,26 @@ def test_an_error_on_one_host_ends_others_that_do_not_wait_for_it(ended):
     assert time.monotonic() - began >= channel.SECONDS_TO_UNWIND
 
 
-def test_messages_from_host_0_arrive_on_all_hosts_in_order(ended):
-    connected, seen = connect(), {0: [], 1: [], 2: []}
+def talk(connected: list[Channel]) -> None:
+    """Messages from host 0 arrive on all hosts in order, and those of any host on host 0."""
+    seen = {one.index: [] for one in connected}
     for one in connected:
         one.handlers["number"] = lambda sender, message, own=one.index: seen[own].append((sender, message["number"]))
         one.start()
     for number in range(50):
         connected[0].broadcast({"kind": "number", "number": number})
-    wait_for(lambda: all(len(numbers) == 50 for numbers in seen.values()))
-    assert all(numbers == [(0, number) for number in range(50)] for numbers in seen.values())
+    expected = [(0, number) for number in range(50)]
+    wait_for(lambda: all(numbers == expected for numbers in seen.values()))
+    for one in connected:
+        one.send(0, {"kind": "number", "number": 100 + one.index})
+    wait_for(lambda: len(seen[0]) == 50 + len(connected))
+    assert sorted(seen[0][50:]) == [(one.index, 100 + one.index) for one in connected]
+    for one in connected:
+        one.leave()
+
+
+def test_messages_arrive_in_order():
+    talk(connect())
 
 
 @pytest.fixture
