@@ -9,8 +9,9 @@ import jsonargparse
 import pytest
 
 from tests.conftest import ROOT, TINY, tpullm
+from tpullm import cli, log
 from tpullm.cli import VERBS
-from tpullm.errors import UserError
+from tpullm.errors import HostFailed, Interrupted, TryAgain, UserError
 from tpullm.recipe import parsing
 from tpullm.recipe.schema import Recipe
 
@@ -50,6 +51,35 @@ def test_json_is_one_value_and_nothing_else(tiny_run, arguments):
     done = tpullm(*arguments, "--model", tiny_run, "--json")
     json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("a.txt: is broken"), 2, "a.txt: is broken"),
+        (TryAgain("away"), 75, "away"),
+        (HostFailed("host 1 failed", 7), 7, "host 1 failed"),
+        (Interrupted("stopped and saved"), 130, "stopped and saved"),
+        (KeyboardInterrupt(), 130, "interrupted; finished work is kept, and the same command resumes"),
+        (MemoryError(), 2, "out of memory; use a smaller batch_size"),
+        (ValueError("gs://b/c: All retry attempts failed: CURL error [x]"), 75, "gs://b/c: the storage did not answer"),
+    ],
+)
+def test_every_failure_has_its_exit_code_and_one_line(monkeypatch, capsys, error, code, line):
+    def fail(argv):
+        raise error
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    monkeypatch.setattr(log, "_name", "")
+    assert cli.main(["pretrain"]) == code
+    said = capsys.readouterr().err
+    assert said.startswith(f"tpullm: {line}") and said.count("\n") == 1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "_dispatch", lambda argv: [][1])
+    with pytest.raises(IndexError):
+        cli.main(["pretrain"])
 
 
 def test_every_shipped_recipe_loads():

@@ -167,11 +167,6 @@ class Status:
         """Bytes."""
         return self.st_size
 
-    @property
-    def st_mtime_ns(self) -> int:
-        """The generation, which serves the same purpose."""
-        return self.generation
-
 
 class BucketPath(gpath.PosixGPath):
     """A path `gs://bucket/...`; a file is one request. Unpickled in another process, it connects there."""
@@ -182,10 +177,6 @@ class BucketPath(gpath.PosixGPath):
     def stat(self) -> Status:
         """Facts about the object; `FileNotFoundError` if there is none and none below."""
         return _status(filesystem().info(str(self)))
-
-    def is_file(self) -> bool:
-        """Whether an object has this name."""
-        return self.exists() and not self.stat().is_directory
 
     def read_bytes(self) -> bytes:
         """The whole object."""
@@ -218,10 +209,6 @@ class BucketPath(gpath.PosixGPath):
         except FileNotFoundError:
             if not missing_ok:
                 raise
-
-    def absolute(self) -> "BucketPath":
-        """Itself."""
-        return self
 
     def resolve(self, strict: bool = False) -> "BucketPath":
         """Itself: there are no links."""

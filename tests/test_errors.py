@@ -1,0 +1,55 @@
+"""Which errors are one line, and which: errors of the user's, of the machine, and no others."""
+
+import errno
+
+import pytest
+
+from tpullm.errors import HostFailed, TryAgain, UserError, correctable
+
+
+def caused(outer: Exception, inner: Exception) -> Exception:
+    """`outer`, raised from `inner`."""
+    try:
+        raise outer from inner
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (UserError("a.txt: is broken"), "a.txt: is broken"),
+        (OSError(errno.ENOSPC, "full", "/a"), "no space left on the device (/a); free some"),
+        (OSError(errno.EDQUOT, "full"), "no space left on the device; free some"),
+        (caused(RuntimeError("a save failed"), ValueError("No space left on device")), "no space left on the device; "),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: permission denied; choose another place"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a"), "/a: not a directory; choose another place"),
+        (MemoryError(), "out of memory; use a smaller batch_size"),
+        (RuntimeError("Out of memory while trying to allocate 2500000000 bytes"), "out of memory (2.5 GB at once); "),
+        (OSError("AF_UNIX path too long"), "the temporary folder's path is too long; set TMPDIR"),
+    ],
+)
+def test_what_the_user_can_correct_is_one_line(error, line):
+    assert correctable(error).startswith(line)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TryAgain("the storage did not answer"),
+        HostFailed("host 1 failed", 1),
+        RuntimeError("a fault"),
+        OSError(errno.EIO, "input/output error", "/a"),
+        ValueError("Out of memory"),
+    ],
+)
+def test_nothing_else_is(error):
+    assert correctable(error) is None
+
+
+def test_a_notebook_shows_the_line_alone():
+    assert TryAgain("later")._render_traceback_() == ["TryAgain: later"]
+
+
+def test_exit_codes():
+    assert (UserError("").code, TryAgain("").code, HostFailed("", 130).code) == (2, 75, 130)
