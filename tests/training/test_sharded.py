@@ -15,8 +15,8 @@ from tests.conftest import ROOT
 from tests.training.small import ARCHITECTURE, SPREAD
 from tpullm.errors import UserError
 from tpullm.mesh.axes import AXES
-from tpullm.mesh.collectives import line_groups
 from tpullm.mesh.layout import RULES, make_mesh, planned_mesh
+from tpullm.mesh.torus import line_groups
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.fits import KEYS, check_fits
 from tpullm.training.state import Architecture
@@ -111,11 +111,11 @@ def assert_those_of_one_device(found: dict[str, dict[str, list]], tolerance: flo
         ({"fsdp": -1, "tensor": 3}, 8, "needs a multiple of 3 and does not fit 8 device(s); use {fsdp: -1, tensor: 4}"),
         ({}, 8, "mesh: {} needs 1 and does not fit 8 device(s); use {fsdp: -1}"),
         ({"fsdp": -1, "tensor": -1}, 8, "mesh: fsdp and tensor are -1, and only one can be"),
-        ({"fsdp": 0}, 1, "mesh.fsdp: 0 is no number of devices; use 1 or more, or -1"),
-        ({"fsdp": -2}, 8, "mesh.fsdp: -2 is no number of devices"),
-        ({"fsdp": -2, "tensor": -4}, 8, "mesh.fsdp: -2 is no number of devices"),
-        ({"fsdp": 2.0}, 2, "mesh.fsdp: 2.0 is no number of devices"),
-        ({"fsdp": True}, 1, "mesh.fsdp: True is no number of devices"),
+        ({"fsdp": 0}, 1, "mesh.fsdp: 0 is not a number of devices; use 1 or more, or -1"),
+        ({"fsdp": -2}, 8, "mesh.fsdp: -2 is not a number of devices"),
+        ({"fsdp": -2, "tensor": -4}, 8, "mesh.fsdp: -2 is not a number of devices"),
+        ({"fsdp": 2.0}, 2, "mesh.fsdp: 2.0 is not a number of devices"),
+        ({"fsdp": True}, 1, "mesh.fsdp: True is not a number of devices"),
         ({"tensr": 2}, 2, "mesh: tensr is not an axis; the axes are data, fsdp, expert, sequence, tensor; the nearest"),
     ],
 )

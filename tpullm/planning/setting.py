@@ -31,7 +31,7 @@ class Habits:
     """How a program does what it does: ours, or another one's whose speed is published.
 
     Args:
-        in_lines: a gather over a whole slice goes first over a part of it and then along lines (`collectives._steps`).
+        in_lines: a gather over a whole slice goes first over a part of it and then along lines (`torus.steps`).
         sums: how often a gradient's bytes go over the links: 1 where it is scattered, 2 where it is summed everywhere.
         passes: products of the scores' size in attention's backward pass, where no schedule of its kernel is known.
         tensor_waits: what goes along `tensor` is not hidden beside the products that it is for.

@@ -47,7 +47,7 @@ def _parameters(setting: Setting) -> list[Transfer]:
     summed = setting.habits.sums * numbers * setting.gradient * share
     hops = 2 * times * model.layers * 2
     gathers_wait, sums_wait = stops(setting)
-    # Over three dimensions, sums go over two at once (`collectives._steps`).
+    # Over three dimensions, sums go over two at once (`torus.steps`).
     planes = setting.habits.in_lines and size == setting.topology.chips and min(setting.topology.shape[2:] or (1,)) > 1
     found = [
         _transfer(setting, "fsdp", "gathers of parameters", gathered, hops, gathers_wait),
@@ -68,7 +68,7 @@ def stops(setting: Setting) -> tuple[bool, bool]:
     """Whether gathers and sums along `fsdp` stop everything else: what compiled programs show (benchmarks/LOG.md).
 
     A v5e's sums do; on a v6e and a v5p both do where the axis is over several lines of the torus and not the whole
-    mesh: see `collectives._steps`.
+    mesh: see `torus.steps`.
     """
     if setting.habits != OURS or setting.topology.generation == "local":
         return False, False

@@ -9,7 +9,7 @@ from tests.training.small import batch, mesh
 from tpullm.mesh.layout import named_sharding
 from tpullm.model.attention import blockwise, flash, kernels
 from tpullm.model.attention.kernels import attention_kernel
-from tpullm.model.attention.layer import allowed, attend
+from tpullm.model.attention.plain import attend, causal_mask
 from tpullm.model.attention.splash import splash
 from tpullm.recipe.schema import ModelConfig
 
@@ -38,7 +38,7 @@ def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap
     sinks_N = jax.random.normal(keys[4], (heads,)) if sinks else None
 
     def both(attention, q, k, v, cotangent, sinks_N, segments, positions):
-        mask = allowed(segments, positions, segments, positions, window or None)
+        mask = causal_mask(segments, positions, segments, positions, window or None)
         # Where there is padding, nothing is asked: whom it looks at may differ.
         real = (segments > 0)[:, :, None, None]
         mixed, back = jax.vjp(lambda q, k, v, s: attention(q, k, v, mask, s) * real, q, k, v, sinks_N)
