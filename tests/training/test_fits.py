@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from jax.sharding import AbstractDevice
 
 from tests.training.small import ARCHITECTURE, SPREAD
 from tpullm.errors import UserError
 from tpullm.mesh.axes import AXES
 from tpullm.mesh.layout import planned_mesh
 from tpullm.recipe.schema import TrainConfig
-from tpullm.training.fits import KEYS, check_fits
+from tpullm.training.fits import KEYS, check_fits, nearest
 from tpullm.training.state import Architecture
 
 
@@ -26,7 +27,8 @@ def refused(make) -> str:
 
 def fits(mesh, stage="pretrain", sizes_given=False, **settings):
     """`check_fits` for `SPREAD` (4 heads, 2 of keys, width 32, 8 experts of width 16, context 32) and settings."""
-    training = {key: settings.pop(key) for key in ("batch_size", "accumulation", "sequence_length") if key in settings}
+    keys = ("batch_size", "accumulation", "sequence_length", "loss_chunks")
+    training = {key: settings.pop(key) for key in keys if key in settings}
     architecture = Architecture(dataclasses.replace(SPREAD.config, **settings))
     config = TrainConfig(**{"batch_size": 16, "sequence_length": 32} | training)
     check_fits(architecture, config, 96, mesh, stage, sizes_given)
@@ -116,3 +118,41 @@ def test_every_dimension_of_a_parameter_has_its_key(architecture):
     for axes, shape in zip(leaves, shapes, strict=True):
         for axis, size in zip(axes, shape, strict=True):
             assert size in (getattr(config, KEYS[axis]), shared if axis == "mlp" else None)
+
+
+@pytest.mark.parametrize(
+    ("devices", "chunks", "told"), [(1, 5, "32 tokens of a row that a device has; use 4 or 8"), (2, 32, "16 tokens of")]
+)
+def test_chunks_of_the_loss_divide_what_a_device_has_of_a_row(devices, chunks, told):
+    mesh = planned_mesh({"sequence": devices}, devices)
+    message = refused(lambda: fits(mesh, loss_chunks=chunks))
+    assert message.startswith(f"pretrain.loss_chunks: {chunks} does not divide the {told}")
+    fits(mesh, loss_chunks=16)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("TPU v5 lite", 1024), ("TPU v5", 1024), ("TPU v6 lite", 2048)])
+def test_a_block_of_attention_fits_the_memory_on_the_chip(kind, most):
+    mesh = planned_mesh({}, 1, AbstractDevice(kind, 1, "tpu"))
+    fits(mesh, attention_block=most)
+    if most < 2048:
+        assert refused(lambda: fits(mesh, attention_block=2048)).endswith(f"of a {kind}; use {most} or less")
+    fits(planned_mesh({}, 1, AbstractDevice("a GPU", 1, "gpu")), attention_block=2048)
+
+
+def test_a_vocabulary_and_a_row_that_the_model_does_not_hold_are_refused():
+    mesh = planned_mesh({}, 1)
+    fits(mesh, vocabulary_size=96), fits(mesh, sequence_length=32)
+    message = refused(lambda: fits(mesh, vocabulary_size=95))
+    assert message == "model.vocabulary_size: 95 is smaller than the tokenizer's 96; set it to 0"
+    message = refused(lambda: fits(mesh, stage="finetune.train", sequence_length=33))
+    assert message.startswith("finetune.train.sequence_length: 33 tokens") and message.endswith("use 32 or less")
+
+
+@pytest.mark.parametrize("size", [1, 7, 12, 30])
+def test_the_nearest_sizes_are_the_nearest_that_fit(size):
+    for divisor, most in ((3, 5), (5, 2), (13, 13)):
+        fitting = [other for other in range(1, size + most + 1) if other % divisor == 0 and other != size]
+        smaller, larger = ([other for other in fitting if of(other)] for of in (lambda n: n < size, lambda n: n > size))
+        assert nearest(size, lambda other, d=divisor: other % d == 0, most) == " or ".join(
+            str(other) for other in (*smaller[-1:], *larger[:1])
+        )
