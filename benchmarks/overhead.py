@@ -31,7 +31,7 @@ from tpullm.data.token_store import TokenStore  # noqa: E402
 from tpullm.mesh.layout import make_mesh  # noqa: E402
 from tpullm.recipe.schema import TrainConfig  # noqa: E402
 from tpullm.training import loop  # noqa: E402
-from tpullm.training.metrics import Meter  # noqa: E402
+from tpullm.training.meter import Meter  # noqa: E402
 
 WARM_UP = 5  # steps that are not counted: they compile, and the reading ahead begins
 STEP_MS = 200.0  # of a device that is worth its money; the share is of this

@@ -90,7 +90,7 @@ def read_lines(run: Path) -> list[dict]:
 
 
 def wait_share(lines: list[dict]) -> float:
-    """The share of the steps' time that was spent waiting for data, as `training/metrics.Meter` counts it."""
+    """The share of the steps' time that was spent waiting for data, as `training/meter.Meter` counts it."""
     waited = sum(line["data_wait_share"] * line["step_seconds"] for line in lines)
     return waited / sum(line["step_seconds"] for line in lines)
 

@@ -88,7 +88,7 @@ def leftovers(folder: Path) -> list[str]:
         (["--mesh", "{fsdp: 1.5}"], "1.5 is no whole number of devices along an axis"),
         (["--mesh", "{fsdp: two}"], "mesh: two is no whole number of devices"),
         (["--mesh", "{fsdp: true}"], "True is no whole number of devices"),
-        (["--mesh", "{fsdp: -2}"], "mesh.fsdp: -2 is no number of devices"),
+        (["--mesh", "{fsdp: -2}"], "mesh.fsdp: -2 is not a number of devices"),
         (
             ["--mesh", "{tensr: 2}"],
             "tensr is not an axis; the axes are data, fsdp, expert, sequence, tensor; the neares",

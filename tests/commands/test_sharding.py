@@ -112,7 +112,7 @@ def test_it_is_a_table_for_people(capsys, tmp_path):
             "use mesh.tensor 2, or model.vocabulary_size 2052",
         ),
         (("--mesh={fsdp: -1, data: -1}",), "mesh: fsdp and data are -1, and only one can be"),
-        (("--mesh={fsdp: 0}",), "mesh.fsdp: 0 is no number of devices"),
+        (("--mesh={fsdp: 0}",), "mesh.fsdp: 0 is not a number of devices"),
         (("--mesh={fsdp: 4}", "--devices=6"), "does not fit 6 device(s)"),
         (("--mesh={rows: 4}",), "rows is not an axis"),
         (("--mesh={expert: 4}", "--model.experts=6"), "model.experts: 6 can't be shared by 4 devices along"),

@@ -22,16 +22,17 @@ def _inputs(seed: int = 0):
     return hidden, table, targets, weights
 
 
-def _ours(hidden, table, targets, weights, z_loss=0.0, chunks=0):
+def _ours(hidden, table, targets, weights, z_loss=0.0, chunks=0, softcap=0.0):
     hidden = jax.reshard(hidden, RULES.spec("batch", "time", "width"))
     targets, weights = (jax.reshard(array, RULES.spec("batch", "time")) for array in (targets, weights))
     table = jax.reshard(table, RULES.spec("vocabulary", "embed"))
-    return cross_entropy(hidden, table, targets, weights, z_loss, chunks=chunks)
+    return cross_entropy(hidden, table, targets, weights, z_loss, softcap, chunks=chunks)
 
 
-def _plain(hidden, table, targets, weights, z_loss):
+def _plain(hidden, table, targets, weights, z_loss, softcap=0.0):
     """The definition, in float64 numpy-like steps, with all logits at once."""
     logits = jnp.einsum("btd,vd->btv", hidden, table)
+    logits = softcap * jnp.tanh(logits / softcap) if softcap else logits
     log_z = jax.nn.logsumexp(logits, axis=-1)
     nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jnp.sum(weights * (nll + z_loss * log_z**2))
@@ -53,21 +54,52 @@ def test_chunks_that_are_asked_for(chunks, length):
         np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize(("z_loss", "softcap"), [(0.0, 0.0), (0.1, 0.0), (0.1, 2.0)])
 @pytest.mark.parametrize("chunk", [1, 4, 12])
-def test_value_and_gradients_are_those_of_the_definition(monkeypatch, chunk, z_loss):
+def test_value_and_gradients_are_those_of_the_definition(monkeypatch, chunk, z_loss, softcap):
     monkeypatch.setattr(losses, "logits_bytes", lambda: 4 * B * V * chunk)
     assert chunk_length(B, T, V) == chunk
     hidden, table, targets, weights = _inputs()
     with jax.set_mesh(mesh()):
-        ours = jax.value_and_grad(lambda h, t: 3 * _ours(h, t, targets, weights, z_loss)[0], (0, 1))
+        ours = jax.value_and_grad(lambda h, t: 3 * _ours(h, t, targets, weights, z_loss, softcap=softcap)[0], (0, 1))
         value, gradients = jax.jit(ours)(hidden, table)
-    plain = jax.value_and_grad(lambda h, t: 3 * _plain(h, t, targets, weights, z_loss), (0, 1))
+    plain = jax.value_and_grad(lambda h, t: 3 * _plain(h, t, targets, weights, z_loss, softcap), (0, 1))
     expected, expected_gradients = plain(hidden, table)
     # Both are float32 sums of 24 terms; 1e-5 is about 100 roundings.
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for ours_gradient, plain_gradient in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours_gradient, plain_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_the_value_alone_is_that_with_gradients():
+    """Where nothing is differentiated another program runs: an evaluation's. And the sums are of the definition."""
+    hidden, table, targets, weights = _inputs()
+    with jax.set_mesh(mesh()):
+        value, sums = jax.jit(lambda h, t: _ours(h, t, targets, weights, 0.1, 3, 2.0))(hidden, table)
+        of = jax.value_and_grad(lambda h, t: _ours(h, t, targets, weights, 0.1, 3, 2.0), (0, 1), has_aux=True)
+        (expected, expected_sums), _ = jax.jit(of)(hidden, table)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for one, other in zip(sums[:4], expected_sums[:4], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    np.testing.assert_allclose(sums.loss, _plain(hidden, table, targets, weights, 0.0, 2.0), rtol=1e-5)
+    np.testing.assert_allclose(sums.loss + 0.1 * sums.z, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 12, 27, 97, 1000])
+def test_a_chunk_is_the_largest_divisor_that_fits(monkeypatch, length):
+    """And one token where not even that fits."""
+    for most in (0, 1, 2, 9, 40, 5000):
+        monkeypatch.setattr(losses, "logits_bytes", lambda most=most: 4 * B * V * most)
+        fitting = [size for size in range(1, length + 1) if length % size == 0 and size <= max(most, 1)]
+        assert chunk_length(B, length, V) == max(fitting)
+
+
+def test_a_chunk_is_larger_on_an_accelerator(monkeypatch):
+    sizes = {}
+    for platform in ("cpu", "gpu", "tpu"):
+        monkeypatch.setattr(losses, "target", lambda platform=platform: platform)
+        sizes[platform] = losses.logits_bytes()
+    assert sizes["cpu"] == 64 << 20 and sizes["gpu"] == sizes["tpu"] == 1 << 30
 
 
 def test_sums_count_weights_and_right_answers():

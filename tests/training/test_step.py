@@ -5,16 +5,18 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
 from tpullm.data.batch import Batch
 from tpullm.mesh.layout import RULES
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
+from tpullm.training import step as step_module
 from tpullm.training.evaluation import make_evaluation
 from tpullm.training.losses import cross_entropy
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import Architecture, initial
+from tpullm.training.state import Architecture, initial, with_params
 from tpullm.training.step import accumulate, batch_loss, make_step
 
 
@@ -95,6 +97,75 @@ def test_accumulated_equals_whole(parts):
         )
     np.testing.assert_allclose(whole[1].weight, cut[1].weight)
     _assert_close((whole[1].loss, whole[0]), (cut[1].loss, cut[0]))
+
+
+def test_micro_batches_are_every_nth_row_once():
+    """So that each has rows of all devices; and a micro-batch is all that is computed at once."""
+    seen = []
+
+    def gradients(params, part, key):
+        seen.append(part.inputs.shape)
+        return params * part.inputs.sum(), part.inputs.at[:, 0].get().sum() ** 2
+
+    rows = jnp.arange(8, dtype=jnp.int32)[:, None] * jnp.ones((1, 4), jnp.int32)
+    b = Batch(**{field.name: rows for field in dataclasses.fields(Batch)})
+    with jax.set_mesh(mesh()):
+        total, squares = accumulate(gradients, 4, jnp.ones(()), b, None)
+        assert accumulate(gradients, 1, jnp.ones(()), b, None)[0] == total == 4 * 28
+    assert seen[-1] == (8, 4) and set(seen[:-1]) == {(2, 4)}
+    assert squares == sum((n + n + 4) ** 2 for n in range(4))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_step_follows_the_gradient_of_the_mean_and_says_what_it_was(accumulation):
+    """By plain descent at a rate of 1; float32 as above. The loss that is told is without the z-loss."""
+    z_loss = 0.1
+    config = TrainConfig(batch_size=4, accumulation=accumulation, optimizer=OptimizerConfig(z_loss=z_loss))
+    b, optimizer = jax.tree.map(jnp.asarray, batch()), optax.sgd(1.0)
+
+    def mean(tree):
+        total, sums = batch_loss(ARCHITECTURE, tree, b, dtype=jnp.float32, z_loss=z_loss)
+        return total / b.weights.sum(), sums
+
+    with jax.set_mesh(mesh()):
+        (_, sums), grads = jax.jit(jax.value_and_grad(mean, has_aux=True))(params())
+        state = with_params(params(), optimizer)
+        state, metrics = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0)(state, b)
+    moved = jax.tree.map(lambda before, after: before - after, params(), state["params"])
+    for one, other in zip(jax.tree.leaves(moved), jax.tree.leaves(grads), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * float(np.abs(other).max()) + 1e-7)
+    tokens = b.weights.sum()
+    assert metrics["tokens"] == tokens and int(state["step"]) == 1
+    np.testing.assert_allclose(metrics["loss"], sums.loss / tokens, rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], sums.correct / tokens, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
+
+
+def test_each_step_and_seed_drops_other_activations():
+    """The model stands still; only the key differs."""
+    architecture = Architecture(dataclasses.replace(CONFIG, dropout=0.3))
+    still, b = optax.set_to_zero(), jax.tree.map(jnp.asarray, batch())
+
+    def losses(seed, steps):
+        with jax.set_mesh(mesh()):
+            step = make_step(architecture, still, TrainConfig(batch_size=4), jnp.float32, seed)
+            state, found = with_params(params(architecture=architecture), still), []
+            for _ in range(steps):
+                state, metrics = step(state, b)
+                found.append(float(metrics["loss"]))
+        return found
+
+    first, second = losses(0, 2)
+    assert losses(0, 1) == [first] != [second] and losses(1, 1) != [first]
+
+
+def test_the_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
+    monkeypatch.setattr(step_module, "compiler_options", lambda: {"an option": "that no compiler has"})
+    with jax.set_mesh(mesh()):
+        step = make_step(ARCHITECTURE, optax.sgd(1.0), TrainConfig(batch_size=4), jnp.float32, seed=0)
+        lowered = step.lower(with_params(params(), optax.sgd(1.0)), jax.tree.map(jnp.asarray, batch()))
+        with pytest.raises(jax.errors.JaxRuntimeError, match="an option"):
+            lowered.compile()
 
 
 def test_a_bfloat16_step_is_near_a_float32_step():

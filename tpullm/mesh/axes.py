@@ -1,4 +1,4 @@
-"""How many devices lie along each axis of a mesh, and what is wrong with the sizes that were asked for; without JAX."""
+"""The number of devices along each axis of a mesh, and what is wrong with the sizes asked for; without JAX."""
 
 import difflib
 import math
@@ -10,7 +10,7 @@ AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 
 
 def check_sizes(shape: Mapping[str, int]) -> None:
-    """Refuse what fits no number of devices: an unknown axis, a size that is none; `UserError` names the axis."""
+    """Refuse an unknown axis and a size that is not a number of devices; `UserError` names the axis."""
     for axis, size in shape.items():
         if axis not in AXES:
             nearest = difflib.get_close_matches(str(axis), AXES, 1, 0.5)
@@ -18,7 +18,7 @@ def check_sizes(shape: Mapping[str, int]) -> None:
             raise UserError(f"mesh: {axis} is not an axis; the axes are {', '.join(AXES)}{told}")
         if isinstance(size, bool) or not isinstance(size, int) or (size < 1 and size != -1):
             raise UserError(
-                f"mesh.{axis}: {size} is no number of devices; use 1 or more, or -1 for all that the others leave"
+                f"mesh.{axis}: {size} is not a number of devices; use 1 or more, or -1 for all remaining devices"
             )
     fills = [axis for axis, size in shape.items() if size == -1]
     if len(fills) > 1:
@@ -26,14 +26,14 @@ def check_sizes(shape: Mapping[str, int]) -> None:
 
 
 def axis_sizes(shape: Mapping[str, int], devices: int, hosts: int = 1) -> tuple[int, ...]:
-    """The size of each of `AXES`; an axis that `shape` does not name has size 1, and -1 fills.
+    """The size of each of `AXES`. An axis that `shape` does not name has size 1; -1 takes the remaining devices.
 
     Args:
         devices: of all hosts together.
-        hosts: how many hosts have them, to say so.
+        hosts: how many hosts have them, for the message.
 
     Raises:
-        UserError: as of `check_sizes`, or sizes whose product is not the number of devices.
+        UserError: see `check_sizes`; or the product of the sizes is not the number of devices.
     """
     check_sizes(shape)
     needed, fills = math.prod(size for size in shape.values() if size != -1), -1 in shape.values()
@@ -47,31 +47,31 @@ def axis_sizes(shape: Mapping[str, int], devices: int, hosts: int = 1) -> tuple[
 
 
 def written(shape: Mapping[str, int]) -> str:
-    """The mesh as a recipe says it."""
+    """The mesh as a recipe writes it."""
     return "{" + ", ".join(f"{axis}: {size}" for axis, size in shape.items()) + "}"
 
 
 def _nearest_shapes(shape: Mapping[str, int], devices: int) -> str:
-    """The two meshes that fit `devices` and differ least from `shape`, in ratios of sizes.
+    """The two meshes that fit `devices` and are closest to `shape`, in ratios of sizes.
 
-    If the sizes divide the devices, the first is the mesh with the rest along `fsdp`.
+    If the sizes divide the number of devices, the first one has the remaining devices along `fsdp`.
     """
     fixed, fills = [axis for axis, size in shape.items() if size != -1], -1 in shape.values()
     found = []
     if "fsdp" not in shape and not fills and devices % math.prod(shape.values()) == 0:
         found.append({"fsdp": -1, **shape})
 
-    def far(sizes: tuple[int, ...]) -> float:
+    def distance(sizes: tuple[int, ...]) -> float:
         return sum(abs(math.log(size / shape[axis])) for axis, size in zip(fixed, sizes, strict=True))
 
     divisors = [size for size in range(1, devices + 1) if devices % size == 0]
     whole = [sizes for sizes in _shared(devices, len(fixed), divisors) if fills or math.prod(sizes) == devices]
-    found += [{**shape, **dict(zip(fixed, sizes, strict=True))} for sizes in sorted(whole, key=far)]
+    found += [{**shape, **dict(zip(fixed, sizes, strict=True))} for sizes in sorted(whole, key=distance)]
     return " or ".join(map(written, found[:2]))
 
 
 def _shared(devices: int, axes: int, divisors: list[int]) -> Iterator[tuple[int, ...]]:
-    """All sizes of so many axes, out of `divisors`, whose product divides `devices`."""
+    """All sizes of this many axes, out of `divisors`, whose product divides `devices`."""
     if not axes:
         yield ()
         return

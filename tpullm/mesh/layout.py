@@ -1,4 +1,4 @@
-"""Where every array lives: the mesh, and the rules from logical dimensions to mesh axes.
+"""Where every array lives: the mesh, and the rules that map logical dimensions to mesh axes.
 
 The mesh is Explicit: the sharding is part of an array's type, so a layout mistake is an error while tracing, on a
 laptop. On one device the mesh is 1x1x1x1x1 and the same code runs.
@@ -22,11 +22,11 @@ EXPLICIT = (AxisType.Explicit,) * len(AXES)
 class Rules:
     """Which mesh axes split each logical dimension of an array.
 
-    Rows of a batch are split over everything that holds a copy of the computation. A parameter's width is split over
-    `fsdp` while it rests and gathered where it is used (ZeRO-3); heads, feed-forward and vocabulary are split over
-    `tensor` in parameters and in activations alike (Megatron). Experts are spread over `expert`, each whole or split
-    over `tensor` like any feed-forward layer; tokens travel to them. `routes` are a router's scores, one for each
-    expert: a token needs all of them, so they are split over nothing.
+    Rows of a batch are split over all axes of data parallelism. A parameter's width is sharded over `fsdp` at rest and
+    all-gathered where it is used (ZeRO-3). Heads, feed-forward and vocabulary are split over `tensor`, in parameters
+    and in activations (Megatron). Experts are split over `expert`, each whole or split over `tensor` like any
+    feed-forward layer; tokens are sent to them. `routes` are a router's scores, one for each expert; a token needs all
+    of them, so they are not split.
     """
 
     batch: tuple[str, ...] | None = ("data", "fsdp", "expert")
@@ -55,7 +55,7 @@ RULES = Rules()
 
 
 def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
-    """The explicit mesh over `devices` (default all), with all of `AXES`; an axis not named has size 1, -1 fills.
+    """The explicit mesh over `devices` (default all) with all of `AXES`, of the sizes of `axis_sizes`.
 
     Raises:
         UserError: an unknown axis, or sizes whose product is not the number of devices.
@@ -66,12 +66,12 @@ def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None)
 
 
 def arrange_devices(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
-    """The devices by their place in a mesh of these `sizes`: near each other along the axes that talk most.
+    """The devices as an array of these `sizes`: neighbours along the axes that communicate most.
 
-    Slices of TPUs are told apart along `data` alone, since between them there is only the data center's network.
+    TPU slices differ along `data` alone, since only the data center's network connects them.
 
     Raises:
-        UserError: `data` can't be shared by the slices.
+        UserError: the size of `data` is not a multiple of the number of slices.
     """
     on_tpu = devices[0].platform == "tpu"
     slices = len({getattr(device, "slice_index", 0) for device in devices}) if on_tpu else 1
@@ -85,16 +85,16 @@ def arrange_devices(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np
 
 
 def planned_mesh(shape: Mapping[str, int], devices: int, device: AbstractDevice | None = None) -> AbstractMesh:
-    """The mesh of that many devices that are not here: layouts can be computed on it, arrays can't.
+    """The mesh of devices that this machine need not have: layouts can be computed on it, arrays can't.
 
     Args:
-        device: what kind they are, where a program is traced for them.
+        device: the kind of device, to trace a program for it.
     """
     return AbstractMesh(axis_sizes(shape, devices), AXES, axis_types=EXPLICIT, abstract_device=device)
 
 
 def abstract_device() -> AbstractDevice | None:
-    """The kind of device of the mesh that is computed for, which needn't be here; None where no mesh is set."""
+    """The kind of device of the current mesh, which this machine need not have; None if no mesh is set."""
     return jax.sharding.get_abstract_mesh().abstract_device
 
 
@@ -110,11 +110,11 @@ def named_sharding(mesh: Mesh, *dimensions: str | None, rules: Rules = RULES) ->
 
 
 def axis_size(axis: str | None) -> int:
-    """How many devices of the mesh in use are along `axis`."""
+    """How many devices the current mesh has along `axis`."""
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def unstacked_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
-    """The logical axes of one parameter of those that are stacked by layer and by expert."""
+    """The logical axes of one parameter, without the leading axes that stack layers and experts."""
     stacked = next((n for n, axis in enumerate(axes) if axis not in ("layers", "experts")), len(axes))
     return axes[stacked:]

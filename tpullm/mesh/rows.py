@@ -1,4 +1,4 @@
-"""Rows of a batch: which ones this host's devices need, and numpy rows as arrays on the mesh."""
+"""Rows of a batch: which of them this host's devices need, and how numpy rows become arrays on the mesh."""
 
 import math
 from typing import Any
@@ -12,12 +12,12 @@ from tpullm.mesh.layout import RULES, named_sharding
 
 
 def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """The rows of a batch that this host's devices hold a part of, int64, ascending.
+    """The rows of a batch of which this host's devices hold a part, int64, ascending.
 
-    They follow from the mesh, not from the host's index: hosts that share a row's times need the same rows.
+    They follow from the mesh, not from the host's index: hosts that split a row along `sequence` need the same rows.
 
     Raises:
-        UserError: the devices can't share the rows.
+        UserError: the batch size is not a multiple of the number of parts.
     """
     sharding, shape = named_sharding(mesh, "batch", "time"), (batch_size, mesh.shape["sequence"])
     if batch_size % _row_parts(mesh):
@@ -36,7 +36,7 @@ def put(mesh: Mesh, batch: Any) -> Any:
     own_parts = own_rows(mesh, parts)
 
     def place(x: np.ndarray) -> jax.Array:
-        size = len(x) // len(own_parts)  # rows of a part
+        size = len(x) // len(own_parts)  # rows in a part
         assert size * len(own_parts) == len(x), f"{len(x)} rows for {len(own_parts)} parts"
         row_of_part = {part * size: row * size for row, part in enumerate(own_parts.tolist())}
 

@@ -1,4 +1,4 @@
-"""How large the model is and how much a token costs."""
+"""The number of parameters, and the FLOPs of a token."""
 
 import math
 
@@ -13,7 +13,7 @@ def parameter_count(shapes: dict) -> int:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Parameters that multiply each token: the blocks' matrices (its own experts') and the output table."""
+    """Parameters that multiply each token: the matrices of the blocks (chosen experts alone) and the output table."""
     D, N, K, H, F = config.width, config.heads, config.kv_heads, config.head_width, config.mlp_width
     mlp = (3 if config.gated else 2) * D * F
     if config.experts:
@@ -25,8 +25,8 @@ def matrix_parameters(config: ModelConfig) -> int:
 def training_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
     """Floating-point operations of forward and backward for one token (PaLM, appendix B, causal attention halved).
 
-    2 for each multiply-add, 3 for forward and the two gradients: 6 per matrix parameter; attention adds
-    `6 L T N H` (half of 12: a token looks at T/2 others on average).
+    6 per matrix parameter: 2 for each multiply-add, times 3 for the forward pass and the two gradients. Attention adds
+    `6 L T N H`, half of 12: a token attends to T/2 others on average.
     """
     attention = 6 * config.layers * sequence_length * config.heads * config.head_width
     return 6 * matrix_parameters(config) + attention

@@ -1,4 +1,4 @@
-"""Rows of the embedding table by token id, on a table that is split over devices."""
+"""Embedding lookup: rows of a table by token id, with the table split over devices."""
 
 import math
 from functools import partial
@@ -12,7 +12,7 @@ from tpullm.mesh.layout import RULES, mesh_axes
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def lookup(axes: tuple[str, str], reduce_dtype: str, dtype, table: jax.Array, indices_BT: jax.Array) -> jax.Array:
-    """Rows of a parameter `[V, D]`, in `dtype`: `[B, T, D]`. Its gradient is added up in float32.
+    """Rows of a parameter `[V, D]`, in `dtype`: `[B, T, D]`. Each device sums its gradient in float32.
 
     Args:
         axes, reduce_dtype: as for `matmul`.
@@ -20,16 +20,16 @@ def lookup(axes: tuple[str, str], reduce_dtype: str, dtype, table: jax.Array, in
     spec = RULES.spec("batch", "time", "width")
     split = mesh_axes(RULES.spec(axes[0]), (0,))
 
-    def rows(table_VD, indices_BT):
-        here, within = _here(table_VD.shape[0], indices_BT, split)
-        found_BTD = jnp.where(within[..., None], table_VD.at[here].get(mode="clip"), 0)
+    def local(table_VD, indices_BT):
+        rows, within = _local_rows(table_VD.shape[0], indices_BT, split)
+        found_BTD = jnp.where(within[..., None], table_VD.at[rows].get(mode="clip"), 0)
         return jax.lax.psum(found_BTD, split) if split else found_BTD
 
-    return jax.shard_map(rows, out_specs=spec)(all_gather(table, *axes, dtype=dtype), indices_BT)
+    return jax.shard_map(local, out_specs=spec)(all_gather(table, *axes, dtype=dtype), indices_BT)
 
 
-def _here(size: int, indices, split: tuple[str, ...]):
-    """Where the rows of `indices` lie in this device's `size` rows, and whether they do."""
+def _local_rows(size: int, indices, split: tuple[str, ...]):
+    """The rows of `indices` among this device's `size` rows of the table, and whether they are among them."""
     first = jax.lax.axis_index(split) * size if split else 0
     return indices - first, (indices >= first) & (indices < first + size)
 
@@ -44,9 +44,9 @@ def _lookup_backward(axes, reduce_dtype, dtype, saved, cotangent_BTD):
     V = table.shape[0] // math.prod(jax.typeof(table).sharding.mesh.shape[axis] for axis in vocabulary)
 
     def local_gradient(indices_BT, cotangent_BTD):
-        here, within = _here(V, indices_BT, vocabulary)
-        # What lies elsewhere goes to the row behind the last, where it is dropped (a negative index would count back).
-        flat_M = jnp.where(within, here, V).reshape(-1)
+        rows, within = _local_rows(V, indices_BT, vocabulary)
+        # Rows of other devices get an index beyond the last, which is dropped. A negative one would count from the end.
+        flat_M = jnp.where(within, rows, V).reshape(-1)
         values_MD = cotangent_BTD.reshape(-1, table.shape[1]).astype(jnp.float32)
         dtable = jnp.zeros((V, table.shape[1]), jnp.float32).at[flat_M].add(values_MD, mode="drop")
         dtype = jnp.float32 if reduce_dtype == "float32" else cotangent_BTD.dtype

@@ -1,4 +1,4 @@
-"""How arrays lie in memory, where the compiler's own choice is slower."""
+"""Layouts in memory and optimization barriers, where the compiler's own choice is slower."""
 
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -7,9 +7,9 @@ from tpullm.model.platform import target
 
 
 def row_major_on_cpu(x: jax.Array) -> jax.Array:
-    """`x` as it is, with its last dimension contiguous in memory; elsewhere than on a CPU the compiler chooses.
+    """`x` with its last dimension contiguous in memory, on a CPU; elsewhere the compiler chooses.
 
-    XLA would leave a transposed array where it is and give the product a slower form: see `linear.matmul`.
+    XLA would otherwise not move a transposed array and use a slower form of the matmul: see `linear.matmul`.
     """
     if target() != "cpu":
         return x
@@ -17,8 +17,9 @@ def row_major_on_cpu(x: jax.Array) -> jax.Array:
 
 
 def barrier_on_tpu(x):
-    """Arrays that are computed once and written: on a TPU, a product would compute them anew for each of its tiles.
+    """An optimization barrier on a TPU: the arrays are written to memory and not fused into the matmuls that use them.
 
-    By the compiler's estimates the products around the activation of 7 B parameters took 1.5 times as long (v5e).
+    A matmul recomputes a fused input for each of its tiles. By the compiler's estimates the matmuls around the
+    activation of 7 B parameters took 1.5 times as long (v5e).
     """
     return jax.lax.optimization_barrier(x) if target() == "tpu" else x

@@ -26,13 +26,13 @@ ACTIVATIONS = {
 def activated(
     activation: str, limit: float, gate: jax.Array, up: jax.Array | None, scale: jax.Array | None = None
 ) -> jax.Array:
-    """`activation(gate)`, times `up` and `scale` if given; the backward pass keeps these and computes the rest anew.
+    """`activation(gate)`, times `up` and `scale` if given; the backward pass recomputes all but these inputs.
 
     In float32 inside: element-wise bfloat16 is emulated on a CPU, 4 times slower.
 
     Args:
-        limit: not 0 is `g * sigmoid(1.702 g) * (u + 1)` instead, with `g` at most `limit` and `u` within it on both
-            sides (gpt-oss's model card, OpenAI 2025).
+        limit: if not 0, `g * sigmoid(1.702 g) * (u + 1)` instead, with `g` clipped to at most `limit` and `u` to
+            `[-limit, limit]` (gpt-oss's model card, OpenAI 2025).
     """
     gate32, up32 = gate.astype(jnp.float32), None if up is None else up.astype(jnp.float32)
     if limit:

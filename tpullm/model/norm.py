@@ -15,7 +15,7 @@ from tpullm.recipe.schema import ModelConfig
 
 
 class Norm(nnx.Module):
-    """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016), computed in float32, of the dimensions `axes`."""
+    """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the dimensions `axes`, in float32."""
 
     def __init__(self, config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], rngs: nnx.Rngs):
         self.scale = parameter(rngs, shape, axes, 0.0 if config.norm_unit_offset else None)
@@ -31,9 +31,9 @@ class Norm(nnx.Module):
 
 @partial(jax.checkpoint, static_argnums=(3,))
 def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float) -> jax.Array:
-    """`x` over its root mean square, times `scale`; with a `bias`, less its mean first.
+    """`x` over its root mean square, times `scale`; with a `bias`, the mean is subtracted first.
 
-    The backward pass keeps `x` alone and computes the rest anew.
+    The backward pass keeps `x` alone and recomputes the rest.
     """
     axes = tuple(range(-scale.ndim, 0))
     x32 = x.astype(jnp.float32)

@@ -1,6 +1,6 @@
-"""What the backward pass finds kept, by name: the one table of `model.remat`.
+"""Which activations the forward pass keeps for the backward pass, by name: the table of `model.remat`.
 
-A layer names what may be kept: `attention` (what it mixed) and `dots` (what the other products give).
+A layer names what may be kept: `attention` (its mixed values) and `dots` (the outputs of the other matmuls).
 """
 
 from collections.abc import Callable
@@ -24,5 +24,5 @@ POLICIES = {
 
 
 def rematerialized(layer: Callable, policy: str) -> Callable:
-    """`layer`, whose backward pass computes again what `policy` does not keep; `none` keeps all."""
+    """`layer`, whose backward pass recomputes what `policy` does not keep; `none` keeps all."""
     return layer if policy == "none" else jax.checkpoint(layer, policy=POLICIES[policy], prevent_cse=False)

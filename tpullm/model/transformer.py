@@ -3,7 +3,6 @@
 Shapes: B batch, T query length, S key length, D model width, K key/value heads, H head width, V vocabulary, L layers.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,12 +12,13 @@ from flax import nnx
 from tpullm.mesh.collectives import all_gather
 from tpullm.mesh.layout import RULES, axis_size
 from tpullm.model.attention.kernels import attention_kernel
-from tpullm.model.attention.layer import Attention, Sight, allowed
+from tpullm.model.attention.layer import LayerKind
+from tpullm.model.attention.plain import causal_mask
 from tpullm.model.attention.rope import rotary_table
+from tpullm.model.block import Block
 from tpullm.model.embedding import lookup
-from tpullm.model.experts.moe import MixtureOfExperts, Routing
+from tpullm.model.experts.moe import Routing
 from tpullm.model.linear import parameter
-from tpullm.model.mlp import MLP
 from tpullm.model.norm import Norm
 from tpullm.model.platform import unrolled
 from tpullm.model.remat import rematerialized
@@ -27,10 +27,10 @@ from tpullm.recipe.schema import ModelConfig
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far; decoding adds to it instead of computing them again.
+    """Keys and values of the tokens so far; decoding adds to it and does not recompute them.
 
-    `keys`, `values`: of each layer `[B, K, S, H]`, as attention reads them, in arrays of their own, so that a token is
-    written without a copy of all; `segments`, `positions` `[B, S]` (segment 0: empty); `length`: slots filled.
+    `keys`, `values`: `[B, K, S, H]` of each layer, as attention reads them, in one array per layer, so that writing a
+    token does not copy all of them; `segments`, `positions` `[B, S]` (segment 0: empty); `length`: slots filled.
     """
 
     keys: tuple[jax.Array, ...]
@@ -41,77 +41,15 @@ class Cache(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the model gives for tokens.
+    """The output of the model for tokens.
 
     `hidden`: the normalized residual stream `[B, T, D]`, from which `output_table` scores the next token; `attention`:
-    the weights `[L, B, K, G, T, S]`, or None; `routing`: of each layer (`[L, ...]`), or None without experts.
+    the weights `[L, B, K, G, T, S]`, or None; `routing`: of all layers (`[L, ...]`), or None without experts.
     """
 
     hidden: jax.Array
     attention: jax.Array | None
     routing: Routing | None
-
-
-class Block(nnx.Module):
-    """One layer: attention, then the MLP, each on a normalized copy (or normalized after it) and added to the residual
-    stream."""
-
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        before, after = config.norm_placement != "after", config.norm_placement != "before"
-        norm = partial(Norm, config, (config.width,), ("width",), rngs)
-        self.attention_norm = norm() if before else None
-        self.attention = Attention(config, rngs)
-        self.attention_out_norm = norm() if after else None
-        self.mlp_norm = norm() if before else None
-        self.mlp = (MixtureOfExperts if config.experts else MLP)(config, rngs)
-        self.mlp_out_norm = norm() if after else None
-        self.dropout = config.dropout
-
-    def __call__(self, x_BTD, sight: Sight, segments_BT, positions_BT, kernel: str, cached=None, slot=None, key=None):
-        """`[B, T, D]` to `[B, T, D]`.
-
-        Args:
-            segments_BT, positions_BT, kernel: as for `Attention`.
-            cached: keys and values `[B, K, S, H]` of earlier tokens; this block's are written at `slot`.
-            key: for dropout; None computes without.
-
-        Returns:
-            The new residual stream, the keys and values attended to, the attention weights (or None), the `Routing` (or
-            None).
-        """
-        attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
-        with jax.named_scope("attention"):
-            mixed, pair, weights = self._mixed(x_BTD, sight, segments_BT, positions_BT, kernel, cached, slot)
-            x_BTD = x_BTD + dropout(mixed, self.dropout, attention_key)
-        with jax.named_scope("feed_forward"):
-            out, routing = self._fed_forward(x_BTD, segments_BT)
-            return x_BTD + dropout(out, self.dropout, mlp_key), pair, weights, routing
-
-    def _mixed(self, x_BTD, sight: Sight, segments_BT, positions_BT, kernel: str, cached, slot):
-        """What attention adds, the keys and values, the weights."""
-        normed = _maybe(self.attention_norm, x_BTD)
-        k, v = self.attention.keys_and_values(normed, sight.table)
-        if kernel in ("plain", "blocks"):  # they see whole rows
-            everywhere = RULES.spec("batch", "kv_heads", None, "head")
-            k, v = jax.reshard((k, v), (everywhere, everywhere))
-        if cached is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cached[0], k.astype(cached[0].dtype), slot, axis=2)
-            v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=2)
-        mixed, weights = self.attention(normed, sight, k, v, segments_BT, positions_BT, kernel)
-        return _maybe(self.attention_out_norm, mixed), (k, v), weights
-
-    def _fed_forward(self, x_BTD, segments_BT):
-        """What the MLP or the experts add, and the routing of these."""
-        normed, routing = _maybe(self.mlp_norm, x_BTD), None
-        if isinstance(self.mlp, MixtureOfExperts):
-            out, routing = self.mlp(normed, segments_BT > 0)
-        else:
-            out = self.mlp(normed)
-        return _maybe(self.mlp_out_norm, out), routing
-
-
-def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
-    return x if norm is None else norm(x)
 
 
 class Transformer(nnx.Module):
@@ -131,7 +69,7 @@ class Transformer(nnx.Module):
             self.head = parameter(rngs, shape, ("vocabulary", "embed"), config.width**-0.5)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Token ids `[B, T]` to vectors `[B, T, D]`, with those of their positions if they are learned."""
+        """Token ids `[B, T]` to vectors `[B, T, D]`, plus the vectors of their positions if positions are learned."""
         axes, reduce_dtype = ("vocabulary", "embed"), self.config.gradients
         vectors = lookup(axes, reduce_dtype, dtype, self.embedding[...], tokens_BT)
         if self.config.scale_embeddings:
@@ -145,23 +83,23 @@ class Transformer(nnx.Module):
         return all_gather(self.output_parameter(), "vocabulary", "embed", dtype=dtype)
 
     def output_parameter(self) -> jax.Array:
-        """The same as it rests."""
+        """The same as a parameter, sharded as at rest."""
         return (self.embedding if self.config.tied_embeddings else self.head)[...]
 
     def unstacked(self) -> list[list[jax.Array]]:
-        """The parameters of each layer, for `extend`: made once, or each token would cost a copy of all of them."""
+        """The parameters of each layer, for `extend`: made once, since making them copies all parameters."""
         stacked = jax.tree.leaves(nnx.split(self.layers)[1])
         return [[leaf[n] for leaf in stacked] for n in range(self.config.layers)]
 
     def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False) -> Output:
         """Token ids to the `Output`.
 
-        On several devices along `sequence`, a row's tokens come (and go) in zigzag order (`mesh/zigzag.py`).
+        On several devices along `sequence`, the tokens of a row are in zigzag order (`mesh/zigzag.py`).
 
         Args:
             tokens_BT, segment_ids_BT, positions_BT: `[B, T]` int32.
-            dtype: type of the products.
-            key: for dropout; None computes without.
+            dtype: type of the matmuls.
+            key: for dropout; None is no dropout.
             keep_weights: also return the attention weights.
         """
         with jax.named_scope("embedding"):
@@ -173,10 +111,10 @@ class Transformer(nnx.Module):
         graph, stacked = nnx.split(self.layers)
 
         def layer(x_BTD, scanned):
-            state, layer_key, kind = scanned
-            sight = kinds[0] if len(kinds) == 1 else jax.tree.map(lambda *of: jax.lax.select_n(kind, *of), *kinds)
+            state, layer_key, index = scanned
+            kind = kinds[0] if len(kinds) == 1 else jax.tree.map(lambda *of: jax.lax.select_n(index, *of), *kinds)
             block = nnx.merge(graph, state)
-            x_BTD, _, weights, routing = block(x_BTD, sight, *own, kernel, key=layer_key)
+            x_BTD, _, weights, routing = block(x_BTD, kind, *own, kernel, key=layer_key)
             return x_BTD, (weights if keep_weights else None, routing)
 
         layer = rematerialized(layer, self.config.remat)
@@ -186,46 +124,47 @@ class Transformer(nnx.Module):
         return Output(self.norm(x_BTD), weights, routing)
 
     def _kind_of_layer(self) -> list[int]:
-        """Which of the distinct windows each layer has."""
+        """The index of each layer's window among the distinct windows."""
         windows = self.config.distinct_windows
         return [windows.index(window) for window in self.config.windows or (0,) * self.config.layers]
 
-    def _kinds(self, queries, keys, kernel: str) -> list[Sight]:
-        """What a token sees with each of the distinct windows.
+    def _kinds(self, queries, keys, kernel: str) -> list[LayerKind]:
+        """The kinds of layers, one for each of the distinct windows.
 
         Args:
             queries, keys: segment ids and positions, `[B, T]` and `[B, S]`.
         """
         kinds = []
-        for kind, window in enumerate(self.config.distinct_windows):
+        for index, window in enumerate(self.config.distinct_windows):
             rotates = self.config.positions == "rotary"
             table = rotary_table(*reversed(queries), self.config, local=window > 0) if rotates else None
             masked = kernel in ("plain", "blocks", "cudnn")
-            mask_BTS = allowed(*queries, *keys, window or None) if masked else None
-            kinds.append(Sight(table, mask_BTS, jnp.asarray(window or 2**30, jnp.int32), jnp.asarray(kind, jnp.int32)))
+            mask_BTS = causal_mask(*queries, *keys, window or None) if masked else None
+            size = jnp.asarray(window or 2**30, jnp.int32)
+            kinds.append(LayerKind(table, mask_BTS, size, jnp.asarray(index, jnp.int32)))
         return kinds
 
     def extend(self, tokens_BT, segment_ids_BT, positions_BT, cache: Cache, layers, *, dtype):
-        """The same for tokens that come after those in `cache`: `[B, T, D]`, and the cache with these tokens added.
+        """The hidden states `[B, T, D]` of tokens that follow those in `cache`, and the cache with these tokens added.
 
         Args:
             layers: of `unstacked`.
         """
-        # A cache is whole along time, as the keys and values in it are.
-        everywhere = RULES.spec("batch", None)
-        segments, positions = jax.reshard((segment_ids_BT, positions_BT), (everywhere, everywhere))
+        # A cache has whole rows, as the keys and values in it have.
+        whole_rows = RULES.spec("batch", None)
+        segments, positions = jax.reshard((segment_ids_BT, positions_BT), (whole_rows, whole_rows))
         segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, cache.length, axis=1)
         positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.length, axis=1)
         own = (segment_ids_BT, positions_BT)
-        whole = tokens_BT.shape[1] == segments.shape[1]  # into an empty cache of that length: as in training
-        blocks = whole and attention_kernel(self.config, tokens_BT.shape[1], dtype, sequence=1) == "blocks"
+        fills = tokens_BT.shape[1] == segments.shape[1]  # the tokens fill an empty cache: attention as in training
+        blocks = fills and attention_kernel(self.config, tokens_BT.shape[1], dtype, sequence=1) == "blocks"
         kernel = "blocks" if blocks else "plain"
         kinds = self._kinds(own, (segments, positions), kernel)
         x_BTD, kept = self.embed(tokens_BT, positions_BT, dtype), []
         graph, stacked = nnx.split(self.layers)
-        for leaves, kind, *cached in zip(layers, self._kind_of_layer(), cache.keys, cache.values, strict=True):
+        for leaves, index, *cached in zip(layers, self._kind_of_layer(), cache.keys, cache.values, strict=True):
             block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
-            x_BTD, pair, *_ = block(x_BTD, kinds[kind], *own, kernel, cached, cache.length)
+            x_BTD, pair, *_ = block(x_BTD, kinds[index], *own, kernel, cached, cache.length)
             kept.append(pair)
         keys, values = zip(*kept, strict=True)
         return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1])

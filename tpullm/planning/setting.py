@@ -32,7 +32,7 @@ class Habits:
 
     Args:
         in_lines: an all-gather over a whole slice goes along the lines of its torus, one dimension after the other
-            (`collectives.line_groups`).
+            (`torus.line_groups`).
         sums: how often a gradient goes over the links: 1 for a reduce-scatter, 2 for an all-reduce.
         passes: matmuls of the size of the scores in attention's backward pass, if no schedule of its kernel is known.
         tensor_waits: matmuls do not hide the collectives along `tensor`.
@@ -155,13 +155,13 @@ class Setting:
 
     @property
     def fullness(self) -> float:
-        """Size of the experts' buffers per row, if experts are evenly loaded: see `exchange.most_in_a_round`."""
+        """Size of the experts' buffers per row, if experts are evenly loaded: see `exchange.round_capacity`."""
         model, devices = self.model, self.along("expert")
         if devices == 1 or not model.experts:
             return 1.0
         rows = self.tokens * model.experts_per_token
         worst = self.tokens * min(model.experts_per_token, model.experts // devices)
-        return most_in_a_round(rows, worst, devices, self.device.ragged_exchange) / rows
+        return round_capacity(rows, worst, devices, self.device.ragged_exchange) / rows
 
     @property
     def table(self) -> float:

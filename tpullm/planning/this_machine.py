@@ -86,7 +86,7 @@ def measured(dtype: str) -> Chip:
         peak(jnp.dtype(dtype)).flops,
         hbm_bytes=here.hbm_bytes,
         hbm_bandwidth=bandwidth,
-        ragged_exchange=False,  # see `exchange.has_ragged_exchange`
+        ragged_exchange=False,  # see `exchange.has_ragged_all_to_all`
     )
     if jax.default_backend() != "cpu":
         return replace(found, **GPU_REACHES)

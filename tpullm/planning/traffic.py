@@ -47,7 +47,7 @@ def _parameters(setting: Setting) -> list[Transfer]:
     summed = setting.habits.sums * numbers * setting.gradient * share
     hops = 2 * times * model.layers * 2
     gathers_wait, sums_wait = stops(setting)
-    # On a torus of three dimensions, a reduce-scatter takes two at once (`collectives._steps`).
+    # On a torus of three dimensions, a reduce-scatter takes two at once (`torus.steps`).
     planes = setting.habits.in_lines and size == setting.topology.chips and min(setting.topology.shape[2:] or (1,)) > 1
     found = [
         _transfer(setting, "fsdp", "gathers of parameters", gathered, hops, gathers_wait),
@@ -68,7 +68,7 @@ def stops(setting: Setting) -> tuple[bool, bool]:
     """Whether the device waits for all-gathers and for reduce-scatters along `fsdp`, in compiled programs.
 
     A chip without SparseCores for collectives waits for reduce-scatters. The others wait for both if the axis spans
-    several dimensions of the torus and not the whole mesh: see `collectives._steps` and benchmarks/LOG.md.
+    several dimensions of the torus and not the whole mesh: see `torus.steps` and benchmarks/LOG.md.
     """
     if setting.habits != OURS or setting.topology.generation == "local":
         return False, False

@@ -1,6 +1,6 @@
-"""Experts evenly loaded: a loss for each row, a bias for each expert, and what the log says of the loads.
+"""Balancing the loads of experts: a loss for each row, a bias for each expert, and metrics of the loads.
 
-Shapes: L layers, B batch, T length, P parts of the time, E experts.
+Shapes: L layers, B batch, T length, P parts of a row along `sequence`, E experts.
 """
 
 from typing import Any
@@ -17,8 +17,8 @@ Tree = Any
 def balance_losses(routing: Routing, tokens_B: jax.Array, config: ModelConfig) -> jax.Array:
     """The balance loss of each row, `[B]`, summed over layers (DeepSeek-V3, equations 17 to 20, without alpha).
 
-    `sum_e f_e p_e` with `f` the share of tokens that chose an expert, times `E / k`, and `p` its mean score: 1 if all
-    are chosen alike. The choice is the actual one, a bias included. A row is a sequence, whatever is packed in it.
+    `sum_e f_e p_e` with `f` the share of tokens that chose an expert, times `E / k`, and `p` its mean score: 1 at even
+    loads. The choice is the actual one, with the bias. A row counts as one sequence, whatever is packed in it.
 
     Args:
         routing: of all layers, `[L, B, P, E]`.
@@ -31,10 +31,10 @@ def balance_losses(routing: Routing, tokens_B: jax.Array, config: ModelConfig) -
 
 
 def rebalanced(params: Tree, before: Tree, loads_LE: jax.Array, rate: float) -> Tree:
-    """The parameters after a step, with biases of experts moved by `rate` from those before it (Wang et al. 2024).
+    """The parameters after a step, with the biases of experts moved by `rate` from before it (Wang et al. 2024).
 
-    Up where the load of the whole batch is below the mean of its layer, and down above; what the optimizer made of the
-    biases is not used.
+    Up if the expert's load over the whole batch is below the mean of its layer, and down if above. The optimizer's
+    update of the biases is discarded.
     """
     moe = params["layers"]["mlp"]
     loads_LE = loads_LE.astype(jnp.float32)
@@ -44,7 +44,7 @@ def rebalanced(params: Tree, before: Tree, loads_LE: jax.Array, rate: float) -> 
 
 
 def load_metrics(loads_LE: jax.Array) -> dict[str, Any]:
-    """For the log: loads as multiples of an even one, the extremes of any layer, and the mean over layers `[E]`."""
+    """For the log: loads as multiples of an even load, the extremes of all layers, and the mean over layers `[E]`."""
     relative_LE = loads_LE / jnp.maximum(loads_LE.mean(axis=1, keepdims=True), 1e-9)
     extremes = {"highest": relative_LE.max(), "lowest": relative_LE.min()}
     return {"expert_load": extremes, "expert_loads": relative_LE.mean(axis=0)}

@@ -1,4 +1,4 @@
-"""Held-out loss: how surprised the model is by text that it never saw."""
+"""Held-out loss: the loss on text that the model is not trained on."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from tpullm.training.step import batch_loss
 Tree = Any
 
 
-@functools.cache  # the stages of one command share what is compiled
+@functools.cache  # the stages of one command share the compiled program
 def make_evaluation(architecture: Architecture, dtype):
     """The compiled `(params, batch) -> Sums`, without dropout or gradients."""
 
@@ -30,7 +30,7 @@ def make_evaluation(architecture: Architecture, dtype):
 
 @jax.jit
 def _text_bytes(bytes_per_token_V: jax.Array, batch: Batch) -> jax.Array:
-    """UTF-8 bytes of a batch's targets that count, over all hosts; int32, exact."""
+    """UTF-8 bytes of a batch's targets of weight > 0, over all hosts; int32, exact."""
     sharding = jax.typeof(batch.targets).sharding
     bytes_BT = bytes_per_token_V.astype(jnp.int32).at[batch.targets].get(out_sharding=sharding)
     return jnp.sum(jnp.where(batch.weights > 0, bytes_BT, 0))
@@ -41,7 +41,7 @@ def held_out(
 ) -> dict[str, dict[str, float]]:
     """`eval_loss` (nats a token) and `eval_bits_per_byte` of each source.
 
-    Bits per byte count the surprise at the end of a document too, and divide by the bytes of the text alone.
+    Bits per byte include the loss of end-of-document tokens, and divide by the bytes of the text alone.
 
     Args:
         evaluate: of `make_evaluation`.

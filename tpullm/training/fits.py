@@ -1,6 +1,6 @@
-"""Whether a training fits its mesh: each size that devices share is named as the recipe names it, with sizes that fit.
+"""Whether a training fits its mesh: an error names the key of the recipe whose size does not, and sizes that do.
 
-Found from shapes alone, before anything is compiled.
+Checked from shapes alone, before anything is compiled.
 """
 
 import math
@@ -15,7 +15,7 @@ from tpullm.model.attention.kernels import largest_block
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.state import Architecture
 
-# The key of the recipe that gives each logical dimension of a parameter its size.
+# The key of `model` in the recipe that is the size of each logical dimension of a parameter.
 KEYS = {
     "layers": "layers",
     "embed": "width",
@@ -39,12 +39,12 @@ def check_fits(
     stage: str,
     sizes_given: bool = False,
 ) -> None:
-    """Refuse, before anything is compiled, what the mesh or the tokenizer can't hold; `UserError` names the key.
+    """Refuse sizes that don't fit the mesh or the tokenizer; `UserError` names the key.
 
     Args:
-        vocabulary: token ids that the tokenizer needs.
-        stage: the recipe's key of `config`.
-        sizes_given: the parameters are there already, so that the model's sizes can't be chosen.
+        vocabulary: token ids of the tokenizer.
+        stage: the key of `config` in the recipe.
+        sizes_given: the parameters exist already, so the sizes of the model can't change.
     """
     model = architecture.config
     if model.vocabulary_size < vocabulary:
@@ -68,7 +68,7 @@ def check_fits(
 
 
 def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
-    """Rows of a micro-batch over all axes that split them."""
+    """The rows of a micro-batch, over all axes that split them."""
     batch, rows = config.batch_size, config.batch_size // config.accumulation
     parts = math.prod(mesh.shape[axis] for axis in RULES.batch)
     if rows % parts == 0:
@@ -84,7 +84,7 @@ def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> N
 
 
 def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
-    """The tokens of a row: each device takes a piece from the front and one from the back (`mesh/zigzag.py`)."""
+    """The tokens of a row: two chunks for each device (`mesh/zigzag.py`)."""
     axis, length = RULES.time, config.sequence_length
     parts = mesh.shape[axis]
     pieces = lambda devices: 2 * devices if devices > 1 else 1  # noqa: E731
@@ -100,7 +100,7 @@ def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMe
 
 
 def _check_block(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
-    """What attention's kernel holds on the chip."""
+    """The block of the attention kernel, in on-chip memory."""
     device = mesh.abstract_mesh.abstract_device if model.attention_block else None
     if device and device.platform == "tpu" and model.attention_block > (most := largest_block(device.device_kind)):
         raise UserError(
@@ -110,7 +110,7 @@ def _check_block(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
 
 
 def _check_chunks(config: TrainConfig, length: int, stage: str) -> None:
-    """The chunks of the loss, of a device's `length` tokens of a row."""
+    """The chunks of the loss, in a device's `length` tokens of a row."""
     if config.loss_chunks and length % config.loss_chunks:
         sizes = nearest(config.loss_chunks, lambda count: length % count == 0, length)
         told = f"{stage}.loss_chunks: {config.loss_chunks} does not divide the {length} tokens of a row"
@@ -118,7 +118,7 @@ def _check_chunks(config: TrainConfig, length: int, stage: str) -> None:
 
 
 def _check_dimension(model, vocabulary, mesh, axis: str, dimension: str, split: list[str], sizes_given: bool) -> None:
-    """One size of the model; the sizes of `axis` that are told fit all the dimensions that it splits."""
+    """One size of the model. The proposed sizes of `axis` fit all dimensions that it splits."""
     key, parts = KEYS[dimension], mesh.shape[axis]
     size = getattr(model, key)
     if size % parts == 0:
@@ -132,23 +132,23 @@ def _check_dimension(model, vocabulary, mesh, axis: str, dimension: str, split: 
 
 
 def _allowed(model: ModelConfig, vocabulary: int, dimension: str, size: int) -> bool:
-    """Whether the model could have this size with its other sizes as they are (see `checks.check`)."""
+    """Whether the model could have this size if its other sizes stay (see `checks.check`)."""
     if dimension == "heads":
         return model.kv_heads == model.heads or size % model.kv_heads == 0
     if dimension == "kv_heads":
         return model.heads % size == 0
-    if dimension == "embed" and model.width == model.heads * model.head_width:  # the head's width follows, and is even
+    if dimension == "embed" and model.width == model.heads * model.head_width:  # the head's width follows; even
         return size % (2 * model.heads) == 0
     return size >= {"vocabulary": vocabulary, "experts": model.experts_per_token}.get(dimension, 1)
 
 
 def _possible(mesh: Mesh | AbstractMesh, size: int) -> bool:
-    """Whether axes could have that many devices: those that are here are as many as they are."""
+    """Whether axes could have this many devices: the number of devices of a real mesh is fixed."""
     return isinstance(mesh, AbstractMesh) or mesh.size % size == 0
 
 
 def nearest(size: int, fits: Callable[[int], bool], most: int) -> str:
-    """The next smaller and the next larger number that `fits`, the latter at most `most` larger; may be empty."""
+    """The next smaller and the next larger number that `fits`, the latter at most `most` larger; empty if none."""
     smaller = next((other for other in range(size - 1, 0, -1) if fits(other)), None)
     larger = next((other for other in range(size + 1, size + most + 1) if fits(other)), None)
     return " or ".join(str(other) for other in (smaller, larger) if other is not None)

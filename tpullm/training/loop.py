@@ -26,7 +26,8 @@ from tpullm.model.platform import compute_dtype
 from tpullm.process import compile_cache, environment
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.evaluation import held_out, make_evaluation
-from tpullm.training.metrics import Meter, MetricsLog, NoLog
+from tpullm.training.meter import Meter
+from tpullm.training.metrics import MetricsLog, NoLog
 from tpullm.training.optimizer.chain import decay_begin, learning_rates, make_optimizer
 from tpullm.training.state import Architecture, abstract, initial, with_params
 from tpullm.training.step import make_step

@@ -1,4 +1,4 @@
-"""The loss: how surprised the model is by each next token.
+"""The loss: cross-entropy of each next token.
 
 Shapes: B batch, T length, C tokens in one chunk, D model width, V vocabulary.
 """
@@ -16,7 +16,7 @@ from tpullm.model.linear import einsum
 from tpullm.model.memory_layout import barrier_on_tpu, row_major_on_cpu
 from tpullm.model.platform import target
 
-# Bytes of the float32 scores in a chunk of the loss, at most: see `logits_bytes`.
+# The most bytes of float32 logits in a chunk of the loss: see `logits_bytes`.
 CHUNK, CHUNK_ON_CPU = 1 << 30, 64 << 20
 AXES = ("vocabulary", "embed")  # of the table
 VOCABULARY = mesh_axes(RULES.spec("vocabulary"), (0,))  # mesh axes that split the scores of one token
@@ -24,11 +24,11 @@ SPLIT = mesh_axes(RULES.spec("batch", "time"), (0, 1))  # mesh axes that split t
 
 
 class Sums(NamedTuple):
-    """Sums over the tokens of a batch, each times its weight. Sums, so that parts of a batch add up to the whole.
+    """Sums over the tokens of a batch, each times its weight. Sums of parts of a batch add up to those of the batch.
 
-    `loss` in nats, `z` (squared log-normalizer), `weight`, `correct` (the likeliest token was the right one). Of a
-    model with experts also `balance` (a token's is the balance loss of its row) and `loads` `[L, E]` int32 (how many
-    real tokens, of any weight, chose each expert).
+    `loss` in nats, `z` (squared log-normalizer), `weight`, `correct` (the likeliest token was the target). Of a model
+    with experts also `balance` (for each token, the balance loss of its row) and `loads` `[L, E]` int32 (how many
+    tokens without padding, of any weight, chose each expert).
     """
 
     loss: jax.Array
@@ -40,17 +40,19 @@ class Sums(NamedTuple):
 
 
 def logits_bytes() -> int:
-    """How large the float32 logits of one chunk of the loss may be.
+    """The most bytes that the float32 logits of one chunk of the loss may have.
 
-    A CPU keeps 64 MiB near; an accelerator reads the whole output table for each chunk, so a chunk needs a thousand
-    tokens to be bound by products and not by memory: 1 GiB is 2,000 tokens of 128 Ki scores.
+    64 MiB stay in a CPU's cache. An accelerator reads the whole output table for each chunk, so a chunk needs a
+    thousand tokens to be bound by matmuls and not by memory: 1 GiB is 2,000 tokens of 128 Ki logits.
     """
     return CHUNK_ON_CPU if target() == "cpu" else CHUNK
 
 
 def chunk_length(batch: int, length: int, vocabulary: int, chunks: int = 0) -> int:
-    """Tokens C of a row in one of `chunks`; 0 is the largest divisor of `length` whose logits `[B, C, V]` fit
-    `logits_bytes` (at least 1). All of one device."""
+    """Tokens C of a row in one of `chunks`, on one device.
+
+    If `chunks` is 0, the largest divisor of `length` whose logits `[B, C, V]` fit `logits_bytes`, at least 1.
+    """
     if chunks:
         return length // chunks
     most = max(1, logits_bytes() // (4 * batch * vocabulary))
@@ -60,13 +62,13 @@ def chunk_length(batch: int, length: int, vocabulary: int, chunks: int = 0) -> i
 def cross_entropy(
     hidden_BTD, table_VD, targets_BT, weights_BT, z_loss=0.0, softcap=0.0, reduce_dtype="compute", chunks=0
 ):
-    """Next-token loss, summed, without ever holding `[B, T, V]`.
+    """The sum of the next-token loss, without an array `[B, T, V]`.
 
     Args:
-        table_VD: the parameter whose rows score the next token, as it rests.
+        table_VD: the parameter whose rows score the next token, sharded as at rest.
         softcap: bound of the logits, by tanh; 0 is none.
         reduce_dtype: as for `linear.matmul`.
-        chunks: of a device's part of a row, a divisor of its length; 0 is as few as `logits_bytes` allows.
+        chunks: how many in a device's part of a row, a divisor of its length; 0 is as few as `logits_bytes` allows.
 
     Returns:
         `sum(weights * (nll + z_loss * log_normalizer**2))` to differentiate, and the `Sums`.
@@ -93,9 +95,9 @@ def _cross_entropy(options, hidden_BTD, table_VD, targets_BT, weights_BT):
 
 
 def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
-    """The gradients are computed here, chunk by chunk, while the logits exist: nothing is computed twice.
+    """Computes the gradients in the forward pass, chunk by chunk while the logits exist, so nothing is recomputed.
 
-    Each device goes over its own tokens, and the devices' gradients of the table are summed once, at the end.
+    Each device has its own tokens. The gradients of the table are reduced over devices once, after the last chunk.
     """
     z_loss, softcap, reduce_dtype, chunks = options
 
@@ -120,7 +122,7 @@ def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
         sums = jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
         dhidden_BTD = jnp.swapaxes(dhidden, 0, 1).reshape(arrays_BT[0].shape)
         dtable_VD = dtable_DV.T.astype(jnp.float32 if reduce_dtype == "float32" else table_VD.dtype)
-        # It waits to be summed until the end of the step: so the compiler orders it. In half the bytes, then.
+        # The compiler may move this reduction to the end of the step. Until then bfloat16 takes half the memory.
         dhidden_BTD, dtable_VD = barrier_on_tpu((dhidden_BTD, dtable_VD))
         dhidden_BTD = jax.lax.psum(dhidden_BTD, VOCABULARY)
         return sums, dhidden_BTD, reduce_gradient(dtable_VD, *AXES, over=SPLIT).astype(jnp.float32)
@@ -157,10 +159,10 @@ def _chunked(chunks, table_VD, *arrays_BT):
 
 
 def _chunk(hidden_BCD, targets_BC, weights_BC, table_VD, softcap):
-    """The sums of one chunk, and what its gradient needs; `table_VD` holds this device's part of the vocabulary."""
+    """The sums of one chunk, and what its gradient needs; `table_VD` is this device's part of the vocabulary."""
     logits_BCV = jnp.einsum("bcd,vd->bcv", hidden_BCD, table_VD, preferred_element_type=jnp.float32)
     logits_BCV = softcap * jnp.tanh(logits_BCV / softcap) if softcap else logits_BCV
-    # The label's logit is selected by a mask: whoever has it adds it, the others add 0.
+    # A mask selects the target's logit: the device that has it adds it, the others add 0.
     first = jax.lax.axis_index(VOCABULARY) * table_VD.shape[0]
     is_target_BCV = first + jnp.arange(table_VD.shape[0]) == targets_BC[..., None]
     target_BC1 = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0), axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The training state: a plain dict of arrays, and everything derived from the declaration of the parameters."""
+"""The training state: a plain dict of arrays, and what follows from the declaration of the parameters."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ Tree = Any
 
 
 class Architecture:
-    """A `ModelConfig` made concrete: how to build the model from a plain dict of parameters, and what that dict holds.
+    """The model of a `ModelConfig` as a function of a plain dict of parameters, and the shapes in that dict.
 
-    Two of the same config are equal: what is compiled for one serves the other.
+    Two of the same config are equal, so a program that is compiled for one is reused for the other.
 
     Attributes:
         shapes: tree of `jax.ShapeDtypeStruct`.
-        axes: tree of logical axes, the same structure; `layers` first where parameters are stacked.
+        axes: tree of logical axes, of the same structure; stacked parameters have `layers` first.
     """
 
     def __init__(self, config: ModelConfig):
@@ -57,7 +57,7 @@ class Architecture:
         )
 
     def placed(self, mesh: Mesh) -> Tree:
-        """Shape, type and sharding of every parameter on `mesh`: what saved parameters are restored into."""
+        """Shape, type and sharding of every parameter on `mesh`: the target of restoring a checkpoint."""
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             self.shapes,
@@ -95,15 +95,15 @@ def initial(architecture: Architecture, optimizer: optax.GradientTransformation,
 
 
 def with_params(params: Tree, optimizer: optax.GradientTransformation) -> Tree:
-    """Step 0 of a stage that starts from trained parameters."""
+    """Step 0 of a stage that starts from these parameters."""
     return {"params": params, "optimizer": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
 
 
 def abstract(architecture: Architecture, optimizer: optax.GradientTransformation, mesh: Mesh) -> Tree:
-    """Shapes, types and shardings of the state: what a checkpoint is restored into, whatever mesh wrote it.
+    """Shapes, types and shardings of the state: the target of restoring a checkpoint, from any mesh.
 
-    What the optimizer keeps for a parameter (same place in the tree, as many dimensions) is sharded like it; where it
-    keeps only a sum over a dimension, that has size 1 and is whole.
+    The optimizer's array of a parameter (same path in the tree, as many dimensions) is sharded like the parameter. If
+    it is reduced over a dimension, that dimension has size 1 and is not sharded.
     """
     shapes = jax.eval_shape(lambda: with_params(_zeros(architecture.shapes), optimizer))
     parameters = _flatten(architecture.placed(mesh))

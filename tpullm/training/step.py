@@ -1,4 +1,4 @@
-"""One training step: `step(state, batch) -> state, metrics`, pure, compiled once, the old state's memory reused.
+"""One training step: `step(state, batch) -> state, metrics`, pure, compiled once, with the state donated.
 
 Shapes: B batch, T length, A micro-batches.
 """
@@ -35,7 +35,7 @@ def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype,
         )
     if out.routing is None:
         return loss, sums
-    # Each token pays for its row, so that this too is a sum to be divided by the global weight.
+    # Each token has the balance loss of its row, so this too is a weighted sum to divide by the global weight.
     of_rows_B = balance_losses(out.routing, (batch.segment_ids > 0).sum(axis=1), config)
     balance = jnp.sum(of_rows_B * batch.weights.sum(axis=1))
     return loss + config.balance_loss * balance, sums._replace(
@@ -90,19 +90,19 @@ def make_step(
 def accumulate(gradients: Callable, parts: int, params: Tree, batch: Batch, key) -> tuple[Tree, Sums]:
     """Sum `gradients` over `parts` micro-batches `[B / parts, T]`, one after the other.
 
-    `reshape(B/A, A, T).swapaxes(0, 1)` takes every A-th row, so a micro-batch stays spread over all devices.
+    `reshape(B/A, A, T).swapaxes(0, 1)` takes every A-th row, so each micro-batch has rows of all devices.
     """
     if parts == 1:
         return gradients(params, batch, key)
     micro = jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-    # JAX leaves axes of size 1 out where each device keeps one row; what is added to it later has them.
+    # With one row a device, JAX drops mesh axes of size 1 from the sharding; arrays added to it later have them.
     micro = jax.reshard(micro, RULES.spec(None, "batch", "time"))
     keys = None if key is None else jax.random.split(key, parts)
 
     first = jax.tree.map(lambda x: x[0], (micro, keys))
     rest = jax.tree.map(lambda x: x[1:], (micro, keys))
-    # The rest comes after the first. Of two parts XLA would compute both forward passes first and hold what both keep
-    # (125 M parameters with 6 layers on v5e 2x2: 5.6 GiB a chip, and 3.0 so).
+    # A barrier orders the rest after the first. For two parts XLA would run both forward passes first and keep
+    # the activations of both (125 M parameters with 6 layers on v5e 2x2: 5.6 GiB a chip, and 3.0 with the barrier).
     total, params = jax.lax.optimization_barrier((gradients(params, *first), params))
 
     def add(total, part):

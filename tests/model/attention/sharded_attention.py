@@ -19,7 +19,7 @@ from tests.training.small import batch  # noqa: E402
 from tpullm.mesh.layout import RULES, axis_size, make_mesh, named_sharding
 from tpullm.mesh.zigzag import to_zigzag_order, zigzag_order  # noqa: E402
 from tpullm.model.attention import flash  # noqa: E402
-from tpullm.model.attention.layer import allowed, attend  # noqa: E402
+from tpullm.model.attention.plain import attend, causal_mask  # noqa: E402
 from tpullm.model.attention.splash import splash  # noqa: E402
 
 LENGTH, HEADS, GROUPS, WIDTH = 1024, 2, 2, 128  # what splash takes at least on four devices: 4 x 2 pieces of 128 tokens
@@ -48,7 +48,7 @@ def computed(shape: dict[str, int], kernel: str, everything: bool, arrays: list[
         if kernel == "flash":
             far = jnp.asarray(window or 2**30, jnp.int32)
             return flash.flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, far, softcap, sinks_N)
-        mask_BTS = allowed(segments_BT, positions_BT, segments_BT, positions_BT, window or None)
+        mask_BTS = causal_mask(segments_BT, positions_BT, segments_BT, positions_BT, window or None)
         return attend(q_BTNH, k_BKTH, v_BKTH, mask_BTS, softcap, sinks_N)[0]
 
     @jax.jit

@@ -9,7 +9,7 @@ from tests.training.small import batch, mesh
 from tpullm.mesh.layout import named_sharding
 from tpullm.model.attention import blockwise, flash, kernels
 from tpullm.model.attention.kernels import attention_kernel
-from tpullm.model.attention.layer import allowed, attend
+from tpullm.model.attention.plain import attend, causal_mask
 from tpullm.model.attention.splash import splash
 from tpullm.recipe.schema import ModelConfig
 
@@ -38,7 +38,7 @@ def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap
     sinks_N = jax.random.normal(keys[4], (heads,)) if sinks else None
 
     def both(attention, q, k, v, cotangent, sinks_N, segments, positions):
-        mask = allowed(segments, positions, segments, positions, window or None)
+        mask = causal_mask(segments, positions, segments, positions, window or None)
         # Where there is padding, nothing is asked: whom it looks at may differ.
         real = (segments > 0)[:, :, None, None]
         mixed, back = jax.vjp(lambda q, k, v, s: attention(q, k, v, mask, s) * real, q, k, v, sinks_N)
@@ -117,12 +117,27 @@ def test_a_real_length_is_cut_into_blocks():
     assert [len(blockwise._blocks(length)) for length in (64, 256, 2048, 300)] == [1, 2, 8, 1]
 
 
+def test_blocks_of_queries_divide_the_row_and_hold_at_least_128():
+    for length in (1, 100, 128, 256, 384, 1000, 1024, 4096):
+        block = kernels.query_block(length)
+        assert length % block == 0 and (block >= 128 or block == length)
+    assert kernels.query_block(4096) == 512
+
+
+def test_blocks_of_the_tpus_kernel_are_the_largest_that_divide():
+    assert [kernels.splash_block(length) for length in (128, 384, 1024, 2048, 1536)] == [128, 128, 1024, 1024, 512]
+    assert [kernels.splash_block(4096, most) for most in (128, 2048)] == [128, 2048]
+    assert kernels.splash_fits(128, 1) and not kernels.splash_fits(128, 2) and kernels.splash_fits(1024, 4)
+
+
 def test_one_function_chooses(monkeypatch):
     def chosen(on, length=2048, dtype=jnp.bfloat16, sequence=1, **config):
         monkeypatch.setattr(kernels, "target", lambda: on)
         return attention_kernel(ModelConfig(**config), length, dtype, sequence)
 
     assert chosen("cpu") == "blocks" and chosen("cpu", sinks=True) == "plain"
+    assert chosen("cpu", length=4096) == "blocks" and chosen("cpu", length=4097) == "flash"
+    assert chosen("cpu", attention_softcap=50.0) == "plain"
     assert chosen("cpu", length=131_072) == chosen("cpu", sequence=4) == "flash"
     assert chosen("tpu") == chosen("tpu", attention_softcap=50.0, sinks=True, sequence=4) == "splash"
     assert chosen("tpu", length=300) == chosen("tpu", length=512, sequence=4) == "flash"

@@ -16,6 +16,7 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 
+from tests.model.experts.ragged import ragged_all_to_all  # noqa: E402
 from tests.model.experts.test_moe import by_hand  # noqa: E402
 from tests.training.small import EXPERTS  # noqa: E402
 from tpullm.mesh.axes import AXES
@@ -26,22 +27,6 @@ from tpullm.model.experts.moe import MixtureOfExperts  # noqa: E402
 CONFIG = dataclasses.replace(EXPERTS.config, experts=8, experts_per_token=3)
 # Expert 0 is wanted by all, and so are those beside it: with 4 devices the first two of three are on one of them.
 SKEW = {"as they come": 0.0, "all to one device": 40.0}
-
-
-def ragged_all_to_all(operand, output, input_offsets, send_sizes, output_offsets, recv_sizes, *, axis_name):
-    """What JAX documents that operation to do, for a CPU that has it not."""
-    own, devices = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
-    operands = jax.lax.all_gather(operand, axis_name)
-    # From each device the slices that are for this one.
-    mine = lambda x: jax.lax.all_gather(x, axis_name).reshape(devices, devices, -1)[:, own]  # noqa: E731
-    starts, sizes, places = (mine(x) for x in (input_offsets, send_sizes, output_offsets))
-    rows = jnp.arange(output.shape[0])
-    for sender, piece in np.ndindex(devices, starts.shape[1]):
-        start, size, place = (x[sender, piece] for x in (starts, sizes, places))
-        here = (rows >= place) & (rows < place + size)
-        from_row = jnp.clip(rows - place + start, 0, operand.shape[0] - 1)
-        output = jnp.where(here[:, None], operands[sender][from_row], output)
-    return jnp.where(jnp.all(recv_sizes == sizes.reshape(-1)), output, jnp.nan)
 
 
 def full_of_nan(shape, *_):

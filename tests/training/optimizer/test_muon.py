@@ -18,12 +18,12 @@ from tpullm.training.optimizer.muon import COEFFICIENTS, STEPS, orthogonalized, 
 MOVES = """
 import json, re, sys, jax, jax.numpy as jnp
 from tpullm.mesh.layout import RULES, make_mesh
-from tpullm.training.optimizer.muon import _steepest
+from tpullm.training.optimizer.muon import _scaled
 axes, found = ("layers", "embed", "heads", "head"), {}
 for name, sizes in json.loads(sys.argv[1]).items():
     with jax.set_mesh(mesh := make_mesh(sizes)):
         x = jax.device_put(jnp.ones((6, 16, 4, 8)), jax.NamedSharding(mesh, RULES.spec(*axes)))
-        text = jax.jit(lambda x: _steepest(x, axes, jnp.float32)).lower(x).compile().as_text()
+        text = jax.jit(lambda x: _scaled(x, axes, jnp.float32)).lower(x).compile().as_text()
     kinds = ("all-to-all", "all-gather", "all-reduce", "collective-permute")
     found[name] = [kind for kind in kinds if re.search(rf" {kind}(-start)?[(]", text)]
 print(json.dumps(found))

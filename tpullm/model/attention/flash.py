@@ -1,9 +1,9 @@
-"""Self-attention for long texts, in plain JAX: queries and keys in blocks, and no score outlives its block.
+"""Self-attention for long rows, in plain JAX: queries and keys in blocks, with the scores of one block at a time.
 
-The softmax is corrected as larger scores come (Milakov & Gimelshein 2018), and the backward pass computes the scores
-again (FlashAttention, Dao et al. 2022; FlashAttention-2, Dao 2023). A block of queries goes over the keys from the
-beginning of the earliest document in it to its own last token, and over nothing else. It is what a CPU does from some
-length on, and every platform where its own kernel can't.
+The softmax is computed online (Milakov & Gimelshein 2018), and the backward pass recomputes the scores (FlashAttention,
+Dao et al. 2022; FlashAttention-2, Dao 2023). A block of queries attends to the keys from the start of its earliest
+document to its own last token, and skips all others. A CPU uses it for long rows, other platforms where their own
+kernel does not apply.
 
 Shapes: B rows and T queries of one device, S keys of a whole row, N query heads, K key/value heads, G = N / K, H head
 width, C queries and D keys of a block.
@@ -16,31 +16,31 @@ import jax
 import jax.numpy as jnp
 
 from tpullm.mesh.layout import RULES
-from tpullm.mesh.zigzag import all_gather_row, places
+from tpullm.mesh.zigzag import all_gather_row, own_indices
 
 MOST = 512  # queries or keys in a block
 LOWEST = -1e30
 
 
 class Tokens(NamedTuple):
-    """What decides who may look at whom.
+    """What decides which keys a query attends to.
 
-    `segments`, `positions` `[B, T]`; `places` `[T]`: where each query stands in its row; `k_segments`, `k_positions`
-    `[B, S]`, in the order of the row; `window`: how many tokens a token looks back at, itself included.
+    `segments`, `positions` `[B, T]`; `indices` `[T]`: of each query in its row; `k_segments`, `k_positions` `[B, S]`,
+    in the order of the row; `window`: how many tokens a token attends to, itself included.
     """
 
     segments: jax.Array
     positions: jax.Array
-    places: jax.Array
+    indices: jax.Array
     k_segments: jax.Array
     k_positions: jax.Array
     window: jax.Array
 
 
 def flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, softcap: float = 0.0, sinks_N=None) -> jax.Array:
-    """The mixed values `[B, T, N, H]` of `attention.attend`, for queries and keys of the same tokens.
+    """The mixed values `[B, T, N, H]` of `plain.attend`, for queries and keys of the same tokens.
 
-    With several devices along `sequence`, each gathers the keys and values of its rows.
+    With several devices along `sequence`, each all-gathers the keys and values of its rows.
     """
     axis = RULES.time
 
@@ -50,8 +50,8 @@ def flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, softcap: fl
             for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1), (positions_BT, 1))
         )
         k_BKSH, v_BKSH, k_segments_BS, k_positions_BS = gathered
-        here = places(k_BKSH.shape[2], axis)
-        tokens = Tokens(segments_BT, positions_BT, here, k_segments_BS, k_positions_BS, window)
+        indices = own_indices(k_BKSH.shape[2], axis)
+        tokens = Tokens(segments_BT, positions_BT, indices, k_segments_BS, k_positions_BS, window)
         return _flash(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens)
 
     spec = RULES.spec("batch", "time", "heads", "head")
@@ -80,7 +80,7 @@ def _forward(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens):
             new_BKGC = jnp.maximum(most_BKGC, scores_BKGCD.max(axis=-1))
             weights_BKGCD = jnp.exp(scores_BKGCD - new_BKGC[..., None])
             shrunk_BKGC = jnp.exp(most_BKGC - new_BKGC)
-            added = _product("bkgcd,bkdh->bkgch", weights_BKGCD.astype(v_BKDH.dtype), v_BKDH)
+            added = _matmul("bkgcd,bkdh->bkgch", weights_BKGCD.astype(v_BKDH.dtype), v_BKDH)
             return (
                 new_BKGC,
                 total_BKGC * shrunk_BKGC + weights_BKGCD.sum(axis=-1),
@@ -106,7 +106,7 @@ def _backward(softcap, saved, d_BTNH):
     q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens, mixed_BTNH, log_total = saved
     B, T, N, H = q_BTNH.shape
     K, block, dtype = k_BKSH.shape[1], _block(k_BKSH.shape[2]), q_BTNH.dtype
-    # The softmax's own gradient needs sum(weights * dweights), which is sum(mixed * dmixed) (Dao et al. 2022, B.2).
+    # The gradient of the softmax needs sum(weights * dweights), which is sum(mixed * dmixed) (Dao et al. 2022, B.2).
     inner_BTN1 = jnp.sum(d_BTNH.astype(jnp.float32) * mixed_BTNH.astype(jnp.float32), axis=-1, keepdims=True)
 
     def of_queries(carry, queries):
@@ -119,14 +119,14 @@ def _backward(softcap, saved, d_BTNH):
             scores_BKGCD, allowed_BCD = _scores(q_BKGCH, k_BKDH, tokens_BC, j, softcap)
             weights_BKGCD = jnp.exp(scores_BKGCD - log_total_BKGC[..., None])
             weights_BKGCD = jnp.where(allowed_BCD[:, None, None], weights_BKGCD, 0)
-            dscores_BKGCD = weights_BKGCD * (_product("bkgch,bkdh->bkgcd", d_BKGCH, v_BKDH) - inner_BKGC1)
+            dscores_BKGCD = weights_BKGCD * (_matmul("bkgch,bkdh->bkgcd", d_BKGCH, v_BKDH) - inner_BKGC1)
             if softcap:
                 dscores_BKGCD *= 1 - jnp.square(scores_BKGCD / softcap)
             dscores_BKGCD = (dscores_BKGCD * H**-0.5).astype(dtype)
-            dv_BKDH = _product("bkgcd,bkgch->bkdh", weights_BKGCD.astype(dtype), d_BKGCH)
-            dk_BKDH = _product("bkgcd,bkgch->bkdh", dscores_BKGCD, q_BKGCH)
+            dv_BKDH = _matmul("bkgcd,bkgch->bkdh", weights_BKGCD.astype(dtype), d_BKGCH)
+            dk_BKDH = _matmul("bkgcd,bkgch->bkdh", dscores_BKGCD, q_BKGCH)
             return (
-                dq_BKGCH + _product("bkgcd,bkdh->bkgch", dscores_BKGCD, k_BKDH),
+                dq_BKGCH + _matmul("bkgcd,bkdh->bkgch", dscores_BKGCD, k_BKDH),
                 _added(dk_BKSH, dk_BKDH, j, block),
                 _added(dv_BKSH, dv_BKDH, j, block),
             )
@@ -139,7 +139,7 @@ def _backward(softcap, saved, d_BTNH):
     start = (jnp.zeros(k_BKSH.shape, jnp.float32), jnp.zeros(v_BKSH.shape, jnp.float32))
     (dk, dv), dq = jax.lax.scan(of_queries, start, ((*blocks, log_total), _tokens_by_block(tokens, T)))
     dsinks_N = None
-    if sinks_N is not None:  # a sink's value is 0, so of its gradient the inner product alone is left
+    if sinks_N is not None:  # the value of a sink is 0, so its gradient has the inner product alone
         share_BKG = jnp.exp(sinks_N.reshape(K, N // K, 1) - log_total) * blocks[2][..., 0]
         dsinks_N = -jnp.sum(share_BKG, axis=(0, 1, 4)).reshape(N)
     return _whole(dq), dk.astype(dtype), dv.astype(dtype), dsinks_N, None
@@ -149,9 +149,9 @@ _flash.defvjp(_forward, _backward)
 
 
 def _scores(q_BKGCH, k_BKDH, tokens: Tokens, j, softcap):
-    """The scores of one block of keys, and which of them count."""
+    """The scores of one block of keys, and which of them the mask allows."""
     D = k_BKDH.shape[2]
-    scores_BKGCD = _product("bkgch,bkdh->bkgcd", q_BKGCH, k_BKDH) * q_BKGCH.shape[-1] ** -0.5
+    scores_BKGCD = _matmul("bkgch,bkdh->bkgcd", q_BKGCH, k_BKDH) * q_BKGCH.shape[-1] ** -0.5
     scores_BKGCD = softcap * jnp.tanh(scores_BKGCD / softcap) if softcap else scores_BKGCD
     k_segments_BD, k_positions_BD = (
         jax.lax.dynamic_slice_in_dim(x, j * D, D, axis=1) for x in (tokens.k_segments, tokens.k_positions)
@@ -162,15 +162,15 @@ def _scores(q_BKGCH, k_BKDH, tokens: Tokens, j, softcap):
 
 
 def _needed(tokens: Tokens, block: int) -> tuple[jax.Array, jax.Array]:
-    """The first block of keys that any of these queries looks at, and the one behind the last.
+    """The range of blocks of keys that these queries attend to: the first, and the one after the last.
 
-    Padding looks at padding: its documents begin where it says, or at its own place.
+    Padding attends to padding, from where its positions begin or from itself.
     """
     back_BC = jnp.minimum(tokens.positions, tokens.window - 1)
-    return jnp.min(tokens.places - back_BC) // block, jnp.max(tokens.places) // block + 1
+    return jnp.min(tokens.indices - back_BC) // block, jnp.max(tokens.indices) // block + 1
 
 
-def _product(subscripts, left, right):
+def _matmul(subscripts, left, right):
     return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
 
 
@@ -200,8 +200,8 @@ def _whole(x):
 
 
 def _tokens_by_block(tokens: Tokens, length: int) -> dict[str, jax.Array]:
-    """What is said of the queries, by block."""
+    """The fields of `Tokens` of the queries, by block."""
     C = _block(length)
     by_row = lambda x_BT: x_BT.reshape(x_BT.shape[0], length // C, C).swapaxes(0, 1)  # noqa: E731
     segments, positions = by_row(tokens.segments), by_row(tokens.positions)
-    return {"segments": segments, "positions": positions, "places": tokens.places.reshape(-1, C)}
+    return {"segments": segments, "positions": positions, "indices": tokens.indices.reshape(-1, C)}

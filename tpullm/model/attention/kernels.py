@@ -11,16 +11,16 @@ LONGEST_KEPT = 4096
 
 
 def query_block(length: int) -> int:
-    """How many queries attention takes at a time; all of them is one block."""
+    """How many queries attention on a CPU takes at a time; a row that has no such blocks is one."""
     block = max(128, length // 8)
     return block if length % block == 0 else length
 
 
 def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequence: int) -> str:
-    """How training attends on rows of `length` tokens, on `sequence` devices along time.
+    """The kernel of attention in training, for rows of `length` tokens on `sequence` devices along the row.
 
-    `splash` on a TPU and `cudnn` on a GPU are their own kernels; a CPU attends in `blocks` whose weights it keeps, or
-    plainly where caps or sinks are asked, up to a length; `flash` is everything else.
+    `splash` on a TPU; `cudnn` on a GPU; on a CPU, up to `LONGEST_KEPT`, `blocks` (keeps the weights) or, with soft caps
+    or sinks, `plain`; `flash` otherwise.
     """
     special = bool(config.attention_softcap or config.sinks)
     if target() == "tpu" and splash_fits(length, sequence):
@@ -33,18 +33,18 @@ def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequenc
 
 
 def splash_fits(length: int, sequence: int) -> bool:
-    """Whether a TPU's kernel takes rows of that many tokens: 128 at a time, in two pieces a device."""
+    """Whether the TPU's kernel takes rows of that many tokens: 128 at a time, in two chunks a device."""
     return length % (128 * (2 * sequence if sequence > 1 else 1)) == 0
 
 
 def splash_block(length: int, most: int = 0) -> int:
-    """How many of `length` queries or keys a TPU's kernel takes at a time: at most `most`, or 1,024 if that is 0.
+    """How many of `length` queries or keys the TPU's kernel takes at a time: at most `most`, or 1,024 if that is 0.
 
-    1,024 is best by `planning/attention_kernels.py`, but for a v6e from 8,192 tokens on, where 2,048 take 6 % less.
+    1,024 is best by `planning/attention_kernels.py`, except on a v6e from 8,192 tokens, where 2,048 take 6 % less.
     """
     return next(block for block in ATTENTION_BLOCKS if block <= (most or 1024) and length % block == 0)
 
 
 def largest_block(device_kind: str) -> int:
-    """The most that `model.attention_block` can be: the compiler refuses 2,048 where a core has 16 MiB of its own."""
+    """The largest `model.attention_block`: the compiler refuses 2,048 on cores with 16 MiB of on-chip memory."""
     return max(of_kind(device_kind).attention, default=1024)

@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021), and how their frequencies are stretched to longer contexts.
+"""Rotary positions (Su et al. 2021), and the scaling of their frequencies to longer contexts.
 
 Shapes: B batch, T length, N heads, H head width, h = H / 2 frequencies.
 """
@@ -17,18 +17,18 @@ from tpullm.recipe.schema import ModelConfig, RopeScaling
 def rotary_table(positions_BT: jax.Array, segment_ids_BT: jax.Array, config: ModelConfig, local: bool):
     """Cosine and signed sine of each position's angles, `[B, T, 1, H]` float32, for `rotary`.
 
-    Behind a barrier, or XLA computes them again in every fusion that uses them: 100 of the 1,270 ms of a step with
-    12 M parameters.
+    Behind an optimization barrier: XLA would recompute them in every fusion that uses them, which took 100 of the 1,270
+    ms of a step with 12 M parameters.
 
     Args:
-        segment_ids_BT: where it is 0, there is no text: such a position does not count for the length so far.
+        segment_ids_BT: 0 is padding, which does not count for the length of the longest text.
         local: for the layers with a window.
     """
     theta, scaling = config.rope_theta, config.rope_scaling
     if local and config.local_rope_theta:
         theta, scaling = config.local_rope_theta, RopeScaling()
     longest = jnp.max(jnp.where(segment_ids_BT > 0, positions_BT, 0)) + 1
-    frequencies = stretched(config.head_width, theta, scaling, longest)
+    frequencies = scaled_frequencies(config.head_width, theta, scaling, longest)
     angles_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles_BT1h) * scaling.scale, jnp.sin(angles_BT1h) * scaling.scale
     table = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
@@ -37,7 +37,7 @@ def rotary_table(positions_BT: jax.Array, segment_ids_BT: jax.Array, config: Mod
 
 @jax.custom_vjp
 def rotary(x_BTNH: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turn the two halves of each head by the angles of `rotary_table`, paired as in Llama; float32 inside."""
+    """Rotate each pair of a head by the angles of `rotary_table`, paired by halves as in Llama; float32 inside."""
     cos, sin = table
     turned = x_BTNH.astype(jnp.float32) * cos + _halves_swapped(x_BTNH).astype(jnp.float32) * sin
     return turned.astype(x_BTNH.dtype)
@@ -48,7 +48,7 @@ def _rotary_forward(x_BTNH, table):
 
 
 def _rotary_backward(table, cotangent_BTNH):
-    """The way back is to turn by as much in the other direction."""
+    """The transpose of a rotation is the rotation by the negative angles."""
     cos, sin = table
     return rotary(cotangent_BTNH, (cos, -sin)), None
 
@@ -56,11 +56,11 @@ def _rotary_backward(table, cotangent_BTNH):
 rotary.defvjp(_rotary_forward, _rotary_backward)
 
 
-def stretched(head_width: int, theta: float, scaling: RopeScaling, longest: jax.Array) -> jax.Array:
-    """Angle of one position in radians, `[h]` float32.
+def scaled_frequencies(head_width: int, theta: float, scaling: RopeScaling, longest: jax.Array) -> jax.Array:
+    """The angle between neighbouring positions in radians, `[h]` float32.
 
     Args:
-        longest: length of the longest text in the batch, for the kinds that depend on it.
+        longest: length of the longest text in the batch, for the kinds of scaling that depend on it.
     """
     half = head_width // 2
     exponents = np.arange(half, dtype=np.float32) / half
@@ -85,7 +85,7 @@ def stretched(head_width: int, theta: float, scaling: RopeScaling, longest: jax.
 
 
 def _ramp(half: int, theta: float, scaling: RopeScaling) -> np.ndarray:
-    """YaRN: 0 for the frequencies that turn often in the original context and stay, 1 for those that hardly turn."""
+    """YaRN: 0 for frequencies with many turns in the original context, which stay, to 1 for those with few."""
 
     def dimension(turns: float) -> float:
         return half * math.log(scaling.original_context / (turns * 2 * math.pi)) / math.log(theta)
@@ -98,11 +98,11 @@ def _ramp(half: int, theta: float, scaling: RopeScaling) -> np.ndarray:
 
 
 def _halves_swapped(x_BTNH: jax.Array) -> jax.Array:
-    """`x` with the two halves of its last dimension in each other's place, in the form that fuses with what follows.
+    """`x` with the two halves of its last dimension swapped, in the form that the compiler fuses with what follows.
 
-    On a CPU that is a reversal of the two; a concatenation is an operation of its own. A TPU keeps the last dimension
-    in its 128 lanes and would transpose all of `x` for either, there and back, in float32 (a tenth of a layer of 7 B
-    parameters by the compiler's estimate): a product with a permutation gives the same numbers on its way.
+    On a CPU that is a reversal of the two; a concatenation is not fused. On a TPU it is a matmul with a permutation,
+    which gives the same numbers. A TPU has the last dimension in its 128 lanes and would transpose all of `x` for a
+    reversal, there and back, in float32 (a tenth of a layer of 7 B parameters by the compiler's estimate).
     """
     *_, H = x_BTNH.shape
     spec = jax.typeof(x_BTNH).sharding.spec

@@ -17,12 +17,12 @@ from tpullm.model.platform import target
 
 
 def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softcap=0.0, sinks_N=None, block=0):
-    """The mixed values `[B, T, N, H]` of `attention.attend`, for queries and keys of the same tokens.
+    """The mixed values `[B, T, N, H]` of `plain.attend`, for queries and keys of the same tokens.
 
     Args:
-        windows: of each kind of layer, how many tokens a token looks back at, itself included; 0 is all.
-        kind: which of them this layer is.
-        block: queries and keys at a time, at most; 0 is as `kernels.splash_block` chooses.
+        windows: of each kind of layer, how many tokens a token attends to, itself included; 0 is all.
+        kind: the index of this layer's kind.
+        block: queries and keys at a time, at most; 0 is the choice of `kernels.splash_block`.
     """
     axis, tensor = RULES.time, axis_size(RULES.heads)
     heads, length = q_BTNH.shape[2] // tensor, q_BTNH.shape[1]
@@ -61,8 +61,8 @@ def _kernel(length: int, window: int, heads: int, sequence: int, most: int, soft
         mask.q_sequence = zigzag_order(length, sequence).astype(np.int32)
     turn = length // (2 * sequence if sequence > 1 else 1)
     q, kv = splash_block(turn, most), splash_block(length, most)
-    # One pass for all gradients would take 0.7 of the time of these two. But it writes a part of the queries' gradient
-    # for each block of keys, and the sum of these takes the compiler longer than that saves (benchmarks/LOG.md).
+    # One pass for all gradients would take 0.7 of the time of these two. But it writes a partial gradient of queries
+    # for each block of keys, and summing them takes longer than that saves (benchmarks/LOG.md).
     sizes = kernels.BlockSizes(
         block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv, block_q_dq=q, block_kv_dq=kv
     )
@@ -73,6 +73,6 @@ def _kernel(length: int, window: int, heads: int, sequence: int, most: int, soft
         q_seq_shards=sequence,
         attn_logits_soft_cap=softcap or None,
         residual_checkpoint_name="attention",
-        # Where there is no TPU (in tests), it is interpreted.
+        # Without a TPU (in tests) the kernel is interpreted.
         interpret=target() != "tpu",
     )

@@ -1,7 +1,7 @@
-"""Adafactor: the second moment of a matrix as the product of one number a row and one a column.
+"""Adafactor: the second moment of a matrix as the product of one number per row and one per column.
 
 Shazeer & Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (arXiv 1804.04235), algorithms 4
-and 5, with the learning rate that is given (not relative to a parameter's size, section 8) and without a first moment.
+and 5, with an absolute learning rate (not relative to a parameter's size, section 8) and without a first moment.
 """
 
 from typing import Any, NamedTuple
@@ -13,16 +13,16 @@ import optax
 from tpullm.training.optimizer.matrices import is_matrix, own, sides
 
 Tree = Any
-# The paper's values (section 9): added to squares; the longest update (root mean square); growth of the memory.
+# The paper's values (section 9): added to squares; the largest root mean square of an update; exponent of the decay.
 EPSILON, LONGEST, EXPONENT = 1e-30, 1.0, 0.8
 
 
 class FactoredState(NamedTuple):
-    """What Adafactor keeps, float32.
+    """The state of Adafactor, float32.
 
-    `rows`: of a matrix, the mean of its squares over outputs, `[*stacked, *inputs, 1, ...]`; of anything else the whole
-    second moment. `columns`: of a matrix, the mean over inputs, `[*stacked, 1, ..., *outputs]`. A dimension that was
-    summed over stays, with size 1, so that the others lie on the mesh as the parameter's do (`state.abstract`).
+    `rows`: of a matrix, the mean of its squares over outputs, `[*stacked, *inputs, 1, ...]`; of other parameters the
+    whole second moment. `columns`: of a matrix, the mean over inputs, `[*stacked, 1, ..., *outputs]`. A reduced
+    dimension stays, with size 1, so that the others are sharded as the parameter's are (`state.abstract`).
     """
 
     count: jax.Array
@@ -31,10 +31,10 @@ class FactoredState(NamedTuple):
 
 
 def scale_by_factored_moments(axes: Tree) -> optax.GradientTransformation:
-    """Gradients over the root of their factored second moment, each matrix's update at most 1 (root mean square).
+    """Gradients over the root of their factored second moment, the root mean square of each matrix clipped to 1.
 
     Args:
-        axes: logical axes of every parameter; stacked layers and experts are matrices of their own.
+        axes: logical axes of every parameter; each stacked layer and expert is a matrix of its own.
     """
 
     def init(params: Tree) -> FactoredState:
@@ -46,7 +46,7 @@ def scale_by_factored_moments(axes: Tree) -> optax.GradientTransformation:
 
     def update(grads: Tree, state: FactoredState, params: Tree = None) -> tuple[Tree, FactoredState]:
         count = optax.safe_increment(state.count)
-        decay = 1 - count.astype(jnp.float32) ** -EXPONENT  # 0 at first: no bias to correct (section 7.2)
+        decay = 1 - count.astype(jnp.float32) ** -EXPONENT  # 0 in the first step: no bias to correct (section 7.2)
         tree = jax.tree.structure(grads)
         each = zip(*map(tree.flatten_up_to, (grads, state.rows, state.columns, axes)), strict=True)
         updates, rows, columns = map(tree.unflatten, zip(*(_scaled(decay, *of) for of in each), strict=True))
@@ -55,9 +55,9 @@ def scale_by_factored_moments(axes: Tree) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _zeros(parameter: jax.Array, summed: tuple[int, ...]) -> jax.Array:
-    """Zeros of the shape, and on an explicit mesh of the layout, of a mean over the dimensions `summed`."""
-    return jnp.zeros_like(jax.eval_shape(lambda p: jnp.mean(p, summed, keepdims=True), parameter))
+def _zeros(parameter: jax.Array, reduced: tuple[int, ...]) -> jax.Array:
+    """Zeros of the shape, and on an explicit mesh of the sharding, of a mean over the dimensions `reduced`."""
+    return jnp.zeros_like(jax.eval_shape(lambda p: jnp.mean(p, reduced, keepdims=True), parameter))
 
 
 def _scaled(decay: jax.Array, grad: jax.Array, rows: jax.Array, columns, axes: tuple[str, ...]):
@@ -72,6 +72,6 @@ def _scaled(decay: jax.Array, grad: jax.Array, rows: jax.Array, columns, axes: t
     else:
         rows = decay * rows + (1 - decay) * square
         update = grad * jax.lax.rsqrt(rows)
-    # Algorithm 4's clip, of one layer's parameter (of an expert's, if it has one).
+    # The clip of algorithm 4, for each layer and each expert.
     length = jnp.sqrt(jnp.mean(jnp.square(update), own(axes), keepdims=True))
     return update / jnp.maximum(1.0, length / LONGEST), rows, columns

@@ -1,4 +1,4 @@
-"""The optimizer: a clip of the gradient's norm, then AdamW, Adafactor or Muon, then decay and the learning rate."""
+"""The optimizer: clip the gradient's norm, then AdamW, Adafactor or Muon, then weight decay and the learning rate."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """
     peak, last = config.peak_lr, config.peak_lr * config.final_lr_fraction
     warmup = min(config.warmup_steps, steps - 1)
-    # Step 0 trains too: the warm-up reaches the peak after `warmup_steps` steps, from peak / warmup_steps.
+    # The rate of step 0 is peak / warmup_steps, not 0: that step trains too.
     rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
     if config.schedule == "cosine":
         fall = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), config.final_lr_fraction)
@@ -54,7 +54,7 @@ def make_optimizer(
     """The optimizer for parameters whose logical axes are the tree `axes`.
 
     Args:
-        dtype: type of the products of the training, which are Muon's too.
+        dtype: type of the matmuls of the training, and of Muon.
     """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -65,14 +65,14 @@ def make_optimizer(
 
 
 def _scaling(config: OptimizerConfig, axes: Tree, dtype: jnp.dtype) -> optax.GradientTransformation:
-    """Gradients to updates of length 1 or so, which the learning rate scales."""
+    """Gradients to updates of a root mean square near 1, which the learning rate scales."""
     if config.kind == "adafactor":
         return scale_by_factored_moments(axes)
     scaling = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
     if config.kind == "muon":
         hidden = _each(is_hidden, axes)
-        theirs = _each(lambda names: names if is_hidden(names) else optax.MaskedNode(), axes)
-        muon = scale_by_muon(config.momentum, theirs, dtype)
+        hidden_axes = _each(lambda names: names if is_hidden(names) else optax.MaskedNode(), axes)
+        muon = scale_by_muon(config.momentum, hidden_axes, dtype)
         others = jax.tree.map(lambda chosen: not chosen, hidden)
         scaling = optax.chain(optax.masked(muon, hidden), optax.masked(scaling, others))
     return store_in_bfloat16(scaling) if config.moments == "bfloat16" else scaling

@@ -1,8 +1,8 @@
-"""Which parameters an optimizer takes for matrices, and what their two sides are, by logical axes alone."""
+"""Which parameters an optimizer treats as matrices, and their input and output dimensions, by logical axes alone."""
 
 from tpullm.mesh.layout import unstacked_axes
 
-# Tables and the router: a token, a position or an expert has a row of its own, which few tokens of a batch move.
+# Tables and the router: each token, position or expert has its own row, whose gradient comes from few tokens.
 TABLES = {"vocabulary", "position", "routes"}
 
 
@@ -12,19 +12,19 @@ def is_matrix(axes: tuple[str, ...]) -> bool:
 
 
 def is_hidden(axes: tuple[str, ...]) -> bool:
-    """Whether it is a matrix between hidden activations (of attention, an MLP, an expert), and no table nor router."""
+    """Whether it is a matrix between hidden activations (of attention, an MLP, an expert), not a table or router."""
     return is_matrix(axes) and not TABLES & set(unstacked_axes(axes))
 
 
 def own(axes: tuple[str, ...]) -> tuple[int, ...]:
-    """The dimensions of one parameter of those that are stacked by layer and by expert; the others come first."""
+    """The dimensions of one parameter; those that stack layers and experts come before them."""
     return tuple(range(len(axes) - len(unstacked_axes(axes)), len(axes)))
 
 
 def sides(axes: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which dimensions of a matrix are its inputs and which its outputs: together `own`.
+    """The input dimensions and the output dimensions of a matrix; together they are `own`.
 
-    `embed` is one side, all others together are the other: `("layers", "embed", "heads", "head")` is, for each layer,
+    `embed` is one side and all others are the other side: `("layers", "embed", "heads", "head")` is, for each layer,
     a matrix of `embed` inputs and `heads * head` outputs.
     """
     dimensions = own(axes)

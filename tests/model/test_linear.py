@@ -1,0 +1,94 @@
+"""The matmul with a parameter: its gradient, which is written by hand, and what parameters are at first."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.training.small import CONFIG, mesh
+from tpullm.mesh.layout import RULES
+from tpullm.model.linear import Linear, matmul, parameter
+
+MATMULS = {
+    "btd,df->btf": ((2, 16, 12), (12, 20)),
+    "btd,dnh->btnh": ((2, 16, 12), (12, 3, 8)),
+    "btnh,nhd->btd": ((2, 16, 3, 8), (3, 8, 12)),
+}
+
+
+def _arrays(*shapes, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return [jax.random.normal(key, shape).astype(dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def _gradients(function, arguments, cotangent):
+    with jax.set_mesh(mesh()):
+        return jax.jit(lambda *values: jax.vjp(function, *values)[1](cotangent))(*arguments)
+
+
+@pytest.mark.parametrize("subscripts", MATMULS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    # Sums of up to 32 terms in another order: some roundings of 6e-8, or of 4e-3 in bfloat16.
+    [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)],
+)
+def test_the_gradient_of_a_matmul_is_that_of_einsum(subscripts, dtype, tolerance):
+    x, weight = _arrays(*MATMULS[subscripts], dtype=dtype)
+    cotangent = jnp.einsum(subscripts, x, weight)
+    axes = tuple(
+        {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}[letter]
+        for letter in subscripts.split("->")[0].split(",")[1]
+    )
+    ours = _gradients(lambda x, w: matmul(subscripts, axes, "compute", None, x, w), (x, weight), cotangent)
+    plain = _gradients(lambda x, w: jnp.einsum(subscripts, x, w), (x, weight), cotangent)
+    for one, other in zip(ours, plain, strict=True):
+        assert one.dtype == other.dtype == dtype
+        one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * np.abs(other).max())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_layer_is_its_matmul_and_bias(bias):
+    """Fresh weights keep the variance of their inputs: the deviation is one over the root of their number."""
+    (x,) = _arrays((2, 5, 4, 16))
+    with jax.set_mesh(mesh()):
+        layer = Linear(CONFIG, nnx.Rngs(0), (4, 16), (256,), ("heads", "head", "embed"), bias)
+        assert (layer.bias is not None) == bias
+        if bias:
+            assert (np.asarray(layer.bias[...]) == 0).all() and layer.bias_axes == ("width",)
+            layer.bias[...] = jnp.arange(256.0)
+        found = layer("btnh,nhd->btd", x, RULES.spec("batch", "time", "width"))
+    weight = np.asarray(layer.weight[...])
+    assert weight.shape == (4, 16, 256)
+    np.testing.assert_allclose(weight.std(), 1 / 8, rtol=0.02)  # of 16,384 numbers; one deviation is 0.006 of it
+    expected = np.einsum("btnh,nhd->btd", x, weight) + (np.arange(256) if bias else 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)  # sums of 64 terms, beside biases of up to 255
+
+
+@pytest.mark.parametrize("scale", [0.02, 3.0])
+def test_a_parameter_has_the_deviation_that_is_asked_for(scale):
+    """Cut at two deviations of the normal before it is scaled up to the one asked for; 5 deviations of an estimate."""
+    with jax.set_mesh(mesh()):
+        made = parameter(nnx.Rngs(0), (300, 300), ("embed", "mlp"), scale)
+        values = np.asarray(made[...], np.float64)
+    assert made.get_metadata()["logical_axes"] == ("embed", "mlp") and made[...].dtype == jnp.float32
+    np.testing.assert_allclose(values.std(), scale, rtol=5 / math.sqrt(2 * values.size))
+    assert abs(values.mean()) < 5 * scale / 300 and np.abs(values).max() <= scale * 2 / 0.87962566 * 1.000001
+
+
+def test_parameters_without_a_scale_are_ones_and_of_scale_0_zeros():
+    with jax.set_mesh(mesh()):
+        ones, zeros = (parameter(nnx.Rngs(0), (3,), ("width",), scale)[...] for scale in (None, 0.0))
+    assert (np.asarray(ones) == 1).all() and (np.asarray(zeros) == 0).all()
+
+
+def test_the_type_of_reduction_is_the_settings():
+    with jax.set_mesh(mesh()):
+        for gradients in ("compute", "float32"):
+            config = dataclasses.replace(CONFIG, gradients=gradients)
+            layer = Linear(config, nnx.Rngs(0), (4,), (8,), ("embed", "mlp"), False)
+            assert layer.reduce_dtype == gradients

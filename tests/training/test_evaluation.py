@@ -1,0 +1,61 @@
+"""Held-out loss is a mean over all of a source's tokens, and bits per byte are over the bytes of the text."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.training.small import ARCHITECTURE, batch, mesh, params
+from tpullm.training.evaluation import held_out, make_evaluation
+from tpullm.training.losses import Sums
+from tpullm.training.step import batch_loss
+
+
+def test_means_are_over_all_batches_of_a_source():
+    """Of unequal weights: the mean is not that of the batches' means. An empty source has no loss."""
+    sources = {"novels": [batch(seed=1), batch(rows=2, seed=2)], "tenki": [batch(seed=3)], "nothing": []}
+    bytes_per_token = np.arange(96) % 5
+
+    def evaluate(scale, b):
+        """A loss that differs from token to token, as the real one does."""
+        nats = scale * jnp.sum(b.weights * b.targets)
+        return Sums(nats, nats, jnp.sum(b.weights), nats)
+
+    with jax.set_mesh(mesh()):
+        found = held_out(evaluate, 0.5, mesh(), sources, bytes_per_token)
+    assert found.keys() == {"eval_loss", "eval_bits_per_byte"}
+    assert found["eval_loss"]["nothing"] == found["eval_bits_per_byte"]["nothing"] == 0
+    for source in ("novels", "tenki"):
+        batches = sources[source]
+        nats = sum(0.5 * float((b.weights * b.targets).sum()) for b in batches)
+        tokens = sum(float(b.weights.sum()) for b in batches)
+        text = sum(int(bytes_per_token[b.targets][b.weights > 0].sum()) for b in batches)
+        np.testing.assert_allclose(found["eval_loss"][source], nats / tokens, rtol=1e-6)
+        np.testing.assert_allclose(found["eval_bits_per_byte"][source], nats / math.log(2) / text, rtol=1e-6)
+
+
+def test_a_token_of_any_weight_has_all_its_bytes():
+    """Weights other than 1 count in the loss alone."""
+    b = batch()
+    halved = dataclasses.replace(b, weights=b.weights / 2)
+
+    def evaluate(_, b):
+        return Sums(*[jnp.sum(b.weights)] * 4)
+
+    with jax.set_mesh(mesh()):
+        whole, half = (held_out(evaluate, None, mesh(), {"a": [of]}, np.full(96, 3)) for of in (b, halved))
+    assert whole["eval_loss"] == half["eval_loss"] == {"a": 1.0}
+    assert whole["eval_bits_per_byte"]["a"] == 2 * half["eval_bits_per_byte"]["a"]
+
+
+def test_the_evaluation_is_the_loss_of_the_batch_and_compiled_once():
+    b = jax.tree.map(jnp.asarray, batch())
+    with jax.set_mesh(mesh()):
+        evaluate = make_evaluation(ARCHITECTURE, jnp.float32)
+        assert make_evaluation(ARCHITECTURE, jnp.float32) is evaluate
+        found = evaluate(params(), b)
+        expected = jax.jit(lambda p: batch_loss(ARCHITECTURE, p, b, dtype=jnp.float32)[1])(params())
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
+    np.testing.assert_allclose(found.weight, b.weights.sum(), rtol=1e-6)

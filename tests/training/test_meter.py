@@ -1,0 +1,140 @@
+"""What a log line says of speed: rates of the steps since the line before, and the share of a peak that is known."""
+
+import numpy as np
+import pytest
+
+from tpullm.training import meter
+from tpullm.training.meter import Meter, duration, line
+
+TOKENS = 100  # of a step
+
+
+class Lines(list):
+    """A log that keeps its rows."""
+
+    closed = False
+
+    def write(self, values):
+        """Keep a row."""
+        self.append(values)
+
+    def close(self):
+        """Remember it."""
+        self.closed = True
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(meter, "time", made := Clock())
+    return made
+
+
+def metered(steps=100, step=0, peak=None, rate=lambda step: 1e-3):
+    return Meter(Lines(), steps, step, TOKENS, peak, rate, _since=0.0)
+
+
+def values(**more):
+    return {name: np.float32(1) for name in ("loss", "grad_norm", "accuracy")} | more
+
+
+@pytest.fixture
+def rows(clock, capsys):
+    """`rows(peak, *seconds)`: the rows of a meter whose steps took so long; what was said."""
+
+    def made(peak, *seconds):
+        of = metered(len(seconds), peak=peak)
+        for step, of_step in enumerate(seconds, 1):
+            clock.now += of_step
+            of.keep(step, values())
+            of.report()
+        return of.log, capsys.readouterr().err
+
+    return made
+
+
+def test_mfu_is_the_share_of_the_peak(rows):
+    found, said = rows(200.0, 1.0, 2.0)
+    assert [row["mfu"] for row in found] == [0.5, 0.25] and "MFU 25%" in said
+
+
+def test_without_a_peak_there_is_no_mfu(rows):
+    found, said = rows(None, 1.0, 2.0)
+    assert all("mfu" not in row for row in found) and "50 tokens/s  waiting" in said and "MFU" not in said
+
+
+def test_a_peak_that_training_exceeds_is_no_longer_believed(rows):
+    found, said = rows(200.0, 1.0, 0.5, 0.25, 1.0)
+    assert [row.get("mfu") for row in found] == [0.5, 1.0, None, None], "a peak that is reached may be one"
+    assert said.count("MFU is not shown") == 1
+
+
+def test_rates_are_of_the_steps_since_the_line_before(clock):
+    """A resumed training reports every third step, waits for data, and evaluates after the second report."""
+    of = metered(step=7, rate=lambda step: step)
+    for step, seconds in ((10, 6.0), (13, 3.0)):
+        with of.waiting():
+            clock.now += seconds / 4
+        clock.now += 3 * seconds / 4
+        of.keep(step, values(expert_loads=np.ones(2)))
+        of.report()
+    clock.now += 50.0
+    of.evaluation(13, {"eval_loss": {"novels": 2.0}})
+    clock.now += 1.0
+    of.keep(14, values())
+    of.close()
+    *reports, evaluation, last = of.log
+    assert [row["step"] for row in reports] == [10, 13]
+    assert [row["step_seconds"] for row in (*reports, last)] == [2.0, 1.0, 1.0], "an evaluation is no training"
+    assert [row["data_wait_share"] for row in (*reports, last)] == [0.25, 0.25, 0.0]
+    assert all(row["expert_loads"] == [1.0, 1.0] for row in reports) and "expert_loads" not in last
+    assert evaluation == {"step": 13, "tokens": 13 * TOKENS, "eval_loss": {"novels": 2.0}}
+    for row in (*reports, last):
+        assert row["tokens_per_second"] == TOKENS / row["step_seconds"] and row["tokens"] == row["step"] * TOKENS
+        assert row["learning_rate"] == row["step"] - 1, "the rate of step n is that of the n-th update, counted from 0"
+    assert of.log.closed
+
+
+def test_what_was_kept_is_reported_once(clock):
+    of = metered()
+    of.report()
+    clock.now += 1.0
+    of.keep(1, values())
+    of.report()
+    of.report()
+    assert len(of.log) == 1
+
+
+def test_a_line_at_most_every_ten_seconds_and_one_at_the_end(clock, capsys):
+    """Every row is written, whether a line is said or not."""
+    of, clock.now = metered(steps=6), 100.0
+    for step, seconds in enumerate((1.0, 10.0, 1.0, 9.5, 1.0, 1.0), 1):
+        clock.now += seconds
+        of.keep(step, values())
+        of.report()
+    said = [text.split()[1] for text in capsys.readouterr().err.splitlines()]
+    assert said == ["1/6", "3/6", "5/6", "6/6"] and len(of.log) == 6, "10 s after the first are not yet more than 10"
+
+
+def test_a_line_tells_the_time_that_is_left():
+    row = {name: 0.5 for name in ("loss", "grad_norm", "learning_rate", "tokens_per_second", "data_wait_share")}
+    assert line(row | {"step": 40, "step_seconds": 1.5}, 100).endswith("  1:30 left")
+    assert line(row | {"step": 100, "step_seconds": 1.5}, 100).endswith("  0:00 left")
+
+
+@pytest.mark.parametrize("seconds", [0, 9, 59, 60, 75, 3599, 3600, 3661, 90_000])
+def test_a_duration_counts_its_seconds(seconds):
+    """In groups of two digits but the first, the largest unit not 0 but minutes."""
+    first, *rest = duration(seconds).split(":")
+    assert sum(int(part) * 60**power for power, part in enumerate(reversed([first, *rest]))) == seconds
+    assert all(len(part) == 2 and int(part) < 60 for part in rest)
+    assert len(rest) == (2 if seconds >= 3600 else 1) and (len(rest) == 1 or int(first))

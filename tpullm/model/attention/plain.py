@@ -1,0 +1,52 @@
+"""Plain attention: the mask and the softmax over all scores at once.
+
+Shapes: B batch, T query length, S key length, N query heads, K key/value heads, G = N / K, H head width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from tpullm.mesh.layout import RULES
+
+
+def causal_mask(q_segments_BT, q_positions_BT, k_segments_BS, k_positions_BS, window: int | None = None) -> jax.Array:
+    """Whether each query attends to each key, `[B, T, S]` bool: of the same segment, and not later.
+
+    Positions count from 0 within a segment, so comparing them is causal inside it; a segment of 0 is padding.
+
+    Args:
+        window: how many tokens a token attends to, itself included; None is all.
+    """
+    whole = RULES.spec("batch", None)
+    k_segments_BS, k_positions_BS = jax.reshard((k_segments_BS, k_positions_BS), (whole, whole))
+    same = q_segments_BT[:, :, None] == k_segments_BS[:, None, :]
+    q_positions_BT1, k_positions_B1S = q_positions_BT[:, :, None], k_positions_BS[:, None, :]
+    mask = same & (q_positions_BT1 >= k_positions_B1S)
+    return mask if window is None else mask & (q_positions_BT1 - window < k_positions_B1S)
+
+
+def attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS, softcap: float = 0.0, sinks_N=None) -> tuple[jax.Array, jax.Array]:
+    """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1), softmax in float32.
+
+    Args:
+        softcap: bound of the scores, by tanh (Gemma 2); 0 is none.
+        sinks_N: of each head, the score of a key whose value is 0, float32 (gpt-oss's model card, OpenAI 2025).
+
+    Returns:
+        The mixed values `[B, T, N, H]` and the weights `[B, K, G, T, S]` (the compiler drops them if unused).
+    """
+    B, T, N, H = q_BTNH.shape
+    K = k_BKSH.shape[1]
+    # A reshape with a dimension of size 1 leaves the sharding open, so it is given.
+    grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
+    q_BTKGH = jnp.reshape(q_BTNH, (B, T, K, N // K, H), out_sharding=grouped)
+    scores = jnp.einsum("btkgh,bksh->bkgts", q_BTKGH, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
+    scores = softcap * jnp.tanh(scores / softcap) if softcap else scores
+    scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if sinks_N is not None:  # exp(s) / (sum + exp(sink)) is softmax times sum / (sum + exp(sink))
+        sinks = jnp.reshape(sinks_N, (K, N // K, 1, 1), out_sharding=RULES.spec("kv_heads", None, None, None))
+        weights *= jax.nn.sigmoid(jax.nn.logsumexp(scores, axis=-1, keepdims=True) - sinks)
+    mixed = jnp.einsum("bkgts,bksh->btkgh", weights.astype(v_BKSH.dtype), v_BKSH).astype(q_BTNH.dtype)
+    whole = RULES.spec("batch", "time", "heads", "head")
+    return jnp.reshape(mixed, (B, T, N, H), out_sharding=whole), weights

@@ -1,0 +1,80 @@
+"""One layer of the Transformer.
+
+Shapes: B batch, T query length, S key length, D model width, K key/value heads, H head width.
+"""
+
+from functools import partial
+
+import jax
+from flax import nnx
+
+from tpullm.mesh.layout import RULES
+from tpullm.model.attention.layer import Attention, LayerKind
+from tpullm.model.experts.moe import MixtureOfExperts
+from tpullm.model.mlp import MLP
+from tpullm.model.norm import Norm
+from tpullm.model.residual import dropout
+from tpullm.recipe.schema import ModelConfig
+
+
+class Block(nnx.Module):
+    """One layer: attention, then the MLP, each normalized before or after it and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        before, after = config.norm_placement != "after", config.norm_placement != "before"
+        norm = partial(Norm, config, (config.width,), ("width",), rngs)
+        self.attention_norm = norm() if before else None
+        self.attention = Attention(config, rngs)
+        self.attention_out_norm = norm() if after else None
+        self.mlp_norm = norm() if before else None
+        self.mlp = (MixtureOfExperts if config.experts else MLP)(config, rngs)
+        self.mlp_out_norm = norm() if after else None
+        self.dropout = config.dropout
+
+    def __call__(
+        self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str, cached=None, slot=None, key=None
+    ):
+        """`[B, T, D]` to `[B, T, D]`.
+
+        Args:
+            kind, segments_BT, positions_BT, kernel: as for `Attention`.
+            cached: keys and values `[B, K, S, H]` of earlier tokens; the new ones are written at `slot`.
+            key: for dropout; None is no dropout.
+
+        Returns:
+            The new residual stream, the keys and values attended to, the attention weights or None, the `Routing` or
+            None.
+        """
+        attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
+        with jax.named_scope("attention"):
+            mixed, pair, weights = self._mixed(x_BTD, kind, segments_BT, positions_BT, kernel, cached, slot)
+            x_BTD = x_BTD + dropout(mixed, self.dropout, attention_key)
+        with jax.named_scope("feed_forward"):
+            out, routing = self._fed_forward(x_BTD, segments_BT)
+            return x_BTD + dropout(out, self.dropout, mlp_key), pair, weights, routing
+
+    def _mixed(self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str, cached, slot):
+        """The output of attention, the keys and values, the weights."""
+        normed = _maybe(self.attention_norm, x_BTD)
+        k, v = self.attention.keys_and_values(normed, kind.table)
+        if kernel in ("plain", "blocks"):  # they need the keys of whole rows
+            whole = RULES.spec("batch", "kv_heads", None, "head")
+            k, v = jax.reshard((k, v), (whole, whole))
+        if cached is not None:
+            k = jax.lax.dynamic_update_slice_in_dim(cached[0], k.astype(cached[0].dtype), slot, axis=2)
+            v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=2)
+        mixed, weights = self.attention(normed, kind, k, v, segments_BT, positions_BT, kernel)
+        return _maybe(self.attention_out_norm, mixed), (k, v), weights
+
+    def _fed_forward(self, x_BTD, segments_BT):
+        """The output of the MLP or the experts, and the experts' routing."""
+        normed, routing = _maybe(self.mlp_norm, x_BTD), None
+        if isinstance(self.mlp, MixtureOfExperts):
+            out, routing = self.mlp(normed, segments_BT > 0)
+        else:
+            out = self.mlp(normed)
+        return _maybe(self.mlp_out_norm, out), routing
+
+
+def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
+    return x if norm is None else norm(x)
