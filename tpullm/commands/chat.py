@@ -94,7 +94,7 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
 
 def _prompt(session, messages, tokens: int) -> list[int]:
     """The ids of the conversation, without its oldest turns if they leave no room for an answer; says so."""
-    from tpullm.inference.session import fits
+    from tpullm.inference.padding import fits
 
     # An answer may need `tokens`; half of the context is room enough for it.
     most = session.context_length - min(tokens, session.context_length // 2)

@@ -41,7 +41,7 @@ def main(arguments) -> None:
 def _one(session, arguments, sampling: Sampling, seed: int) -> dict:
     """One text: printed as it grows unless --json, and what --json tells of it."""
     from tpullm.inference.decode import stream
-    from tpullm.inference.session import fits
+    from tpullm.inference.padding import fits
     from tpullm.inference.streaming import Meter, characters, until
 
     meter, text = Meter(), []

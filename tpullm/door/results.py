@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tpullm.inference.total_variation import total_variation
 from tpullm.report import notebook_pictures
 from tpullm.report.attention_picture import attention_html
 from tpullm.report.run_data import RunData
@@ -51,8 +52,7 @@ class Blank:
         """The share of probability that stands at the wrong word: 0 is perfect. None if the truth is not known."""
         if self.truth is None:
             return None
-        model = dict(self.words)
-        return sum(abs(model.get(word, 0) - self.truth.get(word, 0)) for word in model.keys() | self.truth.keys()) / 2
+        return total_variation(dict(self.words), self.truth)
 
     def __repr__(self) -> str:
         return ", ".join(f"{word} {probability:.1%}" for word, probability in self.words[: notebook_pictures.WORDS])

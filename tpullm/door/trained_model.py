@@ -8,10 +8,11 @@ import numpy as np
 from tpullm.door.results import Attention, Blank, Split
 from tpullm.errors import UserError
 from tpullm.inference import attention_weights, decode, scoring
-from tpullm.inference.answers import ANSWER_TOKENS, answer
 from tpullm.inference.blank import fill
+from tpullm.inference.generation import ANSWER_TOKENS, answer
+from tpullm.inference.padding import fits
 from tpullm.inference.sampling_options import GREEDY, Sampling, check
-from tpullm.inference.session import fits, load
+from tpullm.inference.session import load
 from tpullm.inference.streaming import characters
 from tpullm.recipe.schema import ModelConfig
 
