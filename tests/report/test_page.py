@@ -155,6 +155,8 @@ def test_a_finished_run_has_every_section_once_and_a_link_to_each():
         "「履く」 would be right",
         "97.0% of 400 held-out questions",
         "books 2.700 14.9 1.600",
+        "tenki 300 0 3.00",
+        "total variation 0.012",
         "expected 食べました。",
         "before (nothing)",
         "7 of 20 right answers are shown. 1 of 1 wrong answers are shown.",
@@ -223,8 +225,9 @@ def without(value, path):
 
 @pytest.mark.parametrize("path", list(removals(RESULTS)), ids=lambda path: ".".join(map(str, path)))
 def test_any_result_may_be_missing(path):
-    text = Outline(page(full(results=without(RESULTS, path)))).text
-    assert "None" not in text and "nan" not in text.split()
+    """What is missing is left out: nothing stands in its place, and no number is made up for it."""
+    shown, whole = (Outline(page(full(results=results))).text.split() for results in (without(RESULTS, path), RESULTS))
+    assert (set(shown) - set(whole)) & {"?", "「」", "0.00", "0.0%", "None", "nan", "0"} == set()
 
 
 def test_a_result_that_is_no_number_is_left_out():
