@@ -46,6 +46,11 @@ def test_a_chart_can_be_drawn_of_any_finite_values(values):
     assert all(0 <= x <= 1000 and 0 <= y <= 1000 for x, y in coordinates(chart))
 
 
+def test_a_thinned_line_has_the_means_of_its_stretches():
+    points = [(float(x), 10.0 * x) for x in range(100)]
+    assert thinned(points, 10) == [*((x + 4.5, 10 * x + 45.0) for x in range(0, 90, 10)), (99.0, 990.0)]
+
+
 def test_higher_values_stand_higher():
     (left, top), (right, bottom) = coordinates(line_chart(ENGLISH, "loss", [Line("a", [(0, 5.0), (10, 1.0)])], "steps"))
     assert left == 0 and right == 1000 and top < bottom
@@ -62,6 +67,7 @@ def test_a_range_has_air_and_is_never_empty():
         bottom, top = padded(low, high)
         assert bottom <= low <= high < top
     assert padded(0.1, 9.0)[0] >= 0  # a loss is never negative
+    assert padded(50.0, 50.0) == (45.0, 55.0) and padded(2.0, 3.0) == pytest.approx((1.94, 3.06))
 
 
 def test_bars_are_as_long_as_their_numbers():
