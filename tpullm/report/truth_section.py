@@ -62,7 +62,7 @@ def _blanks(data: RunData) -> list[Markup]:
         return []
     text, mean = data.language, number(data.results, "blank", "mean_total_variation")
     asked = text(
-        "The model reads the text on both sides of {blank} and gives a probability to every word that may stand there. "
+        "The model reads the text on both sides of {blank} and gives a probability to every word that fits there. "
         "The grammar says what this probability truly is.",
         blank=BLANK,
     )
