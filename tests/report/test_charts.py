@@ -56,6 +56,23 @@ def test_higher_values_stand_higher():
     assert left == 0 and right == 1000 and top < bottom
 
 
+def test_the_legend_has_the_colours_of_the_lines_and_their_last_values():
+    lines = [Line("a", [(0, 1.0), (1, 2.0)], 1), Line("b", [(0, 3.0), (1, 4.5)], 5, "faint"), Line("c", [(0, 0.5)], 0)]
+    chart = line_chart(ENGLISH, "loss", lines, "steps", write="{:.2f}".format)
+    drawn = re.findall(r'<path d="[^"]*" class="([^"]*)"', chart)
+    assert drawn == ["c1 solid", "c5 faint", "c0 solid"] == re.findall(r'class="swatch ([^"]*)"', chart)
+    assert re.findall(r'class="value">([^<]*)<', chart) == ["2.00", "4.50", "0.50"]
+
+
+def test_ticks_stand_along_their_axis_in_order():
+    chart = line_chart(ENGLISH, "loss", [Line("a", [(0, 0.0), (10, 100.0)])], "steps")
+    across = re.findall(r'class="tick x" style="left:([\d.]+)%"><span>([\d.]+)<', chart)
+    down = re.findall(r'class="tick y" style="top:([\d.]+)%"><span>([\d.]+)<', chart)
+    assert [float(place) for place, _ in across] == [10 * float(label) for _, label in across] and len(across) == 6
+    places = [float(place) for place, _ in down]
+    assert places == sorted(places, reverse=True) and [float(label) for _, label in down] == [0, 25, 50, 75, 100]
+
+
 def test_one_point_stands_at_the_end_of_what_led_to_it():
     chart = line_chart(ENGLISH, "loss", [Line("a", [(10_240, 4.0)])], "tokens")
     assert {x for x, _ in coordinates(chart)} == {1000}
