@@ -152,7 +152,7 @@ def _print(results: dict) -> None:
         table.add_row(f"your text by {compressor['name']}", f"{compressor['bits_per_byte']:.3f} bits a byte; {beside}")
         blanks = results["yours"]["blanks"]
         first, five = (sum(1 <= blank["place"] <= last for blank in blanks) for last in (1, 5))
-        table.add_row("words missing in it", f"of {len(blanks)}, {first} guessed first, {five} among the first five")
+        table.add_row("blanks in your text", f"of {len(blanks)}, {first} guessed first, {five} among the first five")
     for name, value in results.items():
         if isinstance(value, dict) and "gap_nats_per_token" in value:
             loss, entropy, gap = (value[f"{key}_nats_per_token"] for key in ("loss", "entropy", "gap"))

@@ -106,7 +106,7 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
         UserError: the run belongs to another recipe, or has another base.
     """
     if run == folder or folder in run.parents:
-        raise UserError(f"{run}: lies in the published model itself; choose another --run")
+        raise UserError(f"{run}: is inside the published model; choose another --run")
     kept = run / "recipe.yaml"
     before = load(kept) if kept.exists() else None
     if before and not before.base:
@@ -116,7 +116,7 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
     recipe = load(config or kept, [f"--base={folder}", f"--run={run}"])
     check_owner(run, recipe)
     if before and not _same_base(before, recipe, run):
-        raise UserError(f"{run}: belongs to the recipe '{recipe.name}', of another base; choose another --run")
+        raise UserError(f"{run}: belongs to the recipe '{recipe.name}', which has another base; choose another --run")
     return recipe
 
 

@@ -44,7 +44,7 @@ def main(recipe: Recipe, run: Path, arguments) -> int:
 
     target = storage.path(arguments.write) if arguments.write else None
     if target and target.exists():
-        raise UserError(f"--write: {target} is there already; choose another file, or remove it")
+        raise UserError(f"--write: {target} exists; choose another file, or remove it")
     if target:  # checked before minutes of compiling, and without making a folder
         storage.check_writable(next((folder for folder in target.parents if folder.exists()), target.parent))
     plans = sorted(_plans(recipe, run, arguments), key=lambda plan: _order(plan, arguments.sort))
@@ -98,6 +98,6 @@ def _write(plan, target: Path) -> None:
     from tpullm.recipe.parsing import dump
 
     if not plan.fits:
-        raise UserError(f"--write: {plan.chosen.setting.topology} does not hold it, so there is no recipe to write")
+        raise UserError(f"--write: the recipe does not fit {plan.chosen.setting.topology}, so nothing is written")
     storage.write_text(target, dump(plan.recipe))
     say(f"{target}: the recipe for {plan.chosen.setting.topology}; tpullm run --config {target}")

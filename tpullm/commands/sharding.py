@@ -102,7 +102,7 @@ def _show(found: dict) -> None:
         ]
         sizes = " × ".join(f"{size:,}" for size in row["shape"])
         dimensions, megabytes = ", ".join(row["axes"]), f"{row['bytes_a_device'] / 1e6:,.2f}"
-        table.add_row(row["parameter"], dimensions, sizes, ", ".join(split) or "whole everywhere", megabytes)
+        table.add_row(row["parameter"], dimensions, sizes, ", ".join(split) or "whole on each device", megabytes)
     Console(highlight=False, width=120).print(table)
     print(
         f"parameters {found['bytes_a_device'] / 1e6:,.1f} MB a device; with gradients and what {found['optimizer']} "
