@@ -38,6 +38,13 @@ def test_no_token_can_break_the_page():
     assert "␣and" in fragment
 
 
+def test_the_words_on_the_line_are_in_order_and_within_the_picture():
+    _, _, fragment = picture()
+    width = float(re.search(r'class="arcs" hidden width="(\d+)"', fragment)[1])
+    places = [float(x) for x in re.findall(r'class="word" data-t="\d" x="([\d.]+)"', fragment)]
+    assert places == sorted(places) and len(places) == 4 and 0 < places[0] and places[-1] < width < 1.5 * places[-1]
+
+
 def test_two_pictures_on_one_page_have_their_own_names():
     tokens, found, fragment = picture()
     other = attention_html(tokens, found[:1])

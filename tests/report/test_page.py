@@ -174,6 +174,10 @@ def test_the_numbers_of_the_run_are_on_the_page(said):
     assert said in Outline(page(full())).text
 
 
+def test_a_run_that_was_not_evaluated_yet_shows_what_it_has_read():
+    assert "tokens read 200 in pretraining" in Outline(page(full(results={}))).text
+
+
 def test_the_apple_and_the_book_come_first():
     text = Outline(page(full())).text
     assert text.index("私は リンゴ を") < text.index("私は 本 を") < text.index("私は 靴 を")
