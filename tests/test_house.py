@@ -85,6 +85,31 @@ def test_licence_is_apache_2():
     assert PROJECT["license"] == "Apache-2.0"
 
 
+def test_no_line_of_markdown_is_longer_than_120_characters():
+    """Outside of tables and code. Pages in benchmarks/results are written by programs, a finding on each line."""
+    pages = [path for path in tracked_files() if path.suffix == ".md" and path.parent.name != "results"]
+    assert len(pages) > 20  # the search for them works
+    found = {
+        path.relative_to(ROOT).as_posix(): lines for path in pages if (lines := long_lines(path.read_text("utf-8")))
+    }
+    assert found == {}
+
+
+def long_lines(text):
+    """The numbers of the lines of Markdown over 120 characters, outside of tables and code."""
+    lines, code, found = text.splitlines(), False, []
+    for number, line in enumerate(lines, 1):
+        code ^= line.lstrip().startswith("```")
+        if len(line) > 120 and not code and not line.startswith("|"):
+            found.append(number)
+    return found
+
+
+def test_a_long_line_is_found_outside_of_tables_and_code():
+    long = "x" * 121
+    assert long_lines(f"{long}\n| {long} |\n```sh\n{long}\n```\n  {long}\n") == [1, 6]
+
+
 def test_no_file_names_a_machine_or_a_package_registry():
     # Put together here, so that this file does not hold what it looks for.
     folders = "|".join(["work/", "root/", "home/[a-z]", "Users/[A-Za-z]"])

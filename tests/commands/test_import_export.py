@@ -206,7 +206,7 @@ def test_a_base_that_moved_is_the_same_and_another_one_is_not(published, convers
     other = directory(tmp_path / "other")
     change_tensor(other, "model.norm.weight", lambda norm: norm * 2)
     call("import", other, "--run", run, code=2)
-    assert "of another base; choose another --run" in capsys.readouterr().err
+    assert "which has another base; choose another --run" in capsys.readouterr().err
 
 
 def test_a_base_that_broke_takes_nothing_away(published, tmp_path, capsys):
@@ -293,7 +293,7 @@ def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
         (("import", "{full}", "--run={new}"), "full/config.json: no such file; give a folder in the format of"),
         (("import", "{published}", "--run={run}"), "belongs to the recipe 'tiny'"),
         (("import", "{published}", "--run={run}", f"--config={TINY}"), "belongs to the recipe 'tiny'"),
-        (("import", "{published}", "--run={published}/run"), "lies in the published model itself"),
+        (("import", "{published}", "--run={published}/run"), "is inside the published model"),
         (("import", "{published}", "--run={full}/file"), "file exists; choose another place"),
         (("import", "{published}/config.json", "--run={new}"), "config.json/config.json: no such file"),
         (

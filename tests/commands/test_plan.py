@@ -297,7 +297,7 @@ def test_what_is_wrong_is_told_in_one_line(refused, options, said):
 
 def test_no_file_is_written_over(refused, tmp_path):
     (tmp_path / "mine.yaml").write_text("mine")
-    assert "is there already" in refused(f"--write={tmp_path / 'mine.yaml'}")
+    assert "mine.yaml exists; choose another file" in refused(f"--write={tmp_path / 'mine.yaml'}")
     assert (tmp_path / "mine.yaml").read_text() == "mine"
     small = ("--topology=v6e:4x4", "--pretrain.batch_size=256")
     assert cli.main(arguments(*small, f"--write={tmp_path / 'other.yaml'}", tmp_path=tmp_path)) == 2

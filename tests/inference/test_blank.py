@@ -57,6 +57,12 @@ def test_words_are_weighed_by_both_sides(knows):
     assert words["新聞"] == pytest.approx(0.75, abs=1e-4)
 
 
+def test_what_the_right_side_continues_is_proposed_first(knows):
+    session = knows({"今日は雨です。": 0.9, "今日は寒い天気です。": 0.1})
+    assert propose(session, "今日は", "天気です。")[0] == "寒い"
+    assert propose(session, "今日は", "です。")[0] == "雨"
+
+
 def test_the_likeliest_come_first_and_count_cuts(knows):
     session = knows({"今日は寒い天気です。": 0.5, "今日は暑い天気です。": 0.3, "今日は悪い天気です。": 0.2})
     assert [word for word, _ in fill(session, "今日は【?】天気です。", 2)] == ["寒い", "暑い"]

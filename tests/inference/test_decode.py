@@ -60,7 +60,7 @@ def test_cached_decoding_is_the_full_forward(session):
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_prompts_of_different_lengths_go_on_as_each_would_alone(session):
+def test_prompts_of_different_lengths_decode_more_as_each_would_alone(session):
     together = decode(session, PROMPTS, tokens=12, stop_ids=[])
     assert together == [greedy_by_full_forward(session, ids, 12) for ids in PROMPTS]
 
@@ -72,6 +72,14 @@ def test_a_stream_gives_the_same_tokens_as_a_batch(session):
     assert together == alone
 
 
+def test_a_sampled_text_continues_alike_from_each_of_its_tokens(session):
+    sampling = Sampling(temperature=1.5, min_p=0.0)
+    (whole,) = decode(session, PROMPTS[:1], tokens=8, sampling=sampling, seeds=[5], stop_ids=[])
+    for done in range(1, 8):
+        begun = [[*PROMPTS[0], *whole[:done]]]
+        assert decode(session, begun, 8 - done, sampling, seeds=[5], stop_ids=[]) == [whole[done:]]
+
+
 def test_other_seeds_give_other_texts(session):
     sampling = Sampling(temperature=1.5, min_p=0.0)
     texts = decode(session, [PROMPTS[0]] * 4, tokens=16, sampling=sampling, seeds=[1, 2, 3, 1], stop_ids=[])
@@ -81,6 +89,8 @@ def test_other_seeds_give_other_texts(session):
 def test_a_text_ends_with_its_stop_token(session):
     free = decode(session, PROMPTS, tokens=12, stop_ids=[])
     stop = free[0][5]
+    unused = [token for token in range(600, 604) if token not in sum(free, [])]
+    assert decode(session, PROMPTS, 12, stop_ids=[*unused, stop]) == decode(session, PROMPTS, 12, stop_ids=[stop])
     for ids, whole, stopped in zip(PROMPTS, free, decode(session, PROMPTS, 12, stop_ids=[stop]), strict=True):
         end = whole.index(stop) + 1 if stop in whole else len(whole)
         assert stopped == whole[:end]
@@ -93,7 +103,7 @@ def test_a_batch_never_goes_beyond_the_context(session):
 
 
 def test_a_stream_goes_on_when_the_context_is_full(session):
-    prompt = [1] + [40] * 29
+    prompt = [1, *np.random.default_rng(0).integers(20, 500, 29).tolist()]
     new = list(stream(session, prompt, 8, GREEDY, stop_ids=[]))
     assert len(new) == 8
     half = [*prompt, *new[:2]][-16:]
@@ -108,7 +118,7 @@ def test_a_prompt_longer_than_the_context_is_refused(session):
 
 
 def test_one_program_serves_prompts_and_settings_alike(session):
-    compiled = decode_module._go_on._cache_size
+    compiled = decode_module._decode_more._cache_size
     list(stream(session, [1, 5], 3, Sampling(temperature=0.7), 1))
     before = compiled()
     for prompt, sampling in (([1, 6, 9], Sampling(1.0, 3, 0.5, 0.1)), ([1] * 12, GREEDY)):

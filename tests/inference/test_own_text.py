@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tpullm.data.batch import Batch
+from tpullm.errors import UserError
 from tpullm.inference import own_text
 
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬが、何でも薄暗い所で泣いていた。"
@@ -26,6 +27,20 @@ def test_the_word_put_back_into_the_blank_gives_the_sentence(document):
     assert text.index(own_text.BLANK) >= len(text) / 4, "a model needs something before the blank"
 
 
+def test_a_sentence_with_one_word_to_ask_for_asks_for_it():
+    """In 30 characters without spaces the words of the first third are left out, and only 本 is a content word here."""
+    ((text, word),) = own_text._questions(["あああああああああああああああ本だったのですよね。"])
+    assert word == "本" and text == f"あああああああああああああああ{own_text.BLANK}だったのですよね。"
+
+
+@pytest.mark.parametrize("beginning", ["word " * 12, "x" * 50 + " and more words"])
+def test_a_prompt_ends_between_words_and_is_never_short(beginning):
+    passage = beginning + "of a passage that is longer than a prompt. " * 5
+    prompt, original = own_text._cut(passage)
+    assert passage.startswith(prompt + original) and 20 <= len(prompt) <= 40 and len(original) == 120
+    assert " " not in prompt or original.startswith(" ")
+
+
 def test_a_blank_tells_where_the_right_word_stands(session, monkeypatch):
     for guesses, place in (
         ([("泣い", 0.9), ("笑っ", 0.1)], 1),
@@ -39,16 +54,19 @@ def test_a_blank_tells_where_the_right_word_stands(session, monkeypatch):
         assert found["words"] == [{"word": word, "model": share} for word, share in guesses]
 
 
-def test_a_model_that_finds_no_word_has_a_blank_without_words(session):
-    """The small model has random parameters: whatever it finds, the right word has a place, or 0."""
-    found = own_text.blanks(session, ["今日はとても寒い天気ですから、私は家で本を読みます。"])
-    assert len(found) == 1 and found[0]["place"] >= 0
+def test_a_model_that_finds_no_word_has_a_blank_without_words(session, monkeypatch):
+    def nothing(session, text):
+        raise UserError("no word")
+
+    monkeypatch.setattr(own_text, "fill", nothing)
+    (found,) = own_text.blanks(session, ["今日はとても寒い天気ですから、私は家で本を読みます。"])
+    assert found["words"] == [] and found["place"] == 0 and found["word"]
 
 
 def test_a_continuation_begins_where_the_text_goes_on(session):
     documents = [JAPANESE, ENGLISH, "短い", JAPANESE[::-1]]
     found = own_text.continuations(session, documents, tokens=4, seed=0)
-    assert found and all(item["text"] for item in found)
+    assert found and all(item["text"] and item["original"] for item in found)
     for item in found:
         assert any((item["prompt"] + item["original"]) in document for document in documents)
     assert own_text.continuations(session, ["短い"], tokens=4, seed=0) == []
@@ -61,7 +79,7 @@ def test_one_long_text_gives_as_many_examples_as_many_short_ones(session):
     texts = own_text.passages([novel])
     assert "".join(texts) == novel and max(map(len, texts)) <= 600
     found = own_text.continuations(session, texts, tokens=2, seed=0)
-    assert len({item["prompt"] for item in found}) == own_text.BEGINNINGS
+    assert len({item["prompt"] for item in found}) == own_text.CONTINUATIONS
     assert len(list(own_text._questions(texts))) >= own_text.BLANKS
 
 

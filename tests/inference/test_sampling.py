@@ -11,6 +11,7 @@ LOGITS = np.random.default_rng(0).normal(0, 3, (4, 50)).astype(np.float32)
 SETTINGS = [
     Sampling(1.0, 0, 1.0, 0.0),
     Sampling(0.5, 0, 1.0, 0.0),
+    Sampling(1.0, 1, 1.0, 0.0),
     Sampling(1.0, 5, 1.0, 0.0),
     Sampling(1.0, 0, 0.7, 0.0),
     Sampling(1.0, 0, 1.0, 0.2),

@@ -3,7 +3,6 @@ import pytest
 
 from tpullm.errors import UserError
 from tpullm.inference.scoring import (
-    continuation_log_probabilities,
     log_probabilities,
     next_log_probabilities,
     text_log_probabilities,
@@ -34,12 +33,6 @@ def test_a_score_does_not_depend_on_the_other_rows(session):
     together = log_probabilities(session, [[1, 5, n, 9] for n in range(3, 103)])
     alone = log_probabilities(session, [[1, 5, 50, 9]])[0]
     np.testing.assert_allclose(together[47], alone, atol=1e-5)
-
-
-def test_a_continuation_scores_what_it_adds(session):
-    prompt, continuations = [1, 300, 40], [[77], [9, 22], [501, 17, 5]]
-    for ids, found in zip(continuations, continuation_log_probabilities(session, prompt, continuations), strict=True):
-        assert found == pytest.approx(sum(by_steps(session, prompt + ids)[2:]), abs=TOLERANCE)
 
 
 def test_a_text_begins_a_document(session):

@@ -1,19 +1,13 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tpullm.checkpoint.saving import Checkpoints, description
 from tpullm.errors import UserError
+from tpullm.huggingface.tensors import flat
 from tpullm.inference.scoring import text_log_probabilities
-from tpullm.inference.session import bucket, load
+from tpullm.inference.session import load, targets
 from tpullm.recipe.schema import CheckpointConfig, Recipe
-
-
-@given(st.integers(1, 10_000))
-def test_a_bucket_holds_its_length_and_few_share_one(length):
-    assert length <= bucket(length) < max(17, 2 * length)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +28,12 @@ def test_a_loaded_model_scores_as_the_saved_one(session, run):
     assert not loaded.talks and loaded.context_length == session.context_length
     texts = ["今日はいい天気ですね。", "私は本を読む。"]
     np.testing.assert_array_equal(text_log_probabilities(loaded, texts), text_log_probabilities(session, texts))
+
+
+def test_matrices_are_restored_in_the_dtype_of_use_and_vectors_in_that_of_the_file(session):
+    found = targets(session.architecture, session.mesh, jax.numpy.dtype("bfloat16"))
+    dtypes = {leaf.dtype.name for name, leaf in flat(found).items() if name.endswith("norm.scale")}
+    assert dtypes == {"float32"} and found["embedding"].dtype == "bfloat16"
 
 
 def test_what_is_no_model_is_refused(tmp_path):

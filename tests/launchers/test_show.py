@@ -5,7 +5,8 @@ import yaml
 
 from tests.launchers.conftest import job_of, make_job
 from tpullm import storage
-from tpullm.hardware import machines, prices
+from tpullm.hardware import machines
+from tpullm.hardware.chips import PRICES_DATE
 from tpullm.launchers import show
 from tpullm.launchers.record import Attempt, HostExit, Outcome, Record
 from tpullm.launchers.target import Resource, State
@@ -38,7 +39,7 @@ def test_attempts_machines_and_their_cost():
         "  attempt 2: the verb was started 3 time(s), 1 host(s) have finished",
         "  x-2: active, 1.50 $/h",
         "  x-1: failed (no quota), 0.25 $/h",
-        f"  now 1.75 $/h ({prices.said()})",
+        f"  now 1.75 $/h (list prices on demand of {PRICES_DATE}, cloud.google.com/tpu/pricing; spot costs less)",
     ]
 
 

@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 
-from tpullm.report.attention_picture import attention_html, attention_page
+from tpullm.report import attention_picture
+from tpullm.report.attention_picture import CELL, attention_html, attention_page
+from tpullm.report.language import ENGLISH
 
 
 def picture():
@@ -36,6 +38,13 @@ def test_no_token_can_break_the_page():
     assert "␣and" in fragment
 
 
+def test_the_words_on_the_line_are_in_order_and_within_the_picture():
+    _, _, fragment = picture()
+    width = float(re.search(r'class="arcs" hidden width="(\d+)"', fragment)[1])
+    places = [float(x) for x in re.findall(r'class="word" data-t="\d" x="([\d.]+)"', fragment)]
+    assert places == sorted(places) and len(places) == 4 and 0 < places[0] and places[-1] < width < 1.5 * places[-1]
+
+
 def test_two_pictures_on_one_page_have_their_own_names():
     tokens, found, fragment = picture()
     other = attention_html(tokens, found[:1])
@@ -47,3 +56,30 @@ def test_the_page_is_whole():
     tokens, found, fragment = picture()
     page = attention_page(tokens, found)
     assert page.startswith("<!doctype html>") and fragment in page and 'name="viewport"' in page
+
+
+def test_the_token_that_is_chosen_first_attends_most_to_a_distant_one():
+    """Token 4 attends to token 2; more weight is on the start, on neighbours and on the tokens themselves."""
+    weights = np.full((7, 7), 0.01)
+    weights[np.arange(7), np.arange(7)] = weights[:, 0] = weights[np.arange(1, 7), np.arange(6)] = 0.9
+    weights[4, 2] = 0.5
+    tokens = list("abcdefg")
+    fragment = attention_html(tokens, np.tril(weights)[None, None])
+    said = re.search('<p class="said"[^>]*>(.*?)</p>', fragment)[1]
+    assert said.startswith("e looks at: ") and "c 50%" in said
+
+
+def test_a_sentence_has_the_five_largest_shares_of_the_tokens_before():
+    weights = np.tril(np.arange(64.0).reshape(8, 8))
+    weights += np.triu(np.full((8, 8), 99.0), 1)  # the future, which nobody sees
+    said = attention_picture._sentence(ENGLISH, list("abcdefgh"), weights / 100, 5)
+    assert said == "f looks at: f 45%, e 44%, d 43%, c 42%, b 41%"
+
+
+def test_the_cells_are_a_grid_whose_rows_and_columns_are_those_of_the_labels():
+    _, _, fragment = picture()
+    cells = re.findall(r'class="cell" data-t="(\d)" data-s="(\d)" x="([\d.]+)" y="([\d.]+)" width="(\d+)"', fragment)
+    xs, ys = {s: float(x) for _, s, x, _, _ in cells}, {t: float(y) for t, _, _, y, _ in cells}
+    for places in (xs, ys):
+        assert {b - a for a, b in zip(sorted(places.values()), sorted(places.values())[1:], strict=False)} == {CELL}
+    assert xs["0"] == ys["0"] and len(cells) == 10

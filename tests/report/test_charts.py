@@ -46,9 +46,31 @@ def test_a_chart_can_be_drawn_of_any_finite_values(values):
     assert all(0 <= x <= 1000 and 0 <= y <= 1000 for x, y in coordinates(chart))
 
 
+def test_a_thinned_line_has_the_means_of_its_stretches():
+    points = [(float(x), 10.0 * x) for x in range(100)]
+    assert thinned(points, 10) == [*((x + 4.5, 10 * x + 45.0) for x in range(0, 90, 10)), (99.0, 990.0)]
+
+
 def test_higher_values_stand_higher():
     (left, top), (right, bottom) = coordinates(line_chart(ENGLISH, "loss", [Line("a", [(0, 5.0), (10, 1.0)])], "steps"))
     assert left == 0 and right == 1000 and top < bottom
+
+
+def test_the_legend_has_the_colours_of_the_lines_and_their_last_values():
+    lines = [Line("a", [(0, 1.0), (1, 2.0)], 1), Line("b", [(0, 3.0), (1, 4.5)], 5, "faint"), Line("c", [(0, 0.5)], 0)]
+    chart = line_chart(ENGLISH, "loss", lines, "steps", write="{:.2f}".format)
+    drawn = re.findall(r'<path d="[^"]*" class="([^"]*)"', chart)
+    assert drawn == ["c1 solid", "c5 faint", "c0 solid"] == re.findall(r'class="swatch ([^"]*)"', chart)
+    assert re.findall(r'class="value">([^<]*)<', chart) == ["2.00", "4.50", "0.50"]
+
+
+def test_ticks_stand_along_their_axis_in_order():
+    chart = line_chart(ENGLISH, "loss", [Line("a", [(0, 0.0), (10, 100.0)])], "steps")
+    across = re.findall(r'class="tick x" style="left:([\d.]+)%"><span>([\d.]+)<', chart)
+    down = re.findall(r'class="tick y" style="top:([\d.]+)%"><span>([\d.]+)<', chart)
+    assert [float(place) for place, _ in across] == [10 * float(label) for _, label in across] and len(across) == 6
+    places = [float(place) for place, _ in down]
+    assert places == sorted(places, reverse=True) and [float(label) for _, label in down] == [0, 25, 50, 75, 100]
 
 
 def test_one_point_stands_at_the_end_of_what_led_to_it():
@@ -62,6 +84,7 @@ def test_a_range_has_air_and_is_never_empty():
         bottom, top = padded(low, high)
         assert bottom <= low <= high < top
     assert padded(0.1, 9.0)[0] >= 0  # a loss is never negative
+    assert padded(50.0, 50.0) == (45.0, 55.0) and padded(2.0, 3.0) == pytest.approx((1.94, 3.06))
 
 
 def test_bars_are_as_long_as_their_numbers():

@@ -38,6 +38,12 @@ def test_markup_in_a_text_is_no_markup():
     assert {"script", "img", "i", "u", "b"}.isdisjoint(Reader(page).tags)
 
 
+def test_the_columns_behind_the_first_hold_numbers():
+    made = table(["name", "kind", "size", "share"], [["a", "b", 1, 2]], left=2)
+    assert made.count('<th class="number">') == made.count('<td class="number">') == 2
+    assert '<td class="number">1</td><td class="number">2</td>' in made
+
+
 def test_japanese_is_marked_so_that_it_takes_japanese_shapes():
     assert phrase("直す") == '<span class="phrase" lang="ja">直す</span>'
     assert "lang" not in phrase("weather")

@@ -70,6 +70,7 @@ def test_a_translation_has_the_same_values_and_no_english_left(template):
         (lambda text: text.short(2_500_000), "2.5M", "250万"),
         (lambda text: text.short(0.003), "0.003", "0.003"),
         (lambda text: text.duration(3.21), "3.2 s", "3.2秒"),
+        (lambda text: text.duration(10), "10 s", "10秒"),
         (lambda text: text.duration(42), "42 s", "42秒"),
         (lambda text: text.duration(372), "6 min 12 s", "6分12秒"),
         (lambda text: text.duration(3 * 3600 + 60), "3 h 1 min", "3時間1分"),

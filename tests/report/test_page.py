@@ -2,15 +2,19 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from html.parser import HTMLParser
 
 import pytest
 
+from tpullm.huggingface.tensors import flat
 from tpullm.recipe.schema import ModelConfig
+from tpullm.report import model_section
 from tpullm.report.language import named
 from tpullm.report.page import SECTIONS, page
 from tpullm.report.run_data import STAGES, RunData
+from tpullm.training.state import Architecture
 
 VOID = {"meta", "br"}
 MODEL = ModelConfig(layers=3, width=64).resolved(512)
@@ -155,6 +159,8 @@ def test_a_finished_run_has_every_section_once_and_a_link_to_each():
         "「履く」 would be right",
         "97.0% of 400 held-out questions",
         "books 2.700 14.9 1.600",
+        "tenki 300 0 3.00",
+        "total variation 0.012",
         "expected 食べました。",
         "before (nothing)",
         "7 of 20 right answers are shown. 1 of 1 wrong answers are shown.",
@@ -166,6 +172,10 @@ def test_a_finished_run_has_every_section_once_and_a_link_to_each():
 )
 def test_the_numbers_of_the_run_are_on_the_page(said):
     assert said in Outline(page(full())).text
+
+
+def test_a_run_that_was_not_evaluated_yet_shows_what_it_has_read():
+    assert "tokens read 200 in pretraining" in Outline(page(full(results={}))).text
 
 
 def test_the_apple_and_the_book_come_first():
@@ -223,8 +233,9 @@ def without(value, path):
 
 @pytest.mark.parametrize("path", list(removals(RESULTS)), ids=lambda path: ".".join(map(str, path)))
 def test_any_result_may_be_missing(path):
-    text = Outline(page(full(results=without(RESULTS, path)))).text
-    assert "None" not in text and "nan" not in text.split()
+    """What is missing is left out: nothing stands in its place, and no number is made up for it."""
+    shown, whole = (Outline(page(full(results=results))).text.split() for results in (without(RESULTS, path), RESULTS))
+    assert (set(shown) - set(whole)) & {"?", "「」", "0.00", "0.0%", "None", "nan", "0"} == set()
 
 
 def test_a_result_that_is_no_number_is_left_out():
@@ -253,6 +264,39 @@ def test_texts_of_others_cannot_add_markup():
     made = page(data)
     assert "<script" not in made and "<img" not in made
     assert Outline(made).loaded == []
+
+
+def test_a_swap_without_an_accuracy_shows_its_table_and_one_without_a_table_its_accuracy():
+    for key, said in (("accuracy", "「履く」 would be right"), ("table", "The verb fits in 99.6% of all 1,560 pairs")):
+        swaps = {name: value for name, value in RESULTS["swaps"].items() if name != key}
+        text = Outline(page(full(results=RESULTS | {"swaps": swaps}))).text
+        assert "If one word changes" in text and said in text
+
+
+def test_what_training_saw_is_faint_and_the_truth_is_a_level_dashed_line():
+    rows = [EVALUATION | {"step": s, "tokens": 100 * s, "eval_loss": {"tenki": 1.4 - 0.1 * s}} for s in (1, 2)]
+    made = page(full(pretrain=[*TRAINING, *rows]))
+    assert made.count('class="c5 faint" vector-effect') == 2, "in pretraining and in tuning"
+    dashed = re.findall(r'<path d="M([\d.]+),([\d.]+) ([\d.]+),([\d.]+)" class="c0 dashed"', made)
+    assert len(dashed) == 2, "all of the curve, and its end close to the truth"
+    assert all(left == "0.0" and right == "1000.0" and first == last for left, first, right, last in dashed)
+
+
+@pytest.mark.parametrize("changes", [{}, {"gated": False, "tied_embeddings": False}, {"kv_heads": 2, "experts": 6}])
+def test_the_parameters_are_those_of_the_model(changes):
+    config = dataclasses.replace(MODEL, **changes, shared_experts=2 if "experts" in changes else 0)
+    sizes = {name: math.prod(leaf.shape) for name, leaf in flat(Architecture(config).shapes).items()}
+    expected = [
+        sum(size for name, size in sizes.items() if name.endswith(".weight") and part in name and "router" not in name)
+        for part in (".mlp.", ".attention.")
+    ]
+    expected.append(sum(size for name, size in sizes.items() if name in ("embedding", "head")))
+    shown = re.findall(r'class="value">([\d,]+)<', "".join(model_section._parameters(full(model=config))))
+    assert [int(value.replace(",", "")) for value in shown] == expected
+
+
+def test_attention_and_the_feed_forward_layer_stand_out_in_the_drawing():
+    assert page(full()).count('class="layer strong"') == 2
 
 
 def test_how_evenly_experts_work_is_drawn_for_a_mixture_alone():

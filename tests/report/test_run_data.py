@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from tpullm import tokenizer
 from tpullm.errors import UserError
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.report import run_data
@@ -24,6 +25,7 @@ def test_a_new_run_has_its_recipe_and_nothing_else(run):
     data = run_data.read(RECIPE, run)
     assert (data.name, data.recipe) == ("quickstart", "name: quickstart\n")
     assert not any([data.datacard, data.splits, data.pretrain, data.finetune, data.results])
+    assert data.model.vocabulary_size == 0, "nothing is known of the vocabulary yet"
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
@@ -55,6 +57,25 @@ def test_the_model_is_the_one_that_was_evaluated(run):
     (run / "evaluate" / "results.json").write_text(json.dumps({"model": {"config": config}}), encoding="utf-8")
     model = run_data.read(RECIPE, run).model
     assert (model.layers, model.width, model.vocabulary_size, model.head_width) == (7, 64, 99, 16)
+
+
+@pytest.mark.parametrize(("recipe", "folder"), [(RECIPE, "tokenizer"), (Recipe(base="published"), "base/tokenizer")])
+def test_the_examples_are_split_by_the_tokenizer_of_the_model(run, monkeypatch, recipe, folder):
+    class Letters:
+        vocabulary_size = 77
+
+        def pieces(self, text):
+            return [(letter, ord(letter)) for letter in text]
+
+    asked = []
+    monkeypatch.setattr(tokenizer, "load", lambda path: asked.append(path) or Letters())
+    for name in ("tokenizer", "base/tokenizer"):
+        (run / name).mkdir(parents=True)
+    sentence = {"yours": {"sentence": "猫"}}
+    (run / "evaluate" / "results.json").write_text(json.dumps(sentence), encoding="utf-8")
+    data = run_data.read(recipe, run)
+    assert asked == [run / folder] and data.model.vocabulary_size == 77
+    assert data.splits[0] == [("猫", ord("猫"))] and len(data.splits) == 1 + len(run_data.EXAMPLES)
 
 
 def test_what_is_missing_or_not_a_number_is_none():

@@ -1,12 +1,12 @@
-"""The verbs: what each is, which keys of a recipe it reads, and two command lines that work.
+"""The verbs: for each a line of help, the keys of a recipe that it reads, and two examples.
 
-A verb's module has its name (`import_` for `import`). The module's docstring is what `tpullm VERB --help` says first.
+A verb's module has its name (`import_` for `import`). `tpullm VERB --help` begins with the module's docstring.
 """
 
 import keyword
 from dataclasses import dataclass
 
-# What a verb reads of the sources: their names and weights.
+# The keys of a verb that reads only the names and the weights of the sources.
 SOURCES = ("text", "corpus.sources")
 
 
@@ -15,17 +15,17 @@ class Verb:
     """One verb.
 
     Args:
-        help: its line of the overview.
+        help: its line in the overview.
         examples: command lines that work, without `tpullm VERB`.
-        keys: keys and sections of the recipe that it reads, the most important section first; with any, the verb takes
-            a recipe (a name or a file, `--run`, `--section.key`). What it only compares, to see whether an earlier
-            stage is still that of the recipe, is not among them.
+        keys: keys and sections of the recipe that the verb reads, the most important section first. A verb with keys
+            takes a recipe (a name or a file, `--run`, `--section.key`). Keys that it only compares, to see whether an
+            earlier stage is up to date, are not listed.
         writes: it makes a stage, so the recipe is kept in the run directory.
-        computes: it computes with JAX, in a process that was set up for that from its start.
-        reads: it reads its command line itself.
-        shared: several processes can share its work, each on its own.
-        shows: an option that turns it into a look at what was made, with `--model` instead of a recipe.
-        adds: the function of its module that adds options of its own.
+        computes: it computes with JAX, in a process whose environment is set up first (`process/environment.py`).
+        reads: it parses its command line itself.
+        shared: several processes can share its work (`cluster/shares.py`).
+        shows: an option with which it only shows what was made, with `--model` instead of a recipe.
+        adds: the function of its module that adds its own options.
     """
 
     help: str
@@ -147,7 +147,7 @@ VERBS = {
         adds="add_arguments",
     ),
     "attention": Verb(
-        "draw which earlier tokens each token looks at",
+        "draw which earlier tokens each token attends to",
         ("--model runs/quickstart", "'The sun rises.' --model runs/quickstart --out attention.html"),
         adds="add_arguments",
     ),
@@ -180,7 +180,7 @@ VERBS = {
     ),
 }
 
-# The verbs as the overview shows them.
+# The groups of verbs in the overview.
 GROUPS = {
     "Train a model": ("run", "collect", "tokenize", "pretrain", "finetune", "evaluate", "report"),
     "Use a model": ("generate", "chat", "blank", "attention"),
@@ -190,5 +190,5 @@ GROUPS = {
 
 
 def module_of(verb: str) -> str:
-    """The name of a verb's module; `import` is a word of Python's."""
+    """The name of a verb's module. A verb that is a keyword of Python gets an underscore."""
     return f"tpullm.commands.{verb}{'_' * keyword.iskeyword(verb)}"

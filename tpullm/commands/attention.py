@@ -1,22 +1,19 @@
-"""Draw which earlier tokens each token looks at: one HTML file, for each layer and head, and averaged."""
+"""Draw which earlier tokens each token attends to: one HTML file, with each layer and head, and their average."""
 
 from tpullm import storage
+from tpullm.commands.options import add_model
 from tpullm.errors import UserError
 from tpullm.log import say
 
-# The issue's own sentence: the verb has to look back at its object.
+# The verb has to attend to its object.
 EXAMPLE = "私はリンゴを食べるのが好きです。"
-MOST_TOKENS = 96  # with more, neither labels nor cells can be told apart
+MOST_TOKENS = 96  # more labels and cells cannot be told apart
 
 
 def add_arguments(parser) -> None:
     """The options of `tpullm attention`."""
     parser.add_argument("text", type=str, nargs="?", default=EXAMPLE, help="the text to look at")
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face",
-    )
+    add_model(parser)
     parser.add_argument("--out", type=str, default="", help="the HTML file to write (default RUN/attention.html)")
 
 

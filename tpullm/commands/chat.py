@@ -1,10 +1,9 @@
-"""Talk with a tuned model. /reset begins a new conversation, /quit leaves.
+"""Talk with a tuned model. /reset begins a new conversation, /quit ends the program.
 
-With --prompt it answers once and leaves.
+With --prompt it answers once.
 """
 
-import json
-
+from tpullm.commands.options import add_json, add_model, check_at_least_one, print_json
 from tpullm.errors import UserError
 from tpullm.inference.sampling_options import GREEDY, Sampling, add_options, from_options
 from tpullm.log import say
@@ -12,15 +11,11 @@ from tpullm.log import say
 
 def add_arguments(parser) -> None:
     """The options of `tpullm chat`."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face",
-    )
-    parser.add_argument("--prompt", type=str, default="", help="ask this and leave")
+    add_model(parser)
+    parser.add_argument("--prompt", type=str, default="", help="answer this once")
     parser.add_argument("--tokens", type=int, default=200, help="at most this many tokens in an answer")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answers")
-    parser.add_argument("--json", action="store_true", help="with --prompt: print one JSON value and nothing else")
+    add_json(parser, "with --prompt: ")
     add_options(parser, GREEDY)
 
 
@@ -29,24 +24,23 @@ def main(arguments) -> None:
     sampling = from_options(arguments)
     if arguments.json and not arguments.prompt:
         raise UserError("--json: answers one question; give it with --prompt TEXT")
-    if arguments.tokens < 1:
-        raise UserError(f"--tokens: {arguments.tokens} is less than 1; use 1 or more")
+    check_at_least_one(arguments, "tokens")
     from tpullm.inference.session import load
 
     session = load(arguments.model, exact=False)
     if not session.talks:
-        say("this model was not tuned on conversations: it goes on with the text and may not answer")
+        say("this model was not tuned on conversations: it continues the text, and may not answer")
     if not arguments.prompt:
         return converse(session, arguments.tokens, sampling, arguments.seed)
     messages = [{"role": "user", "content": arguments.prompt}]
     answer = reply(session, messages, arguments.tokens, sampling, arguments.seed, show=not arguments.json)
     if arguments.json:
-        print(json.dumps({"prompt": arguments.prompt, "answer": answer}, ensure_ascii=False))
+        print_json({"prompt": arguments.prompt, "answer": answer})
 
 
 def converse(session, tokens: int, sampling: Sampling, seed: int) -> None:
-    """Read a line, answer it, and so on, until /quit, the end of the input or Ctrl-C."""
-    say("Say something. /reset begins a new conversation, /quit leaves.")
+    """Answer each line of the input until /quit, the end of the input or Ctrl-C."""
+    say("Say something. /reset begins a new conversation, /quit ends.")
     messages: list[dict[str, str]] = []
     while True:
         try:
@@ -64,7 +58,7 @@ def converse(session, tokens: int, sampling: Sampling, seed: int) -> None:
 
 
 def _turn(session, messages: list[dict[str, str]], line: str, tokens: int, sampling, seed: int) -> list[dict[str, str]]:
-    """The conversation with the user's line and the answer; without the line if it does not fit."""
+    """The conversation with the user's line and its answer; unchanged if the line does not fit the context."""
     asked = [*messages, {"role": "user", "content": line}]
     try:
         answer = reply(session, asked, tokens, sampling, seed)
@@ -75,7 +69,7 @@ def _turn(session, messages: list[dict[str, str]], line: str, tokens: int, sampl
 
 
 def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: bool = True) -> str:
-    """The model's answer to the last message, printed as it grows."""
+    """The model's answer to the last message, printed while it is generated."""
     from tpullm.inference.decode import stream
     from tpullm.inference.streaming import characters
 
@@ -93,10 +87,10 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
 
 
 def _prompt(session, messages, tokens: int) -> list[int]:
-    """The ids of the conversation, without its oldest turns if they leave no room for an answer; says so."""
-    from tpullm.inference.session import fits
+    """The ids of the conversation. If it leaves no room for an answer, the oldest turns are dropped, with a message."""
+    from tpullm.inference.padding import fits
 
-    # An answer may need `tokens`; half of the context is room enough for it.
+    # Leave room for an answer of `tokens`, but at most half of the context.
     most = session.context_length - min(tokens, session.context_length // 2)
     kept = list(messages)
     ids = session.tokenizer.chat_template(kept, add_generation_prompt=True)[0]

@@ -14,11 +14,11 @@ from tpullm.log import say
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 
-_NAMES = 3  # of files in one line
+_NAMES = 3  # of files, in one line
 
 
 def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
-    """Make `RUN/documents`, unless it was made from the same sources in the same way."""
+    """Make `RUN/documents`, unless it exists with the same sources and settings."""
     with SharedWork(run, "collect", share) as work:
         _make(recipe, run, work)
 
@@ -51,7 +51,7 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
 
 
 def _say_what_is_left_out(planned: collect.Plan) -> None:
-    """One line for each source of which only a part is read, and one for each kind of file that is not read."""
+    """Print a line for each source of which only a part is read, and for each source with files that are not read."""
     for name, found in planned.files.items():
         if found.is_part:
             say(
@@ -67,7 +67,7 @@ def _size(count: int) -> str:
 
 
 def _not_read(skipped: dict[str, list[str]]) -> str:
-    """Which files of a folder are not read: those that hold text in a form that we don't read by their names."""
+    """Which files of a folder are not read: office files by name, all others as a number for each reason."""
     by_name = [name for names in skipped.values() for name in names if Path(name).suffix.lower() in OFFICE]
     others = {reason: len(names) for reason, names in skipped.items() if not set(names) & set(by_name)}
     counted = [f"{count:,} {reason}" for reason, count in sorted(others.items(), key=lambda item: -item[1])]

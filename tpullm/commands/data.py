@@ -1,11 +1,11 @@
-"""Show the documents in the batch of one step of pretraining: row, source, id, tokens, and how each piece begins."""
+"""Show the documents in the batch of one pretraining step: row, source, id, tokens, and first words of each piece."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 
+from tpullm.commands.options import add_json, print_json
 from tpullm.data.stream import Placed, Stream, pretraining_stream
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe
@@ -18,11 +18,11 @@ SHOWN_TOKENS = 24
 def add_arguments(parser) -> None:
     """`--step` and `--json`."""
     parser.add_argument("--step", type=int, required=True, help="a step of pretraining, from 0")
-    parser.add_argument("--json", action="store_true", help="print one JSON value")
+    add_json(parser)
 
 
 def main(recipe: Recipe, run: Path, arguments) -> None:
-    """Print what is in the batch of `arguments.step`; `UserError` if there is no such step."""
+    """Print the batch of `arguments.step`; `UserError` if there is no such step."""
     step, steps = arguments.step, recipe.pretrain.steps
     if not 0 <= step < steps:
         raise UserError(f"--step {step}: pretraining has the steps 0 to {steps - 1}; choose one of them")
@@ -31,7 +31,7 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     texts = [beginning(stream, tokenizer, piece) for piece in pieces]
     if arguments.json:
         found = [{**dataclasses.asdict(piece), "text": text} for piece, text in zip(pieces, texts, strict=True)]
-        return print(json.dumps(found, ensure_ascii=False))
+        return print_json(found)
     epochs = ", ".join(f"{source} {epoch:.2f}" for source, epoch in stream.epoch_at(step).items())
     print(f"step {step}: {len(pieces)} pieces in {stream.batch_size} rows; times read before it: {epochs}")
     for piece, text in zip(pieces, texts, strict=True):
@@ -40,7 +40,7 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
 
 
 def beginning(stream: Stream, tokenizer: Tokenizer, piece: Placed) -> str:
-    """The text of a piece's first tokens, in one line."""
+    """The text of the first tokens of a piece, in one line."""
     count = min(SHOWN_TOKENS, piece.length + 1)
     tokens, _ = stream.sources[piece.source].read(*(np.array([n]) for n in (piece.document, piece.start, count)))
     return tokenizer.decode(tokens.tolist()).replace("\n", "⏎")

@@ -1,13 +1,13 @@
-"""Check a model for silent faults: such a model loads without an error and writes wrong text.
+"""Check a model for silent faults: those that load without an error and give wrong text.
 
 MODEL is a folder in the format of Hugging Face, or a run, which is checked as `tpullm export` would write it. Exit code
 0: no faults. 1: warnings. 3: errors.
 """
 
-import json
 import tempfile
 from pathlib import Path
 
+from tpullm.commands.options import add_json, print_json
 from tpullm.log import progress, say
 
 
@@ -16,11 +16,11 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "model", help="a folder with config.json, weights and a tokenizer; or a run directory, a stage, a checkpoint"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
+    add_json(parser)
 
 
 def main(arguments) -> int:
-    """One line for each fault; the exit code says how grave they are."""
+    """Print one line for each fault. The exit code is that of the gravest."""
     from tpullm import storage
     from tpullm.checkpoint.models import find
     from tpullm.publishing import publish
@@ -50,7 +50,7 @@ def _examine(folder: Path, name: str, as_json: bool) -> int:
     with progress("doctor", size, "bytes") as advance:
         found = list(doctor.examine(folder, shapes_of, advance))
     if as_json:
-        print(json.dumps([vars(finding) for finding in found], ensure_ascii=False))
+        print_json([vars(finding) for finding in found])
     else:
         for finding in sorted(found, key=lambda finding: finding.severity):
             print(f"{finding.severity}: {finding.what}")

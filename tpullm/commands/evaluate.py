@@ -1,4 +1,4 @@
-"""Measure the model: held-out loss, the truth tables of `tenki`, and answers before and after tuning.
+"""Measure the model: held-out loss, the comparison with the truth of `tenki`, answers before and after tuning.
 
 It makes RUN/evaluate.
 """
@@ -20,16 +20,11 @@ from tpullm.corpus.sources import YOURS, sources
 from tpullm.data.batch import Batch
 from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.data.token_store import TokenStore
-from tpullm.errors import UserError
-from tpullm.inference import own_text
-from tpullm.inference.answers import answer, counterfactual
+from tpullm.inference import own_text, tenki_truth
 from tpullm.inference.attention_weights import weights
-from tpullm.inference.blank import fill
-from tpullm.inference.decode import decode
-from tpullm.inference.sampling_options import Sampling
-from tpullm.inference.scoring import log_probabilities
-from tpullm.inference.session import Session, load, row_bucket
-from tpullm.inference.streaming import characters
+from tpullm.inference.generation import sampled
+from tpullm.inference.padding import row_bucket
+from tpullm.inference.session import Session, load
 from tpullm.log import say
 from tpullm.model.count import parameter_count
 from tpullm.recipe.schema import Recipe
@@ -39,7 +34,7 @@ from tpullm.training.evaluation import held_out, make_evaluation
 
 
 def main(recipe: Recipe, run: Path) -> None:
-    """Write `RUN/evaluate/results.json` and print its figures; with several hosts, the first does so on its devices."""
+    """Write `RUN/evaluate/results.json` and print its figures. Of several hosts only host 0 works, on its devices."""
     hosts.on_first("evaluate", _evaluate, recipe, run)
 
 
@@ -55,10 +50,16 @@ def _evaluate(recipe: Recipe, run: Path) -> None:
         if source.name == YOURS and _rows(recipe, run, source.name, base):
             results["yours"] = _yours(recipe, run, base)
         if source.kind == "tenki":
-            results |= {source.name: truth(run / "tokens" / source.name / "held_out", base)} | tables(base)
+            found = tenki_truth.loss_and_entropy(run / "tokens" / source.name / "held_out", base)
+            swaps = tenki_truth.swaps(base, tenki.swaps())
+            results |= {source.name: found, "blank": tenki_truth.blanks(base), "swaps": swaps}
     if recipe.finetune and "tenki" in recipe.finetune.conversations:
-        results |= _answers(recipe, base, load(run / "finetune"))
-    results["samples"] = samples(base, recipe.evaluate.prompts, recipe.evaluate.sample_tokens, recipe.seed)
+        _, questions = tenki.split_questions(recipe.finetune.held_out_fraction, recipe.seed)
+        questions = questions[: recipe.evaluate.questions or None]
+        results |= tenki_truth.answers(base, load(run / "finetune"), questions)
+    prompts = recipe.evaluate.prompts
+    texts = sampled(base, prompts, recipe.evaluate.sample_tokens, recipe.seed)
+    results["samples"] = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
     results["attention"] = _attention(base, recipe.evaluate.attention)
     begin(stage, inputs)
     results["seconds"]["evaluate"] = round(time.monotonic() - start, 1)
@@ -77,7 +78,7 @@ def _held_out_loss(recipe: Recipe, run: Path, session: Session) -> dict:
 
 
 def _rows(recipe: Recipe, run: Path, source: str, session: Session) -> Iterator[Batch] | None:
-    """The rows of a source's held-out text that are evaluated; None if there are none."""
+    """The batches of a source's held-out text; None if it has none."""
     path, config = run / "tokens" / source / "held_out", recipe.evaluate
     if not path.exists():
         return None
@@ -86,7 +87,7 @@ def _rows(recipe: Recipe, run: Path, source: str, session: Session) -> Iterator[
 
 
 def _yours(recipe: Recipe, run: Path, session: Session) -> dict:
-    """What the model learned of the user's own text, and how much better than a compressor it predicts it."""
+    """What the model learned from the user's own text, and the bits a byte of a compressor on it."""
     texts = own_text.passages(
         record["text"] for record in document_files.read(run / "documents", YOURS, document_files.HELD_OUT)
     )
@@ -104,101 +105,6 @@ def _yours(recipe: Recipe, run: Path, session: Session) -> dict:
             "bytes": len(evaluated),
         },
     }
-
-
-def truth(path: Path, session: Session) -> dict[str, float]:
-    """How far the model is from the grammar: its loss and the grammar's own surprise, on the same held-out tokens.
-
-    Whole documents, their ends included; documents longer than the context are left out on both sides.
-    """
-    store, tokenizer = TokenStore(path), session.tokenizer
-    documents = [store.document(index).tolist() for index in range(len(store.lengths))]
-    documents = [ids for ids in documents if len(ids) <= session.context_length]
-    if not documents:
-        raise UserError(f"{path}: no held-out document fits model.context_length {session.context_length}; raise it")
-    predicted = sum(len(ids) - 1 for ids in documents)
-    loss = -sum(float(scores.sum()) for scores in log_probabilities(session, documents))
-    entropy = -sum(tenki.log_probability(tokenizer.decode(ids)) for ids in documents)
-    return {
-        "loss_nats_per_token": loss / predicted,
-        "entropy_nats_per_token": entropy / predicted,
-        "gap_nats_per_token": (loss - entropy) / predicted,
-        "documents": len(documents),
-        "tokens": predicted,
-        "entropy_nats_per_document": tenki.entropy(),
-    }
-
-
-def tables(session: Session) -> dict:
-    """The blank table (model against truth, by word) and the counterfactual table (the verb follows the object)."""
-    rows = [_blank(session, text) for text in tenki.BLANKS]
-    found = counterfactual(session, tenki.swaps())
-    return {
-        "blank": {
-            "total_variation": rows[0]["total_variation"],
-            "mean_total_variation": float(np.mean([row["total_variation"] for row in rows])),
-            "table": rows,
-        },
-        "swaps": {
-            "accuracy": found.share,
-            "pairs": len(tenki.swaps()),
-            "table": [
-                {
-                    "prefix": item.prefix,
-                    "object": item.object,
-                    "verb": item.verb,
-                    "model_verb": item.likeliest,
-                    "probability": item.probability,
-                    "right": item.likeliest == item.verb,
-                }
-                for item in found.expectations
-            ],
-        },
-    }
-
-
-def _blank(session: Session, text: str) -> dict:
-    """One row: half the sum of the differences between the two distributions, over all words of either."""
-    true = tenki.blank(text)
-    try:
-        model = dict(fill(session, text))
-    except UserError:  # a model that has learned little finds no word: as far from the truth as can be
-        model = {}
-    words = sorted(model.keys() | true.keys(), key=lambda word: -true.get(word, 0.0) - 1e-3 * model.get(word, 0.0))
-    distance = sum(abs(model.get(word, 0.0) - true.get(word, 0.0)) for word in words) / 2
-    shown = [{"word": word, "model": model.get(word, 0.0), "truth": true.get(word, 0.0)} for word in words[:12]]
-    return {"text": text, "total_variation": distance, "words": shown}
-
-
-def _answers(recipe: Recipe, base: Session, tuned: Session) -> dict:
-    """Right answers (the exact sentence) to held-out questions, before and after tuning."""
-    _, questions = tenki.split_questions(recipe.finetune.held_out_fraction, recipe.seed)
-    questions = questions[: recipe.evaluate.questions or None]
-    asked = [question.question for question in questions]
-    said = {"base": answer(base, asked), "tuned": answer(tuned, asked)}
-    right = {
-        name: [text.strip() in question.answers for text, question in zip(texts, questions, strict=True)]
-        for name, texts in said.items()
-    }
-    table = [
-        {"question": question.question, "expected": question.answers[0], "kind": question.kind,
-         "base": said["base"][i], "tuned": said["tuned"][i], "right": right["tuned"][i]}
-        for i, question in enumerate(questions)
-    ]  # fmt: skip
-    return {
-        "tuned": {"accuracy": float(np.mean(right["tuned"])), "questions": len(questions)},
-        "base": {"accuracy": float(np.mean(right["base"])), "questions": len(questions)},
-        "answers": table,
-    }
-
-
-def samples(session: Session, prompts: list[str], tokens: int, seed: int) -> list[dict[str, str]]:
-    """What the model writes after each prompt."""
-    tokenizer = session.tokenizer
-    ids = [[*tokenizer.begin, *tokenizer.encode(prompt)][: session.context_length - 1] for prompt in prompts]
-    written = decode(session, ids, tokens, Sampling(temperature=0.8), seeds=[seed]) if ids else []
-    texts = ["".join(characters(tokenizer, new)) for new in written]
-    return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _attention(session: Session, text: str) -> dict:
@@ -246,7 +152,7 @@ def _print(results: dict) -> None:
         table.add_row(f"your text by {compressor['name']}", f"{compressor['bits_per_byte']:.3f} bits a byte; {beside}")
         blanks = results["yours"]["blanks"]
         first, five = (sum(1 <= blank["place"] <= last for blank in blanks) for last in (1, 5))
-        table.add_row("words missing in it", f"of {len(blanks)}, {first} guessed first, {five} among the first five")
+        table.add_row("blanks in your text", f"of {len(blanks)}, {first} guessed first, {five} among the first five")
     for name, value in results.items():
         if isinstance(value, dict) and "gap_nats_per_token" in value:
             loss, entropy, gap = (value[f"{key}_nats_per_token"] for key in ("loss", "entropy", "gap"))

@@ -16,14 +16,14 @@ def add_arguments(parser) -> None:
         "--dtype",
         default="stored",
         choices=("stored", "float32", "bfloat16", "float16"),
-        help="type of the weights: as they are stored (float32 for what was trained here), or bfloat16 for half of it",
+        help="dtype of the weights: as stored (float32 if the model was trained here), or bfloat16 for half the size",
     )
-    parser.add_argument("--shard-gigabytes", type=float, default=5.0, help="the largest file of weights")
+    parser.add_argument("--shard-gigabytes", type=float, default=5.0, help="the largest size of a file of weights")
     parser.add_argument("--licence", default="", help="the licence of the model, for its card: Apache-2.0")
 
 
 def main(arguments) -> None:
-    """Everything is written beside the folder, which appears when it is whole."""
+    """Write everything beside the folder and rename it, so that the folder appears when it is complete."""
     folder = storage.path(arguments.folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is not an empty folder; choose another one, or remove what is in it")

@@ -1,47 +1,40 @@
-"""Continue a text. The text appears as it is generated; with --json it comes at the end, as one JSON value."""
+"""Continue a text. It is printed while it is generated; with --json it is printed at the end, as one JSON value."""
 
-import json
 import sys
 
-from tpullm.errors import UserError
+from tpullm.commands.options import add_json, add_model, check_at_least_one, print_json
 from tpullm.inference.sampling_options import Sampling, add_options, from_options
 from tpullm.log import say
 
 
 def add_arguments(parser) -> None:
     """The options of `tpullm generate`."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face",
-    )
-    parser.add_argument("--prompt", type=str, default="", help="the text to go on with; empty begins a document")
+    add_model(parser)
+    parser.add_argument("--prompt", type=str, default="", help="the text to continue; empty: begin a document")
     parser.add_argument("--tokens", type=int, default=200, help="at most this many new tokens")
-    parser.add_argument("--count", type=int, default=1, help="this many texts, with the seeds that follow each other")
+    parser.add_argument("--count", type=int, default=1, help="the number of texts; each has the next seed")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
-    parser.add_argument("--stop", type=str, default="", help="end before this text")
-    parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
+    parser.add_argument("--stop", type=str, default="", help="stop before this text")
+    add_json(parser)
     add_options(parser, Sampling())
 
 
 def main(arguments) -> None:
-    """Load the model and go on with the prompt."""
+    """Load the model and continue the prompt."""
     sampling = from_options(arguments)
-    for option in ("tokens", "count"):
-        if getattr(arguments, option) < 1:
-            raise UserError(f"--{option}: {getattr(arguments, option)} is less than 1; use 1 or more")
+    check_at_least_one(arguments, "tokens", "count")
     from tpullm.inference.session import load
 
     session = load(arguments.model, exact=False)
     results = [_one(session, arguments, sampling, arguments.seed + n) for n in range(arguments.count)]
     if arguments.json:
-        print(json.dumps(results[0] if arguments.count == 1 else results, ensure_ascii=False))
+        print_json(results[0] if arguments.count == 1 else results)
 
 
 def _one(session, arguments, sampling: Sampling, seed: int) -> dict:
-    """One text: printed as it grows unless --json, and what --json tells of it."""
+    """The values of one text for --json; without --json the text is printed while it is generated."""
     from tpullm.inference.decode import stream
-    from tpullm.inference.session import fits
+    from tpullm.inference.padding import fits
     from tpullm.inference.streaming import Meter, characters, until
 
     meter, text = Meter(), []

@@ -1,4 +1,4 @@
-"""`tpullm VERB --help` and `--help-all`. No verb that imports JAX is imported for it."""
+"""`tpullm VERB --help` and `--help-all`, without importing JAX."""
 
 import argparse
 import ast
@@ -14,12 +14,12 @@ from tpullm.recipe.schema import Recipe
 
 
 def text(verb: str, everything: bool = False) -> str:
-    """The help of a verb: in 60 lines, or with all keys in full."""
+    """The help of a verb: at most 60 lines, or every key in full."""
     return full(page(verb, everything), columns()) if everything else brief(page(verb), columns())
 
 
 def page(verb: str, everything: bool = False) -> Page:
-    """What there is to say of a verb."""
+    """The contents of a verb's help."""
     about, options, sections, keys = VERBS[verb], _own_options(verb), [], ""
     words = [f"[{option.name}]" if option.optional else option.name for option in options if option.is_word]
     usage = " ".join([f"tpullm {verb}", *words, *(["[options]"] if len(words) < len(options) else [])])
@@ -43,13 +43,13 @@ def page(verb: str, everything: bool = False) -> Page:
 
 
 def _description(verb: str) -> str:
-    """The docstring of the verb's module, which is read without being imported."""
+    """The docstring of the verb's module, read without importing the module."""
     file = Path(__file__).with_name(f"{module_of(verb).rpartition('.')[2]}.py")
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
 
 
 def _recipe_options(verb: str) -> list[Option]:
-    options = [Option("RECIPE", "a name of `tpullm recipes`, or a YAML file; else that of RUN")]
+    options = [Option("RECIPE", "a name of `tpullm recipes`, or a YAML file; default: the recipe of RUN")]
     if VERBS[verb].shared:
         options.append(Option("--share.count N", "N processes share the work; this one is --share.index I"))
     elif VERBS[verb].computes:
@@ -58,7 +58,7 @@ def _recipe_options(verb: str) -> list[Option]:
 
 
 def _own_options(verb: str) -> list[Option]:
-    """What the verb's module adds to its parser."""
+    """The options that the verb's module adds to its parser."""
     if not VERBS[verb].adds:
         return []
     parser = argparse.ArgumentParser(add_help=False)

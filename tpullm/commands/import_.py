@@ -18,7 +18,7 @@ from tpullm.run import manifest
 from tpullm.run.directory import check_owner, owned
 from tpullm.run.stages import base_inputs, begin, digests
 
-# What a tokenizer needs of a published model's files.
+# The files of a published model that belong to its tokenizer.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -31,12 +31,12 @@ TOKENIZER_FILES = (
 def add_arguments(parser) -> None:
     """The options of `tpullm import`."""
     parser.add_argument("folder", help="a folder in the format of Hugging Face")
-    parser.add_argument("--run", required=True, help="the run directory; it is made if it is not there")
-    parser.add_argument("--config", default="", help="the recipe of what comes after; without one, a plain one is made")
+    parser.add_argument("--run", required=True, help="the run directory; it is made if it does not exist")
+    parser.add_argument("--config", default="", help="the recipe of the run; default: a plain recipe for tuning")
 
 
 def main(arguments) -> None:
-    """Make `RUN/base`, and the recipe of the run."""
+    """Make `RUN/base` and the recipe of the run."""
     folder, run = storage.path(arguments.folder), storage.path(arguments.run)
     recipe = _recipe(folder, run, arguments.config)
     with owned(run, recipe):
@@ -44,7 +44,7 @@ def main(arguments) -> None:
 
 
 def make(recipe: Recipe, run: Path) -> None:
-    """Make `RUN/base` of `recipe.base`."""
+    """Make `RUN/base` from `recipe.base`."""
     stage, inputs = run / "base", base_inputs(recipe, run)
     if manifest.is_finished(stage, inputs):
         facts = storage.read_json(stage / manifest.FILE)
@@ -70,7 +70,7 @@ def make(recipe: Recipe, run: Path) -> None:
     with weight_files.opened(here) as source:
         arguments = (family, architecture.shapes, architecture.axes, config.layers)
         dtypes = reading.stored(source, reading.check(source, *arguments))
-        storage.room_for(source.size, run)  # compressed it is about 0.8 of that
+        storage.room_for(source.size, run)  # a checkpoint is compressed to about 0.8 of that
         with progress("import", source.size, "bytes") as advance, jax.set_mesh(mesh):
             targets = _as_stored(architecture, mesh, dtypes)
             params = reading.fill(source, family, targets, architecture.axes, config.layers, place, advance)
@@ -78,7 +78,7 @@ def make(recipe: Recipe, run: Path) -> None:
     save_params(stage / "checkpoints", params, description("base", config, recipe, inputs))
     with storage.atomic_directory(stage / "tokenizer") as temporary:
         _copy_tokenizer(here, temporary, tokenizer.stop_ids)
-    storage.copy(here / "config.json", stage / "published.json")  # what an export goes by
+    storage.copy(here / "config.json", stage / "published.json")  # which export reads
     storage.write_json(stage / "digests.json", digests(recipe, run))
     seconds, count = round(time.monotonic() - began, 1), parameter_count(architecture.shapes)
     facts = {"folder": str(folder), "parameters": count, "model": dataclasses.asdict(config)}
@@ -88,7 +88,7 @@ def make(recipe: Recipe, run: Path) -> None:
 
 
 def _as_stored(architecture, mesh, dtypes: dict):
-    """What to read into: on the mesh, in the types of the files."""
+    """The arrays to read: on the mesh, in the dtypes of the files."""
     import jax
 
     from tpullm.huggingface import tensors
@@ -100,13 +100,13 @@ def _as_stored(architecture, mesh, dtypes: dict):
 
 
 def _recipe(folder: Path, run: Path, config: str) -> Recipe:
-    """The recipe of the run with this base: the given one, the one that is there, or one with the defaults of tuning.
+    """The recipe of the run with this base: the given one, else the one in the run, else a plain one for tuning.
 
     Raises:
         UserError: the run belongs to another recipe, or has another base.
     """
     if run == folder or folder in run.parents:
-        raise UserError(f"{run}: lies in the published model itself; choose another --run")
+        raise UserError(f"{run}: is inside the published model; choose another --run")
     kept = run / "recipe.yaml"
     before = load(kept) if kept.exists() else None
     if before and not before.base:
@@ -116,19 +116,19 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
     recipe = load(config or kept, [f"--base={folder}", f"--run={run}"])
     check_owner(run, recipe)
     if before and not _same_base(before, recipe, run):
-        raise UserError(f"{run}: belongs to the recipe '{recipe.name}', of another base; choose another --run")
+        raise UserError(f"{run}: belongs to the recipe '{recipe.name}', which has another base; choose another --run")
     return recipe
 
 
 def _same_base(kept: Recipe, recipe: Recipe, run: Path) -> bool:
-    """Whether the base is where it was, or somewhere else with the same content."""
+    """Whether the base is in the same place, or in another place with the same content."""
     if storage.path(kept.base) == storage.path(recipe.base) or not (run / "base" / manifest.FILE).exists():
         return True
     return manifest.is_finished(run / "base", base_inputs(recipe, run))
 
 
 def _plain(folder: Path, run: Path) -> Recipe:
-    """Full tuning, with the small steps that a trained model takes without forgetting."""
+    """A recipe for full tuning, with a learning rate that is low enough for a trained model not to forget."""
     from tpullm.huggingface import reading
 
     length = min(1024, reading.read_config(storage.local_copy(folder))[0].context_length)
@@ -140,7 +140,7 @@ def _plain(folder: Path, run: Path) -> Recipe:
 
 
 def _copy_tokenizer(folder: Path, into: Path, stop_ids: list[int]) -> None:
-    """The files of the tokenizer; in `generation_config.json`, the ends that any of the model's files names."""
+    """Copy the tokenizer's files. `generation_config.json` gets the stop tokens of all the model's files."""
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, into / name)

@@ -1,55 +1,55 @@
-"""Estimate what a recipe needs, how fast it is and what it costs, before you rent a chip.
+"""Estimate the memory, the speed and the cost of a recipe before you rent a chip.
 
 It shows memory by part, where the time of a step goes, tokens a second, days and dollars. --topology takes several
-slices, which are compared; `local` is this machine. With --compile the TPU compiler makes the very program (extra
+slices and compares them; `local` is this machine. With --compile the TPU compiler compiles the real program (extra
 `tpu`); no TPU is needed.
 
-Exit code 0: the recipe fits, on one of the slices at least. 1: it fits on none.
+Exit code 0: the recipe fits at least one of the slices. 1: it fits none.
 """
 
-import json
 from pathlib import Path
 
 from tpullm import storage
+from tpullm.commands.options import add_json, print_json
 from tpullm.errors import UserError
 from tpullm.hardware import slices
 from tpullm.log import say
 from tpullm.recipe.schema import Recipe
 
-COMPILED = 3  # of a search's best
+COMPILED = 3  # of the best plans of a search
 
 
 def add_arguments(parser) -> None:
-    """The options of `tpullm plan`; `--topology` is the recipe's own key, with several names or `local`."""
-    parser.add_argument("--slices", type=int, default=0, help="this many slices of each topology, along mesh.data")
+    """The options of `tpullm plan`. `--topology` is a key of the recipe; here it takes several names or `local`."""
+    parser.add_argument("--slices", type=int, default=0, help="the number of slices of each topology, along mesh.data")
     parser.add_argument(
         "--search",
         action="store_true",
         help="find the fastest settings that fit: mesh, remat, accumulation, ...",
     )
     parser.add_argument("--compile", action="store_true", help="compile the program for the TPU; takes minutes")
-    parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
+    add_json(parser)
     parser.add_argument("--write", default="", metavar="FILE", help="write the planned recipe to this file")
     parser.add_argument(
         "--sort", choices=("cost", "time"), default="cost", help="order of the topologies: cost or time"
     )
-    parser.add_argument("--price", default="", help="your dollars a chip-hour, such as v5e=0.9,v6e=2")
-    parser.add_argument("--interruptions", type=float, default=0.0, help="mean hours between interruptions; 0 is none")
+    parser.add_argument("--price", default="", help="your prices in dollars a chip-hour, such as v5e=0.9,v6e=2")
+    parser.add_argument("--interruptions", type=float, default=0.0, help="mean hours between interruptions; 0: none")
 
 
 def main(recipe: Recipe, run: Path, arguments) -> int:
-    """Plan for each topology, and show what came of it; the exit code says whether anything fits."""
+    """Plan for each topology and print the plans. The exit code says whether anything fits."""
     from tpullm.planning import tables
     from tpullm.planning.plans import VERSION, to_json
 
     target = storage.path(arguments.write) if arguments.write else None
     if target and target.exists():
-        raise UserError(f"--write: {target} is there already; choose another file, or remove it")
-    if target:  # before minutes of compiling, and without leaving a folder
+        raise UserError(f"--write: {target} exists; choose another file, or remove it")
+    if target:  # checked before minutes of compiling, and without making a folder
         storage.check_writable(next((folder for folder in target.parents if folder.exists()), target.parent))
     plans = sorted(_plans(recipe, run, arguments), key=lambda plan: _order(plan, arguments.sort))
     if arguments.json:
-        print(json.dumps({"version": VERSION, "recipe": recipe.name, "plans": [to_json(plan) for plan in plans]}))
+        print_json({"version": VERSION, "recipe": recipe.name, "plans": [to_json(plan) for plan in plans]})
     else:
         print(tables.details(plans[0]) if len(plans) == 1 else tables.side_by_side(plans))
     if target:
@@ -76,7 +76,7 @@ def _plans(recipe: Recipe, run: Path, arguments) -> list:
 
 
 def _proven(plan):
-    """With the compiler's word; where there is no compiler, the analytic plan still comes."""
+    """The plan with what the compiler said; the estimated plan alone if there is no compiler."""
     from tpullm.planning.plans import with_proofs
     from tpullm.planning.proof import prove
 
@@ -90,7 +90,7 @@ def _proven(plan):
 
 
 def _order(plan, by: str) -> tuple[bool, float]:
-    """What does not fit comes last."""
+    """The sort key of a plan; a plan that does not fit comes last."""
     return not plan.fits, plan.dollars if by == "cost" else plan.run.days
 
 
@@ -98,6 +98,6 @@ def _write(plan, target: Path) -> None:
     from tpullm.recipe.parsing import dump
 
     if not plan.fits:
-        raise UserError(f"--write: {plan.chosen.setting.topology} does not hold it, so there is no recipe to write")
+        raise UserError(f"--write: the recipe does not fit {plan.chosen.setting.topology}, so nothing is written")
     storage.write_text(target, dump(plan.recipe))
     say(f"{target}: the recipe for {plan.chosen.setting.topology}; tpullm run --config {target}")

@@ -1,13 +1,13 @@
 """List the recipes that come with tpullm, or print one to copy.
 
-Each is shown with its machine, its time and its result, as the comment at the top of its file gives them.
+The machine, the time and the result of each come from the comment at the top of its file.
 """
 
-import json
 import shutil
 import textwrap
 from pathlib import Path
 
+from tpullm.commands.options import add_json, print_json
 from tpullm.errors import UserError
 from tpullm.recipe import shipped
 
@@ -17,18 +17,18 @@ WIDEST = 100  # characters of a line
 def add_arguments(parser) -> None:
     """The options of `tpullm recipes`."""
     parser.add_argument("name", nargs="?", default="", help="print the YAML file of this recipe")
-    parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
+    add_json(parser)
 
 
 def main(arguments) -> None:
     """Print the list, or the file of one recipe."""
     heads = dict(sorted(_heads().items(), key=lambda item: _size(item[1]["hardware"])))
     if arguments.json and arguments.name:
-        raise UserError("--json: goes with the list; leave it out, or the name")
+        raise UserError("--json: prints the list; leave out --json or the name")
     if arguments.name:
         print(Path(shipped.find(arguments.name)).read_text(encoding="utf-8"), end="")
     elif arguments.json:
-        print(json.dumps([{"name": name} | head for name, head in heads.items()], ensure_ascii=False))
+        print_json([{"name": name} | head for name, head in heads.items()])
     else:
         print("\n".join(_lines(heads)))
 

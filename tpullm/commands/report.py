@@ -11,9 +11,9 @@ from tpullm.report.page import page
 
 
 def main(recipe: Recipe, run: Path) -> None:
-    """Write `RUN/report.html` from what the run has made so far, unless the page would be the same."""
+    """Write `RUN/report.html` from what the run has made so far, unless the page is the same."""
     path = run / "report.html"
-    # Making the page costs less than hashing could save, and a page that is compared can never be out of date.
+    # To make the page and compare it is cheaper than hashing its inputs, and never out of date.
     text = page(run_data.read(recipe, run, language.named(recipe.language or language.preferred(os.environ))))
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         say(f"report: unchanged, skipped; see {path}")

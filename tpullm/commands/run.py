@@ -12,7 +12,7 @@ from tpullm.log import say
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
 
-# What a stage that needs JAX depends on: asked before its module (and JAX) is imported, so that skipping costs nothing.
+# The inputs of the stages that need JAX. They are compared before JAX is imported, so that skipping costs nothing.
 INPUTS = {
     "pretrain": stages.pretrain_inputs,
     "finetune": stages.finetune_inputs,
@@ -20,11 +20,11 @@ INPUTS = {
 }
 
 
-TOGETHER = ("pretrain", "finetune", "evaluate")  # where each host does its part; the rest is made by the first
+TOGETHER = ("pretrain", "finetune", "evaluate")  # every host calls these; host 0 makes the others
 
 
 def main(recipe: Recipe, run: Path) -> None:
-    """Make everything in `run` that is not made yet."""
+    """Make every stage of `run` that is not made yet."""
     start = time.monotonic()
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.commands.import_").make, recipe, run)

@@ -1,12 +1,12 @@
-"""Show where every parameter would live on a mesh: its logical axes, its layout, its bytes on a device.
+"""Show the layout of every parameter on a mesh: its logical axes, how it is split, its bytes on a device.
 
 Nothing is computed. The devices need not be here: give --topology v5p:4x4x8 or --devices 256, and --mesh.
 """
 
-import json
 import math
 from pathlib import Path
 
+from tpullm.commands.options import add_json, print_json
 from tpullm.errors import UserError
 from tpullm.hardware import slices
 from tpullm.mesh.axes import AXES
@@ -19,25 +19,25 @@ def add_arguments(parser) -> None:
         "--devices",
         type=int,
         default=0,
-        help="how many devices; 0 is those of the recipe's topology, what --mesh needs, or those here",
+        help="how many devices; 0: those of the recipe's topology, else as many as --mesh needs, else those here",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
+    add_json(parser)
 
 
 def main(recipe: Recipe, run: Path, arguments) -> None:
-    """Print the table, after the checks that training makes."""
+    """Print the table, after the checks that training makes too."""
     found = layouts(recipe, run, arguments.devices)
     if arguments.json:
-        print(json.dumps(found, ensure_ascii=False))
+        print_json(found)
     else:
         _show(found)
 
 
 def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
-    """Of each parameter: name, shape, logical axes, layout, shape and bytes on a device; and sums.
+    """For each parameter: name, shape, logical axes, layout, shape and bytes on a device; and the sums.
 
     Args:
-        devices: 0 is those of the recipe's topology; else the product of the mesh's sizes; else those that are here.
+        devices: 0: those of the recipe's topology; else the product of the mesh's sizes; else those of this machine.
 
     Raises:
         UserError: the mesh does not fit the devices, the model or the batch.
@@ -102,7 +102,7 @@ def _show(found: dict) -> None:
         ]
         sizes = " × ".join(f"{size:,}" for size in row["shape"])
         dimensions, megabytes = ", ".join(row["axes"]), f"{row['bytes_a_device'] / 1e6:,.2f}"
-        table.add_row(row["parameter"], dimensions, sizes, ", ".join(split) or "whole everywhere", megabytes)
+        table.add_row(row["parameter"], dimensions, sizes, ", ".join(split) or "whole on each device", megabytes)
     Console(highlight=False, width=120).print(table)
     print(
         f"parameters {found['bytes_a_device'] / 1e6:,.1f} MB a device; with gradients and what {found['optimizer']} "

@@ -1,10 +1,9 @@
 """Step 2: train a tokenizer on the documents, and write them as tokens.
 
-It makes RUN/tokenizer and RUN/tokens. With --show TEXT it makes nothing and prints how a finished tokenizer splits
+It makes RUN/tokenizer and RUN/tokens. With --show TEXT it makes nothing: it prints how a finished tokenizer splits
 TEXT.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from tpullm import storage
 from tpullm.cluster.place import ALONE, Place
 from tpullm.cluster.shares import SharedWork
+from tpullm.commands.options import add_json, print_json
 from tpullm.corpus import document_files as documents_store
 from tpullm.corpus import sources as corpus_sources
 from tpullm.data import tokenizing
@@ -29,26 +29,26 @@ def add_show_arguments(parser) -> None:
     """`--show TEXT --model MODEL [--json]`: print a split instead of making the stage."""
     parser.add_argument("--show", metavar="TEXT", required=True, help="print how TEXT is split, and the ids")
     parser.add_argument("--model", default="runs/quickstart", help="the run whose tokenizer is used")
-    parser.add_argument("--json", action="store_true", help="print one JSON value")
+    add_json(parser)
 
 
 def show_main(arguments) -> None:
     """Print the split of a text."""
     split = show(arguments.show, storage.path(arguments.model))
     if arguments.json:
-        print(json.dumps(split, ensure_ascii=False))
+        print_json(split)
     else:
         print("/".join(token["piece"] for token in split))
         print(" ".join(str(token["id"]) for token in split))
 
 
 def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
-    """Train the tokenizer, then write the token store; what is finished is skipped, what was interrupted goes on."""
+    """Train the tokenizer, then write the token store. Finished work is skipped, interrupted work resumes."""
     with SharedWork(run, "tokenize", share) as work:
         if not (run / "documents" / manifest.FILE).exists():
             raise UserError(f"{run / 'documents'}: no finished documents; run `tpullm collect` first")
         made_from = tokenizer_inputs(recipe, run)
-        # A stage's identity is the hash of its inputs: known before there is a tokenizer.
+        # A stage's identity is the hash of its inputs, so it is known before there is a tokenizer.
         upstream = {"documents": manifest.identity(run / "documents"), "tokenizer": manifest.identity_of(made_from)}
         inputs = manifest.inputs({}, upstream)
         folder = work.begin(inputs)
@@ -57,7 +57,7 @@ def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
 
 
 def tokenizer_inputs(recipe: Recipe, run: Path) -> dict[str, Any]:
-    """What the tokenizer depends on: the documents and the settings, or the base whose tokenizer it is."""
+    """The inputs of the tokenizer: the documents and the settings, or the base that it comes from."""
     if recipe.base:
         return manifest.inputs({}, {"base": stages.need(run, "base", "import FOLDER")})
     upstream = {"documents": manifest.identity(run / "documents")}
@@ -82,7 +82,7 @@ def train_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any]) -> None:
     """Make RUN/tokenizer from a sample of the training documents, each source in proportion to its weight."""
     config, began = recipe.tokenizer, time.monotonic()
     sample = sample_documents(run / "documents", _weights(recipe), config.sample_characters, recipe.seed)
-    with storage.atomic_directory(run / "tokenizer") as temporary:  # the old one stays until the new one is whole
+    with storage.atomic_directory(run / "tokenizer") as temporary:  # it replaces the old one when it is complete
         made = trainer.train(sample, config, recipe.seed, temporary / "tokenizer.model")
         characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
         ratios = characters_per_token(made, sample)
@@ -100,17 +100,17 @@ def train_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any]) -> None:
 
 
 def take_tokenizer(run: Path, inputs: dict[str, Any]) -> None:
-    """Make RUN/tokenizer the tokenizer of the base."""
+    """Make RUN/tokenizer a copy of the base's tokenizer."""
     with storage.atomic_directory(run / "tokenizer") as temporary:
         for file in (run / "base" / "tokenizer").iterdir():
             (temporary / file.name).write_bytes(file.read_bytes())
         manifest.write(temporary, inputs, vocabulary_size=load_tokenizer(temporary).vocabulary_size)
     tokenizer = load_tokenizer(run / "tokenizer")
-    say(f"tokenizer: that of the base; a document ends in {tokenizer.piece(tokenizer.eos_id)}")
+    say(f"tokenizer: copied from the base; a document ends in {tokenizer.piece(tokenizer.eos_id)}")
 
 
 def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
-    """Make RUN/tokens: parts by processes over the files of documents, then one store for each source and split."""
+    """Make RUN/tokens: several processes tokenize parts of the documents; then each source and split gets a store."""
     began, stage = time.monotonic(), run / "tokens"
     names = [source.name for source in corpus_sources.sources(recipe)]
     planned = tokenizing.plan(run / "documents", folder, run / "tokenizer", names)
@@ -132,9 +132,9 @@ def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path
 def sample_documents(
     documents: Path, weights: Mapping[str, float], characters: int, seed: int
 ) -> list[tuple[str, str]]:
-    """(language, passage) pairs of training documents, `characters` in all at most, shared out by weight.
+    """(language, passage) pairs of training documents, at most `characters` in all, divided among sources by weight.
 
-    What a small source can't fill goes to the others, by weight again.
+    If a source is smaller than its share, the rest is divided among the others by weight.
     """
     samples = {}
     for source, weight in weights.items():
@@ -148,19 +148,19 @@ def sample_documents(
 
 
 def share_out(amount: int, sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
-    """`amount` divided by weight, no share above its size; what that leaves over is divided again."""
+    """`amount` divided by weight, with no share above its size. What is left over is divided again."""
     shares: dict[str, int] = {}
     while open_ := [name for name in sizes if name not in shares]:
         rate = (amount - sum(shares.values())) / sum(weights[name] for name in open_)
         full = [name for name in open_ if sizes[name] <= rate * weights[name]]
         for name in full or open_:
-            # A whole share may come out a rounding below itself: 1 / 5.03125 * 5.03125 < 1.
+            # Rounding can make a whole share too small: 1 / 5.03125 * 5.03125 < 1.
             shares[name] = min(sizes[name], int(rate * weights[name] + 1e-6))
     return shares
 
 
 def characters_per_token(made: Tokenizer, sample: list[tuple[str, str]]) -> dict[str, float]:
-    """Mean characters of a token by language, over the sample."""
+    """The mean number of characters in a token of the sample, by language."""
     totals: dict[str, list[int]] = {}
     for language, text in sample:
         total = totals.setdefault(language or "unknown", [0, 0])
@@ -170,9 +170,9 @@ def characters_per_token(made: Tokenizer, sample: list[tuple[str, str]]) -> dict
 
 
 def show(text: str, model: Path) -> list[dict[str, str | int]]:
-    """The split of `text`, as `tpullm tokenize --show` prints it: what each token shows, and its id.
+    """The tokens of `text`, as `tpullm tokenize --show` prints them: the text of each and its id.
 
-    `model` is a run directory, or a stage or checkpoint in one; `UserError` if no tokenizer is found there.
+    `model` is a run directory, or a stage or checkpoint in one; `UserError` if there is no tokenizer.
     """
     return [{"piece": piece, "id": token} for piece, token in find_tokenizer(model).pieces(text)]
 

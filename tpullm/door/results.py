@@ -1,10 +1,11 @@
-"""What the door returns and a notebook shows as a picture; as text it is a line."""
+"""What the door returns: one line as text, and a picture in a notebook."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from tpullm.inference.total_variation import total_variation
 from tpullm.report import notebook_pictures
 from tpullm.report.attention_picture import attention_html
 from tpullm.report.run_data import RunData
@@ -15,7 +16,7 @@ class Split:
     """A text as its tokens.
 
     Args:
-        tokens: what each token shows, and its id.
+        tokens: the text of each token, and its id.
     """
 
     tokens: tuple[tuple[str, int], ...]
@@ -34,10 +35,10 @@ class Split:
 
 @dataclass(frozen=True, repr=False)
 class Blank:
-    """The words that may stand at 【?】.
+    """The words that fit 【?】.
 
     Args:
-        text: with the blank.
+        text: the text with its blank.
         words: each word and its probability, likeliest first.
         truth: the true probabilities, if they are known.
     """
@@ -48,11 +49,10 @@ class Blank:
 
     @property
     def total_variation(self) -> float | None:
-        """The share of probability that stands at the wrong word: 0 is perfect. None if the truth is not known."""
+        """The share of probability on wrong words: 0 is perfect. None if the truth is not known."""
         if self.truth is None:
             return None
-        model = dict(self.words)
-        return sum(abs(model.get(word, 0) - self.truth.get(word, 0)) for word in model.keys() | self.truth.keys()) / 2
+        return total_variation(dict(self.words), self.truth)
 
     def __repr__(self) -> str:
         return ", ".join(f"{word} {probability:.1%}" for word, probability in self.words[: notebook_pictures.WORDS])
@@ -63,11 +63,11 @@ class Blank:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attention:
-    """How much each token looks at each earlier one.
+    """How much each token attends to each earlier one.
 
     Args:
-        tokens: what each token shows, T of them.
-        weights: `[L, N, T, T]`, by layer and head: how much token t looks at token s; each row sums to 1.
+        tokens: the text of each token, T of them.
+        weights: `[L, N, T, T]`, by layer and head: how much token t attends to token s; each row sums to 1.
     """
 
     tokens: tuple[str, ...]
@@ -85,14 +85,14 @@ class Loss:
     """The loss of pretraining, as the report draws it.
 
     Args:
-        data: what the run has made so far.
+        data: the data of the run so far.
     """
 
     data: RunData
 
     @property
     def losses(self) -> list[tuple[int, float]]:
-        """The step and the training loss in nats a token of each line of the log."""
+        """The step and the training loss, in nats a token, of each line of the log."""
         return [(row["step"], row["loss"]) for row in self.data.pretrain if "loss" in row]
 
     def __repr__(self) -> str:

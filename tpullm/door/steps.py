@@ -1,8 +1,8 @@
-"""The five steps from Python: each is the verb of the command line, in a process of its own.
+"""The five steps from Python: each runs the verb of the command line in a process of its own.
 
-A process of its own, because a notebook's own process can not have what a verb starts with: glibc reads the settings of
-its allocator before the program begins (`environment.py`), and without them a CPU trains at two thirds of the speed.
-What a step needs of memory is free again when it ends, and there is no second way to do a step.
+glibc reads the settings of its allocator before a program begins (`process/environment.py`), so the notebook's process
+cannot have them, and without them a CPU trains at two thirds of the speed. A process of its own also frees its memory
+when the step ends, and there is only one way to do a step.
 """
 
 import json
@@ -26,13 +26,13 @@ from tpullm.report import run_data
 
 SECONDS_BETWEEN_LOOKS = 0.2
 INTERRUPTED = 130
-# With these a notebook's kernel has programs write as on a terminal, colours and progress bars included: each move of a
+# A notebook's kernel sets these. Programs then write colours and progress bars as on a terminal, and each update of a
 # bar would be a line here.
 AS_ON_A_TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
 class Run:
-    """A run directory and the recipe that it is made by.
+    """A run directory and its recipe.
 
         run = tpullm.Run("quickstart", "runs/mine", {"pretrain.steps": 240})
         run.collect()
@@ -42,20 +42,20 @@ class Run:
         run.evaluate()
         run.report()
 
-    A finished step is skipped, an interrupted one resumes, as on the command line. An accelerator belongs to the
-    process that uses it (a TPU wholly, a GPU by three quarters of its memory): there, make the steps before a model is
-    loaded in this process.
+    A finished step is skipped and an interrupted one resumes, as on the command line. An accelerator belongs to the
+    process that uses it: all of a TPU, three quarters of a GPU's memory. On an accelerator, make the steps before this
+    process loads a model.
 
     Args:
-        recipe: a name of `tpullm recipes`, or a YAML file; none is the recipe in the run directory.
-        folder: the run directory; none is the recipe's own.
-        keys: values of the recipe's keys, `{"pretrain.steps": 240}`.
+        recipe: a name of `tpullm recipes`, or a YAML file; default: the recipe in the run directory.
+        folder: the run directory; default: the one that the recipe names.
+        keys: values for keys of the recipe, such as `{"pretrain.steps": 240}`.
 
     Attributes:
         folder: the run directory.
 
     Raises:
-        UserError: no such recipe, an unknown key, or a value that no run could have.
+        UserError: there is no such recipe, a key is unknown, or a value is out of range.
     """
 
     def __init__(self, recipe: str | Path = "", folder: str | Path = "", keys: Mapping[str, Any] | None = None):
@@ -85,7 +85,7 @@ class Run:
         self._verb("finetune")
 
     def evaluate(self) -> dict[str, Any]:
-        """Measure the models; returns what `evaluate/results.json` holds."""
+        """Measure the models; returns the content of `evaluate/results.json`."""
         self._verb("evaluate")
         return storage.read_json(self.folder / "evaluate" / "results.json")
 
@@ -95,18 +95,18 @@ class Run:
         return self.folder / "report.html"
 
     def all(self) -> None:
-        """Everything that the recipe names and that is not made yet."""
+        """Make every step of the recipe that is not made yet."""
         self._verb("run")
 
     def documents(self, source: str, count: int = 3) -> list[str]:
-        """The first documents of a source, as they were collected."""
+        """The first documents that were collected from a source."""
         if not (self.folder / "documents" / source).is_dir():
             raise UserError(f"{self.folder}: has no documents of a source '{source}'; call collect() first")
         found = document_files.read(self.folder / "documents", source, document_files.TRAIN)
         return [document["text"] for document in islice(found, count)]
 
     def split(self, text: str) -> Split:
-        """How the tokenizer cuts a text into tokens. A notebook shows them in colours."""
+        """The tokens of a text. A notebook shows them in colours."""
         return Split(tuple(tokenize.find_tokenizer(self.folder).pieces(text)))
 
     def loss(self) -> Loss:
@@ -117,18 +117,19 @@ class Run:
         return found
 
     def model(self, stage: str = ""):
-        """A trained model: that of `pretrain`, that of `finetune`, or the last one; see `LanguageModel`."""
+        """The trained model of a stage, `pretrain` or `finetune`; default: the last one. See `LanguageModel`."""
         from tpullm import load  # imports JAX
 
         return load(self.folder / stage)
 
     def _verb(self, verb: str) -> None:
-        """Do a verb of the command line, and show its lines.
+        """Run a verb of the command line and show its lines.
 
         Raises:
-            UserError: the verb was refused.
-            Interrupted: it was interrupted, and has kept what was finished.
-            RuntimeError: it failed by no fault of the user's; its lines say more.
+            UserError: the verb reported a user error.
+            TryAgain: the failure is temporary.
+            Interrupted: the verb was interrupted; what was finished is kept.
+            RuntimeError: the verb failed; its lines say why.
         """
         code, line = _run([sys.executable, "-m", "tpullm", verb, *self._words])
         message = line.removeprefix("tpullm: ")
@@ -143,14 +144,14 @@ class Run:
 
 
 def _written(value: Any) -> str:
-    """A value as on the command line."""
+    """A value as text for the command line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _run(command: Sequence[str]) -> tuple[int, str]:
-    """Run a command and show its lines as they come; its exit code and its last line.
+    """Run a command and show its lines as they come; returns its exit code and its last line.
 
-    An interruption of this process (a notebook's stop button) is passed on to the command, which may save first.
+    An interrupt of this process (a notebook's stop button) is passed on to the command, which can save first.
     """
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     environment = {name: value for name, value in os.environ.items() if name not in AS_ON_A_TERMINAL}
@@ -160,7 +161,7 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
             try:
                 code = child.poll()
                 for line in _drained(lines, 0.0 if code is not None else SECONDS_BETWEEN_LOOKS):
-                    # The last words of a failure come as the exception's.
+                    # The error message is shown by the exception.
                     if not line.startswith("tpullm: "):
                         sys.stdout.write(line + "\n")
                         sys.stdout.flush()
@@ -173,7 +174,7 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
 
 
 def _drained(lines: "queue.SimpleQueue[str]", seconds: float) -> Iterator[str]:
-    """The lines that are there, the first of which is waited for."""
+    """The lines that are there. It waits up to `seconds` for the first."""
     try:
         yield lines.get(timeout=seconds) if seconds else lines.get_nowait()
         while True:

@@ -1,4 +1,4 @@
-"""A trained model in this process: `model = tpullm.load(MODEL)`. The command line is built on the same functions."""
+"""A trained model in this process: `model = tpullm.load(MODEL)`. The command line uses the same functions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +8,11 @@ import numpy as np
 from tpullm.door.results import Attention, Blank, Split
 from tpullm.errors import UserError
 from tpullm.inference import attention_weights, decode, scoring
-from tpullm.inference.answers import ANSWER_TOKENS, answer
 from tpullm.inference.blank import fill
+from tpullm.inference.generation import ANSWER_TOKENS, answer
+from tpullm.inference.padding import fits
 from tpullm.inference.sampling_options import GREEDY, Sampling, check
-from tpullm.inference.session import fits, load
+from tpullm.inference.session import load
 from tpullm.inference.streaming import characters
 from tpullm.recipe.schema import ModelConfig
 
@@ -23,11 +24,11 @@ class LanguageModel:
         model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
 
     Attributes:
-        tokenizer: has `encode(text)` and `decode(ids)`. A published folder may have none: `logits` needs none, and
-            whatever reads or writes text is a `UserError` then.
+        tokenizer: has `encode(text)` and `decode(ids)`. A published folder can lack it: `logits` works without it, and
+            every function that reads or writes text then raises a `UserError`.
 
     Raises:
-        UserError: it names no model, or one that we don't compute.
+        UserError: `model` names no model, or one that is not supported.
     """
 
     def __init__(self, model: str | Path):
@@ -36,11 +37,11 @@ class LanguageModel:
 
     @property
     def config(self) -> ModelConfig:
-        """The model's shapes and kinds of layers."""
+        """The sizes and the kinds of the model's layers."""
         return self._session.architecture.config
 
     def logits(self, token_ids: np.ndarray) -> np.ndarray:
-        """Scores of every next token: `[B, T]` int to `[B, T, V]` float32.
+        """The logits of every next token: `[B, T]` int to `[B, T, V]` float32.
 
         Raises:
             UserError: the ids are not `[B, T]`, not in the vocabulary, or longer than the context.
@@ -55,11 +56,11 @@ class LanguageModel:
         return scoring.logits(self._session, ids.astype(np.int32))
 
     def generate(self, text: str, tokens: int = 200, sampling: Sampling = GREEDY, seed: int = 0) -> str:
-        """What the model goes on with, without the text itself.
+        """A continuation of the text, without the text itself.
 
         Args:
             tokens: at most this many new tokens.
-            sampling: how to choose; the default is the likeliest token each time.
+            sampling: how to choose; default: always the likeliest token.
 
         Raises:
             UserError: the text is longer than the context, or empty and the tokenizer has no start token.
@@ -78,13 +79,13 @@ class LanguageModel:
         return answer(self._session, [question], tokens=tokens)[0]
 
     def blank(self, text: str, truth: Mapping[str, float] | None = None) -> Blank:
-        """The words that may stand at 【?】, with their probabilities. A notebook shows bars.
+        """The words that fit 【?】, with their probabilities. A notebook shows bars.
 
-        Tuning on conversations bends what is likely in plain text: the pretrained model knows it better.
+        Tuning on conversations changes what is likely in plain text, so use the pretrained model.
 
         Args:
-            text: holds 【?】 once, and begins a document.
-            truth: what to compare with, `tpullm.truth(text)` say.
+            text: the beginning of a document, with one 【?】.
+            truth: probabilities to compare with, such as `tpullm.truth(text)`.
 
         Raises:
             UserError: there is not exactly one blank, no word was found, or the text is longer than the context.
@@ -92,7 +93,7 @@ class LanguageModel:
         return Blank(text, tuple(fill(self._session, text)), truth)
 
     def attention(self, text: str) -> Attention:
-        """How much each token looks at each earlier one. A notebook shows the picture.
+        """How much each token attends to each earlier one. A notebook shows the picture.
 
         Raises:
             UserError: the text is longer than the context.
@@ -101,5 +102,5 @@ class LanguageModel:
         return Attention(tuple(tokens), weights)
 
     def split(self, text: str) -> Split:
-        """How the tokenizer cuts a text into tokens. A notebook shows them in colours."""
+        """The tokens of a text. A notebook shows them in colours."""
         return Split(tuple(self.tokenizer.pieces(text)))

@@ -1,4 +1,4 @@
-"""Which earlier tokens each token looks at.
+"""Which earlier tokens each token attends to.
 
 Shapes: B batch, T query length, S key length, N query heads, K key/value heads, G = N / K, L layers.
 """
@@ -6,25 +6,23 @@ Shapes: B batch, T query length, S key length, N query heads, K key/value heads,
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
+from tpullm.inference.padding import bucket, fits, padded, row_bucket, segments_and_positions
+from tpullm.inference.session import Session
 from tpullm.mesh.rows import put
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"))
 def _weights(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array:
-    place_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32) + jnp.zeros_like(tokens_BT)
-    segments_BT = (place_BT < lengths_B1).astype(jnp.int32)
-    model = architecture.model(params)
-    return model(tokens_BT, segments_BT, place_BT, dtype=dtype, keep_weights=True).attention
+    inputs = segments_and_positions(tokens_BT, lengths_B1)
+    return architecture.model(params)(tokens_BT, *inputs, dtype=dtype, keep_weights=True).attention
 
 
 def weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:
-    """The tokens of `text` as they are shown, `<s>` first, and the attention weights `[L, N, T, T]`.
+    """The texts of the tokens of `text`, `<s>` first, and the attention weights `[L, N, T, T]`.
 
-    `weights[l, n, t, s]` is how much token t looks at token s in layer l and head n; each row sums to 1.
+    `weights[l, n, t, s]` is how much token t attends to token s in layer l and head n; each row sums to 1.
 
     Raises:
         UserError: the text is longer than the context.

@@ -1,8 +1,8 @@
 """Filling a blank with words, using the text on both sides of it.
 
-A causal model only ever looks left, but it gives every whole text a probability, and by Bayes' rule
-P(word | left, right) is proportional to P(left + word + right). The model itself proposes the words: it goes on from
-the left side by the likeliest tokens, and each string on the way is a candidate.
+A causal model reads from left to right, but it gives a probability to every whole text, and by Bayes' rule
+P(word | left, right) is proportional to P(left + word + right). The model also proposes the words: it continues the
+left side with its likeliest tokens, and each string that this gives is a candidate.
 """
 
 import functools
@@ -21,22 +21,25 @@ from tpullm.tokenizer import japanese_words
 
 BLANK = re.compile(r"【[?？]】")
 _JAPANESE = re.compile("[\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]")
-_CANDIDATES = 256  # texts whose probability is computed whole
-_BEGINNINGS = 256  # beginnings of candidates that are made longer at a time
-_LOOKS_PER_KEPT = 16  # punctuation and the like is passed over
+_CANDIDATES = 256  # texts whose probability is computed
+_BEGINNINGS = 256  # beginnings of candidates that are kept after each token
+_LOOKS_PER_KEPT = 16  # extensions tried for each that is kept, since many are punctuation
 _TOKENS = 8  # longest candidate, in tokens
-_MORPHEMES = 3  # and in Japanese words (読みました is three)
-_LEAST = math.log(1e-5)  # beginnings less likely than this share of the likeliest are given up
-_WORD_SHARE = 0.05  # with less than this on single words, the blank is one for a phrase
+_MORPHEMES = 3  # longest candidate, in Japanese words (読みました is three)
+_LEAST = math.log(1e-5)  # a beginning is dropped if it is less likely than this share of the likeliest
+_WORD_SHARE = 0.05  # single words with less probability than this mean that the blank asks for a phrase
 _AFFIXES = ("接頭辞", "接尾辞")
-_JOINERS = "'’-・ー"  # may stand within a word: don't, well-known, アイス・クリーム
+_JOINERS = "'’-・ー"  # allowed within a word: don't, well-known, アイス・クリーム
 
 
 @dataclass(frozen=True)
 class _Beginning:
     """A candidate, or the beginning of one.
 
-    `ids` is a text up to here, `owed` what of the left side's bytes they still lack, `written` the bytes behind it.
+    Args:
+        ids: the tokens of the text so far.
+        owed: the last bytes of the left side, as far as `ids` do not hold them yet.
+        written: the bytes of `ids` after the left side.
     """
 
     ids: tuple[int, ...]
@@ -46,14 +49,14 @@ class _Beginning:
 
 
 def fill(session: Session, text: str, count: int = 0) -> list[tuple[str, float]]:
-    """The words that may stand at 【?】 and their probabilities, likeliest first.
+    """The words that fit 【?】 and their probabilities, likeliest first.
 
-    The probabilities are over all the words found; the text stands at the beginning of a document, and what comes after
-    it is free.
+    The probabilities of all words found sum to 1. The text is read as the beginning of a document; its continuation
+    is free.
 
     Args:
         text: holds 【?】 once.
-        count: how many words to return; 0 is all.
+        count: how many words to return; 0: all.
 
     Raises:
         UserError: there is not exactly one blank, no word was found, or the text is longer than the context.
@@ -76,14 +79,14 @@ def fill(session: Session, text: str, count: int = 0) -> list[tuple[str, float]]
 
 
 def propose(session: Session, left: str, right: str) -> list[str]:
-    """Up to 256 strings that may stand between `left` and `right`, those that `right` goes on from best first."""
-    goes_on = _beginnings_of(session, right.encode())
+    """Up to 256 strings that fit between `left` and `right`; those that `right` continues best come first."""
+    continues = _beginnings_of(session, right.encode())
     begun = [_start(session, left)]
     found: dict[str, float] = {}
     for _ in range(_TOKENS):
         log_p = next_log_probabilities(session, [list(beginning.ids) for beginning in begun])
-        # A cheap look at the right side: does it go on from here?
-        scores = np.logaddexp.reduce(log_p[:, goes_on], axis=1) if goes_on else np.zeros(len(begun))
+        # A cheap estimate of the right side: the probability of its first token.
+        scores = np.logaddexp.reduce(log_p[:, continues], axis=1) if continues else np.zeros(len(begun))
         for beginning, score in zip(begun, scores, strict=True):
             for word, shared in _words(beginning, right):
                 log_probability = beginning.log_probability + (0.0 if shared else score)
@@ -95,7 +98,7 @@ def propose(session: Session, left: str, right: str) -> list[str]:
 
 
 def _start(session: Session, left: str) -> _Beginning:
-    """The left side without its last token, which may be split otherwise when a word follows it."""
+    """The left side without its last token, because the tokenizer can split it differently before a word."""
     tokenizer = session.tokenizer
     ids = tokenizer.encode(left.rstrip(" "))[:-1]
     there = sum(len(tokenizer.bytes_of(token)) for token in ids)
@@ -103,7 +106,7 @@ def _start(session: Session, left: str) -> _Beginning:
 
 
 def _beginnings_of(session: Session, text: bytes) -> list[int]:
-    """The tokens that `text` may begin with, longer ones that begin with it included; none for an empty text."""
+    """The tokens that `text` can begin with, and those that begin with `text`; none for an empty text."""
     if not text:
         return []
     every = ((token, session.tokenizer.bytes_of(token)) for token in range(session.tokenizer.vocabulary_size))
@@ -111,7 +114,7 @@ def _beginnings_of(session: Session, text: bytes) -> list[int]:
 
 
 def _longer(session: Session, begun: list[_Beginning], log_p: np.ndarray) -> list[_Beginning]:
-    """The likeliest beginnings that are one token longer and may become a word."""
+    """The likeliest beginnings that are one token longer and can become a word."""
     tokenizer = session.tokenizer
     scores = (
         np.array([beginning.log_probability for beginning in begun])[:, None] + log_p[:, : tokenizer.vocabulary_size]
@@ -119,7 +122,7 @@ def _longer(session: Session, begun: list[_Beginning], log_p: np.ndarray) -> lis
     for row, beginning in enumerate(begun):
         if owed := _beginnings_of(session, beginning.owed):
             scores[row, np.setdiff1d(np.arange(scores.shape[1]), owed)] = -np.inf
-    # Far fewer than all are looked at one by one: a model that is unsure has a hundred thousand.
+    # Only the likeliest are checked one by one: an unsure model has a hundred thousand extensions.
     likeliest = np.argsort(-scores, axis=None)[: _LOOKS_PER_KEPT * _BEGINNINGS]
     longer: list[_Beginning] = []
     for index in likeliest.tolist():
@@ -135,14 +138,14 @@ def _longer(session: Session, begun: list[_Beginning], log_p: np.ndarray) -> lis
 
 
 def _may_be_word(written: bytes) -> bool:
-    """Letters, marks and numbers, of few enough words; the last character may be half written."""
+    """Whether this is letters, marks and numbers of few enough words. The last character can be incomplete."""
     text = written.decode("utf-8", errors="ignore")
     letters = all(character in _JOINERS or unicodedata.category(character)[0] in "LMN" for character in text)
     return letters and len(_morphemes(text)) <= _MORPHEMES
 
 
 def _words(beginning: _Beginning, right: str) -> Iterator[tuple[str, bool]]:
-    """The candidates in the beginning, and whether its last token holds some of the right side too (今日は: は)."""
+    """The candidates in a beginning, and whether its last token also holds a part of the right side (は in 今日は)."""
     try:
         text = beginning.written.decode()
     except UnicodeDecodeError:
@@ -154,22 +157,22 @@ def _words(beginning: _Beginning, right: str) -> Iterator[tuple[str, bool]]:
 
 
 def is_one_word(left: str, word: str, right: str) -> bool:
-    """Whether `word` is one word where it stands: 曇り is, 曇りな is not (Sudachi's longest units, mode C).
+    """Whether `word` is one word in its context: 曇り is, 曇りな is not (Sudachi's longest units, mode C).
 
-    A prefix or suffix belongs to its word (お茶); what is not Japanese is divided by spaces, which no candidate holds.
+    A prefix or suffix belongs to its word (お茶). Other scripts separate words by spaces, which no candidate holds.
     """
     if not _JAPANESE.search(word):
         return True
     start, end = len(left), len(left) + len(word)
     within = [part for part in _morphemes(left + word + right) if part[1] > start and part[0] < end]
-    if within[0][0] != start or within[-1][1] != end:  # read together with its neighbour (今日は as a greeting)
+    if within[0][0] != start or within[-1][1] != end:  # Sudachi joined it with its neighbour (今日は as a greeting)
         within = _morphemes(word)
     return sum(not affix for _, _, affix in within) == 1
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def _morphemes(text: str) -> list[tuple[int, int, bool]]:
-    """Start and end of each Japanese morpheme, and whether it is a prefix or suffix."""
+    """Start and end of each Japanese morpheme, and whether it is a prefix or a suffix."""
     if not _JAPANESE.search(text):
         return []
     return [(m.begin(), m.end(), m.part_of_speech()[0] in _AFFIXES) for m in japanese_words.analyser("C")(text)]

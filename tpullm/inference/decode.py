@@ -1,7 +1,7 @@
-"""Going on with a text, one token at a time, over a cache of keys and values.
+"""Decoding with a cache of keys and values, one token at a time.
 
-A prompt is padded to a bucket, so that few programs are compiled. What is padded has segment 0 and is never looked at;
-new tokens are written behind the padding, at positions that go on from the row's own length.
+Prompts are padded (`padding.py`). New tokens take cache slots behind the padding, and positions that follow the row's
+own last token.
 
 Shapes: B batch, T prompt length, S cache slots, D model width, K key/value heads, H head width, V vocabulary, L layers.
 """
@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpullm.inference.padding import bucket, fits, last_hidden, padded, row_bucket, segments_and_positions
 from tpullm.inference.sampling import choose
 from tpullm.inference.sampling_options import GREEDY, Sampling
-from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
+from tpullm.inference.session import Session
 from tpullm.mesh.layout import RULES, named_sharding
 from tpullm.mesh.rows import put
 from tpullm.model.platform import cache_dtype
@@ -27,7 +28,7 @@ Tree = Any
 
 
 class Decoding(NamedTuple):
-    """Where each row is: its last token, that token's position, its seed, has it ended (all `[B]`); and the cache."""
+    """The last token of each row, its position, its seed, whether it has ended (all `[B]`), and the cache."""
 
     tokens: jax.Array
     positions: jax.Array
@@ -37,7 +38,7 @@ class Decoding(NamedTuple):
 
 
 def empty_cache(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
-    """A cache with nothing in it, for products in `dtype`."""
+    """An empty cache, for matmuls in `dtype`."""
     config = architecture.config
     shape = (rows, config.kv_heads, slots, config.head_width)
     spec = RULES.spec("batch", "kv_heads", None, "head")
@@ -53,12 +54,10 @@ def empty_cache(architecture: Architecture, rows: int, slots: int, dtype: jnp.dt
 
 
 def prefill(model: Transformer, layers, tokens_BT, lengths_B, cache: Cache, dtype) -> tuple[jax.Array, Cache]:
-    """Read the prompts, the first `lengths_B` tokens of each row: logits after the last one `[B, V]`, and the cache."""
-    place_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32) + jnp.zeros_like(tokens_BT)
-    segments_BT = (place_BT < lengths_B[:, None]).astype(jnp.int32)
-    hidden_BTD, cache = model.extend(tokens_BT, segments_BT, place_BT, cache, layers, dtype=dtype)
-    is_last_BT1 = (place_BT == lengths_B[:, None] - 1)[:, :, None]
-    last_BD = jnp.sum(jnp.where(is_last_BT1, hidden_BTD, 0), axis=1)
+    """Read the first `lengths_B` tokens of each row: the logits after the last one, `[B, V]`, and the cache."""
+    segments_BT, positions_BT = segments_and_positions(tokens_BT, lengths_B[:, None])
+    hidden_BTD, cache = model.extend(tokens_BT, segments_BT, positions_BT, cache, layers, dtype=dtype)
+    last_BD = last_hidden(hidden_BTD, positions_BT, lengths_B[:, None])
     return model.logits(last_BD[:, None])[:, 0], cache
 
 
@@ -74,10 +73,10 @@ def _start(
 
 
 @partial(jax.jit, static_argnames=("architecture", "count", "dtype"), donate_argnames=("state",))
-def _go_on(
+def _decode_more(
     architecture, params, layers, state, stop_ids, sampling, limit, *, count, dtype
 ) -> tuple[Decoding, jax.Array]:
-    """Up to `limit` more tokens, `[B, count]`; -1 after a row's end. Stops early when every row has ended."""
+    """Up to `limit` more tokens, `[B, count]`, -1 after a row's end. It stops early if every row has ended."""
     model = architecture.model(params)
 
     def step(carry):
@@ -111,7 +110,7 @@ def _model(session: Session) -> tuple:
 
 
 def _begin(session: Session, prompts: list[list[int]], tokens: int, sampling, seeds, stop_ids) -> Decoding:
-    """The state after the first new token of each prompt; rows that only fill the batch have ended."""
+    """The state after the first new token of each prompt. Rows that only fill the batch have ended."""
     rows = row_bucket(session, len(prompts))
     ids, lengths = padded(session, prompts, rows, bucket(max(map(len, prompts))))
     slots = ids.shape[1] + bucket(tokens)
@@ -132,13 +131,13 @@ def decode(
     seeds: Sequence[int] = (0,),
     stop_ids: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Go on with several prompts at once, in one program.
+    """Continue several prompts at once, in one program.
 
     Args:
-        prompts: token ids, `<s>` first; of any lengths.
-        tokens: at most this many new tokens a prompt, and never beyond the context.
-        seeds: one for each prompt, repeated if there are fewer.
-        stop_ids: tokens that end a text (default: those of the tokenizer); an ended row's last token is one of them.
+        prompts: token ids, `<s>` first. Their lengths can differ.
+        tokens: the largest number of new tokens for each prompt. No row grows beyond the context.
+        seeds: one for each prompt; repeated if there are fewer.
+        stop_ids: tokens that end a text (default: the tokenizer's). The token that ended a row is returned too.
 
     Returns:
         The new ids of each prompt.
@@ -153,7 +152,7 @@ def decode(
         state = _begin(session, list(prompts), tokens, sampling, seeds, stop)
         first = np.array(state.tokens)  # a copy: the state is donated
         arguments = (*_model(session), state, stop, sampling, tokens - 1)
-        _, rest = _go_on(*arguments, count=bucket(tokens), dtype=session.dtype)
+        _, rest = _decode_more(*arguments, count=bucket(tokens), dtype=session.dtype)
     new = np.concatenate([first[:, None], np.asarray(rest)], axis=1)
     rooms = [min(tokens, session.context_length - len(ids)) for ids in prompts]
     return [[int(token) for token in row[:room] if token >= 0] for row, room in zip(new, rooms, strict=False)]
@@ -169,7 +168,7 @@ def stream(
 ) -> Iterator[int]:
     """Yield up to `tokens` new tokens as they are chosen, the one that ends the text included.
 
-    When the context is full, it goes on from the last half of it.
+    When the context is full, decoding continues from its last half.
 
     Raises:
         UserError: the prompt is longer than the context.
@@ -190,19 +189,19 @@ def stream(
 
 
 def _stream_within(session: Session, ids: list[int], room: int, sampling, seed: int, stop) -> Iterator[int]:
-    # The mesh is set around each step, not around a yield: what the caller does in between is its own.
+    # The mesh is set around each step and not around a yield, because the caller runs in between.
     with jax.set_mesh(session.mesh):
         state = _begin(session, [list(ids)], room, sampling, [seed], stop)
     yield int(np.asarray(state.tokens)[0])
     for _ in range(room - 1):
         with jax.set_mesh(session.mesh):
-            state, out_BC = _go_on(*_model(session), state, stop, sampling, 1, count=1, dtype=session.dtype)
+            state, out_BC = _decode_more(*_model(session), state, stop, sampling, 1, count=1, dtype=session.dtype)
             token = int(np.asarray(out_BC)[0, 0])
         yield token
 
 
 def _stop_array(session: Session, stop_ids: Sequence[int] | None) -> np.ndarray:
-    """The tokens that end a text, filled up to a power of two (at least 4) with -2, which is no token."""
+    """The tokens that end a text, padded with -2 to a power of two (at least 4); -2 is no token."""
     stops = session.tokenizer.stop_ids if stop_ids is None else list(stop_ids)
     filled = np.full(max(4, 1 << max(0, len(stops) - 1).bit_length()), -2, np.int32)
     filled[: len(stops)] = stops

@@ -1,6 +1,6 @@
-"""What a model learned of the user's own text: how it goes on, the words it expects, and how well it predicts it.
+"""What a model learned from the user's own text: continuations, words in blanks, and a compressor to compare with.
 
-Everything is measured on the part of the text that was held out.
+Everything is measured on the held-out part of the text.
 """
 
 import lzma
@@ -14,46 +14,39 @@ from tpullm.corpus.language_detection import is_spaceless
 from tpullm.data.batch import Batch
 from tpullm.errors import UserError
 from tpullm.inference.blank import fill
-from tpullm.inference.decode import decode
-from tpullm.inference.sampling import Sampling
+from tpullm.inference.generation import sampled
 from tpullm.inference.session import Session
-from tpullm.inference.streaming import characters
 from tpullm.tokenizer import japanese_words
 
 BLANK = "【?】"
-BEGINNINGS = 3  # texts that the model goes on with
+CONTINUATIONS = 3
 BLANKS = 6
-_TRIED = 4  # passages that are looked at for each that is shown: some hold no sentence
+_TRIED = 4  # passages for each example that is shown: some passages hold no sentence
 _PASSAGE_CHARACTERS = 600
-_WORDS = 5  # of one blank, shown
-_PROMPT_CHARACTERS = 40  # of a text with spaces between its words; half as many of one without
-_FOLLOWING_CHARACTERS = 120  # of the original, shown beside what the model writes
+_WORDS = 5  # that are shown of one blank
+_PROMPT_CHARACTERS = 40  # in text with spaces between words; half as many in text without
+_ORIGINAL_CHARACTERS = 120  # of the original, shown beside the continuation
 _SENTENCE = re.compile(r"[^\s。．！？.!?][^。．！？.!?\n]*[。．！？.!?]")
 _SENTENCE_CHARACTERS = (30, 120)  # halved in text without spaces
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _CONTENT = ("名詞", "動詞", "形容詞", "形状詞", "副詞")
-_MOST_TRAINING_BYTES = 16 << 20  # what the compressor reads before: 10 s at 1.5 MB/s
+_MOST_TRAINING_BYTES = 16 << 20  # that the compressor reads first: 10 s at 1.5 MB/s
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
 def passages(documents: Iterable[str]) -> list[str]:
-    """The documents, long ones in passages of up to 600 characters: a held-out text may be one stretch of a novel."""
+    """The documents, cut into passages of up to 600 characters: a held-out text can be a long part of one novel."""
     return [passage for document in documents for passage in cut(document, _PASSAGE_CHARACTERS)]
 
 
 def continuations(session: Session, texts: Sequence[str], tokens: int, seed: int) -> list[dict[str, str]]:
-    """The beginnings of up to three passages: what the model writes after each, and how the passage goes on."""
-    found = [cut for text in _spread(texts, _TRIED * BEGINNINGS) if (cut := _beginning(text))]
-    chosen = _spread(found, BEGINNINGS)
-    if not chosen:
-        return []
-    tokenizer = session.tokenizer
-    prompts = [[*tokenizer.begin, *tokenizer.encode(prompt)][: session.context_length - 1] for prompt, _ in chosen]
-    written = decode(session, prompts, tokens, Sampling(temperature=0.8), seeds=[seed])
-    texts = ["".join(characters(tokenizer, new)) for new in written]
+    """The model's continuations of up to three passages, beside the original ones."""
+    found = [cut for text in _spread(texts, _TRIED * CONTINUATIONS) if (cut := _cut(text))]
+    chosen = _spread(found, CONTINUATIONS)
+    written = sampled(session, [prompt for prompt, _ in chosen], tokens, seed)
     return [
         {"prompt": prompt, "text": text, "original": original}
-        for (prompt, original), text in zip(chosen, texts, strict=True)
+        for (prompt, original), text in zip(chosen, written, strict=True)
     ]
 
 
@@ -63,23 +56,23 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[int(place * step)] for place in range(min(count, len(items)))]
 
 
-def _beginning(passage: str) -> tuple[str, str] | None:
-    """The first words of a passage, and what follows them; None if it is hardly longer than that."""
+def _cut(passage: str) -> tuple[str, str] | None:
+    """A passage as a prompt and its original continuation; None if the passage is too short."""
     text = passage.strip()
     spaceless = is_spaceless(text)
     length = _PROMPT_CHARACTERS // (1 + spaceless)
     if len(text) < 2 * length:
         return None
     end = length if spaceless else max(text.rfind(" ", 0, length), length // 2)
-    return text[:end], text[end : end + _FOLLOWING_CHARACTERS]
+    return text[:end], text[end : end + _ORIGINAL_CHARACTERS]
 
 
 def blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
-    """One word is taken out of up to six sentences; which words does the model expect there?
+    """The words that the model expects in the blanks of up to six sentences.
 
     Returns:
-        For each the `text` with 【?】, the `word` that was there, the five likeliest `words` with the model's
-        probability, and the `place` of the right one among all that were found (1 is the likeliest, 0 not found).
+        For each sentence the `text` with 【?】, the `word` that was there, the five likeliest `words` with the model's
+        probabilities, and the `place` of the right word among all words found (1 is the likeliest, 0: not found).
     """
     found = []
     for text, word in _spread(list(_questions(_spread(texts, _TRIED * BLANKS))), BLANKS):
@@ -94,7 +87,7 @@ def blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _questions(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """A sentence of each passage with a blank for the last but one of its words, and that word."""
+    """A sentence of each passage with a blank for its second last word, and that word."""
     for passage in texts:
         for sentence in sentences(passage):
             if words := _words(sentence):
@@ -104,7 +97,7 @@ def _questions(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def sentences(passage: str) -> Iterator[str]:
-    """The sentences of a passage that are neither short nor long."""
+    """The sentences of a passage that are neither too short nor too long."""
     shorter = 1 + is_spaceless(passage)
     shortest, longest = (characters // shorter for characters in _SENTENCE_CHARACTERS)
     for match in _SENTENCE.finditer(passage):
@@ -113,7 +106,7 @@ def sentences(passage: str) -> Iterator[str]:
 
 
 def _words(sentence: str) -> list[tuple[int, int]]:
-    """Where the words of a sentence that mean something begin and end, its first third left out."""
+    """Start and end of each content word of a sentence, without the first third of the sentence."""
     if is_spaceless(sentence):
         parts = [m for m in japanese_words.analyser("C")(sentence) if m.part_of_speech()[0] in _CONTENT]
         found = [(m.begin(), m.end()) for m in parts]
@@ -123,12 +116,12 @@ def _words(sentence: str) -> list[tuple[int, int]]:
 
 
 def compressor_bits_per_byte(training: Iterable[str], held_out: bytes) -> float:
-    """What xz (`-9e`) needs for each byte of `held_out`, in bits, after it has read the training text.
+    """The bits that xz (`-9e`) needs for each byte of `held_out` after it has read the training text.
 
-    That is the size of both together less the size of the training text alone, of which at most 16 MiB are read.
+    This is the size of both texts together minus the size of the training text, of which at most 16 MiB are read.
     """
     before = _first_bytes(training, _MOST_TRAINING_BYTES)
-    with ThreadPoolExecutor() as pool:  # lzma works outside Python's lock
+    with ThreadPoolExecutor() as pool:  # lzma releases the GIL
         whole, part = pool.map(_compressed_bytes, (before + held_out, before))
     return 8 * (whole - part) / max(1, len(held_out))
 
@@ -148,6 +141,6 @@ def _compressed_bytes(data: bytes) -> int:
 
 
 def evaluated_bytes(session: Session, batches: Iterable[Batch]) -> bytes:
-    """The text whose tokens count in the batches: the very bytes that their bits per byte are divided by."""
+    """The text of the tokens that count in the batches: the bytes by which their bits per byte are divided."""
     bytes_of = session.tokenizer.bytes_of
     return b"".join(bytes_of(token) for batch in batches for token in batch.targets[batch.weights > 0].tolist())

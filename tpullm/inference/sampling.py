@@ -1,4 +1,4 @@
-"""How the next token is chosen from the model's scores: pure functions on logits `[B, V]`.
+"""The choice of the next token: pure functions on logits `[B, V]`.
 
 Shapes: B batch, V vocabulary.
 """
@@ -13,21 +13,21 @@ jax.tree_util.register_dataclass(Sampling)
 
 
 def restrict(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
-    """Logits divided by the temperature (> 0), and -inf where top-k, top-p or min-p excludes the token.
+    """Logits divided by the temperature (> 0); -inf for a token that top-k, top-p or min-p excludes.
 
-    Each rule is a least logit, so tokens that are exactly as likely as the last one kept are kept too. As in Hugging
-    Face transformers, top-p counts the probability among what top-k leaves.
+    Each rule is a threshold on the logits, so ties with the last token that is kept are kept too. As in Hugging Face
+    transformers, top-p counts probability among the tokens that top-k keeps.
     """
     logits_BV = logits_BV / sampling.temperature
     least_B1 = jnp.max(logits_BV, axis=-1, keepdims=True) + jnp.log(jnp.asarray(sampling.min_p, jnp.float32))
-    # Only top-k and top-p need the order. A sort of 4,096 logits took a CPU as long as a third of the model's step.
+    # Only top-k and top-p need a sort. On a CPU, sorting 4,096 logits took a third as long as the model's step.
     ordered = (sampling.top_k > 0) | (sampling.top_p < 1)
     least_B1 = jax.lax.cond(ordered, _least_by_order, lambda _, least_B1, __: least_B1, logits_BV, least_B1, sampling)
     return jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
 
 
 def _least_by_order(logits_BV, least_B1, sampling):
-    """`least_B1` or, if it is larger, the least logit that top-k and top-p leave."""
+    """The larger of `least_B1` and the least logit that top-k and top-p keep."""
     sorted_BV = -jnp.sort(-logits_BV, axis=-1)
     V = logits_BV.shape[-1]
     kept_BV = jnp.arange(V) < jnp.where(sampling.top_k > 0, sampling.top_k, V)
@@ -40,12 +40,12 @@ def _least_by_order(logits_BV, least_B1, sampling):
 def choose(logits_BV: jax.Array, sampling: Sampling, seeds_B: jax.Array, positions_B: jax.Array) -> jax.Array:
     """The next token of each row, `[B]` int32.
 
-    Randomness is a function of the row's seed and of the position that the token will have, so a row's text depends
-    neither on the other rows nor on how many tokens are computed at a time.
+    The random number depends only on the row's seed and on the token's position. So a row's text does not depend on
+    the other rows or on the number of tokens that one call computes.
     """
-    # A sort needs each row whole, and the vocabulary may be split over devices.
+    # A sort needs whole rows, and the vocabulary can be split over devices.
     logits_BV = jax.reshard(logits_BV, RULES.spec("batch", None))
-    # A program that may be either would sort for greedy choices too; `cond` runs one branch.
+    # `cond` runs one branch only. With `where`, greedy decoding would sort too.
     return jax.lax.cond(sampling.temperature > 0, _sampled, _likeliest, logits_BV, sampling, seeds_B, positions_B)
 
 
@@ -54,7 +54,7 @@ def _likeliest(logits_BV, sampling, seeds_B, positions_B):
 
 
 def _sampled(logits_BV, sampling, seeds_B, positions_B):
-    """Gumbel-max: the argmax of logits plus Gumbel noise is a sample of their softmax."""
+    """Gumbel-max: the argmax of logits plus Gumbel noise is a sample from their softmax."""
 
     def noise(seed, position):
         key = jax.random.fold_in(jax.random.key(seed), position)

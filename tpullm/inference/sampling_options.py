@@ -1,4 +1,4 @@
-"""How to choose the next token: settings, and options of a command line. Without JAX, so that `--help` is quick."""
+"""The settings of sampling, and their command line options. Without JAX, so that `--help` is quick."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from tpullm.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose. The numbers are traced, so that one compiled program serves every choice.
+    """How the next token is chosen. The numbers are traced, so one compiled program serves all settings.
 
     Args:
         temperature: divides the logits; 0 always takes the likeliest token.
-        top_k: only the k likeliest tokens; 0 is all.
-        top_p: only the likeliest tokens that hold this much probability together (Holtzman et al. 2020).
-        min_p: only tokens at least this share as likely as the likeliest (Nguyen et al. 2024).
+        top_k: keep only the k likeliest tokens; 0 keeps all.
+        top_p: keep only the likeliest tokens that together have this probability (Holtzman et al. 2020).
+        min_p: keep only tokens with at least this share of the likeliest token's probability (Nguyen et al. 2024).
     """
 
     temperature: float = 0.8
@@ -26,7 +26,7 @@ GREEDY = Sampling(temperature=0.0)
 
 
 def check(sampling: Sampling) -> Sampling:
-    """Refuse values without a meaning; `UserError` names the option."""
+    """Refuse values out of range; `UserError` names the option."""
     if sampling.temperature < 0:
         raise UserError(f"--temperature: {sampling.temperature} is below 0; use 0 for the likeliest token, or more")
     if sampling.top_k < 0:
@@ -44,24 +44,24 @@ def add_options(parser, defaults: Sampling) -> None:
         "--temperature", type=float, default=defaults.temperature, help="randomness; 0 always takes the likeliest token"
     )
     parser.add_argument(
-        "--top-k", type=int, default=defaults.top_k, help="choose among the k likeliest tokens; 0 is all"
+        "--top-k", type=int, default=defaults.top_k, help="choose among the k likeliest tokens; 0: among all"
     )
     parser.add_argument(
         "--top-p",
         type=float,
         default=defaults.top_p,
-        help="choose among the likeliest tokens with this probability together",
+        help="choose among the likeliest tokens that together have this probability",
     )
     parser.add_argument(
         "--min-p",
         type=float,
         default=defaults.min_p,
-        help="choose among tokens at least this share as likely as the likeliest",
+        help="choose among tokens with at least this share of the likeliest token's probability",
     )
 
 
 def from_options(arguments) -> Sampling:
-    """What the options of `add_options` choose, checked, `--seed` with them."""
+    """The checked values of the options of `add_options`. It also checks `--seed`."""
     if not 0 <= arguments.seed < 2**31:
         raise UserError(f"--seed: {arguments.seed} is not from 0 to 2147483647; use such a number")
     return check(Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p))

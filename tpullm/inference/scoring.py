@@ -1,4 +1,4 @@
-"""How likely the model holds given texts to be.
+"""The probability that the model gives to a text.
 
 Shapes: B batch, T length, V vocabulary.
 """
@@ -10,24 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.inference.session import Session, bucket, fits, padded, row_bucket
+from tpullm.inference.padding import bucket, fits, last_hidden, padded, row_bucket, segments_and_positions
+from tpullm.inference.session import Session
 from tpullm.mesh.rows import put
 
 TOKENS_AT_A_TIME = 1024  # one program for each bucket of lengths; 1,024 tokens keep two cores busy
 
 
-def _model_inputs(tokens_BT, lengths_B1):
-    place_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32) + jnp.zeros_like(tokens_BT)
-    return (place_BT < lengths_B1).astype(jnp.int32), place_BT
+@partial(jax.jit, static_argnames=("architecture", "dtype"))
+def _logits(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array:
+    model = architecture.model(params)
+    hidden_BTD = model(tokens_BT, *segments_and_positions(tokens_BT, lengths_B1), dtype=dtype).hidden
+    return model.logits(hidden_BTD)
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"))
 def _log_probabilities(architecture, params, tokens_BT, targets_BT, lengths_B1, *, dtype) -> jax.Array:
-    """The log-probability of each target given the tokens up to its place, `[B, T]` float32."""
-    model = architecture.model(params)
-    hidden_BTD = model(tokens_BT, *_model_inputs(tokens_BT, lengths_B1), dtype=dtype).hidden
-    logits_BTV = model.logits(hidden_BTD)
-    # Selected by a mask, since the vocabulary may be split over devices.
+    """The log-probability of each target given the tokens up to its position, `[B, T]` float32."""
+    logits_BTV = _logits(architecture, params, tokens_BT, lengths_B1, dtype=dtype)
+    # Selected with a mask, because the vocabulary can be split over devices.
     is_target_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
     return jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0), axis=-1) - jax.nn.logsumexp(logits_BTV, axis=-1)
 
@@ -36,21 +37,14 @@ def _log_probabilities(architecture, params, tokens_BT, targets_BT, lengths_B1, 
 def _next_log_probabilities(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array:
     """The log-probability of every token after the last of each row, `[B, V]` float32."""
     model = architecture.model(params)
-    segments_BT, place_BT = _model_inputs(tokens_BT, lengths_B1)
-    hidden_BTD = model(tokens_BT, segments_BT, place_BT, dtype=dtype).hidden
-    last_BD = jnp.sum(jnp.where((place_BT == lengths_B1 - 1)[..., None], hidden_BTD, 0), axis=1)
+    segments_BT, positions_BT = segments_and_positions(tokens_BT, lengths_B1)
+    hidden_BTD = model(tokens_BT, segments_BT, positions_BT, dtype=dtype).hidden
+    last_BD = last_hidden(hidden_BTD, positions_BT, lengths_B1)
     return jax.nn.log_softmax(model.logits(last_BD[:, None])[:, 0], axis=-1)
 
 
-@partial(jax.jit, static_argnames=("architecture", "dtype"))
-def _logits(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array:
-    model = architecture.model(params)
-    hidden_BTD = model(tokens_BT, *_model_inputs(tokens_BT, lengths_B1), dtype=dtype).hidden
-    return model.logits(hidden_BTD)
-
-
 def logits(session: Session, tokens_BT: np.ndarray) -> np.ndarray:
-    """Scores of every next token, `[B, T, V]` float32, of whole rows of token ids."""
+    """The logits of every next token, `[B, T, V]` float32, for rows of token ids `[B, T]`."""
     rows, length = tokens_BT.shape
     fits(session, tokens_BT[0].tolist(), "token ids")
     ids, lengths = padded(session, tokens_BT.tolist(), row_bucket(session, rows), bucket(length))
@@ -61,7 +55,7 @@ def logits(session: Session, tokens_BT: np.ndarray) -> np.ndarray:
 
 
 def _batches(session: Session, sequences: Sequence[list[int]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Sequences of like lengths together: (which ones, tokens `[B, T]`, lengths `[B, 1]`); B follows from T."""
+    """Batches of sequences of similar length: (their indices, tokens `[B, T]`, lengths `[B, 1]`). B follows from T."""
     by_length: dict[int, list[int]] = {}
     for index, ids in enumerate(sequences):
         fits(session, ids, "text")
@@ -104,18 +98,6 @@ def next_log_probabilities(session: Session, sequences: Sequence[list[int]]) -> 
             scores = _next_log_probabilities(session.architecture, session.params, *arguments, dtype=session.dtype)
             results[chosen] = np.asarray(scores)[: len(chosen)]
     return results
-
-
-def continuation_log_probabilities(
-    session: Session, prompt_ids: list[int], continuations: Sequence[list[int]]
-) -> list[float]:
-    """The log-probability, in nats, that the model goes on from `prompt_ids` with each continuation.
-
-    Raises:
-        UserError: the prompt and a continuation together are longer than the context.
-    """
-    scores = log_probabilities(session, [[*prompt_ids, *ids] for ids in continuations])
-    return [float(score[len(prompt_ids) - 1 :].sum()) for score in scores]
 
 
 def text_log_probabilities(session: Session, texts: Sequence[str]) -> list[float]:

@@ -1,4 +1,4 @@
-"""A trained model ready for use: tokenizer, parameters on the devices, the shapes that programs are compiled for."""
+"""A trained model that is ready for use: its tokenizer, and its parameters on the devices."""
 
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,7 +13,7 @@ from tpullm import log, storage
 from tpullm.checkpoint import models
 from tpullm.errors import UserError
 from tpullm.huggingface import reading, weight_files
-from tpullm.mesh.layout import RULES, make_mesh
+from tpullm.mesh.layout import make_mesh
 from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import ModelConfig
 from tpullm.tokenizer import Tokenizer
@@ -23,11 +23,10 @@ from tpullm.training.optimizer.chain import is_matrix
 from tpullm.training.state import Architecture
 
 Tree = Any
-SMALLEST_BUCKET = 16
 
 
 class NoTokenizer:
-    """In place of a tokenizer that a published folder does not have: ids need none, and text is a `UserError`."""
+    """Stands in for the tokenizer that a published folder lacks: ids need none, and text raises a `UserError`."""
 
     pad_id = 0
 
@@ -35,7 +34,7 @@ class NoTokenizer:
         self._folder = folder
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever is asked of it, but what Python and notebooks ask of any object."""
+        """Raise for every name but those that Python and notebooks look up on any object."""
         if name.startswith("_"):
             raise AttributeError(name)
         raise UserError(f"{self._folder}: has no tokenizer.json, and text needs it; logits takes token ids")
@@ -46,12 +45,12 @@ class Session:
     """A model in use.
 
     Args:
-        tokenizer: reads and writes for the model (`NoTokenizer` if it was not asked to).
+        tokenizer: `NoTokenizer` if a published folder has none and none was asked for.
         architecture: builds the model from `params`.
         params: parameters on `mesh`.
         mesh: the devices.
-        dtype: type of the products.
-        talks: it was tuned on conversations, here or (there is a chat template) by those who published it.
+        dtype: the dtype of matmuls.
+        talks: the model was tuned on conversations: here, or, if it has a chat template, by its publisher.
     """
 
     tokenizer: Tokenizer | NoTokenizer
@@ -63,13 +62,13 @@ class Session:
 
     @cached_property
     def layers(self) -> list[list[jax.Array]]:
-        """The parameters of each layer, apart from those of the others: what decoding reads for every token."""
+        """The parameters of each layer as arrays of their own, which decoding reads for every token."""
         with jax.set_mesh(self.mesh):
             return _unstacked(self.architecture, self.params)
 
     @property
     def context_length(self) -> int:
-        """The most tokens that the model looks at."""
+        """The largest number of tokens that the model reads at once."""
         return self.architecture.config.context_length
 
 
@@ -83,11 +82,11 @@ def load(model: str | Path, stages: tuple[str, ...] = models.STAGES, exact: bool
 
     Args:
         model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
-        exact: for numbers that are shown, not for text: see `use_dtype`.
-        text: it will read or write text; if not, a published model may lack its tokenizer.
+        exact: for numbers that are shown; not needed for text. See `use_dtype`.
+        text: the model will read or write text. If not, a published model can lack its tokenizer.
 
     Raises:
-        UserError: it names no model, or the tokenizer is not the one that the model was trained with.
+        UserError: `model` names no model, or the tokenizer is not the one that the model was trained with.
     """
     path = storage.path(model)
     if (path / "config.json").is_file():
@@ -120,12 +119,12 @@ def _published(folder: Path, exact: bool, text: bool) -> Session:
 
 
 def place(array: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:
-    """An array on the devices, as `target` says."""
+    """The array on the devices, with the sharding of `target`."""
     return jax.device_put(array, target.sharding)
 
 
 def fits_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> None:
-    """Refuse the tokenizer of another model; `UserError` names the file."""
+    """Refuse a tokenizer of another model; `UserError` names the file."""
     if tokenizer.needed_size > config.vocabulary_size:
         raise UserError(
             f"{where}: has {tokenizer.needed_size} tokens, more than the model's {config.vocabulary_size}: "
@@ -134,59 +133,19 @@ def fits_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> N
 
 
 def use_dtype(exact: bool) -> jnp.dtype:
-    """The type of the products when a model is used, whatever training chose: float32 on a CPU for what is exact.
+    """The dtype of matmuls when a model is used, whatever training chose: float32 on a CPU if `exact`.
 
-    Probabilities are compared with the exact truth, so a CPU computes them exactly. Text is written in the type that
-    training takes: 12 M parameters on two cores wrote 318 tokens/s in float32 and 416 in bfloat16 (JAX 0.12).
+    Probabilities are compared with the true ones, so a CPU computes them in float32. Text is written in the dtype of
+    training: 12 M parameters on two cores wrote 318 tokens/s in float32 and 416 in bfloat16 (JAX 0.12).
     """
     return jnp.dtype("float32") if exact and jax.default_backend() == "cpu" else compute_dtype("auto")
 
 
 def targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
-    """What to restore into: matrices in `dtype`, so that no step converts them; vectors in the type that was saved."""
+    """The arrays to restore: matrices in `dtype`, so that no step converts them; vectors in the dtype of the file."""
 
     def target(axes, shape, sharding):
         return jax.ShapeDtypeStruct(shape.shape, dtype if is_matrix(axes) else shape.dtype, sharding=sharding)
 
     is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
     return jax.tree.map(target, architecture.axes, architecture.shapes, architecture.shardings(mesh), is_leaf=is_axes)
-
-
-def bucket(length: int) -> int:
-    """The power of two, at least 16, that holds `length`: lengths share a compiled program."""
-    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
-
-
-def row_bucket(session: Session, rows: int) -> int:
-    """The power of two, times the devices that rows are split over, that holds `rows`; at least 2.
-
-    With one row, JAX 0.10 to 0.12 give a wrong sharding to the reshape of the query heads into groups of one.
-    """
-    devices = int(np.prod([session.mesh.shape[axis] for axis in RULES.batch]))
-    return max(2, devices * (1 << (-(-rows // devices) - 1).bit_length()))
-
-
-def padded(session: Session, sequences: list[list[int]], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids `[rows, length]` int32, left-aligned and padded, and how many of each row are real, `[rows]`.
-
-    Rows beyond the sequences hold one padding token, which counts as real: every row has a last token.
-    """
-    tokens = np.full((rows, length), session.tokenizer.pad_id, np.int32)
-    for row, ids in enumerate(sequences):
-        tokens[row, : len(ids)] = ids
-    lengths = np.ones(rows, np.int32)
-    lengths[: len(sequences)] = [len(ids) for ids in sequences]
-    return tokens, lengths
-
-
-def fits(session: Session, ids: list[int], what: str) -> None:
-    """Refuse what is longer than the context, empty or beyond the vocabulary; `UserError` names `what`."""
-    if not ids:
-        raise UserError(f"{what}: empty, and this model's tokenizer has no token that begins a text; give some text")
-    if max(ids) >= session.architecture.config.vocabulary_size:
-        raise UserError(f"{what}: holds token {max(ids)}, for which this model has no embedding; leave it out")
-    if len(ids) > session.context_length:
-        raise UserError(
-            f"{what}: {len(ids)} tokens, the start token included, and the model's context holds "
-            f"{session.context_length}; shorten it, or train with a larger model.context_length"
-        )

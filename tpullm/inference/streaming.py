@@ -1,4 +1,4 @@
-"""Text as it grows: tokens to whole characters, up to a stop text."""
+"""Text while it is generated: tokens to whole characters, up to a stop text, and their rate."""
 
 import codecs
 import time
@@ -8,10 +8,10 @@ from tpullm.tokenizer import Tokenizer
 
 
 def characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """The text of each token as soon as it is whole: a character whose bytes are spread over tokens waits for its last.
+    """The text of each token. A character whose bytes are in several tokens comes with the last of them.
 
-    Bytes that are not UTF-8 give U+FFFD, as in `Tokenizer.decode`; but a space that the first token begins with stays,
-    since the text goes on from another one (Llama 2's tokenizer takes it for that which begins every text).
+    Bytes that are not UTF-8 give U+FFFD, as in `Tokenizer.decode`. A space at the start of the first token stays,
+    because the text continues another one; Llama 2's tokenizer would remove it as the space that begins every text.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token in ids:
@@ -20,7 +20,7 @@ def characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
 
 
 def until(parts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The text up to the first of `stops`, without it. What may become a stop is held back until it can't."""
+    """The text up to the first of `stops`, without it. Text that can still become a stop is held back."""
     held = ""
     for part in parts:
         held += part
@@ -35,13 +35,13 @@ def until(parts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 
 def _possible_stop(text: str, stops: Sequence[str]) -> int:
-    """The length of the longest end of `text` that a stop begins with."""
+    """The length of the longest end of `text` with which a stop begins."""
     lengths = (length for stop in stops for length in range(min(len(stop) - 1, len(text)), 0, -1))
     return max((length for length in lengths if any(stop.startswith(text[-length:]) for stop in stops)), default=0)
 
 
 class Meter:
-    """Counts tokens as they pass, and their rate."""
+    """Counts tokens and measures their rate."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -56,7 +56,7 @@ class Meter:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """From the second token on: before it, programs are compiled. None with less than three tokens."""
+        """The rate after the second token, until which programs are compiled. None for fewer than three tokens."""
         if len(self._times) < 3:
             return None
         return (len(self._times) - 2) / (self._times[-1] - self._times[1])

@@ -29,9 +29,10 @@ def _compressed(data: RunData) -> list[Markup]:
     """The model's bits a byte beside those of a compressor."""
     text, compressor = data.language, find(data.results, "yours", "compressor")
     model, packed = number(data.results, "bits_per_byte", "yours"), number(compressor, "bits_per_byte")
-    if not model or not packed:
+    name = find(compressor, "name")
+    if not (model and packed and name):
         return []
-    sizes = ((text("the model"), model), (str(find(compressor, "name") or "?"), packed))
+    sizes = ((text("the model"), model), (name, packed))
     rows = [(name, bits, three_decimals(bits)) for name, bits in sizes]
     caption = text("Bits for each byte of your held-out text. Less is better; 8 is the text as it is.")
     share = percent(abs(1 - model / packed))
@@ -79,7 +80,7 @@ def _continuation(text: Language, item: dict[str, Any]) -> Markup:
 
 
 def _blanks(data: RunData) -> list[Markup]:
-    blanks = [row for row in find(data.results, "yours", "blanks") or [] if row.get("words")]
+    blanks = [row for row in find(data.results, "yours", "blanks") or [] if row.get("words") and row.get("word")]
     if not blanks:
         return []
     text, places = data.language, [number(row, "place") or 0 for row in blanks]
@@ -100,9 +101,9 @@ def _blanks(data: RunData) -> list[Markup]:
 
 
 def _blank(text: Language, row: dict[str, Any]) -> Markup:
-    rows = [(str(word.get("word", "?")), number(word, "model") or 0.0) for word in row["words"]]
-    word = str(row.get("word", ""))
-    bars = single_bars([(name, share, probability(share)) for name, share in rows], word)
+    rows = [(word.get("word"), number(word, "model")) for word in row["words"]]
+    word = row["word"]
+    bars = single_bars([(name, share, probability(share)) for name, share in rows if name and share is not None], word)
     right = tag("span", text("right"), class_="mark right") if row.get("place") == 1 else None
     note = tag("p", mixed(text("In your text: 「{word}」", word=word)), right, class_="note")
     return tag("div", blank_question(str(row.get("text", ""))), bars, note, class_="card")

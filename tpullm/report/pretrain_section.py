@@ -65,6 +65,7 @@ def loss_charts(data: RunData) -> list[Markup]:
 
 
 def held_out_lines(text: Language, rows: Sequence[dict[str, Any]]) -> list[Line]:
+    """A line for each held-out source of `rows`."""
     return [
         Line(text("{source}, held out", source=name), series(rows, "eval_loss", name), i)
         for i, name in enumerate(held_out_sources(rows))

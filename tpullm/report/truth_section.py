@@ -62,7 +62,7 @@ def _blanks(data: RunData) -> list[Markup]:
         return []
     text, mean = data.language, number(data.results, "blank", "mean_total_variation")
     asked = text(
-        "The model reads the text on both sides of {blank} and gives a probability to every word that may stand there. "
+        "The model reads the text on both sides of {blank} and gives a probability to every word that fits there. "
         "The grammar says what this probability truly is.",
         blank=BLANK,
     )
@@ -81,10 +81,8 @@ def _blanks(data: RunData) -> list[Markup]:
 
 
 def _blank(text: Language, row: dict[str, Any]) -> Markup:
-    words = [
-        (str(word.get("word", "?")), number(word, "model") or 0.0, number(word, "truth") or 0.0)
-        for word in row["words"]
-    ]
+    words = [(word.get("word"), number(word, "model"), number(word, "truth")) for word in row["words"]]
+    words = [word for word in words if None not in word]
     note, distance = None, number(row, "total_variation")
     if distance is not None:
         note = tag("p", text("total variation"), " ", tag("b", three_decimals(distance)), class_="note")
@@ -122,6 +120,7 @@ def _fitting(data: RunData, accuracy: float) -> str:
 
 def _chosen_swaps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One object for every verb, リンゴ and 本 first, and some that the model got wrong."""
+    rows = [row for row in rows if row.get("prefix") and row.get("verb")]
     ordered = sorted(rows, key=lambda row: row.get("object") not in _SHOWN_FIRST)
     chosen: dict[Any, dict[str, Any]] = {}
     for row in ordered:
