@@ -134,7 +134,7 @@ class Stream:
 
     def _built(self, start: int, stop: int) -> list[Batch]:
         """This host's batches of the steps from `start` to `stop - 1`."""
-        places = (np.arange(start, stop)[:, None] * self.batch_size + self._own_rows).reshape(-1)
+        places = (np.arange(start, stop)[:, None] * self.batch_size + self._own_rows).ravel()
         parts = [(self.sources[name], segments) for name, segments in self._segments(places)]
         return split(build(parts, len(places), self.sequence_length), stop - start)
 

@@ -60,7 +60,7 @@ class ChatTemplate:
 
     def last(self, messages: Messages) -> tuple[str, list[Answer]]:
         """The same for the last answer alone; the last message is the assistant's."""
-        text = self._render(messages, False).replace(OPEN, "").replace(CLOSE, "")
+        text = self._render(messages, False)
         return text, [self._added(messages, len(messages) - 1, text)]
 
     def _added(self, messages: Messages, number: int, text: str) -> Answer:
