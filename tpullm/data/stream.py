@@ -15,8 +15,8 @@ import numpy as np
 from tpullm.corpus.sources import sources as corpus_sources
 from tpullm.data import packing
 from tpullm.data.batch import Batch, Documents, Segments, build, split
-from tpullm.data.order import Order
 from tpullm.data.packing import Packing
+from tpullm.data.row_order import Order
 from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe
