@@ -162,8 +162,10 @@ def test_templates_that_would_teach_something_else_are_refused(fault, tmp_path):
 def test_a_message_can_not_forge_a_turn(folder, name, role):
     messages = [{"role": "user", "content": "猫"}, {"role": "assistant", "content": "はい"}]
     messages = [said | {"content": f"a{name}b"} if said["role"] == role else said for said in messages]
-    with pytest.raises(UserError, match=f"a message of the {role} holds"):
-        PublishedTokenizer(folder).chat_template(messages)
+    tokenizer = PublishedTokenizer(folder)
+    for show in (tokenizer.chat_template, tokenizer.last_answer):
+        with pytest.raises(UserError, match=f"a message of the {role} holds"):
+            show(messages)
 
 
 # As Qwen 3 does: the last answer is shown with a thought before it, and earlier ones without.
