@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from tpullm.errors import UserError
-from tpullm.tokenizer.chat_template import Answer, ChangesError, ChatTemplate
+from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError
 
 TALK = [
     {"role": "user", "content": "猫は？"},
@@ -48,7 +48,7 @@ def test_a_prompt_has_no_marks(source):
 
 def test_an_earlier_answer_that_changes_is_told_apart_from_other_faults():
     hidden = PLAIN.replace("{{ m['content'] }}", "{{ m['content'] if loop.last or m['role'] == 'user' else '-' }}")
-    with pytest.raises(ChangesError, match="folder: its chat template changes a conversation as it grows"):
+    with pytest.raises(EarlierAnswersChangeError, match="folder: its chat template changes a conversation as it grows"):
         template(hidden).shown(TALK)
     assert template(hidden).shown(TALK[:2])[1] == [Answer(8, 12, "好き。")]
 
