@@ -33,10 +33,10 @@ def test_hosts_of_different_recipes_are_refused(tiny_tokens):
 
 def test_hosts_of_different_code_are_refused(tiny_tokens, tmp_path):
     shutil.copytree(ROOT / "tpullm", tmp_path / "other" / "tpullm")
-    with open(tmp_path / "other" / "tpullm" / "data" / "order.py", "a") as file:
+    with open(tmp_path / "other" / "tpullm" / "data" / "row_order.py", "a") as file:
         file.write("# another\n")
     started = start(2, "tpullm", "pretrain", "--run", tiny_tokens, folders={1: tmp_path / "other"})
-    refused(finish(started), 2, "the code: host 1 (", "tpullm/data/order.py")
+    refused(finish(started), 2, "the code: host 1 (", "tpullm/data/row_order.py")
 
 
 def test_a_host_that_fails_ends_all(tiny_tokens, tmp_path):

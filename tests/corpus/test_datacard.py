@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tpullm.corpus import datacard, datacard_page
+from tpullm.corpus import datacard, datacard_markdown
 from tpullm.corpus.source_files import File, Found
 from tpullm.recipe.schema import CorpusConfig, Source
 
@@ -70,7 +70,7 @@ def test_what_was_not_read_is_told_with_twenty_names_at_most(card):
 
 
 def test_the_page_says_all_of_it(card):
-    page = datacard_page.markdown(card, CONFIG)
+    page = datacard_markdown.markdown(card, CONFIG)
     for line in (
         "8 documents with 10,000 characters. Anything trained on them should name their sources and licences",
         "| source | licence | language | documents | characters | share | training | held out |",
@@ -93,5 +93,5 @@ def test_the_page_says_all_of_it(card):
 def test_a_corpus_of_which_nothing_was_left_out_has_no_word_of_it():
     nothing = dict.fromkeys(("news", "books", "mine"), Counter())
     files = {name: found(5) for name in nothing}
-    page = datacard_page.markdown(datacard.numbers(SOURCES, COUNTS, nothing, files, nothing, CONFIG, 0), CONFIG)
+    page = datacard_markdown.markdown(datacard.numbers(SOURCES, COUNTS, nothing, files, nothing, CONFIG, 0), CONFIG)
     assert "## What was dropped, and why\n\nNothing.\n\n## How it was made" in page

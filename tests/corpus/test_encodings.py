@@ -45,3 +45,10 @@ def test_a_page_is_read_as_utf8_else_as_its_server_says_else_as_it_says_itself()
 
 def test_line_ends_become_one_kind():
     assert encodings.unix_lines("a\r\nb\rc\n\r\n") == "a\nb\nc\n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("\ud7ff\ue000🙂", False), ("a\ud800", True), ("\udfffb", True), ("", False)]
+)
+def test_half_of_a_surrogate_pair_is_found(text, found):
+    assert encodings.has_surrogate(text) == found

@@ -120,6 +120,17 @@ def test_a_broken_shard_is_refused(opened, damage):
         token_store.TokenStore(opened.path)
 
 
+def test_whole_shards_are_written_as_soon_as_they_are_full(small_shards, tmp_path):
+    """So that a store takes the memory of a part and a shard."""
+    array = flat_array.Appender(tmp_path / "array", np.dtype(np.uint16))
+    for added, held, shards in ((500, 500, 0), (12, 0, 1), (512 * 2 + 1, 1, 3), (510, 511, 3), (0, 511, 3)):
+        array.append(np.zeros(added, np.uint16))
+        assert sum(map(len, array._held)) == held == array._held_tokens
+        assert len(list(tmp_path.glob("array/c/*"))) == shards
+    array.close()
+    assert flat_array.read_all(tmp_path / "array").shape == (512 * 3 + 511,)
+
+
 class Watched:
     """A shard that notes what the system is asked to read ahead."""
 

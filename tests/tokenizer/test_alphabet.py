@@ -102,3 +102,38 @@ def test_the_characters_that_cover_a_text_are_no_more_than_needed():
     assert alphabet._covering([1999, 1]) == 1
     assert alphabet._covering([1998, 1, 1]) == 2
     assert alphabet._covering([1] * 2000) == 1999
+
+
+@given(
+    line=st.text(st.sampled_from("abcdé本"), max_size=30),
+    rare=st.sets(st.sampled_from("cdé本"), max_size=4).map(frozenset),
+)
+def test_a_line_is_cut_at_its_rare_characters(line, rare):
+    chosen = alphabet.Alphabet(512, 3, 4, 3, rare)
+    found = chosen.parts(line)
+    assert "".join(found) == "".join(character for character in line if character not in rare)
+    assert all(part in line and chosen.has(part) for part in found)
+    assert found == [line] or all(found) and len(found) <= 1 + sum(character in rare for character in line)
+    assert chosen.has(line) == (not rare & set(line))
+
+
+def test_with_all_characters_that_cover_the_text_no_character_is_rare():
+    chosen = alphabet.choose(many_characters(1000), SMALL)
+    whole = chosen.with_all()
+    assert (whole.characters, whole.vocabulary_size, whole.rare) == (chosen.covering, 512, frozenset())
+    assert whole.characters + whole.others == chosen.characters + chosen.others == 1000
+
+
+@pytest.mark.parametrize(("size", "characters"), [(0, 4), (300, 4), (284, 2)])
+def test_a_character_vocabulary_has_room_for_all_or_for_the_most_frequent(size, characters):
+    config = TokenizerConfig(model_type="char", vocabulary_size=size)
+    chosen = alphabet.choose(["aaaabbbccd"], config)
+    assert chosen.vocabulary_size == (size or alphabet.fixed_tokens(config) + 4)
+    assert (chosen.characters, chosen.others, chosen.rare) == (characters, 4 - characters, frozenset())
+
+
+@pytest.mark.parametrize(("characters", "size"), [(57, 512), (58, 768), (121, 768), (122, 1024)])
+def test_a_vocabulary_is_a_multiple_of_256_in_which_characters_take_a_quarter_at_most(characters, size):
+    """282 tokens that every vocabulary has, and four for each character."""
+    config = TokenizerConfig(vocabulary_size=300, largest_vocabulary=10**6)
+    assert alphabet.fixed_tokens(config) == 282 and alphabet._grown(characters, config) == size

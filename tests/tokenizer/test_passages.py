@@ -64,6 +64,11 @@ def test_a_line_is_cut_only_where_the_next_character_has_no_room(line):
         assert size(part) <= BYTES < size(part + after[0])
 
 
+def test_lines_that_just_fit_fill_each_passage():
+    lines = [f"{number}".ljust(999) + "\n" for number in range(10)]
+    assert list(passages._passages("".join(lines))) == ["".join(lines[start : start + 4]) for start in (0, 4, 8)]
+
+
 def reference(texts, characters, seed):
     """Whenever there is too much, the passage of the highest hash is given up; the last one stays."""
     kept, number = [], 0

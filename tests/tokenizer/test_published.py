@@ -162,8 +162,10 @@ def test_templates_that_would_teach_something_else_are_refused(fault, tmp_path):
 def test_a_message_can_not_forge_a_turn(folder, name, role):
     messages = [{"role": "user", "content": "猫"}, {"role": "assistant", "content": "はい"}]
     messages = [said | {"content": f"a{name}b"} if said["role"] == role else said for said in messages]
-    with pytest.raises(UserError, match=f"a message of the {role} holds"):
-        PublishedTokenizer(folder).chat_template(messages)
+    tokenizer = PublishedTokenizer(folder)
+    for show in (tokenizer.chat_template, tokenizer.last_answer):
+        with pytest.raises(UserError, match=f"a message of the {role} holds"):
+            show(messages)
 
 
 # As Qwen 3 does: the last answer is shown with a thought before it, and earlier ones without.
@@ -241,3 +243,99 @@ def test_ids_are_those_of_transformers(folder):
     for prompted in (False, True):
         ids = theirs.apply_chat_template(CONVERSATION, add_generation_prompt=prompted, tokenize=True, return_dict=True)
         assert ours.chat_template(CONVERSATION, prompted)[0] == ids["input_ids"]
+
+
+def test_a_tokenizer_says_how_many_rows_it_needs_and_what_an_id_beyond_it_stands_for(folder):
+    tokenizer = PublishedTokenizer(folder)
+    ids = tokenizer._tokenizer.get_vocab(with_added_tokens=True)
+    special = {ids[name] for name in ("<|im_end|>", "<|im_start|>", "<|endoftext|>")}
+    assert tokenizer.vocabulary_size == max(ids.values()) + 1 == len(tokenizer.bytes_per_token())
+    assert tokenizer.needed_size == max(set(ids.values()) - special) + 1 < tokenizer.vocabulary_size
+    assert tokenizer.bytes_of(tokenizer.vocabulary_size) == tokenizer.bytes_of(10**6) == b""
+    lengths = tokenizer.bytes_per_token()
+    assert [lengths[token] for token in tokenizer.encode("Tの")] == [
+        len(tokenizer.bytes_of(token)) for token in tokenizer.encode("Tの")
+    ]
+    assert sum(lengths[token] for token in tokenizer.encode("Tの")) == 4
+
+
+def test_padding_is_the_named_token_or_else_the_end(tmp_path):
+    made = directory(tmp_path / "model")
+    tokenizer = PublishedTokenizer(made)
+    assert tokenizer.piece(tokenizer.pad_id) == "<|endoftext|>" and tokenizer.bos_id is None
+    change(made / "tokenizer_config.json", pad_token=None, bos_token={"content": "<|im_start|>"})
+    tokenizer = PublishedTokenizer(made)
+    assert tokenizer.pad_id == tokenizer.eos_id and tokenizer.piece(tokenizer.bos_id) == "<|im_start|>"
+
+
+def test_what_the_config_of_the_tokenizer_says_counts_more_than_the_map_of_special_tokens(tmp_path):
+    made = directory(tmp_path / "model")
+    (made / "special_tokens_map.json").write_text('{"pad_token": "<|im_end|>", "bos_token": "<|im_start|>"}')
+    tokenizer = PublishedTokenizer(made)
+    assert tokenizer.piece(tokenizer.pad_id) == "<|endoftext|>" and tokenizer.piece(tokenizer.bos_id) == "<|im_start|>"
+
+
+@pytest.mark.parametrize("end", [-1, 100_000, "x", 1.5])
+def test_an_end_that_is_no_token_is_refused(tmp_path, end):
+    made = directory(tmp_path / "model")
+    change(made / "config.json", eos_token_id=[5, end])
+    with pytest.raises(UserError, match=f"end token {end!r} is not a token; correct eos_token_id"):
+        PublishedTokenizer(made)
+
+
+def test_the_first_and_the_last_id_may_be_ends(tmp_path):
+    made = directory(tmp_path / "model")
+    last = PublishedTokenizer(made).vocabulary_size - 1
+    change(made / "config.json", eos_token_id=[0, last])
+    assert {0, last} <= set(PublishedTokenizer(made).stop_ids)
+    change(made / "config.json", eos_token_id=last + 1)
+    with pytest.raises(UserError, match="is not a token"):
+        PublishedTokenizer(made)
+
+
+def test_a_model_without_an_end_is_refused(tmp_path):
+    made = directory(tmp_path / "model")
+    for file in ("config.json", "generation_config.json"):
+        change(made / file, eos_token_id=None)
+    change(made / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(UserError, match="no file names a token that ends a text"):
+        PublishedTokenizer(made)
+
+
+def test_a_template_may_be_a_file_one_of_a_list_or_given(tmp_path):
+    made = directory(tmp_path / "model")
+    change(
+        made / "tokenizer_config.json",
+        chat_template=[{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}],
+    )
+    assert PublishedTokenizer(made).template == "d"
+    (made / "chat_template.jinja").write_text("j")
+    assert PublishedTokenizer(made).template == "j" and PublishedTokenizer(made, "own").template == "own"
+    (made / "chat_template.jinja").unlink()
+    change(made / "tokenizer_config.json", chat_template=None)
+    tokenizer = PublishedTokenizer(made)
+    assert not tokenizer.has_template
+    with pytest.raises(UserError, match="has no chat template"):
+        tokenizer.chat_template(CONVERSATION)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer.json", "{", "not a tokenizer of the `tokenizers` library"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: not a JSON object; fetch it again"),
+        ("tokenizer_config.json", "{", "tokenizer_config.json: not JSON"),
+        ("tokenizer_config.json", '{"eos_token": {"no": 1}}', "the files of its tokenizer can't be read"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, file, content, message):
+    made = directory(tmp_path / "model")
+    (made / file).write_text(content)
+    with pytest.raises(UserError, match=message):
+        PublishedTokenizer(made)
+
+
+def test_an_answer_of_nothing_is_refused(folder):
+    marked = PublishedTokenizer(folder, MARKED.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}"))
+    with pytest.raises(UserError, match="shows nothing of an answer"):
+        marked.chat_template([{"role": "user", "content": "猫"}, {"role": "assistant", "content": ""}])

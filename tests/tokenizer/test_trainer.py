@@ -298,3 +298,25 @@ def test_scores_are_the_trainers_in_64ths():
     assert not made.trainer_spec.HasField("seed_sentencepieces_file")
     for piece, score in zip(made.pieces, scores, strict=True):
         assert (piece.score * 64).is_integer() and abs(piece.score - score) <= 1 / 128
+
+
+ABOUT = [
+    # asked, model, got, characters, others, rare
+    (
+        (500, "unigram", 400, 5, 0, ""),
+        "the text has too few different pieces for tokenizer.vocabulary_size 500; 400 were found",
+    ),
+    ((500, "unigram", 500, 5, 0, ""), ""),
+    ((500, "unigram", 500, 5, 7, "x"), "5 characters have a token of their own, 7 rarer ones are written as bytes"),
+    ((500, "unigram", 600, 5, 0, ""), "the vocabulary grew from 500 to 600, 5 characters have a token of their own"),
+    ((500, "char", 400, 5, 0, ""), ""),
+    ((0, "char", 400, 5, 3, ""), ""),
+]
+
+
+@pytest.mark.parametrize(("case", "said"), ABOUT)
+def test_the_log_says_why_a_vocabulary_is_otherwise_than_asked(case, said):
+    asked, model_type, got, characters, others, rare = case
+    config = dataclasses.replace(PLAIN, vocabulary_size=asked, model_type=model_type)
+    chosen = alphabet.Alphabet(got, characters, others, characters, frozenset(rare))
+    assert tokenizer._about_size(config, got, chosen) == said

@@ -16,7 +16,7 @@ from tpullm import storage
 from tpullm.cluster.shares import SharedWork
 from tpullm.corpus import (
     datacard,
-    datacard_page,
+    datacard_markdown,
     document_files,
     download,
     selection,
@@ -126,7 +126,7 @@ def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> d
             encodings[task.source.name] += result.encodings
         card = datacard.numbers(found, counts, dropped, planned.files, encodings, config, recipe.seed)
         storage.write_json(folder / "datacard.json", card)
-        storage.write_text(folder / "datacard.md", datacard_page.markdown(card, config))
+        storage.write_text(folder / "datacard.md", datacard_markdown.markdown(card, config))
     return card
 
 

@@ -43,7 +43,7 @@ def _download(url: str, path: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "tpullm"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(path, "wb") as file:
-            shutil.copyfileobj(response, file, 1 << 20)
+            shutil.copyfileobj(response, file)
             expected = response.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
         raise UserError(f"{url}: the server answers {error.code} {error.reason}; correct the source's path") from None

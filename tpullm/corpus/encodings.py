@@ -22,6 +22,11 @@ def decode(data: bytes, charset: str = "utf-8") -> str | None:
     return unix_lines(text.removeprefix("\ufeff"))
 
 
+def has_surrogate(text: str) -> bool:
+    """Whether `text` holds half of a surrogate pair, which no UTF-8 file can hold."""
+    return any("\ud800" <= character <= "\udfff" for character in set(text))
+
+
 def unix_lines(text: str) -> str:
     """`text` with `\\n` as its only line end."""
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -2,8 +2,8 @@
 
 import re
 
+from tpullm.corpus import encodings, repetition
 from tpullm.corpus import language_detection as languages
-from tpullm.corpus import repetition
 from tpullm.recipe.schema import CorpusConfig
 
 # Limits of code that people write; generated code and tables exceed them: StarCoder (Li et al. 2023, section 3.1).
@@ -17,7 +17,7 @@ def unreadable(text: str) -> str:
     """Why `text` is not readable (`empty`, `broken encoding`); "" if it is. Every document is checked."""
     if not text.strip():
         return "empty"
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in set(text)):
+    if "\0" in text or encodings.has_surrogate(text):
         return "broken encoding"
     return "broken encoding" if len(BROKEN.findall(text)) > MOST_BROKEN * len(text) else ""
 

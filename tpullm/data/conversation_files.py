@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tpullm import storage
 from tpullm.corpus import tenki
+from tpullm.corpus.encodings import has_surrogate
 from tpullm.errors import UserError
 from tpullm.recipe.schema import FinetuneConfig
 from tpullm.tokenizer.chat_template import Messages
@@ -86,5 +87,5 @@ def _check_message(message: object, where: str) -> None:
     content = message.get("content")
     if not isinstance(content, str) or not content.strip():
         raise UserError(f"{where}: has no content; write what the {message['role']} says")
-    if any("\ud800" <= character <= "\udfff" for character in content):
+    if has_surrogate(content):
         raise UserError(f"{where}: its content holds half of a surrogate pair (\\ud800 to \\udfff); remove it")

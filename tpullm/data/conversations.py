@@ -10,7 +10,7 @@ from tpullm.data.conversation_files import identity
 from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.tokenizer import Tokenizer
-from tpullm.tokenizer.chat_template import ChangesError, Messages
+from tpullm.tokenizer.chat_template import EarlierAnswersChangeError, Messages
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _shown(messages: Messages, tokenizer: Tokenizer, name: str) -> list[tuple[in
     try:
         try:
             return [(identity(messages), *tokenizer.chat_template(messages))]
-        except ChangesError:
+        except EarlierAnswersChangeError:
             ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
             parts = [messages[:end] for end in ends]
             return [(identity(part), *tokenizer.last_answer(part)) for part in parts]

@@ -90,7 +90,7 @@ def _map(file: Path, count: int, chunk: int, dtype: np.dtype) -> memoryview:
         index = np.fromfile(file, "<u8", 2 * chunks, offset=chunks * chunk_bytes)
     except FileNotFoundError:
         index = np.zeros(0)
-    if not np.array_equal(index, np.stack([places, np.full(chunks, chunk_bytes)], axis=1).reshape(-1)):
+    if not np.array_equal(index, np.stack([places, np.full(chunks, chunk_bytes)], axis=1).ravel()):
         raise UserError(f"{file}: broken token store; remove it and run `tpullm tokenize`")
     with open(file, "rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)

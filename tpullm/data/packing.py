@@ -62,7 +62,7 @@ class Packing:
             starts = (starts + np.where(predictions > self.sequence_length, shift.astype(np.int64), 0)) % predictions
         first = np.minimum(lengths, predictions - starts)
         pairs = [
-            np.stack(pair, axis=1).reshape(-1)
+            np.stack(pair, axis=1).ravel()
             for pair in (
                 (documents, documents),
                 (starts, np.zeros_like(starts)),
@@ -108,7 +108,7 @@ def _assign(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> tuple[np
             cursor[length] += count * copies
             columns.append(taken.reshape(count, copies))
         rows = np.concatenate(columns, axis=1)
-        order.append(rows.reshape(-1))
+        order.append(rows.ravel())
         counts.append(np.full(count, rows.shape[1]))
     return np.concatenate(order), np.concatenate(counts)
 

@@ -15,8 +15,8 @@ import numpy as np
 from tpullm.corpus.sources import sources as corpus_sources
 from tpullm.data import packing
 from tpullm.data.batch import Batch, Documents, Segments, build, split
-from tpullm.data.order import Order
 from tpullm.data.packing import Packing
+from tpullm.data.row_order import Order
 from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe
@@ -134,7 +134,7 @@ class Stream:
 
     def _built(self, start: int, stop: int) -> list[Batch]:
         """This host's batches of the steps from `start` to `stop - 1`."""
-        places = (np.arange(start, stop)[:, None] * self.batch_size + self._own_rows).reshape(-1)
+        places = (np.arange(start, stop)[:, None] * self.batch_size + self._own_rows).ravel()
         parts = [(self.sources[name], segments) for name, segments in self._segments(places)]
         return split(build(parts, len(places), self.sequence_length), stop - start)
 

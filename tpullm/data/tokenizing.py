@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import document_files as documents_store
+from tpullm.corpus import document_files
 from tpullm.data import token_store
 from tpullm.process.parts import run_all
 from tpullm.tokenizer import load as load_tokenizer
@@ -35,8 +35,8 @@ def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[str]) 
     """The parts of all files of documents, ordered by source, split and file."""
     planned: list[Part] = []
     for source in sources:
-        for split in (documents_store.TRAIN, documents_store.HELD_OUT):
-            for file in documents_store.shards(documents, source, split):
+        for split in (document_files.TRAIN, document_files.HELD_OUT):
+            for file in document_files.shards(documents, source, split):
                 planned.append(Part(source, split, file, parts / f"{len(planned):06}.npz", tokenizer))
     return planned
 
@@ -52,7 +52,7 @@ def make_part(part: Part) -> None:
     tokenizer = load_tokenizer(part.tokenizer)
     dtype = token_store.token_dtype(tokenizer.vocabulary_size)
     tokens, ids, size = [np.zeros(0, dtype)], [], 0
-    for document in documents_store.read_shard(part.documents):
+    for document in document_files.read_shard(part.documents):
         text = document["text"]
         tokens.append(np.array(tokenizer.document(text), dtype))
         ids.append(int(document["hash"][:16], 16))

@@ -28,7 +28,7 @@ def write(folder: Path, card: dict[str, Any]) -> None:
 def _sections(card: dict[str, Any]) -> Iterable[str]:
     yield _front_matter(card)
     yield f"# {card['name']}"
-    kind = "tuned on conversations" if card["talks"] else "which goes on with a text"
+    kind = "tuned on conversations" if card["talks"] else "which continues a text"
     layers, width = (card["config"].get(key) or card["config"].get(old) for key, old in _SHAPES)
     yield (
         f"A language model of {card['parameters']:,} parameters ({layers} layers of width {width}), {kind}. "

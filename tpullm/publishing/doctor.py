@@ -151,7 +151,7 @@ def _conversations(tokenizer: PublishedTokenizer) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"the chat template ends an answer with {tokenizer.piece(last)!r}, and no file calls that an end token: an "
-            "engine goes on after it; add it to eos_token_id (a base model may be meant so)",
+            "engine continues after it; add it to eos_token_id (a base model may be meant so)",
         )
     try:
         with_system, _ = tokenizer.chat_template([{"role": "system", "content": "短く答える。"}, _QUESTION, _ANSWER])

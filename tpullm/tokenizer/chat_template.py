@@ -15,7 +15,7 @@ OPEN, CLOSE = "\ufdd0", "\ufdd1"
 Messages = Sequence[dict[str, str]]
 
 
-class ChangesError(UserError):
+class EarlierAnswersChangeError(UserError):
     """The template shows an earlier answer otherwise than the last one (Qwen 3 leaves earlier thoughts out)."""
 
 
@@ -50,7 +50,7 @@ class ChatTemplate:
         before it.
 
         Raises:
-            ChangesError: the template shows an earlier answer otherwise than the last one.
+            EarlierAnswersChangeError: the template shows an earlier answer otherwise than the last one.
             UserError: the template refuses the messages, or the answers can't be found.
         """
         text = self._render(messages, False)
@@ -60,7 +60,7 @@ class ChatTemplate:
 
     def last(self, messages: Messages) -> tuple[str, list[Answer]]:
         """The same for the last answer alone; the last message is the assistant's."""
-        text = self._render(messages, False).replace(OPEN, "").replace(CLOSE, "")
+        text = self._render(messages, False)
         return text, [self._added(messages, len(messages) - 1, text)]
 
     def _added(self, messages: Messages, number: int, text: str) -> Answer:
@@ -68,7 +68,7 @@ class ChatTemplate:
         before = self._render(messages[:number], True)
         whole = self._render(messages[: number + 1], False)
         if not (whole.startswith(before) and text.startswith(whole)):
-            raise ChangesError(
+            raise EarlierAnswersChangeError(
                 f"{self._where}: its chat template changes a conversation as it grows, so the answers can't be told "
                 "from the rest; give one with {% generation %} marks, with finetune.chat_template"
             )

@@ -131,14 +131,14 @@ class PublishedTokenizer:
         if add_generation_prompt:
             ids = self._tokenizer.encode(self._chat().prompt(messages), add_special_tokens=False).ids
             return ids, [0.0] * len(ids)
-        return self._weighed(*self._chat().shown(messages))
+        return self._with_weights(*self._chat().shown(messages))
 
     def last_answer(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], list[float]]:
         """The same with weights on the last answer alone, for templates that show earlier answers otherwise."""
         self._check(messages)
-        return self._weighed(*self._chat().last(messages))
+        return self._with_weights(*self._chat().last(messages))
 
-    def _weighed(self, text: str, answers: list[Answer]) -> tuple[list[int], list[float]]:
+    def _with_weights(self, text: str, answers: list[Answer]) -> tuple[list[int], list[float]]:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         weights = [0.0] * len(ids)
         for start, end, content in answers:

@@ -127,7 +127,6 @@ class TrainedTokenizer:
 def _processor(model: bytes, name: str):
     import sentencepiece
 
-    sentencepiece.set_min_log_level(2)
     try:
         if not model:
             raise RuntimeError("empty")

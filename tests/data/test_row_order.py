@@ -2,7 +2,7 @@ import grain
 import numpy as np
 import pytest
 
-from tpullm.data.order import Order
+from tpullm.data.row_order import Order
 
 SOURCES = {
     "one": ([97], [1.0], [3]),
