@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.launchers.test_end_to_end import is_gone
 from tpullm.launchers.child import Child
 
@@ -73,6 +75,20 @@ def test_what_it_started_ends_when_it_is_killed():
     while not is_gone(int(lines[0])) and time.monotonic() < until:
         time.sleep(0.01)
     assert is_gone(int(lines[0]))
+
+
+def test_a_pipe_that_stays_open_does_not_keep_this_process_from_its_end():
+    """The child has ended, and a process in a session of its own still holds the child's stdout."""
+    holder = "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid, flush=True)"
+    program = (
+        "import os, sys, time; from tpullm.launchers.child import Child; lines = []\n"
+        f"child = Child([sys.executable, '-c', {holder!r}], os.environ, lines.append)\n"
+        "while not lines: time.sleep(0.01)\n"
+        "print(lines[0], flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    os.kill(int(done.stdout), signal.SIGKILL)
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_has_the_variables_that_are_given_and_no_input():

@@ -151,7 +151,7 @@ def test_a_verb_that_joins_is_told_its_place(host, verb, place, flags):
 def metadata(monkeypatch):
     server = Metadata("x-3-1")
     monkeypatch.setenv("GCE_METADATA_HOST", server.address)
-    server.values["hostname"] = "x-3-1.zone.c.p.internal"
+    server.values["hostname"] = "x-3-1.zone.c.x-3-1.internal"  # the project has the name of the machine
     yield server
     server.close()
 
@@ -165,7 +165,7 @@ def no_batch(monkeypatch):
 def test_a_machine_of_a_group_knows_its_place_by_its_name(metadata):
     place = program.find_host('{"hosts": "2", "first": "x-3-0"}', "pretrain")
     assert (place.index, place.count) == (1, 2)
-    assert place.coordinator == f"x-3-0.zone.c.p.internal:{program.PORTS[0]}"
+    assert place.coordinator == f"x-3-0.zone.c.x-3-1.internal:{program.PORTS[0]}"
     assert program.find_host('{"hosts": "1", "first": "x-3-1"}', "pretrain").coordinator == ""
 
 

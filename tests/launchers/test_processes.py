@@ -148,4 +148,4 @@ def test_after_a_failure_the_others_may_end_by_themselves_then_are_stopped_then_
 def test_nobody_waits_for_those_that_have_saved(clock):
     children = [Process(clock, 0, after_term=2), Process(clock, 0, after_term=3)]
     local._stop(children, 100.0)
-    assert clock.now == pytest.approx(3, abs=0.3) and all(len(child.signals) == 1 for child in children)
+    assert clock.now == pytest.approx(3, abs=0.2) and all(len(child.signals) == 1 for child in children)
