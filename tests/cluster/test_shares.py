@@ -33,8 +33,8 @@ import os, sys, time
 from pathlib import Path
 from tpullm import cli
 from tpullm.cluster import shares
-from tpullm.corpus import collect, process, store
-collect.TASK_BYTES, process.PARALLEL_BYTES, store.SHARD_CHARACTERS = 1, 10**9, 3_000
+from tpullm.corpus import collect, document_files, process
+collect.TASK_BYTES, process.PARALLEL_BYTES, document_files.SHARD_CHARACTERS = 1, 10**9, 3_000
 shares.SECONDS_BETWEEN_LOOKS = 0.1
 made, process_task = Path(os.environ["MADE"]), process.process
 def noted(task):
