@@ -107,6 +107,9 @@ def test_a_request_made_while_another_is_decided_is_decided_next():
     says("held", step=10)
     assert channel.sent[3:] == [{"kind": "grant", "granted": [["stop", 10]]}]
     assert [requests.ended(step, []) for step in (7, 8, 9, 10)] == [set(), set(), {"save"}, {"stop"}]
+    says("ask", what="save")
+    says("held", step=8)
+    assert channel.sent[-1] == {"kind": "grant", "granted": [["save", 11]]}, "the step of the host that is ahead"
 
 
 def test_one_host_does_at_once_what_it_asks_for():
