@@ -1,4 +1,4 @@
-"""One process at a time works in a run directory on `gs://`, and one that is gone holds nobody up for long."""
+"""One process at a time works in a run directory, and on `gs://` one that is gone holds nobody up for long."""
 
 import threading
 import time
@@ -16,6 +16,15 @@ def quick(monkeypatch):
     monkeypatch.setattr(lock, "SECONDS_BETWEEN_RENEWALS", 0.2)
     monkeypatch.setattr(lock, "SECONDS_OF_A_LEASE", 3.0)
     monkeypatch.setattr(lock, "SECONDS_OF_ROUNDING", 1.0)
+
+
+def test_on_a_disk_the_second_is_refused_at_once_and_comes_after(tmp_path):
+    with lock.alone(tmp_path):
+        with pytest.raises(UserError, match=f"{tmp_path}: another tpullm works in it; wait for it"):
+            with lock.alone(tmp_path):
+                pass
+    with lock.alone(tmp_path):
+        pass
 
 
 def test_the_second_waits_with_a_line_and_is_refused_or_comes_after(bucket, capsys):

@@ -63,7 +63,7 @@ def test_slurm_is_found_as_jax_finds_it(monkeypatch, nodes):
 @pytest.mark.parametrize(
     "flags, says",
     [
-        ({"count": 4}, "hosts.coordinator: is missing beside --hosts.count"),
+        ({"count": 4}, "hosts.coordinator: is missing beside --hosts.count; give all three, or --hosts.count 1"),
         ({"coordinator": "a:1", "index": 0}, "hosts.count: is missing"),
         (FLAGS | {"index": 4}, "index 4 of 4"),
         (FLAGS | {"index": -1}, "index -1 of 4"),
@@ -90,6 +90,8 @@ def test_flags_are_taken_out_of_the_command_line():
     given = ["--run", "r", "--hosts.count", "2", "--hosts.index=1", "--seed", "3"]
     assert take_flags("hosts", given) == ({"count": 2, "index": 1}, ["--run", "r", "--seed", "3"])
     assert take_flags("share", given) == ({}, given)
+    others = ["-h", "--hosts.c", "2", "--hosts", "a"]
+    assert take_flags("hosts", others) == ({}, others), "neither help nor a flag cut short is taken"
     with pytest.raises(UserError, match="--hosts.count: invalid int value: 'two'"):
         take_flags("hosts", ["--hosts.count", "two"])
 
@@ -150,12 +152,13 @@ def test_every_item_is_in_exactly_one_share_and_shares_are_even(count, items):
     shares = [list(Place(index, count).of(range(items))) for index in range(count)]
     assert sorted(item for share in shares for item in share) == list(range(items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [index for index in range(count) if Place(index, count).is_first] == [0]
 
 
 @pytest.mark.parametrize(
     ("flags", "environment", "says"),
     [
-        ({"count": 4}, {}, "share.index: is missing beside --share.count"),
+        ({"count": 4}, {}, "share.index: is missing beside --share.count; give both, or --share.count 1"),
         ({"index": 0}, {}, "share.count: is missing beside --share.index"),
         ({"index": 4, "count": 4}, {}, "the flags --share.* say index 4 of 4"),
         ({"index": -1, "count": 4}, {}, "index -1 of 4"),

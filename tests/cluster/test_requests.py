@@ -75,6 +75,43 @@ def test_asked_for_at_the_end_it_is_granted_to_all_or_to_none():
         assert granted == [granted[0]] * HOSTS
 
 
+class Recorded:
+    """Stands for the channel of host 0 to one other host, and keeps what is sent to it."""
+
+    def __init__(self):
+        self.names, self.handlers, self.changed, self.sent = ["name0", "name1"], {}, threading.Condition(), []
+
+    def send(self, host, message):
+        self.handlers[message["kind"]](0, message)
+
+    def broadcast(self, message):
+        self.sent.append(message)
+        self.handlers[message["kind"]](0, message)
+
+
+def test_a_request_made_while_another_is_decided_is_decided_next():
+    """Its host asks once, so it must not be forgotten."""
+    channel = Recorded()
+    requests = Requests(6, channel)
+
+    def says(kind, **content):
+        channel.handlers[kind](1, {"kind": kind, **content})
+
+    says("ask", what="save")
+    says("ask", what="stop")
+    says("ask", what="save")
+    assert channel.sent == [{"kind": "hold"}]
+    says("held", step=9)
+    assert channel.sent[1:] == [{"kind": "grant", "granted": [["save", 9]]}, {"kind": "hold"}]
+    says("ask", what="save")
+    says("held", step=10)
+    assert channel.sent[3:] == [{"kind": "grant", "granted": [["stop", 10]]}]
+    assert [requests.ended(step, []) for step in (7, 8, 9, 10)] == [set(), set(), {"save"}, {"stop"}]
+    says("ask", what="save")
+    says("held", step=8)
+    assert channel.sent[-1] == {"kind": "grant", "granted": [["save", 11]]}, "the step of the host that is ahead"
+
+
 def test_one_host_does_at_once_what_it_asks_for():
     alone = Requests(0, None)
     assert alone.ended(1, []) == set() and alone.ended(2, ["stop"]) == {"stop"}

@@ -315,6 +315,14 @@ def test_who_waits_tells_for_whom_every_minute(tmp_path, monkeypatch, capsys):
     assert slept[0] < 0.1 and max(slept) == shares.SECONDS_BETWEEN_LOOKS
 
 
+@pytest.mark.parametrize("count, end", [(20, "18, 19"), (21, "18, 19, ...")])
+def test_of_many_shares_the_first_twenty_are_named(tmp_path, monkeypatch, count, end):
+    work, said = begun(tmp_path, 0, count=count), []
+    monkeypatch.setattr(work, "_wait", lambda missing: said.append(missing()))
+    work.wait_for_parts([tmp_path / "parts" / str(number) for number in range(2 * count)])
+    assert said[0].startswith(f"{2 * count} of {2 * count} parts, from share 0, 1, 2, ") and said[0].endswith(end)
+
+
 def test_files_from_the_web_are_fetched_by_share_0(tmp_path, monkeypatch):
     url = "https://example.org/a.jsonl"
     source = Source("stories", "jsonl", url, licence="CC0-1.0", language="ja")

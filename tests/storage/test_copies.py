@@ -47,7 +47,10 @@ def test_of_several_who_need_a_copy_at_once_one_makes_it(bucket, monkeypatch):
 def test_old_copies_go(bucket):
     storage.write_text(bucket / "a", "1")
     old = storage.local_copy(bucket / "a")
-    yesterday = time.time() - 2 * 86_400
-    os.utime(old.parent, (yesterday, yesterday))
+    before = time.time() - 2 * 86_400
+    os.utime(old.parent, (before, before))
     storage.write_text(bucket / "a", "2")
-    assert storage.local_copy(bucket / "a").read_text() == "2" and not old.exists()
+    kept = storage.local_copy(bucket / "a")
+    assert kept.read_text() == "2" and not old.exists()
+    storage.write_text(bucket / "a", "3")
+    assert storage.local_copy(bucket / "a").read_text() == "3" and kept.exists(), "another process may be reading it"

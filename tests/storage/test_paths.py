@@ -32,6 +32,9 @@ def test_paths_of_both_kinds_do_the_same(folder):
     assert names(folder / "moved" / "here") == ["a.txt", "deep"] and not (folder / "sub").exists()
     storage.copy(folder / "moved" / "here" / "a.txt", folder / "copy.txt")
     assert names(folder) == ["copy.txt", "moved"]
+    storage.write_text(folder / "empty", "")
+    assert storage.size(folder / "empty") == 0
+    (folder / "empty").unlink()
     storage.remove_tree(folder / "moved")
     storage.remove_tree(folder / "moved")
     (folder / "copy.txt").unlink()

@@ -55,11 +55,15 @@ class Requests:
         return now
 
     def _ask(self, sender: int, message: Message) -> None:
-        """On host 0: a host makes a request; one decision at a time."""
+        """On host 0: a host makes a request."""
         with self._channel.changed:
-            what = message["what"]
-            if what not in self._open | {granted for granted, _ in self._granted}:
-                self._waiting.add(what)
+            if message["what"] not in self._open | {what for what, _ in self._granted}:
+                self._waiting.add(message["what"])
+        self._decide_next()
+
+    def _decide_next(self) -> None:
+        """On host 0: have all hosts hold for the requests that wait, unless they hold for others."""
+        with self._channel.changed:
             if self._open or not self._waiting:
                 return
             self._open, self._waiting, self._answers = self._waiting, set(), {}
@@ -81,6 +85,7 @@ class Requests:
             step = max(self._answers.values())
             granted, self._open = [[what, step] for what in self._open], set()
         self._channel.broadcast({"kind": "grant", "granted": granted})
+        self._decide_next()
 
     def _grant(self, sender: int, message: Message) -> None:
         with self._channel.changed:
