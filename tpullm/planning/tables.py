@@ -86,7 +86,7 @@ def _memory(plan: Plan) -> str:
     shown |= {"all else": rest} if (rest := memory.peak - sum(shown.values())) > SMALL * memory.peak else {}
     rows = [(kind, f"{size / GIB:.2f} GiB", bar(size / max(limit, memory.peak))) for kind, size in shown.items()]
     rows.append(("together", f"{memory.peak / GIB:.2f} GiB", f"of {limit / GIB:.2f}"))
-    return f"memory of a chip when most is held, in the {memory.moment}\n{aligned(rows)}"
+    return f"peak memory of a chip, in the {memory.moment}\n{aligned(rows)}"
 
 
 def _advice(plan: Plan) -> str:
@@ -128,11 +128,11 @@ def _traffic(found) -> str:
             f"  {one.axis}: {one.what}",
             _size(one.received),
             moment(one.seconds),
-            "waited for" if one.waits else "beside the products",
+            "waited for" if one.waits else "beside the matmuls",
         )
         for one in found.transfers
     ]
-    return "over the links to a chip in a step, and how long that takes alone\n" + aligned(rows) if rows else ""
+    return "traffic over the links to a chip in a step, and its time alone\n" + aligned(rows) if rows else ""
 
 
 def _run(plan: Plan) -> str:
