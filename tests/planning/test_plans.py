@@ -14,10 +14,8 @@ from tpullm.planning.resting import resting
 from tpullm.planning.search import assessed
 from tpullm.recipe.parsing import load
 
-RECIPE = load(
-    ROOT / "configs" / "pretrain" / "125m.yaml",
-    ["--model.layers=2", "--pretrain.batch_size=64", "--pretrain.accumulation=1"],
-)
+SMALL = ["--model.layers=2", "--pretrain.batch_size=64", "--pretrain.accumulation=1"]
+RECIPE = load(ROOT / "configs" / "pretrain" / "125m.yaml", SMALL)
 MODEL = RECIPE.model.resolved(RECIPE.tokenizer.vocabulary_size)
 
 
