@@ -1,10 +1,10 @@
-"""How long attention's kernel takes by the TPU compiler's own schedule: the tables of hardware/chips.py.
+"""The cycles of the attention kernels by the TPU compiler's schedule: the tables in hardware/chips.py.
 
     python benchmarks/kernels.py            # all, three minutes
 
-A kernel's cycles are not in the text of a program. But the compiler writes the instructions of each core, one bundle a
-cycle, where it is asked to: counted here are those of a turn of the kernel's loop that multiplies a block (`body`), of
-what every turn does (`turn`), and of what begins and ends a row of blocks (`edge`). Waiting for memory is not in them.
+The text of a program does not have a kernel's cycles. But the compiler can dump the instructions of each core, one
+bundle a cycle. Counted are the bundles that multiply a block in a turn of the kernel's loop (`body`), those of every
+turn (`turn`), and those that begin and end a row of blocks (`edge`). They do not include waiting for memory.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measured(generation: str, block: int, how: str) -> dict[str, tuple[int, int, int]]:
-    """Bundles of `body`, `turn` and `edge` of each kernel; nothing if it does not fit the memory on the chip."""
+    """Bundles of `body`, `turn` and `edge` of each kernel; empty if it does not fit the VMEM."""
     with tempfile.TemporaryDirectory() as folder:
         told = {"LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true", "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, __file__, "--one", generation, str(block), how]
@@ -60,7 +60,7 @@ def measured(generation: str, block: int, how: str) -> dict[str, tuple[int, int,
 
 
 def counted(text: str) -> tuple[int, int, int]:
-    """Of one kernel: its largest region without regions inside is the body; what is beside it begins or ends a row."""
+    """The bundles of one kernel. Its largest region without inner regions is the body; others begin or end a row."""
     starts, regions, address = {}, [], 0
     for line in text.splitlines():
         if not (found := re.match(r"\s*0x([0-9a-f]+)\s", line)):
@@ -85,7 +85,7 @@ def counted(text: str) -> tuple[int, int, int]:
 
 
 def compile_one(generation: str, block: int, fused: bool) -> None:
-    """Both passes of causal attention within documents."""
+    """Compile both passes of causal attention within documents."""
     import jax
     import jax.numpy as jnp
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
