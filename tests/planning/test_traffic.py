@@ -145,6 +145,7 @@ def test_what_stops_a_chip():
 @pytest.mark.parametrize(
     ("topology", "sizes", "axis", "route"),
     [
+        ("v6e:4x8", (1, 32, 1, 1, 1), "tensor", (1, 1, 1)),  # a device by itself
         ("v6e:4x8", (1, 32, 1, 1, 1), "fsdp", (2, 12, 2)),
         ("v6e:4x8", (1, 4, 1, 1, 8), "tensor", (1, 8, 1)),  # the dimension that is as long
         ("v6e:4x8", (1, 4, 1, 1, 8), "fsdp", (1, 4, 1)),  # and then the other

@@ -1,0 +1,50 @@
+"""The advice for a small model that does not fit: by how much, and a change that makes it fit."""
+
+import dataclasses
+
+from tests.planning.by_hand import DENSE, setting
+from tpullm.planning.advice import _changes, advise
+from tpullm.planning.resting import resting
+from tpullm.planning.search import assessed
+
+
+def limited(of, size: float):
+    return dataclasses.replace(of, device=dataclasses.replace(of.device, hbm_bytes=size))
+
+
+def assess(of):
+    return assessed(of, resting(of.model, of.optimizer))
+
+
+def test_what_fits_needs_no_advice():
+    assert advise(assess(setting(fsdp=16))) is None
+
+
+def test_the_change_makes_it_fit_and_no_other_is_faster():
+    of = setting(DENSE, fsdp=16, remat="none", rows=512)
+    candidate = assess(limited(of, assess(of).memory.peak - 1))
+    advice = advise(candidate)
+    kinds = candidate.memory.kinds
+    assert advice.over_bytes == 1 and advice.largest_bytes == kinds[advice.largest] == max(kinds.values())
+    changes = dict(_changes(candidate.setting))
+    fitting = {key: found for key, found in ((key, assess(of)) for key, of in changes.items()) if found.estimate}
+    fastest = max(found.estimate.tokens_per_second for found in fitting.values())
+    assert fitting[advice.change].estimate.tokens_per_second == fastest
+
+
+def test_each_change_is_of_one_key_and_can_be_run():
+    of = setting(fsdp=8, tensor=2, rows=64, accumulation=2, loss_chunks=2)
+    changes = dict(_changes(of))
+    fields = ("sizes", "remat", "accumulation", "loss_chunks", "optimizer", "rows")
+    for key, one in changes.items():
+        differ = [name for name in fields if getattr(one, name) != getattr(of, name)]
+        assert len(differ) == 1 or key in ("model.remat: full", "mesh: {fsdp: 8, tensor: 2}"), key
+        assert one.rows // one.accumulation % one.along("data", "fsdp", "expert") == 0
+    named = lambda name: [key.split(": ")[1] for key in changes if key.startswith(name)]  # noqa: E731
+    assert named("pretrain.accumulation") == ["4", "8"] and named("pretrain.batch_size") == ["32", "16"]
+    assert named("pretrain.loss_chunks") == ["4", "8", "16", "32", "64", "128", "256"]
+    assert named("pretrain.optimizer") == ["bfloat16", "adafactor", "muon"]
+
+
+def test_nothing_helps_a_chip_without_memory():
+    assert advise(assess(limited(setting(fsdp=16), 1))).change == ""
