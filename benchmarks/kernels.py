@@ -15,11 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tpullm.hardware.chip import KERNELS as ROW
+from tpullm.hardware.chip import KERNELS
 from tpullm.hardware.chips import CHIPS
 from tpullm.recipe.schema import ATTENTION_BLOCKS
 
-KERNELS = {"fwd": "forward", "dq": "queries", "dkv": "keys"}
+NAMES = {"fwd": "forward", "dq": "queries", "dkv": "keys"}
 LENGTH, HEADS, WIDTH = 4096, 2, 128
 REGION = re.compile(r"(Start|End) region (\d+)")
 LEAST = 30  # bundles: smaller regions are part of every turn
@@ -37,7 +37,7 @@ def main() -> None:
             found = measured(generation, block, "apart")
             if found:
                 found["all"] = measured(generation, block, "fused").get("keys")
-            told = ", ".join(str(found[name]) for name in ROW) if found else "refused"
+            told = ", ".join(str(found[name]) for name in KERNELS) if found else "refused"
             print(f"{generation} {block}: kernels({told}),", flush=True)
 
 
@@ -52,7 +52,7 @@ def measured(generation: str, block: int, how: str) -> dict[str, tuple[int, int,
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         found = {}
-        for kernel, name in KERNELS.items():
+        for kernel, name in NAMES.items():
             for path in Path(folder).glob(f"*splash_mha_{kernel}_*final_bundles.txt"):
                 if "schedule-analysis" not in path.name:
                     found[name] = counted(path.read_text())

@@ -33,9 +33,7 @@ HEADER = re.compile(r"^#   time      .*\n#   result    .*$", re.MULTILINE)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="recipes; all that name a slice if none is given")
-    parser.add_argument(
-        "--no-compile", action="store_true", help="say what is older than the code, and compile nothing"
-    )
+    parser.add_argument("--no-compile", action="store_true", help="report outdated proofs, and compile nothing")
     arguments = parser.parse_args()
     recipes = {path.stem: load(path) for path in sorted(RECIPES.glob("*.yaml"))}
     recipes = {name: recipe for name, recipe in recipes.items() if recipe.topology}
@@ -51,7 +49,7 @@ def main() -> None:
     stale = {name for name, proof in proofs.items() if name in recipes and is_stale(recipes[name], proof)}
     (RESULTS / "plan.md").write_text(page(recipes, proofs, stale))
     for name in sorted(stale):
-        warn(f"{name}: its proof is {STALE}; make plan-all makes it anew")
+        warn(f"{name}: its proof is {STALE}; make plan-all renews it")
 
 
 def recorded(path: Path) -> dict[str, Proof]:

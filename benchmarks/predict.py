@@ -71,7 +71,7 @@ def main() -> None:
     """Measure every case, and print it with its prediction."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--fit", action="store_true", help="fit the constants anew, to the cases marked so")
+    parser.add_argument("--fit", action="store_true", help="fit the constants to the cases marked `fit`")
     parser.add_argument("--only", default="", help="names of cases, with commas between them")
     parser.add_argument("--output", default="", help="a JSON file for the results")
     options = parser.parse_args()

@@ -59,7 +59,7 @@ def test_a_plan_on_a_page():
     assert run.splitlines() == [
         "the whole run: 4 million tokens, 1.50 days, 1,234 dollars (on demand), 10.00 dollars (spot)",
         f"  list prices of {PRICES_DATE}; yours with --price GENERATION=DOLLARS a chip-hour",
-        "  token store 8 MB, a checkpoint 2 TB, saved in 3 s while training goes on",
+        "  token store 8 MB, a checkpoint 2 TB, saved in 3 s while training continues",
     ]
 
 

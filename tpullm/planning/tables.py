@@ -143,7 +143,7 @@ def _run(plan: Plan) -> str:
     if run.dollars and "given" not in run.dollars:
         lines.append(f"  list prices of {PRICES_DATE}; yours with --price GENERATION=DOLLARS a chip-hour")
     files = f"token store {_size(run.token_store_bytes)}, a checkpoint {_size(run.checkpoint_bytes)}"
-    lines.append(f"  {files}, saved in {moment(run.save_seconds)} while training goes on")
+    lines.append(f"  {files}, saved in {moment(run.save_seconds)} while training continues")
     if run.hours_between:
         often = f"  interrupted every {run.hours_between:g} hours in the mean, {run.interruptions:.1f} times"
         lines.append(f"{often}: goodput {run.goodput:.1%}, in the days and dollars above")
