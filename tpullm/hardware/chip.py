@@ -147,7 +147,7 @@ class Chip:
     hbm_efficiency: float = 0.82  # fitted
     link_efficiency: float = 0.63  # fitted
     overlap_loss: float = 0.41  # fitted
-    dcn_efficiency: float = 1.0
+    dcn_efficiency: float = 1.0  # where no run of several slices was fitted
     latency_seconds: float = 1e-6  # guess: people report about a microsecond a hop
     clock: float = 0.0
     cores: int = 1
