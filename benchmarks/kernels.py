@@ -8,6 +8,7 @@ turn (`turn`), and those that begin and end a row of blocks (`edge`). They do no
 """
 
 import argparse
+import math
 import os
 import re
 import subprocess
@@ -92,10 +93,11 @@ def compile_one(generation: str, block: int, fused: bool) -> None:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from tpullm.hardware.slices import parse
+    from tpullm.hardware.slices import Topology
     from tpullm.planning.program import compiler_mesh
 
-    mesh = compiler_mesh({"fsdp": -1}, parse({"v5p": "v5p:2x2x1"}.get(generation, f"{generation}:2x2")))
+    shape = next(shape for shape in CHIPS[generation].slices.small if math.prod(shape) == 4)
+    mesh = compiler_mesh({"fsdp": -1}, Topology(generation, shape))
     of_queries = {"use_fused_bwd_kernel": True} if fused else {"block_q_dq": block, "block_kv_dq": block}
     names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
     sizes = kernels.BlockSizes(**dict.fromkeys(names, block), **of_queries)
