@@ -89,3 +89,10 @@ def test_plain_values(plan):
     none = dataclasses.replace(plan, chosen=assessed(small, resting(small.model, small.optimizer)))
     assert to_json(none)["step_seconds"] == estimate(small).step_seconds  # also of what does not fit
     assert VERSION == 1
+
+
+def test_what_the_chip_can_not_hold_is_refused():
+    model = dataclasses.replace(MODEL, attention_block=2048)
+    with pytest.raises(UserError, match="2048 does not fit the memory on the chip of a TPU v5 lite; use 1024 or less"):
+        make_plan(RECIPE, model, "v5e:4x4")
+    assert make_plan(RECIPE, model, "v6e:4x4").chosen.setting.block == 2048
