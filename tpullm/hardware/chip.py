@@ -32,7 +32,7 @@ def kernels(*cycles: tuple[int, int, int]) -> dict[str, Cycles]:
 
 
 @dataclass(frozen=True)
-class Slices:
+class SliceShapes:
     """The slices of a chip, as the TPU compiler knows them.
 
     Args:
@@ -155,7 +155,7 @@ class Chip:
     ragged_exchange: bool = True
     offloads_collectives: bool = False
     host: tuple[int, int, int] = (2, 2, 1)  # Google Cloud's page of each generation
-    slices: Slices | None = None
+    slices: SliceShapes | None = None
     cloud_tpu: CloudTpu | None = None
     compute_engine: ComputeEngine | None = None
 

@@ -12,7 +12,7 @@ of Spot VMs change by day and region and are often lower; Google can take Spot V
 
 import math
 
-from tpullm.hardware.chip import Chip, CloudTpu, ComputeEngine, Slices, kernels
+from tpullm.hardware.chip import Chip, CloudTpu, ComputeEngine, SliceShapes, kernels
 
 PRICES_DATE = "2026-11-26"
 # As quoted publicly; not from a bill.
@@ -55,7 +55,7 @@ CHIPS = {
         # compiler: on 64 and 256 chips "not supported in limited ICI routing settings"
         ragged_exchange=False,
         # page; which dimensions wrap is MaxText's table
-        slices=Slices(dimensions=2, wraps=16, largest=256, small=_PLANES),
+        slices=SliceShapes(dimensions=2, wraps=16, largest=256, small=_PLANES),
         cloud_tpu=CloudTpu("v5litepod", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv5-lite"),
         compute_engine=ComputeEngine("ct5lp-"),  # Compute Engine lists the machine types, but only GKE makes them
     ),
@@ -81,7 +81,7 @@ CHIPS = {
         },
         offloads_collectives=True,  # compiler
         # page; which dimensions wrap is MaxText's table
-        slices=Slices(dimensions=2, wraps=16, largest=256, small=_PLANES),
+        slices=SliceShapes(dimensions=2, wraps=16, largest=256, small=_PLANES),
         cloud_tpu=CloudTpu("v6e", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv6e"),
         compute_engine=ComputeEngine(
             "ct6e-",
@@ -113,7 +113,7 @@ CHIPS = {
         },
         offloads_collectives=True,  # compiler
         # page; which dimensions wrap is MaxText's table
-        slices=Slices(3, 4, 6144, _PARTS_OF_A_CUBE, options=(("chip_config_name", "megacore"),)),
+        slices=SliceShapes(3, 4, 6144, _PARTS_OF_A_CUBE, options=(("chip_config_name", "megacore"),)),
         cloud_tpu=CloudTpu("v5p", 2, (*_CORES_OF_CUBES, 6144, 8192, 12288), 4, "v2-alpha-tpuv5"),
         compute_engine=ComputeEngine(
             "ct5p-", {"ct5p-hightpu-4t": (4, 208, 448)}, (*_PARTS_OF_A_CUBE[1:], *_CUBES), _IMAGE
