@@ -1,4 +1,4 @@
-"""SliceShapes of TPU chips by name: `v5e:16x16` is 256 chips, `2 x v5p:4x4x8` two slices of 128.
+"""Slices of TPU chips by name: `v5e:16x16` is 256 chips, `2 x v5p:4x4x8` two slices of 128.
 
 `Topology.options` describes a slice to the TPU compiler, which can compile for it on any machine.
 """
