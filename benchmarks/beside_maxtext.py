@@ -4,8 +4,8 @@
     python benchmarks/beside_maxtext.py --maxtext MAXTEXT/bin/python     6 compilations, 1 to 3 minutes each when idle
 
 Writes benchmarks/results/maxtext.md and maxtext.json. Nothing runs on a TPU: step times are predictions, by
-`tpullm/planning/schedule.py`, which knows neither program. MaxText's is that of its own `train_compile`, with its
-defaults.
+`tpullm/planning/schedule.py`, which treats both programs alike. MaxText's own `train_compile` makes its program, with
+its defaults.
 """
 
 import argparse
@@ -62,7 +62,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one program: seconds of a step by part, memory, and the versions that compiled it."""
+    """The figures of one program: seconds of a step by part, memory, and the versions that compiled it."""
 
     step_seconds: float
     peak_bytes: int
@@ -104,16 +104,16 @@ def proven(name: str) -> Proof:
 
 
 def ours(proof: Proof) -> Figures:
-    """Of our program."""
+    """The figures of our program."""
     return Figures(proof.step_seconds, proof.peak_bytes, proof.seconds, proof.versions)
 
 
 def maxtexts(name: str, python: str, keep: Path | None, places: tuple[tuple[int, ...], ...]) -> Figures:
-    """Of MaxText's, under the estimator that ours is under.
+    """The figures of MaxText's program, by the estimator that we use for ours.
 
     Args:
-        keep: where its programs are kept.
-        places: of the devices; its mesh has them where ours has.
+        keep: folder for its programs.
+        places: coordinates of the devices in our mesh; its mesh has the same.
     """
     with tempfile.TemporaryDirectory() as scratch:
         path = (keep or Path(scratch)) / f"{CASES[name].model_name}.json.gz"

@@ -1,4 +1,4 @@
-"""How far the benchmark is: a line on stderr for every round, with the time that is left."""
+"""Progress of the benchmark: a line on stderr for every round, with the remaining time."""
 
 import time
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from tpullm.log import say
 
 
 class Clock:
-    """Tells the time left from how long the parts are expected to take, corrected by how long they took.
+    """Estimates the remaining time from the expected times of the parts, corrected by the times they took.
 
     Args:
         expected: seconds of each part, in order, as measured on two cores.
@@ -19,7 +19,7 @@ class Clock:
         self._done = 0.0
 
     def tell(self, part: str, share: float, message: str) -> None:
-        """Say `message`, when `share` of `part` is done (1: all of it)."""
+        """Print `message` when `share` of `part` is done (1 is all of it)."""
         elapsed = time.monotonic() - self._start
         before = sum(list(self._expected.values())[: list(self._expected).index(part)])
         self._done = max(self._done, before + share * self._expected[part])

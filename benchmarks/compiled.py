@@ -1,7 +1,7 @@
-"""What the TPU compiler says that programs hold at most, written anew: the figures of `compiled.yaml`.
+"""Write `compiled.yaml`: the peak memory of programs, by the TPU compiler.
 
     python benchmarks/compiled.py           # all that were not compiled before; one to two minutes each when idle
-    python benchmarks/compiled.py 8b 1b     # those of these recipes
+    python benchmarks/compiled.py 8b 1b     # the programs of these recipes
 
 `tests/planning/test_memory.py` compares `planning/memory.py` with them.
 """
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def peak_bytes(program: dict) -> int:
-    """Of one program; 0 if the compiler refuses it for want of memory."""
+    """The peak memory of one program; 0 if the compiler refuses it because it needs too much memory."""
     options = [f"--mesh={written(program['mesh'])}", *(f"--{key}={of}" for key, of in program["overrides"].items())]
     recipe = load(RECIPES / f"{program['recipe']}.yaml", options)
     proof = prove(recipe, parse(program["topology"]), say)

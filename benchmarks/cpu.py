@@ -1,10 +1,10 @@
-"""How fast tpullm is on a CPU, against transformers on torch on the same CPU, in one run.
+"""The speed of tpullm on a CPU, compared with transformers on torch on the same CPU, in one run.
 
     make benchmark                                      everything, in about ten minutes on two cores
     python benchmarks/cpu.py --json                     the last line is the result, as JSON
     python benchmarks/cpu.py --only train --sizes 12M --rounds 3
 
-Programs that are compared take turns, each in a process of its own, so that a ratio is of the same minutes. Training
+Compared programs take turns, each in its own process, so that both sides of a ratio are from the same minutes. Training
 (`train.py`): the real step of tpullm against four ways to train the peer. Decoding (`decode.py`): against `generate`.
 Data (`data.py`) and start (`start.py`): tpullm alone. The programs are in `ours.py` and `peers.py`.
 """
@@ -53,9 +53,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print, and write if asked; 2 for what the user can correct."""
+    """Measure, print, and write if asked; returns 2 for a user error."""
     arguments = parse(argv)
-    # Told to end, it ends as by Ctrl-C, and its programs with it: one that went on would spoil what is measured next.
+    # SIGTERM ends it like Ctrl-C, and its programs too: one that kept running would disturb the next measurement.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         results = measure(arguments.only, arguments.sizes, arguments.rounds)
@@ -78,12 +78,12 @@ def main(argv: list[str]) -> int:
 
 
 def measure(parts: list[str], sizes: list[str], rounds: int | None) -> dict:
-    """What was asked for, the ratios first, then the figures behind them, what they were measured on and with."""
+    """The requested results: ratios, the figures behind them, the machine and the versions."""
     if {"train", "decode"} & set(parts):
         need_the_peer()
     clock, found = Clock(expected(parts, sizes)), {}
     with contextlib.ExitStack() as stack:
-        # First, while the processor is as it will be for the rest of the run.
+        # This is first, while the processor is as busy as it will be for the rest of the run.
         if "train" in parts:
             found["train"] = train.measure(sizes, rounds, ENVIRONMENT, clock)
         if "decode" in parts:

@@ -1,4 +1,4 @@
-"""Data: tokens a second out of a token store alone, and how long the quickstart's training waits for them."""
+"""Data: tokens a second that a token store delivers, and how long the quickstart's training waits for them."""
 
 import contextlib
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ STORES = {
     "long documents, on disk": (40_000_000, 1_000),
 }
 VOCABULARY = 2048
-# How they are read: in the thread that asks, or with threads that read ahead, as training does.
+# Ways of reading: in the calling thread, or in threads that read ahead, as training does.
 WAYS = {"batch_at": 0, "batches": TrainConfig().data_workers}
 BATCHES = 2000  # in one turn
 ROUNDS = 5
-LINES = 4  # of the log of the training that waits; the first, in which it compiles, is left out
+LINES = 4  # log lines of the training that waits; the first line, with the compilation, is left out
 SECONDS = 55.0  # expected on two cores, for the time left
 
 
 def measure(quickstart: Quickstart, environment: Mapping[str, str], clock: Clock) -> dict:
-    """`tokens_per_second` of every store, by the way of reading, and `wait_share` of training."""
+    """`tokens_per_second` of every store by way of reading, and `wait_share` of training."""
     rates = {}
     for number, name in enumerate(STORES, 1):
         rates[name] = _rates(write(name, quickstart.folder / name), environment)
@@ -45,7 +45,7 @@ def measure(quickstart: Quickstart, environment: Mapping[str, str], clock: Clock
 
 
 def write(name: str, path: Path) -> Path:
-    """A store of random tokens; the lengths of its documents are spread as those of texts are (geometric)."""
+    """A store of random tokens. The lengths of its documents are geometrically distributed, like those of texts."""
     tokens, mean_length = STORES[name]
     random = np.random.default_rng(0)
     lengths = 1 + random.geometric(1 / mean_length, tokens // mean_length)
@@ -69,7 +69,7 @@ def _rates(store: Path, environment: Mapping[str, str]) -> dict[str, dict]:
 
 
 def reading(store: str, way: str) -> Program:
-    """The batches of the quickstart's shape, shuffled and packed; a unit is a batch; adds the tokens that they hold."""
+    """Batches of the quickstart's shape, shuffled and packed. A unit is a batch; answers have the tokens."""
     config = TrainConfig()
     stream = Stream({"text": TokenStore(store)}, {"text": 1.0}, config.batch_size, config.sequence_length, seed=0)
     done = 0

@@ -1,4 +1,4 @@
-"""Decoding: tokens a second of tpullm and of transformers' `generate`, in turn, for one prompt and for eight."""
+"""Decoding: tokens a second of tpullm and of transformers' `generate`, for one prompt and for eight."""
 
 from collections.abc import Mapping
 
@@ -7,12 +7,12 @@ from figures import OURS, compare
 from sizes import BATCHES, DECODED, NEW_TOKENS
 from turns import take_turns, warm
 
-# `generate` as it is called by most, with the cache that it has by default ...
+# `generate` as most users call it, with its default cache ...
 PEERS = {
     "torch f32": {"compute": "float32", "compiled": False},
     "torch bf16": {"compute": "bfloat16", "compiled": False},
 }
-# ... and the fastest that it can be made on a CPU.
+# ... and in its fastest form on a CPU.
 COMPILED_PEERS = {
     "torch f32 static cache compiled": {"compute": "float32", "compiled": True},
     "torch bf16 static cache compiled": {"compute": "bfloat16", "compiled": True},
@@ -40,7 +40,7 @@ def measure(rounds: int | None, environment: Mapping[str, str], clock: Clock) ->
 
 
 def _compared(rates: Mapping[str, list[float]]) -> dict:
-    """The ratio against the default way to call `generate`, and `ratio_to_fastest` against all ways."""
+    """The ratio to the default way to call `generate`, and `ratio_to_fastest` to its fastest way."""
     usual = compare({name: values for name, values in rates.items() if name not in COMPILED_PEERS})
     everything = compare(rates)
     fastest = {"ratio_to_fastest": everything["ratio"], "fastest_peer": everything["best_peer"]}

@@ -1,4 +1,4 @@
-"""From what was timed to what is reported: medians with their spread, ratios by round; the machine and the versions."""
+"""The reported figures: medians with their spread, ratios by round, the machine and the versions."""
 
 import importlib.metadata
 import os
@@ -21,12 +21,12 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def rounded(value: float) -> float:
-    """Five figures: more than any timing has."""
+    """Round to five digits, more than any timing has."""
     return float(f"{value:.5g}")
 
 
 def compare(rates: Mapping[str, Sequence[float]]) -> dict:
-    """tpullm against the best of the others.
+    """Compare tpullm with the best of the others.
 
     Args:
         rates: tokens a second of each program, by round.
@@ -47,7 +47,7 @@ def compare(rates: Mapping[str, Sequence[float]]) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what was measured; a package that isn't installed is left out."""
+    """The versions of Python and of the measured packages; a package that isn't installed is left out."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict:
-    """Processor, cores that this process may use, what speeds up its products, memory."""
+    """Processor, cores that this process may use, its matmul instructions, memory."""
     file = Path("/proc/cpuinfo")
     text = file.read_text() if file.exists() else ""
     name, flags = re.search(r"model name\s*: (.*)", text), re.search(r"flags\s*: (.*)", text)
@@ -73,5 +73,5 @@ def machine() -> dict:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

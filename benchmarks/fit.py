@@ -3,8 +3,8 @@
     python benchmarks/fit.py            # the errors with the constants as they are
     python benchmarks/fit.py --fit      # the constants that fit best
 
-A constant may move from its prior as far as the data ask: each deviation (in logarithms, over a spread) counts like an
-error of 2 % on one run, so that what no run says anything about stays where it was.
+Each deviation of a constant from its prior (in logarithms, over a spread) counts like an error of 2 % on one run. So a
+constant that no run depends on keeps its prior.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tpullm.hardware.chip import Chip
 from tpullm.hardware.chips import CHIPS
 from tpullm.planning.estimate import estimate
 
-# What is fitted: the generations that share a value, the prior, its spread, the most that is physical.
+# Fitted constants, and the generations that share a value: prior, spread, physical maximum.
 PRIORS = {
     ("matmul_efficiency", ("v5e",)): (0.85, 0.3, 0.95),
     ("matmul_efficiency", ("v6e",)): (0.70, 0.3, 0.95),
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def errors(chips: dict[str, Chip]) -> list[tuple[str, str, float, float]]:
-    """Of each run: its name, its use, tokens a second as published, and how much more is predicted."""
+    """For each run: name, use, published tokens a second, and the relative error of the prediction."""
     return [
         (
             run.name,

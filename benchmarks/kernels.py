@@ -1,13 +1,14 @@
-"""How long attention's kernel takes by the TPU compiler's own schedule: the tables of hardware/chips.py.
+"""The cycles of the attention kernels by the TPU compiler's schedule: the tables in hardware/chips.py.
 
     python benchmarks/kernels.py            # all, three minutes
 
-A kernel's cycles are not in the text of a program. But the compiler writes the instructions of each core, one bundle a
-cycle, where it is asked to: counted here are those of a turn of the kernel's loop that multiplies a block (`body`), of
-what every turn does (`turn`), and of what begins and ends a row of blocks (`edge`). Waiting for memory is not in them.
+The text of a program does not have a kernel's cycles. But the compiler can dump the instructions of each core, one
+bundle a cycle. Counted are the bundles that multiply a block in a turn of the kernel's loop (`body`), those of every
+turn (`turn`), and those that begin and end a row of blocks (`edge`). They do not include waiting for memory.
 """
 
 import argparse
+import math
 import os
 import re
 import subprocess
@@ -15,11 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tpullm.hardware.chip import KERNELS as ROW
+from tpullm.hardware.chip import KERNELS
 from tpullm.hardware.chips import CHIPS
 from tpullm.recipe.schema import ATTENTION_BLOCKS
 
-KERNELS = {"fwd": "forward", "dq": "queries", "dkv": "keys"}
+NAMES = {"fwd": "forward", "dq": "queries", "dkv": "keys"}
 LENGTH, HEADS, WIDTH = 4096, 2, 128
 REGION = re.compile(r"(Start|End) region (\d+)")
 LEAST = 30  # bundles: smaller regions are part of every turn
@@ -37,12 +38,12 @@ def main() -> None:
             found = measured(generation, block, "apart")
             if found:
                 found["all"] = measured(generation, block, "fused").get("keys")
-            told = ", ".join(str(found[name]) for name in ROW) if found else "refused"
+            told = ", ".join(str(found[name]) for name in KERNELS) if found else "refused"
             print(f"{generation} {block}: kernels({told}),", flush=True)
 
 
 def measured(generation: str, block: int, how: str) -> dict[str, tuple[int, int, int]]:
-    """Bundles of `body`, `turn` and `edge` of each kernel; nothing if it does not fit the memory on the chip."""
+    """Bundles of `body`, `turn` and `edge` of each kernel; empty if it does not fit the VMEM."""
     with tempfile.TemporaryDirectory() as folder:
         told = {"LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true", "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, __file__, "--one", generation, str(block), how]
@@ -52,7 +53,7 @@ def measured(generation: str, block: int, how: str) -> dict[str, tuple[int, int,
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         found = {}
-        for kernel, name in KERNELS.items():
+        for kernel, name in NAMES.items():
             for path in Path(folder).glob(f"*splash_mha_{kernel}_*final_bundles.txt"):
                 if "schedule-analysis" not in path.name:
                     found[name] = counted(path.read_text())
@@ -60,7 +61,7 @@ def measured(generation: str, block: int, how: str) -> dict[str, tuple[int, int,
 
 
 def counted(text: str) -> tuple[int, int, int]:
-    """Of one kernel: its largest region without regions inside is the body; what is beside it begins or ends a row."""
+    """The bundles of one kernel. Its largest region without inner regions is the body; others begin or end a row."""
     starts, regions, address = {}, [], 0
     for line in text.splitlines():
         if not (found := re.match(r"\s*0x([0-9a-f]+)\s", line)):
@@ -85,17 +86,18 @@ def counted(text: str) -> tuple[int, int, int]:
 
 
 def compile_one(generation: str, block: int, fused: bool) -> None:
-    """Both passes of causal attention within documents."""
+    """Compile both passes of causal attention within documents."""
     import jax
     import jax.numpy as jnp
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from tpullm.hardware.slices import parse
+    from tpullm.hardware.slices import Topology
     from tpullm.planning.program import compiler_mesh
 
-    mesh = compiler_mesh({"fsdp": -1}, parse({"v5p": "v5p:2x2x1"}.get(generation, f"{generation}:2x2")))
+    shape = next(shape for shape in CHIPS[generation].slices.small if math.prod(shape) == 4)
+    mesh = compiler_mesh({"fsdp": -1}, Topology(generation, shape))
     of_queries = {"use_fused_bwd_kernel": True} if fused else {"block_q_dq": block, "block_kv_dq": block}
     names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
     sizes = kernels.BlockSizes(**dict.fromkeys(names, block), **of_queries)

@@ -1,6 +1,6 @@
-"""MaxText's training step, compiled for chips that are not here: run by MaxText's own Python, by `beside_maxtext.py`.
+"""Compile MaxText's training step for absent chips; `beside_maxtext.py` runs this with MaxText's Python.
 
-Its own `train_compile` does the work; what it compiles is written to a file before it goes on.
+MaxText's `train_compile` does the work. This program writes the executable to a file.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def keep(path: str, executable, settings: list[str], seconds: float) -> None:
-    """What the estimator needs of an executable, and how it came about."""
+    """Write what the estimator needs of an executable, with the settings that made it."""
     memory = executable.memory_analysis()
     found = {
         "peak_bytes": memory.peak_memory_in_bytes,

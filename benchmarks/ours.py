@@ -1,4 +1,4 @@
-"""tpullm's programs: the very step, optimizer and decoding of the project, built as its commands build them."""
+"""tpullm's programs: its step, optimizer and decoding, built as its commands build them."""
 
 import itertools
 import time
@@ -70,7 +70,7 @@ def random_batches(size: str, count: int = 8) -> list[Batch]:
 
 
 def decoding() -> Program:
-    """Going on with `count` prompts at once, as `generate` and `evaluate` do; a unit is a prompt."""
+    """Decode after `count` prompts at once, as `generate` and `evaluate` do; a unit is a prompt."""
     config, mesh, dtype = SIZES[DECODED].model, make_mesh({"fsdp": -1}), use_dtype(exact=False)
     architecture, tokenizer = Architecture(config), SimpleNamespace(pad_id=0, bos_id=1, eos_id=2)
     restored = targets(architecture, mesh, dtype)
@@ -94,7 +94,7 @@ def decoding() -> Program:
 
 
 def peak(size: int = 2048) -> Program:
-    """Products of square bfloat16 matrices; adds the best FLOP/s, with the project's own measurement among them."""
+    """Matmuls of square bfloat16 matrices; the answer has the best FLOP/s, our own measurement included."""
     x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()

@@ -1,9 +1,9 @@
-"""What a host does between steps: milliseconds of the training loop's own thread, where it waits for no device.
+"""The host's work between steps: milliseconds of the training loop's thread while it waits for no device.
 
     python benchmarks/overhead.py [devices] [steps]
 
-The real loop trains the quickstart's model on a CPU that stands for several devices. What is counted is the processor
-time of the thread that runs the loop: waiting, and the products of the devices' own threads, are not in it.
+The real loop trains the quickstart's model on a CPU that simulates several devices. Counted is the processor time of
+the thread that runs the loop, without waiting and without the computation in the devices' threads.
 """
 
 import os
@@ -33,18 +33,18 @@ from tpullm.recipe.schema import TrainConfig  # noqa: E402
 from tpullm.training import loop  # noqa: E402
 from tpullm.training.meter import Meter  # noqa: E402
 
-WARM_UP = 5  # steps that are not counted: they compile, and the reading ahead begins
+WARM_UP = 5  # steps that are not counted: they compile, and reading ahead starts
 STEP_MS = 200.0  # of a device that is worth its money; the share is of this
 
 
 class Stopwatch:
-    """Processor time of this thread, in ms: by part of the loop, each call on its own."""
+    """Processor time of this thread in ms, of each call, by part of the loop."""
 
     def __init__(self):
         self.parts: dict[str, list[float]] = defaultdict(list)
 
     def timed(self, part: str, function: Callable) -> Callable:
-        """`function`, whose calls are counted as `part`."""
+        """Wrap `function` so that its calls count as `part`."""
 
         def call(*arguments, **options):
             began = time.thread_time()

@@ -1,4 +1,4 @@
-"""The peer: `LlamaForCausalLM` of transformers on torch, set up as its users would to be fast on a CPU."""
+"""The peer: `LlamaForCausalLM` of transformers on torch, set up to be fast on a CPU."""
 
 import itertools
 import time
@@ -77,7 +77,7 @@ def training(size: str, compute: str, compiled: bool) -> Program:
 
 
 def random_batches(size: str, count: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of random tokens: what is read and what follows it."""
+    """Batches of random tokens: inputs and targets."""
     chosen, batches = SIZES[size], []
     for _ in range(count):
         shape = (chosen.batch_size, chosen.sequence_length + 1)
@@ -114,7 +114,7 @@ def decoding(compute: str, compiled: bool) -> Program:
 
 
 def peak(size: int = 2048) -> Program:
-    """Products of square bfloat16 matrices; adds the best FLOP/s."""
+    """Matmuls of square bfloat16 matrices; the answer has the best FLOP/s."""
     torch.set_num_threads(cores())
     x = torch.randn(size, size, dtype=torch.bfloat16)
     out = torch.matmul(x, x)

@@ -1,8 +1,8 @@
-"""Every recipe that names a slice, proven on it: `make plan-all` writes benchmarks/results/plan.md and plan.json.
+"""Prove every recipe on the slice that it names: `make plan-all` writes benchmarks/results/plan.md and plan.json.
 
-A program that was compiled before is not compiled again; the others are compiled side by side, as many as memory and
-cores allow. `--no-compile` compiles nothing and shows which proofs are older than the code they depend on: the traced
-step of the recipe, its slice and the compiler's options are hashed anew, 2 seconds a recipe.
+A program that was compiled before is not compiled again. The others are compiled in parallel, as many as memory and
+cores allow. `--no-compile` compiles nothing and shows which proofs are outdated: it hashes the traced step of each
+recipe, its slice and the compiler's options again, 2 seconds a recipe.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tpullm.recipe.schema import Recipe
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "configs" / "pretrain"
 RESULTS = ROOT / "benchmarks" / "results"
-COMPILE_BYTES = 4 << 30  # most that a compilation of a shipped recipe takes
+COMPILE_BYTES = 4 << 30  # the most that a compilation of a shipped recipe takes
 STALE = "older than the code"
 HEADER = re.compile(r"^#   time      .*\n#   result    .*$", re.MULTILINE)
 
@@ -33,9 +33,7 @@ HEADER = re.compile(r"^#   time      .*\n#   result    .*$", re.MULTILINE)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="recipes; all that name a slice if none is given")
-    parser.add_argument(
-        "--no-compile", action="store_true", help="say what is older than the code, and compile nothing"
-    )
+    parser.add_argument("--no-compile", action="store_true", help="report outdated proofs, and compile nothing")
     arguments = parser.parse_args()
     recipes = {path.stem: load(path) for path in sorted(RECIPES.glob("*.yaml"))}
     recipes = {name: recipe for name, recipe in recipes.items() if recipe.topology}
@@ -51,7 +49,7 @@ def main() -> None:
     stale = {name for name, proof in proofs.items() if name in recipes and is_stale(recipes[name], proof)}
     (RESULTS / "plan.md").write_text(page(recipes, proofs, stale))
     for name in sorted(stale):
-        warn(f"{name}: its proof is {STALE}; make plan-all makes it anew")
+        warn(f"{name}: its proof is {STALE}; make plan-all renews it")
 
 
 def recorded(path: Path) -> dict[str, Proof]:
@@ -60,7 +58,7 @@ def recorded(path: Path) -> dict[str, Proof]:
 
 
 def proven(recipes: dict[str, Recipe]) -> dict[str, Proof]:
-    """The proofs of recipes, each on its own slice; what has none is told, and left out."""
+    """The proofs of recipes, each on its own slice. A recipe without a proof is logged and left out."""
 
     def one(name: str) -> Proof | None:
         try:
@@ -75,19 +73,19 @@ def proven(recipes: dict[str, Recipe]) -> dict[str, Proof]:
 
 
 def at_once() -> int:
-    """How many compilations memory and cores allow side by side, at least one."""
+    """The number of parallel compilations that memory and cores allow, at least one."""
     available = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
     by_memory = int(available[1]) * 1024 // COMPILE_BYTES if available else 1
     return max(1, min(by_memory, os.cpu_count() or 1))
 
 
 def is_stale(recipe: Recipe, proof: Proof) -> bool:
-    """Whether today's code makes another program of a recipe than the one that was proven."""
+    """Whether the code now makes another program of a recipe than the proven one."""
     return program_hash(job_of(recipe, parse(proof.topology)), proof.versions) != proof.program
 
 
 def result(proof: Proof) -> str:
-    """What the header of a recipe says of its proof."""
+    """The text about the proof in the header of a recipe."""
     if proof.refused:
         return f"not trained yet; {proof.refused}"
     return (
@@ -97,12 +95,12 @@ def result(proof: Proof) -> str:
 
 
 def speed(proof: Proof) -> float:
-    """Tokens a second of one chip, as predicted."""
+    """Predicted tokens a second of one chip."""
     return proof.tokens / proof.step_seconds / parse(proof.topology).chips
 
 
 def duration(proof: Proof, steps: int) -> str:
-    """What the header of a recipe says of its time: that of all its steps, as predicted."""
+    """The text about the time in the header of a recipe: the predicted time of all steps."""
     hours = proof.step_seconds * steps / 3600
     if proof.refused:
         return "unknown"
@@ -110,7 +108,7 @@ def duration(proof: Proof, steps: int) -> str:
 
 
 def write_header(path: Path, proof: Proof | None) -> None:
-    """Have the head of a recipe quote its proof."""
+    """Write the proof into the header of a recipe."""
     if proof:
         text, steps = path.read_text(encoding="utf-8"), load(path).pretrain.steps
         fields = f"#   time      {duration(proof, steps)}\n#   result    {result(proof)}"
@@ -118,7 +116,7 @@ def write_header(path: Path, proof: Proof | None) -> None:
 
 
 def page(recipes: dict[str, Recipe], proofs: dict[str, Proof], stale: set[str]) -> str:
-    """The table of all recipes and what was found in each, as Markdown."""
+    """The table of all recipes and the findings of each, as Markdown."""
     rows = [
         row(proofs[name], name in stale, estimated(recipes[name]))
         if name in proofs
@@ -159,7 +157,7 @@ def row(proof: Proof, stale: bool, beside: Candidate) -> str:
 
 
 def findings(proof: Proof) -> str:
-    """What was found in one program, a line each."""
+    """The findings of one program, a line each."""
     if proof.refused:
         return f"- {proof.refused}"
     return "\n".join(f"- {one.seconds * 1e3:,.0f} ms: {one.text}" for one in proof.findings) or "- nothing"

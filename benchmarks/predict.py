@@ -1,4 +1,4 @@
-"""Predicted against measured steps on this CPU, for models that no constant was fitted to and those that were.
+"""Predicted and measured steps on this CPU, for models that constants were fitted to and for others.
 
     python benchmarks/predict.py [--steps 12] [--fit] [--output FILE]
 
@@ -68,10 +68,10 @@ CASES = [
 
 
 def main() -> None:
-    """Measure every case, and print what was predicted."""
+    """Measure every case, and print it with its prediction."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--fit", action="store_true", help="fit the constants anew, to the cases marked so")
+    parser.add_argument("--fit", action="store_true", help="fit the constants to the cases marked `fit`")
     parser.add_argument("--only", default="", help="names of cases, with commas between them")
     parser.add_argument("--output", default="", help="a JSON file for the results")
     options = parser.parse_args()
@@ -102,7 +102,7 @@ def _result(case: Case, setting: Setting, measured: float) -> dict:
 
 
 def _fitted(cases: list[Case], settings: list[Setting], measured: list[float]) -> list[Setting]:
-    """The settings with constants that come nearest to the cases marked `fit`."""
+    """The settings with the constants that fit the cases marked `fit` best."""
     start = np.log([getattr(settings[0].device, name) for name in FITTED])
 
     def changed(logs: np.ndarray) -> list[Setting]:

@@ -71,6 +71,6 @@ def _run(row: dict, model: ModelConfig) -> Run:
 
 
 def _full_flops(setting: Setting) -> float:
-    """FLOPs of a token as MaxText counted them before July 2025: all scores, and not half of them."""
+    """FLOPs of a token as MaxText counted them before July 2025: with all scores instead of half of them."""
     model = setting.model
     return 6 * matrix_parameters(model) + 12 * model.layers * setting.length * model.heads * model.head_width

@@ -1,4 +1,4 @@
-"""The quickstart's training in short, by the real command line: its model and its batches, on a part of its text."""
+"""A short form of the quickstart's training by the real command line: its model and batches, on a part of its text."""
 
 import contextlib
 import json
@@ -18,11 +18,11 @@ from turns import WorkerError
 RECIPE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 DOCUMENTS = {"tenki": 4000, "python-docs": 100, "python-code": 200}  # enough for a vocabulary of the same size
 STAGES = ("recipe.yaml", "documents", "tokenizer", "tokens")
-LONGEST_SECONDS = 300.0  # until a step is given up
+LONGEST_SECONDS = 300.0  # timeout of a step
 
 
 class Quickstart:
-    """Runs of the quickstart's recipe in `folder`, with the user's cache in there too, so that it begins empty."""
+    """Runs of the quickstart's recipe in `folder`. The user's cache is there too, so it is empty at first."""
 
     def __init__(self, folder: Path):
         """Write the recipe, collect and tokenize."""
@@ -30,7 +30,7 @@ class Quickstart:
         recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
         for source in recipe["corpus"]["sources"]:
             source["documents"] = DOCUMENTS[source["name"]]
-        recipe["pretrain"] |= {"steps": 1000, "evaluate_every": 0}  # what is timed ends long before the last step
+        recipe["pretrain"] |= {"steps": 1000, "evaluate_every": 0}  # the timed part ends long before the last step
         self.recipe.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
         for verb in ("collect", "tokenize"):
             with self._command(verb, self._prepared, "prepared") as process:
@@ -38,7 +38,7 @@ class Quickstart:
                     raise WorkerError(f"{verb}: {self._last_line('prepared')}")
 
     def new_run(self, name: str) -> Path:
-        """A run directory that is made up to its tokens."""
+        """A run directory whose stages up to the tokens are finished."""
         run = self.folder / name
         run.mkdir()
         for stage in STAGES:
@@ -82,7 +82,7 @@ class Quickstart:
 
 
 def read_lines(run: Path) -> list[dict]:
-    """The log lines of training steps in `run`; one that is half-written does not count yet."""
+    """The complete log lines of training steps in `run`."""
     path = run / "pretrain" / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
@@ -97,6 +97,6 @@ def wait_share(lines: list[dict]) -> float:
 
 @contextlib.contextmanager
 def prepared() -> Iterator[Quickstart]:
-    """A quickstart in a temporary folder, which goes with the block."""
+    """A quickstart in a temporary folder, which is removed after the block."""
     with tempfile.TemporaryDirectory(prefix="tpullm-benchmark-") as folder:
         yield Quickstart(Path(folder))

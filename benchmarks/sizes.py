@@ -1,4 +1,4 @@
-"""The models that are compared: the same shapes for tpullm and for its peer, without a library of either."""
+"""The compared models: the same shapes for tpullm and for its peer. Imports neither library."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from tpullm.recipe.schema import ModelConfig
 
 @dataclass(frozen=True)
 class Size:
-    """One model, the batch that it is trained with, and its turns: short ones, since the machine's speed changes.
+    """One model, its training batch, and its turns. Turns are short since the machine's speed changes.
 
     Args:
         model: its shapes; no `qk_norm`, which the peer doesn't have.
@@ -25,7 +25,7 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        """Positions in one batch, each of them predicted."""
+        """Tokens in one batch; each of them is predicted."""
         return self.batch_size * self.sequence_length
 
 

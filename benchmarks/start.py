@@ -11,9 +11,9 @@ SECONDS = 70.0  # expected on two cores, for the time left
 
 
 def measure(quickstart: Quickstart, clock: Clock) -> dict:
-    """Seconds of the `first` start (the user's cache is empty), of a `second` one and of one that goes on from a save.
+    """Seconds of the `first` start (the user's cache is empty), of a `second` one and of one that resumes.
 
-    A second start is a new run in a new folder: all that it finds is what an earlier start has left in the cache.
+    A second start is a new run in a new folder. It finds only the cache of the earlier start.
     """
     first = _first_step(quickstart, quickstart.new_run("start-0"))
     clock.tell("start", 0.1, f"{first:.1f} s to the first step with an empty cache")

@@ -1,4 +1,4 @@
-"""The result for people: tables on stdout, and the table in docs/en/speed.md from recorded results.
+"""The results as tables: on stdout, and the table in docs/en/speed.md from recorded results.
 
 `python benchmarks/tables.py benchmarks/results/*.json` prints that table, in Markdown.
 """
@@ -70,7 +70,7 @@ def start(found: dict) -> Table:
 
 
 def markdown(recorded: Sequence[dict]) -> str:
-    """The table in docs/en/speed.md: a column for each of the results, which are those of whole runs."""
+    """The table in docs/en/speed.md: a column for each result of a whole run."""
     heads = [f"Python {of['versions']['python']}, JAX {of['versions']['jax']}" for of in recorded]
     rows = [_rows(of) for of in recorded]
     lines = [f"| | {' | '.join(heads)} |", "| --- |" + " --- |" * len(heads)]

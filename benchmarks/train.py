@@ -1,4 +1,4 @@
-"""Training: tokens a second of tpullm and of the four ways to train the peer, in turn, and the machine's peak."""
+"""Training: tokens a second of tpullm and of the four ways to train the peer, and the machine's peak."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ SECONDS = {"0.8M": 85.0, "12M": 145.0, "50M": 165.0}  # expected on two cores, f
 def measure(sizes: Sequence[str], rounds: int | None, environment: Mapping[str, str], clock: Clock) -> dict:
     """Every size, one after the other: `{"peak": ..., "sizes": {size: ...}}`.
 
-    The peak is the fastest bfloat16 product that either library was seen to make in any round, so that it is the
-    machine's and not a library's. MFU is what tpullm's median step makes of it.
+    The peak is the fastest bfloat16 matmul of either library in any round, so that it is the machine's and not a
+    library's. MFU is the share of it that tpullm's median step reaches.
     """
     results, peaks = {}, {name: [] for name in PEAKS}
     with contextlib.ExitStack() as stack:

@@ -1,8 +1,8 @@
-"""Programs that take turns: each lives in a process of its own, warmed up, and waits while another runs.
+"""Programs that take turns: each is warm in its own process and waits while another one runs.
 
-So all figures are from the same minutes of the same machine, and what disturbs it disturbs every program. As a script
-this file is such a process: it is told on stdin how much to do and answers on stdout how long that took, a JSON line
-each.
+All figures are thus from the same minutes of the same machine, and a disturbance affects every program. As a script,
+this file is such a process: it reads the number of units from stdin and writes the time that they took to stdout, a
+JSON line each.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ class Program:
     """What a process runs.
 
     Args:
-        run: does `count` units of work and has finished them when it returns; what it returns goes with the answer.
-        facts: what is true of the program (its number of parameters, say), told once.
+        run: does `count` units of work before it returns; its result is part of the answer.
+        facts: of the program, such as its number of parameters; reported once.
     """
 
     run: Callable[[int], dict | None]
@@ -32,16 +32,16 @@ class Program:
 
 
 class WorkerError(Exception):
-    """A program failed; the message is the last line that it wrote."""
+    """A program failed; the message is its last line."""
 
 
 class Worker:
     """A process that holds a program.
 
     Args:
-        program: `module:function`; the function makes a `Program`, and warms it up.
+        program: `module:function`; the function makes a `Program` and warms it up.
         arguments: of that function.
-        environment: added to this process's own, before the program's process starts.
+        environment: variables of the program's process, beside those of this one.
     """
 
     def __init__(self, program: str, arguments: Mapping, environment: Mapping[str, str]):
@@ -56,11 +56,11 @@ class Worker:
         )
 
     def facts(self) -> dict:
-        """Wait until the program is warm; what is true of it. To be asked once, first."""
+        """Wait until the program is warm, and return its facts. Call it once, first."""
         return self._answer()
 
     def run(self, count: int) -> dict:
-        """Have `count` units done: `seconds`, and what the program adds."""
+        """Do `count` units; returns their `seconds` and the program's result."""
         self._process.stdin.write(f"{count}\n")
         self._process.stdin.flush()
         return self._answer()
@@ -90,7 +90,7 @@ class Worker:
 
 
 class Warm(NamedTuple):
-    """Workers that are ready, what is true of each, and why others could not be started; all by name."""
+    """Ready workers, the facts of each, and why others could not be started; all by name."""
 
     workers: dict[str, Worker]
     facts: dict[str, dict]
@@ -110,8 +110,8 @@ def warm(
     core took longer together (118 s for five that decode) than in turn.
 
     Args:
-        required: the one that must run; of the others, one is enough.
-        tell: is told the share of the workers that are ready, and a message.
+        required: the program that must run; of the others, one is enough.
+        tell: gets the share of workers that are ready, and a message.
     """
     with contextlib.ExitStack() as stack:
         workers, facts, failed = {}, {}, {}
@@ -137,7 +137,7 @@ def take_turns(workers: Mapping[str, Worker], rounds: int, count: Mapping[str, i
 
 
 def serve(program: str, arguments: str) -> None:
-    """Be a worker until stdin ends. What libraries print goes to stderr."""
+    """Serve as a worker until stdin ends. The output of libraries goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     module, function = program.split(":")

@@ -163,7 +163,7 @@ def test_it_is_a_page_for_people(capsys, tmp_path):
     out = capsys.readouterr().out
     for said in (
         "8b on v6e:16x16",
-        "memory of a chip when most is held",
+        "peak memory of a chip",
         "kept activations",
         "a step:",
         "waiting for fsdp",

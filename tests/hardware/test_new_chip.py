@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 from tpullm import cli
 from tpullm.errors import UserError
 from tpullm.hardware import accelerators, chips, machines
-from tpullm.hardware.chip import Chip, CloudTpu, ComputeEngine, Slices, kernels
+from tpullm.hardware.chip import Chip, CloudTpu, ComputeEngine, SliceShapes, kernels
 from tpullm.hardware.slices import parse
 from tpullm.planning.economics import prices_of
 
@@ -29,7 +29,7 @@ CHIP = Chip(
         block: kernels((block, 100, block), (block, 90, 50), (block, 110, 90), (block, 130, 90))
         for block in (512, 1024)
     },
-    slices=Slices(dimensions=2, wraps=8, largest=64, small=((2, 2), (4, 4), (4, 8), (8, 8))),
+    slices=SliceShapes(dimensions=2, wraps=8, largest=64, small=((2, 2), (4, 4), (4, 8), (8, 8))),
     cloud_tpu=CloudTpu("v9test", 1, (4, 16, 32), 4, "v9-alpha"),
     compute_engine=ComputeEngine("ct9t-", {"ct9t-standard-4t": (4, 96, 512)}, ((4, 4), (4, 8)), "ubuntu-tpu-v9"),
 )

@@ -88,7 +88,7 @@ def test_a_run_by_hand():
         ({"every_minutes": 10}, 600),
         ({"every_steps": 100, "every_minutes": 10}, 600),
         ({"every_steps": 50, "every_minutes": 10}, 450),
-        ({"every_steps": 1}, 6),  # no more often than a checkpoint takes
+        ({"every_minutes": 0.05}, 6),  # no more often than a checkpoint takes
         ({}, 9000),  # only at the end
     ],
 )

@@ -84,7 +84,7 @@ def test_experts_are_gathered_by_those_that_hold_them_alone():
     spread, whole = setting("8x7b"), setting("8x7b", mesh={"data": 16, "fsdp": 16})
     gathered = [next(one.received for one in traffic(of) if "gathers" in one.what) for of in (spread, whole)]
     assert gathered[0] < gathered[1] / 5
-    assert any(one.what == "tokens to experts" for one in traffic(spread))
+    assert any(one.what == "dispatch and combine" for one in traffic(spread))
 
 
 def test_an_attention_block_changes_nothing_else_of_a_published_program():

@@ -29,7 +29,7 @@ def test_a_program_as_it_should_be_has_no_findings():
 
 def test_a_gather_that_nothing_hides():
     text = found(GATHER)["waited_for"]
-    assert "all-gather along fsdp: of 12 ms nothing hides 12, in feed_forward/all_gather: more rows" in text
+    assert "all-gather along fsdp: 12 of 12 ms are exposed, in feed_forward/all_gather: more rows" in text
 
 
 def test_parameters_gathered_whole():
@@ -41,7 +41,7 @@ def test_parameters_gathered_whole():
 def test_a_gradient_summed_everywhere():
     summed = named("all-reduce", "bf16[4096,11008]{1,0}", "feed_forward/psum")
     text = found(summed)["summed_everywhere"]
-    assert "86 MiB are summed on all devices along fsdp" in text and "in backward/feed_forward/psum" in text
+    assert "86 MiB are all-reduced along fsdp" in text and "in backward/feed_forward/psum" in text
     assert "summed_everywhere" not in found(summed.replace("bf16[4096,11008]", "f32[4096]"))  # a norm's
     scattered = named("reduce-scatter", "bf16[16,11008]{1,0}", "feed_forward/psum_scatter")
     assert "summed_everywhere" not in found(scattered)
@@ -54,7 +54,7 @@ def test_a_reshard_that_nobody_asked_for():
     )
     assert "resharded" not in found(named("all-to-all", "bf16[4096,4096]{1,0}", "feed_forward/all_to_all"))
     resharded = named("all-gather", "bf16[4096,4096]{1,0}", "attention/reshard")
-    assert "no line of ours asks for" in found(resharded)["resharded"]
+    assert "our code does not ask for" in found(resharded)["resharded"]
 
 
 @pytest.mark.parametrize(("layout", "kind"), [("{1,0}", "copied"), ("{0,1}", "transposed")])

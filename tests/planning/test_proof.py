@@ -116,7 +116,7 @@ def test_what_can_not_be_planned_is_told_in_one_line(compiler, monkeypatch):
         ("kill -9 $$", "the compiler was killed by signal 9, most likely for want of memory"),
         ("echo 'v5e:2x2: not so' >&2; exit 2", "^v5e:2x2: not so$"),
         ("echo 'Traceback' >&2; echo 'ValueError: x' >&2; exit 1", "this: the TPU compiler failed: ValueError: x"),
-        ("exit 0", "the TPU compiler failed: nothing was said"),
+        ("exit 0", "the TPU compiler failed: no message"),
     ],
 )
 def test_a_compiler_that_dies_is_told_in_one_line(tmp_path, monkeypatch, script, message):
@@ -142,7 +142,7 @@ def test_what_can_not_be_kept_is_told_and_leaves_nothing(tmp_path, monkeypatch, 
     monkeypatch.setattr(compiling, "_compile", lambda job: FITS)
     monkeypatch.setattr(os, "replace", full)
     assert compiling._main(tmp_path / "one.json.gz") == 2
-    assert "can't be kept there (No space left on device); make room" in capsys.readouterr().err
+    assert "can't be written there (No space left on device); make room" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

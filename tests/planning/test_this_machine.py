@@ -88,3 +88,18 @@ def test_a_mesh_of_tpus_is_planned_by_its_slice(monkeypatch):
     mesh = SimpleNamespace(shape={"fsdp": 1}, devices=np.array([None]))
     of = this_machine.setting_here(DENSE, CONFIG, mesh)
     assert of.topology == parse("v6e:1x1") and of.device is of.topology.chip
+
+
+def test_devices_of_a_cpu_share_its_memory(monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    monkeypatch.setattr(this_machine.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.get)
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(memory_stats=lambda: None, device_kind="cpu")])
+    assert this_machine.machine().hbm_bytes == 1024_000
+
+
+def test_the_bandwidth_is_of_reading_and_writing_one_array(monkeypatch):
+    made, ones = [], this_machine.jnp.ones
+    monkeypatch.setattr(this_machine, "COPIED", 1 << 12)
+    monkeypatch.setattr(this_machine.jnp, "ones", lambda *of: made.append(ones(*of)) or made[-1])
+    monkeypatch.setattr(this_machine, "fastest", lambda work: (work(), Fastest(0.5, False))[1])
+    assert this_machine._copies() == 2 * (1 << 12) / 0.5 and made[0].nbytes == 1 << 12

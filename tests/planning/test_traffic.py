@@ -23,13 +23,13 @@ def test_parameters_are_gathered_twice_and_their_gradients_scattered_once():
     """In 2 bytes each, 15 of 16 parts; the output's table only in the forward pass."""
     found = sent(setting(TIED, fsdp=16))
     assert found == {
-        ("fsdp", "gathers of parameters"): (2 * 2 * NUMBERS * 15 / 16, False),
+        ("fsdp", "all-gathers of parameters"): (2 * 2 * NUMBERS * 15 / 16, False),
         ("fsdp", "sums of gradients"): (2 * NUMBERS * 15 / 16, False),
     }
     untied = sent(setting(UNTIED, fsdp=16))
     assert untied["fsdp", "sums of gradients"][0] == 2 * (NUMBERS + TABLE / 2) * 15 / 16
     twice = sent(setting(TIED, fsdp=16, accumulation=2, gradient=4))
-    assert twice["fsdp", "gathers of parameters"][0] == 2 * found["fsdp", "gathers of parameters"][0]
+    assert twice["fsdp", "all-gathers of parameters"][0] == 2 * found["fsdp", "all-gathers of parameters"][0]
     assert twice["fsdp", "sums of gradients"][0] == 4 * found["fsdp", "sums of gradients"][0]
     everywhere = sent(dataclasses.replace(setting(TIED, fsdp=16), habits=MAXTEXT))
     assert everywhere["fsdp", "sums of gradients"][0] == 2 * found["fsdp", "sums of gradients"][0]
@@ -74,7 +74,7 @@ def test_activations_are_reduced_four_times_a_layer_along_tensor():
     """Two all-reduces of `[tokens, D]` forward and two backward, and one of the embeddings and its gradient."""
     of = setting(TIED, fsdp=8, tensor=2)
     assert of.tokens == 512
-    key, once = ("tensor", "sums of activations"), 512 * 512 * 2 * 2 / 2
+    key, once = ("tensor", "all-reduces of activations"), 512 * 512 * 2 * 2 / 2
     assert sent(of)[key] == ((3 * 4 + 2) * once, True)
     assert sent(dataclasses.replace(of, recompute=("out",)))[key] == ((3 * 5 + 2) * once, True)
     assert sent(dataclasses.replace(of, accumulation=2))[key] == sent(of)[key]
@@ -114,14 +114,14 @@ def test_slices_sum_their_gradients_over_the_data_center_network():
 def test_tokens_travel_five_times_and_padded_buffers_are_sent_whole():
     of = setting(dataclasses.replace(EXPERTS, tied_embeddings=True), fsdp=4, expert=4)
     assert of.tokens == 256 and of.fullness == 1.25
-    key, rows = ("expert", "tokens to experts"), 256 * 2
+    key, rows = ("expert", "dispatch and combine"), 256 * 2
     assert sent(of)[key] == (3 * 5 * rows * 512 * 2 * 3 / 4, False)
     padded = dataclasses.replace(of, device=dataclasses.replace(of.device, ragged_exchange=False))
     assert padded.fullness == 1.5 and sent(padded)[key] == (1.5 * sent(of)[key][0], True)
     theirs = dataclasses.replace(of, habits=MAXTEXT)
     assert sent(theirs)[key] == (3 * 6 * rows * 512 * 2 * 3 / 4, True)
     assert sent(dataclasses.replace(theirs, recompute=("up",)))[key][0] == 3 * 8 * rows * 512 * 2 * 3 / 4
-    one = next(one for one in traffic(of) if one.what == "tokens to experts")
+    one = next(one for one in traffic(of) if one.what == "dispatch and combine")
     assert one.seconds == pytest.approx(one.received / (2 * 0.5e9) + 5 * 3 * 4 * 1e-6)
     # Two of eight experts are on a device, and a router everywhere. What is no expert's is summed along `expert`.
     assert of.mlp_parameters == 2 * MLP + 512 * 8
@@ -145,6 +145,7 @@ def test_what_stops_a_chip():
 @pytest.mark.parametrize(
     ("topology", "sizes", "axis", "route"),
     [
+        ("v6e:4x8", (1, 32, 1, 1, 1), "tensor", (1, 1, 1)),  # a device by itself
         ("v6e:4x8", (1, 32, 1, 1, 1), "fsdp", (2, 12, 2)),
         ("v6e:4x8", (1, 4, 1, 1, 8), "tensor", (1, 8, 1)),  # the dimension that is as long
         ("v6e:4x8", (1, 4, 1, 1, 8), "fsdp", (1, 4, 1)),  # and then the other

@@ -32,7 +32,7 @@ def kernels(*cycles: tuple[int, int, int]) -> dict[str, Cycles]:
 
 
 @dataclass(frozen=True)
-class Slices:
+class SliceShapes:
     """The slices of a chip, as the TPU compiler knows them.
 
     Args:
@@ -147,7 +147,7 @@ class Chip:
     hbm_efficiency: float = 0.82  # fitted
     link_efficiency: float = 0.63  # fitted
     overlap_loss: float = 0.41  # fitted
-    dcn_efficiency: float = 1.0
+    dcn_efficiency: float = 1.0  # where no run of several slices was fitted
     latency_seconds: float = 1e-6  # guess: people report about a microsecond a hop
     clock: float = 0.0
     cores: int = 1
@@ -155,7 +155,7 @@ class Chip:
     ragged_exchange: bool = True
     offloads_collectives: bool = False
     host: tuple[int, int, int] = (2, 2, 1)  # Google Cloud's page of each generation
-    slices: Slices | None = None
+    slices: SliceShapes | None = None
     cloud_tpu: CloudTpu | None = None
     compute_engine: ComputeEngine | None = None
 

@@ -12,7 +12,7 @@ of Spot VMs change by day and region and are often lower; Google can take Spot V
 
 import math
 
-from tpullm.hardware.chip import Chip, CloudTpu, ComputeEngine, Slices, kernels
+from tpullm.hardware.chip import Chip, CloudTpu, ComputeEngine, SliceShapes, kernels
 
 PRICES_DATE = "2026-11-26"
 # As quoted publicly; not from a bill.
@@ -28,7 +28,7 @@ _IMAGE = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
 CHIPS = {
     "v4": Chip(
         device_kinds=("TPU v4",),
-        peak_flops=275e12,  # page
+        peak_flops=275e12,  # published
         dollars_per_hour={"on_demand": 3.22, "spot": 1.61},
         cloud_tpu=CloudTpu("v4", 2, _CORES_OF_CUBES, 4, "tpu-ubuntu2204-base"),
     ),
@@ -40,7 +40,7 @@ CHIPS = {
         hbm_bytes=15.75 * 2**30,  # compiler: in its refusals
         hbm_bandwidth=819e9,  # page
         link_bandwidth=50e9,  # page: of a chip, by its ports and both ways
-        dcn_bandwidth=3.1e9,  # page: of a pod
+        dcn_bandwidth=3.1e9,  # page: of a pod or chip
         host_bandwidth=8e9,  # guess: half of a v6e's
         matmul_efficiency=0.95,  # fitted
         attention_efficiency=0.50,  # fitted
@@ -55,7 +55,7 @@ CHIPS = {
         # compiler: on 64 and 256 chips "not supported in limited ICI routing settings"
         ragged_exchange=False,
         # page; which dimensions wrap is MaxText's table
-        slices=Slices(dimensions=2, wraps=16, largest=256, small=_PLANES),
+        slices=SliceShapes(dimensions=2, wraps=16, largest=256, small=_PLANES),
         cloud_tpu=CloudTpu("v5litepod", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv5-lite"),
         compute_engine=ComputeEngine("ct5lp-"),  # Compute Engine lists the machine types, but only GKE makes them
     ),
@@ -67,7 +67,7 @@ CHIPS = {
         hbm_bytes=31.25 * 2**30,  # compiler: in its refusals
         hbm_bandwidth=1638e9,  # page
         link_bandwidth=100e9,  # page: of a chip, by its ports and both ways
-        dcn_bandwidth=6.25e9,  # page: of a chip
+        dcn_bandwidth=6.25e9,  # page: of a pod or chip
         host_bandwidth=16e9,  # guess; a published run of Llama 3.1 8B moves 13 GB/s, and nothing waits for it
         matmul_efficiency=0.72,  # fitted
         attention_efficiency=1.0,  # fitted
@@ -81,7 +81,7 @@ CHIPS = {
         },
         offloads_collectives=True,  # compiler
         # page; which dimensions wrap is MaxText's table
-        slices=Slices(dimensions=2, wraps=16, largest=256, small=_PLANES),
+        slices=SliceShapes(dimensions=2, wraps=16, largest=256, small=_PLANES),
         cloud_tpu=CloudTpu("v6e", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv6e"),
         compute_engine=ComputeEngine(
             "ct6e-",
@@ -99,7 +99,7 @@ CHIPS = {
         hbm_bytes=95.74 * 2**30,  # compiler: in its refusals
         hbm_bandwidth=2765e9,  # page
         link_bandwidth=100e9,  # page: of a chip, by its ports and both ways
-        dcn_bandwidth=6.25e9,  # page: of a chip
+        dcn_bandwidth=6.25e9,  # page: of a pod or chip
         host_bandwidth=16e9,  # guess: as a v6e's
         matmul_efficiency=0.95,  # fitted
         attention_efficiency=0.50,  # fitted
@@ -113,7 +113,7 @@ CHIPS = {
         },
         offloads_collectives=True,  # compiler
         # page; which dimensions wrap is MaxText's table
-        slices=Slices(3, 4, 6144, _PARTS_OF_A_CUBE, options=(("chip_config_name", "megacore"),)),
+        slices=SliceShapes(3, 4, 6144, _PARTS_OF_A_CUBE, options=(("chip_config_name", "megacore"),)),
         cloud_tpu=CloudTpu("v5p", 2, (*_CORES_OF_CUBES, 6144, 8192, 12288), 4, "v2-alpha-tpuv5"),
         compute_engine=ComputeEngine(
             "ct5p-", {"ct5p-hightpu-4t": (4, 208, 448)}, (*_PARTS_OF_A_CUBE[1:], *_CUBES), _IMAGE

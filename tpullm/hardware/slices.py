@@ -11,7 +11,7 @@ from itertools import product
 
 from tpullm.errors import UserError
 from tpullm.hardware import chips
-from tpullm.hardware.chip import Chip, Slices
+from tpullm.hardware.chip import Chip, SliceShapes
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ def _told(name: str, chip: Chip) -> str:
     return f"{name} (up to {chip.slices.largest:,} chips of {chip.memory_gib} GiB, {chip.chips_per_host} a host)"
 
 
-def _exists(of: Slices, shape: tuple[int, ...]) -> bool:
+def _exists(of: SliceShapes, shape: tuple[int, ...]) -> bool:
     """Small slices are listed. Larger slices of a three-dimensional torus are whole cubes, the longest side last."""
     cubes = of.dimensions == 3 and all(size % of.wraps == 0 for size in shape)
     return shape in of.small or (cubes and list(shape) == sorted(shape))
 
 
-def _nearest(of: Slices, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _nearest(of: SliceShapes, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """The two existing slices whose numbers of chips are nearest."""
     cubes = product(range(of.wraps, 33, of.wraps), repeat=3) if of.dimensions == 3 else ()
     there = [*of.small, *(cube for cube in cubes if _exists(of, cube) and math.prod(cube) <= of.largest)]

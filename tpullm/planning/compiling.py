@@ -80,7 +80,7 @@ def compile_apart(job: Job, path: Path, name: str) -> Executable:
     done = subprocess.run(command, input=pickle.dumps(job), env=wanted, capture_output=True)
     if done.returncode == 0 and (found := read(path)):
         return found
-    said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing was said"]
+    said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
     if done.returncode < 0:
         raise UserError(
             f"{name}: the compiler was killed by signal {-done.returncode}, most likely for want of memory (it takes "
@@ -124,7 +124,7 @@ def _main(path: Path) -> int:
         os.replace(unfinished, path)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
-        sys.stderr.write(f"{path.parent}: what the compiler said can't be kept there ({error.strerror}); make room\n")
+        sys.stderr.write(f"{path.parent}: the compiler's result can't be written there ({error.strerror}); make room\n")
         return 2
     return 0
 

@@ -111,7 +111,7 @@ def _gathered_whole(look: Look) -> Iterator[Finding]:
 def _summed_everywhere(look: Look) -> Iterator[Finding]:
     summed = [item for item in look.collectives("all-reduce") if "fsdp" in _axes(look, item).split("+")]
     for place, items in _by_place(summed):
-        what = f"{_size(items[0].collective.bytes)} are summed on all devices along fsdp, twice the bytes of a scatter"
+        what = f"{_size(items[0].collective.bytes)} are all-reduced along fsdp, twice the bytes of a reduce-scatter"
         yield _finding(
             "summed_everywhere", what, place, items, "reduce-scatter it (mesh/collectives.py), or make its width even"
         )
@@ -121,7 +121,7 @@ def _resharded(look: Look) -> Iterator[Finding]:
     moved = look.collectives("all-to-all", "collective-permute", "all-gather")
     unasked = [item for item in moved if _unasked(item)]
     for place, items in _by_place(unasked):
-        what = f"{_kind(items[0])} of {_size(items[0].collective.bytes)} that no line of ours asks for"
+        what = f"{_kind(items[0])} of {_size(items[0].collective.bytes)} that our code does not ask for"
         yield _finding("resharded", what, place, items, "give both sides the same sharding (mesh.layout.Rules)")
 
 
@@ -134,7 +134,7 @@ def _waited_for(look: Look) -> Iterator[Finding]:
         waited, busy = sum(item.seconds for item in items), sum(item.busy_seconds for item in items)
         if waited > SHARE * look.seconds:
             place = _place(max(items, key=lambda item: item.seconds))
-            what = f"{kind} along {axes or 'all devices'}: of {busy * 1e3:.0f} ms nothing hides {waited * 1e3:.0f}"
+            what = f"{kind} along {axes or 'all devices'}: {waited * 1e3:.0f} of {busy * 1e3:.0f} ms are exposed"
             yield _finding("waited_for", what, place, items, "more rows a device, or fewer devices along that axis")
 
 
@@ -149,7 +149,7 @@ def _copied(look: Look) -> Iterator[Finding]:
 def _transposed(look: Look) -> Iterator[Finding]:
     for place, items in _by_place([item for item in _copies(look) if _turned(look, item)]):
         shape = items[0].instruction.shapes[0]
-        what = f"{_size(shape.bytes)} {shape.dtype}{list(shape.dims)} are laid out anew {_times(items)}"
+        what = f"{_size(shape.bytes)} {shape.dtype}{list(shape.dims)} change their layout {_times(items)}"
         yield _finding("transposed", what, place, items, "produce it in the layout that its use needs")
 
 

@@ -86,7 +86,7 @@ def _memory(plan: Plan) -> str:
     shown |= {"all else": rest} if (rest := memory.peak - sum(shown.values())) > SMALL * memory.peak else {}
     rows = [(kind, f"{size / GIB:.2f} GiB", bar(size / max(limit, memory.peak))) for kind, size in shown.items()]
     rows.append(("together", f"{memory.peak / GIB:.2f} GiB", f"of {limit / GIB:.2f}"))
-    return f"memory of a chip when most is held, in the {memory.moment}\n{aligned(rows)}"
+    return f"peak memory of a chip, in the {memory.moment}\n{aligned(rows)}"
 
 
 def _advice(plan: Plan) -> str:
@@ -128,11 +128,11 @@ def _traffic(found) -> str:
             f"  {one.axis}: {one.what}",
             _size(one.received),
             moment(one.seconds),
-            "waited for" if one.waits else "beside the products",
+            "waited for" if one.waits else "beside the matmuls",
         )
         for one in found.transfers
     ]
-    return "over the links to a chip in a step, and how long that takes alone\n" + aligned(rows) if rows else ""
+    return "traffic over the links to a chip in a step, and its time alone\n" + aligned(rows) if rows else ""
 
 
 def _run(plan: Plan) -> str:
@@ -143,7 +143,7 @@ def _run(plan: Plan) -> str:
     if run.dollars and "given" not in run.dollars:
         lines.append(f"  list prices of {PRICES_DATE}; yours with --price GENERATION=DOLLARS a chip-hour")
     files = f"token store {_size(run.token_store_bytes)}, a checkpoint {_size(run.checkpoint_bytes)}"
-    lines.append(f"  {files}, saved in {moment(run.save_seconds)} while training goes on")
+    lines.append(f"  {files}, saved in {moment(run.save_seconds)} while training continues")
     if run.hours_between:
         often = f"  interrupted every {run.hours_between:g} hours in the mean, {run.interruptions:.1f} times"
         lines.append(f"{often}: goodput {run.goodput:.1%}, in the days and dollars above")

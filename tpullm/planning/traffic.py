@@ -50,7 +50,7 @@ def _parameters(setting: Setting) -> list[Transfer]:
     # On a torus of three dimensions, a reduce-scatter takes two at once (`torus.steps`).
     planes = setting.habits.in_lines and size == setting.topology.chips and min(setting.topology.shape[2:] or (1,)) > 1
     found = [
-        _transfer(setting, "fsdp", "gathers of parameters", gathered, hops, gathers_wait),
+        _transfer(setting, "fsdp", "all-gathers of parameters", gathered, hops, gathers_wait),
         _transfer(setting, "fsdp", "sums of gradients", summed, hops // 2, sums_wait, faster=2 if planes else 1),
     ]
     within = setting.sizes[0] // setting.topology.slices
@@ -89,7 +89,12 @@ def _tensor(setting: Setting) -> list[Transfer]:
     sent = 2 * 2 * numbers * (size - 1) / size
     return [
         _transfer(
-            setting, "tensor", "sums of activations", sent, 2 * model.layers * of_layer, setting.habits.tensor_waits
+            setting,
+            "tensor",
+            "all-reduces of activations",
+            sent,
+            2 * model.layers * of_layer,
+            setting.habits.tensor_waits,
         )
     ]
 
@@ -109,7 +114,7 @@ def _experts(setting: Setting) -> list[Transfer]:
     moved = setting.accumulation * model.layers * journeys * rows * model.width * 2 * (size - 1) / size
     # Each pair of devices exchanges data over half of the ring in the mean: a quarter of an all-gather's time.
     waits = padded or not ours
-    return [_transfer(setting, "expert", "tokens to experts", moved, journeys * model.layers, waits, faster=2)]
+    return [_transfer(setting, "expert", "dispatch and combine", moved, journeys * model.layers, waits, faster=2)]
 
 
 def _sequence(setting: Setting) -> list[Transfer]:

@@ -1,0 +1,122 @@
+"""The program for chips that are not here: what the compiler is told, and what is made of its errors."""
+
+import os
+import warnings
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+
+from tests.planning.by_hand import DENSE
+from tpullm.errors import UserError
+from tpullm.hardware.slices import parse
+from tpullm.planning import compiling, program
+from tpullm.planning.compiling import Job
+from tpullm.planning.program import QUIET, TooLarge, absent_mesh, abstract_batch, compiled, compiler_mesh
+from tpullm.recipe.schema import TrainConfig
+
+CONFIG = TrainConfig(batch_size=8, sequence_length=256)
+FULL = "RESOURCE_EXHAUSTED: total memory required by the program (20.5G) exceeds available HBM (15.75G) by 4.75G"
+
+
+def failing(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_a_mesh_of_absent_chips_has_their_kind():
+    mesh = absent_mesh({"fsdp": -1}, parse("v6e:4x4"))
+    assert mesh.shape["fsdp"] == 16 and mesh.abstract_device.device_kind == "TPU v6 lite"
+    assert mesh.abstract_device.num_cores == 1 and mesh.abstract_device.platform == "tpu"
+    batch = abstract_batch(CONFIG, mesh)
+    assert {leaf.shape for leaf in jax.tree.leaves(batch)} == {(8, 256)}
+    assert batch.inputs.dtype == jnp.int32 and batch.weights.dtype == jnp.float32
+    assert batch.targets.sharding.spec[0] == ("data", "fsdp", "expert")
+
+
+def test_the_compiler_is_told_the_slice_while_it_is_quiet(monkeypatch):
+    asked = {}
+
+    def described(**options):
+        asked.update(options, quiet=[os.environ.get(name) for name in QUIET])
+        os.environ["LEFT_BY_LIBTPU"] = "1"
+        return SimpleNamespace(devices=["a device"])
+
+    monkeypatch.setattr(topologies, "get_topology_desc", described)
+    monkeypatch.setattr(program, "arranged", lambda sizes, devices: np.array(jax.devices()[:1]).reshape(sizes))
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "the user's")
+    before = dict(os.environ)
+    mesh = compiler_mesh({"fsdp": 1}, parse("v6e:1x1"))
+    assert asked.pop("quiet") == ["the user's", "localhost", "1"] and dict(os.environ) == before
+    assert asked == {"platform": "tpu", "topology_name": "v6e:1x1"} | parse("v6e:1x1").options()
+    assert mesh.devices.size == 1 and "Explicit" in str(mesh.axis_types)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("cannot open libtpu.so"), ImportError("No module named libtpu")])
+def test_a_missing_compiler_is_one_line(monkeypatch, error):
+    monkeypatch.setattr(topologies, "get_topology_desc", failing(error))
+    with pytest.raises(UserError, match=r"^v6e:4x4: the TPU compiler is missing; install tpullm\[tpu\]$"):
+        compiler_mesh({"fsdp": -1}, parse("v6e:4x4"))
+
+
+def test_another_error_of_the_compiler_stays_what_it_is(monkeypatch):
+    monkeypatch.setattr(topologies, "get_topology_desc", failing(RuntimeError("another")))
+    with pytest.raises(RuntimeError, match="another"):
+        compiler_mesh({"fsdp": -1}, parse("v6e:4x4"))
+
+
+def test_too_large_a_program_says_how_large(monkeypatch):
+    lowered = lambda error: lambda *_: SimpleNamespace(compile=failing(error))  # noqa: E731
+    monkeypatch.setattr(program, "traced", lowered(jax.errors.JaxRuntimeError(FULL)))
+    with pytest.raises(TooLarge, match=r"needs 20.5 GiB a chip and may use 15.8") as caught:
+        compiled(DENSE, CONFIG, None)
+    assert (caught.value.needed_bytes, caught.value.limit_bytes) == (20.5 * 2**30, 15.75 * 2**30)
+    monkeypatch.setattr(program, "traced", lowered(jax.errors.JaxRuntimeError("another")))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another"):
+        compiled(DENSE, CONFIG, None)
+
+
+def test_only_the_warning_of_donated_buffers_is_kept_quiet():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with program._without_warnings():
+            warnings.warn("Some donated buffers were not usable: f32[8]", stacklevel=1)
+            warnings.warn("another", stacklevel=1)
+    assert [str(one.message) for one in seen] == ["another"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "peak"),
+    [
+        ({"host_temp_size_in_bytes": 0, "total_allocation_bytes": 9}, 5),
+        ({"host_temp_size_in_bytes": 1, "total_allocation_bytes": 9}, 9),  # the host's part counts in the peak
+        ({"host_temp_size_in_bytes": 1}, 5),  # JAX 0.10
+    ],
+)
+def test_what_the_compiler_says_of_a_step(monkeypatch, memory, peak):
+    executable = SimpleNamespace(
+        as_text=lambda: "HloModule", memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=5, **memory)
+    )
+    found = compile_with(monkeypatch, lambda *_: executable)
+    assert (found.text, found.peak_bytes, found.limit_bytes) == ("HloModule", peak, 0)
+    assert found.places == ((1, 2), (1, 3)) and found.seconds == 2.3
+    assert len(found.date) == len("2026-01-01T00:00:00")
+
+
+def test_what_is_refused_has_no_text(monkeypatch):
+    found = compile_with(monkeypatch, failing(TooLarge(20, 16)))
+    assert (found.text, found.peak_bytes, found.limit_bytes) == ("", 20, 16)
+
+
+def compile_with(monkeypatch, compile_):
+    devices = np.array([SimpleNamespace(coords=(1, 2, 0)), SimpleNamespace(coords=(1, 3, 0))])
+    monkeypatch.setattr(program, "compiler_mesh", lambda *_: SimpleNamespace(devices=devices))
+    monkeypatch.setattr(program, "compiled", compile_)
+    times = iter([100.0, 102.34])
+    monkeypatch.setattr(compiling.time, "time", lambda: next(times))
+    return compiling._compile(Job(DENSE, CONFIG, {"fsdp": -1}, parse("v6e:4x4")))
