@@ -1,4 +1,4 @@
-"""A mixture of experts is each token through its own experts, one after the other: none is dropped, none is added."""
+"""A mixture of experts is each token through its own experts, one after the other; none is dropped or added."""
 
 import dataclasses
 import json
@@ -101,7 +101,7 @@ def test_the_routing_counts_what_is_not_padding():
 
 
 def test_experts_on_other_devices_are_the_same_experts():
-    """Also when all tokens want those of one device: the output is the loop's, the gradients are one device's.
+    """Also if all tokens choose experts of one device. The output is that of a loop, the gradients those of one device.
 
     1e-6 of the largest number: float32 (6e-8 a rounding) in sums over 64 inputs and 48 tokens in another order.
     """
@@ -149,7 +149,7 @@ def test_shared_experts_are_an_mlp_of_their_width_beside_the_others():
 
 
 def test_every_token_goes_to_k_different_experts():
-    """Even where all want the same ones: an expert takes as many as come."""
+    """Even if all prefer the same one: an expert has no limit."""
     logits_ME = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
     logits_ME[:, 3] += 100
     _, weights_Mk, experts_Mk = route(jnp.asarray(logits_ME), EXPERTS.config)
@@ -160,7 +160,7 @@ def test_every_token_goes_to_k_different_experts():
 
 
 def test_a_token_costs_its_own_experts_alone():
-    """Next to a dense model of the same width: two of five experts and the router, and five of each parameter."""
+    """Beside a dense model of the same width: two of five experts and the router, but the parameters of five."""
     expert = 3 * CONFIG.width * EXPERTS.config.mlp_width
     dense = matrix_parameters(dataclasses.replace(CONFIG, mlp_width=EXPERTS.config.mlp_width))
     assert matrix_parameters(EXPERTS.config) == dense + CONFIG.layers * (expert + CONFIG.width * 5)
