@@ -232,7 +232,7 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_compiled(
     told = refused(capsys, *command, "{fsdp: -1}", f"--{stage}.loss_chunks=5")
     assert f"{stage}.loss_chunks: 5 does not divide the 128 tokens of a row that a device has; use 4 or 8" in told
     told = refused(capsys, *command, "{sequence: 8}", f"--{stage}.sequence_length=24")
-    assert f"{stage}.sequence_length: 24 tokens, in 2 pieces a device, can't be shared by 8 devices" in told
+    assert f"{stage}.sequence_length: 24 tokens, in 2 chunks a device, can't be shared by 8 devices" in told
     assert not (tiny_tokens / verb).exists()
 
 

@@ -96,7 +96,7 @@ def test_it_is_a_table_for_people(capsys, tmp_path):
             ("--mesh={fsdp: 3}",),
             "pretrain.batch_size: 32 rows (batch_size / accumulation) can't be shared by 3 devices",
         ),
-        (("--mesh={sequence: 3}",), "pretrain.sequence_length: 256 tokens, in 2 pieces a device, can't be shared by 3"),
+        (("--mesh={sequence: 3}",), "pretrain.sequence_length: 256 tokens, in 2 chunks a device, can't be shared by 3"),
         (
             ("--mesh={tensor: 8}",),
             "model.heads: 4 can't be shared by 8 devices along mesh.tensor; use mesh.tensor 4, or",

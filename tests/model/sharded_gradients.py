@@ -1,6 +1,6 @@
-"""Run in a process of its own with 8 CPU devices: how exact gradients of parameters are that 8 devices sum, as JSON.
+"""Run in its own process with 8 CPU devices: the errors of parameter gradients that 8 devices reduce, as JSON.
 
-Of each case the norm of the error, relative to the gradient in float64 from the same bfloat16 operands.
+For each case the norm of the error, relative to the gradient in float64 from the same bfloat16 operands.
 """
 
 import json
@@ -27,7 +27,7 @@ def far(found, expected) -> float:
 
 
 def of_a_matmul(mesh, axes, reduce_dtype):
-    """`linear.matmul` of rows that are spread over all devices; the weight's width is first or last."""
+    """`linear.matmul` of rows on all devices; the width is the weight's first or last dimension."""
     random = np.random.default_rng(0)
     inputs, outputs = (32, 64) if axes[0] == "embed" else (64, 32)
     x, cotangent = (jnp.asarray(random.standard_normal((32, 16, n)), BF16) for n in (inputs, outputs))
@@ -43,7 +43,7 @@ def of_a_matmul(mesh, axes, reduce_dtype):
 
 
 def of_experts(mesh, axes, reduce_dtype):
-    """The weight of experts, whole on every device, each of which gives a gradient of its own."""
+    """The weight of experts, all-gathered on every device, each with its own gradient."""
     random = np.random.default_rng(0)
     weight = jnp.asarray(random.standard_normal((4, 32, 64)), "float32" if reduce_dtype == "float32" else BF16)
     cotangents = jnp.asarray(random.standard_normal((mesh.size, 4, 32, 64)), BF16)

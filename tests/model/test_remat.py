@@ -1,4 +1,4 @@
-"""What the backward pass finds kept is what `model.remat` says, and no number depends on it."""
+"""The forward pass keeps what `model.remat` says, and no number depends on it."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ def test_no_policy_changes_a_number(policy):
 
 
 def kept(policy) -> Counter:
-    """How many numbers the backward pass finds, by the memory that they are in."""
+    """How many numbers the forward pass keeps, by the memory that they are in."""
     with jax.set_mesh(mesh()):
         backward = jax.make_jaxpr(lambda tree: jax.vjp(loss_of(policy), tree)[1])(params())
     numbers = Counter()
@@ -52,7 +52,7 @@ def kept(policy) -> Counter:
 def test_what_is_kept_is_what_the_policy_names():
     rows = CONFIG.layers * batch().inputs.size
     attention = CONFIG.heads * CONFIG.head_width
-    # queries, keys, values, what attention mixed and its product, gate and up; no gradient needs that with `down`
+    # queries, keys, values, the mixed values and their projection, gate and up; no gradient needs the output of `down`
     dots = 2 * attention + 2 * CONFIG.kv_heads * CONFIG.head_width + CONFIG.width + 2 * CONFIG.mlp_width
     full = kept("full")
     assert kept("save_attention") == full + Counter(Device=rows * attention)

@@ -1,4 +1,4 @@
-"""The advice for a plan that does not fit: by how much, and a change that makes it fit, best one that keeps the result."""
+"""The advice for a plan that does not fit: by how much, and the change that makes it fit and keeps the result."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Run as one of several hosts: losses of 20 steps on each mesh, and which rows this host built; as one JSON object."""
+"""Run as one of several hosts: losses of 20 steps on each mesh, and the rows that this host built, as JSON."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def documents(folder: Path) -> token_store.TokenStore:
 
 
 def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
-    """What a training on that mesh computes and reads."""
+    """Losses, evaluation and rows of a training on that mesh."""
     built, build = [], streams.build
     streams.build = lambda parts, rows, length: built.append(rows) or build(parts, rows, length)
     rows = own_rows(mesh, ROWS)
@@ -54,7 +54,7 @@ def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
         step = make_step(ARCHITECTURE, optimizer, CONFIG, jax.numpy.float32, seed=0)
         for number in range(STEPS):
             batch = stream.batch_at(number)
-            assert built[-1] == len(rows), "a host built rows of others"
+            assert built[-1] == len(rows), "a host built rows of other hosts"
             placed = put(mesh, batch)
             for name, array in vars(whole.batch_at(number)).items():
                 for shard in getattr(placed, name).addressable_shards:

@@ -21,7 +21,7 @@ def start(
 
     Args:
         own: further words of a host.
-        folders: from where a host takes the package; default is this project.
+        folders: the folder of a host's package; default is this project.
     """
     flags = f"--xla_force_host_platform_device_count={devices // hosts} {QUICK_TO_COMPILE}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
@@ -52,7 +52,7 @@ def finish(started: list, timeout: float = 300) -> list[tuple[int, str, str]]:
 
 
 def run(hosts: int, *command: str | Path, timeout: float = 300, **options) -> list[tuple[int, str, str]]:
-    """Start and finish; all must succeed."""
+    """Start and finish; all hosts must succeed."""
     ended = finish(start(hosts, *command, **options), timeout)
     assert [code for code, _, _ in ended] == [0] * hosts, "\n".join(said for _, _, said in ended)
     return ended

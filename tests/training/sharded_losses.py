@@ -1,4 +1,4 @@
-"""Run in a process of its own with 8 CPU devices: losses of a model on each mesh, as one JSON object.
+"""Run in its own process with 8 CPU devices: losses of a model on each mesh, as one JSON object.
 
 Arguments: the model, the number of steps, and the meshes (none is all).
 """
@@ -30,13 +30,13 @@ MESHES = {
     "data 2, fsdp 2, tensor 2": {"data": 2, "fsdp": 2, "tensor": 2},
     "sequence 4, fsdp 2": {"sequence": 4, "fsdp": 2},
 }
-# Of a mixture whose experts the mesh can share, as well.
+# Also for a mixture whose experts the mesh can split.
 EXPERT_MESHES = MESHES | {
     "expert 4, fsdp 2": {"expert": 4, "fsdp": 2},
     "expert 8": {"expert": 8},
     "expert 2, sequence 2, tensor 2": {"expert": 2, "sequence": 2, "tensor": 2},
 }
-SCHEDULE = 20  # steps, of which the first are taken
+SCHEDULE = 20  # steps of the schedule; a test runs the first of them
 ADAMW = OptimizerConfig(peak_lr=3e-3, warmup_steps=1)
 
 
@@ -47,7 +47,7 @@ def losses(
     accumulation: int = 1,
     optimizer: OptimizerConfig = ADAMW,
 ) -> dict[str, list]:
-    """What each of the first steps says (with `balance_rate` also the loads), and the biases of experts in the end."""
+    """The metrics of each of the first steps (with `balance_rate` also the loads), and the final biases of experts."""
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
     config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=optimizer)
     said = ["loss", "grad_norm", *(["balance_loss", "expert_loads"] if architecture.config.balance_rate else [])]
@@ -63,7 +63,7 @@ def losses(
             for name in said:
                 found[name].append(metrics[name].tolist())
         kept = jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted, state, shardings)
-        assert all(jax.tree.leaves(kept)), "the step moved a part of the state to another layout"
+        assert all(jax.tree.leaves(kept)), "the step changed the sharding of a part of the state"
         if architecture.config.balance_rate:
             found["biases"] = state["params"]["layers"]["mlp"]["balance"].tolist()
     return found

@@ -1,4 +1,4 @@
-"""Run in a process of its own with 8 CPU devices: losses of 4 steps with an optimizer on each mesh, as JSON.
+"""Run in its own process with 8 CPU devices: losses of 4 steps with an optimizer on each mesh, as JSON.
 
 Arguments: the model, the optimizer, and the meshes (none is all).
 """

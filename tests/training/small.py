@@ -15,11 +15,11 @@ CONFIG = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, head_width=8, mlp_
     96
 )
 ARCHITECTURE = Architecture(CONFIG)
-# Experts with all that a mesh could count twice or not at all: biases, a number of experts that nothing divides, sinks.
+# Experts with everything that a mesh could count twice or not at all: biases, sinks, an indivisible number of experts.
 EXPERTS = Architecture(
     dataclasses.replace(CONFIG, mlp_width=16, experts=5, experts_per_token=2, mlp_bias=True, sinks=True)
 )
-# Experts that a mesh can share, with all that keeps them even.
+# Experts that a mesh can split, with everything that balances their loads.
 SPREAD = Architecture(
     dataclasses.replace(EXPERTS.config, experts=8, shared_experts=2, balance_loss=0.1, balance_rate=0.01, remat="full")
 )
@@ -31,7 +31,7 @@ def mesh():
 
 
 def params(seed: int = 0, architecture: Architecture = ARCHITECTURE):
-    """Fresh parameters: arrays of their own, since a step takes them for itself."""
+    """Fresh parameters, copied for each caller, since a step donates them."""
     return jax.tree.map(lambda kept: jax.device_put(*kept), _initial(seed, architecture), is_leaf=_is_kept)
 
 

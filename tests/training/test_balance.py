@@ -1,4 +1,4 @@
-"""Experts are kept evenly loaded, by a loss or by biases, and the log says how evenly."""
+"""A loss or biases balance the loads of experts, and the log has these loads."""
 
 import dataclasses
 import functools
@@ -57,7 +57,7 @@ def test_the_metrics_are_multiples_of_an_even_load():
 
 @functools.cache
 def skewed(balance_loss: float = 0.0, balance_rate: float = 0.0, steps: int = 60) -> tuple[list[dict], list[dict]]:
-    """Metrics of some steps on one batch, from a router that prefers two experts; what the experts are after each."""
+    """Metrics and the experts' parameters after each step on one batch, from a router that prefers two experts."""
     config = dataclasses.replace(SPREAD.config, balance_loss=balance_loss, balance_rate=balance_rate)
     architecture = Architecture(config)
     train = TrainConfig(batch_size=4, optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=1))
@@ -85,7 +85,7 @@ def test_loads_become_even(setting):
 
 
 def test_a_bias_moves_by_its_rate_against_the_load_and_by_nothing_else():
-    """Not by the optimizer, and not by a gradient: after a step it is the rate or its negative."""
+    """Not by the optimizer and not by a gradient: after one step it is the rate or its negative."""
     found, experts = skewed(balance_rate=0.01)
     balance_LE = experts[0]["balance"]
     np.testing.assert_array_equal(np.abs(balance_LE), np.float32(0.01))

@@ -78,7 +78,7 @@ def fits(mesh, stage="pretrain", sizes_given=False, **settings):
         (
             {"sequence": 3},
             {},
-            "sequence_length: 32 tokens, in 2 pieces a device, can't be shared by 3 devices along mesh",
+            "sequence_length: 32 tokens, in 2 chunks a device, can't be shared by 3 devices along mesh",
         ),
         ({"sequence": 3}, {}, "along mesh.sequence; use sequence_length 30, or mesh.sequence 2 or 4"),
         ({"sequence": 2}, {"sequence_length": 30}, "use sequence_length 28 or 32, or mesh.sequence 1 or 3"),

@@ -14,9 +14,9 @@ from tpullm.training.optimizer.chain import learning_rate, learning_rates
 
 
 def test_a_command_traces_each_program_once(tiny_tokens, monkeypatch):
-    """The step and the evaluation of it: batches, sources, saves and repeated evaluations share one program.
+    """The step and the evaluation: batches, sources, checkpoints and repeated evaluations share one program.
 
-    A training that goes on from a save is as one that starts: one trace and one compiled program.
+    A resumed training is like a new one: one trace and one compiled program.
     """
     traced, steps = {"step": 0, "evaluation": 0}, []
 
@@ -71,7 +71,7 @@ def test_the_logged_learning_rates_are_the_schedule():
 
 
 def test_ctrl_c_stops_a_training_but_not_one_in_the_background():
-    """There a shell has it ignored, since it is for another program; SIGTERM stops both."""
+    """A shell makes background processes ignore Ctrl-C; SIGTERM stops both."""
     for in_background in (False, True):
         before = signal.signal(signal.SIGINT, signal.SIG_IGN if in_background else signal.default_int_handler)
         try:

@@ -1,4 +1,4 @@
-"""Sharded = single device: the mesh changes where arrays live and not one number."""
+"""Sharded = single device: the mesh changes where arrays live, and no number."""
 
 import json
 import subprocess
@@ -23,8 +23,7 @@ SOME = ["one device", "data 2, fsdp 2, tensor 2"]
 def test_losses_on_a_mesh_are_those_of_one_device(model, steps, meshes):
     """Float32 sums in another order over 3 or 20 steps of AdamW: 1e-5 relative is some hundred roundings.
 
-    So are the loads of experts, the loss that keeps them even, and the biases that do; and gradient norms, over 20
-    steps within 5e-5.
+    The same holds for the loads of experts, the balance loss and the biases; for gradient norms over 20 steps, 5e-5.
     """
     found = results("tests.training.sharded_losses", model, str(steps), *meshes)
     assert len(found) == (len(meshes) or {"spread": 8}.get(model, 5)) + 1, "all of them, and one accumulated"
@@ -44,11 +43,11 @@ def test_losses_on_a_mesh_are_those_of_one_device(model, steps, meshes):
     ],
 )
 def test_every_optimizer_gives_the_losses_of_one_device(model, optimizer, meshes):
-    """As above, over 4 steps. Moments in bfloat16: a sum in another order may be rounded to the other neighbour, 2^-8
-    away; the gradient's norm then moved by 2e-5, and 1e-4 is 5 times that.
+    """As above, over 4 steps. With moments in bfloat16 a sum in another order may be rounded to the other neighbour,
+    2^-8 away. The gradient norm then moved by 2e-5; 1e-4 is 5 times that.
 
-    In the fifth step with Adafactor a token's second and third expert are 1.2e-5 apart on one device, and on one mesh
-    it goes to the other.
+    In the fifth step with Adafactor a token's second and third expert are 1.2e-5 apart on one device, and one mesh
+    chooses the other expert.
     """
     found = results("tests.training.sharded_optimizers", model, optimizer, *meshes)
     assert len(found) == (len(meshes) or 5)
@@ -56,20 +55,20 @@ def test_every_optimizer_gives_the_losses_of_one_device(model, optimizer, meshes
 
 
 def results(module: str, *arguments: str) -> dict[str, dict[str, list]]:
-    """What a program of this folder prints: of each mesh, what each step said."""
+    """The output of a program of this folder: for each mesh, the metrics of each step."""
     done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def assert_those_of_one_device(found: dict[str, dict[str, list]], tolerance: float) -> None:
-    """All that each mesh gave; and how far it is, for whoever runs this with `-s`.
+    """Compare all metrics of each mesh; `-s` prints the differences.
 
-    Where a token's second and third expert are nearly equal, it may go to the other. Then one token of some 340 has
-    another loss (1e-3 is a third of a nat of it), and only the steps before must be the same. Of 20 steps, 15 was the
-    first: on one device two scores of a token were 3e-6 apart, and on all 8 meshes it moved, from one device's own
-    first parameters too. Why on all of them is not known: gradients of one step are as far from one device's as meshes'
-    are from each other's, 1e-6 of the largest.
+    If the scores of a token's second and third expert are nearly equal, a mesh may choose the other one. Then one token
+    of some 340 has another loss (1e-3 is a third of a nat of it), and only the steps before must be equal. Of 20 steps,
+    15 was the first: two scores of a token were 3e-6 apart on one device, and all 8 meshes chose the other expert, also
+    from one device's initial parameters. Why all of them did is not known: the gradients of one step differ between a
+    mesh and one device as much as between two meshes, by 1e-6 of the largest.
     """
     one = found.pop("one device")
     for mesh, said in found.items():
@@ -82,8 +81,8 @@ def assert_those_of_one_device(found: dict[str, dict[str, list]], tolerance: flo
         print(f"{mesh}: {same} of {steps} steps, " + ", ".join(f"{name} {value:.1e}" for name, value in far.items()))
         assert same >= min(steps, 10), f"{mesh}: a token moved to another expert in step {same}"
         for name, values in said.items():
-            if name != "biases" or same == steps:  # those of the end
-                # AdamW makes more of a rounding from step to step: accumulated, the norm moved by 1.4e-5 in step 11.
+            if name != "biases" or same == steps:  # the final biases
+                # AdamW amplifies roundings from step to step: with accumulation, the norm moved by 1.4e-5 in step 11.
                 allowed = 5 * tolerance if name == "grad_norm" and steps == 20 else tolerance
                 np.testing.assert_allclose(values[:same], one[name][:same], rtol=allowed, err_msg=f"{name} on {mesh}")
         np.testing.assert_allclose(said["loss"], one["loss"], rtol=tolerance if same == steps else 1e-3, err_msg=mesh)

@@ -1,4 +1,4 @@
-"""The step computes what it should: causal, packed = unpacked, accumulated = whole, one trace."""
+"""The step is causal, packed = unpacked, accumulated = whole, and traced once."""
 
 import dataclasses
 
@@ -21,14 +21,14 @@ from tpullm.training.step import accumulate, batch_loss, make_step
 
 
 def test_causal_no_loss_depends_on_a_later_token():
-    """By gradients: the loss at t must not move with the vectors of the tokens after t, nor of other segments."""
+    """By gradients: the loss at t does not depend on the vectors of tokens after t or of other segments."""
     b = batch(rows=1)
     tree = params()
     one_hot = jax.nn.one_hot(b.inputs, CONFIG.vocabulary_size)
 
     def loss(one_hot, weights):
         model = ARCHITECTURE.model(tree)
-        # A product with one-hot rows is the lookup, and has a gradient by token.
+        # A matmul with one-hot rows is the lookup, with a gradient for each token.
         spec = RULES.spec("batch", "time", "width")
         model.embed = lambda tokens, positions, dtype: jax.reshard(
             jnp.einsum("btv,vd->btd", one_hot, tree["embedding"]), spec
@@ -44,7 +44,7 @@ def test_causal_no_loss_depends_on_a_later_token():
             gradient = np.abs(gradient_of(one_hot, weights))[0].sum(axis=-1)
             same_segment = b.segment_ids[0] == b.segment_ids[0, position]
             may_see = same_segment & (b.positions[0] <= b.positions[0, position])
-            if b.segment_ids[0, position]:  # no padding
+            if b.segment_ids[0, position]:  # not padding
                 assert (gradient[~may_see] == 0).all()
                 assert (gradient[may_see] > 0).all()
 
@@ -175,7 +175,7 @@ def test_a_bfloat16_step_is_near_a_float32_step():
             jax.jit(lambda p, dtype=dtype: batch_loss(ARCHITECTURE, p, b, dtype=dtype)[1].loss)(params())
             for dtype in (jnp.float32, jnp.bfloat16)
         ]
-    # 8 bits of mantissa: 0.4 % a product; the mean over about 60 tokens is closer.
+    # 8 bits of mantissa: 0.4 % for each matmul; the mean over about 60 tokens is closer.
     np.testing.assert_allclose(*losses, rtol=5e-3)
     assert losses[0] != losses[1]
 

@@ -1,4 +1,4 @@
-"""Trained models on disk: what a MODEL argument means, and the parameters that it names."""
+"""Trained models on disk: what a MODEL argument means, and how the parameters are read."""
 
 import logging
 from dataclasses import dataclass
@@ -16,8 +16,6 @@ from tpullm.run import manifest
 from tpullm.tokenizer import Tokenizer
 
 MARK = "commit_success.txt"
-
-
 STAGES = ("finetune", "pretrain", "base")
 
 
@@ -27,7 +25,7 @@ class Model:
 
     Args:
         directory: `STAGE/checkpoints`.
-        step: which of them.
+        step: of the checkpoint.
         run: the run directory.
         stage: `finetune`, `pretrain`, or `base` if it was imported.
         config: of the model.
@@ -46,22 +44,22 @@ class Model:
 
     @property
     def tokenizer_path(self) -> Path:
-        """The folder of the tokenizer that it was trained with."""
+        """The folder of the tokenizer that the model was trained with."""
         return self.directory.parent / "tokenizer"
 
     def talks(self, tokenizer: Tokenizer) -> bool:
-        """It was tuned on conversations, here or (there is a chat template) by those who published it."""
+        """Whether it was tuned on conversations: by this program, or by its publisher if it has a chat template."""
         return self.stage == "finetune" or self.stage == "base" and tokenizer.has_template
 
 
 def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
-    """What a MODEL argument names: a run directory (its last finished stage), a stage, or one checkpoint.
+    """The model of a MODEL argument: a run directory (its last finished stage), a stage, or one checkpoint.
 
     Args:
-        stages: which stage of a run is meant, the preferred one first.
+        stages: of a run directory, the preferred one first.
 
     Raises:
-        UserError: it is none of them, or holds no finished save.
+        UserError: it is none of these, or holds no finished checkpoint.
     """
     path = storage.path(model)
     if not path.is_dir():
@@ -77,7 +75,7 @@ def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
 
 
 def _stands(run: Path, stage: str) -> bool:
-    """Whether a stage is finished, and made from the pretraining that is there today."""
+    """Whether a stage is finished, and was made from the earlier stages as they are now."""
     if not (run / stage / manifest.FILE).exists():
         return False
     upstream = storage.read_json(run / stage / manifest.FILE)["inputs"]["upstream"]
@@ -86,7 +84,7 @@ def _stands(run: Path, stage: str) -> bool:
 
 
 def steps(directory: Path) -> list[int]:
-    """The steps of the finished saves in `STAGE/checkpoints`. On `gs://` Orbax marks what is finished by a file."""
+    """The steps of the finished checkpoints in `STAGE/checkpoints`. On `gs://` Orbax marks each with a file."""
     found = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
     return [step for step in found if not storage.is_remote(directory) or (directory / str(step) / MARK).exists()]
 
@@ -94,7 +92,7 @@ def steps(directory: Path) -> list[int]:
 def _describe(directory: Path, step: int | None) -> Model:
     found = steps(directory)
     if not found or (step is not None and step not in found):
-        raise UserError(f"{directory}: no finished save{f' of step {step}' if step is not None else ''} here")
+        raise UserError(f"{directory}: no finished checkpoint{f' of step {step}' if step is not None else ''} here")
     step = found[-1] if step is None else step
     logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
     manager = reader(directory)
@@ -118,8 +116,8 @@ def _config(described: dict, where: Path) -> ModelConfig:
 
 
 def stored(model: Model) -> Tree:
-    """Shapes and types of the parameters as they were saved."""
-    handlers = {"state": ocp.PyTreeCheckpointHandler()}  # without one, Orbax knows no item's metadata
+    """Shapes and types of the parameters in the checkpoint."""
+    handlers = {"state": ocp.PyTreeCheckpointHandler()}  # without a handler, Orbax has no metadata of an item
     manager = reader(model.directory, item_names=("state",), item_handlers=handlers)
     try:
         saved = manager.item_metadata(model.step)["state"].tree["params"]
@@ -129,7 +127,7 @@ def stored(model: Model) -> Tree:
 
 
 def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
-    """The model that a recipe trains: its own, or that of its base.
+    """The config of the model that a recipe trains: its own, or that of its base.
 
     Args:
         vocabulary_size: the tokenizer's.
@@ -140,10 +138,10 @@ def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
 
 
 def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
-    """The same before there is a tokenizer: with the size of vocabulary that the recipe asks for.
+    """The same before there is a tokenizer, with the vocabulary size of the recipe.
 
     Raises:
-        UserError: the recipe leaves that size to its text.
+        UserError: the recipe leaves that size to the tokenizer.
     """
     from tpullm.tokenizer import load as load_tokenizer
 
@@ -155,7 +153,7 @@ def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
 
 
 def load_params(model: Model, shapes: Tree) -> Tree:
-    """The parameters of a model, into `shapes` (with shardings); the optimizer's state is not read."""
+    """The parameters of a model, by the shapes, types and shardings of `shapes`; no optimizer state is read."""
     manager = reader(model.directory, item_names=("state",))
     try:
         restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)

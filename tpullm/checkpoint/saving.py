@@ -1,8 +1,8 @@
 """Saving and restoring a training state by Orbax, in the background, and saving parameters alone.
 
-A checkpoint holds the training state (parameters, optimizer, step: the step is the whole position in the data) and a
-description: the model's config, the recipe, the stage and its inputs. `latest` is never a save that did not finish:
-Orbax writes beside and renames.
+A checkpoint holds the training state (parameters, optimizer, step; the step alone is the position in the data) and a
+description: the model's config, the recipe, the stage and its inputs. `latest` is never an unfinished checkpoint, since
+Orbax writes to a temporary folder and renames it.
 """
 
 import dataclasses
@@ -20,15 +20,12 @@ from tpullm.recipe.schema import CheckpointConfig, ModelConfig
 
 Tree = Any
 
-
 MOST_BYTES_AT_ONCE = 1 << 28
-
-
-CHUNK_BYTES = 1 << 26  # compressed at once, and held back before it is written
+CHUNK_BYTES = 1 << 26  # compressed at once, and buffered before it is written
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """Orbax without waiting for the other hosts: what one of them may do by itself, or each in its own time."""
+    """Options of Orbax for steps that hosts may run without a barrier."""
     host = hosts.index()
     return ocp.options.MultiprocessingOptions(
         primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
@@ -36,13 +33,13 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 def reader(directory: Path, **named: Any) -> ocp.CheckpointManager:
-    """Orbax's manager of `STAGE/checkpoints`, to read; `named` goes to it."""
+    """Orbax's manager of `STAGE/checkpoints`, for reading; `named` are its further arguments."""
     options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=_alone(), read_only=True)
     return ocp.CheckpointManager(directory, options=options, **named)
 
 
 class Checkpoints:
-    """The checkpoints of one stage, saved in the background; with several hosts, each writes what its devices hold.
+    """The checkpoints of one stage, saved in the background; each host writes the shards of its own devices.
 
     Args:
         directory: `STAGE/checkpoints`.
@@ -51,7 +48,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, config: CheckpointConfig, always: int = 0):
-        # Orbax logs the traceback of a failed save from its thread; `check` and `close` raise the same error here.
+        # Orbax's thread logs the traceback of a failed save; `check` and `close` raise the same error.
         logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
         kept = [preservation_policy.LatestN(config.keep), preservation_policy.CustomSteps([always])]
         options = ocp.CheckpointManagerOptions(
@@ -62,7 +59,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def save(self, step: int, state: Tree, description: dict) -> None:
-        """Start saving; an earlier save's failure is raised here."""
+        """Start saving; raises the error of an earlier save that failed."""
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(description))
         self._manager.save(step, args=items, force=True)
 
@@ -71,23 +68,23 @@ class Checkpoints:
         self._manager.check_for_errors()
 
     def restore(self, step: int, target: Tree) -> Tree:
-        """The state at `step`, placed as `target` (shapes, types, shardings) says, whatever mesh wrote it."""
+        """The state at `step` with the shapes, types and shardings of `target`, from any mesh."""
         return _restore(self._manager, step, target)
 
     def close(self) -> None:
-        """Wait for the last save."""
+        """Wait until the last save has finished."""
         self._manager.wait_until_finished()
         self._manager.close()
 
 
 def save_params(directory: Path, params: Tree, description: dict) -> None:
-    """Save parameters alone as step 0, in little memory: few at a time, in small pieces, and waiting for each.
+    """Save parameters alone as step 0, in little memory: a few at a time, in small chunks, in the foreground.
 
-    A save in the background first copies all of them. For 4.2 GB in bfloat16, the largest parameter of 1.1 GB, the
-    process takes 0.9 to 1.1 GB more than the arrays; it was up to 1.8 where files were held back up to 2 GB.
+    A save in the background first copies all parameters. For 4.2 GB in bfloat16, the largest parameter of 1.1 GB, the
+    process takes 0.9 to 1.1 GB more than the arrays; it was up to 1.8 with buffers of up to 2 GB.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
-    # Below the size of the largest parameter, Orbax would wait for ever.
+    # With a limit below the size of the largest parameter, Orbax would wait forever.
     most = max([MOST_BYTES_AT_ONCE, *(leaf.nbytes for leaf in jax.tree.leaves(params))])
     state_handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=most / 1e9 + 0.001)
     handlers = {"state": state_handler, "description": ocp.JsonCheckpointHandler()}
@@ -99,7 +96,7 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
     try:
         in_chunks = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), {"params": params})
         state = ocp.args.PyTreeSave({"params": params}, save_args=in_chunks, ocdbt_target_data_file_size=CHUNK_BYTES)
-        if manager.latest_step() is None:  # else killed after the save
+        if manager.latest_step() is None:  # otherwise an earlier process was killed after the save
             manager.save(0, args=ocp.args.Composite(state=state, description=ocp.args.JsonSave(description)))
     finally:
         manager.close()
@@ -116,12 +113,12 @@ def _restore(manager: ocp.CheckpointManager, step: int, target: Tree) -> Tree:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something, 200 characters at most."""
+    """The first line of an error's message that is not empty, at most 200 characters."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 def description(stage: str, config: ModelConfig, recipe: Any, inputs: dict, horizons: list[list[int]] = ()) -> dict:
-    """What a checkpoint says of itself; see `models.Model`."""
+    """The description in a checkpoint; see `models.Model`."""
     return {
         "stage": stage,
         "model": dataclasses.asdict(config),

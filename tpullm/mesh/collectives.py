@@ -7,40 +7,40 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from tpullm.mesh import torus
-from tpullm.mesh.layout import RULES, Rules, axis_size, unstacked_axes
+from tpullm.mesh.layout import RULES, axis_size, unstacked_axes
 
 
-def all_gather(parameter: jax.Array, *dimensions: str | None, dtype: jnp.dtype, rules: Rules = RULES) -> jax.Array:
+def all_gather(parameter: jax.Array, *dimensions: str | None, dtype: jnp.dtype) -> jax.Array:
     """A parameter for its use: cast to `dtype` first, so that fewer bytes move, then whole along `embed` (FSDP)."""
-    used = rules.spec(*[None if dimension == "embed" else dimension for dimension in dimensions])
-    if "embed" not in dimensions or axis_size(rules.embed) == 1:
+    used = RULES.spec(*[None if dimension == "embed" else dimension for dimension in dimensions])
+    if "embed" not in dimensions or axis_size(RULES.embed) == 1:
         return jax.reshard(parameter.astype(dtype), used)
-    local = lambda x: all_gather_local(x.astype(dtype), *dimensions, rules=rules)  # noqa: E731
+    local = lambda x: all_gather_local(x.astype(dtype), *dimensions)  # noqa: E731
     return jax.shard_map(local, out_specs=used, check_vma=False)(parameter)
 
 
-def all_gather_local(x: jax.Array, *dimensions: str | None, rules: Rules = RULES) -> jax.Array:
+def all_gather_local(x: jax.Array, *dimensions: str | None) -> jax.Array:
     """`all_gather` of a device's own shard; inside `jax.shard_map`."""
-    if jax.lax.axis_size(rules.embed) == 1:
+    if jax.lax.axis_size(RULES.embed) == 1:
         return x
     flat, shape, order = _embed_first(x, dimensions)
-    gather = partial(jax.lax.all_gather, axis_name=rules.embed, axis=flat.ndim - 2, tiled=True)
-    for groups in reversed(torus.steps(rules.embed)):
+    gather = partial(jax.lax.all_gather, axis_name=RULES.embed, axis=flat.ndim - 2, tiled=True)
+    for groups in reversed(torus.steps(RULES.embed)):
         flat = gather(flat, axis_index_groups=groups)
     return _embed_back(_row_major(flat), shape, order)
 
 
-def reduce_gradient(x: jax.Array, *dimensions: str | None, over: tuple[str, ...], rules: Rules = RULES) -> jax.Array:
+def reduce_gradient(x: jax.Array, *dimensions: str | None, over: tuple[str, ...]) -> jax.Array:
     """This device's shard of a parameter's gradient, from what each device computed of it; inside `jax.shard_map`.
 
     A reduce-scatter along `embed`, then an all-reduce of the shard alone over the other mesh axes of `over`.
     """
-    if "embed" in dimensions and rules.embed in over:
+    if "embed" in dimensions and RULES.embed in over:
         # On one device, `_embed_first` and `_embed_back` would cost a CPU a third of its step.
-        if jax.lax.axis_size(rules.embed) > 1:
+        if jax.lax.axis_size(RULES.embed) > 1:
             flat, shape, order = _embed_first(x, dimensions)
-            x = _embed_back(_reduce_scatter(flat, rules.embed, flat.ndim - 2), shape, order)
-        over = tuple(axis for axis in over if axis != rules.embed)
+            x = _embed_back(_reduce_scatter(flat, RULES.embed, flat.ndim - 2), shape, order)
+        over = tuple(axis for axis in over if axis != RULES.embed)
     return jax.lax.psum(x, over) if over else x
 
 

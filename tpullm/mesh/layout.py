@@ -104,9 +104,9 @@ def mesh_axes(spec: PartitionSpec, dimensions: range | tuple[int, ...]) -> tuple
     return tuple(name for part in parts for name in ((part,) if isinstance(part, str) else part or ()))
 
 
-def named_sharding(mesh: Mesh, *dimensions: str | None, rules: Rules = RULES) -> NamedSharding:
+def named_sharding(mesh: Mesh, *dimensions: str | None) -> NamedSharding:
     """The sharding of an array with these logical dimensions on `mesh`."""
-    return NamedSharding(mesh, rules.spec(*dimensions))
+    return NamedSharding(mesh, RULES.spec(*dimensions))
 
 
 def axis_size(axis: str | None) -> int:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.mesh.layout import RULES, Rules, axis_size
+from tpullm.mesh.layout import RULES, axis_size
 
 
 def zigzag_order(length: int, devices: int) -> np.ndarray:
@@ -19,12 +19,12 @@ def zigzag_order(length: int, devices: int) -> np.ndarray:
     return np.concatenate([chunk for n in range(devices) for chunk in (chunks[n], chunks[-1 - n])])
 
 
-def to_zigzag_order(x_BT: jax.Array, rules: Rules = RULES) -> jax.Array:
+def to_zigzag_order(x_BT: jax.Array) -> jax.Array:
     """Rows `[B, T]` with their tokens in zigzag order."""
-    devices = axis_size(rules.time)
+    devices = axis_size(RULES.time)
     if devices == 1:
         return x_BT
-    return x_BT.at[:, zigzag_order(x_BT.shape[1], devices)].get(out_sharding=rules.spec("batch", "time"))
+    return x_BT.at[:, zigzag_order(x_BT.shape[1], devices)].get(out_sharding=RULES.spec("batch", "time"))
 
 
 def own_indices(length: int, axis: str) -> jax.Array:

@@ -87,16 +87,16 @@ def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMe
     """The tokens of a row: two chunks for each device (`mesh/zigzag.py`)."""
     axis, length = RULES.time, config.sequence_length
     parts = mesh.shape[axis]
-    pieces = lambda devices: 2 * devices if devices > 1 else 1  # noqa: E731
-    if length % pieces(parts) == 0:
+    chunks = lambda devices: 2 * devices if devices > 1 else 1  # noqa: E731
+    if length % chunks(parts) == 0:
         _check_chunks(config, length // parts, stage)
         return
     longest = model.context_length
     ways = {
-        "sequence_length": nearest(length, lambda size: size % pieces(parts) == 0 and size <= longest, 2 * parts),
-        f"mesh.{axis}": nearest(parts, lambda size: length % pieces(size) == 0 and _possible(mesh, size), length),
+        "sequence_length": nearest(length, lambda size: size % chunks(parts) == 0 and size <= longest, 2 * parts),
+        f"mesh.{axis}": nearest(parts, lambda size: length % chunks(size) == 0 and _possible(mesh, size), length),
     }
-    _refuse(f"{stage}.sequence_length: {length} tokens, in 2 pieces a device,", parts, f"mesh.{axis}", ways)
+    _refuse(f"{stage}.sequence_length: {length} tokens, in 2 chunks a device,", parts, f"mesh.{axis}", ways)
 
 
 def _check_block(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:

@@ -1,4 +1,4 @@
-"""Run in a process of its own: one training step on one row of several long documents, as one JSON object.
+"""Run in its own process: one training step on rows of several long documents, as one JSON object.
 
 Arguments: the tokens of the row, how many rows, and the mesh as JSON ({} is one device).
 """
@@ -43,8 +43,8 @@ def rows() -> Batch:
 
 
 def main():
-    """Loss and gradient norm of a step, its seconds, and bytes: of a device, and the most that this process held."""
-    kernels.LONGEST_KEPT = 0  # or a short row would be attended to in another way on one device
+    """Loss and gradient norm of a step, its seconds, the bytes of a device, and the peak bytes of this process."""
+    kernels.LONGEST_KEPT = 0  # otherwise one device uses another kernel for a short row
     architecture, mesh = Architecture(CONFIG.resolved(VOCABULARY)), make_mesh(SHAPE)
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(TRAIN.optimizer, 10, architecture.axes)

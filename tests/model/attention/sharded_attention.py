@@ -1,6 +1,6 @@
-"""Run in a process of its own with 4 CPU devices: attention on rows spread over `sequence`, against plain attention.
+"""Run in its own process with 4 CPU devices: attention on rows split along `sequence`, against plain attention.
 
-Prints one JSON object: of each case the largest difference of the values and of each gradient, relative to the largest
+Prints one JSON object: for each case the largest difference of the values and of each gradient, relative to the largest
 number in it. The TPU's kernel is interpreted.
 """
 
@@ -22,7 +22,7 @@ from tpullm.model.attention import flash  # noqa: E402
 from tpullm.model.attention.plain import attend, causal_mask  # noqa: E402
 from tpullm.model.attention.splash import splash  # noqa: E402
 
-LENGTH, HEADS, GROUPS, WIDTH = 1024, 2, 2, 128  # what splash takes at least on four devices: 4 x 2 pieces of 128 tokens
+LENGTH, HEADS, GROUPS, WIDTH = 1024, 2, 2, 128  # the shortest for splash on four devices: 4 x 2 chunks of 128 tokens
 WINDOW, SOFTCAP = 150, 3.0  # a window that ends within a block
 MESHES = {"sequence 4": {"sequence": 4}, "sequence 2, tensor 2": {"sequence": 2, "tensor": 2}}
 
@@ -54,10 +54,10 @@ def computed(shape: dict[str, int], kernel: str, everything: bool, arrays: list[
     @jax.jit
     def both(q_BTNH, k_BTKH, v_BTKH, sinks_N, cotangent_BTNH, segments_BT, positions_BT):
         def real(q_BTNH, k_BTKH, v_BTKH, sinks_N):
-            # A row is dealt to the devices, and what comes out is asked for as a row: both by gathers of whole rows.
-            moved = (dealt_row(x) for x in (q_BTNH, k_BTKH, v_BTKH))
+            # Rows are put in zigzag order and the output back in the order of the row, both by gathers of whole rows.
+            moved = (zigzagged(x) for x in (q_BTNH, k_BTKH, v_BTKH))
             mixed = in_order(attention(*moved, sinks_N, to_zigzag_order(segments_BT), to_zigzag_order(positions_BT)))
-            # Where there is padding, nothing is asked: whom it looks at may differ.
+            # The output of padding is not compared: kernels differ in what it attends to.
             return jnp.where((segments_BT > 0)[:, :, None, None], mixed, 0)
 
         mixed, back = jax.vjp(real, q_BTNH, k_BTKH, v_BTKH, sinks_N)
@@ -71,20 +71,20 @@ def computed(shape: dict[str, int], kernel: str, everything: bool, arrays: list[
         ]
 
 
-def dealt_row(x_BTNH):
-    """Whole rows to the devices along `sequence`."""
+def zigzagged(x_BTNH):
+    """Whole rows in zigzag order, split along `sequence`."""
     spec = RULES.spec("batch", "time", "heads", "head")
     return x_BTNH.at[:, order()].get(out_sharding=spec) if axis_size(RULES.time) > 1 else x_BTNH
 
 
 def in_order(x_BTNH):
-    """The opposite."""
+    """The inverse of `zigzagged`."""
     spec = RULES.spec("batch", None, "heads", "head")
     return jax.reshard(x_BTNH, spec).at[:, np.argsort(order())].get(out_sharding=spec)
 
 
 def order() -> np.ndarray:
-    """The order in which a row is dealt."""
+    """The zigzag order of a row."""
     return zigzag_order(LENGTH, axis_size(RULES.time))
 
 

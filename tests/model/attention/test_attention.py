@@ -19,7 +19,7 @@ TOLERANCES = [(jnp.float32, 4e-6), (jnp.bfloat16, 3e-2)]
 
 
 def of_both_types(cases, chosen):
-    """Each case in float32, which shows whether it is right; in bfloat16 the chosen ones, the rest with `-m slow`."""
+    """Each case in float32, which shows errors; in bfloat16 the chosen ones, the rest with `-m slow`."""
     found = []
     for dtype, tolerance in TOLERANCES:
         for case in cases:
@@ -39,7 +39,7 @@ def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap
 
     def both(attention, q, k, v, cotangent, sinks_N, segments, positions):
         mask = causal_mask(segments, positions, segments, positions, window or None)
-        # Where there is padding, nothing is asked: whom it looks at may differ.
+        # The output of padding is not compared: kernels differ in what it attends to.
         real = (segments > 0)[:, :, None, None]
         mixed, back = jax.vjp(lambda q, k, v, s: attention(q, k, v, mask, s) * real, q, k, v, sinks_N)
         return mixed, *[gradient for gradient in back(cotangent) if gradient is not None]

@@ -1,4 +1,4 @@
-"""Rows that several devices along `sequence` share: the same numbers, in less memory, and the work evenly spread."""
+"""Rows that are split along `sequence`: the same numbers, in less memory, and evenly distributed work."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tpullm.model.attention import flash
 
 
 def printed(module: str, *arguments: str) -> dict:
-    """What a program of this folder prints."""
+    """The output of a program of this folder."""
     command = [sys.executable, "-m", f"tests.model.attention.{module}", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -30,10 +30,10 @@ def printed(module: str, *arguments: str) -> dict:
     ],
 )
 def test_a_step_on_a_long_row_is_that_of_one_device(length, rows, shape):
-    """Float32: 1e-5 relative is some hundred roundings, and sums go over up to 131,072 tokens, but in blocks.
+    """Float32: 1e-5 relative is some hundred roundings; sums go over up to 131,072 tokens, but in blocks.
 
-    A device holds its own queries and their gradients, but keys, values and their gradients of a whole row; so its
-    share is less than half and more than an eighth.
+    A device has its own queries and their gradients, but keys, values and their gradients of a whole row. So it needs
+    less than half of the memory, and more than an eighth.
     """
     one, several = (printed("long_context", str(length), str(rows), json.dumps(mesh)) for mesh in ({}, shape))
     print(json.dumps({"one": one, "several": several}, indent=1))
@@ -43,13 +43,13 @@ def test_a_step_on_a_long_row_is_that_of_one_device(length, rows, shape):
 
 
 def key_blocks(order: np.ndarray, devices: int, positions: np.ndarray) -> list[int]:
-    """How many blocks of keys each device goes over, if a row's tokens are dealt to the devices in this order."""
+    """How many blocks of keys each device attends to, if devices hold consecutive parts of this order."""
     length, blocks = len(order), []
-    for places in order.reshape(devices, -1):
+    for indices in order.reshape(devices, -1):
         of_queries = lambda x: jnp.asarray(x.reshape(-1, 1, flash._block(length // devices)))  # noqa: E731
         nothing, whole = jnp.zeros((1, length), jnp.int32), jnp.asarray(2**30)
         total = 0
-        for at, position in zip(of_queries(places), of_queries(positions[places]), strict=True):
+        for at, position in zip(of_queries(indices), of_queries(positions[indices]), strict=True):
             tokens = flash.Tokens(nothing, position, at[0], nothing, nothing, whole)
             first, end = flash._needed(tokens, flash._block(length))
             total += int(end - first)
@@ -57,20 +57,20 @@ def key_blocks(order: np.ndarray, devices: int, positions: np.ndarray) -> list[i
     return blocks
 
 
-def test_devices_have_as_much_to_look_at():
-    """One document of 131,072 tokens on 8 devices, dealt in a zig-zag and as it comes."""
+def test_devices_attend_to_equally_many_keys():
+    """One document of 131,072 tokens on 8 devices, in zigzag order and in plain order."""
     length, devices = 131_072, 8
     alone = np.arange(length, dtype=np.int32)
     even, uneven = (key_blocks(order, devices, alone) for order in (zigzag_order(length, devices), alone))
     assert sum(even) == sum(uneven) == 256 * 257 // 2, "each pair of blocks up to the diagonal, once"
     assert len(set(even)) == 1 and max(uneven) > 1.8 * np.mean(uneven)
-    # Documents that end within it leave a zig-zag uneven too, if less: 3,032 and 3,600 blocks where the mean is 1,624.
+    # With several documents zigzag order is uneven too, but less: at most 3,032 and 3,600 blocks, with a mean of 1,624.
     packed = documents(length)[1]
-    zigzagged, dealt = (key_blocks(order, devices, packed) for order in (zigzag_order(length, devices), alone))
-    assert sum(zigzagged) == sum(dealt) and max(zigzagged) < 0.9 * max(dealt)
+    zigzagged, plain = (key_blocks(order, devices, packed) for order in (zigzag_order(length, devices), alone))
+    assert sum(zigzagged) == sum(plain) and max(zigzagged) < 0.9 * max(plain)
 
 
-def test_every_kernel_on_rows_that_devices_share_is_plain_attention():
+def test_every_kernel_on_rows_that_are_split_is_plain_attention():
     """Values and gradients. Float32 sums over 1,024 keys in blocks of 128: some roundings of 6e-8.
 
     The TPU's kernel is interpreted.

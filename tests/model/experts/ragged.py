@@ -1,4 +1,4 @@
-"""The exchange of uneven numbers of rows, which XLA for a CPU has not."""
+"""`jax.lax.ragged_all_to_all` by other collectives, since XLA for a CPU does not compile it."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def ragged_all_to_all(operand, output, input_offsets, send_sizes, output_offsets, recv_sizes, *, axis_name):
-    """What JAX documents that operation to do, for a CPU that has it not."""
+    """What JAX documents of that operation."""
     own, devices = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
     operands = jax.lax.all_gather(operand, axis_name)
-    # From each device the slices that are for this one.
+    # From each device the chunks for this one.
     mine = lambda x: jax.lax.all_gather(x, axis_name).reshape(devices, devices, -1)[:, own]  # noqa: E731
     starts, sizes, places = (mine(x) for x in (input_offsets, send_sizes, output_offsets))
     rows = jnp.arange(output.shape[0])

@@ -1,6 +1,6 @@
-"""Run in a process of its own with 8 CPU devices: experts on a mesh against a loop over tokens, as one JSON object.
+"""Run in its own process with 8 CPU devices: experts on a mesh against a loop over tokens, as one JSON object.
 
-Of each case the largest difference, relative to the largest number, of the output (from the loop, in float64), and of
+For each case the largest difference, relative to the largest number, of the output (from the loop, in float64), and of
 the gradients of tokens and parameters (from those of one device).
 """
 
@@ -25,12 +25,12 @@ from tpullm.model.experts import exchange, moe  # noqa: E402
 from tpullm.model.experts.moe import MixtureOfExperts  # noqa: E402
 
 CONFIG = dataclasses.replace(EXPERTS.config, experts=8, experts_per_token=3)
-# Expert 0 is wanted by all, and so are those beside it: with 4 devices the first two of three are on one of them.
-SKEW = {"as they come": 0.0, "all to one device": 40.0}
+# All tokens choose experts 0, 1 and 2; with 4 devices the first two of these are on one device.
+SKEW = {"by the router": 0.0, "all to one device": 40.0}
 
 
 def full_of_nan(shape, *_):
-    """The worst that memory can hold."""
+    """The worst content of uninitialized memory."""
     return jax.lax.pcast(jnp.full(shape.shape, jnp.nan, shape.dtype), AXES, to="varying")
 
 

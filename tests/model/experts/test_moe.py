@@ -1,4 +1,4 @@
-"""A mixture of experts is each token through its own experts, one after the other: none is dropped, none is added."""
+"""A mixture of experts is each token through its own experts, one after the other; none is dropped or added."""
 
 import dataclasses
 import json
@@ -14,8 +14,10 @@ from flax import nnx
 
 from tests.conftest import ROOT
 from tests.training.small import CONFIG, EXPERTS, mesh
+from tpullm.mesh.layout import RULES
 from tpullm.model.count import matrix_parameters, parameter_count
 from tpullm.model.experts.moe import MixtureOfExperts, route
+from tpullm.model.residual import residual_scale
 from tpullm.training.optimizer.chain import is_matrix
 from tpullm.training.state import Architecture
 
@@ -52,8 +54,54 @@ def test_it_is_each_token_through_its_experts(k, normalize):
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())  # float32 against float64
 
 
+def test_fresh_experts_differ_keep_the_variance_of_their_inputs_and_have_no_bias():
+    """The deviation is one over the root of the inputs; of what goes into the residual stream less, see residual.py."""
+    config = dataclasses.replace(EXPERTS.config, width=64, mlp_width=128)
+    with jax.set_mesh(mesh()):
+        module = MixtureOfExperts(config, nnx.Rngs(0))
+    for part, deviation in (
+        (module.gate, 1 / 8),
+        (module.up, 1 / 8),
+        (module.down, residual_scale(128, config.layers)),
+    ):
+        weights = np.asarray(part.weight[...])
+        assert len({one.tobytes() for one in weights}) == config.experts
+        np.testing.assert_allclose(weights.std(), deviation, rtol=0.02)  # of 40,960 numbers
+        assert (np.asarray(part.bias[...]) == 0).all()
+    assert not np.array_equal(module.gate.weight[...], module.up.weight[...])
+
+
+@pytest.mark.parametrize(("reduced", "dtype"), [("compute", jnp.bfloat16), ("float32", jnp.float32)])
+def test_a_weight_is_cast_where_it_rests_if_gradients_are_not_reduced_in_float32(reduced, dtype):
+    """All-gathered in bfloat16 either way; what comes back of it is in the type that it went in with."""
+    config = dataclasses.replace(EXPERTS.config, gradients=reduced)
+    with jax.set_mesh(mesh()):
+        module = MixtureOfExperts(config, nnx.Rngs(0))
+        for part in (module.gate, module.down):
+            weight, bias = part.cast(jnp.bfloat16)
+            assert weight.dtype == bias.dtype == dtype
+            np.testing.assert_array_equal(weight, part.weight[...].astype(dtype))
+
+
+def test_the_routing_counts_what_is_not_padding():
+    """Each real token chooses k experts and has scores that sum to 1; of a row, `[B, 1, E]`."""
+    real_BT = np.arange(21).reshape(3, 7) % 3 != 0
+    x_BTD = np.random.default_rng(0).standard_normal((3, 7, EXPERTS.config.width)).astype(np.float32)
+    with jax.set_mesh(mesh()):
+        module = MixtureOfExperts(EXPERTS.config, nnx.Rngs(0))
+        _, found = module(x_BTD, jax.reshard(real_BT, RULES.spec("batch", "time")))
+        _, none = module(x_BTD)
+        logits = module.router("btd,de->bte", x_BTD, RULES.spec("batch", "time", None))
+        scores_ME, _, experts_Mk = route(logits.reshape(-1, 5), EXPERTS.config)
+    assert none is None and found.loads.shape == found.scores.shape == (3, 1, 5)
+    chosen_BTE = np.any(np.asarray(experts_Mk)[..., None] == np.arange(5), axis=1).reshape(3, 7, 5)
+    np.testing.assert_array_equal(found.loads[:, 0], (chosen_BTE * real_BT[..., None]).sum(axis=1))
+    scores_BTE = np.asarray(scores_ME).reshape(3, 7, 5)
+    np.testing.assert_allclose(found.scores[:, 0], (scores_BTE * real_BT[..., None]).sum(axis=1), rtol=1e-5)
+
+
 def test_experts_on_other_devices_are_the_same_experts():
-    """Also when all tokens want those of one device: the output is the loop's, the gradients are one device's.
+    """Also if all tokens choose experts of one device. The output is that of a loop, the gradients those of one device.
 
     1e-6 of the largest number: float32 (6e-8 a rounding) in sums over 64 inputs and 48 tokens in another order.
     """
@@ -101,7 +149,7 @@ def test_shared_experts_are_an_mlp_of_their_width_beside_the_others():
 
 
 def test_every_token_goes_to_k_different_experts():
-    """Even where all want the same ones: an expert takes as many as come."""
+    """Even if all prefer the same one: an expert has no limit."""
     logits_ME = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
     logits_ME[:, 3] += 100
     _, weights_Mk, experts_Mk = route(jnp.asarray(logits_ME), EXPERTS.config)
@@ -112,7 +160,7 @@ def test_every_token_goes_to_k_different_experts():
 
 
 def test_a_token_costs_its_own_experts_alone():
-    """Next to a dense model of the same width: two of five experts and the router, and five of each parameter."""
+    """Beside a dense model of the same width: two of five experts and the router, but the parameters of five."""
     expert = 3 * CONFIG.width * EXPERTS.config.mlp_width
     dense = matrix_parameters(dataclasses.replace(CONFIG, mlp_width=EXPERTS.config.mlp_width))
     assert matrix_parameters(EXPERTS.config) == dense + CONFIG.layers * (expert + CONFIG.width * 5)

@@ -1,4 +1,4 @@
-"""Adafactor against the paper's algorithm in numpy, and against optax where the two agree."""
+"""Adafactor against the paper's algorithm in numpy, and against optax where both are the same."""
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,14 @@ MATRICES = {"query": (2, 6, 8), "gate": (6, 6, 5), "out": (2, 8, 6), "embedding"
 
 
 def gradients(step):
-    """Of sizes from 1e-6 to 1, with one that jumps: the clip has something to do."""
+    """Of sizes from 1e-6 to 1; step 3 jumps, so that the clip applies."""
     random = np.random.default_rng(step)
     jump = 30.0 if step == 3 else 1.0
     return {name: (random.normal(size=shape) * jump * 0.01**n) for n, (name, shape) in enumerate(SHAPES.items())}
 
 
 def algorithm_4(grads: list[np.ndarray]) -> np.ndarray:
-    """The last update of one matrix or vector, line by line as the paper has it, in float64."""
+    """The last update of one matrix or vector, line by line as in the paper, in float64."""
     R = C = V = 0.0
     for t, G in enumerate(grads, 1):
         beta = 1 - t**-0.8
@@ -71,7 +71,7 @@ def test_the_update_is_the_papers_for_each_layer_and_expert():
 
 
 def test_the_clip_holds_a_jump():
-    """Without it the update of step 3, whose gradients are 30 times the earlier ones, would be longer than 1."""
+    """Without it the update of step 3, whose gradients are 30 times the earlier ones, would exceed 1."""
     found, _ = updates(3)
     for name, update in found.items():
         assert float(jnp.sqrt(jnp.mean(update**2))) < 1 + 1e-5, name

@@ -1,4 +1,4 @@
-"""The optimizer: the schedule's shape, decay on matrices only, and the update of the paper."""
+"""The optimizer: the schedule's shape, decay on matrices only, the paper's update, and the sharding of its state."""
 
 import dataclasses
 import re
@@ -76,7 +76,7 @@ def test_a_long_gradient_is_scaled_to_the_clip_norm():
 
 
 def test_which_parameters_are_what():
-    """By axes alone; the bias by which a router may be balanced is neither decayed nor orthogonalized."""
+    """By axes alone; the bias that balances a router is neither decayed nor orthogonalized."""
     axes = flat(EXPERTS.axes) | {"layers.mlp.balance": ("layers", "routes")}
     of = {name: (is_matrix(names), is_hidden(names)) for name, names in axes.items()}
     weights = {f"layers.{part}.weight" for part in ("mlp.gate", "mlp.up", "mlp.down")}
@@ -98,7 +98,7 @@ def test_the_sides_of_a_matrix():
 
 @pytest.mark.parametrize(("kind", "moments"), [("adamw", "float32"), ("adafactor", "float32"), ("muon", "bfloat16")])
 def test_only_matrices_decay_whatever_the_kind(kind, moments):
-    """A gradient of 0 leaves the decay alone: rate * decay * parameter, of matrices."""
+    """With a gradient of 0 only the decay is left: rate * decay * parameter, of matrices."""
     config = OptimizerConfig(kind=kind, moments=moments, peak_lr=0.1, warmup_steps=0, weight_decay=0.5)
     axes = {**EXPERTS.axes, "balance": ("layers", "experts")}
     optimizer = make_optimizer(config, 1000, axes)
@@ -113,8 +113,8 @@ def test_only_matrices_decay_whatever_the_kind(kind, moments):
 
 @pytest.mark.parametrize("architecture", [ARCHITECTURE, EXPERTS], ids=["dense", "experts"])
 @pytest.mark.parametrize(("kind", "moments"), KINDS)
-def test_what_is_kept_lies_on_the_mesh_as_its_parameter(kind, moments, architecture):
-    """Each dimension of a moment is split as that of its parameter; only sums over a dimension are whole there."""
+def test_the_state_is_sharded_as_its_parameter(kind, moments, architecture):
+    """Each dimension of a moment is split as that of its parameter; only a reduced dimension is not split."""
     on = planned_mesh({"fsdp": 4, "tensor": 2}, 8)
     target = abstract(architecture, make_optimizer(OptimizerConfig(kind, moments), 10, architecture.axes), on)
     placed = flat(architecture.placed(on))

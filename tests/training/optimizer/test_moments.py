@@ -1,4 +1,4 @@
-"""Moments in bfloat16: rounded without a bias, the same for every mesh and every restart."""
+"""Moments in bfloat16: rounded without a bias, and the same on every mesh and after every restart."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def test_a_second_moment_is_near_that_in_float32(beta2):
 
 
 def test_rounded_to_the_nearest_it_would_stand_still():
-    """Why chance: gradients end, and 1,000 steps that each take a thousandth away must leave 0.37; 512 give 2 %."""
+    """Without gradients, 1,000 steps with a decay of 0.999 must leave 0.37; the mean of 512 is within 2 %."""
     plain = optax.scale_by_adam(b2=0.999)
     resting = store_in_bfloat16(plain)
     with jax.set_mesh(mesh()):
@@ -62,7 +62,7 @@ def test_rounded_to_the_nearest_it_would_stand_still():
     assert (nearest == first).all()
 
 
-def test_chance_is_of_the_step_alone():
+def test_the_rounding_depends_on_the_step_alone():
     one, other = (after(5, store_in_bfloat16(optax.scale_by_adam())).state for _ in range(2))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(one)} == {"int32", "bfloat16"}

@@ -1,4 +1,4 @@
-"""Muon against numpy's SVD and against optax's, and how its matrices move on a mesh."""
+"""Muon against numpy's SVD and against optax, and the collectives that it takes on a mesh."""
 
 import json
 import os
@@ -55,8 +55,8 @@ def test_singular_values_from_a_hundredth_to_one_end_near_one():
     assert (round(s.min(), 2), round(s.max(), 2)) == (0.68, 1.13)
 
 
-def test_bfloat16_products_keep_the_singular_values_near_one():
-    """Roundings of 2^-9 are made larger by the polynomial: a band 0.15 wider on each side."""
+def test_bfloat16_matmuls_keep_the_singular_values_near_one():
+    """The polynomial amplifies roundings of 2^-9: the band is 0.15 wider on each side."""
     with jax.set_mesh(mesh()):
         found = jax.jit(orthogonalized)(random(2, 32, 96).astype(jnp.bfloat16))
     assert found.dtype == jnp.bfloat16
@@ -71,7 +71,7 @@ def test_a_gradient_of_zeros_moves_nothing():
 
 @pytest.mark.parametrize("axes", [("embed", "mlp"), ("mlp", "embed")])
 def test_a_plain_matrix_moves_as_with_optax(axes):
-    """Without decay of the momentum, where both start alike: optax corrects the bias of a running mean, Jordan doesn't.
+    """Without momentum, where both are equal: optax corrects the bias of a running mean, Jordan doesn't.
 
     1e-4 as above.
     """
@@ -119,7 +119,7 @@ def test_an_update_is_as_long_as_adamws():
 
 
 def test_matrices_move_whole_and_are_gathered_nowhere():
-    """All-to-all there and back; only what `sequence` shares among its copies is gathered, once it is computed."""
+    """All-to-all there and back. Only results that were split along `sequence` are all-gathered."""
     meshes = {"both": {"fsdp": 4, "tensor": 2}, "shared": {"fsdp": 2, "sequence": 4}}
     flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", MOVES, json.dumps(meshes)]

@@ -95,7 +95,7 @@ class MixtureOfExperts(nnx.Module):
     def __call__(self, x_BTD: jax.Array, real_BT: jax.Array | None = None) -> tuple[jax.Array, Routing | None]:
         """`[B, T, D]` to `[B, T, D]`, and the `Routing` if `real_BT` says which tokens are not padding."""
         spec, dtype = RULES.spec("batch", "time", None), x_BTD.dtype
-        # A TPU would otherwise round the float32 operands to bfloat16, and two close experts would change places.
+        # A TPU would otherwise round float32 operands to bfloat16, and two experts with close scores would be swapped.
         with jax.default_matmul_precision("highest"):
             logits_BTE = self.router("btd,de->bte", x_BTD.astype(jnp.float32), spec)
         balance_E = None if self.balance is None else jax.lax.stop_gradient(self.balance[...])

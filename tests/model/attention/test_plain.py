@@ -1,0 +1,54 @@
+"""Plain attention is the softmax over the keys that the mask allows, query by query."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training.small import batch, mesh
+from tpullm.mesh.layout import RULES
+from tpullm.model.attention.plain import attend, causal_mask
+
+KEYS = RULES.spec("batch", "kv_heads", None, "head")
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_a_token_attends_to_its_segment_up_to_itself_and_a_window_back(window):
+    b = batch(rows=2, length=16)
+    with jax.set_mesh(mesh()):
+        rows = jax.reshard((b.segment_ids, b.positions), RULES.spec("batch", "time"))
+        found = np.asarray(causal_mask(*rows, *rows, window))
+    for row, query, key in np.ndindex(2, 16, 16):
+        same = b.segment_ids[row, query] == b.segment_ids[row, key]
+        back = b.positions[row, query] - b.positions[row, key]
+        assert found[row, query, key] == (same and 0 <= back < (window or 16))
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (3, 1), (2, 2)])
+def test_attention_is_its_formula(heads, groups, softcap, sinks):
+    """Head n reads group n // (heads / groups); a sink is a key more, of value 0. In float64; float32 over 9 keys."""
+    T, S, H = 5, 9, 8
+    keys = jax.random.split(jax.random.key(0), 5)
+    q, k, v = (
+        jax.random.normal(key, shape)
+        for key, shape in zip(keys, [(2, T, heads, H), *[(2, groups, S, H)] * 2], strict=False)
+    )
+    mask = jax.random.bernoulli(keys[3], 0.7, (2, T, S)).at[:, :, 0].set(True)
+    sinks_N = jax.random.normal(keys[4], (heads,)) if sinks else None
+    with jax.set_mesh(mesh()):
+        k, v = jax.reshard((k, v), (KEYS, KEYS))
+        mask = jax.reshard(mask, RULES.spec("batch", "time", None))
+        sinks_N = sinks_N if sinks_N is None else jax.reshard(sinks_N, RULES.spec("heads"))
+        mixed, weights = attend(
+            jax.reshard(q, RULES.spec("batch", "time", "heads", "head")), k, v, mask, softcap, sinks_N
+        )
+    weights = np.asarray(weights).reshape(2, heads, T, S)
+    for row, head, query in np.ndindex(2, heads, T):
+        group = head // (heads // groups)
+        scores = np.asarray(k, np.float64)[row, group] @ np.asarray(q, np.float64)[row, query, head] / np.sqrt(H)
+        scores = softcap * np.tanh(scores / softcap) if softcap else scores
+        powers = np.exp(scores) * np.asarray(mask)[row, query]
+        expected = powers / (powers.sum() + (np.exp(float(sinks_N[head])) if sinks else 0))
+        np.testing.assert_allclose(weights[row, head, query], expected, atol=1e-6)
+        np.testing.assert_allclose(mixed[row, query, head], expected @ np.asarray(v)[row, group], atol=1e-5)
