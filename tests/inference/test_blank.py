@@ -128,4 +128,5 @@ def test_a_prefix_belongs_to_its_word():
     assert is_one_word("私は", "お茶", "を飲む。")
     assert is_one_word("今日は", "曇り", "なので、")
     assert not is_one_word("今日は", "曇りな", "ので、")
+    assert not is_one_word("", "女の", "子がいる。")  # Sudachi reads 女の子 as one word, but 女の is two
     assert is_one_word("The weather is ", "fine", " today.")
