@@ -97,6 +97,8 @@ def test_blank_prints_one_json_value(use, monkeypatch):
     assert (code, err) == (0, "") and found["text"] == "今日は【?】天気です。" and len(found["words"]) == 4
     chances = [word["probability"] for word in found["words"]]
     assert chances == sorted(chances, reverse=True)
+    every = json.loads(use("blank", "今日は【?】天気です。", "--json", "--count", "0")[1])["words"]
+    assert len(every) > 4 and sum(word["probability"] for word in every) == pytest.approx(1)
 
 
 def test_attention_writes_a_page(use, tmp_path):

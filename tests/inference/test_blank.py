@@ -68,6 +68,13 @@ def test_the_likeliest_come_first_and_count_cuts(knows):
     assert [word for word, _ in fill(session, "今日は【?】天気です。", 2)] == ["寒い", "暑い"]
 
 
+def test_long_texts_whose_probability_is_too_small_for_a_float_are_compared(knows, monkeypatch):
+    session = knows({"今日は寒い天気です。": 0.75, "今日は暑い天気です。": 0.25})
+    of_texts = blank_module.text_log_probabilities
+    monkeypatch.setattr(blank_module, "text_log_probabilities", lambda *given: np.subtract(of_texts(*given), 2000))
+    assert dict(fill(session, "今日は【?】天気です。"))["寒い"] == pytest.approx(0.75, abs=1e-4)
+
+
 def test_nothing_on_one_side(knows):
     session = knows({"今日は寒い。": 0.75, "昨日は寒い。": 0.25})
     assert dict(fill(session, "【?】は寒い。"))["今日"] == pytest.approx(0.75, abs=1e-3)
@@ -121,4 +128,5 @@ def test_a_prefix_belongs_to_its_word():
     assert is_one_word("私は", "お茶", "を飲む。")
     assert is_one_word("今日は", "曇り", "なので、")
     assert not is_one_word("今日は", "曇りな", "ので、")
+    assert not is_one_word("", "女の", "子がいる。")  # Sudachi reads 女の子 as one word, but 女の is two
     assert is_one_word("The weather is ", "fine", " today.")

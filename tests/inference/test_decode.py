@@ -110,6 +110,14 @@ def test_a_stream_goes_on_when_the_context_is_full(session):
     assert new[2:] == greedy_by_full_forward(session, half, 6)
 
 
+@pytest.mark.parametrize(("length", "begun"), [(4, 1), (30, 2)])
+def test_a_stream_reads_its_prompt_once_until_the_context_is_full(session, monkeypatch, length, begun):
+    prompts, begin = [], decode_module._begin
+    monkeypatch.setattr(decode_module, "_begin", lambda *given: prompts.append(given[1]) or begin(*given))
+    assert len(list(stream(session, [1, *range(40, 39 + length)], 8, GREEDY, stop_ids=[]))) == 8
+    assert [len(ids) for ((ids,),) in zip(prompts, strict=True)] == [length, session.context_length // 2][:begun]
+
+
 def test_a_prompt_longer_than_the_context_is_refused(session):
     with pytest.raises(UserError, match="33 tokens.* holds 32"):
         next(stream(session, [1] * 33, 4, GREEDY))

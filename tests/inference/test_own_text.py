@@ -97,9 +97,10 @@ def test_the_compressor_knows_what_it_has_read():
 
 def test_the_compressor_reads_no_more_than_its_bound(monkeypatch):
     monkeypatch.setattr(own_text, "_MOST_TRAINING_BYTES", 10)
-    texts = iter(["12345", "67890", "never read"])
-    own_text.compressor_bits_per_byte(texts, b"x")
-    assert list(texts) == ["never read"]
+    for read in (["12345", "67890"], ["12345", "6789", "0"]):
+        texts = iter([*read, "never read"])
+        own_text.compressor_bits_per_byte(texts, b"x")
+        assert list(texts) == ["never read"]
 
 
 def test_the_bytes_that_are_compared_are_those_that_count(session):

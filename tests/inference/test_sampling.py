@@ -49,6 +49,13 @@ def test_restrictions_are_those_of_the_reference(sampling):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_a_top_p_of_1_keeps_tokens_that_rounding_would_lose():
+    """The first token has all of the probability that float32 can tell from 1."""
+    logits = np.concatenate([[30.0], np.zeros(49)]).astype(np.float32)[None]
+    found = np.asarray(jax.jit(restrict)(logits, Sampling(1.0, 49, 1.0, 0.0)))
+    assert np.isfinite(found).all()  # the 49th has as much as the 50th, and ties are kept
+
+
 def choose_many(session, logits, sampling, seeds, positions):
     with jax.set_mesh(session.mesh):
         return np.asarray(jax.jit(choose)(jnp.asarray(logits), sampling, jnp.asarray(seeds), jnp.asarray(positions)))

@@ -1,3 +1,5 @@
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,8 +35,9 @@ def test_what_may_become_a_stop_waits():
     assert list(until(["a", "b", "c"], ["bd"])) == ["a", "", "bc", ""]
 
 
-def test_the_meter_counts_what_passes():
-    meter = Meter()
-    assert meter.tokens_per_second is None
-    assert list(meter.watch([5, 6, 7, 8])) == meter.ids == [5, 6, 7, 8]
-    assert meter.tokens_per_second > 0
+def test_the_meter_counts_tokens_and_their_rate_after_the_second(monkeypatch):
+    clock = iter([0.0, 60.0, 61.0, 63.0])  # a minute of compiling, then 2 tokens in 3 seconds
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    meter, rates = Meter(), []
+    assert [token for token in meter.watch([5, 6, 7, 8]) if not rates.append(meter.tokens_per_second)] == [5, 6, 7, 8]
+    assert meter.ids == [5, 6, 7, 8] and rates == [None, None, 1.0, 2 / 3]

@@ -1,17 +1,64 @@
 """What `evaluate` says of tenki is true of the model: laws that hold for any model, on one that is known."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tpullm.corpus import tenki
+from tpullm.data.token_store import write_store
 from tpullm.errors import UserError
 from tpullm.inference import tenki_truth
 
 
 def swap(thing, verb, other, other_verb):
     return tenki.Swap(f"私は{thing}を", thing, other, f"私は{other}を", verb, other_verb)
+
+
+@pytest.fixture
+def held_out(session, tmp_path):
+    """A store with three documents of tenki, and the documents: (path, texts, ids)."""
+    texts = list(tenki.documents(3, seed=0))
+    ids = [session.tokenizer.document(text) for text in texts]
+    lengths = np.array([len(document) for document in ids])
+    part = (np.concatenate(ids).astype(np.uint16), lengths, np.arange(3, dtype=np.uint64))
+    write_store(tmp_path / "store", iter([part]), np.dtype(np.uint16))
+    return tmp_path / "store", texts, ids
+
+
+def test_the_gap_of_a_model_that_gives_each_document_half_of_its_probability(session, held_out, monkeypatch):
+    """It is log(2) nats a document; the tokens that are predicted are all but the first of a document."""
+    path, texts, ids = held_out
+    halved = [np.array([tenki.log_probability(text) - math.log(2)]) for text in texts]
+    monkeypatch.setattr(tenki_truth, "log_probabilities", lambda session, documents: halved)
+    model = SimpleNamespace(tokenizer=session.tokenizer, context_length=1000)
+    found, predicted = tenki_truth.loss_and_entropy(path, model), sum(map(len, ids)) - 3
+    assert (found["tokens"], found["documents"]) == (predicted, 3)
+    assert found["gap_nats_per_token"] == pytest.approx(3 * math.log(2) / predicted)
+    assert found["entropy_nats_per_token"] == pytest.approx(-sum(map(tenki.log_probability, texts)) / predicted)
+    assert found["loss_nats_per_token"] == pytest.approx(found["entropy_nats_per_token"] + found["gap_nats_per_token"])
+
+
+def test_a_document_longer_than_the_context_is_left_out_and_nothing_else_is(session, held_out, monkeypatch):
+    path, _, ids = held_out
+    scored = []
+    monkeypatch.setattr(
+        tenki_truth, "log_probabilities", lambda session, documents: scored.extend(documents) or [np.zeros(1)] * 2
+    )
+    longest = max(map(len, ids))
+    model = SimpleNamespace(tokenizer=session.tokenizer, context_length=longest - 1)
+    assert tenki_truth.loss_and_entropy(path, model)["documents"] == len(scored)
+    assert scored == [document for document in ids if len(document) < longest]
+    with pytest.raises(UserError, match="no held-out document fits model.context_length 2"):
+        tenki_truth.loss_and_entropy(path, SimpleNamespace(tokenizer=session.tokenizer, context_length=2))
+
+
+def test_a_blank_lists_the_true_words_and_then_those_that_only_the_model_expects(session, monkeypatch):
+    monkeypatch.setattr(tenki_truth, "fill", lambda session, text: [("赤い", 0.3), ("青い", 0.7)])
+    truth, words = tenki.blank(tenki.BLANKS[0]), tenki_truth.blanks(session)["table"][0]["words"]
+    assert [word["word"] for word in words] == [*truth, "青い", "赤い"]
+    assert [word["model"] for word in words] == [0.0] * len(truth) + [0.7, 0.3]
 
 
 def test_a_swap_is_right_if_both_verbs_are(session, monkeypatch):

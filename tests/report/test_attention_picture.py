@@ -83,3 +83,11 @@ def test_the_cells_are_a_grid_whose_rows_and_columns_are_those_of_the_labels():
     for places in (xs, ys):
         assert {b - a for a, b in zip(sorted(places.values()), sorted(places.values())[1:], strict=False)} == {CELL}
     assert xs["0"] == ys["0"] and len(cells) == 10
+
+
+def test_a_larger_share_has_a_stronger_colour():
+    _, found, fragment = picture()
+    opacities = [float(value) for value in re.findall(r'fill-opacity="([\d.]+)"', fragment)]
+    shares = found.mean(axis=(0, 1))[np.tril_indices(4)]
+    assert np.diff(np.array(opacities)[np.argsort(shares)]).min() >= 0
+    assert max(opacities) == 1 and min(opacities) < 0.6
