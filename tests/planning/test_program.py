@@ -48,7 +48,7 @@ def test_the_compiler_is_told_the_slice_while_it_is_quiet(monkeypatch):
         return SimpleNamespace(devices=["a device"])
 
     monkeypatch.setattr(topologies, "get_topology_desc", described)
-    monkeypatch.setattr(program, "arranged", lambda sizes, devices: np.array(jax.devices()[:1]).reshape(sizes))
+    monkeypatch.setattr(program, "arrange_devices", lambda sizes, devices: np.array(jax.devices()[:1]).reshape(sizes))
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "the user's")
     before = dict(os.environ)
     mesh = compiler_mesh({"fsdp": 1}, parse("v6e:1x1"))
