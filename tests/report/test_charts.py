@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.report.charts import Line, line_chart, padded, paired_bars, share_bar, single_bars, thinned, ticks
+from tpullm.report.charts import (
+    Line,
+    line_chart,
+    padded,
+    paired_bars,
+    share_bar,
+    single_bars,
+    thinned,
+    ticks,
+    word_bars,
+)
 from tpullm.report.language import ENGLISH, named
 
 numbers = st.floats(-1e9, 1e9)
@@ -92,6 +102,20 @@ def test_bars_are_as_long_as_their_numbers():
     assert widths(paired_bars([("雨", 0.4, 0.8), ("雪", 0.2, 0.0)], rest=("2 others", 0.4, 0.2))) == [50, 100, 25, 0]
     assert widths(single_bars([("x", 2, "2"), ("y", 4, "4")])) == [50, 100]
     assert widths(single_bars([("x", 0.5, "50%")], whole=1.0)) == [50]
+
+
+def test_words_are_in_the_order_of_the_larger_probability_and_the_others_are_added_up():
+    words = [("a", 0.1, 0.3), ("b", 0.25, 0.0), ("c", 0.2, 0.2), *((name, 0.05, 0.05) for name in "defghijkl")]
+    made = word_bars(words, "others")
+    assert re.findall("<dt><span[^>]*>([^<]*)<", made) == ["a", "b", "c", "d", "e", "f", "others"]
+    assert made.endswith("0.30<span>0.35</span></dd></dl>") and len(widths(made)) == 12
+    assert "others" not in word_bars([("a", 0.5, 0.4), ("b", 0.5, 0.6)], "others")
+
+
+def test_one_row_or_all_rows_have_the_accent_colour():
+    rows = [("a", 1.0, "1"), ("b", 2.0, "2")]
+    kinds = [re.findall('class="bar (\\w+)"', single_bars(rows, accent)) for accent in (None, "b")]
+    assert kinds == [["model", "model"], ["truth", "model"]]
 
 
 @pytest.mark.parametrize("draw", [share_bar, paired_bars, single_bars])

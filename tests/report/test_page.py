@@ -178,6 +178,12 @@ def test_a_run_that_was_not_evaluated_yet_shows_what_it_has_read():
     assert "tokens read 200 in pretraining" in Outline(page(full(results={}))).text
 
 
+def test_only_a_run_with_a_base_names_it():
+    said = "Its training began from the published model a-model."
+    assert said in Outline(page(full(manifests={"base": {"folder": "a-model"}}))).text
+    assert "published model" not in Outline(page(full())).text
+
+
 def test_the_apple_and_the_book_come_first():
     text = Outline(page(full())).text
     assert text.index("私は リンゴ を") < text.index("私は 本 を") < text.index("私は 靴 を")
