@@ -62,14 +62,15 @@ def test_batches_do_not_depend_on_workers_nor_on_where_they_begin(sources, worke
 
 
 def test_threads_end_with_the_iterator(sources):
-    before = threading.active_count()
+    before = set(threading.enumerate())  # a thread of another test may still be ending
     batches = stream_of(sources).batches(0, 1_000_000, workers=2)
     next(batches)
+    assert set(threading.enumerate()) - before
     batches.close()
     deadline = time.monotonic() + 60
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
 
 
 # Neighbours, hosts that need the same rows (they hold other times of them), and rows that lie apart.
