@@ -155,7 +155,7 @@ def test_near_duplicates_are_those_that_share_a_band_and_enough_of_all_with_an_e
     assert dedup.duplicates(list(range(len(seeds))), signatures, similarity, order) == expected
 
 
-@pytest.mark.parametrize("similarity", [0.1, 0.5, 0.6, 0.8, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("similarity", [0.01, 0.1, 0.5, 0.6, 0.8, 0.9, 0.95, 0.99])
 def test_a_band_is_as_long_as_finds_99_of_100_pairs(similarity):
     rows = dedup.rows_per_band(similarity)
 

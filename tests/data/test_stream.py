@@ -9,8 +9,9 @@ import pytest
 from tests.data.test_batch import Numbered
 from tpullm.data import stream as streams
 from tpullm.data import token_store
-from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.data.stream import Stream, evaluation_batches, pretraining_stream
 from tpullm.errors import UserError
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source, TrainConfig
 
 B, T = 8, 32
 FIELDS = ("inputs", "targets", "segment_ids", "positions", "weights")
@@ -62,14 +63,15 @@ def test_batches_do_not_depend_on_workers_nor_on_where_they_begin(sources, worke
 
 
 def test_threads_end_with_the_iterator(sources):
-    before = threading.active_count()
+    before = set(threading.enumerate())  # a thread of another test may still be ending
     batches = stream_of(sources).batches(0, 1_000_000, workers=2)
     next(batches)
+    assert set(threading.enumerate()) - before
     batches.close()
     deadline = time.monotonic() + 60
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
 
 
 # Neighbours, hosts that need the same rows (they hold other times of them), and rows that lie apart.
@@ -190,6 +192,18 @@ def test_a_source_without_documents_is_left_out(sources, tmp_path):
     token_store.write_store(tmp_path / "empty", [], np.dtype(np.uint16))
     stream = stream_of({"a": sources["a"], "empty": token_store.TokenStore(tmp_path / "empty")})
     assert_same(stream.batch_at(2), stream_of({"a": sources["a"]}).batch_at(2))
+
+
+def test_pretraining_reads_the_training_documents_of_each_source_with_a_weight(tmp_path):
+    named = [("a", 0.5), ("none", 0.0), ("b", 2.0)]
+    sources = [Source(name, "text", ".", licence="CC0-1.0", weight=weight) for name, weight in named]
+    train = TrainConfig(steps=1, batch_size=B, sequence_length=T)
+    recipe = Recipe(seed=3, corpus=CorpusConfig(sources=sources), pretrain=train)
+    stores = {name: make_store(tmp_path / "tokens" / name / "train", 9, 100) for name in ("a", "b")}
+    stream = pretraining_stream(recipe, tmp_path)
+    for step in (0, 5):
+        assert_same(stream.batch_at(step), Stream(stores, {"a": 0.5, "b": 2.0}, B, T, seed=3).batch_at(step))
+    assert len(pretraining_stream(recipe, tmp_path, np.arange(2)).batch_at(0).inputs) == 2
 
 
 def test_evaluation_reads_every_held_out_prediction_once(sources):

@@ -1,6 +1,8 @@
 import dataclasses
 import hashlib
+import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from tpullm.errors import UserError
 from tpullm.recipe.schema import TokenizerConfig
 from tpullm.tokenizer import alphabet, load
 from tpullm.tokenizer import trainer as tokenizer
-from tpullm.tokenizer.trained import SPACE
+from tpullm.tokenizer.trained import SPACE, TrainedTokenizer
 
 JAPANESE = [
     "今日はいい天気ですね。\n",
@@ -320,3 +322,21 @@ def test_the_log_says_why_a_vocabulary_is_otherwise_than_asked(case, said):
     config = dataclasses.replace(PLAIN, vocabulary_size=asked, model_type=model_type)
     chosen = alphabet.Alphabet(got, characters, others, characters, frozenset(rare))
     assert tokenizer._about_size(config, got, chosen) == said
+
+
+CHAT = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+
+
+@pytest.mark.parametrize("lacking", [*CHAT, "bytes", "space"])
+def test_a_model_that_lacks_one_thing_is_refused(lacking):
+    chosen = alphabet.choose(ENGLISH, PLAIN)
+    options = tokenizer._trainer_options(PLAIN, chosen) | {"hard_vocab_limit": False}
+    options["control_symbols"] = [piece for piece in CHAT if piece != lacking]
+    options |= {"byte_fallback": False} if lacking == "bytes" else {}
+    lines = [line.strip() for line in ENGLISH]
+    if lacking == "space":
+        options["required_chars"], lines = "", [line.replace(" ", "") for line in lines]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines * 9), model_writer=model, **options)
+    with pytest.raises(UserError, match=rf"it has no {re.escape(lacking)}\)"):
+        TrainedTokenizer(model.getvalue(), "file")

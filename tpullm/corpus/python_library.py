@@ -106,7 +106,7 @@ def _without_docstrings(module: ast.Module, text: str) -> str:
     """The source without the lines of its docstrings. A body that was only a docstring becomes `pass`."""
     lines = text.splitlines(keepends=True)
     for node in _with_body(module):
-        if not isinstance(node, Scope) or ast.get_docstring(node, clean=False) is None:
+        if not isinstance(node, Scope) or ast.get_docstring(node) is None:
             continue
         docstring = node.body[0]
         first, last = docstring.lineno - 1, docstring.end_lineno
