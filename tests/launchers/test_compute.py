@@ -113,6 +113,27 @@ def test_a_spot_machine_is_stopped_and_no_group_repairs():
     assert lifecycle == {"defaultActionOnFailure": "DO_NOTHING"}
 
 
+def test_machines_have_the_account_the_reservation_and_the_network_of_the_settings():
+    plain = properties(**GPUS)
+    (interface,) = plain["networkInterfaces"]
+    assert interface["network"] == "global/networks/default" and "accessConfigs" in interface
+    assert plain["serviceAccounts"][0]["email"] == "default" and "reservationAffinity" not in plain
+    config = {"service_account": "a@b", "provisioning": "reserved", "reservation": "mine", "subnetwork": "s"}
+    asked = properties(external_ip=False, **GPUS | config)
+    subnetwork = {"nicType": "GVNIC", "subnetwork": "regions/us-central1/subnetworks/s"}
+    assert asked["networkInterfaces"] == [subnetwork] and asked["serviceAccounts"][0]["email"] == "a@b"
+    assert asked["reservationAffinity"]["values"] == ["mine"] and asked["scheduling"]["provisioningModel"] == "STANDARD"
+
+
+def test_a_v6e_machine_has_the_only_disk_that_it_takes():
+    for machine, kind in (
+        ("ct6e-standard-8t", "hyperdisk-balanced"),
+        ("ct5p-hightpu-4t", None),
+        ("g2-standard-4", None),
+    ):
+        assert properties(machine=machine)["disks"][0]["initializeParams"].get("diskType") == kind
+
+
 def test_each_kind_of_machine_has_its_image_and_its_extras():
     for machine, image, extras in (
         ("a3-highgpu-8g", "nvidia", "cuda,gcp"),

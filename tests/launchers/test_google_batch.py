@@ -117,6 +117,25 @@ def test_a_container_has_the_machines_network_hosts_file_and_gpus():
     assert "script" not in runnable and container["commands"][1].startswith("#!/bin/sh")
 
 
+def test_volumes_are_mounts_of_buckets_and_file_servers():
+    volumes = {"gs://b/f": "/mnt/disks/f", "nfs://10.0.0.2/e/g": "/mnt/disks/e"}
+    assert body_of("collect", volumes=volumes, **STAGE)["taskGroups"][0]["taskSpec"]["volumes"] == [
+        {"gcs": {"remotePath": "b/f"}, "mountPath": "/mnt/disks/f"},
+        {"nfs": {"server": "10.0.0.2", "remotePath": "/e/g"}, "mountPath": "/mnt/disks/e"},
+    ]
+
+
+def test_machines_have_the_account_the_reservation_and_the_network_of_the_settings():
+    plain = body_of("collect", **STAGE)["allocationPolicy"]
+    assert "network" not in plain and "email" not in plain["serviceAccount"]
+    assert "reservation" not in plain["instances"][0]["policy"]
+    config = {"service_account": "a@b", "provisioning": "reserved", "reservation": "mine", "subnetwork": "s"}
+    asked = body_of("collect", external_ip=False, **STAGE | config)["allocationPolicy"]
+    assert asked["serviceAccount"]["email"] == "a@b" and asked["instances"][0]["policy"]["reservation"] == "mine"
+    interface = {"subnetwork": "regions/us-central1/subnetworks/s", "noExternalIpAddress": True}
+    assert asked["network"] == {"networkInterfaces": [interface]}
+
+
 # Against the fake. A machine there starts in a fraction of a second.
 
 

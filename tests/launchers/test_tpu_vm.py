@@ -29,6 +29,19 @@ def test_what_is_sent_is_what_a_dry_run_shows(tpu, tmp_path):
     assert sent["query"]["queuedResourceId"] == "mine-3"
 
 
+@pytest.mark.parametrize(
+    "reservation, name",
+    [
+        ("mine", "projects/my-project/locations/us-west4-a/reservations/mine"),
+        ("projects/other/locations/us-west4-a/reservations/theirs",) * 2,
+    ],
+)
+def test_a_reservation_is_of_the_project_unless_its_name_says_another(tmp_path, reservation, name):
+    job = make_job(tmp_path, provisioning="reserved", reservation=reservation)
+    (request,) = tpu_vm.requests(job, 1)
+    assert request.message["queuedResource"]["reservationName"] == name
+
+
 def test_a_field_that_the_api_does_not_have_is_refused(tmp_path):
     (request,) = tpu_vm.requests(make_job(tmp_path), 1)
     request.message["queuedResource"]["tpu"]["nodeSpec"][0]["node"]["colour"] = "red"

@@ -57,8 +57,7 @@ def _queued_resource(job: Job, attempt: int) -> dict[str, Any]:
     if config.provisioning == "spot":
         resource["spot"] = {}
     if config.provisioning == "reserved":
-        project = f"projects/{config.project}" if "/" not in config.reservation else ""
-        place = f"{project}/locations/{config.zone}/reservations/" if project else ""
+        place = "" if "/" in config.reservation else f"{_parent(job)}/reservations/"
         resource |= {"guaranteed": {}, "reservationName": f"{place}{config.reservation}"}
     return resource
 
