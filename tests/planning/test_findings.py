@@ -161,3 +161,9 @@ def test_half_a_percent_of_a_step_is_not_worth_a_line():
 
 
 COPY = "%copy.1 = bf16[8192,4096]{1,0} copy(%y), " + CYCLES % 1
+
+
+def test_a_kernel_that_is_not_used_costs_what_nobody_knows():
+    text = looped(PRODUCT)
+    (finding,) = find(Look(schedule(text, TORUS), text, MESH, 1 << 30, tokens=8192, vocabulary=32000))
+    assert (finding.kind, finding.bytes, finding.seconds) == ("no_kernel", 0, 0.0)

@@ -141,5 +141,8 @@ def test_a_result_counts_if_its_process_ended_well(tmp_path, monkeypatch):
     monkeypatch.setattr(compiling.sys, "executable", "/bin/true")
     assert compiling.compile_apart(job, path, "this") == executable == compiling.read(path)
     monkeypatch.setattr(compiling.sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match="failed: no message"):
+        compiling.compile_apart(job, tmp_path / "new" / "folder" / "one.json.gz", "this")
+    assert (tmp_path / "new" / "folder").is_dir()
     with pytest.raises(UserError, match="this: the TPU compiler failed: no message"):
         compiling.compile_apart(job, path, "this")

@@ -267,3 +267,10 @@ def test_a_wait_is_shared_by_the_transfers_that_made_it():
     assert items["started.3"].seconds == pytest.approx(GATHERING * OBSERVED)
     assert items["started.0"].seconds == items["started.1"].seconds == 0
     assert items["started.2"].seconds == pytest.approx((3 * GATHERING - 1e-3) * OBSERVED)
+
+
+def test_other_kernels_of_matrices_and_a_grouped_matmuls_own_metadata_are_no_grouped_matmul():
+    rows, wide = "%rows = bf16[4096,1024]{1,0} parameter(1)", "%wide = bf16[4096,2048]{1,0} parameter(2)"
+    for name in ("other.1", "ragged-dot-metadata.1"):
+        kernel = f'%{name} = bf16[4096,2048]{{1,0}} custom-call(%rows, %wide), custom_call_target="x"'
+        assert seconds(looped(rows, wide, kernel, turns=1)) == pytest.approx(2 * 2 * 4096 * 2048 / 819e9)
