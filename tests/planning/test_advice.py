@@ -49,6 +49,12 @@ def test_each_change_is_of_one_key_and_can_be_run():
     assert named("pretrain.optimizer") == ["bfloat16", "adafactor", "muon"]
 
 
+def test_a_mesh_has_rows_for_all_its_devices():
+    of = setting(fsdp=8, tensor=2, accumulation=2)
+    sizes = [one.sizes for key, one in _changes(of) if key.startswith("mesh")]
+    assert sizes and all(8 % (data * fsdp * expert) == 0 for data, fsdp, expert, *_ in sizes)
+
+
 def test_nothing_helps_a_chip_without_memory():
     assert advise(assess(limited(setting(fsdp=16), 1))).change == ""
 

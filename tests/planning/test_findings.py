@@ -4,7 +4,9 @@ import pytest
 
 from tests.planning.programs import CYCLES, GATHER, MESH, PRODUCT, TORUS, looped
 from tpullm.planning.findings import KINDS, Look, axes_of, find
-from tpullm.planning.schedule import schedule
+from tpullm.planning.hlo import as_collective
+from tpullm.planning.instructions import computations
+from tpullm.planning.schedule import Item, schedule
 
 KERNEL = '%splash_mha_fwd.1 = bf16[1,8,2048,128]{3,2,1,0} custom-call(%q), custom_call_target="tpu_custom_call"'
 EVERYWHERE = "replica_groups=[1,256]<=[256]"
@@ -153,3 +155,28 @@ def test_findings_are_told_by_their_cost():
 
 def test_groups_that_are_not_of_this_mesh_have_no_axes():
     assert axes_of([[0, 4]], {"data": 2, "fsdp": 2}) == "" and axes_of([[0, 3]], {"data": 2, "fsdp": 2}) == "data+fsdp"
+
+
+def test_half_a_percent_of_a_step_is_not_worth_a_line():
+    """200 s, in which a collective is waited for 1 s: not more than the share. A copy counts from half of it on."""
+    instructions = {one.opcode: one for one in computations(looped(GATHER, PRODUCT, COPY))["body"]}
+    gather = as_collective(instructions["all-gather"], "body", True)
+
+    def kinds(waited: float, copied: float) -> set[str]:
+        items = [
+            Item(instructions["all-gather"], 1, waited, waited, gather, "body"),
+            Item(instructions["copy"], 1, copied, 0.0, None, "body"),
+            Item(instructions["fusion"], 1, 200 - waited - copied, 0.0, None, "body"),
+        ]
+        return {one.kind for one in find(Look(items, KERNEL, MESH, 1 << 30, tokens=8192, vocabulary=32000))}
+
+    assert kinds(1.0, 0.5) == set() and kinds(1.001, 0.5) == {"waited_for"} and kinds(1.0, 0.501) == {"copied"}
+
+
+COPY = "%copy.1 = bf16[8192,4096]{1,0} copy(%y), " + CYCLES % 1
+
+
+def test_a_kernel_that_is_not_used_costs_what_nobody_knows():
+    text = looped(PRODUCT)
+    (finding,) = find(Look(schedule(text, TORUS), text, MESH, 1 << 30, tokens=8192, vocabulary=32000))
+    assert (finding.kind, finding.bytes, finding.seconds) == ("no_kernel", 0, 0.0)

@@ -71,3 +71,11 @@ def test_what_crosses_slices_is_what_the_host_is_handed():
     )
     assert between_slices(PROGRAM) == []
     assert between_slices(PROGRAM + send) == [("all-reduce", 72 * 8 * 128 * 2)]
+
+
+def test_a_scatter_in_one_group_counts_what_goes_in():
+    (one,) = collectives(
+        "ENTRY %main (p: f32[16]) -> f32[4] {\n"
+        "  ROOT %r = f32[4]{0} reduce-scatter(%p), channel_id=3, replica_groups={{0,1,2,3}}\n}\n"
+    )
+    assert one.bytes == 4 * 4 * 4 and one.devices() == [[0, 1, 2, 3]]

@@ -1,5 +1,8 @@
 """The program for chips that are not here: what the compiler is told, and what is made of its errors."""
 
+import dataclasses
+import gzip
+import json
 import os
 import warnings
 from types import SimpleNamespace
@@ -120,3 +123,26 @@ def compile_with(monkeypatch, compile_):
     times = iter([100.0, 102.34])
     monkeypatch.setattr(compiling.time, "time", lambda: next(times))
     return compiling._compile(Job(DENSE, CONFIG, {"fsdp": -1}, parse("v6e:4x4")))
+
+
+def test_the_step_is_traced_on_an_absent_mesh_for_a_tpu():
+    small = dataclasses.replace(DENSE, layers=1)
+    text = program.traced(small, CONFIG, absent_mesh({"fsdp": -1}, parse("v6e:2x2"))).as_text()
+    assert "num_partitions = 4" in text and "splash" in text
+
+
+def test_a_result_counts_if_its_process_ended_well(tmp_path, monkeypatch):
+    """What an earlier process left there is not the result of one that fails."""
+    path = tmp_path / "one.json.gz"
+    executable = compiling.Executable("HloModule", 5, 0, ((0, 0),), 1.0, "2026-01-01T00:00:00")
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        json.dump(dataclasses.asdict(executable), file)
+    job = Job(DENSE, CONFIG, {"fsdp": -1}, parse("v6e:2x2"))
+    monkeypatch.setattr(compiling.sys, "executable", "/bin/true")
+    assert compiling.compile_apart(job, path, "this") == executable == compiling.read(path)
+    monkeypatch.setattr(compiling.sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match="failed: no message"):
+        compiling.compile_apart(job, tmp_path / "new" / "folder" / "one.json.gz", "this")
+    assert (tmp_path / "new" / "folder").is_dir()
+    with pytest.raises(UserError, match="this: the TPU compiler failed: no message"):
+        compiling.compile_apart(job, path, "this")

@@ -185,6 +185,8 @@ def along(kind: str, groups: str, topology: str = "v5e:16x16", size: int = 1 << 
         ("all-to-all", "[8,8]<=[64]", "v5e:8x8", (1,), 8 / 4, 7),  # of a line a quarter
         ("ragged-all-to-all", "[1,32]<=[32]", "v5e:4x8", (0, 1), 8 / 4, 3 + 7),  # the longer line
         ("all-to-all", "[8,16]<=[128]", "v5e:8x16", (1,), 16 / 8, 8),
+        # A ring of 4 and half of a ring of 8, which is a line: the line takes longer.
+        ("all-to-all", "{{0,1,2,3,8,9,10,11,16,17,18,19,24,25,26,27}}", "v5p:4x4x8", (1, 2), 4 / 4, 2 + 3),
         ("collective-permute", "{{0,1},{1,0}}", "v5e:16x16", (1,), 1, 1),
         ("collective-permute", "{{0,15}}", "v5e:16x16", (1,), 1, 1),  # around
         ("collective-permute", "{{0,16},{0,5}}", "v5e:16x16", (0,), 5, 5),
@@ -195,7 +197,7 @@ def test_seconds_of_a_collective_by_hand(kind, groups, topology, dimensions, tim
     """`times` its bytes go over one link; each hop takes a microsecond."""
     found = along(kind, groups, topology)
     assert found[0] == dimensions
-    assert found[1] == pytest.approx(times * (1 << 30) / (50e9 * LINKS) + hops * 1e-6)
+    assert found[1] == pytest.approx(times * (1 << 30) / (parse(topology).chip.link_bandwidth * LINKS) + hops * 1e-6)
 
 
 def test_what_goes_nowhere_takes_no_link():
@@ -265,3 +267,10 @@ def test_a_wait_is_shared_by_the_transfers_that_made_it():
     assert items["started.3"].seconds == pytest.approx(GATHERING * OBSERVED)
     assert items["started.0"].seconds == items["started.1"].seconds == 0
     assert items["started.2"].seconds == pytest.approx((3 * GATHERING - 1e-3) * OBSERVED)
+
+
+def test_other_kernels_of_matrices_and_a_grouped_matmuls_own_metadata_are_no_grouped_matmul():
+    rows, wide = "%rows = bf16[4096,1024]{1,0} parameter(1)", "%wide = bf16[4096,2048]{1,0} parameter(2)"
+    for name in ("other.1", "ragged-dot-metadata.1"):
+        kernel = f'%{name} = bf16[4096,2048]{{1,0}} custom-call(%rows, %wide), custom_call_target="x"'
+        assert seconds(looped(rows, wide, kernel, turns=1)) == pytest.approx(2 * 2 * 4096 * 2048 / 819e9)

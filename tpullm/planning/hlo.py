@@ -47,7 +47,7 @@ class Collective:
         if iota := re.match(r"\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", self.groups):
             numbers = np.arange(int(iota[1]) * int(iota[2])).reshape([int(size) for size in iota[3].split(",")])
             turned = numbers.transpose([int(n) for n in iota[4].split(",")]) if iota[4] else numbers
-            return turned.reshape(int(iota[1]), -1).tolist()
+            return turned.reshape(int(iota[1]), int(iota[2])).tolist()
         return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", self.groups)]
 
 
