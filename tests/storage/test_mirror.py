@@ -26,6 +26,7 @@ def until(true) -> None:
 
 
 def test_what_grows_is_sent_unasked_and_whole_when_waited_for(bucket):
+    before = set(threading.enumerate())
     grown = mirror.mirrored(bucket / "stage")
     with open(grown.folder / "log", "a") as file:
         for line in ("1\n", "2\n"):
@@ -42,7 +43,7 @@ def test_what_grows_is_sent_unasked_and_whole_when_waited_for(bucket):
     assert (bucket / "stage" / "log").read_text() == "1\n2\n3\n"
     grown.close()
     assert not grown.folder.exists()
-    until(lambda: not any(thread.name == "mirror" for thread in threading.enumerate()))
+    until(lambda: not any(thread.name == "mirror" for thread in set(threading.enumerate()) - before))
 
 
 def test_a_local_folder_is_written_where_it_is(tmp_path):
