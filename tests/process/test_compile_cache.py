@@ -120,7 +120,7 @@ def test_failures_are_told_once_and_leave_no_broken_entry(home, monkeypatch, cap
 def test_what_was_longest_not_used_is_removed(home, monkeypatch):
     for name, value in compile_cache.settings().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(compile_cache, "MOST_BYTES", 250)
+    monkeypatch.setattr(compile_cache, "MOST_BYTES", 200)
     other = home / "another machine"
     other.mkdir()
     for day, path in enumerate([other / "old", home / compile_cache.machine() / "newer", other / "newest"]):
