@@ -1,5 +1,6 @@
 """Compiled programs are kept: for this kind of machine only, with the same results, and never in the way."""
 
+import io
 import os
 import shutil
 import sys
@@ -62,6 +63,19 @@ def test_another_processor_or_number_of_cores_has_another_folder(monkeypatch):
     assert len(machines) == 3
 
 
+def test_a_processor_is_known_by_what_it_can_do_and_not_by_its_speed(monkeypatch):
+    first = "processor\t: 0\nmodel name\t: A\ncpu MHz\t\t: {}\nflags\t\t: fpu {}\n\n"
+
+    def machine(*facts, second="processor\t: 1\nmodel name\t: A\n") -> str:
+        file = io.StringIO(first.format(*facts) + second)
+        monkeypatch.setattr(compile_cache, "open", lambda path, **_: file, raising=False)
+        return compile_cache.machine()
+
+    known = machine(1000, "avx2")
+    assert machine(3000, "avx2") == known and machine(1000, "avx2", second="") == known
+    assert machine(1000, "avx512") != known
+
+
 def test_the_folder_is_the_users_alone(home):
     folder = compile_cache.settings()[compile_cache.FOLDER]
     assert folder == str(home / compile_cache.machine())
@@ -106,7 +120,7 @@ def test_failures_are_told_once_and_leave_no_broken_entry(home, monkeypatch, cap
 def test_what_was_longest_not_used_is_removed(home, monkeypatch):
     for name, value in compile_cache.settings().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(compile_cache, "MOST_BYTES", 250)
+    monkeypatch.setattr(compile_cache, "MOST_BYTES", 200)
     other = home / "another machine"
     other.mkdir()
     for day, path in enumerate([other / "old", home / compile_cache.machine() / "newer", other / "newest"]):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,6 +73,27 @@ def test_the_users_folder_for_programs_stands(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "platforms", dict)
     environment.prepare()
     assert os.environ[compile_cache.FOLDER] == str(tmp_path)
+
+
+@pytest.mark.parametrize("chosen, expected", [(None, "cpu"), ("gpu", None)])
+def test_variables_are_set_and_a_jax_that_is_imported_is_told_the_platform(monkeypatch, tmp_path, chosen, expected):
+    """What the user has chosen stands: in the variable, and in JAX's own setting."""
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.delenv("JAX_PLATFORMS")  # what the test sets goes with it
+    monkeypatch.setenv(compile_cache.FOLDER, "")
+    monkeypatch.delenv(compile_cache.FOLDER)
+    monkeypatch.setattr(compile_cache, "settings", lambda: {compile_cache.FOLDER: str(tmp_path)})
+    monkeypatch.setattr(environment, "platforms", lambda: {"JAX_PLATFORMS": "cpu"})
+    told = []
+    config = SimpleNamespace(jax_platforms=chosen, update=lambda name, value: told.append((name, value)))
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(config=config))
+    environment.prepare()
+    assert (os.environ["JAX_PLATFORMS"], os.environ[compile_cache.FOLDER]) == ("cpu", str(tmp_path))
+    assert told == ([("jax_platforms", "cpu")] if expected else [])
+    monkeypatch.setattr(environment, "platforms", dict)
+    environment.prepare()
+    assert len(told) == bool(expected), "without a platform of ours JAX is left alone"
 
 
 @pytest.mark.parametrize(

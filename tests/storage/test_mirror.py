@@ -26,6 +26,7 @@ def until(true) -> None:
 
 
 def test_what_grows_is_sent_unasked_and_whole_when_waited_for(bucket):
+    before = set(threading.enumerate())
     grown = mirror.mirrored(bucket / "stage")
     with open(grown.folder / "log", "a") as file:
         for line in ("1\n", "2\n"):
@@ -42,6 +43,16 @@ def test_what_grows_is_sent_unasked_and_whole_when_waited_for(bucket):
     assert (bucket / "stage" / "log").read_text() == "1\n2\n3\n"
     grown.close()
     assert not grown.folder.exists()
+    until(lambda: not any(thread.name == "mirror" for thread in set(threading.enumerate()) - before))
+
+
+def test_a_local_folder_is_written_where_it_is(tmp_path):
+    grown = mirror.mirrored(tmp_path / "run" / "stage")
+    (grown.folder / "log").write_text("1\n")
+    grown.changed()
+    grown.wait()
+    grown.close()
+    assert (tmp_path / "run" / "stage" / "log").read_text() == "1\n"
 
 
 def test_an_upload_that_failed_is_tried_again(bucket, storage_server, monkeypatch):

@@ -18,7 +18,6 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         try:
             yield executor
         except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 child.terminate()
             raise
