@@ -120,6 +120,14 @@ def test_every_dimension_of_a_parameter_has_its_key(architecture):
             assert size in (getattr(config, KEYS[axis]), shared if axis == "mlp" else None)
 
 
+def test_a_width_that_heads_fill_stays_one_of_whole_heads_of_even_width():
+    """32 is 4 heads of 8: 30 and 33 are the nearest multiples of 3, but 4 heads need a multiple of 8."""
+    message = refused(lambda: fits(planned_mesh({"fsdp": 3}, 3), batch_size=48))
+    assert message.startswith("model.width: 32 can't") and message.endswith("or model.width 24 or 48")
+    message = refused(lambda: fits(planned_mesh({"fsdp": 3}, 3), batch_size=48, head_width=16))
+    assert message.endswith("or model.width 30 or 33")
+
+
 @pytest.mark.parametrize(
     ("devices", "chunks", "told"), [(1, 5, "32 tokens of a row that a device has; use 4 or 8"), (2, 32, "16 tokens of")]
 )

@@ -1,11 +1,14 @@
 """The training loop as a command runs it."""
 
+import itertools
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 
+from tpullm.checkpoint.saving import Checkpoints
 from tpullm.cli import main
 from tpullm.recipe.schema import OptimizerConfig
 from tpullm.training import evaluation, loop, step
@@ -47,6 +50,20 @@ def test_a_command_traces_each_program_once(tiny_tokens, monkeypatch):
     assert main(["finetune", "--run", str(tiny_tokens)]) == 0
     assert traced == {"step": 3, "evaluation": 2}, "another optimizer is another step; held-out text is read as before"
     assert [function._cache_size() for function in steps] == [1, 1, 1]
+
+
+def test_checkpoints_are_saved_when_their_minutes_are_over(tiny_tokens, monkeypatch):
+    """By a clock that goes on by 25 s whenever it is read: once a step, and at a save."""
+    clock = itertools.count(0, 25)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: saved.append(step) or save(self, step, *rest))
+    options = ["--pretrain.checkpoint.every_steps=0", "--pretrain.checkpoint.every_minutes=1", "--pretrain.steps=7"]
+    assert main(["pretrain", "--run", str(tiny_tokens), *options, "--pretrain.evaluate_every=5"]) == 0
+    assert saved == [3, 6, 7], "and at the end"
+    rows = read(tiny_tokens / "pretrain" / "metrics.jsonl")
+    for kind in ("loss", "eval_loss"):  # every fifth step is logged and evaluated, and so is the last
+        assert [(row["step"], row["tokens"]) for row in rows if kind in row] == [(5, 5 * 8 * 128), (7, 7 * 8 * 128)]
 
 
 def test_the_log_of_a_model_with_experts_tells_their_loads(tiny_tokens):

@@ -60,10 +60,11 @@ def test_tensorboard_gets_every_number_by_its_step(tmp_path):
     assert read(tmp_path / FILE) == [row]
 
 
-def test_a_line_can_be_read_before_the_log_is_closed(tmp_path):
-    log = MetricsLog(tmp_path, 0)
+def test_a_line_can_be_read_and_sent_before_the_log_is_closed(tmp_path, monkeypatch):
+    log, sent = MetricsLog(tmp_path, 0), []
+    monkeypatch.setattr(log._place, "changed", lambda: sent.extend(read(tmp_path / FILE)))
     log.write({"step": 1})
-    assert read(tmp_path / FILE) == [{"step": 1}]
+    assert read(tmp_path / FILE) == sent == [{"step": 1}]
     log.close()
 
 

@@ -76,7 +76,7 @@ def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> N
     axes = " x ".join(f"mesh.{axis}" for axis in RULES.batch if mesh.shape[axis] > 1)
     whole = parts * config.accumulation
     ways = {
-        "batch_size": nearest(batch, lambda size: size % whole == 0, 2 * whole),
+        "batch_size": nearest(batch, lambda size: size % whole == 0, whole),
         "accumulation": nearest(config.accumulation, lambda count: batch % (count * parts) == 0, batch),
         axes: nearest(parts, lambda size: rows % size == 0 and _possible(mesh, size), rows),
     }

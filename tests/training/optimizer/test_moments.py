@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests.training.small import mesh
-from tpullm.training.optimizer.moments import stochastic_round, store_in_bfloat16
+from tpullm.training.optimizer.moments import _hashed, stochastic_round, store_in_bfloat16
 
 
 def after(steps, optimizer, size=2048, seed=0):
@@ -66,6 +66,14 @@ def test_the_rounding_depends_on_the_step_alone():
     one, other = (after(5, store_in_bfloat16(optax.scale_by_adam())).state for _ in range(2))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(one)} == {"int32", "bfloat16"}
+
+
+@pytest.mark.parametrize("shape", [(4096,), (64, 64), (8, 16, 32)])
+def test_the_bits_of_all_elements_differ(shape):
+    """The mixer is a bijection of 32 bits, and each element has an index of its own."""
+    with jax.set_mesh(mesh()):
+        words = np.asarray(_hashed(jnp.zeros(shape), jnp.uint32(7)))
+    assert words.shape == shape and len(np.unique(words)) == words.size
 
 
 @pytest.mark.parametrize("shape", [(4096,), (64, 64), (8, 16, 32)])
