@@ -149,7 +149,7 @@ def _whole(key: Key) -> str:
     told = [key.help.removesuffix("."), *([f"One of {', '.join(key.choices)}"] if unnamed else [])]
     if key.changes.resumes:
         told.append("A training resumes with another value")
-    return ". ".join(told) + "." * (len(told) > 1)
+    return ". ".join(told) + "." * (len(told) > 1 or key.help.endswith("."))
 
 
 def _beside(name: str, explanation: str, column: int, width: int) -> list[str]:

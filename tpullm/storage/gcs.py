@@ -167,6 +167,11 @@ class Status:
         """Bytes."""
         return self.st_size
 
+    @property
+    def st_mtime_ns(self) -> int:
+        """The generation, which changes whenever the object does."""
+        return self.generation
+
 
 class BucketPath(gpath.PosixGPath):
     """A path `gs://bucket/...`; a file is one request. Unpickled in another process, it connects there."""
