@@ -60,6 +60,8 @@ def test_published_models_come_from_gs_learn_there_and_go_out_there(published, c
     learn = ["--finetune.conversations", f"[{bucket}/talks.jsonl]", "--finetune.chat_template", bucket / "chatml.jinja"]
     call("finetune", "--run", bucket / "run", *learn, "--finetune.train.steps=2", "--finetune.train.batch_size=8")
     call("finetune", "--run", bucket / "run", *learn, "--finetune.train.steps=3", "--finetune.train.batch_size=8")
+    assert "resumes at step 2 of 3" in " ".join(capsys.readouterr().err.split())
+    call("finetune", "--run", bucket / "run", *learn, "--finetune.train.steps=3", "--finetune.train.batch_size=4")
     assert f"the old one is kept in {bucket}/run/replaced/finetune-" in capsys.readouterr().err
     assert [path.name for path in (bucket / "run" / "replaced").iterdir()]
     call("tokenize", "--show", "The cat", "--model", bucket / "run")
