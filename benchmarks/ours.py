@@ -11,7 +11,7 @@ from sizes import BATCHES, DECODED, NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import Program
 
 from tpullm.data.batch import Batch
-from tpullm.hardware.peak import peak as measured_peak
+from tpullm.hardware.peak_flops import peak as measured_peak
 from tpullm.inference.decode import decode
 from tpullm.inference.session import Session, targets, use_dtype
 from tpullm.mesh.layout import make_mesh

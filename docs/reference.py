@@ -1,4 +1,4 @@
-"""Writes docs/en/reference.md: every key of a recipe and of a launch, as `tpullm.recipe.key_table` reads them.
+"""Writes docs/en/reference.md: every key of a recipe and of a launch, as `tpullm.recipe.schema_keys` reads them.
 
 python docs/reference.py
 """
@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout, wherever tpullm is installed from
 
 from tpullm.launchers.settings import LaunchConfig  # noqa: E402
-from tpullm.recipe.key_table import Key, Section, sections  # noqa: E402
 from tpullm.recipe.schema import Recipe  # noqa: E402
+from tpullm.recipe.schema_keys import Key, Section, sections  # noqa: E402
 
 PAGE = ROOT / "docs" / "en" / "reference.md"
 HEAD = """\

@@ -227,8 +227,8 @@ def proof(**fields):
 
 
 def test_the_compilers_word_stands_above_the_estimate():
+    from tpullm.planning.plan_tables import details, side_by_side
     from tpullm.planning.plans import make_plan, with_proofs
-    from tpullm.planning.tables import details, side_by_side
 
     recipe = load(EIGHT)
     model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
@@ -243,8 +243,8 @@ def test_the_compilers_word_stands_above_the_estimate():
 
 
 def test_each_proof_is_of_a_way_to_run_it():
+    from tpullm.planning.plan_tables import details
     from tpullm.planning.plans import make_plan, with_proofs
-    from tpullm.planning.tables import details
 
     recipe = load(EIGHT)
     plan = make_plan(recipe, recipe.model.resolved(recipe.tokenizer.vocabulary_size), "v6e:16x16", searched=True)

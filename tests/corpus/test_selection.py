@@ -10,8 +10,8 @@ import pytest
 from tpullm.corpus import dedup, selection
 from tpullm.corpus.document import Record
 from tpullm.corpus.document_files import HELD_OUT, TRAIN
-from tpullm.corpus.hashing import text_hash
 from tpullm.corpus.tasks import Result, Task
+from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import CorpusConfig, Source
 
 SOURCE = Source("s", "text", licence="CC0-1.0")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tpullm.corpus import dedup, tasks
-from tpullm.corpus.hashing import text_hash
 from tpullm.corpus.source_files import File
 from tpullm.corpus.tasks import Task
+from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import CorpusConfig, Source
 
 SOURCE = Source("s", "text", licence="CC0-1.0", filter=False)
@@ -92,7 +92,7 @@ def test_a_generated_source_has_its_documents_by_its_seed(tmp_path):
 
 def test_tasks_are_run_by_workers_if_there_is_much_to_read(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(tasks.parts, "run_all", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(tasks.parallel_parts, "run_all", lambda *arguments: asked.append(arguments))
     task = dataclasses.replace(task_of(tmp_path, []), bytes=7)
     tasks.run_all([task], 3, len)
     assert asked == [("collect", tasks.run, [task], [7], 3, tasks.PARALLEL_BYTES, len)]

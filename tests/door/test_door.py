@@ -16,7 +16,7 @@ from tpullm.door import steps as door_run
 from tpullm.door.results import Attention, Blank
 from tpullm.errors import Interrupted, TryAgain, UserError
 from tpullm.inference import session as tpullm_session
-from tpullm.launchers import child
+from tpullm.launchers import child_process
 
 STYLE = resources.files("tpullm.report").joinpath("style.css").read_text("utf-8")
 PYTHON = sys.executable
@@ -150,7 +150,7 @@ def test_what_is_not_there_yet_is_said(tiny_tokens, tmp_path):
 def test_how_a_verb_ends(monkeypatch, tiny_run, code, kind, message, capsys):
     run = tpullm.Run(folder=tiny_run)
     words = f"print('one'); print('tpullm: a line', flush=True); raise SystemExit({code})"
-    monkeypatch.setattr(door_run, "Child", lambda command, *rest: child.Child([PYTHON, "-c", words], *rest))
+    monkeypatch.setattr(door_run, "Child", lambda command, *rest: child_process.Child([PYTHON, "-c", words], *rest))
     with pytest.raises(kind, match=message):
         run.collect()
     assert capsys.readouterr().out == "one\n"

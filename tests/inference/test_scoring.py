@@ -2,11 +2,7 @@ import numpy as np
 import pytest
 
 from tpullm.errors import UserError
-from tpullm.inference.scoring import (
-    log_probabilities,
-    next_log_probabilities,
-    text_log_probabilities,
-)
+from tpullm.inference.scoring import log_probabilities, next_log_probabilities, text_log_probabilities
 
 # Products of another shape sum in another order: log-probabilities of about 10 agree to 1e-3.
 TOLERANCE = 1e-3

@@ -5,8 +5,8 @@ import pytest
 from tests.launchers.conftest import job_of, make_job
 from tpullm.errors import TryAgain, UserError
 from tpullm.hardware import accelerators, machines
-from tpullm.launchers import compute, compute_api, google_api, google_batch, tpu_vm
-from tpullm.launchers.compute_api import GROUP, POLICY, TEMPLATE, Scope
+from tpullm.launchers import compute_engine, compute_engine_api, google_api, google_batch, tpu_vm
+from tpullm.launchers.compute_engine_api import GROUP, POLICY, TEMPLATE, Scope
 from tpullm.launchers.target import State
 
 TPU = make_job("gs://b/run", slices=2)
@@ -147,7 +147,7 @@ def member(status="RUNNING", action="NONE", *codes):
         ([member(), member("STAGING")], State.PROVISIONING),
         ([member("PROVISIONING"), member("PROVISIONING")], State.PROVISIONING),
         ([member(), member("RUNNING", "DELETING")], State.DELETING),
-        *(([member(), member(gone)], State.PREEMPTED) for gone in compute.GONE),
+        *(([member(), member(gone)], State.PREEMPTED) for gone in compute_engine.GONE),
         ([member(), member("", "CREATING", "ZONE_RESOURCE_POOL_EXHAUSTED")], State.WAITING),
         ([member(), member("", "CREATING", "VM_MIN_COUNT_NOT_REACHED")], State.WAITING),
         ([member("RUNNING", "NONE", "ZONE_RESOURCE_POOL_EXHAUSTED"), member()], State.ACTIVE),
@@ -156,19 +156,19 @@ def member(status="RUNNING", action="NONE", *codes):
 )
 def test_a_group_of_machines(members, state):
     """Errors for want of machines pass; any other would come again."""
-    seen, reason, permanent = compute._state(GROUP_JOB, members)
+    seen, reason, permanent = compute_engine._state(GROUP_JOB, members)
     assert seen is state and permanent is (state is State.FAILED)
     assert reason == ("QUOTA_EXCEEDED: of QUOTA_EXCEEDED" if state is State.FAILED else "")
 
 
 def test_machines_cost_from_when_they_are_made_until_they_stop(monkeypatch):
     shown = [member(status) for status in ("PROVISIONING", "STAGING", "RUNNING", "STOPPING", "TERMINATED", "")]
-    monkeypatch.setattr(compute_api, "instances", lambda scope, name: shown)
+    monkeypatch.setattr(compute_engine_api, "instances", lambda scope, name: shown)
     found = {"name": "tiny-pretrain-3", "description": "hash"}
-    seen = compute._resource({"tiny-pretrain-3"}, GROUP_JOB, 3, found)
+    seen = compute_engine._resource({"tiny-pretrain-3"}, GROUP_JOB, 3, found)
     assert seen.dollars_an_hour == pytest.approx(3 * machines.find("a3-highgpu-8g").dollars_an_hour)
     assert (seen.attempt, seen.run) == (3, "hash")
-    without_group = compute._resource(set(), GROUP_JOB, 3, found)
+    without_group = compute_engine._resource(set(), GROUP_JOB, 3, found)
     assert (without_group.state, without_group.dollars_an_hour) == (State.UNFINISHED, 0.0)
 
 
@@ -184,7 +184,7 @@ def test_machines_cost_from_when_they_are_made_until_they_stop(monkeypatch):
     ],
 )
 def test_what_an_operation_failed_by(code, kind, says):
-    error = compute_api.refusal({"code": code, "message": "so\n  it is"})
+    error = compute_engine_api.refusal({"code": code, "message": "so\n  it is"})
     assert type(error) is kind and str(error).startswith(says)
 
 
@@ -199,7 +199,7 @@ def test_an_operation_is_waited_for_where_its_resource_is(monkeypatch, place, ki
     answers[-1]["error"] = {"errors": [{"code": "INVALID_USAGE", "message": "no"}]}
     monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or answers.pop(0))
     with pytest.raises(UserError, match="refused"):
-        compute_api.create(compute_api.insert(kind, SCOPES[place], "id", {"name": "x"}))
+        compute_engine_api.create(compute_engine_api.insert(kind, SCOPES[place], "id", {"name": "x"}))
     assert [request.call for request in sent] == [f"Insert{kind.name}", *[f"Wait{place}Operation"] * 2]
     assert sent[1].message == SCOPES[place].fields | {"operation": "op"}
     for request in sent:
@@ -210,9 +210,9 @@ def test_an_operation_is_waited_for_where_its_resource_is(monkeypatch, place, ki
 
 def test_an_operation_that_does_not_end_is_left(monkeypatch):
     monkeypatch.setattr(google_api, "send", lambda request: {"name": "op", "status": "RUNNING"})
-    monkeypatch.setattr(compute_api, "SECONDS_FOR_OPERATION", 0.0)
+    monkeypatch.setattr(compute_engine_api, "SECONDS_FOR_OPERATION", 0.0)
     with pytest.raises(TryAgain, match="op is not done after 0 s"):
-        compute_api.delete(TEMPLATE, Scope("p"), "x")
+        compute_engine_api.delete(TEMPLATE, Scope("p"), "x")
 
 
 @pytest.mark.parametrize("kind", [GROUP, POLICY, TEMPLATE])
@@ -220,8 +220,8 @@ def test_lists_and_deletions_are_calls_that_the_library_has(monkeypatch, kind):
     sent = []
     monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or {"status": "DONE"})
     scope = SCOPES[{GROUP: "Zone", POLICY: "Region", TEMPLATE: "Global"}[kind]]
-    compute_api.list_all(kind, scope, "x-[0-9]+")
-    compute_api.delete(kind, scope, "x-1")
+    compute_engine_api.list_all(kind, scope, "x-[0-9]+")
+    compute_engine_api.delete(kind, scope, "x-1")
     listed, deleted = sent
     assert listed.message["filter"] == "name eq x-[0-9]+"
     assert deleted.rest()["url"].endswith(f"/{kind.collection}/x-1") and deleted.method == "DELETE"

@@ -10,8 +10,8 @@ from flax import nnx
 
 from tests.training.small import CONFIG, EXPERTS, batch, mesh
 from tpullm.mesh.layout import RULES
-from tpullm.model.attention.layer import LayerKind
 from tpullm.model.attention.plain import causal_mask
+from tpullm.model.attention.self_attention import LayerKind
 from tpullm.model.block import Block
 
 

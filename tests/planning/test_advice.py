@@ -5,9 +5,9 @@ import dataclasses
 from tests.planning.by_hand import DENSE, setting
 from tpullm.hardware.slices import parse
 from tpullm.planning.advice import _changes, _resumes, advise
-from tpullm.planning.resting import resting
 from tpullm.planning.search import assessed
 from tpullm.planning.setting import setting_of
+from tpullm.planning.state_bytes import resting
 from tpullm.recipe.parsing import load
 
 

@@ -11,8 +11,8 @@ from tpullm.hardware.slices import parse
 from tpullm.model.count import matrix_parameters
 from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import MAXTEXT, OURS, RECOMPUTED, Setting, setting_of, with_remat
+from tpullm.planning.step_work import recomputed, useful_flops, work
 from tpullm.planning.traffic import traffic
-from tpullm.planning.work import recomputed, useful_flops, work
 from tpullm.recipe.parsing import load
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -10,8 +10,8 @@ from tests.planning.by_hand import setting
 from tpullm.errors import UserError
 from tpullm.planning.estimate import estimate
 from tpullm.planning.plans import VERSION, Plan, make_plan, on_slices, to_json, with_proofs
-from tpullm.planning.resting import resting
 from tpullm.planning.search import assessed
+from tpullm.planning.state_bytes import resting
 from tpullm.recipe.parsing import load
 
 SMALL = ["--model.layers=2", "--pretrain.batch_size=64", "--pretrain.accumulation=1"]

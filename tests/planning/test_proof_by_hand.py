@@ -9,8 +9,8 @@ from tests.planning.programs import GATHER, PRODUCT, TORUS, looped
 from tpullm.hardware.slices import parse
 from tpullm.planning.compiling import Executable, Job
 from tpullm.planning.proof import _largest_parameter, _proof, _refusal, by_part, look_at, traffic_of
-from tpullm.planning.resting import of_device, resting
 from tpullm.planning.schedule import OBSERVED, schedule
+from tpullm.planning.state_bytes import of_device, resting
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 
 GIB = 1 << 30

@@ -10,7 +10,7 @@ from tpullm.hardware.slices import parse
 from tpullm.model.count import parameter_count
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.recipe.parsing import load
-from tpullm.training.fits import check_fits
+from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
 
 RECIPES = sorted(path for path in (ROOT / "configs" / "pretrain").glob("*.yaml") if load(path).topology)

@@ -11,11 +11,11 @@ from tpullm.planning.advice import advise
 from tpullm.planning.estimate import estimate
 from tpullm.planning.memory import memory
 from tpullm.planning.program import absent_mesh
-from tpullm.planning.resting import of_device, resting
 from tpullm.planning.search import assessed, search, settings, why_behind
 from tpullm.planning.setting import setting_of
+from tpullm.planning.state_bytes import of_device, resting
 from tpullm.recipe.parsing import load
-from tpullm.training.fits import check_fits
+from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
 
 RECIPES = sorted(path.stem for path in (ROOT / "configs" / "pretrain").glob("*.yaml") if load(path).topology)

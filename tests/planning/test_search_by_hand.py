@@ -11,7 +11,6 @@ from tests.planning.by_hand import DENSE, EXPERTS, setting
 from tpullm.planning import search as searching
 from tpullm.planning.estimate import Estimate
 from tpullm.planning.memory import Memory
-from tpullm.planning.resting import resting
 from tpullm.planning.search import (
     NEAR,
     Candidate,
@@ -28,6 +27,7 @@ from tpullm.planning.search import (
     why_behind,
 )
 from tpullm.planning.setting import RECOMPUTED
+from tpullm.planning.state_bytes import resting
 from tpullm.recipe.schema import OptimizerConfig
 
 

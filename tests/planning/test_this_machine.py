@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.planning.by_hand import DENSE
-from tpullm.hardware.peak import Fastest, Peak
+from tpullm.hardware.peak_flops import Fastest, Peak
 from tpullm.hardware.slices import parse
 from tpullm.mesh.layout import make_mesh
 from tpullm.planning import this_machine

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import ROOT, TINY
 from tpullm.cli import main
-from tpullm.recipe import key_table, mistakes, parsing
+from tpullm.recipe import mistakes, parsing, schema_keys
 from tpullm.recipe.schema import Recipe
 
 PAGE = "docs/en/reference.md"
@@ -125,7 +125,7 @@ def test_every_key_has_a_section_of_the_page():
     parser = __import__("jsonargparse").ArgumentParser(prog="tpullm run")
     parsing.add_recipe_arguments(parser)
     keys = mistakes.Keys(parser, Recipe)
-    places = {keys.where(section.dotted(key)) for section in key_table.sections(Recipe) for key in section.keys}
+    places = {keys.where(section.dotted(key)) for section in schema_keys.sections(Recipe) for key in section.keys}
     assert set(mistakes.ELSEWHERE.values()) <= set(keys.known)
     headings = re.findall(r"^##+ (\w+)$", (ROOT / PAGE).read_text(encoding="utf-8"), re.MULTILINE)
     assert {place.partition("#")[2] for place in places} <= set(headings)

@@ -23,8 +23,8 @@ from tpullm.run.stages import finetune_inputs, need
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
-from tpullm.training.fits import check_fits
 from tpullm.training.loop import Job
+from tpullm.training.mesh_fit import check_fits
 from tpullm.training.stage import is_finished, make
 from tpullm.training.state import Architecture
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tpullm.cluster import place
 from tpullm.commands import VERBS, module_of
-from tpullm.recipe import key_table
-from tpullm.recipe.help import Option, Page, brief, columns, full
+from tpullm.recipe import schema_keys
+from tpullm.recipe.help_page import Option, Page, brief, columns, full
 from tpullm.recipe.schema import Recipe
 
 
@@ -26,14 +26,14 @@ def page(verb: str, everything: bool = False) -> Page:
     if about.recipe:
         usage = f"tpullm {verb} [RECIPE] [--run RUN] [options] [--KEY VALUE ...]"
         everywhere = [field.name for field in dataclasses.fields(Recipe)]
-        sections = key_table.chosen(list(key_table.sections(Recipe)), everywhere if everything else about.keys)
+        sections = schema_keys.chosen(list(schema_keys.sections(Recipe)), everywhere if everything else about.keys)
         keys = f"Keys of the recipe{'' if everything else f' that {verb} reads'}, with their defaults:"
         options = [*_recipe_options(verb), *options]
     if about.reads:
         from tpullm.launchers.settings import LaunchConfig
 
         usage += " [--KEY VALUE ...] -- VERB ..."
-        sections, keys = list(key_table.sections(LaunchConfig)), "Keys of the launch, with their defaults:"
+        sections, keys = list(schema_keys.sections(LaunchConfig)), "Keys of the launch, with their defaults:"
         file = Option("--config FILE", "a YAML file of these keys, or a name: local, tpu-vm, compute or batch")
         options = [*options, file]
     if sections and not everything:

@@ -24,7 +24,7 @@ from tpullm.log import say
 from tpullm.recipe.parsing import parse
 
 # Module of each target in `launchers`.
-CLOUD = {"tpu-vm": "tpu_vm", "compute": "compute", "batch": "google_batch"}
+CLOUD = {"tpu-vm": "tpu_vm", "compute": "compute_engine", "batch": "google_batch"}
 COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI codes, one a process
 ACTIONS = ("start", "status", "logs", "stop")
 TARGETS = ("local", *CLOUD)

@@ -39,7 +39,7 @@ def add_arguments(parser) -> None:
 
 def main(recipe: Recipe, run: Path, arguments) -> int:
     """Plan for each topology and print the plans. The exit code says whether anything fits."""
-    from tpullm.planning import tables
+    from tpullm.planning import plan_tables
     from tpullm.planning.plans import VERSION, to_json
 
     target = storage.path(arguments.write) if arguments.write else None
@@ -51,7 +51,7 @@ def main(recipe: Recipe, run: Path, arguments) -> int:
     if arguments.json:
         print_json({"version": VERSION, "recipe": recipe.name, "plans": [to_json(plan) for plan in plans]})
     else:
-        print(tables.details(plans[0]) if len(plans) == 1 else tables.side_by_side(plans))
+        print(plan_tables.details(plans[0]) if len(plans) == 1 else plan_tables.side_by_side(plans))
     if target:
         _write(plans[0], target)
     return 0 if any(plan.fits for plan in plans) else 1

@@ -20,8 +20,8 @@ from tpullm.planning.this_machine import expected
 from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
 from tpullm.run.stages import pretrain_inputs
 from tpullm.tokenizer import load as load_tokenizer
-from tpullm.training.fits import check_fits
 from tpullm.training.loop import Job
+from tpullm.training.mesh_fit import check_fits
 from tpullm.training.stage import is_finished, make
 from tpullm.training.state import Architecture
 

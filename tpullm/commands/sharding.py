@@ -47,7 +47,7 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     from tpullm.checkpoint.models import planned_model
     from tpullm.huggingface.tensors import flat
     from tpullm.mesh.layout import planned_mesh
-    from tpullm.training.fits import check_fits
+    from tpullm.training.mesh_fit import check_fits
     from tpullm.training.optimizer.chain import make_optimizer
     from tpullm.training.state import Architecture, abstract
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tpullm.corpus import ngrams
-from tpullm.corpus.hashing import GOLDEN, splitmix64
+from tpullm.corpus.text_hashes import GOLDEN, splitmix64
 
 SHINGLE = 5  # words, or characters in scripts without spaces
 PERMUTATIONS = 128

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tpullm.corpus.hashing import text_hash
+from tpullm.corpus.text_hashes import text_hash
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 
 from tpullm.corpus import language_detection
-from tpullm.corpus.hashing import GOLDEN, splitmix64
+from tpullm.corpus.text_hashes import GOLDEN, splitmix64
 
 WORD = re.compile(r"\w+")
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from tpullm.corpus.cutting import cut
-from tpullm.corpus.hashing import text_hash
+from tpullm.corpus.text_hashes import text_hash
 
 FEW = 20  # a source of fewer documents is cut into stretches, since one document may be most of its text
 SHORTEST_STRETCH = 200  # characters

@@ -18,9 +18,9 @@ from tpullm import storage
 from tpullm.corpus import dedup, filters, language_detection, readers
 from tpullm.corpus.cutting import cut
 from tpullm.corpus.document import Raw, Record
-from tpullm.corpus.hashing import text_hash
 from tpullm.corpus.source_files import File
-from tpullm.process import parts
+from tpullm.corpus.text_hashes import text_hash
+from tpullm.process import parallel_parts
 from tpullm.recipe.schema import CorpusConfig, Source
 
 # Two workers take 0.2 s to start and import their modules. One process reads less text than this in about that time.
@@ -71,7 +71,7 @@ class Result:
 
 def run_all(tasks: Sequence[Task], workers: int, finished: Callable[[], None]) -> None:
     """Run the tasks in `workers` processes (0: one for each core); `finished` is called after each."""
-    parts.run_all("collect", run, tasks, [task.bytes for task in tasks], workers, PARALLEL_BYTES, finished)
+    parallel_parts.run_all("collect", run, tasks, [task.bytes for task in tasks], workers, PARALLEL_BYTES, finished)
 
 
 def run(task: Task) -> None:

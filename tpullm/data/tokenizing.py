@@ -13,7 +13,7 @@ import numpy as np
 from tpullm import storage
 from tpullm.corpus import document_files
 from tpullm.data import token_store
-from tpullm.process.parts import run_all
+from tpullm.process.parallel_parts import run_all
 from tpullm.tokenizer import load as load_tokenizer
 
 # Starting worker processes takes as long as tokenizing this many (compressed) bytes of documents.

@@ -20,7 +20,7 @@ from tpullm.commands import tokenize
 from tpullm.corpus import document_files
 from tpullm.door.results import Loss, Split
 from tpullm.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
-from tpullm.launchers.child import Child
+from tpullm.launchers.child_process import Child
 from tpullm.recipe import parsing as recipes
 from tpullm.report import run_data
 

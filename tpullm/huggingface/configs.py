@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tpullm.errors import UserError
-from tpullm.huggingface import rope
+from tpullm.huggingface import rope_settings
 from tpullm.huggingface.families import FAMILIES, Family
 from tpullm.recipe.schema import ModelConfig
 
@@ -88,7 +88,7 @@ def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
         fields |= dict.fromkeys(ours, bool(said.get(key)))
     fields["windows"] = _windows(family, said, fields["layers"], where)
     if fields.get("positions", "rotary") == "rotary":
-        fields |= rope.read(said, fields, where)
+        fields |= rope_settings.read(said, fields, where)
     return ModelConfig(**fields).resolved(fields["vocabulary_size"])
 
 
@@ -155,5 +155,5 @@ def _written(name: str, config: ModelConfig) -> dict[str, Any]:
         if not family.lists_windows:
             del found["layer_types"]
     if config.positions == "rotary":
-        found |= rope.write(name, config)
+        found |= rope_settings.write(name, config)
     return found

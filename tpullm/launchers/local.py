@@ -4,15 +4,15 @@ import functools
 import os
 import shlex
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tpullm.cluster.handshake import free_port
 from tpullm.errors import TRY_AGAIN, Interrupted, UserError
 from tpullm.launchers import settings
-from tpullm.launchers.child import Child
+from tpullm.launchers.child_process import Child
 from tpullm.launchers.job import JOINING, Job
 
 SECONDS_TO_NOTICE = 10.0  # after a failure: hosts that have joined see at once that one is gone, and exit
@@ -54,7 +54,7 @@ def run(job: Job, line: Callable[[int, str], None]) -> int:
     Raises:
         Interrupted: Ctrl-C or SIGTERM; all processes had time to save.
     """
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     children = [
         Child(_command(job, index, address), os.environ | _own_variables(job, index), functools.partial(line, index))
         for index in range(job.config.processes)
@@ -128,8 +128,3 @@ def _cards() -> list[str]:
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [card for card in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if card]
     return [str(index) for index, _ in enumerate(NVIDIA_GPUS.glob("*"))]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

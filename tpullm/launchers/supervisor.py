@@ -29,7 +29,7 @@ from tpullm import storage
 from tpullm.cluster import metadata, place
 from tpullm.cluster.place import PORTS, Place
 from tpullm.errors import TRY_AGAIN, TryAgain, UserError
-from tpullm.launchers.child import Child
+from tpullm.launchers.child_process import Child
 from tpullm.launchers.job import JOINING
 from tpullm.launchers.record import HostExit, Record
 from tpullm.launchers.upload import Log

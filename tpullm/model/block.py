@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from tpullm.mesh.layout import RULES
-from tpullm.model.attention.layer import Attention, LayerKind
+from tpullm.model.attention.self_attention import Attention, LayerKind
 from tpullm.model.experts.moe import MixtureOfExperts
 from tpullm.model.mlp import MLP
 from tpullm.model.norm import Norm

@@ -12,9 +12,9 @@ from flax import nnx
 from tpullm.mesh.collectives import all_gather
 from tpullm.mesh.layout import RULES, axis_size
 from tpullm.model.attention.kernels import attention_kernel
-from tpullm.model.attention.layer import LayerKind
 from tpullm.model.attention.plain import causal_mask
 from tpullm.model.attention.rope import rotary_table
+from tpullm.model.attention.self_attention import LayerKind
 from tpullm.model.block import Block
 from tpullm.model.embedding import lookup
 from tpullm.model.experts.moe import Routing

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tpullm.mesh.axes import written
-from tpullm.planning.resting import resting
 from tpullm.planning.search import Candidate, assessed, meshes
 from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
-from tpullm.recipe.key_table import sections
+from tpullm.planning.state_bytes import resting
 from tpullm.recipe.schema import Recipe
+from tpullm.recipe.schema_keys import sections
 
 
 @dataclass(frozen=True)

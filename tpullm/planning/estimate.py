@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from tpullm.hardware.chip import Chip
 from tpullm.planning.setting import Setting
+from tpullm.planning.step_work import Part, useful_flops, work
 from tpullm.planning.traffic import Transfer, traffic
-from tpullm.planning.work import Part, useful_flops, work
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ compiler's programs; tests compare it with `benchmarks/compiled.yaml`.
 
 from typing import NamedTuple
 
-from tpullm.planning.resting import Resting, of_device
 from tpullm.planning.setting import Setting, attention_parameters
+from tpullm.planning.state_bytes import Resting, of_device
 from tpullm.planning.traffic import stops
 
 PROGRAM = 34 << 20  # bytes of the program itself: 27 to 56 MiB in compiled programs

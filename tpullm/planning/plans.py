@@ -10,9 +10,9 @@ from tpullm.hardware.slices import Topology
 from tpullm.planning.advice import Advice, advise
 from tpullm.planning.economics import Run, prices_of, whole_run
 from tpullm.planning.proof import Proof
-from tpullm.planning.resting import resting
 from tpullm.planning.search import Candidate, Found, assessed, search, why_behind
 from tpullm.planning.setting import Setting, setting_of
+from tpullm.planning.state_bytes import resting
 from tpullm.planning.this_machine import local_setting
 from tpullm.recipe.schema import ModelConfig, Recipe
 
@@ -107,7 +107,7 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
 def _checked(recipe: Recipe, model: ModelConfig, name: str) -> Setting:
     from tpullm.mesh.layout import planned_mesh
     from tpullm.planning.program import absent_mesh
-    from tpullm.training.fits import check_fits
+    from tpullm.training.mesh_fit import check_fits
     from tpullm.training.state import Architecture
 
     if name == "local":

@@ -21,13 +21,13 @@ from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
 from tpullm.planning.fingerprint import fingerprint
 from tpullm.planning.program import absent_mesh, traced
-from tpullm.planning.resting import of_device, resting
 from tpullm.planning.schedule import Item, Torus, schedule
 from tpullm.planning.setting import setting_of
+from tpullm.planning.state_bytes import of_device, resting
 from tpullm.planning.step_parts import part_of
 from tpullm.process.compile_cache import cache_folder, shrink
 from tpullm.recipe.schema import Recipe
-from tpullm.training.fits import check_fits
+from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
 
 # Two threads that trace at once can fail in JAX ("Store occupied"; 0.12). Compilation runs in other processes.

@@ -56,7 +56,7 @@ class Habits:
 
 
 OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512, halves=False)
-# model/attention/blockwise.py keeps the weights of the forward pass. On a CPU, XLA multiplies a row by every expert.
+# model/attention/query_blocks.py keeps the weights of the forward pass. On a CPU, XLA multiplies a row by every expert.
 CPU = Habits(in_lines=False, passes=4, every_expert=True)
 
 

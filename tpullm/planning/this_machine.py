@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from tpullm.hardware.chip import Chip
 from tpullm.hardware.chips import CHIPS
-from tpullm.hardware.peak import fastest, peak
+from tpullm.hardware.peak_flops import fastest, peak
 from tpullm.hardware.slices import Topology
 from tpullm.model.attention.kernels import query_block
 from tpullm.model.platform import compute_dtype

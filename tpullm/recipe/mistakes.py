@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.errors import UserError
-from tpullm.recipe import key_table, shipped
+from tpullm.recipe import schema_keys, shipped
 from tpullm.recipe.schema import Recipe
 
 REFERENCE = "docs/en/reference.md"
@@ -40,7 +40,7 @@ class Keys:
         actions = {name.lstrip("-"): action for name, action in parser._option_string_actions.items()}
         self.prog, self.kind = parser.prog or "tpullm", kind
         self.has_sections = kind is not Recipe or {"config", "name", "pretrain.steps"} <= set(actions)
-        self.sections = list(key_table.sections(kind)) if self.has_sections else []
+        self.sections = list(schema_keys.sections(kind)) if self.has_sections else []
         self.known = {section.dotted(key): key for section in self.sections for key in section.keys}
         sections = [section.name for section in self.sections if section.name and section.name not in self.known]
         # What else the verb has: --json, --step.
@@ -65,7 +65,7 @@ class Keys:
         known, kind = self.known.get(dotted), re.search(r"<class '(\w+)'>", expected)
         if known and (known.choices or known.kind == "section"):
             return known.wanted
-        return key_table.WORDS.get(kind[1].replace("tuple", "list") if kind else "", "a value that it can have")
+        return schema_keys.WORDS.get(kind[1].replace("tuple", "list") if kind else "", "a value that it can have")
 
     def nearest(self, dotted: str) -> str:
         """The key that was probably meant; empty if none is near."""
@@ -129,7 +129,7 @@ def _wrong(node: Any, kind: type, prefix: str, keys: Keys) -> Iterator[tuple[str
         return (yield f"{what}; write KEY: VALUE lines, see {keys.where(name)}", node.start_mark.line + 1)
     hints = typing.get_type_hints(kind)
     for key, value in node.value:
-        dotted, nested = f"{prefix}{key.value}", key_table.nested_kind(hints.get(key.value))
+        dotted, nested = f"{prefix}{key.value}", schema_keys.nested_kind(hints.get(key.value))
         if key.tag == "tag:yaml.org,2002:merge":
             yield from _wrong(value, kind, prefix, keys)
         elif key.value not in hints:

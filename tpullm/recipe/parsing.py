@@ -9,7 +9,7 @@ from typing import Any
 
 from tpullm import storage
 from tpullm.errors import UserError
-from tpullm.recipe import key_table, mistakes, shipped
+from tpullm.recipe import mistakes, schema_keys, shipped
 from tpullm.recipe.checks import check
 from tpullm.recipe.mistakes import Keys
 from tpullm.recipe.schema import Recipe
@@ -165,7 +165,7 @@ def dump(recipe: Recipe) -> str:
 def keys(kind: type = Recipe) -> list[str]:
     """Every dotted key of the recipe, sections among them."""
     found = []
-    for section in key_table.sections(kind):
+    for section in schema_keys.sections(kind):
         found += [section.name] * bool(section.name and not section.repeated)
         found += [section.dotted(key) for key in section.keys]
     return found

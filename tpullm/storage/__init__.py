@@ -4,11 +4,7 @@ paths.py: which of both a path is. writing.py: atomic writes. trees.py: folders.
 copies. mirror.py: files that grow. gcs.py: requests to `gs://`, imported only when one is needed.
 """
 
-from tpullm.storage.copies import cache_folder, copy, local_copy
-from tpullm.storage.hashing import hash_file, hash_json
-from tpullm.storage.paths import explain, is_remote, path, remote
-from tpullm.storage.trees import files, move_tree, remove_empty, remove_tree, room_for, size
-from tpullm.storage.writing import (
+from tpullm.storage.atomic import (
     atomic_directory,
     atomic_file,
     check_writable,
@@ -17,3 +13,7 @@ from tpullm.storage.writing import (
     write_json,
     write_text,
 )
+from tpullm.storage.copies import cache_folder, copy, local_copy
+from tpullm.storage.hashing import hash_file, hash_json
+from tpullm.storage.paths import explain, is_remote, path, remote
+from tpullm.storage.trees import files, move_tree, remove_empty, remove_tree, room_for, size

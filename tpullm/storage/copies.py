@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from tpullm.errors import UserError
+from tpullm.storage.atomic import atomic_directory
 from tpullm.storage.hashing import hash_json
 from tpullm.storage.paths import is_remote, remote
 from tpullm.storage.trees import room_for
-from tpullm.storage.writing import atomic_directory
 
 LOCK = ".lock"
 SECONDS_IN_USE = 86_400.0  # another process may still read a copy of an older version

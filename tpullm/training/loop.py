@@ -18,7 +18,7 @@ from tpullm.cluster.requests import Requests
 from tpullm.data.batch import Batch
 from tpullm.data.stream import Stream
 from tpullm.errors import Interrupted, UserError
-from tpullm.hardware.peak import peak
+from tpullm.hardware.peak_flops import peak
 from tpullm.log import say, warn
 from tpullm.mesh.rows import put
 from tpullm.model.count import parameter_count, training_flops_per_token

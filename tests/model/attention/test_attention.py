@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.small import batch, mesh
 from tpullm.mesh.layout import named_sharding
-from tpullm.model.attention import blockwise, flash, kernels
+from tpullm.model.attention import flash, kernels, query_blocks
 from tpullm.model.attention.kernels import attention_kernel
 from tpullm.model.attention.plain import attend, causal_mask
 from tpullm.model.attention.splash import splash
@@ -69,10 +69,10 @@ def assert_equal(ours, plain, dtype, tolerance):
 @pytest.mark.parametrize(("dtype", "tolerance", "block"), of_both_types([8, 16, 32], chosen=[8]))
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (3, 1)])
 def test_blocks_equal_plain_attention(monkeypatch, block, heads, groups, dtype, tolerance):
-    monkeypatch.setattr(blockwise, "query_block", lambda length: block)
+    monkeypatch.setattr(query_blocks, "query_block", lambda length: block)
 
     def kernel(q, k, v, mask, sinks, segments, positions):
-        return blockwise.attend_in_blocks(q, k, v, mask)
+        return query_blocks.attend_in_blocks(q, k, v, mask)
 
     assert_equal(*compared(kernel, heads, groups, dtype), dtype, tolerance)
 
@@ -114,7 +114,7 @@ def test_splash_equals_plain_attention(options, block):
 
 def test_a_real_length_is_cut_into_blocks():
     """On a CPU 256 tokens are two blocks and 2,048 are eight; what 128 does not divide is one."""
-    assert [len(blockwise._blocks(length)) for length in (64, 256, 2048, 300)] == [1, 2, 8, 1]
+    assert [len(query_blocks._blocks(length)) for length in (64, 256, 2048, 300)] == [1, 2, 8, 1]
 
 
 def test_blocks_of_queries_divide_the_row_and_hold_at_least_128():

@@ -13,7 +13,7 @@ from tpullm.errors import UserError
 from tpullm.mesh.axes import AXES
 from tpullm.mesh.layout import planned_mesh
 from tpullm.recipe.schema import TrainConfig
-from tpullm.training.fits import KEYS, check_fits, nearest
+from tpullm.training.mesh_fit import KEYS, check_fits, nearest
 from tpullm.training.state import Architecture
 
 

@@ -17,13 +17,13 @@ from tests.conftest import ROOT
 from tpullm.cli import main, parser_of
 from tpullm.cluster import hosts, place
 from tpullm.commands import VERBS, launch, module_of
-from tpullm.recipe import key_table, schema
 from tpullm.recipe import parsing as recipes
-from tpullm.recipe.help import Option, Page, brief, cells
+from tpullm.recipe import schema, schema_keys
+from tpullm.recipe.help_page import Option, Page, brief, cells
 from tpullm.recipe.schema import Recipe
 from tpullm.run import directory, stages
 
-KNOWN = list(key_table.sections(Recipe))
+KNOWN = list(schema_keys.sections(Recipe))
 # Keys of a source that verbs read of which `corpus.sources` is one key.
 NAMES_OF_SOURCES = {f"corpus.sources.{name}" for name in ("name", "weight", "kind")}
 EVERY_KEY = [section.dotted(key) for section in KNOWN for key in section.keys]
@@ -74,7 +74,7 @@ def test_the_examples_parse(verb):
 def test_it_names_every_key_that_it_should(capsys, verb):
     """In all its forms: a key is in a list, in a row, or in a section of which the number of keys is told."""
     text = "\n".join(printed(capsys, verb, "--help"))
-    for section in key_table.chosen(KNOWN, VERBS[verb].keys):
+    for section in schema_keys.chosen(KNOWN, VERBS[verb].keys):
         title = f"{section.name}, a list" if section.repeated else f"--{section.name}.KEY: "
         assert not section.name or title in text or f"{section.name}: a list (" in text
     everything = printed(capsys, verb, "--help-all")
@@ -121,8 +121,8 @@ def test_the_help_of_a_verb_behind_a_launch(capsys):
 
 
 def test_what_does_not_fit_is_shortened_from_the_end():
-    keys = tuple(key_table.Key(f"key{n}", "0", (), "int", f"explanation {n}. And more.") for n in range(20))
-    parts = [key_table.Section(name, "title", keys) for name in ("", "first", "second", "second.inner")]
+    keys = tuple(schema_keys.Key(f"key{n}", "0", (), "int", f"explanation {n}. And more.") for n in range(20))
+    parts = [schema_keys.Section(name, "title", keys) for name in ("", "first", "second", "second.inner")]
     shown = brief(Page("tpullm it", "It does.", ["tpullm it"], [Option("--all", "all")], "Keys:", parts), 80).split(
         "\n"
     )

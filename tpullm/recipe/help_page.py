@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tpullm.recipe.key_table import Key, Section
+from tpullm.recipe.schema_keys import Key, Section
 
 MOST_LINES = 60
 WIDTHS = (80, 100)  # the least and the most of a terminal's columns that are used

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.launchers.test_end_to_end import is_gone
-from tpullm.launchers.child import Child
+from tpullm.launchers.child_process import Child
 
 
 def ended(program: str, seconds: float = 60.0) -> tuple[Child, int, list[str]]:
@@ -81,7 +81,7 @@ def test_a_pipe_that_stays_open_does_not_keep_this_process_from_its_end():
     """The child has ended, and a process in a session of its own still holds the child's stdout."""
     holder = "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid, flush=True)"
     program = (
-        "import os, sys, time; from tpullm.launchers.child import Child; lines = []\n"
+        "import os, sys, time; from tpullm.launchers.child_process import Child; lines = []\n"
         f"child = Child([sys.executable, '-c', {holder!r}], os.environ, lines.append)\n"
         "while not lines: time.sleep(0.01)\n"
         "print(lines[0], flush=True)"

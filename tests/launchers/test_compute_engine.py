@@ -14,7 +14,7 @@ from tests.run.test_resume import assert_same_bits, metrics
 from tpullm import storage
 from tpullm.commands import launch
 from tpullm.errors import UserError
-from tpullm.launchers import compute, google_api, watch
+from tpullm.launchers import compute_engine, google_api, watch
 
 GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
 SLICE = {"machine": "ct6e-standard-4t", "nodes": 4}
@@ -37,14 +37,14 @@ SLICE = {"machine": "ct6e-standard-4t", "nodes": 4}
 )
 def test_what_cannot_be_launched_is_refused_in_one_line(verb, config, says):
     with pytest.raises(UserError, match=says) as error:
-        compute.check(job_of("compute", verb, **config))
+        compute_engine.check(job_of("compute", verb, **config))
     assert "\n" not in str(error.value)
 
 
 def test_a_mesh_that_does_not_fit_is_refused():
     with pytest.raises(UserError, match=r"mesh.*machine: 2 x a3-highgpu-8g"):
-        compute.check(job_of("compute", "pretrain", arguments=["--mesh.fsdp", "3"], **GPUS))
-    compute.check(job_of("compute", "pretrain", arguments=["--mesh.fsdp", "16"], **GPUS))
+        compute_engine.check(job_of("compute", "pretrain", arguments=["--mesh.fsdp", "3"], **GPUS))
+    compute_engine.check(job_of("compute", "pretrain", arguments=["--mesh.fsdp", "16"], **GPUS))
 
 
 CASES = {
@@ -62,7 +62,7 @@ CASES = {
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_requests_are_the_published_types_to_the_letter(config):
     """Parsing them into the client's types and writing them again changes nothing."""
-    for request in compute.requests(job_of("compute", "pretrain", **config), 1):
+    for request in compute_engine.requests(job_of("compute", "pretrain", **config), 1):
         message = google_api.parsed(request)
         assert json_format.MessageToDict(type(message).pb(message)) == request.message
 
@@ -81,7 +81,7 @@ ENUMS = {
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_values_are_those_that_the_api_names(config):
     """The types of Compute Engine have strings in place of enumerations, so the parser accepts any value."""
-    for request in compute.requests(job_of("compute", "pretrain", **config), 1):
+    for request in compute_engine.requests(job_of("compute", "pretrain", **config), 1):
         for key, value in pairs(request.message):
             if key in ENUMS:
                 assert value in ENUMS[key].__members__, (key, value)
@@ -97,7 +97,9 @@ def pairs(value):
 
 def properties(**config):
     """The properties of the template's machines."""
-    template = next(r for r in compute.requests(job_of("compute", "pretrain", **config), 1) if "Template" in r.call)
+    template = next(
+        r for r in compute_engine.requests(job_of("compute", "pretrain", **config), 1) if "Template" in r.call
+    )
     return template.message["instanceTemplateResource"]["properties"]
 
 
@@ -108,7 +110,7 @@ def test_a_spot_machine_is_stopped_and_no_group_repairs():
         "automaticRestart": False,
         "onHostMaintenance": "TERMINATE",
     }
-    _, group, _ = compute.requests(job_of("compute", "pretrain", **GPUS), 1)
+    _, group, _ = compute_engine.requests(job_of("compute", "pretrain", **GPUS), 1)
     lifecycle = group.message["instanceGroupManagerResource"]["instanceLifecyclePolicy"]
     assert lifecycle == {"defaultActionOnFailure": "DO_NOTHING"}
 
@@ -146,10 +148,10 @@ def test_each_kind_of_machine_has_its_image_and_its_extras():
 
 
 def test_machines_are_named_by_their_index_but_those_of_a_slice_come_at_once():
-    *_, last = compute.requests(job_of("compute", "pretrain", **GPUS), 3)
+    *_, last = compute_engine.requests(job_of("compute", "pretrain", **GPUS), 3)
     body = last.message["instanceGroupManagersCreateInstancesRequestResource"]
     assert body == {"instances": [{"name": "tiny-pretrain-3-0"}, {"name": "tiny-pretrain-3-1"}]}
-    policy, _, group = compute.requests(job_of("compute", "pretrain", **SLICE), 1)
+    policy, _, group = compute_engine.requests(job_of("compute", "pretrain", **SLICE), 1)
     assert policy.message["resourcePolicyResource"]["workloadPolicy"]["acceleratorTopology"] == "4x4"
     made = group.message["instanceGroupManagerResource"]
     assert (made["targetSize"], made["targetSizePolicy"]) == (4, {"mode": "BULK"})
@@ -189,14 +191,14 @@ def until(true, seconds=60):
 def turn(work, state):
     """One turn of the loop; a service that asks for patience is no error."""
     try:
-        watch.perform(watch.next_action(work, compute, state, QUICK), work, compute, state, QUICK)
+        watch.perform(watch.next_action(work, compute_engine, state, QUICK), work, compute_engine, state, QUICK)
     except watch.TryAgain:
         return
 
 
 def state_of(work):
     """The state of the only resource."""
-    (seen,) = compute.observe(work)
+    (seen,) = compute_engine.observe(work)
     return seen.state
 
 
@@ -210,24 +212,24 @@ def test_an_attempt_is_created_once_even_if_answers_are_lost(bucket, fake, monke
         Fault("POST", lost, done=True),
     ]
     state = watch.Record(work.folder)
-    until(lambda: turn(work, state) or compute.observe(work) and state_of(work) is watch.State.ACTIVE)
+    until(lambda: turn(work, state) or compute_engine.observe(work) and state_of(work) is watch.State.ACTIVE)
     assert fake.made == ["instanceTemplates/tiny-pretrain-1", "instanceGroupManagers/tiny-pretrain-1"]
     assert sorted(fake.groups["tiny-pretrain-1"].machines) == ["tiny-pretrain-1-0", "tiny-pretrain-1-1"]
-    (seen,) = compute.observe(work)
+    (seen,) = compute_engine.observe(work)
     assert (seen.run, seen.attempt) == (work.run_hash, 1)
     assert seen.dollars_an_hour == pytest.approx(2 * 88.48)
-    compute.delete(work, seen)
-    assert fake.left() == [] and list(compute.observe(work)) == []
-    compute.delete(work, seen)
+    compute_engine.delete(work, seen)
+    assert fake.left() == [] and list(compute_engine.observe(work)) == []
+    compute_engine.delete(work, seen)
 
 
 def test_existing_resources_are_not_created_again(bucket, fake, monkeypatch):
     """Also when the service no longer knows the identifiers of the first requests."""
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket)
-    compute.create(work, 1)
+    compute_engine.create(work, 1)
     fake.by_request.clear()
-    compute.create(work, 1)
+    compute_engine.create(work, 1)
     assert fake.made == ["instanceTemplates/tiny-pretrain-1", "instanceGroupManagers/tiny-pretrain-1"]
     assert len(fake.groups["tiny-pretrain-1"].machines) == 2
 
@@ -235,10 +237,10 @@ def test_existing_resources_are_not_created_again(bucket, fake, monkeypatch):
 def test_a_slice_has_a_policy_that_is_deleted_with_it(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket, **SLICE)
-    compute.create(work, 1)
+    compute_engine.create(work, 1)
     until(lambda: state_of(work) is watch.State.ACTIVE)
     assert len(fake.left()) == 3
-    compute.delete(work, compute.observe(work)[0])
+    compute_engine.delete(work, compute_engine.observe(work)[0])
     assert fake.left() == []
 
 
@@ -253,25 +255,25 @@ def test_a_slice_has_a_policy_that_is_deleted_with_it(bucket, fake, monkeypatch)
 def test_the_reason_for_missing_machines_is_observed(bucket, fake, code, state, permanent):
     fake.error = {"code": code, "message": "that is why"}
     work = launched(bucket)
-    compute.create(work, 1)
-    (seen,) = compute.observe(work)
+    compute_engine.create(work, 1)
+    (seen,) = compute_engine.observe(work)
     assert (seen.state, seen.permanent, seen.dollars_an_hour) == (state, permanent, 0.0)
     assert not permanent or "that is why" in seen.reason
-    compute.delete(work, seen)
+    compute_engine.delete(work, seen)
 
 
 def test_the_group_of_another_run_is_left_alone(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
-    compute.create(launched(bucket, "mine"), 1)
+    compute_engine.create(launched(bucket, "mine"), 1)
     with pytest.raises(UserError, match="name: tiny-pretrain is used by another run"):
-        watch.follow(launched(bucket, "other"), compute, QUICK)
+        watch.follow(launched(bucket, "other"), compute_engine, QUICK)
     assert len(fake.left()) == 2
 
 
 def test_a_machine_that_was_taken_back_is_seen(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket)
-    compute.create(work, 1)
+    compute_engine.create(work, 1)
     until(lambda: all(machine.process for machine in fake.groups["tiny-pretrain-1"].machines.values()))
     fake.preempt("tiny-pretrain-1-1")
     assert state_of(work) is watch.State.PREEMPTED
@@ -286,7 +288,7 @@ def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the
         if name == "warned":
             thread = threading.Thread(target=take_back, args=(fake, work, disturbed))
             thread.start()
-        assert watch.follow(work, compute, QUICK) == 0
+        assert watch.follow(work, compute_engine, QUICK) == 0
         assert fake.left() == []
     thread.join()
     assert disturbed == ["warned"]

@@ -12,10 +12,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tpullm.mesh.collectives import all_gather
 from tpullm.mesh.layout import RULES
-from tpullm.model.attention.blockwise import attend_in_blocks
 from tpullm.model.attention.cudnn import cudnn_attention
 from tpullm.model.attention.flash import flash
 from tpullm.model.attention.plain import attend
+from tpullm.model.attention.query_blocks import attend_in_blocks
 from tpullm.model.attention.rope import rotary
 from tpullm.model.linear import Linear, parameter
 from tpullm.model.norm import Norm

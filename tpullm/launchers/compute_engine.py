@@ -17,9 +17,9 @@ from tpullm.errors import UserError
 from tpullm.hardware import machines
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.machines import Machine
-from tpullm.launchers import compute_api, google_api, settings
+from tpullm.launchers import compute_engine_api, google_api, settings
 from tpullm.launchers import job as jobs
-from tpullm.launchers.compute_api import GROUP, POLICY, TEMPLATE, Kind, Scope
+from tpullm.launchers.compute_engine_api import GROUP, POLICY, TEMPLATE, Kind, Scope
 from tpullm.launchers.google_api import SCOPE, Request
 from tpullm.launchers.job import RUN_LABEL, Job
 from tpullm.launchers.startup import metadata
@@ -65,12 +65,16 @@ def requests(job: Job, attempt: int) -> Sequence[Request]:
     """A template, an empty group and its machines by name. For a slice: its shape, a template, a group of all."""
     name, config = job.attempt_name(attempt), job.config
     request_id = lambda what: google_api.request_id(config.project, config.zone, name, what, job.run)  # noqa: E731
-    template = compute_api.insert(TEMPLATE, _everywhere(job), request_id("template"), _template(job, attempt))
-    group = compute_api.insert(GROUP, _zone(job), request_id("group"), _group(job, attempt))
+    template = compute_engine_api.insert(TEMPLATE, _everywhere(job), request_id("template"), _template(job, attempt))
+    group = compute_engine_api.insert(GROUP, _zone(job), request_id("group"), _group(job, attempt))
     if _is_slice(job):
-        return [compute_api.insert(POLICY, _region(job), request_id("policy"), _policy(job, attempt)), template, group]
+        return [
+            compute_engine_api.insert(POLICY, _region(job), request_id("policy"), _policy(job, attempt)),
+            template,
+            group,
+        ]
     names = [f"{name}-{index}" for index in range(config.nodes)]
-    return [template, group, compute_api.create_instances(_zone(job), name, request_id("machines"), names)]
+    return [template, group, compute_engine_api.create_instances(_zone(job), name, request_id("machines"), names)]
 
 
 def _is_slice(job: Job) -> bool:
@@ -175,7 +179,7 @@ def _group(job: Job, attempt: int) -> dict[str, Any]:
 def observe(job: Job) -> Sequence[Resource]:
     """All attempts of which a group, a template or a policy exists."""
     pattern = re.escape(job.name) + "-[0-9]+"
-    groups, *others = (compute_api.list_all(kind, scope, pattern) for kind, scope in _kinds(job))
+    groups, *others = (compute_engine_api.list_all(kind, scope, pattern) for kind, scope in _kinds(job))
     found = {each["name"]: each for each in (*groups, *(each for listed in others for each in listed))}
     return by_attempt(job, found.values(), functools.partial(_resource, {group["name"] for group in groups}))
 
@@ -194,7 +198,7 @@ def _owner(found: dict[str, Any]) -> str:
 
 def _resource(groups: set[str], job: Job, attempt: int, found: dict[str, Any]) -> Resource:
     name = found["name"]
-    members = compute_api.instances(_zone(job), name) if name in groups else []
+    members = compute_engine_api.instances(_zone(job), name) if name in groups else []
     state, reason, permanent = _state(job, members)
     at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
     dollars = machines.find(job.config.machine).dollars_an_hour * at_work
@@ -223,10 +227,10 @@ def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
 def create(job: Job, attempt: int) -> None:
     """Create the resources that do not exist yet, each when the one before is ready."""
     for request in requests(job, attempt):
-        compute_api.create(request)
+        compute_engine_api.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:
     """Delete the group with its machines, then its template and policy."""
     for kind, scope in _kinds(job):
-        compute_api.delete(kind, scope, resource.name)
+        compute_engine_api.delete(kind, scope, resource.name)

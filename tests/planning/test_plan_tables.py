@@ -7,14 +7,14 @@ import pytest
 
 from tests.planning.by_hand import setting
 from tpullm.hardware.chips import PRICES_DATE
-from tpullm.planning import tables
+from tpullm.planning import plan_tables
 from tpullm.planning.advice import Advice
 from tpullm.planning.economics import Run
 from tpullm.planning.estimate import Estimate
 from tpullm.planning.memory import Memory
+from tpullm.planning.plan_tables import GIB, WIDTH, _days, _dollars, _size, aligned, bar, details, side_by_side
 from tpullm.planning.plans import Plan
 from tpullm.planning.search import Candidate, Found
-from tpullm.planning.tables import GIB, WIDTH, _days, _dollars, _size, aligned, bar, details, side_by_side
 from tpullm.planning.traffic import Transfer
 from tpullm.recipe.schema import Recipe, TrainConfig
 
@@ -141,10 +141,10 @@ def test_what_the_compiler_said():
 def test_devices_and_chips_are_counted():
     one = details(plan(setting_=setting(topology="v6e:1x1", chip=CHIP)))
     assert one.startswith("mine on v6e:1x1, 1 chip, ")
-    assert "over the links" not in tables._traffic(dataclasses.replace(ESTIMATE, transfers=()))
+    assert "over the links" not in plan_tables._traffic(dataclasses.replace(ESTIMATE, transfers=()))
     here = SimpleNamespace(generation="local", chips=2, __str__=lambda self: "local")
     local = dataclasses.replace(setting(fsdp=16, chip=CHIP), topology=here)
-    assert ", 2 devices, " in tables._head(plan(setting_=local))
+    assert ", 2 devices, " in plan_tables._head(plan(setting_=local))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from tpullm.hardware import chips, peak
+from tpullm.hardware import chips, peak_flops
 from tpullm.hardware.chip import Chip
-from tpullm.hardware.peak import MOST_WAITING, TRIALS, Fastest, Trial, choose, share_waited
+from tpullm.hardware.peak_flops import MOST_WAITING, TRIALS, Fastest, Trial, choose, share_waited
 
 calm = st.builds(Trial, seconds=st.floats(0.1, 9), waiting=st.floats(0, MOST_WAITING))
 hindered = st.builds(Trial, seconds=st.floats(0.001, 99), waiting=st.floats(MOST_WAITING, 1, exclude_min=True))
@@ -57,25 +57,25 @@ def test_trials_go_on_for_a_bounded_time_and_pause_after_a_disturbed_one(monkeyp
     """By clocks of the test: each trial takes and uses 0.3 s, and every other one waits as long as it works."""
     clock, waited, pauses, done = [0.0], [0.0], [], []
     for name in ("monotonic", "perf_counter", "process_time"):
-        monkeypatch.setattr(peak.time, name, lambda: clock[0])
-    monkeypatch.setattr(peak.time, "sleep", pauses.append)
-    monkeypatch.setattr(peak, "_waited", lambda: waited[0])
+        monkeypatch.setattr(peak_flops.time, name, lambda: clock[0])
+    monkeypatch.setattr(peak_flops.time, "sleep", pauses.append)
+    monkeypatch.setattr(peak_flops, "_waited", lambda: waited[0])
 
     def work():
         done.append(clock[0])
         clock[0] += 0.3
         waited[0] += 0.3 * (len(done) % 2)
 
-    trials = list(peak._trials(work))
+    trials = list(peak_flops._trials(work))
     assert [trial.seconds for trial in trials] == pytest.approx([0.3] * 7)  # the seventh begins at 1.8 s
     assert [trial.waiting for trial in trials] == pytest.approx([0.5, 0, 0.5, 0, 0.5, 0, 0.5])
-    assert pauses == [peak.PAUSE_SECONDS] * 4
-    monkeypatch.setattr(peak, "_waited", lambda: None)
+    assert pauses == [peak_flops.PAUSE_SECONDS] * 4
+    monkeypatch.setattr(peak_flops, "_waited", lambda: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert [trial.waiting for trial in peak._trials(work)] == pytest.approx([0.75] * 7)
+    assert [trial.waiting for trial in peak_flops._trials(work)] == pytest.approx([0.75] * 7)
 
 
-@pytest.mark.skipif(peak._waited() is None, reason="the system does not tell how long a thread waits for a core")
+@pytest.mark.skipif(peak_flops._waited() is None, reason="the system does not tell how long a thread waits for a core")
 def test_a_busy_core_is_noticed():
     """Three programs of the same core leave a fourth of it."""
     done = subprocess.run([sys.executable, "-c", BUSY], cwd=ROOT, capture_output=True, text=True)
@@ -100,23 +100,23 @@ finally:
 
 
 def test_a_peak_that_was_disturbed_is_said_once(monkeypatch, capsys):
-    peak.peak.cache_clear()
+    peak_flops.peak.cache_clear()
     monkeypatch.setattr(chips, "CHIPS", {})
-    monkeypatch.setattr(peak, "fastest", lambda work: Fastest(0.5, True))
-    monkeypatch.setattr(peak.jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(peak_flops, "fastest", lambda work: Fastest(0.5, True))
+    monkeypatch.setattr(peak_flops.jax, "default_backend", lambda: "cpu")
     try:
-        first, second = peak.peak("float32"), peak.peak("float32")
+        first, second = peak_flops.peak("float32"), peak_flops.peak("float32")
     finally:
-        peak.peak.cache_clear()
+        peak_flops.peak.cache_clear()
     assert first is second and first.disturbed and first.flops == 2 * 1536**3 / 0.5
     assert capsys.readouterr().err.count("its peak can't be measured") == 1
 
 
 def test_a_published_peak_is_not_measured(monkeypatch):
-    peak.peak.cache_clear()
-    monkeypatch.setitem(chips.CHIPS, "here", Chip((peak.jax.local_devices()[0].device_kind,), 5.0))
-    monkeypatch.setattr(peak, "fastest", None)
+    peak_flops.peak.cache_clear()
+    monkeypatch.setitem(chips.CHIPS, "here", Chip((peak_flops.jax.local_devices()[0].device_kind,), 5.0))
+    monkeypatch.setattr(peak_flops, "fastest", None)
     try:
-        assert peak.peak("bfloat16") == peak.Peak(5.0, disturbed=False)
+        assert peak_flops.peak("bfloat16") == peak_flops.Peak(5.0, disturbed=False)
     finally:
-        peak.peak.cache_clear()
+        peak_flops.peak.cache_clear()

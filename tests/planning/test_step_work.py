@@ -8,7 +8,7 @@ from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, settin
 from tpullm.hardware.slices import parse
 from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import CPU, MAXTEXT, Habits
-from tpullm.planning.work import Part, recomputed, useful_flops, work
+from tpullm.planning.step_work import Part, recomputed, useful_flops, work
 from tpullm.recipe.schema import OptimizerConfig
 
 M = 256  # tokens of a device

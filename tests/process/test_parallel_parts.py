@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tpullm.process.parts import run_all
+from tpullm.process.parallel_parts import run_all
 
 
 def note(path: Path) -> None:
@@ -39,11 +39,11 @@ def test_more_is_done_by_other_processes(tmp_path, workers):
 
 
 def test_there_are_as_many_workers_as_cores_and_no_more_than_parts(tmp_path, monkeypatch):
-    from tpullm.process import parts
+    from tpullm.process import parallel_parts
 
-    asked, pool = [], parts.pool
-    monkeypatch.setattr(parts, "pool", lambda workers: asked.append(workers) or pool(workers))
-    monkeypatch.setattr(parts.os, "cpu_count", lambda: 3)
+    asked, pool = [], parallel_parts.pool
+    monkeypatch.setattr(parallel_parts, "pool", lambda workers: asked.append(workers) or pool(workers))
+    monkeypatch.setattr(parallel_parts.os, "cpu_count", lambda: 3)
     for count, workers in ((4, 0), (2, 0), (4, 2)):
         folder = tmp_path / f"{count} {workers}"
         folder.mkdir()
