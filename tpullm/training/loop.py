@@ -99,7 +99,7 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
             learning_rate=learning_rates(config.optimizer, steps).item,
         )
         say(
-            f"{job.directory.name}: {parameter_count(architecture.shapes):,} parameters, {dtype.name} products, "
+            f"{job.directory.name}: {parameter_count(architecture.shapes):,} parameters, {dtype.name} matmuls, "
             f"step {first:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
             f"peak {f'{flops / 1e9:,.0f} GFLOP/s' if flops else 'not known'} on {job.mesh.size} device(s)"
         )
@@ -117,7 +117,7 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
             with meter.waiting():
                 batch = put(job.mesh, next(batches))
             state, values = step_function(state, batch)
-            meter.report()  # of an earlier step, now that this one is on its way: the device never waits for the log
+            meter.report()  # of an earlier step, while this one is in flight: the device never waits for the log
             final = done == steps
             if done % config.log_every == 0 or final:
                 meter.keep(done, values)
