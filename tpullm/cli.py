@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from tpullm import log, storage
 from tpullm.cluster import hosts, join, place
-from tpullm.commands import GROUPS, VERBS, module_of
+from tpullm.commands.verb_table import GROUPS, VERBS, module_of
 from tpullm.errors import Interrupted, UserError, correctable
 from tpullm.process import environment
 

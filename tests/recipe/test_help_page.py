@@ -16,7 +16,8 @@ import pytest
 from tests.conftest import ROOT
 from tpullm.cli import main, parser_of
 from tpullm.cluster import hosts, place
-from tpullm.commands import VERBS, launch, module_of
+from tpullm.commands import launch
+from tpullm.commands.verb_table import VERBS, module_of
 from tpullm.recipe import parsing as recipes
 from tpullm.recipe import schema, schema_keys
 from tpullm.recipe.help_page import Option, Page, brief, cells

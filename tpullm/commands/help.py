@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 from tpullm.cluster import place
-from tpullm.commands import VERBS, module_of
+from tpullm.commands.verb_table import VERBS, module_of
 from tpullm.recipe import schema_keys
 from tpullm.recipe.help_page import Option, Page, brief, columns, full
 from tpullm.recipe.schema import Recipe
