@@ -13,7 +13,7 @@ from tpullm.launchers import supervisor as program
 from tpullm.launchers.record import HostExit
 from tpullm.launchers.supervisor import Supervisor
 
-ALONE, TWO = Place("a test"), Place("a test", 1, 2, "first:1")
+ALONE, TWO = Place(source="a test"), Place(1, 2, "a test", "first:1")
 
 
 class Lines:
@@ -92,7 +92,7 @@ def test_a_host_that_is_stopped_reports_what_the_verb_ended_with(host, code):
 
 
 def test_a_host_that_is_stopped_before_the_verb_starts_nothing(host):
-    made = host(0, place=Place("a test", 0, 2))
+    made = host(0, place=Place(0, 2, "a test"))
     made.stop()
     assert made.run() == HostExit(0, 130, "this machine is taken back") and made.left == [0]
 
@@ -179,7 +179,7 @@ def test_a_task_that_shares_knows_its_index(monkeypatch):
 def test_there_have_to_be_as_many_hosts_as_were_launched():
     assert program.find_host("", "pretrain").count == 1
     assert program.find_host('{"hosts": "1", "first": ""}', "pretrain").count == 1
-    with pytest.raises(UserError, match="says 1, and 4 were launched"):
+    with pytest.raises(UserError, match="hosts: 1 by no sign of others .*, and 4 were launched"):
         program.find_host('{"hosts": "4", "first": ""}', "pretrain")
 
 

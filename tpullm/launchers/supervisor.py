@@ -148,7 +148,7 @@ def find_host(told: str, verb: str) -> Place:
         return place.find("share", {}, os.environ)
     found = place.find("hosts", {}, os.environ)
     if known and found.count != int(known["hosts"]):
-        raise UserError(f"hosts: {found.source} say {found.count}, and {known['hosts']} were launched")
+        raise UserError(f"hosts: {found.count} by {found.source}, and {known['hosts']} were launched")
     return found
 
 
