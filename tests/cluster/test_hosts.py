@@ -72,7 +72,7 @@ def test_a_signal_stops_all_hosts_after_one_step_and_another_layout_goes_on(tiny
     wait_for_save(started[0], tiny_tokens, 5)
     started[1].send_signal(signal.SIGTERM)
     ended = finish(started)
-    refused(ended, 130, "pretrain: stopped and saved at step", "the same command goes on")
+    refused(ended, 130, "pretrain: stopped and saved at step", "the same command resumes")
     assert len({said.splitlines()[-1].split("tpullm: ")[1] for _, _, said in ended}) == 1, "another step"
     run(1, *command, "--mesh.fsdp", 2, "--mesh.tensor", 2, devices=4)
     assert_near(tiny_run / "pretrain", tiny_tokens / "pretrain")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, interruptible
 from tpullm.process import workers
 
 
@@ -59,7 +59,8 @@ def test_workers_end_with_their_parent_and_silently_on_ctrl_c(number, ignored):
         "    executor.submit(time.sleep, 300).result()\n"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes)
+    with interruptible():
+        parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes)
     try:
         child = int(parent.stdout.readline())
         if number == signal.SIGINT:
