@@ -50,6 +50,8 @@ def test_a_folder_with_nothing_to_read_is_refused(tmp_path):
         UserError, match=r"holds no file of kind text \(.txt .text .rst\); there is: unknown extension \(.png\)"
     ):
         source_files.find(Source("s", "text", str(tmp_path)), tmp_path)
+    with pytest.raises(UserError, match=r"holds no file of kind files \(.txt .text [a-z. ]* .wet …\); there is"):
+        source_files.find(Source("s", "files", str(tmp_path)), tmp_path)
     with pytest.raises(UserError, match="unknown extension; tpullm reads"):
         source_files.find(Source("s", "files", str(tmp_path / "a.png")), tmp_path)
 

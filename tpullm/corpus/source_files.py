@@ -14,6 +14,7 @@ from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 
 UNKNOWN = "unknown extension"
+_SHOWN = 13  # extensions in an error: those of text come first, those of code after them
 EXTENSIONS = {
     "text": (".txt", ".text", ".rst"),
     "markdown": (".md", ".markdown"),
@@ -165,7 +166,9 @@ def _kind_of_file(source: Source, path: Path) -> str:
 
 
 def _known(kind: str) -> str:
-    return " ".join(KINDS if kind == "files" else EXTENSIONS[kind])
+    """The extensions of a kind, for an error; of many, the first."""
+    found = list(KINDS if kind == "files" else EXTENSIONS[kind])
+    return " ".join([*found[:_SHOWN], *(["…"] if found[_SHOWN:] else [])])
 
 
 def extension(path: Path) -> str:
