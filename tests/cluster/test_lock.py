@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tpullm.cluster import lock
-from tpullm.errors import UserError
+from tpullm.errors import TRY_AGAIN, UserError
 from tpullm.storage import gcs as gs
 
 
@@ -76,12 +76,18 @@ def test_of_a_process_of_this_machine_that_is_gone_nobody_waits(bucket, monkeypa
 
 
 def test_who_was_away_too_long_stops(bucket, monkeypatch, capsys):
-    ended = threading.Event()
-    monkeypatch.setattr(lock.os, "_exit", lambda code: (ended.set(), time.sleep(60)))
+    ended, codes = threading.Event(), []
+
+    def stop(code):
+        codes.append(code)
+        ended.set()
+        raise SystemExit  # the end of the thread, silently
+
+    monkeypatch.setattr(lock.os, "_exit", stop)
     lease = lock.Lease(bucket / ".lock")
     lease.take()
     generation, _, _ = gs.read_with_age(bucket / ".lock")
     while not gs.write_if(bucket / ".lock", {"id": "another"}, generation):
         generation, _, _ = gs.read_with_age(bucket / ".lock")
-    assert ended.wait(60)
+    assert ended.wait(60) and codes == [TRY_AGAIN]
     assert f"tpullm: {bucket}: another tpullm works in it now" in capsys.readouterr().err
