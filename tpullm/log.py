@@ -2,10 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
-
-Item = TypeVar("Item")
+from collections.abc import Iterator
 
 
 def console():
@@ -75,11 +72,3 @@ def progress(description: str, total: float | None, unit: str) -> Iterator:
     with Progress(*columns, console=terminal, transient=True, disable=_only_warns or not terminal.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count=1: bar.update(task, advance=count)
-
-
-def track(items: Iterable[Item], description: str, total: float | None, unit: str) -> Iterator[Item]:
-    """Yield `items` under a progress bar."""
-    with progress(description, total, unit) as advance:
-        for item in items:
-            yield item
-            advance(1)

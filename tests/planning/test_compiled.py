@@ -14,6 +14,7 @@ import re
 import pytest
 
 from tests.conftest import ROOT
+from tests.planning.hlo_text import between_slices, largest_arrays
 from tpullm.errors import UserError
 from tpullm.hardware.slices import parse
 from tpullm.planning import hlo
@@ -87,7 +88,7 @@ def test_the_program_is_as_an_expert_would_write_it(name, slice_name, mesh):
     # unless the table of tokens itself is.
     tokens = config.batch_size * config.sequence_length // placed.size
     most = max(tokens * model.vocabulary_size // 4, model.vocabulary_size * model.width, (1 << 30) // 4)
-    assert hlo.largest_arrays(text, "f32") <= most
+    assert largest_arrays(text, "f32") <= most
     assert "splash" in text
 
 
@@ -135,7 +136,7 @@ def test_experts_stay_and_tokens_travel():
 def test_between_slices_there_is_only_data(name):
     """Two slices: what crosses is the sum of gradients, each device's part with its counterpart's."""
     model, config, placed, text = program(name, "2 x v5e:4x4", (("data", 2), ("fsdp", -1)))
-    crossing = hlo.between_slices(text)
+    crossing = between_slices(text)
     assert crossing and {kind for kind, _ in crossing} == {"all-reduce"}
     assert max(size for _, size in crossing) <= 4 * max(math.prod(leaf.shape) for leaf in _parts(model, placed))
     # All else stays within a slice, whose devices the program numbers from 0.

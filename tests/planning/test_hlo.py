@@ -2,7 +2,8 @@
 
 # ruff: noqa: E501 (lines of a program are as long as they are)
 
-from tpullm.planning.hlo import Collective, between_slices, collectives, largest_arrays
+from tests.planning.hlo_text import between_slices, largest_arrays
+from tpullm.planning.hlo import Collective, collectives
 
 PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=4
 
