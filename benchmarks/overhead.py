@@ -32,6 +32,7 @@ from tpullm.mesh.layout import make_mesh  # noqa: E402
 from tpullm.recipe.schema import TrainConfig  # noqa: E402
 from tpullm.training import loop  # noqa: E402
 from tpullm.training.meter import Meter  # noqa: E402
+from tpullm.training.resume import Start  # noqa: E402
 
 WARM_UP = 5  # steps that are not counted: they compile, and reading ahead starts
 STEP_MS = 200.0  # of a device that is worth its money; the share is of this
@@ -76,7 +77,7 @@ def measure(folder: Path) -> dict[str, tuple[float, float]]:
     loop.make_step = lambda *arguments: watch.timed("dispatch", make_step(*arguments))
     batches = stream.batches
     stream.batches = lambda *arguments: watch.read(batches(*arguments))
-    Meter.report = watch.timed("report", Meter.report)
+    Meter.read = watch.timed("report", Meter.read)
     loop.train(
         loop.Job(
             directory=folder / "run",
@@ -89,6 +90,7 @@ def measure(folder: Path) -> dict[str, tuple[float, float]]:
             bytes_per_token=np.ones(VOCABULARY, np.int32),
         ),
         description={},
+        start=Start(0, []),
     )
     counted = {part: values[WARM_UP : WARM_UP + STEPS - 1] for part, values in watch.parts.items()}
     return {part: (statistics.median(of), statistics.mean(of)) for part, of in counted.items()}

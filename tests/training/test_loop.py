@@ -1,9 +1,9 @@
 """The training loop as a command runs it."""
 
-import itertools
 import os
 import shutil
 import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +12,7 @@ from tpullm.checkpoint.saving import Checkpoints
 from tpullm.cli import main
 from tpullm.recipe.schema import OptimizerConfig
 from tpullm.training import evaluation, loop, step
+from tpullm.training.meter import Meter
 from tpullm.training.metrics import read
 from tpullm.training.optimizer.chain import learning_rate, learning_rates
 
@@ -53,9 +54,15 @@ def test_a_command_traces_each_program_once(tiny_tokens, monkeypatch):
 
 
 def test_checkpoints_are_saved_when_their_minutes_are_over(tiny_tokens, monkeypatch):
-    """By a clock that goes on by 25 s whenever it is read: once a step, and at a save."""
-    clock = itertools.count(0, 25)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    """By a clock that goes on by 25 s with every step."""
+    clock, dispatched = [0.0], Meter.dispatched
+
+    def on(self, *arguments):
+        clock[0] += 25
+        dispatched(self, *arguments)
+
+    monkeypatch.setattr(Meter, "dispatched", on)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep))
     saved, save = [], Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: saved.append(step) or save(self, step, *rest))
     options = ["--pretrain.checkpoint.every_steps=0", "--pretrain.checkpoint.every_minutes=1", "--pretrain.steps=7"]

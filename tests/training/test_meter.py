@@ -14,9 +14,16 @@ class Lines(list):
 
     closed = False
 
+    def __init__(self):
+        self.hours = []
+
     def write(self, values):
         """Keep a row."""
         self.append(values)
+
+    def write_hours(self, line):
+        """Keep a line of the hours."""
+        self.hours.append(line)
 
     def close(self):
         """Remember it."""
@@ -39,12 +46,14 @@ def clock(monkeypatch):
     return made
 
 
-def metered(steps=100, step=0, peak=None, rate=lambda step: 1e-3):
-    return Meter(Lines(), steps, step, TOKENS, peak, rate, _since=0.0)
+def metered(steps=100, step=0, every=1, peak=None, rate=lambda step: 1e-3, documents=lambda step: []):
+    return Meter(Lines(), steps, step, every, TOKENS, peak, rate, documents, _since=0.0)
 
 
-def values(**more):
-    return {name: np.float32(1) for name in ("loss", "grad_norm", "accuracy")} | more
+def values(step=1, **more):
+    """The metrics of a step; all steps before it were updates."""
+    measured = {name: np.float32(1) for name in ("loss", "grad_norm", "accuracy")}
+    return measured | {"skipped": np.int32(0), "updates": np.int32(step)} | more
 
 
 @pytest.fixture
@@ -55,8 +64,8 @@ def rows(clock, capsys):
         of = metered(len(seconds), peak=peak)
         for step, of_step in enumerate(seconds, 1):
             clock.now += of_step
-            of.keep(step, values())
-            of.report()
+            of.dispatched(step, values())
+            of.read()
         return of.log, capsys.readouterr().err
 
     return made
@@ -80,38 +89,63 @@ def test_a_peak_that_training_exceeds_is_no_longer_believed(rows):
 
 def test_rates_are_of_the_steps_since_the_line_before(clock):
     """A resumed training reports every third step, waits for data, and evaluates after the second report."""
-    of = metered(step=7, rate=lambda step: step)
-    for step, seconds in ((10, 6.0), (13, 3.0)):
-        with of.waiting():
-            clock.now += seconds / 4
-        clock.now += 3 * seconds / 4
-        of.keep(step, values(expert_loads=np.ones(2)))
-        of.report()
+    of = metered(step=7, every=3, rate=lambda step: step)
+    for step, seconds in ((9, 6.0), (12, 3.0)):
+        of.hours.seconds["data"] += seconds / 4
+        clock.now += seconds
+        for one in range(of.step + 1, step + 1):
+            of.dispatched(one, values(one, expert_loads=np.ones(2)))
+        of.read()
     clock.now += 50.0
-    of.evaluation(13, {"eval_loss": {"novels": 2.0}})
-    clock.now += 1.0
-    of.keep(14, values())
+    of.evaluation(12, {"eval_loss": {"novels": 2.0}})
+    clock.now += 3.0
+    for one in (13, 14, 15):
+        of.dispatched(one, values(one))
     of.close()
     *reports, evaluation, last = of.log
-    assert [row["step"] for row in reports] == [10, 13]
-    assert [row["step_seconds"] for row in (*reports, last)] == [2.0, 1.0, 1.0], "an evaluation is no training"
+    assert [row["step"] for row in (*reports, last)] == [9, 12, 15]
+    assert [len(row["losses"]) for row in (*reports, last)] == [2, 3, 3], "of every step"
+    assert [row["step_seconds"] for row in (*reports, last)] == [3.0, 1.0, 1.0], "an evaluation is no training"
     assert [row["data_wait_share"] for row in (*reports, last)] == [0.25, 0.25, 0.0]
     assert all(row["expert_loads"] == [1.0, 1.0] for row in reports) and "expert_loads" not in last
-    assert evaluation == {"step": 13, "tokens": 13 * TOKENS, "eval_loss": {"novels": 2.0}}
+    assert evaluation == {"step": 12, "tokens": 12 * TOKENS, "eval_loss": {"novels": 2.0}}
     for row in (*reports, last):
         assert row["tokens_per_second"] == TOKENS / row["step_seconds"] and row["tokens"] == row["step"] * TOKENS
         assert row["learning_rate"] == row["step"] - 1, "the rate of step n is that of the n-th update, counted from 0"
     assert of.log.closed
 
 
-def test_what_was_kept_is_reported_once(clock):
+def test_a_step_is_read_once_when_as_many_as_asked_for_came_after_it(clock):
     of = metered()
-    of.report()
-    clock.now += 1.0
-    of.keep(1, values())
-    of.report()
-    of.report()
-    assert len(of.log) == 1
+    of.read()
+    assert of.newest is None
+    for step in (1, 2, 3):
+        clock.now += 1.0
+        of.dispatched(step, values(step, loss=np.float32(step)))
+    assert (of.oldest(), of.oldest(2), of.oldest(3), of.newest) == (1, 1, None, 3)
+    of.read(ahead=2)
+    assert [row["step"] for row in of.log] == [1] and of.oldest() == 2
+    for ahead in (1, 0, 0):
+        clock.now += 1.0
+        of.read(ahead)
+    assert [row["step"] for row in of.log] == [1, 2, 3] and of.oldest() is None
+
+
+def test_a_skipped_step_is_told_with_its_documents_and_its_loss_is_not_the_losses(clock, capsys):
+    of = metered(steps=4, every=2, rate=lambda updates: updates, documents=lambda step: [f"document {step}"])
+    bad = {"loss": np.float32("nan"), "grad_norm": np.float32("inf")}
+    for step, skipped, updates, more in ((1, 0, 1, {}), (2, 1, 1, bad), (3, 2, 1, bad), (4, 0, 2, {})):
+        clock.now += 1.0
+        of.dispatched(step, values(skipped=np.int32(skipped), updates=np.int32(updates), **more))
+        of.read()
+        assert of.skipped[step] == skipped
+    first, second = of.log
+    assert first["skipped"] == [{"step": 2, "loss": "nan", "grad_norm": "inf", "documents": ["document 2"]}]
+    assert [row["losses"] for row in of.log] == [[1.0, None], [None, 1.0]]
+    assert [row["loss"] for row in of.log] == [1.0, 1.0] and [row["learning_rate"] for row in of.log] == [0, 1]
+    assert second["skipped"][0]["step"] == 3 and of.log.hours[-1]["skipped"] == 2
+    said = capsys.readouterr().err
+    assert said.count("is skipped") == 2 and "tpullm data --step 1" in said, "step 2 is number 1 from 0"
 
 
 def test_a_line_at_most_every_ten_seconds_and_one_at_the_end(clock, capsys):
@@ -119,8 +153,8 @@ def test_a_line_at_most_every_ten_seconds_and_one_at_the_end(clock, capsys):
     of, clock.now = metered(steps=6), 100.0
     for step, seconds in enumerate((1.0, 10.0, 1.0, 9.5, 1.0, 1.0), 1):
         clock.now += seconds
-        of.keep(step, values())
-        of.report()
+        of.dispatched(step, values())
+        of.read()
     said = [text.split()[1] for text in capsys.readouterr().err.splitlines()]
     assert said == ["1/6", "3/6", "5/6", "6/6"] and len(of.log) == 6, "10 s after the first are not yet more than 10"
 

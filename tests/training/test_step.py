@@ -11,11 +11,12 @@ import pytest
 from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
 from tpullm.data.batch import Batch
 from tpullm.mesh.layout import RULES
-from tpullm.recipe.schema import OptimizerConfig, TrainConfig
+from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig
 from tpullm.training import step as step_module
 from tpullm.training.evaluation import make_evaluation
 from tpullm.training.losses import cross_entropy
 from tpullm.training.optimizer.chain import make_optimizer
+from tpullm.training.optimizer.skip import skip_bad_steps
 from tpullm.training.state import Architecture, initial, with_params
 from tpullm.training.step import accumulate, batch_loss, make_step
 
@@ -121,7 +122,7 @@ def test_a_step_follows_the_gradient_of_the_mean_and_says_what_it_was(accumulati
     """By plain descent at a rate of 1; float32 as above. The loss that is told is without the z-loss."""
     z_loss = 0.1
     config = TrainConfig(batch_size=4, accumulation=accumulation, optimizer=OptimizerConfig(z_loss=z_loss))
-    b, optimizer = jax.tree.map(jnp.asarray, batch()), optax.sgd(1.0)
+    b, optimizer = jax.tree.map(jnp.asarray, batch()), skip_bad_steps(optax.sgd(1.0), SkipConfig())
 
     def mean(tree):
         total, sums = batch_loss(ARCHITECTURE, tree, b, dtype=jnp.float32, z_loss=z_loss)
@@ -144,7 +145,7 @@ def test_a_step_follows_the_gradient_of_the_mean_and_says_what_it_was(accumulati
 def test_each_step_and_seed_drops_other_activations():
     """The model stands still; only the key differs."""
     architecture = Architecture(dataclasses.replace(CONFIG, dropout=0.3))
-    still, b = optax.set_to_zero(), jax.tree.map(jnp.asarray, batch())
+    still, b = skip_bad_steps(optax.set_to_zero(), SkipConfig()), jax.tree.map(jnp.asarray, batch())
 
     def losses(seed, steps):
         with jax.set_mesh(mesh()):
@@ -162,8 +163,9 @@ def test_each_step_and_seed_drops_other_activations():
 def test_the_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
     monkeypatch.setattr(step_module, "compiler_options", lambda: {"an option": "that no compiler has"})
     with jax.set_mesh(mesh()):
-        step = make_step(ARCHITECTURE, optax.sgd(1.0), TrainConfig(batch_size=4), jnp.float32, seed=0)
-        lowered = step.lower(with_params(params(), optax.sgd(1.0)), jax.tree.map(jnp.asarray, batch()))
+        still = skip_bad_steps(optax.set_to_zero(), SkipConfig())
+        step = make_step(ARCHITECTURE, still, TrainConfig(batch_size=4), jnp.float32, seed=0)
+        lowered = step.lower(with_params(params(), still), jax.tree.map(jnp.asarray, batch()))
         with pytest.raises(jax.errors.JaxRuntimeError, match="an option"):
             lowered.compile()
 

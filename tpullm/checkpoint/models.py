@@ -32,6 +32,7 @@ class Model:
         recipe: the whole recipe, as a dict.
         horizons: pairs `[first, steps]`, of a training: from step `first` on, its learning rates were those of a
             schedule over `steps` steps.
+        left_out: pairs `[step, count]`, of a training that rolled back: before step `step` it left out `count` batches.
     """
 
     directory: Path
@@ -41,6 +42,7 @@ class Model:
     config: ModelConfig
     recipe: dict
     horizons: list[list[int]]
+    left_out: list[list[int]]
 
     @property
     def tokenizer_path(self) -> Path:
@@ -89,6 +91,12 @@ def steps(directory: Path) -> list[int]:
     return [step for step in found if not storage.is_remote(directory) or (directory / str(step) / MARK).exists()]
 
 
+def left_out(stage: Path) -> list[list[int]]:
+    """What the last checkpoint of a stage says of it (see `Model`); nothing if there is none."""
+    folder = stage / "checkpoints"
+    return find(stage).left_out if folder.is_dir() and steps(folder) else []
+
+
 def _describe(directory: Path, step: int | None) -> Model:
     found = steps(directory)
     if not found or (step is not None and step not in found):
@@ -105,7 +113,8 @@ def _describe(directory: Path, step: int | None) -> Model:
         manager.close()
     config = _config(described, directory / str(step))
     run = directory.parent.parent
-    return Model(directory, step, run, directory.parent.name, config, described["recipe"], described["horizons"])
+    said = described["recipe"], described["horizons"], described["left_out"]
+    return Model(directory, step, run, directory.parent.name, config, *said)
 
 
 def _config(described: dict, where: Path) -> ModelConfig:

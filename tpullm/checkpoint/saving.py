@@ -117,7 +117,14 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
-def description(stage: str, config: ModelConfig, recipe: Any, inputs: dict, horizons: list[list[int]] = ()) -> dict:
+def description(
+    stage: str,
+    config: ModelConfig,
+    recipe: Any,
+    inputs: dict,
+    horizons: list[list[int]] = (),
+    left_out: list[list[int]] = (),
+) -> dict:
     """The description in a checkpoint; see `models.Model`."""
     return {
         "stage": stage,
@@ -125,4 +132,5 @@ def description(stage: str, config: ModelConfig, recipe: Any, inputs: dict, hori
         "recipe": dataclasses.asdict(recipe),
         "inputs": inputs,
         "horizons": list(horizons),
+        "left_out": list(left_out),
     }

@@ -36,13 +36,18 @@ class Requests:
             handlers = {"ask": self._ask, "hold": self._hold, "held": self._collect, "grant": self._grant}
             channel.handlers |= handlers
 
+    def ask(self, what: str) -> None:
+        """Make a request before the end of the current step; on one host the end of the step is soon enough."""
+        if self._channel is not None and what not in self._made:
+            self._made.add(what)
+            self._channel.send(0, {"kind": "ask", "what": what})
+
     def ended(self, step: int, wanted: Iterable[str]) -> set[str]:
         """At the end of `step`: make the requests `wanted`; returns what all hosts do after this step."""
         if self._channel is None:
             return set(wanted)
-        for what in set(wanted) - self._made:
-            self._made.add(what)
-            self._channel.send(0, {"kind": "ask", "what": what})
+        for what in wanted:
+            self.ask(what)
         if self._held:
             self._channel.wait(lambda: not self._held)
         with self._channel.changed:

@@ -5,6 +5,7 @@ It makes RUN/finetune. The same command resumes from the last checkpoint.
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,10 @@ def main(recipe: Recipe, run: Path) -> None:
         own_rows(mesh, config.batch_size),
         what="finetune.conversations",
     )
-    params = load_params(base, architecture.placed(mesh))
+    load = partial(load_params, base, architecture.placed(mesh))
     changed = _changed_files(tokenizer, learned, start / "tokenizer")
     evaluations = _evaluations(held_out, config, own_rows(mesh, config.batch_size))
-    job = Job(stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), params)
+    job = Job(stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), load)
     make(job, recipe, inputs, start / "tokenizer", changed, conversations=len(learned.lengths))
 
 

@@ -3,6 +3,7 @@
 It makes RUN/pretrain. The same command resumes from the last checkpoint.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ def main(recipe: Recipe, run: Path) -> None:
     rows = own_rows(mesh, config.batch_size)
     stream = pretraining_stream(recipe, run, rows)
     evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
-    params = load_params(find(run / "base"), architecture.placed(mesh)) if recipe.base else None
-    job = Job(stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), params)
+    load = partial(load_params, find(run / "base"), architecture.placed(mesh)) if recipe.base else None
+    job = Job(stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), load)
     notes = {"plan.json": _predicted(model, config, mesh)} if hosts.is_first() else {}
     make(job, recipe, inputs, run / "tokenizer", notes=notes)
 

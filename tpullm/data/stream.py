@@ -5,8 +5,9 @@ step is the whole state. grain shuffles and reads ahead. grain imports JAX if th
 when a stream is made.
 """
 
+import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,6 +85,17 @@ class Stream:
             [_seed(seed, name, "shuffle") for name in self.packings],
         )
         self._own_rows = np.arange(batch_size) if own_rows is None else own_rows
+        self._left_out: tuple[tuple[int, int], ...] = ()
+
+    def without(self, left_out: Sequence[Sequence[int]]) -> "Stream":
+        """The same stream, of which batches are left out: pairs `[step, count]`, `count` of them before `step`."""
+        other = copy.copy(self)
+        other._left_out = tuple((step, count) for step, count in left_out)
+        return other
+
+    def _numbers(self, steps: np.ndarray) -> np.ndarray:
+        """The numbers of the batches of `steps`, with those that are left out counted too."""
+        return steps + sum(np.where(steps >= step, count, 0) for step, count in self._left_out)
 
     def batch_at(self, step: int) -> Batch:
         """This host's rows of the batch of `step` (from 0)."""
@@ -111,7 +123,8 @@ class Stream:
     def documents_at(self, step: int) -> list[Placed]:
         """The pieces of documents in the global batch of `step`, row by row."""
         placed = []
-        for name, segments in self._segments(step * self.batch_size + np.arange(self.batch_size)):
+        first = self._numbers(np.array(step)) * self.batch_size
+        for name, segments in self._segments(first + np.arange(self.batch_size)):
             columns = (segments.documents, segments.starts, segments.lengths, segments.rows)
             ids = self.sources[name].ids
             for document, start, length, row in zip(*(column.tolist() for column in columns), strict=True):
@@ -120,7 +133,7 @@ class Stream:
 
     def epoch_at(self, step: int) -> dict[str, float]:
         """How many epochs of each source have been read when `step` begins."""
-        rows = step * self.batch_size
+        rows = int(self._numbers(np.array(step))) * self.batch_size
         return {name: rows * share / self.packings[name].rows for name, share in self.shares.items()}
 
     def _steps_at_once(self) -> int:
@@ -134,7 +147,8 @@ class Stream:
 
     def _built(self, start: int, stop: int) -> list[Batch]:
         """This host's batches of the steps from `start` to `stop - 1`."""
-        places = (np.arange(start, stop)[:, None] * self.batch_size + self._own_rows).ravel()
+        numbers = self._numbers(np.arange(start, stop))
+        places = (numbers[:, None] * self.batch_size + self._own_rows).ravel()
         parts = [(self.sources[name], segments) for name, segments in self._segments(places)]
         return split(build(parts, len(places), self.sequence_length), stop - start)
 

@@ -277,6 +277,25 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class SkipConfig:
+    """Which steps are skipped, and what then. A skipped step changes nothing. What is not finite is always skipped.
+
+    Args:
+        deviations: a step this many standard deviations above the mean is skipped. Its loss and its gradient norm are
+            held against those of the last updates. 0 skips only what is not finite.
+        window: number of last updates in the mean. Half of them must be there first.
+        patience: training rolls back after this many skipped steps in a row. It resumes from the last checkpoint of
+            `checkpoint.every_steps` and leaves out the batches since then.
+        rollbacks: at most this many rollbacks. Then training stops.
+    """
+
+    deviations: float = 6.0
+    window: int = 128
+    patience: int = 16
+    rollbacks: int = 3
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW, Adafactor or Muon. Weight decay is decoupled and applies to matrices only (Loshchilov & Hutter 2019).
 
@@ -298,6 +317,7 @@ class OptimizerConfig:
         weight_decay: decay of the matrices, times the learning rate.
         clip_norm: largest global norm of a gradient. Larger gradients are scaled down.
         z_loss: weight of the squared log-normalizer. It keeps logits small (PaLM, section 5).
+        skip: which steps are skipped.
     """
 
     kind: Literal["adamw", "adafactor", "muon"] = "adamw"
@@ -314,6 +334,7 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     z_loss: float = 0.0
+    skip: SkipConfig = field(default_factory=SkipConfig)
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,24 @@ from tpullm.data.batch import Batch
 from tpullm.mesh.rows import put
 from tpullm.training.losses import Sums
 from tpullm.training.state import Architecture
-from tpullm.training.step import batch_loss
+from tpullm.training.step import accumulate, batch_loss
 
 Tree = Any
 
 
 @functools.cache  # the stages of one command share the compiled program
-def make_evaluation(architecture: Architecture, dtype):
-    """The compiled `(params, batch) -> Sums`, without dropout or gradients."""
+def make_evaluation(architecture: Architecture, dtype, accumulation: int = 1, chunks: int = 0):
+    """The compiled `(params, batch) -> Sums`, without dropout or gradients.
+
+    Args:
+        accumulation, chunks: as in the training's step, which then has a larger peak of memory than the evaluation.
+    """
+
+    def sums(params: Tree, batch: Batch, key: None) -> Sums:
+        return batch_loss(architecture, params, batch, dtype=dtype, chunks=chunks)[1]
 
     def evaluate(params: Tree, batch: Batch) -> Sums:
-        return batch_loss(architecture, params, batch, dtype=dtype)[1]
+        return accumulate(sums, accumulation, params, batch, None)
 
     return jax.jit(evaluate)
 

@@ -3,12 +3,13 @@
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -29,10 +30,16 @@ from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.meter import Meter
 from tpullm.training.metrics import MetricsLog, NoLog
 from tpullm.training.optimizer.chain import decay_begin, learning_rates, make_optimizer
+from tpullm.training.resume import Start
 from tpullm.training.state import Architecture, abstract, initial, with_params
 from tpullm.training.step import make_step
 
 Tree = Any
+
+
+SECONDS_OF_A_LONG_STEP = 1.0  # a longer one is dispatched when the step before it is done: see `_lead`
+SECONDS_BETWEEN_LOOKS = 0.002
+DOCUMENTS = 32  # of a skipped step that are named
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ class Job:
         stream: of this host's rows of the batches.
         evaluations: this host's rows of the held-out batches, by source.
         bytes_per_token: UTF-8 bytes of each token id, `[V]`, for bits per byte.
-        params: where to start from if not from a checkpoint; None is fresh parameters.
+        load: reads the parameters to start from if not from a checkpoint; None is fresh parameters. They become the
+            state, so there is one copy.
     """
 
     directory: Path
@@ -59,100 +67,158 @@ class Job:
     stream: Stream
     evaluations: dict[str, list[Batch]]
     bytes_per_token: np.ndarray
-    params: Tree | None = field(default=None, repr=False)
+    load: Callable[[], Tree] | None = field(default=None, repr=False)
 
 
-def train(job: Job, description: dict, resumed: int = 0) -> dict:
+class RollBack(Exception):
+    """Too many steps in a row were skipped, up to `step`."""
+
+    def __init__(self, step: int):
+        super().__init__(step)
+        self.step = step
+
+
+def train(job: Job, description: dict, start: Start) -> dict:
     """Train to the last step; returns the last evaluation.
 
     Args:
         description: what a checkpoint says of itself.
-        resumed: the step of the checkpoint to resume from; 0 starts anew.
+        start: which checkpoint to resume from, and what of the stream is left out.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state was saved.
+        RollBack: see there; nothing of the last steps was saved.
     """
-    config, steps = job.config, job.config.steps
+    config, steps, stream = job.config, job.config.steps, job.stream.without(start.left_out)
     dtype = compute_dtype(config.compute)
     architecture = Architecture(job.model)
     with jax.set_mesh(job.mesh), _stop_signal() as stopped:
+        # ---------------------------------------------------------------- what the training is measured by
+        of_device = peak(dtype)
+        flops = None if of_device.disturbed else of_device.flops * job.mesh.size
+        meter = Meter(
+            log=MetricsLog(job.directory, start.step) if hosts.is_first() else NoLog(),
+            steps=steps,
+            step=start.step,
+            every=config.log_every,
+            tokens_per_step=config.batch_size * config.sequence_length,
+            peak_tokens_per_second=flops and flops / training_flops_per_token(job.model, config.sequence_length),
+            learning_rate=learning_rates(config.optimizer, steps).item,
+            documents=lambda step: list(dict.fromkeys(piece.id for piece in stream.documents_at(step - 1)))[:DOCUMENTS],
+        )
+        hours = meter.hours
+        for step, batches in start.left_out:
+            if step == start.step:
+                meter.log.write({"step": step, "rolled_back": batches})
+
         # ---------------------------------------------------------------- the state: where training starts
         # 1. a checkpoint of this stage;  2. the parameters given (fine-tuning);  3. fresh parameters.
         optimizer = make_optimizer(config.optimizer, steps, architecture.axes, dtype)
         stable = decay_begin(config.optimizer, steps) if config.optimizer.schedule == "wsd" else 0
         checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint, always=stable)
-        target = abstract(architecture, optimizer, job.mesh)
-        state = _start(job, resumed, checkpoints, architecture, optimizer, target)
-        first = int(state["step"])
+        with hours.of("restore"):
+            target = abstract(architecture, optimizer, job.mesh)
+            state = jax.block_until_ready(_start(job, start.step, checkpoints, architecture, optimizer, target))
 
-        # ---------------------------------------------------------------- the programs, and what they are measured by
+        # ---------------------------------------------------------------- the programs
         step_function = make_step(architecture, optimizer, config, dtype, job.seed)
-        evaluate = make_evaluation(architecture, dtype)
-        of_device = peak(dtype)
-        flops = None if of_device.disturbed else of_device.flops * job.mesh.size
-        meter = Meter(
-            log=MetricsLog(job.directory, first) if hosts.is_first() else NoLog(),
-            steps=steps,
-            step=first,
-            tokens_per_step=config.batch_size * config.sequence_length,
-            peak_tokens_per_second=flops and flops / training_flops_per_token(job.model, config.sequence_length),
-            learning_rate=learning_rates(config.optimizer, steps).item,
-        )
+        program = make_evaluation(architecture, dtype, config.accumulation, config.loss_chunks)
         say(
             f"{job.directory.name}: {parameter_count(architecture.shapes):,} parameters, {dtype.name} matmuls, "
-            f"step {first:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
+            f"step {start.step:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
             f"peak {f'{flops / 1e9:,.0f} GFLOP/s' if flops else 'not known'} on {job.mesh.size} device(s)"
         )
         say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {compile_cache.described()}")
 
+        def evaluate(step: int) -> dict:
+            with hours.of("evaluate"):
+                results = held_out(program, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
+            meter.evaluation(step, results)
+            return results
+
+        def due(step: int) -> bool:
+            return step == steps or bool(config.evaluate_every and step and step % config.evaluate_every == 0)
+
         # ---------------------------------------------------------------- the loop
+        requests, save = Requests(start.step, hosts.connection()), config.checkpoint
+        batches = stream.batches(start.step, steps, config.data_workers)
+
+        def following() -> Batch:
+            began = time.monotonic()
+            batch = put(job.mesh, next(batches))
+            if meter.newest is None or meter.newest.is_ready():  # otherwise the device had work in the meantime
+                hours.seconds["data"] += time.monotonic() - began
+            return batch
+
+        def wait(ahead: int) -> None:
+            while (oldest := meter.oldest(ahead)) is not None and not oldest.is_ready():
+                if stopped():  # at once, so that all hosts stop after this step
+                    requests.ask("stop")
+                time.sleep(SECONDS_BETWEEN_LOOKS)  # in Python: a signal is not heard while JAX waits
+            meter.read(ahead)
+
         results: dict = {}
-        if first == steps:  # killed after the last save, before the stage was marked as finished
-            results = held_out(evaluate, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
-        batches = job.stream.batches(first, steps, config.data_workers)
-        requests, now = Requests(first, hosts.connection()), set()
+        if due(start.step):
+            results = hosts.broadcast("evaluated", lambda: meter.log.evaluated(start.step)) or evaluate(start.step)
         hosts.barrier("training begins")
-        last_save, done = time.monotonic(), first
-        for done in range(first + 1, steps + 1):
-            with meter.waiting():
-                batch = put(job.mesh, next(batches))
-            state, values = step_function(state, batch)
-            meter.report()  # of an earlier step, while this one is in flight: the device never waits for the log
-            final = done == steps
-            if done % config.log_every == 0 or final:
-                meter.keep(done, values)
+        last_save, last_step, done = time.monotonic(), time.monotonic(), start.step
+        batch = following() if start.step < steps else None
+        for done in range(start.step + 1, steps + 1):
+            with hours.of("compile") if done == start.step + 1 else contextlib.nullcontext():
+                state, values = step_function(state, batch)
+            meter.dispatched(done, values)
+            batch = following() if done < steps else None
+            wait(_lead(time.monotonic() - last_step))
+            last_step = time.monotonic()
 
-            if final or (config.evaluate_every and done % config.evaluate_every == 0):
-                meter.report()
-                results = held_out(evaluate, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
-                meter.evaluation(done, results)
-
-            minutes = (time.monotonic() - last_save) / 60
-            save = config.checkpoint
+            final, minutes = done == steps, (time.monotonic() - last_save) / 60
             late = save.every_minutes and minutes >= save.every_minutes and hosts.is_first()  # by one clock
             now = requests.ended(done, ["save"] * bool(late) + ["stop"] * stopped())
-            if now or final or done == stable or (save.every_steps and done % save.every_steps == 0):
-                meter.report()
-                _check_finite(values, done, job.directory)
-                meter.log.sync()  # before the save: lines of saved steps are never lost
-                checkpoints.check()
-                checkpoints.save(done, state, description)
+            saves = now or final or done == stable or (save.every_steps and done % save.every_steps == 0)
+            if saves or due(done):
+                wait(0)
+            # With several hosts, all of them have dispatched this step: so the one before decides, on all the same.
+            for step in (done - 1, done) if saves or due(done) else (done - 1,):
+                if meter.skipped.get(step, 0) >= config.optimizer.skip.patience:
+                    checkpoints.close()
+                    meter.close()
+                    raise RollBack(step)
+            if saves:
+                with hours.of("save"):
+                    _check_finite(state["params"], done, job.directory)
+                    meter.log.sync()  # before the save: lines of saved steps are never lost
+                    checkpoints.check()
+                    checkpoints.save(done, state, description)
                 last_save = time.monotonic()
             if "stop" in now:
                 break
-        checkpoints.close()
+            if due(done):  # after the save: an evaluation that fails costs no work
+                results = evaluate(done)
+        with hours.of("save"):
+            checkpoints.close()
         meter.close()
         if any(hosts.gather("training ends", stopped())):
             raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command resumes")
     return results
 
 
-def _check_finite(values: dict[str, jax.Array], step: int, directory: Path) -> None:
-    """A training that has diverged must not replace its last good save."""
-    if not np.isfinite(float(values["loss"])):
+def _lead(seconds: float) -> int:
+    """How many steps the host dispatches before it waits for one, by how long the last step took.
+
+    One, so the device never waits for the host. But a stop has to wait for all steps that were dispatched, so after
+    long steps none: the device waits for the host for a few milliseconds.
+    """
+    return 0 if seconds > SECONDS_OF_A_LONG_STEP else 1
+
+
+def _check_finite(params: Tree, step: int, directory: Path) -> None:
+    """Only finite parameters are saved. Steps never make them otherwise; a base may have come so."""
+    if not jax.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])))(
+        params
+    ):
         raise UserError(
-            f"{directory}: the loss is {float(values['loss'])} at step {step:,}, the last good save is kept; "
-            f"lower optimizer.peak_lr or raise warmup_steps"
+            f"{directory}: the parameters are not finite at step {step:,}, so nothing was saved; the parameters that "
+            "training started from, or a device, are broken"
         )
 
 
@@ -160,8 +226,9 @@ def _start(job: Job, resumed: int, checkpoints: Checkpoints, architecture, optim
     if resumed:
         return checkpoints.restore(resumed, target)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-    if job.params is not None:
-        return jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings)(job.params)
+    if job.load is not None:
+        make = jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings, donate_argnums=0)
+        return make(job.load())
     make = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)
     return make(jax.random.key(job.seed))
 

@@ -1,13 +1,15 @@
 """Rates of a training: from the metrics of steps to rows of the log and a readable line for the terminal."""
 
-import contextlib
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax
 
 from tpullm.log import say, warn
+from tpullm.training.hours import Hours
 from tpullm.training.metrics import MetricsLog, NoLog
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -28,59 +30,97 @@ class Meter:
         log: where the lines go.
         steps: of the whole stage.
         step: the last step before training.
+        every: steps between lines.
         tokens_per_step: positions in a global batch, padding included.
         peak_tokens_per_second: of all devices at their peak FLOP/s; None if the peak is not known.
-        learning_rate: by step.
+        learning_rate: by the number of updates before.
+        documents: the documents of a step, from 1, for a skipped one.
+
+    Attributes:
+        hours: where the time of this process goes.
+        skipped: how many steps in a row were skipped, by step, of the last steps that were read.
     """
 
     log: MetricsLog | NoLog
     steps: int
     step: int
+    every: int
     tokens_per_step: int
     peak_tokens_per_second: float | None
     learning_rate: Callable[[int], float]
-    _kept: tuple[int, dict] | None = None
+    documents: Callable[[int], list[str]] = lambda step: []
+    hours: Hours = field(init=False)
+    skipped: dict[int, int] = field(default_factory=dict)
+    _pending: deque[tuple[int, dict]] = field(default_factory=deque)
+    _losses: list[float | None] = field(default_factory=list)
+    _bad: list[dict] = field(default_factory=list)
+    _sound: dict = field(default_factory=dict)
+    _all_skipped: int = 0
     _since: float = field(default_factory=time.monotonic)
     _waited: float = 0.0
     _last_line: float = 0.0
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for data."""
-        start = time.monotonic()
-        yield
-        self._waited += time.monotonic() - start
+    def __post_init__(self):
+        self.hours = Hours(self.step)
 
-    def keep(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Keep the metrics of `step`, which may still be computed, to report them later."""
-        self._kept = (step, values)
+    def oldest(self, ahead: int = 0) -> jax.Array | None:
+        """An array of the oldest step that `read` would read, which is ready when the step is computed."""
+        return self._pending[0][1]["loss"] if len(self._pending) > ahead else None
 
-    def report(self) -> None:
-        """Write the line of the metrics that were kept, if any; waits until their step is computed."""
-        if self._kept is None:
-            return
-        step, arrays = self._kept
-        self._kept = None
-        values = jax.tree.map(lambda value: value.tolist(), jax.device_get(arrays))
+    @property
+    def newest(self) -> jax.Array | None:
+        """The same of the last step that was dispatched; None if all are read."""
+        return self._pending[-1][1]["loss"] if self._pending else None
+
+    def dispatched(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Take the metrics of `step`, which may still be computed."""
+        self._pending.append((step, values))
+
+    def read(self, ahead: int = 0) -> None:
+        """Read the metrics of all steps but the last `ahead`; waits until they are computed. Lines are written."""
+        while len(self._pending) > ahead:
+            step, arrays = self._pending.popleft()
+            self._take(step, jax.tree.map(lambda value: value.tolist(), jax.device_get(arrays)))
+
+    def _take(self, step: int, values: dict) -> None:
+        self.skipped = {step - 1: self.skipped.get(step - 1, 0), step: values["skipped"]}
+        self._losses.append(values["loss"] if math.isfinite(values["loss"]) else None)
+        if values["skipped"]:
+            self._skip(step, values)
+        else:
+            self._sound = values
+        if step % self.every == 0 or step == self.steps:
+            self._report(step, values)
+
+    def _skip(self, step: int, values: dict) -> None:
+        self._all_skipped += 1
+        loss, norm = (readable(values[name]) for name in ("loss", "grad_norm"))
+        self._bad.append({"step": step, "loss": loss, "grad_norm": norm, "documents": self.documents(step)})
+        shown = f"loss {loss}, gradient norm {norm}; its documents: tpullm data --step {step - 1}"
+        warn(f"step {step:,} is skipped and changes nothing: {shown}")
+
+    def _report(self, step: int, values: dict) -> None:
         # The next interval begins now: the next step is already in flight.
         now = time.monotonic()
         elapsed = now - self._since
         seconds = elapsed / (step - self.step)
-        rate = self.tokens_per_step / seconds
+        rate, waited = self.tokens_per_step / seconds, self.hours.seconds["data"] - self._waited
         row = {
             "step": step,
             "tokens": step * self.tokens_per_step,
-            "loss": values["loss"],
-            "grad_norm": values["grad_norm"],
-            "learning_rate": float(self.learning_rate(step - 1)),
+            **{name: self._sound[name] for name in ("loss", "grad_norm", "accuracy") if self._sound},
+            "learning_rate": float(self.learning_rate(max(values["updates"] - 1, 0))),
             "tokens_per_second": rate,
             "step_seconds": seconds,
-            "accuracy": values["accuracy"],
-            "data_wait_share": self._waited / elapsed,
+            "data_wait_share": waited / elapsed,
+            "losses": self._losses,
         }
         row |= self._mfu(rate)
         row |= {name: values[name] for name in ("balance_loss", "expert_load", "expert_loads") if name in values}
+        row |= {"skipped": self._bad} if self._bad else {}
+        self._losses, self._bad = [], []
         self.log.write(row)
+        self.log.write_hours(self.hours.line(step, self._all_skipped))
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self.steps:
             say(line(row, self.steps))
             self._last_line = now
@@ -101,20 +141,27 @@ class Meter:
         self._restart(step, time.monotonic())
 
     def _restart(self, step: int, now: float) -> None:
-        self.step, self._since, self._waited = step, now, 0.0
+        self.step, self._since, self._waited = step, now, self.hours.seconds["data"]
 
     def close(self) -> None:
-        """Report what is kept and close the log."""
-        self.report()
+        """Read all steps and close the log."""
+        self.read()
+        self.log.write_hours(self.hours.line(self.step, self._all_skipped))
         self.log.close()
+
+
+def readable(value: float) -> float | str:
+    """A number for JSON, which has no NaN and no infinity: those are text."""
+    return value if math.isfinite(value) else str(value)
 
 
 def line(row: dict, steps: int) -> str:
     """One log line for people."""
     left = duration(row["step_seconds"] * (steps - row["step"]))
+    loss = f"loss {row['loss']:.4f}  grad norm {row['grad_norm']:.2f}  " if "loss" in row else ""
     mfu = f"MFU {row['mfu']:.0%}  " if "mfu" in row else ""
     return (
-        f"step {row['step']:>6,}/{steps:,}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.2f}  "
+        f"step {row['step']:>6,}/{steps:,}  {loss}"
         f"lr {row['learning_rate']:.1e}  {row['tokens_per_second']:,.0f} tokens/s  {mfu}"
         f"waiting for data {row['data_wait_share']:.1%}  {left} left"
     )

@@ -1,4 +1,7 @@
-"""The log of metrics: one JSON line a report in `metrics.jsonl`, and the same numbers for TensorBoard."""
+"""The log of metrics: one JSON line a report in `metrics.jsonl`, and the same numbers for TensorBoard.
+
+Beside it stands `hours.jsonl` (see `hours.py`), of which no line is ever dropped.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ from pathlib import Path
 
 from tpullm import storage
 from tpullm.storage.mirror import mirrored
+from tpullm.training import hours
 
 FILE = "metrics.jsonl"
 
@@ -24,9 +28,12 @@ class MetricsLog:
         self._place = mirrored(directory)
         path, before = self._place.folder / FILE, directory / FILE
         if before.exists():
-            kept = [line for line in before.read_text().splitlines() if _step_of(line) <= step]
+            kept = [line for line in before.read_text().splitlines() if _stays(line, step)]
             storage.write_text(path, "".join(line + "\n" for line in kept))
+        spent = [json.dumps(line) + "\n" for line in hours.read(directory / hours.FILE)]
+        storage.write_text(self._place.folder / hours.FILE, "".join(spent))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (kept open for the whole stage)
+        self._hours = open(self._place.folder / hours.FILE, "a", encoding="utf-8")  # noqa: SIM115
         self._tensorboard = _tensorboard(self._place.folder / "tensorboard", step + 1)
 
     def write(self, values: dict) -> None:
@@ -40,6 +47,17 @@ class MetricsLog:
                 self._tensorboard.add_scalar(f"{name}/{suffix}" if suffix else name, number, step)
         self._place.changed()
 
+    def evaluated(self, step: int) -> dict | None:
+        """The held-out results after `step`, if they are in the log."""
+        self._file.flush()
+        rows = [row for row in read(self._place.folder / FILE) if row["step"] == step and "eval_loss" in row]
+        return {name: rows[-1][name] for name in ("eval_loss", "eval_bits_per_byte")} if rows else None
+
+    def write_hours(self, line: dict) -> None:
+        """Append a line of `Hours`."""
+        self._hours.write(json.dumps(line) + "\n")
+        self._hours.flush()
+
     def sync(self) -> None:
         """Return when everything is on disk, or on `gs://`."""
         os.fsync(self._file.fileno())
@@ -50,6 +68,7 @@ class MetricsLog:
         """The same, and end the log."""
         self.sync()
         self._file.close()
+        self._hours.close()
         self._tensorboard.close()
         self._place.close()
 
@@ -59,6 +78,8 @@ class NoLog:
 
     def write(self, values: dict) -> None:
         """Nothing."""
+
+    write_hours = write
 
     def sync(self) -> None:
         """Nothing."""
@@ -80,11 +101,13 @@ def _tensorboard(directory: Path, step: int):
     return SummaryWriter(str(directory), purge_step=step)
 
 
-def _step_of(line: str) -> float:
+def _stays(line: str, step: int) -> bool:
+    """Whether a line is of the steps up to `step`. That of a rollback to `step` is written again by the training."""
     try:
-        return json.loads(line)["step"]
+        row = json.loads(line)
+        return row["step"] < step or row["step"] == step and "rolled_back" not in row
     except (json.JSONDecodeError, KeyError):
-        return float("inf")
+        return False
 
 
 def read(path: Path) -> list[dict]:

@@ -6,7 +6,7 @@ such a checkpoint stands where the decay begins, and is kept.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from tpullm import storage
 from tpullm.checkpoint.models import Model, find, steps
 from tpullm.cluster import hosts
+from tpullm.errors import UserError
 from tpullm.log import say, warn
 from tpullm.recipe.schema import TrainConfig
 from tpullm.run import manifest, stages
@@ -27,11 +28,12 @@ class Start:
 
     Args:
         step: of the checkpoint that it resumes from; 0 is the beginning.
-        horizons: as of `checkpoint.models.Model`, for the checkpoints to come.
+        horizons, left_out: as of `checkpoint.models.Model`, for the checkpoints to come.
     """
 
     step: int
     horizons: list[list[int]]
+    left_out: list[list[int]] = field(default_factory=list)
 
 
 def start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
@@ -51,12 +53,12 @@ def _start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
         return anew
     models = [find(stage / "checkpoints" / str(step)) for step in reversed(saved)]
     if models[0].horizons[-1][1] == config.steps:  # nothing has changed since
-        return Start(saved[-1], models[0].horizons)
+        return Start(saved[-1], models[0].horizons, models[0].left_out)
     for model in models:
         if model.step <= config.steps and _rates(config, [[0, config.steps]], model.step) == _rates_of(model, config):
             _keep_later(stage, [step for step in saved if step > model.step])
             say(f"{stage.name}: resumes at step {model.step:,}: so far as in a training of {config.steps:,} steps")
-            return Start(model.step, anew.horizons)
+            return Start(model.step, anew.horizons, model.left_out)
     if saved[-1] > config.steps:
         stages.set_aside(stage)
         return anew
@@ -72,7 +74,42 @@ def _on_another_schedule(name: str, model: Model, config: TrainConfig) -> Start:
         f"{name}: resumes at step {model.step:,} of {config.steps:,}, and its learning rate jumps from {of_old:.2g} to "
         f"{then:.2g}. The result is not that of {config.steps:,} steps from the beginning; with `schedule: wsd` it is"
     )
-    return Start(model.step, horizons)
+    return Start(model.step, horizons, model.left_out)
+
+
+def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig) -> Start:
+    """Where a training starts again whose steps up to `step` were skipped, on every host the same.
+
+    It resumes from the last checkpoint of `checkpoint.every_steps` before them, or from the beginning, and leaves out
+    the batches since then. Checkpoints at other times depend on the clock, and the result must not.
+
+    Raises:
+        UserError: it has rolled back as often as it may.
+    """
+    return Start(
+        **hosts.broadcast(f"{stage.name} rolls back", lambda: asdict(_rolled_back(stage, before, step, config)))
+    )
+
+
+def _rolled_back(stage: Path, before: Start, step: int, config: TrainConfig) -> Start:
+    skip, often, folder = config.optimizer.skip, len(before.left_out), stage / "checkpoints"
+    why = f"{stage.name}: {skip.patience} steps in a row up to step {step:,} were skipped"
+    if often == skip.rollbacks:
+        raise UserError(
+            f"{why}, and it has rolled back {often} times; `tpullm data` shows their documents; lower "
+            "optimizer.peak_lr, or raise optimizer.skip.deviations if their losses are right"
+        )
+    every, saved = config.checkpoint.every_steps, steps(folder)
+    good = [at for at in saved if at <= step - skip.patience and (not every or at % every == 0)]
+    target = good[-1] if good else 0
+    _keep_later(stage, [at for at in saved if at > target])
+    model = find(folder / str(target)) if good else None
+    warn(
+        f"{why}: rolls back to step {target:,} and leaves out the {step - target:,} batches since then "
+        f"({often + 1} of at most {skip.rollbacks} times)"
+    )
+    horizons = model.horizons if model else [[0, config.steps]]
+    return Start(target, horizons, [*before.left_out, [target, step - target]])
 
 
 def _rates_of(model: Model, config: TrainConfig) -> list[float]:

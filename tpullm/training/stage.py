@@ -9,7 +9,7 @@ from tpullm.cluster import hosts
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
 from tpullm.training import metrics, resume
-from tpullm.training.loop import Job, train
+from tpullm.training.loop import Job, RollBack, train
 
 
 def is_finished(stage: Path, inputs: dict) -> bool:
@@ -40,7 +40,13 @@ def make(
     stages.begin_training(stage.parent, stage.name, inputs, tokenizer, changed)
     for name, value in (notes or {}).items() if hosts.is_first() else ():
         storage.write_json(stage / name, value)
-    results = train(job, description(stage.name, job.model, recipe, inputs, start.horizons), start.step)
+    while True:
+        try:
+            describes = description(stage.name, job.model, recipe, inputs, start.horizons, start.left_out)
+            results = train(job, describes, start)
+            break
+        except RollBack as bad:
+            start = resume.rolled_back(stage, start, bad.step, job.config)
 
     def finish() -> None:
         manifest.write(stage, inputs, seconds=metrics.seconds(stage / metrics.FILE), **facts, **results)

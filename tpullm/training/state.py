@@ -111,7 +111,7 @@ def abstract(architecture: Architecture, optimizer: optax.GradientTransformation
     def place(path, leaf):
         names = tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
         of = next((parameters[names[i:]] for i in range(len(names)) if names[i:] in parameters), None)
-        spec = PartitionSpec()
+        spec = PartitionSpec(*[None] * leaf.ndim)
         if of is not None and leaf.ndim == len(of.shape):
             sizes = zip(leaf.shape, of.shape, of.sharding.spec, strict=True)
             spec = PartitionSpec(*(axis if size == whole else None for size, whole, axis in sizes))

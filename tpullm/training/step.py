@@ -17,6 +17,7 @@ from tpullm.model.platform import compiler_options
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.balance import balance_losses, load_metrics, rebalanced
 from tpullm.training.losses import Sums, cross_entropy
+from tpullm.training.optimizer.skip import applied
 from tpullm.training.state import Architecture
 
 Tree = Any
@@ -44,9 +45,9 @@ def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype,
 
 
 def make_step(
-    architecture: Architecture, optimizer: optax.GradientTransformation, config: TrainConfig, dtype, seed: int
+    architecture: Architecture, optimizer: optax.GradientTransformationExtraArgs, config: TrainConfig, dtype, seed: int
 ):
-    """The compiled step function.
+    """The compiled step function; `optimizer` is one that skips bad steps (`optimizer.skip`).
 
     The gradient is that of `sum(weights * loss) / sum(weights)` over the whole batch, however it is cut into
     `config.accumulation` micro-batches.
@@ -66,16 +67,20 @@ def make_step(
             key = jax.random.fold_in(jax.random.key(seed), state["step"])
         grads, sums = accumulate(gradients, config.accumulation, state["params"], batch, key)
         grads = jax.tree.map(lambda g: g / sums.weight, grads)
+        loss = sums.loss / sums.weight
         with jax.named_scope("optimizer"):
-            updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"])
+            updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"], loss=loss)
             params = optax.apply_updates(state["params"], updates)
-        if architecture.config.balance_rate:
-            params = rebalanced(params, state["params"], sums.loads, architecture.config.balance_rate)
+            if architecture.config.balance_rate:
+                params = rebalanced(params, state["params"], sums.loads, architecture.config.balance_rate)
+            params = applied(params, state["params"], optimizer_state)
         metrics = {
-            "loss": sums.loss / sums.weight,
+            "loss": loss,
             "accuracy": sums.correct / sums.weight,
             "grad_norm": optax.tree.norm(grads),
             "tokens": sums.weight,
+            "skipped": optimizer_state.skipped,
+            "updates": optimizer_state.updates,
         }
         if sums.loads is not None:
             metrics |= {

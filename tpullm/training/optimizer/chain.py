@@ -1,4 +1,4 @@
-"""The optimizer: clip the gradient's norm, then AdamW, Adafactor or Muon, then weight decay and the learning rate."""
+"""The optimizer: skip bad steps, clip the gradient's norm, AdamW, Adafactor or Muon, weight decay, learning rate."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from tpullm.training.optimizer.adafactor import scale_by_factored_moments
 from tpullm.training.optimizer.matrices import is_hidden, is_matrix
 from tpullm.training.optimizer.moments import store_in_bfloat16
 from tpullm.training.optimizer.muon import scale_by_muon
+from tpullm.training.optimizer.skip import skip_bad_steps
 
 Tree = Any
 
@@ -50,18 +51,19 @@ def learning_rates(config: OptimizerConfig, steps: int) -> np.ndarray:
 
 def make_optimizer(
     config: OptimizerConfig, steps: int, axes: Tree, dtype: jnp.dtype = jnp.float32
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """The optimizer for parameters whose logical axes are the tree `axes`.
 
     Args:
         dtype: type of the matmuls of the training, and of Muon.
     """
-    return optax.chain(
+    chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         _scaling(config, axes, dtype),
         optax.add_decayed_weights(config.weight_decay, mask=_each(is_matrix, axes)),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )
+    return skip_bad_steps(chain, config.skip)
 
 
 def _scaling(config: OptimizerConfig, axes: Tree, dtype: jnp.dtype) -> optax.GradientTransformation:

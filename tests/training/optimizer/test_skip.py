@@ -1,0 +1,124 @@
+"""A bad step changes nothing, and all later bits are those of a run whose update was left out by hand."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.training.skipping import BAD, SKIP, STEPS, numbers, same_bits, trained
+from tests.training.small import ARCHITECTURE, SPREAD, batch, mesh
+from tests.training.test_sharded import results
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig
+from tpullm.training import step as step_module
+from tpullm.training.optimizer.skip import skip_bad_steps
+
+
+def spoiled(monkeypatch, factor, row):
+    """Have the loss of the batches whose row `row` begins with token 0 multiplied, and so its gradient."""
+    plain = step_module.batch_loss
+
+    def loss(architecture, params, part, **options):
+        total, sums = plain(architecture, params, part, **options)
+        times = jnp.where(jnp.any(part.inputs[:, 0] == 95), factor, 1.0)
+        return total * times, sums._replace(loss=sums.loss * times)
+
+    monkeypatch.setattr(step_module, "batch_loss", loss)
+
+
+def batches_with(row):
+    made = [batch(rows=8, seed=seed) for seed in range(STEPS)]
+    for number, one in enumerate(made):
+        one.inputs[:, 0] = 0
+        if number == BAD:
+            one.inputs[row, 0] = 95
+    return made
+
+
+@pytest.mark.parametrize("what", [float("nan"), float("inf"), 50.0])
+@pytest.mark.parametrize(("where", "accumulation"), [("one", 1), ("part", 2)])
+def test_a_bad_gradient_is_skipped_bit_for_bit(monkeypatch, what, where, accumulation):
+    """Of the whole batch, or of the second of two micro-batches (its rows are those of odd numbers)."""
+    spoiled(monkeypatch, what, 1)
+    config = TrainConfig(batch_size=8, accumulation=accumulation, optimizer=OptimizerConfig(skip=SKIP, warmup_steps=2))
+    batches = batches_with(1)
+    found = trained(ARCHITECTURE, config, batches, mesh())
+    assert [int(metrics["skipped"]) for _, metrics in found] == [int(number == BAD) for number in range(STEPS)]
+    assert int(found[-1][1]["updates"]) == STEPS - 1 and int(found[-1][0]["step"]) == STEPS
+    left_out = trained(ARCHITECTURE, config, batches, mesh(), by_hand={BAD})
+    for (one, _), (other, _) in zip(found, left_out, strict=True):
+        assert same_bits(numbers(one), numbers(other))
+    assert same_bits(found[BAD][0]["params"], found[BAD - 1][0]["params"])
+    assert np.isfinite(found[-1][0]["optimizer"].losses).all() and found[-1][1]["loss"] < found[0][1]["loss"] * 2
+
+
+@pytest.mark.parametrize("kind", ["adafactor", "muon", "bfloat16"])
+def test_every_optimizer_and_the_biases_of_experts_stay(monkeypatch, kind):
+    spoiled(monkeypatch, float("nan"), 0)
+    chosen = {"moments": "bfloat16"} if kind == "bfloat16" else {"kind": kind}
+    config = TrainConfig(batch_size=8, optimizer=OptimizerConfig(skip=SKIP, warmup_steps=2, **chosen))
+    found = trained(SPREAD, config, batches_with(0)[: BAD + 1], mesh())
+    assert same_bits(found[BAD][0]["params"], found[BAD - 1][0]["params"])
+    assert same_bits(found[BAD][0]["optimizer"].inner, found[BAD - 1][0]["optimizer"].inner)
+    assert int(found[BAD][1]["skipped"]) == 1
+
+
+def test_bad_data_on_any_of_eight_devices_is_skipped_on_all():
+    """A weight that is not finite, in the row of each device in turn; then a sound batch."""
+    found = results("tests.training.skipping")
+    assert found == {bad: [[1, 2, 3, 4, 5, 6, 7, 8, 0], True] for bad in ("nan", "inf")}
+
+
+def judged(losses, norms=None, config=SKIP, updates=None):
+    """How many steps in a row are skipped after each of these losses and gradient norms."""
+    optimizer = skip_bad_steps(optax.sgd(1.0), config)
+    params = jnp.zeros(1)
+    update = jax.jit(functools.partial(optimizer.update))
+    state, found = optimizer.init(params), []
+    for loss, norm in zip(losses, norms or [1.0] * len(losses), strict=True):
+        gradient = jnp.full(1, norm) * (1.0 if updates is None else updates)
+        _, state = update(gradient, state, params, loss=jnp.float32(loss))
+        found.append(int(state.skipped))
+    return found, state
+
+
+def test_a_spike_is_held_against_the_last_updates_only():
+    """Window 8: the mean of the last ones is 2 +- 1, so 8 is the bound; what was skipped is never in the window."""
+    before = [1.0, 3.0] * 4
+    assert judged([*before, 7.9])[0][-1] == 0 and judged([*before, 8.1])[0][-1] == 1
+    assert judged([*before, *[1000.0] * 20, 2.0])[0][-21:] == [*range(1, 21), 0], "20 spikes don't move the bound"
+    assert judged([100.0] * 8 + before + [50.0])[0][-1] == 1, "losses of 100 have left the window"
+    assert judged(before, norms=[1.0, 3.0] * 4)[0][-1] == 0
+    assert judged([*before, 2.0], norms=[*before, 8.1])[0][-1] == 1, "the norm alone is enough"
+    assert judged([*before, -1000.0])[0][-1] == 0, "a small loss is no spike"
+
+
+def test_half_of_the_window_has_to_be_there():
+    assert judged([1.0, 3.0, 1.0, 1000.0])[0] == [0, 0, 0, 0]
+    assert judged([1.0, 3.0, 1.0, 3.0, 1000.0])[0] == [0, 0, 0, 0, 1]
+
+
+def test_on_a_plateau_six_percent_are_no_spike():
+    assert judged([2.0] * 8 + [2.11])[0][-1] == 0 and judged([2.0] * 8 + [2.13])[0][-1] == 1
+
+
+def test_what_is_not_finite_is_skipped_always_and_never_enters_the_window():
+    off = dataclasses.replace(SKIP, deviations=0)
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        found, state = judged([bad, 1.0, bad, bad, 1e30], config=off)
+        assert found == [1, 0, 1, 2, 0] and int(state.updates) == 2
+        assert state.losses.tolist() == [1.0, np.float32(1e30), *[0.0] * 6]
+        assert judged([1.0], norms=[bad])[0] == [1]
+    assert judged([1.0], norms=[1e30])[0] == [1], "finite, but its square is not"
+
+
+def test_an_update_that_is_not_finite_is_skipped():
+    broken = optax.GradientTransformation(
+        lambda params: jnp.zeros(()), lambda grads, state, params=None: (grads / 0.0, state + 1)
+    )
+    optimizer = skip_bad_steps(broken, SKIP)
+    _, state = optimizer.update(jnp.ones(1), optimizer.init(jnp.zeros(1)), jnp.zeros(1), loss=jnp.float32(1))
+    assert int(state.skipped) == 1 and float(state.inner) == 0

@@ -1,0 +1,75 @@
+"""Trainings with and without a bad step, for tests. Run as a program: with 8 CPU devices, a bad row on each in turn.
+
+As a program it prints, as JSON, which steps were skipped, and whether the final bits are those of the training whose
+bad updates were left out by hand.
+"""
+
+import json
+import os
+
+if __name__ == "__main__":
+    from tests.training.several_hosts import QUICK_TO_COMPILE
+
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tests.training.small import ARCHITECTURE, batch  # noqa: E402
+from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig  # noqa: E402
+from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
+from tpullm.training.state import abstract, initial  # noqa: E402
+from tpullm.training.step import make_step  # noqa: E402
+
+STEPS, BAD = 12, 8  # the eighth of the steps, counted from 0, is bad
+SKIP = SkipConfig(window=8)
+
+
+def trained(architecture, config, batches, on, by_hand=()):
+    """The states and metrics after each step; of the steps `by_hand` nothing but the step's number is kept."""
+    with jax.set_mesh(on):
+        optimizer = make_optimizer(config.optimizer, STEPS, architecture.axes)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, on))
+        state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+        step, found = make_step(architecture, optimizer, config, jnp.float32, seed=0), []
+        for number, rows in enumerate(batches):
+            before = jax.tree.map(np.asarray, state)
+            state, metrics = step(state, put(on, rows))
+            if number in by_hand:
+                state = jax.device_put(before | {"step": before["step"] + 1}, shardings)
+            found.append((jax.tree.map(np.asarray, state), jax.tree.map(np.asarray, metrics)))
+    return found
+
+
+def numbers(state):
+    """All that decides a later bit: the state without the count of skipped steps."""
+    return state | {"optimizer": state["optimizer"]._replace(skipped=0)}
+
+
+def same_bits(one, other):
+    """Whether two trees of arrays are equal bit for bit."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def main() -> None:
+    """See above."""
+    found = {}
+    config = TrainConfig(batch_size=8, optimizer=OptimizerConfig(skip=SKIP, warmup_steps=2))
+    for bad in (float("nan"), float("inf")):
+        batches = [batch(rows=8, seed=seed) for seed in range(9)]
+        for device, one in enumerate(batches[:-1]):
+            one.weights[device, 3] = bad  # of the row of that device
+        on = make_mesh({"fsdp": 8})
+        states = trained(ARCHITECTURE, config, batches, on)
+        left_out = trained(ARCHITECTURE, config, batches, on, by_hand=range(8))
+        skipped = [int(metrics["skipped"]) for _, metrics in states]
+        found[str(bad)] = [skipped, same_bits(numbers(states[-1][0]), numbers(left_out[-1][0]))]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""After too many bad steps in a row a training rolls back, with the bits of one that never saw those batches."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.run.test_resume import assert_same_bits
+from tpullm.checkpoint.models import find, steps
+from tpullm.checkpoint.saving import Checkpoints
+from tpullm.cli import main
+from tpullm.data.stream import Stream
+
+KEYS = ["--pretrain.log_every=4", "--pretrain.evaluate_every=0", "--pretrain.steps=18"]
+PATIENT = ["--pretrain.optimizer.skip.patience=3"]
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """`poison(numbers)`: the batches of these numbers, from 0, have a weight that is not finite."""
+    plain = Stream._built
+
+    def poisoned(numbers):
+        def built(self, start, stop):
+            batches = plain(self, start, stop)
+            for step, batch in zip(range(start, stop), batches, strict=True):
+                if int(self._numbers(np.array(step))) in numbers:
+                    batch.weights[0, 0] = np.nan
+            return batches
+
+        monkeypatch.setattr(Stream, "_built", built)
+
+    return poisoned
+
+
+@pytest.fixture
+def never_saw(tiny_tokens, tmp_path, monkeypatch):
+    """`never_saw(pairs)`: the stage of a training whose stream never had these batches."""
+
+    def trained(pairs):
+        run, without = tmp_path / "never", Stream.without
+        shutil.copytree(tiny_tokens, run)
+        with monkeypatch.context() as patched:
+            patched.setattr(Stream, "without", lambda self, left_out: without(self, pairs))
+            assert main(["pretrain", "--run", str(run), *KEYS]) == 0
+        return run / "pretrain"
+
+    return trained
+
+
+def rows(stage):
+    return [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_leaves_out_the_batches_since_the_last_checkpoint(tiny_tokens, never_saw, poison, capsys):
+    """Steps 12 to 14 are bad, step 10 is the last checkpoint before them."""
+    reference, stage = never_saw([[10, 4]]), tiny_tokens / "pretrain"
+    poison({11, 12, 13})
+    assert main(["pretrain", "--run", str(tiny_tokens), *KEYS, *PATIENT]) == 0
+    said = capsys.readouterr().err
+    assert "3 steps in a row up to step 14 were skipped: rolls back to step 10 and leaves out the 4 batches" in said
+    assert_same_bits(reference, stage)
+    assert find(stage).left_out == [[10, 4]]
+    (told,) = [row for row in rows(stage) if "rolled_back" in row]
+    assert told == {"step": 10, "rolled_back": 4} and not any("skipped" in row for row in rows(stage))
+    losses = [row["losses"] for row in rows(stage) if "losses" in row]
+    assert [len(part) for part in losses][2:] == [2, 4, 2] and None not in sum(losses, [])
+    capsys.readouterr()
+    assert main(["data", "--run", str(tiny_tokens), *KEYS, "--step=10", "--json"]) == 0
+    after = json.loads(capsys.readouterr().out)
+    assert main(["data", "--run", str(reference.parent), *KEYS, "--step=14", "--json"]) == 0
+    assert after == json.loads(capsys.readouterr().out), "step 10 is made of batch 14"
+
+
+def test_killed_after_the_rollback_it_ends_with_the_same_bits(tiny_tokens, never_saw, poison, monkeypatch):
+    """Nothing of the rollback was saved yet, so it is decided again."""
+    reference, save, stage = never_saw([[10, 4]]), Checkpoints.save, tiny_tokens / "pretrain"
+    poison({11, 12, 13})
+    seen = []
+
+    def killed(self, step, *rest):
+        seen.append(step)
+        if step == 15 and seen.count(15) == 1:
+            raise KeyboardInterrupt
+        return save(self, step, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    assert main(["pretrain", "--run", str(tiny_tokens), *KEYS, *PATIENT]) == 130
+    assert steps(stage / "checkpoints") == [5, 10]
+    assert main(["pretrain", "--run", str(tiny_tokens), *KEYS, *PATIENT]) == 0
+    assert_same_bits(reference, stage)
+    assert sum("rolled_back" in row for row in rows(stage)) == 1
+
+
+def test_without_a_checkpoint_it_begins_anew_and_at_last_it_stops(tiny_tokens, never_saw, poison, capsys):
+    """Two rollbacks to the beginning, then a third in vain; another bound on them lets the same command resume."""
+    stage, options = tiny_tokens / "pretrain", [*KEYS, *PATIENT, "--pretrain.checkpoint.every_steps=0"]
+    poison({1, 2, 3, 6, 7, 8, 9, 10, 11})
+    assert main(["pretrain", "--run", str(tiny_tokens), *options, "--pretrain.optimizer.skip.rollbacks=2"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("rolls back to step 0") == 2
+    assert "has rolled back 2 times" in said and "lower optimizer.peak_lr" in " ".join(said.split())
+    assert not (stage / "manifest.json").exists()
+    assert main(["pretrain", "--run", str(tiny_tokens), *options]) == 0
+    assert_same_bits(never_saw([[0, 12]]), stage)
+
+
+def test_one_bad_step_is_skipped_and_told(tiny_tokens, poison, capsys):
+    poison({6})
+    assert main(["pretrain", "--run", str(tiny_tokens), *KEYS]) == 0
+    stage, said = tiny_tokens / "pretrain", capsys.readouterr().err
+    assert "step 7 is skipped and changes nothing: loss nan, gradient norm nan" in " ".join(said.split())
+    (bad,) = sum((row.get("skipped", []) for row in rows(stage)), [])
+    assert main(["data", "--run", str(tiny_tokens), *KEYS, "--step=6"]) == 0
+    shown = capsys.readouterr().out
+    assert "this step was skipped: loss nan" in shown and all(document in shown for document in bad["documents"])
+    assert bad["step"] == 7 and bad["documents"]
+    logged = [row for row in rows(stage) if "losses" in row]
+    assert [len(row["losses"]) for row in logged] == [4, 4, 4, 4, 2] and logged[1]["losses"][2] is None
+    assert all(np.isfinite(row["loss"]) for row in logged)

@@ -1,0 +1,86 @@
+"""Where the hours of a training went, over all processes that worked on it: `hours.jsonl`, to which lines are appended.
+
+Goodput is the share of the time that went into updates that the result is made of. The rest is named: starting, data,
+compiling, restoring, saving, evaluating, skipped steps, and work that was lost because a process ended after its last
+checkpoint. `metrics.jsonl` can't tell this: its lines after the last checkpoint are dropped when training resumes.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+FILE = "hours.jsonl"
+KINDS = ("start", "compile", "restore", "data", "save", "evaluate", "lost", "skipped", "train")
+
+
+class Hours:
+    """Measures what one process does, for `hours.jsonl`.
+
+    Args:
+        step: the step of the checkpoint that the process resumes from.
+    """
+
+    def __init__(self, step: int):
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self._wall, self._began, self._step = time.time(), time.monotonic(), step
+
+    @contextlib.contextmanager
+    def of(self, kind: str) -> Iterator[None]:
+        """Count the time inside as that of `kind`, one of `KINDS`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.monotonic() - began
+
+    def line(self, step: int, skipped: int) -> dict:
+        """What to append after `step`: seconds since the process began, by kind, of `skipped` steps too.
+
+        What is not of another kind is `train`.
+        """
+        seconds = {kind: round(spent, 3) for kind, spent in self.seconds.items() if spent}
+        seconds["all"] = round(time.monotonic() - self._began, 3)
+        return {"process": self._wall, "resumed": self._step, "step": step, "skipped": skipped, "seconds": seconds}
+
+
+def summary(lines: list[dict]) -> dict[str, float]:
+    """Seconds by kind over all processes, in the order of `KINDS`, from the lines of `hours.jsonl`.
+
+    The time between the last line of a process and the begin of the next one is `start`: nobody worked. Steps that a
+    later process made again are `lost`.
+    """
+    processes: dict[float, list[dict]] = {}
+    for line in lines:
+        processes.setdefault(line["process"], []).append(line)
+    total = dict.fromkeys(KINDS, 0.0)
+    following = [*list(processes.values())[1:], None]
+    for own, after in zip(processes.values(), following, strict=True):
+        last = own[-1]
+        for kind, seconds in last["seconds"].items():
+            if kind != "all":
+                total[kind] += seconds
+        steps = last["step"] - last["resumed"]
+        worked = last["seconds"]["all"] - sum(seconds for kind, seconds in last["seconds"].items() if kind != "all")
+        lost = max(0, last["step"] - after[0]["resumed"]) if after else 0
+        for kind, count in (("lost", min(lost, steps)), ("skipped", min(last["skipped"], steps - min(lost, steps)))):
+            total[kind] += worked * count / max(steps, 1)
+        total["train"] += worked * max(0, steps - min(lost, steps) - last["skipped"]) / max(steps, 1)
+        if after:
+            total["start"] += max(0.0, after[0]["process"] - last["process"] - last["seconds"]["all"])
+    return total
+
+
+def goodput(lines: list[dict]) -> float | None:
+    """The share of all time that went into updates that the result is made of; None before the first."""
+    found = summary(lines)
+    return found["train"] / sum(found.values()) if found["train"] else None
+
+
+def read(path: Path) -> list[dict]:
+    """The lines of an `hours.jsonl`; none if there is no such file. A line that was cut off is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
