@@ -2,7 +2,8 @@
 
 It follows the documentation. A job is checked on arrival, strictly, by the client's own types. It has the states of the
 service, and its tasks the variables and the hosts file. The task's policy decides about retries. A failed task fails
-the job, and its other tasks are stopped. A job is kept until it is deleted.
+the job, and its other tasks are stopped. Exit codes are in the events of tasks; those of a job have words alone. A job
+is kept until it is deleted.
 """
 
 import re
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from google.cloud import batch_v1
@@ -30,6 +32,7 @@ class Job:
     Args:
         body: as it was asked for.
         status, tasks: of the job and of each task, in the API's words.
+        events, task_events: the same.
         attempts: how often each task was started.
         processes: of the tasks that run.
     """
@@ -40,6 +43,7 @@ class Job:
     status: str = "QUEUED"
     tasks: list[str] = field(default_factory=list)
     events: list[dict] = field(default_factory=list)
+    task_events: list[list[dict]] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
     codes: list[list[int]] = field(default_factory=list)
     processes: dict[int, object] = field(default_factory=dict)
@@ -88,7 +92,8 @@ class FakeBatch(Rest):
         group = body["taskGroups"][0]
         count = int(group.get("taskCount", 1))
         job = Job(f"{parent}/jobs/{name}", body, self.folder / f"{name}-{len(self.made)}")
-        job.tasks, job.attempts, job.codes = ["PENDING"] * count, [0] * count, [[] for _ in range(count)]
+        job.tasks, job.attempts = ["PENDING"] * count, [0] * count
+        job.codes, job.task_events = [[] for _ in range(count)], [[] for _ in range(count)]
         self.jobs[name] = job
         self.made.append(name)
         threading.Thread(target=self._live, args=(job,), daemon=True).start()
@@ -120,19 +125,12 @@ class FakeBatch(Rest):
         return {"name": f"{parent}/operations/{name}", "done": done, **answer}
 
     def list_tasks(self, call: Call, parent: str, name: str) -> dict:
-        """`jobs.taskGroups.tasks.list`."""
+        """`jobs.taskGroups.tasks.list`, one a page."""
         job = self._found(parent, name)
-        group = f"{job.name}/taskGroups/group0/tasks"
-        events = [[e for e in job.events if e.get("task") == index] for index in range(len(job.tasks))]
-        return {
-            "tasks": [
-                {
-                    "name": f"{group}/{index}",
-                    "status": {"state": state, "statusEvents": [shown(e) for e in events[index]]},
-                }
-                for index, state in enumerate(job.tasks)
-            ]
-        }
+        index = int(call.query.get("pageToken") or 0)
+        status = {"state": job.tasks[index], "statusEvents": job.task_events[index]}
+        more = {"nextPageToken": str(index + 1)} if index + 1 < len(job.tasks) else {}
+        return {"tasks": [{"name": f"{job.name}/taskGroups/group0/tasks/{index}", "status": status}]} | more
 
     def preempt(self, name: str, index: int) -> None:
         """Take the machine of a task back, without a notice."""
@@ -167,7 +165,7 @@ class FakeBatch(Rest):
         counts = {state: str(job.tasks.count(state)) for state in sorted(set(job.tasks))}
         status = {
             "state": job.status,
-            "statusEvents": [shown(e) for e in job.events],
+            "statusEvents": job.events,
             "taskGroups": {"group0": {"counts": counts}},
         }
         return job.body | {"name": job.name, "uid": f"uid-{len(self.made)}", "status": status}
@@ -203,10 +201,10 @@ class FakeBatch(Rest):
                 if code == 0:
                     job.tasks[index] = "SUCCEEDED"
                     return
-                if job.status != "RUNNING":
+                self._note(job, index, code)
+                if job.status != "RUNNING":  # stopped, because another task failed
                     job.tasks[index] = "FAILED"
                     return
-                self._note(job, index, code)
                 if job.attempts[index] > int(spec.get("maxRetryCount", 0)) or not retried(spec, code):
                     job.tasks[index] = "FAILED"
                     return self._stop(job, "FAILED")
@@ -251,13 +249,16 @@ class FakeBatch(Rest):
         return machines.start(runnable["script"]["text"], job.folder / f"task-{index}", environment, name)
 
     def _note(self, job: Job, index: int, code: int) -> None:
-        job.events.append(
+        """A task's end, among the events of the task."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        words = f"Task state is updated from RUNNING to FAILED on zones/z/instances/{index} with exit code {code}."
+        job.task_events[index].append(
             {
                 "type": "STATUS_CHANGED",
-                "task": index,
+                "eventTime": now,
                 "taskState": "FAILED",
                 "taskExecution": {"exitCode": code},
-                "description": f"Task {job.name}/taskGroups/group0/tasks/{index} failed with exit code {code}",
+                "description": words,
             }
         )
 
@@ -265,13 +266,10 @@ class FakeBatch(Rest):
         with self.lock:
             if job.status not in ("SUCCEEDED", "FAILED", "CANCELLED") or status == "DELETION_IN_PROGRESS":
                 job.status = status
+                words = "Job failed due to task failure." if status == "FAILED" else f"Job state is set to {status}."
+                job.events.append({"type": "STATUS_CHANGED", "description": words})
             for process in list(job.processes.values()):
                 machines.kill(process)
-
-
-def shown(event: dict) -> dict:
-    """A status event without the fields that only the fake needs."""
-    return {name: value for name, value in event.items() if name != "task"}
 
 
 def retried(spec: dict, code: int) -> bool:

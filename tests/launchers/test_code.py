@@ -10,6 +10,7 @@ import zipfile
 import pytest
 
 from tests.conftest import ROOT
+from tpullm.errors import UserError
 from tpullm.launchers import code
 
 
@@ -29,12 +30,20 @@ def test_the_same_files_are_the_same_bytes_in_another_process():
     assert again.stdout.split() == [code.wheel().name, hashlib.sha256(code.wheel().content).hexdigest()]
 
 
+def git(folder, *words):
+    """Run git in a folder, whatever the user has set."""
+    own = {"HOME": str(folder), "PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1"}
+    subprocess.run(["git", *words], cwd=folder, env=own, check=True, capture_output=True)
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of one file in place of tpullm."""
+    """A package of one file in place of tpullm, in a checkout."""
     folder = tmp_path / "tpullm"
     folder.mkdir()
     (folder / "a.py").write_text("A = 1\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "tpullm")
     monkeypatch.setattr(code, "PACKAGE", folder)
     yield folder
     code.wheel.cache_clear()
@@ -52,13 +61,86 @@ def names_in(wheel: code.Wheel) -> list[str]:
 
 def test_another_file_is_another_name(package):
     first = built()
-    for change in (lambda: (package / "a.py").write_text("A = 2\n"), lambda: (package / "a.py").rename(package / "b")):
-        before = built()
-        change()
-        assert built().name != before.name
-    (package / "b").unlink()
+    (package / "a.py").write_text("A = 2\n")
+    changed = built()
+    git(package, "mv", "a.py", "b.py")
+    moved = built()
+    assert len({each.name for each in (first, changed, moved)}) == 3
+    git(package, "mv", "b.py", "a.py")
     (package / "a.py").write_text("A = 1\n")
     assert built() == first
+
+
+STRAY = [".env", "a.py~", ".a.py.swp", "#a.py#", "secrets.yaml", "token", "notes.ipynb", "old/b.py", "鍵.txt"]
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_what_git_does_not_track_is_never_packed(package, name):
+    first = built()
+    (package / name).parent.mkdir(exist_ok=True)
+    (package / name).write_text("HF_TOKEN=a_secret_of_mine\n")
+    assert built() == first and b"a_secret_of_mine" not in first.content
+
+
+def test_a_dotfile_is_not_packed_even_if_git_tracks_it(package):
+    first = built()
+    (package / ".env").write_text("HF_TOKEN=a_secret_of_mine\n")
+    git(package, "add", "--force", ".env")
+    assert built() == first
+
+
+def test_a_module_that_git_does_not_track_is_named(package):
+    """The machines would fail without it."""
+    (package / "new.py").touch()
+    (package / "ignored.py").touch()
+    (package / ".gitignore").write_text("ignored.py\n")
+    assert code.left_out() == ["tpullm/new.py"] and "tpullm/new.py" not in names_in(built())
+
+
+def test_a_file_that_was_deleted_is_not_missed(package):
+    (package / "b.py").write_text("B = 1\n")
+    git(package, "add", "b.py")
+    assert "tpullm/b.py" in names_in(built())
+    (package / "b.py").unlink()
+    assert "tpullm/b.py" not in names_in(built())
+
+
+def test_git_is_asked_about_this_checkout_alone(package, tmp_path, monkeypatch):
+    """A hook of git has variables that name another repository."""
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    assert "tpullm/a.py" in names_in(built())
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package that pip installed, in an environment that git ignores, with a stray file."""
+    site = tmp_path / "site-packages"
+    about = site / "tpullm-1.dist-info"
+    about.mkdir(parents=True)
+    (site / "tpullm").mkdir()
+    (site / "tpullm" / "a.py").write_text("A = 1\n")
+    (site / "tpullm" / ".env").write_text("HF_TOKEN=a_secret_of_mine\n")
+    (site / "tpullm" / "b.py").write_text("B = 1\n")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tpullm\nVersion: 1\n")
+    (about / "RECORD").write_text(
+        "tpullm/a.py,,\ntpullm/__pycache__/a.cpython-313.pyc,,\ntpullm-1.dist-info/RECORD,,\n"
+    )
+    monkeypatch.setattr(code, "PACKAGE", site / "tpullm")
+    monkeypatch.setattr(code, "CONSTRAINTS", site / "constraints.txt")
+    monkeypatch.syspath_prepend(str(site))
+    yield about
+    code.wheel.cache_clear()
+
+
+def test_an_installed_package_is_packed_by_its_record(installed):
+    names = names_in(built())
+    assert [name for name in names if not name.startswith("tpullm-")] == ["tpullm/a.py"]
+
+
+def test_code_of_which_nothing_says_what_belongs_to_it_is_not_packed(installed):
+    (installed / "RECORD").unlink()
+    with pytest.raises(UserError, match="code: .*/tpullm is neither a git checkout nor an installed package; clone"):
+        built()
 
 
 def test_compiled_files_and_times_do_not_change_it(package):
@@ -74,6 +156,9 @@ def test_a_linked_folder_is_in_it(package, tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "one.yaml").write_text("name: one\n")
     (package / "configs").symlink_to(tmp_path / "configs")
+    git(tmp_path, "add", "configs", "tpullm")
+    (tmp_path / "configs" / "mine.yaml").write_text("token: a_secret_of_mine\n")
+    assert "tpullm/configs/mine.yaml" not in names_in(built())
     assert "tpullm/configs/one.yaml" in names_in(built())
 
 

@@ -1,5 +1,7 @@
 """How each service's answer is read: the state of an attempt, why it failed, whether it would again, and its cost."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tests.launchers.conftest import job_of, make_job
@@ -58,8 +60,25 @@ def test_why_a_queued_resource_failed():
 BATCH = job_of("batch", "collect", machine="n2-standard-8", nodes=4)
 
 
-def ended(code, words="Task failed"):
-    return {"type": "STATUS_CHANGED", "description": words, "taskExecution": {"exitCode": code}}
+@pytest.fixture
+def tasks(monkeypatch):
+    """The tasks that the API lists: a list to fill; each is its events, or its events and a state."""
+    shown = []
+
+    def listed(parent):
+        assert parent == "p/tiny-collect-2/taskGroups/group0"
+        states = [each if isinstance(each, tuple) else (each, "FAILED") for each in shown]
+        return [{"status": {"state": state, "statusEvents": events}} for events, state in states]
+
+    monkeypatch.setattr(google_batch, "TASKS", SimpleNamespace(list=listed))
+    return shown
+
+
+def ended(code, words="Task failed", second=0):
+    """The event of a task that ended."""
+    at = f"2026-01-01T00:00:{second:02d}Z"
+    execution = {"exitCode": code} if code else {}
+    return {"type": "STATUS_CHANGED", "description": words, "eventTime": at, "taskExecution": execution}
 
 
 def batch_job(state, events=(), **counts):
@@ -82,7 +101,7 @@ def batch_job(state, events=(), **counts):
         ("DELETION_IN_PROGRESS", State.DELETING),
     ],
 )
-def test_a_batch_job(word, state):
+def test_a_batch_job(tasks, word, state):
     """Each task at work is a machine that costs, as long as the job runs."""
     seen = google_batch._resource(BATCH, 2, batch_job(word, ASSIGNED=1, RUNNING=2, SUCCEEDED=5, PENDING=7))
     assert (seen.name, seen.attempt, seen.state, seen.run) == ("p/tiny-collect-2", 2, state, "hash")
@@ -99,26 +118,68 @@ def test_a_batch_job(word, state):
         ([2, 50001], State.PREEMPTED, False),
         ([0, 75], State.PREEMPTED, False),
         ([130, 0], State.PREEMPTED, False),
+        ([50005], State.PREEMPTED, False),  # `maxRunDuration` is over
+        ([124], State.PREEMPTED, False),  # so says the supervisor, before it is
         ([0], State.FAILED, False),
     ],
 )
-def test_why_a_batch_job_failed(codes, state, permanent):
-    """The last exit code that is not 0 decides: Batch gave up after it."""
-    seen = google_batch._resource(BATCH, 1, batch_job("FAILED", [ended(code, f"exit {code}") for code in codes]))
+def test_why_a_batch_job_failed(tasks, codes, state, permanent):
+    """The last exit code of a task that is not 0 decides: Batch gave up after it."""
+    tasks.append([ended(code, f"exit {code}") for code in codes])
+    seen = google_batch._resource(BATCH, 1, batch_job("FAILED"))
     assert (seen.state, seen.permanent) == (state, permanent)
 
 
-def test_the_reason_of_a_batch_job_is_the_last_event_that_has_one():
+def test_the_task_that_failed_first_is_the_cause(tasks):
+    """Batch stops the others, which then end too; a task that has not failed says nothing."""
+    tasks += [[ended(143, "stopped", 9)], [ended(9, "cause", 3), ended(2, "the cause", 5)], [ended(1, "stopped", 8)]]
+    tasks.append(([ended(50001, "taken back, and restarted", 1)], "SUCCEEDED"))
+    seen = google_batch._resource(BATCH, 1, batch_job("FAILED"))
+    assert (seen.reason, seen.permanent) == ("the cause", True)
+    fraction = ended(50001, "earlier")
+    fraction["eventTime"] = "2026-01-01T00:00:03.999Z"
+    tasks.append([fraction])
+    assert google_batch._resource(BATCH, 1, batch_job("FAILED")).state is State.PREEMPTED
+
+
+def test_an_exit_code_among_the_events_of_a_job_is_not_of_the_api(tasks):
+    """Batch defines it for the events of tasks alone."""
+    assert not google_batch._resource(BATCH, 1, batch_job("FAILED", [ended(2)])).permanent
+
+
+def test_tasks_are_listed_only_of_a_job_that_failed(monkeypatch):
+    monkeypatch.setattr(google_batch, "TASKS", SimpleNamespace(list=lambda parent: pytest.fail("asked")))
+    for state in ("QUEUED", "SCHEDULED", "RUNNING", "SUCCEEDED", "DELETION_IN_PROGRESS"):
+        google_batch._resource(BATCH, 1, batch_job(state))
+
+
+def test_a_job_that_goes_away_while_its_tasks_are_listed_has_none(monkeypatch):
+    def gone(parent):
+        raise google_api.Missing("no such job")
+
+    monkeypatch.setattr(google_batch, "TASKS", SimpleNamespace(list=gone))
+    assert google_batch._resource(BATCH, 1, batch_job("FAILED")).state is State.FAILED
+
+
+def test_the_call_that_lists_tasks_is_one_that_the_library_has(monkeypatch):
+    sent = []
+    monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or [])
+    google_batch._resource(BATCH, 1, batch_job("FAILED"))
+    google_api.parsed(sent[0])
+    url = "https://batch.googleapis.com/v1/p/tiny-collect-2/taskGroups/group0/tasks"
+    assert sent[0].rest() == {"method": "GET", "url": url}
+
+
+def test_the_reason_of_a_batch_job_is_the_last_event_that_has_one(tasks):
     changed = {"type": "STATUS_CHANGED", "description": "Job state is set"}
     info = {"type": "OPERATIONAL_INFO", "description": "no\n  machines"}
     for state, events, reason in (
-        ("FAILED", [ended(2, "exit 2"), ended(9, "exit 9"), changed], "exit 9"),
         ("FAILED", [info, changed], "Job state is set"),
         ("FAILED", [], ""),
         ("QUEUED", [changed, info, changed], "no machines"),
         ("SCHEDULED", [info, changed], "no machines"),
         ("QUEUED", [changed], ""),
-        ("RUNNING", [info, ended(2), changed], ""),
+        ("RUNNING", [info, changed], ""),
         ("SUCCEEDED", [info], ""),
     ):
         assert google_batch._resource(BATCH, 1, batch_job(state, events)).reason == reason, (state, events)

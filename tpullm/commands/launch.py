@@ -127,6 +127,8 @@ def _start(job: Job, target: Target, arguments: Any) -> int:
 
 def upload(job: Job) -> None:
     """Write the wheel and the specification into the run directory. A file's name is the hash of its content."""
+    for name in code.left_out():
+        say(f"code: {name} is not tracked by git, so machines do not get it; `git add` it if they need it")
     wheel = storage.path(job.wheel)
     if not wheel.exists():
         with storage.atomic_file(wheel) as temporary:

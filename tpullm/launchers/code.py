@@ -4,16 +4,17 @@ import functools
 import hashlib
 import io
 import os
+import subprocess
 import zipfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import tpullm
+from tpullm.errors import UserError
 
 PACKAGE = Path(tpullm.__file__).parent
 CONSTRAINTS = PACKAGE.parent / "constraints.txt"  # of a checkout; an installed wheel has it in the package
-NEVER = ("__pycache__",)
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,16 @@ class Wheel:
     name: str
     content: bytes
 
+    @property
+    def sha256(self) -> str:
+        """The hash of the file, by which a machine knows that it has it whole."""
+        return hashlib.sha256(self.content).hexdigest()
+
 
 @functools.cache
 def wheel() -> Wheel:
-    """The package with the files of this checkout, committed or not, and the requirements of the installed package."""
-    files = {f"tpullm/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes() for path in _files()}
+    """The package with its files as they are here, committed or not, and the requirements of the installed package."""
+    files = {f"tpullm/{name}": path.read_bytes() for name, path in _files().items()}
     if CONSTRAINTS.exists():
         files["tpullm/constraints.txt"] = CONSTRAINTS.read_bytes()
     version = f"{tpullm.__version__}+{_hash(files)}"
@@ -46,10 +52,56 @@ def wheel() -> Wheel:
     return Wheel(f"tpullm-{version}-py3-none-any.whl", _zip(files))
 
 
-def _files() -> list[Path]:
-    """All files of the package, with those of `configs/`, which is a link in a checkout."""
-    folders = [Path(folder) for folder, _, _ in os.walk(PACKAGE, followlinks=True)]
-    return sorted(path for folder in folders if folder.name not in NEVER for path in folder.iterdir() if path.is_file())
+def _files() -> dict[str, Path]:
+    """The files of the package by their names in it: those that git tracks, or that pip installed.
+
+    Whatever else lies in its folder (a `.env`, a notebook, an editor's backup) may be secret, and stays here.
+
+    Raises:
+        UserError: neither git nor pip knows which files belong to the package.
+    """
+    found = _tracked(PACKAGE) or _installed()
+    if not found:
+        what = f"code: {PACKAGE} is neither a git checkout nor an installed package"
+        raise UserError(f"{what}; clone it with git, or install it with pip, so that no other file is sent")
+    return {name: path for name, path in found.items() if not path.name.startswith(".") and path.is_file()}
+
+
+def _tracked(folder: Path) -> dict[str, Path]:
+    """The files in a folder that git tracks, committed or not; through a link to another folder of the checkout too."""
+    found = {}
+    for name in _git(folder, "ls-files", "-z"):
+        path = folder / name
+        inner = _tracked(path) if path.is_dir() else {"": path}  # a checkout has `configs` as a link
+        found |= {f"{name}/{rest}" if rest else name: file for rest, file in inner.items()}
+    return found
+
+
+def left_out() -> list[str]:
+    """The modules that git neither tracks nor ignores. They are not in the wheel, which may surprise who wrote them."""
+    others = _git(PACKAGE, "ls-files", "-z", "--others", "--exclude-standard")
+    return [f"{PACKAGE.name}/{name}" for name in others if name.endswith(".py")]
+
+
+def _git(folder: Path, *words: str) -> list[str]:
+    """The names that a command of git prints; none where there is no checkout, or no git.
+
+    A hook's variables would name another repository. A checkout of another user's is read, and none of its settings
+    starts a program.
+    """
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", *words]
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
+    except FileNotFoundError:
+        return []
+    return [] if done.returncode else [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+
+
+def _installed() -> dict[str, Path]:
+    """The files of the package in the record of what pip installed."""
+    paths = [Path(file.locate()) for file in metadata.files("tpullm") or [] if file.suffix != ".pyc"]
+    return {path.relative_to(PACKAGE).as_posix(): path for path in paths if path.is_relative_to(PACKAGE)}
 
 
 def _hash(files: dict[str, bytes]) -> str:

@@ -13,15 +13,19 @@ from tpullm.launchers import google_api, settings
 from tpullm.launchers import job as jobs
 from tpullm.launchers.google_api import SCOPE, Collection, Request
 from tpullm.launchers.job import RUN_LABEL, Job
+from tpullm.launchers.record import OVERTIME
 from tpullm.launchers.startup import metadata
 from tpullm.launchers.target import Resource, State, by_attempt
 
 JOBS = Collection("batch_v1.BatchServiceClient", "batch.googleapis.com", "v1", "Job")
+TASKS = Collection("batch_v1.BatchServiceClient", "batch.googleapis.com", "v1", "Task")
 HOSTS_FILE = "/etc/cloudbatch-taskgroup-hosts"  # Batch writes it on the machine; a container needs a mount of it
 # Exit codes after which Batch restarts a task: its machine was taken back (50001), fell silent, was rebooted or
 # recreated (50002, 50003, 50006); another host of the training is gone (75); the task was stopped, and saved (130).
 # All other codes are final, above all 2: a user error comes again.
 RETRIED = (50001, 50002, 50003, 50006, TRY_AGAIN, 130)
+# Exit codes of a task whose hours are over (`max_hours`). Batch does not restart it, but another attempt may resume.
+TIMED_OUT = (50005, OVERTIME)
 MOST_RETRIES = 10  # Batch allows no more; after them `watch.py` begins another attempt
 PROVISIONING = {"spot": "SPOT", "on_demand": "STANDARD", "reserved": "STANDARD"}
 STATES = {
@@ -173,8 +177,9 @@ def observe(job: Job) -> Sequence[Resource]:
 def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
     status = found.get("status", {})
     state = STATES[status.get("state", "QUEUED")]
-    codes = [code for event in status.get("statusEvents", []) if (code := _exit_code(event))]
-    if state is State.FAILED and codes and codes[-1] in RETRIED:
+    cause = _cause(found["name"]) if state is State.FAILED else {}
+    code = _exit_code(cause)
+    if code in RETRIED + TIMED_OUT:
         state = State.PREEMPTED
     counts = status.get("taskGroups", {}).get("group0", {}).get("counts", {})
     at_work = sum(int(counts.get(name, 0)) for name in ("ASSIGNED", "RUNNING")) if state is State.ACTIVE else 0
@@ -183,21 +188,37 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         attempt=attempt,
         state=state,
         run=found.get("labels", {}).get(RUN_LABEL, ""),
-        reason=_reason(status, state),
-        permanent=state is State.FAILED and bool(codes),
+        reason=_reason(status.get("statusEvents", []), cause, state),
+        permanent=state is State.FAILED and code != 0,
         dollars_an_hour=machines.find(job.config.machine).dollars_an_hour * at_work,
     )
+
+
+def _cause(name: str) -> dict[str, Any]:
+    """Why a job failed: the last event of the task that failed first; nothing if no task did.
+
+    The API has exit codes in the events of tasks, not of jobs (`batch_v1.types.StatusEvent`). Tasks that fail later may
+    have been stopped because of the first.
+    """
+    try:
+        tasks = TASKS.list(f"{name}/taskGroups/group0")
+    except google_api.Missing:  # the job was deleted a moment ago
+        return {}
+    statuses = [task.get("status", {}) for task in tasks]
+    events = [status.get("statusEvents", []) for status in statuses if status.get("state") == "FAILED"]
+    ended = [[event for event in each if _exit_code(event)] for each in events]
+    # Times in UTC without their Z are in the order of their text, with a fraction of a second or without.
+    return min((each[-1] for each in ended if each), key=lambda event: event["eventTime"].rstrip("Z"), default={})
 
 
 def _exit_code(event: dict[str, Any]) -> int:
     return event.get("taskExecution", {}).get("exitCode", 0)
 
 
-def _reason(status: dict[str, Any], state: State) -> str:
+def _reason(events: list[dict[str, Any]], cause: dict[str, Any], state: State) -> str:
     """Why the job failed, or why it waits (no quota, no machines): the last such event, in Batch's words."""
-    events = status.get("statusEvents", [])
     if state is State.FAILED:
-        chosen = [event for event in events if _exit_code(event)] or events
+        chosen = [cause] if cause else events
     elif state in (State.WAITING, State.PROVISIONING):
         chosen = [event for event in events if event.get("type") == "OPERATIONAL_INFO"]
     else:

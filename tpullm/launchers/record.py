@@ -16,6 +16,8 @@ from pathlib import Path
 
 from tpullm import storage
 
+OVERTIME = 124  # exit code of a machine whose hours (`max_hours`) are over, as of timeout(1)
+
 
 @dataclass(frozen=True)
 class HostExit:
