@@ -40,9 +40,15 @@ def moment(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
 
 
+def one_line(text: str, most: int = 2_000) -> str:
+    """`text` as one printable line of at most `most` characters: messages quote names and errors of other people."""
+    line = "".join(character for character in " ".join(text.split()) if character.isprintable())
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
 def last_words(message: str) -> None:
     """Print the one line with which a command fails; without rich, since a thread may print it while others hang."""
-    print(f"{_prefix()}tpullm: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"{_prefix()}tpullm: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def _prefix() -> str:

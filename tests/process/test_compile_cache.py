@@ -79,7 +79,27 @@ def test_a_processor_is_known_by_what_it_can_do_and_not_by_its_speed(monkeypatch
 def test_the_folder_is_the_users_alone(home):
     folder = compile_cache.settings()[compile_cache.FOLDER]
     assert folder == str(home / compile_cache.machine())
-    assert os.stat(folder).st_mode & 0o077 == 0
+    assert all(os.stat(path).st_mode & 0o077 == 0 for path in (folder, home, home.parent))
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("how", ["group", "others", "owner"])
+def test_a_folder_that_others_may_have_written_is_not_used(home, monkeypatch, capsys, level, how):
+    """Programs in it are executed. The cache is off with one line, and the command goes on."""
+    folder = home / compile_cache.machine()
+    folder.mkdir(parents=True, mode=0o700)
+    for place in (home, home.parent):
+        place.chmod(0o700)
+    place = [folder, *folder.parents][level]
+    if how == "owner":
+        monkeypatch.setattr(os, "geteuid", lambda: place.stat().st_uid + 1)
+    else:
+        place.chmod(0o770 if how == "group" else 0o702)
+    assert compile_cache.settings() == {}
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "compiled programs are not kept there; set XDG_CACHE_HOME to a folder" in told
+    monkeypatch.setenv(compile_cache.FOLDER, "elsewhere")
+    assert compile_cache.settings() == {} and capsys.readouterr().err == ""
 
 
 def test_without_a_folder_that_can_be_written_nothing_is_kept(monkeypatch, tmp_path):

@@ -25,8 +25,9 @@ from tpullm.planning.schedule import Item, Torus, schedule
 from tpullm.planning.setting import setting_of
 from tpullm.planning.state_bytes import of_device, resting
 from tpullm.planning.step_parts import part_of
-from tpullm.process.compile_cache import cache_folder, shrink
+from tpullm.process.compile_cache import shrink
 from tpullm.recipe.schema import Recipe
+from tpullm.storage import cache_folder, make_private
 from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
 
@@ -123,6 +124,8 @@ def prove(recipe: Recipe, topology: Topology, tell: Callable[[str], None] = lamb
     job = job_of(recipe, topology)
     program = program_hash(job, versions)
     path, name = cached_at(program), f"{recipe.name} for {topology}"
+    if why := make_private(path.parent):
+        raise UserError(f"{why}: no proof can be trusted there; set XDG_CACHE_HOME to a folder of your own")
     executable = read(path)
     if executable is None:
         tell(f"{name}: compiling, a minute or two")

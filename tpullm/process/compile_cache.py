@@ -3,6 +3,9 @@
 JAX's key has the program, the versions and XLA's flags, but not the machine. A program compiled for one processor can
 crash on another (SIGILL), and one compiled for fewer cores is slow: on two cores, the quickstart's step took 0.57 s
 with the program of one core instead of 0.48 s. Machines may share a home folder, so each kind of machine has its own.
+
+What is kept is executed. A folder that another user may have written is not used: a warning says so, and programs are
+compiled as if there were no cache, since that costs minutes and a stop would cost the training.
 """
 
 import contextlib
@@ -15,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tpullm.log import warn
-from tpullm.storage import cache_folder
+from tpullm.storage import cache_folder, make_private
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 LEAST_SECONDS = 0.1  # of compilation; keeping quicker programs too made a start no faster
@@ -25,13 +28,15 @@ _FAILED = re.compile("Error (reading|writing) persistent compilation cache entry
 
 
 def settings() -> dict[str, str]:
-    """The variables that turn on the cache; none without a writable folder."""
+    """The variables that turn on the cache; none without a folder that this user alone can write."""
     folder = cache_folder("xla") / machine()
     if not folder.is_absolute():  # a user without a home
         return {}
     with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its content is executed: only the user may write
-        if os.access(folder, os.W_OK):
+        if why := make_private(folder):
+            if FOLDER not in os.environ:  # else it is not needed
+                warn(f"{why}: compiled programs are not kept there; set XDG_CACHE_HOME to a folder of your own")
+        elif os.access(folder, os.W_OK):
             return {FOLDER: str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(LEAST_SECONDS)}
     return {}
 
@@ -39,7 +44,7 @@ def settings() -> dict[str, str]:
 def described() -> str:
     """Where this process keeps compiled programs, for the log."""
     folder = os.environ.get(FOLDER)
-    return f"kept in {folder}" if folder else "not kept (XDG_CACHE_HOME is a folder that can't be written)"
+    return f"kept in {folder}" if folder else "not kept (XDG_CACHE_HOME is a folder that can't be used)"
 
 
 def machine() -> str:

@@ -1,7 +1,8 @@
 """Files on local disks and on `gs://`: `from tpullm import storage; storage.write_json(...)`.
 
 paths.py: which of both a path is. writing.py: atomic writes. trees.py: folders. hashing.py: SHA-256. copies.py: local
-copies. mirror.py: files that grow. gcs.py: requests to `gs://`, imported only when one is needed.
+copies. foreign.py: names and files of others. mirror.py: files that grow. gcs.py: requests to `gs://`, imported only
+when one is needed.
 """
 
 from tpullm.storage.atomic import (
@@ -13,7 +14,8 @@ from tpullm.storage.atomic import (
     write_json,
     write_text,
 )
-from tpullm.storage.copies import cache_folder, copy, local_copy
+from tpullm.storage.copies import cache_folder, copy, local_copy, make_private
+from tpullm.storage.foreign import check_file, inside, read_bounded
 from tpullm.storage.hashing import hash_file, hash_json
 from tpullm.storage.paths import explain, is_remote, path, remote
 from tpullm.storage.trees import files, move_tree, remove_empty, remove_tree, room_for, size

@@ -3,11 +3,13 @@
 import fcntl
 import os
 import shutil
+import stat
 import time
 from pathlib import Path
 
 from tpullm.errors import UserError
 from tpullm.storage.atomic import atomic_directory
+from tpullm.storage.foreign import check_names, writable_by_others
 from tpullm.storage.hashing import hash_json
 from tpullm.storage.paths import is_remote, remote
 from tpullm.storage.trees import room_for
@@ -22,6 +24,22 @@ def cache_folder(name: str) -> Path:
     return Path(cache if os.path.isabs(cache) else os.path.expanduser("~/.cache")) / "tpullm" / name
 
 
+def make_private(folder: Path) -> str:
+    """Make a folder in the cache, for this user alone.
+
+    Returns:
+        Why others may have written what is in it (it was there before, or a folder above it is theirs); else nothing.
+    """
+    root = cache_folder("")
+    places = [folder, *folder.parents][: len(folder.relative_to(root).parts) + 1]
+    for place in reversed(places):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = root.parent.stat().st_mode  # where others write, they can put another folder in the place of ours
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        return f"{root.parent} can be written by other users"
+    return next(filter(None, map(writable_by_others, places)), "")
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy a file; atomic if `target` is on `gs://`."""
     if is_remote(target):
@@ -34,10 +52,11 @@ def local_copy(path: Path) -> Path:
     """`path` itself if it is local; for a file or folder on `gs://` a copy of its present version in the cache folder.
 
     Raises:
-        UserError: there is no such file or folder.
+        UserError: there is no such file or folder, a name in it leads out of it, or others may write in the cache.
     """
     if not is_remote(path):
         return path
+    check_names([path.name], path.parent)
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -46,8 +65,9 @@ def local_copy(path: Path) -> Path:
     version = hash_json({name: status.generation for name, status in found.items()})[:16]
     home = cache_folder("objects") / hash_json(str(path))[:16]
     copied = home / version / path.name
+    if why := make_private(home):
+        raise UserError(f"{why}: no copy of {path} can be trusted there; set XDG_CACHE_HOME to a folder of your own")
     if not copied.exists():
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(home / LOCK, "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one process copies; others wait and find its copy
             if not copied.exists():

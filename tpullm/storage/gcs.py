@@ -30,6 +30,7 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import ChecksumError, HttpError
 
 from tpullm.errors import TryAgain, UserError
+from tpullm.storage.foreign import check_names
 
 PATIENCE_SECONDS = 150.0  # a longer outage ends the command
 FIRST_PATIENCE_SECONDS = 20.0  # before the first answer: probably the network or the address is wrong
@@ -201,11 +202,13 @@ class BucketPath(gpath.PosixGPath):
         return self.write_bytes(data.encode(encoding or "utf-8", errors or "strict"))
 
     def iterdir(self):
-        """The children, sorted; `FileNotFoundError` if there are none."""
+        """The children, sorted; `FileNotFoundError` if there are none, `UserError` for one that leads elsewhere."""
         own = str(self).removeprefix("gs://")
         for found in sorted(filesystem().ls(str(self), detail=False)):
             if found.strip("/") != own:
-                yield self / found.strip("/").rsplit("/", 1)[-1]
+                name = found.strip("/").rsplit("/", 1)[-1]
+                check_names([name], self)
+                yield self / name
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object."""
@@ -268,7 +271,11 @@ def upload_all(source: Path, target: Path, names: list[str]) -> None:
 
 
 def download_all(source: Path, target: Path, names: list[str]) -> None:
-    """Fetch the named objects below a folder into a local folder, several at once."""
+    """Fetch the named objects below a folder into a local folder, several at once.
+
+    `UserError` names an object that would be written elsewhere: anyone who writes in the bucket chooses names.
+    """
+    check_names(names, source)
     for folder in {(target / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
     _transfer(filesystem().get, source, target, names)
