@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tpullm.cluster.channel import Channel
+from tpullm.cluster.connection import Connection
 from tpullm.cluster.requests import Requests
 
 HOSTS, STEPS = 3, 200
@@ -16,7 +17,7 @@ MOST_AHEAD = 5
 
 def channels() -> list[Channel]:
     """Connected channels of all hosts, in this process."""
-    pairs = {host: socket.socketpair() for host in range(1, HOSTS)}
+    pairs = {host: tuple(map(Connection, socket.socketpair())) for host in range(1, HOSTS)}
     names = [f"name{host}" for host in range(HOSTS)]
     first = Channel(0, names, {host: pair[0] for host, pair in pairs.items()})
     return [first, *(Channel(host, names, {0: pairs[host][1]}) for host in pairs)]
