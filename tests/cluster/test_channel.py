@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.conftest import ROOT
-from tpullm.cluster import channel, handshake, hosts
+from tpullm.cluster import channel, connection, handshake, hosts
 from tpullm.cluster.channel import Channel
+from tpullm.cluster.connection import MOST_BYTES, Connection
 from tpullm.cluster.relay import relay
 from tpullm.errors import TRY_AGAIN, HostFailed, UserError
 
@@ -41,9 +42,9 @@ def ended(monkeypatch) -> Iterator[list[tuple[str, int]]]:
     monkeypatch.setattr(channel, "SECONDS_TO_UNWIND", 0.2)
     yield found
     for one in MADE:  # so that their threads do nothing in later tests
-        one._closing = True
+        one._closing.set()
         for peer in one._peers.values():
-            peer.close()
+            peer.hang_up()
 
 
 def wait_for(condition) -> None:
@@ -55,49 +56,50 @@ def wait_for(condition) -> None:
 
 def connect(count: int = 3) -> list[Channel]:
     """Channels of all hosts, not started."""
-    pairs = {host: socket.socketpair() for host in range(1, count)}
+    pairs = {host: tuple(map(Connection, socket.socketpair())) for host in range(1, count)}
     names = [f"name{host}" for host in range(count)]
     first = Channel(0, names, {host: pair[0] for host, pair in pairs.items()})
     MADE.extend([first, *(Channel(host, names, {0: pairs[host][1]}) for host in pairs)])
     return list(MADE)
 
 
-def meet(count: int, strangers=(), wrong: dict | None = None) -> list:
+def meet(count: int, wrong: dict | None = None, own_secrets: dict[int, bytes] | None = None, seconds=20.0) -> list:
     """What `receive` on host 0 and `connect` on the others return or raise.
 
     Args:
-        strangers: what others than the hosts send first.
         wrong: what the last host, which comes last, says instead of the truth.
+        own_secrets: by host; nothing is no secret on any.
     """
-    port, heard, read = handshake.free_port(), [], handshake._read
+    port, own_secrets, heard, members = handshake.free_port(), own_secrets or {}, set(), handshake._members
 
     def host(index: int):
+        own_secret = own_secrets.get(index, b"")
         if index == 0:
-            return handshake.receive(port, count, "name0", 20, {"notice": 7})
+            return handshake.receive(port, count, "name0", seconds, {"notice": 7}, own_secret)
         own = {"index": index, "count": count, "name": f"name{index}"}
         if index == count - 1:
-            wait_for(lambda: {hello.get("index") for hello in heard} >= set(range(1, index)))
+            wait_for(lambda: heard >= set(range(1, index)))
             own |= wrong or {}
-        return handshake.connect("127.0.0.1", port, **own, seconds=20)
+        return handshake.connect("127.0.0.1", port, **own, seconds=20.0, own_secret=own_secret)
+
+    def remember(guests, count):
+        found = members(guests, count)
+        heard.update(found)
+        return found
 
     with ThreadPoolExecutor(count) as threads, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handshake, "_read", lambda peer: heard.append(read(peer)) or heard[-1])
-        started = [threads.submit(host, 0)]
-        for text in strangers:
-            wait_for(lambda text=text: _knock(port, text))
-        started += [threads.submit(host, index) for index in range(1, count)]
+        patch.setattr(handshake, "_members", remember)
+        started = [threads.submit(host, index) for index in range(count)]
         return [future.exception() or future.result() for future in started]
 
 
-def _knock(port: int, text: bytes) -> bool:
-    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)) as peer:
-        peer.sendall(text)
-        return True
-    return False
+SECRET = b"a secret of all hosts"
+ALL = {host: SECRET for host in range(3)}
 
 
-def test_hosts_meet_and_hear_each_others_names_though_strangers_knock():
-    first, *others = meet(3, strangers=[b"", b"GET / HTTP/1.1\r\n"])
+@pytest.mark.parametrize("own_secrets", [{}, ALL], ids=["without a secret", "with one"])
+def test_hosts_meet_and_hear_each_others_names(own_secrets):
+    first, *others = meet(3, own_secrets=own_secrets)
     assert first.names == ["name0", "name1", "name2"] and first.index == 0
     for index, (own, answer) in enumerate(others, start=1):
         assert (own.names, own.index, answer["notice"]) == (first.names, index, 7)
@@ -110,12 +112,29 @@ def test_hosts_meet_and_hear_each_others_names_though_strangers_knock():
         ({"count": 4}, "hosts: name2 says it is index 2 of 4, and host 0 counts 3; correct the settings"),
         ({"index": 3}, "hosts: name2 says it is index 3 of 3, and host 0 counts 3"),
         ({"index": 0}, "hosts: name2 says it is index 0 of 3, which name0 is already"),
+        ({"index": 1}, "hosts: name2 says it is index 1 of 3, which name1 is already"),
     ],
 )
-def test_hosts_that_contradict_each_other_are_refused_alike(wrong, says):
-    answers = meet(3, wrong=wrong)
-    assert all(isinstance(answer, UserError) for answer in answers)
+@pytest.mark.parametrize("own_secrets", [{}, ALL], ids=["when the time is over", "at once"])
+def test_hosts_that_contradict_each_other_are_refused_alike(wrong, says, own_secrets, capsys):
+    answers = meet(3, wrong, own_secrets, seconds=10_000.0 if own_secrets else 2.0)
+    assert all(isinstance(answer, UserError) and answer.code == 2 for answer in answers)
     assert len({str(answer) for answer in answers}) == 1 and says in str(answers[0])
+    assert ("it may be a stranger" in capsys.readouterr().err) == (not own_secrets)
+
+
+@pytest.mark.parametrize("last", [b"another secret than theirs", b""])
+def test_a_host_with_another_secret_is_dropped_and_both_sides_say_so(last, capsys):
+    first, second, third = meet(3, own_secrets=ALL | {2: last}, seconds=2.0)
+    assert str(third) == "hosts: host 0 has another TPULLM_HOSTS_SECRET than host 2; set the same on all"
+    says = "no answer from host(s) 2 of 3 in 2 s (1 without the secret were dropped); start them all"
+    assert str(first) == str(second) == says
+    assert "hosts: 127.0.0.1 says it is host 2, without the secret; dropped" in capsys.readouterr().err
+
+
+def test_a_host_with_a_secret_does_not_believe_a_host_0_without_one():
+    answers = meet(2, own_secrets={1: SECRET}, seconds=2.0)
+    assert str(answers[1]) == "hosts: host 0 has another TPULLM_HOSTS_SECRET than host 1; set the same on all"
 
 
 def test_a_host_that_is_missing_is_named():
@@ -142,10 +161,13 @@ def test_a_port_that_is_taken_is_one_line():
             handshake.receive(port, 2, "name0", 1.0, {})
 
 
-def test_what_follows_the_handshake_is_left_for_the_channel():
+def test_a_message_that_follows_another_is_kept():
+    """Host 0 may send over the channel right after its last message of the handshake."""
     one, other = socket.socketpair()
+    connection = Connection(one)
     other.sendall(b'{"a": 1}\n{"b": 2}\n')
-    assert handshake._read(one) == {"a": 1} and one.recv(100) == b'{"b": 2}\n'
+    assert connection.receive(5) == {"a": 1} and connection.has_more()
+    assert connection.receive(5) == {"b": 2} and not connection.has_more()
 
 
 @pytest.mark.parametrize("gone", [0, 2])
@@ -155,7 +177,7 @@ def test_a_host_that_is_gone_ends_all_others_at_once(gone, ended):
         if one.index != gone:
             one.start()
     for peer in connected[gone]._peers.values():
-        peer.close()  # as the system does for a killed process
+        peer.hang_up()  # as the system does for a killed process
     line = f"host {gone} (name{gone}) stopped answering; the same command on all hosts resumes from the last checkpoint"
     wait_for(lambda: len(ended) == 2)
     assert ended == [(line, TRY_AGAIN)] * 2
@@ -174,6 +196,69 @@ def test_a_silent_host_is_gone_and_one_with_heartbeats_is_not(monkeypatch, ended
     assert ended[0][0].startswith("host 2 (name2) stopped answering")
 
 
+UNHEARD = [
+    (b"no JSON\n", "sent a line that is not JSON; the same command on all hosts resumes", TRY_AGAIN),
+    (b"[" * 100_000 + b"\n", "sent a line that is not JSON; the same command", TRY_AGAIN),
+    (b"[]\n", "sent a line that is not a JSON object; the same command", TRY_AGAIN),
+    (b"x" * (MOST_BYTES + 1), "sent a line of more than 1,048,576 bytes; the same command", TRY_AGAIN),
+    (b"{}\n", "sent a message that can't be used (KeyError: 'kind'); report this", 1),
+    (b'{"kind": []}\n', "sent a message that can't be used (TypeError: ", 1),
+    (b'{"kind": "unknown"}\n', "sent a message that can't be used (KeyError: 'unknown')", 1),
+    (b'{"kind": "ends"}\n', "sent a message that can't be used (KeyError: 'host')", 1),
+    (b'{"kind": "ends", "host": 9, "message": "", "code": 2}\n', "(ValueError: an end without host, message and", 1),
+    (b'{"kind": "ends", "host": 2, "message": 7, "code": 2}\n', "(ValueError: an end without host, message and", 1),
+    (b'{"kind": "ends", "host": 2, "message": "", "code": "2"}\n', "(ValueError: an end without host, message", 1),
+]
+
+
+@pytest.mark.parametrize("sent, says, code", UNHEARD, ids=range(len(UNHEARD)))
+def test_a_host_that_sends_no_message_ends_all_and_is_named(sent, says, code, ended):
+    """Its connection would be deaf, so the hosts would wait for ever; an endless line would fill the memory."""
+    first, second, third = connect()
+    for one in (first, second):
+        one.start()
+    third._peers[0]._peer.settimeout(20)
+    threading.Thread(target=lambda: third._peers[0]._peer.sendall(sent), daemon=True).start()
+    wait_for(lambda: len(ended) == 2)
+    assert ended[0] == ended[1] and ended[0][1] == code
+    assert ended[0][0].startswith("host 2 (name2) sent ") and says in ended[0][0]
+
+
+def test_a_host_whose_message_never_ends_is_gone(monkeypatch, ended):
+    """Each byte shows that it is alive, but nobody hears a heartbeat."""
+    monkeypatch.setattr(channel, "SECONDS_SILENT", 0.5)
+    first, second = connect(2)
+    first.start()
+    while not ended:
+        with contextlib.suppress(OSError):
+            second._peers[0]._peer.send(b"x")
+        time.sleep(0.05)
+    assert ended[0][0].startswith("host 1 (name1) stopped answering")
+
+
+def test_a_message_that_nobody_reads_ends_the_connection(monkeypatch, ended):
+    """The sender must neither wait for ever nor send the rest of the message later."""
+    monkeypatch.setattr(connection, "SECONDS_TO_SEND", 0.2)
+    first, _ = connect(2)
+    first.start()
+    first.send(1, {"kind": "long", "text": "x" * (10 << 20)})
+    wait_for(lambda: ended)
+    assert ended == [(f"host 1 (name1) stopped answering; {channel.RESUME}", TRY_AGAIN)]
+
+
+def test_a_process_has_no_threads_left_when_all_hosts_have_left(ended):
+    connected = connect()
+    for one in connected:
+        one.start()
+    for one in connected:
+        one.leave()
+    for one in connected:
+        for thread in one.threads:
+            thread.join(20)
+            assert not thread.is_alive()
+    assert ended == []
+
+
 def test_hosts_that_leave_end_nobody(ended):
     connected = connect()
     for one in connected:
@@ -181,7 +266,7 @@ def test_hosts_that_leave_end_nobody(ended):
     connected[2].leave()
     wait_for(lambda: connected[0]._left == {2})
     for peer in connected[2]._peers.values():
-        peer.shutdown(socket.SHUT_RDWR)
+        peer.hang_up()
     connected[1].leave()
     connected[0].leave()
     connected[0].lost(1)
@@ -265,6 +350,14 @@ def test_every_host_gathers_the_values_of_all(together):
             everywhere(together, lambda host, index, turn=turn: host.gather("turn", [turn, index]))
             == [[[turn, 0], [turn, 1], [turn, 2]]] * 3
         )
+
+
+def test_a_host_that_gathers_out_of_turn_ends_all(together, ended):
+    """Values for turns to come would fill the memory of host 0."""
+    together[2].connection().send(0, {"kind": "gather", "turn": 2, "name": "later", "value": None})
+    wait_for(lambda: ended)
+    says = "host 2 (name2) sent a message that can't be used (ValueError: turn 2 before turn 1); report this"
+    assert ended[0] == (says, 1)
 
 
 def test_host_0_works_and_decides_for_all(together):

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -106,6 +107,7 @@ def test_hosts_that_join_wait_for_each_other(host):
     made.record.ready(1, 2, 0)
     thread.join(0.2)
     assert thread.is_alive(), "that is another start"
+    made.record.share_secret(1, 1, "theirs")
     made.record.ready(1, 1, 0)
     thread.join(60)
     assert ended == [HostExit(1, 0, "its last line")]
@@ -126,6 +128,7 @@ def test_a_host_whose_peer_has_ended_ends_too(host):
 def test_a_hosts_own_report_does_not_count_as_a_peers(host):
     made = host(0, place=TWO)
     made.record.add_exit(1, HostExit(1, 75, "before"))
+    made.record.share_secret(1, 1, "theirs")
     threading.Timer(0.1, made.record.ready, (1, 1, 0)).start()
     assert made.run().code == 0
 
@@ -228,3 +231,17 @@ def test_a_machine_that_was_rebooted_after_its_report_runs_nothing(host, tmp_pat
     storage.write_text(tmp_path / "job.json", json.dumps(made._spec))
     monkeypatch.setattr(program.sys, "argv", ["supervisor", "--job", str(tmp_path / "job.json"), "--attempt", "4"])
     assert program.main() == 7 and made.record.last_start(4, 0) == 0 and made.record.logs(4) == []
+
+
+def test_the_hosts_of_a_start_get_one_secret_that_no_other_start_has(host):
+    """Host 0 makes it, and nobody else sees it: not the record's files of the attempt, nor the log."""
+    places = [Place(index, 2, "a test", "name0:1234") for index in range(2)]
+    first, second = (host(place=place) for place in places)
+    found = []
+    for start in (1, 2):
+        with ThreadPoolExecutor(2) as threads:
+            assert list(threads.map(lambda one, start=start: one._wait_for_peers(start), (first, second))) == ["", ""]
+        assert first._shared == second._shared
+        found.append(first._shared["TPULLM_HOSTS_SECRET"])
+    assert len(set(found)) == 2 and all(len(secret) == 64 for secret in found)
+    assert not any(secret in line for secret in found for line in first._log.lines + second._log.lines)

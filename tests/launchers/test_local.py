@@ -23,6 +23,7 @@ def stop(*_):
     os._exit(130)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("DEAF") else stop)
 print("mine:", index, os.environ.get("XLA_FLAGS"), os.environ.get("CUDA_VISIBLE_DEVICES"), sys.argv[-1], flush=True)
+(pathlib.Path(os.environ["STARTED"]).parent / f"secret-{index}").write_text(os.environ["TPULLM_HOSTS_SECRET"])
 folder = pathlib.Path(os.environ["STARTED"])
 (folder / str(index)).touch()
 while len(list(folder.iterdir())) < count:
@@ -56,13 +57,16 @@ def stub(tmp_path, monkeypatch):
     return go
 
 
-def test_each_process_has_its_devices_and_its_lines(stub, monkeypatch):
+def test_each_process_has_its_devices_its_lines_and_the_secret(stub, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_other=1 --xla_force_host_platform_device_count=9")
     code, lines, _ = stub("0 0", "0.3 0", devices=3)
     assert code == 0 and [index for index, _ in sorted(lines)] == [0, 1]
     for index, line in lines:
         assert line.startswith(f"mine: {index} --xla_other=1 --xla_force_host_platform_device_count=3 None")
         assert "--hosts.coordinator=127.0.0.1:" in line
+    secrets = [(tmp_path / f"secret-{index}").read_text() for index in range(2)]
+    assert secrets[0] == secrets[1] and len(secrets[0]) == 64
+    assert not any(secrets[0] in line for _, line in lines)
 
 
 @pytest.mark.parametrize("deaf", [False, True])

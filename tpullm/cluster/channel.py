@@ -6,16 +6,13 @@ notice a killed host at once, and it aborts the other hosts in C++ instead of en
 """
 
 import contextlib
-import json
 import os
-import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
-from typing import Any
 
 from tpullm import log
+from tpullm.cluster.connection import Connection, Message
 from tpullm.errors import TRY_AGAIN, HostFailed
 
 SECONDS_BETWEEN_BEATS = 2.0
@@ -23,8 +20,6 @@ SECONDS_SILENT = 30.0  # then a host is gone; 8 processes on two cores sent hear
 SECONDS_TO_UNWIND = 5.0  # for the main thread after another host failed; it may be stuck in a collective
 
 RESUME = "the same command on all hosts resumes from the last checkpoint"
-
-Message = dict[str, Any]
 
 
 class Channel:
@@ -36,9 +31,10 @@ class Channel:
         handlers: functions of the sender and the message, by the `kind` of the message; called in a thread per peer.
         failure: set when another host failed.
         changed: notified whenever something arrived that `wait` may wait for.
+        status: what each heartbeat of this host says.
     """
 
-    def __init__(self, index: int, names: list[str], peers: dict[int, socket.socket]):
+    def __init__(self, index: int, names: list[str], peers: dict[int, Connection]):
         self.index, self.names, self._peers = index, names, peers
         self.handlers: dict[str, Callable[[int, Message], None]] = {
             "beat": lambda sender, message: None,
@@ -46,23 +42,24 @@ class Channel:
             "ends": lambda sender, message: self._end(message, sender),
         }
         self._left: set[int] = set()
-        self._locks = {peer: threading.Lock() for peer in peers}
-        self._closing = False
+        self._closing = threading.Event()
         self.failure: HostFailed | None = None
         self.changed = threading.Condition()
+        self.status: Callable[[], Message] = dict
+        listening = [threading.Thread(target=self._listen, args=(peer,), daemon=True) for peer in peers]
+        self.threads = [*listening, threading.Thread(target=self._beat, daemon=True)]
 
     def start(self) -> None:
-        """Start the threads that receive messages and send heartbeats."""
-        for peer in self._peers:
-            threading.Thread(target=self._listen, args=(peer,), daemon=True).start()
-        threading.Thread(target=self._beat, daemon=True).start()
+        """Start the threads that receive messages and send heartbeats. They end when all hosts have left."""
+        for thread in self.threads:
+            thread.start()
 
     def send(self, host: int, message: Message) -> None:
         """Send to host 0, or from host 0 to any host; a message to this host itself is handled at once."""
         if host == self.index:
             return self.handlers[message["kind"]](host, message)
-        with contextlib.suppress(OSError), self._locks[host]:  # `_listen` notices a host that is gone
-            self._peers[host].sendall(json.dumps(message).encode() + b"\n")
+        with contextlib.suppress(OSError):  # `_listen` notices a host that is gone
+            self._peers[host].send(message)
 
     def broadcast(self, message: Message) -> None:
         """Send from host 0 to every host, last to itself: what it does then can't delay the others' messages."""
@@ -84,52 +81,63 @@ class Channel:
 
     def fail(self, message: str, code: int) -> None:
         """Tell the other hosts that this one ends with an error."""
-        self._closing = True
+        self._closing.set()
         self._tell({"kind": "ends", "host": self.index, "message": message, "code": code})
 
     def leave(self) -> None:
         """Tell the other hosts that this one is finished, so a closed connection is no failure."""
-        self._closing = True
+        self._closing.set()
         self._tell({"kind": "leaves"})
+        for connection in self._peers.values():
+            connection.leave()
 
     def lost(self, host: int) -> None:
-        """Another host is gone: end all hosts, unless that host or this one is finished."""
-        if host in self._left or self._closing:
-            return
-        message = f"host {host} ({self.names[host]}) stopped answering; {RESUME}"
-        self._end({"kind": "ends", "host": host, "message": message, "code": TRY_AGAIN}, host)
+        """Another host is gone: end all others, unless that host or this one is finished."""
+        if host not in self._left:
+            self._end(self._ending(host, f"stopped answering; {RESUME}", TRY_AGAIN), host)
+
+    def end(self, host: int, what: str, code: int = TRY_AGAIN) -> None:
+        """End all hosts because of what one of them did; `what` follows its name in the line."""
+        self._end(self._ending(host, what, code), self.index)
+
+    def _ending(self, host: int, what: str, code: int) -> Message:
+        return {"kind": "ends", "host": host, "message": f"host {host} ({self.names[host]}) {what}", "code": code}
 
     def _end(self, message: Message, sender: int) -> None:
         """Another host failed: raise that in the main thread; end the process if the main thread does not get there."""
-        where, text = f"host {message['host']} ({self.names[message['host']]})", message["message"]
-        line, code = text if text.startswith(where) else f"{where}: {text}", message["code"]
+        host, text, code = message["host"], message["message"], message["code"]
+        if host not in range(len(self.names)) or not isinstance(text, str) or type(code) is not int:
+            raise ValueError("an end without host, message and code")
+        where = f"host {host} ({self.names[host]})"
+        line = text if text.startswith(where) else f"{where}: {text}"
         with self.changed:
-            if self.failure or self._closing:
+            if self.failure or self._closing.is_set():
                 return
             self._tell(message, but=sender)
             if code == TRY_AGAIN:  # at once: the main thread's collective can't finish, and JAX will abort
                 end_process(line, code)
             self.failure = HostFailed(line, code)
             self.changed.notify_all()
-        time.sleep(SECONDS_TO_UNWIND)
-        if not self._closing:
+        if not self._closing.wait(SECONDS_TO_UNWIND):
             end_process(line, code)
 
     def _listen(self, peer: int) -> None:
-        try:
-            self._peers[peer].settimeout(SECONDS_SILENT)
-            with self._peers[peer].makefile("rb") as lines:
-                for line in lines:
-                    message = json.loads(line)
-                    self.handlers[message["kind"]](peer, message)
-        except OSError:
-            pass
-        self.lost(peer)
+        while True:
+            try:
+                message = self._peers[peer].receive(SECONDS_SILENT)
+            except OSError:
+                return self.lost(peer)
+            except ValueError as error:
+                return self.end(peer, f"sent {error}; {RESUME}")
+            try:
+                self.handlers[message["kind"]](peer, message)
+            except Exception as error:  # whatever a message holds: no host waits for one that nobody hears
+                told = f"sent a message that can't be used ({type(error).__name__}: {error}); report this"
+                return self.end(peer, told, code=1)
 
     def _beat(self) -> None:
-        while True:
-            time.sleep(SECONDS_BETWEEN_BEATS)
-            self._tell({"kind": "beat"})
+        while not self._closing.wait(SECONDS_BETWEEN_BEATS):
+            self._tell({"kind": "beat", **self.status()})
 
 
 def end_process(line: str, code: int) -> None:

@@ -15,8 +15,9 @@ from tpullm.errors import UserError
 
 _channel: Channel | None = None
 _turn = 0  # how many times this host has gathered
-_arrived: dict[str, dict[int, tuple[str, Any]]] = {}  # on host 0: name and value, by turn and host
-_gathered: dict[str, list[Any]] = {}  # by turn
+_complete = 0  # on host 0: how many times all hosts have
+_arrived: dict[int, tuple[str, Any]] = {}  # on host 0: name and value of the turn that is not complete, by host
+_gathered: dict[int, list[Any]] = {}  # by turn
 
 
 def use(connected: Channel) -> None:
@@ -57,7 +58,7 @@ def gather(name: str, value: Any) -> list[Any]:
     if _channel is None:
         return [value]
     _turn += 1
-    turn = str(_turn)
+    turn = _turn
     _channel.send(0, {"kind": "gather", "turn": turn, "name": name, "value": value})
     _channel.wait(lambda: turn in _gathered)
     return _gathered.pop(turn)
@@ -65,17 +66,19 @@ def gather(name: str, value: Any) -> list[Any]:
 
 def _collect(sender: int, message: channel.Message) -> None:
     """On host 0: when the values of all hosts have arrived, send them to all."""
+    global _complete
     with _channel.changed:
-        arrived = _arrived.setdefault(message["turn"], {})
-        arrived[sender] = (message["name"], message["value"])
-        complete = len(arrived) == count()
-    if complete:
-        names = {arrived[host][0] for host in arrived}
-        if len(names) > 1:
-            fail(f"the hosts wait for different things: {', '.join(sorted(names))}; report this", 1)
-        del _arrived[message["turn"]]
-        values = [arrived[host][1] for host in range(count())]
-        _channel.broadcast({"kind": "gathered", "turn": message["turn"], "values": values})
+        if message["turn"] != _complete + 1:  # a host waits for its turn to be complete before the next
+            raise ValueError(f"turn {message['turn']} before turn {_complete + 1}")
+        _arrived[sender] = (message["name"], message["value"])
+        if len(_arrived) < count():
+            return
+        names, values = zip(*(_arrived[host] for host in range(count())), strict=True)
+        _arrived.clear()
+        _complete += 1
+    if len(set(names)) > 1:
+        fail(f"the hosts wait for different things: {', '.join(sorted(set(names)))}; report this", 1)
+    _channel.broadcast({"kind": "gathered", "turn": message["turn"], "values": list(values)})
 
 
 def _receive(sender: int, message: channel.Message) -> None:

@@ -2,16 +2,18 @@
 
 import hashlib
 import importlib.metadata
+import os
 import socket
 from pathlib import Path
 
 from tpullm import __version__, log
-from tpullm.cluster import handshake, hosts
+from tpullm.cluster import handshake, hosts, secret
 from tpullm.cluster.place import SLURM, Place
 from tpullm.cluster.relay import relay
 from tpullm.errors import UserError
 
 SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
+THIS_MACHINE = ("127.0.0.1", "localhost")
 
 
 def join(place: Place) -> None:
@@ -24,22 +26,32 @@ def join(place: Place) -> None:
         return
     if not place.is_first:
         log.speak_as(f"host {place.index}", only_warns=True)
-    name = socket.gethostname()
+    name, own_secret = socket.gethostname(), secret.take(os.environ)
     host, _, port = place.coordinator.rpartition(":")
     host = host.strip("[]")
+    # Host 0 listens where the others may come from: everywhere, or on this machine only.
+    address = "127.0.0.1" if host in THIS_MACHINE else "0.0.0.0"
     if place.is_first:
-        jax_port = handshake.free_port()
-        channel = handshake.receive(int(port), place.count, name, SECONDS_TO_JOIN, {"jax_port": jax_port})
+        if not own_secret and host not in THIS_MACHINE:
+            log.warn(
+                f"hosts: {secret.VARIABLE} is not set, so whoever reaches port {port} of this machine can join; "
+                "set it to the same random text on all hosts"
+            )
+        notice = {"jax_port": handshake.free_port()}
+        channel = handshake.receive(int(port), place.count, name, SECONDS_TO_JOIN, notice, own_secret, address)
+        jax_port = notice["jax_port"]
     else:
-        channel, notice = handshake.connect(host, int(port), place.index, place.count, name, SECONDS_TO_JOIN)
+        channel, notice = handshake.connect(
+            host, int(port), place.index, place.count, name, SECONDS_TO_JOIN, own_secret
+        )
         jax_port = relay(host, notice["jax_port"])
     hosts.use(channel)
     hosts.agree("the code", _code())
-    _start_jax(place, jax_port)
+    _start_jax(place, jax_port, address)
     log.say(f"place: host 0 of {place.count}, by {place.source}; all: {', '.join(channel.names)}")
 
 
-def _start_jax(place: Place, port: int) -> None:
+def _start_jax(place: Place, port: int, address: str) -> None:
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -52,7 +64,7 @@ def _start_jax(place: Place, port: int) -> None:
             place.index,
             # Under Slurm, JAX gives each process of a machine its own devices.
             cluster_detection_method=None if place.source == SLURM else "deactivate",
-            coordinator_bind_address=f"0.0.0.0:{port}",
+            coordinator_bind_address=f"{address}:{port}",
         )
     except RuntimeError as error:
         raise UserError(f"hosts: JAX can't connect the hosts ({' '.join(str(error).split())[:200]})") from error

@@ -28,8 +28,9 @@ class Requests:
         # Pairs, since two hosts may ask for the same: the second grant may arrive before the step of the first ends.
         self._granted: set[tuple[str, int]] = set()
         self._made: set[str] = set()  # by this host
+        self._deciding = False  # on host 0: from the first `hold` to the last `grant` of a round
         self._open: set[str] = set()  # on host 0: those that hosts hold for
-        self._waiting: set[str] = set()  # on host 0: those to decide next
+        self._waiting: set[str] = set()  # on host 0: those to decide in the next round
         self._answers: dict[int, int] = {}  # on host 0: the step at which each host holds
         self._channel = channel
         if channel:
@@ -40,7 +41,7 @@ class Requests:
         """Make a request before the end of the current step; on one host the end of the step is soon enough."""
         if self._channel is not None and what not in self._made:
             self._made.add(what)
-            self._channel.send(0, {"kind": "ask", "what": what})
+            self._channel.send(0, {"kind": "ask", "what": what, "step": self._ahead})
 
     def ended(self, step: int, wanted: Iterable[str]) -> set[str]:
         """At the end of `step`: make the requests `wanted`; returns what all hosts do after this step."""
@@ -60,18 +61,24 @@ class Requests:
         return now
 
     def _ask(self, sender: int, message: Message) -> None:
-        """On host 0: a host makes a request."""
+        """On host 0: a host makes a request at the end of a step."""
+        what, step = message["what"], message["step"]
         with self._channel.changed:
-            if message["what"] not in self._open | {what for what, _ in self._granted}:
-                self._waiting.add(message["what"])
+            # The host may have ended the step of an earlier grant that this host has still to end.
+            granted = any(what == other and at >= step for other, at in self._granted)
+            if not granted and what not in self._open:
+                self._waiting.add(what)
         self._decide_next()
 
     def _decide_next(self) -> None:
-        """On host 0: have all hosts hold for the requests that wait, unless they hold for others."""
+        """On host 0: have all hosts hold for the requests that wait, unless a round is under way.
+
+        A `hold` that overtook the `grant` of the round before would be ended by it, and its host would run on.
+        """
         with self._channel.changed:
-            if self._open or not self._waiting:
+            if self._deciding or not self._waiting:
                 return
-            self._open, self._waiting, self._answers = self._waiting, set(), {}
+            self._deciding, self._open, self._waiting = True, self._waiting, set()
         self._channel.broadcast({"kind": "hold"})
 
     def _hold(self, sender: int, message: Message) -> None:
@@ -88,8 +95,11 @@ class Requests:
             if len(self._answers) < len(self._channel.names):
                 return
             step = max(self._answers.values())
-            granted, self._open = [[what, step] for what in self._open], set()
+            granted = [[what, step] for what in sorted(self._open)]
+            self._open, self._answers = set(), {}
         self._channel.broadcast({"kind": "grant", "granted": granted})
+        with self._channel.changed:
+            self._deciding = False
         self._decide_next()
 
     def _grant(self, sender: int, message: Message) -> None:

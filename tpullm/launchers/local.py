@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tpullm.cluster import secret
 from tpullm.cluster.handshake import free_port
 from tpullm.errors import TRY_AGAIN, Interrupted, UserError
 from tpullm.launchers import settings
@@ -54,9 +55,13 @@ def run(job: Job, line: Callable[[int, str], None]) -> int:
     Raises:
         Interrupted: Ctrl-C or SIGTERM; all processes had time to save.
     """
-    address = f"127.0.0.1:{free_port()}"
+    address, shared = f"127.0.0.1:{free_port()}", {secret.VARIABLE: secret.make()}
     children = [
-        Child(_command(job, index, address), os.environ | _own_variables(job, index), functools.partial(line, index))
+        Child(
+            _command(job, index, address),
+            os.environ | _own_variables(job, index) | shared,
+            functools.partial(line, index),
+        )
         for index in range(job.config.processes)
     ]
     try:

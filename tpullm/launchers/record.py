@@ -4,6 +4,7 @@ RUN/launch/code/…whl
 RUN/launch/NAME/jobs/HASH.json            the specification of a job: what the machines run
 RUN/launch/NAME/attempts/0001/asked.json  the attempt was begun, with this specification
                              /active.json when its machines were first seen
+                             /secrets/S   the hosts' secret for start S of the verb (`cluster/secret.py`)
                              /ready/S-H   host H is ready for start S of the verb
                              /ended/H.json  how the verb ended on host H
                              /logs/H.0000.log  the log of host H, in pieces
@@ -119,6 +120,14 @@ class Record:
     def ready(self, number: int, start: int, host: int) -> None:
         """Note that a host is ready for a start of the verb."""
         storage.write_text(self.attempt_folder(number) / "ready" / f"{start:04d}-{host:04d}", "")
+
+    def share_secret(self, number: int, start: int, secret: str) -> None:
+        """Write the hosts' secret for a start of the verb; host 0 does, before it is ready."""
+        storage.write_text(self.attempt_folder(number) / "secrets" / f"{start:04d}", secret)
+
+    def secret(self, number: int, start: int) -> str:
+        """The hosts' secret for a start of the verb, once all are ready."""
+        return (self.attempt_folder(number) / "secrets" / f"{start:04d}").read_text(encoding="utf-8")
 
     def ready_hosts(self, number: int, start: int) -> int:
         """Number of hosts that are ready for a start of the verb."""

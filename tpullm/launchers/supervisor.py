@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.cluster import metadata, place
+from tpullm.cluster import metadata, place, secret
 from tpullm.cluster.place import PORTS, Place
 from tpullm.errors import TRY_AGAIN, TryAgain, UserError
 from tpullm.launchers.child_process import Child
@@ -55,6 +55,7 @@ class Supervisor:
         self._record = Record(spec["folder"])
         self._stopping = threading.Event()
         self._child: Child | None = None
+        self._shared: dict[str, str] = {}  # the variable that only the hosts of one start know
 
     def stop(self) -> None:
         """This machine is taken back: let the verb save, and do not restart it."""
@@ -82,12 +83,16 @@ class Supervisor:
 
     def _wait_for_peers(self, start: int) -> str:
         """Wait until all hosts are ready for this start. The reason if they never will be, else an empty text."""
+        joins = self._spec["verb"] in JOINING
+        if joins and self._place.is_first:
+            self._record.share_secret(self._attempt, start, secret.make())
         self._record.ready(self._attempt, start, self._place.index)
-        if self._spec["verb"] not in JOINING:  # the tasks of such a verb wait for each other's results by themselves
+        if not joins:  # the tasks of such a verb wait for each other's results by themselves
             return ""
         until = time.monotonic() + SECONDS_FOR_PEERS
         while not self._stopping.is_set():
             if (ready := self._record.ready_hosts(self._attempt, start)) >= self._place.count:
+                self._shared = {secret.VARIABLE: self._record.secret(self._attempt, start)}
                 return ""
             if others := [each for each in self._record.exits(self._attempt) if each.host != self._place.index]:
                 return f"host {others[0].host} ended: {others[0].line}"
@@ -102,7 +107,7 @@ class Supervisor:
             recipe = Path(folder) / "recipe.yaml"
             recipe.write_text(self._spec["recipe"], encoding="utf-8")
             command = [sys.executable, "-m", "tpullm", self._spec["verb"], "--config", str(recipe), *self._flags()]
-            self._child = Child(command, os.environ | self._spec["environment"], self._log.line)
+            self._child = Child(command, os.environ | self._spec["environment"] | self._shared, self._log.line)
             if self._stopping.is_set():  # the notice came before there was a child
                 self._child.send(signal.SIGTERM)
             while (code := self._child.poll()) is None:
