@@ -9,8 +9,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from tpullm import storage
-from tpullm.checkpoint.saving import Tree, first_line, reader
+from tpullm.checkpoint import checksums
+from tpullm.checkpoint.checksums import CorruptSave
+from tpullm.checkpoint.saving import UNREADABLE, Tree, first_line, reader
 from tpullm.errors import UserError
+from tpullm.log import warn
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.run import manifest
 from tpullm.tokenizer import Tokenizer
@@ -58,20 +61,52 @@ def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
     Args:
         stages: of a run directory, the preferred one first.
 
+    Of a run directory or a stage it is the newest checkpoint that is whole.
+
     Raises:
         UserError: it is none of these, or holds no finished checkpoint.
+        CorruptSave: the one checkpoint is not as it was written, or none of several is.
     """
     path = storage.path(model)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; MODEL is a run directory, one of its stages, or one checkpoint")
     if path.parent.name == "checkpoints" and path.name.isdigit():
-        return _describe(path.parent, int(path.name))
+        return _whole(path.parent, [int(path.name)])
     if (path / "checkpoints").is_dir():
-        return _describe(path / "checkpoints", None)
+        return _whole(path / "checkpoints", steps(path / "checkpoints"))
     for stage in (*filter(partial(_stands, path), stages), *reversed(stages)):
-        if (path / stage / "checkpoints").is_dir() and steps(path / stage / "checkpoints"):
-            return _describe(path / stage / "checkpoints", None)
+        if (path / stage / "checkpoints").is_dir() and (found := steps(path / stage / "checkpoints")):
+            return _whole(path / stage / "checkpoints", found)
     raise UserError(f"{path}: holds no trained model; MODEL is a run directory, one of its stages, or one checkpoint")
+
+
+def _whole(directory: Path, found: list[int]) -> Model:
+    """The newest of some checkpoints that is as it was written."""
+    for step in reversed(found):
+        try:
+            model = described(directory, step)
+            checksums.verify(directory / str(step))
+            return model
+        except CorruptSave as error:
+            if step == found[0]:
+                raise CorruptSave(f"{error}; use another one") from error
+            warn(f"{error}: an older one is used")
+    raise UserError(f"{directory}: no finished checkpoint here")
+
+
+def made_by(stage: Path) -> Model:
+    """The model that a finished stage has made, for the stage that starts from it; on all hosts together.
+
+    Raises:
+        CorruptSave: it is not as it was written. An older checkpoint would be another model than the stage's.
+    """
+    model = described(stage / "checkpoints")
+    try:
+        checksums.verify_together(model.directory / str(model.step))
+    except CorruptSave as error:
+        again = stage if stage.name == "base" else stage / manifest.FILE
+        raise CorruptSave(f"{error}; remove {again}, and `tpullm run` makes it again") from error
+    return model
 
 
 def _stands(run: Path, stage: str) -> bool:
@@ -89,7 +124,17 @@ def steps(directory: Path) -> list[int]:
     return [step for step in found if not storage.is_remote(directory) or (directory / str(step) / MARK).exists()]
 
 
-def _describe(directory: Path, step: int | None) -> Model:
+def described(directory: Path, step: int | None = None) -> Model:
+    """A checkpoint by its description alone: its parameters may be corrupt.
+
+    Args:
+        directory: `STAGE/checkpoints`.
+        step: of the checkpoint; None is the newest.
+
+    Raises:
+        UserError: there is no finished checkpoint, or it is of another version of tpullm.
+        CorruptSave: the description can't be read.
+    """
     found = steps(directory)
     if not found or (step is not None and step not in found):
         raise UserError(f"{directory}: no finished checkpoint{f' of step {step}' if step is not None else ''} here")
@@ -99,8 +144,8 @@ def _describe(directory: Path, step: int | None) -> Model:
     try:
         args = ocp.args.Composite(description=ocp.args.JsonRestore())
         described = manager.restore(step, args=args)["description"]
-    except (FileNotFoundError, KeyError) as error:
-        raise UserError(f"{directory / str(step)}: not a checkpoint of tpullm ({first_line(error)})") from error
+    except UNREADABLE as error:
+        raise CorruptSave(f"{directory / str(step)}: not a checkpoint of tpullm ({first_line(error)})") from error
     finally:
         manager.close()
     config = _config(described, directory / str(step))
@@ -134,7 +179,7 @@ def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
     """
     if not recipe.base:
         return recipe.model.resolved(vocabulary_size)
-    return find(run / "base").config.trained_as(recipe.model)
+    return described(run / "base" / "checkpoints").config.trained_as(recipe.model)
 
 
 def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
@@ -159,8 +204,8 @@ def load_params(model: Model, shapes: Tree) -> Tree:
         restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)
         args = ocp.args.PyTreeRestore({"params": shapes}, restore_args={"params": restore_args}, partial_restore=True)
         return manager.restore(model.step, args=ocp.args.Composite(state=args))["state"]["params"]
-    except (ValueError, KeyError, FileNotFoundError) as error:
+    except UNREADABLE as error:
         where = model.directory / str(model.step)
-        raise UserError(f"{where}: the checkpoint can't be read ({first_line(error)})") from error
+        raise CorruptSave(f"{where}: the checkpoint can't be read ({first_line(error)})") from error
     finally:
         manager.close()

@@ -2,7 +2,7 @@
 
 A checkpoint holds the training state (parameters, optimizer, step; the step alone is the position in the data) and a
 description: the model's config, the recipe, the stage and its inputs. `latest` is never an unfinished checkpoint, since
-Orbax writes to a temporary folder and renames it.
+Orbax writes to a temporary folder and renames it. Just before that, its checksums are written into it.
 """
 
 import dataclasses
@@ -14,12 +14,14 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from tpullm import storage
+from tpullm.checkpoint import checksums
 from tpullm.cluster import hosts
-from tpullm.errors import UserError
 from tpullm.recipe.schema import CheckpointConfig, ModelConfig
 
 Tree = Any
 
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError)  # what Orbax raises of broken files
 MOST_BYTES_AT_ONCE = 1 << 28
 CHUNK_BYTES = 1 << 26  # compressed at once, and buffered before it is written
 
@@ -54,12 +56,22 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._written),
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        self._manager, self._step = ocp.CheckpointManager(directory, options=options), 0
+
+    def _written(self) -> None:
+        """Called on host 0, in the background, when all files of a save are written and it is not yet committed."""
+        save = storage.path(self._manager.directory / str(self._step))
+        if not storage.is_remote(save):  # where Orbax renames it
+            (save,) = save.parent.glob(f"{self._step}.orbax-checkpoint-tmp*")
+        checksums.write(save)
 
     def save(self, step: int, state: Tree, description: dict) -> None:
         """Start saving; raises the error of an earlier save that failed."""
+        self._manager.wait_until_finished()
+        self._step = step
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(description))
         self._manager.save(step, args=items, force=True)
 
@@ -100,16 +112,16 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
             manager.save(0, args=ocp.args.Composite(state=state, description=ocp.args.JsonSave(description)))
     finally:
         manager.close()
+    checksums.write(directory / "0")
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, target: Tree) -> Tree:
     try:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return manager.restore(step, args=items)["state"]
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise UserError(
-            f"{manager.directory / str(step)}: the checkpoint can't be read ({first_line(error)})"
-        ) from error
+    except UNREADABLE as error:
+        where = manager.directory / str(step)
+        raise checksums.CorruptSave(f"{where}: the checkpoint can't be read ({first_line(error)})") from error
 
 
 def first_line(error: BaseException) -> str:

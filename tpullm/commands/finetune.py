@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
-from tpullm.checkpoint.models import Model, find, load_params, model_of
+from tpullm.checkpoint.models import Model, load_params, made_by, model_of
 from tpullm.data import conversation_files, conversations
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches
@@ -37,7 +37,7 @@ def main(recipe: Recipe, run: Path) -> None:
     need(run, start.name, "import FOLDER" if start.name == "base" else "pretrain")
     tokenizer, mesh = _tokenizer(start / "tokenizer", recipe.finetune.chat_template), make_mesh(recipe.mesh)
     config, model = recipe.finetune.train, model_of(recipe, run, tokenizer.vocabulary_size)
-    base, architecture = find(start), Architecture(model)
+    base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
     stage, inputs = run / "finetune", finetune_inputs(recipe, run)
     if is_finished(stage, inputs):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm.checkpoint.models import find, load_params, model_of
+from tpullm.checkpoint.models import load_params, made_by, model_of
 from tpullm.cluster import hosts
 from tpullm.corpus.sources import sources
 from tpullm.data.stream import evaluation_batches, pretraining_stream
@@ -39,7 +39,7 @@ def main(recipe: Recipe, run: Path) -> None:
     rows = own_rows(mesh, config.batch_size)
     stream = pretraining_stream(recipe, run, rows)
     evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
-    params = load_params(find(run / "base"), architecture.placed(mesh)) if recipe.base else None
+    params = load_params(made_by(run / "base"), architecture.placed(mesh)) if recipe.base else None
     job = Job(stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), params)
     notes = {"plan.json": _predicted(model, config, mesh)} if hosts.is_first() else {}
     make(job, recipe, inputs, run / "tokenizer", notes=notes)

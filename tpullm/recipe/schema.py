@@ -324,11 +324,15 @@ class CheckpointConfig:
         every_steps: save after this many steps. 0 is never by steps.
         every_minutes: save after this many minutes. 0 is never by time.
         keep: number of saves to keep. The last one is never removed.
+        keep_every: saves whose step is a multiple of this number are never removed. 0 is none.
+        keep_best: number of saves with the lowest held-out loss to keep. Only those count whose step was evaluated.
     """
 
     every_steps: int = 500
     every_minutes: float = 10.0
     keep: int = 2
+    keep_every: int = 0
+    keep_best: int = 0
 
 
 @dataclass(frozen=True)

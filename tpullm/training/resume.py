@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
-from tpullm.checkpoint.models import Model, find, steps
+from tpullm.checkpoint import checksums
+from tpullm.checkpoint.checksums import CorruptSave
+from tpullm.checkpoint.models import Model, described, steps
 from tpullm.cluster import hosts
 from tpullm.log import say, warn
 from tpullm.recipe.schema import TrainConfig
@@ -37,11 +39,24 @@ class Start:
 def start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
     """Where a training starts, on every host the same; host 0 makes room for it.
 
+    A checkpoint that is not as it was written is moved to `RUN/replaced`, and the next older one is taken.
+
     Args:
         stage: its folder.
         inputs: of the stage.
+
+    Raises:
+        CorruptSave: no checkpoint is left.
     """
-    return Start(**hosts.broadcast(f"where {stage.name} starts", lambda: asdict(_start(stage, inputs, config))))
+    while True:
+        chosen = Start(**hosts.broadcast(f"where {stage.name} starts", lambda: asdict(_start(stage, inputs, config))))
+        if not chosen.step:
+            return chosen
+        try:
+            checksums.verify_together(stage / "checkpoints" / str(chosen.step))
+            return chosen
+        except CorruptSave as error:
+            hosts.on_first(f"{stage.name} without a corrupt save", _set_corrupt_aside, stage, chosen.step, error)
 
 
 def _start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
@@ -49,7 +64,8 @@ def _start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
     saved = steps(stage / "checkpoints") if (stage / "checkpoints").is_dir() else []
     if not saved or before is None or not manifest.differ_in_length_alone(before, inputs):
         return anew
-    models = [find(stage / "checkpoints" / str(step)) for step in reversed(saved)]
+    models = _described(stage)
+    saved = [model.step for model in reversed(models)]
     if models[0].horizons[-1][1] == config.steps:  # nothing has changed since
         return Start(saved[-1], models[0].horizons)
     for model in models:
@@ -61,6 +77,26 @@ def _start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
         stages.set_aside(stage)
         return anew
     return _on_another_schedule(stage.name, models[0], config)
+
+
+def _described(stage: Path) -> list[Model]:
+    """The checkpoints, the newest first; those whose description is corrupt are set aside."""
+    found = []
+    for step in reversed(steps(stage / "checkpoints")):
+        try:
+            found.append(described(stage / "checkpoints", step))
+        except CorruptSave as error:
+            _set_corrupt_aside(stage, step, error)
+    return found
+
+
+def _set_corrupt_aside(stage: Path, step: int, error: CorruptSave) -> None:
+    """Move a checkpoint away, unless it is the only one: then its error ends the training."""
+    if steps(stage / "checkpoints") == [step]:
+        raise CorruptSave(f"{error}; no other is left, so move it away to train {stage.name} from the beginning")
+    kept = stages.replaced(stage) / "corrupt" / str(step)
+    storage.move_tree(stage / "checkpoints" / str(step), kept)
+    warn(f"{error}: {stage.name} resumes from an older one (the corrupt one is kept in {kept})")
 
 
 def _on_another_schedule(name: str, model: Model, config: TrainConfig) -> Start:
