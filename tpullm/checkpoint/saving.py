@@ -7,6 +7,8 @@ Orbax writes to a temporary folder and renames it. Just before that, its checksu
 
 import dataclasses
 import logging
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tpullm.recipe.schema import CheckpointConfig, ModelConfig
 Tree = Any
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError)  # what Orbax raises of broken files
+HELD_OUT = "held_out.json"  # in a stage: held-out losses by step
 MOST_BYTES_AT_ONCE = 1 << 28
 CHUNK_BYTES = 1 << 26  # compressed at once, and buffered before it is written
 
@@ -40,19 +43,52 @@ def reader(directory: Path, **named: Any) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(directory, options=options, **named)
 
 
+class Best(preservation_policy.PreservationPolicy):
+    """Keeps the checkpoints of the lowest held-out losses, which may be known only after a checkpoint was saved.
+
+    Args:
+        file: JSON, the losses by step. Host 0 writes it; all hosts know the same losses.
+        count: of the checkpoints that are kept.
+    """
+
+    def __init__(self, file: Path, count: int):
+        self._file, self._count = file, count
+        noted = storage.read_json(file) if count and file.exists() else {}
+        self._losses = {int(step): loss for step, loss in noted.items()}
+
+    def note(self, step: int, loss: float) -> None:
+        """Note the held-out loss at a step."""
+        self._losses[step] = loss
+        if self._count and hosts.is_first():
+            storage.write_json(self._file, self._losses)
+
+    def forget(self, after: int) -> None:
+        """Forget the losses of steps that will be repeated, maybe otherwise."""
+        self._losses = {step: loss for step, loss in self._losses.items() if step <= after}
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        """Whether each of the checkpoints, which have a `step`, is one of the best."""
+        known = [saved.step for saved in checkpoints if math.isfinite(self._losses.get(saved.step, math.nan))]
+        best = sorted(known, key=lambda step: (self._losses[step], -step))[: self._count]
+        return [saved.step in best for saved in checkpoints]
+
+
 class Checkpoints:
     """The checkpoints of one stage, saved in the background; each host writes the shards of its own devices.
 
     Args:
         directory: `STAGE/checkpoints`.
-        config: how many to keep.
+        config: which to keep.
         always: the step of a checkpoint that is never removed; 0 is none.
     """
 
     def __init__(self, directory: Path, config: CheckpointConfig, always: int = 0):
         # Orbax's thread logs the traceback of a failed save; `check` and `close` raise the same error.
         logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
-        kept = [preservation_policy.LatestN(config.keep), preservation_policy.CustomSteps([always])]
+        self._best = Best(directory.parent / HELD_OUT, config.keep_best)
+        kept = [preservation_policy.LatestN(config.keep), preservation_policy.CustomSteps([always]), self._best]
+        if config.keep_every:
+            kept.append(preservation_policy.EveryNSteps(config.keep_every))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
             enable_async_checkpointing=True,
@@ -75,12 +111,17 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(description))
         self._manager.save(step, args=items, force=True)
 
+    def evaluated(self, step: int, loss: float) -> None:
+        """Note the held-out loss at a step, before or after its checkpoint is saved: the best are kept."""
+        self._best.note(step, loss)
+
     def check(self) -> None:
         """Raise the error of a save that failed in the background."""
         self._manager.check_for_errors()
 
     def restore(self, step: int, target: Tree) -> Tree:
         """The state at `step` with the shapes, types and shardings of `target`, from any mesh."""
+        self._best.forget(after=step)
         return _restore(self._manager, step, target)
 
     def close(self) -> None:

@@ -325,7 +325,8 @@ class CheckpointConfig:
         every_minutes: save after this many minutes. 0 is never by time.
         keep: number of saves to keep. The last one is never removed.
         keep_every: saves whose step is a multiple of this number are never removed. 0 is none.
-        keep_best: number of saves with the lowest held-out loss to keep. Only those count whose step was evaluated.
+        keep_best: keep this many more saves, those with the lowest held-out loss. A save counts if its step was
+            evaluated. The loss is the mean over the sources.
     """
 
     every_steps: int = 500

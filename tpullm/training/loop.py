@@ -126,6 +126,8 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
                 meter.report()
                 results = held_out(evaluate, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
                 meter.evaluation(done, results)
+                if results["eval_loss"]:
+                    checkpoints.evaluated(done, float(np.mean(list(results["eval_loss"].values()))))
 
             minutes = (time.monotonic() - last_save) / 60
             save = config.checkpoint
