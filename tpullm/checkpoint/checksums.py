@@ -37,7 +37,9 @@ def _counts(name: str) -> bool:
 
 
 def _metadata(save: Path) -> str:
-    """Hash of what Orbax notes of the checkpoint, without times."""
+    """Hash of what Orbax notes of the checkpoint, without times; empty for a save that is not Orbax's."""
+    if not (save / METADATA).exists():
+        return ""
     noted = storage.read_json(save / METADATA)
     return storage.hash_json({key: value for key, value in noted.items() if not key.endswith("_nsecs")})
 

@@ -32,6 +32,8 @@ RANGES = {
     "checkpoint.keep": (1, None),
     "checkpoint.keep_every": (0, None),
     "checkpoint.keep_best": (0, None),
+    "checkpoint.local_every_minutes": (0, None),
+    "checkpoint.local_every_steps": (0, None),
     "optimizer.peak_lr": (0, None),
     "optimizer.warmup_steps": (0, None),
     "optimizer.decay_fraction": (0, 1),

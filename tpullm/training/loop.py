@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from tpullm.checkpoint.local_saves import REQUEST, LocalSaves
 from tpullm.checkpoint.saving import Checkpoints
 from tpullm.cluster import hosts
 from tpullm.cluster.requests import Requests
@@ -77,12 +78,16 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
     architecture = Architecture(job.model)
     with jax.set_mesh(job.mesh), _stop_signal() as stopped:
         # ---------------------------------------------------------------- the state: where training starts
-        # 1. a checkpoint of this stage;  2. the parameters given (fine-tuning);  3. fresh parameters.
+        # 1. a checkpoint of this stage, or a local save that is newer;  2. the parameters given;  3. fresh parameters.
         optimizer = make_optimizer(config.optimizer, steps, architecture.axes, dtype)
         stable = decay_begin(config.optimizer, steps) if config.optimizer.schedule == "wsd" else 0
         checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint, always=stable)
+        local = LocalSaves(job.directory, config.checkpoint, description)
         target = abstract(architecture, optimizer, job.mesh)
-        state = _start(job, resumed, checkpoints, architecture, optimizer, target)
+        if step := local.newest(target, after=resumed):
+            state = local.restore(step, target)
+        else:
+            state = _start(job, resumed, checkpoints, architecture, optimizer, target)
         first = int(state["step"])
 
         # ---------------------------------------------------------------- the programs, and what they are measured by
@@ -132,17 +137,23 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
             minutes = (time.monotonic() - last_save) / 60
             save = config.checkpoint
             late = save.every_minutes and minutes >= save.every_minutes and hosts.is_first()  # by one clock
-            now = requests.ended(done, ["save"] * bool(late) + ["stop"] * stopped())
-            if now or final or done == stable or (save.every_steps and done % save.every_steps == 0):
+            now = requests.ended(done, ["save"] * bool(late) + ["stop"] * stopped() + local.asks())
+            if now - {REQUEST} or final or done == stable or (save.every_steps and done % save.every_steps == 0):
                 meter.report()
                 _check_finite(values, done, job.directory)
                 meter.log.sync()  # before the save: lines of saved steps are never lost
                 checkpoints.check()
                 checkpoints.save(done, state, description)
                 last_save = time.monotonic()
+            elif local.due(done, now):
+                meter.report()
+                _check_finite(values, done, job.directory)
+                meter.log.sync()
+                local.save(done, state)
             if "stop" in now:
                 break
         checkpoints.close()
+        local.close(finished=done == steps)
         meter.close()
         if any(hosts.gather("training ends", stopped())):
             raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command resumes")
