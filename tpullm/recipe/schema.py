@@ -429,6 +429,10 @@ class Recipe:
         text_bytes: at most this many bytes of `text`. 0 is all.
         base: a published model to start from. A folder in the format of Hugging Face; its shapes, its tokenizer and its
             parameters are used.
+        branch: a checkpoint that pretraining starts from, of any run, such as `runs/a/pretrain/checkpoints/700`. It has
+            to be of the same model; only the vocabulary may have grown.
+        branch_state: what is taken of `branch`. `all`: the optimizer and the step too, so training continues from that
+            step. `parameters`: training starts at step 0.
         topology: the TPU slice of the recipe, such as `v5e:4x4`. `2 x v5p:4x4x8` is two slices. The recipe runs on
             other devices too.
         mesh: devices along each axis; -1 takes the rest. The axes are data, fsdp, expert, sequence and tensor.
@@ -447,6 +451,8 @@ class Recipe:
     text: str = ""
     text_bytes: int = 0
     base: str = ""
+    branch: str = ""
+    branch_state: Literal["all", "parameters"] = "all"
     topology: str = changing(Changes.NOTHING, "")
     mesh: dict[str, int] = changing(Changes.ROUNDING, factory=lambda: {"fsdp": -1})
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
