@@ -47,7 +47,7 @@ def test_the_keys_of_settings_in_settings_stand_in_their_section():
     assert part(recipe.pretrain, Changes.LENGTH) == {"steps": 7}
     assert part(recipe, Changes.LENGTH) == {"pretrain": {"steps": 7}}
     nothing = part(TrainConfig(checkpoint=CheckpointConfig(keep=5)), Changes.NOTHING)
-    assert nothing["checkpoint"] == {"every_steps": 500, "every_minutes": 10.0, "keep": 5}
+    assert nothing["checkpoint"] == dataclasses.asdict(CheckpointConfig(keep=5))
     assert "checkpoint" not in result(recipe.pretrain) and "optimizer" in result(recipe.pretrain)
     sources = CorpusConfig(sources=[Source("mine", "text")])
     assert result(sources)["sources"][0].name == "mine"

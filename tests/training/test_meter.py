@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tpullm.training import meter
+from tpullm.training.hours import Hours
 from tpullm.training.meter import Meter, duration, line
 
 TOKENS = 100  # of a step
@@ -47,7 +48,7 @@ def clock(monkeypatch):
 
 
 def metered(steps=100, step=0, every=1, peak=None, rate=lambda step: 1e-3, documents=lambda step: []):
-    return Meter(Lines(), steps, step, every, TOKENS, peak, rate, documents, _since=0.0)
+    return Meter(Lines(), Hours(), steps, step, every, TOKENS, peak, rate, documents, _since=0.0)
 
 
 def values(step=1, **more):

@@ -1,7 +1,7 @@
 """Trained models on disk: what a MODEL argument means, and how the parameters are read."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,8 +9,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from tpullm import storage
-from tpullm.checkpoint.saving import Tree, first_line, reader
+from tpullm.checkpoint import checksums
+from tpullm.checkpoint.checksums import CorruptSave
+from tpullm.checkpoint.saving import UNREADABLE, Tree, first_line, reader, restore
 from tpullm.errors import UserError
+from tpullm.log import warn
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.run import manifest
 from tpullm.tokenizer import Tokenizer
@@ -60,20 +63,52 @@ def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
     Args:
         stages: of a run directory, the preferred one first.
 
+    Of a run directory or a stage it is the newest checkpoint that is whole.
+
     Raises:
         UserError: it is none of these, or holds no finished checkpoint.
+        CorruptSave: the one checkpoint is not as it was written, or none of several is.
     """
     path = storage.path(model)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; MODEL is a run directory, one of its stages, or one checkpoint")
     if path.parent.name == "checkpoints" and path.name.isdigit():
-        return _describe(path.parent, int(path.name))
+        return _whole(path.parent, [int(path.name)])
     if (path / "checkpoints").is_dir():
-        return _describe(path / "checkpoints", None)
+        return _whole(path / "checkpoints", steps(path / "checkpoints"))
     for stage in (*filter(partial(_stands, path), stages), *reversed(stages)):
-        if (path / stage / "checkpoints").is_dir() and steps(path / stage / "checkpoints"):
-            return _describe(path / stage / "checkpoints", None)
+        if (path / stage / "checkpoints").is_dir() and (found := steps(path / stage / "checkpoints")):
+            return _whole(path / stage / "checkpoints", found)
     raise UserError(f"{path}: holds no trained model; MODEL is a run directory, one of its stages, or one checkpoint")
+
+
+def _whole(directory: Path, found: list[int]) -> Model:
+    """The newest of some checkpoints that is as it was written."""
+    for step in reversed(found):
+        try:
+            model = described(directory, step)
+            checksums.verify(directory / str(step))
+            return model
+        except CorruptSave as error:
+            if step == found[0]:
+                raise CorruptSave(f"{error}; use another one") from error
+            warn(f"{error}: an older one is used")
+    raise UserError(f"{directory}: no finished checkpoint here")
+
+
+def made_by(stage: Path) -> Model:
+    """The model that a finished stage has made, for the stage that starts from it; on all hosts together.
+
+    Raises:
+        CorruptSave: it is not as it was written. An older checkpoint would be another model than the stage's.
+    """
+    model = described(stage / "checkpoints")
+    try:
+        checksums.verify_together(model.directory / str(model.step))
+    except CorruptSave as error:
+        again = stage if stage.name == "base" else stage / manifest.FILE
+        raise CorruptSave(f"{error}; remove {again}, and `tpullm run` makes it again") from error
+    return model
 
 
 def _stands(run: Path, stage: str) -> bool:
@@ -94,10 +129,20 @@ def steps(directory: Path) -> list[int]:
 def left_out(stage: Path) -> list[list[int]]:
     """What the last checkpoint of a stage says of it (see `Model`); nothing if there is none."""
     folder = stage / "checkpoints"
-    return find(stage).left_out if folder.is_dir() and steps(folder) else []
+    return described(folder).left_out if folder.is_dir() and steps(folder) else []
 
 
-def _describe(directory: Path, step: int | None) -> Model:
+def described(directory: Path, step: int | None = None) -> Model:
+    """A checkpoint by its description alone: its parameters may be corrupt.
+
+    Args:
+        directory: `STAGE/checkpoints`.
+        step: of the checkpoint; None is the newest.
+
+    Raises:
+        UserError: there is no finished checkpoint, or it is of another version of tpullm.
+        CorruptSave: the description can't be read.
+    """
     found = steps(directory)
     if not found or (step is not None and step not in found):
         raise UserError(f"{directory}: no finished checkpoint{f' of step {step}' if step is not None else ''} here")
@@ -107,8 +152,8 @@ def _describe(directory: Path, step: int | None) -> Model:
     try:
         args = ocp.args.Composite(description=ocp.args.JsonRestore())
         described = manager.restore(step, args=args)["description"]
-    except (FileNotFoundError, KeyError) as error:
-        raise UserError(f"{directory / str(step)}: not a checkpoint of tpullm ({first_line(error)})") from error
+    except UNREADABLE as error:
+        raise CorruptSave(f"{directory / str(step)}: not a checkpoint of tpullm ({first_line(error)})") from error
     finally:
         manager.close()
     config = _config(described, directory / str(step))
@@ -143,7 +188,7 @@ def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
     """
     if not recipe.base:
         return recipe.model.resolved(vocabulary_size)
-    return find(run / "base").config.trained_as(recipe.model)
+    return described(run / "base" / "checkpoints").config.trained_as(recipe.model)
 
 
 def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
@@ -161,6 +206,30 @@ def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
     return model_of(recipe, run, recipe.tokenizer.vocabulary_size)
 
 
+def check_shape(base: Model, wanted: ModelConfig, but: str = "") -> None:
+    """`UserError` if the checkpoint's model is not the recipe's (how it is trained may differ: `trained_as`).
+
+    Args:
+        but: a key that may differ.
+    """
+    has, asks = asdict(base.config.trained_as(wanted)), asdict(wanted)
+    for key in has:
+        if has[key] != asks[key] and key != but:
+            raise UserError(
+                f"model.{key}: the checkpoint {base.directory / str(base.step)} has {has[key]}, "
+                f"the recipe says {asks[key]}; pretrain again, or set model.{key} to {has[key]}"
+            )
+
+
+def load_state(model: Model, target: Tree) -> Tree:
+    """The whole state of a training, with the shapes, types and shardings of `target`."""
+    manager = reader(model.directory)
+    try:
+        return restore(manager, model.step, target)
+    finally:
+        manager.close()
+
+
 def load_params(model: Model, shapes: Tree) -> Tree:
     """The parameters of a model, by the shapes, types and shardings of `shapes`; no optimizer state is read."""
     manager = reader(model.directory, item_names=("state",))
@@ -168,8 +237,8 @@ def load_params(model: Model, shapes: Tree) -> Tree:
         restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)
         args = ocp.args.PyTreeRestore({"params": shapes}, restore_args={"params": restore_args}, partial_restore=True)
         return manager.restore(model.step, args=ocp.args.Composite(state=args))["state"]["params"]
-    except (ValueError, KeyError, FileNotFoundError) as error:
+    except UNREADABLE as error:
         where = model.directory / str(model.step)
-        raise UserError(f"{where}: the checkpoint can't be read ({first_line(error)})") from error
+        raise CorruptSave(f"{where}: the checkpoint can't be read ({first_line(error)})") from error
     finally:
         manager.close()

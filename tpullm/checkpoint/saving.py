@@ -2,11 +2,13 @@
 
 A checkpoint holds the training state (parameters, optimizer, step; the step alone is the position in the data) and a
 description: the model's config, the recipe, the stage and its inputs. `latest` is never an unfinished checkpoint, since
-Orbax writes to a temporary folder and renames it.
+Orbax writes to a temporary folder and renames it. Just before that, its checksums are written into it.
 """
 
 import dataclasses
 import logging
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from tpullm import storage
+from tpullm.checkpoint import checksums
 from tpullm.cluster import hosts
-from tpullm.errors import UserError
 from tpullm.recipe.schema import CheckpointConfig, ModelConfig
 
 Tree = Any
 
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError)  # what Orbax raises of broken files
+HELD_OUT = "held_out.json"  # in a stage: held-out losses by step
 MOST_BYTES_AT_ONCE = 1 << 28
 CHUNK_BYTES = 1 << 26  # compressed at once, and buffered before it is written
 
@@ -38,30 +43,94 @@ def reader(directory: Path, **named: Any) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(directory, options=options, **named)
 
 
+class Best(preservation_policy.PreservationPolicy):
+    """Keeps the checkpoints of the lowest held-out losses, which may be known only after a checkpoint was saved.
+
+    Args:
+        file: JSON, the losses by step. Host 0 writes it; all hosts know the same losses.
+        count: of the checkpoints that are kept.
+    """
+
+    def __init__(self, file: Path, count: int):
+        self._file, self._count = file, count
+        noted = storage.read_json(file) if count and file.exists() else {}
+        self._losses = {int(step): loss for step, loss in noted.items()}
+
+    def note(self, step: int, loss: float) -> None:
+        """Note the held-out loss at a step."""
+        self._losses[step] = loss
+        if self._count and hosts.is_first():
+            storage.write_json(self._file, self._losses)
+
+    def forget(self, after: int) -> None:
+        """Forget the losses of steps that will be repeated, maybe otherwise."""
+        self._losses = {step: loss for step, loss in self._losses.items() if step <= after}
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        """Whether each of the checkpoints, which have a `step`, is one of the best."""
+        known = [saved.step for saved in checkpoints if math.isfinite(self._losses.get(saved.step, math.nan))]
+        best = sorted(known, key=lambda step: (self._losses[step], -step))[: self._count]
+        return [saved.step in best for saved in checkpoints]
+
+
+@dataclasses.dataclass
+class LatestOfEvery(preservation_policy.PreservationPolicy):
+    """Keeps the last `count` checkpoints of every so many steps, to which a training rolls back.
+
+    Others are saved by the clock. Which ones there are must not decide a result.
+    """
+
+    every: int
+    count: int
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        """Whether each of the checkpoints, which have a `step`, is one of them."""
+        chosen = sorted(saved.step for saved in checkpoints if self.every and saved.step % self.every == 0)
+        return [saved.step in chosen[-self.count :] for saved in checkpoints]
+
+
 class Checkpoints:
     """The checkpoints of one stage, saved in the background; each host writes the shards of its own devices.
 
     Args:
         directory: `STAGE/checkpoints`.
-        config: how many to keep.
+        config: which to keep.
         always: the step of a checkpoint that is never removed; 0 is none.
     """
 
     def __init__(self, directory: Path, config: CheckpointConfig, always: int = 0):
         # Orbax's thread logs the traceback of a failed save; `check` and `close` raise the same error.
         logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
-        kept = [preservation_policy.LatestN(config.keep), preservation_policy.CustomSteps([always])]
+        self._best = Best(directory.parent / HELD_OUT, config.keep_best)
+        kept = [preservation_policy.LatestN(config.keep), LatestOfEvery(config.every_steps, config.keep)]
+        kept += [preservation_policy.CustomSteps([always]), self._best]
+        if config.keep_every:
+            kept.append(preservation_policy.EveryNSteps(config.keep_every))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._written),
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        self._manager, self._step = ocp.CheckpointManager(directory, options=options), 0
+
+    def _written(self) -> None:
+        """Called on host 0, in the background, when all files of a save are written and it is not yet committed."""
+        save = storage.path(self._manager.directory / str(self._step))
+        if not storage.is_remote(save):  # where Orbax renames it
+            (save,) = save.parent.glob(f"{self._step}.orbax-checkpoint-tmp*")
+        checksums.write(save)
 
     def save(self, step: int, state: Tree, description: dict) -> None:
         """Start saving; raises the error of an earlier save that failed."""
+        self._manager.wait_until_finished()
+        self._step = step
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(description))
         self._manager.save(step, args=items, force=True)
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """Note the held-out loss at a step, before or after its checkpoint is saved: the best are kept."""
+        self._best.note(step, loss)
 
     def check(self) -> None:
         """Raise the error of a save that failed in the background."""
@@ -69,7 +138,8 @@ class Checkpoints:
 
     def restore(self, step: int, target: Tree) -> Tree:
         """The state at `step` with the shapes, types and shardings of `target`, from any mesh."""
-        return _restore(self._manager, step, target)
+        self._best.forget(after=step)
+        return restore(self._manager, step, target)
 
     def close(self) -> None:
         """Wait until the last save has finished."""
@@ -100,16 +170,17 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
             manager.save(0, args=ocp.args.Composite(state=state, description=ocp.args.JsonSave(description)))
     finally:
         manager.close()
+    checksums.write(directory / "0")
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, target: Tree) -> Tree:
+def restore(manager: ocp.CheckpointManager, step: int, target: Tree) -> Tree:
+    """The state at `step` with the shapes, types and shardings of `target`, from any mesh."""
     try:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return manager.restore(step, args=items)["state"]
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise UserError(
-            f"{manager.directory / str(step)}: the checkpoint can't be read ({first_line(error)})"
-        ) from error
+    except UNREADABLE as error:
+        where = manager.directory / str(step)
+        raise checksums.CorruptSave(f"{where}: the checkpoint can't be read ({first_line(error)})") from error
 
 
 def first_line(error: BaseException) -> str:

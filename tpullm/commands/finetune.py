@@ -3,7 +3,6 @@
 It makes RUN/finetune. The same command resumes from the last checkpoint.
 """
 
-import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
-from tpullm.checkpoint.models import Model, find, load_params, model_of
+from tpullm.checkpoint.models import check_shape, load_params, made_by, model_of
 from tpullm.data import conversation_files, conversations
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches
@@ -38,7 +37,7 @@ def main(recipe: Recipe, run: Path) -> None:
     need(run, start.name, "import FOLDER" if start.name == "base" else "pretrain")
     tokenizer, mesh = _tokenizer(start / "tokenizer", recipe.finetune.chat_template), make_mesh(recipe.mesh)
     config, model = recipe.finetune.train, model_of(recipe, run, tokenizer.vocabulary_size)
-    base, architecture = find(start), Architecture(model)
+    base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
     stage, inputs = run / "finetune", finetune_inputs(recipe, run)
     if is_finished(stage, inputs):
@@ -114,17 +113,6 @@ def _changed_files(tokenizer: Tokenizer, learned: Conversations, folder: Path) -
         said = storage.read_json(generation) if generation.exists() else {}
         changed[generation.name] = json.dumps(said | {"eos_token_id": [*tokenizer.stop_ids, *new]}, indent=2) + "\n"
     return changed
-
-
-def check_shape(base: Model, wanted: ModelConfig) -> None:
-    """`UserError` if the checkpoint's model is not the recipe's (how it is trained may differ: `trained_as`)."""
-    has, asks = dataclasses.asdict(base.config.trained_as(wanted)), dataclasses.asdict(wanted)
-    for key in has:
-        if has[key] != asks[key]:
-            raise UserError(
-                f"model.{key}: the checkpoint {base.directory / str(base.step)} has {has[key]}, "
-                f"the recipe says {asks[key]}; pretrain again, or set model.{key} to {has[key]}"
-            )
 
 
 def _evaluations(held_out: Conversations | None, config: TrainConfig, own: np.ndarray) -> dict[str, list]:

@@ -16,6 +16,6 @@ from tpullm.storage.atomic import (
 )
 from tpullm.storage.copies import cache_folder, copy, local_copy, make_private
 from tpullm.storage.foreign import check_file, inside, read_bounded
-from tpullm.storage.hashing import hash_file, hash_json
+from tpullm.storage.hashing import hash_file, hash_json, md5s
 from tpullm.storage.paths import explain, is_remote, path, remote
-from tpullm.storage.trees import files, move_tree, remove_empty, remove_tree, room_for, size
+from tpullm.storage.trees import files, move_tree, remove_empty, remove_tree, room_for, size, sizes

@@ -152,16 +152,24 @@ class Status:
     Args:
         st_size: bytes.
         generation: changes whenever the object is written.
-        digest: hash of the content, as the server computes it.
+        md5: of the content, in base64, as the server computes it; empty for an object that was put together from
+            several.
+        crc32c: of the content, in base64.
         mtime: seconds since 1970.
         is_directory: there is no object of this name, but objects below it.
     """
 
     st_size: int
     generation: int
-    digest: str
+    md5: str
+    crc32c: str
     mtime: float
     is_directory: bool
+
+    @property
+    def digest(self) -> str:
+        """What the server says of the content."""
+        return f"{self.md5} {self.crc32c}".strip()
 
     @property
     def length(self) -> int:
@@ -254,9 +262,13 @@ def files(folder: Path) -> dict[str, Status]:
 
 def _status(info: dict) -> Status:
     changed = info.get("mtime")
-    generation, digest = int(info.get("generation") or 0), f"{info.get('md5Hash', '')} {info.get('crc32c', '')}".strip()
     return Status(
-        info.get("size") or 0, generation, digest, changed.timestamp() if changed else 0, info["type"] == "directory"
+        st_size=info.get("size") or 0,
+        generation=int(info.get("generation") or 0),
+        md5=info.get("md5Hash") or "",
+        crc32c=info.get("crc32c") or "",
+        mtime=changed.timestamp() if changed else 0,
+        is_directory=info["type"] == "directory",
     )
 
 

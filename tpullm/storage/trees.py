@@ -46,6 +46,14 @@ def size(path: Path) -> int:
     return path.stat().st_size
 
 
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of all files below a folder, by name relative to the folder, sorted by name."""
+    if is_remote(folder):
+        return {name: status.st_size for name, status in remote().files(folder).items()}
+    found = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return dict(sorted(found.items()))
+
+
 def files(folder: Path) -> dict[str, Any]:
     """All files below a folder on `gs://`: name relative to the folder -> `gcs.Status`, sorted by name."""
     return remote().files(folder)

@@ -18,13 +18,14 @@ KINDS = ("start", "compile", "restore", "data", "save", "evaluate", "lost", "ski
 class Hours:
     """Measures what one process does, for `hours.jsonl`.
 
-    Args:
-        step: the step of the checkpoint that the process resumes from.
+    Attributes:
+        resumed: the step that the process resumes from.
+        seconds: by kind.
     """
 
-    def __init__(self, step: int):
-        self.seconds = dict.fromkeys(KINDS, 0.0)
-        self._wall, self._began, self._step = time.time(), time.monotonic(), step
+    def __init__(self) -> None:
+        self.resumed, self.seconds = 0, dict.fromkeys(KINDS, 0.0)
+        self._wall, self._began = time.time(), time.monotonic()
 
     @contextlib.contextmanager
     def of(self, kind: str) -> Iterator[None]:
@@ -42,7 +43,7 @@ class Hours:
         """
         seconds = {kind: round(spent, 3) for kind, spent in self.seconds.items() if spent}
         seconds["all"] = round(time.monotonic() - self._began, 3)
-        return {"process": self._wall, "resumed": self._step, "step": step, "skipped": skipped, "seconds": seconds}
+        return {"process": self._wall, "resumed": self.resumed, "step": step, "skipped": skipped, "seconds": seconds}
 
 
 def summary(lines: list[dict]) -> dict[str, float]:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from tpullm.checkpoint.local_saves import REQUEST, LocalSaves
+from tpullm.checkpoint.models import Model, load_state
 from tpullm.checkpoint.saving import Checkpoints
 from tpullm.cluster import hosts
 from tpullm.cluster.requests import Requests
@@ -27,6 +29,7 @@ from tpullm.model.platform import compute_dtype
 from tpullm.process import compile_cache, environment
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.evaluation import held_out, make_evaluation
+from tpullm.training.hours import Hours
 from tpullm.training.meter import Meter
 from tpullm.training.metrics import MetricsLog, NoLog
 from tpullm.training.optimizer.chain import decay_begin, learning_rates, make_optimizer
@@ -57,6 +60,7 @@ class Job:
         bytes_per_token: UTF-8 bytes of each token id, `[V]`, for bits per byte.
         load: reads the parameters to start from if not from a checkpoint; None is fresh parameters. They become the
             state, so there is one copy.
+        branch: a checkpoint of another training, whose whole state this one continues.
     """
 
     directory: Path
@@ -68,6 +72,12 @@ class Job:
     evaluations: dict[str, list[Batch]]
     bytes_per_token: np.ndarray
     load: Callable[[], Tree] | None = field(default=None, repr=False)
+    branch: Model | None = None
+
+    @property
+    def first(self) -> int:
+        """The step that the training begins at."""
+        return self.branch.step if self.branch else 0
 
 
 class RollBack(Exception):
@@ -93,39 +103,46 @@ def train(job: Job, description: dict, start: Start) -> dict:
     dtype = compute_dtype(config.compute)
     architecture = Architecture(job.model)
     with jax.set_mesh(job.mesh), _stop_signal() as stopped:
+        # ---------------------------------------------------------------- the state: where training starts
+        # 1. a checkpoint of this stage, or a newer local save;  2. what the job starts from;  3. fresh parameters.
+        hours = Hours()
+        optimizer = make_optimizer(config.optimizer, steps, architecture.axes, dtype)
+        stable = decay_begin(config.optimizer, steps) if config.optimizer.schedule == "wsd" else 0
+        checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint, always=stable)
+        local = LocalSaves(job.directory, config.checkpoint, description)
+        target = abstract(architecture, optimizer, job.mesh)
+        with hours.of("restore"):
+            if step := local.newest(target, after=start.step):
+                state = local.restore(step, target)
+            else:
+                state = _start(job, start.step, checkpoints, architecture, optimizer, target)
+            first = hours.resumed = int(state["step"])
+        local.forget(after=first)
+
         # ---------------------------------------------------------------- what the training is measured by
         of_device = peak(dtype)
         flops = None if of_device.disturbed else of_device.flops * job.mesh.size
         meter = Meter(
-            log=MetricsLog(job.directory, start.step) if hosts.is_first() else NoLog(),
+            log=MetricsLog(job.directory, first) if hosts.is_first() else NoLog(),
+            hours=hours,
             steps=steps,
-            step=start.step,
+            step=first,
             every=config.log_every,
             tokens_per_step=config.batch_size * config.sequence_length,
             peak_tokens_per_second=flops and flops / training_flops_per_token(job.model, config.sequence_length),
             learning_rate=learning_rates(config.optimizer, steps).item,
             documents=lambda step: list(dict.fromkeys(piece.id for piece in stream.documents_at(step - 1)))[:DOCUMENTS],
         )
-        hours = meter.hours
         for step, batches in start.left_out:
-            if step == start.step:
+            if step == first:
                 meter.log.write({"step": step, "rolled_back": batches})
-
-        # ---------------------------------------------------------------- the state: where training starts
-        # 1. a checkpoint of this stage;  2. the parameters given (fine-tuning);  3. fresh parameters.
-        optimizer = make_optimizer(config.optimizer, steps, architecture.axes, dtype)
-        stable = decay_begin(config.optimizer, steps) if config.optimizer.schedule == "wsd" else 0
-        checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint, always=stable)
-        with hours.of("restore"):
-            target = abstract(architecture, optimizer, job.mesh)
-            state = jax.block_until_ready(_start(job, start.step, checkpoints, architecture, optimizer, target))
 
         # ---------------------------------------------------------------- the programs
         step_function = make_step(architecture, optimizer, config, dtype, job.seed)
         program = make_evaluation(architecture, dtype, config.accumulation, config.loss_chunks)
         say(
             f"{job.directory.name}: {parameter_count(architecture.shapes):,} parameters, {dtype.name} matmuls, "
-            f"step {start.step:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
+            f"step {first:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
             f"peak {f'{flops / 1e9:,.0f} GFLOP/s' if flops else 'not known'} on {job.mesh.size} device(s)"
         )
         say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {compile_cache.described()}")
@@ -134,14 +151,16 @@ def train(job: Job, description: dict, start: Start) -> dict:
             with hours.of("evaluate"):
                 results = held_out(program, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
             meter.evaluation(step, results)
+            if results["eval_loss"]:
+                checkpoints.evaluated(step, float(np.mean(list(results["eval_loss"].values()))))
             return results
 
         def due(step: int) -> bool:
             return step == steps or bool(config.evaluate_every and step and step % config.evaluate_every == 0)
 
         # ---------------------------------------------------------------- the loop
-        requests, save = Requests(start.step, hosts.connection()), config.checkpoint
-        batches = stream.batches(start.step, steps, config.data_workers)
+        requests, save = Requests(first, hosts.connection()), config.checkpoint
+        batches = stream.batches(first, steps, config.data_workers)
 
         def following() -> Batch:
             began = time.monotonic()
@@ -158,13 +177,13 @@ def train(job: Job, description: dict, start: Start) -> dict:
             meter.read(ahead)
 
         results: dict = {}
-        if due(start.step):
-            results = hosts.broadcast("evaluated", lambda: meter.log.evaluated(start.step)) or evaluate(start.step)
+        if due(first):
+            results = hosts.broadcast("evaluated", lambda: meter.log.evaluated(first)) or evaluate(first)
         hosts.barrier("training begins")
-        last_save, last_step, done = time.monotonic(), time.monotonic(), start.step
-        batch = following() if start.step < steps else None
-        for done in range(start.step + 1, steps + 1):
-            with hours.of("compile") if done == start.step + 1 else contextlib.nullcontext():
+        last_save, last_step, done = time.monotonic(), time.monotonic(), first
+        batch = following() if first < steps else None
+        for done in range(first + 1, steps + 1):
+            with hours.of("compile") if done == first + 1 else contextlib.nullcontext():
                 state, values = step_function(state, batch)
             meter.dispatched(done, values)
             batch = following() if done < steps else None
@@ -173,29 +192,35 @@ def train(job: Job, description: dict, start: Start) -> dict:
 
             final, minutes = done == steps, (time.monotonic() - last_save) / 60
             late = save.every_minutes and minutes >= save.every_minutes and hosts.is_first()  # by one clock
-            now = requests.ended(done, ["save"] * bool(late) + ["stop"] * stopped())
-            saves = now or final or done == stable or (save.every_steps and done % save.every_steps == 0)
-            if saves or due(done):
+            now = requests.ended(done, ["save"] * bool(late) + ["stop"] * stopped() + local.asks())
+            saves = now - {REQUEST} or final or done == stable or (save.every_steps and done % save.every_steps == 0)
+            keeps = saves or local.due(done, now)
+            if keeps or due(done):
                 wait(0)
             # With several hosts, all of them have dispatched this step: so the one before decides, on all the same.
-            for step in (done - 1, done) if saves or due(done) else (done - 1,):
+            for step in (done - 1, done) if keeps or due(done) else (done - 1,):
                 if meter.skipped.get(step, 0) >= config.optimizer.skip.patience:
                     checkpoints.close()
+                    local.close(finished=False)
                     meter.close()
                     raise RollBack(step)
-            if saves:
+            if keeps:
                 with hours.of("save"):
                     _check_finite(state["params"], done, job.directory)
                     meter.log.sync()  # before the save: lines of saved steps are never lost
-                    checkpoints.check()
-                    checkpoints.save(done, state, description)
-                last_save = time.monotonic()
+                    if saves:
+                        checkpoints.check()
+                        checkpoints.save(done, state, description)
+                        last_save = time.monotonic()
+                    else:
+                        local.save(done, state)
             if "stop" in now:
                 break
             if due(done):  # after the save: an evaluation that fails costs no work
                 results = evaluate(done)
         with hours.of("save"):
             checkpoints.close()
+            local.close(finished=done == steps)
         meter.close()
         if any(hosts.gather("training ends", stopped())):
             raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command resumes")
@@ -225,6 +250,8 @@ def _check_finite(params: Tree, step: int, directory: Path) -> None:
 def _start(job: Job, resumed: int, checkpoints: Checkpoints, architecture, optimizer, target: Tree) -> Tree:
     if resumed:
         return checkpoints.restore(resumed, target)
+    if job.branch:
+        return load_state(job.branch, target)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     if job.load is not None:
         make = jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings, donate_argnums=0)

@@ -28,6 +28,7 @@ class Meter:
 
     Args:
         log: where the lines go.
+        hours: where the time of this process goes.
         steps: of the whole stage.
         step: the last step before training.
         every: steps between lines.
@@ -37,11 +38,11 @@ class Meter:
         documents: the documents of a step, from 1, for a skipped one.
 
     Attributes:
-        hours: where the time of this process goes.
         skipped: how many steps in a row were skipped, by step, of the last steps that were read.
     """
 
     log: MetricsLog | NoLog
+    hours: Hours
     steps: int
     step: int
     every: int
@@ -49,7 +50,6 @@ class Meter:
     peak_tokens_per_second: float | None
     learning_rate: Callable[[int], float]
     documents: Callable[[int], list[str]] = lambda step: []
-    hours: Hours = field(init=False)
     skipped: dict[int, int] = field(default_factory=dict)
     _pending: deque[tuple[int, dict]] = field(default_factory=deque)
     _losses: list[float | None] = field(default_factory=list)
@@ -59,9 +59,6 @@ class Meter:
     _since: float = field(default_factory=time.monotonic)
     _waited: float = 0.0
     _last_line: float = 0.0
-
-    def __post_init__(self):
-        self.hours = Hours(self.step)
 
     def oldest(self, ahead: int = 0) -> jax.Array | None:
         """An array of the oldest step that `read` would read, which is ready when the step is computed."""

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
-from tpullm.checkpoint.models import Model, find, steps
+from tpullm.checkpoint import checksums
+from tpullm.checkpoint.checksums import CorruptSave
+from tpullm.checkpoint.models import Model, described, steps
 from tpullm.cluster import hosts
 from tpullm.errors import UserError
 from tpullm.log import say, warn
@@ -36,26 +38,43 @@ class Start:
     left_out: list[list[int]] = field(default_factory=list)
 
 
-def start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
+def start(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Start:
     """Where a training starts, on every host the same; host 0 makes room for it.
+
+    A checkpoint that is not as it was written is moved to `RUN/replaced`, and the next older one is taken.
 
     Args:
         stage: its folder.
         inputs: of the stage.
+        first: the step that the training begins at, with the state of another one.
+
+    Raises:
+        CorruptSave: no checkpoint is left.
     """
-    return Start(**hosts.broadcast(f"where {stage.name} starts", lambda: asdict(_start(stage, inputs, config))))
+    anew = Start(0, [[first, config.steps]])
+    while True:
+        ask = lambda: asdict(_start(stage, inputs, config, anew))  # noqa: E731
+        chosen = Start(**hosts.broadcast(f"where {stage.name} starts", ask))
+        if not chosen.step:
+            return chosen
+        try:
+            checksums.verify_together(stage / "checkpoints" / str(chosen.step))
+            return chosen
+        except CorruptSave as error:
+            hosts.on_first(f"{stage.name} without a corrupt save", _set_corrupt_aside, stage, chosen.step, error)
 
 
-def _start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
-    anew, before = Start(0, [[0, config.steps]]), stages.started(stage)
+def _start(stage: Path, inputs: dict, config: TrainConfig, anew: Start) -> Start:
+    before = stages.started(stage)
     saved = steps(stage / "checkpoints") if (stage / "checkpoints").is_dir() else []
     if not saved or before is None or not manifest.differ_in_length_alone(before, inputs):
         return anew
-    models = [find(stage / "checkpoints" / str(step)) for step in reversed(saved)]
+    models = _described(stage)
+    saved = [model.step for model in reversed(models)]
     if models[0].horizons[-1][1] == config.steps:  # nothing has changed since
         return Start(saved[-1], models[0].horizons, models[0].left_out)
     for model in models:
-        if model.step <= config.steps and _rates(config, [[0, config.steps]], model.step) == _rates_of(model, config):
+        if model.step <= config.steps and _rates(config, anew.horizons, model.step) == _rates_of(model, config):
             _keep_later(stage, [step for step in saved if step > model.step])
             say(f"{stage.name}: resumes at step {model.step:,}: so far as in a training of {config.steps:,} steps")
             return Start(model.step, anew.horizons, model.left_out)
@@ -63,6 +82,26 @@ def _start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
         stages.set_aside(stage)
         return anew
     return _on_another_schedule(stage.name, models[0], config)
+
+
+def _described(stage: Path) -> list[Model]:
+    """The checkpoints, the newest first; those whose description is corrupt are set aside."""
+    found = []
+    for step in reversed(steps(stage / "checkpoints")):
+        try:
+            found.append(described(stage / "checkpoints", step))
+        except CorruptSave as error:
+            _set_corrupt_aside(stage, step, error)
+    return found
+
+
+def _set_corrupt_aside(stage: Path, step: int, error: CorruptSave) -> None:
+    """Move a checkpoint away, unless it is the only one: then its error ends the training."""
+    if steps(stage / "checkpoints") == [step]:
+        raise CorruptSave(f"{error}; no other is left, so move it away to train {stage.name} from the beginning")
+    kept = stages.replaced(stage) / "corrupt" / str(step)
+    storage.move_tree(stage / "checkpoints" / str(step), kept)
+    warn(f"{error}: {stage.name} resumes from an older one (the corrupt one is kept in {kept})")
 
 
 def _on_another_schedule(name: str, model: Model, config: TrainConfig) -> Start:
@@ -77,21 +116,24 @@ def _on_another_schedule(name: str, model: Model, config: TrainConfig) -> Start:
     return Start(model.step, horizons, model.left_out)
 
 
-def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig) -> Start:
+def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, first: int = 0) -> Start:
     """Where a training starts again whose steps up to `step` were skipped, on every host the same.
 
     It resumes from the last checkpoint of `checkpoint.every_steps` before them, or from the beginning, and leaves out
     the batches since then. Checkpoints at other times depend on the clock, and the result must not.
 
+    Args:
+        before: where it started the last time.
+        first: the step that the training begins at, with the state of another one.
+
     Raises:
         UserError: it has rolled back as often as it may.
     """
-    return Start(
-        **hosts.broadcast(f"{stage.name} rolls back", lambda: asdict(_rolled_back(stage, before, step, config)))
-    )
+    ask = lambda: asdict(_rolled_back(stage, before, step, config, first))  # noqa: E731
+    return Start(**hosts.broadcast(f"{stage.name} rolls back", ask))
 
 
-def _rolled_back(stage: Path, before: Start, step: int, config: TrainConfig) -> Start:
+def _rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, first: int) -> Start:
     skip, often, folder = config.optimizer.skip, len(before.left_out), stage / "checkpoints"
     why = f"{stage.name}: {skip.patience} steps in a row up to step {step:,} were skipped"
     if often == skip.rollbacks:
@@ -100,16 +142,17 @@ def _rolled_back(stage: Path, before: Start, step: int, config: TrainConfig) -> 
             "optimizer.peak_lr, or raise optimizer.skip.deviations if their losses are right"
         )
     every, saved = config.checkpoint.every_steps, steps(folder)
-    good = [at for at in saved if at <= step - skip.patience and (not every or at % every == 0)]
-    target = good[-1] if good else 0
+    regular = [at for at in saved if not every or at % every == 0]
+    # Without one before the bad steps, the oldest: they changed nothing, so it has the state from before them.
+    good = [at for at in regular if at <= step - skip.patience] or regular[:1]
+    target = good[-1] if good else first
     _keep_later(stage, [at for at in saved if at > target])
-    model = find(folder / str(target)) if good else None
+    horizons = described(folder, target).horizons if good else [[first, config.steps]]
     warn(
         f"{why}: rolls back to step {target:,} and leaves out the {step - target:,} batches since then "
         f"({often + 1} of at most {skip.rollbacks} times)"
     )
-    horizons = model.horizons if model else [[0, config.steps]]
-    return Start(target, horizons, [*before.left_out, [target, step - target]])
+    return Start(target if good else 0, horizons, [*before.left_out, [target, step - target]])
 
 
 def _rates_of(model: Model, config: TrainConfig) -> list[float]:

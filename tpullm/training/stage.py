@@ -36,7 +36,7 @@ def make(
         facts: for the manifest, beside the results of the training.
     """
     stage = job.directory
-    start = resume.start(stage, inputs, job.config)
+    start = resume.start(stage, inputs, job.config, job.first)
     stages.begin_training(stage.parent, stage.name, inputs, tokenizer, changed)
     for name, value in (notes or {}).items() if hosts.is_first() else ():
         storage.write_json(stage / name, value)
@@ -46,9 +46,9 @@ def make(
             results = train(job, describes, start)
             break
         except RollBack as bad:
-            start = resume.rolled_back(stage, start, bad.step, job.config)
+            start = resume.rolled_back(stage, start, bad.step, job.config, job.first)
 
     def finish() -> None:
-        manifest.write(stage, inputs, seconds=metrics.seconds(stage / metrics.FILE), **facts, **results)
+        manifest.write(stage, inputs, seconds=metrics.seconds(stage / metrics.FILE, job.first), **facts, **results)
 
     hosts.on_first(f"{stage.name} ends", finish)

@@ -1,0 +1,180 @@
+"""Saves on the local disks of the hosts, between those in the run directory."""
+
+import shutil
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.cluster.test_hosts import assert_near
+from tests.run.test_resume import assert_same_bits
+from tests.training.several_hosts import finish, run, start
+from tests.training.small import ARCHITECTURE, mesh
+from tpullm.checkpoint.local_saves import LocalSaves
+from tpullm.checkpoint.models import steps
+from tpullm.cli import main
+from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig
+from tpullm.training.optimizer.chain import make_optimizer
+from tpullm.training.state import abstract, initial
+
+ABOUT = {"inputs": {"a": (1, 2)}, "horizons": [[0, 30]], "stage": "pretrain"}
+
+
+class Killed(Exception):
+    """In place of a kill."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """A training is killed when it has saved that step locally."""
+
+    save = LocalSaves.save
+
+    def kill(step):
+        def saved(self, at, state):
+            save(self, at, state)
+            if at == step:
+                self.wait()
+                raise Killed
+
+        monkeypatch.setattr(LocalSaves, "save", saved)
+
+    return kill
+
+
+def options(folder, *more):
+    rare = ["--pretrain.checkpoint.every_steps=0", "--pretrain.checkpoint.every_minutes=0"]
+    local = [f"--pretrain.checkpoint.local={folder}", "--pretrain.checkpoint.local_every_steps=4"]
+    return [*rare, *local, "--pretrain.checkpoint.local_every_minutes=0", *more]
+
+
+def saved(folder, host=0):
+    """The steps of the local saves of a host."""
+    (training,) = folder.iterdir()
+    return sorted(int(path.name) for path in (training / f"host-{host}").iterdir())
+
+
+def test_a_killed_training_resumes_from_the_newest_whole_local_save(tiny_run, tiny_tokens, tmp_path, killed_at, capsys):
+    command, folder = ["pretrain", "--run", str(tiny_tokens), *options(tmp_path / "disk")], tmp_path / "disk"
+    killed_at(12)
+    with pytest.raises(Killed):
+        main(command)
+    assert saved(folder) == [8, 12] and not steps(tiny_tokens / "pretrain" / "checkpoints")
+    shards = next(folder.rglob("12/*.safetensors"))
+    content = bytearray(shards.read_bytes())
+    content[-5] ^= 4
+    shards.write_bytes(content)
+    capsys.readouterr()
+    killed_at(None)
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "/12: the checkpoint is corrupt (shards.safetensors has changed): an older one is used" in said
+    assert "resumes from the save of step 8 in" in said and "step 8 of 30" in said
+    assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
+    assert not list(folder.iterdir()), "a finished training needs none"
+
+
+def test_a_newer_checkpoint_in_the_run_comes_first(tiny_run, tiny_tokens, tmp_path, killed_at, capsys):
+    folder = tmp_path / "disk"
+    command = ["pretrain", "--run", str(tiny_tokens), *options(folder, "--pretrain.checkpoint.every_steps=10")]
+    killed_at(12)
+    with pytest.raises(Killed):
+        main(command)
+    shutil.rmtree(next(folder.rglob("12")))
+    assert saved(folder) == [8]
+    capsys.readouterr()
+    killed_at(None)
+    assert main(command) == 0
+    assert "step 10 of 30" in capsys.readouterr().err
+    assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
+
+
+def test_a_training_that_is_made_again_takes_no_save_of_the_one_before(tiny_tokens, tmp_path, killed_at, capsys):
+    """Neither with the same settings, after its folder was removed, nor with others."""
+    folder = tmp_path / "disk"
+    command = ["pretrain", "--run", str(tiny_tokens), *options(folder)]
+    killed_at(4)
+    for more in (), ("--pretrain.optimizer.peak_lr=0.02",):
+        with pytest.raises(Killed):
+            main([*command, *more])
+        assert saved(folder) == [4]
+        if not more:
+            shutil.rmtree(tiny_tokens / "pretrain")
+    assert "resumes from the save" not in capsys.readouterr().err
+
+
+def state_of(on):
+    optimizer = make_optimizer(OptimizerConfig(moments="bfloat16"), 10, ARCHITECTURE.axes, jnp.dtype("float32"))
+    target = abstract(ARCHITECTURE, optimizer, on)
+    with jax.set_mesh(on):
+        make = jax.jit(
+            lambda key: initial(ARCHITECTURE, optimizer, key),
+            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target),
+        )
+        return make(jax.random.key(0)), target
+
+
+def test_a_save_has_every_bit_of_every_type_and_shard(tmp_path):
+    config = CheckpointConfig(local=str(tmp_path / "disk"))
+    state, target = state_of(mesh())
+    saves = LocalSaves(tmp_path / "pretrain", config, ABOUT)
+    for step in (3, 4, 5):
+        saves.save(step, state)
+    saves.wait()
+    again = LocalSaves(tmp_path / "pretrain", config, ABOUT)
+    assert saved(tmp_path / "disk") == [4, 5] and again.newest(target, after=0) == 5
+    assert again.newest(target, after=5) == 0
+    restored = again.restore(4, target)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
+        assert a.dtype == b.dtype and a.sharding == b.sharding and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    other = LocalSaves(tmp_path / "pretrain", config, ABOUT | {"horizons": [[0, 31]]})
+    assert other.newest(target, after=0) == 0
+    again.forget(after=4)
+    assert saved(tmp_path / "disk") == [4]
+    next((tmp_path / "disk").rglob("4/shards.safetensors")).write_bytes(b"no header")
+    assert again.newest(target, after=0) == 0
+
+
+def test_without_a_folder_there_is_none(tmp_path):
+    saves = LocalSaves(tmp_path / "pretrain", CheckpointConfig(local_every_steps=1), ABOUT)
+    assert saves.newest({}, after=0) == 0 and saves.asks() == [] and not saves.due(1, {"local"})
+    saves.close(finished=True)
+    assert not (tmp_path / "pretrain").exists()
+
+
+def test_a_full_disk_is_a_line_and_no_end(tmp_path, monkeypatch, capsys):
+    state, _ = state_of(mesh())
+    saves = LocalSaves(tmp_path / "pretrain", CheckpointConfig(local=str(tmp_path / "disk")), ABOUT)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tpullm.checkpoint.local_saves.save_file", full)
+    saves.save(3, state)
+    saves.wait()
+    assert "not saved at step 3 (no space left on the device" in capsys.readouterr().err
+    assert saved(tmp_path / "disk") == []
+
+
+@pytest.mark.parametrize("lost", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_hosts_resume_from_their_own_shards_or_all_from_the_run(tiny_run, tiny_tokens, tmp_path, lost):
+    """The first save is in the run; then the hosts are killed, and in the second case one has lost its disk."""
+    folder = tmp_path / "disk"
+    command = ("tpullm", "pretrain", "--run", tiny_tokens, "--mesh.fsdp", 4)
+    started = start(2, *command, *options(folder, "--pretrain.checkpoint.every_steps=6"), devices=4)
+    for _ in range(12000):
+        if list(folder.glob("*/host-1/8")) and list(folder.glob("*/host-0/8")):
+            break
+        assert started[0].poll() is None
+        time.sleep(0.01)
+    for process in started:
+        process.kill()
+    finish(started)
+    assert set(saved(folder, 0)) & set(saved(folder, 1))
+    if lost:
+        shutil.rmtree(next(folder.glob("*/host-1")))
+    ended = run(2, *command, *options(folder), devices=4)
+    assert ("resumes from the save of step" in ended[0][2]) is not lost
+    assert_near(tiny_run / "pretrain", tiny_tokens / "pretrain")
