@@ -348,8 +348,8 @@ class CheckpointConfig:
         keep_every: saves whose step is a multiple of this number are never removed. 0 is none.
         keep_best: keep this many more saves, those with the lowest held-out loss. A save counts if its step was
             evaluated. The loss is the mean over the sources.
-        local: a folder on the local disk of each host, for saves between those in the run directory. Training resumes
-            from the newer of the two. Empty is none.
+        local: a folder on each host's local disk, for saves in between. Training resumes from the newest save of both
+            places. Empty is none.
         local_every_minutes: save in `local` after this many minutes. 0 is never by time.
         local_every_steps: save in `local` after this many steps. 0 is never by steps.
     """
