@@ -162,6 +162,14 @@ class FakeCompute(Rest):
             machines.kill(machine.process)
             machine.status = "TERMINATED"
 
+    def delete_machine(self, name: str) -> None:
+        """Delete a machine, as its `instanceTerminationAction` says; its group repairs nothing."""
+        with self.lock:
+            machine = self.groups[name.rpartition("-")[0]].machines.pop(name)
+            if machine.process:
+                machines.kill(machine.process)
+            machine.metadata.close()
+
     def log(self, name: str) -> str:
         """What a machine printed."""
         return (self.folder / name / "log").read_text("utf-8")

@@ -103,13 +103,19 @@ def properties(**config):
     return template.message["instanceTemplateResource"]["properties"]
 
 
-def test_a_spot_machine_is_stopped_and_no_group_repairs():
-    assert properties(**GPUS)["scheduling"] == {
-        "provisioningModel": "SPOT",
-        "instanceTerminationAction": "STOP",
-        "automaticRestart": False,
-        "onHostMaintenance": "TERMINATE",
-    }
+def test_a_machine_is_deleted_when_its_hours_are_over_and_no_group_repairs():
+    """By Compute Engine, whatever the machine does."""
+    limit = {"maxRunDuration": {"seconds": "5400"}, "instanceTerminationAction": "DELETE"}
+    for config, model, restarts in (
+        ({}, "SPOT", False),
+        ({"provisioning": "on_demand"}, "STANDARD", True),
+        ({"provisioning": "reserved", "reservation": "mine"}, "STANDARD", True),
+    ):
+        assert properties(max_hours=1.5, **GPUS | config)["scheduling"] == limit | {
+            "provisioningModel": model,
+            "automaticRestart": restarts,
+            "onHostMaintenance": "TERMINATE",
+        }
     _, group, _ = compute_engine.requests(job_of("compute", "pretrain", **GPUS), 1)
     lifecycle = group.message["instanceGroupManagerResource"]["instanceLifecyclePolicy"]
     assert lifecycle == {"defaultActionOnFailure": "DO_NOTHING"}
@@ -268,6 +274,19 @@ def test_the_group_of_another_run_is_left_alone(bucket, fake, monkeypatch):
     with pytest.raises(UserError, match="name: tiny-pretrain is used by another run"):
         watch.follow(launched(bucket, "other"), compute_engine, QUICK)
     assert len(fake.left()) == 2
+
+
+def test_machines_that_were_deleted_are_replaced(bucket, fake, monkeypatch):
+    """As Compute Engine does when they are taken back, or when their hours are over."""
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket)
+    state = watch.Record(work.folder)
+    until(lambda: turn(work, state) or (state.attempts() and state.attempts()[0].active))
+    fake.delete_machine("tiny-pretrain-1-1")
+    until(lambda: turn(work, state) or "instanceGroupManagers/tiny-pretrain-2" in fake.made)
+    first, *_ = state.attempts()
+    assert first.outcome.retry and first.outcome.reason == "the machines are gone"
+    assert fake.made.count("instanceGroupManagers/tiny-pretrain-1") == 1
 
 
 def test_a_machine_that_was_taken_back_is_seen(bucket, fake, monkeypatch):
