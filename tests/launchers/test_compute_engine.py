@@ -282,19 +282,20 @@ def test_machines_that_were_deleted_are_replaced(bucket, fake, monkeypatch):
     work = launched(bucket)
     state = watch.Record(work.folder)
     until(lambda: turn(work, state) or (state.attempts() and state.attempts()[0].active))
-    fake.delete_machine("tiny-pretrain-1-1")
+    until(lambda: fake.groups["tiny-pretrain-1"].machines["tiny-pretrain-1-1"].process)
+    fake.preempt("tiny-pretrain-1-1")
     until(lambda: turn(work, state) or "instanceGroupManagers/tiny-pretrain-2" in fake.made)
     first, *_ = state.attempts()
     assert first.outcome.retry and first.outcome.reason == "the machines are gone"
     assert fake.made.count("instanceGroupManagers/tiny-pretrain-1") == 1
 
 
-def test_a_machine_that_was_taken_back_is_seen(bucket, fake, monkeypatch):
+def test_a_machine_that_is_off_is_seen(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket)
     compute_engine.create(work, 1)
     until(lambda: all(machine.process for machine in fake.groups["tiny-pretrain-1"].machines.values()))
-    fake.preempt("tiny-pretrain-1-1")
+    fake.switch_off("tiny-pretrain-1-1")
     assert state_of(work) is watch.State.PREEMPTED
 
 

@@ -168,7 +168,7 @@ trap 'interrupted=yes; exit 143' TERM
 mkdir -p "$home"
 rm -f "$home/reported"
 seconds=$(setting tpullm-seconds)
-[ -e "$home/began" ] || date +%s >"$home/began"
+[ -e "$home/began" ] || { date +%s >"$home/began.partial" && mv "$home/began.partial" "$home/began"; }
 left=$(($(cat "$home/began") + seconds - $(date +%s))) # after a reboot, less than at first
 if [ "$left" -gt "$seconds" ]; then left=$seconds; elif [ "$left" -lt 0 ]; then left=0; fi
 started=$(uptime)
