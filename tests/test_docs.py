@@ -151,7 +151,7 @@ def _comes_with_tpullm(words):
 
 
 def _asks_google(words):
-    assert words[1] in ("auth", "services", "storage")
+    assert words[1] in ("auth", "iam", "projects", "services", "storage")
     if words[1] == "services":
         assert all(re.fullmatch(r"[a-z]+\.googleapis\.com", word) for word in words[3:])
 

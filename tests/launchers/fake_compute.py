@@ -156,7 +156,17 @@ class FakeCompute(Rest):
         self._machine(name).metadata.warn()
 
     def preempt(self, name: str) -> None:
-        """Take a machine back: stop it."""
+        """Take a machine back, or end its hours: delete it, as its `instanceTerminationAction` says."""
+        with self.lock:
+            group = name.rpartition("-")[0]
+            scheduling = self.things["instanceTemplates"][group]["properties"]["scheduling"]
+            assert scheduling["instanceTerminationAction"] == "DELETE", scheduling
+            machine = self.groups[group].machines.pop(name)
+            machines.kill(machine.process)
+            machine.metadata.close()
+
+    def switch_off(self, name: str) -> None:
+        """What a machine does by `shutdown`: its group keeps it."""
         with self.lock:
             machine = self._machine(name)
             machines.kill(machine.process)

@@ -71,7 +71,7 @@ def without_code(text):
             return [cleaned(each) for each in value]
         if value == startup.text():
             return "the start-up script"
-        hashes = r"(?<=/code/tpullm-)[\w.+]+|(?<=/jobs/)\w+(?=\.json)"
+        hashes = r"(?<=/code/tpullm-)[\w.+]+|(?<=/jobs/)\w+(?=\.json)|^[0-9a-f]{64}$"
         return re.sub(hashes, "HASH", value) if isinstance(value, str) else value
 
     return yaml.safe_dump(cleaned(found), sort_keys=False, allow_unicode=True, width=120)

@@ -103,13 +103,19 @@ def properties(**config):
     return template.message["instanceTemplateResource"]["properties"]
 
 
-def test_a_spot_machine_is_stopped_and_no_group_repairs():
-    assert properties(**GPUS)["scheduling"] == {
-        "provisioningModel": "SPOT",
-        "instanceTerminationAction": "STOP",
-        "automaticRestart": False,
-        "onHostMaintenance": "TERMINATE",
-    }
+def test_a_machine_is_deleted_when_its_hours_are_over_and_no_group_repairs():
+    """By Compute Engine, whatever the machine does."""
+    limit = {"maxRunDuration": {"seconds": "5400"}, "instanceTerminationAction": "DELETE"}
+    for config, model, restarts in (
+        ({}, "SPOT", False),
+        ({"provisioning": "on_demand"}, "STANDARD", True),
+        ({"provisioning": "reserved", "reservation": "mine"}, "STANDARD", True),
+    ):
+        assert properties(max_hours=1.5, **GPUS | config)["scheduling"] == limit | {
+            "provisioningModel": model,
+            "automaticRestart": restarts,
+            "onHostMaintenance": "TERMINATE",
+        }
     _, group, _ = compute_engine.requests(job_of("compute", "pretrain", **GPUS), 1)
     lifecycle = group.message["instanceGroupManagerResource"]["instanceLifecyclePolicy"]
     assert lifecycle == {"defaultActionOnFailure": "DO_NOTHING"}
@@ -270,12 +276,26 @@ def test_the_group_of_another_run_is_left_alone(bucket, fake, monkeypatch):
     assert len(fake.left()) == 2
 
 
-def test_a_machine_that_was_taken_back_is_seen(bucket, fake, monkeypatch):
+def test_machines_that_were_deleted_are_replaced(bucket, fake, monkeypatch):
+    """As Compute Engine does when they are taken back, or when their hours are over."""
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket)
+    state = watch.Record(work.folder)
+    until(lambda: turn(work, state) or (state.attempts() and state.attempts()[0].active))
+    until(lambda: fake.groups["tiny-pretrain-1"].machines["tiny-pretrain-1-1"].process)
+    fake.preempt("tiny-pretrain-1-1")
+    until(lambda: turn(work, state) or "instanceGroupManagers/tiny-pretrain-2" in fake.made)
+    first, *_ = state.attempts()
+    assert first.outcome.retry and first.outcome.reason == "the machines are gone"
+    assert fake.made.count("instanceGroupManagers/tiny-pretrain-1") == 1
+
+
+def test_a_machine_that_is_off_is_seen(bucket, fake, monkeypatch):
     quickly(monkeypatch, "sleep 60")
     work = launched(bucket)
     compute_engine.create(work, 1)
     until(lambda: all(machine.process for machine in fake.groups["tiny-pretrain-1"].machines.values()))
-    fake.preempt("tiny-pretrain-1-1")
+    fake.switch_off("tiny-pretrain-1-1")
     assert state_of(work) is watch.State.PREEMPTED
 
 

@@ -105,6 +105,10 @@ def test_a_task_is_retried_after_a_preemption_and_never_after_a_user_error():
     assert body_of("collect", max_preemptions=3, **STAGE)["taskGroups"][0]["taskSpec"]["maxRetryCount"] == 3
 
 
+def test_a_task_ends_when_its_hours_are_over():
+    assert body_of("collect", max_hours=1.5, **STAGE)["taskGroups"][0]["taskSpec"]["maxRunDuration"] == "5400s"
+
+
 def test_a_container_has_the_machines_network_hosts_file_and_gpus():
     config = GPUS | {"image": "i", "volumes": {"gs://b": "/mnt/disks/b"}}
     (runnable,) = body_of("pretrain", **config)["taskGroups"][0]["taskSpec"]["runnables"]

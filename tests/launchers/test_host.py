@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -225,12 +226,140 @@ def test_how_it_ended_is_reported_however_long_the_storage_takes(host, monkeypat
     assert record.exits(1) == ([] if batch and code in (75, 130) else [HostExit(0, code, "line")])
 
 
-def test_a_machine_that_was_rebooted_after_its_report_runs_nothing(host, tmp_path, monkeypatch):
+@pytest.fixture
+def start(host, tmp_path, monkeypatch):
+    """Runs the program of a machine. It has a job's specification, a place, and a time until the machine ends."""
+    monkeypatch.setattr(program, "watch_notices", lambda supervisor: None)
+    monkeypatch.setattr(program.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(program, "SECONDS_AT_THE_END", 0.01)
+    monkeypatch.setattr(program.socket, "gethostname", lambda: "machine")
+    monkeypatch.setattr(program.metadata, "attribute", {"agent-worker-number": "3"}.get)
+
+    def run(spec=None, seconds=1000.0, place=ALONE, name=None):
+        made = spec or host()._spec
+        path = tmp_path / "launch" / "jobs" / f"{name or storage.hash_json(made)[:12]}.json"
+        storage.write_json(path, made)
+        monkeypatch.setattr(program, "find_host", place if callable(place) else lambda told, verb: place)
+        words = ["--job", str(path), "--attempt", "4", "--seconds", str(seconds)]
+        monkeypatch.setattr(program.sys, "argv", ["supervisor", *words, "--reported", str(tmp_path / "reported")])
+        return program.main()
+
+    return run
+
+
+def test_a_machine_that_was_rebooted_after_its_report_runs_nothing(host, start):
     made = host()
     made.record.add_exit(4, HostExit(0, 7, "before"))
-    storage.write_text(tmp_path / "job.json", json.dumps(made._spec))
-    monkeypatch.setattr(program.sys, "argv", ["supervisor", "--job", str(tmp_path / "job.json"), "--attempt", "4"])
-    assert program.main() == 7 and made.record.last_start(4, 0) == 0 and made.record.logs(4) == []
+    assert start() == 7 and made.record.last_start(4, 0) == 0 and made.record.logs(4) == []
+
+
+def ended(tmp_path):
+    """The reports of the fourth attempt, by the names of their files."""
+    folder = tmp_path / "launch" / "attempts" / "0004" / "ended"
+    return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
+
+
+def broken(error):
+    def raises(*_):
+        raise error
+
+    return raises
+
+
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (UserError("hosts: 1 by a test, and 4 were launched"), 2, "hosts: 1 by a test, and 4 were launched"),
+        (TryAgain("the storage is away"), 75, "the storage is away"),
+        (KeyError("verb"), 1, "KeyError: 'verb'"),
+        (OSError("no metadata\nserver"), 1, "OSError: no metadata server"),
+    ],
+)
+def test_an_error_before_a_machine_knows_its_place_is_reported(start, tmp_path, error, code, line):
+    assert start(place=broken(error)) == code
+    assert ended(tmp_path) == {"setup-machine": {"host": 3, "code": code, "line": f"supervisor on machine: {line}"}}
+    assert (tmp_path / "reported").exists()
+
+
+def test_an_error_of_the_supervisor_itself_is_reported(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(Supervisor, "run", broken(ValueError("a fault of ours")))
+    assert start(place=TWO) == 1
+    line = "supervisor on machine: ValueError: a fault of ours"
+    assert ended(tmp_path) == {"0001": {"host": 1, "code": 1, "line": line}}
+
+
+def test_a_specification_that_was_changed_is_not_run(start, host, tmp_path):
+    """Its name, which the machine was told by the cloud, is the hash of its content."""
+    assert start(host()._spec | {"verb": "run"}, name=storage.hash_json(host()._spec)[:12]) == 2
+    (report,) = ended(tmp_path).values()
+    assert report["line"].endswith("is not what was launched (its hash differs); remove it and launch again")
+
+
+def verb_at_the_end_of_the_hours(code):
+    def run_verb(self):
+        self.end_of_hours()
+        assert self._stopping.is_set(), "as by a notice"
+        return code, "stopped and saved at step 5"
+
+    return run_verb
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_verb_is_stopped_before_the_hours_of_its_machine_are_over(start, tmp_path, monkeypatch, batch):
+    """Batch starts a task again after 75, with new hours; after 124 it does not."""
+    if batch:
+        monkeypatch.setenv("BATCH_TASK_INDEX", "0")
+    monkeypatch.setattr(Supervisor, "_run_verb", verb_at_the_end_of_the_hours(130))
+    assert start() == 124
+    line = "the hours of this machine are over (max_hours); stopped and saved at step 5"
+    assert ended(tmp_path) == {"0000": {"host": 0, "code": 75, "line": line}}
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_verb_that_ends_in_its_last_minutes_has_ended(start, tmp_path, monkeypatch, code):
+    monkeypatch.setattr(Supervisor, "_run_verb", verb_at_the_end_of_the_hours(code))
+    assert start() == code
+    assert ended(tmp_path)["0000"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    "seconds, after", [(3600.0, 3240.0), (72 * 3600.0, 72 * 3600.0 - 600), (0.0, 0.0), (-5.0, 0.0)]
+)
+def test_ten_minutes_or_a_tenth_are_left_to_save(host, monkeypatch, seconds, after):
+    made, timed = [], host()
+    monkeypatch.setattr(program.threading, "Timer", lambda *given: made.append(given) or threading.Thread())
+    timed.limit(seconds)
+    assert made == [(after, timed.end_of_hours)]
+
+
+def test_a_machine_stays_until_all_hosts_have_reported(start, host, monkeypatch):
+    """Switched off before, it would look as if it was taken back."""
+    monkeypatch.setattr(Supervisor, "run", lambda self: HostExit(1, 0, "done"))
+    codes, record = [], host().record
+    thread = threading.Thread(target=lambda: codes.append(start(place=TWO)), daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while not record.exits(4) and time.monotonic() < until:
+        time.sleep(0.01)
+    thread.join(0.2)
+    assert thread.is_alive() and len(record.exits(4)) == 1
+    record.add_exit(4, HostExit(0, 0, "done"))
+    thread.join(60)
+    assert codes == [0]
+
+
+@pytest.mark.parametrize("own, other", [(1, None), (2, None), (75, None), (0, 2), (130, 75)])
+def test_after_a_failure_no_machine_stays(start, host, monkeypatch, own, other):
+    monkeypatch.setattr(Supervisor, "run", lambda self: HostExit(1, own, "ended"))
+    place = Place(1, 3, "a test", "first:1")
+    if other:
+        host().record.add_exit(4, HostExit(0, other, "ended"))
+    assert start(place=place) == own
+
+
+def test_a_machine_stays_no_longer_than_its_hours(start, monkeypatch):
+    monkeypatch.setattr(Supervisor, "run", lambda self: HostExit(1, 0, "done"))
+    assert start(seconds=0.1, place=TWO) == 0
 
 
 def test_the_hosts_of_a_start_get_one_secret_that_no_other_start_has(host):

@@ -1,13 +1,15 @@
 """A job: its name, its inputs, its specification; and settings that no target can have."""
 
 import dataclasses
+import importlib
 
 import pytest
 
 from tests.conftest import TINY
 from tests.launchers.conftest import job_of, make_job
+from tpullm.commands import launch
 from tpullm.errors import UserError
-from tpullm.launchers import job, settings
+from tpullm.launchers import job, settings, show
 from tpullm.launchers.settings import LaunchConfig
 
 FITS = "a" + "-" * 46 + "z"  # 48 characters
@@ -112,6 +114,46 @@ def test_there_is_at_least_one_of_each(key):
     settings.require(dataclasses.replace(GOOD, **{key: 1}), "t", "project", "zone")
     with pytest.raises(UserError, match=f"{key}: 0 is too small; use 1 or more"):
         settings.require(dataclasses.replace(GOOD, **{key: 0}), "t")
+
+
+@pytest.mark.parametrize("hours", [0.1, 1, 72, 336])
+def test_hours_that_a_machine_may_have(hours):
+    settings.require(dataclasses.replace(GOOD, max_hours=hours), "t")
+
+
+@pytest.mark.parametrize("hours", [0, 0.09, -1, 336.1, float("inf"), float("nan")])
+def test_hours_that_no_machine_may_have(hours):
+    with pytest.raises(UserError, match=f"max_hours: {hours:g} is not possible; use 0.1 to 336"):
+        settings.require(dataclasses.replace(GOOD, max_hours=hours), "t")
+
+
+NARROW = ["devstorage.read_write", "logging.write", "monitoring.write"]
+
+
+@pytest.mark.parametrize(
+    "target, config, scopes",
+    [
+        ("tpu-vm", {"accelerator": "v5litepod-4"}, NARROW),
+        ("compute", {"machine": "a3-highgpu-8g"}, NARROW),
+        ("batch", {"machine": "n2-standard-8"}, ["cloud-platform"]),  # its API has no other
+    ],
+)
+@pytest.mark.parametrize("account", ["", "trainer@p.iam.gserviceaccount.com"])
+def test_machines_have_the_least_scopes_and_a_line_says_so(target, config, scopes, account):
+    work = job_of(target, "collect" if target == "batch" else "pretrain", service_account=account, **config)
+    request = importlib.import_module(f"tpullm.launchers.{launch.CLOUD[target]}").requests(work, 1)
+    assert all(f"https://www.googleapis.com/auth/{scope}" in str(request) for scope in scopes)
+    assert str(request).count("googleapis.com/auth/") == len(scopes)
+    who, _ = show.terms(work)
+    assert who.endswith(f", with the scopes {', '.join(scopes)}.")
+    default = "the project's default service account, which may change much more than the bucket"
+    assert who.startswith(f"Machines run as {account or default}")
+
+
+def test_the_most_that_an_attempt_can_cost_is_said():
+    _, cost = show.terms(job_of("tpu-vm", "pretrain", accelerator="v5litepod-4", slices=2, max_hours=10))
+    assert cost.startswith("A machine ends after 10 hours at the latest (max_hours)")
+    assert "at most 96.00 $ until then (9.60 $/h" in cost
 
 
 @pytest.mark.parametrize("key", ["max_preemptions", "devices"])

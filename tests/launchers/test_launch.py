@@ -10,7 +10,7 @@ from tests.launchers.test_loop import Service
 from tpullm import storage
 from tpullm.commands import launch
 from tpullm.errors import TryAgain, UserError
-from tpullm.launchers import code, watch
+from tpullm.launchers import code, show, tpu_vm, watch
 from tpullm.launchers.record import HostExit, Outcome, Record
 from tpullm.launchers.target import Resource, State
 
@@ -40,11 +40,27 @@ def test_the_code_and_the_specification_are_uploaded_once(job, monkeypatch):
     assert wheel.read_bytes() == b"there"
 
 
+def test_a_module_that_machines_would_lack_is_named(job, monkeypatch, capsys):
+    monkeypatch.setattr(code, "left_out", lambda: ["tpullm/new.py"])
+    launch.upload(job)
+    line = "code: tpullm/new.py is not tracked by git, so machines do not get it; `git add` it if they need it"
+    assert line in capsys.readouterr().err
+
+
 def test_a_launch_starts_an_attempt_and_says_what_to_do_next(job, service, capsys):
     assert start(job, service) == 0
     assert service.done == ["create 1"] and storage.path(job.wheel).exists()
     assert "x: launched; the same command with --watch replaces lost machines" in capsys.readouterr().err
     assert start(job, service) == 0 and service.done == ["create 1"], "it is there"
+
+
+def test_what_the_machines_may_do_and_cost_is_said(job, service, capsys):
+    """By a launch, and by a dry run above its YAML."""
+    start(job, service)
+    said = capsys.readouterr().err
+    assert all(f"x: {line}" in said for line in show.terms(job))
+    printed = show.dry_run(job, tpu_vm)
+    assert printed.splitlines()[1:3] == [f"# {line}" for line in show.terms(job)]
 
 
 def test_a_finished_run_is_finished_but_other_settings_are_another_attempt(job, service, capsys):

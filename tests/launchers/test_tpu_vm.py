@@ -42,6 +42,14 @@ def test_a_reservation_is_of_the_project_unless_its_name_says_another(tmp_path, 
     assert request.message["queuedResource"]["reservationName"] == name
 
 
+def test_a_request_is_given_up_when_its_hours_are_over_and_the_machines_know_theirs(tmp_path):
+    """The API has no limit for a slice that exists."""
+    (request,) = tpu_vm.requests(make_job(tmp_path, max_hours=1.5), 1)
+    resource = request.message["queuedResource"]
+    assert resource["queueingPolicy"] == {"validUntilDuration": "5400s"}
+    assert resource["tpu"]["nodeSpec"][0]["node"]["metadata"]["tpullm-seconds"] == "5400"
+
+
 def test_a_field_that_the_api_does_not_have_is_refused(tmp_path):
     (request,) = tpu_vm.requests(make_job(tmp_path), 1)
     request.message["queuedResource"]["tpu"]["nodeSpec"][0]["node"]["colour"] = "red"

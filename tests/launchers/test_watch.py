@@ -113,6 +113,13 @@ def test_machines_that_never_report_are_given_up():
     assert next_of([attempt(active=NOW - 61, starts=1)], [resource()]) == Wait("running")
 
 
-def test_machines_that_somebody_deleted_are_replaced():
-    judged = next_of([attempt(active=1.0, starts=1)], [])
+@pytest.mark.parametrize("left", [[], [resource(state=State.UNFINISHED)]])
+@pytest.mark.parametrize("seen", [{"active": 1.0}, {"starts": 1}, {"active": 1.0, "starts": 1}])
+def test_machines_that_somebody_deleted_are_replaced(seen, left):
+    """All of them, or one of a group; watched at the time, or not."""
+    judged = next_of([attempt(**seen)], left)
     assert judged.outcome.retry and judged.outcome.reason == "the machines are gone"
+
+
+def test_machines_that_were_never_there_are_created():
+    assert next_of([attempt()], [resource(state=State.UNFINISHED)]) == Create(1)

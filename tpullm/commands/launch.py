@@ -118,6 +118,8 @@ def _start(job: Job, target: Target, arguments: Any) -> int:
             say(f"{job.name}: finished in attempt {last.number}")
         else:
             watch.with_retries(lambda: watch.start_attempt(job, target, record, last.number + 1))
+    for line in show.terms(job):
+        say(f"{job.name}: {line}")
     if arguments.watch:
         return watch.follow(job, target)
     if watch.start(job, target, record):

@@ -3,8 +3,8 @@
 The requests name the machines `NAME-ATTEMPT-INDEX`. A group has no order, so the name of a machine says which host it
 is. The machines of a TPU slice have to be created at once. The group names them; the slice numbers the hosts.
 
-The group repairs nothing. A machine that was taken back stays visible until `watch.py` deletes the attempt: the other
-hosts can only wait without it, and waiting costs as much as working.
+The group repairs nothing. A machine that was taken back is missing, or stays visible, until `watch.py` deletes the
+attempt: the other hosts can only wait without it, and waiting costs as much as working.
 """
 
 import functools
@@ -20,8 +20,9 @@ from tpullm.hardware.machines import Machine
 from tpullm.launchers import compute_engine_api, google_api, settings
 from tpullm.launchers import job as jobs
 from tpullm.launchers.compute_engine_api import GROUP, POLICY, TEMPLATE, Kind, Scope
-from tpullm.launchers.google_api import SCOPE, Request
+from tpullm.launchers.google_api import Request
 from tpullm.launchers.job import RUN_LABEL, Job
+from tpullm.launchers.settings import LaunchConfig
 from tpullm.launchers.startup import metadata
 from tpullm.launchers.target import Resource, State, by_attempt
 
@@ -115,8 +116,8 @@ def _properties(job: Job, attempt: int) -> dict[str, Any]:
         "labels": job.labels(attempt),
         "disks": [_boot_disk(job)],
         "networkInterfaces": [_network(job)],
-        "serviceAccounts": [email | {"scopes": [SCOPE]}],
-        "scheduling": _scheduling(config.provisioning),
+        "serviceAccounts": [email | {"scopes": job.scopes}],
+        "scheduling": _scheduling(config),
         "metadata": {"items": [{"key": key, "value": value} for key, value in _metadata(job, attempt).items()]},
     }
     if config.reservation:
@@ -144,12 +145,16 @@ def _network(job: Job) -> dict[str, Any]:
     return interface | (external if job.config.external_ip else {})
 
 
-def _scheduling(provisioning: str) -> dict[str, Any]:
-    """A machine with accelerators can't migrate. One that is taken back is stopped, not deleted, to stay visible."""
-    if provisioning == "spot":
-        spot = {"provisioningModel": "SPOT", "instanceTerminationAction": "STOP", "automaticRestart": False}
-        return spot | {"onHostMaintenance": "TERMINATE"}
-    return {"provisioningModel": "STANDARD", "automaticRestart": True, "onHostMaintenance": "TERMINATE"}
+def _scheduling(config: LaunchConfig) -> dict[str, Any]:
+    """A machine with accelerators can't migrate. Compute Engine deletes it when its hours are over, whatever it does.
+
+    A group's machine is deleted then (cloud.google.com/compute/docs/instance-groups/limit-vm-runtime-in-migs). The
+    action holds for a spot machine that is taken back, too: that one is then missing.
+    """
+    limit = {"maxRunDuration": {"seconds": str(config.max_seconds)}, "instanceTerminationAction": "DELETE"}
+    spot = config.provisioning == "spot"
+    model = {"provisioningModel": "SPOT" if spot else "STANDARD", "automaticRestart": not spot}
+    return model | limit | {"onHostMaintenance": "TERMINATE"}
 
 
 def _metadata(job: Job, attempt: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from tpullm.errors import TRY_AGAIN, UserError
 from tpullm.hardware import machines
 from tpullm.launchers import google_api, settings
 from tpullm.launchers import job as jobs
-from tpullm.launchers.google_api import SCOPE, Collection, Request
+from tpullm.launchers.google_api import Collection, Request
 from tpullm.launchers.job import RUN_LABEL, Job
 from tpullm.launchers.record import OVERTIME
 from tpullm.launchers.startup import metadata
@@ -105,6 +105,7 @@ def _task(job: Job, attempt: int) -> dict[str, Any]:
     task: dict[str, Any] = {
         "runnables": [_runnable(job, attempt)],
         "computeResource": {"cpuMilli": f"{machine.vcpus * 1000}", "memoryMib": f"{machine.memory_gib * 1024}"},
+        "maxRunDuration": f"{job.config.max_seconds}s",
         "maxRetryCount": min(job.config.max_preemptions, MOST_RETRIES),
         "lifecyclePolicies": [policy],
     }
@@ -162,7 +163,7 @@ def _allocation(job: Job, attempt: int) -> dict[str, Any]:
     allocation: dict[str, Any] = {
         "location": {"allowedLocations": [f"zones/{config.zone}"]},
         "instances": [instance],
-        "serviceAccount": email | {"scopes": [SCOPE]},
+        "serviceAccount": email | {"scopes": job.scopes},
         "labels": job.labels(attempt),
     }
     interface = config.network_paths | ({} if config.external_ip else {"noExternalIpAddress": True})

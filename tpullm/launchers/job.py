@@ -18,6 +18,8 @@ from tpullm.recipe.schema import Recipe
 JOINING = ("run", "pretrain", "finetune", "evaluate")
 SHARING = ("collect", "tokenize")
 RUN_LABEL = "tpullm-run"  # holds `Job.run_hash`
+# What the machines' account may be used for: the bucket, logs and measurements. Roles may allow less, but not more.
+SCOPES = ("devstorage.read_write", "logging.write", "monitoring.write")
 CLOUD_NAME = re.compile(r"[a-z]([-a-z0-9]{0,46}[a-z0-9])?")  # of Google's 63 characters, 15 for `-ATTEMPT-INDEX`
 
 
@@ -71,6 +73,20 @@ class Job:
         """Machines of one attempt. Each reports how the verb ended."""
         config = self.config
         return accelerators.find(config.accelerator).hosts * config.slices if config.accelerator else config.nodes
+
+    @property
+    def scopes(self) -> list[str]:
+        """The scopes of the machines' account. The agent of Batch calls an API whose only scope is that of all APIs."""
+        names = ("cloud-platform",) if self.target == "batch" else SCOPES
+        return [f"https://www.googleapis.com/auth/{name}" for name in names]
+
+    @property
+    def dollars_an_hour(self) -> float:
+        """The list price of the machines of an attempt, on demand."""
+        config = self.config
+        if config.accelerator:
+            return accelerators.find(config.accelerator).dollars_an_hour * config.slices
+        return machines.find(config.machine).dollars_an_hour * config.nodes
 
     def attempt_name(self, attempt: int) -> str:
         """The name of an attempt's resources. Each attempt has its own, so a late request cannot hit another one."""

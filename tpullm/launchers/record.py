@@ -7,6 +7,7 @@ RUN/launch/NAME/attempts/0001/asked.json  the attempt was begun, with this speci
                              /secrets/S   the hosts' secret for start S of the verb (`cluster/secret.py`)
                              /ready/S-H   host H is ready for start S of the verb
                              /ended/H.json  how the verb ended on host H
+                             /ended/setup-MACHINE.json  why a machine did not come to be a host
                              /logs/H.0000.log  the log of host H, in pieces
                              /outcome.json  how the attempt ended; written before its machines are deleted
 """
@@ -142,9 +143,10 @@ class Record:
         notes = [name.split("-") for name in _names(self.attempt_folder(number) / "ready")]
         return [(int(start), int(host)) for start, host in notes]
 
-    def add_exit(self, number: int, host_exit: HostExit) -> None:
-        """Note how the verb ended on a host."""
-        storage.write_json(self.attempt_folder(number) / "ended" / f"{host_exit.host:04d}.json", asdict(host_exit))
+    def add_exit(self, number: int, host_exit: HostExit, machine: str = "") -> None:
+        """Note how the verb ended on a host; under the name of the machine where nothing says which host it is."""
+        name = machine or f"{host_exit.host:04d}"
+        storage.write_json(self.attempt_folder(number) / "ended" / f"{name}.json", asdict(host_exit))
 
     def exits(self, number: int) -> list[HostExit]:
         """How the verb ended on the hosts that have ended."""

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from tpullm.errors import UserError
 
+LEAST_HOURS = 0.1
+MOST_HOURS = 336  # 14 days: Google Batch allows no more (cloud.google.com/batch/docs/set-timeouts)
+
 
 @dataclass(frozen=True)
 class LaunchConfig:
@@ -28,12 +31,16 @@ class LaunchConfig:
         python: path of a Python on the machines that has all dependencies. Empty installs one.
         volumes: mounts: {source: folder of `/mnt/disks/`}. A source is `gs://BUCKET/FOLDER` or `nfs://SERVER/FOLDER`.
             (batch)
-        service_account: service account of the machines. Empty is the project's default one.
+        service_account: service account of the machines. Empty is the project's default one, which may change much more
+            than the bucket.
         network: network of the machines. Empty is the project's default.
         subnetwork: subnetwork of the machines. Empty is the network's own.
         external_ip: give the machines addresses on the internet. Without them the subnetwork needs Private Google
             Access, and a mirror or an image for Python packages.
         environment: environment variables of the verb. No secrets: everyone who may see the machines can read them.
+        max_hours: hours that a machine may run. Then it ends, even if nobody watches: the verb saves its state a few
+            minutes earlier, and with --watch another attempt resumes. 72 is a long weekend. A request for TPUs that has
+            not been granted after this time is given up.
         max_preemptions: number of times in a row that lost machines are replaced. Machines are lost when they are taken
             back or can't be created.
         processes: number of processes on this machine. (local)
@@ -59,6 +66,7 @@ class LaunchConfig:
     subnetwork: str = ""
     external_ip: bool = True
     environment: dict[str, str] = field(default_factory=dict)
+    max_hours: float = 72.0
     max_preemptions: int = 50
     processes: int = 2
     devices: int = 0
@@ -67,6 +75,11 @@ class LaunchConfig:
     def region(self) -> str:
         """The region of the zone."""
         return self.zone.rpartition("-")[0]
+
+    @property
+    def max_seconds(self) -> int:
+        """How long a machine may run, in seconds."""
+        return round(self.max_hours * 3600)
 
     @property
     def network_paths(self) -> dict[str, str]:
@@ -99,6 +112,8 @@ def require(config: LaunchConfig, target: str, *keys: str) -> None:
     for key in ("slices", "nodes", "processes", "disk_gb"):
         if getattr(config, key) < 1:
             raise UserError(f"{key}: {getattr(config, key)} is too small; use 1 or more")
+    if not LEAST_HOURS <= config.max_hours <= MOST_HOURS:  # NaN too
+        raise UserError(f"max_hours: {config.max_hours:g} is not possible; use {LEAST_HOURS} to {MOST_HOURS}")
     if config.max_preemptions < 0 or config.devices < 0:
         raise UserError("max_preemptions and devices: can't be below 0")
     if (config.provisioning == "reserved") != bool(config.reservation):

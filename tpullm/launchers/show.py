@@ -23,8 +23,23 @@ def dry_run(job: Job, target: Target) -> str:
         {"path": job.spec_path, "content": job.spec()},
     ]
     requests = [request.rest() for request in target.requests(job, 1)]
-    head = f"# What `tpullm launch {job.target}` would put and send; nothing was.\n"
+    lines = [f"What `tpullm launch {job.target}` would put and send; nothing was.", *terms(job)]
+    head = "".join(f"# {line}\n" for line in lines)
     return head + as_yaml({"name": job.name, "files": files, "requests": requests})
+
+
+def terms(job: Job) -> list[str]:
+    """What the machines may do and cost, in lines: their account with its scopes, and the end of their hours."""
+    config, account = job.config, job.config.service_account
+    scopes = ", ".join(scope.rpartition("/")[2] for scope in job.scopes)
+    instead = "give your own by --service_account; docs/en/google-cloud.md makes one"
+    default = f"the project's default service account, which may change much more than the bucket ({instead})"
+    hours, dollars = f"{config.max_hours:g}", job.dollars_an_hour
+    return [
+        f"Machines run as {account or default}, with the scopes {scopes}.",
+        f"A machine ends after {hours} hours at the latest (max_hours). All of an attempt together cost at most "
+        f"{dollars * config.max_hours:,.2f} $ until then ({dollars:,.2f} $/h, the list price on demand).",
+    ]
 
 
 def as_yaml(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.resources
 
+from tpullm.launchers import code
 from tpullm.launchers.job import Job
 
 
@@ -12,8 +13,10 @@ def metadata(job: Job, attempt: int) -> dict[str, str]:
         "tpullm-job": job.spec_path,
         "tpullm-attempt": str(attempt),
         "tpullm-wheel": job.wheel,
+        "tpullm-sha256": code.wheel().sha256,
         "tpullm-extras": job.extras(),
         "tpullm-python": job.config.python,
+        "tpullm-seconds": str(job.config.max_seconds),
     }
 
 

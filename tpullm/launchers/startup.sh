@@ -1,10 +1,11 @@
 #!/bin/sh
-# The start-up script of a machine: it sets up the environment, then executes tpullm.launchers.supervisor.
+# The start-up script of a machine: it sets up the environment, runs tpullm.launchers.supervisor, and ends the machine.
 #
 # It needs a POSIX shell, curl and python3. It may run again at any time (when a machine reboots), and then keeps what is
-# complete. The metadata of the machine tells it tpullm-job, tpullm-attempt, tpullm-wheel, tpullm-extras and
-# tpullm-python (a Python with all dependencies; without it, pip sets one up). It writes a failure to the run directory,
-# where `tpullm launch --watch` finds it.
+# complete. The metadata of the machine tells it tpullm-job, tpullm-attempt, tpullm-wheel and its tpullm-sha256,
+# tpullm-extras, tpullm-python (a Python with all dependencies; without it, pip sets one up) and tpullm-seconds (how long
+# the machine may run). It writes a failure to the run directory, where `tpullm launch --watch` finds it. However it
+# ends, the machine is switched off: nobody may be there to remove it.
 set -eu
 
 home=${TPULLM_HOME:-/var/lib/tpullm}
@@ -33,29 +34,83 @@ authorization() {
 # $1 = gs://BUCKET/NAME; sets bucket and name. The name is percent-encoded for a URL.
 split() {
     bucket=${1#gs://}
-    name=$(printf '%s' "${bucket#*/}" | sed 's|/|%2F|g; s|+|%2B|g')
+    name=$(python3 -c 'import os, sys, urllib.parse; print(urllib.parse.quote(os.fsencode(sys.argv[1]), safe=""))' \
+        "${bucket#*/}")
     bucket=${bucket%%/*}
 }
 
 download() { # $1 = from gs://, $2 = to
     split "$1"
-    authorization | curl -fsS --retry 5 --config - -o "$2.partial" "$storage/storage/v1/b/$bucket/o/$name?alt=media" &&
-        mv "$2.partial" "$2"
+    authorization | curl -fsS --retry 5 --config - -o "$2" "$storage/storage/v1/b/$bucket/o/$name?alt=media"
 }
 
-# Reports that the set-up of this machine failed ($1), and exits.
+# Whether a file ($1) is the wheel that was launched.
+is_wheel() { [ -e "$1" ] && [ "$(sha256sum <"$1" | cut -d ' ' -f 1)" = "$sha256" ]; }
+
+# Gets the wheel, unless it is here. It has its name only once its hash is right: a broken file is never kept.
+fetch_wheel() {
+    if is_wheel "$file"; then return; fi
+    for _ in 1 2 3; do
+        download "$wheel" "$file.partial" || die "$wheel can't be fetched"
+        if is_wheel "$file.partial"; then mv "$file.partial" "$file" && return; fi
+    done
+    rm -f "$file.partial"
+    die "$wheel is not the code that was launched (its SHA-256 differs); remove it and launch again"
+}
+
+# Ends this script with a reason ($1), which is reported.
 die() {
     say "$1"
+    reason=$1
+    exit 1
+}
+
+# Reports that this machine failed ($1 = exit code, $2 = reason).
+# shellcheck disable=SC2329 # the trap of `finish` calls both
+report() {
     folder=${job%/jobs/*}/attempts/$(printf '%04d' "$attempt")
     split "$folder/ended/setup-$(hostname).json"
     authorization >"$home/authorization"
-    python3 -c 'import json, sys; print(json.dumps({"host": int(sys.argv[1] or 0), "code": 1, "line": sys.argv[2]}))' \
-        "${BATCH_TASK_INDEX:-$(attribute agent-worker-number)}" "set-up on $(hostname): $1" |
-        curl -fsS --retry 5 --config "$home/authorization" -H 'Content-Type: application/json' --data-binary @- \
-            -o /dev/null "$storage/upload/storage/v1/b/$bucket/o?uploadType=media&name=$name" || true
+    python3 -c 'import json, sys
+host, code, line = sys.argv[1:]
+print(json.dumps({"host": int(host or 0), "code": int(code), "line": line}))' \
+        "${BATCH_TASK_INDEX:-$(attribute agent-worker-number)}" "$1" "set-up on $(hostname): $2" |
+        curl -fsS --retry 8 --config "$home/authorization" -H 'Content-Type: application/json' --data-binary @- \
+            -o /dev/null "$storage/upload/storage/v1/b/$bucket/o?uploadType=media&name=$name" && sent=yes || sent=
     rm -f "$home/authorization"
-    exit 1
+    [ -n "$sent" ]
 }
+
+# Switches this machine off ($1 = now, or in +MINUTES; the last call counts). Batch ends its machines itself. Where
+# another metadata server is named, this is somebody's computer with a test.
+power_off() {
+    if [ -n "${BATCH_TASK_INDEX:-}" ]; then return; fi
+    if [ -n "${GCE_METADATA_HOST:-}" ] && [ -z "${TPULLM_POWER_OFF:-}" ]; then return; fi
+    "${TPULLM_POWER_OFF:-shutdown}" -h "$1" >&2 || say "shutdown -h $1 failed"
+}
+
+# The end of this script, whatever ends it. A report that can't be written may be for want of a role: then the machine
+# stays for an hour, after which `tpullm launch --watch` asks for that role.
+# shellcheck disable=SC2329
+finish() {
+    code=$?
+    trap - EXIT
+    if [ -e "$home/reported" ]; then
+        power_off now
+    elif [ -n "$interrupted" ]; then
+        code=75 # as of a verb whose peer is gone: Batch starts the task again, or another attempt resumes
+        [ -n "${BATCH_TASK_INDEX:-}" ] || report 75 "the machine was stopped" || true
+        power_off now
+    elif report "$((code ? code : 1))" "${reason:-exit code $code; its serial console has more}"; then
+        power_off now
+    else
+        power_off +70
+    fi
+    exit "$code"
+}
+
+# The time since the machine booted, in seconds: clocks may jump.
+uptime() { cut -d . -f 1 /proc/uptime; }
 
 usable_python() {
     for version in 3.13 3.12 3.11; do
@@ -86,13 +141,13 @@ make_environment() {
     found=$(find_python) || die "no Python from 3.11 to 3.13, and none could be installed"
     rm -rf "$environment"
     "$found" -m venv "$environment" || die "$found could not make an environment"
-    python3 -m zipfile -e "$home/$(basename "$wheel")" "$home/unpacked"
+    python3 -m zipfile -e "$file" "$home/unpacked"
     constraints=
     if [ -e "$home/unpacked/tpullm/constraints.txt" ]; then constraints="-c $home/unpacked/tpullm/constraints.txt"; fi
     for again in 10 30 0; do
         # shellcheck disable=SC2086 # without the file there is no option
         if "$python" -m pip install --quiet --no-input --disable-pip-version-check $constraints \
-            "$home/$(basename "$wheel")[$extras]" 2>"$home/pip.log"; then
+            "${file}[$extras]" 2>"$home/pip.log"; then
             touch "$environment/whole"
             return
         fi
@@ -103,22 +158,52 @@ make_environment() {
 }
 
 umask 077
-mkdir -p "$home"
 job=$(setting tpullm-job)
 attempt=$(setting tpullm-attempt)
-wheel=$(setting tpullm-wheel)
-extras=$(setting tpullm-extras)
-python=$(setting tpullm-python)
 [ -n "$job" ] || { say "tpullm-job: is not in the metadata of this machine" && exit 1; }
 
-[ -e "$home/$(basename "$wheel")" ] || download "$wheel" "$home/$(basename "$wheel")" || die "$wheel can't be fetched"
+reason='' interrupted=''
+trap finish EXIT
+trap 'interrupted=yes; exit 143' TERM
+mkdir -p "$home"
+rm -f "$home/reported"
+seconds=$(setting tpullm-seconds)
+[ -e "$home/began" ] || { date +%s >"$home/began.partial" && mv "$home/began.partial" "$home/began"; }
+left=$(($(cat "$home/began") + seconds - $(date +%s))) # after a reboot, less than at first
+if [ "$left" -gt "$seconds" ]; then left=$seconds; elif [ "$left" -lt 0 ]; then left=0; fi
+started=$(uptime)
+power_off "+$(((left + 59) / 60))"
+
+wheel=$(setting tpullm-wheel)
+sha256=$(setting tpullm-sha256)
+extras=$(setting tpullm-extras)
+python=$(setting tpullm-python)
+file=$home/$(basename "$wheel")
+fetch_wheel
 if [ -n "$python" ]; then
     "$python" -c '' || die "$python: does not run"
     rm -rf "$home/code"
-    "$python" -m zipfile -e "$home/$(basename "$wheel")" "$home/code"
+    "$python" -m zipfile -e "$file" "$home/code"
     PYTHONPATH=$home/code
     export PYTHONPATH
 else
     make_environment
 fi
-exec "$python" -m tpullm.launchers.supervisor --job "$job" --attempt "$attempt" --place "$(setting tpullm-place)"
+"$python" -c 'import tpullm.launchers.supervisor' 2>"$home/import.log" || die "$(tail -n 1 "$home/import.log")"
+
+place=$(setting tpullm-place)
+"$python" -m tpullm.launchers.supervisor --job "$job" --attempt "$attempt" --place "$place" \
+    --seconds "$((left - $(uptime) + started))" --reported "$home/reported" &
+supervisor=$!
+trap 'interrupted=yes; kill -TERM "$supervisor" || true' TERM
+code=0
+wait "$supervisor" || code=$?
+while [ -n "$interrupted" ]; do # a signal ended the waiting, not the supervisor
+    interrupted=
+    again=0
+    wait "$supervisor" || again=$?
+    if [ "$again" = 127 ]; then break; fi # it had ended
+    code=$again
+done
+if [ "$code" = 143 ]; then interrupted=yes; fi # it was stopped before it could hear a signal
+exit "$code"

@@ -9,7 +9,10 @@
          stopped and saved, for another host                 restarted
     else a fault of the verb                                 restarted; reported after three without progress
 
-A host that has reported does not come back, so the other hosts report as well (75).
+A host that has reported does not come back, so the other hosts report as well (75). When the hours of the machine are
+over (`max_hours`), the verb is stopped as by a notice, and 75 is reported: another attempt may resume.
+
+Whatever raises an error here is reported as well. After this program, `startup.sh` switches the machine off.
 """
 
 import argparse
@@ -18,10 +21,12 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +36,14 @@ from tpullm.cluster.place import PORTS, Place
 from tpullm.errors import TRY_AGAIN, TryAgain, UserError
 from tpullm.launchers.child_process import Child
 from tpullm.launchers.job import JOINING
-from tpullm.launchers.record import HostExit, Record
+from tpullm.launchers.record import OVERTIME, HostExit, Record
 from tpullm.launchers.upload import Log
 
 MOST_FAULTS = 3
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_FOR_PEERS = 1800.0  # machines of a slice start within minutes of each other; pip takes some more
+SECONDS_AT_THE_END = 15.0  # between two looks at the other hosts' reports
+SECONDS_TO_SAVE = 600.0  # before the end of the machine's hours
 NOTICES = {"preempted": ("TRUE",), "maintenance-event": ("TERMINATE_ON_HOST_MAINTENANCE",)}
 
 
@@ -56,6 +63,27 @@ class Supervisor:
         self._stopping = threading.Event()
         self._child: Child | None = None
         self._shared: dict[str, str] = {}  # the variable that only the hosts of one start know
+        self.overtime = False  # whether the hours of this machine are over
+
+    def limit(self, seconds: float) -> None:
+        """Stop in time to save before this machine ends.
+
+        Args:
+            seconds: until the machine ends.
+        """
+        timer = threading.Timer(max(seconds - min(SECONDS_TO_SAVE, seconds / 10), 0.0), self.end_of_hours)
+        timer.daemon = True
+        timer.start()
+
+    def end_of_hours(self) -> None:
+        """This machine will end: let the verb save, and do not restart it."""
+        self.overtime = True
+        self.stop()
+
+    def close(self) -> None:
+        """Leave no process of the verb behind."""
+        if self._child:
+            self._child.kill()
 
     def stop(self) -> None:
         """This machine is taken back: let the verb save, and do not restart it."""
@@ -79,6 +107,8 @@ class Supervisor:
                 return self._exit(code, line)
 
     def _exit(self, code: int, line: str) -> HostExit:
+        if self.overtime and code not in (0, 2):
+            code, line = TRY_AGAIN, f"the hours of this machine are over (max_hours); {line}"
         return HostExit(self._place.index, code, line)
 
     def _wait_for_peers(self, start: int) -> str:
@@ -175,40 +205,108 @@ def watch_notices(supervisor: Supervisor) -> None:
 
 
 def main() -> int:
-    """Run this machine's part of an attempt and report how it ended; the exit code is the verb's."""
+    """Run this machine's part of an attempt and report how it ended; the exit code is the verb's.
+
+    The exit code is 124 when the machine's hours are over: Batch, which starts a task again after 75, leaves it then.
+    """
+    given = _arguments()
+    until = time.monotonic() + given.seconds
+    record = Record(given.job.rpartition("/jobs/")[0])
+    place, overtime = None, False
+    try:
+        spec = read_spec(given.job)
+        place = find_host(given.place, spec["verb"])
+        host_exit, overtime = _work(spec, given.attempt, place, record, until)
+    except Exception as error:
+        traceback.print_exc()
+        host_exit = _failed(place.index if place else _number(), error)
+    _report(record, given.attempt, host_exit, "" if place else f"setup-{socket.gethostname()}", overtime)
+    if given.reported:
+        Path(given.reported).touch()
+    if place:
+        _wait_for_reports(record, given.attempt, host_exit, place.count, until)
+    return OVERTIME if overtime else host_exit.code
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tpullm.launchers.supervisor")
     parser.add_argument("--job", required=True, help="the job's specification, on gs://")
     parser.add_argument("--attempt", required=True, type=int)
     parser.add_argument("--place", default="", help="what the machine was told about its place, as JSON")
-    given = parser.parse_args()
-    spec = storage.read_json(storage.path(given.job))
-    place = find_host(given.place, spec["verb"])
-    record = Record(spec["folder"])
-    if reported := [each for each in record.exits(given.attempt) if each.host == place.index]:
-        return reported[0].code  # the machine was rebooted after its report
-    log = Log(record.attempt_folder(given.attempt) / "logs", place.index)
+    parser.add_argument("--seconds", required=True, type=float, help="until the machine ends")
+    parser.add_argument("--reported", default="", help="a file to make when there is nothing left to report")
+    return parser.parse_args()
+
+
+def read_spec(path: str) -> dict[str, Any]:
+    """The job's specification.
+
+    Raises:
+        UserError: it is not the one of this name, which is the hash of its content.
+    """
+    spec = storage.read_json(storage.path(path))
+    if storage.hash_json(spec)[:12] != Path(path).stem:
+        raise UserError(f"{path}: is not what was launched (its hash differs); remove it and launch again")
+    return spec
+
+
+def _number() -> int:
+    """The number of this machine in its slice or job, as far as it is known before its place is found."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(os.environ.get("BATCH_TASK_INDEX") or metadata.attribute("agent-worker-number") or 0)
+    return 0
+
+
+def _work(spec: dict[str, Any], attempt: int, place: Place, record: Record, until: float) -> tuple[HostExit, bool]:
+    """Run the verb; how it ended, and whether that was because the machine's hours are over."""
+    if reported := [each for each in record.exits(attempt) if each.host == place.index]:
+        return reported[0], False  # the machine was rebooted after its report
+    log = Log(record.attempt_folder(attempt) / "logs", place.index)
     log.line(f"host: {place}")
-    supervisor = Supervisor(spec, given.attempt, place, log)
+    supervisor = Supervisor(spec, attempt, place, log)
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
     threading.Thread(target=watch_notices, args=(supervisor,), daemon=True).start()
-    host_exit = supervisor.run()
-    log.close()
-    _report(record, given.attempt, host_exit)
-    return host_exit.code
+    supervisor.limit(until - time.monotonic())
+    try:
+        ended = supervisor.run()
+        return ended, supervisor.overtime and ended.code == TRY_AGAIN
+    finally:
+        supervisor.close()
+        log.close()
 
 
-def _report(record: Record, attempt: int, host_exit: HostExit) -> None:
+def _failed(index: int, error: Exception) -> HostExit:
+    """The report of an error of this program."""
+    code = error.code if isinstance(error, UserError) else 1
+    words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return HostExit(index, code, f"supervisor on {socket.gethostname()}: {' '.join(words.split())}")
+
+
+def _report(record: Record, attempt: int, host_exit: HostExit, machine: str = "", overtime: bool = False) -> None:
     """Report how the verb ended, however long the storage takes: nothing else says so.
 
     A task that Google Batch restarts after this exit code has not ended.
     """
-    if "BATCH_TASK_INDEX" in os.environ and host_exit.code in (TRY_AGAIN, 130):
+    if "BATCH_TASK_INDEX" in os.environ and host_exit.code in (TRY_AGAIN, 130) and not overtime:
         return
     while True:
         try:
-            return record.add_exit(attempt, host_exit)
+            return record.add_exit(attempt, host_exit, machine)
         except TryAgain:
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _wait_for_reports(record: Record, attempt: int, own: HostExit, hosts: int, until: float) -> None:
+    """Stay while other hosts still work: a machine that is switched off before them looks as if it was taken back.
+
+    Batch sees to its tasks itself. After a failure the other hosts end too, whatever this one does.
+    """
+    while "BATCH_TASK_INDEX" not in os.environ and own.code in (0, 130) and time.monotonic() < until:
+        with contextlib.suppress(TryAgain):  # the next look may have an answer
+            exits = record.exits(attempt)
+            if len(exits) >= hosts or any(each.code not in (0, 130) for each in exits):
+                return
+        time.sleep(SECONDS_AT_THE_END)
 
 
 if __name__ == "__main__":

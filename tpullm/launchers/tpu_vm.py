@@ -7,7 +7,7 @@ from tpullm.errors import UserError
 from tpullm.hardware import accelerators
 from tpullm.launchers import google_api, settings
 from tpullm.launchers import job as jobs
-from tpullm.launchers.google_api import SCOPE, Collection, Request
+from tpullm.launchers.google_api import Collection, Request
 from tpullm.launchers.job import RUN_LABEL, Job
 from tpullm.launchers.startup import metadata
 from tpullm.launchers.target import Resource, State, by_attempt
@@ -53,7 +53,10 @@ def _queued_resource(job: Job, attempt: int) -> dict[str, Any]:
         spec["nodeId"] = name
     else:
         spec["multisliceParams"] = {"nodeCount": config.slices, "nodeIdPrefix": name}
-    resource: dict[str, Any] = {"tpu": {"nodeSpec": [spec]}}
+    # The API has no limit for the time that a slice exists: its machines switch themselves off (`startup.sh`). After
+    # this time in the queue nobody may expect the slice any more.
+    queueing = {"validUntilDuration": f"{config.max_seconds}s"}
+    resource: dict[str, Any] = {"tpu": {"nodeSpec": [spec]}, "queueingPolicy": queueing}
     if config.provisioning == "spot":
         resource["spot"] = {}
     if config.provisioning == "reserved":
@@ -70,7 +73,7 @@ def _node(job: Job, attempt: int) -> dict[str, Any]:
         "acceleratorType": config.accelerator,
         "runtimeVersion": config.runtime_version or found.chip.cloud_tpu.runtime_version,
         "networkConfig": {key: value for key, value in network.items() if value != ""},
-        "serviceAccount": {"email": config.service_account, "scope": [SCOPE]},
+        "serviceAccount": {"email": config.service_account, "scope": job.scopes},
         "labels": job.labels(attempt),
         "metadata": metadata(job, attempt),
     }

@@ -153,7 +153,8 @@ def _outcome(attempt: Attempt, resource: Resource | None, hosts: int, now: float
     if TRY_AGAIN in by_code or len(attempt.exits) == hosts:
         cause = by_code.get(TRY_AGAIN, by_code.get(130))
         return Outcome(True, TRY_AGAIN, cause.line, now)
-    if resource is None and attempt.active:
+    had_machines = attempt.active or attempt.starts
+    if had_machines and (resource is None or resource.state is State.UNFINISHED):
         return Outcome(True, TRY_AGAIN, "the machines are gone", now)
     if resource and resource.state is State.PREEMPTED:
         return Outcome(True, TRY_AGAIN, "the machines were taken back", now)

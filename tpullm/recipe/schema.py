@@ -450,7 +450,8 @@ class Recipe:
         text_bytes: at most this many bytes of `text`. 0 is all.
         base: a published model to start from. A folder in the format of Hugging Face; its shapes, its tokenizer and its
             parameters are used.
-        branch: a checkpoint that pretraining starts from, of any run, such as `runs/a/pretrain/checkpoints/700`. It has
+        branch: a checkpoint of any run that pretraining starts from. Such as
+            `runs/a/pretrain/checkpoints/700`. It has
             to be of the same model; only the vocabulary may have grown.
         branch_state: what is taken of `branch`. `all`: the optimizer and the step too, so training continues from that
             step. `parameters`: training starts at step 0.
