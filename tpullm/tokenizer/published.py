@@ -4,6 +4,7 @@ It implements `tpullm.tokenizer.Tokenizer`. Its files are foreign: a child with 
 process loads it, and runs the template.
 """
 
+import contextlib
 import functools
 import json
 import re
@@ -15,10 +16,10 @@ import numpy as np
 from tpullm.errors import UserError
 from tpullm.log import one_line
 from tpullm.process.limited import Limited
-from tpullm.storage import hash_json
+from tpullm.storage import check_file, hash_file, hash_json
 from tpullm.tokenizer import token_bytes
 from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer
-from tpullm.tokenizer.json_files import read_json, read_optional, read_text
+from tpullm.tokenizer.json_files import MOST_BYTES, read_json, read_optional, read_text
 from tpullm.tokenizer.template_child import TemplateChild
 
 MOST_TOKENS = 1 << 22  # the largest known have 0.3 M
@@ -54,7 +55,7 @@ class PublishedTokenizer:
             raise UserError(f"{path}: no such file; a tokenizer in another format is not read (convert it first)")
         described = read_json(path)
         if not is_tried:
-            self._try(described)
+            self._try()
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(described))
         except Exception as error:  # the library raises bare exceptions
@@ -70,14 +71,14 @@ class PublishedTokenizer:
                 f"{folder}: the files of its tokenizer can't be read ({one_line(str(error), 200)}); fetch them again"
             ) from None
 
-    def _try(self, described: dict) -> None:
+    def _try(self) -> None:
         """Have a child do first what this process will do."""
-        names = ("special_tokens_map.json", "tokenizer_config.json", "generation_config.json", "config.json")
-        content = hash_json([described, *(read_optional(self.folder / name) for name in names)])
+        names = ("tokenizer", "special_tokens_map", "tokenizer_config", "generation_config", "config")
+        found = [path for name in names if (path := self.folder / f"{name}.json").exists()]
+        content = hash_json({path.name: hash_file(path) for path in found if check_file(path) <= MOST_BYTES})
         if content not in _TRIED:
-            child = Limited()
-            child.call(f"{self.folder}/tokenizer.json", "tpullm.tokenizer.trial:check", str(self.folder))
-            child.close()
+            with contextlib.closing(Limited()) as child:
+                child.call(f"{self.folder}/tokenizer.json", "tpullm.tokenizer.trial:check", str(self.folder))
             _TRIED.add(content)
 
     def _understand(self, described: dict, template: str | None) -> None:
