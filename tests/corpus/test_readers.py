@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from tpullm.corpus import readers
+from tpullm.corpus import readers, warc
+from tpullm.corpus.document import Raw
 from tpullm.corpus.source_files import File
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
@@ -103,6 +104,23 @@ def test_a_part_of_many_documents_is_the_first_of_them(tmp_path):
     assert read_part(path, "jsonl", 13) == ["本本"] * 3
     with pytest.raises(UserError, match="line 10 is not JSON"):
         read_part(path, "jsonl", 1000)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
+)
+@pytest.mark.parametrize("kind", ["text", "jsonl"])
+def test_a_compressed_file_that_expands_without_bound_is_named(tmp_path, monkeypatch, suffix, compress, kind):
+    monkeypatch.setattr(readers, "EXPANDED_BYTES", 1 << 20, raising=False)
+    path = tmp_path / f"a.{kind}{suffix}"
+    path.write_bytes(compress(b" " * (8 << 20)))
+    with pytest.raises(UserError, match=f"a.{kind}{suffix}: is more than 200 times as large as its file; unpack it"):
+        read(path, kind)
+    path.write_bytes(compress(b" " * (1 << 20)))
+    assert read(path, kind) == ([Raw(" " * (1 << 20))] if kind == "text" else [])
+    monkeypatch.setattr(readers, "EXPANDED_TIMES", 1 << 20)
+    path.write_bytes(compress(b" " * (8 << 20)))
+    assert len(read(path, kind)) == (kind == "text")
 
 
 def test_zstandard_is_read(tmp_path):
@@ -202,6 +220,14 @@ def test_warc_gives_pages_and_extracted_text(tmp_path):
     page, image, converted = read(path, "warc")
     assert "私はリンゴを食べるのが好きです。" in page.text
     assert image.dropped == "not a page" and converted.text == "本を読む"
+
+
+def test_a_page_of_a_crawl_that_is_far_too_large_is_dropped(tmp_path, monkeypatch):
+    path = tmp_path / "a.warc.gz"
+    _warc(path)
+    monkeypatch.setattr(warc, "MOST_PAGE_BYTES", 100, raising=False)
+    page, image, converted = read(path, "warc")
+    assert page.dropped == "a page of more than 64 MiB" and image.dropped and converted.text == "本を読む"
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.6, 0.95])

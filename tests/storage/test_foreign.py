@@ -111,7 +111,9 @@ def test_a_link_may_lead_into_its_folder_and_to_the_blobs_of_hugging_faces_cache
     (snapshot / "a").symlink_to("../../blobs/f")
     (snapshot / "b").symlink_to(tmp_path / "secret")
     (tmp_path / "plain" / "a").symlink_to("real")
-    (tmp_path / "plain" / "b").symlink_to(tmp_path / "models--a" / "blobs" / "f")
+    (tmp_path / "plain" / "b").symlink_to("../secret")
+    (tmp_path / "plain" / "c").symlink_to(tmp_path / "models--a" / "blobs" / "f")
+    assert storage.inside(tmp_path / "plain", "c", "index").read_text() == "x"
     (tmp_path / "link").symlink_to(tmp_path / "plain")
     for folder in (snapshot, tmp_path / "plain", tmp_path / "link"):
         assert storage.inside(folder, "a", "index").read_text() == "x"

@@ -322,7 +322,8 @@ def test_a_template_may_be_a_file_one_of_a_list_or_given(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("tokenizer.json", "{", "not a tokenizer of the `tokenizers` library"),
+        ("tokenizer.json", "{", "tokenizer.json: not JSON"),
+        ("tokenizer.json", "{}", "not a tokenizer of the `tokenizers` library"),
         ("tokenizer_config.json", "[]", "tokenizer_config.json: not a JSON object; fetch it again"),
         ("tokenizer_config.json", "{", "tokenizer_config.json: not JSON"),
         ("tokenizer_config.json", '{"eos_token": {"no": 1}}', "the files of its tokenizer can't be read"),

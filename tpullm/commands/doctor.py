@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tpullm.commands.options import add_json, print_json
-from tpullm.log import progress, say
+from tpullm.log import one_line, progress, say
 
 
 def add_arguments(parser) -> None:
@@ -46,14 +46,14 @@ def _examine(folder: Path, name: str, as_json: bool) -> int:
         architecture = Architecture(config)
         return architecture.shapes, architecture.axes
 
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file())
     with progress("doctor", size, "bytes") as advance:
         found = list(doctor.examine(folder, shapes_of, advance))
     if as_json:
         print_json([vars(finding) for finding in found])
     else:
         for finding in sorted(found, key=lambda finding: finding.severity):
-            print(f"{finding.severity}: {finding.what}")
+            print(one_line(f"{finding.severity}: {finding.what}"))
         say(f"{name}: {len(found)} found" if found else f"{name}: nothing found")
     severities = {finding.severity for finding in found}
     return 3 if "error" in severities else 1 if severities else 0

@@ -17,6 +17,7 @@ from tpullm.recipe.schema import FinetuneConfig, OptimizerConfig, Recipe, TrainC
 from tpullm.run import manifest
 from tpullm.run.directory import check_owner, owned
 from tpullm.run.stages import base_inputs, begin, digests
+from tpullm.tokenizer.json_files import read_optional
 
 # The files of a published model that belong to its tokenizer.
 TOKENIZER_FILES = (
@@ -145,5 +146,5 @@ def _copy_tokenizer(folder: Path, into: Path, stop_ids: list[int]) -> None:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, into / name)
     generation = into / "generation_config.json"
-    said = storage.read_json(generation) if generation.exists() else {}
+    said = read_optional(generation)
     generation.write_text(json.dumps(said | {"eos_token_id": stop_ids}, indent=2) + "\n", encoding="utf-8")

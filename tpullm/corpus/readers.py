@@ -21,6 +21,9 @@ from tpullm.corpus.source_files import File
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 
+# How large the text of a compressed file may be. Texts shrink to a third, logs to a fiftieth, a bomb to a thousandth.
+EXPANDED_TIMES, EXPANDED_BYTES = 200, 1 << 28
+
 
 def read(file: File, source: Source) -> Iterator[Raw]:
     """The documents of one file in their order; if only a part is read, those in about the first `file.bytes`.
@@ -80,8 +83,31 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     import gzip
 
     openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstandard}
-    with openers.get(path.suffix.lower(), open)(path, "rb") as file:
-        yield file
+    opener = openers.get(path.suffix.lower())
+    with (opener or open)(path, "rb") as file:
+        yield io.BufferedReader(_Expanded(file, path)) if opener else file
+
+
+class _Expanded(io.RawIOBase):
+    """The decompressed bytes of a file; `UserError` where they are more than any text would be."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self._file, self._path = file, path
+        self._left = max(EXPANDED_BYTES, EXPANDED_TIMES * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = self._file.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise UserError(
+                f"{self._path}: is more than {EXPANDED_TIMES} times as large as its file; unpack it yourself if that "
+                "is right"
+            )
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _open_zstandard(path: Path, mode: str) -> BinaryIO:

@@ -8,6 +8,8 @@ from tpullm.corpus import encodings, markup
 from tpullm.corpus.document import NOT_UTF8, Raw
 from tpullm.errors import UserError
 
+MOST_PAGE_BYTES = 1 << 26  # Common Crawl cuts pages at 5 MiB; compressed ones can be a thousand times as large
+
 
 def read(path: Path) -> Iterator[Raw]:
     """The pages of a file in their order; `UserError` if it is broken or cut off."""
@@ -25,7 +27,10 @@ def read(path: Path) -> Iterator[Raw]:
             if record is None:
                 break
             found = True
-            data = record.content_stream().read()
+            data = record.content_stream().read(MOST_PAGE_BYTES + 1)
+            if len(data) > MOST_PAGE_BYTES:
+                yield Raw(dropped="a page of more than 64 MiB")
+                continue
             if not _is_complete(record):
                 raise _broken_warc(path)
             if record.rec_type in ("response", "conversion"):

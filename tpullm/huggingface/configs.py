@@ -1,12 +1,14 @@
 """`config.json` → `ModelConfig` and back. A setting that our model does not compute is refused and never ignored."""
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from tpullm.errors import UserError
 from tpullm.huggingface import rope_settings
 from tpullm.huggingface.families import FAMILIES, Family
-from tpullm.recipe.schema import ModelConfig
+from tpullm.recipe.schema import ModelConfig, RopeScaling
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -31,17 +33,21 @@ WHY = {
     "quantization_config": "its weights are quantized; use the checkpoint that it was made from",
     "auto_map": "it runs code of its own; use a version of transformers' own architecture",
 }
+# Sizes beyond ten times those of any model: a shape of such sizes can still be computed with. Others, of 1 at least.
+MOST = {"layers": 4_096, "experts": 4_096, "experts_per_token": 4_096, "heads": 4_096, "kv_heads": 4_096}
+MOST |= {"head_width": 1 << 16, "width": 1 << 18, "mlp_width": 1 << 20, "vocabulary_size": 1 << 22}
+MOST_LENGTH = 1 << 30  # of a context or a window, in tokens
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:
     """The family of a `config.json`; `UserError` if it is unknown, or a setting is one that we don't compute."""
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise UserError(f"{where}: model_type {name!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+        raise UserError(f"{where}: model_type {name!r:.80} is not known; known are {', '.join(sorted(FAMILIES))}")
     for key, values in (ONLY | FAMILIES[name].only).items():
         if key in config and config[key] not in values:
             raise UserError(
-                f"{where}: {key} {config[key]!r} can't be used: {WHY.get(key, f'we compute {values[0]!r}')}"
+                f"{where}: {key} {config[key]!r:.200} can't be used: {WHY.get(key, f'we compute {values[0]!r}')}"
             )
     return FAMILIES[name]
 
@@ -57,9 +63,9 @@ def read(config: Mapping[str, Any], where: str) -> ModelConfig:
         return _read(family, {**family.defaults, **config}, where)
     except KeyError as error:
         raise UserError(f"{where}: {error.args[0]} is missing; take it from the model's source") from None
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(
-            f"{where}: a setting has a wrong type or value ({error}); take it from the model's source"
+            f"{where}: a setting has a wrong type or value ({error!s:.200}); take it from the model's source"
         ) from None
 
 
@@ -70,11 +76,12 @@ def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
     for needed in ("layers", "width", "heads", "vocabulary_size", "context_length"):
         if not isinstance(fields.get(needed), int):
             raise KeyError(family.keys[needed])
+    _check_sizes(fields)  # before anything is counted up to them
     if "head_width" not in fields and fields["width"] % fields["heads"]:
         raise ValueError(f"{fields['heads']} heads do not divide a width of {fields['width']}")
     if fields["activation"] not in ACTIVATIONS:
         raise UserError(
-            f"{where}: {family.keys['activation']} {fields['activation']!r} is not one of {list(ACTIVATIONS)}"
+            f"{where}: {family.keys['activation']} {fields['activation']!r:.80} is not one of {list(ACTIVATIONS)}"
         )
     fields["activation"] = ACTIVATIONS[fields["activation"]]
     fields["mlp_width"] = fields.get("mlp_width") or 4 * fields["width"]  # GPT-2's n_inner may be left out
@@ -89,7 +96,33 @@ def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
     fields["windows"] = _windows(family, said, fields["layers"], where)
     if fields.get("positions", "rotary") == "rotary":
         fields |= rope_settings.read(said, fields, where)
+    _check_sizes(fields)
+    _check_numbers(fields)
     return ModelConfig(**fields).resolved(fields["vocabulary_size"])
+
+
+def _check_sizes(fields: Mapping[str, Any]) -> None:
+    """`ValueError` for a size that no model can have."""
+    for name in MOST.keys() & fields.keys():
+        if type(fields[name]) is not int or not 1 <= fields[name] <= MOST[name]:
+            raise ValueError(f"{name} {fields[name]!r:.40} is not from 1 to {MOST[name]:,}")
+    for size in (fields["context_length"], *filter(None, fields.get("windows", ()))):
+        if type(size) is not int or not 1 <= size <= MOST_LENGTH:
+            raise ValueError(f"a context or window of {size!r:.40} is not from 1 to {MOST_LENGTH:,}")
+
+
+def _check_numbers(fields: Mapping[str, Any]) -> None:
+    """`ValueError` for a number that is none, infinite or negative, or a switch that is neither on nor off."""
+    kinds = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
+    for name, value in fields.items():
+        if kinds[name] is float and not (type(value) in (int, float) and 0 <= value < math.inf):
+            raise ValueError(f"{name} {value!r:.40} is no number from 0")
+        if kinds[name] is bool and not isinstance(value, bool):
+            raise ValueError(f"{name} {value!r:.40} is neither true nor false")
+    scaling = fields.get("rope_scaling", RopeScaling())
+    numbers = [value for value in vars(scaling).values() if type(value) in (int, float)]
+    if not all(0 <= value < math.inf for value in (*numbers, *scaling.short, *scaling.long)):
+        raise ValueError("a number of the RoPE scaling is none, infinite or negative")
 
 
 def _windows(family: Family, said: Mapping, layers: int, where: str) -> tuple[int, ...]:
@@ -99,7 +132,9 @@ def _windows(family: Family, said: Mapping, layers: int, where: str) -> tuple[in
     local = [bool(family.window_of_layer(layer, said)) for layer in range(layers)]
     if kinds is not None:
         if len(kinds) != layers or not set(kinds) <= {"sliding_attention", "full_attention"}:
-            raise UserError(f"{where}: layer_types {kinds} are not {layers} of sliding_attention and full_attention")
+            raise UserError(
+                f"{where}: layer_types {kinds!r:.200} are not {layers} of sliding_attention and full_attention"
+            )
         listed = [kind == "sliding_attention" for kind in kinds]
         if not family.lists_windows and listed != local:
             raise UserError(

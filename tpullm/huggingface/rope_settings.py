@@ -15,15 +15,17 @@ def read(said: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> dict
     newer = newer.get("full_attention", newer) or {}
     kinds = [place.get("rope_type", place.get("type", "default")) for place in (older, newer)]
     if older and newer and (kinds[0] != kinds[1] or older.get("factor") != newer.get("factor")):
-        raise UserError(f"{where}: rope_scaling says {kinds[0]} and rope_parameters {kinds[1]}; make them agree")
+        raise UserError(
+            f"{where}: rope_scaling says {kinds[0]!s:.80} and rope_parameters {kinds[1]!s:.80}; make them agree"
+        )
     for place in (older, newer, local):
         if place.get("partial_rotary_factor", 1) != 1:
             raise UserError(
-                f"{where}: partial_rotary_factor {place['partial_rotary_factor']} can't be used: we compute 1"
+                f"{where}: partial_rotary_factor {place['partial_rotary_factor']!s:.80} can't be used: we compute 1"
             )
     if local.get("rope_type", "default") != "default":
         raise UserError(
-            f"{where}: RoPE of type {local['rope_type']} in sliding_attention can't be used: we compute default"
+            f"{where}: RoPE of type {local['rope_type']!s:.80} in sliding_attention can't be used: we compute default"
         )
     scaling = {**older, **newer}
     theta = scaling.get("rope_theta") or said.get("rope_theta") or 10_000.0
@@ -58,7 +60,7 @@ def _scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, Any], 
         short, long = (tuple(map(float, scaling[key])) for key in ("short_factor", "long_factor"))
         return RopeScaling(kind, factor, original, scale=float(scale), short=short, long=long)
     raise UserError(
-        f"{where}: RoPE of type {kind!r} is not known; known are linear, dynamic, llama3, yarn and longrope"
+        f"{where}: RoPE of type {kind!r:.80} is not known; known are linear, dynamic, llama3, yarn and longrope"
     )
 
 

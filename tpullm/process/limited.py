@@ -28,10 +28,11 @@ from typing import Any, BinaryIO
 from tpullm.errors import UserError
 from tpullm.log import one_line
 
-# The largest tokenizers (262,144 tokens, 33 MB of JSON) need 0.6 GiB; all others, and templates, less than 0.3.
+# A tokenizer of the largest kind (262,144 tokens, 515,000 merges, 28 MB of JSON) reserves 0.71 GiB, a template 0.11.
 MEMORY_BYTES = 1 << 30
-CPU_SECONDS = 20  # of the processor for one call, whatever else the machine does; the largest tokenizer takes 3 s
+CPU_SECONDS = 20  # of the processor for one call, whatever else the machine does; that tokenizer takes 1.7 s
 WALL_SECONDS = 120  # for what waits instead of computing
+GRACE_SECONDS = 10  # then the parent ends a child that did not end itself
 MOST_REPLY_BYTES = 1 << 26
 # One thread: each further one of a library reserves memory that it never uses, and the limit counts what is reserved.
 _ONE_THREAD = {
@@ -64,7 +65,7 @@ class Limited:
         """
         with self._turn:
             try:
-                reply = self._ask(json.dumps([function, *arguments], ensure_ascii=False))
+                reply = self._ask(json.dumps([CPU_SECONDS, WALL_SECONDS, function, *arguments], ensure_ascii=False))
             except _Ended as end:
                 self.close()
                 raise UserError(f"{what}: reading it {end}; it is broken or hostile, do not use it") from None
@@ -86,7 +87,7 @@ class Limited:
         process = self._running()
         with contextlib.suppress(BrokenPipeError):  # it has ended: its exit code says how
             _send(process.stdin, request)
-        deadline = time.monotonic() + WALL_SECONDS + 10  # it ends itself before, unless something stops it
+        deadline = time.monotonic() + WALL_SECONDS + GRACE_SECONDS
         size = int.from_bytes(self._read(process, 8, deadline), "big")
         if size > MOST_REPLY_BYTES:
             raise _Ended(f"makes more than {MOST_REPLY_BYTES >> 20} MiB of it")
@@ -183,9 +184,10 @@ def serve() -> None:
     _limit("RLIMIT_FSIZE", 0)  # it reads
     kind = "result"
     while kind != "memory" and (size := requests.read(8)):
-        function, *arguments = json.loads(requests.read(int.from_bytes(size, "big")).decode("utf-8", "surrogatepass"))
-        _limit("RLIMIT_CPU", math.ceil(time.process_time()) + CPU_SECONDS)
-        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)  # its signal ends the process, also in native code
+        request = requests.read(int.from_bytes(size, "big")).decode("utf-8", "surrogatepass")
+        cpu_seconds, wall_seconds, function, *arguments = json.loads(request)
+        _limit("RLIMIT_CPU", math.ceil(time.process_time()) + cpu_seconds)
+        signal.setitimer(signal.ITIMER_REAL, wall_seconds)  # its signal ends the process, also in native code
         kind, text = _answer(function, arguments)
         _send(replies, text)
         signal.setitimer(signal.ITIMER_REAL, 0)

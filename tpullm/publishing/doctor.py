@@ -41,17 +41,27 @@ def examine(
         done: called with the bytes of each tensor.
     """
     config = read_json(folder / "config.json")
-    yield from _positions(config)
-    yield from _ends(folder, config)
+    yield from _of_any_type(_positions(config), "config.json")
+    yield from _of_any_type(_ends(folder, config), "config.json or generation_config.json")
     try:
         tokenizer = PublishedTokenizer(folder)
     except UserError as error:
         yield Finding("error", str(error))
     else:
-        yield from _tokens(tokenizer, config)
+        yield from _of_any_type(_tokens(tokenizer, config), "config.json")
         yield from _first_space(folder)
         yield from _conversations(tokenizer)
     yield from _weights(folder, config, shapes_of, done)
+
+
+def _of_any_type(findings: Iterator[Finding], where: str) -> Iterator[Finding]:
+    """The findings of a part that reads settings of any type: where one is not as expected, that is a finding."""
+    try:
+        yield from findings
+    except UserError as error:
+        yield Finding("error", str(error))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        yield Finding("error", f"{where}: a setting has a wrong type ({error!s:.200}); take it from the model's source")
 
 
 def _positions(config: dict) -> Iterator[Finding]:
@@ -169,10 +179,8 @@ def _weights(folder: Path, config: dict, shapes_of, done) -> Iterator[Finding]:
         with weight_files.opened(folder) as source:
             kinds: set[str] = set()
             for name, ours, *_ in reading.check(source, family, shapes, axes, model.layers):
-                tensor = source(name)
-                kinds.add(tensor.dtype.name)
-                yield from _values(name, tensor, is_vector=tensors.is_vector(ours[0]))
-                done(tensor.nbytes)
+                kinds.add(source.numpy_dtype(name).name)
+                yield from _values(name, source.parts(name), is_vector=tensors.is_vector(ours[0]), done=done)
     except UserError as error:
         yield Finding("error", str(error))
         return
@@ -185,10 +193,14 @@ def _weights(folder: Path, config: dict, shapes_of, done) -> Iterator[Finding]:
         )
 
 
-def _values(name: str, tensor: np.ndarray, is_vector: bool) -> Iterator[Finding]:
-    values = tensor.astype(np.float32)
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
-        yield Finding("error", f"{name}: {bad} of {values.size} values are NaN or infinite; fetch or export it again")
-    elif not values.any() and not is_vector:  # biases are often zero, and a scale of zero means 1 in Gemma
+def _values(name: str, parts: Iterator[np.ndarray], is_vector: bool, done: Callable) -> Iterator[Finding]:
+    size, bad, is_zero = 0, 0, True
+    for part in parts:
+        values = part.astype(np.float32)
+        size, bad = size + values.size, bad + int((~np.isfinite(values)).sum())
+        is_zero = is_zero and not values.any()
+        done(part.nbytes)
+    if bad:
+        yield Finding("error", f"{name}: {bad} of {size} values are NaN or infinite; fetch or export it again")
+    elif is_zero and not is_vector:  # biases are often zero, and a scale of zero means 1 in Gemma
         yield Finding("error", f"{name}: all zero; it was never loaded where it was exported from")

@@ -51,7 +51,9 @@ def digests(recipe: Recipe, run: Path) -> dict[str, list]:
     known = storage.read_json(noted) if noted.exists() else {}
     found = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix in (".json", ".safetensors", ".jinja"):
+        if path.suffix in (".json", ".safetensors", ".jinja") and path.exists() and not path.is_dir():
+            if not storage.is_remote(path):
+                storage.check_file(path)  # a pipe would never end, and what was never written is long
             state = [path.stat().st_size, path.stat().st_mtime_ns]
             same = known.get(path.name, [])[:2] == state
             here = None if same else storage.local_copy(folder) / path.name  # which an import reads anyway

@@ -51,15 +51,15 @@ def _why_not(name: str) -> str:
 def inside(folder: Path, name: str, where: Path | str) -> Path:
     """The file of a name that another file gives, without leaving `folder`.
 
-    A link may lead to another file of the folder. In a snapshot of Hugging Face's cache it may lead to its `blobs`.
+    A link may lead to another file of the folder, or to what `hf` fetched: `models--NAME/blobs/HASH`.
 
     Raises:
         UserError: the name, or the link of that name, leads out of the folder.
     """
     check_names([name], where)
-    home, target = folder.resolve(), (folder / name).resolve()
-    allowed = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
-    if not any(target.is_relative_to(place) for place in allowed):
+    target = (folder / name).resolve()
+    fetched = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+    if not (target.is_relative_to(folder.resolve()) or fetched):
         raise UserError(f"{folder / name}: is a link that leads out of its folder; copy the file there instead")
     return folder / name
 

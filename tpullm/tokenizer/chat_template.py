@@ -84,6 +84,8 @@ class ChatTemplate:
         given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
         try:
             return compiled(self._source).render(**given, tools=None, documents=None, **self._tokens)
+        except MemoryError:  # which the limits tell
+            raise
         except Exception as error:  # a foreign program may raise anything
             raise UserError(f"{self._where}: its chat template can't show these messages ({error})") from None
 

@@ -1,8 +1,11 @@
 """A published tokenizer: the `tokenizers` library splits text, and the template of the model shows conversations.
 
-It implements `tpullm.tokenizer.Tokenizer`.
+It implements `tpullm.tokenizer.Tokenizer`. Its files are foreign: a child with limits tries the tokenizer before this
+process loads it, and runs the template.
 """
 
+import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -11,9 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from tpullm.errors import UserError
+from tpullm.log import one_line
+from tpullm.process.limited import Limited
+from tpullm.storage import check_file, hash_file, hash_json
 from tpullm.tokenizer import token_bytes
-from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer, ChatTemplate
-from tpullm.tokenizer.json_files import read_optional
+from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer
+from tpullm.tokenizer.json_files import MOST_BYTES, read_json, read_optional, read_text
+from tpullm.tokenizer.template_child import TemplateChild
+
+MOST_TOKENS = 1 << 22  # the largest known have 0.3 M
+_TRIED: set[str] = set()  # hashes of what this process has tried: workers load the same tokenizer many times
 
 
 class PublishedTokenizer:
@@ -28,31 +38,48 @@ class PublishedTokenizer:
         template: the chat template, or None.
     """
 
-    def __init__(self, folder: Path, template: str | None = None):
+    def __init__(self, folder: Path, template: str | None = None, is_tried: bool = False):
         """Read `tokenizer.json`, `tokenizer_config.json` and the other files that name special tokens.
 
         Args:
             template: a chat template to use instead of the one in the folder.
+            is_tried: whether a child with limits has loaded it before, or this is the child.
 
         Raises:
-            UserError: a file is missing, or the bytes of the tokens are not known.
+            UserError: a file is missing, the bytes of the tokens are not known, or the tokenizer costs too much.
         """
         from tokenizers import Tokenizer
 
         self.folder, path = folder, folder / "tokenizer.json"
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"{path}: no such file; a tokenizer in another format is not read (convert it first)")
+        described = read_json(path)
+        if not is_tried:
+            self._try()
         try:
-            described = json.loads(path.read_text(encoding="utf-8"))
             self._tokenizer = Tokenizer.from_str(json.dumps(described))
         except Exception as error:  # the library raises bare exceptions
-            raise UserError(f"{path}: not a tokenizer of the `tokenizers` library ({error})") from None
+            raise UserError(
+                f"{path}: not a tokenizer of the `tokenizers` library ({one_line(str(error), 200)})"
+            ) from None
         try:
             self._understand(described, template)
         except UserError:
             raise
         except Exception as error:  # foreign files: any value may have another type
-            raise UserError(f"{folder}: the files of its tokenizer can't be read ({error}); fetch them again") from None
+            raise UserError(
+                f"{folder}: the files of its tokenizer can't be read ({one_line(str(error), 200)}); fetch them again"
+            ) from None
+
+    def _try(self) -> None:
+        """Have a child do first what this process will do."""
+        names = ("tokenizer", "special_tokens_map", "tokenizer_config", "generation_config", "config")
+        found = [path for name in names if (path := self.folder / f"{name}.json").exists()]
+        content = hash_json({path.name: hash_file(path) for path in found if check_file(path) <= MOST_BYTES})
+        if content not in _TRIED:
+            with contextlib.closing(Limited()) as child:
+                child.call(f"{self.folder}/tokenizer.json", "tpullm.tokenizer.trial:check", str(self.folder))
+            _TRIED.add(content)
 
     def _understand(self, described: dict, template: str | None) -> None:
         folder, path = self.folder, str(self.folder / "tokenizer.json")
@@ -65,6 +92,8 @@ class PublishedTokenizer:
         names = [OPEN, CLOSE, *(str(added[token].content) for token in sorted(self._special))]
         self._special_names = re.compile("|".join(map(re.escape, names)))
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        if (most := max(ids.values(), default=-1)) >= MOST_TOKENS:
+            raise UserError(f"{path}: has a token {most}; no known model has more than {MOST_TOKENS:,} tokens")
         self.vocabulary_size = max(ids.values()) + 1
         self.needed_size = max(set(ids.values()) - self._special) + 1
         self._bytes = token_bytes.all_bytes(described, ids, self._special, set(added), path)
@@ -129,14 +158,14 @@ class PublishedTokenizer:
         """
         self._check(messages)
         if add_generation_prompt:
-            ids = self._tokenizer.encode(self._chat().prompt(messages), add_special_tokens=False).ids
+            ids = self._tokenizer.encode(self._chat.prompt(messages), add_special_tokens=False).ids
             return ids, [0.0] * len(ids)
-        return self._with_weights(*self._chat().shown(messages))
+        return self._with_weights(*self._chat.shown(messages))
 
     def last_answer(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], list[float]]:
         """The same with weights on the last answer alone, for templates that show earlier answers otherwise."""
         self._check(messages)
-        return self._with_weights(*self._chat().last(messages))
+        return self._with_weights(*self._chat.last(messages))
 
     def _with_weights(self, text: str, answers: list[Answer]) -> tuple[list[int], list[float]]:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -178,11 +207,12 @@ class PublishedTokenizer:
             )
         return len(found)
 
-    def _chat(self) -> ChatTemplate:
+    @functools.cached_property
+    def _chat(self) -> TemplateChild:
         if self.template is None:
             raise UserError(f"{self.folder}: has no chat template; it is not a model for conversations")
         tokens = {key: _content(value) for key, value in self._config.items() if key.endswith("_token") and value}
-        return ChatTemplate(self.template, tokens, str(self.folder))
+        return TemplateChild(self.template, tokens, str(self.folder))
 
     def _check(self, messages: Sequence[dict[str, str]]) -> None:
         """Refuse messages that forge a turn: the library turns the name of a special token into that token."""
@@ -226,8 +256,10 @@ def _content(token) -> str | None:
 
 def _template(folder: Path, config: dict) -> str | None:
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return read_text(folder / "chat_template.jinja")
     found = config.get("chat_template")
     if isinstance(found, list):
         found = {entry["name"]: entry["template"] for entry in found}.get("default")
+    if found is not None and not isinstance(found, str):
+        raise UserError(f"{folder}: its chat template is no text; fetch tokenizer_config.json again")
     return found

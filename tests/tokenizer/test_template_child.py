@@ -1,0 +1,70 @@
+"""A template in a child shows what it shows here, and ends where it does not."""
+
+import pytest
+
+from tests.tokenizer.test_chat_template import MARKED, PLAIN, TALK
+from tpullm.errors import UserError
+from tpullm.process import limited
+from tpullm.process.limited import Limited
+from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError
+from tpullm.tokenizer.template_child import TemplateChild
+
+HIDDEN = PLAIN.replace("{{ m['content'] }}", "{{ m['content'] if loop.last or m['role'] == 'user' else '-' }}")
+
+
+@pytest.mark.parametrize("source", [PLAIN, MARKED])
+def test_a_child_shows_the_same(source):
+    here, child = (kind(source, {"bos_token": "<s>"}, "folder") for kind in (ChatTemplate, TemplateChild))
+    assert child.shown(TALK) == here.shown(TALK) and child.prompt(TALK) == here.prompt(TALK)
+    assert isinstance(child.shown(TALK)[1][0], Answer)
+    if source == PLAIN:
+        assert child.last(TALK) == here.last(TALK)
+
+
+def test_errors_keep_their_kind():
+    with pytest.raises(EarlierAnswersChangeError, match="folder: its chat template changes a conversation"):
+        TemplateChild(HIDDEN, {}, "folder").shown(TALK)
+    with pytest.raises(UserError, match=r"folder: its chat template can't show these messages \(no\)") as refused:
+        TemplateChild("{{ raise_exception('no') }}", {}, "folder").prompt(TALK)
+    assert type(refused.value) is UserError
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+            "takes more than 1 s of the",
+        ),
+        ("{{ 'a' * 3000000000 }}", "needs more than 1 GiB of memory"),
+        ("{{ 'a' * 100000000 }}", r"it becomes 100,000,\d+ bytes"),
+        ("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "maximum recursion depth exceeded"),
+        ("{{ ''.__class__.__mro__ }}", "is unsafe"),
+    ],
+)
+def test_what_a_template_costs_is_bounded(source, message, monkeypatch):
+    monkeypatch.setattr(limited, "CPU_SECONDS", 1)
+    with pytest.raises(UserError, match=message):
+        TemplateChild(source, {}, "folder").prompt(TALK)
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (None, "gives no text"),
+        (["a", []], "gives no text"),
+        ([1, [], ""], "gives no text"),
+        (["a", {}, ""], "gives no text"),
+        (["a", [], None], "gives no text"),
+        (["a", [[0, 2, None]], ""], "gives no answers"),
+        (["a", [[-1, 1, None]], ""], "gives no answers"),
+        (["a", [[1, 0, None]], ""], "gives no answers"),
+        (["a", [[0, 1, 7]], ""], "gives no answers"),
+        (["a", [[0.0, 1, "a"]], ""], "gives no answers"),
+        (["a", [[0, 1]], ""], "gives no answers"),
+    ],
+)
+def test_a_child_that_was_taken_over_is_not_believed(reply, message, monkeypatch):
+    monkeypatch.setattr(Limited, "call", lambda self, *arguments: reply)
+    with pytest.raises(UserError, match=f"folder: its chat template {message}"):
+        TemplateChild(PLAIN, {}, "folder").shown(TALK)

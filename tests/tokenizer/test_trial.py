@@ -1,0 +1,109 @@
+"""A tokenizer is tried in a child, and how much longer it can make any text is bounded."""
+
+import base64
+import json
+import struct
+
+import pytest
+
+from tests.huggingface.published import change, directory
+from tpullm.errors import UserError
+from tpullm.process.limited import Limited
+from tpullm.tokenizer import exported, published, trial
+from tpullm.tokenizer.published import PublishedTokenizer
+
+REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+PATTERN = {"type": "Replace", "pattern": {"Regex": "q"}, "content": "qq"}
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+DOUBLING = {
+    "a replacement": ("normalizer", "normalizers", REPLACE),
+    "a pattern that no sample holds": ("normalizer", "normalizers", PATTERN),
+    "letters for bytes": ("pre_tokenizer", "pretokenizers", LEVEL),
+    "letters for bytes before": ("normalizer", "normalizers", {"type": "ByteLevel"}),
+    "on the way back": ("decoder", "decoders", REPLACE),
+}
+
+
+@pytest.mark.parametrize("kind", DOUBLING)
+def test_a_tokenizer_that_doubles_a_text_36_times_is_refused_before_it_is_loaded(kind, tmp_path):
+    made, (name, steps, step) = directory(tmp_path / "model"), DOUBLING[kind]
+    change(made / "tokenizer.json", **{name: {"type": "Sequence", steps: [step] * 36 + [{"type": "ByteLevel"}]}})
+    with pytest.raises(UserError, match=r"its steps may make a text .* times as long; it is broken or hostile, do not"):
+        PublishedTokenizer(made)
+
+
+def charsmap(*texts: bytes) -> str:
+    return base64.b64encode(struct.pack("<I", 8) + bytes(8) + b"\0".join(texts) + b"\0").decode()
+
+
+@pytest.mark.parametrize(
+    ("step", "times"),
+    [
+        (None, 1),
+        ({}, 1),
+        (7, 1),
+        ({"type": "NFKC"}, 11),
+        ({"type": "Lowercase"}, 3),
+        ({"type": "Strip"}, 1),
+        ({"type": "Metaspace"}, 2),
+        ({"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}, 3),
+        ({"type": "Replace", "pattern": {"String": "ab"}, "content": "abc"}, 1.5),
+        ({"type": "Replace", "pattern": {"String": "abc"}, "content": ""}, 1),
+        ({"type": "Replace", "pattern": {"String": ""}, "content": "abcd"}, 4),
+        ({"type": "Replace", "pattern": {"Regex": "x*"}, "content": "abc"}, 4),
+        ({"type": "Replace", "content": "abc"}, 4),
+        ({"type": "Precompiled", "precompiled_charsmap": charsmap(b"a", b"x" * 33, b"bb")}, 33),
+        ({"type": "Sequence", "normalizers": [REPLACE, {"type": "NFKC"}, REPLACE]}, 44),
+        ({"type": "Sequence", "pretokenizers": [{"type": "Sequence", "pretokenizers": [LEVEL, LEVEL]}, LEVEL]}, 8),
+        ({"type": "Sequence", "decoders": [REPLACE] * 9}, 512),
+        ([REPLACE] * 10_000, 1e300),
+    ],
+)
+def test_the_growth_of_steps_is_the_product_of_theirs(step, times):
+    assert trial.growth(step) == times
+
+
+def test_our_own_export_grows_as_little_as_is_written(tiny_run):
+    from tpullm.tokenizer import load
+
+    described = json.loads(exported.fast(load(tiny_run / "tokenizer")).to_str())
+    assert round(trial.growth([described["normalizer"], described["pre_tokenizer"]])) == 216
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": 10_000_000}, "has a token 10000000; no known model has more than 4,194,304 tokens"),
+        ({"content": "a" * 10_001}, "a token stands for 10,001 bytes; it is broken or hostile"),
+    ],
+)
+def test_a_token_too_far_away_or_too_long_is_refused(tmp_path, changes, message):
+    made = directory(tmp_path / "model")
+    described = json.loads((made / "tokenizer.json").read_text(encoding="utf-8"))
+    if "id" in changes:
+        described["model"]["vocab"]["new"] = changes["id"]
+    else:
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        described["added_tokens"].append(flags | {"id": len(described["model"]["vocab"]) + 3} | changes)
+    change(made / "tokenizer.json", **described)
+    with pytest.raises(UserError, match=message):
+        PublishedTokenizer(made)
+
+
+def test_the_same_files_are_tried_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(published, "_TRIED", set())
+    monkeypatch.setattr(Limited, "call", lambda self, *arguments: calls.append(arguments))
+    first, second = directory(tmp_path / "first"), directory(tmp_path / "second")
+    for folder in (first, first, second):
+        PublishedTokenizer(folder)
+    assert len(calls) == 1 and calls[0][1:] == ("tpullm.tokenizer.trial:check", str(first))
+    change(second / "tokenizer_config.json", pad_token="<|im_end|>")
+    PublishedTokenizer(second)
+    assert len(calls) == 2
+    PublishedTokenizer(second, is_tried=True)
+    assert len(calls) == 2
+
+
+def test_a_trial_reads_and_writes_text(tmp_path):
+    trial.check(str(directory(tmp_path / "model")))
