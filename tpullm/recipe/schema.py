@@ -348,6 +348,8 @@ class TrainConfig:
         evaluate_rows: at most this many rows a source in an evaluation. 0 is all.
         log_every: steps between lines of `metrics.jsonl`.
         data_workers: threads that read ahead. The batches do not depend on it.
+        patience_minutes: without progress on a host, after which training ends with exit code 75 and says where it
+            hangs. 0 is never. One step, one batch of an evaluation and one save must each take less.
         checkpoint: when training saves.
     """
 
@@ -362,6 +364,7 @@ class TrainConfig:
     evaluate_rows: int = changing(Changes.NOTHING, 64)
     log_every: int = changing(Changes.NOTHING, 10)
     data_workers: int = changing(Changes.NOTHING, 2)
+    patience_minutes: float = changing(Changes.NOTHING, 30.0)
     checkpoint: CheckpointConfig = changing(Changes.NOTHING, factory=CheckpointConfig)
 
 

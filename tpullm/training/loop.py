@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from tpullm.checkpoint.saving import Checkpoints
 from tpullm.cluster import hosts
 from tpullm.cluster.requests import Requests
+from tpullm.cluster.watchdog import Watchdog
 from tpullm.data.batch import Batch
 from tpullm.data.stream import Stream
 from tpullm.errors import Interrupted, UserError
@@ -75,7 +76,8 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
     config, steps = job.config, job.config.steps
     dtype = compute_dtype(config.compute)
     architecture = Architecture(job.model)
-    with jax.set_mesh(job.mesh), _stop_signal() as stopped:
+    watchdog = Watchdog(job.directory, 60 * config.patience_minutes, hosts.connection())
+    with jax.set_mesh(job.mesh), _stop_signal() as stopped, watchdog:
         # ---------------------------------------------------------------- the state: where training starts
         # 1. a checkpoint of this stage;  2. the parameters given (fine-tuning);  3. fresh parameters.
         optimizer = make_optimizer(config.optimizer, steps, architecture.axes, dtype)
@@ -87,7 +89,7 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
 
         # ---------------------------------------------------------------- the programs, and what they are measured by
         step_function = make_step(architecture, optimizer, config, dtype, job.seed)
-        evaluate = make_evaluation(architecture, dtype)
+        evaluate = watchdog.each(make_evaluation(architecture, dtype))
         of_device = peak(dtype)
         flops = None if of_device.disturbed else of_device.flops * job.mesh.size
         meter = Meter(
@@ -114,7 +116,7 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
         hosts.barrier("training begins")
         last_save, done = time.monotonic(), first
         for done in range(first + 1, steps + 1):
-            with meter.waiting():
+            with meter.waiting(), watchdog.of("data"):
                 batch = put(job.mesh, next(batches))
             state, values = step_function(state, batch)
             meter.report()  # of an earlier step, while this one is in flight: the device never waits for the log
@@ -124,7 +126,8 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
 
             if final or (config.evaluate_every and done % config.evaluate_every == 0):
                 meter.report()
-                results = held_out(evaluate, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
+                with watchdog.of("evaluate"):
+                    results = held_out(evaluate, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
                 meter.evaluation(done, results)
 
             minutes = (time.monotonic() - last_save) / 60
@@ -136,8 +139,10 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
                 _check_finite(values, done, job.directory)
                 meter.log.sync()  # before the save: lines of saved steps are never lost
                 checkpoints.check()
-                checkpoints.save(done, state, description)
+                with watchdog.of("save"):
+                    checkpoints.save(done, state, description)
                 last_save = time.monotonic()
+            watchdog.at(done)
             if "stop" in now:
                 break
         checkpoints.close()
