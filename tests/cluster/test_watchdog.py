@@ -155,7 +155,7 @@ def test_hosts_that_hang_in_the_same_place_are_all_named(tmp_path, ended, monkey
     wait_for(lambda: len(ended) == 3)
     for training in trainings:
         training.ends()
-    assert "after step 8 it is in a step, as all hosts are: a device or the network may hang; " in ended[0][0]
+    assert "after step 8 it is in a step, as all hosts are (a device or the network may hang); " in ended[0][0]
 
 
 def test_a_host_that_says_where_it_is_too_late_is_named_without(tmp_path, ended, monkeypatch):

@@ -163,16 +163,20 @@ class Watchdog:
     def _end(self, hosts: dict[int, Progress], longest: float) -> None:
         host = min(hosts, key=lambda each: (*hosts[each].rank(), -hosts[each].idle_seconds))
         self._ask_for_stacks()
+        who, resume = "training", "the same command resumes from the last checkpoint"
+        if self._channel:
+            who, resume = self._channel.called(host), channels.RESUME
         step = f"after step {hosts[host].step:,}" if hosts[host].step else "in its first step"
-        doing = f"{PHASES[hosts[host].phase]}{self._stacks.get(host, '')}"
-        what = f"made no progress for {log.moment(longest)}: {step} it is {doing}"
-        if len(hosts) > 1 and len({each.rank() for each in hosts.values()}) == 1:
-            what += ", as all hosts are: a device or the network may hang"
-        what += f"; the stacks of all threads are in {self._folder}"
-        if self._channel is None:
-            channels.end_process(f"training {what}; the same command resumes from the last checkpoint", TRY_AGAIN)
+        alike = len(hosts) > 1 and len({each.rank() for each in hosts.values()}) == 1
+        line = (
+            f"{who} made no progress for {log.moment(longest)}: {step} it is {PHASES[hosts[host].phase]}"
+            f"{self._stacks.get(host, '')}{', as all hosts are (a device or the network may hang)' if alike else ''}; "
+            f"the stacks of all threads are in {self._folder}; {resume}"
+        )
+        if self._channel:
+            self._channel.end(host, line)
         else:
-            self._channel.end(host, f"{what}; {channels.RESUME}")
+            channels.end_process(line, TRY_AGAIN)
 
     def _ask_for_stacks(self) -> None:
         """Have all hosts write their stacks, and wait until each has said where its thread is."""
