@@ -183,6 +183,27 @@ def test_what_is_no_progress_is_refused(change):
         Progress.of(said | change)
 
 
+def idle(step: int, phase: str, seconds: float) -> Progress:
+    return Progress(step, phase, seconds, 0.0)
+
+
+@pytest.mark.parametrize(
+    "hosts, which",
+    [
+        ([idle(7, "step", 99), idle(7, "save", 99)], None),
+        ([idle(8, "step", 100), idle(7, "save", 5)], 1),  # the one that is behind, though it went on a moment ago
+        ([idle(8, "step", 100), idle(8, "data", 5)], 1),  # a step begins with its data
+        ([idle(8, "save", 100), idle(8, "evaluate", 5)], 1),
+        ([idle(8, "step", 100), idle(8, "step", 101)], 1),
+        ([idle(1, "step", 100), idle(0, "start", 0)], None),  # it still compiles
+        ([idle(0, "start", 0), idle(0, "data", 100)], 1),  # host 0 may be in its first step until host 1 joins it
+        ([idle(7, "data", 100), idle(6, "data", 100), idle(5, "step", 100)], 1),
+    ],
+)
+def test_the_host_that_all_wait_for_is_the_one_that_is_behind(hosts, which):
+    assert watchdog.hanging_host(dict(enumerate(hosts)), 100.0) == which
+
+
 NAMES = ["name0", "name1", "name2"]
 
 

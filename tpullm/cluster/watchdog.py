@@ -5,9 +5,9 @@ thread of each host counts the seconds since it last said something. The heartbe
 hangs, all hosts do soon, since each waits for the others in a collective. After the recipe's patience the host that is
 behind is named as the cause. Every host writes the stacks of all its threads, and all end with exit code 75.
 
-Nothing counts before the first step is finished, except waiting for data: a step compiles first. Seconds in which the
-whole process was stopped do not count. A thread of C++ that never gives back Python's lock stops the heartbeats too;
-such a host is gone after `channel.SECONDS_SILENT`.
+Nothing counts before all hosts have ended their first step, except waiting for data: a step compiles first. Seconds in
+which the whole process was stopped do not count. A thread of C++ that never gives back Python's lock stops the
+heartbeats too; such a host is gone after `channel.SECONDS_SILENT`.
 """
 
 import contextlib
@@ -154,14 +154,14 @@ class Watchdog:
     def _judge(self) -> None:
         """On host 0: end the run if a host hangs, and name a host that is slow."""
         hosts = {0: self._progress()} | self._told
-        longest = max(host.idle_seconds for host in hosts.values())
-        if 0 < self._patience <= longest:
-            self._end(hosts, longest)
+        host = hanging_host(hosts, self._patience) if self._patience > 0 else None
+        if host is not None:
+            self._end(hosts, host)
         elif self._comparison:
             self._comparison.look(hosts)
 
-    def _end(self, hosts: dict[int, Progress], longest: float) -> None:
-        host = min(hosts, key=lambda each: (*hosts[each].rank(), -hosts[each].idle_seconds))
+    def _end(self, hosts: dict[int, Progress], host: int) -> None:
+        longest = max(each.idle_seconds for each in hosts.values())
         self._ask_for_stacks()
         who, resume = "training", "the same command resumes from the last checkpoint"
         if self._channel:
@@ -215,6 +215,18 @@ class Watchdog:
         )
         writing.start()
         writing.join(SECONDS_FOR_STACKS)
+
+
+def hanging_host(hosts: Mapping[int, Progress], patience_seconds: float) -> int | None:
+    """The host that keeps all from going on; None if no host was idle for so long, or the others wait for a compiler.
+
+    Reading data waits for no other host, so a host that was idle in that is the cause, even if another is behind.
+    """
+    idle = [host for host, progress in hosts.items() if progress.idle_seconds >= patience_seconds]
+    by_itself = [host for host in idle if hosts[host].phase == "data"]
+    candidates = by_itself or (hosts if idle else [])
+    behind = min(candidates, key=lambda host: (*hosts[host].rank(), -hosts[host].idle_seconds), default=None)
+    return None if behind is None or hosts[behind].phase == "start" else behind
 
 
 def _stacks(frames: Mapping[int, FrameType]) -> str:
