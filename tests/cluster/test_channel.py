@@ -8,11 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.cluster.channels import connect, wait_for
 from tests.conftest import ROOT
 from tpullm.cluster import channel, connection, handshake, hosts
 from tpullm.cluster.channel import Channel
@@ -20,47 +20,7 @@ from tpullm.cluster.connection import MOST_BYTES, Connection
 from tpullm.cluster.relay import relay
 from tpullm.errors import TRY_AGAIN, HostFailed, UserError
 
-MADE: list[Channel] = []
-
-
-class Ended(BaseException):
-    """Instead of the end of the process."""
-
-
-@pytest.fixture(autouse=True)
-def ended(monkeypatch) -> Iterator[list[tuple[str, int]]]:
-    """The lines and codes with which hosts exited."""
-    found: list[tuple[str, int]] = []
-    MADE.clear()
-
-    def end(line: str, code: int) -> None:
-        found.append((line, code))
-        raise Ended
-
-    monkeypatch.setattr(channel, "end_process", end)
-    monkeypatch.setattr(threading, "excepthook", lambda args: None)
-    monkeypatch.setattr(channel, "SECONDS_TO_UNWIND", 0.2)
-    yield found
-    for one in MADE:  # so that their threads do nothing in later tests
-        one._closing.set()
-        for peer in one._peers.values():
-            peer.hang_up()
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def connect(count: int = 3) -> list[Channel]:
-    """Channels of all hosts, not started."""
-    pairs = {host: tuple(map(Connection, socket.socketpair())) for host in range(1, count)}
-    names = [f"name{host}" for host in range(count)]
-    first = Channel(0, names, {host: pair[0] for host, pair in pairs.items()})
-    MADE.extend([first, *(Channel(host, names, {0: pairs[host][1]}) for host in pairs)])
-    return list(MADE)
+pytestmark = pytest.mark.usefixtures("ended")
 
 
 def meet(count: int, wrong: dict | None = None, own_secrets: dict[int, bytes] | None = None, seconds=20.0) -> list:

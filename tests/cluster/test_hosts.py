@@ -1,6 +1,7 @@
 """Several hosts as a user has them: the same command on each, and one of them is wrong, stopped or killed."""
 
 import json
+import random
 import shutil
 import signal
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.cluster.strangers import IMPOSTOR, KINDS, knocking
 from tests.conftest import ROOT
 from tests.run.test_resume import assert_same_bits, metrics, wait_for_save
 from tests.training.several_hosts import finish, run, start
@@ -63,6 +65,39 @@ def test_when_a_host_is_killed_the_others_exit_at_once_with_a_line(tiny_tokens, 
     assert left.returncode == TRY_AGAIN, said
     last = said.splitlines()[-1]
     assert f"tpullm: host {killed} (" in last and "stopped answering; the same command on all hosts resumes" in last
+
+
+def test_a_host_whose_data_hangs_is_named_and_ends_all(tiny_tokens):
+    """Host 0 waits for it in a collective, without end. The patience is 3 s, and a step takes a tenth of one."""
+    words = ("--mesh.fsdp", 4, "--pretrain.steps", 3000, "--pretrain.patience_minutes", 0.05)
+    ended = finish(start(2, "tests.cluster.hanging_data", "pretrain", "--run", tiny_tokens, *words, devices=4))
+    says = "after step 8 it is waiting for data, in loop.py line "
+    refused(ended, TRY_AGAIN, "tpullm: host 1 (", "made no progress for 3", says, "; the stacks of all threads are in ")
+    first, second = (tiny_tokens / "pretrain" / "stacks" / f"host-{host:04d}.txt" for host in range(2))
+    assert "tpullm/training/loop.py" in first.read_text() and "phase='data'" not in first.read_text()
+    assert "threading.Event().wait()" in second.read_text() and "step=8, phase='data'" in second.read_text()
+
+
+@pytest.mark.slow
+def test_a_training_with_strangers_at_its_port_ends_with_the_same_bits(tiny_tokens, tmp_path, monkeypatch):
+    """Host 1 is held back until all strangers have spoken."""
+    monkeypatch.setenv("TPULLM_HOSTS_SECRET", "a secret of all hosts")
+    runs = [tmp_path / name for name in ("alone", "among strangers")]
+    for number, folder in enumerate(runs):
+        shutil.copytree(tiny_tokens, folder)
+        started = start(2, "tpullm", "pretrain", "--run", folder, "--mesh.fsdp", 4, devices=4)
+        words = started[0].args
+        port = int(words[words.index("--hosts.coordinator") + 1].rpartition(":")[2])
+        kinds = random.Random(0).choices([*KINDS, IMPOSTOR], k=100 * number)
+        started[1].send_signal(signal.SIGSTOP)
+        with knocking(port, kinds) as spoken:
+            while len(spoken) < len(kinds) - kinds.count("a byte at a time") and started[0].poll() is None:
+                time.sleep(0.01)
+            started[1].send_signal(signal.SIGCONT)
+            ended = finish(started)
+        assert [code for code, _, _ in ended] == [0, 0], ended[0][2]
+        assert ("without the secret; dropped" in ended[0][2]) == bool(number)
+    assert_same_bits(*(folder / "pretrain" for folder in runs))
 
 
 def test_a_signal_stops_all_hosts_after_one_step_and_another_layout_goes_on(tiny_run, tiny_tokens):

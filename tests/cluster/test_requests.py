@@ -1,31 +1,21 @@
 """Hosts that run ahead of each other do what is asked for after the same step."""
 
 import random
-import socket
 import threading
 import time
 
 import pytest
 
-from tpullm.cluster.channel import Channel
-from tpullm.cluster.connection import Connection
+from tests.cluster.channels import connect
 from tpullm.cluster.requests import Requests
 
 HOSTS, STEPS = 3, 200
 MOST_AHEAD = 5
 
 
-def channels() -> list[Channel]:
-    """Connected channels of all hosts, in this process."""
-    pairs = {host: tuple(map(Connection, socket.socketpair())) for host in range(1, HOSTS)}
-    names = [f"name{host}" for host in range(HOSTS)]
-    first = Channel(0, names, {host: pair[0] for host, pair in pairs.items()})
-    return [first, *(Channel(host, names, {0: pairs[host][1]}) for host in pairs)]
-
-
 def run_hosts(seed: int, asked: dict[int, dict[int, str]]) -> list[dict[str, list[int]]]:
     """For each host the steps at which each request was granted; `asked` is what each host wants at which step."""
-    connected = channels()
+    connected = connect(HOSTS)
     requests = [Requests(0, channel) for channel in connected]
     for channel in connected:
         channel.start()

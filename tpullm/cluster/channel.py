@@ -91,25 +91,26 @@ class Channel:
         for connection in self._peers.values():
             connection.leave()
 
+    def called(self, host: int) -> str:
+        """A host in words."""
+        return f"host {host} ({self.names[host]})"
+
     def lost(self, host: int) -> None:
         """Another host is gone: end all others, unless that host or this one is finished."""
         if host not in self._left:
-            self._end(self._ending(host, f"stopped answering; {RESUME}", TRY_AGAIN), host)
+            line = f"{self.called(host)} stopped answering; {RESUME}"
+            self._end({"kind": "ends", "host": host, "message": line, "code": TRY_AGAIN}, host)
 
-    def end(self, host: int, what: str, code: int = TRY_AGAIN) -> None:
-        """End all hosts because of what one of them did; `what` follows its name in the line."""
-        self._end(self._ending(host, what, code), self.index)
-
-    def _ending(self, host: int, what: str, code: int) -> Message:
-        return {"kind": "ends", "host": host, "message": f"host {host} ({self.names[host]}) {what}", "code": code}
+    def end(self, host: int, line: str, code: int = TRY_AGAIN) -> None:
+        """End all hosts because of what one of them did; the line begins with its name."""
+        self._end({"kind": "ends", "host": host, "message": line, "code": code}, self.index)
 
     def _end(self, message: Message, sender: int) -> None:
         """Another host failed: raise that in the main thread; end the process if the main thread does not get there."""
         host, text, code = message["host"], message["message"], message["code"]
         if host not in range(len(self.names)) or not isinstance(text, str) or type(code) is not int:
             raise ValueError("an end without host, message and code")
-        where = f"host {host} ({self.names[host]})"
-        line = text if text.startswith(where) else f"{where}: {text}"
+        line = text if text.startswith(self.called(host)) else f"{self.called(host)}: {text}"
         with self.changed:
             if self.failure or self._closing.is_set():
                 return
@@ -128,12 +129,12 @@ class Channel:
             except OSError:
                 return self.lost(peer)
             except ValueError as error:
-                return self.end(peer, f"sent {error}; {RESUME}")
+                return self.end(peer, f"{self.called(peer)} sent {error}; {RESUME}")
             try:
                 self.handlers[message["kind"]](peer, message)
             except Exception as error:  # whatever a message holds: no host waits for one that nobody hears
-                told = f"sent a message that can't be used ({type(error).__name__}: {error}); report this"
-                return self.end(peer, told, code=1)
+                problem = f"a message that can't be used ({type(error).__name__}: {error})"
+                return self.end(peer, f"{self.called(peer)} sent {problem}; report this", code=1)
 
     def _beat(self) -> None:
         while not self._closing.wait(SECONDS_BETWEEN_BEATS):

@@ -381,6 +381,8 @@ class TrainConfig:
         evaluate_rows: at most this many rows a source in an evaluation. 0 is all.
         log_every: steps between lines of `metrics.jsonl`.
         data_workers: threads that read ahead. The batches do not depend on it.
+        patience_minutes: a host that makes no progress for so long ends training with exit code 75, and is named. 0 is
+            never. A step, a batch of an evaluation and a save must each take less.
         checkpoint: when training saves.
     """
 
@@ -395,6 +397,7 @@ class TrainConfig:
     evaluate_rows: int = changing(Changes.NOTHING, 64)
     log_every: int = changing(Changes.NOTHING, 10)
     data_workers: int = changing(Changes.NOTHING, 2)
+    patience_minutes: float = changing(Changes.NOTHING, 30.0)
     checkpoint: CheckpointConfig = changing(Changes.NOTHING, factory=CheckpointConfig)
 
 

@@ -18,6 +18,7 @@ from tpullm.checkpoint.models import Model, load_state
 from tpullm.checkpoint.saving import Checkpoints
 from tpullm.cluster import hosts
 from tpullm.cluster.requests import Requests
+from tpullm.cluster.watchdog import Watchdog
 from tpullm.data.batch import Batch
 from tpullm.data.stream import Stream
 from tpullm.errors import Interrupted, UserError
@@ -102,7 +103,8 @@ def train(job: Job, description: dict, start: Start) -> dict:
     config, steps, stream = job.config, job.config.steps, job.stream.without(start.left_out)
     dtype = compute_dtype(config.compute)
     architecture = Architecture(job.model)
-    with jax.set_mesh(job.mesh), _stop_signal() as stopped:
+    watchdog = Watchdog(job.directory, 60 * config.patience_minutes, hosts.connection())
+    with jax.set_mesh(job.mesh), _stop_signal() as stopped, watchdog:
         # ---------------------------------------------------------------- the state: where training starts
         # 1. a checkpoint of this stage, or a newer local save;  2. what the job starts from;  3. fresh parameters.
         hours = Hours()
@@ -139,7 +141,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
 
         # ---------------------------------------------------------------- the programs
         step_function = make_step(architecture, optimizer, config, dtype, job.seed)
-        program = make_evaluation(architecture, dtype, config.accumulation, config.loss_chunks)
+        program = watchdog.each(make_evaluation(architecture, dtype, config.accumulation, config.loss_chunks))
         say(
             f"{job.directory.name}: {parameter_count(architecture.shapes):,} parameters, {dtype.name} matmuls, "
             f"step {first:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
@@ -148,7 +150,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
         say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {compile_cache.described()}")
 
         def evaluate(step: int) -> dict:
-            with hours.of("evaluate"):
+            with hours.of("evaluate"), watchdog.of("evaluate"):
                 results = held_out(program, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
             meter.evaluation(step, results)
             if results["eval_loss"]:
@@ -164,7 +166,8 @@ def train(job: Job, description: dict, start: Start) -> dict:
 
         def following() -> Batch:
             began = time.monotonic()
-            batch = put(job.mesh, next(batches))
+            with watchdog.of("data"):
+                batch = put(job.mesh, next(batches))
             if meter.newest is None or meter.newest.is_ready():  # otherwise the device had work in the meantime
                 hours.seconds["data"] += time.monotonic() - began
             return batch
@@ -205,7 +208,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
                     meter.close()
                     raise RollBack(step)
             if keeps:
-                with hours.of("save"):
+                with hours.of("save"), watchdog.of("save"):
                     _check_finite(state["params"], done, job.directory)
                     meter.log.sync()  # before the save: lines of saved steps are never lost
                     if saves:
@@ -214,6 +217,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
                         last_save = time.monotonic()
                     else:
                         local.save(done, state)
+            watchdog.at(done)
             if "stop" in now:
                 break
             if due(done):  # after the save: an evaluation that fails costs no work
@@ -236,11 +240,14 @@ def _lead(seconds: float) -> int:
     return 0 if seconds > SECONDS_OF_A_LONG_STEP else 1
 
 
+@jax.jit
+def _all_finite(params: Tree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]))
+
+
 def _check_finite(params: Tree, step: int, directory: Path) -> None:
     """Only finite parameters are saved. Steps never make them otherwise; a base may have come so."""
-    if not jax.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])))(
-        params
-    ):
+    if not _all_finite(params):
         raise UserError(
             f"{directory}: the parameters are not finite at step {step:,}, so nothing was saved; the parameters that "
             "training started from, or a device, are broken"
