@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from tests.run.test_resume import assert_same_bits
+from tests.training import several_hosts
 from tpullm import storage
 from tpullm.checkpoint import checksums
 from tpullm.checkpoint.checksums import CorruptSave
@@ -54,6 +55,19 @@ def test_training_resumes_from_the_newest_whole_save(tiny_run, interrupted, caps
     (kept,) = (interrupted / "replaced").iterdir()
     with pytest.raises(CorruptSave):
         checksums.verify(kept / "corrupt" / "30")
+
+
+def test_two_hosts_take_the_same_whole_save(tiny_run, interrupted):
+    """The corrupt file is in the share of host 1, the second largest one."""
+    save = interrupted / "pretrain" / "checkpoints" / "30"
+    files = storage.read_json(save / checksums.FILE)["files"]
+    flip(save / sorted(files, key=lambda name: (-files[name][0], name))[1], 50)
+    ended = several_hosts.run(2, "tpullm", "pretrain", "--run", interrupted, "--mesh.fsdp", 4, devices=4)
+    for host in (0, 1):
+        lines = [line for line in ended[host][2].splitlines() if "corrupt" in line]
+        assert len(lines) == (0 if host else 1) and all(f"{save}: the checkpoint is corrupt" in line for line in lines)
+    assert "step 25 of 30" in ended[0][2]
+    assert steps(interrupted / "pretrain" / "checkpoints") == [25, 30]
 
 
 def test_a_description_that_is_no_json_is_a_corrupt_save(interrupted, capsys):

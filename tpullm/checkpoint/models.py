@@ -1,7 +1,7 @@
 """Trained models on disk: what a MODEL argument means, and how the parameters are read."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from tpullm import storage
 from tpullm.checkpoint import checksums
 from tpullm.checkpoint.checksums import CorruptSave
-from tpullm.checkpoint.saving import UNREADABLE, Tree, first_line, reader
+from tpullm.checkpoint.saving import UNREADABLE, Tree, first_line, reader, restore
 from tpullm.errors import UserError
 from tpullm.log import warn
 from tpullm.recipe.schema import ModelConfig, Recipe
@@ -195,6 +195,30 @@ def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
     if not recipe.base and not (recipe.model.vocabulary_size or recipe.tokenizer.vocabulary_size):
         raise UserError("model.vocabulary_size: not known before `tpullm tokenize`; set it, or tokenize first")
     return model_of(recipe, run, recipe.tokenizer.vocabulary_size)
+
+
+def check_shape(base: Model, wanted: ModelConfig, but: str = "") -> None:
+    """`UserError` if the checkpoint's model is not the recipe's (how it is trained may differ: `trained_as`).
+
+    Args:
+        but: a key that may differ.
+    """
+    has, asks = asdict(base.config.trained_as(wanted)), asdict(wanted)
+    for key in has:
+        if has[key] != asks[key] and key != but:
+            raise UserError(
+                f"model.{key}: the checkpoint {base.directory / str(base.step)} has {has[key]}, "
+                f"the recipe says {asks[key]}; pretrain again, or set model.{key} to {has[key]}"
+            )
+
+
+def load_state(model: Model, target: Tree) -> Tree:
+    """The whole state of a training, with the shapes, types and shardings of `target`."""
+    manager = reader(model.directory)
+    try:
+        return restore(manager, model.step, target)
+    finally:
+        manager.close()
 
 
 def load_params(model: Model, shapes: Tree) -> Tree:

@@ -122,7 +122,7 @@ class Checkpoints:
     def restore(self, step: int, target: Tree) -> Tree:
         """The state at `step` with the shapes, types and shardings of `target`, from any mesh."""
         self._best.forget(after=step)
-        return _restore(self._manager, step, target)
+        return restore(self._manager, step, target)
 
     def close(self) -> None:
         """Wait until the last save has finished."""
@@ -156,7 +156,8 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
     checksums.write(directory / "0")
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, target: Tree) -> Tree:
+def restore(manager: ocp.CheckpointManager, step: int, target: Tree) -> Tree:
+    """The state at `step` with the shapes, types and shardings of `target`, from any mesh."""
     try:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         return manager.restore(step, args=items)["state"]

@@ -3,14 +3,13 @@
 It makes RUN/finetune. The same command resumes from the last checkpoint.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 
 from tpullm import storage
-from tpullm.checkpoint.models import Model, load_params, made_by, model_of
+from tpullm.checkpoint.models import check_shape, load_params, made_by, model_of
 from tpullm.data import conversation_files, conversations
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches
@@ -113,17 +112,6 @@ def _changed_files(tokenizer: Tokenizer, learned: Conversations, folder: Path) -
         said = storage.read_json(generation) if generation.exists() else {}
         changed[generation.name] = json.dumps(said | {"eos_token_id": [*tokenizer.stop_ids, *new]}, indent=2) + "\n"
     return changed
-
-
-def check_shape(base: Model, wanted: ModelConfig) -> None:
-    """`UserError` if the checkpoint's model is not the recipe's (how it is trained may differ: `trained_as`)."""
-    has, asks = dataclasses.asdict(base.config.trained_as(wanted)), dataclasses.asdict(wanted)
-    for key in has:
-        if has[key] != asks[key]:
-            raise UserError(
-                f"model.{key}: the checkpoint {base.directory / str(base.step)} has {has[key]}, "
-                f"the recipe says {asks[key]}; pretrain again, or set model.{key} to {has[key]}"
-            )
 
 
 def _evaluations(held_out: Conversations | None, config: TrainConfig, own: np.ndarray) -> dict[str, list]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
+from tpullm import storage
 from tpullm.checkpoint.models import load_params, made_by, model_of
 from tpullm.cluster import hosts
 from tpullm.corpus.sources import sources
@@ -18,8 +19,9 @@ from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
 from tpullm.planning.this_machine import expected
 from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
-from tpullm.run.stages import pretrain_inputs
+from tpullm.run.stages import BRANCH, pretrain_inputs
 from tpullm.tokenizer import load as load_tokenizer
+from tpullm.training import branch
 from tpullm.training.loop import Job
 from tpullm.training.mesh_fit import check_fits
 from tpullm.training.stage import is_finished, make
@@ -39,9 +41,17 @@ def main(recipe: Recipe, run: Path) -> None:
     rows = own_rows(mesh, config.batch_size)
     stream = pretraining_stream(recipe, run, rows)
     evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
-    params = load_params(made_by(run / "base"), architecture.placed(mesh)) if recipe.base else None
-    job = Job(stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), params)
+    origin = branch.origin(recipe, tokenizer, model) if recipe.branch else None
+    parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token())
+    if origin and recipe.branch_state == "all":
+        job = Job(*parts, branch=origin)
+    elif origin:
+        job = Job(*parts, params=branch.parameters(origin, tokenizer, architecture, mesh))
+    else:
+        job = Job(*parts, load_params(made_by(run / "base"), architecture.placed(mesh)) if recipe.base else None)
     notes = {"plan.json": _predicted(model, config, mesh)} if hosts.is_first() else {}
+    if origin:
+        notes[BRANCH] = {"checkpoint": str(storage.path(recipe.branch)), "identity": inputs["upstream"]["branch"]}
     make(job, recipe, inputs, run / "tokenizer", notes=notes)
 
 

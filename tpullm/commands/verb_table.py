@@ -49,7 +49,7 @@ VERBS = {
         "all stages of a recipe, in order; finished stages are skipped",
         ("quickstart", "quickstart --text my_texts --run runs/mine"),
         keys=(
-            *("run", "name", "seed", "text", "text_bytes", "base", "mesh", "language"),
+            *("run", "name", "seed", "text", "text_bytes", "base", "branch", "branch_state", "mesh", "language"),
             *("corpus", "tokenizer", "pretrain", "model", "finetune", "evaluate"),
         ),
         writes=True,
@@ -104,7 +104,7 @@ VERBS = {
     "pretrain": Verb(
         "3. and 4. train a Transformer to predict the next token",
         ("quickstart", "quickstart --pretrain.steps 2000 --mesh '{fsdp: -1}'"),
-        keys=("run", "name", "seed", "base", "mesh", *SOURCES, "pretrain", "model"),
+        keys=("run", "name", "seed", "base", "branch", "branch_state", "mesh", *SOURCES, "pretrain", "model"),
         writes=True,
     ),
     "finetune": Verb(

@@ -155,6 +155,8 @@ def _paths(job: Job) -> list[tuple[str, str]]:
         ]
     if job.verb in ("run", "pretrain", "finetune"):
         found += [("base", job.recipe.base)]
+    if job.verb in ("run", "pretrain"):
+        found += [("branch", job.recipe.branch)]
     if job.verb in ("run", "finetune") and job.recipe.finetune:
         found += [("finetune.conversations", path) for path in job.recipe.finetune.conversations if path != "tenki"]
         found += [("finetune.chat_template", job.recipe.finetune.chat_template)]

@@ -12,6 +12,7 @@ from tpullm.recipe.changes import Changes, part, result
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 
+BRANCH = "branch.json"  # in a training that starts from a checkpoint of another: which, and its identity
 STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
 
 
@@ -67,7 +68,28 @@ def pretrain_inputs(recipe: Recipe, run: Path) -> dict:
     upstream = {"tokens": need(run, "tokens", "tokenize")}
     if recipe.base:
         upstream["base"] = _standing(recipe, run, "base", base_inputs)
+    if recipe.branch:
+        config["branch_state"], upstream["branch"] = recipe.branch_state, branch_identity(recipe, run)
     return manifest.inputs(config, upstream, part(recipe.pretrain, Changes.LENGTH))
+
+
+def branch_identity(recipe: Recipe, run: Path) -> str:
+    """The identity of the checkpoint that pretraining starts from: of its stage, its step and its learning rates.
+
+    The checkpoint may be gone once the training has begun.
+    """
+    checkpoint, noted = storage.path(recipe.branch), run / "pretrain" / BRANCH
+    if checkpoint.parent.name != "checkpoints" or not checkpoint.name.isdigit():
+        raise UserError(f"branch: {checkpoint} is no checkpoint; name one, such as RUN/pretrain/checkpoints/700")
+    description = checkpoint / "description" / "metadata"  # as Orbax writes JSON
+    if not description.is_file():
+        before = storage.read_json(noted) if noted.exists() else {}
+        if before.get("checkpoint") != str(checkpoint):
+            raise UserError(f"branch: no such checkpoint {checkpoint}; give another one")
+        return before["identity"]
+    described = storage.read_json(description)
+    origin = {key: described[key] for key in ("stage", "inputs", "horizons")}
+    return manifest.identity_of(origin | {"step": int(checkpoint.name)})
 
 
 def finetune_inputs(recipe: Recipe, run: Path) -> dict:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.checkpoint.local_saves import REQUEST, LocalSaves
+from tpullm.checkpoint.models import Model, load_state
 from tpullm.checkpoint.saving import Checkpoints
 from tpullm.cluster import hosts
 from tpullm.cluster.requests import Requests
@@ -50,6 +51,7 @@ class Job:
         evaluations: this host's rows of the held-out batches, by source.
         bytes_per_token: UTF-8 bytes of each token id, `[V]`, for bits per byte.
         params: where to start from if not from a checkpoint; None is fresh parameters.
+        branch: a checkpoint of another training, whose whole state this one continues.
     """
 
     directory: Path
@@ -61,6 +63,12 @@ class Job:
     evaluations: dict[str, list[Batch]]
     bytes_per_token: np.ndarray
     params: Tree | None = field(default=None, repr=False)
+    branch: Model | None = None
+
+    @property
+    def first(self) -> int:
+        """The step that the training begins at."""
+        return self.branch.step if self.branch else 0
 
 
 def train(job: Job, description: dict, resumed: int = 0) -> dict:
@@ -78,7 +86,7 @@ def train(job: Job, description: dict, resumed: int = 0) -> dict:
     architecture = Architecture(job.model)
     with jax.set_mesh(job.mesh), _stop_signal() as stopped:
         # ---------------------------------------------------------------- the state: where training starts
-        # 1. a checkpoint of this stage, or a local save that is newer;  2. the parameters given;  3. fresh parameters.
+        # 1. a checkpoint of this stage, or a newer local save;  2. what the job starts from;  3. fresh parameters.
         optimizer = make_optimizer(config.optimizer, steps, architecture.axes, dtype)
         stable = decay_begin(config.optimizer, steps) if config.optimizer.schedule == "wsd" else 0
         checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint, always=stable)
@@ -172,6 +180,8 @@ def _check_finite(values: dict[str, jax.Array], step: int, directory: Path) -> N
 def _start(job: Job, resumed: int, checkpoints: Checkpoints, architecture, optimizer, target: Tree) -> Tree:
     if resumed:
         return checkpoints.restore(resumed, target)
+    if job.branch:
+        return load_state(job.branch, target)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     if job.params is not None:
         return jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings)(job.params)

@@ -92,9 +92,9 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def seconds(path: Path) -> float:
-    """Seconds spent in training steps, over all processes that wrote the log."""
-    total, before = 0.0, 0
+def seconds(path: Path, first: int = 0) -> float:
+    """Seconds spent in training steps, over all processes that wrote the log; the training began after step `first`."""
+    total, before = 0.0, first
     for row in read(path):
         if "step_seconds" in row:
             total += row["step_seconds"] * (row["step"] - before)

@@ -36,7 +36,7 @@ class Start:
     horizons: list[list[int]]
 
 
-def start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
+def start(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Start:
     """Where a training starts, on every host the same; host 0 makes room for it.
 
     A checkpoint that is not as it was written is moved to `RUN/replaced`, and the next older one is taken.
@@ -44,12 +44,15 @@ def start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
     Args:
         stage: its folder.
         inputs: of the stage.
+        first: the step that the training begins at, with the state of another one.
 
     Raises:
         CorruptSave: no checkpoint is left.
     """
+    anew = Start(0, [[first, config.steps]])
     while True:
-        chosen = Start(**hosts.broadcast(f"where {stage.name} starts", lambda: asdict(_start(stage, inputs, config))))
+        ask = lambda: asdict(_start(stage, inputs, config, anew))  # noqa: E731
+        chosen = Start(**hosts.broadcast(f"where {stage.name} starts", ask))
         if not chosen.step:
             return chosen
         try:
@@ -59,8 +62,8 @@ def start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
             hosts.on_first(f"{stage.name} without a corrupt save", _set_corrupt_aside, stage, chosen.step, error)
 
 
-def _start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
-    anew, before = Start(0, [[0, config.steps]]), stages.started(stage)
+def _start(stage: Path, inputs: dict, config: TrainConfig, anew: Start) -> Start:
+    before = stages.started(stage)
     saved = steps(stage / "checkpoints") if (stage / "checkpoints").is_dir() else []
     if not saved or before is None or not manifest.differ_in_length_alone(before, inputs):
         return anew
@@ -69,7 +72,7 @@ def _start(stage: Path, inputs: dict, config: TrainConfig) -> Start:
     if models[0].horizons[-1][1] == config.steps:  # nothing has changed since
         return Start(saved[-1], models[0].horizons)
     for model in models:
-        if model.step <= config.steps and _rates(config, [[0, config.steps]], model.step) == _rates_of(model, config):
+        if model.step <= config.steps and _rates(config, anew.horizons, model.step) == _rates_of(model, config):
             _keep_later(stage, [step for step in saved if step > model.step])
             say(f"{stage.name}: resumes at step {model.step:,}: so far as in a training of {config.steps:,} steps")
             return Start(model.step, anew.horizons)

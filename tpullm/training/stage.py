@@ -36,13 +36,13 @@ def make(
         facts: for the manifest, beside the results of the training.
     """
     stage = job.directory
-    start = resume.start(stage, inputs, job.config)
+    start = resume.start(stage, inputs, job.config, job.first)
     stages.begin_training(stage.parent, stage.name, inputs, tokenizer, changed)
     for name, value in (notes or {}).items() if hosts.is_first() else ():
         storage.write_json(stage / name, value)
     results = train(job, description(stage.name, job.model, recipe, inputs, start.horizons), start.step)
 
     def finish() -> None:
-        manifest.write(stage, inputs, seconds=metrics.seconds(stage / metrics.FILE), **facts, **results)
+        manifest.write(stage, inputs, seconds=metrics.seconds(stage / metrics.FILE, job.first), **facts, **results)
 
     hosts.on_first(f"{stage.name} ends", finish)

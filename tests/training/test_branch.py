@@ -1,0 +1,189 @@
+"""A training that starts from a checkpoint of another one."""
+
+import dataclasses
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from tests.run.test_resume import assert_same_bits, final_parameters
+from tests.training import several_hosts
+from tests.training.small import mesh
+from tpullm.checkpoint.models import find, load_params, steps
+from tpullm.cli import main
+from tpullm.data.stream import pretraining_stream
+from tpullm.errors import UserError
+from tpullm.recipe.parsing import load
+from tpullm.training import branch
+from tpullm.training.losses import Sums
+from tpullm.training.state import Architecture
+from tpullm.training.step import batch_loss
+
+SHORT = ["--pretrain.log_every=1", "--pretrain.evaluate_every=0", "--pretrain.checkpoint.every_steps=0"]
+WSD = [*SHORT, "--pretrain.optimizer.schedule=wsd", "--pretrain.optimizer.decay_fraction=0.3", "--pretrain.steps=10"]
+LONGER = [f"--pretrain.optimizer.decay_fraction={5 / 12}", "--pretrain.steps=12"]  # its decay begins at step 7 too
+
+
+def copied(run, to):
+    """A run with the tokens of another one."""
+    to.mkdir()
+    shutil.copy(run / "recipe.yaml", to)
+    for stage in ("documents", "tokenizer", "tokens"):
+        shutil.copytree(run / stage, to / stage)
+    return to
+
+
+@pytest.fixture(scope="module")
+def origin(tiny_run, tmp_path_factory):
+    """A training of 10 steps; the checkpoint at step 7, where its decay begins, stays."""
+    run = copied(tiny_run, tmp_path_factory.mktemp("runs") / "origin")
+    assert main(["pretrain", "--run", str(run), *WSD]) == 0
+    assert steps(run / "pretrain" / "checkpoints") == [7, 10]
+    return run
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    return copied(tiny_run, tmp_path / "branch")
+
+
+def pretrain(run, origin, *options, step=7):
+    return main(["pretrain", "--run", str(run), *WSD, f"--branch={origin}/pretrain/checkpoints/{step}", *options])
+
+
+def losses(run):
+    """The loss of every step in the log."""
+    rows = [json.loads(line) for line in (run / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def test_with_the_whole_state_and_the_same_settings_it_has_the_same_bits(origin, run, tmp_path, capsys):
+    shutil.copytree(origin, tmp_path / "origin")
+    assert pretrain(run, tmp_path / "origin") == 0
+    assert "step 7 of 10" in capsys.readouterr().err
+    assert_same_bits(origin / "pretrain", run / "pretrain")
+    whole = losses(origin)
+    assert losses(run) == {step: whole[step] for step in (8, 9, 10)}
+    assert find(run / "pretrain").horizons == [[7, 10]]
+    # What it came from is part of what it is, and may be gone.
+    shutil.rmtree(tmp_path / "origin")
+    assert pretrain(run, tmp_path / "origin") == 0
+    assert "finished, skipped" in capsys.readouterr().err
+    assert pretrain(run, origin, "--branch_state=parameters") == 0
+    assert "made again" in capsys.readouterr().err
+
+
+def test_a_second_decay_from_one_step_is_the_training_with_that_decay(origin, run, tiny_run, tmp_path):
+    """Resumed in the middle, too."""
+    whole = copied(tiny_run, tmp_path / "whole")
+    assert main(["pretrain", "--run", str(whole), *WSD, *LONGER]) == 0
+    assert pretrain(run, origin, *LONGER, "--pretrain.checkpoint.every_steps=2") == 0
+    assert steps(run / "pretrain" / "checkpoints") == [10, 12]
+    assert_same_bits(whole / "pretrain", run / "pretrain")
+    shutil.rmtree(run / "pretrain" / "checkpoints" / "12")
+    (run / "pretrain" / "manifest.json").unlink()
+    assert pretrain(run, origin, *LONGER) == 0
+    assert_same_bits(whole / "pretrain", run / "pretrain")
+    assert any(a.tobytes() != b.tobytes() for a, b in both(origin, run))
+
+
+def both(one, other):
+    return zip(final_parameters(one / "pretrain"), final_parameters(other / "pretrain"), strict=True)
+
+
+def test_the_learning_rate_can_be_another_one_from_a_step_on(origin, run):
+    """The loss of a step is that before its update."""
+    assert pretrain(run, origin, "--pretrain.optimizer.peak_lr=0.001") == 0
+    before, after = losses(origin), losses(run)
+    assert after[8] == before[8] and after[9] != before[9] and after[10] != before[10]
+
+
+@pytest.mark.slow
+def test_several_hosts_branch(origin, run, tmp_path, tiny_run):
+    """Against one device: 1e-5 is some float32 roundings in three steps."""
+    command = ("tpullm", "pretrain", *WSD, f"--branch={origin}/pretrain/checkpoints/7", "--mesh.fsdp", 4)
+    several_hosts.run(2, *command, "--run", run, devices=4)
+    for step in (8, 9, 10):
+        assert losses(run)[step] == pytest.approx(losses(origin)[step], rel=1e-5)
+    grown, options = copied(tiny_run, tmp_path / "grown"), ["--pretrain.steps=1", "--model.vocabulary_size=704"]
+    several_hosts.run(2, *command, "--run", grown, "--branch_state=parameters", *options, devices=4)
+    before = first_loss(grown, origin)
+    assert before < losses(grown)[1] < before + math.log(1 + 64 / 640) + 1e-5
+
+
+def test_with_the_parameters_alone_it_starts_at_step_0(origin, run):
+    """The loss of its first step is that of the checkpoint on the first batch."""
+    assert pretrain(run, origin, "--branch_state=parameters", "--pretrain.steps=2") == 0
+    assert sorted(losses(run)) == [1, 2]
+    assert losses(run)[1] == pytest.approx(first_loss(run, origin), rel=1e-5)  # float32: sums in another order
+    assert losses(run)[1] < losses(origin)[1] - 0.1
+
+
+def first_loss(run, origin):
+    """The loss of the checkpoint of step 7 on the first batch of a run."""
+    model = find(origin / "pretrain" / "checkpoints" / "7")
+    architecture = Architecture(model.config)
+    batch = pretraining_stream(load(run / "recipe.yaml"), run, np.arange(8)).batch_at(0)
+    with jax.set_mesh(mesh()):
+        params = load_params(model, architecture.placed(mesh()))
+        sums: Sums = batch_loss(architecture, params, batch, dtype=np.dtype("float32"))[1]
+    return float(sums.loss / sums.weight)
+
+
+def test_a_grown_vocabulary_costs_no_more_than_the_mean_probability_of_a_token(origin, run):
+    """60 rows more, of no token: their probability is taken from the 640 that there were."""
+    options = ["--branch_state=parameters", "--model.vocabulary_size=700", "--pretrain.steps=1"]
+    assert pretrain(run, origin, *options) == 0
+    before = first_loss(run, origin)
+    assert before < losses(run)[1] < before + math.log(1 + 60 / 640) + 1e-5
+
+
+def tokenizer(*pieces):
+    bytes_of = lambda token: pieces[token].encode() * (pieces[token][0] != "<")  # noqa: E731
+    return SimpleNamespace(vocabulary_size=len(pieces), piece=pieces.__getitem__, bytes_of=bytes_of)
+
+
+def test_rows_go_where_their_tokens_went():
+    old, new = tokenizer("<s>", "a", "b", "ab"), tokenizer("<s>", "b", "c", "ab", "a")
+    assert branch._rows(old, new, 4, 5).tolist() == [0, 2, -1, 3, 1]
+    assert branch._rows(old, new, 6, 8).tolist() == [0, 2, -1, 3, 1, 5, -1, -1], "padding stays"
+    assert branch._rows(old, old, 6, 6).tolist() == [0, 1, 2, 3, 4, 5]
+    leaf = np.arange(8, dtype=np.float32).reshape(4, 2)
+    grown = branch._grown(leaf, np.array([3, -1, 0]), 2, 0)
+    assert grown.tolist() == [[6, 7], [1, 2], [0, 1]]
+    assert (branch._grown(leaf.T, np.array([3, -1, 0]), 2, 1) == grown.T).all()
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "says"),
+    [
+        (8, [], "branch: no such checkpoint"),
+        ("last", [], "is no checkpoint; name one, such as RUN/pretrain/checkpoints/700"),
+        (7, ["--pretrain.steps=7"], "has done 7; set more, or branch_state to parameters"),
+        (7, ["--model.width=64"], "model.width: the checkpoint"),
+        (7, ["--pretrain.optimizer.kind=muon"], "has the state of adamw, the recipe says muon"),
+        (7, ["--pretrain.optimizer.moments=bfloat16"], "has the state of float32, the recipe says bfloat16"),
+        (7, ["--model.vocabulary_size=700"], "model.vocabulary_size: the checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(origin, run, capsys, step, options, says):
+    assert pretrain(run, origin, *options, step=step) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+    assert not (run / "pretrain").exists()
+
+
+def test_a_corrupt_checkpoint_and_another_tokenizer_are_refused(origin, run, tmp_path, capsys):
+    shutil.copytree(origin, tmp_path / "origin")
+    other = tokenizer(*(f"p{number}" for number in range(640)))
+    recipe = load(run / "recipe.yaml")
+    model = find(origin / "pretrain" / "checkpoints" / "7")
+    (tmp_path / "origin" / "pretrain" / "checkpoints" / "7" / "state" / "_METADATA").unlink()
+    assert pretrain(run, tmp_path / "origin") == 2
+    assert "the checkpoint is corrupt (state/_METADATA is missing)" in capsys.readouterr().err
+    recipe = dataclasses.replace(recipe, branch=str(model.directory / "7"))
+    with pytest.raises(UserError, match="another tokenizer; set branch_state to parameters"):
+        branch.origin(recipe, other, model.config)
