@@ -137,6 +137,29 @@ def test_a_save_has_every_bit_of_every_type_and_shard(tmp_path):
     assert again.newest(target, after=0) == 0
 
 
+def test_a_step_that_is_computed_meanwhile_does_not_reach_the_save(tmp_path, monkeypatch):
+    """Its state is donated while the save waits to be written."""
+    state, target = state_of(mesh())
+    before = jax.tree.map(lambda leaf: np.asarray(leaf).tobytes(), jax.tree.map(jnp.copy, state))
+    saves = LocalSaves(tmp_path / "pretrain", CheckpointConfig(local=str(tmp_path / "disk")), ABOUT)
+    go, write = [], LocalSaves._write
+
+    def late(self, step, shards):
+        while not go:
+            time.sleep(0.01)
+        write(self, step, shards)
+
+    monkeypatch.setattr(LocalSaves, "_write", late)
+    saves.save(3, state)
+    for _ in range(3):
+        state = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)(state)
+    jax.block_until_ready(state)
+    go.append(True)
+    saves.wait()
+    restored = saves.restore(3, target)
+    assert jax.tree.map(lambda leaf: np.asarray(leaf).tobytes(), restored) == before
+
+
 def test_without_a_folder_there_is_none(tmp_path):
     saves = LocalSaves(tmp_path / "pretrain", CheckpointConfig(local_every_steps=1), ABOUT)
     assert saves.newest({}, after=0) == 0 and saves.asks() == [] and not saves.due(1, {"local"})

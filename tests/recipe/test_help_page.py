@@ -256,7 +256,7 @@ def in_one(key, names) -> set[str]:
     return {name for name in names if f"{key}.".startswith(f"{name}.")}
 
 
-# What the run of the small recipe does not need: it has neither questions of tenki nor a text of one's own.
+# What the run of the small recipe does not need: it has no questions of tenki, no text of one's own, and no branch.
 OF_TENKI_OR_TEXT = ("finetune.held_out_fraction", "pretrain.steps", "pretrain.batch_size")
 
 
@@ -273,5 +273,5 @@ def test_the_keys_that_a_verb_reads_are_those_that_it_declares(reads, small, ver
     for verb in verbs:
         found, declared = read_and_declared(verb, reads, small)
         assert {key for key in found if not in_one(key, declared)} <= NAMES_OF_SOURCES, verb
-        elsewhere = {"text_bytes", *(OF_TENKI_OR_TEXT if verb == "evaluate" else ())}
+        elsewhere = {"text_bytes", "branch_state", *(OF_TENKI_OR_TEXT if verb == "evaluate" else ())}
         assert set().union(*(in_one(key, declared) for key in found)) >= declared - elsewhere, verb

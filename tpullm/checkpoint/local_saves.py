@@ -78,7 +78,11 @@ class LocalSaves:
         """Copy this host's shards, and write them in the background. A failure is a warning: the training goes on."""
         self.wait()
         self._last = time.monotonic()
-        shards = {name: _bits(np.array(shard)) for name, shard in _shards(state)}
+        shards = dict(_shards(state))
+        for shard in shards.values():
+            shard.copy_to_host_async()
+        # Nothing is copied on a CPU: JAX donates no buffer that numpy still sees, so the next step takes another one.
+        shards = {name: _bits(np.asarray(shard)) for name, shard in shards.items()}
         self._thread = threading.Thread(target=self._write, args=(step, shards), name="local_save")
         self._thread.start()
 

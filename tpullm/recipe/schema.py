@@ -348,8 +348,8 @@ class CheckpointConfig:
         keep_every: saves whose step is a multiple of this number are never removed. 0 is none.
         keep_best: keep this many more saves, those with the lowest held-out loss. A save counts if its step was
             evaluated. The loss is the mean over the sources.
-        local: a folder on each host's local disk, for saves in between. Training resumes from the newest save of both
-            places. Empty is none.
+        local: a folder on each host's own disk, for more frequent saves. They stand between those in the run directory,
+            and training resumes from the newer of the two. Empty is none.
         local_every_minutes: save in `local` after this many minutes. 0 is never by time.
         local_every_steps: save in `local` after this many steps. 0 is never by steps.
     """
@@ -453,9 +453,8 @@ class Recipe:
         text_bytes: at most this many bytes of `text`. 0 is all.
         base: a published model to start from. A folder in the format of Hugging Face; its shapes, its tokenizer and its
             parameters are used.
-        branch: a checkpoint of any run that pretraining starts from. Such as
-            `runs/a/pretrain/checkpoints/700`. It has
-            to be of the same model; only the vocabulary may have grown.
+        branch: a checkpoint of any run, for pretraining to start from. Such as `runs/a/pretrain/checkpoints/700`. The
+            model has to be the same; with `branch_state: parameters` the vocabulary may have grown.
         branch_state: what is taken of `branch`. `all`: the optimizer and the step too, so training continues from that
             step. `parameters`: training starts at step 0.
         topology: the TPU slice of the recipe, such as `v5e:4x4`. `2 x v5p:4x4x8` is two slices. The recipe runs on
