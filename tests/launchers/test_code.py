@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ import zipfile
 
 import pytest
 
+import tpullm
 from tests.conftest import ROOT
 from tpullm.launchers import code
 
@@ -61,6 +63,7 @@ def names_in(wheel: code.Wheel) -> list[str]:
 
 def test_another_file_is_another_name(package):
     first = built()
+    assert re.fullmatch(rf"tpullm-{tpullm.__version__}\+[0-9a-f]{{12}}-py3-none-any\.whl", first.name)
     (package / "a.py").write_text("A = 2\n")
     changed = built()
     git(package, "mv", "a.py", "b.py")
@@ -108,7 +111,8 @@ def test_a_file_that_was_deleted_is_not_missed(package):
 def test_git_is_asked_about_this_checkout_alone(package, tmp_path, monkeypatch):
     """A hook of git has variables that name another repository."""
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
-    assert "tpullm/a.py" in names_in(built())
+    (package / "untracked.py").touch()
+    assert [name for name in names_in(built()) if name.endswith(".py")] == ["tpullm/a.py"]
 
 
 @pytest.fixture
