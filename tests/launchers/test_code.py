@@ -3,14 +3,16 @@
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
 
+import tpullm
 from tests.conftest import ROOT
-from tpullm.errors import UserError
 from tpullm.launchers import code
 
 
@@ -61,6 +63,7 @@ def names_in(wheel: code.Wheel) -> list[str]:
 
 def test_another_file_is_another_name(package):
     first = built()
+    assert re.fullmatch(rf"tpullm-{tpullm.__version__}\+[0-9a-f]{{12}}-py3-none-any\.whl", first.name)
     (package / "a.py").write_text("A = 2\n")
     changed = built()
     git(package, "mv", "a.py", "b.py")
@@ -108,7 +111,8 @@ def test_a_file_that_was_deleted_is_not_missed(package):
 def test_git_is_asked_about_this_checkout_alone(package, tmp_path, monkeypatch):
     """A hook of git has variables that name another repository."""
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
-    assert "tpullm/a.py" in names_in(built())
+    (package / "untracked.py").touch()
+    assert [name for name in names_in(built()) if name.endswith(".py")] == ["tpullm/a.py"]
 
 
 @pytest.fixture
@@ -137,10 +141,20 @@ def test_an_installed_package_is_packed_by_its_record(installed):
     assert [name for name in names if not name.startswith("tpullm-")] == ["tpullm/a.py"]
 
 
-def test_code_of_which_nothing_says_what_belongs_to_it_is_not_packed(installed):
+def test_of_a_copy_without_git_only_the_kinds_that_pip_packs_are_sent(installed):
+    """A downloaded archive, say."""
     (installed / "RECORD").unlink()
-    with pytest.raises(UserError, match="code: .*/tpullm is neither a git checkout nor an installed package; clone"):
-        built()
+    for name in STRAY:
+        if "/" not in name and name != "secrets.yaml":
+            (code.PACKAGE / name).write_text("HF_TOKEN=a_secret_of_mine\n")
+    wheel = built()
+    assert {"tpullm/a.py", "tpullm/b.py"} == {name for name in names_in(wheel) if not name.startswith("tpullm-")}
+    assert b"a_secret_of_mine" not in wheel.content
+
+
+def test_the_kinds_are_those_that_pip_packs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert [".py", *(kind[1:] for kind in project["tool"]["setuptools"]["package-data"]["*"])] == list(code.KINDS)
 
 
 def test_compiled_files_and_times_do_not_change_it(package):

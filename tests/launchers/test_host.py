@@ -327,14 +327,41 @@ def test_a_verb_that_ends_in_its_last_minutes_has_ended(start, tmp_path, monkeyp
 )
 def test_ten_minutes_or_a_tenth_are_left_to_save(host, monkeypatch, seconds, after):
     made, timed = [], host()
-    monkeypatch.setattr(program.threading, "Timer", lambda *given: made.append(given) or threading.Thread())
+
+    class Timer:
+        def __init__(self, *given):
+            self.given = given
+
+        def start(self):
+            made.append((*self.given, self.daemon))
+
+    monkeypatch.setattr(program.threading, "Timer", Timer)
     timed.limit(seconds)
-    assert made == [(after, timed.end_of_hours)]
+    assert made == [(after, timed.end_of_hours, True)]
 
 
-def test_a_machine_stays_until_all_hosts_have_reported(start, host, monkeypatch):
+def test_the_verb_is_limited_to_the_time_that_the_machine_has(start, monkeypatch):
+    limits = []
+    monkeypatch.setattr(Supervisor, "limit", lambda self, seconds: limits.append(seconds))
+    monkeypatch.setattr(Supervisor, "run", lambda self: HostExit(0, 0, "done"))
+    assert start(seconds=1000) == 0 and 500 < limits[0] <= 1000
+
+
+def test_an_error_of_the_supervisor_leaves_no_verb_behind(start, monkeypatch):
+    killed = []
+
+    def run(self):
+        self._child = type("Child", (), {"kill": lambda self: killed.append("verb")})()
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(Supervisor, "run", run)
+    assert start() == 1 and killed == ["verb"]
+
+
+@pytest.mark.parametrize("own", [0, 130])
+def test_a_machine_stays_until_all_hosts_have_reported(start, host, monkeypatch, own):
     """Switched off before, it would look as if it was taken back."""
-    monkeypatch.setattr(Supervisor, "run", lambda self: HostExit(1, 0, "done"))
+    monkeypatch.setattr(Supervisor, "run", lambda self: HostExit(1, own, "done"))
     codes, record = [], host().record
     thread = threading.Thread(target=lambda: codes.append(start(place=TWO)), daemon=True)
     thread.start()
@@ -345,7 +372,7 @@ def test_a_machine_stays_until_all_hosts_have_reported(start, host, monkeypatch)
     assert thread.is_alive() and len(record.exits(4)) == 1
     record.add_exit(4, HostExit(0, 0, "done"))
     thread.join(60)
-    assert codes == [0]
+    assert codes == [own]
 
 
 @pytest.mark.parametrize("own, other", [(1, None), (2, None), (75, None), (0, 2), (130, 75)])

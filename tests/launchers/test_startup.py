@@ -301,10 +301,10 @@ def test_after_a_reboot_a_machine_has_the_rest_of_its_hours(boot, tmp_path):
     (tmp_path / "home").mkdir()
     seen = []
     for began in (time.time() - 3600, time.time() + 3600, time.time() - 10000):  # a clock may have jumped
-        (tmp_path / "home" / "began").write_text(f"{began:.0f}\n")
+        (tmp_path / "home" / "began").write_text(f"{int(began)}\n")
         seen.append(int(json.loads(boot(TOLD).stdout)[-3]))
-    assert 3500 < seen[0] <= 3600 and 7000 < seen[1] <= 7200 and -100 < seen[2] <= 0
-    assert switched_off(tmp_path)[::2] == ["-h +60", "-h +120", "-h +0"]
+    assert 3500 < seen[0] <= 3600 and 7000 < seen[1] <= 7200 and 200 < seen[2] <= 300, "enough for a report"
+    assert switched_off(tmp_path)[::2] == ["-h +60", "-h +120", "-h +5"]
 
 
 WAITS = """

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 
 import tpullm
-from tpullm.errors import UserError
 
 PACKAGE = Path(tpullm.__file__).parent
 CONSTRAINTS = PACKAGE.parent / "constraints.txt"  # of a checkout; an installed wheel has it in the package
+KINDS = (".py", ".html", ".css", ".js", ".sh", ".yaml")  # of `package-data` in pyproject.toml, beside modules
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,10 @@ def wheel() -> Wheel:
 def _files() -> dict[str, Path]:
     """The files of the package by their names in it: those that git tracks, or that pip installed.
 
-    Whatever else lies in its folder (a `.env`, a notebook, an editor's backup) may be secret, and stays here.
-
-    Raises:
-        UserError: neither git nor pip knows which files belong to the package.
+    Whatever else lies in its folder (a `.env`, a notebook, an editor's backup) may be secret, and stays here. A copy
+    that neither knows, such as a downloaded archive, has the kinds of files that pip would pack.
     """
-    found = _tracked(PACKAGE) or _installed()
-    if not found:
-        what = f"code: {PACKAGE} is neither a git checkout nor an installed package"
-        raise UserError(f"{what}; clone it with git, or install it with pip, so that no other file is sent")
+    found = _tracked(PACKAGE) or _installed() or _of_known_kinds()
     return {name: path for name, path in found.items() if not path.name.startswith(".") and path.is_file()}
 
 
@@ -102,6 +97,12 @@ def _installed() -> dict[str, Path]:
     """The files of the package in the record of what pip installed."""
     paths = [Path(file.locate()) for file in metadata.files("tpullm") or [] if file.suffix != ".pyc"]
     return {path.relative_to(PACKAGE).as_posix(): path for path in paths if path.is_relative_to(PACKAGE)}
+
+
+def _of_known_kinds() -> dict[str, Path]:
+    """The files in the package's folder, and in the folder that is a link in a checkout, of the kinds in `KINDS`."""
+    paths = [Path(folder) / name for folder, _, names in os.walk(PACKAGE, followlinks=True) for name in names]
+    return {path.relative_to(PACKAGE).as_posix(): path for path in paths if path.suffix in KINDS}
 
 
 def _hash(files: dict[str, bytes]) -> str:

@@ -18,7 +18,7 @@ from tpullm.recipe.schema import Recipe
 JOINING = ("run", "pretrain", "finetune", "evaluate")
 SHARING = ("collect", "tokenize")
 RUN_LABEL = "tpullm-run"  # holds `Job.run_hash`
-# What the machines' account may be used for: the bucket, logs and measurements. Roles may allow less, but not more.
+# What the machines' account may be used for: Cloud Storage, logs, measurements. Its roles may allow less, not more.
 SCOPES = ("devstorage.read_write", "logging.write", "monitoring.write")
 CLOUD_NAME = re.compile(r"[a-z]([-a-z0-9]{0,46}[a-z0-9])?")  # of Google's 63 characters, 15 for `-ATTEMPT-INDEX`
 

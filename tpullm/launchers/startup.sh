@@ -14,7 +14,7 @@ storage=${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}
 
 say() { printf 'startup.sh: %s\n' "$1" >&2; }
 
-metadata_value() { curl -fsS --retry 5 --retry-connrefused -H 'Metadata-Flavor: Google' "$metadata/instance/$1"; }
+metadata_value() { curl -fsS --retry 8 --retry-connrefused -H 'Metadata-Flavor: Google' "$metadata/instance/$1"; }
 
 attribute() { metadata_value "attributes/$1" 2>/dev/null || true; }
 
@@ -169,8 +169,8 @@ mkdir -p "$home"
 rm -f "$home/reported"
 seconds=$(setting tpullm-seconds)
 [ -e "$home/began" ] || { date +%s >"$home/began.partial" && mv "$home/began.partial" "$home/began"; }
-left=$(($(cat "$home/began") + seconds - $(date +%s))) # after a reboot, less than at first
-if [ "$left" -gt "$seconds" ]; then left=$seconds; elif [ "$left" -lt 0 ]; then left=0; fi
+left=$(($(cat "$home/began") + seconds - $(date +%s))) # after a reboot, less than at first, but enough for a report
+if [ "$left" -gt "$seconds" ]; then left=$seconds; elif [ "$left" -lt 300 ]; then left=300; fi
 started=$(uptime)
 power_off "+$(((left + 59) / 60))"
 
