@@ -381,8 +381,8 @@ class TrainConfig:
         evaluate_rows: at most this many rows a source in an evaluation. 0 is all.
         log_every: steps between lines of `metrics.jsonl`.
         data_workers: threads that read ahead. The batches do not depend on it.
-        patience_minutes: a host that makes no progress for so long ends training with exit code 75, and is named. 0 is
-            never. A step, a batch of an evaluation and a save must each take less.
+        patience_minutes: after so long without progress on a host, training ends (exit code 75). The host is named. 0
+            is never. A step, a batch of an evaluation and a save must each take less.
         checkpoint: when training saves.
     """
 
