@@ -1,10 +1,14 @@
 """Which checkpoints stay."""
 
+import errno
+
 import jax.numpy as jnp
 import pytest
 
+from tpullm.checkpoint import checksums
 from tpullm.checkpoint.models import steps
 from tpullm.checkpoint.saving import Checkpoints
+from tpullm.errors import correctable
 from tpullm.recipe.schema import CheckpointConfig
 
 LOSSES = {1: 5.0, 2: 3.0, 3: 4.0, 4: float("nan"), 5: 6.0, 6: 7.0}
@@ -63,3 +67,27 @@ def test_the_best_are_known_after_a_restart_but_not_of_steps_that_are_repeated(t
 def test_multiples_stay(tmp_path):
     config = CheckpointConfig(keep=2, keep_every=3)
     assert save(tmp_path, config, range(1, 12), {}, always=5) == [3, 5, 6, 9, 10, 11]
+
+
+def test_a_save_that_fails_costs_no_earlier_one(tmp_path, monkeypatch):
+    """The disk is full when the checksums are written, after all else; the same training saves once there is room."""
+    directory, config = tmp_path / "stage" / "checkpoints", CheckpointConfig(keep=1)
+    checkpoints = Checkpoints(directory, config)
+    checkpoints.save(1, state(1), {})
+    checkpoints.close()
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checksums, "write", full)
+        checkpoints = Checkpoints(directory, config)
+        checkpoints.save(2, state(2), {})
+        with pytest.raises(OSError) as failed:
+            checkpoints.close()
+        assert "no space left on the device" in correctable(failed.value)
+    assert steps(directory) == [1]
+    checksums.verify(directory / "1")
+    assert save(directory, config, [2], {}) == [2]
+    checksums.verify(directory / "2")
+    assert [path.name for path in directory.iterdir()] == ["2"]
