@@ -178,8 +178,11 @@ class FakeBatch(Rest):
             time.sleep(SECONDS_IN_A_STATE)
         self._advance(job, "SCHEDULED")
         time.sleep(SECONDS_IN_A_STATE)
-        self._advance(job, "RUNNING")
-        free = threading.Semaphore(int(group.get("parallelism", len(job.tasks))))
+        places = int(group.get("parallelism", len(job.tasks)))
+        with self.lock:  # a job that runs has tasks that are at work
+            job.tasks[:places] = ["ASSIGNED"] * len(job.tasks[:places])
+            self._advance(job, "RUNNING")
+        free = threading.Semaphore(places)
         threads = [threading.Thread(target=self._task, args=(job, index, free)) for index in range(len(job.tasks))]
         for thread in threads:
             thread.start()

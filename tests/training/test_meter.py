@@ -26,6 +26,9 @@ class Lines(list):
         """Keep a line of the hours."""
         self.hours.append(line)
 
+    def sync(self):
+        """Nothing."""
+
     def close(self):
         """Remember it."""
         self.closed = True
@@ -130,6 +133,18 @@ def test_a_step_is_read_once_when_as_many_as_asked_for_came_after_it(clock):
         clock.now += 1.0
         of.read(ahead)
     assert [row["step"] for row in of.log] == [1, 2, 3] and of.oldest() is None
+
+
+def test_no_loss_is_lost_at_a_checkpoint_between_two_lines(clock):
+    of = metered(steps=8, every=4)
+    for step in range(1, 9):
+        clock.now += 1.0
+        of.dispatched(step, values(step, loss=np.float32(step)))
+        if step in (3, 4, 6):
+            of.sync()
+    of.close()
+    assert [(row["step"], row["losses"]) for row in of.log] == [(3, [1, 2, 3]), (4, [4]), (6, [5, 6]), (8, [7, 8])]
+    assert [row["step_seconds"] for row in of.log if "step_seconds" in row] == [1.0, 1.0]
 
 
 def test_a_skipped_step_is_told_with_its_documents_and_its_loss_is_not_the_losses(clock, capsys):

@@ -183,15 +183,15 @@ def train(job: Job, description: dict, start: Start) -> dict:
         if due(first):
             results = hosts.broadcast("evaluated", lambda: meter.log.evaluated(first)) or evaluate(first)
         hosts.barrier("training begins")
-        last_save, last_step, done = time.monotonic(), time.monotonic(), first
+        last_save, last_step, seconds, done = time.monotonic(), time.monotonic(), float("inf"), first
         batch = following() if first < steps else None
         for done in range(first + 1, steps + 1):
             with hours.of("compile") if done == first + 1 else contextlib.nullcontext():
                 state, values = step_function(state, batch)
             meter.dispatched(done, values)
             batch = following() if done < steps else None
-            wait(_lead(time.monotonic() - last_step))
-            last_step = time.monotonic()
+            wait(_lead(seconds))
+            seconds, last_step = time.monotonic() - last_step, time.monotonic()
 
             final, minutes = done == steps, (time.monotonic() - last_save) / 60
             late = save.every_minutes and minutes >= save.every_minutes and hosts.is_first()  # by one clock
@@ -210,7 +210,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
             if keeps:
                 with hours.of("save"), watchdog.of("save"):
                     _check_finite(state["params"], done, job.directory)
-                    meter.log.sync()  # before the save: lines of saved steps are never lost
+                    meter.sync()  # before the save: lines of saved steps are never lost
                     if saves:
                         checkpoints.check()
                         checkpoints.save(done, state, description)

@@ -56,6 +56,7 @@ class Meter:
     _bad: list[dict] = field(default_factory=list)
     _sound: dict = field(default_factory=dict)
     _all_skipped: int = 0
+    _last: int = 0
     _since: float = field(default_factory=time.monotonic)
     _waited: float = 0.0
     _last_line: float = 0.0
@@ -80,6 +81,7 @@ class Meter:
             self._take(step, jax.tree.map(lambda value: value.tolist(), jax.device_get(arrays)))
 
     def _take(self, step: int, values: dict) -> None:
+        self._last = step
         self.skipped = {step - 1: self.skipped.get(step - 1, 0), step: values["skipped"]}
         self._losses.append(values["loss"] if math.isfinite(values["loss"]) else None)
         if values["skipped"]:
@@ -110,18 +112,29 @@ class Meter:
             "tokens_per_second": rate,
             "step_seconds": seconds,
             "data_wait_share": waited / elapsed,
-            "losses": self._losses,
+            **self._each_step(),
         }
         row |= self._mfu(rate)
         row |= {name: values[name] for name in ("balance_loss", "expert_load", "expert_loads") if name in values}
-        row |= {"skipped": self._bad} if self._bad else {}
-        self._losses, self._bad = [], []
         self.log.write(row)
         self.log.write_hours(self.hours.line(step, self._all_skipped))
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self.steps:
             say(line(row, self.steps))
             self._last_line = now
         self._restart(step, now)
+
+    def _each_step(self) -> dict[str, list]:
+        """What the next line says of each step since the last one: its loss, and whether it was skipped."""
+        row = {"losses": self._losses} | ({"skipped": self._bad} if self._bad else {})
+        self._losses, self._bad = [], []
+        return row
+
+    def sync(self) -> None:
+        """Before a checkpoint: all that is known of its steps is in the log, and the log where it stays."""
+        self.read()
+        if self._losses:
+            self.log.write({"step": self._last, **self._each_step()})
+        self.log.sync()
 
     def _mfu(self, rate: float) -> dict[str, float]:
         """The share of the peak, if the peak is known. A peak that is exceeded was measured wrong and is discarded."""
