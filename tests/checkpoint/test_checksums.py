@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax.numpy as jnp
 import pytest
 
 from tests.run.test_resume import assert_same_bits
@@ -11,13 +12,24 @@ from tpullm import storage
 from tpullm.checkpoint import checksums
 from tpullm.checkpoint.checksums import CorruptSave
 from tpullm.checkpoint.models import find, made_by, steps
+from tpullm.checkpoint.saving import Checkpoints
 from tpullm.cli import main
+from tpullm.recipe.schema import CheckpointConfig
 
 
 @pytest.fixture
 def run(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "tiny")
     return tmp_path / "tiny"
+
+
+@pytest.fixture
+def save(tmp_path):
+    """One small checkpoint."""
+    checkpoints = Checkpoints(tmp_path / "stage" / "checkpoints", CheckpointConfig())
+    checkpoints.save(30, {"params": {"a": jnp.arange(1000.0), "b": jnp.ones((3, 4))}}, {"stage": "pretrain"})
+    checkpoints.close()
+    return tmp_path / "stage" / "checkpoints" / "30"
 
 
 @pytest.fixture
@@ -105,17 +117,16 @@ def test_a_corrupt_model_is_not_used(run, capsys):
         find(run / "pretrain")
 
 
-def test_every_flipped_byte_is_noticed(run):
+def test_every_flipped_byte_is_noticed(save):
     """Or it changes nothing: the time of a commit, and the text of a file that only has to exist."""
-    save = run / "pretrain" / "checkpoints" / "30"
     checksums.verify(save)
     files = [path for path in save.rglob("*") if path.is_file()]
-    assert len(files) > 10 and save / checksums.FILE in files
+    assert len(files) > 8 and save / checksums.FILE in files
     for path in files:
         if path.name == checksums.COMMITTED:
             continue
         content = path.read_bytes()
-        for place in sorted({0, len(content) // 3, len(content) // 2, len(content) - 1}):
+        for place in {*range(0, len(content), 11), len(content) - 1}:
             flip(path, place)
             if not _equal_but_for_times(path, content):
                 with pytest.raises(CorruptSave):
@@ -135,8 +146,7 @@ def _equal_but_for_times(path, content):
         return False
 
 
-def test_a_missing_and_a_cut_file_are_noticed(run):
-    save = run / "pretrain" / "checkpoints" / "30"
+def test_a_missing_and_a_cut_file_are_noticed(save):
     file = largest(save)
     content = file.read_bytes()
     file.write_bytes(content[:-1])
@@ -147,8 +157,7 @@ def test_a_missing_and_a_cut_file_are_noticed(run):
         checksums.verify(save)
 
 
-def test_every_file_is_in_one_share(run):
-    save = run / "pretrain" / "checkpoints" / "30"
+def test_every_file_is_in_one_share(save):
     for path in [path for path in save.rglob("*") if path.is_file() and path.parent != save]:
         if path.name != checksums.COMMITTED:
             content = path.read_bytes()
@@ -163,16 +172,13 @@ def test_every_file_is_in_one_share(run):
             path.write_bytes(content)
 
 
-def test_a_save_of_an_older_version_is_used(run):
-    save = run / "pretrain" / "checkpoints" / "30"
+def test_a_save_of_an_older_version_is_used(save):
     (save / checksums.FILE).unlink()
     checksums.verify(save)
-    assert find(save).step == 30
 
 
-def test_on_gs_the_server_knows_the_checksums(run, bucket):
+def test_on_gs_the_server_knows_the_checksums(save, bucket):
     """No object is read, and one that was written otherwise since is noticed."""
-    save = run / "pretrain" / "checkpoints" / "30"
     for path in save.rglob("*"):
         if path.is_file():
             storage.copy(path, bucket / "30" / path.relative_to(save).as_posix())
