@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -295,6 +296,21 @@ def test_a_machine_of_batch_is_not_switched_off_and_a_test_switches_nothing_off(
     (guard / "shutdown").symlink_to(tmp_path / "shutdown")
     assert boot(TOLD, {"PATH": f"{guard}:{os.environ['PATH']}"} | variables).returncode == 0
     assert switched_off(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "variables, off",
+    [({}, ["-h now"]), ({"BATCH_TASK_INDEX": "0"}, []), ({"GCE_METADATA_HOST": "127.0.0.1:1"}, [])],
+)
+def test_a_machine_of_google_is_switched_off_by_shutdown(tmp_path, variables, off):
+    """The function by itself: only a real machine has no variable that names its metadata server."""
+    (function,) = re.findall(r"^power_off\(\) \{.*?^\}$", startup.text(), re.MULTILINE | re.DOTALL)
+    command = tmp_path / "shutdown"
+    command.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/off\n')
+    command.chmod(0o755)
+    script = f"set -eu\n{function}\npower_off now"
+    subprocess.run(["/bin/sh", "-c", script], env={"PATH": str(tmp_path)} | variables, check=True)
+    assert switched_off(tmp_path) == off
 
 
 def test_after_a_reboot_a_machine_has_the_rest_of_its_hours(boot, tmp_path):
