@@ -1,5 +1,7 @@
 """What a launch prints: the state of its attempts and machines, their cost, and the hosts' logs."""
 
+import json
+
 import pytest
 import yaml
 
@@ -41,6 +43,15 @@ def test_attempts_machines_and_their_cost():
         "  x-1: failed (no quota), 0.25 $/h",
         f"  now 1.75 $/h (list prices on demand of {PRICES_DATE}, cloud.google.com/tpu/pricing; spot costs less)",
     ]
+
+
+def test_the_status_tells_where_the_hours_of_a_training_went(tmp_path):
+    """From the run directory, with no host's help; nothing before the first step."""
+    job = make_job(str(tmp_path), name="x")
+    assert show.trainings(job) == ""
+    spent = {"process": 1.0, "resumed": 0, "step": 1200, "skipped": 0, "seconds": {"data": 10.0, "all": 100.0}}
+    storage.write_text(tmp_path / "pretrain" / "hours.jsonl", json.dumps(spent) + "\n")
+    assert show.trainings(job) == "  pretrain: step 1,200, goodput 90.0% (data 10.0%)\n"
 
 
 def test_a_cost_that_is_not_known_is_told_and_machines_have_their_own_source():

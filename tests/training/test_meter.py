@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tpullm.run.hours import Hours
 from tpullm.training import meter
-from tpullm.training.hours import Hours
 from tpullm.training.meter import Meter, duration, line
 
 TOKENS = 100  # of a step

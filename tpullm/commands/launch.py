@@ -140,7 +140,7 @@ def upload(job: Job) -> None:
 
 def _status(job: Job, target: Target, arguments: Any) -> int:
     resources = watch.with_retries(lambda: target.observe(job))
-    print(show.status(job, Record(job.folder).attempts(), resources), end="")
+    print(show.status(job, Record(job.folder).attempts(), resources) + show.trainings(job), end="")
     return 0
 
 

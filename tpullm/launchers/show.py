@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tpullm import storage
 from tpullm.hardware import machines
 from tpullm.hardware.chips import PRICES_DATE
 from tpullm.launchers import code
 from tpullm.launchers.job import Job
 from tpullm.launchers.record import Attempt, Record
 from tpullm.launchers.target import Resource, Target
+from tpullm.run import hours
 
 SECONDS_BETWEEN_LOOKS = 5.0
 ATTEMPTS_SHOWN = 5
@@ -78,6 +80,15 @@ def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource])
     source = machines.PRICES if job.config.machine else of_chips
     lines.append(f"  now {total:.2f} $/h ({source})" if resources else "  nothing is left that costs")
     return "\n".join(lines) + "\n"
+
+
+def trainings(job: Job) -> str:
+    """Of each training in the run directory, its step and where its hours went."""
+    lines = []
+    for stage in ("pretrain", "finetune"):
+        if spent := hours.read(storage.path(job.run) / stage / hours.FILE):
+            lines.append(f"  {stage}: step {spent[-1]['step']:,}, {hours.told(spent)}\n")
+    return "".join(lines)
 
 
 def _progress(attempt: Attempt) -> str:

@@ -12,7 +12,7 @@ from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.report.language import ENGLISH, Language
-from tpullm.run import manifest
+from tpullm.run import hours, manifest
 
 EXAMPLES = (
     "今日はいい天気ですね。",
@@ -40,6 +40,7 @@ class RunData:
         pretrain, finetune: the lines of `metrics.jsonl`.
         results: `evaluate/results.json`.
         plan: `pretrain/plan.json`, the predicted time of a step.
+        hours: the lines of `pretrain/hours.jsonl`, where the time went.
     """
 
     name: str
@@ -53,6 +54,7 @@ class RunData:
     finetune: list[dict[str, Any]] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    hours: list[dict[str, Any]] = field(default_factory=list)
 
 
 def find(value: Any, *keys: str) -> Any:
@@ -107,6 +109,7 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
         finetune=_lines(run / "finetune" / "metrics.jsonl"),
         results=results,
         plan=_json(run / "pretrain" / "plan.json"),
+        hours=hours.read(run / "pretrain" / hours.FILE),
     )
 
 

@@ -1,10 +1,11 @@
 """The time of each stage, the machine, and the predicted time of a step."""
 
-from tpullm.report.charts import single_bars
+from tpullm.report.charts import share_bar, single_bars
 from tpullm.report.html import Markup, figure, paragraph, section, tag
 from tpullm.report.language import Language
 from tpullm.report.run_data import RunData, number, numbers, series
-from tpullm.report.units import percent
+from tpullm.report.units import count, percent
+from tpullm.run import hours
 
 
 def speed(data: RunData) -> Markup | None:
@@ -19,8 +20,7 @@ def speed(data: RunData) -> Markup | None:
         names = _stages(text)
         times = [(names.get(stage, stage), value, text.duration(value)) for stage, value in seconds.items()]
         parts.append(figure(single_bars(times), text("{time} in all.", time=text.duration(sum(seconds.values())))))
-    if (predicted := _predicted(data)) is not None:
-        parts.append(predicted)
+    parts += [part for part in (_predicted(data), _goodput(data)) if part is not None]
     cells = [cell for name, value in facts for cell in (tag("dt", name), tag("dd", value))]
     columns = [tag("div", *parts)] * bool(parts) + [tag("dl", *cells, class_="facts")] * bool(facts)
     said = text("How long each step took, and on which machine. The same commands run on a GPU and on a TPU pod.")
@@ -75,6 +75,31 @@ def _predicted(data: RunData) -> Markup | None:
     median_told = text("The time of one pretraining step: predicted before training, and the median of all steps.")
     title = tag("h3", text("As fast as predicted?"))
     return tag("div", title, figure(bars, text.join(median_told, _off(text, predicted / median - 1))))
+
+
+def _goodput(data: RunData) -> Markup | None:
+    """Where the time of pretraining went, over all processes that worked on it."""
+    found = {kind: seconds for kind, seconds in hours.summary(data.hours).items() if seconds}
+    if "train" not in found:
+        return None
+    text, skipped = data.language, sum(len(row.get("skipped") or []) for row in data.pretrain)
+    names = {
+        "train": text("training"),
+        "start": text("starting, or no process"),
+        "compile": text("compiling"),
+        "restore": text("restoring"),
+        "data": text("waiting for data"),
+        "save": text("saving"),
+        "evaluate": text("evaluating"),
+        "lost": text("steps made again"),
+        "skipped": text("skipped steps"),
+    }
+    times = [(name, found[kind]) for kind, name in names.items() if kind in found]
+    share = percent(found["train"] / sum(found.values()))
+    said = text("{share} of the time went into steps that the model is made of (goodput).", share=share)
+    if skipped:
+        said = text.join(said, text("{count} bad steps were skipped; they changed nothing.", count=count(skipped)))
+    return tag("div", tag("h3", text("Where the time went")), figure(share_bar(times, text.duration), said))
 
 
 def _off(text: Language, error: float) -> str:

@@ -29,8 +29,8 @@ from tpullm.model.count import parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype
 from tpullm.process import compile_cache, environment
 from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.run.hours import Hours
 from tpullm.training.evaluation import held_out, make_evaluation
-from tpullm.training.hours import Hours
 from tpullm.training.meter import Meter
 from tpullm.training.metrics import MetricsLog, NoLog
 from tpullm.training.optimizer.chain import decay_begin, learning_rates, make_optimizer

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import jax
 
 from tpullm.log import say, warn
-from tpullm.training.hours import Hours
+from tpullm.run.hours import Hours
 from tpullm.training.metrics import MetricsLog, NoLog
 
 SECONDS_BETWEEN_LINES = 10.0

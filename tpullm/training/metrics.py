@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from tpullm import storage
+from tpullm.run import hours
 from tpullm.storage.mirror import mirrored
-from tpullm.training import hours
 
 FILE = "metrics.jsonl"
 

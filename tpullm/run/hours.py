@@ -56,8 +56,8 @@ def summary(lines: list[dict]) -> dict[str, float]:
     for line in lines:
         processes.setdefault(line["process"], []).append(line)
     total = dict.fromkeys(KINDS, 0.0)
-    following = [*list(processes.values())[1:], None]
-    for own, after in zip(processes.values(), following, strict=True):
+    in_order = list(processes.values())
+    for own, after in zip(in_order, [*in_order[1:], None], strict=False):
         last = own[-1]
         for kind, seconds in last["seconds"].items():
             if kind != "all":
@@ -73,10 +73,13 @@ def summary(lines: list[dict]) -> dict[str, float]:
     return total
 
 
-def goodput(lines: list[dict]) -> float | None:
-    """The share of all time that went into updates that the result is made of; None before the first."""
-    found = summary(lines)
-    return found["train"] / sum(found.values()) if found["train"] else None
+def told(lines: list[dict]) -> str:
+    """Where the hours went, in words: the goodput, then the rest, the largest first."""
+    found = {kind: seconds for kind, seconds in summary(lines).items() if seconds}
+    total = sum(found.values()) or 1.0
+    rest = sorted((kind for kind in found if kind != "train"), key=found.get, reverse=True)
+    shares = ", ".join(f"{kind} {found[kind] / total:.1%}" for kind in rest)
+    return f"goodput {found.get('train', 0.0) / total:.1%}" + (f" ({shares})" if shares else "")
 
 
 def read(path: Path) -> list[dict]:

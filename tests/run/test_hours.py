@@ -1,0 +1,64 @@
+"""Where the hours went: every second of every process has one name, and the names add up to the time that passed."""
+
+import json
+
+import pytest
+
+from tpullm.run import hours
+from tpullm.run.hours import Hours, summary, told
+
+
+def line(process, resumed, step, seconds, skipped=0, **named):
+    """What a process that began at `process` appends `seconds` later."""
+    return {
+        "process": process,
+        "resumed": resumed,
+        "step": step,
+        "skipped": skipped,
+        "seconds": {**named, "all": seconds},
+    }
+
+
+def test_all_is_named_once():
+    """Two processes: 100 s to step 10, of which 4 steps are made again; 10 s nobody; 60 s to step 16, 2 skipped."""
+    lines = [
+        line(1000.0, 0, 5, 60.0, compile=10.0, save=5.0, data=5.0),
+        line(1000.0, 0, 10, 100.0, compile=10.0, save=5.0, data=5.0),
+        line(1110.0, 6, 16, 60.0, skipped=2, restore=10.0),
+    ]
+    found = summary(lines)
+    assert sum(found.values()) == pytest.approx(1110.0 + 60.0 - 1000.0)
+    assert {kind: value for kind, value in found.items() if value} == pytest.approx(
+        {"start": 10, "compile": 10, "restore": 10, "data": 5, "save": 5, "lost": 80 * 4 / 10}
+        | {"skipped": 50 * 2 / 10, "train": 80 * 6 / 10 + 50 * 8 / 10}
+    )
+    assert told(lines).startswith("goodput 51.8% (lost 18.8%, ") and told([]) == "goodput 0.0%"
+
+
+def test_a_clock_that_goes_back_takes_nothing_away():
+    assert summary([line(1000.0, 0, 10, 100.0), line(500.0, 10, 20, 100.0)]) == dict.fromkeys(hours.KINDS, 0.0) | {
+        "train": 200.0
+    }
+
+
+def test_a_process_counts_its_seconds(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(hours.time, "monotonic", lambda: clock[0])
+    made = Hours()
+    made.resumed = 3
+    with made.of("save"):
+        clock[0] += 2.0
+    with pytest.raises(KeyboardInterrupt), made.of("save"):
+        clock[0] += 1.0
+        raise KeyboardInterrupt
+    clock[0] += 4.0
+    said = made.line(7, 1)
+    assert said["seconds"] == {"save": 3.0, "all": 7.0}
+    assert (said["resumed"], said["step"], said["skipped"]) == (3, 7, 1)
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    assert hours.read(tmp_path / "none") == []
+    first = line(1.0, 0, 1, 1.0)
+    (tmp_path / "hours.jsonl").write_text(json.dumps(first) + "\n" + json.dumps(first)[:9])
+    assert hours.read(tmp_path / "hours.jsonl") == [first]
