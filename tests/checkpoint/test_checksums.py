@@ -147,6 +147,7 @@ def _equal_but_for_times(path, content):
 
 
 def test_a_missing_and_a_cut_file_are_noticed(save):
+    checksums.verify_together(save)
     file = largest(save)
     content = file.read_bytes()
     file.write_bytes(content[:-1])
@@ -155,6 +156,8 @@ def test_a_missing_and_a_cut_file_are_noticed(save):
     file.unlink()
     with pytest.raises(CorruptSave, match="is missing"):
         checksums.verify(save)
+    with pytest.raises(CorruptSave, match="is missing"):
+        checksums.verify_together(save)
 
 
 def test_every_file_is_in_one_share(save):

@@ -1,7 +1,9 @@
 """Saves on the local disks of the hosts, between those in the run directory."""
 
+import dataclasses
 import shutil
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -165,6 +167,28 @@ def test_without_a_folder_there_is_none(tmp_path):
     assert saves.newest({}, after=0) == 0 and saves.asks() == [] and not saves.due(1, {"local"})
     saves.close(finished=True)
     assert not (tmp_path / "pretrain").exists()
+
+
+def test_it_is_time_after_minutes_or_steps(tmp_path, monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
+    monkeypatch.setattr("tpullm.checkpoint.local_saves.time", clock)
+    config = CheckpointConfig(local=str(tmp_path / "disk"), local_every_minutes=2, local_every_steps=4)
+    saves = LocalSaves(tmp_path / "pretrain", config, ABOUT)
+    assert [step for step in range(1, 10) if saves.due(step, set())] == [4, 8]
+    assert saves.due(5, {"local"}) and not saves.due(5, {"save"})
+    clock.now += 119
+    assert saves.asks() == []
+    clock.now += 1
+    assert saves.asks() == ["local"]
+    saves.save(5, state_of(mesh())[0])
+    assert saves.asks() == []
+    saves.close(finished=False)
+    assert saved(tmp_path / "disk") == [5]
+    saves.close(finished=True)
+    assert not list((tmp_path / "disk").iterdir())
+    by_steps = LocalSaves(tmp_path / "pretrain", dataclasses.replace(config, local_every_minutes=0), ABOUT)
+    clock.now += 1e6
+    assert by_steps.asks() == []
 
 
 def test_a_full_disk_is_a_line_and_no_end(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from tpullm.checkpoint import checksums
 from tpullm.checkpoint.models import steps
-from tpullm.checkpoint.saving import Checkpoints
+from tpullm.checkpoint.saving import Checkpoints, save_params
 from tpullm.errors import correctable
 from tpullm.recipe.schema import CheckpointConfig
 
@@ -52,7 +52,7 @@ def test_the_best_stay_beside_the_last(tmp_path, first):
 def test_the_best_are_known_after_a_restart_but_not_of_steps_that_are_repeated(tmp_path):
     directory, config = tmp_path / "stage" / "checkpoints", CheckpointConfig(keep=1, keep_best=1)
     save(directory, config, [1, 2], {1: 2.0, 2: 9.0})
-    assert save(directory, config, [3, 4], {}) == [1, 4]
+    assert save(directory, config, [3, 4], {4: 1.5}) == [1, 4]
     checkpoints = Checkpoints(directory, config)
     checkpoints.evaluated(9, 1.0)  # and then it was killed
     checkpoints.close()
@@ -61,7 +61,17 @@ def test_the_best_are_known_after_a_restart_but_not_of_steps_that_are_repeated(t
     for number in (9, 10):
         checkpoints.save(number, state(number), {})
     checkpoints.close()
-    assert steps(directory) == [1, 10]
+    assert steps(directory) == [4, 10]
+
+
+def test_parameters_alone_have_checksums_too(tmp_path):
+    """Also if an earlier process was killed after the save, before there were any."""
+    for _ in range(2):
+        save_params(tmp_path, state(3)["params"], {})
+        assert (tmp_path / "0" / checksums.FILE).exists()
+        checksums.verify(tmp_path / "0")
+        (tmp_path / "0" / checksums.FILE).unlink()
+    assert steps(tmp_path) == [0]
 
 
 def test_multiples_stay(tmp_path):

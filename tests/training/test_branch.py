@@ -18,6 +18,7 @@ from tpullm.cli import main
 from tpullm.data.stream import pretraining_stream
 from tpullm.errors import UserError
 from tpullm.recipe.parsing import load
+from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import branch
 from tpullm.training.losses import Sums
 from tpullm.training.state import Architecture
@@ -165,6 +166,7 @@ def test_rows_go_where_their_tokens_went():
         ("last", [], "is no checkpoint; name one, such as RUN/pretrain/checkpoints/700"),
         (7, ["--pretrain.steps=7"], "has done 7; set more, or branch_state to parameters"),
         (7, ["--model.width=64"], "model.width: the checkpoint"),
+        (7, ["--model.width=64", "--branch_state=parameters"], "model.width: the checkpoint"),
         (7, ["--pretrain.optimizer.kind=muon"], "has the state of adamw, the recipe says muon"),
         (7, ["--pretrain.optimizer.moments=bfloat16"], "has the state of float32, the recipe says bfloat16"),
         (7, ["--model.vocabulary_size=700"], "model.vocabulary_size: the checkpoint"),
@@ -176,14 +178,23 @@ def test_a_checkpoint_that_does_not_fit_is_refused(origin, run, capsys, step, op
     assert not (run / "pretrain").exists()
 
 
-def test_a_corrupt_checkpoint_and_another_tokenizer_are_refused(origin, run, tmp_path, capsys):
+def test_a_corrupt_checkpoint_and_another_tokenizer_are_refused(origin, run, tmp_path, capsys, monkeypatch):
+    """Another one may have the same tokens under other ids."""
     shutil.copytree(origin, tmp_path / "origin")
-    other = tokenizer(*(f"p{number}" for number in range(640)))
+    own = load_tokenizer(origin / "tokenizer")
+    swapped = [own.piece(token) for token in [*range(638), 639, 638]]
+    bytes_of = [own.bytes_of(token) for token in [*range(638), 639, 638]].__getitem__
     recipe = load(run / "recipe.yaml")
     model = find(origin / "pretrain" / "checkpoints" / "7")
     (tmp_path / "origin" / "pretrain" / "checkpoints" / "7" / "state" / "_METADATA").unlink()
     assert pretrain(run, tmp_path / "origin") == 2
     assert "the checkpoint is corrupt (state/_METADATA is missing)" in capsys.readouterr().err
     recipe = dataclasses.replace(recipe, branch=str(model.directory / "7"))
-    with pytest.raises(UserError, match="another tokenizer; set branch_state to parameters"):
-        branch.origin(recipe, other, model.config)
+    assert branch.origin(recipe, own, model.config) == model
+    for other in (tokenizer(*(f"p{number}" for number in range(640))), tokenizer(*swapped)):
+        other.bytes_of = bytes_of if other.piece(638) == swapped[638] else other.bytes_of
+        with pytest.raises(UserError, match="another tokenizer; set branch_state to parameters"):
+            branch.origin(recipe, other, model.config)
+    monkeypatch.setattr(branch, "described", lambda *place: dataclasses.replace(model, stage="base"))
+    with pytest.raises(UserError, match="has parameters alone; set branch_state to parameters"):
+        branch.origin(recipe, own, model.config)

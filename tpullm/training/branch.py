@@ -55,7 +55,8 @@ def origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> Model:
             )
     if recipe.pretrain.steps <= found.step:
         raise UserError(f"pretrain.steps: {path} has done {found.step:,}; set more, or branch_state to parameters")
-    if (_rows(load_tokenizer(found.tokenizer_path), tokenizer, model.vocabulary_size, model.vocabulary_size) < 0).any():
+    size = model.vocabulary_size
+    if (_rows(load_tokenizer(found.tokenizer_path), tokenizer, size, size) != np.arange(size)).any():
         raise UserError(f"branch: {path} was trained with another tokenizer; set branch_state to parameters")
     return found
 
