@@ -1,6 +1,7 @@
 """A child reads what is foreign: its limits hold, its end is one line, and nothing of it stays behind."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tpullm.process import limited
 from tpullm.process.limited import Limited
 
 HERE = "tests.process.foreign_code"
+LIMITS = {"RLIMIT_AS": 1 << 30, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0}
 
 
 @pytest.fixture
@@ -69,6 +71,11 @@ def test_every_end_is_one_line(child, function, told):
 def test_what_is_printed_goes_nowhere(child, capfd):
     assert child.call("x", f"{HERE}:talk") == "said"
     assert capfd.readouterr() == ("", "")
+
+
+def test_it_has_the_limits(child):
+    limits = {name: child.call("x", "resource:getrlimit", getattr(resource, name))[0] for name in LIMITS}
+    assert limits == LIMITS
 
 
 def test_no_secret_of_the_environment_reaches_it(child, monkeypatch):
@@ -127,7 +134,7 @@ def test_no_child_is_left_behind(number, work):
     program = (
         "from tpullm.process.limited import Limited; child = Limited()\n"
         "print(child.call('x', 'os:getpid'), flush=True)\n"
-        f"child.call('x', '{work}', 15)"
+        f"child.call('x', '{work}', 1e6)"
     )
     with interruptible():
         parent = subprocess.Popen(

@@ -141,6 +141,13 @@ def test_what_is_no_whole_file_is_not_opened(tmp_path):
     assert storage.read_bounded(tmp_path / "empty", 5) == b""
 
 
+def test_a_file_with_a_small_hole_is_whole(tmp_path):
+    with open(tmp_path / "file", "wb") as file:
+        file.write(b"x" * (900 << 10))
+        file.truncate(1 << 20)
+    assert storage.check_file(tmp_path / "file") == 1 << 20
+
+
 def test_what_was_never_written_is_not_read(tmp_path):
     with open(tmp_path / "hollow", "wb") as file:
         file.write(b"x" * 4096)
