@@ -197,3 +197,16 @@ def test_a_request_made_while_another_is_decided_is_decided_next():
 def test_one_host_does_at_once_what_it_asks_for():
     alone = Requests(0, None)
     assert alone.ended(1, []) == set() and alone.ended(2, ["stop"]) == {"stop"}
+
+
+def test_a_host_asks_once_until_it_is_granted():
+    channel = Recorded()
+    channel.send = lambda host, message: channel.sent.append(message)
+    requests = Requests(0, channel)
+    for step in (1, 2, 3):
+        assert requests.ended(step, ["stop"]) == set()
+    assert channel.sent == [{"kind": "ask", "what": "stop", "step": 1}]
+    channel.handlers["grant"](0, {"granted": [["stop", 4]]})
+    assert requests.ended(4, ["stop"]) == {"stop"} and len(channel.sent) == 1
+    requests.ended(5, ["stop"])
+    assert channel.sent[1:] == [{"kind": "ask", "what": "stop", "step": 5}]

@@ -1,10 +1,13 @@
 """Whatever strangers send to the port of host 0, the hosts meet. The kinds are in `strangers.py`."""
 
+import errno
 import random
+import socket
 import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,3 +65,60 @@ def test_hosts_meet_among_many_strangers_in_little_memory(count, own_secret):
     finally:
         tracemalloc.stop()
     assert peak < 64 << 20
+
+
+@pytest.fixture
+def reception():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield handshake._Reception(server, b"")
+
+
+def silent(reception, count: int) -> list[socket.socket]:
+    """Strangers that are connected and say nothing."""
+    made = []
+    for _ in range(count):
+        made.append(socket.create_connection(reception._server.getsockname()))
+        reception.look(WAIT)
+    return made
+
+
+def is_dropped(stranger: socket.socket) -> bool:
+    stranger.settimeout(0.05)
+    try:
+        return stranger.recv(1) == b""
+    except TimeoutError:
+        return False
+
+
+def test_who_says_nothing_in_time_is_dropped(reception, monkeypatch):
+    monkeypatch.setattr(handshake, "SECONDS_TO_SPEAK", 0.0)
+    early = silent(reception, 1)
+    monkeypatch.setattr(handshake, "SECONDS_TO_SPEAK", 10_000.0)
+    late = silent(reception, 1)
+    assert is_dropped(early[0]) and not is_dropped(late[0])
+
+
+def test_one_stranger_too_many_drops_the_oldest(reception, monkeypatch):
+    monkeypatch.setattr(handshake, "MOST_SPEAKING", 3)
+    strangers = silent(reception, 4)
+    assert [is_dropped(each) for each in strangers] == [True, False, False, False]
+
+
+def test_one_open_file_too_many_drops_the_oldest(reception, monkeypatch):
+    strangers = silent(reception, 2)
+    monkeypatch.setattr(reception, "_server", SimpleNamespace(accept=too_many_files))
+    reception._accept()
+    assert [is_dropped(each) for each in strangers] == [True, False]
+    reception._accept()
+    reception._accept()  # nobody is left to drop
+    assert is_dropped(strangers[1])
+
+
+def too_many_files():
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_a_connection_that_is_gone_again_drops_nobody(reception):
+    strangers = silent(reception, 1)
+    reception._accept()
+    assert not is_dropped(strangers[0])

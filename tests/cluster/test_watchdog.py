@@ -118,6 +118,15 @@ def test_time_in_which_the_process_was_stopped_does_not_count(tmp_path, ended, m
     assert 0 < idle < 10 and ended == []
 
 
+def test_the_time_that_a_host_waits_for_its_data_is_counted(tmp_path, monkeypatch):
+    dog, now = Watchdog(tmp_path, 1.0, None), [1000.0]
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    for phase, seconds in (("data", 2.0), ("save", 30.0), ("data", 0.5)):
+        with dog.of(phase):
+            now[0] += seconds
+    assert dog._progress() == Progress(0, "start", 0.0, 2.5)
+
+
 def several(folder, count=3, patience=PATIENCE):
     connected = connect(count)
     trainings = [Training(folder, one, patience) for one in connected]

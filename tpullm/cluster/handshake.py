@@ -103,7 +103,9 @@ class _Reception:
     def _accept(self) -> None:
         try:
             peer, address = self._server.accept()
-        except OSError:  # it is gone again, or this process has too many open files
+        except BlockingIOError:  # it is gone again
+            return
+        except OSError:  # this process has too many open files, say
             if self._speaking:
                 self.drop(self._speaking[0])
             return
