@@ -30,6 +30,13 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM arrived, and the work was saved: the command line prints the message and exits with 130."""
 
 
+class WrongBits(UserError):
+    """A device computes or keeps other bits than it should. Where the verb is supervised, it counts as its own fault:
+    it is started again, and after three starts without progress the machines are given back."""
+
+    code = 1
+
+
 class HostFailed(UserError):
     """Another host failed or is gone; the command line exits with its exit code."""
 

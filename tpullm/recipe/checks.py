@@ -27,6 +27,7 @@ RANGES = {
     "evaluate_every": (0, None),
     "evaluate_rows": (0, None),
     "data_workers": (0, None),
+    "check_every": (0, None),
     "patience_minutes": (0, None),
     "checkpoint.every_steps": (0, None),
     "checkpoint.every_minutes": (0, None),

@@ -381,6 +381,8 @@ class TrainConfig:
         evaluate_rows: at most this many rows a source in an evaluation. 0 is all.
         log_every: steps between lines of `metrics.jsonl`.
         data_workers: threads that read ahead. The batches do not depend on it.
+        check_every: steps between checks for wrong bits. A check computes a step twice more, and compares the copies of
+            each array on all devices. It costs the time of two steps. 0 is never.
         patience_minutes: after so long without progress on a host, training ends (exit code 75). The host is named. 0
             is never. A step, a batch of an evaluation and a save must each take less.
         checkpoint: when training saves.
@@ -397,6 +399,7 @@ class TrainConfig:
     evaluate_rows: int = changing(Changes.NOTHING, 64)
     log_every: int = changing(Changes.NOTHING, 10)
     data_workers: int = changing(Changes.NOTHING, 2)
+    check_every: int = changing(Changes.NOTHING, 0)
     patience_minutes: float = changing(Changes.NOTHING, 30.0)
     checkpoint: CheckpointConfig = changing(Changes.NOTHING, factory=CheckpointConfig)
 

@@ -91,6 +91,7 @@ def _goodput(data: RunData) -> Markup | None:
         "data": text("waiting for data"),
         "save": text("saving"),
         "evaluate": text("evaluating"),
+        "check": text("checking for wrong bits"),
         "lost": text("steps made again"),
         "skipped": text("skipped steps"),
     }

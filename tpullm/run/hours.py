@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FILE = "hours.jsonl"
-KINDS = ("start", "compile", "restore", "data", "save", "evaluate", "lost", "skipped", "train")
+KINDS = ("start", "compile", "restore", "data", "save", "evaluate", "check", "lost", "skipped", "train")
 
 
 class Hours:

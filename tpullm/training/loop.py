@@ -37,6 +37,7 @@ from tpullm.training.optimizer.chain import decay_begin, learning_rates, make_op
 from tpullm.training.resume import Start
 from tpullm.training.state import Architecture, abstract, initial, with_params
 from tpullm.training.step import make_step
+from tpullm.training.wrong_bits import Check
 
 Tree = Any
 
@@ -141,6 +142,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
 
         # ---------------------------------------------------------------- the programs
         step_function = make_step(architecture, optimizer, config, dtype, job.seed)
+        check = Check(step_function, job.mesh)
         program = watchdog.each(make_evaluation(architecture, dtype, config.accumulation, config.loss_chunks))
         say(
             f"{job.directory.name}: {parameter_count(architecture.shapes):,} parameters, {dtype.name} matmuls, "
@@ -186,6 +188,9 @@ def train(job: Job, description: dict, start: Start) -> dict:
         last_save, last_step, seconds, done = time.monotonic(), time.monotonic(), float("inf"), first
         batch = following() if first < steps else None
         for done in range(first + 1, steps + 1):
+            if config.check_every and done % config.check_every == 0:
+                with hours.of("check"):
+                    check(state, batch, done)
             with hours.of("compile") if done == first + 1 else contextlib.nullcontext():
                 state, values = step_function(state, batch)
             meter.dispatched(done, values)

@@ -1,0 +1,181 @@
+"""Kill every verb with -9 at random moments, start it again, and compare the result with that of a run nobody killed.
+
+    python -m tests.run.kills --kills 1000 --seed 0 --log kills.jsonl
+
+One round makes a whole run (collect, tokenize, pretrain, finetune, export, import of the export), on one host or on
+four, with its run directory on a disk or on an emulated `gs://`. A verb is killed a few times, each time after a random
+part of the time that it takes, and then ends. Of four hosts one is killed, at random. The bytes of the documents, the
+tokens, the exported and the imported model, and all numbers of the log must be those of the reference. A line of the
+log is a kill or the end of a round. CI makes ten kills (`tests/run/test_resume.py`).
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.bucket import emulator
+from tests.conftest import QUICK_TO_COMPILE, ROOT, TINY
+from tpullm import storage
+from tpullm.cluster.handshake import free_port
+
+VERBS = ("collect", "tokenize", "pretrain", "finetune", "export", "import")
+MOST_KILLS_OF_A_VERB = 4
+SECONDS_TO_END = 600
+TIMED = ("tokens_per_second", "step_seconds", "mfu", "data_wait_share")
+SHORT = ("--pretrain.steps=20", "--pretrain.evaluate_every=0", "--finetune.train.checkpoint.every_steps=5")
+
+
+class Round:
+    """One run that is killed and started again.
+
+    Args:
+        run: its directory, here or on `gs://`.
+        hosts: that train together.
+    """
+
+    def __init__(self, run: str, hosts: int):
+        self.run, self.hosts = run, hosts
+
+    def start(self, verb: str) -> list[subprocess.Popen]:
+        """The processes of a verb: one, or one of each host."""
+        words = {
+            "export": ["export", self.run, f"{self.run}-out"],
+            "import": ["import", f"{self.run}-out", "--run", f"{self.run}-in"],
+        }.get(verb, [verb, "--config", TINY, "--run", self.run, *SHORT])
+        count = self.hosts if verb in ("pretrain", "finetune") else 1
+        flags = f"--xla_force_host_platform_device_count={4 // count} {QUICK_TO_COMPILE}"
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        address, command = f"127.0.0.1:{free_port()}", [sys.executable, "-m", "tpullm", *map(str, words)]
+        started = []
+        for index in range(count):
+            place = ["--hosts.coordinator", address, "--hosts.count", str(count), "--hosts.index", str(index)]
+            arguments = [*command, *(place if count > 1 else [])]
+            pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+            started.append(subprocess.Popen(arguments, cwd=ROOT, env=environment, **pipes))
+        return started
+
+    def digests(self) -> dict[str, str]:
+        """What has to be equal, by name: hashes of files, and of the logs without their times."""
+        found = {}
+        for part in ("documents", "tokens", "tokenizer"):
+            for name, content in _files(storage.path(self.run) / part):
+                if Path(name).name not in ("manifest.json", "inputs.json"):
+                    found[f"{part}/{name}"] = _hash(content)
+        for stage in ("pretrain", "finetune"):
+            lines = (storage.path(self.run) / stage / "metrics.jsonl").read_text().splitlines()
+            rows = [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in lines]
+            found[f"{stage}/metrics"] = _hash(json.dumps(rows).encode())
+        for folder in (f"{self.run}-out", f"{self.run}-in/base/tokenizer"):
+            for name, content in _files(storage.path(folder)):
+                if name.endswith((".safetensors", "tokenizer.json", "config.json")):
+                    found[f"{folder.removeprefix(self.run)}/{name}"] = _hash(content)
+        return found
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    here = storage.local_copy(folder)
+    for path in sorted(Path(here).rglob("*")):
+        if path.is_file():
+            yield path.relative_to(here).as_posix(), path.read_bytes()
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Exit code and last line of each process."""
+    found = []
+    for process in processes:
+        said = process.communicate(timeout=SECONDS_TO_END)[1].strip().splitlines()
+        found.append((process.returncode, said[-1] if said else ""))
+    return found
+
+
+def killed(round_: Round, seconds: dict[str, float], moments: random.Random, budget: int, log: Callable) -> int:
+    """Make the run, with at most `budget` kills; how many there were.
+
+    Raises:
+        RuntimeError: a verb ended otherwise than it should.
+    """
+    kills = 0
+    for verb in VERBS:
+        for _ in range(min(moments.randint(0, MOST_KILLS_OF_A_VERB), budget - kills)):
+            processes, wait = round_.start(verb), moments.uniform(0, seconds[verb])
+            victim, began = moments.choice(processes), time.monotonic()
+            while time.monotonic() - began < wait and victim.poll() is None:
+                time.sleep(0.005)
+            alive = victim.poll() is None
+            if alive:
+                victim.kill()
+            found = ended(processes)
+            kills += alive
+            log({"verb": verb, "hosts": round_.hosts, "run": round_.run, "after": round(wait, 2), "killed": alive})
+            codes = {code for process, (code, _) in zip(processes, found, strict=True) if process is not victim}
+            if not codes <= ({0, 75} if alive else {0}):
+                raise RuntimeError(f"{verb}: a host ended with {found}")
+        found = ended(round_.start(verb))
+        if any(code for code, _ in found):
+            raise RuntimeError(f"{verb}: {found}")
+    return kills
+
+
+def reference(hosts: int, folder: Path) -> tuple[dict[str, str], dict[str, float]]:
+    """The digests of a run that nobody kills, and the seconds that each verb takes."""
+    run, seconds = Round(str(folder / "whole"), hosts), {}
+    for verb in VERBS:
+        began = time.monotonic()
+        found = ended(run.start(verb))
+        if any(code for code, _ in found):
+            raise RuntimeError(f"{verb}: {found}")
+        seconds[verb] = time.monotonic() - began
+    return run.digests(), seconds
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make rounds until there were enough kills; 1 if one ended otherwise than the reference."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--where", nargs="+", choices=("disk", "gs"), default=["disk", "gs"])
+    parser.add_argument("--log", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    moments, kills = random.Random(given.seed), 0
+
+    def log(line: dict) -> None:
+        with open(given.log, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    with tempfile.TemporaryDirectory(prefix="tpullm-") as name, emulator() as server:
+        folder = Path(name)
+        wholes = {hosts: reference(hosts, folder / f"of-{hosts}") for hosts in given.hosts}
+        for number in range(1_000_000):
+            if kills >= given.kills:
+                break
+            hosts, where = moments.choice(given.hosts), moments.choice(given.where)
+            run = f"{server.make(f'kills-{number}')}/run" if where == "gs" else str(folder / f"round-{number}" / "run")
+            round_, (expected, seconds) = Round(run, hosts), wholes[hosts]
+            done = killed(round_, seconds, moments, given.kills - kills, log)
+            kills += done
+            found = round_.digests()
+            wrong = sorted(key for key in expected | found if expected.get(key) != found.get(key))
+            log({"round": number, "hosts": hosts, "where": where, "kills": done, "all": kills, "wrong": wrong})
+            print(f"round {number}: {hosts} host(s), {where}: {done} kills ({kills}): {wrong or 'the same bits'}")
+            if wrong:
+                return 1
+            shutil.rmtree(folder / f"round-{number}", ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Run in its own process with 8 CPU devices: which device is named when one has a wrong bit. Prints JSON."""
+
+import json
+import os
+
+from tests.training.several_hosts import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tests.training.small import ARCHITECTURE, batch  # noqa: E402
+from tpullm.errors import WrongBits  # noqa: E402
+from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig  # noqa: E402
+from tpullm.training import wrong_bits  # noqa: E402
+from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
+from tpullm.training.state import abstract, initial  # noqa: E402
+from tpullm.training.step import make_step  # noqa: E402
+
+
+def flipped(array: jax.Array, device: int, bit: int) -> jax.Array:
+    """The array, of which a device has one bit otherwise."""
+    shards = []
+    for shard in array.addressable_shards:
+        data = np.array(shard.data)
+        if shard.device.id == device:
+            data.reshape(-1).view(np.uint32)[-1] ^= np.uint32(1 << bit)
+        shards.append(jax.device_put(data, shard.device))
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)
+
+
+def checked(check, state, rows) -> str:
+    """The line of the check, or nothing."""
+    try:
+        check(state, rows, 7)
+        return ""
+    except WrongBits as error:
+        return str(error)
+
+
+def main() -> None:
+    """See above."""
+    mesh, config = make_mesh({"data": 4, "fsdp": 2}), TrainConfig(batch_size=8, optimizer=OptimizerConfig())
+    found = {}
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(config.optimizer, 10, ARCHITECTURE.axes)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(ARCHITECTURE, optimizer, mesh))
+        state = jax.jit(lambda key: initial(ARCHITECTURE, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+        step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0)
+        check, rows = wrong_bits.Check(step, mesh), put(mesh, batch(rows=8))
+        found["sound"] = checked(check, state, rows)
+        for device, bit in ((0, 0), (3, 31), (6, 12)):
+            params = state["params"] | {"embedding": flipped(state["params"]["embedding"], device, bit)}
+            # The copies are compared after the computation, which a wrong copy does not make differ from itself.
+            found[f"copy on {device}"] = checked(check, state | {"params": params}, rows)
+        after, calls = check._after, []
+
+        def wrong_once(state, batch):
+            calls.append(None)
+            sums = np.array(after(state, batch))
+            sums[5, 2] += len(calls) == 2
+            return sums
+
+        check._after = wrong_once
+        found["computed on 5"] = checked(check, state, rows)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
