@@ -71,11 +71,11 @@ def test_devices_along_expert_hold_whole_experts(capsys, tmp_path):
     ],
 )
 def test_the_bytes_of_a_training_are_those_of_its_optimizer(kind, moments, least, most, capsys, tmp_path):
-    """For each parameter: itself, its gradient, and what is kept; a few bytes count the steps."""
+    """For each parameter: itself, its gradient, and what is kept; and a kilobyte that judges and counts the steps."""
     options = (f"--pretrain.optimizer.kind={kind}", f"--pretrain.optimizer.moments={moments}")
     found = table(capsys, tmp_path, {"fsdp": 1}, *options)
     assert found["optimizer"] == kind
-    assert least <= found["training_bytes_a_device"] / found["parameters"] <= most + 1e-4
+    assert least <= found["training_bytes_a_device"] / found["parameters"] <= most + 1e-3
     # Norms of queries and keys, and adafactor's numbers of a column, are not split.
     shared = table(capsys, tmp_path, {"fsdp": 8}, *options)
     assert shared["training_bytes_a_device"] < 1.05 * found["training_bytes_a_device"] / 8

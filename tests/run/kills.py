@@ -24,13 +24,13 @@ from pathlib import Path
 
 from tests.bucket import emulator
 from tests.conftest import QUICK_TO_COMPILE, ROOT, TINY
+from tests.run.test_resume import metrics
 from tpullm import storage
 from tpullm.cluster.handshake import free_port
 
 VERBS = ("collect", "tokenize", "pretrain", "finetune", "export", "import")
 MOST_KILLS_OF_A_VERB = 4
 SECONDS_TO_END = 600
-TIMED = ("tokens_per_second", "step_seconds", "mfu", "data_wait_share")
 SHORT = ("--pretrain.steps=20", "--pretrain.evaluate_every=0", "--finetune.train.checkpoint.every_steps=5")
 
 
@@ -71,9 +71,7 @@ class Round:
                 if Path(name).name not in ("manifest.json", "inputs.json"):
                     found[f"{part}/{name}"] = _hash(content)
         for stage in ("pretrain", "finetune"):
-            lines = (storage.path(self.run) / stage / "metrics.jsonl").read_text().splitlines()
-            rows = [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in lines]
-            found[f"{stage}/metrics"] = _hash(json.dumps(rows).encode())
+            found[f"{stage}/metrics"] = _hash(json.dumps(metrics(storage.path(self.run) / stage)).encode())
         for folder in (f"{self.run}-out", f"{self.run}-in/base/tokenizer"):
             for name, content in _files(storage.path(folder)):
                 if name.endswith((".safetensors", "tokenizer.json", "config.json")):

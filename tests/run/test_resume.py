@@ -31,10 +31,13 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 
 def metrics(stage: Path, *leave_out: str) -> list[dict]:
-    """The lines of `metrics.jsonl` without the figures of time."""
+    """The lines of `metrics.jsonl` without the figures of time, and at the end the losses of all steps."""
     timed = {"tokens_per_second", "step_seconds", "mfu", "data_wait_share"}
     lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in timed} for line in lines]
+    # A checkpoint between two lines has a line of its own, with the losses of its steps.
+    losses = {"losses": sum((line.pop("losses", []) for line in lines), [])}
+    rows = [{key: value for key, value in line.items() if key not in timed} for line in lines]
+    return [*(row for row in rows if row.keys() != {"step"}), losses]
 
 
 def start(run: Path) -> subprocess.Popen:

@@ -49,7 +49,7 @@ def wait_for_step(process: subprocess.Popen, stage: Path, step: int, timeout: fl
     """Until the log of a stage on `gs://` has come to a step."""
     began = time.monotonic()
     while time.monotonic() - began < timeout and process.poll() is None:
-        if (stage / "metrics.jsonl").exists() and any(line["step"] >= step for line in metrics(stage)):
+        if (stage / "metrics.jsonl").exists() and any(line.get("step", 0) >= step for line in metrics(stage)):
             return
         time.sleep(0.2)
     pytest.fail(f"step {step} did not come")

@@ -64,8 +64,8 @@ def test_it_leaves_out_the_batches_since_the_last_checkpoint(tiny_tokens, never_
     assert find(stage).left_out == [[10, 4]]
     (told,) = [row for row in rows(stage) if "rolled_back" in row]
     assert told == {"step": 10, "rolled_back": 4} and not any("skipped" in row for row in rows(stage))
-    losses = [row["losses"] for row in rows(stage) if "losses" in row]
-    assert [len(part) for part in losses][2:] == [2, 4, 2] and None not in sum(losses, [])
+    losses = sum((row.get("losses", []) for row in rows(stage)), [])
+    assert len(losses) == 18 and None not in losses
     capsys.readouterr()
     assert main(["data", "--run", str(tiny_tokens), *KEYS, "--step=10", "--json"]) == 0
     after = json.loads(capsys.readouterr().out)
@@ -116,6 +116,6 @@ def test_one_bad_step_is_skipped_and_told(tiny_tokens, poison, capsys):
     shown = capsys.readouterr().out
     assert "this step was skipped: loss nan" in shown and all(document in shown for document in bad["documents"])
     assert bad["step"] == 7 and bad["documents"]
-    logged = [row for row in rows(stage) if "losses" in row]
-    assert [len(row["losses"]) for row in logged] == [4, 4, 4, 4, 2] and logged[1]["losses"][2] is None
-    assert all(np.isfinite(row["loss"]) for row in logged)
+    losses = sum((row.get("losses", []) for row in rows(stage)), [])
+    assert [step for step, loss in enumerate(losses, 1) if loss is None] == [7] and len(losses) == 18
+    assert all(np.isfinite(row["loss"]) for row in rows(stage) if "loss" in row)
