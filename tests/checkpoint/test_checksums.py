@@ -69,6 +69,7 @@ def test_training_resumes_from_the_newest_whole_save(tiny_run, interrupted, caps
         checksums.verify(kept / "corrupt" / "30")
 
 
+@pytest.mark.slow
 def test_two_hosts_take_the_same_whole_save(tiny_run, interrupted):
     """The corrupt file is in the share of host 1, the second largest one."""
     save = interrupted / "pretrain" / "checkpoints" / "30"

@@ -205,7 +205,8 @@ def test_a_full_disk_is_a_line_and_no_end(tmp_path, monkeypatch, capsys):
     assert saved(tmp_path / "disk") == []
 
 
-@pytest.mark.parametrize("lost", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [False, True])
 def test_hosts_resume_from_their_own_shards_or_all_from_the_run(tiny_run, tiny_tokens, tmp_path, lost):
     """The first save is in the run; then the hosts are killed, and in the second case one has lost its disk."""
     folder = tmp_path / "disk"
