@@ -6,7 +6,9 @@ import signal
 import time
 from types import SimpleNamespace
 
+import jax
 import numpy as np
+import pytest
 
 from tpullm.checkpoint.saving import Checkpoints
 from tpullm.cli import main
@@ -71,6 +73,24 @@ def test_checkpoints_are_saved_when_their_minutes_are_over(tiny_tokens, monkeypa
     rows = read(tiny_tokens / "pretrain" / "metrics.jsonl")
     for kind in ("loss", "eval_loss"):  # every fifth step is logged and evaluated, and so is the last
         assert [(row["step"], row["tokens"]) for row in rows if kind in row] == [(5, 5 * 8 * 128), (7, 7 * 8 * 128)]
+
+
+@pytest.mark.parametrize("last", [4, 40])
+def test_steps_are_recorded_for_xprof_and_perfetto(tiny_tokens, last, capsys):
+    """Those that are there; and what was trained is not touched by it."""
+    options = ["--pretrain.steps=5", f"--pretrain.profile=3:{last}"]
+    assert main(["pretrain", "--run", str(tiny_tokens), *options]) == 0
+    (folder,) = (tiny_tokens / "pretrain" / "profile" / "plugins" / "profile").iterdir()
+    (recorded,) = folder.glob("*.xplane.pb")
+    planes = {plane.name for plane in jax.profiler.ProfileData.from_file(str(recorded)).planes}
+    assert any("CPU" in name for name in planes) and (folder / "perfetto_trace.json.gz").is_file()
+    assert f"steps 3 to {last} are recorded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", ["5", "5:", "a:b", "0:3", "7:5", "1:2:3", "-1:2"])
+def test_steps_to_record_that_are_none(tiny_tokens, steps, capsys):
+    assert main(["pretrain", "--run", str(tiny_tokens), f"--pretrain.profile={steps}"]) == 2
+    assert f"pretrain.profile: {steps} is not FIRST:LAST" in capsys.readouterr().err
 
 
 def test_the_log_of_a_model_with_experts_tells_their_loads(tiny_tokens):

@@ -119,6 +119,9 @@ def _check_ranges(recipe: Recipe) -> None:
 def _check_stage(name: str, stage: TrainConfig, model: ModelConfig, from_base: bool) -> None:
     _require(stage.steps > 0, f"{name}.steps: {stage.steps} must be > 0")
     _require(stage.batch_size > 0, f"{name}.batch_size: {stage.batch_size} must be > 0")
+    steps = stage.profile.split(":")
+    right = len(steps) == 2 and all(number.isdecimal() for number in steps) and 0 < int(steps[0]) <= int(steps[1])
+    _require(not stage.profile or right, f"{name}.profile: {stage.profile} is not FIRST:LAST, such as 100:105")
     _require(
         stage.accumulation > 0 and stage.batch_size % stage.accumulation == 0,
         f"{name}.accumulation: {stage.accumulation} does not divide batch_size {stage.batch_size}; choose a divisor",

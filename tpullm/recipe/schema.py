@@ -385,6 +385,7 @@ class TrainConfig:
             each array on all devices. It costs the time of two steps. 0 is never.
         patience_minutes: after so long without progress on a host, training ends (exit code 75). The host is named. 0
             is never. A step, a batch of an evaluation and a save must each take less.
+        profile: steps to record, such as `100:105`. The folder `profile` of the stage is for xprof and Perfetto.
         checkpoint: when training saves.
     """
 
@@ -400,6 +401,7 @@ class TrainConfig:
     log_every: int = changing(Changes.NOTHING, 10)
     data_workers: int = changing(Changes.NOTHING, 2)
     check_every: int = changing(Changes.NOTHING, 0)
+    profile: str = changing(Changes.NOTHING, "")
     patience_minutes: float = changing(Changes.NOTHING, 30.0)
     checkpoint: CheckpointConfig = changing(Changes.NOTHING, factory=CheckpointConfig)
 

@@ -34,6 +34,7 @@ from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.meter import Meter
 from tpullm.training.metrics import MetricsLog, NoLog
 from tpullm.training.optimizer.chain import decay_begin, learning_rates, make_optimizer
+from tpullm.training.profile import Profile
 from tpullm.training.resume import Start
 from tpullm.training.state import Architecture, abstract, initial, with_params
 from tpullm.training.step import make_step
@@ -142,6 +143,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
 
         # ---------------------------------------------------------------- the programs
         step_function = make_step(architecture, optimizer, config, dtype, job.seed)
+        profile = Profile(config.profile if hosts.is_first() else "", job.directory / "profile")
         check = Check(step_function, job.mesh)
         program = watchdog.each(make_evaluation(architecture, dtype, config.accumulation, config.loss_chunks))
         say(
@@ -191,6 +193,9 @@ def train(job: Job, description: dict, start: Start) -> dict:
             if config.check_every and done % config.check_every == 0:
                 with hours.of("check"):
                     check(state, batch, done)
+            if done == profile.first:
+                wait(0)
+                profile.begin()
             with hours.of("compile") if done == first + 1 else contextlib.nullcontext():
                 state, values = step_function(state, batch)
             meter.dispatched(done, values)
@@ -198,6 +203,9 @@ def train(job: Job, description: dict, start: Start) -> dict:
             wait(_lead(seconds))
             seconds, last_step = time.monotonic() - last_step, time.monotonic()
 
+            if done == profile.last:
+                wait(0)
+                profile.end()
             final, minutes = done == steps, (time.monotonic() - last_save) / 60
             late = save.every_minutes and minutes >= save.every_minutes and hosts.is_first()  # by one clock
             now = requests.ended(done, ["save"] * bool(late) + ["stop"] * stopped() + local.asks())
@@ -227,6 +235,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
                 break
             if due(done):  # after the save: an evaluation that fails costs no work
                 results = evaluate(done)
+        profile.end()
         with hours.of("save"):
             checkpoints.close()
             local.close(finished=done == steps)
