@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.training.small import ARCHITECTURE, batch, mesh, params
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.losses import Sums
-from tpullm.training.step import batch_loss
+from tpullm.training.optimizer.chain import make_optimizer
+from tpullm.training.state import initial
+from tpullm.training.step import batch_loss, make_step
 
 
 def test_means_are_over_all_batches_of_a_source():
@@ -59,3 +62,26 @@ def test_the_evaluation_is_the_loss_of_the_batch_and_compiled_once():
         expected = jax.jit(lambda p: batch_loss(ARCHITECTURE, p, b, dtype=jnp.float32)[1])(params())
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
     np.testing.assert_allclose(found.weight, b.weights.sum(), rtol=1e-6)
+
+
+def test_an_evaluation_needs_less_memory_than_the_step():
+    """In the step's micro-batches. As a whole it would need more, and the last evaluation of a training would fail."""
+    b = jax.tree.map(jnp.asarray, batch(rows=64))
+    config = TrainConfig(batch_size=64, accumulation=8, optimizer=OptimizerConfig())
+    with jax.set_mesh(mesh()):
+        optimizer = make_optimizer(config.optimizer, 10, ARCHITECTURE.axes)
+        step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0).lower(
+            initial(ARCHITECTURE, optimizer, jax.random.key(0)), b
+        )
+        parts, whole = (make_evaluation(ARCHITECTURE, jnp.float32, n).lower(params(), b) for n in (8, 1))
+        bytes_of = [one.compile().memory_analysis().temp_size_in_bytes for one in (parts, step, whole)]
+    assert bytes_of == sorted(bytes_of) and bytes_of[0] < bytes_of[2] / 4
+
+
+def test_an_evaluation_in_parts_is_that_of_the_whole():
+    """Float32 sums in another order."""
+    b = batch(rows=8)
+    with jax.set_mesh(mesh()):
+        whole, parts = (make_evaluation(ARCHITECTURE, jnp.float32, *how)(params(), b) for how in ((), (4, 2)))
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
