@@ -71,17 +71,20 @@ class Bucket(BaseHTTPRequestHandler):
     def do_POST(self):
         query = parse_qs(urlsplit(self.path).query)
         content = self.rfile.read(int(self.headers["Content-Length"]))
-        if self._answer(403 if self.readonly else 200, b"{}") and not self.readonly:
+        if not self.readonly and self._allowed():  # before the answer, after which the script may end
             self.objects[query["name"][0]] = content
+        self._answer(403 if self.readonly else 200, b"{}")
 
-    def _answer(self, code: int, content: bytes) -> bool:
+    def _allowed(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+
+    def _answer(self, code: int, content: bytes) -> None:
         self.requests.append(self.path)
-        allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        allowed = self._allowed()
         self.send_response(code if allowed else 401)
         self.send_header("Content-Length", str(len(content) if allowed else 0))
         self.end_headers()
         self.wfile.write(content[: len(content) - self.cut] if allowed else b"")
-        return allowed
 
     def log_message(self, *_):
         """Quiet."""

@@ -73,6 +73,7 @@ def test_it_leaves_out_the_batches_since_the_last_checkpoint(tiny_tokens, never_
     assert after == json.loads(capsys.readouterr().out), "step 10 is made of batch 14"
 
 
+@pytest.mark.slow
 def test_killed_after_the_rollback_it_ends_with_the_same_bits(tiny_tokens, never_saw, poison, monkeypatch):
     """Nothing of the rollback was saved yet, so it is decided again."""
     reference, save, stage = never_saw([[10, 4]]), Checkpoints.save, tiny_tokens / "pretrain"

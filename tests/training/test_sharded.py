@@ -16,7 +16,7 @@ SOME = ["one device", "data 2, fsdp 2, tensor 2"]
     ("model", "steps", "meshes"),
     [
         ("dense", 3, SOME),
-        ("spread", 3, ["one device", "expert 2, sequence 2, tensor 2"]),
+        pytest.param("spread", 3, ["one device", "expert 2, sequence 2, tensor 2"], marks=pytest.mark.slow),
         *(pytest.param(model, 20, [], marks=pytest.mark.slow) for model in ("dense", "experts", "spread")),
     ],
 )
@@ -33,7 +33,7 @@ def test_losses_on_a_mesh_are_those_of_one_device(model, steps, meshes):
 @pytest.mark.parametrize(
     ("model", "optimizer", "meshes"),
     [
-        pytest.param("experts", "muon", SOME, id="experts, muon"),
+        pytest.param("experts", "muon", SOME, marks=pytest.mark.slow, id="experts, muon"),
         pytest.param("dense", "adafactor", SOME, id="dense, adafactor"),
         *(
             pytest.param(model, optimizer, [], marks=pytest.mark.slow, id=f"{model}, {optimizer}, all meshes")

@@ -38,9 +38,15 @@ def batches_with(row):
     return made
 
 
-@pytest.mark.parametrize("what", [float("nan"), float("inf"), 50.0])
-@pytest.mark.parametrize(("where", "accumulation"), [("one", 1), ("part", 2)])
-def test_a_bad_gradient_is_skipped_bit_for_bit(monkeypatch, what, where, accumulation):
+CASES = [(what, accumulation) for what in (float("nan"), float("inf"), 50.0) for accumulation in (1, 2)]
+QUICK = (CASES[0], CASES[-1])
+
+
+@pytest.mark.parametrize(
+    ("what", "accumulation"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case not in QUICK)) for case in CASES],
+)
+def test_a_bad_gradient_is_skipped_bit_for_bit(monkeypatch, what, accumulation):
     """Of the whole batch, or of the second of two micro-batches (its rows are those of odd numbers)."""
     spoiled(monkeypatch, what, 1)
     config = TrainConfig(batch_size=8, accumulation=accumulation, optimizer=OptimizerConfig(skip=SKIP, warmup_steps=2))
@@ -55,7 +61,9 @@ def test_a_bad_gradient_is_skipped_bit_for_bit(monkeypatch, what, where, accumul
     assert np.isfinite(found[-1][0]["optimizer"].losses).all() and found[-1][1]["loss"] < found[0][1]["loss"] * 2
 
 
-@pytest.mark.parametrize("kind", ["adafactor", "muon", "bfloat16"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("adafactor", "muon")), "bfloat16"]
+)
 def test_every_optimizer_and_the_biases_of_experts_stay(monkeypatch, kind):
     spoiled(monkeypatch, float("nan"), 0)
     chosen = {"moments": "bfloat16"} if kind == "bfloat16" else {"kind": kind}
