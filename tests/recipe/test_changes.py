@@ -12,7 +12,7 @@ from tpullm.recipe.schema import CheckpointConfig, CorpusConfig, ModelConfig, Re
 def changed(config, name):
     """The config with another value of a key."""
     value = getattr(config, name)
-    choices = typing.get_args(typing.get_type_hints(type(config))[name])
+    choices = typing.get_args(typing.get_type_hints(type(config))[name]) or ("1:2",)  # of a text, any other one
     if isinstance(value, bool):
         return dataclasses.replace(config, **{name: not value})
     if isinstance(value, int | float):
