@@ -282,7 +282,8 @@ class SkipConfig:
 
     Args:
         deviations: a step this many standard deviations above the mean is skipped. Its loss and its gradient norm are
-            held against those of the last updates. 0 skips only what is not finite.
+            held against those of the last updates. What is at most 60 % above the mean is never skipped, at 6
+            deviations. 0 skips only what is not finite.
         window: number of last updates in the mean. Half of them must be there first.
         patience: training rolls back after this many skipped steps in a row. It resumes from the last checkpoint of
             `checkpoint.every_steps` and leaves out the batches since then.

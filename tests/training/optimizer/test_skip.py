@@ -109,8 +109,8 @@ def test_half_of_the_window_has_to_be_there():
     assert judged([1.0, 3.0, 1.0, 3.0, 1000.0])[0] == [0, 0, 0, 0, 1]
 
 
-def test_on_a_plateau_six_percent_are_no_spike():
-    assert judged([2.0] * 8 + [2.11])[0][-1] == 0 and judged([2.0] * 8 + [2.13])[0][-1] == 1
+def test_after_nearly_equal_steps_sixty_percent_are_no_spike():
+    assert judged([2.0] * 8 + [3.19])[0][-1] == 0 and judged([2.0] * 8 + [3.21])[0][-1] == 1
 
 
 def test_what_is_not_finite_is_skipped_always_and_never_enters_the_window():
