@@ -14,8 +14,8 @@ import optax
 from tpullm.recipe.schema import SkipConfig
 
 Tree = Any
-# Of the mean: what is at most 60 % above it is no spike. Late in a training the steps are nearly equal, and 6 deviations
-# are little: in the quickstart a gradient norm of 0.36 after a mean of 0.26 was beyond them.
+# Of the mean: what is at most 60 % above it is no spike. Late in a training the steps are nearly equal, and 6
+# deviations are little: in the quickstart a gradient norm of 0.36 after a mean of 0.26 was beyond them.
 LEAST_DEVIATION = 0.1
 
 
