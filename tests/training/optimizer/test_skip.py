@@ -120,7 +120,6 @@ def test_what_is_not_finite_is_skipped_always_and_never_enters_the_window():
         assert found == [1, 0, 1, 2, 0] and int(state.updates) == 2
         assert state.losses.tolist() == [1.0, np.float32(1e30), *[0.0] * 6]
         assert judged([1.0], norms=[bad])[0] == [1]
-    assert judged([1.0], norms=[1e30])[0] == [1], "finite, but its square is not"
 
 
 def test_an_update_that_is_not_finite_is_skipped():
