@@ -148,12 +148,16 @@ def _make_tiny(run: Path) -> None:
 @pytest.fixture
 def tiny_tokens(tiny_run, tmp_path) -> Path:
     """A run of `tests/tiny.yaml` that is made up to its tokens, to train in."""
-    run = tmp_path / "tiny"
-    run.mkdir()
-    shutil.copy(tiny_run / "recipe.yaml", run)
+    return copy_tokens(tiny_run, tmp_path / "tiny")
+
+
+def copy_tokens(run: Path, to: Path) -> Path:
+    """A new run directory with the recipe, the documents, the tokenizer and the tokens of another one."""
+    to.mkdir()
+    shutil.copy(run / "recipe.yaml", to)
     for stage in ("documents", "tokenizer", "tokens"):
-        shutil.copytree(tiny_run / stage, run / stage)
-    return run
+        shutil.copytree(run / stage, to / stage)
+    return to
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.conftest import copy_tokens
 from tests.run.test_resume import assert_same_bits, final_parameters
 from tests.training import several_hosts
 from tests.training.small import mesh
@@ -29,19 +30,10 @@ WSD = [*SHORT, "--pretrain.optimizer.schedule=wsd", "--pretrain.optimizer.decay_
 LONGER = [f"--pretrain.optimizer.decay_fraction={5 / 12}", "--pretrain.steps=12"]  # its decay begins at step 7 too
 
 
-def copied(run, to):
-    """A run with the tokens of another one."""
-    to.mkdir()
-    shutil.copy(run / "recipe.yaml", to)
-    for stage in ("documents", "tokenizer", "tokens"):
-        shutil.copytree(run / stage, to / stage)
-    return to
-
-
 @pytest.fixture(scope="module")
 def origin(tiny_run, tmp_path_factory):
     """A training of 10 steps; the checkpoint at step 7, where its decay begins, stays."""
-    run = copied(tiny_run, tmp_path_factory.mktemp("runs") / "origin")
+    run = copy_tokens(tiny_run, tmp_path_factory.mktemp("runs") / "origin")
     assert main(["pretrain", "--run", str(run), *WSD]) == 0
     assert steps(run / "pretrain" / "checkpoints") == [7, 10]
     return run
@@ -49,7 +41,7 @@ def origin(tiny_run, tmp_path_factory):
 
 @pytest.fixture
 def run(tiny_run, tmp_path):
-    return copied(tiny_run, tmp_path / "branch")
+    return copy_tokens(tiny_run, tmp_path / "branch")
 
 
 def pretrain(run, origin, *options, step=7):
@@ -80,7 +72,7 @@ def test_with_the_whole_state_and_the_same_settings_it_has_the_same_bits(origin,
 
 def test_a_second_decay_from_one_step_is_the_training_with_that_decay(origin, run, tiny_run, tmp_path):
     """Resumed in the middle, too."""
-    whole = copied(tiny_run, tmp_path / "whole")
+    whole = copy_tokens(tiny_run, tmp_path / "whole")
     assert main(["pretrain", "--run", str(whole), *WSD, *LONGER]) == 0
     assert pretrain(run, origin, *LONGER, "--pretrain.checkpoint.every_steps=2") == 0
     assert steps(run / "pretrain" / "checkpoints") == [10, 12]
@@ -110,7 +102,7 @@ def test_several_hosts_branch(origin, run, tmp_path, tiny_run):
     several_hosts.run(2, *command, "--run", run, devices=4)
     for step in (8, 9, 10):
         assert losses(run)[step] == pytest.approx(losses(origin)[step], rel=1e-5)
-    grown, options = copied(tiny_run, tmp_path / "grown"), ["--pretrain.steps=1", "--model.vocabulary_size=704"]
+    grown, options = copy_tokens(tiny_run, tmp_path / "grown"), ["--pretrain.steps=1", "--model.vocabulary_size=704"]
     several_hosts.run(2, *command, "--run", grown, "--branch_state=parameters", *options, devices=4)
     before = first_loss(grown, origin)
     assert before < losses(grown)[1] < before + math.log(1 + 64 / 640) + 1e-5
