@@ -1,4 +1,4 @@
-"""Run as one of several hosts: losses of 20 steps on each mesh, and the rows that this host built, as JSON."""
+"""Run as one of several hosts: losses of 20 steps on each mesh, the rows that this host built, a model's use."""
 
 import json
 import sys
@@ -12,6 +12,10 @@ from tpullm.cluster import hosts, join, place
 from tpullm.data import stream as streams
 from tpullm.data import token_store
 from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.inference.decode import decode
+from tpullm.inference.sampling_options import Sampling
+from tpullm.inference.scoring import log_probabilities
+from tpullm.inference.session import NoTokenizer, Session
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows, put
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
@@ -72,11 +76,22 @@ def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
     }
 
 
+def used() -> dict:
+    """What a model that is spread over all hosts gives to each of them: probabilities, and tokens that it writes."""
+    mesh, prompts = make_mesh({"fsdp": -1}), [[1, 2, 3], [5] * 9]
+    with jax.set_mesh(mesh):
+        params = jax.jit(ARCHITECTURE.init, out_shardings=ARCHITECTURE.shardings(mesh))(jax.random.key(0))
+    session = Session(NoTokenizer(Path()), ARCHITECTURE, params, mesh, jax.numpy.dtype("float32"))
+    scores = log_probabilities(session, prompts)
+    written = decode(session, prompts, 4, Sampling(), seeds=(1, 2), stop_ids=[])
+    return {"scores": np.concatenate(scores).tolist(), "written": written}
+
+
 if __name__ == "__main__":
     flags, (folder, *asked) = place.take_flags("hosts", sys.argv[1:])
     join.join(place.find("hosts", flags, {}))
     assert len(jax.devices()) == 8
     texts = documents(Path(folder))
-    results = {name: trained(make_mesh(MESHES[name]), texts) for name in asked or MESHES}
+    results = {name: trained(make_mesh(MESHES[name]), texts) for name in asked or MESHES} | {"used": used()}
     print("\n" + json.dumps(results))
     join.leave()

@@ -60,7 +60,7 @@ def verify(save: Path, share: int = 0, shares: int = 1) -> None:
 
 def verify_together(save: Path) -> None:
     """The same on all hosts: each compares its share, and all raise the same error."""
-    reasons = hosts.gather(f"{save} is whole", _damage(save, hosts.index(), hosts.count()))
+    reasons = hosts.gather(f"save {save.name} is whole", _damage(save, hosts.index(), hosts.count()))
     if reason := next(filter(None, reasons), ""):
         raise CorruptSave(f"{save}: the checkpoint is corrupt ({reason})")
 

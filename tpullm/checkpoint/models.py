@@ -63,7 +63,7 @@ def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
     Args:
         stages: of a run directory, the preferred one first.
 
-    Of a run directory or a stage it is the newest checkpoint that is whole.
+    Of a run directory or a stage it is the newest checkpoint that is whole. With several hosts, all of them call this.
 
     Raises:
         UserError: it is none of these, or holds no finished checkpoint.
@@ -87,7 +87,7 @@ def _whole(directory: Path, found: list[int]) -> Model:
     for step in reversed(found):
         try:
             model = described(directory, step)
-            checksums.verify(directory / str(step))
+            checksums.verify_together(directory / str(step))
             return model
         except CorruptSave as error:
             if step == found[0]:

@@ -26,6 +26,7 @@ from tpullm.inference.generation import sampled
 from tpullm.inference.padding import row_bucket
 from tpullm.inference.session import Session, load
 from tpullm.log import say
+from tpullm.mesh.rows import own_rows
 from tpullm.model.count import parameter_count
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
@@ -34,15 +35,28 @@ from tpullm.training.evaluation import held_out, make_evaluation
 
 
 def main(recipe: Recipe, run: Path) -> None:
-    """Write `RUN/evaluate/results.json` and print its figures. Of several hosts only host 0 works, on its devices."""
-    hosts.on_first("evaluate", _evaluate, recipe, run)
+    """Write `RUN/evaluate/results.json` and print its figures.
 
-
-def _evaluate(recipe: Recipe, run: Path) -> None:
+    The model is on the devices of all hosts. All of them compute the same, from results that they all have; host 0
+    writes.
+    """
     stage, inputs = run / "evaluate", evaluate_inputs(recipe, run)
-    if manifest.is_finished(stage, inputs):
+    if hosts.broadcast("evaluate", lambda: manifest.is_finished(stage, inputs)):
         return say("evaluate: finished, skipped")
     start = time.monotonic()
+    results = _results(recipe, run)
+    results["seconds"]["evaluate"] = round(time.monotonic() - start, 1)
+    hosts.on_first("evaluate ends", _write, stage, inputs, results)
+
+
+def _write(stage: Path, inputs: dict, results: dict) -> None:
+    begin(stage, inputs)
+    storage.write_json(stage / "results.json", results)
+    manifest.write(stage, inputs, seconds=results["seconds"]["evaluate"])
+    _print(results)
+
+
+def _results(recipe: Recipe, run: Path) -> dict:
     base = load(run / recipe.foundation)
     results = {"model": _model(base), "machine": _machine(), "seconds": _seconds(run)}
     results |= _held_out_loss(recipe, run, base)
@@ -61,15 +75,12 @@ def _evaluate(recipe: Recipe, run: Path) -> None:
     texts = sampled(base, prompts, recipe.evaluate.sample_tokens, recipe.seed)
     results["samples"] = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
     results["attention"] = _attention(base, recipe.evaluate.attention)
-    begin(stage, inputs)
-    results["seconds"]["evaluate"] = round(time.monotonic() - start, 1)
-    storage.write_json(stage / "results.json", results)
-    manifest.write(stage, inputs, seconds=results["seconds"]["evaluate"])
-    _print(results)
+    return results
 
 
 def _held_out_loss(recipe: Recipe, run: Path, session: Session) -> dict:
-    batches = {source.name: _rows(recipe, run, source.name, session) for source in sources(recipe)}
+    own = own_rows(session.mesh, row_bucket(session, recipe.evaluate.batch_size))
+    batches = {source.name: _rows(recipe, run, source.name, session, own) for source in sources(recipe)}
     batches = {name: rows for name, rows in batches.items() if rows}
     evaluate = make_evaluation(session.architecture, session.dtype)
     with jax.set_mesh(session.mesh):
@@ -77,13 +88,19 @@ def _held_out_loss(recipe: Recipe, run: Path, session: Session) -> dict:
     return {"loss_nats_per_token": found["eval_loss"], "bits_per_byte": found["eval_bits_per_byte"]}
 
 
-def _rows(recipe: Recipe, run: Path, source: str, session: Session) -> Iterator[Batch] | None:
-    """The batches of a source's held-out text; None if it has none."""
+def _rows(
+    recipe: Recipe, run: Path, source: str, session: Session, own: np.ndarray | None = None
+) -> Iterator[Batch] | None:
+    """The batches of a source's held-out text; None if it has none.
+
+    Args:
+        own: the rows of each batch; None is all.
+    """
     path, config = run / "tokens" / source / "held_out", recipe.evaluate
     if not path.exists():
         return None
     rows = row_bucket(session, config.batch_size)
-    return evaluation_batches(TokenStore(path), rows, recipe.pretrain.sequence_length, config.rows)
+    return evaluation_batches(TokenStore(path), rows, recipe.pretrain.sequence_length, config.rows, own)
 
 
 def _yours(recipe: Recipe, run: Path, session: Session) -> dict:
@@ -91,20 +108,22 @@ def _yours(recipe: Recipe, run: Path, session: Session) -> dict:
     texts = own_text.passages(
         record["text"] for record in document_files.read(run / "documents", YOURS, document_files.HELD_OUT)
     )
-    training = (record["text"] for record in document_files.read(run / "documents", YOURS, document_files.TRAIN))
-    evaluated = own_text.evaluated_bytes(session, _rows(recipe, run, YOURS, session))
+    compressor = hosts.broadcast("the compressor", lambda: _compressor(recipe, run, session))
     times_read = pretraining_stream(recipe, run).epoch_at(recipe.pretrain.steps)[YOURS]
     return {
         "times_read": round(times_read, 2),
         "sentence": next((sentence for text in texts for sentence in own_text.sentences(text)), ""),
         "continuations": own_text.continuations(session, texts, recipe.evaluate.sample_tokens, recipe.seed),
         "blanks": own_text.blanks(session, texts),
-        "compressor": {
-            "name": "xz -9e",
-            "bits_per_byte": own_text.compressor_bits_per_byte(training, evaluated),
-            "bytes": len(evaluated),
-        },
+        "compressor": compressor,
     }
+
+
+def _compressor(recipe: Recipe, run: Path, session: Session) -> dict:
+    training = (record["text"] for record in document_files.read(run / "documents", YOURS, document_files.TRAIN))
+    evaluated = own_text.evaluated_bytes(session, _rows(recipe, run, YOURS, session))
+    bits = own_text.compressor_bits_per_byte(training, evaluated)
+    return {"name": "xz -9e", "bits_per_byte": bits, "bytes": len(evaluated)}
 
 
 def _attention(session: Session, text: str) -> dict:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tpullm.inference.padding import bucket, fits, padded, row_bucket, segments_and_positions
 from tpullm.inference.session import Session
-from tpullm.mesh.rows import put
+from tpullm.mesh.rows import fetch, put_whole
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"))
@@ -32,8 +32,9 @@ def weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:
     fits(session, ids, "text")
     tokens, lengths = padded(session, [ids], row_bucket(session, 1), bucket(len(ids)))
     with jax.set_mesh(session.mesh):
-        arguments = put(session.mesh, (tokens, lengths[:, None]))
-        found_LBKGTS = np.asarray(_weights(session.architecture, session.params, *arguments, dtype=session.dtype))
+        arguments = (put_whole(session.mesh, array, "batch", "time") for array in (tokens, lengths[:, None]))
+        found = _weights(session.architecture, session.params, *arguments, dtype=session.dtype)
+        found_LBKGTS = fetch(session.mesh, found)
     found_LKGTS = found_LBKGTS[:, 0, ..., : len(ids), : len(ids)]
     L, K, G, T, S = found_LKGTS.shape
     return [tokenizer.piece(token) for token in ids], found_LKGTS.reshape(L, K * G, T, S).astype(np.float32)

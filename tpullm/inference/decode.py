@@ -18,8 +18,8 @@ from tpullm.inference.padding import bucket, fits, last_hidden, padded, row_buck
 from tpullm.inference.sampling import choose
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.session import Session
-from tpullm.mesh.layout import RULES, named_sharding
-from tpullm.mesh.rows import put
+from tpullm.mesh.layout import RULES
+from tpullm.mesh.rows import fetch, put_whole
 from tpullm.model.platform import cache_dtype
 from tpullm.model.transformer import Cache, Transformer
 from tpullm.training.state import Architecture
@@ -114,12 +114,10 @@ def _begin(session: Session, prompts: list[list[int]], tokens: int, sampling, se
     rows = row_bucket(session, len(prompts))
     ids, lengths = padded(session, prompts, rows, bucket(max(map(len, prompts))))
     slots = ids.shape[1] + bucket(tokens)
-    by_row = named_sharding(session.mesh, "batch")
-    seeds = jax.device_put(np.resize(np.asarray(seeds, np.uint32), rows), by_row)
-    lengths, ids = jax.device_put(lengths, by_row), put(session.mesh, ids)
-    arguments = (*_model(session), ids, lengths, seeds, stop_ids, sampling)
+    by_row = [np.resize(np.asarray(seeds, np.uint32), rows), lengths, np.arange(rows) >= len(prompts)]
+    seeds, lengths, filling = (put_whole(session.mesh, array, "batch") for array in by_row)
+    arguments = (*_model(session), put_whole(session.mesh, ids, "batch", "time"), lengths, seeds, stop_ids, sampling)
     state = _start(*arguments, slots=slots, dtype=session.dtype)
-    filling = jax.device_put(np.arange(rows) >= len(prompts), by_row)
     return state._replace(ended=state.ended | filling)
 
 
@@ -150,10 +148,10 @@ def decode(
     stop = _stop_array(session, stop_ids)
     with jax.set_mesh(session.mesh):
         state = _begin(session, list(prompts), tokens, sampling, seeds, stop)
-        first = np.array(state.tokens)  # a copy: the state is donated
+        first = fetch(session.mesh, state.tokens).copy()  # the state is donated
         arguments = (*_model(session), state, stop, sampling, tokens - 1)
         _, rest = _decode_more(*arguments, count=bucket(tokens), dtype=session.dtype)
-    new = np.concatenate([first[:, None], np.asarray(rest)], axis=1)
+        new = np.concatenate([first[:, None], fetch(session.mesh, rest)], axis=1)
     rooms = [min(tokens, session.context_length - len(ids)) for ids in prompts]
     return [[int(token) for token in row[:room] if token >= 0] for row, room in zip(new, rooms, strict=False)]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tpullm.inference.padding import bucket, fits, last_hidden, padded, row_bucket, segments_and_positions
 from tpullm.inference.session import Session
-from tpullm.mesh.rows import put
+from tpullm.mesh.rows import fetch, put_whole
 
 TOKENS_AT_A_TIME = 1024  # one program for each bucket of lengths; 1,024 tokens keep two cores busy
 
@@ -49,9 +49,13 @@ def logits(session: Session, tokens_BT: np.ndarray) -> np.ndarray:
     fits(session, tokens_BT[0].tolist(), "token ids")
     ids, lengths = padded(session, tokens_BT.tolist(), row_bucket(session, rows), bucket(length))
     with jax.set_mesh(session.mesh):
-        arguments = put(session.mesh, (ids, lengths[:, None]))
+        arguments = _placed(session, ids, lengths[:, None])
         found = _logits(session.architecture, session.params, *arguments, dtype=session.dtype)
-    return np.asarray(found)[:rows, :length]
+        return fetch(session.mesh, found)[:rows, :length]
+
+
+def _placed(session: Session, *arrays: np.ndarray) -> list[jax.Array]:
+    return [put_whole(session.mesh, array, "batch", "time") for array in arrays]
 
 
 def _batches(session: Session, sequences: Sequence[list[int]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -78,9 +82,9 @@ def log_probabilities(session: Session, sequences: Sequence[list[int]]) -> list[
     with jax.set_mesh(session.mesh):
         for chosen, tokens, lengths in _batches(session, sequences):
             targets = np.roll(tokens, -1, axis=1)
-            arguments = (put(session.mesh, array) for array in (tokens, targets, lengths))
+            arguments = _placed(session, tokens, targets, lengths)
             scores = _log_probabilities(session.architecture, session.params, *arguments, dtype=session.dtype)
-            for row, index in zip(np.asarray(scores, np.float64), chosen, strict=False):
+            for row, index in zip(fetch(session.mesh, scores).astype(np.float64), chosen, strict=False):
                 results[index] = row[: len(sequences[index]) - 1]
     return results
 
@@ -94,9 +98,9 @@ def next_log_probabilities(session: Session, sequences: Sequence[list[int]]) -> 
     results = np.zeros((len(sequences), session.architecture.config.vocabulary_size), np.float32)
     with jax.set_mesh(session.mesh):
         for chosen, tokens, lengths in _batches(session, sequences):
-            arguments = (put(session.mesh, array) for array in (tokens, lengths))
+            arguments = _placed(session, tokens, lengths)
             scores = _next_log_probabilities(session.architecture, session.params, *arguments, dtype=session.dtype)
-            results[chosen] = np.asarray(scores)[: len(chosen)]
+            results[chosen] = fetch(session.mesh, scores)[: len(chosen)]
     return results
 
 

@@ -78,7 +78,7 @@ def _unstacked(architecture: Architecture, params: Tree) -> list[list[jax.Array]
 
 
 def load(model: str | Path, stages: tuple[str, ...] = models.STAGES, exact: bool = True, text: bool = True) -> Session:
-    """The model that a MODEL argument names, on all devices of this host.
+    """The model that a MODEL argument names, on all devices: with several hosts, all of them call it.
 
     Args:
         model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
@@ -94,7 +94,7 @@ def load(model: str | Path, stages: tuple[str, ...] = models.STAGES, exact: bool
     found = models.find(model, stages)
     tokenizer = load_tokenizer(found.tokenizer_path)
     fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
-    mesh, dtype = make_mesh({"fsdp": -1}, jax.local_devices()), use_dtype(exact)
+    mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
     architecture = Architecture(found.config)
     with jax.set_mesh(mesh):
         params = models.load_params(found, targets(architecture, mesh, dtype))
@@ -110,7 +110,7 @@ def _published(folder: Path, exact: bool, text: bool) -> Session:
         talks = tokenizer.has_template
     else:
         tokenizer, talks = NoTokenizer(folder), False
-    mesh, dtype = make_mesh({"fsdp": -1}, jax.local_devices()), use_dtype(exact)
+    mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
     architecture = Architecture(config)
     with weight_files.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
         arguments = (targets(architecture, mesh, dtype), architecture.axes, config.layers)

@@ -1,5 +1,6 @@
-"""Rows of a batch: which of them this host's devices need, and how numpy rows become arrays on the mesh."""
+"""Rows of a batch: which of them this host's devices need, and how numpy rows become arrays on the mesh, and back."""
 
+import functools
 import math
 from typing import Any
 
@@ -47,3 +48,21 @@ def put(mesh: Mesh, batch: Any) -> Any:
         return jax.make_array_from_callback((size * parts, *x.shape[1:]), sharding, shard)
 
     return jax.tree.map(place, batch)
+
+
+def put_whole(mesh: Mesh, array: np.ndarray, *dimensions: str | None) -> jax.Array:
+    """An array that every host has whole, on the mesh, split by the rules for these `dimensions`."""
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, named_sharding(mesh, *dimensions), lambda index: array[index])
+
+
+def fetch(mesh: Mesh, array: jax.Array) -> np.ndarray:
+    """The whole array as numpy, on every host the same bits. With several hosts, all of them call it."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(_gathered(mesh)(array).addressable_data(0))
+
+
+@functools.cache
+def _gathered(mesh: Mesh):
+    return jax.jit(lambda array: array, out_shardings=named_sharding(mesh))
