@@ -120,7 +120,7 @@ def page(recipes: dict[str, Recipe], proofs: dict[str, Proof], stale: set[str]) 
     rows = [
         row(proofs[name], name in stale, estimated(recipes[name]))
         if name in proofs
-        else f"| {name} | not proven{8 * ' |'}"
+        else f"| {name} | not proven{9 * ' |'}"
         for name in recipes
     ]
     found = [f"\n**{name}**\n\n{findings(proofs[name])}" for name in recipes if name in proofs]
@@ -129,12 +129,13 @@ def page(recipes: dict[str, Recipe], proofs: dict[str, Proof], stale: set[str]) 
 
 TOP = """# The shipped recipes, proven
 
-Made by `make plan-all`: the step of each recipe, compiled by the TPU compiler for the slice that the recipe names.
-Memory is the compiler's; step time and tokens/s are predicted from its cycles (`tpullm/planning/schedule.py`). Beside
-them what `tpullm plan` says without the compiler. Nothing ran on a TPU.
+Made by `make plan-all`: the step of each recipe, compiled by the TPU compiler for the slice that the recipe names, and
+the evaluation between steps, for its memory (with the optimizer's state). Step time and tokens/s are predicted from
+the compiler's cycles (`tpullm/planning/schedule.py`). Beside them what `tpullm plan` says without the compiler. Nothing
+ran on a TPU.
 
-| recipe | topology | GiB a chip | estimated | step, s | estimated | tokens/s a chip | waiting | program, compiled |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+| recipe | topology | GiB a chip | estimated | evaluation | step, s | estimated | tokens/s a chip | waiting | program |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
 def estimated(recipe: Recipe) -> Candidate:
@@ -148,6 +149,7 @@ def row(proof: Proof, stale: bool, beside: Candidate) -> str:
     """One recipe's line."""
     made = f"{proof.program} {proof.date[:10]}, libtpu {proof.versions['libtpu']}{f', **{STALE}**' if stale else ''}"
     memory = f"{proof.peak_bytes / 2**30:.1f} of {proof.limit_bytes / 2**30:.1f} | {beside.memory.peak / 2**30:.1f}"
+    memory += f" | {proof.evaluation_bytes / 2**30:.1f}"
     if proof.refused:
         return f"| {proof.recipe} | {proof.topology} | {memory} | does not fit | | | | {made} |"
     waiting = sum(of.exposed_seconds for of in proof.traffic) / proof.step_seconds

@@ -26,6 +26,7 @@ PROOF = Proof(
     refused="",
     limit_bytes=16 << 30,
     peak_bytes=8 << 30,
+    evaluation_bytes=5 << 30,
     state_bytes=1 << 30,
     tokens=1 << 20,
     step_seconds=2.0,
@@ -46,7 +47,7 @@ def test_a_proof_is_stale_when_todays_code_makes_another_program():
 def test_the_table_says_what_is_stale_what_is_refused_and_what_is_missing():
     recipe = load(RECIPE)
     beside = plan_all.estimated(recipe)
-    estimated = f"{beside.memory.peak / 2**30:.1f} | 2.00 | {beside.estimate.step_seconds:.2f}"
+    estimated = f"{beside.memory.peak / 2**30:.1f} | 5.0 | 2.00 | {beside.estimate.step_seconds:.2f}"
     fresh = plan_all.page({"125m": recipe, "1b": recipe}, {"125m": PROOF}, set())
     assert f"| 125m | v5e:2x2 | 8.0 of 16.0 | {estimated} | 131,072 | 5.0% | 0 2026-01-02, libtpu 2 |" in fresh
     assert "| 1b | not proven |" in fresh

@@ -102,18 +102,27 @@ def test_only_the_warning_of_donated_buffers_is_kept_quiet():
     ],
 )
 def test_what_the_compiler_says_of_a_step(monkeypatch, memory, peak):
+    of_evaluation = SimpleNamespace(memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=4))
     executable = SimpleNamespace(
         as_text=lambda: "HloModule", memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=5, **memory)
     )
-    found = compile_with(monkeypatch, lambda *_: executable)
-    assert (found.text, found.peak_bytes, found.limit_bytes) == ("HloModule", peak, 0)
+    found = compile_with(monkeypatch, lambda *_, evaluation=False: of_evaluation if evaluation else executable)
+    assert (found.text, found.peak_bytes, found.limit_bytes, found.evaluation_bytes) == ("HloModule", peak, 0, 4)
     assert found.places == ((1, 2), (1, 3)) and found.seconds == 2.3
     assert len(found.date) == len("2026-01-01T00:00:00")
 
 
 def test_what_is_refused_has_no_text(monkeypatch):
     found = compile_with(monkeypatch, failing(TooLarge(20, 16)))
-    assert (found.text, found.peak_bytes, found.limit_bytes) == ("", 20, 16)
+    assert (found.text, found.peak_bytes, found.limit_bytes, found.evaluation_bytes) == ("", 20, 16, 0)
+
+
+def test_an_evaluation_may_need_more_than_the_step(monkeypatch):
+    said = SimpleNamespace(peak_memory_in_bytes=5, host_temp_size_in_bytes=0)
+    step = SimpleNamespace(as_text=lambda: "HloModule", memory_analysis=lambda: said)
+    refused = failing(TooLarge(20, 16))
+    found = compile_with(monkeypatch, lambda *_, evaluation=False: refused() if evaluation else step)
+    assert (found.text, found.peak_bytes, found.evaluation_bytes) == ("HloModule", 5, 20)
 
 
 def compile_with(monkeypatch, compile_):
@@ -129,12 +138,14 @@ def test_the_step_is_traced_on_an_absent_mesh_for_a_tpu():
     small = dataclasses.replace(DENSE, layers=1)
     text = program.traced(small, CONFIG, absent_mesh({"fsdp": -1}, parse("v6e:2x2"))).as_text()
     assert "num_partitions = 4" in text and "splash" in text
+    forward = program.traced(small, CONFIG, absent_mesh({"fsdp": -1}, parse("v6e:2x2")), evaluation=True).as_text()
+    assert "num_partitions = 4" in forward and "optimizer" not in forward and len(forward) < len(text) / 2
 
 
 def test_a_result_counts_if_its_process_ended_well(tmp_path, monkeypatch):
     """What an earlier process left there is not the result of one that fails."""
     path = tmp_path / "one.json.gz"
-    executable = compiling.Executable("HloModule", 5, 0, ((0, 0),), 1.0, "2026-01-01T00:00:00")
+    executable = compiling.Executable("HloModule", 5, 0, ((0, 0),), 1.0, "2026-01-01T00:00:00", 3)
     with gzip.open(path, "wt", encoding="utf-8") as file:
         json.dump(dataclasses.asdict(executable), file)
     job = Job(DENSE, CONFIG, {"fsdp": -1}, parse("v6e:2x2"))

@@ -26,8 +26,8 @@ from tpullm.recipe.parsing import load
 libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
 SLICE = parse("v5e:2x2")
 VERSIONS = {"jax": "1", "libtpu": "1"}
-FITS = Executable(looped(PRODUCT), 3 << 30, 0, ((0, 0), (0, 1), (1, 0), (1, 1)), 60.0, "2026-01-01T00:00:00")
-TOO_LARGE = dataclasses.replace(FITS, text="", peak_bytes=40 << 30, limit_bytes=15 << 30)
+FITS = Executable(looped(PRODUCT), 3 << 30, 0, ((0, 0), (0, 1), (1, 0), (1, 1)), 60.0, "2026-01-01T00:00:00", 1 << 30)
+TOO_LARGE = dataclasses.replace(FITS, text="", peak_bytes=40 << 30, limit_bytes=15 << 30, evaluation_bytes=0)
 
 
 def recipe(*overrides: str, layers: int = 2):
@@ -62,6 +62,7 @@ def test_a_proof_survives_json_and_adds_up(compiler):
     # Parameters, two moments: 12 bytes of each, a quarter here.
     parameters = 2 * (4 * 768**2 + 3 * 768 * 2048) + 32768 * 768
     assert found.state_bytes == pytest.approx(12 * parameters / 4, rel=0.01)
+    assert found.evaluation_bytes == pytest.approx((1 << 30) + 8 * parameters / 4, rel=0.01), "and two moments"
     assert [finding.kind for finding in found.findings] == ["no_kernel"]
 
 

@@ -25,7 +25,7 @@ def executable(*lines: str, **fields) -> Executable:
     return Executable(**{"text": text, "peak_bytes": GIB, "limit_bytes": 0, "places": TORUS.places} | SAID | fields)
 
 
-SAID = {"seconds": 60.0, "date": "2026-01-01T00:00:00"}
+SAID = {"seconds": 60.0, "date": "2026-01-01T00:00:00", "evaluation_bytes": GIB // 2}
 
 
 def test_a_proof_sums_a_programs_instructions():
@@ -43,6 +43,17 @@ def test_a_proof_sums_a_programs_instructions():
     rests = resting(DENSE, CONFIG.optimizer)
     state = of_device(rests.parameters + rests.optimizer, (1, 256, 1, 1, 1))
     assert found.state_bytes == pytest.approx(state, abs=1)
+
+
+def test_an_evaluation_that_does_not_fit_is_refused():
+    """Beside it lies the optimizer's state, which no evaluation has as its input."""
+    sizes, rests = (1, 256, 1, 1, 1), resting(DENSE, CONFIG.optimizer)
+    limit, optimizer = round(parse("v5e:16x16").chip.hbm_bytes), round(of_device(rests.optimizer, sizes))
+    fits, not_ = (executable(PRODUCT, evaluation_bytes=limit - optimizer + more) for more in (0, 1))
+    found = _proof("mine", JOB, "hash", {}, fits)
+    assert found.evaluation_bytes == limit and not found.refused and found.step_seconds
+    found = _proof("mine", JOB, "hash", {}, not_)
+    assert found.peak_bytes == found.evaluation_bytes == limit + 1 and found.refused and not found.step_seconds
 
 
 def test_traffic_by_axes_and_kind_the_dearest_first():

@@ -1,4 +1,4 @@
-"""Compile a step in another process, so that its memory use, or its end, does not affect this process.
+"""Compile a step and an evaluation in another process, so that its memory use, or its end, does not affect this one.
 
 `python -m tpullm.planning.compiling FILE` is that process. It reads a `Job` from its standard input and writes an
 `Executable` as JSON to FILE, which it creates only when it is complete.
@@ -40,6 +40,8 @@ class Executable:
         places: the coordinates of each device in its slice.
         seconds: duration of the compilation.
         date: of the compilation, ISO 8601.
+        evaluation_bytes: peak memory of a device in an evaluation, without the optimizer's state; 0 if the step does
+            not fit.
     """
 
     text: str
@@ -48,6 +50,7 @@ class Executable:
     places: tuple[tuple[int, ...], ...]
     seconds: float
     date: str
+    evaluation_bytes: int
 
 
 def read(path: Path) -> Executable | None:
@@ -95,7 +98,7 @@ def _compile(job: Job) -> Executable:
     from tpullm.planning.program import TooLarge, compiled, compiler_mesh
 
     start, mesh = time.time(), compiler_mesh(job.mesh, job.topology)
-    text, peak, limit = "", 0, 0
+    text, peak, limit, evaluation = "", 0, 0, 0
     try:
         executable = compiled(job.model, job.config, mesh)
         text, memory = executable.as_text(), executable.memory_analysis()
@@ -104,10 +107,21 @@ def _compile(job: Job) -> Executable:
             peak = getattr(memory, "total_allocation_bytes", peak)  # JAX 0.10 does not say
     except TooLarge as error:
         peak, limit = error.needed_bytes, error.limit_bytes
+    else:
+        evaluation = _evaluation_bytes(job, mesh)
     dimensions = len(job.topology.shape)
     places = tuple(tuple(device.coords[:dimensions]) for device in mesh.devices.flat)
     date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    return Executable(text, peak, limit, places, round(time.time() - start, 1), date)
+    return Executable(text, peak, limit, places, round(time.time() - start, 1), date, evaluation)
+
+
+def _evaluation_bytes(job: Job, mesh) -> int:
+    from tpullm.planning.program import TooLarge, compiled
+
+    try:
+        return compiled(job.model, job.config, mesh, evaluation=True).memory_analysis().peak_memory_in_bytes
+    except TooLarge as error:
+        return error.needed_bytes
 
 
 def _main(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The program that a recipe would run on chips that this machine does not have: the step that `pretrain` compiles.
+"""The programs that a recipe would run on chips that this machine does not have: the step, and the evaluation.
 
 `traced` needs neither a chip nor TPU software, and finds layout errors. `compiled` is the TPU compiler's program (extra
 `tpu`), with its memory and its collectives.
@@ -22,6 +22,7 @@ from tpullm.mesh.axes import AXES, axis_sizes
 from tpullm.mesh.layout import EXPLICIT, arrange_devices, named_sharding, planned_mesh
 from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.training.evaluation import make_evaluation
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, abstract
 from tpullm.training.step import make_step
@@ -68,18 +69,23 @@ def _quiet() -> Iterator[None]:
         os.environ.update(before)
 
 
-def traced(model: ModelConfig, config: TrainConfig, mesh: Mesh | AbstractMesh) -> jax.stages.Lowered:
-    """The step of a training on `mesh`, lowered for its platform."""
+def traced(
+    model: ModelConfig, config: TrainConfig, mesh: Mesh | AbstractMesh, evaluation: bool = False
+) -> jax.stages.Lowered:
+    """The step of a training on `mesh`, or the evaluation of a batch, lowered for its platform."""
     # A kernel's text names its source files. Their paths are cut, so that the hash does not depend on the installation.
     jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/(site|dist)-packages/")
     architecture = Architecture(model)
     used = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
     with used(mesh), _without_warnings():
         optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes)
-        state = abstract(architecture, optimizer, mesh)
-        step = make_step(architecture, optimizer, config, compute_dtype(config.compute), seed=0)
+        state, dtype = abstract(architecture, optimizer, mesh), compute_dtype(config.compute)
+        program, first = make_step(architecture, optimizer, config, dtype, seed=0), state
+        if evaluation:
+            program = make_evaluation(architecture, dtype, config.accumulation, config.loss_chunks)
+            first = state["params"]
         platform = mesh.abstract_mesh.abstract_device.platform
-        return step.trace(state, abstract_batch(config, mesh)).lower(lowering_platforms=(platform,))
+        return program.trace(first, abstract_batch(config, mesh)).lower(lowering_platforms=(platform,))
 
 
 def abstract_batch(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Batch:
@@ -89,13 +95,13 @@ def abstract_batch(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Batch:
     return Batch(*[of(jnp.int32)] * 4, of(jnp.float32))
 
 
-def compiled(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Any:
-    """The executable of the step, with `memory_analysis()` and `as_text()`.
+def compiled(model: ModelConfig, config: TrainConfig, mesh: Mesh, evaluation: bool = False) -> Any:
+    """The executable of the step, or of the evaluation, with `memory_analysis()` and `as_text()`.
 
     Raises:
         TooLarge: it does not fit the memory.
     """
-    lowered = traced(model, config, mesh)
+    lowered = traced(model, config, mesh, evaluation)
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:

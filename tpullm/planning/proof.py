@@ -1,11 +1,14 @@
-"""The proof of a recipe: its step, compiled for an absent slice, with the compiler's memory, time and collectives."""
+"""The proof of a recipe: its step, compiled for an absent slice, with the compiler's memory, time and collectives.
+
+The evaluation between steps is compiled too, for its memory.
+"""
 
 import hashlib
 import math
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -69,7 +72,9 @@ class Proof:
         refused: why the program does not fit, in one line that names the key to change; empty if it fits. If it does
             not fit, the times below are 0.
         limit_bytes: memory of one device that a program may use.
-        peak_bytes: peak memory of one device, or the memory that a refused program would need.
+        peak_bytes: peak memory of one device in a step, or the memory that a refused program would need.
+        evaluation_bytes: peak memory of one device in an evaluation, the optimizer's state included; 0 if the step does
+            not fit.
         state_bytes: memory of the parameters and the optimizer's state, which are part of the peak.
         tokens: of one step, all devices together.
         step_seconds: predicted time of a step.
@@ -88,6 +93,7 @@ class Proof:
     refused: str
     limit_bytes: int
     peak_bytes: int
+    evaluation_bytes: int
     state_bytes: int
     tokens: int
     step_seconds: float
@@ -146,13 +152,13 @@ def job_of(recipe: Recipe, topology: Topology) -> Job:
 
 
 def program_hash(job: Job, versions: Mapping[str, str]) -> str:
-    """The hash of the compiler's inputs: the traced step, the slice, the options, the versions. Tracing takes 2 s."""
+    """The hash of the compiler's inputs: the traced programs, the slice, the options, the versions; it takes 3 s."""
     mesh = _absent(job)
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
     with TRACING:
-        program = fingerprint(traced(job.model, job.config, mesh).as_text())
-    told = [program, str(job.topology), sorted(options.items())]
+        programs = [fingerprint(traced(job.model, job.config, mesh, which).as_text()) for which in (False, True)]
+    told = [*programs, str(job.topology), sorted(options.items())]
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 
 
@@ -174,11 +180,14 @@ def _absent(job: Job) -> AbstractMesh:
 
 
 def _proof(name: str, job: Job, program: str, versions: dict[str, str], executable: Executable) -> Proof:
-    look = look_at(job, executable)
     sizes = axis_sizes(job.mesh, job.topology.chips)
     rests = resting(job.model, job.config.optimizer)
-    state = round(sum(of_device(kind, sizes) for kind in (rests.parameters, rests.optimizer)))
+    parameters, optimizer = (of_device(kind, sizes) for kind in (rests.parameters, rests.optimizer))
     limit = executable.limit_bytes or round(job.topology.chip.hbm_bytes)
+    evaluation = executable.evaluation_bytes and executable.evaluation_bytes + round(optimizer)
+    if evaluation > limit:  # then it is what needs the most: the step fits
+        executable = replace(executable, text="", peak_bytes=evaluation)
+    look, state = look_at(job, executable), round(parameters + optimizer)
     return Proof(
         recipe=name,
         topology=str(job.topology),
@@ -189,6 +198,7 @@ def _proof(name: str, job: Job, program: str, versions: dict[str, str], executab
         refused="" if executable.text else _refusal(job, executable, state, limit),
         limit_bytes=limit,
         peak_bytes=executable.peak_bytes,
+        evaluation_bytes=evaluation,
         state_bytes=state,
         tokens=job.config.batch_size * job.config.sequence_length,
         step_seconds=look.seconds,
