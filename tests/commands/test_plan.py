@@ -40,7 +40,7 @@ PLAN = {
 }
 RUN = {
     *("tokens", "steps", "step_seconds", "days", "dollars", "token_store_bytes", "checkpoint_bytes"),
-    *("save_seconds", "interruptions", "hours_between", "goodput"),
+    *("save_seconds", "between_saves_seconds", "restart_seconds", "interruptions", "hours_between", "goodput"),
 }
 
 

@@ -1,6 +1,7 @@
 """The whole run: what interruptions lose, what files take, and prices."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,11 +11,12 @@ from tests.planning.by_hand import setting as small
 from tpullm.errors import UserError
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.slices import parse
-from tpullm.planning.economics import RESTART_SECONDS, prices_of, whole_run
+from tpullm.planning.economics import RESTART_SECONDS, RESTART_SECONDS_HERE, prices_of, whole_run
 from tpullm.planning.estimate import Estimate, estimate
 from tpullm.planning.setting import setting_of
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import CheckpointConfig, TrainConfig
+from tpullm.run.hours import kept
 
 
 def run(hours_between=0.0, prices=None, **checkpoint):
@@ -28,8 +30,8 @@ def run(hours_between=0.0, prices=None, **checkpoint):
 def test_interruptions_lose_a_restart_and_half_of_the_time_between_saves():
     quiet, disturbed = run(), run(12, every_minutes=60, every_steps=0)
     assert quiet.goodput == 1 and quiet.interruptions == 0
-    lost = RESTART_SECONDS + disturbed.save_seconds + 1800
-    assert disturbed.goodput == pytest.approx(12 * 3600 / (12 * 3600 + lost))
+    lost = RESTART_SECONDS + 2 * disturbed.save_seconds + 1800
+    assert disturbed.goodput == pytest.approx(1 - lost / (12 * 3600), abs=0.01), "to the first order"
     assert disturbed.days == pytest.approx(quiet.days / disturbed.goodput)
 
 
@@ -81,6 +83,16 @@ def test_a_run_by_hand():
     assert (found.interruptions, found.hours_between, found.goodput) == (0, 0, 1)
 
 
+def test_a_restart_of_ones_own():
+    """On this machine nobody waits for chips."""
+    config, of = TrainConfig(steps=1000), small(DENSE, "v6e:4x4", fsdp=16, rows=512)
+    local = dataclasses.replace(of, topology=SimpleNamespace(generation="local", chips=1))
+    arguments = (Estimate(9.0, {}, {}, (), 1.0, 1.0), 12_000_000_000, {}, 2.0)
+    assert whole_run(config, local, *arguments).restart_seconds == RESTART_SECONDS_HERE
+    assert whole_run(config, of, *arguments, 7.0).restart_seconds == 7.0
+    assert whole_run(config, of, *arguments, 7.0).goodput > whole_run(config, of, *arguments).goodput
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "between_saves"),
     [
@@ -93,9 +105,10 @@ def test_a_run_by_hand():
     ],
 )
 def test_what_an_interruption_loses(checkpoint, between_saves):
-    """A restart, a restore of 6 s, and half of the time between two checkpoints."""
+    """A restart, a restore and a save of 6 s, and what was trained since the last save."""
     found = by_hand(2.0, **checkpoint)
-    assert found.goodput == pytest.approx(1 / (1 + (600 + 6 + between_saves / 2) / 7200))
+    assert found.goodput == kept(600 + 6, 6, between_saves, 7200)
+    assert (found.restart_seconds, found.between_saves_seconds) == (600, between_saves)
     assert found.interruptions == pytest.approx(2.5 / 2 / found.goodput) and found.hours_between == 2
 
 

@@ -22,7 +22,7 @@ CHIP = {"hbm_bytes": 16 * GIB}
 TRANSFERS = (Transfer("fsdp", "gathers", 2e9, 0.5), Transfer("data", "sums", 3e6, 0.001, True))
 ESTIMATE = Estimate(2.0, {"loss": 1.0, "attention": 0.595, "norms": 0.005}, {"fsdp": 0.4}, TRANSFERS, 1234.4, 0.456)
 MEMORY = Memory({"parameters": 6.0 * GIB, "scores": 1.97 * GIB, "small": 0.03 * GIB}, "loss")
-RUN = Run(4_000_000, 1000, 2.0, 1.5, {"on_demand": 1234.4, "spot": 9.999}, 8_000_000, 2 * 10**12, 3.0, 0.0, 0.0, 1.0)
+RUN = Run(4_000_000, 1000, 2.0, 1.5, {"on_demand": 1234.4, "spot": 9.999}, 8_000_000, 2 * 10**12, 3.0, *[0.0] * 4, 1.0)
 RECIPE = Recipe(name="mine", pretrain=TrainConfig(batch_size=16, sequence_length=256, steps=1000))
 
 
@@ -89,10 +89,12 @@ def test_what_does_not_fit_has_neither_time_nor_price():
 
 
 def test_given_prices_and_interruptions():
-    run = dataclasses.replace(RUN, dollars={"given": 5.0}, hours_between=24.0, interruptions=2.25, goodput=0.9876)
+    run = dataclasses.replace(
+        RUN, dollars={"given": 5.0}, hours_between=24.0, interruptions=2.25, goodput=0.9876, restart_seconds=600
+    )
     told = details(plan(run=run))
     assert "5.00 dollars (given)" in told and "list prices" not in told
-    assert "  interrupted every 24 hours in the mean, 2.2 times: goodput 98.8%, in the days and dollars above" in told
+    assert "  interrupted every 24 hours in the mean, 2.2 times, 600 s to start again\n  goodput 98.8%, in the" in told
     assert "list prices" not in details(plan(run=dataclasses.replace(RUN, dollars={})))
 
 

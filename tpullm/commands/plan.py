@@ -34,6 +34,9 @@ def add_arguments(parser) -> None:
         "--sort", choices=("cost", "time"), default="cost", help="order of the topologies: cost or time"
     )
     parser.add_argument("--price", default="", help="your prices in dollars a chip-hour, such as v5e=0.9,v6e=2")
+    parser.add_argument(
+        "--restart", type=float, default=0.0, help="seconds from an interruption to the next step; 0: the usual"
+    )
     parser.add_argument("--interruptions", type=float, default=0.0, help="mean hours between interruptions; 0: none")
 
 
@@ -64,13 +67,13 @@ def _plans(recipe: Recipe, run: Path, arguments) -> list:
     names = slices.names(recipe.topology)
     if not names:
         raise UserError("--topology: the recipe names none; give one such as v5e:4x4, several, or local")
-    if arguments.slices < 0 or arguments.interruptions < 0:
-        raise UserError("--slices and --interruptions: use 0 or more")
+    if min(arguments.slices, arguments.interruptions, arguments.restart) < 0:
+        raise UserError("--slices, --interruptions and --restart: use 0 or more")
     model, prices = planned_model(recipe, run), [text for text in arguments.price.split(",") if text]
     plans = []
     for name in names:
         own, name = on_slices(recipe, name, arguments.slices)
-        plan = make_plan(own, model, name, prices, arguments.interruptions, arguments.search)
+        plan = make_plan(own, model, name, prices, arguments.interruptions, arguments.search, arguments.restart)
         plans.append(_proven(plan) if arguments.compile and name != "local" else plan)
     return plans
 

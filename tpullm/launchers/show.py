@@ -87,7 +87,9 @@ def trainings(job: Job) -> str:
     lines = []
     for stage in ("pretrain", "finetune"):
         if spent := hours.read(storage.path(job.run) / stage / hours.FILE):
-            lines.append(f"  {stage}: step {spent[-1]['step']:,}, {hours.told(spent)}\n")
+            plan = storage.path(job.run) / stage / "plan.json"
+            run = storage.read_json(plan).get("run") if plan.exists() else None
+            lines.append(f"  {stage}: step {spent[-1]['step']:,}, {hours.told(spent, run)}\n")
     return "".join(lines)
 
 

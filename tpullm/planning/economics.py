@@ -10,10 +10,12 @@ from tpullm.hardware.chips import CHIPS
 from tpullm.planning.estimate import Estimate
 from tpullm.planning.setting import Setting
 from tpullm.recipe.schema import TrainConfig
+from tpullm.run.hours import kept
 
 # Guesses of the usual order of magnitude; they could not be measured here.
 HOST_WRITES = 0.5e9  # bytes a second that one host writes to, or reads from, storage
 RESTART_SECONDS = 600.0  # until the chips are available again and the program is compiled or read from the cache
+RESTART_SECONDS_HERE = 10.0  # on this machine, which is there: Python, JAX, and the program from the cache
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Run:
         token_store_bytes: size of the token store, if every token is read once.
         checkpoint_bytes: size of one checkpoint.
         save_seconds: until a checkpoint is written; training continues meanwhile.
+        between_saves_seconds: from one checkpoint to the next.
+        restart_seconds: from an interruption until a step is computed.
         interruptions: expected number, by `hours_between`.
         hours_between: mean time between interruptions; 0 if there are none.
         goodput: share of the time that goes into steps whose result is kept.
@@ -40,6 +44,8 @@ class Run:
     token_store_bytes: int
     checkpoint_bytes: int
     save_seconds: float
+    between_saves_seconds: float
+    restart_seconds: float
     interruptions: float
     hours_between: float
     goodput: float
@@ -54,19 +60,25 @@ def whole_run(
     setting: Setting,
     found: Estimate,
     checkpoint_bytes: int,
-    prices: Mapping[str, float],
-    hours_between: float,
+    prices: Mapping[str, float] | None = None,
+    hours_between: float = 0.0,
+    restart_seconds: float = 0.0,
 ) -> Run:
     """All steps of a training.
 
     Args:
         prices: dollars a chip-hour, by kind of price.
         hours_between: mean time between interruptions of the slice; 0 if there are none.
+        restart_seconds: from an interruption until a step is computed; 0 is the usual.
     """
+    here = setting.topology.generation == "local"
+    restart = restart_seconds or (RESTART_SECONDS_HERE if here else RESTART_SECONDS)
     hosts = max(1, setting.topology.chips // setting.device.chips_per_host)
     save = checkpoint_bytes / (hosts * HOST_WRITES)
     steps_seconds = config.steps * found.step_seconds
-    goodput = _goodput(config, found.step_seconds, save, hours_between)
+    between_saves = max(_between_saves(config, found.step_seconds), save)
+    # What was saved last is read again: as many bytes as a save writes.
+    goodput = kept(restart + save, save, between_saves, hours_between * 3600)
     seconds, tokens = steps_seconds / goodput, config.steps * setting.global_tokens
     chip_hours = seconds / 3600 * setting.topology.chips
     return Run(
@@ -74,27 +86,24 @@ def whole_run(
         config.steps,
         found.step_seconds,
         seconds / 86400,
-        {kind: round(price * chip_hours, 2) for kind, price in prices.items()},
+        {kind: round(price * chip_hours, 2) for kind, price in (prices or {}).items()},
         tokens * (2 if setting.model.vocabulary_size <= 1 << 16 else 4),
         checkpoint_bytes,
         save,
+        between_saves,
+        restart,
         seconds / 3600 / hours_between if hours_between else 0.0,
         hours_between,
         goodput,
     )
 
 
-def _goodput(config: TrainConfig, step_seconds: float, save_seconds: float, hours_between: float) -> float:
-    """Each interruption costs a restart, a restore, and the steps since the last checkpoint: half of their interval."""
-    if not hours_between:
-        return 1.0
-    kept = config.checkpoint
-    every = [kept.every_minutes * 60] * bool(kept.every_minutes) + [kept.every_steps * step_seconds] * bool(
-        kept.every_steps
-    )
-    between_saves = max(min(every, default=config.steps * step_seconds), save_seconds)
-    lost = RESTART_SECONDS + save_seconds + between_saves / 2
-    return 1 / (1 + lost / (hours_between * 3600))
+def _between_saves(config: TrainConfig, step_seconds: float) -> float:
+    """Seconds from one save to the next; the whole training if there are none."""
+    saves, whole = config.checkpoint, config.steps * step_seconds
+    every = [saves.every_minutes * 60] * bool(saves.every_minutes)
+    every += [saves.every_steps * step_seconds] * bool(saves.every_steps)
+    return min([*every, whole])
 
 
 def prices_of(generation: str, given: list[str]) -> dict[str, float]:

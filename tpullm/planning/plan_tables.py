@@ -145,8 +145,9 @@ def _run(plan: Plan) -> str:
     files = f"token store {_size(run.token_store_bytes)}, a checkpoint {_size(run.checkpoint_bytes)}"
     lines.append(f"  {files}, saved in {moment(run.save_seconds)} while training continues")
     if run.hours_between:
-        often = f"  interrupted every {run.hours_between:g} hours in the mean, {run.interruptions:.1f} times"
-        lines.append(f"{often}: goodput {run.goodput:.1%}, in the days and dollars above")
+        often = f"every {run.hours_between:g} hours in the mean, {run.interruptions:.1f} times"
+        lines.append(f"  interrupted {often}, {moment(run.restart_seconds)} to start again")
+        lines.append(f"  goodput {run.goodput:.1%}, in the days and dollars above")
     return "\n".join(lines)
 
 

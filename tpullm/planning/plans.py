@@ -62,6 +62,7 @@ def make_plan(
     prices: list[str] = (),
     hours_between: float = 0.0,
     searched: bool = False,
+    restart_seconds: float = 0.0,
 ) -> Plan:
     """The plan of a recipe's pretraining.
 
@@ -71,6 +72,7 @@ def make_plan(
         prices: given prices, such as `v5e=0.9`.
         hours_between: mean time between interruptions; 0 if there are none.
         searched: take the best way to run it, instead of the recipe's.
+        restart_seconds: from an interruption until a step is computed; 0 is the usual.
 
     Raises:
         UserError: no such topology, or the recipe does not fit it (its mesh, its rows, a size of its model).
@@ -81,7 +83,7 @@ def make_plan(
     chosen = found.best[0] if found and found.best else assessed(setting, rests)
     prices = prices_of(setting.topology.generation, list(prices))
     size = resting(model, chosen.setting.optimizer).total()
-    run = whole_run(recipe.pretrain, chosen.setting, chosen.time, size, prices, hours_between)
+    run = whole_run(recipe.pretrain, chosen.setting, chosen.time, size, prices, hours_between, restart_seconds)
     return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found)
 
 

@@ -15,8 +15,10 @@ from tpullm.hardware.peak_flops import fastest, peak
 from tpullm.hardware.slices import Topology
 from tpullm.model.attention.kernels import query_block
 from tpullm.model.platform import compute_dtype
+from tpullm.planning.economics import RESTART_SECONDS, whole_run
 from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import CPU, OURS, Setting, setting_of
+from tpullm.planning.state_bytes import resting
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 
 # What a CPU reaches of its measured peak and bandwidth: fitted to the quickstart, 12 M and 50 M on two idle cores of a
@@ -128,12 +130,14 @@ def _slice(devices: np.ndarray) -> Topology | None:
 
 
 def expected(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
-    """The predicted time of a step on local devices, as plain values for the log and the report."""
+    """The predicted time of a step on local devices and `run` of a plan, as plain values for the log and the report."""
     setting = setting_here(model, config, mesh)
-    found = estimate(setting)
+    found, size = estimate(setting), resting(model, config.optimizer).total()
+    restart = 0.0 if jax.default_backend() == "cpu" else RESTART_SECONDS  # other devices have to be found again
     return {
         "topology": str(setting.topology),
         "step_seconds": found.step_seconds,
         "tokens_per_second": setting.global_tokens / found.step_seconds,
         "seconds": found.parts,
+        "run": whole_run(config, setting, found, size, restart_seconds=restart).to_json(),
     }

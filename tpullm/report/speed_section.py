@@ -98,6 +98,10 @@ def _goodput(data: RunData) -> Markup | None:
     times = [(name, found[kind]) for kind, name in names.items() if kind in found]
     share = percent(found["train"] / sum(found.values()))
     said = text("{share} of the time went into steps that the model is made of (goodput).", share=share)
+    interruptions, planned = hours.planned(data.hours, data.plan.get("run"))
+    if interruptions and "run" in data.plan:
+        numbers = {"count": count(interruptions), "share": percent(planned)}
+        said = text.join(said, text("It was interrupted {count} times; the plan expects {share} then.", **numbers))
     if skipped:
         said = text.join(said, text("{count} bad steps were skipped; they changed nothing.", count=count(skipped)))
     return tag("div", tag("h3", text("Where the time went")), figure(share_bar(times, text.duration), said))

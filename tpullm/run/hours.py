@@ -7,6 +7,7 @@ checkpoint. `metrics.jsonl` can't tell this: its lines after the last checkpoint
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,13 +74,46 @@ def summary(lines: list[dict]) -> dict[str, float]:
     return total
 
 
-def told(lines: list[dict]) -> str:
-    """Where the hours went, in words: the goodput, then the rest, the largest first."""
+def kept(restart: float, until_saved: float, between_saves: float, between: float) -> float:
+    """The share of the time that goes into steps whose result is kept, if interruptions come at random moments.
+
+    A process that lives for t seconds keeps as many intervals between saves as fit into t - restart - until_saved. With
+    interruptions at a constant rate, t is exponential, and this is the mean of the kept seconds over that of t.
+
+    Args:
+        restart: seconds from an interruption until a step is computed.
+        until_saved: seconds from the step that is saved until its checkpoint is written; training goes on meanwhile.
+        between_saves: seconds from one save to the next.
+        between: mean seconds from one interruption to the next; 0 if there are none.
+    """
+    if not between:
+        return 1.0
+    saves = between_saves / between
+    return math.exp(-(restart + until_saved) / between) * (saves / math.expm1(saves) if saves else 1.0)
+
+
+def planned(lines: list[dict], run: dict | None) -> tuple[int, float]:
+    """How often a training was interrupted, and the goodput that its plan expects of that many interruptions.
+
+    Args:
+        run: `run` of the plan (`planning.economics.Run`); None if there is no plan.
+    """
+    interruptions, total = len({line["process"] for line in lines}) - 1, sum(summary(lines).values())
+    if run is None or interruptions < 1:
+        return max(0, interruptions), 1.0
+    fields = (run[f"{name}_seconds"] for name in ("restart", "save", "between_saves"))
+    return interruptions, kept(*fields, total / interruptions)
+
+
+def told(lines: list[dict], run: dict | None = None) -> str:
+    """Where the hours went, in words: the goodput, beside it that of the plan, then the rest, the largest first."""
     found = {kind: seconds for kind, seconds in summary(lines).items() if seconds}
     total = sum(found.values()) or 1.0
     rest = sorted((kind for kind in found if kind != "train"), key=found.get, reverse=True)
     shares = ", ".join(f"{kind} {found[kind] / total:.1%}" for kind in rest)
-    return f"goodput {found.get('train', 0.0) / total:.1%}" + (f" ({shares})" if shares else "")
+    interruptions, expected = planned(lines, run)
+    beside = f", planned for {interruptions} interruptions {expected:.1%}" if run and interruptions else ""
+    return f"goodput {found.get('train', 0.0) / total:.1%}{beside}" + (f" ({shares})" if shares else "")
 
 
 def read(path: Path) -> list[dict]:
