@@ -29,7 +29,7 @@ from tpullm import storage
 from tpullm.cluster.handshake import free_port
 
 VERBS = ("collect", "tokenize", "pretrain", "finetune", "export", "import")
-MOST_KILLS_OF_A_VERB = 4
+MOST_KILLS_OF_A_VERB = 12
 SECONDS_TO_END = 600
 SHORT = ("--pretrain.steps=20", "--pretrain.evaluate_every=0", "--finetune.train.checkpoint.every_steps=5")
 
