@@ -16,12 +16,15 @@ from tpullm.training.tensorboard import TensorBoard
 def events(folder) -> list:
     """The events of all of TensorBoard's files in a folder, in the order of the files."""
     from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
 
     found = []
     for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
         data = path.read_bytes()
         while data:  # a record: its length, a checksum of that, the event, a checksum of it
             (length,) = struct.unpack("<Q", data[:8])
+            for part, checksum in ((data[:8], data[8:]), (data[12 : 12 + length], data[12 + length :])):
+                assert struct.unpack("<I", checksum[:4]) == (masked_crc32c(part),)
             found.append(Event.FromString(data[12 : 12 + length]))
             data = data[16 + length :]
     return found
