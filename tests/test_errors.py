@@ -20,8 +20,15 @@ def caused(outer: Exception, inner: Exception) -> Exception:
     [
         (UserError("a.txt: is broken"), "a.txt: is broken"),
         (OSError(errno.ENOSPC, "full", "/a"), "no space left on the device (/a); free some"),
+        (OSError(errno.ENOSPC, "full", "/a", None, "/b"), "no space left on the device (/b); free some"),
         (OSError(errno.EDQUOT, "full"), "no space left on the device; free some"),
         (caused(RuntimeError("a save failed"), ValueError("No space left on device")), "no space left on the device; "),
+        (
+            ValueError('Failed writing: "/a/b.__lock": No space left on device'),
+            "no space left on the device (/a/b.__lock)",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "/a"), "/a: read-only file system; choose another place"),
+        (caused(RuntimeError("a save failed"), OSError(errno.EROFS, "...")), "a disk: read-only file system; choose"),
         (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: permission denied; choose another place"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a"), "/a: not a directory; choose another place"),
         (MemoryError(), "out of memory; use a smaller batch_size"),

@@ -123,6 +123,27 @@ def test_no_file_names_a_machine_or_a_package_registry():
     assert found == []
 
 
+# What is noted for people, or compared with what another process or machine has noted.
+BY_THE_CLOCK_ON_THE_WALL = {
+    "cluster/lock.py",  # when a lease was written; its age is by the server's clock
+    "launchers/record.py",  # the times of attempts; set once in a process
+    "run/hours.py",  # begin and end of a process, for the time between two
+    "storage/copies.py",  # copies that are a day old
+    "training/tensorboard.py",
+}
+
+
+def test_no_time_is_measured_by_a_clock_that_may_be_set():
+    """An hour forward or back must end nothing, and give no negative time."""
+    package = ROOT / "tpullm"
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"\btime\.time(_ns)?\(", path.read_text(encoding="utf-8"))
+    }
+    assert found == BY_THE_CLOCK_ON_THE_WALL
+
+
 @pytest.mark.parametrize("script", ["launch/local.sh", ".ci/run"])
 def test_script_parses_and_is_executable(script):
     subprocess.run(["bash", "-n", ROOT / script], check=True)

@@ -28,6 +28,7 @@ def entry() -> int:
     elif verb and not verb.reads:  # `launch` does not compute, and passes its variables to other machines
         environment.set_variables()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: removes half-written files
+    sys.unraisablehook = _unraisable
     for stream in filter(None, (sys.stdout, sys.stderr)):  # question marks where a terminal can't show Japanese
         stream.reconfigure(errors="replace")
     code = main()
@@ -37,6 +38,13 @@ def entry() -> int:
         sys.stderr.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return code
+
+
+def _unraisable(raised) -> None:
+    """A save that fails ends Orbax's event loop. TensorStore then can't report the other files of it to that loop, and
+    each would be a traceback before the one line."""
+    if str(raised.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(raised)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,8 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        hosts.wait_for_cause(error)
         message = correctable(error)
+        if message is None:
+            hosts.wait_for_cause(error)
         if told := storage.explain(error):
             return _fail(str(told), told.code)
         if message is None:

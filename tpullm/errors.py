@@ -49,18 +49,32 @@ def correctable(error: BaseException) -> str | None:
     """The line for an error that the user can correct, whichever library raised it; None for any other error."""
     if isinstance(error, UserError):
         return str(error) if error.code == UserError.code else None
-    return _no_space(error) or _no_access(error) or _no_memory(error) or _no_socket(error)
+    return _no_space(error) or _no_access(error) or _read_only(error) or _no_memory(error) or _no_socket(error)
 
 
-def _no_space(error: BaseException | None) -> str | None:
-    """One line if a disk is full, as reported by Python, TensorStore or a worker process."""
+def _no_space(error: BaseException) -> str | None:
+    """One line if a disk is full."""
+    where = _where(error, (errno.ENOSPC, errno.EDQUOT), "No space left on device")
+    if where is None:
+        return None
+    return f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
+
+
+def _read_only(error: BaseException) -> str | None:
+    """One line if a disk can only be read."""
+    where = _where(error, (errno.EROFS,), "Read-only file system")
+    return None if where is None else f"{where or 'a disk'}: read-only file system; choose another place"
+
+
+def _where(error: BaseException | None, numbers: tuple[int, ...], says: str) -> str | None:
+    """Where a disk failed so, as reported by Python, TensorStore or a worker process; empty if that is not known."""
     while error is not None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
-            where = getattr(error, "filename", None)
-            return (
-                f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
-            )
+        if isinstance(error, OSError) and error.errno in numbers or says in str(error):
+            quoted = re.search(r'"(/[^"]+)"', str(error))  # as TensorStore names a file
+            named = getattr(error, "filename2", None) or getattr(
+                error, "filename", None
+            )  # of a copy, the second is new
+            return named or (quoted[1] if quoted else "")
         error = error.__cause__ or error.__context__
     return None
 

@@ -89,6 +89,7 @@ def test_a_store_that_answers_503_for_a_minute_costs_nothing(tiny_run, bucket, s
         server.shutdown()
     assert process.returncode == 0, said
     assert server.refused > 3
+    assert said.count("does not answer") == 1 and "Traceback" not in said, said
     assert metrics(tiny_run / "pretrain") == metrics(run / "pretrain")
     assert_same_bits(tiny_run / "pretrain", run / "pretrain")
     for step in steps(checkpoints):

@@ -144,6 +144,7 @@ def test_a_host_that_is_gone_ends_all_others_at_once(gone, ended):
 
 
 def test_a_silent_host_is_gone_and_one_with_heartbeats_is_not(monkeypatch, ended):
+    monkeypatch.setattr(channel, "SECONDS_TO_WARN", 0.2)
     monkeypatch.setattr(channel, "SECONDS_SILENT", 0.5)
     monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.1)
     first, second, third = connect()
@@ -154,6 +155,20 @@ def test_a_silent_host_is_gone_and_one_with_heartbeats_is_not(monkeypatch, ended
     third._tell = lambda *_, **__: None  # it sends no heartbeats any more
     wait_for(lambda: ended)
     assert ended[0][0].startswith("host 2 (name2) stopped answering")
+
+
+def test_a_host_that_is_paused_is_named_once_and_waited_for(monkeypatch, ended, capsys):
+    monkeypatch.setattr(channel, "SECONDS_TO_WARN", 0.3)
+    monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.05)
+    first, second, third = connect()
+    tell, third._tell = third._tell, lambda *_, **__: None
+    for one in (first, second, third):
+        one.start()
+    time.sleep(1.0)
+    third._tell = tell
+    time.sleep(0.5)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["host 2 (name2) has not answered for 0 s; all hosts wait for it"] and ended == []
 
 
 UNHEARD = [
@@ -186,6 +201,7 @@ def test_a_host_that_sends_no_message_ends_all_and_is_named(sent, says, code, en
 
 def test_a_host_whose_message_never_ends_is_gone(monkeypatch, ended):
     """Each byte shows that it is alive, but nobody hears a heartbeat."""
+    monkeypatch.setattr(channel, "SECONDS_TO_WARN", 0.2)
     monkeypatch.setattr(channel, "SECONDS_SILENT", 0.5)
     first, second = connect(2)
     first.start()
@@ -364,7 +380,7 @@ def test_only_a_failed_collective_waits_for_its_cause(together, monkeypatch, wai
     monkeypatch.setattr(together[1].time, "sleep", slept.append)
     together[1].wait_for_cause(type("JaxRuntimeError" if waits else "ValueError", (Exception,), {})())
     hosts.wait_for_cause(type("JaxRuntimeError", (Exception,), {})())  # one host has nobody to wait for
-    assert [seconds for seconds in slept if seconds > 30] == [32.0] * waits
+    assert [seconds for seconds in slept if seconds > 30] == [152.0] * waits
 
 
 def test_the_relay_forwards_both_ways_and_outlives_the_other_side():

@@ -14,7 +14,9 @@ from tests.cluster.strangers import IMPOSTOR, KINDS, knocking
 from tests.conftest import ROOT
 from tests.run.test_resume import assert_same_bits, metrics, wait_for_save
 from tests.training.several_hosts import finish, run, start
+from tpullm import storage
 from tpullm.errors import TRY_AGAIN
+from tpullm.run import hours
 
 
 def refused(ended: list[tuple[int, str, str]], code: int, *says: str) -> None:
@@ -76,6 +78,59 @@ def test_a_host_whose_data_hangs_is_named_and_ends_all(tiny_tokens):
     first, second = (tiny_tokens / "pretrain" / "stacks" / f"host-{host:04d}.txt" for host in range(2))
     assert "tpullm/training/loop.py" in first.read_text() and "phase='data'" not in first.read_text()
     assert "threading.Event().wait()" in second.read_text() and "step=7, phase='data'" in second.read_text()
+
+
+@pytest.mark.slow  # a minute of waiting; `test_channel.py` has a short pause
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_a_host_that_is_paused_for_a_minute_is_named_and_waited_for(tiny_tokens, tmp_path, hosts):
+    """As when its machine is moved. It changes no bit, nobody takes it for gone, and it is one line."""
+    runs = [tmp_path / name for name in ("alone", "paused")]
+    for folder in runs:
+        shutil.copytree(tiny_tokens, folder)
+        started = start(hosts, "tpullm", "pretrain", "--run", folder, "--mesh.fsdp", 4, devices=4)
+        if folder.name == "paused":
+            wait_for_save(started[0], folder, 5)
+            started[-1].send_signal(signal.SIGSTOP)
+            time.sleep(60)
+            started[-1].send_signal(signal.SIGCONT)
+        ended = finish(started)
+        assert [code for code, _, _ in ended] == [0] * hosts, ended[0][2]
+        said = [line for line in ended[0][2].splitlines() if "has not answered for 30 s; all hosts wait for it" in line]
+        assert [line.startswith(f"host {hosts - 1} (") for line in said] == [True] * (folder.name == "paused")
+        assert not any("has not answered" in text or "no progress" in text for _, _, text in ended[1:])
+    assert_same_bits(*(folder / "pretrain" for folder in runs))
+
+
+@pytest.mark.slow  # two minutes
+def test_a_clock_that_is_set_an_hour_on_and_back_changes_nothing(tiny_tokens, tmp_path, monkeypatch):
+    """Debian's `faketime` sets it for the hosts, in C++ too; JAX's own heartbeats went by it, and ended all hosts."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("there is no libfaketime")
+    clock = tmp_path / "clock"
+    variables = {"LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+
+    def set_clock(text):
+        storage.write_text(clock, text)  # in one moment: libfaketime ends a process that finds the file empty
+
+    set_clock("+0\n")
+    for name, seconds in {"alone": 0, "set": 3}.items():
+        shutil.copytree(tiny_tokens, folder := tmp_path / name)
+        with monkeypatch.context() as patched:
+            patched.setenv("SECONDS_OF_A_STEP", str(seconds))
+            for key, value in (variables | {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}).items() if seconds else ():
+                patched.setenv(key, value)
+            started = start(2, "tests.run.slow_steps", "pretrain", "--run", folder, "--mesh.fsdp", 4, devices=4)
+        if seconds:
+            wait_for_save(started[0], folder, 5)
+            set_clock("+3600\n")
+            time.sleep(60)
+            set_clock("+0\n")
+        ended = finish(started)
+        assert [code for code, _, _ in ended] == [0, 0], ended[0][2]
+        found = hours.summary(hours.read(folder / "pretrain" / hours.FILE))
+        assert min(found.values()) >= 0 and sum(found.values()) < 1000
+    assert_same_bits(tmp_path / "alone" / "pretrain", tmp_path / "set" / "pretrain")
 
 
 @pytest.mark.slow

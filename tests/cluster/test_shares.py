@@ -296,6 +296,18 @@ def test_nothing_is_left_of_what_succeeded_and_all_parts_of_what_was_interrupted
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error, stays", [(UserError("a.txt: is broken"), False), (OSError(28, "full"), True)])
+def test_a_full_disk_costs_one_process_no_finished_part(tmp_path, error, stays):
+    fails(begun(tmp_path, 0, count=1), UserError("..."))
+    work = SharedWork(tmp_path, "collect", Place()).__enter__()
+    part = work.begin({"config": {}}) / "000000.npz"
+    half = part.with_name(".000001.npz.0a.partial")
+    storage.write_text(part, "made")
+    half.touch()
+    fails(work, error)
+    assert part.exists() is stays and not half.exists()
+
+
 def test_who_waits_tells_for_whom_every_minute(tmp_path, monkeypatch, capsys):
     work, now, slept = begun(tmp_path, 0, count=4), [0.0], []
 

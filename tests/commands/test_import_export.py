@@ -324,7 +324,7 @@ def test_a_full_device_is_told_before_anything_is_written(published, tmp_path, c
     capsys.readouterr()
     call("export", tmp_path / "run", tmp_path / "out", code=2)
     call("import", published, "--run", tmp_path / "other", code=2)
-    assert capsys.readouterr().err.count("has 0.1 MB, 0.1 are needed\n") == 2
+    assert capsys.readouterr().err.count("has 0.1 MB, 0.1 are needed; free some, or choose another place\n") == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "run"]
 
 

@@ -54,10 +54,10 @@ def host(tmp_path, monkeypatch):
     [
         ([0, 1], 0, 1),  # finished
         ([2, 1], 2, 1),  # a user error is not tried again
-        ([75] * 9 + [0], 0, 0),  # another host is gone, however often
-        ([130] * 9 + [0], 0, 0),  # stopped for another host
+        ([75] * 4 + [0], 0, 0),  # another host is gone
+        ([130] * 4 + [0], 0, 0),  # stopped for another host
         ([1, 139, 137, 0], 137, 1),  # three faults
-        ([1, 75, 1, 130, 1, 0], 1, 1),  # what is between two faults is no progress by itself
+        ([1, 75, 1, 1, 0], 1, 1),  # what is between two faults is no progress by itself
         ([1, 1, 0], 0, 0),
     ],
 )
@@ -68,15 +68,52 @@ def test_the_exit_codes_after_which_the_verb_is_restarted(host, ends, code, left
     assert made._log.lines[-1] == f"host: pretrain ended with {code}"
 
 
-@pytest.mark.parametrize("made", ["pretrain/checkpoints/20", "documents/manifest.json"])
-def test_faults_with_progress_between_them_are_not_counted_together(host, made):
-    def progress():
-        path = supervisor.run_folder / made
-        (storage.write_text(path, "") if path.suffix else path.mkdir(parents=True))
-        return 1
+@pytest.mark.parametrize("ends", [[75] * 5, [1, 75, 1, 130, 75]])
+def test_a_host_that_always_hangs_is_restarted_four_times(host, ends):
+    made = host(*ends, 0)
+    assert made.run() == HostExit(0, 1, "no progress in 5 starts; the last one: its last line") and made.left == [0]
 
-    supervisor = host(1, 1, progress, 1, 1, 0)
+
+PROGRESS = ["pretrain/checkpoints/20", "documents/manifest.json", ".collect/0a1b/000003.npz"]
+
+
+@pytest.mark.parametrize(
+    "ends, code", [([1, 1, "progress", 1, 1, 0], 1), ([75] * 4 + ["progress"] + [75] * 5 + [0], 1)]
+)
+@pytest.mark.parametrize("made", PROGRESS)
+def test_ends_with_progress_between_them_are_not_counted_together(host, made, ends, code):
+    supervisor = host(*(ending(end, ends[0], lambda: supervisor.run_folder / made) for end in ends))
+    assert supervisor.run().code == code and supervisor.left == [0]
+
+
+def ending(end, code, path):
+    """An end, or a function that makes a file or a folder and then ends with `code`."""
+
+    def progress():
+        (storage.write_text(path(), "") if path().suffix else path().mkdir(parents=True))
+        return code
+
+    return progress if end == "progress" else end
+
+
+@pytest.mark.parametrize("made", [".collect/notes/1.5.begun", ".collect/0a1b/.000003.npz.5.partial"])
+def test_notes_and_halves_are_no_progress(host, made):
+    def again():
+        storage.write_text(supervisor.run_folder / f"{made}{len(supervisor.left)}", "")
+        return 75
+
+    supervisor = host(*[again] * 5, 0)
     assert supervisor.run().code == 1 and supervisor.left == [0]
+
+
+def test_a_training_that_is_taken_back_in_every_hour_goes_on_while_it_saves(host):
+    def saved():
+        folder = supervisor.run_folder / "pretrain" / "checkpoints" / f"{100 - len(supervisor.left)}"
+        folder.mkdir(parents=True)
+        return 75
+
+    supervisor = host(*[saved] * 50, 0)
+    assert supervisor.run().code == 0
 
 
 def test_it_continues_after_the_starts_that_were_before_a_reboot(host):

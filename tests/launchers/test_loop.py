@@ -8,7 +8,7 @@ import pytest
 from tests.launchers.conftest import make_job
 from tpullm.errors import Interrupted, TryAgain, UserError
 from tpullm.launchers import watch
-from tpullm.launchers.record import HostExit, Outcome, Record
+from tpullm.launchers.record import HostExit, Outcome, Record, clock
 from tpullm.launchers.target import Resource, State
 from tpullm.launchers.watch import Conclude, Create, Delete, Finish, NoteActive, Wait
 
@@ -162,7 +162,7 @@ def test_each_action_and_the_wait_after_it(job, record, service):
     def perform(action):
         return watch.perform(action, job, service, record, PACE)
 
-    early = time.time()
+    early = clock()
     assert perform(Create(1, early + 1000)) == 10 and 0 < perform(Create(1, early + 5)) <= 5
     assert service.done == [] and record.attempts() == [], "too early"
     assert perform(Create(1, early - 1)) == 0.0 and service.done == ["create 1"]
@@ -172,6 +172,16 @@ def test_each_action_and_the_wait_after_it(job, record, service):
     assert perform(Conclude(1, outcome)) == 0.0 and record.attempts()[0].outcome == outcome
     assert perform(Delete(service.resources[0])) == 10 and service.resources == []
     assert perform(Wait("any")) == perform(Finish(outcome)) == 10
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_ends_no_launch_whose_machines_are_set_up(job, service, record, monkeypatch, jump):
+    watch.perform(Create(1), job, service, record, PACE)
+    service.set(State.ACTIVE)
+    watch.perform(NoteActive(1), job, service, record, PACE)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    assert watch.next_action(job, service, record, watch.Pace()) == Wait("being set up")
 
 
 def test_only_try_again_is_retried(slept):

@@ -130,7 +130,7 @@ def compile_with(monkeypatch, compile_):
     monkeypatch.setattr(program, "compiler_mesh", lambda *_: SimpleNamespace(devices=devices))
     monkeypatch.setattr(program, "compiled", compile_)
     times = iter([100.0, 102.34])
-    monkeypatch.setattr(compiling.time, "time", lambda: next(times))
+    monkeypatch.setattr(compiling.time, "monotonic", lambda: next(times))
     return compiling._compile(Job(DENSE, CONFIG, {"fsdp": -1}, parse("v6e:4x4")))
 
 

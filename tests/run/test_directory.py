@@ -1,6 +1,7 @@
 """A run directory belongs to one recipe, and a refused verb leaves it as it was."""
 
 import dataclasses
+import threading
 
 import jsonargparse
 import pytest
@@ -49,6 +50,62 @@ def test_a_refused_verb_leaves_no_folder_that_it_made(tmp_path):
         (tmp_path / "new" / "made").write_text("dear")
         raise UserError("no")
     assert (tmp_path / "new" / "made").exists()
+
+
+def test_a_mistake_after_a_finished_stage_takes_no_recipe_away(tmp_path):
+    """The stage was made by it: without the recipe, another one could take the run directory over."""
+    for name in ("new", "mine"):
+        run = tmp_path / name
+        if name == "mine":
+            run.mkdir()
+            (run / "notes.txt").write_text("of the user")
+        with pytest.raises(UserError), directory.owned(run, MINE):
+            (run / "documents").mkdir()
+            raise UserError("no")
+        assert load(run / "recipe.yaml") == MINE
+        with pytest.raises(UserError), directory.owned(run, dataclasses.replace(MINE, seed=2)):
+            raise UserError("no")
+        assert load(run / "recipe.yaml") == MINE
+
+
+def test_at_no_moment_a_refused_verb_is_without_the_recipe(tmp_path):
+    """Another share, or the user, may read it then."""
+    with directory.owned(tmp_path, MINE):
+        pass
+    ended, missed = threading.Event(), []
+
+    def read():
+        while not ended.is_set():
+            try:
+                (tmp_path / "recipe.yaml").read_text()
+            except FileNotFoundError:
+                missed.append(True)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for seed in range(20):
+        with pytest.raises(UserError), directory.owned(tmp_path, dataclasses.replace(MINE, seed=seed)):
+            raise UserError("no")
+    ended.set()
+    reader.join()
+    assert not missed and load(tmp_path / "recipe.yaml") == MINE
+
+
+def test_a_recipe_that_is_taken_away_meanwhile_refuses_no_other_share(tmp_path, monkeypatch):
+    """Share 0 was refused after this share has seen the recipe, and before it reads it."""
+    kept = tmp_path / "recipe.yaml"
+    kept.write_text(dump(OTHER))
+
+    def taken(path):
+        path.unlink()
+        return load(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(directory, "load", taken)
+        directory.check_owner(tmp_path, MINE)
+    kept.write_text("nothing: of a recipe")
+    with pytest.raises(UserError, match="unknown key"):
+        directory.check_owner(tmp_path, MINE)
 
 
 def test_one_process_works_in_it(tmp_path):

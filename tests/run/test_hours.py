@@ -62,6 +62,24 @@ def test_a_clock_that_goes_back_takes_nothing_away():
     }
 
 
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_while_a_process_works_changes_nothing(monkeypatch, jump):
+    """The process takes 100 s, then nobody works for 10 s."""
+    clock, wall = [0.0], [1000.0]
+    monkeypatch.setattr(hours.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(hours.time, "time", lambda: wall[0] + clock[0])
+    made = Hours()
+    clock[0] += 100.0
+    wall[0] += jump
+    lines = [made.line(10, 0)]
+    clock[0] += 10.0
+    after = Hours()
+    after.resumed = 10
+    clock[0] += 50.0
+    found = summary([*lines, after.line(15, 0)])
+    assert {kind: seconds for kind, seconds in found.items() if seconds} == {"start": 10.0, "train": 150.0}
+
+
 def test_a_process_counts_its_seconds(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(hours.time, "monotonic", lambda: clock[0])

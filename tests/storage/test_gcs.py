@@ -1,8 +1,11 @@
 """Requests to `gs://`: one writer wins, outages are waited for, and what the user must correct is one line."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
+from gcsfs.core import GCSFileSystem
+from gcsfs.retry import HttpError
 
 from tests.storage.conftest import names
 from tpullm import storage
@@ -31,6 +34,34 @@ def test_an_outage_is_waited_for_and_a_long_one_is_one_line(bucket, storage_serv
         (bucket / "a").read_text()
 
 
+def test_an_outage_is_one_line_for_all_requests(bucket, monkeypatch, capsys):
+    """For those that wait for its end; the next outage is told again."""
+    failed, now = {}, [1000.0]
+
+    async def busy(self, method, path, *args, **options):
+        failed[args] = failed.get(args, 0) + 1
+        if failed[args] <= 9:
+            raise HttpError({"code": 503, "message": "busy"})
+        return 200, {}, None, b"{}"
+
+    async def sleep(seconds):
+        now[0] += seconds
+
+    busy.__wrapped__ = busy
+    monkeypatch.setattr(GCSFileSystem, "_request", busy)
+    monkeypatch.setattr(gs.filesystem(), "_warned", -1e9)
+    monkeypatch.setattr(gs.filesystem(), "_reached", True)
+    monkeypatch.setattr(gs, "asyncio", SimpleNamespace(sleep=sleep, TimeoutError=TimeoutError))
+    monkeypatch.setattr(gs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for name in "abc":
+        gs.filesystem().call("GET", "b/{}/o/{}", bucket.name, name)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{bucket}/a: the storage does not answer (busy, 503); it is asked again for 150 s"
+    now[0] += gs.PATIENCE_SECONDS
+    gs.filesystem().call("GET", "b/{}/o/{}", bucket.name, "d")
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_bucket_that_is_not_there_is_told(bucket):
     elsewhere = storage.path(f"{bucket}-not")
     for use in (storage.check_writable, lambda path: storage.write_text(path / "a", "")):
@@ -44,7 +75,6 @@ def test_a_bucket_that_is_not_there_is_told(bucket):
     "code, says", [(401, "no valid credentials; run `gcloud auth"), (403, "permission denied; grant")]
 )
 def test_what_the_server_refuses_is_one_line_without_secrets(code, says, bucket, monkeypatch):
-    from gcsfs.core import GCSFileSystem
     from gcsfs.retry import validate_response
 
     async def refused(self, method, path, *args, **options):

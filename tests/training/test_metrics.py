@@ -1,5 +1,6 @@
 """The log of metrics: what a resumed training keeps of it, and what TensorBoard gets."""
 
+import errno
 import json
 import os
 import struct
@@ -7,19 +8,23 @@ import sys
 
 import pytest
 
-from tpullm.training import metrics
+from tpullm.errors import correctable
 from tpullm.training.metrics import FILE, MetricsLog, read, seconds
+from tpullm.training.tensorboard import TensorBoard
 
 
 def events(folder) -> list:
     """The events of all of TensorBoard's files in a folder, in the order of the files."""
     from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
 
     found = []
     for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
         data = path.read_bytes()
         while data:  # a record: its length, a checksum of that, the event, a checksum of it
             (length,) = struct.unpack("<Q", data[:8])
+            for part, checksum in ((data[:8], data[8:]), (data[12 : 12 + length], data[12 + length :])):
+                assert struct.unpack("<I", checksum[:4]) == (masked_crc32c(part),)
             found.append(Event.FromString(data[12 : 12 + length]))
             data = data[16 + length :]
     return found
@@ -69,7 +74,7 @@ def test_a_line_can_be_read_and_sent_before_the_log_is_closed(tmp_path, monkeypa
 
 
 def test_a_synced_log_is_on_disk_before_its_folder_is_sent(tmp_path, monkeypatch):
-    """TensorBoard writes in a thread of its own, which can be asked to flush and not be waited for."""
+    """TensorBoard's file too."""
     log, done = MetricsLog(tmp_path, 0), []
     monkeypatch.setattr(log._place, "wait", lambda: done.append("sent"))
     own = log._file.fileno()
@@ -82,12 +87,50 @@ def test_a_synced_log_is_on_disk_before_its_folder_is_sent(tmp_path, monkeypatch
     assert done[3:] == ["on disk", "TensorBoard", "sent", "closed"] and log._file.closed
 
 
+class Full:
+    """A file on a disk that has room for so many bytes."""
+
+    def __init__(self, file, room):
+        self._file, self._room, self.name = file, room, file.name
+
+    def write(self, data):
+        """As the system does it: a part, then an error without the file's name."""
+        if not self._room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self._file.write(data[: self._room])
+        self._room -= written
+        return written
+
+    def fileno(self):
+        """Of the real file."""
+        return self._file.fileno()
+
+
+@pytest.mark.parametrize("which", ["_file", "_hours", "_tensorboard._file"])
+def test_a_full_disk_is_an_error_of_the_caller_that_names_the_file(tmp_path, which):
+    """No thread waits for room; what was cut off is dropped when the training resumes."""
+    log = MetricsLog(tmp_path, 0)
+    owner = log._tensorboard if "." in which else log
+    name = which.rpartition(".")[2]
+    setattr(owner, name, full := Full(getattr(owner, name), 7))
+    with pytest.raises(OSError) as raised:
+        for step in range(1, 100):
+            log.write({"step": step, "loss": 1.0})
+            log.write_hours({"process": 1.0, "resumed": 0, "step": step, "skipped": 0, "seconds": {"all": 1.0}})
+    assert correctable(raised.value) == (
+        f"no space left on the device ({full.name}); free some and run the same command again"
+    )
+    assert full._room == 0
+    written(tmp_path, 0, {"step": 1, "loss": 2.0})
+    assert read(tmp_path / FILE) == [{"step": 1, "loss": 2.0}]
+
+
 @pytest.mark.parametrize("loaded", [False, True])
 def test_torch_is_neither_imported_nor_forgotten(tmp_path, monkeypatch, loaded):
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     if loaded:
         monkeypatch.setitem(sys.modules, "torch", torch := object())
-    metrics._tensorboard(tmp_path, 1).close()
+    TensorBoard(tmp_path, 1).close()
     assert sys.modules.get("torch") is (torch if loaded else None) and ("torch" in sys.modules) is loaded
 
 

@@ -1,7 +1,8 @@
 """Messages between hosts beside the devices: one TCP connection of each host to host 0, with lines of JSON.
 
 Every host sends heartbeats, so that all learn of a host that is gone: a killed process closes its connection at once, a
-machine without power or network sends nothing for 30 s. JAX's coordination service has heartbeats too, but it does not
+machine without power or network sends nothing. So does one that is paused for a minute, while it is moved to other
+hardware, say: it is named after 30 s, and waited for. JAX's coordination service has heartbeats too, but it does not
 notice a killed host at once, and it aborts the other hosts in C++ instead of ending them with one line and a code.
 """
 
@@ -16,7 +17,8 @@ from tpullm.cluster.connection import Connection, Message
 from tpullm.errors import TRY_AGAIN, HostFailed
 
 SECONDS_BETWEEN_BEATS = 2.0
-SECONDS_SILENT = 30.0  # then a host is gone; 8 processes on two cores sent heartbeats up to 3 s late
+SECONDS_TO_WARN = 30.0  # of silence; 8 processes on two cores sent heartbeats up to 3 s late
+SECONDS_SILENT = 150.0  # then a host is gone
 SECONDS_TO_UNWIND = 5.0  # for the main thread after another host failed; it may be stuck in a collective
 
 RESUME = "the same command on all hosts resumes from the last checkpoint"
@@ -125,7 +127,7 @@ class Channel:
     def _listen(self, peer: int) -> None:
         while True:
             try:
-                message = self._peers[peer].receive(SECONDS_SILENT)
+                message = self._receive(peer)
             except OSError:
                 return self.lost(peer)
             except ValueError as error:
@@ -135,6 +137,14 @@ class Channel:
             except Exception as error:  # whatever a message holds: no host waits for one that nobody hears
                 problem = f"a message that can't be used ({type(error).__name__}: {error})"
                 return self.end(peer, f"{self.called(peer)} sent {problem}; report this", code=1)
+
+    def _receive(self, peer: int) -> Message:
+        """The next message; names a host from which none comes, and waits for it. `OSError` if it is gone."""
+        try:
+            return self._peers[peer].receive(SECONDS_TO_WARN)
+        except TimeoutError:
+            log.warn(f"{self.called(peer)} has not answered for {SECONDS_TO_WARN:.0f} s; all hosts wait for it")
+            return self._peers[peer].receive(SECONDS_SILENT - SECONDS_TO_WARN)
 
     def _beat(self) -> None:
         while not self._closing.wait(SECONDS_BETWEEN_BEATS):

@@ -13,6 +13,7 @@ from tpullm.cluster.relay import relay
 from tpullm.errors import UserError
 
 SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
+SECONDS_OF_A_DAY = 86_400
 THIS_MACHINE = ("127.0.0.1", "localhost")
 
 
@@ -65,6 +66,8 @@ def _start_jax(place: Place, port: int, address: str) -> None:
             # Under Slurm, JAX gives each process of a machine its own devices.
             cluster_detection_method=None if place.source == SLURM else "deactivate",
             coordinator_bind_address=f"{address}:{port}",
+            # The channel notices a host that is gone. JAX's own heartbeats go by a clock that may be set an hour on.
+            heartbeat_timeout_seconds=SECONDS_OF_A_DAY,
         )
     except RuntimeError as error:
         raise UserError(f"hosts: JAX can't connect the hosts ({' '.join(str(error).split())[:200]})") from error

@@ -41,7 +41,7 @@ class SharedWork:
     """The finished parts and the notes of a verb's shares. A context manager.
 
     After success, nothing is left of them. A user error is noted for the other shares; one process alone leaves
-    nothing. After any other exception the finished parts stay.
+    nothing. After any other exception, such as a full disk, the finished parts stay.
     """
 
     def __init__(self, run: Path, verb: str, share: Place):
@@ -65,7 +65,10 @@ class SharedWork:
         if not error:
             self._finish()
         elif told and self.share.count == 1:
-            storage.remove_tree(self.folder)
+            if isinstance(error, UserError):
+                return storage.remove_tree(self.folder)
+            for name in _names(self.folder):
+                storage.remove_partials(self.folder / name)
         elif told and not isinstance(error, ShareFailed):
             with contextlib.suppress(OSError):  # a full disk, for example; this share prints its line anyway
                 self._write_note(FAILED, line=told)

@@ -17,7 +17,7 @@ from tpullm.errors import UserError
 from tpullm.launchers import code, settings, show, watch
 from tpullm.launchers import job as jobs
 from tpullm.launchers.job import Job
-from tpullm.launchers.record import Outcome, Record
+from tpullm.launchers.record import Outcome, Record, clock
 from tpullm.launchers.settings import LaunchConfig
 from tpullm.launchers.target import Target
 from tpullm.log import say
@@ -159,7 +159,7 @@ def _stop(job: Job, target: Target, arguments: Any) -> int:
     record = Record(job.folder)
     last = next(reversed(record.attempts()), None)
     if last and (last.outcome is None or last.outcome.retry):
-        record.conclude(last.number, Outcome(False, 130, "stopped", time.time()))
+        record.conclude(last.number, Outcome(False, 130, "stopped", clock()))
     said = set()
     while resources := watch.check_owner(job, watch.with_retries(lambda: target.observe(job))):
         for resource in resources:

@@ -19,6 +19,13 @@ from pathlib import Path
 from tpullm import storage
 
 OVERTIME = 124  # exit code of a machine whose hours (`max_hours`) are over, as of timeout(1)
+_BEGAN = time.time() - time.monotonic()
+
+
+def clock() -> float:
+    """Seconds since 1970. A clock that is set an hour on while this process lives does not end a launch: its machines
+    would seem to have had that hour to report."""
+    return _BEGAN + time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -108,11 +115,11 @@ class Record:
 
     def begin(self, number: int, spec: str) -> None:
         """Note that an attempt begins."""
-        storage.write_json(self.attempt_folder(number) / "asked.json", {"spec": spec, "time": time.time()})
+        storage.write_json(self.attempt_folder(number) / "asked.json", {"spec": spec, "time": clock()})
 
     def saw_active(self, number: int) -> None:
         """Note that the machines of an attempt are there."""
-        storage.write_json(self.attempt_folder(number) / "active.json", {"time": time.time()})
+        storage.write_json(self.attempt_folder(number) / "active.json", {"time": clock()})
 
     def conclude(self, number: int, outcome: Outcome) -> None:
         """Note how an attempt ended."""

@@ -2,12 +2,15 @@
 
 `startup.sh` starts it. It starts the verb when all hosts are ready. What the verb's exit code means:
 
-    0    finished                                            reported
-    2    user error                                          reported
-    75   another host or the storage is gone                 restarted
-    130  stopped and saved: this machine is taken back       reported
-         stopped and saved, for another host                 restarted
-    else a fault of the verb                                 restarted; reported after three without progress
+    0    finished                                                reported
+    2    user error                                              reported
+    75   another host or the storage is gone, or a host hangs    restarted
+    130  stopped and saved: this machine is taken back           reported
+         stopped and saved, for another host                     restarted
+    else a fault of the verb                                     restarted; reported after three without progress
+
+Five starts in a row without progress are a fault too, whatever ended them: a host that always hangs would be restarted
+until its hours are over. Progress is a newer checkpoint, a finished stage or a finished part of one.
 
 A host that has reported does not come back, so the other hosts report as well (75). When the hours of the machine are
 over (`max_hours`), the verb is stopped as by a notice, and 75 is reported: another attempt may resume.
@@ -40,6 +43,7 @@ from tpullm.launchers.record import OVERTIME, HostExit, Record
 from tpullm.launchers.upload import Log
 
 MOST_FAULTS = 3
+MOST_STARTS = 5  # without progress; more than faults, so that the host that has those reports before the others give up
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_FOR_PEERS = 1800.0  # machines of a slice start within minutes of each other; pip takes some more
 SECONDS_AT_THE_END = 15.0  # between two looks at the other hosts' reports
@@ -93,7 +97,8 @@ class Supervisor:
 
     def run(self) -> HostExit:
         """Run the verb until there is something to report."""
-        faults, start, progress = 0, self._record.last_start(self._attempt, self._place.index), self._progress()
+        start, progress = self._record.last_start(self._attempt, self._place.index), self._progress()
+        faults = vain = 0
         while True:
             start += 1
             if reason := self._wait_for_peers(start):
@@ -101,10 +106,12 @@ class Supervisor:
             code, line = self._run_verb()
             self._log.line(f"host: {self._spec['verb']} ended with {code}")
             now = self._progress()
-            faults, progress = (0 if now != progress else faults), now
+            faults, vain, progress = (0, 0, now) if now != progress else (faults, vain + 1, now)
             faults += code not in (0, 2, TRY_AGAIN, 130)
             if code in (0, 2) or faults == MOST_FAULTS or self._stopping.is_set():
                 return self._exit(code, line)
+            if vain == MOST_STARTS:
+                return self._exit(1, f"no progress in {vain} starts; the last one: {line}")
 
     def _exit(self, code: int, line: str) -> HostExit:
         if self.overtime and code not in (0, 2):
@@ -154,12 +161,16 @@ class Supervisor:
         return flags + ([f"--hosts.coordinator={place.coordinator}"] if place.count > 1 else [])
 
     def _progress(self) -> set[str]:
-        """The checkpoints and finished stages. A verb that adds to them makes progress between its faults."""
+        """The checkpoints, finished stages and finished parts of stages. A verb that adds to them makes progress."""
         run, found = storage.path(self._spec["run"]), set()
         for stage in ("documents", "tokenizer", "tokens", "pretrain", "finetune", "evaluate"):
             for folder in (run / stage, run / stage / "checkpoints"):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     found |= {str(path) for path in folder.iterdir() if path.name.isdigit() or path.suffix == ".json"}
+        for folder in (".collect", ".tokenize"):
+            with contextlib.suppress(FileNotFoundError):  # a part was renamed meanwhile
+                names = storage.sizes(run / folder)
+                found |= {name for name in names if not (name.startswith("notes/") or ".partial" in name)}
         return found
 
 

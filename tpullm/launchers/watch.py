@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tpullm.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
 from tpullm.launchers.job import Job
-from tpullm.launchers.record import Attempt, Outcome, Record
+from tpullm.launchers.record import Attempt, Outcome, Record, clock
 from tpullm.launchers.target import Resource, State, Target
 from tpullm.log import say
 
@@ -208,7 +208,7 @@ def start(job: Job, target: Target, record: Record, pace: Pace = Pace()) -> bool
 def next_action(job: Job, target: Target, record: Record, pace: Pace) -> Action:
     """Observe, and decide what to do next."""
     resources = check_owner(job, target.observe(job))
-    return decide(record.attempts(), resources, job.hosts, job.config.max_preemptions, pace, time.time())
+    return decide(record.attempts(), resources, job.hosts, job.config.max_preemptions, pace, clock())
 
 
 def check_owner(job: Job, resources: Sequence[Resource]) -> Sequence[Resource]:
@@ -223,7 +223,7 @@ def perform(action: Action, job: Job, target: Target, record: Record, pace: Pace
     """Perform an action; the seconds to wait before the next observation."""
     match action:
         case Create(number, not_before):
-            if (early := not_before - time.time()) > 0:
+            if (early := not_before - clock()) > 0:
                 return min(early, pace.poll)
             start_attempt(job, target, record, number)
             return 0.0

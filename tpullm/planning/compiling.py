@@ -97,7 +97,7 @@ def compile_apart(job: Job, path: Path, name: str) -> Executable:
 def _compile(job: Job) -> Executable:
     from tpullm.planning.program import TooLarge, compiled, compiler_mesh
 
-    start, mesh = time.time(), compiler_mesh(job.mesh, job.topology)
+    start, mesh = time.monotonic(), compiler_mesh(job.mesh, job.topology)
     text, peak, limit, evaluation = "", 0, 0, 0
     try:
         executable = compiled(job.model, job.config, mesh)
@@ -112,7 +112,7 @@ def _compile(job: Job) -> Executable:
     dimensions = len(job.topology.shape)
     places = tuple(tuple(device.coords[:dimensions]) for device in mesh.devices.flat)
     date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    return Executable(text, peak, limit, places, round(time.time() - start, 1), date, evaluation)
+    return Executable(text, peak, limit, places, round(time.monotonic() - start, 1), date, evaluation)
 
 
 def _evaluation_bytes(job: Job, mesh) -> int:

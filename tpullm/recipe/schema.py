@@ -343,7 +343,8 @@ class CheckpointConfig:
     """When training saves.
 
     Args:
-        every_steps: save after this many steps. 0 is never by steps.
+        every_steps: save after this many steps. 0 is never by steps. A training that rolls back (`skip.patience`) does
+            so to one of these saves: only then another value changes the result.
         every_minutes: save after this many minutes. 0 is never by time.
         keep: number of saves to keep, and of those of `every_steps` as many. The last one is never removed.
         keep_every: saves whose step is a multiple of this number are never removed. 0 is none.

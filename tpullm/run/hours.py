@@ -44,14 +44,16 @@ class Hours:
         """
         seconds = {kind: round(spent, 3) for kind, spent in self.seconds.items() if spent}
         seconds["all"] = round(time.monotonic() - self._began, 3)
-        return {"process": self._wall, "resumed": self.resumed, "step": step, "skipped": skipped, "seconds": seconds}
+        now = {"process": self._wall, "ended": time.time()}
+        return now | {"resumed": self.resumed, "step": step, "skipped": skipped, "seconds": seconds}
 
 
 def summary(lines: list[dict]) -> dict[str, float]:
     """Seconds by kind over all processes, in the order of `KINDS`, from the lines of `hours.jsonl`.
 
-    The time between the last line of a process and the begin of the next one is `start`: nobody worked. Steps that a
-    later process made again are `lost`.
+    The time between the last line of a process and the begin of the next one is `start`: nobody worked. Only that is by
+    the clock of the machine, so an hour by which the clock is set is counted only if it was set meanwhile. Steps that
+    a later process made again are `lost`.
     """
     processes: dict[float, list[dict]] = {}
     for line in lines:
@@ -70,7 +72,8 @@ def summary(lines: list[dict]) -> dict[str, float]:
             total[kind] += worked * count / max(steps, 1)
         total["train"] += worked * max(0, steps - min(lost, steps) - last["skipped"]) / max(steps, 1)
         if after:
-            total["start"] += max(0.0, after[0]["process"] - last["process"] - last["seconds"]["all"])
+            ended = last.get("ended", last["process"] + last["seconds"]["all"])  # older versions did not note it
+            total["start"] += max(0.0, after[0]["process"] - ended)
     return total
 
 

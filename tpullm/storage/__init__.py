@@ -6,6 +6,7 @@ when one is needed.
 """
 
 from tpullm.storage.atomic import (
+    append,
     atomic_directory,
     atomic_file,
     check_writable,

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,32 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with _naming(path):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: Path | str) -> Iterator[None]:
+    """Have the error of a full disk name the file: that of a write or a flush does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def append(file: FileIO, data: bytes) -> None:
+    """Write all of `data` at the end of an unbuffered file; on a full disk a part may be written before the error."""
+    left = memoryview(data)
+    with _naming(file.name):
+        while left:
+            left = left[file.write(left) :]
 
 
 @contextlib.contextmanager
@@ -55,9 +76,10 @@ def atomic_directory(path: Path, replaces: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     temporary.mkdir()
     try:
-        yield temporary
-        for written in [*temporary.rglob("*"), temporary]:
-            _sync(written)
+        with _naming(path):
+            yield temporary
+            for written in [*temporary.rglob("*"), temporary]:
+                _sync(written)
         if replaces:
             shutil.rmtree(path, ignore_errors=True)
         try:

@@ -30,11 +30,13 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import ChecksumError, HttpError
 
 from tpullm.errors import TryAgain, UserError
+from tpullm.log import warn
 from tpullm.storage.foreign import check_names
 
 PATIENCE_SECONDS = 150.0  # a longer outage ends the command
 FIRST_PATIENCE_SECONDS = 20.0  # before the first answer: probably the network or the address is wrong
 LONGEST_WAIT_SECONDS = 8.0
+SECONDS_TO_WARN = 5.0  # of an outage; shorter ones are daily
 AT_ONCE = 16  # files in flight
 ROLES = "roles/storage.objectAdmin and roles/storage.bucketViewer"
 LOG_IN = "run `gcloud auth application-default login`, or give the machine a service account"
@@ -55,7 +57,7 @@ class Bucket(GCSFileSystem):
         timeouts = aiohttp.ClientTimeout(total=600, sock_connect=10, sock_read=60)
         token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else None
         super().__init__(token=token, use_listings_cache=False, requests_timeout=timeouts)
-        self._reached = False
+        self._reached, self._warned = False, -PATIENCE_SECONDS
 
     async def _request(self, method: str, path: str, *args: Any, **options: Any):
         once = functools.partial(GCSFileSystem._request.__wrapped__, self, method, path, *args, **options)
@@ -88,17 +90,33 @@ class Bucket(GCSFileSystem):
                     refuse(error, method, path, args)
                 if not (expired or is_transient(error)):
                     raise
-                if time.monotonic() - began > (PATIENCE_SECONDS if self._reached else FIRST_PATIENCE_SECONDS):
+                waited, patience = (
+                    time.monotonic() - began,
+                    PATIENCE_SECONDS if self._reached else FIRST_PATIENCE_SECONDS,
+                )
+                if waited > patience:
                     raise self._given_up(error, path, args) from error
+                self._warn(error, waited, patience, path, args)
             await asyncio.sleep(wait * (0.5 + random.random()))
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
+    def _warn(self, error: Exception, waited: float, patience: float, path: str, args: tuple) -> None:
+        """Warn of an outage, once for all requests that wait for its end."""
+        if waited > SECONDS_TO_WARN and time.monotonic() - self._warned > PATIENCE_SECONDS:
+            self._warned = time.monotonic()
+            where, reason = name(path, args), _reason(error)
+            warn(f"{where}: the storage does not answer ({reason}); it is asked again for {patience:.0f} s")
+
     def _given_up(self, error: Exception, path: str, args: tuple) -> UserError:
-        where, reason = name(path, args), " ".join(str(error).split())[:120] or type(error).__name__
+        where, reason = name(path, args), _reason(error)
         if self._reached:
             wait = f"{PATIENCE_SECONDS:.0f} s"
             return TryAgain(f"{where}: the storage did not answer for {wait} ({reason}); the same command resumes")
         return UserError(f"{where}: can't be reached ({reason}); check this machine's network")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def is_transient(error: Exception) -> bool:

@@ -67,4 +67,5 @@ def room_for(size: int, folder: Path) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise UserError(f"no space left on the device: {folder} has {free / 1e6:,.1f} MB, {size / 1e6:,.1f} are needed")
+        found = f"{folder} has {free / 1e6:,.1f} MB, {size / 1e6:,.1f} are needed"
+        raise UserError(f"no space left on the device: {found}; free some, or choose another place")

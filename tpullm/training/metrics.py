@@ -5,12 +5,12 @@ Beside it stands `hours.jsonl` (see `hours.py`), of which no line is ever droppe
 
 import json
 import os
-import sys
 from pathlib import Path
 
 from tpullm import storage
 from tpullm.run import hours
 from tpullm.storage.mirror import mirrored
+from tpullm.training.tensorboard import TensorBoard
 
 FILE = "metrics.jsonl"
 
@@ -32,31 +32,29 @@ class MetricsLog:
             storage.write_text(path, "".join(line + "\n" for line in kept))
         spent = [json.dumps(line) + "\n" for line in hours.read(directory / hours.FILE)]
         storage.write_text(self._place.folder / hours.FILE, "".join(spent))
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (kept open for the whole stage)
-        self._hours = open(self._place.folder / hours.FILE, "a", encoding="utf-8")  # noqa: SIM115
-        self._tensorboard = _tensorboard(self._place.folder / "tensorboard", step + 1)
+        # Not buffered: after a full disk, what is left in a buffer would fail a second time when the program ends.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (kept open for the whole stage)
+        self._hours = open(self._place.folder / hours.FILE, "ab", buffering=0)  # noqa: SIM115
+        self._tensorboard = TensorBoard(self._place.folder / "tensorboard", step + 1)
 
     def write(self, values: dict) -> None:
         """Append one line. TensorBoard gets its numbers, nested ones as `name/source`, but not its lists."""
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-        step = values["step"]
+        storage.append(self._file, _line(values))
+        numbers = {}
         for name, value in values.items():
             nested = value if isinstance(value, dict) else {} if isinstance(value, list) else {"": value}
-            for suffix, number in nested.items():
-                self._tensorboard.add_scalar(f"{name}/{suffix}" if suffix else name, number, step)
+            numbers |= {f"{name}/{suffix}" if suffix else name: number for suffix, number in nested.items()}
+        self._tensorboard.add(numbers, values["step"])
         self._place.changed()
 
     def evaluated(self, step: int) -> dict | None:
         """The held-out results after `step`, if they are in the log."""
-        self._file.flush()
         rows = [row for row in read(self._place.folder / FILE) if row["step"] == step and "eval_loss" in row]
         return {name: rows[-1][name] for name in ("eval_loss", "eval_bits_per_byte")} if rows else None
 
     def write_hours(self, line: dict) -> None:
         """Append a line of `Hours`."""
-        self._hours.write(json.dumps(line) + "\n")
-        self._hours.flush()
+        storage.append(self._hours, _line(line))
 
     def sync(self) -> None:
         """Return when everything is on disk, or on `gs://`."""
@@ -88,17 +86,8 @@ class NoLog:
         """Nothing."""
 
 
-def _tensorboard(directory: Path, step: int):
-    """A TensorBoard writer that discards what was written of `step` and later."""
-    # tensorboardX imports torch if it is installed, for types that we never pass: 1.2 s and 0.3 GB of a start.
-    hidden = {} if "torch" in sys.modules else {"torch": None}
-    sys.modules |= hidden
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-    return SummaryWriter(str(directory), purge_step=step)
+def _line(value: dict) -> bytes:
+    return (json.dumps(value) + "\n").encode()
 
 
 def _stays(line: str, step: int) -> bool:

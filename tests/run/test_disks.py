@@ -1,0 +1,157 @@
+"""A disk that is full or can only be read: one line that says where, exit code 2, and nothing is lost.
+
+Mounting a small disk needs root; otherwise these tests are skipped. `tests/training/test_metrics.py` and
+`tests/checkpoint` have the same faults without a disk.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.test_shares import contents
+from tests.conftest import ROOT, TINY, copy_tokens
+from tests.run.test_resume import assert_same_bits, metrics
+from tpullm.process import compile_cache
+
+
+class Disk:
+    """A small disk.
+
+    Attributes:
+        folder: where it is.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self._ballast = folder, folder / "ballast"
+
+    def fill(self, left: int) -> None:
+        """Leave so many kilobytes."""
+        with open(self._ballast, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.folder).free - 1024 * left)
+
+    def make_room(self) -> None:
+        """Remove what fills it."""
+        self._ballast.unlink()
+
+    def allow(self, how: str) -> None:
+        """`ro`: to be read only, or `rw`."""
+        subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 16 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield Disk(folder)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def tpullm(*words, **environment) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "tpullm", *map(str, words)]
+    here = {name: value for name, value in os.environ.items() if name != compile_cache.FOLDER}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=here | environment)
+
+
+def refusal(*words, **environment) -> str:
+    """The one line with which a verb ends, beside what it says while it works."""
+    done = tpullm(*words, **environment)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "tpullm: " in line]
+    assert done.stderr.splitlines()[-1] == line
+    return line
+
+
+def finishes(*words) -> None:
+    done = tpullm(*words)
+    assert done.returncode == 0, done.stderr
+
+
+def no_partials(folder: Path) -> bool:
+    return not list(folder.rglob("*partial*")) + list(folder.rglob("*tmp*"))
+
+
+# In kilobytes: at the copy of the tokenizer, at a line of the log, in the first save, in the second.
+@pytest.mark.parametrize(
+    "left", [pytest.param(left, marks=[pytest.mark.slow] * (left != 60)) for left in (8, 24, 60, 300, 900)]
+)
+def test_a_disk_that_is_full_in_a_training(tiny_run, disk, left):
+    run = copy_tokens(tiny_run, disk.folder / "tiny")
+    disk.fill(left)
+    said = refusal("pretrain", "--run", run)
+    assert f"no space left on the device ({run}/pretrain/" in said and said.endswith("run the same command again")
+    disk.make_room()
+    finishes("pretrain", "--run", run)
+    assert_same_bits(tiny_run / "pretrain", run / "pretrain")
+    assert metrics(tiny_run / "pretrain") == metrics(run / "pretrain")
+    assert no_partials(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 16, 60, 150])
+def test_a_disk_that_is_full_while_text_is_made_ready(tiny_run, disk, left):
+    run, commands = disk.folder / "tiny", [["collect", "--config", TINY], ["tokenize"]]
+    for words, room in zip(commands, (left, 4 * left), strict=True):
+        disk.fill(room)
+        said = refusal(*words, "--run", run)
+        assert f"no space left on the device ({disk.folder}" in said
+        assert no_partials(run)
+        disk.make_room()
+        finishes(*words, "--run", run)
+    whole = contents(tiny_run)
+    found = {name: content for name, content in contents(run).items() if not name.startswith("ballast")}
+    assert found == {name: whole[name] for name in whole if name.split("/")[0] in ("documents", "tokenizer", "tokens")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 60, 200])
+def test_a_disk_that_is_full_in_an_export(tiny_run, disk, tmp_path, left):
+    disk.fill(left)
+    said = refusal("export", tiny_run, disk.folder / "model")
+    assert f"no space left on the device: {disk.folder} has 0." in said and said.endswith("choose another place")
+    assert [path.name for path in disk.folder.iterdir()] == ["ballast"]
+    disk.make_room()
+    for folder in (disk.folder / "model", tmp_path / "model"):
+        finishes("export", tiny_run, folder)
+    here, there = (sorted(folder.iterdir()) for folder in (disk.folder / "model", tmp_path / "model"))
+    assert [path.read_bytes() for path in here] == [path.read_bytes() for path in there]
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_local_saves_is_a_warning(tiny_run, tiny_tokens, disk):
+    disk.fill(100)
+    often = [f"--pretrain.checkpoint.local={disk.folder}", "--pretrain.checkpoint.local_every_steps=4"]
+    done = tpullm("pretrain", "--run", tiny_tokens, *often)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert "/host-0: not saved at step 4 (no space left on the device" in done.stderr
+    assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
+
+
+def test_a_disk_that_can_only_be_read(tiny_run, disk):
+    run = copy_tokens(tiny_run, disk.folder / "tiny")
+    disk.allow("ro")
+    assert refusal("collect", "--run", run) == f"tpullm: {run}/.lock: read-only file system; choose another place"
+
+
+@pytest.mark.slow
+def test_verbs_on_a_disk_that_can_only_be_read(tiny_run, tiny_tokens, disk):
+    """Every place that a verb writes to; without its cache folder a verb works as ever."""
+    run = copy_tokens(tiny_run, disk.folder / "tiny")
+    (disk.folder / "cache").mkdir()
+    disk.allow("ro")
+    for words in (["pretrain", "--run", run], ["collect", "--config", TINY, "--run", disk.folder / "new"]):
+        assert "read-only file system; choose another place" in refusal(*words)
+    assert "read-only file system" in refusal("export", tiny_run, disk.folder / "model")
+    local = f"--pretrain.checkpoint.local={disk.folder}/saves"
+    said = refusal("pretrain", "--run", tiny_tokens, local).lower()
+    assert f"{disk.folder}/saves/".lower() in said and "can't be written (read-only file system); choose" in said
+    done = tpullm("pretrain", "--run", tiny_tokens, XDG_CACHE_HOME=str(disk.folder / "cache"))
+    assert done.returncode == 0 and "programs are not kept" in done.stderr, done.stderr
+    assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
