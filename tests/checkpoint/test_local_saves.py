@@ -66,7 +66,7 @@ def test_a_killed_training_resumes_from_the_newest_whole_local_save(tiny_run, ti
     killed_at(12)
     with pytest.raises(Killed):
         main(command)
-    assert saved(folder) == [8, 12] and not steps(tiny_tokens / "pretrain" / "checkpoints")
+    assert saved(folder) == [4, 8, 12] and not steps(tiny_tokens / "pretrain" / "checkpoints")
     shards = next(folder.rglob("12/*.safetensors"))
     content = bytearray(shards.read_bytes())
     content[-5] ^= 4
@@ -88,7 +88,7 @@ def test_a_newer_checkpoint_in_the_run_comes_first(tiny_run, tiny_tokens, tmp_pa
     with pytest.raises(Killed):
         main(command)
     shutil.rmtree(next(folder.rglob("12")))
-    assert saved(folder) == [8]
+    assert saved(folder) == [4, 8]
     capsys.readouterr()
     killed_at(None)
     assert main(command) == 0
@@ -125,18 +125,19 @@ def test_a_save_has_every_bit_of_every_type_and_shard(tmp_path):
     config = CheckpointConfig(local=str(tmp_path / "disk"))
     state, target = state_of(mesh())
     saves = LocalSaves(tmp_path / "pretrain", config, ABOUT)
-    for step in (3, 4, 5):
+    for step in (2, 3, 4, 5):
         saves.save(step, state)
     saves.wait()
     again = LocalSaves(tmp_path / "pretrain", config, ABOUT)
-    assert saved(tmp_path / "disk") == [4, 5] and again.newest(target, after=4).step == 5
+    assert saved(tmp_path / "disk") == [3, 4, 5] and again.newest(target, after=4).step == 5
     assert again.newest(target, after=5) is None
-    restored = again.restore(again.newest(target, after=4), target)
+    restored = again.restore(again.newest(target, after=0), target)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
         assert a.dtype == b.dtype and a.sharding == b.sharding and np.asarray(a).tobytes() == np.asarray(b).tobytes()
     other = LocalSaves(tmp_path / "pretrain", config, ABOUT | {"horizons": [[0, 31]]})
     assert other.newest(target, after=0) is None
     again.forget(after=4)
+    shutil.rmtree(next((tmp_path / "disk").glob("*/*/3")))
     assert saved(tmp_path / "disk") == [4] and again.newest(target, after=0).step == 4
     next((tmp_path / "disk").rglob("4/shards.safetensors")).write_bytes(b"no header")
     assert again.newest(target, after=0) is None
@@ -230,16 +231,13 @@ def test_hosts_get_from_each_other_what_their_disks_lost(tmp_path):
         "another number now": [5, 0, True],
     }
     warned = [line for line in ended[0][2].splitlines() if "corrupt" in line]
-    assert [("host-1" in line, line.rpartition(": ")[2]) for line in warned] == [
-        (True, "the same shards on another disk are used"),
-        (False, "the same shards on another disk are used"),
-        (False, "the same shards on another disk are used"),
-        (False, "an older one is used"),
+    assert [(line[:8], line.partition("/5: ")[0].rpartition("/")[2], line.rpartition(": ")[2]) for line in warned] == [
+        ("host 1 (", "host-1", "the same shards on another disk are used"),
+        ("host 0 (", "host-0", "the same shards on another disk are used"),
+        ("host 0 (", "host-0", "the same shards on another disk are used"),  # before the copy is read
+        ("host 1 (", "host-1-copies", "an older one is used"),
     ]
-    assert warned[0].startswith("host 1 (") and all(
-        "/5: the checkpoint is corrupt (shards.safe" in line for line in warned
-    )
-    assert "(steps 5, 4) all shards are whole on some disk, so none is used; checkpoint.local_copies" in ended[0][2]
+    assert "(steps 5, 4, 3) all shards are whole on some disk, so none is used; checkpoint.local_copies" in ended[0][2]
 
 
 @pytest.mark.slow
@@ -314,9 +312,10 @@ def test_killed_hosts_whose_disks_are_lost_end_with_the_same_bits(
     left = newest_of(disks[host] / "saves" for host in disks if host not in lost)
     said = run(count, *command, devices=4, within=disks)[0][2]
     (begun,) = re.findall(r"step (\d+) of 30", said)
-    assert int(begun) == 20 if not from_disks else min(left) <= int(begun) <= max(left), said
+    # A host may have been killed between its own shards and its copies.
+    assert int(begun) in (range(min(left) - 1, max(left) + 1) if from_disks else [20]), said
     assert ("resumes from the save of step" in said) == from_disks
     assert ("shards from the disks of others" in said) == bool(from_disks and lost)
     assert ("checkpoint.local_copies has another host keep a copy" in said) != from_disks
     assert_same_bits(uninterrupted(count, *mesh), tiny_tokens / "pretrain")
-    assert not any((disk / "saves").iterdir() for disk in disks.values() if (disk / "saves").exists())
+    assert not [left for disk in disks.values() for left in disk.glob("saves/*")], "a finished training needs none"

@@ -45,7 +45,7 @@ from tpullm.log import say, warn
 from tpullm.recipe.schema import CheckpointConfig
 
 REQUEST = "local"  # of all hosts, to save after the same step
-KEPT = 2  # a host may be killed while it writes one that the others have
+KEPT = 2  # whole ones, while another is written: see `_prune`
 ID = "local_saves.json"  # in the stage: names its local saves, so that no other training takes them
 SHARDS, DESCRIPTION = "shards.safetensors", "description.json"
 
@@ -125,15 +125,23 @@ class LocalSaves:
 
     def _write(self, step: int, saved: dict[Path, dict[str, np.ndarray]]) -> None:
         try:
+            self._prune()
             for folder, arrays in saved.items():
                 with storage.atomic_directory(folder / str(step)) as temporary:
                     save_file(arrays, temporary / SHARDS)
                     storage.write_json(temporary / DESCRIPTION, self._about | {"start": self._start})
                     checksums.write(temporary)
-            oldest = sorted(int(save.name) for save in self._saves() if save.parent == self._own)[-KEPT:][0]
-            self._remove(lambda step: step < oldest)  # also what the machine saved when it was another host
         except Exception as error:
             warn(f"{self._own}: not saved at step {step:,} ({correctable(error) or error}); the training goes on")
+
+    def _prune(self) -> None:
+        """Remove saves that no host needs any more, also what the machine saved when it was another host.
+
+        All hosts have computed the step that is saved now. So all have begun the save before it, and written the one
+        before that, and may have no newer one when they are killed.
+        """
+        kept = sorted(int(save.name) for save in self._saves() if save.parent == self._own)[-KEPT:]
+        self._remove(lambda step: step < min(kept, default=0))
 
     def _saves(self) -> list[Path]:
         """The saves on this host's disk, its own first."""

@@ -10,7 +10,8 @@ made, and copies are wanted, the shards that no second host has.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -62,24 +63,25 @@ def rounds(transfers: Iterable[tuple[str, int, jax.Device]], devices: Mapping[in
         devices: of each host.
     """
     made: list[Round] = []
+    busy: list[set[tuple[str, jax.Device]]] = []  # of each round
     for name, host, target in transfers:
-        one, sender = next(_places(made, devices[host], target), ({}, devices[host][0]))
-        if not one:
-            made.append(one)
-        one[sender, target] = name
+        for number in itertools.count():
+            if number == len(made):
+                made.append({})
+                busy.append(set())
+            free = [device for device in devices[host] if ("sends", device) not in busy[number]]
+            if free and ("receives", target) not in busy[number]:
+                break
+        made[number][free[0], target] = name
+        busy[number] |= {("sends", free[0]), ("receives", target)}
     return made
 
 
-def _places(made: list[Round], senders: list[jax.Device], target: jax.Device) -> Iterator[tuple[Round, jax.Device]]:
-    """The rounds in which a target receives nothing yet, and a device that sends nothing in it."""
-    for one in made:
-        if all(target != other for _, other in one):
-            busy = {sender for sender, _ in one}
-            yield from ((one, sender) for sender in senders if sender not in busy)
-
-
 def exchange(
-    mesh: Mesh, pairs: list[tuple[jax.Device, jax.Device]], sent: Mapping[jax.Device, np.ndarray], like: np.ndarray
+    mesh: Mesh,
+    pairs: list[tuple[jax.Device, jax.Device]],
+    sent: Mapping[jax.Device, np.ndarray],
+    like: jax.ShapeDtypeStruct,
 ) -> dict[jax.Device, np.ndarray]:
     """What devices of this host receive when the first device of each pair sends an array to the second.
 
@@ -119,7 +121,7 @@ def array(path: str, leaf: jax.ShapeDtypeStruct, sources: Sources, read: Callabl
                 transfers.append((name, source, devices[0]))
             elif host == here:
                 place(name, read(save, name))
-    like = np.empty(leaf.sharding.shard_shape(leaf.shape), shards.integers(leaf.dtype))
+    like = jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), shards.integers(leaf.dtype))
     for one in rounds(transfers, shards.by_host(mesh)):
         sent = {
             sender: read(sources[target.process_index, name][1], name)
