@@ -1,7 +1,8 @@
 """Run on each of several hosts: saves on a disk of its own, which then loses some of them. Prints JSON by scenario.
 
 Arguments: a folder for the disks, and `--hosts.*`. Each scenario is (the mesh, whether there are copies, what is lost).
-Lost are saves on disks, by patterns below the folder of the disks; `~` in front changes a bit in their shards instead.
+Lost are saves on disks, by patterns below the folder of the disks; `~` in front changes a bit in their shards instead,
+and `!` makes them of another start of the training.
 """
 
 import json
@@ -14,7 +15,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tpullm.checkpoint import shards
+from tpullm import storage
+from tpullm.checkpoint import checksums, shards
 from tpullm.checkpoint.local_saves import LocalSaves
 from tpullm.cluster import hosts
 from tpullm.cluster.join import join, leave
@@ -33,6 +35,7 @@ SCENARIOS = {
         "fsdp over hosts, copies, a wrong bit": ({"fsdp": 4}, True, ["~0/host-0/5"]),
         "fsdp over hosts, wrong bits": ({"fsdp": 4}, True, ["~0/host-0/5", "~1/*-copies/5"]),
         "fsdp over hosts, an old copy": ({"fsdp": 4}, True, ["1/*/*", "0/*-copies/5"]),
+        "fsdp over hosts, another start": ({"fsdp": 4}, False, ["!1/*/5"]),
         "another number now": ({"fsdp": 4}, True, ["swap"]),
     },
     4: {
@@ -61,17 +64,21 @@ def state_of(mesh: jax.sharding.Mesh, seed: int) -> dict:
 
 
 def lose(disks: Path, pattern: str) -> None:
-    """Remove saves, or change a bit in each."""
+    """Remove saves, or change each as the pattern says."""
     if pattern == "swap":  # the machines are other hosts now
         for one, other in (("0", "between"), ("1", "0"), ("between", "1")):
             (disks / one).rename(disks / other)
         return
-    disk, _, rest = pattern.removeprefix("~").partition("/")
+    disk, _, rest = pattern.lstrip("~!").partition("/")
     for save in disks.glob(f"{disk}/*/{rest}"):
         if pattern.startswith("~"):
             content = bytearray((save / "shards.safetensors").read_bytes())
             content[-5] ^= 4
             (save / "shards.safetensors").write_bytes(content)
+        elif pattern.startswith("!"):
+            about = storage.read_json(save / "description.json")
+            storage.write_json(save / "description.json", about | {"start": "another"})
+            checksums.write(save)
         else:
             shutil.rmtree(save)
 

@@ -228,6 +228,7 @@ def test_hosts_get_from_each_other_what_their_disks_lost(tmp_path):
         "fsdp over hosts, copies, a wrong bit": [5, 6, True],
         "fsdp over hosts, wrong bits": [4, 0, True],
         "fsdp over hosts, an old copy": [4, 6, True],
+        "fsdp over hosts, another start": [4, 0, True],
         "another number now": [5, 0, True],
     }
     warned = [line for line in ended[0][2].splitlines() if "corrupt" in line]

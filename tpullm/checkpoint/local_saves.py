@@ -6,8 +6,9 @@ A host reads what its own disk has. What it lacks (the machine was replaced, the
 that has the same shard: `data` over the hosts, or over slices, holds every shard at least twice.
 
 With `fsdp` over all hosts each shard is on one of them alone. With `checkpoint.local_copies` each host also writes such
-shards of the host half of all hosts away. Copies are not the default: the training waits twice as long for a save, and
-twice as much is written; and where a slice is taken back as a whole, they are gone with it.
+shards of the host half of all hosts away. Copies are not the default. The training waits while they move (384 MiB a
+host in 2.6 s, over loopback on two busy cores), twice the memory and the disk are used, and where all machines are
+replaced together (a TPU slice) the copies are gone too.
 
 Orbax's emergency checkpoints need several slices that hold the same parameters (`data` over slices), or a service on
 every machine. A training on one host, or with `fsdp` over all, has neither.

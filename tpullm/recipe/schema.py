@@ -353,9 +353,7 @@ class CheckpointConfig:
             and training resumes from the newer of the two. Empty is none.
         local_every_minutes: save in `local` after this many minutes. 0 is never by time.
         local_every_steps: save in `local` after this many steps. 0 is never by steps.
-        local_copies: save in `local` also what another host alone has. Then a machine that was replaced gets its part
-            from there, with `fsdp` over all hosts too. The training waits twice as long for such a save, and the disk
-            holds twice as much. What several hosts hold (`data` over hosts) is never copied.
+        local_copies: save in `local` also what another host alone has, so its disk may be lost. A save costs twice.
     """
 
     every_steps: int = 500
