@@ -1,6 +1,9 @@
 """Saves on the local disks of the hosts, between those in the run directory."""
 
 import dataclasses
+import functools
+import json
+import re
 import shutil
 import time
 from types import SimpleNamespace
@@ -10,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.cluster.test_hosts import assert_near
+from tests.conftest import copy_tokens
 from tests.run.test_resume import assert_same_bits
 from tests.training.several_hosts import finish, run, start
 from tests.training.small import ARCHITECTURE, mesh
@@ -63,7 +66,7 @@ def test_a_killed_training_resumes_from_the_newest_whole_local_save(tiny_run, ti
     killed_at(12)
     with pytest.raises(Killed):
         main(command)
-    assert saved(folder) == [8, 12] and not steps(tiny_tokens / "pretrain" / "checkpoints")
+    assert saved(folder) == [4, 8, 12] and not steps(tiny_tokens / "pretrain" / "checkpoints")
     shards = next(folder.rglob("12/*.safetensors"))
     content = bytearray(shards.read_bytes())
     content[-5] ^= 4
@@ -85,7 +88,7 @@ def test_a_newer_checkpoint_in_the_run_comes_first(tiny_run, tiny_tokens, tmp_pa
     with pytest.raises(Killed):
         main(command)
     shutil.rmtree(next(folder.rglob("12")))
-    assert saved(folder) == [8]
+    assert saved(folder) == [4, 8]
     capsys.readouterr()
     killed_at(None)
     assert main(command) == 0
@@ -122,21 +125,26 @@ def test_a_save_has_every_bit_of_every_type_and_shard(tmp_path):
     config = CheckpointConfig(local=str(tmp_path / "disk"))
     state, target = state_of(mesh())
     saves = LocalSaves(tmp_path / "pretrain", config, ABOUT)
-    for step in (3, 4, 5):
+    for step in (2, 3, 4, 5):
         saves.save(step, state)
     saves.wait()
     again = LocalSaves(tmp_path / "pretrain", config, ABOUT)
-    assert saved(tmp_path / "disk") == [4, 5] and again.newest(target, after=0) == 5
-    assert again.newest(target, after=5) == 0
-    restored = again.restore(4, target)
+    assert saved(tmp_path / "disk") == [3, 4, 5] and again.newest(target, after=4).step == 5
+    assert again.newest(target, after=5) is None
+    restored = again.restore(again.newest(target, after=0), target)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
         assert a.dtype == b.dtype and a.sharding == b.sharding and np.asarray(a).tobytes() == np.asarray(b).tobytes()
     other = LocalSaves(tmp_path / "pretrain", config, ABOUT | {"horizons": [[0, 31]]})
-    assert other.newest(target, after=0) == 0
+    assert other.newest(target, after=0) is None
     again.forget(after=4)
-    assert saved(tmp_path / "disk") == [4]
+    shutil.rmtree(next((tmp_path / "disk").glob("*/*/3")))
+    assert saved(tmp_path / "disk") == [4] and again.newest(target, after=0).step == 4
     next((tmp_path / "disk").rglob("4/shards.safetensors")).write_bytes(b"no header")
-    assert again.newest(target, after=0) == 0
+    assert again.newest(target, after=0) is None
+    saves.save(7, state)
+    saves.wait()
+    next((tmp_path / "disk").rglob("7/description.json")).write_text("no JSON")
+    assert again.newest(target, after=0) is None
 
 
 def test_a_step_that_is_computed_meanwhile_does_not_reach_the_save(tmp_path, monkeypatch):
@@ -158,13 +166,13 @@ def test_a_step_that_is_computed_meanwhile_does_not_reach_the_save(tmp_path, mon
     jax.block_until_ready(state)
     go.append(True)
     saves.wait()
-    restored = saves.restore(3, target)
+    restored = saves.restore(saves.newest(target, after=0), target)
     assert jax.tree.map(lambda leaf: np.asarray(leaf).tobytes(), restored) == before
 
 
 def test_without_a_folder_there_is_none(tmp_path):
     saves = LocalSaves(tmp_path / "pretrain", CheckpointConfig(local_every_steps=1), ABOUT)
-    assert saves.newest({}, after=0) == 0 and saves.asks() == [] and not saves.due(1, {"local"})
+    assert saves.newest({}, after=0) is None and saves.asks() == [] and not saves.due(1, {"local"})
     saves.close(finished=True)
     assert not (tmp_path / "pretrain").exists()
 
@@ -205,24 +213,110 @@ def test_a_full_disk_is_a_line_and_no_end(tmp_path, monkeypatch, capsys):
     assert saved(tmp_path / "disk") == []
 
 
+def test_hosts_get_from_each_other_what_their_disks_lost(tmp_path):
+    """Two hosts, two devices each: the step that is restored, how many shards move, and whether all bits are right."""
+    ended = run(2, "tests.checkpoint.hosts_with_disks", tmp_path, devices=4)
+    results = [json.loads(out.splitlines()[-1]) for _, out, _ in ended]  # the lines before are of gloo
+    assert results[0] == results[1]
+    assert results[0] == {
+        "all there": [5, 0, True],
+        "data over hosts": [5, 6, True],
+        "data over hosts, no disk": None,
+        "data over hosts, a wrong bit": [5, 6, True],
+        "fsdp over hosts": None,
+        "fsdp over hosts, copies": [5, 6, True],
+        "fsdp over hosts, copies, a wrong bit": [5, 6, True],
+        "fsdp over hosts, wrong bits": [4, 0, True],
+        "fsdp over hosts, an old copy": [4, 6, True],
+        "fsdp over hosts, another start": [4, 0, True],
+        "another number now": [5, 0, True],
+    }
+    warned = [line for line in ended[0][2].splitlines() if "corrupt" in line]
+    assert [(line[:8], line.partition("/5: ")[0].rpartition("/")[2], line.rpartition(": ")[2]) for line in warned] == [
+        ("host 1 (", "host-1", "the same shards on another disk are used"),
+        ("host 0 (", "host-0", "the same shards on another disk are used"),
+        ("host 0 (", "host-0", "the same shards on another disk are used"),  # before the copy is read
+        ("host 1 (", "host-1-copies", "an older one is used"),
+    ]
+    assert "(steps 5, 4, 3) all shards are whole on some disk, so none is used; checkpoint.local_copies" in ended[0][2]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [False, True])
-def test_hosts_resume_from_their_own_shards_or_all_from_the_run(tiny_run, tiny_tokens, tmp_path, lost):
-    """The first save is in the run; then the hosts are killed, and in the second case one has lost its disk."""
-    folder = tmp_path / "disk"
-    command = ("tpullm", "pretrain", "--run", tiny_tokens, "--mesh.fsdp", 4)
-    started = start(2, *command, *options(folder, "--pretrain.checkpoint.every_steps=6"), devices=4)
-    for _ in range(12000):
-        if list(folder.glob("*/host-1/8")) and list(folder.glob("*/host-0/8")):
-            break
+def test_four_hosts_get_from_each_other_what_their_disks_lost(tmp_path):
+    """Two devices each. Of `both over hosts`, a host alone has nothing, so there are no copies."""
+    ended = run(4, "tests.checkpoint.hosts_with_disks", tmp_path, devices=8)
+    results = [json.loads(out.splitlines()[-1]) for _, out, _ in ended]  # the lines before are of gloo
+    assert results == [results[0]] * 4
+    assert results[0] == {
+        "data over hosts": [5, 18, True],
+        "both over hosts": [5, 12, True],
+        "both over hosts, both copies": None,
+        "fsdp over hosts, copies": [5, 12, True],
+        "fsdp over hosts, both copies": None,
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_run, tmp_path_factory):
+    """The pretraining of so many hosts with that mesh, which nobody killed; made once."""
+
+    @functools.cache
+    def of(count, *mesh):
+        tokens = copy_tokens(tiny_run, tmp_path_factory.mktemp("whole") / "tiny")
+        run(count, "tpullm", "pretrain", "--run", tokens, *mesh, devices=4)
+        return tokens / "pretrain"
+
+    return of
+
+
+def newest_of(disks):
+    """The newest local save of each host, 0 if it has none."""
+    return [max([0, *(int(path.name) for path in disk.glob("*/host-?/[0-9]*"))]) for disk in disks]
+
+
+FSDP, DATA = ("--mesh.fsdp", 4), ("--mesh.data", 2, "--mesh.fsdp", 2)
+COPIES = "--pretrain.checkpoint.local_copies=true"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "mesh", "more", "lost", "from_disks"),
+    [
+        pytest.param(2, FSDP, [], [], True, id="nothing lost"),
+        pytest.param(2, FSDP, [], [1], False, id="all from the run"),
+        pytest.param(2, FSDP, [COPIES], [1], True, id="fsdp, copies"),
+        pytest.param(2, DATA, [], [1], True, id="data"),
+        pytest.param(4, FSDP, [COPIES], [2], True, id="four hosts, fsdp, copies"),
+        pytest.param(4, DATA, [], [0, 3], True, id="four hosts, data"),
+    ],
+)
+def test_killed_hosts_whose_disks_are_lost_end_with_the_same_bits(
+    uninterrupted, tiny_tokens, tmp_path, count, mesh, more, lost, from_disks
+):
+    """Each host has a disk of its own, since the folder is relative. The run has the checkpoint of step 20."""
+    disks = {host: tmp_path / f"disk of {host}" for host in range(count)}
+    for disk in disks.values():
+        disk.mkdir()
+    saving = ["every_steps=20", "every_minutes=0", "local=saves", "local_every_steps=1", "local_every_minutes=0"]
+    command = ["tpullm", "pretrain", "--run", tiny_tokens, *mesh, *more]
+    command += [f"--pretrain.checkpoint.{key}" for key in saving]
+    started = start(count, *command, devices=4, within=disks)
+    while min(newest_of(disk / "saves" for disk in disks.values())) < 22:
         assert started[0].poll() is None
         time.sleep(0.01)
     for process in started:
         process.kill()
     finish(started)
-    assert set(saved(folder, 0)) & set(saved(folder, 1))
-    if lost:
-        shutil.rmtree(next(folder.glob("*/host-1")))
-    ended = run(2, *command, *options(folder), devices=4)
-    assert ("resumes from the save of step" in ended[0][2]) is not lost
-    assert_near(tiny_run / "pretrain", tiny_tokens / "pretrain")
+    assert steps(tiny_tokens / "pretrain" / "checkpoints") == [20]
+    for host in lost:
+        shutil.rmtree(disks[host] / "saves")
+    left = newest_of(disks[host] / "saves" for host in disks if host not in lost)
+    said = run(count, *command, devices=4, within=disks)[0][2]
+    (begun,) = re.findall(r"step (\d+) of 30", said)
+    # A host may have been killed between its own shards and its copies.
+    assert int(begun) in (range(min(left) - 1, max(left) + 1) if from_disks else [20]), said
+    assert ("resumes from the save of step" in said) == from_disks
+    assert ("shards from the disks of others" in said) == bool(from_disks and lost)
+    assert ("checkpoint.local_copies has another host keep a copy" in said) != from_disks
+    assert_same_bits(uninterrupted(count, *mesh), tiny_tokens / "pretrain")
+    assert not [left for disk in disks.values() for left in disk.glob("saves/*")], "a finished training needs none"

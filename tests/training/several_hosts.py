@@ -16,12 +16,14 @@ def start(
     devices: int = 8,
     own: dict[int, list] | None = None,
     folders: dict[int, Path] | None = None,
+    within: dict[int, Path] | None = None,
 ) -> list[subprocess.Popen]:
     """Start the same `python -m ...` on every host.
 
     Args:
         own: further words of a host.
         folders: the folder of a host's package; default is this project.
+        within: the working directory of a host; default is the folder of its package.
     """
     flags = f"--xla_force_host_platform_device_count={devices // hosts} {QUICK_TO_COMPILE}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
@@ -32,7 +34,7 @@ def start(
         command = [sys.executable, "-m", module, *words, *(place if hosts > 1 else []), *(own or {}).get(index, [])]
         folder = (folders or {}).get(index, ROOT)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        here = {"cwd": folder, "env": environment | {"PYTHONPATH": str(folder)}}
+        here = {"cwd": (within or {}).get(index, folder), "env": environment | {"PYTHONPATH": str(folder)}}
         with interruptible():
             started.append(subprocess.Popen(list(map(str, command)), **pipes, **here))
     return started

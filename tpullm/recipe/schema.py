@@ -354,6 +354,7 @@ class CheckpointConfig:
             and training resumes from the newer of the two. Empty is none.
         local_every_minutes: save in `local` after this many minutes. 0 is never by time.
         local_every_steps: save in `local` after this many steps. 0 is never by steps.
+        local_copies: save in `local` also what another host alone has, so its disk may be lost. A save costs twice.
     """
 
     every_steps: int = 500
@@ -364,6 +365,7 @@ class CheckpointConfig:
     local: str = ""
     local_every_minutes: float = 1.0
     local_every_steps: int = 0
+    local_copies: bool = False
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,8 @@ def train(job: Job, description: dict, start: Start) -> dict:
         local = LocalSaves(job.directory, config.checkpoint, description)
         target = abstract(architecture, optimizer, job.mesh)
         with hours.of("restore"):
-            if step := local.newest(target, after=start.step):
-                state = local.restore(step, target)
+            if found := local.newest(target, after=start.step):
+                state = local.restore(found, target)
             else:
                 state = _start(job, start.step, checkpoints, architecture, optimizer, target)
             first = hours.resumed = int(state["step"])
