@@ -381,6 +381,8 @@ class TrainConfig:
         evaluate_every: steps between evaluations on held-out text. 0 is only at the end.
         evaluate_rows: at most this many rows a source in an evaluation. 0 is all.
         log_every: steps between lines of `metrics.jsonl`.
+        norms_every: steps between lines with norms. They are of the parameters, the gradient and the update, by layer.
+            0 is never.
         data_workers: threads that read ahead. The batches do not depend on it.
         check_every: steps between checks for wrong bits. A check computes a step twice more, and compares the copies of
             each array on all devices. It costs the time of two steps. 0 is never.
@@ -400,6 +402,7 @@ class TrainConfig:
     evaluate_every: int = changing(Changes.NOTHING, 0)
     evaluate_rows: int = changing(Changes.NOTHING, 64)
     log_every: int = changing(Changes.NOTHING, 10)
+    norms_every: int = changing(Changes.NOTHING, 0)
     data_workers: int = changing(Changes.NOTHING, 2)
     check_every: int = changing(Changes.NOTHING, 0)
     profile: str = changing(Changes.NOTHING, "")

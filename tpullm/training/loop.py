@@ -33,6 +33,7 @@ from tpullm.run.hours import Hours
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.meter import Meter
 from tpullm.training.metrics import MetricsLog, NoLog
+from tpullm.training.norms import part_names
 from tpullm.training.optimizer.chain import decay_begin, learning_rates, make_optimizer
 from tpullm.training.profile import Profile
 from tpullm.training.resume import Start
@@ -136,6 +137,8 @@ def train(job: Job, description: dict, start: Start) -> dict:
             peak_tokens_per_second=flops and flops / training_flops_per_token(job.model, config.sequence_length),
             learning_rate=learning_rates(config.optimizer, steps).item,
             documents=lambda step: list(dict.fromkeys(piece.id for piece in stream.documents_at(step - 1)))[:DOCUMENTS],
+            norms_every=config.norms_every,
+            parts=part_names(architecture.shapes, job.model.layers),
         )
         for step, batches in start.left_out:
             if step == first:
