@@ -39,6 +39,7 @@ from tpullm.training.profile import Profile
 from tpullm.training.resume import Start
 from tpullm.training.state import Architecture, abstract, initial, with_params
 from tpullm.training.step import make_step
+from tpullm.training.trackers import Trackers
 from tpullm.training.wrong_bits import Check
 
 Tree = Any
@@ -128,7 +129,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
         of_device = peak(dtype)
         flops = None if of_device.disturbed else of_device.flops * job.mesh.size
         meter = Meter(
-            log=MetricsLog(job.directory, first) if hosts.is_first() else NoLog(),
+            log=_log(job.directory, first, description["recipe"]) if hosts.is_first() else NoLog(),
             hours=hours,
             steps=steps,
             step=first,
@@ -246,6 +247,10 @@ def train(job: Job, description: dict, start: Start) -> dict:
         if any(hosts.gather("training ends", stopped())):
             raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command resumes")
     return results
+
+
+def _log(directory: Path, first: int, recipe: dict) -> MetricsLog:
+    return MetricsLog(directory, first, Trackers(directory, recipe))
 
 
 def _lead(seconds: float) -> int:

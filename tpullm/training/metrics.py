@@ -1,4 +1,4 @@
-"""The log of metrics: one JSON line a report in `metrics.jsonl`, and the same numbers for TensorBoard.
+"""The log of metrics: one JSON line a report in `metrics.jsonl`, and its numbers for TensorBoard and the trackers.
 
 Beside it stands `hours.jsonl` (see `hours.py`), of which no line is ever dropped.
 """
@@ -11,20 +11,23 @@ from pathlib import Path
 from tpullm import storage
 from tpullm.run import hours
 from tpullm.storage.mirror import mirrored
+from tpullm.training.trackers import Trackers
 
 FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl` and TensorBoard files of one stage.
+    """Writes `metrics.jsonl` and TensorBoard files of one stage, and gives its numbers to the trackers.
 
     Args:
         directory: the stage.
         step: training resumes after this step; lines of later steps, written before an interruption, are dropped, since
             these steps will be repeated.
+        trackers: others that get the numbers.
     """
 
-    def __init__(self, directory: Path, step: int):
+    def __init__(self, directory: Path, step: int, trackers: Trackers | None = None):
+        self._trackers = trackers
         self._place = mirrored(directory)
         path, before = self._place.folder / FILE, directory / FILE
         if before.exists():
@@ -37,14 +40,14 @@ class MetricsLog:
         self._tensorboard = _tensorboard(self._place.folder / "tensorboard", step + 1)
 
     def write(self, values: dict) -> None:
-        """Append one line. TensorBoard gets its numbers, nested ones as `name/source`, but not its lists."""
+        """Append one line. TensorBoard and the trackers get its `numbers`."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
-        step = values["step"]
-        for name, value in values.items():
-            nested = value if isinstance(value, dict) else {} if isinstance(value, list) else {"": value}
-            for suffix, number in nested.items():
-                self._tensorboard.add_scalar(f"{name}/{suffix}" if suffix else name, number, step)
+        found = numbers(values)
+        for name, number in found.items():
+            self._tensorboard.add_scalar(name, number, values["step"])
+        if self._trackers:
+            self._trackers.write(found)
         self._place.changed()
 
     def evaluated(self, step: int) -> dict | None:
@@ -71,6 +74,8 @@ class MetricsLog:
         self._hours.close()
         self._tensorboard.close()
         self._place.close()
+        if self._trackers:
+            self._trackers.close()
 
 
 class NoLog:
@@ -86,6 +91,15 @@ class NoLog:
 
     def close(self) -> None:
         """Nothing."""
+
+
+def numbers(values: dict) -> dict[str, float]:
+    """The numbers of a row, nested ones as `name/source`; neither its lists nor its texts."""
+    found = {}
+    for name, value in values.items():
+        nested = {f"{name}/{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {key: number for key, number in nested.items() if isinstance(number, int | float)}
+    return found
 
 
 def _tensorboard(directory: Path, step: int):
