@@ -1,6 +1,7 @@
 """Run in its own process with 8 CPU devices: the norms of a step on meshes, and numpy's of the gathered trees, as JSON.
 
-Arguments: names of `CASES`; without any, the norms of fresh parameters of all cases, which takes no step. The optimizer is plain descent at a rate of 1, so what a step subtracts from the parameters is the gradient.
+Arguments: names of `CASES`; without any, the norms of fresh parameters of all cases, which takes no step. The optimizer
+is plain descent at a rate of 1, so what a step subtracts from the parameters is the gradient.
 """
 
 import dataclasses

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.sharded_losses import ADAMW
 from tests.training.skipping import same_bits
 from tests.training.small import ARCHITECTURE, batch, mesh, params
 from tests.training.test_meter import Lines, values
 from tests.training.test_sharded import results
-from tpullm.recipe.schema import TrainConfig
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.run.hours import Hours
 from tpullm.training import step as step_module
 from tpullm.training.meter import Meter
@@ -22,6 +21,7 @@ from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import with_params
 from tpullm.training.step import make_step
 
+ADAMW = OptimizerConfig(warmup_steps=1)
 NAMES = part_names(ARCHITECTURE.shapes, ARCHITECTURE.config.layers)
 
 

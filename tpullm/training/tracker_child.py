@@ -88,7 +88,8 @@ def main() -> None:
             if row:
                 run.write(row)
         except Exception as error:
-            print(described(error, os.environ), file=told, flush=True)
+            told.write(f"{described(error, os.environ)}\n")
+            told.flush()
         line = lines.readline()
         row = json.loads(line) if line.endswith("\n") else None
     if run:

@@ -136,8 +136,9 @@ class Tracker:
             row: dict | None = {}
             while row is not None:
                 row = self._rows.get()
-                self._process.stdin.write(json.dumps(row) + "\n")
-                self._process.stdin.flush()
+                data = f"{json.dumps(row)}\n".encode()
+                while data:  # without a buffer, which would be written once more when it is collected
+                    data = data[os.write(self._process.stdin.fileno(), data) :]
             self._process.stdin.close()
 
     def _listen(self) -> None:
