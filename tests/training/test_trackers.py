@@ -191,6 +191,18 @@ def test_a_tracker_that_fails_is_one_line(tmp_path, fakes, monkeypatch, capsys, 
     assert said == ("wandb: ConnectionError: https://host is down (training goes on; metrics.jsonl has every row)")
 
 
+def test_a_tracker_that_can_not_be_started_is_one_line(tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(trackers.subprocess, "Popen", fail)
+    of = Trackers(tmp_path, RECIPE)
+    of.write({"step": 1})
+    of.close()
+    said = capsys.readouterr().err
+    assert said == "wandb: can't be started (Cannot allocate memory); training goes on without it\n"
+
+
 def test_a_tracker_that_ends_is_one_line(tmp_path, fakes, capsys):
     of = Trackers(tmp_path, RECIPE)
     (tracker,) = of._all

@@ -171,7 +171,11 @@ class Trackers:
             self._temporary = tempfile.TemporaryDirectory(prefix="tpullm-", ignore_cleanup_errors=True)
             folder = Path(self._temporary.name)
         order = {"id": _identity(stage), "name": f"{recipe['name']}/{stage.name}", "config": settings(recipe)}
-        self._all = [Tracker(name, folder, order) for name in dict.fromkeys(recipe["trackers"])]
+        for name in dict.fromkeys(recipe["trackers"]):
+            try:
+                self._all.append(Tracker(name, folder, order))
+            except OSError as error:  # no memory or no room for another process
+                warn(f"{name}: can't be started ({error}); training goes on without it")
 
     def write(self, row: dict[str, float]) -> None:
         """Give all of them a row of numbers, of which one is `step`."""
