@@ -26,6 +26,12 @@ def test_a_name_that_google_refuses(name):
         make_job("gs://b/run", name=name)
 
 
+def test_machines_get_the_extras_of_the_trackers():
+    assert make_job("gs://b/run").extras() == "tpu,gcp"
+    command = ["pretrain", "--config", str(TINY), "--trackers=[mlflow,wandb]"]
+    assert make_job("gs://b/run", *command).extras() == "tpu,gcp,mlflow,wandb"
+
+
 @pytest.mark.parametrize(
     "recipe, name", [("Tiny", "tiny-pretrain"), ("125m", "tpullm-125m-pretrain"), ("é_x", "x-pretrain")]
 )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tpullm.report.charts import (
     Line,
+    heat_map,
     line_chart,
     padded,
     paired_bars,
@@ -127,3 +128,24 @@ def test_an_axis_has_the_numbers_of_its_language_and_room_for_them():
     points = [Line("速度", [(0, 10_000.0), (10, 90_000.0)])]
     chart = line_chart(named("ja"), "速度", points, "ステップ")
     assert ">2万<" in chart and "--label:3" in chart
+
+
+def test_a_heat_map_has_a_cell_for_each_value_above_0_and_the_largest_is_the_strongest():
+    rows = [("embedding", [1.0, None, 10.0]), ("layer_0", [100.0, 0.0, 1.0])]
+    made = heat_map(ENGLISH, "norms", [100, 200, 300], rows, "tokens")
+    first, second = re.findall(r"<svg.*?</svg>", made)
+    cells = re.compile(r'x="([\d.]+)".*?width="([\d.]+)".*?opacity="([\d.]+)"')
+    assert cells.findall(first) == [("0.0", "333.3", "0.08"), ("666.7", "333.3", "0.54")], "halfway, in logarithms"
+    assert cells.findall(second) == [("0.0", "333.3", "1.00"), ("666.7", "333.3", "0.08")]
+    assert re.findall(r"<dt>.*?>(\w+)<", made) == ["embedding", "layer_0"]
+    assert [made.index(label) for label in (">1<", ">100<")] and ">300<" in made
+
+
+@pytest.mark.parametrize("count", [1, 80, 81, 1000])
+def test_a_heat_map_of_a_long_training_stays_small(count):
+    made = heat_map(ENGLISH, "norms", range(count), [("layer_0", [1.0] * count)], "tokens")
+    assert 40 <= made.count("<rect") <= 80 or made.count("<rect") == count == 1
+
+
+def test_a_heat_map_without_a_value_has_no_cell():
+    assert "<rect" not in heat_map(ENGLISH, "norms", [1.0], [("layer_0", [None])], "tokens")

@@ -313,6 +313,18 @@ def test_how_evenly_experts_work_is_drawn_for_a_mixture_alone():
     assert said in written and "the busiest expert of all layers" in written and "an even load" in written
 
 
+def test_gradients_are_drawn_by_layer_if_the_log_has_their_norms():
+    """The parts of a layer are one row; a norm that was not finite is text, and has no cell."""
+    assert "Gradients by layer" not in page(RunData("r", "", MODEL, pretrain=TRAINING))
+    norms = [{"embedding": 1.0, "layer_0.attention": 3.0, "layer_0.mlp": 4.0}, {"embedding": "nan", "layer_0.mlp": 2.0}]
+    rows = [{"step": s, "tokens": 100 * s, "gradient_norms": norm} for s, norm in enumerate(norms, 1)]
+    shown = page(RunData("r", "", MODEL, pretrain=[*TRAINING, *rows]))
+    heat = shown[shown.index('class="heat"') :][:3000].split("</dl>")[0]
+    assert re.findall(r"<dt>.*?>(\w+)<", heat) == ["embedding", "layer_0"]
+    # Of 1, 5 and 2, on a logarithmic scale from 1 to 5.
+    assert re.findall(r'opacity="([\d.]+)"', heat) == ["0.08", "1.00", f"{0.08 + 0.92 * math.log(2) / math.log(5):.2f}"]
+
+
 def test_a_mixture_of_experts_is_told_as_one():
     assert "experts" not in page(full())
     written = page(full(model=dataclasses.replace(MODEL, experts=8, experts_per_token=3)))

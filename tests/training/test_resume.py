@@ -30,6 +30,7 @@ def interrupted(tiny_run, tiny_tokens):
 
 # All at once is quick; each by itself is `slow`, and says which one it was.
 SAME_BITS = ["log_every=2", "evaluate_every=4", "evaluate_rows=2", "data_workers=0", "checkpoint.keep=5"]
+SAME_BITS += ["norms_every=2"]  # a program of its own, whose bits are the same on a CPU
 ROUNDINGS = ["pretrain.accumulation=2", "pretrain.loss_chunks=4", "model.remat=full", "model.attention_block=256"]
 
 

@@ -50,7 +50,7 @@ VERBS = {
         ("quickstart", "quickstart --text my_texts --run runs/mine"),
         keys=(
             *("run", "name", "seed", "text", "text_bytes", "base", "branch", "branch_state", "mesh", "language"),
-            *("corpus", "tokenizer", "pretrain", "model", "finetune", "evaluate"),
+            *("trackers", "corpus", "tokenizer", "pretrain", "model", "finetune", "evaluate"),
         ),
         writes=True,
     ),
@@ -104,13 +104,16 @@ VERBS = {
     "pretrain": Verb(
         "3. and 4. train a Transformer to predict the next token",
         ("quickstart", "quickstart --pretrain.steps 2000 --mesh '{fsdp: -1}'"),
-        keys=("run", "name", "seed", "base", "branch", "branch_state", "mesh", *SOURCES, "pretrain", "model"),
+        keys=(
+            *("run", "name", "seed", "base", "branch", "branch_state", "mesh", "trackers"),
+            *(*SOURCES, "pretrain", "model"),
+        ),
         writes=True,
     ),
     "finetune": Verb(
         "5. tune the model on conversations",
         ("quickstart", "--run runs/quickstart --finetune.conversations '[chats.jsonl]'"),
-        keys=("run", "name", "seed", "base", "mesh", "finetune", "model"),
+        keys=("run", "name", "seed", "base", "mesh", "trackers", "finetune", "model"),
         writes=True,
     ),
     "evaluate": Verb(

@@ -108,8 +108,9 @@ class Job:
         }
 
     def extras(self) -> str:
-        """The extras of the wheel that a machine's devices need, such as `cuda,gcp`."""
-        return machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
+        """The extras of the wheel that a machine's devices and the trackers need, such as `cuda,gcp,mlflow`."""
+        of_devices = machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
+        return ",".join([of_devices, *self.recipe.trackers])
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:

@@ -24,6 +24,7 @@ RANGES = {
     "model.dropout": (0, 0.95),
     "loss_chunks": (0, None),
     "log_every": (1, None),
+    "norms_every": (0, None),
     "evaluate_every": (0, None),
     "evaluate_rows": (0, None),
     "data_workers": (0, None),

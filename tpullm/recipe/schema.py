@@ -156,8 +156,7 @@ class ModelConfig:
             over all experts.
         router_scores: function that turns the router's logits into scores. `sigmoid` is DeepSeek-V3's.
         router_scale: factor on the weights of the experts.
-        shared_experts: number of experts that every token uses. They are computed as one wider MLP (DeepSeekMoE, Dai et
-            al. 2024).
+        shared_experts: number of experts that every token uses. They are computed as one wider MLP (DeepSeekMoE, 2024).
         balance_loss: weight of the load-balancing loss. It is computed in each row (DeepSeek-V3, equations 17 to 20;
             0.0001 there).
         balance_rate: step size of the load-balancing bias. Each step moves a bias on the score of each expert towards
@@ -343,15 +342,12 @@ class CheckpointConfig:
     """When training saves.
 
     Args:
-        every_steps: save after this many steps. 0 is never by steps. A training that rolls back (`skip.patience`) does
-            so to one of these saves: only then another value changes the result.
+        every_steps: save after this many steps. 0 is never by steps. A roll-back (`skip.patience`) goes to one of them.
         every_minutes: save after this many minutes. 0 is never by time.
         keep: number of saves to keep, and of those of `every_steps` as many. The last one is never removed.
         keep_every: saves whose step is a multiple of this number are never removed. 0 is none.
-        keep_best: keep this many more saves, those with the lowest held-out loss. A save counts if its step was
-            evaluated. The loss is the mean over the sources.
-        local: a folder on each host's own disk, for more frequent saves. They stand between those in the run directory,
-            and training resumes from the newer of the two. Empty is none.
+        keep_best: keep this many more saves, those of the lowest held-out loss. It is the mean over the sources.
+        local: a folder on each host's own disk, for more frequent saves. Training resumes from the newest. Empty: none.
         local_every_minutes: save in `local` after this many minutes. 0 is never by time.
         local_every_steps: save in `local` after this many steps. 0 is never by steps.
         local_copies: save in `local` also what another host alone has, so its disk may be lost. A save costs twice.
@@ -384,6 +380,7 @@ class TrainConfig:
         evaluate_every: steps between evaluations on held-out text. 0 is only at the end.
         evaluate_rows: at most this many rows a source in an evaluation. 0 is all.
         log_every: steps between lines of `metrics.jsonl`.
+        norms_every: steps between lines with norms of parameters, gradient and update by layer. 0 is never.
         data_workers: threads that read ahead. The batches do not depend on it.
         check_every: steps between checks for wrong bits. A check computes a step twice more, and compares the copies of
             each array on all devices. It costs the time of two steps. 0 is never.
@@ -403,6 +400,7 @@ class TrainConfig:
     evaluate_every: int = changing(Changes.NOTHING, 0)
     evaluate_rows: int = changing(Changes.NOTHING, 64)
     log_every: int = changing(Changes.NOTHING, 10)
+    norms_every: int = changing(Changes.ROUNDING, 0)  # it makes another program
     data_workers: int = changing(Changes.NOTHING, 2)
     check_every: int = changing(Changes.NOTHING, 0)
     profile: str = changing(Changes.NOTHING, "")
@@ -466,8 +464,8 @@ class Recipe:
             model has to be the same; with `branch_state: parameters` the vocabulary may have grown.
         branch_state: what is taken of `branch`. `all`: the optimizer and the step too, so training continues from that
             step. `parameters`: training starts at step 0.
-        topology: the TPU slice of the recipe, such as `v5e:4x4`. `2 x v5p:4x4x8` is two slices. The recipe runs on
-            other devices too.
+        topology: the TPU slice of the recipe, such as `v5e:4x4` or `2 x v5p:4x4x8` (two). It runs on others too.
+        trackers: who else gets the numbers of a training: `wandb`, `mlflow`. By default in the folder of the stage.
         mesh: devices along each axis; -1 takes the rest. The axes are data, fsdp, expert, sequence and tensor.
         corpus: step 1, collect.
         tokenizer: step 2, tokenize.
@@ -487,6 +485,7 @@ class Recipe:
     branch: str = ""
     branch_state: Literal["all", "parameters"] = "all"
     topology: str = changing(Changes.NOTHING, "")
+    trackers: list[Literal["wandb", "mlflow"]] = changing(Changes.NOTHING, factory=list)
     mesh: dict[str, int] = changing(Changes.ROUNDING, factory=lambda: {"fsdp": -1})
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

@@ -14,6 +14,8 @@ COLOURS = 6  # .c0 to .c5 in style.css; .c0 is the accent colour
 WORDS = 6  # with bars of their own; the others are added up
 _LEAST_REST = 0.005  # the others get no line if their probability together is less
 _MOST_POINTS = 400  # of one line: nobody sees more, and the page stays small
+_MOST_CELLS = 80  # of one row of a heat map
+_FAINTEST = 0.08  # the opacity of the smallest value: it is still seen
 _SIZE = 1000  # the side of the SVG's own coordinate system, which is stretched to the width of the page
 
 
@@ -123,6 +125,48 @@ def _legend(line: Line, write: Callable[[float], str]) -> Markup:
     last = tag("span", write(line.points[-1][1]), class_="value")
     swatch = tag("i", class_=f"swatch c{line.colour % COLOURS} {line.style}")
     return tag("span", swatch, phrase(line.name), " ", last)
+
+
+def heat_map(
+    text: Language,
+    title: str,
+    columns: Sequence[float],
+    rows: Sequence[tuple[str, Sequence[float | None]]],
+    x_name: str,
+) -> Markup:
+    """A row of cells for each name: the stronger the colour, the larger the value, on a logarithmic scale.
+
+    Args:
+        columns: x of each column, ascending.
+        rows: names, each with a value for every column: None, or one that is not above 0, has no cell.
+    """
+    every = -(-len(columns) // _MOST_CELLS)
+    rows = [(name, values[::every]) for name, values in rows]
+    logs = [math.log(value) for _, values in rows for value in values if value and value > 0]
+    low, high = min(logs, default=0.0), max(logs, default=0.0)
+
+    def row(values: Sequence[float | None]) -> Markup:
+        shares = [(math.log(v) - low) / ((high - low) or 1.0) if v and v > 0 else None for v in values]
+        width = _SIZE / len(values)
+        cells = (
+            tag("rect", x=f"{i * width:.1f}", y=0, width=f"{width:.1f}", height=1, opacity=f"{_opacity(share):.2f}")
+            for i, share in enumerate(shares)
+            if share is not None
+        )
+        return tag("svg", *cells, viewBox=f"0 0 {_SIZE} 1", preserveAspectRatio="none", aria_hidden="true")
+
+    lines = [cell for name, values in rows for cell in (tag("dt", phrase(name)), tag("dd", row(values)))]
+    scale = [
+        tag("span", tag("i", class_="swatch c0", style=f"opacity:{_opacity(share):.2f}"), text.short(float(f"{v:.2g}")))
+        for share, v in ((0.0, math.exp(low)), (1.0, math.exp(high)))
+    ]
+    head = tag("div", tag("b", title), tag("div", *scale, class_="legend"), class_="chart-head")
+    ends = tag("div", tag("span", text.short(columns[0])), tag("span", text.short(columns[-1])), class_="ends")
+    return tag("div", head, tag("dl", *lines, class_="heat"), ends, tag("div", x_name, class_="x-name"), class_="chart")
+
+
+def _opacity(share: float) -> float:
+    return _FAINTEST + (1 - _FAINTEST) * share
 
 
 def share_bar(parts: Sequence[tuple[str, float]], write: Callable[[float], str] = percent) -> Markup:

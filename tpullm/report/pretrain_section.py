@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tpullm.report.charts import Line, line_chart, padded
+from tpullm.report.charts import Line, heat_map, line_chart, padded
 from tpullm.report.html import Markup, figure, paragraph, phrase, section, shows, table, tag
 from tpullm.report.language import Language
 from tpullm.report.run_data import RunData, find, number, numbers, series
@@ -43,6 +43,7 @@ def pretrain(data: RunData) -> Markup | None:
         *loss_charts(data),
         _held_out(data),
         *_speed_charts(data),
+        *_gradients(data),
         *_experts(data),
         *_samples(data),
         number=4,
@@ -134,6 +135,29 @@ def _speed_charts(data: RunData) -> list[Markup]:
         "falls towards the end, so that later steps do not undo what was learned."
     )
     return [tag("h3", text("Learning rate and speed")), tag("div", *charts, class_="two"), paragraph(said)]
+
+
+def _gradients(data: RunData) -> list[Markup]:
+    """The norm of the gradient by layer, if the log has it. The parts of a layer make one row."""
+    text, found = data.language, [row for row in data.pretrain if row.get("gradient_norms")]
+    squares: list[dict[str, float]] = []
+    for row in found:
+        squares.append({})
+        for part, norm in numbers(row["gradient_norms"]).items():
+            name = part.split(".")[0]
+            squares[-1][name] = squares[-1].get(name, 0.0) + norm**2
+    names = dict.fromkeys(name for column in squares for name in column)
+    if not names:
+        return []
+    rows = [(name, [math.sqrt(column[name]) if name in column else None for column in squares]) for name in names]
+    columns = [number(row, "tokens") or number(row, "step") for row in found]
+    said = text(
+        "Each row is a layer, and time goes from left to right: the stronger the colour, the larger the norm of its "
+        "gradient. A layer that stays pale learns little, and a column that is dark in all rows is a step that moved "
+        "everything."
+    )
+    chart = heat_map(text, text("Norm of the gradient"), columns, rows, text("tokens read in training"))
+    return [tag("h3", text("Gradients by layer")), figure(chart), paragraph(said)]
 
 
 def _experts(data: RunData) -> list[Markup]:

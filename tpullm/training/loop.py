@@ -33,11 +33,13 @@ from tpullm.run.hours import Hours
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.meter import Meter
 from tpullm.training.metrics import MetricsLog, NoLog
+from tpullm.training.norms import part_names
 from tpullm.training.optimizer.chain import decay_begin, learning_rates, make_optimizer
 from tpullm.training.profile import Profile
 from tpullm.training.resume import Start
 from tpullm.training.state import Architecture, abstract, initial, with_params
 from tpullm.training.step import make_step
+from tpullm.training.trackers import Trackers
 from tpullm.training.wrong_bits import Check
 
 Tree = Any
@@ -127,7 +129,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
         of_device = peak(dtype)
         flops = None if of_device.disturbed else of_device.flops * job.mesh.size
         meter = Meter(
-            log=MetricsLog(job.directory, first) if hosts.is_first() else NoLog(),
+            log=_log(job.directory, first, description["recipe"]) if hosts.is_first() else NoLog(),
             hours=hours,
             steps=steps,
             step=first,
@@ -136,6 +138,8 @@ def train(job: Job, description: dict, start: Start) -> dict:
             peak_tokens_per_second=flops and flops / training_flops_per_token(job.model, config.sequence_length),
             learning_rate=learning_rates(config.optimizer, steps).item,
             documents=lambda step: list(dict.fromkeys(piece.id for piece in stream.documents_at(step - 1)))[:DOCUMENTS],
+            norms_every=config.norms_every,
+            parts=part_names(architecture.shapes, job.model.layers),
         )
         for step, batches in start.left_out:
             if step == first:
@@ -243,6 +247,10 @@ def train(job: Job, description: dict, start: Start) -> dict:
         if any(hosts.gather("training ends", stopped())):
             raise Interrupted(f"{job.directory.name}: stopped and saved at step {done:,}; the same command resumes")
     return results
+
+
+def _log(directory: Path, first: int, recipe: dict) -> MetricsLog:
+    return MetricsLog(directory, first, Trackers(directory, recipe))
 
 
 def _lead(seconds: float) -> int:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -11,6 +11,7 @@ import jax
 from tpullm.log import say, warn
 from tpullm.run.hours import Hours
 from tpullm.training.metrics import MetricsLog, NoLog
+from tpullm.training.norms import KINDS
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -36,6 +37,8 @@ class Meter:
         peak_tokens_per_second: of all devices at their peak FLOP/s; None if the peak is not known.
         learning_rate: by the number of updates before.
         documents: the documents of a step, from 1, for a skipped one.
+        norms_every: steps between rows of norms; 0 is none.
+        parts: the names of the norms of a step.
 
     Attributes:
         skipped: how many steps in a row were skipped, by step, of the last steps that were read.
@@ -50,6 +53,8 @@ class Meter:
     peak_tokens_per_second: float | None
     learning_rate: Callable[[int], float]
     documents: Callable[[int], list[str]] = lambda step: []
+    norms_every: int = 0
+    parts: Sequence[str] = ()
     skipped: dict[int, int] = field(default_factory=dict)
     _pending: deque[tuple[int, dict]] = field(default_factory=deque)
     _losses: list[float | None] = field(default_factory=list)
@@ -88,8 +93,14 @@ class Meter:
             self._skip(step, values)
         else:
             self._sound = values
+        if self.norms_every and step % self.norms_every == 0:
+            norms = {kind: self._by_part(row) for kind, row in zip(KINDS, values["norms"], strict=True)}
+            self.log.write({"step": step, "tokens": step * self.tokens_per_step, **norms})
         if step % self.every == 0 or step == self.steps:
             self._report(step, values)
+
+    def _by_part(self, norms: list[float]) -> dict[str, float | str]:
+        return {part: readable(norm) for part, norm in zip(self.parts, norms, strict=True)}
 
     def _skip(self, step: int, values: dict) -> None:
         self._all_skipped += 1

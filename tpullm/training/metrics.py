@@ -1,4 +1,4 @@
-"""The log of metrics: one JSON line a report in `metrics.jsonl`, and the same numbers for TensorBoard.
+"""The log of metrics: one JSON line a report in `metrics.jsonl`, and its numbers for TensorBoard and the trackers.
 
 Beside it stands `hours.jsonl` (see `hours.py`), of which no line is ever dropped.
 """
@@ -11,20 +11,23 @@ from tpullm import storage
 from tpullm.run import hours
 from tpullm.storage.mirror import mirrored
 from tpullm.training.tensorboard import TensorBoard
+from tpullm.training.trackers import Trackers
 
 FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl` and TensorBoard files of one stage.
+    """Writes `metrics.jsonl` and TensorBoard files of one stage, and gives its numbers to the trackers.
 
     Args:
         directory: the stage.
         step: training resumes after this step; lines of later steps, written before an interruption, are dropped, since
             these steps will be repeated.
+        trackers: others that get the numbers.
     """
 
-    def __init__(self, directory: Path, step: int):
+    def __init__(self, directory: Path, step: int, trackers: Trackers | None = None):
+        self._trackers = trackers
         self._place = mirrored(directory)
         path, before = self._place.folder / FILE, directory / FILE
         if before.exists():
@@ -38,13 +41,12 @@ class MetricsLog:
         self._tensorboard = TensorBoard(self._place.folder / "tensorboard", step + 1)
 
     def write(self, values: dict) -> None:
-        """Append one line. TensorBoard gets its numbers, nested ones as `name/source`, but not its lists."""
+        """Append one line. TensorBoard and the trackers get its `numbers`."""
         storage.append(self._file, _line(values))
-        numbers = {}
-        for name, value in values.items():
-            nested = value if isinstance(value, dict) else {} if isinstance(value, list) else {"": value}
-            numbers |= {f"{name}/{suffix}" if suffix else name: number for suffix, number in nested.items()}
-        self._tensorboard.add(numbers, values["step"])
+        found = numbers(values)
+        self._tensorboard.add(found, values["step"])
+        if self._trackers:
+            self._trackers.write(found)
         self._place.changed()
 
     def evaluated(self, step: int) -> dict | None:
@@ -69,6 +71,8 @@ class MetricsLog:
         self._hours.close()
         self._tensorboard.close()
         self._place.close()
+        if self._trackers:
+            self._trackers.close()
 
 
 class NoLog:
@@ -88,6 +92,15 @@ class NoLog:
 
 def _line(value: dict) -> bytes:
     return (json.dumps(value) + "\n").encode()
+
+
+def numbers(values: dict) -> dict[str, float]:
+    """The numbers of a row, nested ones as `name/source`; neither its lists nor its texts."""
+    found = {}
+    for name, value in values.items():
+        nested = {f"{name}/{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {key: number for key, number in nested.items() if isinstance(number, int | float)}
+    return found
 
 
 def _stays(line: str, step: int) -> bool:

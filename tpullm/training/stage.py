@@ -8,7 +8,7 @@ from tpullm.checkpoint.saving import description
 from tpullm.cluster import hosts
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
-from tpullm.training import metrics, resume
+from tpullm.training import metrics, resume, trackers
 from tpullm.training.loop import Job, RollBack, train
 
 
@@ -36,6 +36,7 @@ def make(
         facts: for the manifest, beside the results of the training.
     """
     stage = job.directory
+    hosts.on_first("the trackers", trackers.check, recipe.trackers, stage)
     start = resume.start(stage, inputs, job.config, job.first)
     stages.begin_training(stage.parent, stage.name, inputs, tokenizer, changed)
     for name, value in (notes or {}).items() if hosts.is_first() else ():

@@ -17,6 +17,7 @@ from tpullm.model.platform import compiler_options
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.balance import balance_losses, load_metrics, rebalanced
 from tpullm.training.losses import Sums, cross_entropy
+from tpullm.training.norms import step_norms
 from tpullm.training.optimizer.skip import applied
 from tpullm.training.state import Architecture
 
@@ -82,6 +83,8 @@ def make_step(
             "skipped": optimizer_state.skipped,
             "updates": optimizer_state.updates,
         }
+        if config.norms_every:
+            metrics["norms"] = step_norms(params, grads, updates, optimizer_state.skipped)
         if sums.loads is not None:
             metrics |= {
                 "balance_loss": sums.balance / sums.weight / architecture.config.layers,

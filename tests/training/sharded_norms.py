@@ -1,0 +1,83 @@
+"""Run in its own process with 8 CPU devices: the norms of a step on meshes, and numpy's of the gathered trees, as JSON.
+
+Arguments: names of `CASES`; without any, the norms of fresh parameters of all cases, which takes no step. The optimizer
+is plain descent at a rate of 1, so what a step subtracts from the parameters is the gradient.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+
+from tests.training.several_hosts import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+
+from tests.training.small import ARCHITECTURE, SPREAD, batch  # noqa: E402
+from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.recipe.schema import SkipConfig, TrainConfig  # noqa: E402
+from tpullm.training.norms import KINDS, part_names, part_norms  # noqa: E402
+from tpullm.training.optimizer.skip import skip_bad_steps  # noqa: E402
+from tpullm.training.state import Architecture, abstract, initial  # noqa: E402
+from tpullm.training.step import make_step  # noqa: E402
+
+EXPERTS = Architecture(dataclasses.replace(SPREAD.config, balance_rate=0.0))
+CASES = {
+    "dense": (ARCHITECTURE, {"data": 2, "fsdp": 2, "tensor": 2}, 1),
+    "accumulated": (ARCHITECTURE, {"data": 2, "fsdp": 2, "tensor": 2}, 2),
+    "experts": (EXPERTS, {"expert": 2, "sequence": 2, "tensor": 2}, 1),
+}
+
+
+def by_numpy(tree) -> dict[str, float]:
+    """The norm of each part, in float64, from leaf to leaf."""
+    squares: dict[str, float] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        names = [entry.key for entry in path]
+        in_layers = names[0] == "layers"
+        for layer, one in enumerate(leaf if in_layers else leaf[None]):
+            name = f"layer_{layer}.{names[1]}" if in_layers else names[0]
+            squares[name] = squares.get(name, 0.0) + float(np.sum(np.square(one.astype(np.float64))))
+    return {name: value**0.5 for name, value in squares.items()}
+
+
+def of_parameters(architecture: Architecture, shape: dict[str, int]) -> dict:
+    """The norms of fresh parameters, told and by numpy."""
+    mesh = make_mesh(shape)
+    with jax.set_mesh(mesh):
+        params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
+        norms = jax.jit(part_norms)(params).tolist()
+    names = part_names(architecture.shapes, architecture.config.layers)
+    return {"told": dict(zip(names, norms, strict=True)), "wanted": by_numpy(jax.tree.map(np.asarray, params))}
+
+
+def compared(architecture: Architecture, shape: dict[str, int], accumulation: int) -> dict:
+    """The norms of the second step of a training, told and by numpy, by kind and name."""
+    mesh, optimizer = make_mesh(shape), skip_bad_steps(optax.sgd(1.0), SkipConfig())
+    config = TrainConfig(batch_size=16, accumulation=accumulation, norms_every=1)
+    with jax.set_mesh(mesh):
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, mesh))
+        state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+        step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
+        for number in range(2):
+            before = jax.tree.map(np.asarray, state["params"])
+            state, metrics = step(state, put(mesh, batch(rows=16, seed=number)))
+    after = jax.tree.map(np.asarray, state["params"])
+    moved = by_numpy(jax.tree.map(np.subtract, after, before))
+    names = part_names(architecture.shapes, architecture.config.layers)
+    rows = [dict(zip(names, row, strict=True)) for row in metrics["norms"].tolist()]
+    told = dict(zip(KINDS, rows, strict=True))
+    wanted = dict(zip(KINDS, (by_numpy(after), moved, moved), strict=True))
+    return {"told": told, "wanted": wanted, "grad_norm": float(metrics["grad_norm"])}
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:]
+    found = {name: compared(*CASES[name]) if asked else of_parameters(*CASES[name][:2]) for name in asked or CASES}
+    print(json.dumps(found))

@@ -1,0 +1,126 @@
+"""Norms by layer are those of the gathered trees on any mesh, and asking for them changes no bit of a training."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training.skipping import same_bits
+from tests.training.small import ARCHITECTURE, batch, mesh, params
+from tests.training.test_meter import Lines, values
+from tests.training.test_sharded import results
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig
+from tpullm.run.hours import Hours
+from tpullm.training import step as step_module
+from tpullm.training.meter import Meter
+from tpullm.training.norms import KINDS, part_names, part_norms
+from tpullm.training.optimizer.chain import make_optimizer
+from tpullm.training.state import with_params
+from tpullm.training.step import make_step
+
+ADAMW = OptimizerConfig(warmup_steps=1)
+NAMES = part_names(ARCHITECTURE.shapes, ARCHITECTURE.config.layers)
+
+
+def test_norms_on_a_mesh_are_those_of_the_gathered_parameters():
+    """Float32 sums of up to some thousand squares beside numpy's in float64."""
+    found = results("tests.training.sharded_norms")
+    assert set(found) == {"dense", "accumulated", "experts"}
+    for said in found.values():
+        assert_close(said["told"], said["wanted"], 1e-6)
+
+
+def assert_close(told, wanted, rtol):
+    assert told.keys() == wanted.keys() and min(told.values()) > 0
+    np.testing.assert_allclose([told[name] for name in wanted], list(wanted.values()), rtol)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["dense", "accumulated", "experts"])
+def test_norms_of_a_step_on_a_mesh_are_those_of_the_gathered_trees(case):
+    """What moved is a difference of parameters near 1, rounded to 6e-8: 1e-4 of the smallest norm of an update."""
+    said = results("tests.training.sharded_norms", case)[case]
+    for kind in KINDS:
+        assert_close(said["told"][kind], said["wanted"][kind], 1e-6 if kind == "parameter_norms" else 1e-4)
+    whole = math.hypot(*said["told"]["gradient_norms"].values())
+    np.testing.assert_allclose(whole, said["grad_norm"], rtol=1e-6)
+
+
+def test_each_layer_has_a_norm_of_each_of_its_parts():
+    parts = ("attention", "attention_norm", "mlp", "mlp_norm")
+    assert NAMES == ["embedding", "norm", *(f"layer_{layer}.{part}" for layer in (0, 1) for part in parts)]
+    tree = jax.tree.map(jnp.zeros_like, params())
+    kernel = next(iter(jax.tree.leaves(tree["layers"]["mlp"])))
+    with jax.set_mesh(mesh()):
+        tree["layers"]["mlp"] = {"one": kernel.at[1].set(2.0)}
+        found = dict(zip(NAMES, jax.jit(part_norms)(tree).tolist(), strict=True))
+    assert found == dict.fromkeys(NAMES, 0.0) | {"layer_1.mlp": pytest.approx(2 * math.sqrt(kernel[0].size))}
+
+
+def trained(every: int, batches, accumulation: int = 1):
+    """The parameters before and after some steps, and the metrics of the last one."""
+    config = TrainConfig(batch_size=4, accumulation=accumulation, norms_every=every, optimizer=ADAMW)
+    with jax.set_mesh(mesh()):
+        optimizer = make_optimizer(config.optimizer, 20, ARCHITECTURE.axes)
+        step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0)
+        state = with_params(params(), optimizer)
+        for one in batches:
+            state, metrics = step(state, jax.tree.map(jnp.asarray, one))
+    return state, metrics
+
+
+@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_norms_change_no_bit_of_a_training(accumulation):
+    batches = [batch(seed=seed) for seed in range(3)]
+    (without, plain), (state, told) = (trained(every, batches, accumulation) for every in (0, 5))
+    assert same_bits(without, state) and same_bits(plain, {name: told[name] for name in plain})
+    assert told.keys() - plain.keys() == {"norms"} and told["norms"].shape == (3, len(NAMES))
+
+
+def test_without_the_key_the_program_is_the_same(monkeypatch):
+    """As one in which there is no such thing; and another number of steps makes no other program."""
+    config, b = TrainConfig(batch_size=4, optimizer=ADAMW), jax.tree.map(jnp.asarray, batch())
+    with jax.set_mesh(mesh()):
+        optimizer = make_optimizer(config.optimizer, 20, ARCHITECTURE.axes)
+        state = with_params(params(), optimizer)
+
+        def lowered(every):
+            asks = TrainConfig(batch_size=4, norms_every=every, optimizer=ADAMW)
+            return make_step(ARCHITECTURE, optimizer, asks, jnp.float32, seed=0).lower(state, b).as_text()
+
+        assert lowered(1) == lowered(100) != lowered(0)
+        monkeypatch.setattr(step_module, "step_norms", None)
+        assert "norms" not in jax.eval_shape(make_step(ARCHITECTURE, optimizer, config, jnp.float32, 0), state, b)[1]
+
+
+def test_a_skipped_step_has_no_update_and_tells_the_gradient_that_it_had():
+    bad = batch()
+    bad.weights[0, 3] = np.nan
+    state, metrics = trained(1, [batch(seed=1), bad])
+    before, _ = trained(1, [batch(seed=1)])
+    assert int(metrics["skipped"]) == 1 and same_bits(state["params"], before["params"])
+    parameters, gradients, updates = np.asarray(metrics["norms"])
+    assert (updates == 0).all() and np.isnan(gradients).all() and (parameters > 0).all()
+
+
+def test_every_so_many_steps_a_row_has_the_norms():
+    """In a row of its own, whichever steps are logged otherwise; what is not finite is text, as JSON has to have it."""
+    lines = Lines()
+    of = Meter(lines, Hours(), 7, 0, 4, 100, None, lambda step: 1.0, norms_every=3, parts=["embedding", "layer_0.mlp"])
+    for step in range(1, 8):
+        norms = np.array([[step, 2.0], [np.nan, 4.0], [5.0, 6.0]], np.float32)
+        of.dispatched(step, values(step, norms=norms))
+    of.close()
+    rows = [row for row in lines if "gradient_norms" in row]
+    assert [row["step"] for row in rows] == [3, 6] and [row["step"] for row in lines if "loss" in row] == [4, 7]
+    assert rows[1] == {
+        "step": 6,
+        "tokens": 600,
+        "parameter_norms": {"embedding": 6.0, "layer_0.mlp": 2.0},
+        "gradient_norms": {"embedding": "nan", "layer_0.mlp": 4.0},
+        "update_norms": {"embedding": 5.0, "layer_0.mlp": 6.0},
+    }
+    json.dumps(rows, allow_nan=False)
