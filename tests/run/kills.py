@@ -122,6 +122,8 @@ def killed(round_: Round, seconds: dict[str, float], moments: random.Random, bud
             codes = {code for process, (code, _) in zip(processes, found, strict=True) if process is not victim}
             if not codes <= ({0, 75} if alive else {0}):
                 raise RuntimeError(f"{verb}: a host ended with {found}")
+            if not alive:  # it had ended: there is nothing left to kill
+                break
         found = ended(round_.start(verb))
         # An export that was whole before the kill is not written again. Whether it is whole, its digests tell.
         done = verb == "export" and "is not an empty folder" in found[0][1]
