@@ -33,6 +33,7 @@ def test_our_training_learns(tiny, monkeypatch):
     assert made.facts["parameters"] == parameter_count(Architecture(SIZES[tiny].model).shapes)
 
 
+@pytest.mark.slow
 def test_our_decoding_makes_all_tokens(tiny, monkeypatch):
     monkeypatch.setattr(ours, "DECODED", tiny)
     monkeypatch.setattr(ours, "PROMPT_TOKENS", 8)

@@ -41,6 +41,7 @@ def call(*arguments, code=0):
     assert main([str(argument) for argument in arguments]) == code
 
 
+@pytest.mark.slow
 def test_published_models_come_from_gs_learn_there_and_go_out_there(published, conversations, bucket, capsys):
     """Model, conversations, chat template, run and what is exported: none of them on this machine."""
     storage.remote().upload_all(published, bucket / "published", [file.name for file in published.iterdir()])
@@ -191,6 +192,7 @@ def test_a_pretrained_model_goes_out_as_one_that_goes_on_with_a_text(tiny_run, t
     assert "Not evaluated." in (tmp_path / "earlier" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_base_that_moved_is_the_same_and_another_one_is_not(published, conversations, tmp_path, capsys):
     run = tmp_path / "run"
     call("import", published, "--run", run)

@@ -247,6 +247,7 @@ def test_a_job_that_was_preempted_too_often_counts_as_preempted(bucket, fake, mo
     assert seen.state is watch.State.PREEMPTED
 
 
+@pytest.mark.slow
 def test_collecting_and_tokenizing_as_tasks_is_what_one_process_does(bucket, fake, tiny_run):
     """With two tasks; the slow test below has eight."""
     share_out(bucket, fake, tiny_run, tasks=2, preempted=1)

@@ -388,7 +388,7 @@ def test_an_error_of_the_supervisor_leaves_no_verb_behind(start, monkeypatch):
     killed = []
 
     def run(self):
-        self._child = type("Child", (), {"kill": lambda self: killed.append("verb")})()
+        self._child = type("Child", (), {"kill": lambda self: killed.append("verb"), "send": lambda *_: None})()
         raise ValueError("a fault of ours")
 
     monkeypatch.setattr(Supervisor, "run", run)

@@ -15,8 +15,10 @@ from tpullm.model.attention.self_attention import LayerKind
 from tpullm.model.block import Block
 
 
-@pytest.mark.parametrize("experts", [False, True])
-@pytest.mark.parametrize(("placement", "before", "after"), [("before", 1, 0), ("after", 0, 1), ("both", 1, 1)])
+@pytest.mark.parametrize(
+    ("placement", "before", "after", "experts"),
+    [("before", 1, 0, False), ("after", 0, 1, False), ("both", 1, 1, False), ("both", 1, 1, True)],
+)
 def test_a_block_is_two_additions_to_the_stream(placement, before, after, experts):
     """Without rotations; the norms have other scales than 1, so that each of them counts."""
     config = dataclasses.replace(EXPERTS.config if experts else CONFIG, norm_placement=placement)

@@ -32,24 +32,24 @@ def pretrain(run, **variables) -> str:
 
 
 def test_a_program_is_kept_and_gives_the_same_bits_even_from_a_broken_entry(home, tiny_tokens, tmp_path):
-    first, second, mended = (tmp_path / name for name in ("first", "second", "mended"))
-    for run in (first, second, mended):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for run in (first, second):
         shutil.copytree(tiny_tokens, run)
-    assert "cache hit for 'jit_step'" not in pretrain(first)
-    said = pretrain(second)
-    assert "cache hit for 'jit_step'" in said and "cache hit for 'jit_evaluate'" in said
+    said = pretrain(first)
+    assert "cache hit for 'jit_step'" not in said
     assert f"programs are kept in {home / compile_cache.machine()}" in said
-    assert_same_bits(first / "pretrain", second / "pretrain")
 
     entries = {path: path.stat().st_size for path in home.glob("*/*")}
-    for path, size in entries.items():
+    broken = {path: size for path, size in entries.items() if "jit_step" not in path.name}
+    assert any("jit_evaluate" in path.name for path in broken) and len(broken) < len(entries)
+    for path, size in broken.items():
         os.truncate(path, size // 2)
-    said = pretrain(mended)
+    said = pretrain(second)
+    assert "cache hit for 'jit_step'" in said and "cache hit for 'jit_evaluate'" not in said
     assert said.count("can't be read and is made again") == 1 and "UserWarning" not in said
-    assert_same_bits(first / "pretrain", mended / "pretrain")
+    assert_same_bits(first / "pretrain", second / "pretrain")
     again = {path: path.stat().st_size for path in home.glob("*/*")}
-    assert any("jit_step" in path.name for path in again)
-    assert again.keys() == entries.keys() and all(size > entries[path] // 2 for path, size in again.items())
+    assert again.keys() == entries.keys() and all(again[path] > size // 2 for path, size in broken.items())
 
 
 def test_another_processor_or_number_of_cores_has_another_folder(monkeypatch):

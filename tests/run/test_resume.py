@@ -56,6 +56,7 @@ def wait_for_save(process: subprocess.Popen, run: Path, step: int, timeout: floa
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_killed_in_a_save_and_restarted_is_the_uninterrupted_run(tiny_run, tiny_tokens):
     process = start(tiny_tokens)
     wait_for_save(process, tiny_tokens, 10)
@@ -67,6 +68,7 @@ def test_killed_in_a_save_and_restarted_is_the_uninterrupted_run(tiny_run, tiny_
     assert metrics(tiny_run / "pretrain") == metrics(tiny_tokens / "pretrain")
 
 
+@pytest.mark.slow
 def test_killed_between_the_last_save_and_the_manifest_is_the_uninterrupted_run(tiny_run, tmp_path):
     run = tmp_path / "tiny"
     shutil.copytree(tiny_run, run)

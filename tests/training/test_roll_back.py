@@ -94,6 +94,7 @@ def test_killed_after_the_rollback_it_ends_with_the_same_bits(tiny_tokens, never
     assert sum("rolled_back" in row for row in rows(stage)) == 1
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_it_begins_anew_and_at_last_it_stops(tiny_tokens, never_saw, poison, capsys):
     """Two rollbacks to the beginning, then a third in vain; another bound on them lets the same command resume."""
     stage, options = tiny_tokens / "pretrain", [*KEYS, *PATIENT, "--pretrain.checkpoint.every_steps=0"]

@@ -34,7 +34,7 @@ def test_losses_on_a_mesh_are_those_of_one_device(model, steps, meshes):
     ("model", "optimizer", "meshes"),
     [
         pytest.param("experts", "muon", SOME, marks=pytest.mark.slow, id="experts, muon"),
-        pytest.param("dense", "adafactor", SOME, id="dense, adafactor"),
+        pytest.param("dense", "adafactor", SOME, marks=pytest.mark.slow, id="dense, adafactor"),
         *(
             pytest.param(model, optimizer, [], marks=pytest.mark.slow, id=f"{model}, {optimizer}, all meshes")
             for model in ("dense", "experts")
