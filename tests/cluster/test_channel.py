@@ -18,7 +18,7 @@ from tpullm.cluster import channel, connection, handshake, hosts
 from tpullm.cluster.channel import Channel
 from tpullm.cluster.connection import MOST_BYTES, Connection
 from tpullm.cluster.relay import relay
-from tpullm.errors import TRY_AGAIN, HostFailed, UserError
+from tpullm.errors import TRY_AGAIN, HostFailed, TryAgain, UserError
 
 pytestmark = pytest.mark.usefixtures("ended")
 
@@ -88,7 +88,7 @@ def test_a_host_with_another_secret_is_dropped_and_both_sides_say_so(last, capsy
     first, second, third = meet(3, own_secrets=ALL | {2: last}, seconds=2.0)
     assert str(third) == "hosts: host 0 has another TPULLM_HOSTS_SECRET than host 2; set the same on all"
     says = "no answer from host(s) 2 of 3 in 2 s (1 without the secret were dropped); start them all"
-    assert str(first) == str(second) == says
+    assert str(first) == str(second) == says and first.code == second.code == TRY_AGAIN
     assert "hosts: 127.0.0.1 says it is host 2, without the secret; dropped" in capsys.readouterr().err
 
 
@@ -103,13 +103,13 @@ def test_a_host_that_is_missing_is_named():
         first = threads.submit(handshake.receive, port, 3, "name0", 1.0, {})
         second = threads.submit(handshake.connect, "127.0.0.1", port, 1, 3, "name1", 20.0)
         for future in (first, second):
-            with pytest.raises(UserError, match=r"no answer from host\(s\) 2 of 3 in 1 s; start them all"):
+            with pytest.raises(TryAgain, match=r"no answer from host\(s\) 2 of 3 in 1 s; start them all"):
                 future.result()
 
 
 def test_without_host_0_the_line_names_its_address():
     port, began = handshake.free_port(), time.monotonic()
-    with pytest.raises(UserError, match=f"hosts.coordinator: no answer from host 0 at 127.0.0.1:{port} in 2 s"):
+    with pytest.raises(TryAgain, match=f"hosts.coordinator: no answer from host 0 at 127.0.0.1:{port} in 2 s"):
         handshake.connect("127.0.0.1", port, 1, 2, "name1", 2.0)
     assert time.monotonic() - began >= 1, "it tries again until the time is over"
 

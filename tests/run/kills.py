@@ -31,6 +31,7 @@ from tpullm.cluster.handshake import free_port
 VERBS = ("collect", "tokenize", "pretrain", "finetune", "export", "import")
 MOST_KILLS_OF_A_VERB = 12
 SECONDS_TO_END = 600
+SECONDS_TO_NOTICE = 60
 SHORT = ("--pretrain.steps=20", "--pretrain.evaluate_every=0", "--finetune.train.checkpoint.every_steps=5")
 
 
@@ -99,6 +100,16 @@ def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
     return found
 
 
+def without_the_victim(processes: list[subprocess.Popen], victim: subprocess.Popen) -> None:
+    """End the others if they do not end themselves: for a host that was killed before it joined they wait 5 minutes."""
+    for process in processes:
+        if process is not victim:
+            try:
+                process.wait(SECONDS_TO_NOTICE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
 def killed(round_: Round, seconds: dict[str, float], moments: random.Random, budget: int, log: Callable) -> int:
     """Make the run, with at most `budget` kills; how many there were.
 
@@ -115,12 +126,13 @@ def killed(round_: Round, seconds: dict[str, float], moments: random.Random, bud
             alive = victim.poll() is None
             if alive:
                 victim.kill()
+                without_the_victim(processes, victim)
             found = ended(processes)
             alive = alive and victim.returncode != 0
             kills += alive
             log({"verb": verb, "hosts": round_.hosts, "run": round_.run, "after": round(wait, 2), "killed": alive})
             codes = {code for process, (code, _) in zip(processes, found, strict=True) if process is not victim}
-            if not codes <= ({0, 75} if alive else {0}):
+            if not codes <= ({0, 75, -9} if alive else {0}):
                 raise RuntimeError(f"{verb}: a host ended with {found}")
             if not alive:  # it had ended: there is nothing left to kill
                 break

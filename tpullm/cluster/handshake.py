@@ -20,7 +20,7 @@ from dataclasses import asdict, astuple, dataclass, field
 from tpullm.cluster import secret
 from tpullm.cluster.channel import Channel
 from tpullm.cluster.connection import MOST_BYTES, Connection, Message
-from tpullm.errors import UserError
+from tpullm.errors import TRY_AGAIN, TryAgain, UserError
 from tpullm.log import warn
 
 SECONDS_TO_SPEAK = 10.0  # for both lines of a host, which it sends at once
@@ -154,11 +154,11 @@ class _Reception:
         if self._lines <= MOST_LINES:
             warn(line)
 
-    def refuse_all(self, problem: str) -> UserError:
-        """Tell all hosts why there is no training, and return that as an error."""
+    def refuse_all(self, error: UserError) -> UserError:
+        """Tell all hosts why there is no training, and return that."""
         for guest in self.hosts:
-            self.answer(guest, {"refused": problem})
-        return UserError(problem)
+            self.answer(guest, {"refused": str(error), "code": error.code})
+        return error
 
     def drop(self, guest: _Guest) -> None:
         """End a connection."""
@@ -183,7 +183,8 @@ def receive(
         address: of this machine, to listen on; empty is all.
 
     Raises:
-        UserError: the port can't be used, hosts are missing after `seconds`, or two hosts contradict each other.
+        UserError: the port can't be used, or two hosts contradict each other.
+        TryAgain: hosts are missing after `seconds`.
     """
     try:
         server = socket.create_server((address, port), backlog=count + MOST_SPEAKING)
@@ -212,9 +213,10 @@ def _wait_for_all(reception: _Reception, count: int, name: str, seconds: float) 
             return members
         late = time.monotonic() > until
         if wrong and (late or reception.has_secret):
-            raise reception.refuse_all(wrong[others[0]])
+            raise reception.refuse_all(UserError(wrong[others[0]]))
         if late:
-            raise reception.refuse_all(_missing(members, count, seconds, reception.refused))
+            # A machine may have been taken back before it came this far, so another start may have them all.
+            raise reception.refuse_all(TryAgain(_missing(members, count, seconds, reception.refused)))
         for problem in set(wrong.values()) - warned:
             warned.add(problem)
             reception.warn(f"{problem} (it may be a stranger, so this host still waits for the others)")
@@ -251,7 +253,8 @@ def connect(
     """Any other host: connect to host 0; the channel, and the answer with the notice of `receive`.
 
     Raises:
-        UserError: host 0 does not answer within `seconds`, refuses, or has another secret.
+        UserError: host 0 refuses, or has another secret.
+        TryAgain: host 0 does not answer within `seconds`, or misses other hosts.
     """
     until = time.monotonic() + seconds
     while True:
@@ -262,13 +265,13 @@ def connect(
             break
         except (OSError, ValueError) as error:
             if time.monotonic() > until - 1:
-                raise UserError(
+                raise TryAgain(
                     f"hosts.coordinator: no answer from host 0 at {host}:{port} in {seconds:.0f} s ({error}); "
                     "start all hosts, and give all the address of host 0"
                 ) from None
             time.sleep(0.2)
     if "refused" in answer:
-        raise UserError(str(answer["refused"]))
+        raise (TryAgain if answer.get("code") == TRY_AGAIN else UserError)(str(answer["refused"]))
     return Channel(index, answer["names"], {0: connection}), answer
 
 
