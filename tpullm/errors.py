@@ -71,10 +71,8 @@ def _where(error: BaseException | None, numbers: tuple[int, ...], says: str) -> 
     while error is not None:
         if isinstance(error, OSError) and error.errno in numbers or says in str(error):
             quoted = re.search(r'"(/[^"]+)"', str(error))  # as TensorStore names a file
-            named = getattr(error, "filename2", None) or getattr(
-                error, "filename", None
-            )  # of a copy, the second is new
-            return named or (quoted[1] if quoted else "")
+            names = [getattr(error, name, None) for name in ("filename2", "filename")]  # of a copy, the second is new
+            return next(filter(None, names), quoted[1] if quoted else "")
         error = error.__cause__ or error.__context__
     return None
 

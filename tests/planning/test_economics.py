@@ -83,6 +83,12 @@ def test_a_run_by_hand():
     assert (found.interruptions, found.hours_between, found.goodput) == (0, 0, 1)
 
 
+def test_where_nothing_is_kept_there_is_no_plan():
+    """A save takes 9,000 s, and there are 9 s until the next interruption."""
+    with pytest.raises(UserError, match="--interruptions: 0.0025 hours are too few to keep work; save more often"):
+        by_hand(0.0025)
+
+
 def test_a_restart_of_ones_own():
     """On this machine nobody waits for chips."""
     config, of = TrainConfig(steps=1000), small(DENSE, "v6e:4x4", fsdp=16, rows=512)
@@ -100,7 +106,9 @@ def test_a_restart_of_ones_own():
         ({"every_minutes": 10}, 600),
         ({"every_steps": 100, "every_minutes": 10}, 600),
         ({"every_steps": 50, "every_minutes": 10}, 450),
-        ({"every_minutes": 0.05}, 6),  # no more often than a checkpoint takes
+        ({"every_minutes": 0.05}, 9),  # no more often than a step ends
+        ({"every_minutes": 10, "local": "/disk", "local_every_minutes": 1}, 60),
+        ({"every_minutes": 10, "local": "/disk", "local_every_minutes": 0, "local_every_steps": 10}, 90),
         ({}, 9000),  # only at the end
     ],
 )

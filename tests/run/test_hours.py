@@ -52,6 +52,8 @@ def test_beside_the_goodput_stands_what_was_planned():
     once = [line(1000.0, 0, 10, 100.0), line(1120.0, 5, 20, 80.0)]
     assert planned(once, run) == (1, kept(10, 2, 20, 200))
     assert planned(once, None) == (1, 1.0) and planned(once[:1], run) == (0, 1.0) and planned([], run) == (0, 1.0)
+    rolled_back = [line | {"started": 1.0} for line in once]
+    assert planned(rolled_back, run) == (0, 1.0), "one process that begins again"
     assert "planned" not in told(once) and "planned" not in told(once[:1], run)
     assert f", planned for 1 interruptions {kept(10, 2, 20, 200):.1%} (" in told(once, run)
 

@@ -142,7 +142,8 @@ class LocalSaves:
         before that, and may have no newer one when they are killed.
         """
         kept = sorted(int(save.name) for save in self._saves() if save.parent == self._own)[-KEPT:]
-        self._remove(lambda step: step < min(kept, default=0))
+        if len(kept) == KEPT:
+            self._remove(lambda step: step < kept[0])
 
     def _saves(self) -> list[Path]:
         """The saves on this host's disk, its own first."""
@@ -211,7 +212,7 @@ class LocalSaves:
         for save in sorted(used):
             try:
                 checksums.verify(self._folder / save / str(step))
-            except CorruptSave as error:
+            except (CorruptSave, OSError) as error:  # the disk may be breaking
                 channel = hosts.connection()
                 found[save] = f"{channel.called(hosts.index())}: {error}" if channel else str(error)
         return found

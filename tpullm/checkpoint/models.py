@@ -12,6 +12,7 @@ from tpullm import storage
 from tpullm.checkpoint import checksums
 from tpullm.checkpoint.checksums import CorruptSave
 from tpullm.checkpoint.saving import UNREADABLE, Tree, first_line, reader, restore
+from tpullm.cluster import hosts
 from tpullm.errors import UserError
 from tpullm.log import warn
 from tpullm.recipe.schema import ModelConfig, Recipe
@@ -92,7 +93,8 @@ def _whole(directory: Path, found: list[int]) -> Model:
         except CorruptSave as error:
             if step == found[0]:
                 raise CorruptSave(f"{error}; use another one") from error
-            warn(f"{error}: an older one is used")
+            if hosts.is_first():
+                warn(f"{error}: an older one is used")
     raise UserError(f"{directory}: no finished checkpoint here")
 
 

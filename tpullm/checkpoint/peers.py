@@ -141,9 +141,9 @@ def copies(state: Tree) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     for path, leaf in shards.arrays(state):
-        if all(len(by_host) > 1 for by_host in shards.holders(path, leaf).values()):
-            continue
         devices = list(shards.by_host(leaf.sharding.mesh).values())
+        if len(devices) == 1 or all(len(by_host) > 1 for by_host in shards.holders(path, leaf).values()):
+            continue
         partners = devices[len(devices) // 2 :] + devices[: len(devices) // 2]
         pairs = [
             pair for some, others in zip(devices, partners, strict=True) for pair in zip(some, others, strict=True)

@@ -137,4 +137,4 @@ def fail(message: str, code: int) -> None:
 def wait_for_cause(error: BaseException) -> None:
     """After a collective failed: give the channel time to report the host that is gone, which is then the cause."""
     if _channel is not None and type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
-        time.sleep(channel.SECONDS_SILENT + channel.SECONDS_BETWEEN_BEATS)
+        time.sleep(channel.SECONDS_TO_WARN + channel.SECONDS_BETWEEN_BEATS)

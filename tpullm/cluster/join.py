@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import os
+import platform
 import socket
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tpullm.errors import UserError
 
 SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
 SECONDS_OF_A_DAY = 86_400
+# What decides numbers, tokens and, when a model is evaluated on all hosts, which words are looked at.
+COMPARED = ("jax", "jaxlib", "numpy", "sentencepiece", "tokenizers", "sudachipy")
 THIS_MACHINE = ("127.0.0.1", "localhost")
 
 
@@ -77,8 +80,8 @@ def _code() -> dict[str, str]:
     """What must be equal for hosts to compute the same: versions, and the hash of each source file of this package."""
     package = Path(__file__).parents[1]
     files = {str(path.relative_to(package.parent)): path.read_bytes() for path in sorted(package.rglob("*.py"))}
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
-    return {"tpullm": __version__, **versions} | {
+    versions = {name: importlib.metadata.version(name) for name in COMPARED}
+    return {"tpullm": __version__, "python": platform.python_version(), **versions} | {
         name: hashlib.sha256(content).hexdigest()[:12] for name, content in files.items()
     }
 

@@ -6,6 +6,7 @@ Shapes: B batch, T query length, S key length, N query heads, K key/value heads,
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tpullm.inference.padding import bucket, fits, padded, row_bucket, segments_and_positions
@@ -15,8 +16,12 @@ from tpullm.mesh.rows import fetch, put_whole
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"))
 def _weights(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array:
+    """Of the first row, `[L, K, G, T, S]`."""
     inputs = segments_and_positions(tokens_BT, lengths_B1)
-    return architecture.model(params)(tokens_BT, *inputs, dtype=dtype, keep_weights=True).attention
+    found_LBKGTS = architecture.model(params)(tokens_BT, *inputs, dtype=dtype, keep_weights=True).attention
+    # By a mask: the rows are split over the devices, and all of them would be too much for each.
+    first_B1111 = (jnp.arange(tokens_BT.shape[0]) == 0)[:, None, None, None, None]
+    return jnp.sum(jnp.where(first_B1111, found_LBKGTS, 0), axis=1)
 
 
 def weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:
@@ -34,7 +39,7 @@ def weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:
     with jax.set_mesh(session.mesh):
         arguments = (put_whole(session.mesh, array, "batch", "time") for array in (tokens, lengths[:, None]))
         found = _weights(session.architecture, session.params, *arguments, dtype=session.dtype)
-        found_LBKGTS = fetch(session.mesh, found)
-    found_LKGTS = found_LBKGTS[:, 0, ..., : len(ids), : len(ids)]
+        found_LKGTS = fetch(session.mesh, found)
+    found_LKGTS = found_LKGTS[..., : len(ids), : len(ids)]
     L, K, G, T, S = found_LKGTS.shape
     return [tokenizer.piece(token) for token in ids], found_LKGTS.reshape(L, K * G, T, S).astype(np.float32)

@@ -13,7 +13,7 @@ from tpullm import log, storage
 from tpullm.checkpoint import models
 from tpullm.errors import UserError
 from tpullm.huggingface import reading, weight_files
-from tpullm.mesh.layout import make_mesh
+from tpullm.mesh.layout import mesh_in_use
 from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import ModelConfig
 from tpullm.tokenizer import Tokenizer
@@ -94,7 +94,7 @@ def load(model: str | Path, stages: tuple[str, ...] = models.STAGES, exact: bool
     found = models.find(model, stages)
     tokenizer = load_tokenizer(found.tokenizer_path)
     fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
-    mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
+    mesh, dtype = mesh_in_use(found.config.width), use_dtype(exact)
     architecture = Architecture(found.config)
     with jax.set_mesh(mesh):
         params = models.load_params(found, targets(architecture, mesh, dtype))
@@ -110,7 +110,7 @@ def _published(folder: Path, exact: bool, text: bool) -> Session:
         talks = tokenizer.has_template
     else:
         tokenizer, talks = NoTokenizer(folder), False
-    mesh, dtype = make_mesh({"fsdp": -1}), use_dtype(exact)
+    mesh, dtype = mesh_in_use(config.width), use_dtype(exact)
     architecture = Architecture(config)
     with weight_files.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
         arguments = (targets(architecture, mesh, dtype), architecture.axes, config.layers)

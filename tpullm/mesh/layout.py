@@ -4,6 +4,7 @@ The mesh is Explicit: the sharding is part of an array's type, so a layout mista
 laptop. On one device the mesh is 1x1x1x1x1 and the same code runs.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,8 +74,7 @@ def arrange_devices(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np
     Raises:
         UserError: the size of `data` is not a multiple of the number of slices.
     """
-    on_tpu = devices[0].platform == "tpu"
-    slices = len({getattr(device, "slice_index", 0) for device in devices}) if on_tpu else 1
+    slices = _slices(devices)
     options = {"allow_split_physical_axes": True}
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, **options)
@@ -82,6 +82,17 @@ def arrange_devices(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np
         raise UserError(f"mesh.data: {sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
     within, across = (sizes[0] // slices, *sizes[1:]), (slices, *[1] * (len(sizes) - 1))
     return mesh_utils.create_hybrid_device_mesh(within, across, devices, **options)
+
+
+def mesh_in_use(width: int) -> Mesh:
+    """The mesh of a model that is used, over all devices: `fsdp` splits its width as often as one slice allows."""
+    devices = jax.devices()
+    return make_mesh({"data": -1, "fsdp": math.gcd(width, len(devices) // _slices(devices))}, devices)
+
+
+def _slices(devices: Sequence[jax.Device]) -> int:
+    on_tpu = devices[0].platform == "tpu"
+    return len({getattr(device, "slice_index", 0) for device in devices}) if on_tpu else 1
 
 
 def planned_mesh(shape: Mapping[str, int], devices: int, device: AbstractDevice | None = None) -> AbstractMesh:

@@ -1,6 +1,7 @@
 """Rows of a batch: which of them this host's devices need, and how numpy rows become arrays on the mesh, and back."""
 
 import functools
+import hashlib
 import math
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from tpullm.cluster import hosts
 from tpullm.errors import UserError
 from tpullm.mesh.layout import RULES, named_sharding
 
@@ -51,8 +53,14 @@ def put(mesh: Mesh, batch: Any) -> Any:
 
 
 def put_whole(mesh: Mesh, array: np.ndarray, *dimensions: str | None) -> jax.Array:
-    """An array that every host has whole, on the mesh, split by the rules for these `dimensions`."""
+    """An array that every host has whole, on the mesh, split by the rules for these `dimensions`.
+
+    Raises:
+        UserError: the hosts have different ones. They would wait for each other, or compute with a mixture.
+    """
     array = np.asarray(array)
+    if hosts.count() > 1:
+        hosts.agree("what is computed", {"hash": hashlib.sha256(array.tobytes()).hexdigest(), "shape": array.shape})
     return jax.make_array_from_callback(array.shape, named_sharding(mesh, *dimensions), lambda index: array[index])
 
 

@@ -15,6 +15,7 @@ from tpullm.run.hours import kept
 # Guesses of the usual order of magnitude; they could not be measured here.
 HOST_WRITES = 0.5e9  # bytes a second that one host writes to, or reads from, storage
 RESTART_SECONDS = 600.0  # until the chips are available again and the program is compiled or read from the cache
+LEAST_GOODPUT = 1e-4
 RESTART_SECONDS_HERE = 10.0  # on this machine, which is there: Python, JAX, and the program from the cache
 
 
@@ -79,6 +80,8 @@ def whole_run(
     between_saves = max(_between_saves(config, found.step_seconds), save)
     # What was saved last is read again: as many bytes as a save writes.
     goodput = kept(restart + save, save, between_saves, hours_between * 3600)
+    if goodput < LEAST_GOODPUT:
+        raise UserError(f"--interruptions: {hours_between:g} hours are too few to keep work; save more often")
     seconds, tokens = steps_seconds / goodput, config.steps * setting.global_tokens
     chip_hours = seconds / 3600 * setting.topology.chips
     return Run(
@@ -103,7 +106,10 @@ def _between_saves(config: TrainConfig, step_seconds: float) -> float:
     saves, whole = config.checkpoint, config.steps * step_seconds
     every = [saves.every_minutes * 60] * bool(saves.every_minutes)
     every += [saves.every_steps * step_seconds] * bool(saves.every_steps)
-    return min([*every, whole])
+    if saves.local:  # a process that is killed resumes from there; a machine that is replaced, where others have copies
+        every += [saves.local_every_minutes * 60] * bool(saves.local_every_minutes)
+        every += [saves.local_every_steps * step_seconds] * bool(saves.local_every_steps)
+    return max(min([*every, whole]), step_seconds)
 
 
 def prices_of(generation: str, given: list[str]) -> dict[str, float]:

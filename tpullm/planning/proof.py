@@ -157,7 +157,7 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
     with TRACING:
-        programs = [fingerprint(traced(job.model, job.config, mesh, which).as_text()) for which in (False, True)]
+        programs = [fingerprint(traced(job.model, job.config, mesh, evaluation=it).as_text()) for it in (False, True)]
     told = [*programs, str(job.topology), sorted(options.items())]
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 
@@ -272,6 +272,7 @@ def _refusal(job: Job, executable: Executable, state_bytes: int, limit_bytes: in
     else:
         what, key = f"activations and gathered parameters ({rest / 2**30:.1f})", _key_for_activations(job)
     needed = f"{executable.peak_bytes / 2**30:.1f} GiB a chip of {limit_bytes / 2**30:.1f}"
+    needed += " in an evaluation" * bool(executable.evaluation_bytes)  # if the step did not fit, it was not compiled
     return f"does not fit: {needed}, by the TPU compiler; largest are {what}: {key}"
 
 

@@ -16,6 +16,9 @@ FILE = "hours.jsonl"
 KINDS = ("start", "compile", "restore", "data", "save", "evaluate", "check", "lost", "skipped", "train")
 
 
+_STARTED = time.time()  # of this process: after a roll-back it trains again, and is counted anew, but not interrupted
+
+
 class Hours:
     """Measures what one process does, for `hours.jsonl`.
 
@@ -44,7 +47,7 @@ class Hours:
         """
         seconds = {kind: round(spent, 3) for kind, spent in self.seconds.items() if spent}
         seconds["all"] = round(time.monotonic() - self._began, 3)
-        now = {"process": self._wall, "ended": time.time()}
+        now = {"process": self._wall, "ended": time.time(), "started": _STARTED}
         return now | {"resumed": self.resumed, "step": step, "skipped": skipped, "seconds": seconds}
 
 
@@ -92,7 +95,8 @@ def kept(restart: float, until_saved: float, between_saves: float, between: floa
     if not between:
         return 1.0
     saves = between_saves / between
-    return math.exp(-(restart + until_saved) / between) * (saves / math.expm1(saves) if saves else 1.0)
+    within = saves / -math.expm1(-saves) if saves else 1.0
+    return math.exp(-(restart + until_saved) / between - saves) * within
 
 
 def planned(lines: list[dict], run: dict | None) -> tuple[int, float]:
@@ -101,7 +105,8 @@ def planned(lines: list[dict], run: dict | None) -> tuple[int, float]:
     Args:
         run: `run` of the plan (`planning.economics.Run`); None if there is no plan.
     """
-    interruptions, total = len({line["process"] for line in lines}) - 1, sum(summary(lines).values())
+    started = {line.get("started", line["process"]) for line in lines}
+    interruptions, total = len(started) - 1, sum(summary(lines).values())
     if run is None or interruptions < 1:
         return max(0, interruptions), 1.0
     fields = (run[f"{name}_seconds"] for name in ("restart", "save", "between_saves"))

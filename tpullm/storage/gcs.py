@@ -90,10 +90,8 @@ class Bucket(GCSFileSystem):
                     refuse(error, method, path, args)
                 if not (expired or is_transient(error)):
                     raise
-                waited, patience = (
-                    time.monotonic() - began,
-                    PATIENCE_SECONDS if self._reached else FIRST_PATIENCE_SECONDS,
-                )
+                patience = PATIENCE_SECONDS if self._reached else FIRST_PATIENCE_SECONDS
+                waited = time.monotonic() - began
                 if waited > patience:
                     raise self._given_up(error, path, args) from error
                 self._warn(error, waited, patience, path, args)

@@ -12,7 +12,6 @@ import time
 
 SECONDS_WITHOUT_PARENT = 60.0  # to end in, when the training was killed
 PROJECT = "tpullm"  # unless the library's variables name another one
-PARAMS_OF_A_REQUEST = 100  # MLflow takes no more
 
 
 class WandbRun:
@@ -53,8 +52,7 @@ class MlflowRun:
         self._client.update_run(self._id, status="RUNNING")
         # A parameter of a run can't be changed: of a resumed one, the new ones are added.
         new = [Param(key, str(value)) for key, value in order["config"].items() if key not in run.data.params]
-        for first in range(0, len(new), PARAMS_OF_A_REQUEST):
-            self._client.log_batch(self._id, params=new[first : first + PARAMS_OF_A_REQUEST])
+        self._client.log_batch(self._id, params=new)
 
     def write(self, row: dict) -> None:
         """Log a row."""
@@ -93,7 +91,7 @@ def main() -> None:
         line = lines.readline()
         row = json.loads(line) if line.endswith("\n") else None
     if run:
-        run.close(whole=bool(line))
+        run.close(whole=line == "null\n")
 
 
 def described(error: Exception, environment: dict) -> str:

@@ -40,6 +40,7 @@ VARIABLES = {
         **dict.fromkeys(("WANDB_SILENT", "WANDB_DISABLE_GIT", "WANDB_DISABLE_CODE"), "true"),
         **dict.fromkeys(("WANDB__DISABLE_STATS", "WANDB__DISABLE_META", "WANDB__DISABLE_MACHINE_INFO"), "true"),
         "WANDB_CONSOLE": "off",
+        "WANDB__SAVE_REQUIREMENTS": "false",
         "WANDB_ERROR_REPORTING": "false",
     },
     "mlflow": {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"},
