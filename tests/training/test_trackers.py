@@ -157,9 +157,11 @@ def test_a_library_that_is_missing_is_told_before_anything_is_trained(tiny_token
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "mlflow" else find(name, *rest)
     )
-    assert main(["pretrain", "--run", str(tiny_tokens), "--trackers=[mlflow]"]) == 2
-    assert "trackers: mlflow is not installed; run: pip install 'tpullm[mlflow]'" in capsys.readouterr().err
-    assert not (tiny_tokens / "pretrain").exists()
+    new = tiny_tokens.parent / "new"
+    for words in (["pretrain", "--run", tiny_tokens], ["run", "quickstart", "--run", new]):
+        assert main([*map(str, words), "--trackers=[mlflow]"]) == 2
+        assert "trackers: mlflow is not installed; run: pip install 'tpullm[mlflow]'" in capsys.readouterr().err
+    assert not (tiny_tokens / "pretrain").exists() and not new.exists()
 
 
 def test_a_tracker_that_does_not_exist_is_told(tiny_tokens, capsys):

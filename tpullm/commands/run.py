@@ -26,6 +26,10 @@ TOGETHER = ("pretrain", "finetune", "evaluate")  # every host calls these; host 
 def main(recipe: Recipe, run: Path) -> None:
     """Make every stage of `run` that is not made yet."""
     start = time.monotonic()
+    if recipe.trackers:  # before hours of collecting
+        from tpullm.training import trackers
+
+        hosts.on_first("the trackers", trackers.check, recipe.trackers, run)
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.commands.import_").make, recipe, run)
     for verb in _verbs(recipe):
