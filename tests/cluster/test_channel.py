@@ -380,7 +380,7 @@ def test_only_a_failed_collective_waits_for_its_cause(together, monkeypatch, wai
     monkeypatch.setattr(together[1].time, "sleep", slept.append)
     together[1].wait_for_cause(type("JaxRuntimeError" if waits else "ValueError", (Exception,), {})())
     hosts.wait_for_cause(type("JaxRuntimeError", (Exception,), {})())  # one host has nobody to wait for
-    assert [seconds for seconds in slept if seconds > 30] == [152.0] * waits
+    assert [seconds for seconds in slept if seconds > 30] == [32.0] * waits
 
 
 def test_the_relay_forwards_both_ways_and_outlives_the_other_side():
