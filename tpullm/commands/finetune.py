@@ -11,7 +11,7 @@ import numpy as np
 
 from tpullm import storage
 from tpullm.checkpoint.models import check_shape, load_params, made_by, model_of
-from tpullm.data import conversation_files, conversations
+from tpullm.data import conversations, examples
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
@@ -45,7 +45,9 @@ def main(recipe: Recipe, run: Path) -> None:
     check_fits(architecture, config, tokenizer.needed_size, mesh, "finetune.train", sizes_given=True)
     learned, held_out = (
         conversations.tokenize(part, tokenizer, config.sequence_length, "finetune") if part else None
-        for part in conversation_files.read_all(recipe.finetune, recipe.seed)
+        for part in examples.read(
+            recipe.finetune.conversations, examples.Conversation, {}, recipe.finetune.held_out_fraction, recipe.seed
+        )
     )
     _embedded(learned, model, start)
     if learned is None:
