@@ -417,6 +417,14 @@ def test_every_kind_of_file_has_the_same_rows(tmp_path, name, small, monkeypatch
     assert all_of(path) == TALKS
 
 
+@pytest.mark.parametrize("spaces", [0, 150, 300, 450, 600, 750])
+def test_white_space_before_a_row_may_be_longer_than_a_row(tmp_path, spaces, monkeypatch):
+    monkeypatch.setattr(json_rows, "MOST_ROW_BYTES", 400)
+    text = f"[{',  '.join(' ' * spaces + json.dumps(row) for row in rows_of(TALKS))}]"
+    (tmp_path / "a.json").write_text(text)
+    assert all_of(tmp_path / "a.json") == TALKS
+
+
 def parquet(path, rows):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=7)
 

@@ -131,6 +131,22 @@ def test_a_template_that_leaves_tools_out_is_refused(what):
     assert hiding.shown(plain) == template(WITH_TOOLS).shown(plain), "whoever has no tools may use it"
 
 
+def test_a_template_that_marks_a_call_and_does_not_show_it_is_refused():
+    marking = template(WITH_TOOLS.replace("{{ call.function.name }} {{ call.function.arguments | tojson }}", "call"))
+    with pytest.raises(UserError, match="folder: its chat template leaves out tool_calls"):
+        marking.shown(TOOL_TALK, TOOLS)
+
+
+def test_arguments_are_text_where_the_template_appends_them_to_text():
+    appending = template(
+        WITH_TOOLS.replace("{{ call.function.arguments | tojson }}", "{{ '' + call.function.arguments }}")
+    )
+    assert appending.shown(TOOL_TALK, TOOLS) == template(WITH_TOOLS).shown(TOOL_TALK, TOOLS)
+    failing = template("{{ raise_exception(messages[1].tool_calls[0].function.arguments is string | string) }}")
+    with pytest.raises(UserError, match=r"can't show these messages \(True\)"):
+        failing.prompt(TOOL_TALK)
+
+
 def test_a_template_that_fails_without_a_result_does_not_leave_it_out():
     strict = WITH_TOOLS.replace(
         "{% for m in messages %}",

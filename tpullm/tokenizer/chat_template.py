@@ -90,10 +90,13 @@ class ChatTemplate:
         }
         for what, (fewer, other) in without.items():
             if (fewer, other) != (messages, tools) and self._shows(text, fewer, other, add_generation_prompt):
-                raise UserError(
-                    f"{self._where}: its chat template leaves out {what}; take them out of the examples, or give a "
-                    "template that shows them"
-                )
+                raise self._leaves_out(what)
+
+    def _leaves_out(self, what: str) -> UserError:
+        return UserError(
+            f"{self._where}: its chat template leaves out {what}; take them out of the examples, or give a template "
+            "that shows them"
+        )
 
     def _shows(self, text: str, messages: Messages, tools: Tools, add_generation_prompt: bool) -> bool:
         """Whether `text` is how the template shows a conversation; it may refuse it."""
@@ -113,6 +116,8 @@ class ChatTemplate:
             )
         added, calls = whole[len(before) :].lstrip(), messages[number].get("tool_calls")
         content = "" if calls else messages[number]["content"].strip()
+        if any(call["function"]["name"] not in added for call in calls or ()):
+            raise self._leaves_out("tool_calls")
         if before == self._render(messages[:number], tools, False) and not added.startswith(content):
             raise UserError(
                 f"{self._where}: its chat template begins an answer with {added[:20]!r} and leaves that out when it "
@@ -122,13 +127,27 @@ class ChatTemplate:
         return Answer(len(before), len(whole), content, bool(calls))
 
     def _render(self, messages: Messages, tools: Tools, add_generation_prompt: bool) -> str:
-        given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
-        try:
-            return compiled(self._source).render(**given, tools=tools, documents=None, **self._tokens)
-        except MemoryError:  # which the limits tell
-            raise
-        except Exception as error:  # a foreign program may raise anything
-            raise UserError(f"{self._where}: its chat template can't show these messages ({error})") from None
+        given = {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt, **self._tokens}
+        as_text = [_with_text_arguments(message) for message in messages]
+        for said in [list(messages), *([as_text] if as_text != list(messages) else [])]:
+            try:
+                return compiled(self._source).render(messages=said, **given)
+            except MemoryError:  # which the limits tell
+                raise
+            except Exception as error:  # a foreign program may raise anything
+                why = str(error)
+        raise UserError(f"{self._where}: its chat template can't show these messages ({why})")
+
+
+def _with_text_arguments(message: Message) -> Message:
+    """A message whose calls have their arguments as text, which some templates append to text (DeepSeek)."""
+    if "tool_calls" not in message:
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        text = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        calls.append(call | {"function": call["function"] | {"arguments": text}})
+    return message | {"tool_calls": calls}
 
 
 def _without_calls(message: Message) -> Message:

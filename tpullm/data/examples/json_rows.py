@@ -133,7 +133,6 @@ class JsonText:
             self._fill()
             self._at = _SPACE.match(self._text, self._at).end()
             if self._at < len(self._text):
-                self._fill()
                 return self._text[self._at]
             if not self._has_more:
                 return ""
