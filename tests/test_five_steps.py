@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.conftest import ROOT, tpullm
-from tpullm.data import conversation_files
+from tpullm.data import examples
 
 GUIDES = {path.parent.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*/five-steps.md")}
 
@@ -31,7 +31,8 @@ def test_both_languages_type_and_see_the_same():
 def test_its_conversation_loads(tmp_path, guide):
     (line,) = blocks(guide, "jsonl")
     (tmp_path / "talks.jsonl").write_text(line, encoding="utf-8")
-    ((system, user, assistant),) = conversation_files.read(tmp_path / "talks.jsonl")
+    ((talk,), _) = examples.read([str(tmp_path / "talks.jsonl")], examples.Conversation, {}, 0.0, seed=0)
+    system, user, assistant = talk.messages
     assert [system["role"], user["role"], assistant["role"]] == ["system", "user", "assistant"]
 
 

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from tpullm.data import conversation_files, conversations
+from tpullm.data import conversations
+from tpullm.data.examples import Conversation, identity
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.errors import UserError
 from tpullm.recipe.schema import TokenizerConfig
@@ -22,6 +23,7 @@ def written(number):
 
 
 CHATS = [say(f"{written(n)}の次は?", f"{written(n + 1)}です。" * (1 + n % 3)) for n in range(60)]
+TALKS = [Conversation(chat) for chat in CHATS]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def write(path, *lines):
 
 
 def test_only_what_the_assistant_says_has_weight(characters):
-    made = conversations.tokenize(CHATS, characters, 64, "chats")
+    made = conversations.tokenize(TALKS, characters, 64, "chats")
     batches = list(evaluation_batches(made, 8, 64))
     learnt = []
     for batch in batches:
@@ -53,33 +55,33 @@ def test_only_what_the_assistant_says_has_weight(characters):
 
 
 def test_conversations_are_whole_segments(characters):
-    made = conversations.tokenize(CHATS, characters, 64, "chats")
+    made = conversations.tokenize(TALKS, characters, 64, "chats")
     stream = Stream({"chats": made}, {"chats": 1.0}, 4, 64, seed=0)
     assert stream.packings["chats"].rows < len(CHATS)  # several in a row
     for step in range(10):
         for piece in stream.documents_at(step):
             assert (piece.start, piece.length) == (0, made.lengths[piece.document] - 1)
-            assert int(piece.id, 16) == conversation_files.identity(CHATS[piece.document])
+            assert int(piece.id, 16) == identity(CHATS[piece.document])
 
 
 def test_long_conversations_are_left_out_and_that_is_said(characters, capsys):
     longest = say("次は?" * 40, "はい")
-    made = conversations.tokenize([*CHATS, longest], characters, 64, "chats.jsonl")
+    made = conversations.tokenize([*TALKS, Conversation(longest)], characters, 64, "chats.jsonl")
     assert len(made.lengths) == len(CHATS) and made.lengths.max() <= 65
     assert "chats.jsonl: 1 of 61 conversations are longer than 64 tokens" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_conversation_of_exactly_the_sequence_is_kept(characters):
     length = len(characters.chat_template(CHATS[0])[0])
-    assert len(conversations.tokenize(CHATS[:1], characters, length - 1, "chats").lengths) == 1
+    assert len(conversations.tokenize(TALKS[:1], characters, length - 1, "chats").lengths) == 1
     with pytest.raises(
         UserError, match=f"chats: no conversation of at most {length - 2} tokens .*longest has {length}"
     ):
-        conversations.tokenize(CHATS[:1], characters, length - 2, "chats")
+        conversations.tokenize(TALKS[:1], characters, length - 2, "chats")
 
 
 def test_pieces_are_read_with_their_weights(characters):
-    made = conversations.tokenize(CHATS, characters, 64, "chats")
+    made = conversations.tokenize(TALKS, characters, 64, "chats")
     ids, weights = characters.chat_template(CHATS[3])
     tokens, token_weights = made.read(np.array([3, 3]), np.array([1, 0]), np.array([4, 2]))
     assert tokens.tolist() == ids[1:5] + ids[:2] and token_weights.tolist() == weights[1:5] + weights[:2]
@@ -90,4 +92,4 @@ def test_a_conversation_that_can_not_be_shown_is_named_by_its_beginning(characte
     with pytest.raises(
         UserError, match=f"chats: the conversation that begins with '{'一' * 15}{'二' * 5}': role 'robot'"
     ):
-        conversations.tokenize([*CHATS, broken], characters, 64, "chats")
+        conversations.tokenize([*TALKS, Conversation(broken)], characters, 64, "chats")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tokenizer.test_chat_template import MARKED, PLAIN, TALK
+from tests.tokenizer.test_chat_template import MARKED, PLAIN, TALK, TOOL_TALK, TOOLS, WITH_TOOLS
 from tpullm.errors import UserError
 from tpullm.process import limited
 from tpullm.process.limited import Limited
@@ -19,6 +19,13 @@ def test_a_child_shows_the_same(source):
     assert isinstance(child.shown(TALK)[1][0], Answer)
     if source == PLAIN:
         assert child.last(TALK) == here.last(TALK)
+
+
+def test_a_child_is_given_the_tools():
+    here, child = (kind(WITH_TOOLS, {}, "folder") for kind in (ChatTemplate, TemplateChild))
+    assert child.shown(TOOL_TALK, TOOLS) == here.shown(TOOL_TALK, TOOLS)
+    assert child.last(TOOL_TALK, TOOLS) == here.last(TOOL_TALK, TOOLS)
+    assert child.prompt(TOOL_TALK[:1], TOOLS) == here.prompt(TOOL_TALK[:1], TOOLS)
 
 
 def test_errors_keep_their_kind():
@@ -56,12 +63,13 @@ def test_what_a_template_costs_is_bounded(source, message, monkeypatch):
         ([1, [], ""], "gives no text"),
         (["a", {}, ""], "gives no text"),
         (["a", [], None], "gives no text"),
-        (["a", [[0, 2, None]], ""], "gives no answers"),
-        (["a", [[-1, 1, None]], ""], "gives no answers"),
-        (["a", [[1, 0, None]], ""], "gives no answers"),
-        (["a", [[0, 1, 7]], ""], "gives no answers"),
-        (["a", [[0.0, 1, "a"]], ""], "gives no answers"),
-        (["a", [[0, 1]], ""], "gives no answers"),
+        (["a", [[0, 2, None, False]], ""], "gives no answers"),
+        (["a", [[-1, 1, None, False]], ""], "gives no answers"),
+        (["a", [[1, 0, None, False]], ""], "gives no answers"),
+        (["a", [[0, 1, 7, False]], ""], "gives no answers"),
+        (["a", [[0.0, 1, "a", False]], ""], "gives no answers"),
+        (["a", [[0, 1, "a", 0]], ""], "gives no answers"),
+        (["a", [[0, 1, "a"]], ""], "gives no answers"),
     ],
 )
 def test_a_child_that_was_taken_over_is_not_believed(reply, message, monkeypatch):

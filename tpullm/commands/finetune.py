@@ -14,7 +14,7 @@ import numpy as np
 
 from tpullm import storage
 from tpullm.checkpoint.models import check_shape, load_params, made_by, model_of
-from tpullm.data import conversation_files, conversations
+from tpullm.data import conversations, examples
 from tpullm.data.batch import Batch
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches, held_out_batches
@@ -65,7 +65,9 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     check_fits(architecture, config, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
     learned, held_out = (
         conversations.tokenize(part, tokenizer, config.sequence_length, where) if part else None
-        for part in conversation_files.read_all(settings, recipe.seed)
+        for part in examples.read(
+            settings.conversations, examples.Conversation, settings.columns, settings.held_out_fraction, recipe.seed
+        )
     )
     _embedded(learned, model, start)
     read, weights = _mixed(recipe, run, name, learned)

@@ -30,7 +30,7 @@ def read(file: File, source: Source) -> Iterator[Raw]:
 
     `UserError` names a file that is broken or cut off.
     """
-    with _readable(file.path):
+    with readable(file.path):
         path = storage.local_copy(file.path)
         if file.kind in WHOLE:
             yield WHOLE[file.kind](_bytes(path, file.bytes if file.is_part else -1))
@@ -69,7 +69,8 @@ def generate(source: Source, seed: int) -> Iterator[Raw]:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """What fails in the block, because the file can't be read or unpacked, is a `UserError`."""
     try:
         yield
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:

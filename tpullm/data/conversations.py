@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpullm.data.batch import flat_ranges
-from tpullm.data.conversation_files import identity
+from tpullm.data.examples import Conversation, identity
 from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.tokenizer import Tokenizer
-from tpullm.tokenizer.chat_template import EarlierAnswersChangeError, Messages
+from tpullm.tokenizer.chat_template import EarlierAnswersChangeError
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,15 @@ class Conversations:
         return self.tokens[where], self.token_weights[where]
 
 
-def tokenize(conversations: Sequence[Messages], tokenizer: Tokenizer, sequence_length: int, name: str) -> Conversations:
+def tokenize(
+    conversations: Sequence[Conversation], tokenizer: Tokenizer, sequence_length: int, name: str
+) -> Conversations:
     """Apply the chat template, and drop conversations of more than `sequence_length` predictions; the log counts them.
 
     Raises:
         UserError: no conversation is left.
     """
-    made = [example for messages in conversations for example in _shown(messages, tokenizer, name)]
+    made = [shown for conversation in conversations for shown in _shown(conversation, tokenizer, name)]
     if len(made) > len(conversations):
         say(f"{name}: the chat template shows earlier answers otherwise, so each answer is learned in a row of its own")
     kept = [conversation for conversation in made if len(conversation[1]) <= sequence_length + 1]
@@ -66,18 +68,19 @@ def tokenize(conversations: Sequence[Messages], tokenizer: Tokenizer, sequence_l
     )
 
 
-def _shown(messages: Messages, tokenizer: Tokenizer, name: str) -> list[tuple[int, list[int], list[float]]]:
+def _shown(conversation: Conversation, tokenizer: Tokenizer, name: str) -> list[tuple[int, list[int], list[float]]]:
     """Identity, ids and weights of a conversation.
 
     If the template shows earlier answers otherwise than the last one, each answer ends a conversation of its own.
     """
+    messages, tools = conversation.messages, conversation.tools
     try:
         try:
-            return [(identity(messages), *tokenizer.chat_template(messages))]
+            return [(conversation.group, *tokenizer.chat_template(messages, tools=tools))]
         except EarlierAnswersChangeError:
             ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
             parts = [messages[:end] for end in ends]
-            return [(identity(part), *tokenizer.last_answer(part)) for part in parts]
+            return [(identity(part, tools), *tokenizer.last_answer(part, tools)) for part in parts]
     except UserError as error:
         begins = messages[0]["content"][:20]
         raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None

@@ -119,6 +119,7 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     names = (*settings.conversations, settings.chat_template, *start)
     named = {name: storage.path(name) for name in names if name}
     files = {name: storage.hash_file(path) for name, path in named.items() if path.is_file()}
+    files |= {name: _folder_identity(path) for name, path in named.items() if path.is_dir()}
     config = result(settings) | {"seed": recipe.seed}
     if recipe.foundation == "base":  # else it is among the inputs of pretraining
         config["model"] = part(recipe.model, Changes.TRAINING)
@@ -126,6 +127,11 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     if settings.documents:
         upstream["tokens"] = need(run, "tokens", "tokenize")
     return manifest.inputs(config, upstream, part(settings.train, Changes.LENGTH))
+
+
+def _folder_identity(folder: Path) -> str:
+    """A hash of the names and the contents of all files in a folder."""
+    return manifest.identity_of({name: storage.hash_file(folder / name) for name in sorted(storage.sizes(folder))})
 
 
 def before_tuning(recipe: Recipe, stage: str) -> str:

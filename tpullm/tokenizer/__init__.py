@@ -4,7 +4,7 @@
 files of a published model, and `exported.py` writes such files for a trained tokenizer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from tpullm import storage
 from tpullm.errors import UserError
+from tpullm.tokenizer.chat_template import Messages, Tools
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.tokenizer.trained import TrainedTokenizer
 
@@ -60,14 +61,18 @@ class Tokenizer(Protocol):
         """The tokens of `text` for display: (piece, id)."""
 
     def chat_template(
-        self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False
+        self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = None
     ) -> tuple[list[int], list[float]]:
         """The ids of a conversation, and weights: 1 on what the assistant says and its end, 0 elsewhere.
 
         Args:
-            messages: `{"role", "content"}` each.
+            messages: `{"role", "content"}` each; an answer may have `tool_calls`.
             add_generation_prompt: end with the tokens after which the model answers.
+            tools: the functions that an answer may call.
         """
+
+    def last_answer(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[float]]:
+        """The same with weights on the last message alone, which is the assistant's."""
 
 
 def load(path: Path | str) -> Tokenizer:

@@ -4,7 +4,7 @@ import datetime
 import functools
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tpullm.errors import UserError
 
@@ -12,7 +12,9 @@ from tpullm.errors import UserError
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 
 
-Messages = Sequence[dict[str, str]]
+Message = dict[str, Any]  # `role`, `content`; an answer may have `tool_calls`
+Messages = Sequence[Message]
+Tools = list[dict[str, Any]] | None  # the functions that an answer may call, as JSON schemas
 
 
 class EarlierAnswersChangeError(UserError):
@@ -20,11 +22,18 @@ class EarlierAnswersChangeError(UserError):
 
 
 class Answer(NamedTuple):
-    """Where in a text an answer is, and its content if that is known."""
+    """Where in a text an answer is, and what of it is known.
+
+    Args:
+        start, end: places in the text.
+        content: a part of what is said, which ends before the answer's end token; None if that is not known.
+        calls: whether it calls functions. `content` is then the name of the last one.
+    """
 
     start: int
     end: int
     content: str | None
+    calls: bool = False
 
 
 class ChatTemplate:
@@ -39,11 +48,13 @@ class ChatTemplate:
     def __init__(self, source: str, tokens: dict[str, str], where: str):
         self._source, self._tokens, self._where = source, tokens, where
 
-    def prompt(self, messages: Messages) -> str:
+    def prompt(self, messages: Messages, tools: Tools = None) -> str:
         """A conversation as text, up to the place where the model answers."""
-        return self._render(messages, True).replace(OPEN, "").replace(CLOSE, "")
+        text = self._render(messages, tools, True)
+        self._refuse_hidden(messages, tools, True, text)
+        return text.replace(OPEN, "").replace(CLOSE, "")
 
-    def shown(self, messages: Messages) -> tuple[str, list[Answer]]:
+    def shown(self, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
         """A conversation as text, and where in it the answers are.
 
         The template marks the answers (`{% generation %}`), or an answer is what the template adds to the conversation
@@ -51,43 +62,96 @@ class ChatTemplate:
 
         Raises:
             EarlierAnswersChangeError: the template shows an earlier answer otherwise than the last one.
-            UserError: the template refuses the messages, or the answers can't be found.
+            UserError: the template refuses the messages, or leaves the tools out, or the answers can't be found.
         """
-        text = self._render(messages, False)
+        answers = [n for n, said in enumerate(messages) if said["role"] == "assistant"]
+        return self._with_answers(messages, tools, answers)
+
+    def last(self, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
+        """The same for the last answer alone; the last message is the assistant's."""
+        text, answers = self._with_answers(messages, tools, [len(messages) - 1])
+        return text, answers[-1:]
+
+    def _with_answers(self, messages: Messages, tools: Tools, numbers: list[int]) -> tuple[str, list[Answer]]:
+        """A conversation as text, and where in it these messages are; of a template with marks, all answers."""
+        text = self._render(messages, tools, False)
+        self._refuse_hidden(messages, tools, False, text)
         if OPEN in text:
             return text.replace(OPEN, "").replace(CLOSE, ""), _marked(text)
-        return text, [self._added(messages, n, text) for n, said in enumerate(messages) if said["role"] == "assistant"]
+        return text, [self._added(messages, tools, number, text) for number in numbers]
 
-    def last(self, messages: Messages) -> tuple[str, list[Answer]]:
-        """The same for the last answer alone; the last message is the assistant's."""
-        text = self._render(messages, False)
-        return text, [self._added(messages, len(messages) - 1, text)]
+    def _refuse_hidden(self, messages: Messages, tools: Tools, add_generation_prompt: bool, text: str) -> None:
+        """Refuse a template that leaves out tools, calls or their results: `text` is then the same without them."""
+        messages = list(messages)
+        without = {
+            "tools": (messages, None),
+            "tool_calls": ([_without_calls(message) for message in messages], tools),
+            "messages of the role `tool`": ([said for said in messages if said["role"] != "tool"], tools),
+        }
+        for what, (fewer, other) in without.items():
+            if (fewer, other) != (messages, tools) and self._shows(text, fewer, other, add_generation_prompt):
+                raise self._leaves_out(what)
 
-    def _added(self, messages: Messages, number: int, text: str) -> Answer:
+    def _leaves_out(self, what: str) -> UserError:
+        return UserError(
+            f"{self._where}: its chat template leaves out {what}; take them out of the examples, or give a template "
+            "that shows them"
+        )
+
+    def _shows(self, text: str, messages: Messages, tools: Tools, add_generation_prompt: bool) -> bool:
+        """Whether `text` is how the template shows a conversation; it may refuse it."""
+        try:
+            return self._render(messages, tools, add_generation_prompt) == text
+        except UserError:
+            return False
+
+    def _added(self, messages: Messages, tools: Tools, number: int, text: str) -> Answer:
         """Where in `text` the answer `messages[number]` is: what it adds to the messages before it."""
-        before = self._render(messages[:number], True)
-        whole = self._render(messages[: number + 1], False)
+        before = self._render(messages[:number], tools, True)
+        whole = self._render(messages[: number + 1], tools, False)
         if not (whole.startswith(before) and text.startswith(whole)):
             raise EarlierAnswersChangeError(
                 f"{self._where}: its chat template changes a conversation as it grows, so the answers can't be told "
                 "from the rest; give one with {% generation %} marks, with finetune.NAME.chat_template"
             )
-        added, content = whole[len(before) :].lstrip(), messages[number]["content"].strip()
-        if before == self._render(messages[:number], False) and not added.startswith(content):
+        added, calls = whole[len(before) :].lstrip(), messages[number].get("tool_calls")
+        content = "" if calls else messages[number]["content"].strip()
+        if any(call["function"]["name"] not in added for call in calls or ()):
+            raise self._leaves_out("tool_calls")
+        if before == self._render(messages[:number], tools, False) and not added.startswith(content):
             raise UserError(
                 f"{self._where}: its chat template begins an answer with {added[:20]!r} and leaves that out when it "
                 "asks for one (add_generation_prompt); give one that shows it, with finetune.NAME.chat_template"
             )
-        return Answer(len(before), len(whole), content)
+        content = calls[-1]["function"]["name"] if calls else content
+        return Answer(len(before), len(whole), content, bool(calls))
 
-    def _render(self, messages: Messages, add_generation_prompt: bool) -> str:
-        given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
-        try:
-            return compiled(self._source).render(**given, tools=None, documents=None, **self._tokens)
-        except MemoryError:  # which the limits tell
-            raise
-        except Exception as error:  # a foreign program may raise anything
-            raise UserError(f"{self._where}: its chat template can't show these messages ({error})") from None
+    def _render(self, messages: Messages, tools: Tools, add_generation_prompt: bool) -> str:
+        given = {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt, **self._tokens}
+        as_text = [_with_text_arguments(message) for message in messages]
+        for said in [list(messages), *([as_text] if as_text != list(messages) else [])]:
+            try:
+                return compiled(self._source).render(messages=said, **given)
+            except MemoryError:  # which the limits tell
+                raise
+            except Exception as error:  # a foreign program may raise anything
+                why = str(error)
+        raise UserError(f"{self._where}: its chat template can't show these messages ({why})")
+
+
+def _with_text_arguments(message: Message) -> Message:
+    """A message whose calls have their arguments as text, which some templates append to text (DeepSeek)."""
+    if "tool_calls" not in message:
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        text = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        calls.append(call | {"function": call["function"] | {"arguments": text}})
+    return message | {"tool_calls": calls}
+
+
+def _without_calls(message: Message) -> Message:
+    return {key: value for key, value in message.items() if key != "tool_calls"}
 
 
 def _marked(text: str) -> list[Answer]:

@@ -8,8 +8,9 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from tpullm.log import one_line
 from tpullm.process.limited import Limited
 from tpullm.storage import check_file, hash_file, hash_json
 from tpullm.tokenizer import token_bytes
-from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer
+from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer, Messages, Tools
 from tpullm.tokenizer.json_files import MOST_BYTES, read_json, read_optional, read_text
 from tpullm.tokenizer.template_child import TemplateChild
 
@@ -146,7 +147,7 @@ class PublishedTokenizer:
         return [(self.piece(token), token) for token in self.encode(text)]
 
     def chat_template(
-        self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False
+        self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = None
     ) -> tuple[list[int], list[float]]:
         """The ids of a conversation by the model's own template, and weights: 1 on each answer and its end.
 
@@ -156,36 +157,38 @@ class PublishedTokenizer:
         Raises:
             UserError: there is no template, it refuses the messages, or the answers can't be found.
         """
-        self._check(messages)
+        self._check(messages, tools)
         if add_generation_prompt:
-            ids = self._tokenizer.encode(self._chat.prompt(messages), add_special_tokens=False).ids
+            ids = self._tokenizer.encode(self._chat.prompt(messages, tools), add_special_tokens=False).ids
             return ids, [0.0] * len(ids)
-        return self._with_weights(*self._chat.shown(messages))
+        return self._with_weights(*self._chat.shown(messages, tools))
 
-    def last_answer(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], list[float]]:
-        """The same with weights on the last answer alone, for templates that show earlier answers otherwise."""
-        self._check(messages)
-        return self._with_weights(*self._chat.last(messages))
+    def last_answer(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[float]]:
+        """The same with weights on the last answer alone, which any template shows as the model will write it."""
+        self._check(messages, tools)
+        return self._with_weights(*self._chat.last(messages, tools))
 
     def _with_weights(self, text: str, answers: list[Answer]) -> tuple[list[int], list[float]]:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         weights = [0.0] * len(ids)
-        for start, end, content in answers:
-            first, after = self._length(text[:start], ids), self._length(text[:end], ids)
+        for answer in answers:
+            first, after = self._length(text[: answer.start], ids), self._length(text[: answer.end], ids)
             if first == after:
                 raise UserError(f"{self.folder}: its chat template shows nothing of an answer; give it some text")
-            last = self._end(ids, first, after, content)
+            last = self._end(ids, first, after, answer)
             weights[first:last] = [1.0] * (last - first)
         return ids, weights
 
-    def _end(self, ids: list[int], first: int, after: int, content: str | None) -> int:
+    def _end(self, ids: list[int], first: int, after: int, answer: Answer) -> int:
         """Where the answer ends: after the special token that follows its content, else at the end of what is shown.
 
         A template may put white space or the beginning of the next turn after an answer: these are not part of it. The
-        template of a base model may end an answer with a special token that no file names as an end token.
+        template of a base model may end an answer with a special token that no file names as an end token. Calls of
+        functions have special tokens of their own (Mistral, DeepSeek), so only an end token ends them.
         """
-        special = [n for n in range(first, after) if ids[n] in self._special]
-        for n in special if content else []:
+        special, content = [n for n in range(first, after) if ids[n] in self._special], answer.content
+        ends = [n for n in special if ids[n] in self.stop_ids] if answer.calls else special
+        for n in ends if content else []:
             if content in self._tokenizer.decode(ids[first:n], skip_special_tokens=True):
                 return n + 1
         rest = self._tokenizer.decode(ids[special[-1] + 1 : after], skip_special_tokens=False) if special else "said"
@@ -214,13 +217,14 @@ class PublishedTokenizer:
         tokens = {key: _content(value) for key, value in self._config.items() if key.endswith("_token") and value}
         return TemplateChild(self.template, tokens, str(self.folder))
 
-    def _check(self, messages: Sequence[dict[str, str]]) -> None:
+    def _check(self, messages: Messages, tools: Tools) -> None:
         """Refuse messages that forge a turn: the library turns the name of a special token into that token."""
-        for message in messages:
-            if found := self._special_names.search(message["content"]):
+        whose = [(f"a message of the {message['role']}", message) for message in messages]
+        for who, said in [*whose, ("a description of the tools", tools)]:
+            if found := next(filter(None, map(self._special_names.search, _texts(said))), None):
                 raise UserError(
-                    f"a message of the {message['role']} holds {found.group()!r}, which this model reads as a special "
-                    "token and not as text; take it out"
+                    f"{who} holds {found.group()!r}, which this model reads as a special token and not as text; take "
+                    "it out"
                 )
 
     def _named(self, name: str) -> int | None:
@@ -248,6 +252,14 @@ class PublishedTokenizer:
         if not found:
             raise UserError(f"{self.folder}: no file names a token that ends a text; set eos_token_id in config.json")
         return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value of JSON, keys too."""
+    if isinstance(value, str):
+        yield value
+    for item in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from _texts(item)
 
 
 def _content(token) -> str | None:

@@ -5,15 +5,20 @@ bytes, and no text becomes one.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from tpullm.errors import UserError
+from tpullm.tokenizer.chat_template import Message, Messages, Tools
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+_NO_TOOLS = (
+    "the chat template of this model shows no tools, calls of tools or their results; take them out of the examples, "
+    "or tune a published model whose template does"
+)
 SPACE = "\u2581"  # SentencePiece writes a space as this character, so the character itself is written as bytes
 
 
@@ -95,7 +100,7 @@ class TrainedTokenizer:
         return [(self.piece(token), token) for token in self.encode(text)]
 
     def chat_template(
-        self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False
+        self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = None
     ) -> tuple[list[int], list[float]]:
         """The ids and weights of a conversation: `<s> <|user|> content <|end|> <|assistant|> content <|end|> ...`.
 
@@ -103,8 +108,10 @@ class TrainedTokenizer:
         `<|assistant|>` after which the model answers. The model stops at `<|end|>`.
 
         Raises:
-            UserError: a message is not {"role", "content"}, or its role is not one of `ROLES`.
+            UserError: a message is not {"role", "content"}, or its role is not one of `ROLES`, or there are tools.
         """
+        if tools:
+            raise UserError(_NO_TOOLS)
         ids, weights = [self.bos_id], [0.0]
         for message in messages:
             role, content = _role_and_content(message)
@@ -115,6 +122,12 @@ class TrainedTokenizer:
             ids.append(self.assistant_id)
             weights.append(0.0)
         return ids, weights
+
+    def last_answer(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[float]]:
+        """The same with weights on the last message alone, which is the assistant's."""
+        ids, weights = self.chat_template(messages, tools=tools)
+        before = len(self.chat_template(messages[:-1], add_generation_prompt=True)[0])
+        return ids, [0.0] * before + weights[before:]
 
     def _byte_id(self, byte: int) -> int:
         return self._processor.piece_to_id(f"<0x{byte:02X}>")
@@ -143,8 +156,10 @@ def _bytes_of(processor, token: int) -> bytes:
     return processor.id_to_piece(token).replace(SPACE, " ").encode()
 
 
-def _role_and_content(message: dict[str, str]) -> tuple[str, str]:
+def _role_and_content(message: Message) -> tuple[str, str]:
     role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+    if role == "tool" or role == "assistant" and message.get("tool_calls"):
+        raise UserError(_NO_TOOLS)
     if role not in ROLES:
         raise UserError(f"role {role!r} is not one of {', '.join(ROLES)}; correct the message's `role`")
     if not isinstance(content, str):

@@ -41,8 +41,9 @@ class TuningConfig:
     """A stage of step 5: it learns from conversations, from documents, or from both mixed.
 
     Args:
-        conversations: files of conversations, JSON Lines. A line is `{"messages": [{"role", "content"}]}`. `tenki`
-            stands for the built-in questions.
+        conversations: files and folders of conversations. JSON Lines, JSON or Parquet, in the shapes of
+            `docs/en/tuning.md`. `tenki` stands for the built-in questions.
+        columns: our key of an example, and the key in the files. Such as {messages: dialogue}, where they are others.
         documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. Beside
             conversations, which take the rest, a little old text keeps a model from forgetting.
         chat_template: a Jinja file that formats conversations. For a `base` that has no chat template.
@@ -52,6 +53,7 @@ class TuningConfig:
     """
 
     conversations: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
     documents: dict[str, float] = field(default_factory=dict)
     chat_template: str = ""
     held_out_fraction: float = 0.2

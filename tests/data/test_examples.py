@@ -1,0 +1,701 @@
+"""Examples are read from files of any shape, or named with their place, and held out by hash."""
+
+import datetime
+import gzip
+import hashlib
+import itertools
+import json
+import os
+import random
+import tracemalloc
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.data.test_conversations import CHATS, say, write
+from tpullm import storage
+from tpullm.corpus import tenki
+from tpullm.data.examples import (
+    Conversation,
+    Judged,
+    Preference,
+    Prompt,
+    example_rows,
+    identity,
+    json_rows,
+    read,
+    split,
+)
+from tpullm.data.examples.example_rows import rows
+from tpullm.data.examples.shapes import SHAPES, Columns, examples
+from tpullm.errors import UserError
+
+TALKS = [Conversation(chat) for chat in CHATS]
+
+
+def all_of(*names, kind=Conversation, columns=None):
+    """The examples of files, nothing held out."""
+    learned, held_out = read([str(name) for name in names], kind, columns or {}, 0.0, seed=0)
+    assert held_out == []
+    return learned
+
+
+def made(row, kind=Conversation, columns=None):
+    """The example of one row, without a file."""
+    ((_, example),) = examples([("here", row)], kind, Columns(columns or {}, kind))
+    return example
+
+
+def test_conversations_are_read_in_order(tmp_path, capsys):
+    path = write(tmp_path / "chats.txt", *({"id": n, "messages": chat} for n, chat in enumerate(CHATS)), "")
+    assert all_of(path) == TALKS
+    assert f"{path}: 60 conversations (messages)" in capsys.readouterr().err.replace("\n", "")
+
+
+GOOD = {"messages": say("今日は?", "いい天気です。")}
+CALL = {"type": "function", "function": {"name": "sky", "arguments": {"in": "東京"}}}
+
+
+def answered(**answer):
+    return {"messages": [*say("今日は?"), {"role": "assistant", "content": "はい", **answer}]}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"messages": [', "is not JSON"),
+        ("[" * 10**6, "is nested too deeply"),
+        ('{"messages": 1' + "0" * 5000 + "}", "is not JSON"),
+        ("[]", "is not an object"),
+        ({"messages": say("今日は?", "いい"), "tools": 1}, "tools is not a list"),
+        ({"messages": say("今日は?", "いい"), "tools": ["f"]}, "tools is not a list"),
+        ({"messages": say("今日は?", "いい"), "tools": "{"}, "tools: is not JSON"),
+        ({"messages": say("今日は?", "いい"), "tools": [{"a": "\ud800"}]}, "tools holds half of a surrogate"),
+        ({"messages": say("今日は?", "いい"), "tools": [json.loads("[" * 40 + "]" * 40)]}, "tools is not a list"),
+        (
+            {"messages": say("今日は?", "いい"), "tools": [{"a": json.loads("[" * 32 + "]" * 32)}]},
+            "tools: is nested more than 32 levels",
+        ),
+        ({"messages": []}, "has no messages"),
+        ({"messages": "今日は"}, "has no messages"),
+        ({"messages": ["いい天気"]}, "message 1: is not an object"),
+        ({"messages": say("今日は?")}, "no turn of the assistant"),
+        (
+            {"messages": [*say("今日は?"), {"role": "robot", "content": "はい"}]},
+            "message 2: the role 'robot' is unknown; use system, user, assistant, tool",
+        ),
+        ({"messages": [{"role": ["user"], "content": "はい"}]}, r"message 1: the role \['user'\] is unknown"),
+        ({"messages": [{"content": "はい"}]}, "message 1: the role None is unknown"),
+        ({"messages": say("今日は?", " ")}, "message 2: has no content"),
+        ({"messages": [{"role": "assistant"}]}, "message 1: has no content"),
+        ({"messages": say("今日は?", "\ud800")}, "message 2: its content holds half of a surrogate"),
+        ({"messages": say("今日は?", 5)}, "message 2: its content is of type int and not text"),
+        ({"messages": say("今日は?", [{"type": "image_url"}])}, "its content is of type 'image_url' and not text"),
+        ({"messages": say("今日は?", [{"type": "text", "text": None}])}, "its content is of type NoneType"),
+        (answered(weight=0), "message 2: has weight 0"),
+        (answered(tool_calls="f"), "message 2: tool_calls is not a list"),
+        (answered(tool_calls=["f"]), "message 2, tool call 1: has no function with a name"),
+        (answered(tool_calls=[CALL, {"function": {"name": " "}}]), "tool call 2: has no function with a name"),
+        (answered(tool_calls=[{"name": "f", "arguments": "{"}]), "tool call 1: its arguments: is not JSON"),
+        (answered(tool_calls=[{"name": "f", "arguments": "[]"}]), "tool call 1: its arguments are no object"),
+        (answered(tool_calls=[{"name": "\udfff"}]), "tool call 1 holds half of a surrogate"),
+        (answered(reasoning_content="\udfff"), "message 2 holds half of a surrogate"),
+        ({"messages": say("今日は?", "いい"), "system": "\udfff"}, "system: its content holds half"),
+        (
+            {"messages": [{"role": "system", "content": "短く。"}, *say("a", "b")], "system": "短く。"},
+            "has `system` and a",
+        ),
+    ],
+)
+def test_a_broken_line_is_refused_with_file_and_line(tmp_path, line, told):
+    path = write(tmp_path / "chats.jsonl", GOOD, "", line, GOOD)
+    with pytest.raises(UserError, match=rf"chats\.jsonl: line 3.*{told}"):
+        all_of(path)
+
+
+OTHER_SHAPES = [
+    ({"text": "いい天気"}, "its keys are 'text', which is no shape of conversations"),
+    ({}, "its keys are none, which is no shape"),
+    ({"messages": None, "prompt": "a"}, "its keys are 'messages', 'prompt', which"),
+    ({"conversations": []}, "has no messages"),
+    ({"conversations": [{"from": "gptx", "value": "a"}]}, "message 1: the role 'gptx'"),
+    ({"instruction": "a", "output": ""}, "output: has no content; write what the assistant says"),
+    ({"instruction": "a", "input": 5, "output": "b"}, "its instruction or input is not text"),
+    ({"instruction": " ", "output": "b"}, "instruction: has no content; write what the user says"),
+    ({"prompt": "a", "completion": " "}, "completion: has no content"),
+    ({"prompt": "a", "completion": []}, "completion: has no messages"),
+    ({"prompt": "a", "completion": 1}, "completion: has no messages"),
+    ({"prompt": "a", "completion": "b", "label": True}, "its `label` judges the answer"),
+    ({"prompt": say("a", "b"), "completion": "b"}, "prompt: what is asked ends with the assistant"),
+    ({"prompt": "\n\nHuman:", "completion": "b"}, "prompt, message 1: has no content"),
+]
+PAIRS = [
+    ({"prompt": "a", "chosen": "b", "rejected": "b "}, "both answers are equal"),
+    ({"prompt": "a", "chosen": say("a", "b"), "rejected": say("a", "b")}, "both answers are equal"),
+    ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected: has no content"),
+    ({"prompt": "a", "chosen": "b"}, "its keys are 'prompt', 'chosen', which is no shape of preferences"),
+    ({"chosen": "b", "rejected": "c"}, "has no prompt, and its two answers have nothing in common; add a `prompt`"),
+    ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: b\n\nAssistant: c"}, "nothing in common"),
+    ({"chosen": "\n\nHuman: a\n\nAssistant:", "rejected": "\n\nHuman: a\n\nAssistant: c"}, "chosen: ends without an"),
+    ({"chosen": say("a", "b"), "rejected": say("a", "b", "c", "d")}, "rejected: is not one turn of the assistant"),
+    ({"prompt": "x", "chosen": say("a", "b"), "rejected": say("a", "c")}, "answers begin with another conversation"),
+    ({"prompt": "x", "chosen": say("a", "b"), "rejected": say("y", "c")}, "chosen: is not one turn of the assistant"),
+    ({"prompt": say("a", "b"), "chosen": "c", "rejected": "d"}, "what is asked ends with the assistant"),
+    ({"chosen": say("a", "b")[::-1], "rejected": say("a", "c")[::-1]}, "chosen: ends without an answer"),
+    ({"chosen": say("a", "b")[1:] * 2, "rejected": [say("a", "b")[1], say("a", "c")[1]]}, "ends with the assistant"),
+    ({"prompt": 5, "chosen": "b", "rejected": "c"}, "prompt: has no messages"),
+    ({"prompt": "a", "chosen": {"role": "user", "content": "b"}, "rejected": "c"}, "chosen: ends without an answer"),
+]
+JUDGED = [
+    ({"prompt": "a", "completion": "b", "label": "yes"}, "its label is 'yes'; write true"),
+    ({"prompt": "a", "completion": "b", "label": 2}, "its label is 2"),
+    ({"prompt": "a", "completion": "b", "label": []}, r"its label is \[\]"),
+    ({"prompt": "a", "completion": say("a", "b"), "label": 1}, "completion: is not one turn of the assistant"),
+    ({"prompt": "a", "completion": "", "label": 1}, "completion: has no content"),
+    ({"prompt": "a", "completion": "b"}, "no shape of judged answers"),
+]
+PROMPTS = [
+    ({"question": "a"}, "its keys are 'question', which is no shape of prompts"),
+    ({"prompt": ""}, "prompt: has no content"),
+    ({"prompt": "a", "answer": ["\ud800"]}, "holds half of a surrogate"),
+    ({"prompt": "a", "answer": json.loads("[" * 40 + "]" * 40)}, "is nested more than 32 levels deep"),
+    ({"messages": say("a", "b")[1:]}, "nothing comes before its last answer"),
+    ({"messages": [{"role": "system", "content": "a"}, *say("a", "b")[1:]]}, "what is asked ends with the system"),
+    ({"messages": say("a")}, "no turn of the assistant"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "told"),
+    [
+        (kind, *case)
+        for kind, cases in {Conversation: OTHER_SHAPES, Preference: PAIRS, Judged: JUDGED, Prompt: PROMPTS}.items()
+        for case in cases
+    ],
+)
+def test_a_wrong_row_of_every_kind_is_refused_with_its_place(kind, row, told):
+    with pytest.raises(UserError, match=f"^here.*{told}"):
+        made(row, kind)
+
+
+def test_a_row_of_another_shape_than_the_first_is_refused(tmp_path):
+    path = write(tmp_path / "chats.jsonl", GOOD, {"conversations": GOOD["messages"]})
+    with pytest.raises(UserError, match=r"chats\.jsonl: line 2: has no 'messages', which the first example"):
+        all_of(path)
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path):
+    for name in ("chats.jsonl", "chats.json"):
+        (tmp_path / name).write_bytes('{"messages": "天気"}\n'.encode("cp932"))
+        with pytest.raises(UserError, match=rf"{name}: (line 1: )?is not UTF-8"):
+            all_of(tmp_path / name)
+
+
+def test_missing_and_empty_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"chats\.jsonl: no such file or folder of conversations; correct its name"):
+        all_of(tmp_path / "chats.jsonl")
+    for name, text in {"a.jsonl": "\n", "a.json": "[]", "b.json": "", "c.json": '{"data": []}'}.items():
+        with pytest.raises(UserError, match=f"{name}: has no conversations in it"):
+            all_of(write(tmp_path / name, text))
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty" / "a.txt", GOOD)
+    with pytest.raises(UserError, match=r"empty: has no file of conversations; it may have \.jsonl \.ndjson \.json"):
+        all_of(tmp_path / "empty")
+
+
+# What a person says, in the files of others: no half of a pair, and more than white space.
+SAID = st.text(min_size=1, max_size=20).filter(str.strip)
+PLAIN = SAID.map(str.strip).filter(lambda text: "\n\nHuman:" not in text and "\n\nAssistant:" not in text)
+NAMES = {
+    "messages": ("role", "content", {"system": "developer"}),
+    "conversations": ("from", "value", {"user": "human", "assistant": "gpt"}),
+    "utterances": ("name", "text", {"assistant": "agent"}),
+}
+
+
+@st.composite
+def talks(draw, said=SAID, most=3):
+    """A conversation of whole exchanges, perhaps with a system."""
+    exchanges = draw(st.lists(st.tuples(said, said), min_size=1, max_size=most))
+    messages = say(*itertools.chain.from_iterable(exchanges))
+    return [*([{"role": "system", "content": draw(said)}] if draw(st.booleans()) else []), *messages]
+
+
+def turned(messages, role, content, names):
+    return [{role: names.get(said["role"], said["role"]), content: said["content"]} for said in messages]
+
+
+@given(talks(), st.integers(0, 20))
+def test_a_conversation_is_the_same_in_every_shape(messages, place):
+    expected = Conversation(messages)
+    for key, (role, content, names) in NAMES.items():
+        assert made({key: turned(messages, role, content, names)}) == expected
+        assert made({"messages": turned(messages, role, content, names)}) == expected, "the keys of turns may be mixed"
+    parts = [
+        said | {"content": [{"type": "text", "text": said["content"][:place]}, said["content"][place:]]}
+        for said in messages
+    ]
+    assert made({"messages": parts}) == expected
+    assert made({"prompt": messages[:-1], "completion": messages[-1:], "text": "x"}) == expected
+    assert made({"prompt": messages[:-1], "completion": messages[-1]["content"]}) == expected
+    columns = {"messages": "talk", "role": "who", "content": "says"}
+    assert made({"talk": turned(messages, "who", "says", {}), "messages": "x"}, columns=columns) == expected
+    if messages[0]["role"] == "system":
+        assert made({"conversations": messages[1:], "system": messages[0]["content"], "tools": []}) == expected
+
+
+@given(SAID, SAID, SAID)
+def test_a_question_with_an_answer_is_the_same_in_every_shape(asked, about, answer):
+    expected = Conversation(say(asked, answer))
+    for more in ({}, {"input": ""}, {"input": None, "system": ""}, {"tools": None}):
+        assert made({"instruction": asked, "output": answer, **more}) == expected
+        assert made({"q": asked, "output": answer, **more}, columns={"instruction": "q"}) == expected
+    assert made({"prompt": asked, "completion": answer}) == expected
+    assert made({"prompt": asked, "completion": [{"from": "gpt", "value": answer}]}) == expected
+    whole = Conversation(say(f"{asked}\n\n{about}", answer))
+    assert made({"instruction": asked, "input": about, "output": answer}) == whole
+
+
+@given(talks(), SAID)
+def test_a_pair_is_the_same_in_every_shape(messages, other):
+    chosen, rejected = messages[-1], messages[-1] | {"content": other + "x" + messages[-1]["content"]}
+    expected = Preference(messages[:-1], chosen, rejected)
+    contents = {"chosen": chosen["content"], "rejected": rejected["content"]}
+    assume(not all(text.startswith(messages[-2]["content"]) for text in contents.values()))  # a prompt, repeated
+    alone = {"chosen": [chosen], "rejected": {"from": "gpt", "value": rejected["content"]}}
+    whole = {"chosen": messages, "rejected": [*messages[:-1], rejected]}
+    for sides in (contents, alone, whole):
+        assert made({"prompt": messages[:-1], **sides, "score": 1}, Preference) == expected
+    assert made(whole, Preference) == expected
+    assert made({"prompt": messages[-2]["content"], **whole}, Preference) == expected
+    if len(messages) == 2:
+        for sides in (contents, alone, whole):
+            assert made({"prompt": messages[0]["content"], **sides}, Preference) == expected
+            assert made({"instruction": messages[0]["content"], **sides}, Preference) == expected
+
+
+@given(talks(PLAIN), PLAIN)
+def test_a_transcript_is_the_same_pair(messages, other):
+    messages = [said for said in messages if said["role"] != "system"]
+    rejected = messages[-1] | {"content": f"{other}x{messages[-1]['content']}"}
+    expected = Preference(messages[:-1], messages[-1], rejected)
+    sides = {
+        key: transcribed([*messages[:-1], said]) for key, said in (("chosen", messages[-1]), ("rejected", rejected))
+    }
+    assert made(sides, Preference) == expected
+    asked = transcribed(messages[:-1]) + "\n\nAssistant:"
+    assert made({"prompt": asked, **sides}, Preference) == expected
+    answers = {"chosen": messages[-1]["content"], "rejected": rejected["content"]}
+    assert made({"prompt": asked, **answers}, Preference) == expected
+    assert made({"prompt": asked, "completion": answers["chosen"]}).messages == messages
+
+
+def transcribed(messages):
+    names = {"user": "Human", "assistant": "Assistant"}
+    return "".join(f"\n\n{names[said['role']]}: {said['content']}" for said in messages)
+
+
+@given(SAID, PLAIN, PLAIN, st.sampled_from(["\n", " ", "\n\n"]))
+def test_texts_may_repeat_their_prompt(asked, chosen, other, between):
+    rejected = f"{chosen}{other}"
+    expected = Preference(say(asked), say("", chosen)[1], say("", rejected)[1])
+    sides = {"chosen": f"{asked}{between}{chosen}", "rejected": f"{asked}{between}{rejected}"}
+    assert made({"prompt": asked, **sides}, Preference) == expected
+    once = made({"prompt": asked, "chosen": sides["chosen"], "rejected": f"x{rejected}"}, Preference)
+    assert once.chosen["content"] == sides["chosen"], "one answer alone may begin like its prompt"
+    grown = made({"prompt": asked, "chosen": f"{asked}{chosen}", "rejected": f"{asked}x{rejected}"}, Preference)
+    assert grown.chosen["content"] == f"{asked}{chosen}", "both may, without white space"
+
+
+@given(talks(), st.booleans())
+def test_a_judged_answer_is_the_same_in_every_shape(messages, good):
+    expected = Judged(messages[:-1], messages[-1], good)
+    for label in (good, int(good), float(good)):
+        for completion in (messages[-1]["content"], messages[-1:], messages[-1]):
+            assert made({"prompt": messages[:-1], "completion": completion, "label": label}, Judged) == expected
+
+
+def test_a_prompt_keeps_its_further_fields():
+    row = {
+        "prompt": "1 + 1 は?",
+        "answer": 2,
+        "level": {"name": ["易しい", None, 1.5]},
+        "system": "短く。",
+        "tools": "[]",
+    }
+    system = {"role": "system", "content": "短く。"}
+    fields = {"answer": 2, "level": row["level"]}
+    assert made(row, Prompt) == Prompt([system, *say("1 + 1 は?")], fields)
+    renamed = {"q": row["prompt"], "solution": 2, "prompt": "x"}
+    assert made(renamed, Prompt, {"prompt": "q", "answer": "solution"}) == Prompt(say("1 + 1 は?"), {"answer": 2})
+
+
+def test_conversations_are_prompts_before_their_last_answer():
+    expected = Prompt(say("a", "b", "c"), {"answer": "d", "id": 1})
+    assert made({"messages": say("a", "b", "c", "d"), "id": 1}, Prompt) == expected
+    assert made({"messages": say("a", "b", "c", "d", "e"), "id": 1}, Prompt) == expected
+    assert made({"messages": say("a", "b"), "answer": "x"}, Prompt) == Prompt(say("a"), {"answer": "x"})
+    system = {"role": "system", "content": "短く。"}
+    alpaca = {"instruction": "a", "input": "c", "output": "b", "system": "短く。"}
+    assert made(alpaca, Prompt) == Prompt([system, *say("a\n\nc")], {"answer": "b"})
+    assert made({"messages": say("a", "b"), "input": "c"}, Prompt).fields == {"answer": "b", "input": "c"}
+
+
+def test_calls_of_tools_are_as_chat_templates_expect_them():
+    tools = [{"type": "function", "function": {"name": "sky", "parameters": {"type": "object"}}}]
+    result = {"role": "tool", "content": "", "name": "sky", "tool_call_id": "1"}
+    calls = [{"id": "1", **CALL}]
+    messages = [
+        *say("東京は?"),
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        result,
+        *say("", "晴れ")[1:],
+    ]
+    expected = Conversation(messages, tools)
+    texts = [{"id": "1", "function": {"name": "sky", "arguments": '{"in": "東京"}'}, "index": 0}]
+    for called in (calls, texts):
+        for content in ("", None, []):
+            said = messages[1] | {"content": content, "tool_calls": called, "refusal": None, "name": "bot", "weight": 1}
+            row = {"messages": [messages[0] | {"weight": 0, "id": 5}, said, *messages[2:]]}
+            assert made(row | {"tools": tools}) == made(row | {"tools": json.dumps(tools)}) == expected
+    assert made({"messages": answered(tool_calls=[{"name": "f"}])["messages"]}).messages[1]["tool_calls"] == [
+        {"type": "function", "function": {"name": "f", "arguments": {}}}
+    ]
+    thought = answered(reasoning_content="うーん", tool_calls=[])["messages"]
+    assert made({"messages": thought}).messages[1] == say("", "はい")[1] | {"reasoning_content": "うーん"}
+    assert made({"prompt": "a", "chosen": "b", "rejected": "c", "tools": tools}, Preference).tools == tools
+    assert made({"prompt": "a", "completion": "b", "label": 0, "tools": tools}, Judged).tools == tools
+    assert made({"prompt": "a", "tools": tools}, Prompt) == Prompt(say("a"), {}, tools)
+    assert made(
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "observation", "value": "b"}, *say("", "c")[1:]]}
+    ).messages[1] == {"role": "tool", "content": "b"}
+
+
+def test_columns_are_checked(tmp_path):
+    with pytest.raises(UserError, match=r"^columns\.mesages: is no key of conversations; the nearest is messages$"):
+        Columns({"mesages": "talk"}, Conversation)
+    path, other = write(tmp_path / "a.jsonl", {"talk": GOOD["messages"]}), write(tmp_path / "b.jsonl", GOOD)
+    assert all_of(path, other, columns={"messages": "talk"}) == [Conversation(GOOD["messages"])] * 2
+    for ours in ("messages", "content"):
+        with pytest.raises(UserError, match=rf"columns\.{ours}: no file has 'talks'; correct its name or remove it"):
+            all_of(other, columns={ours: "talks"})
+    tools = [{"function": {"name": "f", "parameters": {}}, "name": "user"}]
+    assert made({**GOOD, "tools": tools}, columns={"role": "name"}).tools == tools, "only turns are renamed"
+
+
+def rows_of(talks):
+    return [{"messages": list(talk.messages)} for talk in talks]
+
+
+FORMS = {
+    "a.jsonl": lambda rows: "".join(f"{json.dumps(row)}\n\n" for row in rows),
+    "bom.jsonl": lambda rows: "\ufeff" + "\n".join(map(json.dumps, rows)),
+    "b.ndjson": lambda rows: "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
+    "list.json": lambda rows: json.dumps(rows),
+    "indented.json": lambda rows: "\ufeff\n " + json.dumps(rows, indent=2, ensure_ascii=False) + "\n\n",
+    "object.json": lambda rows: json.dumps({"version": {"a": [1]}, "data": rows, "n": None}, indent=1),
+    "one-line.json": lambda rows: json.dumps({"data": rows}),
+    "lines.JSON": lambda rows: "\n".join(map(json.dumps, rows)),
+}
+
+
+@pytest.mark.parametrize("name", [*FORMS, "list.json.gz", "c.parquet"])
+@pytest.mark.parametrize("small", [False, True])
+def test_every_kind_of_file_has_the_same_rows(tmp_path, name, small, monkeypatch):
+    path, rows = tmp_path / name, rows_of(TALKS)
+    if small:  # than the text of the file, and than any row
+        monkeypatch.setattr(json_rows, "MOST_ROW_BYTES", 400)
+    if name == "c.parquet":
+        parquet(path, rows)
+    elif name.endswith(".gz"):
+        path.write_bytes(gzip.compress(FORMS[name.removesuffix(".gz")](rows).encode()))
+    else:
+        path.write_bytes(FORMS[name](rows).encode())
+    assert all_of(path) == TALKS
+
+
+@pytest.mark.parametrize("spaces", [0, 450, 1100])
+def test_white_space_before_a_row_may_be_longer_than_a_row(tmp_path, spaces, monkeypatch):
+    monkeypatch.setattr(json_rows, "MOST_ROW_BYTES", 400)
+    text = f"[{',  '.join(' ' * spaces + json.dumps(row) for row in rows_of(TALKS))}]"
+    (tmp_path / "a.json").write_text(text)
+    assert all_of(tmp_path / "a.json") == TALKS
+
+
+def parquet(path, rows):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=7)
+
+
+def test_a_null_in_parquet_is_a_key_that_is_not_there(tmp_path):
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    other = {"type": "function", "function": {"name": "g", "arguments": {"b": ["x", None]}}}
+    rows = [
+        {"messages": [*say("a"), {"role": "assistant", "content": "b", "tool_calls": [made]}]} for made in (call, other)
+    ]
+    parquet(tmp_path / "a.parquet", [*rows, {"messages": say("c", "d"), "image": b"\xff", "prompt": "x"}])
+    found = all_of(tmp_path / "a.parquet")
+    assert [talk.messages[1].get("tool_calls") for talk in found] == [[call], [other], None]
+    parquet(tmp_path / "wrong.parquet", [*rows_of(TALKS[:18]), {"messages": say("a", " ")}])
+    with pytest.raises(UserError, match=r"wrong\.parquet: row 19, message 2: has no content"):
+        all_of(tmp_path / "wrong.parquet")
+    day = datetime.date(2024, 1, 2)
+    parquet(tmp_path / "b.parquet", [{"prompt": "a", "day": day, "image": b"\xff", "parts": [b"x", b"y"], "n": 1.5}])
+    assert all_of(tmp_path / "b.parquet", kind=Prompt)[0].fields == {
+        "day": "2024-01-02",
+        "parts": [None, None],
+        "n": 1.5,
+    }
+
+
+def test_a_folder_is_read_in_the_order_of_its_names(tmp_path, capsys):
+    (tmp_path / "sub").mkdir()
+    for place, name in enumerate(["b.jsonl", "a.json", "sub/c.ndjson", ".hidden.jsonl", "notes.txt"]):
+        write(tmp_path / name, {"messages": CHATS[place]})
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    write(tmp_path / "a.json", json.dumps([{"messages": CHATS[1]}]))
+    assert all_of(tmp_path) == [TALKS[1], TALKS[0], TALKS[2]]
+    assert "1 other files are not read" in capsys.readouterr().err
+
+
+def test_a_folder_on_a_bucket_is_read(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    parquet(tmp_path / "b.parquet", rows_of(TALKS[:2]))
+    storage.copy(tmp_path / "b.parquet", bucket / "talks" / "b.parquet")
+    storage.write_text(bucket / "talks" / "a.jsonl", json.dumps(rows_of(TALKS[2:3])[0]))
+    assert all_of(bucket / "talks") == [TALKS[2], *TALKS[:2]]
+    assert all_of(bucket / "talks" / "a.jsonl") == TALKS[2:3]
+    with pytest.raises(UserError, match="no such file or folder of conversations"):
+        all_of(bucket / "talk")
+
+
+BROKEN = {
+    '[{"a": 1}, ': "row 2: is not JSON",
+    '[{"messages": 1} {"a": 1}]': "row 1: is not JSON \\(',' is missing before '{'\\)",
+    "[{}": "row 1: is not JSON \\(',' is missing before its end\\)",
+    "[{},]": "row 1: has a comma before '\\]'; remove it",
+    '{"data": [], }': "has a comma before '}'; remove it",
+    "[{}] []": "row 1: has more after its end",
+    "[1]": "row 1: is not an object",
+    "5": "begins with '5' and is neither a list nor an object",
+    '{"a": 1}': "is an object without a list; write a list of examples",
+    '{"a": [], "b": []}': "has two lists, 'a' and 'b'",
+    '{"a" [': "is not JSON \\(':' is missing before '\\['",
+    "{5": "is not JSON \\(':' is missing before its end",
+    "[nul": "row 1: is not JSON",
+    '["': "row 1: is not JSON \\(Unterminated",
+    '[{"a": "' + "x" * 5_000: "row 1: is longer than 0 MiB; split or remove it",
+    '["' + "x" * 1_100 + '"]': "row 1: is longer than 0 MiB",
+    '[{"a": ' + '"x", ' * 1_000: "row 1: is not JSON",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=lambda text: text[:20])
+def test_broken_json_is_refused_with_its_row(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(json_rows, "MOST_ROW_BYTES", 1_000)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=rf"a\.json: {BROKEN[text]}"):
+        list(rows(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize(("text", "told"), [("[" * 10**6, "nested too deeply"), ("[1" + "0" * 5000, "is not JSON")])
+def test_json_that_python_can_not_read_is_refused_with_its_row(tmp_path, text, told):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=rf"a\.json: row 1: .*{told}"):
+        list(rows(tmp_path / "a.json"))
+
+
+def test_a_long_row_costs_no_more_than_its_bound(tmp_path, monkeypatch):
+    for module in (json_rows, example_rows):
+        monkeypatch.setattr(module, "MOST_ROW_BYTES", 1 << 16)
+    for name, begin in {"a.jsonl.gz": "", "a.json.gz": "[", "b.json.gz": "[" + " " * 10**7}.items():
+        (tmp_path / name).write_bytes(gzip.compress(f'{begin}{{"messages": "{"x" * 10**7}'.encode(), 1))
+        tracemalloc.start()
+        with pytest.raises(UserError, match=rf"{name}: (line|row) 1: is longer than 0 MiB; split or remove it"):
+            list(rows(tmp_path / name))
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+        tracemalloc.stop()
+
+
+def test_a_row_of_just_the_bound_is_read(tmp_path, monkeypatch):
+    for module in (json_rows, example_rows):
+        monkeypatch.setattr(module, "MOST_ROW_BYTES", len(json.dumps(GOOD)) + 1)  # and a line's end
+    longer = {
+        "messages": [*GOOD["messages"][:-1], {"role": "assistant", "content": GOOD["messages"][1]["content"] + "xx"}]
+    }
+    for name, text in {"a.jsonl": "{}", "a.json": "[{},{}]", "b.json": "{}\n{}"}.items():
+        assert len(all_of(write(tmp_path / name, text.replace("{}", json.dumps(GOOD))))) in (1, 2)
+        with pytest.raises(UserError, match=rf"{name}: (line|row) 1: is longer than"):
+            all_of(write(tmp_path / name, text.replace("{}", json.dumps(longer))))
+
+
+def test_what_is_no_file_or_no_parquet_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(UserError, match="no such file or folder"):
+        all_of(tmp_path / "pipe.jsonl")
+    with open(tmp_path / "hole.jsonl", "wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(UserError, match="were never written"):
+        all_of(tmp_path / "hole.jsonl")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + b"x" * 100 + b"PAR1")
+    with pytest.raises(UserError, match=r"a\.parquet: is not Parquet or is cut off .*; copy or download it again"):
+        all_of(tmp_path / "a.parquet")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode() * 99)[:50])
+    with pytest.raises(UserError, match=r"cut\.jsonl\.gz: cannot be read .*Copy or download it again"):
+        all_of(tmp_path / "cut.jsonl.gz")
+
+
+@pytest.mark.slow
+def test_a_parquet_of_much_text_in_a_few_bytes_ends_at_a_limit(tmp_path):
+    table = pyarrow.table({"prompt": ["x" * (48 << 20)] * 2})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
+    with pytest.raises(UserError, match=r"a\.parquet: can't be read \(it becomes 100,663,\d+ bytes\)"):
+        all_of(tmp_path / "a.parquet", kind=Prompt)
+
+
+def test_what_is_held_out_does_not_depend_on_place_or_number():
+    train, held_out = split(TALKS, 0.25)
+    assert len(train) + len(held_out) == len(CHATS) and 5 < len(held_out) < 25
+    again, again_held_out = split([*TALKS[::-1], *TALKS], 0.25)
+    assert {repr(chat) for chat in again_held_out} == {repr(chat) for chat in held_out}
+    assert not {repr(chat) for chat in again} & {repr(chat) for chat in held_out}
+
+
+@given(fraction=st.floats(0, 1))
+def test_a_conversation_is_held_out_by_its_hash_alone(fraction):
+    _, held_out = split(TALKS, fraction)
+    for talk in TALKS:
+        said = json.dumps([[message["role"], message["content"]] for message in talk.messages], ensure_ascii=False)
+        place = int(hashlib.sha256(said.encode()).hexdigest()[:16], 16) / 2**64
+        assert (talk in held_out) == (place < fraction)
+        assert split([talk], place) == ([talk], [])
+
+
+def test_a_prompt_never_stands_on_both_sides():
+    answers = [say("", f"{n}です。")[1] for n in range(9)]
+    pairs = [Preference(chat[:1], answers[n], answers[n + 1]) for chat in CHATS for n in range(8)]
+    judged = [Judged(chat[:1], answer, n > 4) for chat in CHATS for n, answer in enumerate(answers)]
+    prompts = [Prompt(chat[:1], {"answer": n}) for chat in CHATS for n in range(9)]
+    held = []
+    for kind in (pairs, judged, prompts):
+        train, held_out = split(kind, 0.3)
+        asked = lambda one: (one.messages if isinstance(one, Prompt) else one.prompt)[0]["content"]  # noqa: E731
+        held.append({*map(asked, held_out)})
+        assert not held[-1] & {*map(asked, train)} and 5 < len(held[-1]) < 40
+    assert held[0] == held[1] == held[2], "of every kind, the same prompts"
+
+
+def test_what_a_conversation_calls_is_part_of_its_identity():
+    plain, called = answered()["messages"], answered(tool_calls=[CALL])["messages"]
+    tools = [{"name": "f", "parameters": {}}]
+    assert len({identity(plain), identity(called), identity(plain, tools), identity(called, tools)}) == 4
+    assert identity(plain, [{"parameters": {}, "name": "f"}]) == identity(plain, tools)
+
+
+def test_the_conversations_of_a_recipe_are_its_files_and_the_questions_of_tenki(tmp_path):
+    path = write(tmp_path / "chats.jsonl", *rows_of(TALKS))
+    learned, held_out = read(["tenki", str(path)], Conversation, {}, 0.25, seed=3)
+    of_file, questions = split(TALKS, 0.25), tenki.split_questions(0.25, seed=3)
+    of_tenki = [[Conversation(line["messages"]) for line in tenki.conversations(part)] for part in questions]
+    assert (learned, held_out) == (of_tenki[0] + of_file[0], of_tenki[1] + of_file[1])
+    prompts, held_prompts = read(["tenki"], Prompt, {}, 0.25, seed=3)
+    assert [prompt.messages for prompt in prompts] == [list(talk.messages[:1]) for talk in of_tenki[0]]
+    assert [prompt.fields for prompt in held_prompts] == [
+        {"answers": list(question.answers), "kind": question.kind} for question in questions[1]
+    ]
+    with pytest.raises(UserError, match="tenki: has conversations and prompts, but no preferences; name a file"):
+        read(["tenki"], Preference, {}, 0.25, seed=3)
+
+
+def test_the_public_japanese_set_is_read(real_text):
+    path = real_text / "instruction_ja.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = all_of(path)
+    assert len(found) == len(lines) > 600
+    for talk, line in zip(found, lines, strict=True):
+        assert talk == Conversation(say(*(said["text"] for said in line["utterances"])))
+    prompts = all_of(path, kind=Prompt)
+    assert [prompt.fields["id"] for prompt in prompts] == [line["id"] for line in lines]
+
+
+SEEDS = {
+    Conversation: [
+        GOOD,
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "tools": "[]"},
+        {"instruction": "a", "input": "b", "output": "c", "system": "d"},
+        answered(tool_calls=[CALL]) | {"tools": [CALL]},
+    ],
+    Preference: [
+        {"prompt": "a", "chosen": say("a", "b"), "rejected": say("a", "c")},
+        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+    ],
+    Judged: [{"prompt": say("a"), "completion": say("", "b")[1:], "label": True}],
+    Prompt: [{"prompt": "a", "answer": {"b": [1, 2.5]}}],
+}
+ODD = [None, True, 0, -1, 1e400, float("nan"), "", "\ud800", "\0", [], {}, [[]], [None], {"": ""}, "\n\nHuman:", 10**40]
+
+
+def mutated_value(value, choose):
+    """The same with an odd value in one place."""
+    if choose.random() < 0.25 or not value or not isinstance(value, dict | list):
+        return choose.choice(ODD)
+    place = choose.choice([*value] if isinstance(value, dict) else range(len(value)))
+    return (value | {place: mutated_value(value[place], choose)}) if isinstance(value, dict) else [
+        *value[:place], mutated_value(value[place], choose), *value[place + 1 :]
+    ]  # fmt: skip
+
+
+def mutated_bytes(data, choose):
+    """The same with some bytes other, gone or twice."""
+    for _ in range(choose.randint(1, 3)):
+        start = choose.randrange(len(data) + 1)
+        end = min(len(data), start + choose.randint(0, 9))
+        middle = choose.choice(
+            [b"", bytes(choose.choices(range(256), k=3)), data[start:end] * 2, b"[" * 9, b'"', b"\\ud800"]
+        )
+        data = data[:start] + middle + data[end:]
+    return data
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mutated_file_is_read_or_refused_in_one_line(tmp_path, seed):
+    choose, refused = random.Random(seed), 0
+    for _ in range(100):
+        kind = choose.choice([*SEEDS])
+        lines = [choose.choice(SEEDS[kind])] * 2
+        if choose.random() < 0.5:
+            lines[1] = mutated_value(lines[1], choose)
+        name = choose.choice(["a.jsonl", "a.json", "b.json"])
+        written = {"a.jsonl": "\n".join(map(json.dumps, lines)), "a.json": json.dumps(lines)}
+        data = written.get(name, json.dumps({"data": lines}, indent=1)).encode()
+        (tmp_path / name).write_bytes(mutated_bytes(data, choose) if choose.random() < 0.6 else data)
+        try:
+            for example in all_of(tmp_path / name, kind=kind):
+                json.dumps(vars(example), ensure_ascii=False).encode()
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(str(tmp_path / name)) and "\n" not in str(error) and len(str(error)) < 900
+    assert 30 < refused < 90
+
+
+def test_a_mutated_parquet_is_read_or_refused_in_one_line(tmp_path):
+    parquet(tmp_path / "good.parquet", rows_of(TALKS[:20]))
+    data, choose = (tmp_path / "good.parquet").read_bytes(), random.Random(0)
+    for number in range(3):
+        path = tmp_path / f"{number}.parquet"
+        path.write_bytes(mutated_bytes(data, choose))
+        try:
+            all_of(path)
+        except UserError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+
+def test_every_shape_can_be_named_with_columns():
+    for kind, shapes in SHAPES.items():
+        for shape in shapes:
+            Columns({key: f"their {key}" for key in shape.keys}, kind)

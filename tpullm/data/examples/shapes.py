@@ -1,0 +1,299 @@
+"""The shapes that examples are written in, recognized by their keys → examples.
+
+One row of a file is an object. A shape is the keys that it must have, and a function that makes an example of it.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tpullm.data.examples.kinds import Conversation, E, Example, Judged, Preference, Prompt
+from tpullm.data.examples.turns import TRANSCRIPT, check_plain, said_by, tools, transcript, turns
+from tpullm.errors import UserError
+from tpullm.tokenizer.chat_template import Message, Messages
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape of rows.
+
+    Args:
+        name: what people call it.
+        keys: those that a row must have.
+        read: makes an example of a row; its second argument is where the row is.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    read: Callable[[Row, str], Any]
+
+    def fits(self, row: Row) -> bool:
+        """Whether the row has all keys of the shape."""
+        return all(row.get(key) is not None for key in self.keys)
+
+
+TURNS = ("messages", "conversations", "utterances", "prompt", "completion", "chosen", "rejected")  # may hold turns
+OPTIONAL = ("input", "system", "tools", "role", "content")  # keys of a row or of its turns that need not be there
+
+
+def examples(rows: Iterable[tuple[str, Row]], kind: type[E], columns: "Columns") -> Iterator[tuple[str, E]]:
+    """The examples of one file, each with the name of the shape.
+
+    Args:
+        rows: where each row is, and the row.
+        columns: what the columns of the file are called here.
+
+    Raises:
+        UserError: a row is not of the shape of the first row, or has a mistake; the error says where.
+    """
+    shape = None
+    for where, row in rows:
+        row = columns.renamed(row)
+        shape = shape or _recognized(row, kind, where)
+        if not shape.fits(row):
+            missing = next(key for key in shape.keys if row.get(key) is None)
+            raise UserError(f"{where}: has no {missing!r}, which the first example of the file has; add or remove it")
+        yield shape.name, shape.read(row, where)
+
+
+class Columns:
+    """Which column of a file is which key of a shape; it notes which columns were found.
+
+    Args:
+        named: our key → the file's. `role` and `content` are keys of the turns in a list, all others of the row.
+        kind: the kind of examples.
+    """
+
+    def __init__(self, named: Mapping[str, str], kind: type[Example]):
+        known = {key for shape in SHAPES[kind] for key in shape.keys} | {*OPTIONAL}
+        for ours in named if kind is not Prompt else ():  # a reward may have a field of any name
+            if ours not in known:
+                near = difflib.get_close_matches(ours, known, 1, 0)
+                raise UserError(f"columns.{ours}: is no key of {WHAT[kind]}; the nearest is {near[0]}")
+        self._row = {theirs: ours for ours, theirs in named.items() if ours not in ("role", "content")}
+        self._turn = {theirs: ours for ours, theirs in named.items() if ours in ("role", "content")}
+        self._found: set[str] = set()
+
+    def renamed(self, row: Row) -> Row:
+        """The row with our keys in the place of the file's."""
+        row = self._renamed(row, self._row)
+        return {key: self._in_turns(value) if key in TURNS else value for key, value in row.items()}
+
+    def _in_turns(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._in_turns(said) for said in value]
+        return self._renamed(value, self._turn) if isinstance(value, dict) else value
+
+    def _renamed(self, row: Row, names: dict[str, str]) -> Row:
+        found = {theirs: ours for theirs, ours in names.items() if theirs in row}
+        self._found |= {*found}
+        others = {key: value for key, value in row.items() if key not in found}
+        return others | {ours: row[theirs] for theirs, ours in found.items()}
+
+    def check_found(self) -> None:
+        """Refuse a column that no row had: its name may have a mistake."""
+        for theirs, ours in (self._row | self._turn).items():
+            if theirs not in self._found:
+                raise UserError(f"columns.{ours}: no file has {theirs!r}; correct its name or remove it")
+
+
+def _recognized(row: Row, kind: type[Example], where: str) -> Shape:
+    found = next((shape for shape in SHAPES[kind] if shape.fits(row)), None)
+    if found is None:
+        there = ", ".join(repr(key)[:40] for key in [*row][:12]) or "none"
+        raise UserError(
+            f"{where}: its keys are {there}, which is no shape of {WHAT[kind]} (docs/en/tuning.md#shapes-of-examples); "
+            "name them with `columns`"
+        )
+    return found
+
+
+def _with_system(said: Messages, row: Row, where: str) -> Messages:
+    """The turns, after the row's own text of the system if it has one."""
+    system = row.get("system")
+    if system is None or system == "":
+        return said
+    if said[0]["role"] == "system":
+        raise UserError(f"{where}: has `system` and a message of the system; keep one of them")
+    return [said_by("system", system, f"{where}, system"), *said]
+
+
+def _asked(value: Any, where: str) -> Messages:
+    """A prompt: the text of the user, a transcript, or messages that end before an answer."""
+    where = f"{where}, prompt"
+    if not isinstance(value, str):
+        return _open(turns(value, where), where)
+    return _open(transcript(value, where) if value.startswith(TRANSCRIPT) else [said_by("user", value, where)], where)
+
+
+def _open(said: Messages, where: str) -> Messages:
+    """The same turns, which an answer can follow."""
+    if said[-1]["role"] in ("assistant", "system"):
+        raise UserError(f"{where}: what is asked ends with the {said[-1]['role']}; end it with the user")
+    return said
+
+
+def _instructed(row: Row, where: str) -> Messages:
+    """The prompt of Alpaca's shape: an instruction, and below it what it is about."""
+    parts = [row["instruction"], row.get("input") or ""]
+    if not all(isinstance(part, str) for part in parts):
+        raise UserError(f"{where}: its instruction or input is not text; write both as text")
+    return [said_by("user", "\n\n".join(filter(str.strip, parts)), f"{where}, instruction")]
+
+
+def _answered(value: Any, where: str) -> Messages:
+    """What follows a prompt: the text of the assistant, or messages."""
+    if isinstance(value, dict):
+        return turns([value], where)
+    return [said_by("assistant", value, where)] if isinstance(value, str) else turns(value, where)
+
+
+def _conversation(said: Callable[[Row, str], Messages]) -> Callable[[Row, str], Conversation]:
+    """A reader of conversations out of a reader of turns."""
+
+    def read(row: Row, where: str) -> Conversation:
+        messages = _with_system(said(row, where), row, where)
+        if not any(message["role"] == "assistant" for message in messages):
+            raise UserError(f"{where}: no turn of the assistant, so nothing to learn from; add one or remove the line")
+        return Conversation(messages, tools(row.get("tools"), where))
+
+    return read
+
+
+def _completed(row: Row, where: str) -> Messages:
+    if isinstance(row.get("label"), bool):
+        raise UserError(f"{where}: its `label` judges the answer; use such a file for preferences, not conversations")
+    return [*_asked(row["prompt"], where), *_answered(row["completion"], f"{where}, completion")]
+
+
+def _one_answer(said: Messages, where: str) -> Message:
+    if len(said) != 1 or said[0]["role"] != "assistant":
+        raise UserError(f"{where}: is not one turn of the assistant; give the answer alone, or all of the conversation")
+    return said[0]
+
+
+def _judged(row: Row, where: str) -> Judged:
+    if not isinstance(row["label"], bool | int | float) or row["label"] not in (0, 1):
+        raise UserError(f"{where}: its label is {row['label']!r:.60}; write true for a good answer, else false")
+    prompt = _with_system(_asked(row["prompt"], where), row, where)
+    answer = _one_answer(_answered(row["completion"], f"{where}, completion"), f"{where}, completion")
+    return Judged(prompt, answer, bool(row["label"]), tools(row.get("tools"), where))
+
+
+def _preferred(row: Row, where: str) -> Preference:
+    """A pair, whether or not the prompt stands at the beginning of both answers."""
+    prompt = _prompt_of_pair(row, where)
+    sides = [_side(row, key, where) for key in ("chosen", "rejected")]
+    shared = _common(sides[0][:-1], sides[1][:-1])
+    prompt = _agreed(prompt, shared, where)
+    rests = zip(sides, ("chosen", "rejected"), strict=True)
+    chosen, rejected = (_one_answer(said[len(shared) :], f"{where}, {key}") for said, key in rests)
+    if _same(chosen, rejected):
+        raise UserError(f"{where}: both answers are equal, so none is preferred; remove the pair")
+    return Preference(_with_system(prompt, row, where), chosen, rejected, tools(row.get("tools"), where))
+
+
+def _prompt_of_pair(row: Row, where: str) -> Messages:
+    if row.get("prompt") is not None:
+        return _asked(row["prompt"], where)
+    return [] if row.get("instruction") is None else _instructed(row, where)
+
+
+def _side(row: Row, key: str, where: str) -> Messages:
+    """The messages of one side of a pair: the answer, perhaps after its prompt."""
+    value, prompt, where = row[key], row.get("prompt"), f"{where}, {key}"
+    if isinstance(value, str) and value.startswith(TRANSCRIPT):
+        said = transcript(value, where)
+    elif isinstance(prompt, str) and _repeats(row, prompt):
+        said = _answered(value[len(prompt) :].lstrip(), where)
+    else:
+        said = _answered(value, where)
+    if said[-1]["role"] != "assistant":
+        raise UserError(f"{where}: ends without an answer of the assistant; add it or remove the pair")
+    return said
+
+
+def _repeats(row: Row, prompt: str) -> bool:
+    """Whether both answers are texts that begin with the prompt and go on after white space.
+
+    An answer may begin with the words of its prompt by itself. Then the other one hardly does, and no space follows.
+    """
+    texts = [text for text in (row["chosen"], row["rejected"]) if isinstance(text, str) and text.startswith(prompt)]
+    return len(texts) == 2 and all(text[len(prompt) :][:1].isspace() for text in texts)
+
+
+def _agreed(prompt: Messages, shared: Messages, where: str) -> Messages:
+    """The prompt, out of what the row says and what both answers begin with."""
+    if not prompt and not shared:
+        raise UserError(f"{where}: has no prompt, and its two answers have nothing in common; add a `prompt`")
+    longer, shorter = (prompt, shared) if len(prompt) >= len(shared) else (shared, prompt)
+    if any(not _same(*pair) for pair in zip(longer[::-1], shorter[::-1], strict=False)):
+        raise UserError(f"{where}: its answers begin with another conversation than its prompt; correct one of them")
+    return _open(longer, where)
+
+
+def _common(one: Messages, other: Messages) -> Messages:
+    """The longest beginning that both have."""
+    for place, pair in enumerate(zip(one, other, strict=False)):
+        if not _same(*pair):
+            return one[:place]
+    return one[: len(other)]
+
+
+def _same(one: Message, other: Message) -> bool:
+    """Whether two turns say the same, but for white space around it."""
+    return one | {"content": one["content"].strip()} == other | {"content": other["content"].strip()}
+
+
+def _asked_alone(row: Row, where: str) -> Prompt:
+    return _prompt(_asked(row["prompt"], where), row, {"prompt"}, {}, where)
+
+
+def _asked_in(shape: Shape) -> Shape:
+    """A shape of conversations as prompts: what comes before the last answer, which is the field `answer`."""
+
+    def read(row: Row, where: str) -> Prompt:
+        said = shape.read({key: value for key, value in row.items() if key != "system"}, where).messages
+        last = max(place for place, message in enumerate(said) if message["role"] == "assistant")
+        if last == 0:
+            raise UserError(f"{where}: nothing comes before its last answer, so there is no prompt; add one")
+        used = {*shape.keys, *(["input"] if "instruction" in shape.keys else [])}
+        return _prompt(_open(said[:last], where), row, used, {"answer": said[last]["content"]}, where)
+
+    return Shape(shape.name, shape.keys, read)
+
+
+def _prompt(said: Messages, row: Row, used: set[str], more: Row, where: str) -> Prompt:
+    fields = more | {key: value for key, value in row.items() if key not in used | {"system", "tools"}}
+    check_plain(fields, where)
+    return Prompt(_with_system(said, row, where), fields, tools(row.get("tools"), where))
+
+
+CONVERSATIONS = [
+    Shape("messages", ("messages",), _conversation(lambda row, where: turns(row["messages"], where))),
+    Shape("ShareGPT", ("conversations",), _conversation(lambda row, where: turns(row["conversations"], where))),
+    Shape("utterances", ("utterances",), _conversation(lambda row, where: turns(row["utterances"], where))),
+    Shape(
+        "Alpaca",
+        ("instruction", "output"),
+        _conversation(
+            lambda row, where: [*_instructed(row, where), *_answered(row["output"], f"{where}, output")],
+        ),
+    ),
+    Shape("prompt and completion", ("prompt", "completion"), _conversation(_completed)),
+]
+# Of each kind, the first shape that fits a row is its shape.
+SHAPES: dict[type[Example], list[Shape]] = {
+    Conversation: CONVERSATIONS,
+    Preference: [
+        Shape("pairs with a prompt", ("prompt", "chosen", "rejected"), _preferred),
+        Shape("pairs with an instruction", ("instruction", "chosen", "rejected"), _preferred),
+        Shape("pairs of conversations", ("chosen", "rejected"), _preferred),
+    ],
+    Judged: [Shape("judged completions", ("prompt", "completion", "label"), _judged)],
+    Prompt: [Shape("prompts", ("prompt",), _asked_alone), *map(_asked_in, CONVERSATIONS[:-1])],
+}
+WHAT = {Conversation: "conversations", Preference: "preferences", Judged: "judged answers", Prompt: "prompts"}
