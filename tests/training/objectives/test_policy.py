@@ -112,8 +112,8 @@ def test_tokens_that_are_not_trained_are_nothing(name):
     [
         (1.25, 1.0, 1.25, None),  # below 1.28: clip-higher lets it grow
         (1.30, 1.0, 0.0, "clipped_high"),
-        (1.30, -1.0, -1.30, None),  # a step back towards 1 is never clipped
-        (0.75, 1.0, 0.75, None),
+        (1.30, -0.5, -0.65, None),  # a step back towards 1 is never clipped
+        (0.75, 0.5, 0.375, None),
         (0.75, -1.0, 0.0, "clipped_low"),
         (0.85, -1.0, -0.85, None),
     ],
@@ -177,6 +177,7 @@ def test_answers_without_a_reward_are_left_out():
     assert policy.centered(rewards)[:4].tolist() == [[-1, 0, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
     assert policy.leave_one_out(rewards)[:4].tolist() == [[-2, 0, 2], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
     assert not policy.standardized(rewards)[1:4].any()
+    np.testing.assert_allclose(policy.standardized(rewards)[0], [-1 / (2**0.5 + 1e-4), 0, 1 / (2**0.5 + 1e-4)])
     assert without_signal(rewards).tolist() == [False, True, True, True, False]
 
 

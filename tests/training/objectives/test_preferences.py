@@ -90,6 +90,22 @@ def test_equal_answers_cost_log_2(seed):
     assert found["loss"] == pytest.approx(found["nll"] + 0.3 * math.log(2), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("dpo per token", lambda margin: math.log1p(math.exp(-margin))),
+        ("simpo", lambda margin: math.log1p(math.exp(0.5 - margin))),
+        ("ipo", lambda margin: ((margin - 0.5) / 0.3) ** 2),
+    ],
+)
+def test_the_margin_that_is_logged_is_what_the_loss_is_of(name, loss):
+    random = np.random.default_rng(5)
+    one = np.eye(N, dtype=np.float32)[2]
+    found = means(differentiated(name, (answers(random), answers(random)), one)[1])
+    assert found["loss"] == pytest.approx(loss(found["margin"]), rel=1e-5)
+    assert found["margin"] == pytest.approx(found["reward_chosen"] - found["reward_rejected"], rel=1e-5)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=SEEDS)
 def test_swapped_answers_swap_what_is_logged(seed):

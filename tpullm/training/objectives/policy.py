@@ -66,7 +66,7 @@ def policy_loss(
         logp_BT: log-probabilities of the sampled tokens, at the temperature of sampling.
         advantages_BT: of each token's answer.
         answers_BT: int32, the number of the token's answer in its row, 1 to `count`; 0 for tokens that are not trained
-            (prompts, padding, what a tool said, answers that are left out).
+            (prompts, padding, what a tool said). An answer without trained tokens is not counted.
         clip: as `Method.clip`.
         budget: the most tokens of an answer, for `average: budget`.
         old_BT: log-probabilities when the answers were sampled. None: those of this step, so every ratio is exactly 1.
@@ -125,6 +125,7 @@ def _weights(average: str, trained_BT, answers_BT, count: int, budget: int):
     """What each token counts for, and by what the sum over the whole batch is divided: answers or tokens."""
     if average == "tokens":
         return trained_BT, jnp.sum(trained_BT)
+    assert budget or average != "budget", "the most tokens of an answer"
     lengths_BS = _lengths(answers_BT, count)
     shares_BT = trained_BT / jnp.maximum(to_tokens(lengths_BS, answers_BT), 1)
     return (shares_BT if average == "answers" else trained_BT / budget), jnp.sum(lengths_BS > 0, dtype=jnp.float32)
