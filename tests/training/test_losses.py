@@ -123,3 +123,41 @@ def test_no_array_of_all_logits_exists():
         program = jax.jit(jax.grad(lambda *a: _ours(*a)[0], (0, 1))).lower(*shapes).compile()
     all_logits = 4 * B * T * V
     assert program.memory_analysis().temp_size_in_bytes < all_logits / 2
+
+
+# For counts of work: wide enough that all but a hundredth are matmuls. Of two chunks the compiler counts one.
+TARGETS, WIDE = np.zeros((4, 32), np.int32), ((4, 32, 512), (1024, 512))
+MATMUL = 4 * 32 * 512 * 1024
+
+
+def test_a_table_that_is_not_trained_costs_a_matmul_less():
+    ones = np.ones(TARGETS.shape, np.float32)
+    assert_a_frozen_table_costs_less(lambda h, t: _ours(h, t, TARGETS, ones, chunks=2)[0], frozen=2, trained=3)
+
+
+def assert_a_frozen_table_costs_less(loss, frozen: int, trained: int):
+    """Whether it is stopped or not asked for, and under `remat`. The hidden states' gradient has the same bits.
+
+    Args:
+        frozen, trained: matmuls of hidden states and table.
+    """
+    programs = [
+        jax.grad(loss, (0, 1)),
+        lambda hidden, table: jax.grad(lambda both: loss(both[0], jax.lax.stop_gradient(both[1])))((hidden, table))[0],
+        lambda hidden, table: jax.grad(jax.checkpoint(lambda hidden: loss(hidden, table)))(hidden),
+    ]
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=shape).astype(np.float32) / 8 for shape in WIDE]
+    with jax.set_mesh(mesh()):
+        compiled = [jax.jit(program).lower(*arrays).compile() for program in programs]
+        (expected, _), *found = [program(*arrays) for program in compiled]
+    for gradient in found:
+        np.testing.assert_array_equal(gradient, expected)
+    counts = [_flops(program) / MATMUL for program in compiled]
+    assert counts == pytest.approx([trained, frozen, frozen], rel=0.03)
+
+
+def _flops(program) -> float:
+    """By the compiler, which counts the body of a loop once."""
+    analysis = program.cost_analysis()
+    return (analysis[0] if isinstance(analysis, list) else analysis)["flops"]

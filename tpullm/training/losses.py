@@ -21,6 +21,7 @@ CHUNK, CHUNK_ON_CPU = 1 << 30, 64 << 20
 AXES = ("vocabulary", "embed")  # of the table
 VOCABULARY = mesh_axes(RULES.spec("vocabulary"), (0,))  # mesh axes that split the scores of one token
 SPLIT = mesh_axes(RULES.spec("batch", "time"), (0, 1))  # mesh axes that split the tokens
+GRADIENTS = RULES.spec("batch", "time", "width"), RULES.spec(*AXES)  # of the hidden states and of the table
 
 
 class Sums(NamedTuple):
@@ -85,21 +86,24 @@ def _cross_entropy(options, hidden_BTD, table_VD, targets_BT, weights_BT):
             chunk_sums, _ = _chunk(*chunk, table_VD, softcap)
             return jax.tree.map(jnp.add, sums, chunk_sums), None
 
-        sums, _ = jax.lax.scan(add_chunk, _zeros(), _chunked(chunks, table_VD, *arrays_BT))
+        sums, _ = jax.lax.scan(add_chunk, _zeros(), chunked(chunks, table_VD, *arrays_BT))
         return jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
 
     sums = jax.shard_map(local, out_specs=P())(
-        _all_gather_table(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT
+        all_gather_table(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT
     )
     return sums.loss + z_loss * sums.z, sums
 
 
-def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
+def _forward(options, *primals):
     """Computes the gradients in the forward pass, chunk by chunk while the logits exist, so nothing is recomputed.
 
-    Each device has its own tokens. The gradients of the table are reduced over devices once, after the last chunk.
+    Each device has its own tokens. The gradients of the table are reduced over devices once, after the last chunk. A
+    table that is not trained gets none: that saves a third of the matmuls.
     """
     z_loss, softcap, reduce_dtype, chunks = options
+    hidden_BTD, table_VD, targets_BT, weights_BT = (primal.value for primal in primals)
+    trained = primals[1].perturbed
 
     def local(table_VD, *arrays_BT):
         def add_chunk(carry, chunk):
@@ -110,40 +114,31 @@ def _forward(options, hidden_BTD, table_VD, targets_BT, weights_BT):
             dlogits_BCV = weights_BC[..., None] * (p_BCV * (1 + 2 * z_loss * log_z_BC1) - is_target_BCV)
             if softcap:
                 dlogits_BCV *= 1 - jnp.square(logits_BCV / softcap)
-            dlogits_BCV = dlogits_BCV.astype(hidden_BCD.dtype)
-            dhidden_BCD = einsum("bcv,vd->bcd", dlogits_BCV, table_VD, None)
-            turned_DBC = row_major_on_cpu(hidden_BCD.transpose(2, 0, 1))
-            dtable_DV += jnp.einsum("dbc,bcv->dv", turned_DBC, dlogits_BCV, preferred_element_type=jnp.float32)
+            dhidden_BCD, dtable_DV = chunk_gradients(hidden_BCD, table_VD, dlogits_BCV, dtable_DV)
             return (jax.tree.map(jnp.add, sums, chunk_sums), dtable_DV), dhidden_BCD
 
-        dtable_DV = jax.lax.pcast(jnp.zeros(table_VD.shape[::-1], jnp.float32), (*SPLIT, *VOCABULARY), to="varying")
-        parts = _chunked(chunks, table_VD, *arrays_BT)
-        (sums, dtable_DV), dhidden = jax.lax.scan(add_chunk, (_zeros(), dtable_DV), parts)
+        parts = chunked(chunks, table_VD, *arrays_BT)
+        (sums, dtable_DV), dhidden = jax.lax.scan(add_chunk, (_zeros(), no_gradient(table_VD, trained)), parts)
         sums = jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
-        dhidden_BTD = jnp.swapaxes(dhidden, 0, 1).reshape(arrays_BT[0].shape)
-        dtable_VD = dtable_DV.T.astype(jnp.float32 if reduce_dtype == "float32" else table_VD.dtype)
-        # The compiler may move this reduction to the end of the step. Until then bfloat16 takes half the memory.
-        dhidden_BTD, dtable_VD = barrier_on_tpu((dhidden_BTD, dtable_VD))
-        dhidden_BTD = jax.lax.psum(dhidden_BTD, VOCABULARY)
-        return sums, dhidden_BTD, reduce_gradient(dtable_VD, *AXES, over=SPLIT).astype(jnp.float32)
+        return sums, *reduced_gradients(dhidden, dtable_DV, arrays_BT[0], table_VD.dtype, reduce_dtype)
 
-    specs = P(), RULES.spec("batch", "time", "width"), RULES.spec(*AXES)
-    arguments = (_all_gather_table(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT)
-    sums, dhidden_BTD, of_table_VD = jax.shard_map(local, out_specs=specs)(*arguments)
-    dtable_VD = jax.reshard(of_table_VD.astype(table_VD.dtype), jax.typeof(table_VD).sharding.spec)
-    return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, dtable_VD)
+    specs = P(), *GRADIENTS
+    arguments = (all_gather_table(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT)
+    sums, dhidden_BTD, dtable_VD = jax.shard_map(local, out_specs=specs)(*arguments)
+    return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, as_at_rest(dtable_VD, table_VD))
 
 
 def _backward(options, saved, cotangents):
-    dhidden, dtable = saved
     scale = cotangents[0]
-    return (dhidden * scale).astype(dhidden.dtype), (dtable * scale).astype(dtable.dtype), None, None
+    dhidden, dtable = jax.tree.map(lambda gradient: (gradient * scale).astype(gradient.dtype), saved)
+    return dhidden, dtable, None, None
 
 
-_cross_entropy.defvjp(_forward, _backward)
+_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _all_gather_table(table_VD, hidden_BTD):
+def all_gather_table(table_VD, hidden_BTD):
+    """The output table for its use, in the type of the hidden states."""
     return all_gather(table_VD, *AXES, dtype=hidden_BTD.dtype)
 
 
@@ -151,25 +146,39 @@ def _zeros() -> Sums:
     return Sums(*(jax.lax.pcast(jnp.zeros((), jnp.float32), SPLIT, to="varying") for _ in range(4)))
 
 
-def _chunked(chunks, table_VD, *arrays_BT):
+def chunked(chunks: int, table_VD, *arrays_BT):
     """Each `[B, T, ...]` of one device as `[T / C, B, C, ...]`."""
     B, T = arrays_BT[0].shape[:2]
     C = chunk_length(B, T, table_VD.shape[0], chunks)
-    return tuple(jnp.swapaxes(x.reshape(B, T // C, C, *x.shape[2:]), 0, 1) for x in arrays_BT)
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(B, T // C, C, *x.shape[2:]), 0, 1), arrays_BT)
+
+
+def chunk_logits(hidden_BCD, table_VD, softcap):
+    """The logits of one chunk in float32; `table_VD` is this device's part of the vocabulary."""
+    logits_BCV = jnp.einsum("bcd,vd->bcv", hidden_BCD, table_VD, preferred_element_type=jnp.float32)
+    return softcap * jnp.tanh(logits_BCV / softcap) if softcap else logits_BCV
+
+
+def log_normalizer(logits_BCV):
+    """The greatest logit and the logarithm of the sum of exponentials over the whole vocabulary, each `[B, C, 1]`."""
+    most_BC1 = jax.lax.pmax(jnp.max(logits_BCV, axis=-1, keepdims=True), VOCABULARY)
+    total_BC1 = jax.lax.psum(jnp.sum(jnp.exp(logits_BCV - most_BC1), axis=-1, keepdims=True), VOCABULARY)
+    return most_BC1, most_BC1 + jnp.log(total_BC1)
+
+
+def first_row(table_VD):
+    """The token of the first row of this device's part of the table."""
+    return jax.lax.axis_index(VOCABULARY) * table_VD.shape[0]
 
 
 def _chunk(hidden_BCD, targets_BC, weights_BC, table_VD, softcap):
     """The sums of one chunk, and what its gradient needs; `table_VD` is this device's part of the vocabulary."""
-    logits_BCV = jnp.einsum("bcd,vd->bcv", hidden_BCD, table_VD, preferred_element_type=jnp.float32)
-    logits_BCV = softcap * jnp.tanh(logits_BCV / softcap) if softcap else logits_BCV
+    logits_BCV = chunk_logits(hidden_BCD, table_VD, softcap)
     # A mask selects the target's logit: the device that has it adds it, the others add 0.
-    first = jax.lax.axis_index(VOCABULARY) * table_VD.shape[0]
-    is_target_BCV = first + jnp.arange(table_VD.shape[0]) == targets_BC[..., None]
+    is_target_BCV = first_row(table_VD) + jnp.arange(table_VD.shape[0]) == targets_BC[..., None]
     target_BC1 = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0), axis=-1, keepdims=True)
     target_BC1 = jax.lax.psum(target_BC1, VOCABULARY)
-    most_BC1 = jax.lax.pmax(jnp.max(logits_BCV, axis=-1, keepdims=True), VOCABULARY)
-    total_BC1 = jax.lax.psum(jnp.sum(jnp.exp(logits_BCV - most_BC1), axis=-1, keepdims=True), VOCABULARY)
-    log_z_BC1 = most_BC1 + jnp.log(total_BC1)
+    most_BC1, log_z_BC1 = log_normalizer(logits_BCV)
     nll_BC = (log_z_BC1 - target_BC1)[..., 0]
     sums = Sums(
         loss=jnp.sum(weights_BC * nll_BC),
@@ -178,3 +187,39 @@ def _chunk(hidden_BCD, targets_BC, weights_BC, table_VD, softcap):
         correct=jnp.sum(weights_BC * (target_BC1 >= most_BC1)[..., 0]),
     )
     return sums, (log_z_BC1, logits_BCV, is_target_BCV)
+
+
+def no_gradient(table_VD, trained: bool):
+    """What the gradients of chunks are added to, `[D, V]` in float32; None if the table is not trained."""
+    if not trained:
+        return None
+    return jax.lax.pcast(jnp.zeros(table_VD.shape[::-1], jnp.float32), (*SPLIT, *VOCABULARY), to="varying")
+
+
+def chunk_gradients(hidden_BCD, table_VD, dlogits_BCV, dtable_DV):
+    """The gradient of a chunk's hidden states, from this device's part of the vocabulary, and the table's added up."""
+    dlogits_BCV = dlogits_BCV.astype(hidden_BCD.dtype)
+    dhidden_BCD = einsum("bcv,vd->bcd", dlogits_BCV, table_VD, None)
+    if dtable_DV is not None:
+        turned_DBC = row_major_on_cpu(hidden_BCD.transpose(2, 0, 1))
+        dtable_DV += jnp.einsum("dbc,bcv->dv", turned_DBC, dlogits_BCV, preferred_element_type=jnp.float32)
+    return dhidden_BCD, dtable_DV
+
+
+def reduced_gradients(dhidden, dtable_DV, hidden_BTD, dtype, reduce_dtype: str):
+    """The gradients of all chunks, `[T / C, B, C, D]` and `[D, V]`, summed over devices: sharded as `GRADIENTS`."""
+    dhidden_BTD = jnp.swapaxes(dhidden, 0, 1).reshape(hidden_BTD.shape)
+    if dtable_DV is None:
+        return jax.lax.psum(dhidden_BTD, VOCABULARY), None
+    dtable_VD = dtable_DV.T.astype(jnp.float32 if reduce_dtype == "float32" else dtype)
+    # The compiler may move this reduction to the end of the step. Until then bfloat16 takes half the memory.
+    dhidden_BTD, dtable_VD = barrier_on_tpu((dhidden_BTD, dtable_VD))
+    dhidden_BTD = jax.lax.psum(dhidden_BTD, VOCABULARY)
+    return dhidden_BTD, reduce_gradient(dtable_VD, *AXES, over=SPLIT).astype(jnp.float32)
+
+
+def as_at_rest(dtable_VD, table_VD):
+    """The gradient of the table in its type and sharding; None stays None."""
+    if dtable_VD is None:
+        return None
+    return jax.reshard(dtable_VD.astype(table_VD.dtype), jax.typeof(table_VD).sharding.spec)

@@ -1,0 +1,94 @@
+"""Run in its own process with 8 CPU devices: objectives from hidden states and table on each mesh, as one JSON object.
+
+Arguments: names of meshes (none is all). All objectives are one program, which is quicker to compile.
+"""
+
+import json
+import os
+import sys
+
+from tests.training.several_hosts import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tests.training.sharded_losses import EXPERT_MESHES  # noqa: E402
+from tpullm.mesh.layout import RULES, make_mesh  # noqa: E402
+from tpullm.mesh.rows import put, put_whole  # noqa: E402
+from tpullm.training.log_probabilities import log_probabilities  # noqa: E402
+from tpullm.training.losses import AXES  # noqa: E402
+from tpullm.training.objectives.distillation import distillation_loss  # noqa: E402
+from tpullm.training.objectives.policy import METHODS, policy_loss  # noqa: E402
+from tpullm.training.objectives.preferences import Answers, dpo  # noqa: E402
+from tpullm.training.objectives.sums import sum_by_sequence  # noqa: E402
+
+B, T, D, V, K = 16, 32, 8, 96, 4
+
+
+def arrays() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What is split by rows and time, and the table."""
+    random = np.random.default_rng(0)
+    answers = np.repeat([[0] * 4 + [1] * 12 + [2] * 11 + [0] * 5], B, axis=0).astype(np.int32)
+    split = {
+        "hidden": random.normal(size=(B, T, D)).astype(np.float32),
+        "targets": random.integers(0, V, (B, T)).astype(np.int32),
+        "choices": np.argsort(random.random((B, T, V)), axis=-1)[..., :K].astype(np.int32),
+        "answers": answers,
+        "old": -random.exponential(4, (B, T)).astype(np.float32),
+        "advantages": np.where(answers == 1, 1.0, -0.5).astype(np.float32),
+    }
+    return split, random.normal(size=(V, D)).astype(np.float32)
+
+
+def of_preferences(hidden, table, given):
+    """DPO of the two answers in each row."""
+    logp_BT, _ = log_probabilities(hidden, table, given["targets"])
+    answers = [sum_by_sequence(x, given["answers"], 2) for x in (logp_BT, jnp.ones_like(logp_BT), given["old"])]
+    chosen, rejected = (Answers(*(x[:, side] for x in answers)) for side in (0, 1))
+    return dpo(chosen, rejected, jnp.ones_like(chosen.policy), beta=0.1)
+
+
+def of_policy(hidden, table, given):
+    """GSPO, whose ratios are of whole answers, with the entropy in the loss of no one."""
+    logp_BT, entropy_BT = log_probabilities(hidden, table, given["targets"], 5.0, 0.8, entropy=True)
+    options = {"clip": (10.0, 10.0), "reference_BT": given["old"], "kl_weight": 0.1, "entropy_BT": entropy_BT}
+    old_BT = jax.lax.stop_gradient(logp_BT) - 0.01 * given["old"]
+    return policy_loss(METHODS["gspo"], logp_BT, given["advantages"], given["answers"], 2, old_BT=old_BT, **options)
+
+
+def of_teacher(hidden, table, given):
+    """Distillation, where the student's own numbers, moved, are the teacher's."""
+    logp_BTK, _ = log_probabilities(hidden, table, given["choices"])
+    teacher_BTK = jax.lax.stop_gradient(logp_BTK) * 0.7 - 1.5
+    weights_BT = (given["answers"] > 0).astype(jnp.float32)
+    return distillation_loss(logp_BTK, teacher_BTK, weights_BT, beta=0.5)
+
+
+OBJECTIVES = {"preferences": of_preferences, "policy": of_policy, "teacher": of_teacher}
+
+
+def computed(shape: dict[str, int]) -> dict[str, list]:
+    """The sums of each objective, and the gradients of the sum of all losses, on one mesh."""
+    mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
+    split, table = arrays()
+
+    def loss(hidden, table, given):
+        sums = {name: objective(hidden, table, given) for name, objective in OBJECTIVES.items()}
+        return sum(of["loss"].total / of["loss"].weight for of in sums.values()), sums
+
+    with jax.set_mesh(mesh):
+        given, table = put(mesh, split), put_whole(mesh, table, *AXES)
+        given = {name: jax.reshard(x, RULES.spec("batch", "time", *[None] * (x.ndim - 2))) for name, x in given.items()}
+        hidden = given.pop("hidden")
+        gradients, sums = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(hidden, table, given)
+        kept = [gradient.sharding == x.sharding for gradient, x in zip(gradients, (hidden, table), strict=True)]
+        assert all(kept), "a gradient lies elsewhere than its array"
+        found = {name: jnp.stack(jax.tree.leaves(of)).tolist() for name, of in sums.items()}
+        return found | {"hidden": np.asarray(gradients[0]).tolist(), "table": np.asarray(gradients[1]).tolist()}
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: computed(EXPERT_MESHES[name]) for name in sys.argv[1:] or EXPERT_MESHES}))

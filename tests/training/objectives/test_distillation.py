@@ -1,0 +1,102 @@
+"""What is true of divergences from a teacher, whatever the numbers."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpullm.training.objectives.distillation import DIVERGENCES, distillation_loss, divergence
+from tpullm.training.objectives.sums import means
+
+B, T, V = 2, 3, 11
+SEEDS, BETAS, RESTS = st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 1.0]), ("bucket", "dropped")
+
+
+def logps(seed):
+    """Of a student and a teacher, over the whole vocabulary; the teacher's likeliest first."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (2, B, T, V)).astype(np.float32)
+    student, teacher = np.asarray(jax.nn.log_softmax(logits, axis=-1))
+    order = np.argsort(-teacher, axis=-1)
+    return [np.take_along_axis(x, order, axis=-1) for x in (student, teacher)]
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def differentiated(student, teacher, beta, rest):
+    """The divergence at each token, and the gradients of their sum."""
+
+    def loss(*logps):
+        found = divergence(*logps, beta, rest)
+        return found.sum(), found
+
+    (_, found), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(student, teacher)
+    return found, *gradients
+
+
+def kept(teacher, count):
+    """The teacher's likeliest tokens; the other places have none."""
+    return np.where(np.arange(teacher.shape[-1]) < count, teacher, -np.inf)
+
+
+def definition(student, teacher, beta):
+    """In float64."""
+    q, p = (np.exp(x.astype(np.float64)) for x in (student, teacher))
+    kl = lambda a, b: np.sum(a * np.log(a / b), axis=-1)  # noqa: E731
+    mixture = (1 - beta) * q + beta * p
+    return {0: kl(p, q), 1: kl(q, p)}.get(beta, beta * kl(p, mixture) + (1 - beta) * kl(q, mixture))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, beta=BETAS, rest=st.sampled_from(RESTS))
+def test_all_tokens_give_the_divergence_itself(seed, beta, rest):
+    """What is left is then nothing; float32 sees 1e-7 of it, times a logarithm of it."""
+    student, teacher = logps(seed)
+    found, *_ = differentiated(student, teacher, beta, rest)
+    np.testing.assert_allclose(found, definition(student, teacher, beta), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, beta=BETAS)
+def test_fewer_tokens_tell_less(seed, beta):
+    """The divergence of K + 1 outcomes grows with K, up to that of the vocabulary.
+
+    What is left is known to 1e-7, which is 1e-3 of it where it is 1e-4.
+    """
+    student, teacher = logps(seed)
+    found = np.array([differentiated(student, kept(teacher, count), beta, "bucket")[0] for count in range(1, V + 1)])
+    assert np.all(np.diff(found, axis=0) > -1e-3) and np.all(found > -1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS, beta=BETAS, rest=st.sampled_from(RESTS))
+def test_a_student_like_its_teacher_is_left_alone(seed, beta, rest):
+    _, teacher = logps(seed)
+    found, gradient, _ = differentiated(teacher, kept(teacher, 4), beta, rest)
+    np.testing.assert_allclose(found, 0, atol=1e-5)
+    np.testing.assert_allclose(gradient, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rest", RESTS)
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_places_without_a_token_are_nothing(beta, rest):
+    """And the teacher has no gradient."""
+    student, teacher = logps(0)
+    before = differentiated(student, kept(teacher, 4), beta, rest)
+    after = differentiated(np.where(np.arange(V) < 4, student, -3.0), kept(teacher, 4), beta, rest)
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    found, of_student, of_teacher = after
+    np.testing.assert_allclose(found, divergence(student[..., :4], teacher[..., :4], beta, rest), rtol=1e-5)
+    assert not np.any(of_student[..., 4:]) and np.any(of_student) and not np.any(of_teacher)
+
+
+def test_the_mean_is_over_tokens_of_weight():
+    student, teacher = (x[..., :3] for x in logps(1))
+    weights = np.array([[1, 0, 1], [0, 0, 1]], np.float32)
+    sums = distillation_loss(student, teacher, weights, beta=DIVERGENCES["jsd"])
+    each = divergence(student, teacher, 0.5, "bucket")
+    found = means(sums)
+    assert found["loss"] == pytest.approx(float(np.sum(each * weights) / 3), rel=1e-6)
+    assert found["kept"] == pytest.approx(float(np.sum(np.exp(teacher).sum(-1) * weights) / 3), rel=1e-5)

@@ -1,0 +1,198 @@
+"""What is true of objectives of preferences, whatever the numbers."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpullm.training.objectives.preferences import PAIRED, Answers, dpo, kto
+from tpullm.training.objectives.sums import Sum, means, sum_by_sequence, to_tokens, weighted_sum
+
+N = 6
+OBJECTIVES = {
+    "dpo": lambda chosen, rejected, weights: dpo(chosen, rejected, weights, beta=0.3, label_smoothing=0.1),
+    "dpo per token": lambda chosen, rejected, weights: dpo(chosen, rejected, weights, beta=0.3, per_token=True),
+    "ipo": lambda chosen, rejected, weights: PAIRED["ipo"](chosen, rejected, weights, beta=0.3),
+    "simpo": lambda chosen, rejected, weights: PAIRED["simpo"](chosen, rejected, weights, beta=2.0, gamma=0.5),
+    "dpo even": lambda chosen, rejected, weights: dpo(chosen, rejected, weights, beta=0.3, label_smoothing=0.5),
+    "simpo without margin": lambda chosen, rejected, weights: PAIRED["simpo"](
+        chosen, rejected, weights, beta=2.0, gamma=0.0
+    ),
+    "orpo": lambda chosen, rejected, weights: PAIRED["orpo"](
+        chosen, rejected, weights, beta=0.3, nll=-chosen.policy / jnp.maximum(chosen.tokens, 1)
+    ),
+    "kto": lambda chosen, rejected, weights: kto(chosen, rejected.tokens > 15, weights, beta=0.3, kl=0.2),
+}
+
+SHIPPED = [name for name in OBJECTIVES if name not in ("dpo even", "simpo without margin")]
+
+
+def answers(random, tokens=None):
+    tokens = random.integers(1, 30, N).astype(np.float32) if tokens is None else tokens
+    policy = -random.exponential(0.7, N) * tokens
+    return Answers(policy.astype(np.float32), tokens, (policy + random.normal(size=N)).astype(np.float32))
+
+
+def moved(answers, policy=0.0, reference=0.0):
+    return answers._replace(policy=answers.policy + policy, reference=answers.reference + reference)
+
+
+@partial(jax.jit, static_argnums=0)
+def losses(name, chosen, rejected):
+    """Of each pair."""
+    return jax.vmap(lambda weights: OBJECTIVES[name](chosen, rejected, weights)["loss"].total)(jnp.eye(N))
+
+
+@partial(jax.jit, static_argnums=0)
+def differentiated(name, pair, weights):
+    """The gradients of the sum of losses, and the sums."""
+
+    def loss(pair):
+        sums = OBJECTIVES[name](*pair, weights)
+        return sums["loss"].total, sums
+
+    return jax.grad(loss, has_aux=True)(pair)
+
+
+SEEDS, SHIFTS = st.integers(0, 2**32 - 1), st.floats(-20, 20, width=32)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, shift=SHIFTS)
+def test_dpo_sees_differences_alone(seed, shift):
+    """Float32 sums of numbers below 100: a rounding is 4e-6."""
+    random = np.random.default_rng(seed)
+    chosen, rejected = answers(random), answers(random)
+    before = losses("dpo", chosen, rejected)
+    for one, other in [
+        (moved(chosen, shift, shift), rejected),  # an answer that both models find likelier
+        (moved(chosen, shift), moved(rejected, shift)),  # a prompt whose answers all are
+        (chosen, moved(rejected, shift, shift)),
+    ]:
+        np.testing.assert_allclose(losses("dpo", one, other), before, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS)
+def test_equal_answers_cost_log_2(seed):
+    """Whatever the strength and the smoothing; SimPO with no margin to win by, of ORPO the part of the odds."""
+    same, whole = answers(np.random.default_rng(seed)), np.ones(N, np.float32)
+    for name in ("dpo", "dpo per token", "simpo without margin", "orpo"):
+        sums = differentiated(name, (same, same), whole)[1]
+        found = means(sums)
+        assert found["odds_loss" if name == "orpo" else "loss"] == pytest.approx(math.log(2), rel=1e-6)
+        assert found["margin"] == found["accuracy"] == 0
+    assert found["loss"] == pytest.approx(found["nll"] + 0.3 * math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("dpo per token", lambda margin: math.log1p(math.exp(-margin))),
+        ("simpo", lambda margin: math.log1p(math.exp(0.5 - margin))),
+        ("ipo", lambda margin: ((margin - 0.5) / 0.3) ** 2),
+    ],
+)
+def test_the_margin_that_is_logged_is_what_the_loss_is_of(name, loss):
+    random = np.random.default_rng(5)
+    one = np.eye(N, dtype=np.float32)[2]
+    found = means(differentiated(name, (answers(random), answers(random)), one)[1])
+    assert found["loss"] == pytest.approx(loss(found["margin"]), rel=1e-5)
+    assert found["margin"] == pytest.approx(found["reward_chosen"] - found["reward_rejected"], rel=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS)
+def test_swapped_answers_swap_what_is_logged(seed):
+    """And a label that is wrong as often as right prefers neither."""
+    random = np.random.default_rng(seed)
+    chosen, rejected, whole = answers(random), answers(random), np.ones(N, np.float32)
+    pairs = (chosen, rejected), (rejected, chosen)
+    one, other = (means(differentiated("dpo", pair, whole)[1]) for pair in pairs)
+    assert one["margin"] == -other["margin"] and one["reward_chosen"] == other["reward_rejected"]
+    assert one["accuracy"] + other["accuracy"] == 1
+    np.testing.assert_allclose(*(losses("dpo even", *pair) for pair in pairs), rtol=1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS, shift=SHIFTS)
+def test_a_reference_that_says_nothing_is_the_form_without_one(seed, shift):
+    random = np.random.default_rng(seed)
+    chosen, rejected = answers(random), answers(random)
+    constant = np.full(N, shift, np.float32)
+    with_it = losses("dpo", chosen._replace(reference=constant), rejected._replace(reference=constant))
+    without = losses("dpo", chosen._replace(reference=None), rejected._replace(reference=None))
+    np.testing.assert_allclose(with_it, without, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=SEEDS, shift=st.floats(0, 20, width=32))
+def test_kto_sees_how_far_a_ratio_is_from_the_divergence(seed, shift):
+    """And no gradient reaches the divergence."""
+    random = np.random.default_rng(seed)
+    given_answers, desirable = answers(random), random.random(N) > 0.5
+    before, gradient = kto_loss(given_answers, desirable, np.float32(0.5))
+    after, _ = kto_loss(moved(given_answers, shift), desirable, np.float32(0.5) + shift)
+    np.testing.assert_allclose(after, before, rtol=1e-4)
+    assert gradient == 0
+
+
+@jax.jit
+def kto_loss(answers, desirable, kl):
+    """The sum of the losses and its gradient with respect to the divergence."""
+    loss = lambda kl: kto(answers, desirable, jnp.ones(N), beta=0.3, kl=kl)["loss"].total  # noqa: E731
+    return jax.value_and_grad(loss)(kl)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_parts_add_up_to_the_whole(name):
+    """Loss, gradient and what is logged: the same terms, summed in another order. And padding is nothing."""
+    random = np.random.default_rng(3)
+    pair, weights = (answers(random), answers(random)), (np.arange(N) != 4).astype(np.float32)
+    whole = differentiated(name, pair, weights)
+    for cut in range(1, N):
+        # The other pairs have no weight, so all parts are one program.
+        shares = weights * (np.arange(N) < cut), weights * (np.arange(N) >= cut)
+        added = jax.tree.map(jnp.add, *(differentiated(name, pair, share) for share in shares))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), added, whole)
+    gradients = whole[0]
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients[0].policy))
+    assert all(np.all(np.asarray(leaf)[4] == 0) for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("policy", [0.0, -1e-9, -1e4])
+def test_gradients_are_finite_at_the_ends(name, policy):
+    """An answer without tokens (padding), one that is certain, one that is all but impossible."""
+    tokens, whole = np.full(N, 0 if policy == 0 else 3, np.float32), np.ones(N, np.float32)
+    one = Answers(np.full(N, policy, np.float32), tokens, np.zeros(N, np.float32))
+    other = answers(np.random.default_rng(0))
+    for pair in ((one, other), (other, one), (one, one)):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(differentiated(name, pair, whole)))
+
+
+def test_orpo_is_its_definition_on_both_sides_of_one_half():
+    """`log(p / (1 - p))` in float64; the loss in float32 has about 1e-6."""
+    p = np.array([0.01, 0.3, 0.49, 0.51, 0.9, 0.999])
+    q = p[::-1]
+    one, other = (Answers(np.log(x).astype(np.float32) * 4, np.full(N, 4, np.float32)) for x in (p, q))
+    expected = -np.log(1 / (1 + np.exp(-(np.log(p / (1 - p)) - np.log(q / (1 - q))))))
+    np.testing.assert_allclose(losses("orpo", one, other), -np.log(p) + 0.3 * expected, rtol=1e-4)
+
+
+def test_what_has_no_weight_is_not_logged():
+    assert means({"loss": Sum(3.0, 2.0), "reward_undesirable": Sum(0.0, 0.0)}) == {"loss": 1.5}
+    assert weighted_sum(np.array([2.0, 5.0]), np.array([3.0, 1.0])) == (11, 4)
+
+
+def test_sums_over_sequences_and_back():
+    values = np.array([[1.0, 2.0, 4.0, np.inf, 8.0]], np.float32)
+    sequences = np.array([[2, 1, 2, 0, 1]])
+    sums = sum_by_sequence(values, sequences, 3)
+    assert sums.tolist() == [[10, 5, 0]]
+    assert to_tokens(sums, sequences).tolist() == [[5, 10, 5, 0, 10]]

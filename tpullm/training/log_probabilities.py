@@ -1,0 +1,172 @@
+"""Log-probabilities of given tokens, which objectives of tuning are made of, and the entropy of each next token.
+
+Unlike `cross_entropy`, what a token counts for is known only in the backward pass. So the logits of a chunk are
+computed again there: four matmuls instead of three, and three instead of two where the table is not trained. The
+table is all-gathered again too.
+
+Shapes: B batch, T length, C tokens in one chunk, D model width, V vocabulary, K tokens asked for at each place.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from tpullm.mesh.layout import RULES
+from tpullm.training.losses import (
+    GRADIENTS,
+    VOCABULARY,
+    all_gather_table,
+    as_at_rest,
+    chunk_gradients,
+    chunk_logits,
+    chunked,
+    first_row,
+    log_normalizer,
+    no_gradient,
+    reduced_gradients,
+)
+
+PER_TOKEN, PER_CHOICE = RULES.spec("batch", "time"), RULES.spec("batch", "time", None)
+
+
+class _Options(NamedTuple):
+    softcap: float
+    temperature: float
+    reduce_dtype: str
+    chunks: int
+    entropy: bool
+
+
+def log_probabilities(
+    hidden_BTD, table_VD, ids, softcap=0.0, temperature=1.0, reduce_dtype="compute", chunks=0, entropy=False
+):
+    """The log-probability of each of `ids` as the next token, float32, without an array `[B, T, V]`.
+
+    Its gradient is that for any cotangent. That of a table which is not differentiated (a base under an adapter) is not
+    computed.
+
+    Args:
+        table_VD, softcap, reduce_dtype, chunks: as for `cross_entropy`.
+        ids: int32, `[B, T]` (the targets) or `[B, T, K]` (a teacher's likeliest tokens). None twice at one place.
+        temperature: that of sampling; the logits are divided by it, after the softcap.
+        entropy: also that of the distribution. Its gradient costs something only where it is used.
+
+    Returns:
+        The log-probabilities, in nats, of the shape of `ids`; the entropy `[B, T]`, in nats, or None.
+    """
+    options = _Options(softcap, temperature, reduce_dtype, chunks, entropy)
+    one = ids.ndim == 2
+    logp_BTK, entropy_BT = _log_probabilities(options, hidden_BTD, table_VD, ids[..., None] if one else ids)
+    return (logp_BTK[..., 0] if one else logp_BTK), entropy_BT
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _log_probabilities(options, hidden_BTD, table_VD, ids_BTK):
+    logp_BTK, _, entropy_BT = _scores(options, hidden_BTD, table_VD, ids_BTK)
+    return logp_BTK, entropy_BT
+
+
+def _scores(options, hidden_BTD, table_VD, ids_BTK):
+    """The log-probabilities `[B, T, K]`, the log-normalizer `[B, T]` and the entropy `[B, T]` or None."""
+
+    def local(table_VD, *arrays):
+        def of_chunk(_, chunk):
+            hidden_BCD, ids_BCK = chunk
+            logits_BCV = chunk_logits(hidden_BCD, table_VD, options.softcap) / options.temperature
+            _, log_z_BC1 = log_normalizer(logits_BCV)
+            logp_BCK = _select(logits_BCV, ids_BCK - first_row(table_VD)) - log_z_BC1
+            entropy_BC = _entropy(logits_BCV - log_z_BC1) if options.entropy else None
+            return None, (logp_BCK, log_z_BC1[..., 0], entropy_BC)
+
+        _, found = jax.lax.scan(of_chunk, None, chunked(options.chunks, table_VD, *arrays))
+        B, T = arrays[0].shape[:2]
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(B, T, *x.shape[3:]), found)
+
+    specs = PER_CHOICE, PER_TOKEN, PER_TOKEN
+    return jax.shard_map(local, out_specs=specs)(all_gather_table(table_VD, hidden_BTD), hidden_BTD, ids_BTK)
+
+
+def _entropy(logp_BCV):
+    return -jax.lax.psum(jnp.sum(jnp.exp(logp_BCV) * logp_BCV, axis=-1), VOCABULARY)
+
+
+def _forward(options, *primals):
+    hidden_BTD, table_VD, ids_BTK = (primal.value for primal in primals)
+    logp_BTK, log_z_BT, entropy_BT = _scores(options, hidden_BTD, table_VD, ids_BTK)
+    trained = () if primals[1].perturbed else None  # not a bool: what is saved becomes arrays
+    return (logp_BTK, entropy_BT), (hidden_BTD, table_VD, ids_BTK, log_z_BT, entropy_BT, trained)
+
+
+def _backward(options, saved, cotangents):
+    hidden_BTD, table_VD, ids_BTK, log_z_BT, entropy_BT, trained = saved
+    dlogp_BTK, dentropy_BT = (None if isinstance(cotangent, SymbolicZero) else cotangent for cotangent in cotangents)
+
+    def local(table_VD, *arrays):
+        def add_chunk(dtable_DV, chunk):
+            hidden_BCD, *others = chunk
+            logits_BCV = chunk_logits(hidden_BCD, table_VD, options.softcap)
+            dlogits_BCV = _logit_gradients(options, logits_BCV, first_row(table_VD), *others)
+            dhidden_BCD, dtable_DV = chunk_gradients(hidden_BCD, table_VD, dlogits_BCV, dtable_DV)
+            return dtable_DV, dhidden_BCD
+
+        parts = chunked(options.chunks, table_VD, *arrays)
+        dtable_DV, dhidden = jax.lax.scan(add_chunk, no_gradient(table_VD, trained is not None), parts)
+        return reduced_gradients(dhidden, dtable_DV, arrays[0], table_VD.dtype, options.reduce_dtype)
+
+    arrays = hidden_BTD, ids_BTK, log_z_BT, dlogp_BTK, entropy_BT, dentropy_BT
+    gathered_VD = all_gather_table(table_VD, hidden_BTD)
+    dhidden_BTD, dtable_VD = jax.shard_map(local, out_specs=GRADIENTS)(gathered_VD, *arrays)
+    return dhidden_BTD.astype(hidden_BTD.dtype), as_at_rest(dtable_VD, table_VD), None
+
+
+_log_probabilities.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _logit_gradients(options, capped_BCV, first, ids_BCK, log_z_BC, dlogp_BCK, entropy_BC, dentropy_BC):
+    """The gradient of the logits of a chunk before softcap and temperature; `capped_BCV` are those after the softcap.
+
+    With z the divided logits and p their softmax, `d logp_k / dz_v = [k = v] - p_v` and
+    `d entropy / dz_v = -p_v (log p_v + entropy)`.
+    """
+    logp_BCV = capped_BCV / options.temperature - log_z_BC[..., None]
+    p_BCV, scale_BCV = jnp.exp(logp_BCV), 0.0
+    if dlogp_BCK is not None:
+        scale_BCV -= jnp.sum(dlogp_BCK, axis=-1, keepdims=True)
+    if dentropy_BC is not None:
+        scale_BCV -= dentropy_BC[..., None] * (logp_BCV + entropy_BC[..., None])
+    dlogits_BCV = p_BCV * scale_BCV
+    if dlogp_BCK is not None:
+        dlogits_BCV = _add_at(dlogits_BCV, ids_BCK - first, dlogp_BCK)
+    if options.softcap:
+        dlogits_BCV *= 1 - jnp.square(capped_BCV / options.softcap)
+    return dlogits_BCV / options.temperature
+
+
+def _select(logits_BCV, rows_BCK):
+    """The logits of `rows`, which may be another device's: the device that has one adds it, the others add 0.
+
+    One row is found by a mask, which the compiler fuses into the pass over the logits that is made anyway.
+    """
+    V = logits_BCV.shape[-1]
+    if rows_BCK.shape[-1] == 1:
+        found_BCK = jnp.sum(jnp.where(jnp.arange(V) == rows_BCK, logits_BCV, 0), axis=-1, keepdims=True)
+    else:
+        within_BCK = (rows_BCK >= 0) & (rows_BCK < V)
+        found_BCK = jnp.take_along_axis(logits_BCV, jnp.clip(rows_BCK, 0, V - 1), axis=-1)
+        found_BCK = jnp.where(within_BCK, found_BCK, 0)
+    return jax.lax.psum(found_BCK, VOCABULARY)
+
+
+def _add_at(dlogits_BCV, rows_BCK, values_BCK):
+    """The transpose of `_select`."""
+    V = dlogits_BCV.shape[-1]
+    if rows_BCK.shape[-1] == 1:
+        return dlogits_BCV + jnp.where(jnp.arange(V) == rows_BCK, values_BCK, 0)
+    B, C, _ = dlogits_BCV.shape
+    # Rows of other devices get an index beyond the last, which is dropped. A negative one would count from the end.
+    rows_BCK = jnp.where(rows_BCK >= 0, rows_BCK, V)
+    places = jnp.arange(B)[:, None, None], jnp.arange(C)[:, None], rows_BCK
+    return dlogits_BCV.at[places].add(values_BCK, mode="drop")

@@ -1,0 +1,1 @@
+"""What a stage of tuning minimizes, as pure functions of log-probabilities."""
