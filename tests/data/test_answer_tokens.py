@@ -12,7 +12,13 @@ from tpullm.data.examples import Judged, Preference
 from tpullm.errors import UserError
 from tpullm.tokenizer.published import PublishedTokenizer
 
-TEMPLATES = {"added": CHATML, "marked": MARKED, "thinking": THINKING, "calling": CALLING}
+TEMPLATES = {
+    "added": CHATML,
+    "marked": MARKED,
+    "thinking": THINKING,
+    "calling": CALLING,
+    "more after it": CHATML.replace("<|im_end|>", "<|im_end|>\n--"),
+}
 
 
 @pytest.fixture(scope="module", params=["trained", *TEMPLATES])
@@ -77,8 +83,8 @@ def test_a_template_that_hides_an_answer_is_refused(tmp_path, fault):
     source, told = HIDING[fault]
     folder = directory(tmp_path / "model")
     change(folder / "tokenizer_config.json", chat_template=source)
-    preference = Preference(say("What?"), say("", "a cat")[1], say("", "A CAT")[1])
-    with pytest.raises(UserError, match=f"^talk: the prompt that begins with 'What\\?': .*{told}"):
+    preference = Preference(say("What? " + "x" * 40), say("", "a cat")[1], say("", "A CAT")[1])
+    with pytest.raises(UserError, match=f"^talk: the prompt that begins with 'What\\? x{{14}}': .*{told}"):
         pair(preference, PublishedTokenizer(folder), "talk")
 
 
