@@ -1,5 +1,5 @@
 """Step 5: tune the pretrained model, stage by stage: on conversations, of which it learns only the assistant's words,
-and on documents.
+on documents, and on preferences.
 
 Each stage makes RUN/NAME. The same command resumes from the last checkpoint.
 """
@@ -10,15 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tpullm import storage
 from tpullm.checkpoint.models import check_shape, load_params, made_by, model_of
-from tpullm.data import conversations, examples
-from tpullm.data.batch import Batch
-from tpullm.data.conversations import Conversations
 from tpullm.data.stream import Stream, evaluation_batches, held_out_batches
-from tpullm.data.token_store import TokenStore
+from tpullm.data.tuning_data import TuningData, tuning_data
 from tpullm.errors import UserError
 from tpullm.huggingface import adapters, tensors
 from tpullm.log import say
@@ -32,11 +27,11 @@ from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.training.loop import Job
 from tpullm.training.mesh_fit import check_adapter, check_fits
+from tpullm.training.preference import fill_references
 from tpullm.training.stage import is_finished, make
 from tpullm.training.state import Architecture
 
 Tree = Any
-CONVERSATIONS = "conversations"  # beside the names of the sources
 
 
 def main(recipe: Recipe, run: Path) -> None:
@@ -63,27 +58,24 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     if is_finished(stage, inputs):
         return say(f"{name}: finished, skipped")
     check_fits(architecture, config, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
-    learned, held_out = (
-        conversations.tokenize(part, tokenizer, config.sequence_length, where) if part else None
-        for part in examples.read(
-            settings.conversations, examples.Conversation, settings.columns, settings.held_out_fraction, recipe.seed
-        )
-    )
-    _embedded(learned, model, start)
-    read, weights = _mixed(recipe, run, name, learned)
-    rows = own_rows(mesh, config.batch_size)
-    size = (config.batch_size, config.sequence_length)
-    stream = Stream(read, weights, *size, recipe.seed, rows, what=where)
-    evaluations: dict[str, list[Batch]] = {}
-    if held_out is not None:
-        evaluations[CONVERSATIONS] = list(evaluation_batches(held_out, *size, config.evaluate_rows, rows))
+    data = tuning_data(recipe, run, name, tokenizer)
+    _embedded(data, model, start)
+    rows, size = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length)
+    stream = Stream(data.read, data.weights, *size, recipe.seed, rows, what=where)
+    evaluations = {
+        source: list(evaluation_batches(documents, *size, config.evaluate_rows, rows))
+        for source, documents in data.held_out.items()
+    }
     evaluations |= held_out_batches(recipe, run, *size, config.evaluate_rows, rows)
-    placed = architecture.placed(mesh, compute_dtype(config.compute) if adapter else None)
+    dtype = compute_dtype(config.compute)
+    placed = architecture.placed(mesh, dtype if adapter else None)
     load, before = partial(load_params, base, placed), (base.stage, base.step)
-    changed = _changed_files(tokenizer, learned, start / "tokenizer", where)
+    changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
     parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), load)
-    job = Job(*parts, adapter=adapter, begins=begins, before=before if adapter else None)
-    make(job, recipe, inputs, start / "tokenizer", changed, conversations=0 if learned is None else len(learned.ids))
+    references = partial(fill_references, stage, architecture, load, data.pairs, size, mesh, dtype)
+    job = Job(*parts, adapter=adapter, prepare=references, begins=begins, before=before if adapter else None)
+    examples = sum(len(documents.ids) for source, documents in data.read.items() if source not in settings.documents)
+    make(job, recipe, inputs, start / "tokenizer", changed, examples=examples)
 
 
 def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) -> tuple[AdapterConfig | None, Tree]:
@@ -101,29 +93,12 @@ def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) ->
     return dataclasses.replace(found, **kept), tensors.nested(arrays)
 
 
-def _mixed(recipe: Recipe, run: Path, name: str, learned: Conversations | None) -> tuple[dict, dict[str, float]]:
-    """What a stage reads, by source, and its share of the tokens."""
-    weights, read = dict(recipe.finetune[name].documents), {}
-    for source in weights:
-        path = run / "tokens" / source / "train"
-        if not path.exists():
-            raise UserError(f"finetune.{name}.documents: {source} has no documents to learn from; see {run / 'tokens'}")
-        read[source] = TokenStore(path)
-    if learned is not None:
-        weights[CONVERSATIONS], read[CONVERSATIONS] = 1 - sum(weights.values()), learned
-    if not read:
-        raise UserError(
-            f"finetune.{name}: nothing to learn from; name a file of conversations, tenki, or sources in `documents`"
-        )
-    return read, weights
-
-
-def _embedded(learned: Conversations | None, model: ModelConfig, start: Path) -> None:
+def _embedded(data: TuningData, model: ModelConfig, start: Path) -> None:
     """Refuse tokens without a row in the embedding: special ones that were added and never made room for."""
-    if learned is not None and (token := int(learned.tokens.max())) >= model.vocabulary_size:
+    if data.largest_token >= model.vocabulary_size:
         raise UserError(
-            f"{start}: the chat template uses token {token}, and the model's embedding has {model.vocabulary_size} "
-            "rows; enlarge it where the token was added"
+            f"{start}: the chat template uses token {data.largest_token}, and the model's embedding has "
+            f"{model.vocabulary_size} rows; enlarge it where the token was added"
         )
 
 
@@ -144,16 +119,15 @@ def _tokenizer(folder: Path, chat_template: str, where: str) -> Tokenizer:
     return PublishedTokenizer(storage.local_copy(folder), template)
 
 
-def _changed_files(tokenizer: Tokenizer, learned: Conversations | None, folder: Path, where: str) -> dict[str, str]:
+def _changed_files(tokenizer: Tokenizer, ends: list[int], folder: Path, where: str) -> dict[str, str]:
     """What the tuned model's tokenizer has otherwise than its base's: the template, and an end that nobody knew yet.
 
     Raises:
         UserError: the template ends an answer with nothing that a generation could stop at.
     """
-    if not isinstance(tokenizer, PublishedTokenizer) or learned is None:
+    if not isinstance(tokenizer, PublishedTokenizer) or not ends:
         return {}
-    changed, weights = {"chat_template.jinja": tokenizer.template}, np.append(learned.token_weights, 0)
-    ends = np.unique(learned.tokens[(weights[:-1] > 0) & (weights[1:] == 0)]).tolist()
+    changed = {"chat_template.jinja": tokenizer.template}
     if new := [end for end in ends if end not in tokenizer.stop_ids]:
         if text := [end for end in new if tokenizer.bytes_of(end)]:
             raise UserError(

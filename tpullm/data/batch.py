@@ -4,10 +4,12 @@ Shapes: B rows, T tokens in a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+
+from tpullm.recipe.schema import PreferenceConfig
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,27 @@ class Batch:
     segment_ids: np.ndarray
     positions: np.ndarray
     weights: np.ndarray
+
+
+# In a row of preferences the segment id of a token is that of its pair, plus this for the first answer, and twice this
+# for the second. A token sees its own answer and the prompt of its pair.
+BRANCH = 1 << 16
+
+
+@dataclass(frozen=True)
+class PairBatch(Batch):
+    """Rows of preferences: of each pair the prompt, then both answers.
+
+    Args:
+        references: float32 `[B, T]`, at the first token of an answer its log-probability under the model that tuning
+            starts from, nats; elsewhere 0.
+        settings: of the objective.
+        sequences: the most pairs of a row.
+    """
+
+    references: np.ndarray
+    settings: PreferenceConfig
+    sequences: int
 
 
 class Documents(Protocol):
@@ -61,7 +84,11 @@ def build(parts: Sequence[tuple[Documents, Segments]], batch_size: int, sequence
     """The batch of the segments of all sources. Each row belongs to one source.
 
     The segments of a row stand side by side, and the rest of the row is padding. A row without segments is padding.
+    Documents that lay out their rows themselves (`pairs.Pairs`) are the only ones of a batch.
     """
+    for documents, segments in parts:
+        if hasattr(documents, "build"):
+            return documents.build(segments, batch_size, sequence_length)
     shape = (batch_size, sequence_length)
     inputs, targets, segment_ids, positions = (np.zeros(shape, np.int32) for _ in range(4))
     weights = np.zeros(shape, np.float32)
@@ -83,8 +110,9 @@ def build(parts: Sequence[tuple[Documents, Segments]], batch_size: int, sequence
 
 def split(batch: Batch, parts: int) -> list[Batch]:
     """The batch in `parts` batches of equally many rows, in order; views of the given arrays."""
-    arrays = (array.reshape(parts, -1, array.shape[1]) for array in vars(batch).values())
-    return [Batch(*fields) for fields in zip(*arrays, strict=True)]
+    found = {name: array for name, array in vars(batch).items() if isinstance(array, np.ndarray)}
+    found = {name: array.reshape(parts, -1, array.shape[1]) for name, array in found.items()}
+    return [replace(batch, **{name: array[n] for name, array in found.items()}) for n in range(parts)]
 
 
 def flat_ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -176,6 +176,7 @@ def _paths(job: Job) -> list[tuple[str, str]]:
         found += [("branch", job.recipe.branch)]
     for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
         found += [(f"finetune.{name}.conversations", path) for path in stage.conversations if path != "tenki"]
+        found += [(f"finetune.{name}.preferences", path) for path in stage.preferences]
         found += [(f"finetune.{name}.chat_template", stage.chat_template)]
         found += [(f"finetune.{name}.adapter.start", stage.adapter.start)]
     return found

@@ -96,7 +96,9 @@ class Transformer(nnx.Module):
         stacked = jax.tree.leaves(nnx.split(self.layers)[1])
         return [[leaf[n] for leaf in stacked] for n in range(self.config.layers)]
 
-    def __call__(self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False) -> Output:
+    def __call__(
+        self, tokens_BT, segment_ids_BT, positions_BT, *, dtype, key=None, keep_weights=False, branched=False
+    ) -> Output:
         """Token ids to the `Output`.
 
         On several devices along `sequence`, the tokens of a row are in zigzag order (`mesh/zigzag.py`).
@@ -106,12 +108,14 @@ class Transformer(nnx.Module):
             dtype: type of the matmuls.
             key: for dropout; None is no dropout.
             keep_weights: also return the attention weights.
+            branched: rows hold several answers to one prompt.
         """
         with jax.named_scope("embedding"):
             x_BTD = dropout(self.embed(tokens_BT, positions_BT, dtype), self.config.dropout, key)
         own = (segment_ids_BT, positions_BT)
         sequence = axis_size(RULES.time)
-        kernel = "plain" if keep_weights else attention_kernel(self.config, tokens_BT.shape[1], dtype, sequence)
+        chosen = attention_kernel(self.config, tokens_BT.shape[1], dtype, sequence, branched)
+        kernel = "plain" if keep_weights else chosen
         kinds = self._kinds(own, own, kernel)
         graph, stacked = nnx.split(self.layers)
 

@@ -63,6 +63,9 @@ RANGES = {
     "NAME.adapter.rank": (0, 65_536),
     "NAME.adapter.alpha": (0, None),
     "NAME.adapter.b_learning_rate": (1e-9, None),
+    "NAME.preference.beta": (1e-9, None),
+    "NAME.preference.label_smoothing": (0, 0.5),
+    "NAME.preference.gamma": (0, None),
     "evaluate.rows": (0, None),
     "evaluate.batch_size": (1, None),
     "evaluate.questions": (0, None),
@@ -161,6 +164,10 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
     _require(
         not (settings.conversations and "conversations" in known),
         f"{where}: a source of corpus is named conversations; give it another name",
+    )
+    _require(
+        not settings.preferences or not (settings.conversations or settings.documents),
+        f"{where}: preferences are learned in a stage of their own; put conversations and documents in another",
     )
     for target in settings.adapter.targets:
         near = difflib.get_close_matches(target, MATRICES, 1)

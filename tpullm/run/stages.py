@@ -116,7 +116,7 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     """What a stage of tuning depends on: the one before it, its files, and the documents that it reads."""
     settings, before = recipe.finetune[stage], before_tuning(recipe, stage)
     start = [f"{settings.adapter.start}/{name}" for name in ADAPTER] if settings.adapter.start else []
-    names = (*settings.conversations, settings.chat_template, *start)
+    names = (*settings.conversations, *settings.preferences, settings.chat_template, *start)
     named = {name: storage.path(name) for name in names if name}
     files = {name: storage.hash_file(path) for name, path in named.items() if path.is_file()}
     files |= {name: _folder_identity(path) for name, path in named.items() if path.is_dir()}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm.data.batch import Batch
+from tpullm.data.batch import Batch, PairBatch
 from tpullm.mesh.rows import put
 from tpullm.training.losses import Sums
 from tpullm.training.state import Architecture
@@ -48,20 +48,26 @@ def held_out(
 ) -> dict[str, dict[str, float]]:
     """`eval_loss` (nats a token) and `eval_bits_per_byte` of each source.
 
-    Bits per byte include the loss of end-of-document tokens, and divide by the bytes of the text alone.
+    Bits per byte include the loss of end-of-document tokens, and divide by the bytes of the text alone. Of preferences
+    the loss is a mean over pairs, and `eval_accuracy` the share of pairs whose chosen answer wins.
 
     Args:
         evaluate: of `make_evaluation`.
         bytes_per_token: UTF-8 bytes of each token id, `[V]`.
     """
-    loss, bits = {}, {}
+    loss, bits, right = {}, {}, {}
     for source, source_batches in batches.items():
-        nats = weight = text_bytes = 0.0
+        nats = weight = text_bytes = correct = 0.0
+        pairs = False
         for batch in source_batches:
             placed = put(mesh, batch)
             sums, batch_bytes = jax.device_get((evaluate(params, placed), _text_bytes(bytes_per_token, placed)))
             nats, weight = nats + float(sums.loss), weight + float(sums.weight)
-            text_bytes += float(batch_bytes)
+            text_bytes, correct = text_bytes + float(batch_bytes), correct + float(sums.correct)
+            pairs = isinstance(batch, PairBatch)
         loss[source] = nats / max(weight, 1.0)
-        bits[source] = nats / np.log(2) / max(text_bytes, 1.0)
-    return {"eval_loss": loss, "eval_bits_per_byte": bits}
+        if pairs:
+            right[source] = correct / max(weight, 1.0)
+        else:
+            bits[source] = nats / np.log(2) / max(text_bytes, 1.0)
+    return {"eval_loss": loss, "eval_bits_per_byte": bits} | ({"eval_accuracy": right} if right else {})

@@ -68,6 +68,7 @@ class Job:
             state, so there is one copy.
         branch: a checkpoint of another training, whose whole state this one continues.
         adapter: what is trained instead of the parameters of `load`, which stay as they are.
+        prepare: called once before training, when the stage has its folder.
         begins: the parameters that the adapter begins with; None is fresh ones.
         before: the checkpoint that `load` reads: its stage, which is in the same run, and its step.
     """
@@ -83,6 +84,7 @@ class Job:
     load: Callable[[], Tree] | None = field(default=None, repr=False)
     branch: Model | None = None
     adapter: AdapterConfig | None = None
+    prepare: Callable[[], None] | None = None
     begins: Tree = None
     before: tuple[str, int] | None = None
 

@@ -29,7 +29,7 @@ class Sums(NamedTuple):
 
     `loss` in nats, `z` (squared log-normalizer), `weight`, `correct` (the likeliest token was the target). Of a model
     with experts also `balance` (for each token, the balance loss of its row) and `loads` `[L, E]` int32 (how many
-    tokens without padding, of any weight, chose each expert).
+    tokens without padding, of any weight, chose each expert). Of preferences `told`: what else is logged, by name.
     """
 
     loss: jax.Array
@@ -38,6 +38,7 @@ class Sums(NamedTuple):
     correct: jax.Array
     balance: jax.Array | None = None
     loads: jax.Array | None = None
+    told: dict[str, jax.Array] | None = None
 
 
 def logits_bytes() -> int:

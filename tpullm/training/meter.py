@@ -125,7 +125,7 @@ class Meter:
             "data_wait_share": waited / elapsed,
             **self._each_step(),
         }
-        row |= self._mfu(rate)
+        row |= self._mfu(rate) | values.get("told", {})
         row |= {name: values[name] for name in ("balance_loss", "expert_load", "expert_loads") if name in values}
         self.log.write(row)
         self.log.write_hours(self.hours.line(step, self._all_skipped))

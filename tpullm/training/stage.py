@@ -39,6 +39,8 @@ def make(
     hosts.on_first("the trackers", trackers.check, recipe.trackers, stage)
     start = resume.start(stage, inputs, job.config, job.first)
     stages.begin_training(stage.parent, stage.name, inputs, tokenizer, changed)
+    if job.prepare:
+        job.prepare()
     for name, value in (notes or {}).items() if hosts.is_first() else ():
         storage.write_json(stage / name, value)
     while True:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tpullm.data.batch import Batch
+from tpullm.data.batch import Batch, PairBatch
 from tpullm.mesh.layout import RULES
 from tpullm.mesh.zigzag import to_zigzag_order
 from tpullm.model.platform import compiler_options
@@ -19,6 +19,7 @@ from tpullm.training.balance import balance_losses, load_metrics, rebalanced
 from tpullm.training.losses import Sums, cross_entropy
 from tpullm.training.norms import step_norms
 from tpullm.training.optimizer.skip import applied
+from tpullm.training.preference import pair_loss
 from tpullm.training.state import Architecture
 
 Tree = Any
@@ -28,6 +29,8 @@ jax.tree_util.register_dataclass(Batch)
 
 def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, chunks=0, key=None):
     """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
+    if isinstance(batch, PairBatch):
+        return pair_loss(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
     model, batch = architecture.model(params), jax.tree.map(to_zigzag_order, batch)
     out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
     config, arguments = architecture.config, (batch.targets, batch.weights, z_loss)
@@ -76,7 +79,7 @@ def make_step(
         with jax.named_scope("optimizer"):
             updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"], loss=loss)
             params = optax.apply_updates(state["params"], updates)
-            if architecture.config.balance_rate and not architecture.adapter:
+            if architecture.config.balance_rate and not architecture.adapter and sums.loads is not None:
                 params = rebalanced(params, state["params"], sums.loads, architecture.config.balance_rate)
             params = applied(params, state["params"], optimizer_state)
         metrics = {
@@ -89,6 +92,8 @@ def make_step(
         }
         if config.norms_every:
             metrics["norms"] = step_norms(params, grads, updates, optimizer_state.skipped)
+        if sums.told is not None:
+            metrics["told"] = jax.tree.map(lambda total: total / sums.weight, sums.told)
         if sums.loads is not None:
             metrics |= {
                 "balance_loss": sums.balance / sums.weight / architecture.config.layers,

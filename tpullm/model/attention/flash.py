@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from tpullm.mesh.layout import RULES
 from tpullm.mesh.zigzag import all_gather_row, own_indices
+from tpullm.model.attention.plain import BRANCH, sees
 
 MOST = 512  # queries or keys in a block
 LOWEST = -1e30
@@ -157,16 +158,18 @@ def _scores(q_BKGCH, k_BKDH, tokens: Tokens, j, softcap):
         jax.lax.dynamic_slice_in_dim(x, j * D, D, axis=1) for x in (tokens.k_segments, tokens.k_positions)
     )
     back_BCD = tokens.positions[:, :, None] - k_positions_BD[:, None]
-    allowed_BCD = (tokens.segments[:, :, None] == k_segments_BD[:, None]) & (back_BCD >= 0)
+    allowed_BCD = sees(tokens.segments[:, :, None], k_segments_BD[:, None]) & (back_BCD >= 0)
     return scores_BKGCD, allowed_BCD & (back_BCD < tokens.window)
 
 
 def _needed(tokens: Tokens, block: int) -> tuple[jax.Array, jax.Array]:
     """The range of blocks of keys that these queries attend to: the first, and the one after the last.
 
-    Padding attends to padding, from where its positions begin or from itself.
+    Padding attends to padding, from where its positions begin or from itself. Between a second answer and its prompt
+    stands the first one, so it may need the row from its beginning.
     """
     back_BC = jnp.minimum(tokens.positions, tokens.window - 1)
+    back_BC = jnp.where(tokens.segments >= BRANCH, tokens.indices, back_BC)
     return jnp.min(tokens.indices - back_BC) // block, jnp.max(tokens.indices) // block + 1
 
 

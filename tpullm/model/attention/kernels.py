@@ -16,16 +16,19 @@ def query_block(length: int) -> int:
     return block if length % block == 0 else length
 
 
-def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequence: int) -> str:
+def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequence: int, branched: bool = False) -> str:
     """The kernel of attention in training, for rows of `length` tokens on `sequence` devices along the row.
 
     `splash` on a TPU; `cudnn` on a GPU; on a CPU, up to `LONGEST_KEPT`, `blocks` (keeps the weights) or, with soft caps
     or sinks, `plain`; `flash` otherwise.
+
+    Args:
+        branched: rows hold several answers to one prompt, which the kernels of a TPU and of a GPU have no mask for.
     """
     special = bool(config.attention_softcap or config.sinks)
-    if target() == "tpu" and splash_fits(length, sequence):
+    if target() == "tpu" and splash_fits(length, sequence) and not branched:
         return "splash"
-    if target() == "gpu" and dtype == jnp.bfloat16 and not special and sequence == 1:
+    if target() == "gpu" and dtype == jnp.bfloat16 and not special and sequence == 1 and not branched:
         return "cudnn"
     if target() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
         return "plain" if special else "blocks"

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from tpullm.mesh.layout import RULES
 
+BRANCH = 1 << 16  # as in `data/batch.py`
+
 
 def causal_mask(q_segments_BT, q_positions_BT, k_segments_BS, k_positions_BS, window: int | None = None) -> jax.Array:
     """Whether each query attends to each key, `[B, T, S]` bool: of the same segment, and not later.
@@ -19,10 +21,18 @@ def causal_mask(q_segments_BT, q_positions_BT, k_segments_BS, k_positions_BS, wi
     """
     whole = RULES.spec("batch", None)
     k_segments_BS, k_positions_BS = jax.reshard((k_segments_BS, k_positions_BS), (whole, whole))
-    same = q_segments_BT[:, :, None] == k_segments_BS[:, None, :]
+    same = sees(q_segments_BT[:, :, None], k_segments_BS[:, None, :])
     q_positions_BT1, k_positions_B1S = q_positions_BT[:, :, None], k_positions_BS[:, None, :]
     mask = same & (q_positions_BT1 >= k_positions_B1S)
     return mask if window is None else mask & (q_positions_BT1 - window < k_positions_B1S)
+
+
+def sees(q_segments, k_segments) -> jax.Array:
+    """Whether a key is of the segment of the query, or of the prompt that the query's answer belongs to.
+
+    Answers to one prompt have its segment id plus a multiple of `BRANCH` (`data/batch.py`).
+    """
+    return (q_segments == k_segments) | (q_segments % BRANCH == k_segments)
 
 
 def attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS, softcap: float = 0.0, sinks_N=None) -> tuple[jax.Array, jax.Array]:

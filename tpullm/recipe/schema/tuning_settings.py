@@ -1,6 +1,7 @@
 """Settings of step 5: the stages of tuning, each from the model of the one before."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tpullm.recipe.schema.training_settings import TrainConfig
 
@@ -37,8 +38,37 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True)
+class PreferenceConfig:
+    """How a stage learns from preferences: two answers to a prompt, of which people like one better.
+
+    Args:
+        kind: the objective. `dpo` (Rafailov et al. 2023), `ipo` (Azar et al. 2023), `orpo` (Hong et al. 2024), `simpo`
+            (Meng et al. 2024).
+        beta: how strongly the model is held where it started. For `orpo`: the weight of the odds ratio beside the
+            likelihood. For `simpo`: the scale of the rewards.
+        label_smoothing: for `dpo`: the share of pairs whose answers may be the wrong way round.
+        per_token: for `dpo`: compare means over tokens, so long answers weigh no more.
+        gamma: for `simpo`: the margin by which the better answer is to win.
+        reference: for `dpo`: compare with the model that the stage started from. Its log-probabilities are computed
+            once, before the first step.
+    """
+
+    kind: Literal["dpo", "ipo", "orpo", "simpo"] = "dpo"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    per_token: bool = False
+    gamma: float = 0.5
+    reference: bool = True
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the objective compares with the model that tuning starts from."""
+        return self.kind == "ipo" or self.kind == "dpo" and self.reference
+
+
+@dataclass(frozen=True)
 class TuningConfig:
-    """A stage of step 5: it learns from conversations, from documents, or from both mixed.
+    """A stage of step 5: it learns from conversations, from documents, from both mixed, or from preferences.
 
     Args:
         conversations: files and folders of conversations. JSON Lines, JSON or Parquet, in the shapes of
@@ -46,6 +76,8 @@ class TuningConfig:
         columns: our key of an example, and the key in the files. Such as {messages: dialogue}, where they are others.
         documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. Beside
             conversations, which take the rest, a little old text keeps a model from forgetting.
+        preferences: files and folders of preferences: a prompt and two answers. In the shapes of `docs/en/tuning.md`.
+        preference: the objective, for preferences.
         chat_template: a Jinja file that formats conversations. For a `base` that has no chat template.
         held_out_fraction: share of the conversations kept for evaluation. They are chosen by hash.
         adapter: train a low-rank adapter, and leave the parameters of the model as they are.
@@ -55,6 +87,8 @@ class TuningConfig:
     conversations: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     documents: dict[str, float] = field(default_factory=dict)
+    preferences: list[str] = field(default_factory=list)
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     chat_template: str = ""
     held_out_fraction: float = 0.2
     adapter: AdapterConfig = field(default_factory=AdapterConfig)

@@ -1,0 +1,113 @@
+"""What a stage of tuning reads: conversations, documents of the corpus, both mixed, or preferences."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.data import answer_tokens, conversations, examples, pairs
+from tpullm.data.batch import Documents
+from tpullm.data.conversations import Conversations
+from tpullm.data.pairs import Pairs
+from tpullm.data.token_store import TokenStore
+from tpullm.errors import UserError
+from tpullm.recipe.schema import Recipe, TuningConfig
+from tpullm.tokenizer import Tokenizer
+
+CONVERSATIONS, PREFERENCES = "conversations", "preferences"  # beside the names of the sources
+
+
+@dataclass(frozen=True)
+class TuningData:
+    """What a stage reads.
+
+    Args:
+        read: by source, what is learned.
+        weights: by source, its share of the tokens.
+        held_out: by source, the examples for evaluation.
+    """
+
+    read: dict[str, Documents]
+    weights: dict[str, float]
+    held_out: dict[str, Documents]
+
+    @property
+    def pairs(self) -> list[Pairs]:
+        """The preferences, learned ones and held-out ones."""
+        return [part[PREFERENCES] for part in (self.read, self.held_out) if PREFERENCES in part]
+
+    @property
+    def learned(self) -> Conversations | None:
+        """The conversations that are learned."""
+        return self.read.get(CONVERSATIONS)
+
+    @property
+    def largest_token(self) -> int:
+        """The largest id in what is learned from a chat template."""
+        found = [self.learned.tokens] if self.learned else []
+        found += [array for part in self.pairs for array in (part.inputs, part.targets)]
+        return max((int(array.max()) for array in found), default=0)
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that an answer ends with."""
+        if self.learned is not None:
+            return _last_of_runs(self.learned.tokens, self.learned.token_weights)
+        if PREFERENCES not in self.read:
+            return []
+        # Both answers stand side by side in the targets.
+        part = self.read[PREFERENCES]
+        last = np.append(part.branches[1:], 0) != part.branches
+        return np.unique(part.targets[last & (part.branches > 0)]).tolist()
+
+
+def _last_of_runs(tokens: np.ndarray, token_weights: np.ndarray) -> list[int]:
+    weights = np.append(token_weights, 0)
+    return np.unique(tokens[(weights[:-1] > 0) & (weights[1:] == 0)]).tolist()
+
+
+def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> TuningData:
+    """What the stage `name` reads.
+
+    Raises:
+        UserError: a file is missing or broken, nothing fits a row, or there is nothing to learn from.
+    """
+    settings = recipe.finetune[name]
+    where, length = f"finetune.{name}", settings.train.sequence_length
+    weights, read, held_out = dict(settings.documents), {}, {}
+    for source in weights:
+        path = run / "tokens" / source / "train"
+        if not path.exists():
+            raise UserError(f"{where}.documents: {source} has no documents to learn from; see {run / 'tokens'}")
+        read[source] = TokenStore(path)
+    if settings.conversations:
+        parts = _examples(settings.conversations, examples.Conversation, settings, recipe.seed)
+        made = [conversations.tokenize(part, tokenizer, length, where) if part else None for part in parts]
+        _place(CONVERSATIONS, made, read, held_out)
+        weights[CONVERSATIONS] = 1 - sum(weights.values())
+    if settings.preferences:
+        parts = _examples(settings.preferences, examples.Preference, settings, recipe.seed)
+        made = [_pairs(part, tokenizer, settings, where) if part else None for part in parts]
+        _place(PREFERENCES, made, read, held_out)
+        weights[PREFERENCES] = 1.0
+    if not read:
+        raise UserError(
+            f"{where}: nothing to learn from; name files of conversations or of preferences, tenki, or sources in "
+            "`documents`"
+        )
+    return TuningData(read, {source: weights[source] for source in read}, held_out)
+
+
+def _examples(names: list[str], kind: type, settings: TuningConfig, seed: int) -> tuple[list, list]:
+    return examples.read(names, kind, settings.columns, settings.held_out_fraction, seed)
+
+
+def _place(name: str, made: list[Documents | None], read: dict, held_out: dict) -> None:
+    for part, into in zip(made, (read, held_out), strict=True):
+        if part is not None:
+            into[name] = part
+
+
+def _pairs(found: list[examples.Preference], tokenizer: Tokenizer, settings: TuningConfig, where: str) -> Pairs:
+    ids = [(preference.group, answer_tokens.pair(preference, tokenizer, where)) for preference in found]
+    return pairs.tokenized(ids, settings.preference, settings.train.sequence_length, where)

@@ -1,0 +1,129 @@
+"""The loss of a batch of preferences, and the references that it is compared with.
+
+Shapes: B batch, T length, S pairs in a row at most.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tpullm import storage
+from tpullm.cluster import hosts
+from tpullm.data import packing
+from tpullm.data.batch import BRANCH, PairBatch
+from tpullm.data.pairs import Pairs
+from tpullm.log import progress
+from tpullm.mesh.rows import fetch, own_rows, put
+from tpullm.mesh.zigzag import to_zigzag_order
+from tpullm.training.log_probabilities import log_probabilities
+from tpullm.training.losses import Sums
+from tpullm.training.objectives.preferences import PAIRED, Answers
+from tpullm.training.objectives.sums import sum_by_sequence
+from tpullm.training.state import Architecture
+
+Tree = Any
+FILE = "references.npz"  # in a stage that learns preferences
+
+jax.tree_util.register_dataclass(
+    PairBatch,
+    ["inputs", "targets", "segment_ids", "positions", "weights", "references"],
+    ["settings", "sequences"],
+)
+
+
+def answers(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype, chunks=0, key=None):
+    """The chosen and the rejected answers of each pair, `[B, S]`; where there is no pair they have no tokens."""
+    config, batch = architecture.config, jax.tree.map(to_zigzag_order, batch)
+    model = architecture.model(params)
+    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key, branched=True)
+    with jax.named_scope("loss"):
+        table, more = model.output_parameter(), (config.logit_softcap, 1.0, config.gradients, chunks)
+        logp_BT, _ = log_probabilities(out.hidden, table, batch.targets, *more)
+        found = []
+        for branch in (1, 2):
+            own_BT = jnp.where(batch.segment_ids // BRANCH == branch, batch.segment_ids % BRANCH, 0)
+            columns = logp_BT * batch.weights, batch.weights, batch.references
+            policy, tokens, reference = (sum_by_sequence(of, own_BT, batch.sequences) for of in columns)
+            found.append(Answers(policy, tokens, reference))
+    return found
+
+
+def pair_loss(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype, chunks=0, key=None):
+    """The summed loss of a batch of pairs, and its `Sums`, whose weight is the number of pairs.
+
+    `correct` counts the pairs whose chosen answer has the higher reward.
+    """
+    settings = batch.settings
+    found = answers(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
+    if not settings.needs_reference:
+        found = [of._replace(reference=None) for of in found]
+    chosen, rejected = found
+    weights = (chosen.tokens > 0).astype(jnp.float32)
+    more = {"beta": settings.beta}
+    if settings.kind == "dpo":
+        more |= {"label_smoothing": settings.label_smoothing, "per_token": settings.per_token}
+    if settings.kind == "simpo":
+        more |= {"gamma": settings.gamma}
+    if settings.kind == "orpo":
+        more |= {"nll": -chosen.policy / jnp.maximum(chosen.tokens, 1)}
+    sums = PAIRED[settings.kind](chosen, rejected, weights, **more)
+    loss, weight = sums.pop("loss")
+    told = {name: total for name, (total, _) in sums.items() if name != "accuracy"}
+    return loss, Sums(loss, jnp.zeros_like(loss), weight, sums["accuracy"].total, told=told)
+
+
+def fill_references(
+    directory: Path, architecture: Architecture, load, parts: Sequence[Pairs], size: tuple[int, int], mesh: Mesh, dtype
+) -> None:
+    """Compute the references of all pairs once, by the model that tuning starts from, and keep them in the stage.
+
+    Args:
+        directory: of the stage.
+        load: reads that model's parameters, which are held for this time alone.
+        parts: whose `references` are filled.
+        size: rows and tokens of a batch.
+    """
+    if not any(part.settings.needs_reference for part in parts):
+        return
+    file = directory / FILE
+    if hosts.broadcast("references", file.exists):
+        with storage.local_copy(file).open("rb") as opened:
+            found = list(np.load(opened).values())
+    else:
+        found = _references(architecture, load, parts, size, mesh, dtype)
+        hosts.on_first("references", _write, file, found)
+    for part, values in zip(parts, found, strict=True):
+        part.references[:] = values
+
+
+def _write(file: Path, found: Sequence[np.ndarray]) -> None:
+    with storage.atomic_file(file) as temporary, open(temporary, "wb") as opened:
+        np.savez(opened, *found)
+
+
+def _references(architecture, load, parts, size, mesh, dtype) -> list[np.ndarray]:
+    run = jax.jit(
+        lambda params, batch: jnp.stack([of.policy for of in answers(architecture, params, batch, dtype=dtype)])
+    )
+    found, own = [], own_rows(mesh, size[0])
+    with jax.set_mesh(mesh), progress("references", sum(len(part.ids) for part in parts), "pairs") as advance:
+        params = load()
+        for part in parts:
+            values = np.zeros_like(part.references)
+            packed = packing.pack(part.lengths, size[1], seed=0, moving=False)
+            for first in range(0, packed.rows, size[0]):
+                rows = np.arange(first, min(first + size[0], packed.rows))
+                segments = packed.segments(rows, np.zeros_like(rows))
+                batch = part.build(segments, *size)
+                mine = jax.tree.map(lambda array: array[own], batch)
+                sums = fetch(mesh, run(params, put(mesh, mine)))
+                slots = np.concatenate([np.arange(count) for count in np.bincount(segments.rows)])
+                values[segments.documents] = sums[:, segments.rows, slots].T
+                advance(len(segments.documents))
+            found.append(values)
+    return found
