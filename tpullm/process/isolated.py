@@ -174,7 +174,9 @@ def _in_fork(
     try:
         reported = _read(mine, time.monotonic() + clock_seconds, pipes)
     finally:
-        os.kill(fork, signal.SIGKILL)
+        for end in (os.killpg, os.kill):  # it leads its session, but for its first moment
+            with contextlib.suppress(ProcessLookupError):
+                end(fork, signal.SIGKILL)
         os.waitpid(fork, 0)
         os.close(mine)
         _end_others()
@@ -214,6 +216,7 @@ def _read(descriptor: int, deadline: float, pipes: Pipes) -> bytes:
 
 def _confine(its: int, seconds: int, memory_bytes: int) -> None:
     """Take from this process what its work does not need."""
+    os.setsid()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     os.closerange(3, its)

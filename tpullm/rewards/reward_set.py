@@ -83,7 +83,8 @@ class Rewards:
         Raises:
             UserError: a reward can't score an example; the line names both.
         """
-        batch = [Example(n, *parts) for n, parts in enumerate(zip(answers, prompts, fields, strict=True))]
+        texts = [answer.encode("utf-8", "replace").decode() for answer in answers]  # half a surrogate is no character
+        batch = [Example(n, *parts) for n, parts in enumerate(zip(texts, prompts, fields, strict=True))]
         apart = [label for label in self._scorers if self._in_processes(label)]
         with ThreadPoolExecutor(max(1, len(apart))) as threads:
             try:
