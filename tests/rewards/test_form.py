@@ -94,3 +94,4 @@ def test_a_repetition_within_what_is_allowed_is_free():
     text = "abcdefghijkab"
     assert scores(form.no_repetition(size=2, allowed=0.1), text) == [1]
     assert scores(form.no_repetition(size=2, allowed=0.0), text) == [11 / 12]
+    assert scores(form.no_repetition(size=1, allowed=0.0), "aabb") == [0.5]

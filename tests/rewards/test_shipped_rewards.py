@@ -44,6 +44,7 @@ def test_an_answer_without_a_visible_character_scores_0(name, answer):
     assert score(name, answer, **NEEDED.get(name, {})) == 0
 
 
+@example("\ud800")
 @given(
     st.text(
         alphabet=st.sampled_from('雨です。ますかaあ「」（）()!.,-0１九千/\\{}[]"\n 笑=答:#') | st.characters(),

@@ -86,18 +86,15 @@ class OwnFunction:
         return child.ask(["score", seconds, *batch], seconds)
 
     def _found(self, child: Child, examples: Sequence[Example], end: Ended) -> str:
-        """The line for a call that ended so, with the example that does it, if one alone does."""
-        deadline = time.monotonic() + self._seconds
+        """The line for a call that ended so, with the example that does it alone, if it is found in twice the time."""
+        deadline = time.monotonic() + 2 * self._seconds
         for example in examples:
-            self._load(child)
-            began = time.monotonic()
-            try:
-                self._ask(child, [example], max(deadline - began, 0.01))
-            except Ended as alone:
-                if not isinstance(alone, TooLong) or time.monotonic() - began > self._seconds / 2:
-                    how = _how(alone, self._seconds)
-                    return f"{self._where}: {example.where}: {how}; correct it, or raise `seconds`"
+            if time.monotonic() > deadline:
                 break
+            try:
+                self._ask(child, [example], self._seconds)
+            except Ended as alone:
+                return f"{self._where}: {example.where}: {_how(alone, self._seconds)}; correct it, or raise `seconds`"
         many = f"{len(examples)} answers: {_how(end, self._seconds)}"
         return f"{self._where}: {many}; make it faster, raise `seconds`, or share the answers by `processes`"
 

@@ -14,7 +14,9 @@ _REQUESTS = ("くださる", "下さる")  # 座ってください
 _MARKS = ("補助記号", "空白", "記号")
 # Interjections of casual speech. Others (はい, いいえ, こんにちは) go with both and are not judged.
 _CASUAL = frozenset("ありがとう ありがと おはよう ごめん うん ううん やあ よう おう ああ へえ ねえ なあ おい".split())
-_NEUTRAL = frozenset("どうぞ もちろん 勿論 さようなら こんにちは こんばんは はい いいえ".split())
+_NEUTRAL = frozenset(
+    "どうぞ どうも もちろん なるほど さようなら こんにちは こんばんは おやすみなさい お大事に はい いいえ".split()
+)
 _TRAILS = re.compile(r"[\sーｰ〜～~wｗ笑♪☆★♡♥❤…‥・、,.。｡．!！?？^_\ue000]+$")
 
 
