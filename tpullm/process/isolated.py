@@ -6,7 +6,7 @@ docs/en/threat_model.md; here is how:
 
 - Limits that can't be raised: processor time, memory, no bytes in files, no further processes or threads.
 - Namespaces of the kernel, if it permits them: no network, and no other process is in sight.
-- Started by root, the child becomes `nobody`, if `nobody` may read Python's own files.
+- Started by root, the child becomes `nobody`, if `nobody` may read what a call may import.
 - An audit hook of Python refuses network, processes, signals, and changes of files. It holds where the kernel does
   not, against programs that are wrong, but not against those that know the interpreter well.
 
@@ -122,7 +122,7 @@ def serve() -> None:
         module, name = function.split(":")
         work = getattr(importlib.import_module(module), name)  # before `nobody`, who may not read all files
         if not alone:
-            _become_nobody()
+            _become_nobody(module.split(".")[0])
             _leave()
             alone = True
         try:
@@ -132,9 +132,12 @@ def serve() -> None:
         pipes.reply(json.dumps(reply))
 
 
-def _become_nobody() -> None:
-    """Give up root, unless `nobody` could not import anything then."""
-    needed = [path for path in (os.__file__, __file__, *sys.path) if os.path.exists(path)]
+def _become_nobody(own: str) -> None:
+    """Give up root, unless `nobody` can't read Python's library, or a package that was imported beside `own`."""
+    modules = [
+        module for name, module in sys.modules.items() if name.split(".")[0] not in (own, __name__.split(".")[0])
+    ]
+    needed = {path for module in modules if os.path.exists(path := getattr(module, "__file__", None) or "")}
     with contextlib.suppress(OSError):
         if os.getuid() == 0:
             os.setegid(NOBODY)
