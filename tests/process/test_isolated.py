@@ -68,6 +68,17 @@ def test_each_call_has_a_process_of_its_own(run, inside):
     assert inside["pid"] not in (run("tell")["pid"], os.getpid())
 
 
+def test_it_is_in_no_folder_of_the_users(inside):
+    assert inside["folder"] == "/"
+
+
+@LINUX
+def test_its_memory_is_what_it_may_add_to_pythons_own():
+    made = Isolated(f"{HERE}:fill", 5, 64 << 20)
+    assert made.map([[48], [80], [48]]) == [48, None, 48]
+    made.close()
+
+
 def test_no_secret_of_the_environment_reaches_it(monkeypatch):
     monkeypatch.setenv("A_TOKEN", "secret")
     made = Isolated(f"{HERE}:tell", 1, 64 << 20)
@@ -141,10 +152,11 @@ def test_other_processes_are_out_of_sight(run, inside):
 
 @LINUX
 @pytest.mark.skipif(os.getuid() != 0, reason="a user's own files")
-def test_root_becomes_nobody(run, tmp_path):
+def test_root_becomes_nobody(run, inside, tmp_path):
     (tmp_path / "open").mkdir(mode=0o700)
     opened = run("tests.process.unhooked:write", str(tmp_path / "open" / "file"))
     assert is_root(run) == (opened != -1) == (not may_become_nobody())
+    assert is_root(run) or inside["groups"] == []
 
 
 def test_a_machine_without_processes_left_is_one_line(monkeypatch):

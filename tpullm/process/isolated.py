@@ -182,7 +182,6 @@ def _in_fork(
                 end(fork, signal.SIGKILL)
         os.waitpid(fork, 0)
         os.close(mine)
-        _end_others()
     values = reported.split(b"\n")[:-1]
     try:
         return json.loads(values[-1]) if values else None
@@ -190,25 +189,13 @@ def _in_fork(
         return None
 
 
-def _end_others() -> None:
-    """End all that a fork left behind: in a namespace of its own, this process is the first and sees only those."""
-    if os.getpid() == 1:
-        with contextlib.suppress(OSError):
-            os.kill(-1, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.waitpid(-1, 0)
-
-
 def _read(descriptor: int, deadline: float, pipes: Pipes) -> bytes:
-    """What comes until the other end is closed or the time is over."""
+    """What comes until the other end is closed, the time is over, or the parent is gone."""
     poll, parts, size = select.poll(), [], 0
     poll.register(descriptor, select.POLLIN)
     poll.register(pipes.fileno(), 0)
     while (left := deadline - time.monotonic()) > 0 and size < MOST_REPORT_BYTES:
         ready = dict(poll.poll(left * 1000))
-        if pipes.fileno() in ready:
-            os._exit(0)  # the parent is gone
         part = os.read(descriptor, 1 << 16) if descriptor in ready else b""
         if ready and not part:
             break
