@@ -4,7 +4,7 @@ import pytest
 
 from tpullm.errors import UserError
 from tpullm.rewards import form
-from tpullm.rewards.examples import Example
+from tpullm.rewards.scorer import Example
 
 
 def scores(reward, *answers):

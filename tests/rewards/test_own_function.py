@@ -11,9 +11,9 @@ from tests.conftest import ROOT
 from tests.process.test_workers import is_gone, wait_for
 from tpullm.errors import UserError
 from tpullm.rewards import own_function
-from tpullm.rewards.examples import Example
 from tpullm.rewards.own_function import OwnFunction
 from tpullm.rewards.reward_set import Rewards
+from tpullm.rewards.scorer import Example
 
 FILE = str(ROOT / "tests" / "rewards" / "own_rewards.py")
 PROMPT = [{"role": "user", "content": "a"}]

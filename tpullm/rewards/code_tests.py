@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from tpullm.errors import UserError
 from tpullm.process.isolated import Isolated
-from tpullm.rewards.examples import Example
+from tpullm.rewards.scorer import Example
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 

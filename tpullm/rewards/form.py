@@ -12,7 +12,7 @@ import regex
 
 from tpullm.corpus.language_detection import COMMON_WORDS, WRITTEN_IN, is_language, is_spaceless
 from tpullm.errors import UserError
-from tpullm.rewards.examples import Each, Example
+from tpullm.rewards.scorer import Each, Example
 from tpullm.rewards.sentences import sentences
 from tpullm.tokenizer.japanese_words import analyser
 

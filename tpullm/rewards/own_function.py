@@ -11,7 +11,7 @@ from typing import Any
 from tpullm.errors import UserError
 from tpullm.log import one_line
 from tpullm.process.child import Child, Ended, NoAnswer, TooLong, TooMuch
-from tpullm.rewards.examples import Example
+from tpullm.rewards.scorer import Example
 
 START_SECONDS = 120  # of the child, with what the file imports
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tpullm.rewards.examples import Example
+from tpullm.rewards.scorer import Example
 from tpullm.rewards.sentences import MASK, QUOTES, Sentence, sentences
 from tpullm.tokenizer.japanese_words import analyser
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tpullm.errors import UserError
 from tpullm.process.isolated import Isolated
-from tpullm.rewards.examples import Example
+from tpullm.rewards.scorer import Example
 
 SOURCE = "reasoning_gym:"  # begins the name of a source
 FIELD = "reasoning_gym"  # the field of an example with its task

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from tpullm.errors import UserError
-from tpullm.rewards.examples import Example, Scorer
 from tpullm.rewards.group_signal import weighted_sum
 from tpullm.rewards.own_function import OwnFunction
+from tpullm.rewards.scorer import Example, Scorer
 from tpullm.rewards.shipped_rewards import REWARDS
 
 SECONDS = 60.0  # for a function of the user's, for one batch

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from tpullm.errors import UserError
-from tpullm.rewards.examples import Each, Example
+from tpullm.rewards.scorer import Each, Example
 
 DIGITS = {
     character: value for value, row in enumerate("〇零 一壱 二弐 三参 四 五 六 七 八 九".split()) for character in row

@@ -9,10 +9,10 @@ from typing import Any
 
 from tpullm.rewards import form
 from tpullm.rewards.code_tests import CodeTests
-from tpullm.rewards.examples import Each, Scorer
 from tpullm.rewards.politeness import polite
 from tpullm.rewards.reasoning import ReasoningGym
 from tpullm.rewards.right_number import number
+from tpullm.rewards.scorer import Each, Scorer
 
 
 @dataclasses.dataclass(frozen=True)
