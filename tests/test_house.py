@@ -67,7 +67,11 @@ def test_each_python_gets_one_version_of_each_package():
 
 def test_what_the_code_imports_is_declared():
     """An indirect dependency can go away when the package that brought it no longer needs it."""
-    optional = [line for extra in ("gcp", "wandb", "mlflow") for line in PROJECT["optional-dependencies"][extra]]
+    optional = [
+        line
+        for extra in ("gcp", "wandb", "mlflow", "reasoning-gym")
+        for line in PROJECT["optional-dependencies"][extra]
+    ]
     names = [normalized(line) for line in PROJECT["dependencies"] + optional]
     declared = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
     imported = set()

@@ -1,0 +1,115 @@
+"""Tasks of the package reasoning-gym: prompts with answers that its own functions check."""
+
+import dataclasses
+import difflib
+import functools
+import types
+from collections.abc import Sequence
+from typing import Any
+
+from tpullm.errors import UserError
+from tpullm.process.isolated import Isolated
+from tpullm.rewards.scorer import Example
+
+SOURCE = "reasoning_gym:"  # begins the name of a source
+FIELD = "reasoning_gym"  # the field of an example with its task
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A prompt.
+
+    Attributes:
+        messages: the question, as `{"role", "content"}`.
+        fields: `answer`, a right one, and under `FIELD` what makes the task again.
+    """
+
+    messages: list[dict[str, str]]
+    fields: dict[str, Any]
+
+
+def tasks(source: str, size: int, seed: int, **parameters: Any) -> list[Task]:
+    """`size` tasks of the family NAME of `reasoning_gym:NAME`: the same for the same seed and parameters of the family.
+
+    Tasks of another seed are others, but a family of few tasks repeats some of them.
+    """
+    name = source.removeprefix(SOURCE)
+    made = {"name": name, "seed": seed, "size": size, "parameters": parameters}
+    return [
+        Task(
+            [{"role": "user", "content": entry["question"]}],
+            {"answer": str(entry["answer"]), FIELD: {**made, "index": index}},
+        )
+        for index, entry in enumerate(dataset(**made))
+    ]
+
+
+def families() -> list[str]:
+    """The names of all families."""
+    return sorted(_package().factory.DATASETS)
+
+
+def dataset(name: str, seed: int, size: int, parameters: dict[str, Any]) -> Sequence[dict]:
+    """The package's own dataset: `{"question", "answer", "metadata"}` each; `UserError` for what it does not have."""
+    kinds = _package().factory.DATASETS
+    if name not in kinds:
+        nearest = difflib.get_close_matches(name, kinds, 1, 0.5)
+        more = f"; the nearest is {nearest[0]}" if nearest else ""
+        raise UserError(f"{SOURCE}{name}: reasoning-gym has no such family{more}")
+    known = {field.name for field in dataclasses.fields(kinds[name][1])} - {"seed", "size"}
+    if unknown := sorted(parameters.keys() - known):
+        raise UserError(f"{SOURCE}{name}: unknown parameter {unknown[0]}; it has {', '.join(sorted(known))}")
+    try:
+        return _package().create_dataset(name, seed=seed, size=size, **parameters)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"{SOURCE}{name}: {error or 'parameters that do not go together'}; correct them") from None
+
+
+@functools.cache
+def _package() -> types.ModuleType:
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        if error.name != "reasoning_gym":
+            raise
+        raise UserError(f"{SOURCE}... needs the package: pip install 'tpullm[reasoning-gym]'") from None
+    return reasoning_gym
+
+
+class ReasoningGym:
+    """The package's own score of the answer: 1 for a right one; some families give a part for one that is near.
+
+    Args:
+        after: the answer is what follows this text the last time; all of it if the text is empty or not there.
+        seconds: of the processor for one answer; what takes longer scores 0.
+        memory_mib: for it.
+    """
+
+    def __init__(self, after: str = "", seconds: int = 2, memory_mib: int = 512):
+        if seconds < 1 or memory_mib < 16:
+            raise UserError(f"seconds {seconds}, memory_mib {memory_mib}: give at least 1 second and 16 MiB")
+        _package()
+        self._after = after
+        self._isolated = Isolated("tpullm.rewards.reasoning_child:score", seconds, memory_mib << 20)
+
+    def score(self, examples: Sequence[Example]) -> list[float]:
+        """As of `Scorer`."""
+        scores = self._isolated.map([[_task(example), self._answer(example.answer)] for example in examples])
+        return [min(max(score, 0.0), 1.0) if isinstance(score, int | float) else 0.0 for score in scores]
+
+    def _answer(self, text: str) -> str:
+        return (text.rpartition(self._after)[2] if self._after else text).strip()
+
+    def close(self) -> None:
+        """End the processes."""
+        self._isolated.close()
+
+
+def _task(example: Example) -> dict[str, Any]:
+    try:
+        task = example.field(FIELD)
+    except UserError as error:
+        raise UserError(f"{example.where}: {error}") from None
+    if not isinstance(task, dict) or task.keys() != {"name", "seed", "size", "parameters", "index"}:
+        raise UserError(f"{example.where}: field `{FIELD}` is no task; take it as `reasoning_gym:NAME` gives it")
+    return task
