@@ -16,9 +16,9 @@ from tests.commands.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
 from tpullm.cli import main
+from tpullm.data.answer_pairs import tokenized
 from tpullm.data.answer_tokens import Pair
 from tpullm.data.batch import BRANCH, Batch
-from tpullm.data.pairs import tokenized
 from tpullm.data.stream import Stream
 from tpullm.model.attention import kernels
 from tpullm.recipe.schema import AdapterConfig, PreferenceConfig

@@ -84,7 +84,7 @@ def build(parts: Sequence[tuple[Documents, Segments]], batch_size: int, sequence
     """The batch of the segments of all sources. Each row belongs to one source.
 
     The segments of a row stand side by side, and the rest of the row is padding. A row without segments is padding.
-    Documents that lay out their rows themselves (`pairs.Pairs`) are the only ones of a batch.
+    Documents that lay out their rows themselves (`answer_pairs.Pairs`) are the only ones of a batch.
     """
     for documents, segments in parts:
         if hasattr(documents, "build"):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm.data import answer_tokens, conversations, examples, pairs
+from tpullm.data import answer_pairs, answer_tokens, conversations, examples
+from tpullm.data.answer_pairs import Pairs
 from tpullm.data.batch import Documents
 from tpullm.data.conversations import Conversations
-from tpullm.data.pairs import Pairs
 from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe, TuningConfig
@@ -110,4 +110,4 @@ def _place(name: str, made: list[Documents | None], read: dict, held_out: dict) 
 
 def _pairs(found: list[examples.Preference], tokenizer: Tokenizer, settings: TuningConfig, where: str) -> Pairs:
     ids = [(preference.group, answer_tokens.pair(preference, tokenizer, where)) for preference in found]
-    return pairs.tokenized(ids, settings.preference, settings.train.sequence_length, where)
+    return answer_pairs.tokenized(ids, settings.preference, settings.train.sequence_length, where)

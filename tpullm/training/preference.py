@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from tpullm import storage
 from tpullm.cluster import hosts
 from tpullm.data import packing
+from tpullm.data.answer_pairs import Pairs
 from tpullm.data.batch import BRANCH, PairBatch
-from tpullm.data.pairs import Pairs
 from tpullm.log import progress
 from tpullm.mesh.rows import fetch, own_rows, put
 from tpullm.mesh.zigzag import to_zigzag_order
