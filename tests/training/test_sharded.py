@@ -54,6 +54,29 @@ def test_every_optimizer_gives_the_losses_of_one_device(model, optimizer, meshes
     assert_those_of_one_device(found, 1e-4 if "bfloat16" in optimizer else 1e-5)
 
 
+ALL = ["one device", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor 2", "sequence 4, fsdp 2"]
+
+
+@pytest.mark.parametrize(
+    ("tuned", "meshes"),
+    [
+        ("pairs and dora", SOME),
+        pytest.param(
+            "experts", ["one device", "expert 2, sequence 2, tensor 2", "expert 4, fsdp 2"], marks=pytest.mark.slow
+        ),
+        *(pytest.param(tuned, ALL, marks=pytest.mark.slow, id=f"{tuned}, all meshes") for tuned in ("dora", "pairs")),
+    ],
+)
+def test_tuning_on_a_mesh_is_that_of_one_device(tuned, meshes):
+    """Adapters, and pairs of answers in shared rows, over 3 steps of AdamW; the tolerance is that of pretraining.
+
+    A gradient norm of pairs is a difference of two like sums, so their roundings weigh ten times as much.
+    """
+    found = results("tests.training.sharded_tuning", tuned, *meshes)
+    assert len(found) == len(meshes) + 1
+    assert_those_of_one_device(found, 1e-4 if "pairs" in tuned else 1e-5)
+
+
 def results(module: str, *arguments: str) -> dict[str, dict[str, list]]:
     """The output of a program of this folder: for each mesh, the metrics of each step."""
     done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True)

@@ -1,0 +1,84 @@
+"""Run in its own process with 8 CPU devices: losses of tuning on each mesh, as one JSON object.
+
+Arguments: what is tuned (of `TUNED`), and the meshes.
+"""
+
+import json
+import os
+import sys
+
+from tests.training.several_hosts import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tests.training.sharded_losses import EXPERT_MESHES  # noqa: E402
+from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch  # noqa: E402
+from tests.training.test_preference import some_pairs  # noqa: E402
+from tpullm.data.answer_pairs import tokenized  # noqa: E402
+from tpullm.data.stream import Stream  # noqa: E402
+from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.model.adapter import with_lengths  # noqa: E402
+from tpullm.recipe.schema import AdapterConfig, OptimizerConfig, PreferenceConfig, TrainConfig  # noqa: E402
+from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
+from tpullm.training.state import Architecture, abstract, with_params  # noqa: E402
+from tpullm.training.step import make_step  # noqa: E402
+
+DORA = AdapterConfig(rank=4, magnitude=True, b_learning_rate=4.0)
+TUNED = {
+    "dora": Architecture(CONFIG, DORA),
+    "experts": Architecture(SPREAD.config, AdapterConfig(rank=4)),
+    "pairs": ARCHITECTURE,
+    "pairs and dora": Architecture(CONFIG, DORA),
+}
+STEPS = 3
+
+
+def batches(name: str) -> list:
+    if "pairs" not in name:
+        return [batch(rows=16, seed=number) for number in range(STEPS)]
+    pairs = tokenized(list(enumerate(some_pairs(96))), PreferenceConfig(beta=0.5), 32, "finetune.a")
+    pairs.references[:] = np.random.default_rng(0).normal(-20, 3, pairs.references.shape)
+    stream = Stream({"preferences": pairs}, {"preferences": 1.0}, 16, 32, 0)
+    return [stream.batch_at(number) for number in range(STEPS)]
+
+
+def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str, list]:
+    """Loss and gradient norm of each of the first steps."""
+    architecture = TUNED[name]
+    mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
+    adamw = OptimizerConfig(peak_lr=1e-2, warmup_steps=1)
+    config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=adamw)
+    found = {"loss": [], "grad_norm": []}
+    with jax.set_mesh(mesh):
+        axes = architecture.trained(architecture.axes)
+        optimizer = make_optimizer(adamw, 20, axes, adapter=architecture.adapter)
+        target = abstract(architecture, optimizer, mesh)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, (target, architecture.frozen(architecture.placed(mesh))))
+
+        def begin(key):
+            params = architecture.init(key)
+            frozen, trained = architecture.frozen(params), architecture.trained(params)
+            trained = with_lengths(frozen, trained) if architecture.adapter else trained
+            return with_params(trained, optimizer), frozen
+
+        state, frozen = jax.jit(begin, out_shardings=shardings)(jax.random.key(0))
+        step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
+        for rows in batches(name):
+            state, metrics = step(state, put(mesh, rows), frozen)
+            for key in found:
+                found[key].append(metrics[key].tolist())
+        kept = jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted, state, shardings[0])
+        assert all(jax.tree.leaves(kept)), "the step changed the sharding of a part of the state"
+    return found
+
+
+if __name__ == "__main__":
+    name, *asked = sys.argv[1:]
+    results = {mesh: losses(name, EXPERT_MESHES[mesh]) for mesh in asked}
+    results["accumulated"] = losses(name, EXPERT_MESHES[asked[-1]], accumulation=2)
+    print(json.dumps(results))
