@@ -9,7 +9,7 @@ from tests.training.small import mesh
 from tests.training.test_losses import TARGETS, assert_a_frozen_table_costs_less
 from tpullm.mesh.layout import RULES
 from tpullm.training import losses
-from tpullm.training.log_probabilities import log_probabilities
+from tpullm.training.log_probabilities import likeliest, log_probabilities
 
 B, T, D, V, K = 2, 12, 8, 37, 3
 
@@ -90,6 +90,19 @@ def test_a_step_computes_the_bits_of_a_pass_without_gradients(dtype):
         _, found = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(hidden, table)
         expected = jax.jit(lambda *a: ours(*a, targets, entropy=True))(hidden, table)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_the_likeliest_tokens_are_those_of_all_logits():
+    hidden, table, *_ = inputs()
+    options = {"softcap": 2.0, "temperature": 0.7, "chunks": 3}
+    with jax.set_mesh(mesh()):
+        hidden = jax.reshard(hidden, RULES.spec("batch", "time", "width"))
+        ids, logp = jax.jit(lambda *a: likeliest(*a, 5, **options))(hidden, jnp.asarray(table))
+        again, _ = jax.jit(lambda *a: ours(*a, **options))(hidden, table, ids)
+        every, _ = ours(hidden, table, np.broadcast_to(np.arange(V, dtype=np.int32), (B, T, V)), **options)
+    assert ids.dtype == jnp.int32
+    np.testing.assert_array_equal(ids, np.argsort(-np.asarray(every), axis=-1)[..., :5])
+    np.testing.assert_allclose(logp, again, rtol=1e-5)
 
 
 def log_probability(hidden, table):

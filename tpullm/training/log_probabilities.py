@@ -63,6 +63,31 @@ def log_probabilities(
     return (logp_BTK[..., 0] if one else logp_BTK), entropy_BT
 
 
+def likeliest(hidden_BTD, table_VD, count: int, softcap=0.0, temperature=1.0, chunks=0):
+    """The `count` likeliest next tokens, the best first: ids and log-probabilities `[B, T, K]`, without a gradient.
+
+    A teacher's are kept like this. The arguments are those of `log_probabilities`.
+    """
+
+    def local(table_VD, hidden_BTD):
+        def of_chunk(_, chunk):
+            logits_BCV = chunk_logits(*chunk, table_VD, softcap) / temperature
+            _, log_z_BC1 = log_normalizer(logits_BCV)
+            best, rows = jax.lax.top_k(logits_BCV - log_z_BC1, min(count, table_VD.shape[0]))
+            found = best, rows + first_row(table_VD)
+            # The best of each device, then the best of these.
+            best, ids = (jax.lax.all_gather(x, VOCABULARY, axis=2, tiled=True) for x in found)
+            best_BCK, places_BCK = jax.lax.top_k(best, count)
+            return None, (jnp.take_along_axis(ids, places_BCK, axis=2), best_BCK)
+
+        _, found = jax.lax.scan(of_chunk, None, chunked(chunks, table_VD, hidden_BTD))
+        return _unchunked(found, hidden_BTD)
+
+    arguments = jax.lax.stop_gradient((all_gather_table(table_VD, hidden_BTD), hidden_BTD))
+    # Every device of the vocabulary finds the same, which a gather does not tell.
+    return jax.shard_map(local, out_specs=PER_CHOICE, check_vma=False)(*arguments)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _log_probabilities(options, hidden_BTD, table_VD, ids_BTK):
     logp_BTK, _, entropy_BT = _scores(options, hidden_BTD, table_VD, ids_BTK)
@@ -82,11 +107,16 @@ def _scores(options, hidden_BTD, table_VD, ids_BTK):
             return None, (logp_BCK, log_z_BC1[..., 0], entropy_BC)
 
         _, found = jax.lax.scan(of_chunk, None, chunked(options.chunks, table_VD, *arrays))
-        B, T = arrays[0].shape[:2]
-        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(B, T, *x.shape[3:]), found)
+        return _unchunked(found, arrays[0])
 
     specs = PER_CHOICE, PER_TOKEN, PER_TOKEN
     return jax.shard_map(local, out_specs=specs)(all_gather_table(table_VD, hidden_BTD), hidden_BTD, ids_BTK)
+
+
+def _unchunked(found, hidden_BTD):
+    """The inverse of `chunked`, for arrays `[T / C, B, C, ...]`."""
+    B, T = hidden_BTD.shape[:2]
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(B, T, *x.shape[3:]), found)
 
 
 def _entropy(logp_BCV):

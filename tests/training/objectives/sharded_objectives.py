@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 from tests.training.sharded_losses import EXPERT_MESHES  # noqa: E402
 from tpullm.mesh.layout import RULES, make_mesh  # noqa: E402
 from tpullm.mesh.rows import put, put_whole  # noqa: E402
-from tpullm.training.log_probabilities import log_probabilities  # noqa: E402
+from tpullm.training.log_probabilities import likeliest, log_probabilities  # noqa: E402
 from tpullm.training.losses import AXES  # noqa: E402
 from tpullm.training.objectives.distillation import distillation_loss  # noqa: E402
 from tpullm.training.objectives.policy import METHODS, policy_loss  # noqa: E402
@@ -86,8 +86,14 @@ def computed(shape: dict[str, int]) -> dict[str, list]:
         gradients, sums = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(hidden, table, given)
         kept = [gradient.sharding == x.sharding for gradient, x in zip(gradients, (hidden, table), strict=True)]
         assert all(kept), "a gradient lies elsewhere than its array"
+        ids, logp = jax.jit(lambda *arrays: likeliest(*arrays, K))(hidden, table)
         found = {name: jnp.stack(jax.tree.leaves(of)).tolist() for name, of in sums.items()}
-        return found | {"hidden": np.asarray(gradients[0]).tolist(), "table": np.asarray(gradients[1]).tolist()}
+        return found | {
+            "hidden": np.asarray(gradients[0]).tolist(),
+            "table": np.asarray(gradients[1]).tolist(),
+            "ids": ids.tolist(),
+            "logp": logp.tolist(),
+        }
 
 
 if __name__ == "__main__":

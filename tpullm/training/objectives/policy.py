@@ -70,6 +70,8 @@ def policy_loss(
         clip: as `Method.clip`.
         budget: the most tokens of an answer, for `average: budget`.
         old_BT: log-probabilities when the answers were sampled. None: those of this step, so every ratio is exactly 1.
+            Another program of the same model may round otherwise, also one of another number of micro-batches: of a
+            model of two layers in float32, `moved` was then up to 0.5.
         reference_BT: log-probabilities under the reference; the divergence from it is logged, and `kl_weight` times it
             is a part of the loss. RLOO has it in the rewards instead.
 
