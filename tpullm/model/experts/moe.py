@@ -293,7 +293,8 @@ def _all_gather_part(part: Part, axes, dtype) -> Part:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _all_gather_weight(axes, dtype, reduce_dtype, weight):
-    return all_gather_local(varying(weight.astype(dtype), *_replicas(axes)), "experts", *axes)
+    own = varying(weight.astype(dtype), *_replicas(axes))
+    return all_gather_local(own, "experts", *axes) if "embed" in axes else own
 
 
 def _all_gather_weight_forward(axes, dtype, reduce_dtype, weight):
@@ -301,12 +302,17 @@ def _all_gather_weight_forward(axes, dtype, reduce_dtype, weight):
 
 
 def _all_gather_weight_backward(axes, dtype, reduce_dtype, saved, cotangent):
-    return (reduce_gradient(cotangent.astype(reduce_dtype), "experts", *axes, over=(RULES.embed, *_replicas(axes))),)
+    over = (RULES.embed, *_replicas(axes)) if "embed" in axes else _replicas(axes)
+    return (reduce_gradient(cotangent.astype(reduce_dtype), "experts", *axes, over=over),)
 
 
 def _replicas(axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Mesh axes along which devices hold the same of a weight and see other tokens, or another part of the MLP."""
-    return REPLICA_AXES if "mlp" in axes else (*REPLICA_AXES, RULES.mlp)
+    """Mesh axes along which devices hold the same of a weight and see other tokens, or another part of the MLP.
+
+    A matrix of an adapter is not split along the width of the model, or not along that of the MLP.
+    """
+    whole = [axis for name, axis in (("mlp", RULES.mlp), ("embed", RULES.embed)) if name not in axes]
+    return (*REPLICA_AXES, *whole)
 
 
 _all_gather_weight.defvjp(_all_gather_weight_forward, _all_gather_weight_backward)
