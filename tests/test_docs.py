@@ -30,6 +30,12 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
 # What a reader has made before: the path, and the command that makes it, which runs first if it did not yet.
 MADE_BY = {
     "runs/mine": "tpullm import models/published --run runs/mine",
+    "runs/small": "tpullm import models/published --run runs/small",
+    "runs/small/talk": (
+        "tpullm finetune --run runs/small --finetune.talk.conversations '[my_conversations.jsonl]' "
+        "--finetune.talk.adapter.rank 8"
+    ),
+    "models/my_adapter": "tpullm export runs/small/talk models/my_adapter",
     "runs/my-text": "tpullm run my_recipe.yaml",
     "models/quickstart": "tpullm export runs/quickstart models/quickstart --licence Apache-2.0",
 }
@@ -79,7 +85,7 @@ def _as_run_here(command: str) -> list[str]:
     if words[:1] == ["quickstart"]:
         words = [str(TINY), *words[1:]] + ([] if "--run" in words else ["--run", "runs/quickstart"])
     elif verb in ("run", "finetune"):
-        words += SHORT + (TUNED if "runs/mine" in words else SMALL)
+        words += SHORT + (TUNED if {"runs/mine", "runs/small"} & set(words) else SMALL)
         words += ["--tokenizer.vocabulary_size=500"] if "my_recipe.yaml" in words else []
     elif verb in ("generate", "chat"):
         words += ["--tokens=8"]
@@ -251,7 +257,7 @@ def test_the_reference_is_what_the_schema_gives():
 
 
 def test_every_section_of_a_recipe_has_an_anchor():
-    sections = {key.split(".")[-2] for key in parsing.keys() if "." in key}
+    sections = {key.replace(".NAME", "").split(".")[-2] for key in parsing.keys() if "." in key.replace(".NAME", "")}
     assert sections | {"recipe", "launch"} <= anchors(ROOT / "docs" / "en" / "reference.md")
 
 

@@ -63,13 +63,14 @@ class Module:
 
 
 def modules(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[Module]:
-    """The modules whose matrices can have an adapter: those of layers, without experts.
+    """The modules whose matrices can have an adapter: those of layers, without experts and their router.
 
     Args:
         shapes: of our parameters, by flat name.
     """
     for theirs, ours, place in tensors.pieces(family, shapes, layers):
-        if theirs.endswith(".weight") and ours[0].endswith(".weight") and len(place) == 1:
+        of_layer = len(place) == 1 and ours[0].endswith(".weight") and ours[0] != "layers.mlp.router.weight"
+        if theirs.endswith(".weight") and of_layer:
             yield Module(theirs.removesuffix(".weight"), tuple(name.removesuffix(".weight") for name in ours), place[0])
 
 
@@ -89,9 +90,10 @@ def write(
     from safetensors.numpy import save_file
 
     layers = next(iter(adapters.values())).shape[0]
-    found, ranks = {}, {}
+    found, ranks, used = {}, {}, set()
     for module in modules(family, shapes, layers):
         parts = [name for name in module.ours if f"{name}.adapter.a" in adapters]
+        used |= set(parts)
         if not parts:
             continue
         a, b = _fused(adapters, module, parts, shapes)
@@ -106,6 +108,8 @@ def write(
                 )
             lengths = [adapters[f"{name}.adapter.magnitude"][module.layer].reshape(-1) for name in parts]
             found[where + MAGNITUDE] = np.concatenate(lengths)
+    if left := {key.split(".adapter.")[0] for key in adapters} - used:
+        raise UserError(f"export: PEFT has no form for an adapter of {_last(min(left))} of experts; use --merge")
     storage.write_json(folder / CONFIG, _config(config, ranks, family, base))
     save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
     return sum(tensor.nbytes for tensor in found.values())
@@ -170,10 +174,14 @@ def _opened(folder: Path) -> Iterator[WeightFiles]:
 
 
 def _family(names: set[str], shapes: dict[str, Any], layers: int, folder: Path) -> Family:
-    """The family whose modules the tensors of an adapter are named after."""
-    for family in FAMILIES.values():
-        if any(f"{PREFIX}{module.name}.{A}" in names for module in modules(family, shapes, layers)):
-            return family
+    """The family after whose modules most tensors of an adapter are named."""
+
+    def matches(family: Family) -> int:
+        return sum(f"{PREFIX}{module.name}.{A}" in names for module in modules(family, shapes, layers))
+
+    family = max(FAMILIES.values(), key=matches)
+    if matches(family):
+        return family
     raise UserError(f"{folder}: {min(names, default='')!s:.120} is no matrix of this model; its base is another one")
 
 

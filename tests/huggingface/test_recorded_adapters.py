@@ -1,0 +1,45 @@
+"""An adapter of every family against what PEFT gave when it was recorded: the main suite has no PEFT."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.huggingface.adapters_of import FILE, NAMES, made, written
+from tests.huggingface.record import PLACES
+from tests.huggingface.small import rows
+from tests.training.small import mesh
+from tpullm.huggingface import adapters, tensors
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_those_recorded(name):
+    """With DoRA, and each of our matrices with an adapter of its own."""
+    architecture, _, params, _ = made(name)
+    tokens = rows(1)[:, :-1]
+    positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
+
+    @jax.jit
+    def run(params):
+        model = architecture.model(params)
+        return model.logits(model(tokens, np.ones_like(tokens), positions, dtype=jnp.float32).hidden)
+
+    with jax.set_mesh(mesh()):
+        found = np.asarray(run(params))[0, list(PLACES)]
+    expected = np.load(FILE)[name]
+    # Sums in another order in float32, through three layers.
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["llama-2", "gpt-2", "phi-3"])
+def test_written_and_read_again_is_the_same(name, tmp_path):
+    """Of modules that hold several of our matrices, one wider adapter is read for each, which computes the same."""
+    architecture, _, _, flat = made(name)
+    written(tmp_path, name)
+    config, arrays = adapters.read(tmp_path, tensors.flat(architecture.shapes), architecture.config.layers)
+    assert config.targets == architecture.adapter.targets and config.magnitude
+    for key in [key.removesuffix(".a") for key in flat if key.endswith(".a")]:
+        ours, theirs = ((tree[f"{key}.a"], tree[f"{key}.b"]) for tree in (flat, arrays))
+        scales = architecture.adapter.scale, config.scale
+        products = [scale * np.tensordot(a[0], b[0], 1) for scale, (a, b) in zip(scales, (ours, theirs), strict=True)]
+        np.testing.assert_allclose(products[1], products[0], atol=1e-5)
