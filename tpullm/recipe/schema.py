@@ -9,7 +9,9 @@ from typing import Literal
 
 from tpullm.recipe.changes import Changes, changing, declared
 
-SourceKind = Literal["text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki"]
+SourceKind = Literal[
+    "text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki", "law", "medicine"
+]
 
 
 @dataclass(frozen=True)
