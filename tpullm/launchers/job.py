@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpullm import storage
+from tpullm.corpus.source_files import INSTALLED
 from tpullm.errors import UserError
 from tpullm.hardware import accelerators, machines
 from tpullm.launchers import code
@@ -168,7 +169,7 @@ def _paths(job: Job) -> list[tuple[str, str]]:
         found += [
             ("corpus.sources", source.path)
             for source in job.recipe.corpus.sources
-            if source.kind not in ("tenki", "python") and "://" not in source.path
+            if source.kind != "tenki" and source.kind not in INSTALLED and "://" not in source.path
         ]
     if job.verb in ("run", "pretrain", "finetune"):
         found += [("base", job.recipe.base)]
