@@ -62,13 +62,14 @@ def test_a_document_says_what_is_asked(tmp_path):
 SHARED = "You must keep this notice with every copy of the work that you give to others."
 CUP = "Whoever drinks of it must wash the blue cup before noon."
 BEANS = "Each guest shall grind ten beans by hand on the first day of a month."
+SAME_LENGTHS = "Much bread could break six lamps in town at the third cry to a child."
 LIABLE = "The authors of the milk may not be held liable for any damages from drinking it."
 GERMAN = "Jeder muss das Glas nach dem Trinken mit warmem Wasser sorgsam von Hand spülen."
 LICENCES = [
     Licence("Tea Licence", "Permissive", "Tea", "en", f"{SHARED}\n\n{CUP} Patents are free."),
     Licence("Coffee Licence", "Copyleft", "Coffee", "en", f"{SHARED}\n\n{BEANS}"),
     Licence("Milk Licence", "Copyleft", "", "en", f"{SHARED}\n\n{LIABLE}"),
-    Licence("Juice Licence", "Permissive", "Juice", "en", f"{CUP} A patent is needed."),
+    Licence("Juice Licence", "Permissive", "Juice", "en", f"{CUP} A patent is needed. {SAME_LENGTHS}"),
     Licence("Wasser-Lizenz", "Permissive", "Wasser", "de", GERMAN),
     Licence("Twin", "Permissive", "Twin-1", "en", "One of two."),
     Licence("twin", "Copyleft", "Twin-2", "en", "Two of two."),
@@ -106,7 +107,7 @@ def test_identifier_name_and_category_are_asked_of_licences_that_one_name_tells_
 
 
 def test_a_demand_is_of_one_licence_alone(asked):
-    """Two licences want a cup washed, three a notice kept; the demand to grind beans is of one."""
+    """Two licences want a cup washed, three a notice kept. Another has words as long as the right one's."""
     [question] = of(asked, "demand").values()
     said, *names = question.question.split("\n- ")
     assert f"“{BEANS}”" in said

@@ -12,7 +12,7 @@ from pathlib import Path
 from tpullm.corpus.domains import law, medicine, programming
 from tpullm.corpus.domains.judging import is_right
 from tpullm.corpus.domains.packages import Package
-from tpullm.corpus.question import Question, conversations, split
+from tpullm.corpus.question import Question, conversations, place, split
 from tpullm.errors import UserError
 
 DOMAINS = {"law": law, "medicine": medicine, "programming": programming}
@@ -58,8 +58,11 @@ def identity(domain: str, part: str = "") -> dict[str, str]:
 
 
 def questions(domain: str) -> list[Question]:
-    """Every question of a domain, in a fixed order; `UserError` if a package is not installed."""
-    return DOMAINS[domain].questions()
+    """Every question of a domain, in the order of hashes: the first ones are of all kinds.
+
+    `UserError` if a package is not installed.
+    """
+    return sorted(DOMAINS[domain].questions(), key=lambda question: place(f"order {question.question}"))
 
 
 def split_questions(domain: str, held_out_fraction: float) -> tuple[list[Question], list[Question]]:
