@@ -111,8 +111,9 @@ def test_a_source_whose_package_is_missing_is_refused_in_one_line(packages, path
     assert "\n" not in str(error.value)
 
 
-def test_a_law_source_has_no_path(packages):
-    with pytest.raises(UserError, match="path 'mit' of a law source is not nothing"):
+def test_a_law_source_has_no_path_but_facts(packages):
+    sources.check([Source("s", "law", "facts", licence="x")])
+    with pytest.raises(UserError, match="path 'mit' of a law source is not facts or nothing"):
         sources.check([Source("s", "law", "mit", licence="x")])
 
 

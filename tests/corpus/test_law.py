@@ -42,7 +42,7 @@ def test_a_licence_is_what_is_known_of_it_and_its_text(tmp_path):
 @pytest.mark.parametrize("more", ["is_deprecated: yes", "is_unknown: yes", "is_generic: yes"])
 def test_what_is_not_one_text_is_no_document(tmp_path, more):
     assert read(tmp_path, more=more) is None
-    assert list(law.documents(tmp_path / "tea.LICENSE")) == []
+    assert list(law.documents(tmp_path / "tea.LICENSE", "")) == []
 
 
 def test_an_entry_without_a_text_is_no_document(tmp_path):
@@ -51,12 +51,20 @@ def test_an_entry_without_a_text_is_no_document(tmp_path):
 
 def test_a_document_says_what_is_asked(tmp_path):
     read(tmp_path)
-    [raw] = law.documents(tmp_path / "tea.LICENSE")
+    [raw] = law.documents(tmp_path / "tea.LICENSE", "")
     assert raw.language == "en"
     assert raw.text.startswith(
         "Tea Public Licence\n\nThe category of the licence “Tea Public Licence” is Copyleft Limited. "
-        "Its SPDX identifier is Tea-1.0.\n\nWhoever drinks"
+        "The SPDX identifier of “Tea Public Licence” is Tea-1.0.\n\nWhoever drinks"
     )
+
+
+def test_a_source_of_facts_has_the_beginnings_of_the_texts(tmp_path):
+    text = "First, drink the tea.\n" * 100
+    read(tmp_path, text=f"---\nname: Tea\ncategory: Permissive\n---\n{text}")
+    [whole], [facts] = (list(law.documents(tmp_path / "tea.LICENSE", part)) for part in ("", "facts"))
+    assert whole.text.startswith(facts.text) and whole.text.count("First") == 100
+    assert facts.text.count("First") == law.BEGINNING // len("First, drink the tea.\n")
 
 
 SHARED = "You must keep this notice with every copy of the work that you give to others."

@@ -192,6 +192,6 @@ MANY: dict[str, Callable[[Path, Source], Iterator[Raw]]] = {
     "parquet": _parquet,
     "warc": lambda path, source: warc.read(path),
     "python": lambda path, source: python_library.documents(path, source.path),
-    "law": lambda path, source: domains.law.documents(path),
+    "law": lambda path, source: domains.law.documents(path, source.path),
     "medicine": lambda path, source: domains.medicine.documents(path),
 }

@@ -1,9 +1,11 @@
 """Law: the texts of software licences (the data of `scancode-toolkit-mini`), and questions about them.
 
-A document is a licence: what is known of it in two sentences, then its text. Questions ask for its identifier at
-SPDX, its name and its category, for words in it, and which licence has a demand. A licence is held out with all these
-questions: tuning never asks about it, and its document has the answers. The last kind asks what a sentence is about.
-There, sentences that begin alike are held out together, and a model has to generalise.
+A document is a licence: what is known of it in two sentences, then its text. A source with the path `facts` has the
+beginnings of the texts only (1.3 of 17 million characters), so a small model can read them several times. Questions
+ask for a licence's identifier at SPDX, its name and its category, for words in it, and which licence has a demand. A
+licence is held out with all these questions: tuning never asks about it, and its document has the answers. The last
+kind asks what a sentence is about. There, sentences that begin alike are held out together, and a model has to
+generalise.
 """
 
 import itertools
@@ -18,6 +20,7 @@ import numpy as np
 import yaml
 
 from tpullm.corpus import ngrams
+from tpullm.corpus.cutting import cut
 from tpullm.corpus.document import Raw
 from tpullm.corpus.domains.packages import Package
 from tpullm.corpus.question import Question, form, place, some
@@ -28,7 +31,9 @@ PACKAGE = Package(
     "licensedcode/data/licenses/*.LICENSE",
     "CC-BY-4.0 (the licence database of ScanCode, by AboutCode); each licence text belongs to its authors",
 )
-PACKAGES = {"": (PACKAGE,)}
+FACTS = "facts"
+PACKAGES = {"": (PACKAGE,), FACTS: (PACKAGE,)}
+BEGINNING = 500  # characters of a text, with the path `facts`
 # Entries that are not one text: withdrawn ones, and those that stand for any text.
 NOT_A_TEXT = ("is_deprecated", "is_unknown", "is_generic")
 MOST = 2000  # questions of a kind
@@ -70,14 +75,15 @@ class Licence:
     text: str
 
 
-def documents(path: Path) -> Iterator[Raw]:
-    """The document of the licence in one file; none if that is not one text."""
+def documents(path: Path, part: str) -> Iterator[Raw]:
+    """The document of the licence in one file, or its beginning (`FACTS`); none if that is not one text."""
     licence = read(path)
     if licence:
         known = f"The category of the licence “{licence.name}” is {licence.category}."
         if licence.identifier:
-            known += f" Its SPDX identifier is {licence.identifier}."
-        yield Raw(f"{licence.name}\n\n{known}\n\n{licence.text}\n", licence.language)
+            known += f" The SPDX identifier of “{licence.name}” is {licence.identifier}."
+        text = cut(licence.text, BEGINNING)[0].strip() if part == FACTS else licence.text
+        yield Raw(f"{licence.name}\n\n{known}\n\n{text}\n", licence.language)
 
 
 def read(path: Path) -> Licence | None:
