@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpullm import storage
+from tpullm.corpus import domains
 from tpullm.corpus.source_files import INSTALLED
 from tpullm.errors import UserError
 from tpullm.hardware import accelerators, machines
@@ -109,9 +110,10 @@ class Job:
         }
 
     def extras(self) -> str:
-        """The extras of the wheel that a machine's devices and the trackers need, such as `cuda,gcp,mlflow`."""
+        """The extras of the wheel that a machine's devices, sources and trackers need, such as `cuda,gcp,mlflow`."""
         of_devices = machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
-        return ",".join([of_devices, *self.recipe.trackers])
+        of_sources = {"domains" for source in self.recipe.corpus.sources if source.kind in domains.SOURCES}
+        return ",".join([of_devices, *of_sources, *self.recipe.trackers])
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
