@@ -11,13 +11,13 @@ sys.path.insert(0, str(ROOT))  # this checkout, wherever tpullm is installed fro
 
 from tpullm.launchers.settings import LaunchConfig  # noqa: E402
 from tpullm.recipe.schema import Recipe  # noqa: E402
-from tpullm.recipe.schema_keys import Key, Section, sections  # noqa: E402
+from tpullm.recipe.schema_keys import NAME, Key, Section, sections  # noqa: E402
 
 PAGE = ROOT / "docs" / "en" / "reference.md"
 HEAD = """\
 # Every recipe key
 
-<!-- Made by `python docs/reference.py`. Change the docstrings in tpullm/recipe/schema.py, not this page. -->
+<!-- Made by `python docs/reference.py`. Change the docstrings in tpullm/recipe/schema/, not this page. -->
 
 A recipe is a YAML file. Each of its keys can also be given on the command line, where it wins over the file:
 
@@ -42,6 +42,7 @@ TYPES = {
     "list": "list",
     "pairs": "mapping",
     "section": "list of sections",
+    "stages": "sections by name",
 }
 
 
@@ -50,15 +51,14 @@ def page() -> str:
     lines, seen = [HEAD], {}
     for kind, name in ((Recipe, "recipe"), (LaunchConfig, "launch")):
         for section in sections(kind):
-            lines += _section(
-                section, section.name.rpartition(".")[2] or name, seen, len(COLUMNS) - (kind is LaunchConfig)
-            )
+            heading = section.name.removesuffix(f".{NAME}").rpartition(".")[2] or name
+            lines += _section(section, heading, seen, len(COLUMNS) - (kind is LaunchConfig))
     return "\n".join(lines)
 
 
 def _section(section: Section, name: str, seen: dict[tuple[Key, ...], str], columns: int) -> list[str]:
     """The heading of a section, which is its anchor, and the table of its keys, with the first `columns`."""
-    depth = section.name.count(".")
+    depth = section.name.replace(f".{NAME}", "").count(".")
     lines = [f"{'#' * (2 + depth)} {name}", ""]
     if section.keys in seen:
         return [*lines, f"`{section.name}` has the same keys as [`{seen[section.keys]}`](#{seen[section.keys]}).", ""]
@@ -72,7 +72,7 @@ def _section(section: Section, name: str, seen: dict[tuple[Key, ...], str], colu
 
 
 def _cells(key: Key) -> list[str]:
-    shown = f"[`{key.name}`](#{key.name})" if key.kind == "section" else f"`{key.name}`"
+    shown = f"[`{key.name}`](#{key.name})" if key.kind in ("section", "stages") else f"`{key.name}`"
     kind = ", ".join(f"`{choice}`" for choice in key.choices if choice) or TYPES[key.kind]
     default = f"`{key.default}`" if key.default else ""
     return [shown, kind, default, _cell(key.help), key.changes.value]

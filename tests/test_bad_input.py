@@ -77,7 +77,7 @@ def leftovers(folder: Path) -> list[str]:
             "model.attention_block: 300 is none of 0, 2048, 1024, 512, 256, 128; choose",
         ),
         (["--pretrain.log_every", "0"], "pretrain.log_every: 0 is too small; use 1 or more"),
-        (["--finetune.train.optimizer.clip_norm", "0"], "finetune.train.optimizer.clip_norm: 0"),
+        (["--finetune.talk.train.optimizer.clip_norm", "0"], "finetune.talk.train.optimizer.clip_norm: 0"),
         (["--model.experts", "2", "--model.experts_per_token", "3"], "model.experts_per_token: 3 can't be chosen of 2"),
         (["--model.shared_experts", "1"], "model.shared_experts: needs a router; set model.experts"),
         (["--model.balance_rate", "0.001"], "model.balance_rate: needs a router; set model.experts"),
@@ -223,7 +223,7 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_compiled(
     module = importlib.import_module(f"tpullm.commands.{verb}")
     monkeypatch.setattr(module, "make_mesh", lambda shape: layout.planned_mesh(shape, 8))  # as if there were 8 devices
     monkeypatch.setattr(jax, "jit", None)
-    stage = "pretrain" if verb == "pretrain" else "finetune.train"
+    stage = "pretrain" if verb == "pretrain" else "finetune.talk.train"
     told = refused(capsys, *command, "{fsdp: -1, tensor: 4}")
     assert "model.heads: 2 can't be shared by 4 devices along mesh.tensor; use mesh.tensor 2" in told
     assert ("or model.heads" in told) == (verb == "pretrain"), "the model that is tuned is as it is"
@@ -261,7 +261,7 @@ def test_a_checkpoint_of_another_shape(capsys, tiny_run, tiny_tokens):
     shutil.copytree(tiny_run / "pretrain", tiny_tokens / "pretrain")
     line = refused(capsys, "finetune", "--run", tiny_tokens, "--model.width", "64")
     assert "model.width: the checkpoint" in line and "has 32, the recipe says 64" in line
-    assert not (tiny_tokens / "finetune").exists()
+    assert not (tiny_tokens / "talk").exists()
 
 
 @pytest.mark.parametrize(
@@ -276,9 +276,9 @@ def test_a_conversation_that_teaches_nothing(capsys, tiny_run, tiny_tokens, line
     shutil.copytree(tiny_run / "pretrain", tiny_tokens / "pretrain")
     path = tiny_tokens / "conversations.jsonl"
     path.write_text(line + "\n")
-    told = refused(capsys, "finetune", "--run", tiny_tokens, "--finetune.conversations", f"[{path}]")
+    told = refused(capsys, "finetune", "--run", tiny_tokens, "--finetune.talk.conversations", f"[{path}]")
     assert said in told and "conversations.jsonl" in told
-    assert not (tiny_tokens / "finetune").exists()
+    assert not (tiny_tokens / "talk").exists()
 
 
 @pytest.mark.parametrize("verb", [["generate", "--prompt", "a"], ["blank", "a【?】b"], ["chat", "--prompt", "a"]])

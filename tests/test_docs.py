@@ -36,7 +36,7 @@ MADE_BY = {
 # These say how much is done, and nothing else: the reader has hours, and more text than 30 short files.
 SMALL = ["--model.layers=1", "--model.width=32", "--model.heads=2"]
 SHORT = ["--pretrain.steps=2", "--pretrain.batch_size=2", "--pretrain.sequence_length=64", "--evaluate.sample_tokens=2"]
-TUNED = [f"--finetune.train.{how_much}" for how_much in ("steps=2", "batch_size=2", "sequence_length=64")]
+TUNED = [f"--finetune.talk.train.{how_much}" for how_much in ("steps=2", "batch_size=2", "sequence_length=64")]
 
 
 class Reader:

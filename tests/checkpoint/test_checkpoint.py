@@ -9,10 +9,10 @@ from tpullm.errors import UserError
 
 
 def test_a_run_means_its_last_finished_stage(tiny_run, tmp_path):
-    assert find(tiny_run).stage == "finetune"
+    assert find(tiny_run).stage == "talk"
     run = tmp_path / "tiny"
     shutil.copytree(tiny_run, run)
-    (run / "finetune" / "manifest.json").unlink()
+    (run / "talk" / "manifest.json").unlink()
     assert find(run).stage == "pretrain"
 
 

@@ -207,7 +207,7 @@ def test_all_stages_on_two_hosts(tiny_run, tmp_path):
     made = tmp_path / "made"
     run(2, "tpullm", "run", "--config", ROOT / "tests" / "tiny.yaml", "--run", made, "--mesh.fsdp", 4, devices=4)
     assert_near(tiny_run / "pretrain", made / "pretrain")
-    assert_near(tiny_run / "finetune", made / "finetune")
+    assert_near(tiny_run / "talk", made / "talk")
     one, two = (json.loads((folder / "evaluate" / "results.json").read_text()) for folder in (tiny_run, made))
     assert one["loss_nats_per_token"] == pytest.approx(two["loss_nats_per_token"], rel=1e-5)
     assert (made / "report.html").exists()

@@ -15,7 +15,11 @@ from tpullm.cli import main
 from tpullm.publishing import publish
 
 ANSWER = "はい、元気です。"
-TUNED = ("--finetune.train.steps=60", "--finetune.train.batch_size=8", "--finetune.train.optimizer.peak_lr=0.02")
+TUNED = (
+    "--finetune.talk.train.steps=60",
+    "--finetune.talk.train.batch_size=8",
+    "--finetune.talk.train.optimizer.peak_lr=0.02",
+)
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ def conversations(tmp_path):
     ]
     lines = (json.dumps({"messages": turns(number)}, ensure_ascii=False) for number in range(60))
     file.write_text("\n".join(lines), encoding="utf-8")
-    return f"--finetune.conversations=[{file}]"
+    return f"--finetune.talk.conversations=[{file}]"
 
 
 def call(*arguments, code=0):
@@ -58,12 +62,38 @@ def test_published_models_come_from_gs_learn_there_and_go_out_there(published, c
     call("doctor", bucket / "out")
     call("export", bucket / "run", bucket / "out", code=2)
     assert f"{bucket}/out: is not an empty folder" in capsys.readouterr().err
-    learn = ["--finetune.conversations", f"[{bucket}/talks.jsonl]", "--finetune.chat_template", bucket / "chatml.jinja"]
-    call("finetune", "--run", bucket / "run", *learn, "--finetune.train.steps=2", "--finetune.train.batch_size=8")
-    call("finetune", "--run", bucket / "run", *learn, "--finetune.train.steps=3", "--finetune.train.batch_size=8")
+    learn = [
+        "--finetune.talk.conversations",
+        f"[{bucket}/talks.jsonl]",
+        "--finetune.talk.chat_template",
+        bucket / "chatml.jinja",
+    ]
+    call(
+        "finetune",
+        "--run",
+        bucket / "run",
+        *learn,
+        "--finetune.talk.train.steps=2",
+        "--finetune.talk.train.batch_size=8",
+    )
+    call(
+        "finetune",
+        "--run",
+        bucket / "run",
+        *learn,
+        "--finetune.talk.train.steps=3",
+        "--finetune.talk.train.batch_size=8",
+    )
     assert "resumes at step 2 of 3" in " ".join(capsys.readouterr().err.split())
-    call("finetune", "--run", bucket / "run", *learn, "--finetune.train.steps=3", "--finetune.train.batch_size=4")
-    assert f"the old one is kept in {bucket}/run/replaced/finetune-" in capsys.readouterr().err
+    call(
+        "finetune",
+        "--run",
+        bucket / "run",
+        *learn,
+        "--finetune.talk.train.steps=3",
+        "--finetune.talk.train.batch_size=4",
+    )
+    assert f"the old one is kept in {bucket}/run/replaced/talk-" in capsys.readouterr().err
     assert [path.name for path in (bucket / "run" / "replaced").iterdir()]
     call("tokenize", "--show", "The cat", "--model", bucket / "run")
     assert capsys.readouterr().out.startswith("The")
@@ -114,11 +144,11 @@ def test_a_base_without_a_template_takes_one_and_stops_where_it_says(published, 
     call("finetune", "--run", run, conversations, *TUNED, code=2)
     assert "has no chat template; it is not a model for conversations" in capsys.readouterr().err
     template.write_text(CHATML.replace("<|im_end|>", "。"))
-    call("finetune", "--run", run, conversations, *TUNED, f"--finetune.chat_template={template}", code=2)
+    call("finetune", "--run", run, conversations, *TUNED, f"--finetune.talk.chat_template={template}", code=2)
     assert "which is no special token" in capsys.readouterr().err
-    assert not (run / "finetune").exists()
+    assert not (run / "talk").exists()
     template.write_text(CHATML)
-    call("finetune", "--run", run, conversations, *TUNED, f"--finetune.chat_template={template}")
+    call("finetune", "--run", run, conversations, *TUNED, f"--finetune.talk.chat_template={template}")
     assert f"answers end in {END}" in capsys.readouterr().err
     call("export", run, tmp_path / "out")
     call("doctor", tmp_path / "out")
@@ -196,12 +226,12 @@ def test_a_pretrained_model_goes_out_as_one_that_goes_on_with_a_text(tiny_run, t
 def test_a_base_that_moved_is_the_same_and_another_one_is_not(published, conversations, tmp_path, capsys):
     run = tmp_path / "run"
     call("import", published, "--run", run)
-    call("finetune", "--run", run, conversations, "--finetune.train.steps=2", "--finetune.train.batch_size=8")
+    call("finetune", "--run", run, conversations, "--finetune.talk.train.steps=2", "--finetune.talk.train.batch_size=8")
     published.rename(tmp_path / "moved")
     call("import", tmp_path / "moved", "--run", run)
-    call("finetune", "--run", run, conversations, "--finetune.train.steps=2", "--finetune.train.batch_size=8")
+    call("finetune", "--run", run, conversations, "--finetune.talk.train.steps=2", "--finetune.talk.train.batch_size=8")
     assert "finetune: finished, skipped" in capsys.readouterr().err
-    options = (conversations, "--finetune.train.steps=2", "--finetune.train.batch_size=8")
+    options = (conversations, "--finetune.talk.train.steps=2", "--finetune.talk.train.batch_size=8")
     call("finetune", "--run", run, *options, "--model.dropout=0.1")
     assert "its inputs changed" in capsys.readouterr().err
     (tmp_path / "moved").rename(tmp_path / "gone")
@@ -301,8 +331,8 @@ def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
         (("import", "{published}", "--run={full}/file"), "file exists; choose another place"),
         (("import", "{published}/config.json", "--run={new}"), "config.json/config.json: no such file"),
         (
-            ("import", "{published}", "--run={new}", "--finetune.train.steps=3"),
-            "unknown key --finetune.train.steps; see tpullm",
+            ("import", "{published}", "--run={new}", "--finetune.talk.train.steps=3"),
+            "unknown key --finetune.talk.train.steps; see tpullm",
         ),
         (("doctor", "{full}"), "config.json: no such file"),
     ],

@@ -11,7 +11,7 @@ from tests.data.test_conversations import CHATS, say, write
 from tpullm.corpus import tenki
 from tpullm.data import conversation_files
 from tpullm.errors import UserError
-from tpullm.recipe.schema import FinetuneConfig
+from tpullm.recipe.schema import TuningConfig
 
 
 def test_conversations_are_read_in_order(tmp_path):
@@ -79,7 +79,7 @@ def test_a_conversation_is_held_out_by_its_hash_alone(fraction):
 
 def test_the_conversations_of_a_recipe_are_its_files_and_the_questions_of_tenki(tmp_path):
     path = write(tmp_path / "chats.jsonl", *({"messages": chat} for chat in CHATS))
-    config = FinetuneConfig(conversations=["tenki", str(path)], held_out_fraction=0.25)
+    config = TuningConfig(conversations=["tenki", str(path)], held_out_fraction=0.25)
     learned, held_out = conversation_files.read_all(config, seed=3)
     of_file = conversation_files.split(CHATS, 0.25)
     of_tenki = [

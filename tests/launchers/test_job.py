@@ -74,7 +74,7 @@ def job_with(key: str, path: str, verb: str) -> job.Job:
     """A job in which one input has a path; a mount is seen by its machines."""
     words = {
         "corpus.sources": ["--corpus.sources", f"[{{name: a, kind: jsonl, path: {path}, licence: l, language: en}}]"],
-        "finetune.conversations": ["--finetune.conversations", f"[{path}]"],
+        "finetune.talk.conversations": ["--finetune.talk.conversations", f"[{path}]"],
         "base": [],
     }
     arguments = words.get(key, [f"--{key}", path])
@@ -88,8 +88,8 @@ READS = {
     "text": ("run", "collect"),
     "corpus.sources": ("run", "collect"),
     "base": ("run", "pretrain", "finetune"),
-    "finetune.conversations": ("run", "finetune"),
-    "finetune.chat_template": ("run", "finetune"),
+    "finetune.talk.conversations": ("run", "finetune"),
+    "finetune.talk.chat_template": ("run", "finetune"),
 }
 
 
@@ -106,7 +106,7 @@ def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key, verb
 
 
 @pytest.mark.parametrize(
-    "key, path", [("corpus.sources", "https://example.org/a"), ("finetune.conversations", "tenki")]
+    "key, path", [("corpus.sources", "https://example.org/a"), ("finetune.talk.conversations", "tenki")]
 )
 def test_an_input_that_is_no_file_is_accepted(key, path):
     job.check_cloud(job_with(key, path, "run"))

@@ -27,7 +27,7 @@ from tpullm.run import directory, stages
 KNOWN = list(schema_keys.sections(Recipe))
 # Keys of a source that verbs read of which `corpus.sources` is one key.
 NAMES_OF_SOURCES = {f"corpus.sources.{name}" for name in ("name", "weight", "kind")}
-EVERY_KEY = [section.dotted(key) for section in KNOWN for key in section.keys]
+EVERY_KEY = [section.dotted(key) for section in KNOWN for key in section.keys if key.kind != "stages"]
 
 
 def printed(capsys, *arguments) -> list[str]:
@@ -90,7 +90,9 @@ def test_all_of_the_help_has_whole_explanations_and_choices(capsys):
     lines = printed(capsys, "pretrain", "--help-all")
     assert "  --seed 0                    the seed of everything random." in lines
     assert "  layers 4                    number of Transformer blocks (L)." in lines
-    assert "--finetune.train.KEY: the keys of pretrain" in lines and "--finetune.train.optimizer" not in str(lines)
+    assert "--finetune.NAME.train.KEY: the keys of pretrain" in lines and "--finetune.NAME.train.optimizer" not in str(
+        lines
+    )
     whole = " ".join(" ".join(lines).split())
     assert "`sigmoid` is DeepSeek-V3's. One of softmax, sigmoid." in whole
     assert "`rms`, or `layer` with a bias (GPT-2). norm_epsilon" in whole, "which names its choices itself"
@@ -183,9 +185,10 @@ def reads(monkeypatch):
         names[id(one)] = prefix
         for field in dataclasses.fields(one):
             value = getattr(one, field.name)
-            for each in value if isinstance(value, list) else [value]:
+            named = isinstance(value, dict)
+            for each in value.values() if named else value if isinstance(value, list) else [value]:
                 if dataclasses.is_dataclass(each):
-                    name_all(each, f"{prefix}{field.name}.")
+                    name_all(each, f"{prefix}{field.name}.{'NAME.' * named}")
 
     def run(recipe, work):
         found.clear(), names.clear()
@@ -204,7 +207,7 @@ def reads(monkeypatch):
         watch(kind)
     for name in ("asdict", "replace"):
         monkeypatch.setattr(dataclasses, name, of_a_recipe(getattr(dataclasses, name)))
-    monkeypatch.setattr(stages, "_standing", quietly(stages._standing))
+    monkeypatch.setattr(stages, "standing", quietly(stages.standing))
     monkeypatch.setattr(hosts, "agree", lambda *_: None)
     return run
 
@@ -231,7 +234,7 @@ def small(tmp_path):
     path.write_text(
         f"name: small\nrun: {folder}/run\ntopology: v5e:2x2\ncorpus: {{sources: [{sources}], held_out_fraction: 0.2}}\n"
         f"tokenizer: {{model_type: char, vocabulary_size: 0}}\nmodel: {sizes}\npretrain: {train}\n"
-        f"finetune: {{conversations: [{folder}/chats.jsonl], train: {train}}}\n"
+        f"finetune: {{talk: {{conversations: [{folder}/chats.jsonl], train: {train}}}}}\n"
         "evaluate: {rows: 1, questions: 1, prompts: [The], sample_tokens: 2, attention: The sun}\n"
     )
     return path
@@ -257,7 +260,7 @@ def in_one(key, names) -> set[str]:
 
 
 # What the run of the small recipe does not need: it has no questions of tenki, no text of one's own, and no branch.
-OF_TENKI_OR_TEXT = ("finetune.held_out_fraction", "pretrain.steps", "pretrain.batch_size")
+OF_TENKI_OR_TEXT = ("finetune.NAME.held_out_fraction", "pretrain.steps", "pretrain.batch_size")
 
 
 @pytest.mark.parametrize(

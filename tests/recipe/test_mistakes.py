@@ -24,11 +24,14 @@ def refused(capsys, *arguments) -> str:
         ("--pretrain.stepz=1", f"unknown key pretrain.stepz; the nearest is pretrain.steps, see {PAGE}#pretrain"),
         ("--model.widht=1", f"unknown key model.widht; the nearest is model.width, see {PAGE}#model"),
         ("--steps=3", f"unknown key steps; the nearest is pretrain.steps, see {PAGE}#pretrain"),
-        ("--finetune.steps=3", f"unknown key finetune.steps; the nearest is finetune.train.steps, see {PAGE}#train"),
+        (
+            "--finetune.steps=3",
+            f"unknown key finetune.steps; the nearest is finetune.NAME.train.steps, see {PAGE}#train",
+        ),
         ("--pretrain.step=3", "the nearest is pretrain.steps"),
         ("--pretrain.peak_lr=3", f"the nearest is pretrain.optimizer.peak_lr, see {PAGE}#optimizer"),
         ("--lr=3", "the nearest is pretrain.optimizer.peak_lr"),
-        ("--finetune.train.lr=3", "the nearest is finetune.train.optimizer.peak_lr"),
+        ("--finetune.talk.train.lr=3", "the nearest is finetune.talk.train.optimizer.peak_lr"),
         ("--sed=3", f"the nearest is seed, see {PAGE}#recipe"),
         ("--serch", "the nearest is search, see tpullm plan --help"),
         ("--zzzzzz=3", f"unknown key zzzzzz; {PAGE} has all keys"),
@@ -39,7 +42,10 @@ def refused(capsys, *arguments) -> str:
         ("--model.windows=3", "model.windows: 3 is not a list, such as [a, b]; see"),
         ("--model.windows=[a]", "model.windows: a is not a whole number; see"),
         ("--evaluate.prompts=[1]", "evaluate.prompts: 1 is not a text; see"),
-        ("--finetune.train.steps=many", f"finetune.train.steps: many is not a whole number; see {PAGE}#train"),
+        (
+            "--finetune.talk.train.steps=many",
+            f"finetune.talk.train.steps: many is not a whole number; see {PAGE}#train",
+        ),
         ("--corpus.sources=here", "corpus.sources: here is not a list, such as '[{name: mine, kind: text"),
         ("--corpus.sources.name=here", "--corpus.sources.name: give --corpus.sources as a whole: a list, such as"),
         ("--pretrain=3", f"pretrain: has keys of its own; give --pretrain.KEY, see {PAGE}#pretrain"),
@@ -64,14 +70,20 @@ def test_on_the_command_line(capsys, option, said):
         ("model: {widht: 3}", "line 1: unknown key model.widht; the nearest is model.width"),
         ("steps: 3", f"line 1: unknown key steps; the nearest is pretrain.steps, see {PAGE}#pretrain"),
         ("train: {steps: 3}", f"line 1: unknown key train; the nearest is pretrain, see {PAGE}#pretrain"),
-        ("finetune: {train: {optimizer: {momentun: 3}}}", "the nearest is finetune.train.optimizer.momentum, see"),
+        (
+            "finetune: {talk: {train: {optimizer: {momentun: 3}}}}",
+            "the nearest is finetune.talk.train.optimizer.momentum, see",
+        ),
         (
             "corpus: {sources: [{name: a, kind: text, pth: b}]}",
             f"the nearest is corpus.sources.path, see {PAGE}#sources",
         ),
         ("corpus: {sources: [{kind: text}]}", f"corpus.sources: name is missing; see {PAGE}#sources"),
         ("pretrain: {steps: many}", f"wrong.yaml: pretrain.steps: many is not a whole number; see {PAGE}#pretrain"),
-        ("finetune: {train: {steps: many}}", "wrong.yaml: finetune.train.steps: many is not a whole number; see"),
+        (
+            "finetune: {talk: {train: {steps: many}}}",
+            "wrong.yaml: finetune.talk.train.steps: many is not a whole number; see",
+        ),
         ("name: a\npretrain: 3", "line 2: pretrain: has keys of its own; write KEY: VALUE lines, see"),
         ("pretrain: {<<: {stepz: 1}}", "unknown key pretrain.stepz"),
         ("pretrain:", "line 1: pretrain: has keys of its own"),
@@ -110,14 +122,12 @@ def test_of_other_verbs(capsys, command, said):
 
 
 def test_what_is_right_is_let_through(tmp_path):
-    options = ["--mesh.fsdp=2", "--finetune.train.steps=3", "--model.windows=[0, 8]", "--model.layers=2"]
+    options = ["--mesh.fsdp=2", "--finetune.talk.train.steps=3", "--model.windows=[0, 8]", "--model.layers=2"]
     one = parsing.of_command_line([str(TINY), *options])
-    assert (one.mesh["fsdp"], one.finetune.train.steps, one.model.windows) == (2, 3, (0, 8))
+    assert (one.mesh["fsdp"], one.finetune["talk"].train.steps, one.model.windows) == (2, 3, (0, 8))
     path = tmp_path / "merged.yaml"
-    path.write_text("pretrain: &train {steps: 3}\nfinetune: {train: {<<: *train, batch_size: 4}}\n")
-    assert parsing.load(path).finetune.train.steps == 3
-    path.write_text("name: a\nfinetune:\n")
-    assert parsing.load(path).finetune is None
+    path.write_text("pretrain: &train {steps: 3}\nfinetune: {talk: {train: {<<: *train, batch_size: 4}}}\n")
+    assert parsing.load(path).finetune["talk"].train.steps == 3
 
 
 def test_every_key_has_a_section_of_the_page():

@@ -85,7 +85,7 @@ RESULTS = {
     "loss_nats_per_token": {"tenki": 1.135, "books": 2.7, "yours": 3.0},
     "samples": [{"prompt": "今日は", "text": "今日は雨です。"}],
     "model": {"parameters": 123_456, "config": {}},
-    "seconds": {"pretrain": 100.0, "finetune": 20.5},
+    "seconds": {"pretrain": 100.0, "talk": 20.5},
     "machine": {"python": "3.13.1", "platform": "cpu", "cores": 2},
 }
 
@@ -102,7 +102,7 @@ def full(**changes):
         },
         "splits": [[("今日", 7), ("は", 8), (" \n", 9)]] * 2,
         "pretrain": [*TRAINING, EVALUATION],
-        "finetune": TRAINING,
+        "tuned": {"talk": TRAINING},
         "results": RESULTS,
     }
     return RunData(**(values | changes))
@@ -206,7 +206,7 @@ def test_only_the_recipe_is_needed():
     assert Outline(page(nothing)).ids == ["recipe"]
 
 
-REMOVED = ["datacard", "manifests", "splits", "pretrain", "finetune", "results"]
+REMOVED = ["datacard", "manifests", "splits", "pretrain", "tuned", "results"]
 
 
 @pytest.mark.parametrize("missing", [m for size in (1, 2) for m in itertools.combinations(REMOVED, size)])
@@ -401,9 +401,9 @@ def english(made):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({}, WHOLE, WHOLE | {"finetune": []}, WHOLE | {"plan": {"step_seconds": 0.4}}, {"results": {}}),
+        *({}, WHOLE, WHOLE | {"tuned": {}}, WHOLE | {"plan": {"step_seconds": 0.4}}, {"results": {}}),
         {"results": {key: value for key, value in RESULTS.items() if key not in ("swaps", "tuned")}},
-        {"datacard": DATACARD | {"dropped": {}}, "pretrain": TRAINING, "finetune": []},
+        {"datacard": DATACARD | {"dropped": {}}, "pretrain": TRAINING, "tuned": {}},
     ],
 )
 def test_a_japanese_page_has_no_english_sentence(changes):
@@ -418,7 +418,7 @@ def test_a_japanese_page_has_the_sections_and_numbers_of_the_english_one():
     assert there.links == here.links
     for number in ("0.021", "99.6%", "1,560", "90.0%", "97.0%", "0.0123", "64 → 192 → 64"):
         assert (number in there.text) == (number in here.text), number
-    for said in ("2026年1月2日 03:04（UTC）", "12.3万", "2分24秒", "550ミリ秒"):
+    for said in ("2026年1月2日 03:04（UTC）", "12.3万", "2分3秒", "550ミリ秒"):
         assert said in there.text
 
 

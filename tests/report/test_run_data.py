@@ -24,7 +24,7 @@ def run(tmp_path):
 def test_a_new_run_has_its_recipe_and_nothing_else(run):
     data = run_data.read(RECIPE, run)
     assert (data.name, data.recipe) == ("quickstart", "name: quickstart\n")
-    assert not any([data.datacard, data.splits, data.pretrain, data.finetune, data.results])
+    assert not any([data.datacard, data.splits, data.pretrain, data.tuned, data.results])
     assert data.model.vocabulary_size == 0, "nothing is known of the vocabulary yet"
 
 

@@ -32,7 +32,7 @@ VERBS = ("collect", "tokenize", "pretrain", "finetune", "export", "import")
 MOST_KILLS_OF_A_VERB = 12
 SECONDS_TO_END = 600
 SECONDS_TO_NOTICE = 60
-SHORT = ("--pretrain.steps=20", "--pretrain.evaluate_every=0", "--finetune.train.checkpoint.every_steps=5")
+SHORT = ("--pretrain.steps=20", "--pretrain.evaluate_every=0", "--finetune.talk.train.checkpoint.every_steps=5")
 
 
 class Round:
@@ -71,7 +71,7 @@ class Round:
             for name, content in _files(storage.path(self.run) / part):
                 if Path(name).name not in ("manifest.json", "inputs.json"):
                     found[f"{part}/{name}"] = _hash(content)
-        for stage in ("pretrain", "finetune"):
+        for stage in ("pretrain", "talk"):
             found[f"{stage}/metrics"] = _hash(json.dumps(metrics(storage.path(self.run) / stage)).encode())
         for folder in (f"{self.run}-out", f"{self.run}-in/base/tokenizer"):
             for name, content in _files(storage.path(folder)):

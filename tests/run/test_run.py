@@ -13,9 +13,9 @@ def stamps(run) -> dict[str, int]:
 def test_all_that_others_rely_on_is_there(tiny_run):
     for name in (
         *("recipe.yaml", "documents/datacard.md", "tokenizer/tokenizer.model", "tokens", "evaluate/results.json"),
-        *("pretrain/checkpoints", "pretrain/metrics.jsonl", "finetune/checkpoints", "finetune/metrics.jsonl"),
+        *("pretrain/checkpoints", "pretrain/metrics.jsonl", "talk/checkpoints", "talk/metrics.jsonl"),
         *("report.html", "documents/manifest.json", "tokenizer/manifest.json", "tokens/manifest.json"),
-        *("pretrain/manifest.json", "finetune/manifest.json", "evaluate/manifest.json"),
+        *("pretrain/manifest.json", "talk/manifest.json", "evaluate/manifest.json"),
     ):
         assert (tiny_run / name).exists(), name
 
@@ -29,7 +29,7 @@ def test_the_results_have_the_promised_figures(tiny_run):
 
 
 def test_the_metrics_have_the_promised_fields(tiny_run):
-    for stage in ("pretrain", "finetune"):
+    for stage in ("pretrain", "talk"):
         lines = [json.loads(line) for line in (tiny_run / stage / "metrics.jsonl").read_text().splitlines()]
         steps = [line for line in lines if "loss" in line]
         assert steps and all(
@@ -61,14 +61,14 @@ def test_a_changed_stage_is_made_again_with_what_depends_on_it_and_the_old_one_i
     run = tmp_path / "tiny"
     shutil.copytree(tiny_run, run)
     before = stamps(run)
-    done = tpullm("run", "--run", run, "--finetune.train.steps", "4", "--evaluate.questions", "2")
+    done = tpullm("run", "--run", run, "--finetune.talk.train.steps", "4", "--evaluate.questions", "2")
     after = stamps(run)
     unchanged = ("documents", "tokenizer", "tokens", "pretrain")
     assert all(after[name] == before[name] for name in before if name.startswith(unchanged))
-    assert "finetune: its inputs changed, so it is made again" in done.stderr
+    assert "talk: its inputs changed, so it is made again" in done.stderr
     kept = list((run / "replaced").iterdir())
-    assert sorted(path.name.split("-")[0] for path in kept) == ["evaluate", "finetune"]
-    assert json.loads((run / "finetune" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
+    assert sorted(path.name.split("-")[0] for path in kept) == ["evaluate", "talk"]
+    assert json.loads((run / "talk" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
     # What changes no number makes nothing again.
-    again = tpullm("run", "--run", run, "--pretrain.log_every", "3", "--finetune.train.checkpoint.keep", "1")
+    again = tpullm("run", "--run", run, "--pretrain.log_every", "3", "--finetune.talk.train.checkpoint.keep", "1")
     assert again.stderr.count("skipped") == 6  # all but the report, which shows the recipe

@@ -6,7 +6,7 @@ import pytest
 
 from tpullm import storage
 from tpullm.errors import UserError
-from tpullm.recipe.schema import FinetuneConfig, ModelConfig, Recipe
+from tpullm.recipe.schema import ModelConfig, Recipe, TuningConfig
 from tpullm.run import manifest, stages
 
 
@@ -122,8 +122,6 @@ def test_an_earlier_stage_that_is_missing_is_named_with_its_verb(tmp_path):
         stages.need(tmp_path, "tokens", "tokenize")
     manifest.write(tmp_path / "tokens", inputs())
     assert stages.need(tmp_path, "tokens", "tokenize") == manifest.identity_of(inputs())
-    with pytest.raises(UserError, match="finetune: the recipe has no section"):
-        stages.finetune_inputs(Recipe(), tmp_path)
 
 
 def test_a_base_is_known_by_the_content_of_its_files(tmp_path):
@@ -171,10 +169,10 @@ def test_tuning_of_a_base_depends_on_how_the_model_is_trained(tmp_path):
     folder = tmp_path / "published"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    plain = Recipe(base=str(folder), finetune=FinetuneConfig())
+    plain = Recipe(base=str(folder), finetune={"talk": TuningConfig()})
     manifest.write(tmp_path / "base", stages.base_inputs(plain, tmp_path))
     found = {
-        key: stages.finetune_inputs(dataclasses.replace(plain, model=ModelConfig(**{key: value})), tmp_path)
+        key: stages.tuning_inputs(dataclasses.replace(plain, model=ModelConfig(**{key: value})), tmp_path, "talk")
         for key, value in {"layers": 4, "dropout": 0.1, "remat": "full"}.items()
     }
-    assert found["dropout"] != found["layers"] == found["remat"] == stages.finetune_inputs(plain, tmp_path)
+    assert found["dropout"] != found["layers"] == found["remat"] == stages.tuning_inputs(plain, tmp_path, "talk")

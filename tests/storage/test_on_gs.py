@@ -38,7 +38,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         whole = [np.arange(len(stores[0].lengths)), np.zeros(len(stores[0].lengths), np.int64), stores[0].lengths]
         tokens, others = (store.read(*whole)[0] for store in stores)
         assert np.array_equal(tokens, others) and np.array_equal(stores[0].ids, stores[1].ids)
-    for stage in ("pretrain", "finetune"):
+    for stage in ("pretrain", "talk"):
         assert metrics(one / stage) == metrics(other / stage)
         assert_same_bits(one / stage, other / stage)
     results = [storage.read_json(run / "evaluate" / "results.json") | {"seconds": 0} for run in (one, other)]

@@ -99,8 +99,8 @@ def test_what_is_given_is_not_told_to_be_changed():
     """Of a model that is there only the mesh can change, and the stage is the recipe's own."""
     message = refused(lambda: fits(planned_mesh({"tensor": 4}, 4), sizes_given=True))
     assert message.endswith("along mesh.tensor; use mesh.tensor 2")
-    message = refused(lambda: fits(planned_mesh({"fsdp": 3}, 3), stage="finetune.train"))
-    assert message.startswith("finetune.train.batch_size: 16 rows")
+    message = refused(lambda: fits(planned_mesh({"fsdp": 3}, 3), stage="finetune.talk.train"))
+    assert message.startswith("finetune.talk.train.batch_size: 16 rows")
 
 
 def test_devices_that_are_here_are_as_many_as_they_are():
@@ -152,8 +152,8 @@ def test_a_vocabulary_and_a_row_that_the_model_does_not_hold_are_refused():
     fits(mesh, vocabulary_size=96), fits(mesh, sequence_length=32)
     message = refused(lambda: fits(mesh, vocabulary_size=95))
     assert message == "model.vocabulary_size: 95 is smaller than the tokenizer's 96; set it to 0"
-    message = refused(lambda: fits(mesh, stage="finetune.train", sequence_length=33))
-    assert message.startswith("finetune.train.sequence_length: 33 tokens") and message.endswith("use 32 or less")
+    message = refused(lambda: fits(mesh, stage="finetune.talk.train", sequence_length=33))
+    assert message.startswith("finetune.talk.train.sequence_length: 33 tokens") and message.endswith("use 32 or less")
 
 
 @pytest.mark.parametrize("size", [1, 7, 12, 30])

@@ -50,9 +50,9 @@ def test_the_copy_that_differs_from_most_is_named(arrays, sums, expected):
 def test_a_checked_training_ends_with_the_same_bits(tiny_run, tiny_tokens, monkeypatch):
     checked, plain = [], loop.Check.__call__
 
-    def call(self, state, batch, number):
+    def call(self, state, batch, number, frozen):
         checked.append(number)
-        plain(self, state, batch, number)
+        plain(self, state, batch, number, frozen)
 
     monkeypatch.setattr(loop.Check, "__call__", call)
     assert main(["pretrain", "--run", str(tiny_tokens), "--pretrain.check_every=7"]) == 0

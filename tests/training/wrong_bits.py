@@ -59,9 +59,9 @@ def main() -> None:
             found[f"copy on {device}"] = checked(check, state | {"params": params}, rows)
         after, calls = check._after, []
 
-        def wrong_once(state, batch):
+        def wrong_once(state, batch, frozen):
             calls.append(None)
-            sums = np.array(after(state, batch))
+            sums = np.array(after(state, batch, frozen))
             sums[5, 2] += len(calls) == 2
             return sums
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tpullm import storage
 from tpullm.checkpoint import checksums
@@ -15,12 +16,14 @@ from tpullm.checkpoint.saving import UNREADABLE, Tree, first_line, reader, resto
 from tpullm.cluster import hosts
 from tpullm.errors import UserError
 from tpullm.log import warn
-from tpullm.recipe.schema import ModelConfig, Recipe
+from tpullm.model.adapter import NAME, merge
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe
 from tpullm.run import manifest
+from tpullm.run.stages import tuned as stages_of_tuning
 from tpullm.tokenizer import Tokenizer
 
 MARK = "commit_success.txt"
-STAGES = ("finetune", "pretrain", "base")
+FOUNDATIONS = ("pretrain", "base")  # the stages that tuning may start from
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,14 @@ class Model:
         directory: `STAGE/checkpoints`.
         step: of the checkpoint.
         run: the run directory.
-        stage: `finetune`, `pretrain`, or `base` if it was imported.
+        stage: the name of a stage of tuning, `pretrain`, or `base` if it was imported.
         config: of the model.
         recipe: the whole recipe, as a dict.
         horizons: pairs `[first, steps]`, of a training: from step `first` on, its learning rates were those of a
             schedule over `steps` steps.
         left_out: pairs `[step, count]`, of a training that rolled back: before step `step` it left out `count` batches.
+        adapter: if the checkpoint holds an adapter alone, its settings.
+        before: the checkpoint whose parameters it is an adapter of: a stage of the same run, and a step.
     """
 
     directory: Path
@@ -47,6 +52,14 @@ class Model:
     recipe: dict
     horizons: list[list[int]]
     left_out: list[list[int]]
+    adapter: AdapterConfig | None = None
+    before: tuple[str, int] | None = None
+
+    @property
+    def base(self) -> "Model":
+        """The model that this is an adapter of."""
+        stage, step = self.before
+        return described(self.run / stage / "checkpoints", step)
 
     @property
     def tokenizer_path(self) -> Path:
@@ -55,14 +68,17 @@ class Model:
 
     def talks(self, tokenizer: Tokenizer) -> bool:
         """Whether it was tuned on conversations: by this program, or by its publisher if it has a chat template."""
-        return self.stage == "finetune" or self.stage == "base" and tokenizer.has_template
+        stages = list(self.recipe.get("finetune") or {})
+        learned = stages[: stages.index(self.stage) + 1] if self.stage in stages else []
+        taught = any(self.recipe["finetune"][stage]["conversations"] for stage in learned)
+        return taught or bool(self.recipe.get("base")) and self.stage != "pretrain" and tokenizer.has_template
 
 
-def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
+def find(model: str | Path, tuned: bool = True) -> Model:
     """The model of a MODEL argument: a run directory (its last finished stage), a stage, or one checkpoint.
 
     Args:
-        stages: of a run directory, the preferred one first.
+        tuned: whether it may be the model of a stage of tuning, if it is a run directory.
 
     Of a run directory or a stage it is the newest checkpoint that is whole. With several hosts, all of them call this.
 
@@ -77,6 +93,7 @@ def find(model: str | Path, stages: tuple[str, ...] = STAGES) -> Model:
         return _whole(path.parent, [int(path.name)])
     if (path / "checkpoints").is_dir():
         return _whole(path / "checkpoints", steps(path / "checkpoints"))
+    stages = [*(reversed(stages_of_tuning(path)) if tuned else ()), *FOUNDATIONS]
     for stage in (*filter(partial(_stands, path), stages), *reversed(stages)):
         if (path / stage / "checkpoints").is_dir() and (found := steps(path / stage / "checkpoints")):
             return _whole(path / stage / "checkpoints", found)
@@ -88,7 +105,7 @@ def _whole(directory: Path, found: list[int]) -> Model:
     for step in reversed(found):
         try:
             model = described(directory, step)
-            checksums.verify_together(directory / str(step))
+            _verify(model)
             return model
         except CorruptSave as error:
             if step == found[0]:
@@ -106,11 +123,18 @@ def made_by(stage: Path) -> Model:
     """
     model = described(stage / "checkpoints")
     try:
-        checksums.verify_together(model.directory / str(model.step))
+        _verify(model)
     except CorruptSave as error:
         again = stage if stage.name == "base" else stage / manifest.FILE
         raise CorruptSave(f"{error}; remove {again}, and `tpullm run` makes it again") from error
     return model
+
+
+def _verify(model: Model) -> None:
+    """Raise `CorruptSave` if the checkpoint, or one that it is an adapter of, is not as it was written."""
+    checksums.verify_together(model.directory / str(model.step))
+    if model.adapter:
+        _verify(model.base)
 
 
 def _stands(run: Path, stage: str) -> bool:
@@ -118,7 +142,7 @@ def _stands(run: Path, stage: str) -> bool:
     if not (run / stage / manifest.FILE).exists():
         return False
     upstream = storage.read_json(run / stage / manifest.FILE)["inputs"]["upstream"]
-    earlier = [name for name in STAGES if name in upstream]
+    earlier = [name for name in (*stages_of_tuning(run), *FOUNDATIONS) if name in upstream]
     return all(_stands(run, name) and upstream[name] == manifest.identity(run / name) for name in earlier)
 
 
@@ -161,7 +185,9 @@ def described(directory: Path, step: int | None = None) -> Model:
     config = _config(described, directory / str(step))
     run = directory.parent.parent
     said = described["recipe"], described["horizons"], described["left_out"]
-    return Model(directory, step, run, directory.parent.name, config, *said)
+    adapter, before = described.get("adapter"), described.get("before")
+    adapter = adapter and AdapterConfig(**adapter | {"targets": tuple(adapter["targets"])})
+    return Model(directory, step, run, directory.parent.name, config, *said, adapter, before and tuple(before))
 
 
 def _config(described: dict, where: Path) -> ModelConfig:
@@ -169,6 +195,11 @@ def _config(described: dict, where: Path) -> ModelConfig:
         return ModelConfig.from_json(described["model"])
     except (TypeError, KeyError) as error:
         raise UserError(f"{where}: written by another version of tpullm ({first_line(error)}); use that one") from error
+
+
+def stored_params(model: Model) -> Tree:
+    """Shapes and types of the parameters of a model; of a model with an adapter, those of its base."""
+    return stored(model) if model.adapter is None else stored_params(model.base)
 
 
 def stored(model: Model) -> Tree:
@@ -233,7 +264,38 @@ def load_state(model: Model, target: Tree) -> Tree:
 
 
 def load_params(model: Model, shapes: Tree) -> Tree:
-    """The parameters of a model, by the shapes, types and shardings of `shapes`; no optimizer state is read."""
+    """The parameters of a model, by the shapes, types and shardings of `shapes`; no optimizer state is read.
+
+    Of a model with an adapter, those of its base with the adapter merged into them.
+    """
+    if model.adapter is None:
+        return _restored(model, shapes)
+    return _merge(load_params(model.base, shapes), load_adapter(model, shapes), model.adapter.scale)
+
+
+_merge = jax.jit(merge, static_argnums=2, donate_argnums=0)
+
+
+def load_adapter(model: Model, shapes: Tree) -> Tree:
+    """The adapters of the parameters in `shapes`, whole on each device."""
+    wanted, mesh = _beside(stored(model), shapes), jax.tree.leaves(shapes)[0].sharding.mesh
+    whole = NamedSharding(mesh, PartitionSpec())
+    return _restored(
+        model, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), wanted)
+    )
+
+
+def _beside(adapters: Tree, shapes: Tree) -> Tree:
+    """The part of a tree of adapters that stands beside the matrices in `shapes`."""
+    if NAME in adapters:
+        return adapters if "weight" in shapes else {}
+    found = {key: _beside(below, shapes[key]) for key, below in adapters.items() if key in shapes}
+    return {key: below for key, below in found.items() if below}
+
+
+def _restored(model: Model, shapes: Tree) -> Tree:
+    if not shapes:
+        return {}
     manager = reader(model.directory, item_names=("state",))
     try:
         restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)

@@ -19,7 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from tpullm import storage
 from tpullm.checkpoint import checksums
 from tpullm.cluster import hosts
-from tpullm.recipe.schema import CheckpointConfig, ModelConfig
+from tpullm.recipe.schema import AdapterConfig, CheckpointConfig, ModelConfig
 
 Tree = Any
 
@@ -195,6 +195,8 @@ def description(
     inputs: dict,
     horizons: list[list[int]] = (),
     left_out: list[list[int]] = (),
+    adapter: AdapterConfig | None = None,
+    before: tuple[str, int] | None = None,
 ) -> dict:
     """The description in a checkpoint; see `models.Model`."""
     return {
@@ -204,4 +206,6 @@ def description(
         "inputs": inputs,
         "horizons": list(horizons),
         "left_out": list(left_out),
+        "adapter": dataclasses.asdict(adapter) if adapter else None,
+        "before": before,
     }

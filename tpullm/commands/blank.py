@@ -17,7 +17,7 @@ def main(arguments) -> None:
     from tpullm.inference.session import load
 
     # Tuning on conversations changes what is likely in plain text, so a run means its pretrained model here.
-    words = fill(load(arguments.model, ("pretrain", "base")), arguments.text, max(0, arguments.count))
+    words = fill(load(arguments.model, tuned=False), arguments.text, max(0, arguments.count))
     if arguments.json:
         found = [{"word": word, "probability": probability} for word, probability in words]
         print_json({"text": arguments.text, "words": found})

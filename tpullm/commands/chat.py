@@ -3,7 +3,7 @@
 With --prompt it answers once.
 """
 
-from tpullm.commands.options import add_json, add_model, check_at_least_one, print_json
+from tpullm.commands.options import add_adapters, add_json, add_model, check_at_least_one, print_json
 from tpullm.errors import UserError
 from tpullm.inference.sampling_options import GREEDY, Sampling, add_options, from_options
 from tpullm.log import say
@@ -12,6 +12,7 @@ from tpullm.log import say
 def add_arguments(parser) -> None:
     """The options of `tpullm chat`."""
     add_model(parser)
+    add_adapters(parser)
     parser.add_argument("--prompt", type=str, default="", help="answer this once")
     parser.add_argument("--tokens", type=int, default=200, help="at most this many tokens in an answer")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answers")
@@ -25,22 +26,35 @@ def main(arguments) -> None:
     if arguments.json and not arguments.prompt:
         raise UserError("--json: answers one question; give it with --prompt TEXT")
     check_at_least_one(arguments, "tokens")
-    from tpullm.inference.session import load
+    if arguments.json and len(arguments.adapter) > 1:
+        raise UserError("--json: answers with one adapter; give one --adapter")
+    from tpullm.inference.session import load_each
 
-    session = load(arguments.model, exact=False)
+    known = load_each(arguments.model, arguments.adapter)
+    session = next(iter(known.values()))
     if not session.talks:
         say("this model was not tuned on conversations: it continues the text, and may not answer")
     if not arguments.prompt:
-        return converse(session, arguments.tokens, sampling, arguments.seed)
+        return converse(known, arguments.tokens, sampling, arguments.seed)
     messages = [{"role": "user", "content": arguments.prompt}]
-    answer = reply(session, messages, arguments.tokens, sampling, arguments.seed, show=not arguments.json)
+    for adapter, session in known.items():
+        if len(known) > 1:
+            print(f"{adapter}:", flush=True)
+        answer = reply(session, messages, arguments.tokens, sampling, arguments.seed, show=not arguments.json)
     if arguments.json:
         print_json({"prompt": arguments.prompt, "answer": answer})
 
 
-def converse(session, tokens: int, sampling: Sampling, seed: int) -> None:
-    """Answer each line of the input until /quit, the end of the input or Ctrl-C."""
+def converse(known: dict, tokens: int, sampling: Sampling, seed: int) -> None:
+    """Answer each line of the input until /quit, the end of the input or Ctrl-C.
+
+    Args:
+        known: the model with each of its adapters, by name; the first one answers until another is chosen.
+    """
     say("Say something. /reset begins a new conversation, /quit ends.")
+    if len(known) > 1:
+        say(f"/adapter NAME lets another one answer: {', '.join(known)}")
+    session = next(iter(known.values()))
     messages: list[dict[str, str]] = []
     while True:
         try:
@@ -50,6 +64,10 @@ def converse(session, tokens: int, sampling: Sampling, seed: int) -> None:
             if line == "/reset":
                 messages = []
                 say("a new conversation")
+            elif line.startswith("/adapter"):
+                name = line.removeprefix("/adapter").strip()
+                say(f"{name} answers now" if name in known else f"no adapter {name}; there are: {', '.join(known)}")
+                session = known.get(name, session)
             elif line:
                 messages = _turn(session, messages, line, tokens, sampling, seed)
         except (EOFError, KeyboardInterrupt):

@@ -27,8 +27,8 @@ def main(arguments) -> int:
     from tpullm.tokenizer.json_files import read_json
 
     path = storage.path(arguments.model)
-    stages = ("checkpoints", "finetune", "pretrain", "base")
-    ours = path.parent.name == "checkpoints" or any((path / name).is_dir() for name in stages)
+    names = ("checkpoints", "pretrain", "base")
+    ours = path.parent.name == "checkpoints" or any((path / name).is_dir() for name in names)
     if ours and not (path / "config.json").exists():
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
             publish.write(find(path), Path(folder), path.name)

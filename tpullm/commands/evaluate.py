@@ -58,7 +58,7 @@ def _write(stage: Path, inputs: dict, results: dict) -> None:
 
 def _results(recipe: Recipe, run: Path) -> dict:
     base = load(run / recipe.foundation)
-    results = {"model": _model(base), "machine": _machine(), "seconds": _seconds(run)}
+    results = {"model": _model(base), "machine": _machine(), "seconds": _seconds(recipe, run)}
     results |= _held_out_loss(recipe, run, base)
     for source in sources(recipe):
         if source.name == YOURS and _rows(recipe, run, source.name, base):
@@ -67,10 +67,13 @@ def _results(recipe: Recipe, run: Path) -> dict:
             found = tenki_truth.loss_and_entropy(run / "tokens" / source.name / "held_out", base)
             swaps = tenki_truth.swaps(base, tenki.swaps())
             results |= {source.name: found, "blank": tenki_truth.blanks(base), "swaps": swaps}
-    if recipe.finetune and "tenki" in recipe.finetune.conversations:
-        _, questions = tenki.split_questions(recipe.finetune.held_out_fraction, recipe.seed)
-        questions = questions[: recipe.evaluate.questions or None]
-        results |= tenki_truth.answers(base, load(run / "finetune"), questions)
+    asked = next((stage for stage in recipe.finetune.values() if "tenki" in stage.conversations), None)
+    for name in recipe.finetune:
+        tuned = load(run / name)
+        results.setdefault("stages", {})[name] = _held_out_loss(recipe, run, tuned)
+    if asked:
+        _, questions = tenki.split_questions(asked.held_out_fraction, recipe.seed)
+        results |= tenki_truth.answers(base, tuned, questions[: recipe.evaluate.questions or None])
     prompts = recipe.evaluate.prompts
     texts = sampled(base, prompts, recipe.evaluate.sample_tokens, recipe.seed)
     results["samples"] = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
@@ -149,8 +152,8 @@ def _machine() -> dict:
     }
 
 
-def _seconds(run: Path) -> dict[str, float]:
-    stages = ("base", "documents", "tokenizer", "tokens", "pretrain", "finetune")
+def _seconds(recipe: Recipe, run: Path) -> dict[str, float]:
+    stages = ("base", "documents", "tokenizer", "tokens", "pretrain", *recipe.finetune)
     found = {stage: storage.read_json(run / stage / manifest.FILE) for stage in stages if (run / stage).exists()}
     return {stage: value["seconds"] for stage, value in found.items() if "seconds" in value}
 
@@ -164,6 +167,9 @@ def _print(results: dict) -> None:
     for source, bits in results["bits_per_byte"].items():
         loss = results["loss_nats_per_token"][source]
         table.add_row(f"held-out {source}", f"{loss:.4f} nats a token, {bits:.3f} bits a byte")
+    for stage, found in results.get("stages", {}).items():
+        for source, bits in found["bits_per_byte"].items():
+            table.add_row(f"after {stage}: held-out {source}", f"{bits:.3f} bits a byte")
     if "yours" in results:
         compressor, bits = results["yours"]["compressor"], results["bits_per_byte"][YOURS]
         less = 1 - bits / compressor["bits_per_byte"] if compressor["bits_per_byte"] else 0.0

@@ -1,6 +1,7 @@
 """Write a trained model as a folder in the format of Hugging Face, for transformers and the engines that read it.
 
-The folder has weights, config.json, generation_config.json, the tokenizer with its chat template, and a model card.
+The folder has weights, config.json, generation_config.json, the tokenizer with its chat template, and a model card. Of
+a model with an adapter it is the adapter alone, in the format of PEFT; --merge writes the whole model.
 """
 
 from tpullm import storage
@@ -19,6 +20,7 @@ def add_arguments(parser) -> None:
         help="dtype of the weights: as stored (float32 if the model was trained here), or bfloat16 for half the size",
     )
     parser.add_argument("--shard-gigabytes", type=float, default=5.0, help="the largest size of a file of weights")
+    parser.add_argument("--merge", action="store_true", help="write the whole model, with its adapter merged into it")
     parser.add_argument("--licence", default="", help="the licence of the model, for its card: Apache-2.0")
 
 
@@ -33,6 +35,11 @@ def main(arguments) -> None:
     from tpullm.publishing import publish
 
     model, options = find(arguments.model), (arguments.dtype, int(arguments.shard_gigabytes * 1e9), arguments.licence)
+    if arguments.merge and not model.adapter:
+        raise UserError(f"--merge: {model.directory.parent} has no adapter; leave --merge out")
     with storage.atomic_directory(folder, replaces=False) as temporary:
-        size = publish.write(model, temporary, folder.name, *options)
+        if model.adapter and not arguments.merge:
+            size = publish.write_adapter(model, temporary, folder.name, arguments.licence)
+        else:
+            size = publish.write(model, temporary, folder.name, *options)
     say(f"export: {model.directory.parent}, step {model.step:,}, to {folder} ({size / 1e6:,.1f} MB)")

@@ -1,69 +1,119 @@
-"""Step 5: fine-tune the pretrained model on conversations. It learns only from the assistant's words.
+"""Step 5: tune the pretrained model, stage by stage: on conversations, of which it learns only the assistant's words,
+and on documents.
 
-It makes RUN/finetune. The same command resumes from the last checkpoint.
+Each stage makes RUN/NAME. The same command resumes from the last checkpoint.
 """
 
+import dataclasses
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tpullm import storage
 from tpullm.checkpoint.models import check_shape, load_params, made_by, model_of
 from tpullm.data import conversation_files, conversations
+from tpullm.data.batch import Batch
 from tpullm.data.conversations import Conversations
-from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.data.stream import Stream, evaluation_batches, held_out_batches
+from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
+from tpullm.huggingface import adapters, tensors
 from tpullm.log import say
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
-from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
-from tpullm.run.stages import finetune_inputs, need
+from tpullm.model.platform import compute_dtype
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe
+from tpullm.run.stages import before_tuning, need, tuning_inputs
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.training.loop import Job
-from tpullm.training.mesh_fit import check_fits
+from tpullm.training.mesh_fit import check_adapter, check_fits
 from tpullm.training.stage import is_finished, make
 from tpullm.training.state import Architecture
 
+Tree = Any
+CONVERSATIONS = "conversations"  # beside the names of the sources
+
 
 def main(recipe: Recipe, run: Path) -> None:
-    """Train `RUN/finetune` from its last checkpoint, else from the pretrained model (without text: from the base)."""
-    if recipe.finetune is None:
-        raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
-    start = run / recipe.foundation
-    need(run, start.name, "import FOLDER" if start.name == "base" else "pretrain")
-    tokenizer, mesh = _tokenizer(start / "tokenizer", recipe.finetune.chat_template), make_mesh(recipe.mesh)
-    config, model = recipe.finetune.train, model_of(recipe, run, tokenizer.vocabulary_size)
+    """Make each stage of tuning from its last checkpoint, else from the model of the stage before it."""
+    if not recipe.finetune:
+        raise UserError(
+            "finetune: the recipe has no stage there; add one, such as finetune: {talk: {conversations: [chats.jsonl]}}"
+        )
+    for name in recipe.finetune:
+        _make(recipe, run, name)
+
+
+def _make(recipe: Recipe, run: Path, name: str) -> None:
+    settings, where, start = recipe.finetune[name], f"finetune.{name}", run / before_tuning(recipe, name)
+    need(run, start.name, {"base": "import FOLDER", "pretrain": "pretrain"}.get(start.name, "finetune"))
+    tokenizer, mesh = _tokenizer(start / "tokenizer", settings.chat_template, where), make_mesh(recipe.mesh)
+    config, model = settings.train, model_of(recipe, run, tokenizer.vocabulary_size)
     base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
-    stage, inputs = run / "finetune", finetune_inputs(recipe, run)
+    adapter, begins = _adapter(settings.adapter, architecture, f"{where}.adapter")
+    if adapter:
+        check_adapter(Architecture(model, adapter), f"{where}.adapter")
+    stage, inputs = run / name, tuning_inputs(recipe, run, name)
     if is_finished(stage, inputs):
-        return say("finetune: finished, skipped")
-    check_fits(architecture, config, tokenizer.needed_size, mesh, "finetune.train", sizes_given=True)
+        return say(f"{name}: finished, skipped")
+    check_fits(architecture, config, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
     learned, held_out = (
-        conversations.tokenize(part, tokenizer, config.sequence_length, "finetune") if part else None
-        for part in conversation_files.read_all(recipe.finetune, recipe.seed)
+        conversations.tokenize(part, tokenizer, config.sequence_length, where) if part else None
+        for part in conversation_files.read_all(settings, recipe.seed)
     )
     _embedded(learned, model, start)
-    if learned is None:
-        raise UserError("finetune.conversations: nothing to learn from; name a file of conversations, or tenki")
-    stream = Stream(
-        {"conversations": learned},
-        {"conversations": 1.0},
-        config.batch_size,
-        config.sequence_length,
-        recipe.seed,
-        own_rows(mesh, config.batch_size),
-        what="finetune.conversations",
-    )
-    load = partial(load_params, base, architecture.placed(mesh))
-    changed = _changed_files(tokenizer, learned, start / "tokenizer")
-    evaluations = _evaluations(held_out, config, own_rows(mesh, config.batch_size))
-    job = Job(stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), load)
-    make(job, recipe, inputs, start / "tokenizer", changed, conversations=len(learned.lengths))
+    read, weights = _mixed(recipe, run, name, learned)
+    rows = own_rows(mesh, config.batch_size)
+    size = (config.batch_size, config.sequence_length)
+    stream = Stream(read, weights, *size, recipe.seed, rows, what=where)
+    evaluations: dict[str, list[Batch]] = {}
+    if held_out is not None:
+        evaluations[CONVERSATIONS] = list(evaluation_batches(held_out, *size, config.evaluate_rows, rows))
+    evaluations |= held_out_batches(recipe, run, *size, config.evaluate_rows, rows)
+    placed = architecture.placed(mesh, compute_dtype(config.compute) if adapter else None)
+    load, before = partial(load_params, base, placed), (base.stage, base.step)
+    changed = _changed_files(tokenizer, learned, start / "tokenizer", where)
+    parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), load)
+    job = Job(*parts, adapter=adapter, begins=begins, before=before if adapter else None)
+    make(job, recipe, inputs, start / "tokenizer", changed, conversations=0 if learned is None else len(learned.ids))
+
+
+def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) -> tuple[AdapterConfig | None, Tree]:
+    """The adapter of a stage, or None; and the parameters that it begins with, if they come from a file."""
+    if not settings.start:
+        return (settings if settings.rank else None), None
+    folder = storage.path(settings.start)
+    if not folder.is_dir():
+        raise UserError(f"{where}.start: no such folder {folder}; give an adapter in the format of PEFT")
+    shapes, layers = tensors.flat(architecture.shapes), architecture.config.layers
+    found, arrays = adapters.read(storage.local_copy(folder), shapes, layers)
+    if settings.rank not in (0, found.rank):
+        raise UserError(f"{where}.rank: is {settings.rank}, and that of {folder} is {found.rank}; leave it out")
+    kept = {"b_learning_rate": settings.b_learning_rate, "start": settings.start}
+    return dataclasses.replace(found, **kept), tensors.nested(arrays)
+
+
+def _mixed(recipe: Recipe, run: Path, name: str, learned: Conversations | None) -> tuple[dict, dict[str, float]]:
+    """What a stage reads, by source, and its share of the tokens."""
+    weights, read = dict(recipe.finetune[name].documents), {}
+    for source in weights:
+        path = run / "tokens" / source / "train"
+        if not path.exists():
+            raise UserError(f"finetune.{name}.documents: {source} has no documents to learn from; see {run / 'tokens'}")
+        read[source] = TokenStore(path)
+    if learned is not None:
+        weights[CONVERSATIONS], read[CONVERSATIONS] = 1 - sum(weights.values()), learned
+    if not read:
+        raise UserError(
+            f"finetune.{name}: nothing to learn from; name a file of conversations, tenki, or sources in `documents`"
+        )
+    return read, weights
 
 
 def _embedded(learned: Conversations | None, model: ModelConfig, start: Path) -> None:
@@ -75,30 +125,30 @@ def _embedded(learned: Conversations | None, model: ModelConfig, start: Path) ->
         )
 
 
-def _tokenizer(folder: Path, chat_template: str) -> Tokenizer:
+def _tokenizer(folder: Path, chat_template: str, where: str) -> Tokenizer:
     """The tokenizer in `folder`, with another chat template if one is given."""
     if not chat_template:
         return load_tokenizer(folder)
     if not storage.path(chat_template).is_file():
-        raise UserError(f"finetune.chat_template: no such file {chat_template}; give a Jinja template")
+        raise UserError(f"{where}.chat_template: no such file {chat_template}; give a Jinja template")
     if not (folder / "tokenizer.json").is_file():
-        raise UserError("finetune.chat_template: is for published models; a model of tpullm has its own, remove it")
+        raise UserError(f"{where}.chat_template: is for published models; a model of tpullm has its own, remove it")
     try:
         template = storage.path(chat_template).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"finetune.chat_template: {chat_template} is not UTF-8; convert the file") from None
+        raise UserError(f"{where}.chat_template: {chat_template} is not UTF-8; convert the file") from None
     if not template.strip():
-        raise UserError(f"finetune.chat_template: {chat_template} is empty; give a Jinja template")
+        raise UserError(f"{where}.chat_template: {chat_template} is empty; give a Jinja template")
     return PublishedTokenizer(storage.local_copy(folder), template)
 
 
-def _changed_files(tokenizer: Tokenizer, learned: Conversations, folder: Path) -> dict[str, str]:
+def _changed_files(tokenizer: Tokenizer, learned: Conversations | None, folder: Path, where: str) -> dict[str, str]:
     """What the tuned model's tokenizer has otherwise than its base's: the template, and an end that nobody knew yet.
 
     Raises:
         UserError: the template ends an answer with nothing that a generation could stop at.
     """
-    if not isinstance(tokenizer, PublishedTokenizer):
+    if not isinstance(tokenizer, PublishedTokenizer) or learned is None:
         return {}
     changed, weights = {"chat_template.jinja": tokenizer.template}, np.append(learned.token_weights, 0)
     ends = np.unique(learned.tokens[(weights[:-1] > 0) & (weights[1:] == 0)]).tolist()
@@ -106,17 +156,10 @@ def _changed_files(tokenizer: Tokenizer, learned: Conversations, folder: Path) -
         if text := [end for end in new if tokenizer.bytes_of(end)]:
             raise UserError(
                 f"{folder}: its chat template ends an answer with {tokenizer.piece(text[0])!r}, which is no special "
-                "token, so the tuned model could not end an answer; give one that does, with finetune.chat_template"
+                "token, so the tuned model could not end an answer; give one that does, with {where}.chat_template"
             )
-        say(f"finetune: answers end in {', '.join(map(tokenizer.piece, new))}, and so will the model's")
+        say(f"{where}: answers end in {', '.join(map(tokenizer.piece, new))}, and so will the model's")
         generation = folder / "generation_config.json"
         said = storage.read_json(generation) if generation.exists() else {}
         changed[generation.name] = json.dumps(said | {"eos_token_id": [*tokenizer.stop_ids, *new]}, indent=2) + "\n"
     return changed
-
-
-def _evaluations(held_out: Conversations | None, config: TrainConfig, own: np.ndarray) -> dict[str, list]:
-    if held_out is None:
-        return {}
-    batches = evaluation_batches(held_out, config.batch_size, config.sequence_length, config.evaluate_rows, own)
-    return {"conversations": list(batches)}

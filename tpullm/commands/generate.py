@@ -2,7 +2,7 @@
 
 import sys
 
-from tpullm.commands.options import add_json, add_model, check_at_least_one, print_json
+from tpullm.commands.options import add_adapters, add_json, add_model, check_at_least_one, print_json
 from tpullm.inference.sampling_options import Sampling, add_options, from_options
 from tpullm.log import say
 
@@ -10,6 +10,7 @@ from tpullm.log import say
 def add_arguments(parser) -> None:
     """The options of `tpullm generate`."""
     add_model(parser)
+    add_adapters(parser)
     parser.add_argument("--prompt", type=str, default="", help="the text to continue; empty: begin a document")
     parser.add_argument("--tokens", type=int, default=200, help="at most this many new tokens")
     parser.add_argument("--count", type=int, default=1, help="the number of texts; each has the next seed")
@@ -23,12 +24,16 @@ def main(arguments) -> None:
     """Load the model and continue the prompt."""
     sampling = from_options(arguments)
     check_at_least_one(arguments, "tokens", "count")
-    from tpullm.inference.session import load
+    from tpullm.inference.session import load_each
 
-    session = load(arguments.model, exact=False)
-    results = [_one(session, arguments, sampling, arguments.seed + n) for n in range(arguments.count)]
+    results = []
+    for adapter, session in load_each(arguments.model, arguments.adapter).items():
+        if len(arguments.adapter) > 1 and not arguments.json:
+            print(f"{adapter}:", flush=True)
+        named = {"adapter": adapter} if adapter else {}
+        results += [named | _one(session, arguments, sampling, arguments.seed + n) for n in range(arguments.count)]
     if arguments.json:
-        print_json(results[0] if arguments.count == 1 else results)
+        print_json(results[0] if len(results) == 1 else results)
 
 
 def _one(session, arguments, sampling: Sampling, seed: int) -> dict:

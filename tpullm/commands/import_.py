@@ -13,7 +13,7 @@ from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.log import progress, say
 from tpullm.recipe.parsing import load
-from tpullm.recipe.schema import FinetuneConfig, OptimizerConfig, Recipe, TrainConfig
+from tpullm.recipe.schema import OptimizerConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.run import manifest
 from tpullm.run.directory import check_owner, owned
 from tpullm.run.stages import base_inputs, begin, digests
@@ -135,9 +135,8 @@ def _plain(folder: Path, run: Path) -> Recipe:
     length = min(1024, reading.read_config(storage.local_copy(folder))[0].context_length)
     optimizer = OptimizerConfig(peak_lr=2e-5, warmup_steps=20, weight_decay=0.0)
     train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
-    return Recipe(
-        name=folder.name, run=str(run), base=str(folder), pretrain=train, finetune=FinetuneConfig(train=train)
-    )
+    tuning = {"talk": TuningConfig(train=train)}
+    return Recipe(name=folder.name, run=str(run), base=str(folder), pretrain=train, finetune=tuning)
 
 
 def _copy_tokenizer(folder: Path, into: Path, stop_ids: list[int]) -> None:

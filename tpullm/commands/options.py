@@ -12,6 +12,12 @@ def add_model(parser) -> None:
     parser.add_argument("--model", required=True, help=about)
 
 
+def add_adapters(parser) -> None:
+    """`--adapter`, which may be given several times: the model is in memory once."""
+    about = "an adapter of the model: a stage that was tuned with one, or a folder in the format of PEFT; or several"
+    parser.add_argument("--adapter", action="append", default=[], help=about)
+
+
 def add_json(parser, when: str = "") -> None:
     """`--json`; `when` says when it can be used."""
     parser.add_argument("--json", action="store_true", help=f"{when}print one JSON value and nothing else")

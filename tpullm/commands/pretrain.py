@@ -6,15 +6,12 @@ It makes RUN/pretrain. The same command resumes from the last checkpoint.
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from jax.sharding import Mesh
 
 from tpullm import storage
 from tpullm.checkpoint.models import load_params, made_by, model_of
 from tpullm.cluster import hosts
-from tpullm.corpus.sources import sources
-from tpullm.data.stream import evaluation_batches, pretraining_stream
-from tpullm.data.token_store import TokenStore
+from tpullm.data.stream import held_out_batches, pretraining_stream
 from tpullm.log import moment, say
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
@@ -41,7 +38,7 @@ def main(recipe: Recipe, run: Path) -> None:
     check_fits(architecture, config, vocabulary, mesh, "pretrain", sizes_given=bool(recipe.base))
     rows = own_rows(mesh, config.batch_size)
     stream = pretraining_stream(recipe, run, rows)
-    evaluations = held_out(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
+    evaluations = held_out_batches(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
     origin = branch.origin(recipe, tokenizer, model) if recipe.branch else None
     parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token())
     if origin and recipe.branch_state == "all":
@@ -67,15 +64,3 @@ def _predicted(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
         f"{found['tokens_per_second']:,.0f} tokens/s: {said}"
     )
     return found
-
-
-def held_out(
-    recipe: Recipe, run: Path, batch_size: int, sequence_length: int, rows: int, own: np.ndarray
-) -> dict[str, list]:
-    """This host's rows of the evaluation batches by source, of the sources that have held-out documents."""
-    batches = {}
-    for source in sources(recipe):
-        path = run / "tokens" / source.name / "held_out"
-        if path.exists():
-            batches[source.name] = list(evaluation_batches(TokenStore(path), batch_size, sequence_length, rows, own))
-    return {name: found for name, found in batches.items() if found}

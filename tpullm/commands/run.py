@@ -1,4 +1,4 @@
-"""Make all stages of a recipe, in order: collect, tokenize, pretrain, finetune, evaluate, report.
+"""Make all stages of a recipe, in order: collect, tokenize, pretrain, those of finetune, evaluate, report.
 
 A finished stage is skipped if its settings and its text are the same. An interrupted stage resumes.
 """
@@ -11,14 +11,6 @@ from tpullm.cluster import hosts
 from tpullm.log import say
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
-
-# The inputs of the stages that need JAX. They are compared before JAX is imported, so that skipping costs nothing.
-INPUTS = {
-    "pretrain": stages.pretrain_inputs,
-    "finetune": stages.finetune_inputs,
-    "evaluate": stages.evaluate_inputs,
-}
-
 
 TOGETHER = ("pretrain", "finetune", "evaluate")  # every host calls these; host 0 makes the others
 
@@ -33,7 +25,7 @@ def main(recipe: Recipe, run: Path) -> None:
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.commands.import_").make, recipe, run)
     for verb in _verbs(recipe):
-        if verb in INPUTS and hosts.broadcast(verb, lambda verb=verb: _is_finished(verb, recipe, run)):
+        if verb in TOGETHER and hosts.broadcast(verb, lambda verb=verb: _is_finished(verb, recipe, run)):
             say(f"{verb}: finished, skipped")
             continue
         make = importlib.import_module(f"tpullm.commands.{verb}").main
@@ -46,9 +38,14 @@ def main(recipe: Recipe, run: Path) -> None:
 
 
 def _is_finished(verb: str, recipe: Recipe, run: Path) -> bool:
-    return manifest.is_finished(run / verb, INPUTS[verb](recipe, run))
+    """Compared before JAX is imported, so that skipping costs nothing."""
+    if verb == "evaluate":
+        return manifest.is_finished(run / verb, stages.evaluate_inputs(recipe, run))
+    made = recipe.finetune if verb == "finetune" else [verb]
+    return all(manifest.is_finished(run / stage, stages.training_inputs(recipe, run, stage)) for stage in made)
 
 
 def _verbs(recipe: Recipe) -> list[str]:
-    learned = ["collect", "tokenize", "pretrain"] if recipe.foundation == "pretrain" else []
-    return [*learned, *(["finetune"] if recipe.finetune else []), "evaluate", "report"]
+    learned = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
+    trained = ["pretrain"] * (recipe.foundation == "pretrain") + ["finetune"] * bool(recipe.finetune)
+    return [*learned, *trained, "evaluate", "report"]

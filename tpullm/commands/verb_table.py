@@ -112,7 +112,7 @@ VERBS = {
     ),
     "finetune": Verb(
         "5. tune the model on conversations",
-        ("quickstart", "--run runs/quickstart --finetune.conversations '[chats.jsonl]'"),
+        ("quickstart", "--run runs/q --finetune.talk.conversations '[chats.jsonl]'"),
         keys=("run", "name", "seed", "base", "mesh", "trackers", "finetune", "model"),
         writes=True,
     ),
@@ -122,7 +122,7 @@ VERBS = {
         keys=(
             *("run", "name", "seed", "base", *SOURCES),
             *("pretrain.steps", "pretrain.batch_size", "pretrain.sequence_length"),
-            *("finetune.conversations", "finetune.held_out_fraction", "evaluate"),
+            *("finetune.NAME.conversations", "finetune.NAME.held_out_fraction", "evaluate"),
         ),
     ),
     "report": Verb(

@@ -9,7 +9,7 @@ from tpullm import storage
 from tpullm.corpus import tenki
 from tpullm.corpus.encodings import has_surrogate
 from tpullm.errors import UserError
-from tpullm.recipe.schema import FinetuneConfig
+from tpullm.recipe.schema import TuningConfig
 from tpullm.tokenizer.chat_template import Messages
 from tpullm.tokenizer.trained import ROLES
 
@@ -22,7 +22,7 @@ def read(path: Path | str) -> list[Messages]:
     """
     path = storage.path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file of conversations; correct finetune.conversations")
+        raise UserError(f"{path}: no such file of conversations; correct finetune.NAME.conversations")
     conversations = []
     with storage.local_copy(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -33,7 +33,7 @@ def read(path: Path | str) -> list[Messages]:
     return conversations
 
 
-def read_all(config: FinetuneConfig, seed: int) -> tuple[list[Messages], list[Messages]]:
+def read_all(config: TuningConfig, seed: int) -> tuple[list[Messages], list[Messages]]:
     """Training and held-out conversations of all that a recipe names; `tenki` names the built-in questions."""
     learned: list[Messages] = []
     held_out: list[Messages] = []

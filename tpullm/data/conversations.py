@@ -56,7 +56,7 @@ def tokenize(conversations: Sequence[Messages], tokenizer: Tokenizer, sequence_l
         longest = max((len(ids) for _, ids, _ in made), default=0)
         raise UserError(
             f"{name}: no conversation of at most {sequence_length} tokens (the longest has {longest});"
-            " give more conversations or raise finetune.train.sequence_length"
+            f" give more conversations or raise {name}.train.sequence_length"
         )
     return Conversations(
         tokens=np.concatenate([np.array(ids, np.int32) for _, ids, _ in kept]),

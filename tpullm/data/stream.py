@@ -199,6 +199,19 @@ def evaluation_batches(
         yield build([(documents, segments)], len(own), sequence_length)
 
 
+def held_out_batches(
+    recipe: Recipe, run: Path, batch_size: int, sequence_length: int, rows: int, own_rows: np.ndarray
+) -> dict[str, list[Batch]]:
+    """This host's rows of the evaluation batches by source, of the sources that have held-out documents."""
+    batches = {}
+    for source in corpus_sources(recipe):
+        path = run / "tokens" / source.name / "held_out"
+        if path.exists():
+            store = TokenStore(path)
+            batches[source.name] = list(evaluation_batches(store, batch_size, sequence_length, rows, own_rows))
+    return {name: found for name, found in batches.items() if found}
+
+
 def _seed(seed: int, *names: str) -> int:
     """A seed of 32 bits for one use. With sums, epoch 1 of seed 0 would be epoch 0 of seed 1."""
     return int.from_bytes(hashlib.sha256(repr((seed, *names)).encode()).digest()[:4], "big")

@@ -117,7 +117,7 @@ class Run:
         return found
 
     def model(self, stage: str = ""):
-        """The trained model of a stage, `pretrain` or `finetune`; default: the last one. See `LanguageModel`."""
+        """The trained model of a stage, such as `pretrain`; default: the last one. See `LanguageModel`."""
         from tpullm import load  # imports JAX
 
         return load(self.folder / stage)

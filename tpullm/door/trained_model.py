@@ -12,7 +12,7 @@ from tpullm.inference.blank import fill
 from tpullm.inference.generation import ANSWER_TOKENS, answer
 from tpullm.inference.padding import fits
 from tpullm.inference.sampling_options import GREEDY, Sampling, check
-from tpullm.inference.session import load
+from tpullm.inference.session import Session, load, with_adapter
 from tpullm.inference.streaming import characters
 from tpullm.recipe.schema import ModelConfig
 
@@ -32,8 +32,23 @@ class LanguageModel:
     """
 
     def __init__(self, model: str | Path):
-        self._session = load(model, text=False)
-        self.tokenizer = self._session.tokenizer
+        self._use(load(model, text=False))
+
+    def _use(self, session: Session) -> None:
+        self._session, self.tokenizer = session, session.tokenizer
+
+    def with_adapter(self, adapter: str | Path) -> "LanguageModel":
+        """This model with an adapter beside it. However many adapters there are, the model is in memory once.
+
+        Args:
+            adapter: a stage or a checkpoint that was tuned with an adapter, or a folder in the format of PEFT.
+
+        Raises:
+            UserError: it is no adapter, or it is one of another model.
+        """
+        other = LanguageModel.__new__(LanguageModel)
+        other._use(with_adapter(self._session, adapter))
+        return other
 
     @property
     def config(self) -> ModelConfig:

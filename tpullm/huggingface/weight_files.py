@@ -34,13 +34,13 @@ class WeightFiles:
         size: the bytes of all files.
     """
 
-    def __init__(self, folder: Path, stack: ExitStack):
+    def __init__(self, folder: Path, stack: ExitStack, single: str = SINGLE):
         self.folder, self._stack, self._open, self._mapped = folder, stack, {}, 0
         index = folder / INDEX
-        if index.exists():
+        if index.exists() and single == SINGLE:
             self.files = _weight_map(index)
-        elif (folder / SINGLE).exists():
-            self.files = dict.fromkeys(self._handle(SINGLE).keys(), SINGLE)
+        elif (folder / single).exists():
+            self.files = dict.fromkeys(self._handle(single).keys(), single)
         else:
             raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; other formats of weights are not read")
         self.size = sum(_size(folder, name) for name in sorted(set(self.files.values())))
@@ -128,7 +128,11 @@ def _check_header(path: Path) -> None:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[WeightFiles]:
-    """The tensors of a directory; `UserError` if files are missing or broken."""
+def opened(folder: Path, single: str = SINGLE) -> Iterator[WeightFiles]:
+    """The tensors of a directory; `UserError` if files are missing or broken.
+
+    Args:
+        single: the name of the file, if it is one.
+    """
     with ExitStack() as stack:
-        yield WeightFiles(folder, stack)
+        yield WeightFiles(folder, stack, single)

@@ -38,6 +38,14 @@ def size(params: Parameters, key: str) -> int:
     return math.prod(params.targets[key].shape) * params.targets[key].dtype.itemsize
 
 
+def published_family(config: ModelConfig, preferred: str = "") -> Family:
+    """The family that a model is written in; `UserError` if no family has such a model."""
+    written, *_ = _as_published(
+        config, Parameters({"embedding": None, "head": None}, {"embedding": (), "head": ()}, None), preferred
+    )
+    return FAMILIES[written["model_type"]]
+
+
 def _as_published(config: ModelConfig, params: Parameters, preferred: str):
     """The `config.json` of the model, and the config and parameters that match it."""
     try:

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tpullm import log, storage
 from tpullm.checkpoint import models
 from tpullm.errors import UserError
-from tpullm.huggingface import reading, weight_files
+from tpullm.huggingface import adapters, reading, tensors, weight_files
 from tpullm.mesh.layout import mesh_in_use
+from tpullm.model.adapter import NAME
 from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import ModelConfig
 from tpullm.tokenizer import Tokenizer
@@ -51,6 +53,8 @@ class Session:
         mesh: the devices.
         dtype: the dtype of matmuls.
         talks: the model was tuned on conversations: here, or, if it has a chat template, by its publisher.
+        model: its checkpoint; None if it is a published folder.
+        base: the model that this one has an adapter beside, whose parameters it shares.
     """
 
     tokenizer: Tokenizer | NoTokenizer
@@ -59,12 +63,16 @@ class Session:
     mesh: jax.sharding.Mesh
     dtype: jnp.dtype
     talks: bool = False
+    model: models.Model | None = None
+    base: "Session | None" = None
 
     @cached_property
     def layers(self) -> list[list[jax.Array]]:
         """The parameters of each layer as arrays of their own, which decoding reads for every token."""
         with jax.set_mesh(self.mesh):
-            return _unstacked(self.architecture, self.params)
+            if self.base is None:
+                return _unstacked(self.architecture, self.params)
+            return _beside(self.base.layers, self.architecture, self.params)
 
     @property
     def context_length(self) -> int:
@@ -77,7 +85,17 @@ def _unstacked(architecture: Architecture, params: Tree) -> list[list[jax.Array]
     return architecture.model(params).unstacked()
 
 
-def load(model: str | Path, stages: tuple[str, ...] = models.STAGES, exact: bool = True, text: bool = True) -> Session:
+def _beside(layers: list[list[jax.Array]], architecture: Architecture, params: Tree) -> list[list[jax.Array]]:
+    """The parameters of each layer with those of its adapters between them, in the order of `unstacked`."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(architecture.shapes["layers"])]
+    of_adapter = [any(entry.key == NAME for entry in path) for path in paths]
+    stacked = jax.tree.leaves(architecture.trained(params))
+    small = jax.jit(lambda leaves: [[leaf[n] for leaf in leaves] for n in range(len(layers))])(stacked)
+    turns = [(iter(of_base), iter(of_layer)) for of_base, of_layer in zip(layers, small, strict=True)]
+    return [[next(added if adapts else own) for adapts in of_adapter] for own, added in turns]
+
+
+def load(model: str | Path, tuned: bool = True, exact: bool = True, text: bool = True) -> Session:
     """The model that a MODEL argument names, on all devices: with several hosts, all of them call it.
 
     Args:
@@ -91,14 +109,62 @@ def load(model: str | Path, stages: tuple[str, ...] = models.STAGES, exact: bool
     path = storage.path(model)
     if (path / "config.json").is_file():
         return _published(storage.local_copy(path), exact, text)
-    found = models.find(model, stages)
+    found = models.find(model, tuned)
     tokenizer = load_tokenizer(found.tokenizer_path)
     fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
     mesh, dtype = mesh_in_use(found.config.width), use_dtype(exact)
     architecture = Architecture(found.config)
     with jax.set_mesh(mesh):
         params = models.load_params(found, targets(architecture, mesh, dtype))
-    return Session(tokenizer, architecture, params, mesh, dtype, found.talks(tokenizer))
+    return Session(tokenizer, architecture, params, mesh, dtype, found.talks(tokenizer), found)
+
+
+def load_each(model: str, adapters: list[str]) -> dict[str, Session]:
+    """The model with each of its adapters, by what they are called; without any the model itself, as ""."""
+    session = load(model, exact=False)
+    return {adapter: with_adapter(session, adapter) for adapter in adapters} or {"": session}
+
+
+def with_adapter(session: Session, adapter: str | Path) -> Session:
+    """The model with an adapter beside its parameters. However many adapters there are, it is in memory once.
+
+    Args:
+        adapter: a stage or a checkpoint that holds an adapter, or a folder in the format of PEFT.
+
+    Raises:
+        UserError: it is no adapter, or it is one of another model.
+    """
+    path, shapes, talks, tokenizer = (
+        storage.path(adapter),
+        session.architecture.shapes,
+        session.talks,
+        session.tokenizer,
+    )
+    whole = NamedSharding(session.mesh, PartitionSpec())
+    if (path / adapters.CONFIG).is_file():
+        config, flat = adapters.read(storage.local_copy(path), tensors.flat(shapes), session.architecture.config.layers)
+        found = tensors.nested({name: jax.device_put(array, whole) for name, array in flat.items()})
+    else:
+        model = models.find(path)
+        if model.adapter is None:
+            raise UserError(f"{path}: holds a whole model and no adapter; give a stage that was tuned with an adapter")
+        if session.model is None or (model.base.directory, model.base.step) != (
+            session.model.directory,
+            session.model.step,
+        ):
+            raise UserError(
+                f"{path}: is an adapter of {model.base.directory.parent}, step {model.base.step:,}, and of no other "
+                "model; load that one"
+            )
+        config, tokenizer = model.adapter, load_tokenizer(model.tokenizer_path)
+        found, talks = (
+            models.load_adapter(model, targets(session.architecture, session.mesh, session.dtype)),
+            model.talks(tokenizer),
+        )
+    architecture = Architecture(session.architecture.config, config)
+    params = architecture.whole(found, session.params)
+    base = session.base or session
+    return Session(tokenizer, architecture, params, session.mesh, session.dtype, talks, session.model, base)
 
 
 def _published(folder: Path, exact: bool, text: bool) -> Session:

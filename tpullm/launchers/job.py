@@ -177,7 +177,8 @@ def _paths(job: Job) -> list[tuple[str, str]]:
         found += [("base", job.recipe.base)]
     if job.verb in ("run", "pretrain"):
         found += [("branch", job.recipe.branch)]
-    if job.verb in ("run", "finetune") and job.recipe.finetune:
-        found += [("finetune.conversations", path) for path in job.recipe.finetune.conversations if path != "tenki"]
-        found += [("finetune.chat_template", job.recipe.finetune.chat_template)]
+    for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
+        found += [(f"finetune.{name}.conversations", path) for path in stage.conversations if path != "tenki"]
+        found += [(f"finetune.{name}.chat_template", stage.chat_template)]
+        found += [(f"finetune.{name}.adapter.start", stage.adapter.start)]
     return found

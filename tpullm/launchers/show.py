@@ -85,7 +85,7 @@ def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource])
 def trainings(job: Job) -> str:
     """Of each training in the run directory, its step and where its hours went."""
     lines = []
-    for stage in ("pretrain", "finetune"):
+    for stage in job.recipe.trained:
         if spent := hours.read(storage.path(job.run) / stage / hours.FILE):
             plan = storage.path(job.run) / stage / "plan.json"
             run = storage.read_json(plan).get("run") if plan.exists() else None

@@ -162,9 +162,11 @@ class Supervisor:
 
     def _progress(self) -> set[str]:
         """The checkpoints, finished stages and finished parts of stages. A verb that adds to them makes progress."""
-        run, found = storage.path(self._spec["run"]), set()
-        for stage in ("documents", "tokenizer", "tokens", "pretrain", "finetune", "evaluate"):
-            for folder in (run / stage, run / stage / "checkpoints"):
+        run, found, stages = storage.path(self._spec["run"]), set(), []
+        with contextlib.suppress(FileNotFoundError):
+            stages = [path for path in run.iterdir() if not path.name.startswith(".") and path.name != "replaced"]
+        for stage in stages:
+            for folder in (stage, stage / "checkpoints"):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     found |= {str(path) for path in folder.iterdir() if path.name.isdigit() or path.suffix == ".json"}
         for folder in (".collect", ".tokenize"):

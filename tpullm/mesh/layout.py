@@ -27,7 +27,7 @@ class Rules:
     all-gathered where it is used (ZeRO-3). Heads, feed-forward and vocabulary are split over `tensor`, in parameters
     and in activations (Megatron). Experts are split over `expert`, each whole or split over `tensor` like any
     feed-forward layer; tokens are sent to them. `routes` are a router's scores, one for each expert; a token needs all
-    of them, so they are not split.
+    of them, so they are not split. `rank` is the width of an adapter, which is small.
     """
 
     batch: tuple[str, ...] | None = ("data", "fsdp", "expert")
@@ -43,6 +43,7 @@ class Rules:
     routes: str | None = None
     vocabulary: str | None = "tensor"
     position: str | None = None
+    rank: str | None = None
 
     def spec(self, *dimensions: str | None) -> PartitionSpec:
         """The partition of an array with these logical dimensions. No mesh axis may split two of them."""

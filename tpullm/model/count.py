@@ -22,11 +22,15 @@ def matrix_parameters(config: ModelConfig) -> int:
     return config.layers * block + config.vocabulary_size * D
 
 
-def training_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
+def training_flops_per_token(config: ModelConfig, sequence_length: int, frozen: bool = False) -> float:
     """Floating-point operations of forward and backward for one token (PaLM, appendix B, causal attention halved).
 
     6 per matrix parameter: 2 for each multiply-add, times 3 for the forward pass and the two gradients. Attention adds
     `6 L T N H`, half of 12: a token attends to T/2 others on average.
+
+    Args:
+        frozen: matrices have no gradients, since adapters are trained beside them: 4 a parameter. What the adapters
+            compute is not counted.
     """
     attention = 6 * config.layers * sequence_length * config.heads * config.head_width
-    return 6 * matrix_parameters(config) + attention
+    return (4 if frozen else 6) * matrix_parameters(config) + attention

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
 
 from tpullm.mesh.collectives import all_gather, reduce_gradient
 from tpullm.mesh.layout import RULES, mesh_axes
@@ -41,13 +42,16 @@ class Linear(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs, inputs, outputs, axes, bias: bool, scale: float | None = None):
         self.weight = parameter(rngs, (*inputs, *outputs), axes, scale or math.prod(inputs) ** -0.5)
-        self.axes, self.bias_axes = axes, small(axes[len(inputs) :])
+        self.axes, self.bias_axes, self.inputs = axes, small(axes[len(inputs) :]), len(inputs)
         self.bias = parameter(rngs, outputs, self.bias_axes, 0.0) if bias else None
         self.reduce_dtype = config.gradients
+        self.adapter = None  # see `adapter.adapted`
 
     def __call__(self, subscripts: str, x: jax.Array, out_spec) -> jax.Array:
         """`x` times the weight by `subscripts` of einsum, in the type of `x`."""
         out = matmul(subscripts, self.axes, self.reduce_dtype, out_spec, x, self.weight[...])
+        if self.adapter is not None:
+            out = self.adapter(subscripts, x, out, out_spec, self.weight[...])
         out = checkpoint_name(out, "dots")
         return out if self.bias is None else out + all_gather(self.bias[...], *self.bias_axes, dtype=x.dtype)
 
@@ -75,15 +79,23 @@ def matmul(subscripts: str, axes: tuple[str, ...], reduce_dtype: str, out_spec, 
 
 
 def _matmul_forward(subscripts, axes, reduce_dtype, out_spec, x, weight):
-    return matmul(subscripts, axes, reduce_dtype, out_spec, x, weight), (x, weight)
+    """Keeps `x` only if the gradient of the weight is wanted: that of a frozen weight is not."""
+    out = matmul(subscripts, axes, reduce_dtype, out_spec, x.value, weight.value)
+    return out, (x.value if weight.perturbed else None, weight.value)
 
 
 def _matmul_backward(subscripts, axes, reduce_dtype, out_spec, saved, cotangent):
     x, weight = saved
     operands, out = subscripts.split("->")
     left, right = operands.split(",")
-    gathered = all_gather(weight, *axes, dtype=x.dtype)
-    dx = einsum(f"{out},{right}->{left}", cotangent, gathered, jax.typeof(x).sharding)
+    gathered = all_gather(weight, *axes, dtype=cotangent.dtype)
+    of_letter = dict(zip(right, jax.typeof(gathered).sharding.spec, strict=True))
+    of_letter |= {
+        letter: axis for letter, axis in zip(out, jax.typeof(cotangent).sharding.spec, strict=True) if letter in left
+    }
+    dx = einsum(f"{out},{right}->{left}", cotangent, gathered, P(*(of_letter[letter] for letter in left)))
+    if x is None:
+        return dx, None
     turned = "".join(
         [letter for letter in left if letter in right] + [letter for letter in left if letter not in right]
     )
@@ -105,4 +117,4 @@ def _matmul_backward(subscripts, axes, reduce_dtype, out_spec, saved, cotangent)
     return dx, jax.reshard(dweight, jax.typeof(weight).sharding.spec)
 
 
-matmul.defvjp(_matmul_forward, _matmul_backward)
+matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)

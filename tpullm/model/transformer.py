@@ -11,6 +11,7 @@ from flax import nnx
 
 from tpullm.mesh.collectives import all_gather
 from tpullm.mesh.layout import RULES, axis_size
+from tpullm.model.adapter import adapted
 from tpullm.model.attention.kernels import attention_kernel
 from tpullm.model.attention.plain import causal_mask
 from tpullm.model.attention.rope import rotary_table
@@ -23,7 +24,7 @@ from tpullm.model.norm import Norm
 from tpullm.model.platform import unrolled
 from tpullm.model.remat import rematerialized
 from tpullm.model.residual import dropout
-from tpullm.recipe.schema import ModelConfig
+from tpullm.recipe.schema import AdapterConfig, ModelConfig
 
 
 class Cache(NamedTuple):
@@ -55,14 +56,18 @@ class Output(NamedTuple):
 class Transformer(nnx.Module):
     """The whole model. Layers are stacked (`[L, ...]`) so that one traced block serves all of them."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, adapter: AdapterConfig | None = None):
         self.config = config
         self.embedding = parameter(rngs, (config.vocabulary_size, config.width), ("vocabulary", "embed"), 0.02)
         learned, shape = config.positions == "learned", (config.context_length, config.width)
         self.position_embedding = parameter(rngs, shape, ("position", "embed"), 0.02) if learned else None
-        graph, _ = nnx.split(jax.eval_shape(lambda: Block(config, nnx.Rngs(0))))
+
+        def layer(rngs: nnx.Rngs) -> nnx.Module:
+            return adapted(Block(config, rngs), adapter, rngs)
+
+        graph, _ = nnx.split(jax.eval_shape(lambda: layer(nnx.Rngs(0))))
         keys = jax.random.split(rngs.params(), config.layers)
-        self.layers = nnx.merge(graph, jax.vmap(lambda key: nnx.split(Block(config, nnx.Rngs(key)))[1])(keys))
+        self.layers = nnx.merge(graph, jax.vmap(lambda key: nnx.split(layer(nnx.Rngs(key)))[1])(keys))
         self.norm = Norm(config, (config.width,), ("width",), rngs)
         if not config.tied_embeddings:
             shape = (config.vocabulary_size, config.width)

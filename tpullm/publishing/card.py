@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import __version__
+from tpullm.recipe.schema import AdapterConfig
 
 _USE = """```python
 from transformers import pipeline
@@ -13,6 +14,14 @@ from transformers import pipeline
 model = pipeline("text-generation", "{folder}")
 print(model({prompt}, max_new_tokens=100)[0]["generated_text"])
 ```"""
+
+_USE_ADAPTER = """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{folder}")
+```
+"""
 
 
 def write(folder: Path, card: dict[str, Any]) -> None:
@@ -52,6 +61,21 @@ def _sections(card: dict[str, Any]) -> Iterable[str]:
     yield "\n".join(["| what | result |", "| --- | --- |", *rows]) if rows else "Not evaluated."
     yield "## Recipe"
     yield f"```yaml\n{card['recipe'].strip()}\n```"
+
+
+def of_adapter(name: str, base: str, adapter: AdapterConfig, licence: str) -> str:
+    """The card of an adapter alone."""
+    lines = ["---", f"license: {licence.lower() or 'other'}", f"base_model: {base}", "library_name: peft", "---"]
+    kind = "DoRA" if adapter.magnitude else "rsLoRA" if adapter.root_scale else "LoRA"
+    return "\n".join(
+        [
+            *lines,
+            f"\n# {name}\n",
+            f"A {kind} adapter of rank {adapter.rank} of `{base}`, beside {', '.join(adapter.targets)}; exported by "
+            f"tpullm {__version__}.\n",
+            f"## Use\n\n{_USE_ADAPTER.format(base=base, folder=name)}",
+        ]
+    )
 
 
 _SHAPES = (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))

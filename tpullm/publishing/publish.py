@@ -10,8 +10,8 @@ import numpy as np
 import yaml
 
 from tpullm import storage
-from tpullm.checkpoint.models import Model, load_params, steps, stored
-from tpullm.huggingface import tensors, writing
+from tpullm.checkpoint.models import FOUNDATIONS, Model, load_adapter, load_params, steps, stored_params
+from tpullm.huggingface import adapters, tensors, writing
 from tpullm.inference.sampling_options import Sampling
 from tpullm.log import progress
 from tpullm.mesh.layout import make_mesh
@@ -38,24 +38,51 @@ def write(
     Raises:
         UserError: no family of transformers has such a model, or the disk is full.
     """
-    tokenizer, published = load_tokenizer(model.tokenizer_path), model.run / "base" / "published.json"
+    tokenizer = load_tokenizer(model.tokenizer_path)
     params = _parameters(model, dtype)
     size = sum(writing.size(params, key) for key in params.targets)
-    preferred = storage.read_json(published)["model_type"] if model.recipe["base"] and published.exists() else ""
     storage.room_for(size, folder.parent)
     with progress("export", size, "bytes") as advance:
         config, tokens = model.config.trained_as(ModelConfig()), _special_tokens(tokenizer)
-        writing.write_model(folder, config, params, tokens, advance, shard_bytes, preferred)
+        writing.write_model(folder, config, params, tokens, advance, shard_bytes, _preferred(model))
     talks = model.talks(tokenizer)
     _write_tokenizer(model, tokenizer, folder, talks)
     card.write(folder, _card(model, folder, name, licence, params, talks))
     return size
 
 
+def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> int:
+    """Write the adapter of `model`, without its base, into the empty `folder`, as PEFT does; returns its bytes.
+
+    Args:
+        name, licence: as of `write`.
+
+    Raises:
+        UserError: no family of transformers has such a model, or PEFT has no form for the adapter.
+    """
+    architecture, mesh = Architecture(model.config), make_mesh({"fsdp": -1})
+    family = writing.published_family(model.config.trained_as(ModelConfig()), _preferred(model))
+    with jax.set_mesh(mesh):
+        found = tensors.flat(load_adapter(model, architecture.placed(mesh)))
+    base = Path(model.recipe["base"]).name or model.base.directory.parent.name
+    arrays = {key: np.asarray(array) for key, array in found.items()}
+    size = adapters.write(folder, family, arrays, model.adapter, tensors.flat(architecture.shapes), base)
+    tokenizer = load_tokenizer(model.tokenizer_path)
+    _write_tokenizer(model, tokenizer, folder, model.talks(tokenizer))
+    (folder / "README.md").write_text(card.of_adapter(name, base, model.adapter, licence), encoding="utf-8")
+    return size
+
+
+def _preferred(model: Model) -> str:
+    """The `model_type` of the published model that a run began with."""
+    published = model.run / "base" / "published.json"
+    return storage.read_json(published)["model_type"] if model.recipe["base"] and published.exists() else ""
+
+
 def _parameters(model: Model, dtype: str) -> writing.Parameters:
     """The parameters of the checkpoint, each restored when it is written."""
     architecture, mesh = Architecture(model.config), make_mesh({"fsdp": -1})
-    saved, placed = tensors.flat(stored(model)), tensors.flat(architecture.placed(mesh))
+    saved, placed = tensors.flat(stored_params(model)), tensors.flat(architecture.placed(mesh))
     targets = {
         key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if dtype == "stored" else dtype) for key, leaf in saved.items()
     }
@@ -122,7 +149,7 @@ def _evaluation(model: Model) -> list[tuple[str, str]]:
         (f"held-out {source}", f"{loss:.4f} nats a token, {facts['eval_bits_per_byte'][source]:.3f} bits a byte")
         for source, loss in facts.get("eval_loss", {}).items()
     ]
-    results, key = _results(model), "tuned" if model.stage == "finetune" else "base"
+    results, key = _results(model), "base" if model.stage in FOUNDATIONS else "tuned"
     if key in results:
         rows.append(
             ("right answers", f"{results[key]['accuracy']:.1%} of {results[key]['questions']} held-out questions")

@@ -1,4 +1,4 @@
-"""What another value of a key changes, declared at the field of the key in `schema.py`.
+"""What another value of a key changes, declared at the field of the key in `schema/`.
 
 Which stages are made again, which trainings resume, what an export keeps, the reference and the advice of `plan` follow
 from these declarations. A key without one changes the result.

@@ -1,9 +1,18 @@
 """What no run could do, found before anything is done: numbers out of range, settings that contradict each other."""
 
+import difflib
+import re
+
 from tpullm.errors import UserError
 from tpullm.hardware import slices
 from tpullm.mesh.axes import check_sizes
-from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig, Recipe, TrainConfig
+from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig, Recipe, TrainConfig, TuningConfig
+
+NAMED = "NAME"  # in place of `finetune.NAME`, in the table below
+# What a run directory has beside the stages of tuning, which are folders there too.
+TAKEN = {"base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", "replaced", "report"}
+# The matrices that an adapter may stand beside.
+MATRICES = ("query", "key", "value", "out", "gate", "up", "down", "router")
 
 # The smallest and the largest value of numbers that would otherwise fail late, or silently do nothing.
 RANGES = {
@@ -50,7 +59,10 @@ RANGES = {
     "optimizer.skip.window": (4, 100_000),
     "optimizer.skip.patience": (1, None),
     "optimizer.skip.rollbacks": (0, None),
-    "finetune.held_out_fraction": (0, 1),
+    "NAME.held_out_fraction": (0, 1),
+    "NAME.adapter.rank": (0, 65_536),
+    "NAME.adapter.alpha": (0, None),
+    "NAME.adapter.b_learning_rate": (1e-9, None),
     "evaluate.rows": (0, None),
     "evaluate.batch_size": (1, None),
     "evaluate.questions": (0, None),
@@ -91,10 +103,9 @@ def check(recipe: Recipe) -> Recipe:
     for key in () if model.experts else ("shared_experts", "balance_loss", "balance_rate"):
         _require(not getattr(model, key), f"model.{key}: needs a router; set model.experts, or this to 0")
     _require(not model.swiglu_limit or model.gated, "model.swiglu_limit: there is no SwiGLU without model.gated")
-    stages = {"pretrain": recipe.pretrain}
-    if recipe.finetune:
-        stages["finetune.train"] = recipe.finetune.train
-    for name, stage in stages.items():
+    for name, settings in recipe.finetune.items():
+        _check_tuning(name, settings, recipe)
+    for name, stage in _trainings(recipe).items():
         _check_stage(name, stage, model, bool(recipe.base))
     names = [source.name for source in recipe.corpus.sources]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -103,11 +114,16 @@ def check(recipe: Recipe) -> Recipe:
 
 
 def _check_ranges(recipe: Recipe) -> None:
-    stages = {"pretrain": recipe.pretrain} | ({"finetune.train": recipe.finetune.train} if recipe.finetune else {})
+    tuned = {f"finetune.{name}": settings for name, settings in recipe.finetune.items()}
     for key, (least, most) in RANGES.items():
         section = key.split(".")[0]
-        in_stages = section in ("optimizer", "checkpoint") or not hasattr(recipe, section)
-        owners = {f"{name}.{key}": stage for name, stage in stages.items()} if in_stages else {key: recipe}
+        if section == NAMED:
+            key = key.removeprefix(f"{NAMED}.")
+            owners = {f"{name}.{key}": stage for name, stage in tuned.items()}
+        elif section in ("optimizer", "checkpoint") or not hasattr(recipe, section):
+            owners = {f"{name}.{key}": stage for name, stage in _trainings(recipe).items()}
+        else:
+            owners = {key: recipe}
         for name, owner in owners.items():
             value = owner
             for part in key.split("."):
@@ -115,6 +131,45 @@ def _check_ranges(recipe: Recipe) -> None:
             if value is not None:
                 _require(value >= least, f"{name}: {value} is too small; use {least} or more")
                 _require(most is None or value <= most, f"{name}: {value} is too large; use {most} or less")
+
+
+def _trainings(recipe: Recipe) -> dict[str, TrainConfig]:
+    """The settings of every training, by their keys."""
+    return {"pretrain": recipe.pretrain} | {
+        f"finetune.{name}.train": settings.train for name, settings in recipe.finetune.items()
+    }
+
+
+def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
+    where = f"finetune.{name}"
+    _require(
+        bool(re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name)) and name not in TAKEN,
+        f"{where}: a stage of this name can't have a folder in the run; use small letters, digits, - and _, and none "
+        f"of {', '.join(sorted(TAKEN))}",
+    )
+    known = [source.name for source in recipe.corpus.sources] + ["yours"] * bool(recipe.text)
+    for source, share in settings.documents.items():
+        near = difflib.get_close_matches(source, known, 1)
+        meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(known)}" if known else "there are none"
+        _require(source in known, f"{where}.documents: corpus.sources has no {source}; {meant}")
+        _require(share > 0, f"{where}.documents: the share of {source} is {share}; give one above 0, or leave it out")
+    shares = sum(settings.documents.values())
+    _require(
+        not settings.conversations or shares < 1,
+        f"{where}.documents: their shares are {shares:g} of the tokens, so conversations have none left; give less",
+    )
+    _require(
+        not (settings.conversations and "conversations" in known),
+        f"{where}: a source of corpus is named conversations; give it another name",
+    )
+    for target in settings.adapter.targets:
+        near = difflib.get_close_matches(target, MATRICES, 1)
+        meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(MATRICES)}"
+        _require(target in MATRICES, f"{where}.adapter.targets: no matrix is named {target}; {meant}")
+    _require(
+        not settings.adapter.rank or bool(settings.adapter.targets),
+        f"{where}.adapter.targets: names no matrix, so nothing would be trained; name some of {', '.join(MATRICES)}",
+    )
 
 
 def _check_stage(name: str, stage: TrainConfig, model: ModelConfig, from_base: bool) -> None:

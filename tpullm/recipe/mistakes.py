@@ -51,27 +51,42 @@ class Keys:
         }
         self.all = [*self.known, *sections, *self.own]
 
+    def general(self, dotted: str) -> str:
+        """The key with `NAME` for the name of a stage."""
+        return schema_keys.general(dotted, self.sections)
+
     def where(self, dotted: str) -> str:
         """Where a key is explained."""
         if dotted in self.own:
             return f"{self.prog} --help"
         if self.kind is not Recipe:
             return f"{REFERENCE}#launch"
+        dotted = self.general(dotted)
         owners = [section.name for section in self.sections if f"{dotted}.".startswith(f"{section.name}.")]
-        return f"{REFERENCE}#{max(owners, key=len, default='').rpartition('.')[2] or 'recipe'}"
+        owner = max(owners, key=len, default="").removesuffix(f".{schema_keys.NAME}")
+        return f"{REFERENCE}#{owner.rpartition('.')[2] or 'recipe'}"
 
     def wanted(self, dotted: str, expected: str) -> str:
         """What a value must be, by its key and the type that the parser names."""
-        known, kind = self.known.get(dotted), re.search(r"<class '(\w+)'>", expected)
-        if known and (known.choices or known.kind == "section"):
+        known, kind = self.known.get(self.general(dotted)), re.search(r"<class '(\w+)'>", expected)
+        if known and (known.choices or known.kind in ("section", "stages")):
             return known.wanted
         return schema_keys.WORDS.get(kind[1].replace("tuple", "list") if kind else "", "a value that it can have")
 
     def nearest(self, dotted: str) -> str:
         """The key that was probably meant; empty if none is near."""
+        asked, dotted = dotted, self.general(dotted)
+        if dotted.endswith(f".{schema_keys.NAME}"):  # a key where the name of a stage should be
+            return self._nearest(asked)
+        found = self._nearest(dotted)
+        # The key of the stage that was named.
+        stage = asked.split(".")[:2] if dotted.split(".")[1:2] == [schema_keys.NAME] else []
+        return ".".join([*stage, *found.split(".")[2:]]) if stage and found.startswith(f"{stage[0]}.") else found
+
+    def _nearest(self, dotted: str) -> str:
         section, _, last = dotted.rpartition(".")
         if meant := ELSEWHERE.get(last, ""):
-            tuned = meant.replace("pretrain.", "finetune.train.") if section.startswith("finetune") else meant
+            tuned = meant.replace("pretrain.", "finetune.NAME.train.") if section.startswith("finetune") else meant
             return tuned if self.known else ""
         lasts = {key: key.rpartition(".")[2] for key in self.all}
         here = [key for key in self.all if key == f"{section}.{lasts[key]}".lstrip(".")]
@@ -96,12 +111,13 @@ def check_words(argv: Sequence[str], keys: Keys) -> None:
     """`UserError` for an option that is none."""
     for word in argv[: argv.index("--") if "--" in argv else len(argv)]:
         dotted = word.removeprefix("--").split("=")[0].removesuffix("+")
-        above = keys.known.get(dotted.rpartition(".")[0])
+        general = keys.general(dotted)
+        above = keys.known.get(general.rpartition(".")[0])
         if word in ("-h", "--help") or not word.startswith("--") or (above and above.kind == "pairs"):
             continue
-        if above:
+        if above and above.kind != "stages":
             raise UserError(f"--{dotted}: give --{dotted.rpartition('.')[0]} as a whole: {above.wanted}")
-        if dotted not in keys.all:
+        if general not in keys.all or general.endswith(f".{schema_keys.NAME}"):
             raise UserError(keys.unknown(dotted))
 
 
@@ -137,15 +153,23 @@ def _wrong(node: Any, kind: type, prefix: str, keys: Keys) -> Iterator[tuple[str
         elif nested and typing.get_origin(hints[key.value]) is list:
             for item in value.value if isinstance(value, yaml.SequenceNode) else []:
                 yield from _wrong(item, nested, f"{dotted}.", keys)
+        elif nested and typing.get_origin(hints[key.value]) is dict:
+            for name, item in value.value if isinstance(value, yaml.MappingNode) else []:
+                yield from _wrong(item, nested, f"{dotted}.{name.value}.", keys)
         elif nested and not (value.tag == "tag:yaml.org,2002:null" and hints[key.value] is not nested):
             yield from _wrong(value, nested, f"{dotted}.", keys)
 
 
-def readable(error: BaseException, keys: Keys) -> tuple[str, str]:
-    """One line for an error of the argument parser; and the key, if its value is what is wrong."""
+def readable(error: BaseException, keys: Keys, section: str = "") -> tuple[str, str]:
+    """One line for an error of the argument parser; and the key, if its value is what is wrong.
+
+    Args:
+        section: that the parser parsed, if it was not the whole recipe.
+    """
     text = " ".join(str(error).split())
     if found := re.search(r"Expected a (.*?)Got value: (.*?)(?: - Expected a <class 'NoneType'>.*)?$", text):
-        return _wrong_value(_dotted(text[: found.start()]), found[1], found[2], keys)
+        dotted = ".".join(filter(None, [section, _dotted(text[: found.start()])]))
+        return _wrong_value(dotted, found[1], found[2], keys)
     if found := re.search(r"argument --([\w.-]+): expected one argument", text):
         known = keys.known.get(found[1])
         return f"--{found[1]}: its value is missing{f'; give {known.wanted}' if known else ''}", ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from tpullm import storage
 from tpullm.errors import UserError
-from tpullm.recipe import mistakes, schema_keys, shipped
+from tpullm.recipe import mistakes, named_sections, schema_keys, shipped
 from tpullm.recipe.checks import check
 from tpullm.recipe.mistakes import Keys
 from tpullm.recipe.schema import Recipe
@@ -32,10 +32,13 @@ def parse(parser, argv: list[str], kind: type = Recipe):
     mistakes.check_words(argv, known)
     for file in files if known.has_sections else []:
         mistakes.check_file(file, known)
+    argv = named_sections.joined(argv, files, known)
     try:
         return parser.parse_args(argv)
     except Exception as error:
         message, key = mistakes.readable(error, known)
+        if key.partition(".")[0] in named_sections.KINDS:
+            message, key = named_sections.mistake(argv, files, known) or (message, key)
         typed = key != "config" and any(f"{key}.".startswith(f"{option}.") for option, _ in given)
         raise UserError(f"{files[-1]}: {message}" if key and files and not typed else message) from error
 

@@ -1,4 +1,4 @@
-"""The keys of a recipe as data: names, types, defaults and explanations, read from the dataclasses of `config.py`.
+"""The keys of a recipe as data: names, types, defaults and explanations, read from the dataclasses of `schema/`.
 
 The first sentence of an explanation says what the key is; the rest is for `--help-all` and the reference.
 """
@@ -24,7 +24,9 @@ WORDS = {
     "list": "a list, such as [a, b]",
     "pairs": "pairs, such as {fsdp: 4, tensor: 2}",
     "section": "a list, such as '[{name: mine, kind: text, path: my_texts, licence: CC0-1.0}]'",
+    "stages": "stages by name, such as '{talk: {conversations: [chats.jsonl]}}'",
 }
+NAME = "NAME"  # in a dotted key: any name, of sections that the recipe names itself
 ENTRY = re.compile(r"^(\w+): (.*)$")
 
 
@@ -36,7 +38,8 @@ class Key:
         name: without its section, `steps`.
         default: as YAML would have it.
         choices: the values that are possible, if they are a fixed list.
-        kind: `pairs` for a dictionary, `list`, `section` for a list of sections, else the name of the type.
+        kind: `pairs` for a dictionary, `list`, `section` for a list of sections, `stages` for sections by name, else
+            the name of the type.
         help: what it is, in full.
         changes: what another value changes.
     """
@@ -85,7 +88,9 @@ class Section:
 def sections(
     kind: Any, name: str = "", title: str = "", repeated: bool = False, above: Changes = Changes.RESULT
 ) -> Iterator[Section]:
-    """The section of a dataclass, then those in it, in the order of the fields; a list of sections is a key too.
+    """The section of a dataclass, then those in it, in the order of the fields.
+
+    A list of sections, or sections by name, are a key too.
 
     Args:
         above: what the key that holds the section changes; if not the result, so do the keys in it.
@@ -93,12 +98,12 @@ def sections(
     hints, helps, keys, inner = typing.get_type_hints(kind), explanations(kind), [], []
     for field in dataclasses.fields(kind):
         hint, nested = hints[field.name], nested_kind(hints[field.name])
-        is_list = typing.get_origin(hint) is list
+        is_list, is_named = typing.get_origin(hint) is list, typing.get_origin(hint) is dict
         changes = declared(field) if above is Changes.RESULT else above
         if nested:
-            path = f"{name}.{field.name}" if name else field.name
+            path = (f"{name}.{field.name}" if name else field.name) + f".{NAME}" * is_named
             inner.append((nested, path, _first_sentence(helps[field.name]), is_list, changes))
-        if not nested or is_list:
+        if not nested or is_list or is_named:
             choices = tuple(map(str, typing.get_args(hint))) if typing.get_origin(hint) is typing.Literal else ()
             keys.append(Key(field.name, _default(field), choices, _kind(hint), helps[field.name], changes))
     yield Section(name, title, tuple(keys), repeated)
@@ -109,14 +114,15 @@ def sections(
 def chosen(known: Sequence[Section], names: Sequence[str]) -> list[Section]:
     """Some keys and sections of a recipe, by their dotted names, in that order; single keys stand first.
 
-    A section brings those in it, a list of sections (`corpus.sources`) is a key here. A section with the keys of an
-    earlier one refers to that.
+    A section brings those in it, and so do sections by name; a list of sections (`corpus.sources`) is a key here. A
+    section with the keys of an earlier one refers to that.
     """
-    single = [dataclasses.replace(key, name=name) for name in names if (key := _key(known, name))]
+    keys = {name: key for name in names if (key := _key(known, name)) and key.kind != "stages"}
+    single = [dataclasses.replace(key, name=name) for name, key in keys.items()]
     found = [Section("", "", tuple(single))] if single else []
     for name in names:
         for section in known:
-            if not f"{section.name}.".startswith(f"{name}.") or _key(known, name):
+            if not f"{section.name}.".startswith(f"{name}.") or name in keys:
                 continue
             if any(other.same_as and section.name.startswith(f"{other.name}.") for other in found):
                 continue
@@ -125,13 +131,24 @@ def chosen(known: Sequence[Section], names: Sequence[str]) -> list[Section]:
     return found
 
 
+def general(dotted: str, known: Sequence[Section]) -> str:
+    """A dotted key with `NAME` for the name that a recipe gives its section: `finetune.NAME.train` for
+    `finetune.talk.train`."""
+    for section in known:
+        above, _, last = section.name.rpartition(".")
+        if last == NAME and dotted.startswith(f"{above}."):
+            _, *rest = dotted.removeprefix(f"{above}.").split(".")
+            return ".".join([section.name, *rest])
+    return dotted
+
+
 def _key(known: Sequence[Section], dotted: str) -> Key | None:
     return next((key for section in known for key in section.keys if section.dotted(key) == dotted), None)
 
 
 def _kind(hint: Any) -> str:
     if nested_kind(hint):
-        return "section"
+        return "stages" if typing.get_origin(hint) is dict else "section"
     kind = typing.get_origin(hint) or hint
     return {list: "list", tuple: "list", dict: "pairs", typing.Literal: "str"}.get(kind) or kind.__name__
 
@@ -169,9 +186,9 @@ def _default(field: dataclasses.Field) -> str:
 
 
 def nested_kind(hint: Any) -> Any:
-    """The dataclass that a type is, has (a list of it) or may be (an optional one); `None` if there is none."""
+    """The dataclass that a type is, has (a list or a dict of it) or may be (an optional one); `None` if none."""
     if dataclasses.is_dataclass(hint):
         return hint
-    if typing.get_origin(hint) in (list, typing.Union, types.UnionType):
+    if typing.get_origin(hint) in (list, dict, typing.Union, types.UnionType):
         return next((found for part in typing.get_args(hint) if (found := nested_kind(part))), None)
     return None

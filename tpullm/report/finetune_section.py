@@ -3,10 +3,10 @@
 from typing import Any
 
 from tpullm.report.charts import Line, line_chart, single_bars
-from tpullm.report.html import Markup, figure, paragraph, phrase, section, shows, tag
+from tpullm.report.html import Markup, figure, paragraph, phrase, section, shows, table, tag
 from tpullm.report.language import Language
 from tpullm.report.pretrain_section import held_out_lines
-from tpullm.report.run_data import RunData, number, series
+from tpullm.report.run_data import RunData, find, number, numbers, series
 from tpullm.report.units import count, percent, three_decimals
 
 _RIGHT_ANSWERS = 8  # that are shown
@@ -16,16 +16,15 @@ _LONGEST_ANSWER = 100  # characters: a model that was not tuned does not know wh
 
 def finetune(data: RunData) -> Markup | None:
     """Step 5: answers before and after, and how many are right."""
-    tuned, curve = number(data.results, "tuned", "accuracy"), series(data.finetune, "loss")
-    answers = data.results.get("answers") or []
-    if tuned is None and not curve and not answers:
+    tuned, answers = number(data.results, "tuned", "accuracy"), data.results.get("answers") or []
+    if tuned is None and not data.tuned and not answers:
         return None
     text = data.language
     said = text(
         "A pretrained model continues a text. It does not know that a question wants an answer. Fine-tuning shows it "
         "conversations, and only the words of the assistant count in the loss."
     )
-    parts = [*_accuracies(data), *_answers(text, answers), *_finetune_chart(data, curve)]
+    parts = [*_accuracies(data), *_answers(text, answers), *_charts(data), *_kept(data)]
     return section("finetune", text("Fine-tune"), paragraph(said), *parts, number=5)
 
 
@@ -88,10 +87,28 @@ def _clipped(text: Language, said: Any) -> str:
     return (said[:_LONGEST_ANSWER] + "…" if len(said) > _LONGEST_ANSWER else said) or text("(nothing)")
 
 
-def _finetune_chart(data: RunData, curve: list[tuple[float, float]]) -> list[Markup]:
-    if not curve:
+def _charts(data: RunData) -> list[Markup]:
+    """The loss of each stage."""
+    text, charts = data.language, []
+    for name, rows in data.tuned.items():
+        if curve := series(rows, "loss"):
+            lines = [Line(text("training"), curve, 5, "faint"), *held_out_lines(text, rows)]
+            title, x_name = text("{stage}: loss, nats a token", stage=name), text("tokens read in tuning")
+            charts.append(figure(line_chart(text, title, lines, x_name, write=three_decimals)))
+    return charts
+
+
+def _kept(data: RunData) -> list[Markup]:
+    """What the stages kept of the text that was learned before: bits a byte on held-out text after each."""
+    text, before = data.language, numbers(data.results.get("bits_per_byte"))
+    stages = {name: numbers(find(data.results, "stages", name, "bits_per_byte")) for name in data.tuned}
+    stages = {name: found for name, found in stages.items() if found}
+    if not before or not stages:
         return []
-    text = data.language
-    lines = [Line(text("training"), curve, 5, "faint"), *held_out_lines(text, data.finetune)]
-    title, x_name = text("Loss on the answers, nats a token"), text("tokens read in tuning")
-    return [figure(line_chart(text, title, lines, x_name, write=three_decimals))]
+    columns = (before, *stages.values())
+    rows = [
+        (source, *(three_decimals(column[source]) if source in column else "" for column in columns))
+        for source in before
+    ]
+    said = text("Tuning may cost a model what it knew. Bits a byte on held-out text, after each stage:")
+    return [paragraph(said), table(("", text("before tuning"), *stages), rows)]

@@ -82,7 +82,7 @@ def _header(data: RunData, links: list[Markup]) -> Markup:
     return tag(
         "header",
         tag("p", text("tpullm report"), " · ", tag("b", data.name), class_="eyebrow"),
-        tag("h1", tuned if data.finetune else text("From raw text to a language model")),
+        tag("h1", tuned if data.tuned else text("From raw text to a language model")),
         paragraph(_summary(data), class_="lead"),
         tag("div", *cards(data)[:_CARDS], class_="headline"),
         tag("nav", *links, aria_label=text("Steps")),

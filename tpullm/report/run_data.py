@@ -21,7 +21,7 @@ EXAMPLES = (
     "The weather is nice today.",
     "def add(a, b): return a + b",
 )
-STAGES = ("base", "documents", "tokenizer", "tokens", "pretrain", "finetune", "evaluate")
+STAGES = ("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class RunData:
         manifests: by stage.
         splits: example texts as tokens, (text of the token, its id); the first is a sentence of the user's own text, if
             there is one.
-        pretrain, finetune: the lines of `metrics.jsonl`.
+        pretrain: the lines of `metrics.jsonl`.
+        tuned: the same of the stages of tuning, by their names, in order.
         results: `evaluate/results.json`.
         plan: `pretrain/plan.json`, the predicted time of a step.
         hours: the lines of `pretrain/hours.jsonl`, where the time went.
@@ -51,7 +52,7 @@ class RunData:
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     splits: list[list[tuple[str, int]]] = field(default_factory=list)
     pretrain: list[dict[str, Any]] = field(default_factory=list)
-    finetune: list[dict[str, Any]] = field(default_factory=list)
+    tuned: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     hours: list[dict[str, Any]] = field(default_factory=list)
@@ -92,7 +93,7 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
     if not kept.is_file():
         raise UserError(f"{kept}: no such recipe, so {run} is not a run directory; make one with `tpullm run`")
     results = _json(run / "evaluate" / "results.json")
-    manifests = {stage: _json(run / stage / manifest.FILE) for stage in STAGES}
+    manifests = {stage: _json(run / stage / manifest.FILE) for stage in (*STAGES, *recipe.finetune)}
     examples = [*filter(None, [find(results, "yours", "sentence")]), *EXAMPLES]
     tokenizer = run / ("tokenizer" if recipe.foundation == "pretrain" else "base/tokenizer")
     splits, vocabulary_size = _splits(tokenizer, examples)
@@ -106,7 +107,7 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
         manifests=manifests,
         splits=splits,
         pretrain=_lines(run / "pretrain" / "metrics.jsonl"),
-        finetune=_lines(run / "finetune" / "metrics.jsonl"),
+        tuned={name: rows for name in recipe.finetune if (rows := _lines(run / name / "metrics.jsonl"))},
         results=results,
         plan=_json(run / "pretrain" / "plan.json"),
         hours=hours.read(run / "pretrain" / hours.FILE),

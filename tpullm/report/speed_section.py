@@ -35,7 +35,6 @@ def _stages(text: Language) -> dict[str, str]:
         "tokenizer": text("Train the tokenizer"),
         "tokens": text("Tokenize"),
         "pretrain": text("Pretrain"),
-        "finetune": text("Fine-tune"),
         "evaluate": text("Evaluate"),
     }
 

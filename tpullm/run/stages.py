@@ -13,6 +13,7 @@ from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 
 BRANCH = "branch.json"  # in a training that starts from a checkpoint of another: which, and its identity
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of one in the format of PEFT
 STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
 
 
@@ -23,12 +24,29 @@ def need(run: Path, stage: str, verb: str) -> str:
     return manifest.identity(run / stage)
 
 
-def _standing(recipe: Recipe, run: Path, stage: str, inputs) -> str:
+def tuned(run: Path) -> list[str]:
+    """The stages of tuning that the recipe in a run directory names, in order."""
+    import yaml
+
+    kept = run / "recipe.yaml"
+    found = yaml.safe_load(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    return list(found.get("finetune") or {})
+
+
+def standing(recipe: Recipe, run: Path, stage: str) -> str:
     """The identity of an earlier training that was made by this very recipe; `UserError` if it is another's."""
-    identity = need(run, stage, f"import {recipe.base}" if stage == "base" else stage)
-    if not manifest.is_finished(run / stage, inputs(recipe, run)):
+    verbs = {"base": f"import {recipe.base}", "pretrain": "pretrain"}
+    identity = need(run, stage, verbs.get(stage, "finetune"))
+    if not manifest.is_finished(run / stage, training_inputs(recipe, run, stage)):
         raise UserError(f"{run / stage}: was made from other settings or other text; `tpullm run` makes it again")
     return identity
+
+
+def training_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
+    """What a stage that makes a model depends on."""
+    if stage in ("base", "pretrain"):
+        return (base_inputs if stage == "base" else pretrain_inputs)(recipe, run)
+    return tuning_inputs(recipe, run, stage)
 
 
 def base_inputs(recipe: Recipe, run: Path) -> dict:
@@ -69,7 +87,7 @@ def pretrain_inputs(recipe: Recipe, run: Path) -> dict:
     config = {"model": result(recipe.model), "train": result(recipe.pretrain), "seed": recipe.seed, "weights": weights}
     upstream = {"tokens": need(run, "tokens", "tokenize")}
     if recipe.base:
-        upstream["base"] = _standing(recipe, run, "base", base_inputs)
+        upstream["base"] = standing(recipe, run, "base")
     if recipe.branch:
         config["branch_state"], upstream["branch"] = recipe.branch_state, branch_identity(recipe, run)
     return manifest.inputs(config, upstream, part(recipe.pretrain, Changes.LENGTH))
@@ -94,30 +112,31 @@ def branch_identity(recipe: Recipe, run: Path) -> str:
     return manifest.identity_of(origin | {"step": int(checkpoint.name)})
 
 
-def finetune_inputs(recipe: Recipe, run: Path) -> dict:
-    """What fine-tuning depends on."""
-    finetune = recipe.finetune
-    if finetune is None:
-        raise UserError("finetune: the recipe has no section `finetune`; add one with `conversations`")
-    named = {name: storage.path(name) for name in (*finetune.conversations, finetune.chat_template) if name}
+def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
+    """What a stage of tuning depends on: the one before it, its files, and the documents that it reads."""
+    settings, before = recipe.finetune[stage], before_tuning(recipe, stage)
+    start = [f"{settings.adapter.start}/{name}" for name in ADAPTER] if settings.adapter.start else []
+    names = (*settings.conversations, settings.chat_template, *start)
+    named = {name: storage.path(name) for name in names if name}
     files = {name: storage.hash_file(path) for name, path in named.items() if path.is_file()}
-    config = result(finetune) | {"seed": recipe.seed}
+    config = result(settings) | {"seed": recipe.seed}
     if recipe.foundation == "base":  # else it is among the inputs of pretraining
         config["model"] = part(recipe.model, Changes.TRAINING)
-    return manifest.inputs(config, _foundation(recipe, run) | files, part(finetune.train, Changes.LENGTH))
+    upstream = {before: standing(recipe, run, before)} | files
+    if settings.documents:
+        upstream["tokens"] = need(run, "tokens", "tokenize")
+    return manifest.inputs(config, upstream, part(settings.train, Changes.LENGTH))
+
+
+def before_tuning(recipe: Recipe, stage: str) -> str:
+    """The stage whose model a stage of tuning starts from."""
+    return recipe.trained[recipe.trained.index(stage) - 1]
 
 
 def evaluate_inputs(recipe: Recipe, run: Path) -> dict:
     """What the evaluation depends on."""
-    upstream = _foundation(recipe, run)
-    if recipe.finetune:
-        upstream["finetune"] = _standing(recipe, run, "finetune", finetune_inputs)
+    upstream = {stage: standing(recipe, run, stage) for stage in recipe.trained}
     return manifest.inputs(result(recipe.evaluate), upstream)
-
-
-def _foundation(recipe: Recipe, run: Path) -> dict[str, str]:
-    stage = recipe.foundation
-    return {stage: _standing(recipe, run, stage, base_inputs if stage == "base" else pretrain_inputs)}
 
 
 def started(stage: Path) -> dict | None:

@@ -70,13 +70,13 @@ class ChatTemplate:
         if not (whole.startswith(before) and text.startswith(whole)):
             raise EarlierAnswersChangeError(
                 f"{self._where}: its chat template changes a conversation as it grows, so the answers can't be told "
-                "from the rest; give one with {% generation %} marks, with finetune.chat_template"
+                "from the rest; give one with {% generation %} marks, with finetune.NAME.chat_template"
             )
         added, content = whole[len(before) :].lstrip(), messages[number]["content"].strip()
         if before == self._render(messages[:number], False) and not added.startswith(content):
             raise UserError(
                 f"{self._where}: its chat template begins an answer with {added[:20]!r} and leaves that out when it "
-                "asks for one (add_generation_prompt); give one that shows it, with finetune.chat_template"
+                "asks for one (add_generation_prompt); give one that shows it, with finetune.NAME.chat_template"
             )
         return Answer(len(before), len(whole), content)
 

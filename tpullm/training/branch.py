@@ -45,7 +45,7 @@ def origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> Model:
     check_shape(found, model)
     if found.stage == "base":
         raise UserError(f"branch: {path} has parameters alone; set branch_state to parameters")
-    before = found.recipe["pretrain"] if found.stage == "pretrain" else found.recipe["finetune"]["train"]
+    before = found.recipe["pretrain"] if found.stage == "pretrain" else found.recipe["finetune"][found.stage]["train"]
     for key in ("kind", "moments"):
         has, asks = before["optimizer"][key], getattr(recipe.pretrain.optimizer, key)
         if has != asks:

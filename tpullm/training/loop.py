@@ -25,10 +25,11 @@ from tpullm.errors import Interrupted, UserError
 from tpullm.hardware.peak_flops import peak
 from tpullm.log import say, warn
 from tpullm.mesh.rows import put
+from tpullm.model.adapter import with_lengths
 from tpullm.model.count import parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype
 from tpullm.process import compile_cache, environment
-from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.run.hours import Hours
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.meter import Meter
@@ -66,6 +67,9 @@ class Job:
         load: reads the parameters to start from if not from a checkpoint; None is fresh parameters. They become the
             state, so there is one copy.
         branch: a checkpoint of another training, whose whole state this one continues.
+        adapter: what is trained instead of the parameters of `load`, which stay as they are.
+        begins: the parameters that the adapter begins with; None is fresh ones.
+        before: the checkpoint that `load` reads: its stage, which is in the same run, and its step.
     """
 
     directory: Path
@@ -78,6 +82,9 @@ class Job:
     bytes_per_token: np.ndarray
     load: Callable[[], Tree] | None = field(default=None, repr=False)
     branch: Model | None = None
+    adapter: AdapterConfig | None = None
+    begins: Tree = None
+    before: tuple[str, int] | None = None
 
     @property
     def first(self) -> int:
@@ -106,28 +113,30 @@ def train(job: Job, description: dict, start: Start) -> dict:
     """
     config, steps, stream = job.config, job.config.steps, job.stream.without(start.left_out)
     dtype = compute_dtype(config.compute)
-    architecture = Architecture(job.model)
+    architecture = Architecture(job.model, job.adapter)
     watchdog = Watchdog(job.directory, 60 * config.patience_minutes, hosts.connection())
     with jax.set_mesh(job.mesh), _stop_signal() as stopped, watchdog:
         # ---------------------------------------------------------------- the state: where training starts
         # 1. a checkpoint of this stage, or a newer local save;  2. what the job starts from;  3. fresh parameters.
         hours = Hours()
-        optimizer = make_optimizer(config.optimizer, steps, architecture.axes, dtype)
+        optimizer = make_optimizer(config.optimizer, steps, architecture.trained(architecture.axes), dtype, job.adapter)
         stable = decay_begin(config.optimizer, steps) if config.optimizer.schedule == "wsd" else 0
         checkpoints = Checkpoints(job.directory / "checkpoints", config.checkpoint, always=stable)
         local = LocalSaves(job.directory, config.checkpoint, description)
         target = abstract(architecture, optimizer, job.mesh)
         with hours.of("restore"):
+            frozen = job.load() if job.adapter else {}
             if found := local.newest(target, after=start.step):
                 state = local.restore(found, target)
             else:
-                state = _start(job, start.step, checkpoints, architecture, optimizer, target)
+                state = _start(job, start.step, checkpoints, architecture, optimizer, target, frozen)
             first = hours.resumed = int(state["step"])
         local.forget(after=first)
 
         # ---------------------------------------------------------------- what the training is measured by
         of_device = peak(dtype)
         flops = None if of_device.disturbed else of_device.flops * job.mesh.size
+        per_token = training_flops_per_token(job.model, config.sequence_length, frozen=bool(frozen))
         meter = Meter(
             log=_log(job.directory, first, description["recipe"]) if hosts.is_first() else NoLog(),
             hours=hours,
@@ -135,11 +144,11 @@ def train(job: Job, description: dict, start: Start) -> dict:
             step=first,
             every=config.log_every,
             tokens_per_step=config.batch_size * config.sequence_length,
-            peak_tokens_per_second=flops and flops / training_flops_per_token(job.model, config.sequence_length),
+            peak_tokens_per_second=flops and flops / per_token,
             learning_rate=learning_rates(config.optimizer, steps).item,
             documents=lambda step: list(dict.fromkeys(piece.id for piece in stream.documents_at(step - 1)))[:DOCUMENTS],
             norms_every=config.norms_every,
-            parts=part_names(architecture.shapes, job.model.layers),
+            parts=part_names(architecture.trained(architecture.shapes), job.model.layers),
         )
         for step, batches in start.left_out:
             if step == first:
@@ -150,8 +159,10 @@ def train(job: Job, description: dict, start: Start) -> dict:
         profile = Profile(config.profile if hosts.is_first() else "", job.directory / "profile")
         check = Check(step_function, job.mesh)
         program = watchdog.each(make_evaluation(architecture, dtype, config.accumulation, config.loss_chunks))
+        trained = f"{parameter_count(architecture.trained(architecture.shapes)):,} of " if frozen else ""
         say(
-            f"{job.directory.name}: {parameter_count(architecture.shapes):,} parameters, {dtype.name} matmuls, "
+            f"{job.directory.name}: {trained}{parameter_count(architecture.shapes):,} parameters, "
+            f"{dtype.name} matmuls, "
             f"step {first:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
             f"peak {f'{flops / 1e9:,.0f} GFLOP/s' if flops else 'not known'} on {job.mesh.size} device(s)"
         )
@@ -159,7 +170,8 @@ def train(job: Job, description: dict, start: Start) -> dict:
 
         def evaluate(step: int) -> dict:
             with hours.of("evaluate"), watchdog.of("evaluate"):
-                results = held_out(program, state["params"], job.mesh, job.evaluations, job.bytes_per_token)
+                params = architecture.whole(state["params"], frozen)
+                results = held_out(program, params, job.mesh, job.evaluations, job.bytes_per_token)
             meter.evaluation(step, results)
             if results["eval_loss"]:
                 checkpoints.evaluated(step, float(np.mean(list(results["eval_loss"].values()))))
@@ -196,12 +208,12 @@ def train(job: Job, description: dict, start: Start) -> dict:
         for done in range(first + 1, steps + 1):
             if config.check_every and done % config.check_every == 0:
                 with hours.of("check"):
-                    check(state, batch, done)
+                    check(state, batch, done, frozen)
             if done == profile.first:
                 wait(0)
                 profile.begin()
             with hours.of("compile") if done == first + 1 else contextlib.nullcontext():
-                state, values = step_function(state, batch)
+                state, values = step_function(state, batch, frozen)
             meter.dispatched(done, values)
             batch = following() if done < steps else None
             wait(_lead(seconds))
@@ -276,12 +288,20 @@ def _check_finite(params: Tree, step: int, directory: Path) -> None:
         )
 
 
-def _start(job: Job, resumed: int, checkpoints: Checkpoints, architecture, optimizer, target: Tree) -> Tree:
+def _start(
+    job: Job, resumed: int, checkpoints: Checkpoints, architecture, optimizer, target: Tree, frozen: Tree
+) -> Tree:
     if resumed:
         return checkpoints.restore(resumed, target)
     if job.branch:
         return load_state(job.branch, target)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+    if frozen:
+        fresh = lambda key, frozen: with_lengths(frozen, architecture.trained(architecture.init(key)))  # noqa: E731
+        if job.begins is not None:
+            return jax.jit(lambda: with_params(job.begins, optimizer), out_shardings=shardings)()
+        make = jax.jit(lambda *of: with_params(fresh(*of), optimizer), out_shardings=shardings)
+        return make(jax.random.key(job.seed), frozen)
     if job.load is not None:
         make = jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings, donate_argnums=0)
         return make(job.load())

@@ -11,8 +11,9 @@ from jax.sharding import AbstractMesh, Mesh
 
 from tpullm.errors import UserError
 from tpullm.mesh.layout import RULES
+from tpullm.model.adapter import NAME
 from tpullm.model.attention.kernels import largest_block
-from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.training.state import Architecture
 
 # The key of `model` in the recipe that is the size of each logical dimension of a parameter.
@@ -65,6 +66,38 @@ def check_fits(
         split = [dimension for dimension in KEYS if dimension in used and getattr(RULES, dimension) == axis]
         for dimension in split:
             _check_dimension(model, vocabulary, mesh, axis, dimension, split, sizes_given)
+
+
+def check_adapter(architecture: Architecture, key: str) -> None:
+    """Refuse an adapter that the model has no matrices for, or that is wider than one of them.
+
+    Args:
+        key: of the adapter in the recipe.
+    """
+    adapter, found = architecture.adapter, {}
+    paths = jax.tree_util.tree_leaves_with_path(architecture.shapes)
+    shapes = {tuple(entry.key for entry in path): leaf.shape for path, leaf in paths}
+    for path, shape in shapes.items():
+        if path[-1] == "weight":
+            beside = [shapes.get((*path[:-1], NAME, which)) for which in "ab"]
+            found.setdefault(path[-2], []).append((shape, *beside))
+    for target in adapter.targets if adapter.targets != AdapterConfig().targets else ():
+        if not any(a for _, a, _ in found.get(target, ())):
+            there = ", ".join(name for name, matrices in found.items())
+            raise UserError(
+                f"{key}.targets: this model has no matrix {target} that can have an adapter; it has {there}"
+            )
+    for name, matrices in found.items():
+        for shape, a, b in matrices:
+            if a is None:
+                continue
+            stacked = len(a) + len(b) - 2 - len(shape)
+            most = min(math.prod(a[stacked:-1]), math.prod(b[stacked + 1 :]))
+            if adapter.rank > most:
+                raise UserError(
+                    f"{key}.rank: {adapter.rank} is above the rank of the matrix {name}, {most}; use {most} or less, "
+                    "or train all parameters (0)"
+                )
 
 
 def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:

@@ -43,7 +43,9 @@ def make(
         storage.write_json(stage / name, value)
     while True:
         try:
-            describes = description(stage.name, job.model, recipe, inputs, start.horizons, start.left_out)
+            describes = description(
+                *(stage.name, job.model, recipe, inputs, start.horizons, start.left_out, job.adapter, job.before)
+            )
             results = train(job, describes, start)
             break
         except RollBack as bad:

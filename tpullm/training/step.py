@@ -50,29 +50,33 @@ def make_step(
 ):
     """The compiled step function; `optimizer` is one that skips bad steps (`optimizer.skip`).
 
+    Its third argument are the parameters that are not trained, if the architecture has an adapter.
+
     The gradient is that of `sum(weights * loss) / sum(weights)` over the whole batch, however it is cut into
     `config.accumulation` micro-batches.
     """
 
-    def gradients(params: Tree, batch: Batch, key: jax.Array) -> tuple[Tree, Sums]:
-        def loss(params):
-            options = {"z_loss": config.optimizer.z_loss, "chunks": config.loss_chunks}
-            return batch_loss(architecture, params, batch, dtype=dtype, key=key, **options)
+    def gradients(params: tuple[Tree, Tree], batch: Batch, key: jax.Array) -> tuple[Tree, Sums]:
+        trained, frozen = params
 
-        (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        def loss(trained):
+            options = {"z_loss": config.optimizer.z_loss, "chunks": config.loss_chunks}
+            return batch_loss(architecture, architecture.whole(trained, frozen), batch, dtype=dtype, key=key, **options)
+
+        (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(trained)
         return grads, sums
 
-    def step(state: Tree, batch: Batch) -> tuple[Tree, dict[str, jax.Array]]:
+    def step(state: Tree, batch: Batch, frozen: Tree = ()) -> tuple[Tree, dict[str, jax.Array]]:
         key = None
         if architecture.config.dropout:
             key = jax.random.fold_in(jax.random.key(seed), state["step"])
-        grads, sums = accumulate(gradients, config.accumulation, state["params"], batch, key)
+        grads, sums = accumulate(gradients, config.accumulation, (state["params"], frozen), batch, key)
         grads = jax.tree.map(lambda g: g / sums.weight, grads)
         loss = sums.loss / sums.weight
         with jax.named_scope("optimizer"):
             updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"], loss=loss)
             params = optax.apply_updates(state["params"], updates)
-            if architecture.config.balance_rate:
+            if architecture.config.balance_rate and not architecture.adapter:
                 params = rebalanced(params, state["params"], sums.loads, architecture.config.balance_rate)
             params = applied(params, state["params"], optimizer_state)
         metrics = {
@@ -95,7 +99,7 @@ def make_step(
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options() or None)
 
 
-def accumulate(gradients: Callable, parts: int, params: Tree, batch: Batch, key) -> tuple[Tree, Sums]:
+def accumulate(gradients: Callable, parts: int, params: Any, batch: Batch, key) -> tuple[Tree, Sums]:
     """Sum `gradients` over `parts` micro-batches `[B / parts, T]`, one after the other.
 
     `reshape(B/A, A, T).swapaxes(0, 1)` takes every A-th row, so each micro-batch has rows of all devices.

@@ -53,20 +53,24 @@ class Check:
         self._devices = mesh.devices.ravel()
         self._kept = jax.jit(device_checksums)
         # A program of its own, which keeps the state. So it is run twice: other programs may round otherwise.
-        self._after = jax.jit(lambda state, batch: device_checksums(step.__wrapped__(state, batch)[0]))
+        self._after = jax.jit(lambda *arguments: device_checksums(step.__wrapped__(*arguments)[0]))
 
-    def __call__(self, state: Tree, batch: Batch, number: int) -> None:
+    def __call__(self, state: Tree, batch: Batch, number: int, frozen: Tree = ()) -> None:
         """Check the state before step `number`, and the computation of this step.
+
+        Args:
+            frozen: the parameters that are not trained.
 
         Raises:
             WrongBits: a device has other bits than another one, or than it had before.
         """
-        one, other = (np.asarray(self._after(state, batch)) for _ in range(2))
+        one, other = (np.asarray(self._after(state, batch, frozen)) for _ in range(2))
         if places := np.argwhere(one != other).tolist():
             found = {self._devices[device]: array for device, array in reversed(places)}
             raise self._error(state, found, number, "computed one step twice with different results")
-        if found := unequal_copies(state, np.asarray(self._kept(state)), self._devices):
-            raise self._error(state, found, number, "holds other bits than the other devices")
+        held = state | {"frozen": frozen} if frozen else state
+        if found := unequal_copies(held, np.asarray(self._kept(held)), self._devices):
+            raise self._error(held, found, number, "holds other bits than the other devices")
 
     def _error(self, state: Tree, found: dict[jax.Device, int], number: int, what: str) -> WrongBits:
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]

@@ -78,7 +78,7 @@ def test_a_weight_is_cast_where_it_rests_if_gradients_are_not_reduced_in_float32
     with jax.set_mesh(mesh()):
         module = MixtureOfExperts(config, nnx.Rngs(0))
         for part in (module.gate, module.down):
-            weight, bias = part.cast(jnp.bfloat16)
+            weight, bias, _ = part.cast(jnp.bfloat16)
             assert weight.dtype == bias.dtype == dtype
             np.testing.assert_array_equal(weight, part.weight[...].astype(dtype))
 

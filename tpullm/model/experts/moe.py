@@ -51,6 +51,17 @@ class Routing(NamedTuple):
     scores: jax.Array
 
 
+class Part(NamedTuple):
+    """What the experts of a layer multiply with: a weight `[E, inputs, outputs]`, and what there may be beside it.
+
+    `bias`: `[E, outputs]`; `adapter`: `[E, inputs, R]` and `[E, R, outputs]`, whose product is added to the weight.
+    """
+
+    weight: jax.Array
+    bias: jax.Array | None
+    adapter: tuple[jax.Array, jax.Array] | None = None
+
+
 class Experts(nnx.Module):
     """A weight `[E, inputs, outputs]`, and a bias `[E, outputs]` if there is one."""
 
@@ -60,18 +71,23 @@ class Experts(nnx.Module):
         self.axes, self.bias_axes = axes, small(axes[1:])
         self.reduce_dtype = config.gradients
         self.bias = parameter(rngs, (experts, outputs), ("experts", *self.bias_axes), 0.0) if bias else None
+        self.inputs, self.adapter = 1, None  # see `adapter.adapted`
 
-    def cast(self, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
-        """Weight and bias, sharded as at rest; a bias over the model width is whole, as it is added on tokens' devices.
+    def cast(self, dtype: jnp.dtype) -> Part:
+        """The parts, sharded as at rest; a bias over the model width is whole, as it is added on tokens' devices.
 
         If gradients are reduced in float32, weight and bias stay in float32, and so do their gradients.
         """
         dtype = jnp.dtype("float32") if self.reduce_dtype == "float32" else dtype
         weight = jax.reshard(self.weight[...].astype(dtype), RULES.spec("experts", *self.axes))
-        if self.bias is None:
-            return weight, None
-        experts = None if self.bias_axes == ("width",) else "experts"
-        return weight, all_gather(self.bias[...], experts, *self.bias_axes, dtype=dtype)
+        bias, beside, adapter = None, None, self.adapter
+        if self.bias is not None:
+            experts = None if self.bias_axes == ("width",) else "experts"
+            bias = all_gather(self.bias[...], experts, *self.bias_axes, dtype=dtype)
+        if adapter is not None:
+            first = jax.reshard(adapter.a[...].astype(dtype), RULES.spec(*adapter.axes_a))
+            beside = first, jax.reshard((adapter.scale * adapter.b[...]).astype(dtype), RULES.spec(*adapter.axes_b))
+        return Part(weight, bias, beside)
 
 
 class MixtureOfExperts(nnx.Module):
@@ -115,7 +131,7 @@ class MixtureOfExperts(nnx.Module):
         # tokens, which are fewer than pairs.
         tokens = varying(x_BTD.reshape(-1, D), RULES.mlp), varying(weights_Mk, RULES.mlp)
         dtype = x_BTD.dtype
-        down_whole = _all_gather_part((down[0], None), self.down.axes, dtype)
+        down_whole = _all_gather_part(down._replace(bias=None), self.down.axes, dtype)
         parts = (
             _all_gather_part(gate, self.gate.axes, dtype),
             up and _all_gather_part(up, self.up.axes, dtype),
@@ -124,8 +140,8 @@ class MixtureOfExperts(nnx.Module):
         mix = _on_one_device if jax.lax.axis_size(RULES.experts) == 1 else _over_devices
         out_MD = mix(self.config, *tokens, parts, experts_Mk)
         out_MD = jax.lax.psum(out_MD.astype(dtype), RULES.mlp)
-        if down[1] is not None:  # added on the token's device, once, after the sum
-            out_MD += _weighted_sum(weights_Mk, down[1].astype(dtype)[experts_Mk]).astype(dtype)
+        if down.bias is not None:  # added on the token's device, once, after the sum
+            out_MD += _weighted_sum(weights_Mk, down.bias.astype(dtype)[experts_Mk]).astype(dtype)
         routing = None if real_BT is None else _routing(real_BT, chosen_ME, scores_ME)
         return out_MD.reshape(x_BTD.shape), routing
 
@@ -216,10 +232,10 @@ def _round(config, plan, number, x_MD, weights_Mk, parts):
 
 def _mlp(config, x_SD, weights_S, sizes_G, gate, up, down):
     """Each row through its expert, times its weight; with `tensor`, the partial sums over this device's share of F."""
-    gate_SF = _grouped_matmul(x_SD, *gate, sizes_G)
-    up_SF = None if up is None else _grouped_matmul(x_SD, *up, sizes_G)
+    gate_SF = _grouped_matmul(x_SD, gate, sizes_G)
+    up_SF = None if up is None else _grouped_matmul(x_SD, up, sizes_G)
     hidden_SF = activated(config.activation, config.swiglu_limit, gate_SF, up_SF, weights_S[:, None])
-    return _grouped_matmul(hidden_SF, *down, sizes_G)
+    return _grouped_matmul(hidden_SF, down, sizes_G)
 
 
 def route(logits_ME: jax.Array, config: ModelConfig, balance_E: jax.Array | None = None):
@@ -260,20 +276,24 @@ def _routing(real_BT, chosen_ME, scores_ME) -> Routing:
 REPLICA_AXES = tuple(name for name in (*RULES.batch, RULES.time) if name not in (RULES.embed, RULES.experts))
 
 
-def _all_gather_part(part, axes, dtype):
-    """Weight and bias of this device's experts in `dtype`, whole along `embed` (FSDP's all-gather).
+def _all_gather_part(part: Part, axes, dtype) -> Part:
+    """The part of this device's experts in `dtype`, whole along `embed` (FSDP's all-gather).
 
     Inside the shard_map, so that the weight's gradient is reduced by a reduce-scatter along `embed` and then by an
     all-reduce over the other axes, in the type that the weight comes in.
     """
-    weight, bias = part
-    weight = _all_gather_weight(axes, dtype, weight.dtype, weight)
-    return weight, None if bias is None else varying(bias, *REPLICA_AXES, RULES.embed).astype(dtype)
+    weight, bias, adapter = part
+    if bias is not None:
+        bias = varying(bias, *REPLICA_AXES, RULES.embed).astype(dtype)
+    if adapter is not None:
+        each = zip(adapter, ((axes[0], "rank"), ("rank", axes[1])), strict=True)
+        adapter = tuple(_all_gather_weight(axes, dtype, of.dtype, of) for of, axes in each)
+    return Part(_all_gather_weight(axes, dtype, weight.dtype, weight), bias, adapter)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _all_gather_weight(axes, dtype, reduce_dtype, weight):
-    return all_gather_local(varying(weight.astype(dtype), *REPLICA_AXES), "experts", *axes)
+    return all_gather_local(varying(weight.astype(dtype), *_replicas(axes)), "experts", *axes)
 
 
 def _all_gather_weight_forward(axes, dtype, reduce_dtype, weight):
@@ -281,13 +301,18 @@ def _all_gather_weight_forward(axes, dtype, reduce_dtype, weight):
 
 
 def _all_gather_weight_backward(axes, dtype, reduce_dtype, saved, cotangent):
-    return (reduce_gradient(cotangent.astype(reduce_dtype), "experts", *axes, over=(RULES.embed, *REPLICA_AXES)),)
+    return (reduce_gradient(cotangent.astype(reduce_dtype), "experts", *axes, over=(RULES.embed, *_replicas(axes))),)
+
+
+def _replicas(axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Mesh axes along which devices hold the same of a weight and see other tokens, or another part of the MLP."""
+    return REPLICA_AXES if "mlp" in axes else (*REPLICA_AXES, RULES.mlp)
 
 
 _all_gather_weight.defvjp(_all_gather_weight_forward, _all_gather_weight_backward)
 
 
-def _grouped_matmul(x, weight, bias, sizes_G):
+def _grouped_matmul(x, part: Part, sizes_G):
     """Each row times the weight of its expert. Rows are sorted by expert, `sizes_G` of each; others are undefined.
 
     XLA for a TPU has a grouped matmul, for the forward pass and both gradients: its kernel masks by row, so it neither
@@ -295,11 +320,17 @@ def _grouped_matmul(x, weight, bias, sizes_G):
     masks: 2,048 rows of 384 by 512 took 4 ms with one expert, 34 with 8 and 181 with 32, and E times the memory of the
     rows.
     """
-    out = jax.lax.ragged_dot(x, weight, sizes_G, preferred_element_type=matmul_dtype(x.dtype)).astype(x.dtype)
-    if bias is None:
+    multiply = partial(jax.lax.ragged_dot, group_sizes=sizes_G, preferred_element_type=matmul_dtype(x.dtype))
+    out = multiply(x, part.weight).astype(x.dtype)
+    if part.adapter is not None:
+        first, second = part.adapter
+        out += multiply(multiply(x, first).astype(x.dtype), second).astype(x.dtype)
+    if part.bias is None:
         return out
     experts_S = jnp.sum(jnp.arange(x.shape[0])[:, None] >= jnp.cumsum(sizes_G), axis=1)
-    return out + bias.at[experts_S].get(mode="fill", fill_value=0)  # the gradient of rows beyond the groups is dropped
+    return out + part.bias.at[experts_S].get(
+        mode="fill", fill_value=0
+    )  # the gradient of rows beyond the groups is dropped
 
 
 def _weighted_sum(weights_Mk, x_MkD):

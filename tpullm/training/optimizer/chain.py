@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tpullm.recipe.schema import OptimizerConfig
+from tpullm.recipe.schema import AdapterConfig, OptimizerConfig
 from tpullm.training.optimizer.adafactor import scale_by_factored_moments
-from tpullm.training.optimizer.matrices import is_hidden, is_matrix
+from tpullm.training.optimizer.matrices import is_hidden, is_matrix, is_second_of_adapter
 from tpullm.training.optimizer.moments import store_in_bfloat16
 from tpullm.training.optimizer.muon import scale_by_muon
 from tpullm.training.optimizer.skip import skip_bad_steps
@@ -50,18 +50,25 @@ def learning_rates(config: OptimizerConfig, steps: int) -> np.ndarray:
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, axes: Tree, dtype: jnp.dtype = jnp.float32
+    config: OptimizerConfig,
+    steps: int,
+    axes: Tree,
+    dtype: jnp.dtype = jnp.float32,
+    adapter: AdapterConfig | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer for parameters whose logical axes are the tree `axes`.
 
     Args:
         dtype: type of the matmuls of the training, and of Muon.
+        adapter: of which the parameters are, if they are of one.
     """
+    ratio = adapter.b_learning_rate if adapter else 1.0
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         _scaling(config, axes, dtype),
         optax.add_decayed_weights(config.weight_decay, mask=_each(is_matrix, axes)),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
+        *([optax.masked(optax.scale(ratio), _each(is_second_of_adapter, axes))] if ratio != 1 else []),
     )
     return skip_bad_steps(chain, config.skip)
 

@@ -8,7 +8,12 @@ TABLES = {"vocabulary", "position", "routes"}
 
 def is_matrix(axes: tuple[str, ...]) -> bool:
     """Whether a parameter with these logical axes is a matrix (decayed) and not a scale or a bias."""
-    return "embed" in axes and len(unstacked_axes(axes)) > 1
+    return bool({"embed", "rank"} & set(axes)) and len(unstacked_axes(axes)) > 1
+
+
+def is_second_of_adapter(axes: tuple[str, ...]) -> bool:
+    """Whether it is the second matrix of a low-rank adapter, `[R, *outputs]`."""
+    return unstacked_axes(axes)[0] == "rank"
 
 
 def is_hidden(axes: tuple[str, ...]) -> bool:
@@ -25,10 +30,12 @@ def sides(axes: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The input dimensions and the output dimensions of a matrix; together they are `own`.
 
     `embed` is one side and all others are the other side: `("layers", "embed", "heads", "head")` is, for each layer,
-    a matrix of `embed` inputs and `heads * head` outputs.
+    a matrix of `embed` inputs and `heads * head` outputs. In a matrix of an adapter `rank` is one side.
     """
     dimensions = own(axes)
-    if axes[dimensions[0]] == "embed":
+    if axes[dimensions[0]] in ("embed", "rank"):
         return dimensions[:1], dimensions[1:]
+    if axes[dimensions[-1]] == "rank":
+        return dimensions[:-1], dimensions[-1:]
     assert axes[dimensions[-1]] == "embed", f"{axes}: `embed` stands between others"
     return dimensions[:-1], dimensions[-1:]

@@ -1,0 +1,185 @@
+"""Stages of tuning: each from the one before, with its own data and its own adapter or none."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from tests.conftest import TINY
+from tpullm.checkpoint import models
+from tpullm.cli import main
+from tpullm.inference import scoring
+from tpullm.inference.session import load, with_adapter
+from tpullm.training.metrics import read
+from tpullm.training.state import Architecture
+
+STAGES = {
+    "field": {"documents": {"python-docs": 0.7, "tenki": 0.3}},
+    "answers": {
+        "conversations": ["tenki"],
+        "documents": {"python-docs": 0.25},
+        "adapter": {"rank": 4, "b_learning_rate": 4.0},
+    },
+    "style": {"conversations": ["tenki"], "adapter": {"rank": 2, "magnitude": True, "targets": ["query", "up"]}},
+}
+TRAIN = {
+    "steps": 8,
+    "batch_size": 8,
+    "sequence_length": 128,
+    "compute": "float32",
+    "log_every": 1,
+    "optimizer": {"peak_lr": 3e-3, "warmup_steps": 2},
+    "checkpoint": {"every_steps": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The tiny recipe with three stages of tuning."""
+    whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    whole["finetune"] = {name: stage | {"train": TRAIN} for name, stage in STAGES.items()}
+    path = tmp_path_factory.mktemp("recipe") / "stages.yaml"
+    path.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tuned(recipe, tiny_run, tmp_path_factory):
+    """A run of it; what comes before the stages was made by the session's run."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("talk", "evaluate", "report.html"))
+    assert main(["run", str(recipe), "--run", str(run)]) == 0
+    return run
+
+
+def arrays(stage, step):
+    """All arrays of a checkpoint, by path."""
+    model = models.described(stage / "checkpoints", step)
+    manager = models.reader(model.directory, item_names=("state",))
+    state = manager.restore(step, args=models.ocp.args.Composite(state=models.ocp.args.PyTreeRestore()))["state"]
+    manager.close()
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def test_each_stage_starts_where_the_one_before_ended(tuned, tmp_path):
+    """Without a learning rate its loss is that of the stage before, in the same rows."""
+    run = tmp_path / "run"
+    shutil.copytree(tuned, run)
+    before = held_out(run / "answers")
+    assert main(["finetune", "--run", str(run), "--finetune.style.train.optimizer.peak_lr=0"]) == 0
+    assert held_out(run / "style") == pytest.approx(before, rel=1e-5)  # merged parameters, and DoRA's ratio: roundings
+    assert held_out(tuned / "style") != pytest.approx(before, rel=1e-4)
+    upstream = lambda stage: set(json.loads((tuned / stage / "manifest.json").read_text())["inputs"]["upstream"])  # noqa: E731
+    assert [upstream(stage) for stage in STAGES] == [{"pretrain", "tokens"}, {"field", "tokens"}, {"answers"}]
+
+
+def held_out(stage) -> dict[str, float]:
+    """The last held-out losses by source."""
+    found = [row["eval_loss"] for row in read(stage / "metrics.jsonl") if "eval_loss" in row][-1]
+    assert set(found) - {"conversations"} == {"tenki", "python-docs"}
+    return found
+
+
+def test_an_adapter_is_all_that_a_stage_with_one_saves(tuned):
+    saved = arrays(tuned / "answers", 8)
+    assert all("'adapter'" in name for name in saved if name.startswith("['params']"))
+    assert not any("magnitude" in name for name in saved) and any("mlp" in name for name in saved)
+    assert {name.split("'")[7] for name in arrays(tuned / "style", 8) if name.startswith("['params']")} == {
+        "query",
+        "up",
+    }
+
+
+def test_killed_and_resumed_is_the_same_bits(tuned, recipe, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tuned, run)
+    for stage in STAGES:
+        wanted = arrays(run / stage, 8)
+        (run / stage / "manifest.json").unlink()
+        shutil.rmtree(run / stage / "checkpoints" / "8")
+        assert main(["finetune", "--run", str(run)]) == 0
+        found = arrays(run / stage, 8)
+        assert found.keys() == wanted.keys()
+        for name, array in wanted.items():
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_beside_and_merged_write_the_same(tuned):
+    """Adapters beside one base, which is in memory once; each computes what it computes when merged."""
+    base, tokens = load(tuned / "field"), np.arange(5, 45, dtype=np.int32)[None]
+    beside, merged = with_adapter(base, tuned / "answers"), load(tuned / "answers")
+    np.testing.assert_allclose(scoring.logits(beside, tokens), scoring.logits(merged, tokens), atol=1e-5)
+    own = {id(leaf) for leaf in jax.tree.leaves(base.params)}
+    assert {id(leaf) for leaf in jax.tree.leaves(beside.architecture.frozen(beside.params))} == own
+    assert np.abs(scoring.logits(base, tokens) - scoring.logits(merged, tokens)).max() > 1e-3
+
+
+def test_an_adapter_of_another_model_is_refused(tuned, capsys):
+    with pytest.raises(Exception, match="is an adapter of .*answers, step 8, and of no other model"):
+        with_adapter(load(tuned / "field"), tuned / "style")
+    with pytest.raises(Exception, match="holds a whole model and no adapter"):
+        with_adapter(load(tuned / "field"), tuned / "pretrain")
+
+
+def test_the_evaluation_and_the_report_have_each_stage(tuned):
+    results = json.loads((tuned / "evaluate" / "results.json").read_text())
+    assert list(results["stages"]) == list(STAGES)
+    assert all(set(found["bits_per_byte"]) == {"tenki", "python-docs"} for found in results["stages"].values())
+    page = (tuned / "report.html").read_text(encoding="utf-8")
+    assert all(f"{stage}: loss, nats a token" in page for stage in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--finetune.answers.adapter.targets=[quer]"], "no matrix is named quer; the nearest is query"),
+        (["--finetune.answers.adapter.targets=[]"], "names no matrix, so nothing would be trained"),
+        (["--finetune.answers.adapter.targets=[router]"], "this model has no matrix router that can have an adapter"),
+        (["--finetune.answers.adapter.rank=100"], "100 is above the rank of the matrix"),
+        (
+            ["--finetune.answers.documents={python-doc: 0.1}"],
+            "corpus.sources has no python-doc; the nearest is python-docs",
+        ),
+        (["--finetune.answers.documents={tenki: 1.5}"], "their shares are 1.5 of the tokens"),
+        (["--finetune.Answers.train.steps=3"], "finetune.Answers: a stage of this name can't have a folder in the run"),
+        (
+            ["--finetune.pretrain.train.steps=3"],
+            "finetune.pretrain: a stage of this name can't have a folder in the run",
+        ),
+        (["--finetune.answers.train.stepz=3"], "the nearest is finetune.answers.train.steps"),
+        (["--finetune.more.train.sequence_length=128"], "finetune.more: nothing to learn from"),
+    ],
+)
+def test_mistakes_are_one_line_and_change_nothing(tuned, recipe, capsys, options, said):
+    before = sorted(path.name for path in tuned.iterdir())
+    assert main(["finetune", str(recipe), "--run", str(tuned), *options]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert said in lines[-1] and sorted(path.name for path in tuned.iterdir()) == before
+
+
+def test_a_recipe_without_stages_says_what_to_add(tiny_run, tmp_path, capsys):
+    plain = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    del plain["finetune"]
+    path = tmp_path / "plain.yaml"
+    path.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    assert main(["finetune", str(path), "--run", str(tmp_path / "run")]) == 2
+    assert "the recipe has no stage there; add one, such as finetune: {talk:" in capsys.readouterr().err
+
+
+def test_the_command_line_adds_to_a_stage(recipe):
+    from tpullm.recipe import parsing
+
+    options = ["--finetune.answers.train.steps=3", "--finetune.answers.train.optimizer.peak_lr", "1e-3"]
+    found = parsing.load(recipe, [*options, "--finetune.new.train.sequence_length=128"]).finetune
+    assert list(found) == [*STAGES, "new"]
+    assert found["answers"].train.steps == 3 and found["answers"].train.optimizer.peak_lr == 1e-3
+    assert found["answers"].train.batch_size == 8 and found["style"].adapter.magnitude
+
+
+def test_the_architecture_of_a_stage(tuned):
+    model = models.find(tuned / "style")
+    assert (model.adapter.rank, model.before) == (2, ("answers", 8)) and model.base.adapter.rank == 4
+    assert Architecture(model.config, model.adapter) == Architecture(model.config, model.adapter)

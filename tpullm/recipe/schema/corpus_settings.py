@@ -1,0 +1,95 @@
+"""Settings of steps 1 and 2: what is collected, and the tokenizer."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tpullm.recipe.changes import Changes, changing
+
+SourceKind = Literal["text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of documents.
+
+    Args:
+        name: a short name. File names, metrics and the data card use it.
+        kind: format: text, markdown, html, jsonl, parquet, warc, code, files, python or tenki. `files` reads each file
+            by its extension. `python` is the documentation and the library of the running Python. `tenki` is the
+            built-in grammar of everyday Japanese.
+        path: a file, a folder or an http(s) URL. A folder is read recursively. For `python`: `documentation`, `code`,
+            or empty for both. For `tenki`: empty.
+        held_out: a file or folder for evaluation only. It replaces the choice by hash, and may lie inside `path`.
+        licence: the licence of the text. An SPDX name or a sentence; required.
+        language: its language, such as `en`, `ja` or `code`. Documents in another language are dropped. Empty keeps
+            all.
+        weight: share of the training tokens. It is relative to the weights of the other sources.
+        text_key: the field with the text, in jsonl and parquet.
+        documents: at most this many documents. 0 is all; for `tenki` it is the number to generate.
+        bytes: at most this many bytes of its files. 0 is all. Whole files are taken, by the hash of their names, and
+            the beginning of one more.
+        filter: drop documents that are short or repetitive. Documents in another language than `language` are dropped
+            too.
+        deduplicate: drop documents that repeat another one. Exact and near copies both count.
+    """
+
+    name: str
+    kind: SourceKind
+    path: str = ""
+    held_out: str = ""
+    licence: str = ""
+    language: str = ""
+    weight: float = 1.0
+    text_key: str = "text"
+    documents: int = 0
+    bytes: int = 0
+    filter: bool = True
+    deduplicate: bool = True
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Step 1, collect.
+
+    Args:
+        sources: the list of sources. Each has the keys of corpus.sources.
+        held_out_fraction: share of the documents set aside for evaluation. They are chosen by the hash of their text.
+        minimum_characters: shorter documents are dropped.
+        maximum_characters: longer documents are cut into pieces. A piece has at most this length and ends at a line's
+            end.
+        near_duplicate_similarity: least similarity of duplicates. It is the Jaccard similarity of word 5-grams, by
+            MinHash. 1 removes exact copies only.
+        workers: processes that read and filter. 0 is one per core.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    held_out_fraction: float = 0.02
+    minimum_characters: int = 50
+    maximum_characters: int = 1_000_000
+    near_duplicate_similarity: float = 0.8
+    workers: int = changing(Changes.NOTHING, 0)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Step 2, tokenize.
+
+    Args:
+        model_type: SentencePiece model, `unigram` or `char`. `unigram` has pieces of words, `char` single characters.
+        vocabulary_size: number of tokens. Special tokens and the 256 byte tokens count. It is smaller where the text
+            has too few different pieces. 0 with `char` is all characters of the sample.
+        largest_vocabulary: number of tokens up to which the vocabulary may grow. It grows where the frequent characters
+            of the text (Chinese, Japanese, Korean) take more than a quarter of it. 0 does not grow.
+        sample_characters: characters of text to train the tokenizer on.
+        words: keep pieces within Japanese words. Sudachi finds the words, so は+いい never becomes one piece.
+        reserved_tokens: unused special tokens, kept for later.
+        workers: processes that tokenize. 0 is one per core.
+    """
+
+    model_type: Literal["unigram", "char"] = "unigram"
+    vocabulary_size: int = 4096
+    largest_vocabulary: int = 0
+    sample_characters: int = 2_000_000
+    words: bool = True
+    reserved_tokens: int = 16
+    workers: int = changing(Changes.NOTHING, 0)

@@ -1,0 +1,139 @@
+"""Settings of a training, of step 4 and of each stage of step 5: length, batch, optimizer, saves."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tpullm.recipe.changes import Changes, changing
+
+
+@dataclass(frozen=True)
+class SkipConfig:
+    """Which steps are skipped, and what then. A skipped step changes nothing. What is not finite is always skipped.
+
+    Args:
+        deviations: a step this many standard deviations above the mean is skipped. Its loss and its gradient norm are
+            held against those of the last updates. What is at most 60 % above the mean is never skipped, at 6
+            deviations. 0 skips only what is not finite.
+        window: number of last updates in the mean. Half of them must be there first.
+        patience: training rolls back after this many skipped steps in a row. It resumes from the last checkpoint of
+            `checkpoint.every_steps` and leaves out the batches since then.
+        rollbacks: at most this many rollbacks. Then training stops.
+    """
+
+    deviations: float = 6.0
+    window: int = 128
+    patience: int = 16
+    rollbacks: int = 3
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, Adafactor or Muon. Weight decay is decoupled and applies to matrices only (Loshchilov & Hutter 2019).
+
+    Args:
+        kind: the optimizer. `adafactor` keeps almost no state (Shazeer & Stern 2018; without a first moment). `muon` is
+            for the matrices of the layers, with AdamW for all else, at AdamW's learning rates (Jordan et al. 2024; Liu
+            et al. 2025).
+        moments: type of AdamW's moments and Muon's momentum. bfloat16 takes half the bytes and is rounded
+            stochastically.
+        peak_lr: learning rate after the warm-up.
+        schedule: `cosine`, or `wsd` (warm-up, stable, linear decay). Both end at `final_lr_fraction`.
+        warmup_steps: steps of linear warm-up.
+        decay_fraction: for `wsd`: share of the steps with decay.
+        final_lr_fraction: last learning rate, as a share of the peak.
+        beta1: decay of AdamW's first moment.
+        beta2: decay of AdamW's second moment.
+        epsilon: added to the root of AdamW's second moment.
+        momentum: decay of Muon's momentum.
+        weight_decay: decay of the matrices, times the learning rate.
+        clip_norm: largest global norm of a gradient. Larger gradients are scaled down.
+        z_loss: weight of the squared log-normalizer. It keeps logits small (PaLM, section 5).
+        skip: which steps are skipped.
+    """
+
+    kind: Literal["adamw", "adafactor", "muon"] = "adamw"
+    moments: Literal["float32", "bfloat16"] = "float32"
+    peak_lr: float = 3e-3
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup_steps: int = 100
+    decay_fraction: float = 0.3
+    final_lr_fraction: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    momentum: float = 0.95
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    z_loss: float = 0.0
+    skip: SkipConfig = field(default_factory=SkipConfig)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When training saves.
+
+    Args:
+        every_steps: save after this many steps. 0 is never by steps. A roll-back (`skip.patience`) goes to one of them.
+        every_minutes: save after this many minutes. 0 is never by time.
+        keep: number of saves to keep, and of those of `every_steps` as many. The last one is never removed.
+        keep_every: saves whose step is a multiple of this number are never removed. 0 is none.
+        keep_best: keep this many more saves, those of the lowest held-out loss. It is the mean over the sources.
+        local: a folder on each host's own disk, for more frequent saves. Training resumes from the newest. Empty: none.
+        local_every_minutes: save in `local` after this many minutes. 0 is never by time.
+        local_every_steps: save in `local` after this many steps. 0 is never by steps.
+        local_copies: save in `local` also what another host alone has, so its disk may be lost. A save costs twice.
+    """
+
+    every_steps: int = 500
+    every_minutes: float = 10.0
+    keep: int = 2
+    keep_every: int = 0
+    keep_best: int = 0
+    local: str = ""
+    local_every_minutes: float = 1.0
+    local_every_steps: int = 0
+    local_copies: bool = False
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage of training. Pretraining (step 4) and tuning (step 5) have the same keys.
+
+    Args:
+        steps: number of optimizer steps.
+        batch_size: rows in one global batch (B).
+        sequence_length: tokens in one row (T).
+        accumulation: micro-batches per step. The result is the same.
+        loss_chunks: chunks of a row in which the loss is computed. The result is the same. 0 keeps the logits of a
+            chunk below 1 GiB a device (64 MiB on a CPU).
+        compute: type of the matmuls. `auto` is bfloat16 where the machine is fast in it, else float32.
+        optimizer: the optimizer.
+        evaluate_every: steps between evaluations on held-out text. 0 is only at the end.
+        evaluate_rows: at most this many rows a source in an evaluation. 0 is all.
+        log_every: steps between lines of `metrics.jsonl`.
+        norms_every: steps between lines with norms of parameters, gradient and update by layer. 0 is never.
+        data_workers: threads that read ahead. The batches do not depend on it.
+        check_every: steps between checks for wrong bits. A check computes a step twice more, and compares the copies of
+            each array on all devices. It costs the time of two steps. 0 is never.
+        patience_minutes: after so long without progress on a host, training ends (exit code 75). The host is named. 0
+            is never. A step, a batch of an evaluation and a save must each take less.
+        profile: steps to record, such as `100:105`. The folder `profile` of the stage is for xprof and Perfetto.
+        checkpoint: when training saves.
+    """
+
+    steps: int = changing(Changes.LENGTH, 1000)
+    batch_size: int = 32
+    sequence_length: int = 256
+    accumulation: int = changing(Changes.ROUNDING, 1)
+    loss_chunks: int = changing(Changes.ROUNDING, 0)
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluate_every: int = changing(Changes.NOTHING, 0)
+    evaluate_rows: int = changing(Changes.NOTHING, 64)
+    log_every: int = changing(Changes.NOTHING, 10)
+    norms_every: int = changing(Changes.ROUNDING, 0)  # it makes another program
+    data_workers: int = changing(Changes.NOTHING, 2)
+    check_every: int = changing(Changes.NOTHING, 0)
+    profile: str = changing(Changes.NOTHING, "")
+    patience_minutes: float = changing(Changes.NOTHING, 30.0)
+    checkpoint: CheckpointConfig = changing(Changes.NOTHING, factory=CheckpointConfig)
