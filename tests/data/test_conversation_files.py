@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.test_conversations import CHATS, say, write
-from tpullm.corpus import tenki
+from tpullm.corpus import domains, tenki
 from tpullm.data import conversation_files
 from tpullm.errors import UserError
 from tpullm.recipe.schema import TuningConfig
@@ -86,3 +86,12 @@ def test_the_conversations_of_a_recipe_are_its_files_and_the_questions_of_tenki(
         [line["messages"] for line in tenki.conversations(part)] for part in tenki.split_questions(0.25, seed=3)
     ]
     assert (learned, held_out) == (of_tenki[0] + of_file[0], of_tenki[1] + of_file[1])
+
+
+def test_the_questions_of_a_domain_are_named_by_it(tmp_path):
+    """What is held out follows from what is asked about: not from the seed, and not from the conversation."""
+    config = TuningConfig(conversations=["programming"], held_out_fraction=0.25)
+    parts = conversation_files.read_all(config, seed=3)
+    asked = domains.split_questions("programming", 0.25)
+    assert parts == tuple([list(line["messages"]) for line in domains.conversations(part)] for part in asked)
+    assert conversation_files.questions("programming", config, seed=4) == asked and all(parts)

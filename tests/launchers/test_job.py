@@ -106,7 +106,12 @@ def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key, verb
 
 
 @pytest.mark.parametrize(
-    "key, path", [("corpus.sources", "https://example.org/a"), ("finetune.talk.conversations", "tenki")]
+    "key, path",
+    [
+        ("corpus.sources", "https://example.org/a"),
+        ("finetune.talk.conversations", "tenki"),
+        ("finetune.talk.conversations", "law"),
+    ],
 )
 def test_an_input_that_is_no_file_is_accepted(key, path):
     job.check_cloud(job_with(key, path, "run"))

@@ -1,4 +1,4 @@
-"""Reads the conversations that a recipe names, JSON Lines files and tenki's questions, and holds some out by hash."""
+"""Reads the conversations that a recipe names, JSON Lines files and built-in questions, and holds some out by hash."""
 
 import hashlib
 import json
@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tpullm import storage
-from tpullm.corpus import tenki
+from tpullm.corpus import domains, question, tenki
 from tpullm.corpus.encodings import has_surrogate
+from tpullm.corpus.question import Question
 from tpullm.errors import UserError
 from tpullm.recipe.schema import TuningConfig
 from tpullm.tokenizer.chat_template import Messages
 from tpullm.tokenizer.trained import ROLES
+
+BUILT_IN = ("tenki", *domains.DOMAINS)  # names of questions that need no file
 
 
 def read(path: Path | str) -> list[Messages]:
@@ -34,17 +37,24 @@ def read(path: Path | str) -> list[Messages]:
 
 
 def read_all(config: TuningConfig, seed: int) -> tuple[list[Messages], list[Messages]]:
-    """Training and held-out conversations of all that a recipe names; `tenki` names the built-in questions."""
+    """Training and held-out conversations of all that a recipe names: files, `tenki`, and the names of domains."""
     learned: list[Messages] = []
     held_out: list[Messages] = []
     for name in config.conversations:
-        if name == "tenki":
-            questions = tenki.split_questions(config.held_out_fraction, seed)
-            parts = [[line["messages"] for line in tenki.conversations(part)] for part in questions]
+        if name in BUILT_IN:
+            asked = questions(name, config, seed)
+            parts = [[line["messages"] for line in question.conversations(part)] for part in asked]
         else:
             parts = split(read(name), config.held_out_fraction)
         learned, held_out = learned + parts[0], held_out + parts[1]
     return learned, held_out
+
+
+def questions(name: str, config: TuningConfig, seed: int) -> tuple[list[Question], list[Question]]:
+    """The built-in questions of a name, to tune on and held out."""
+    if name == "tenki":
+        return tenki.split_questions(config.held_out_fraction, seed)
+    return domains.split_questions(name, config.held_out_fraction)
 
 
 def split(conversations: Iterable[Messages], held_out_fraction: float) -> tuple[list[Messages], list[Messages]]:

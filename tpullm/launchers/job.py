@@ -177,8 +177,9 @@ def _paths(job: Job) -> list[tuple[str, str]]:
         found += [("base", job.recipe.base)]
     if job.verb in ("run", "pretrain"):
         found += [("branch", job.recipe.branch)]
+    built_in = ("tenki", *domains.DOMAINS)
     for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
-        found += [(f"finetune.{name}.conversations", path) for path in stage.conversations if path != "tenki"]
+        found += [(f"finetune.{name}.conversations", path) for path in stage.conversations if path not in built_in]
         found += [(f"finetune.{name}.chat_template", stage.chat_template)]
         found += [(f"finetune.{name}.adapter.start", stage.adapter.start)]
     return found

@@ -42,7 +42,7 @@ class TuningConfig:
 
     Args:
         conversations: files of conversations, JSON Lines. A line is `{"messages": [{"role", "content"}]}`. `tenki`
-            stands for the built-in questions.
+            stands for the built-in questions, and `law`, `medicine` and `programming` for those of the domains.
         documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. Beside
             conversations, which take the rest, a little old text keeps a model from forgetting.
         chat_template: a Jinja file that formats conversations. For a `base` that has no chat template.
