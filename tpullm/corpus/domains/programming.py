@@ -16,7 +16,7 @@ from tpullm.corpus import python_library
 from tpullm.corpus.domains import completions
 from tpullm.corpus.question import Question, form, some
 
-MOST = 2000  # questions of a kind
+MOST = 500  # questions of a kind: no more than of functions to complete, from which a small model learns most
 LENGTHS = range(15, 121)  # characters of a sentence that says what a function does
 LONGEST_ARGUMENTS = 60  # characters
 
