@@ -116,8 +116,8 @@ def test_every_docstring_is_gone_from_the_code_and_nothing_else():
 
 def test_a_module_is_named_as_it_is_imported():
     folder = python_library.folder()
-    assert python_library._module_name(folder / "json" / "__init__.py") == "json"
-    assert python_library._module_name(folder / "json" / "decoder.py") == "json.decoder"
+    assert python_library.module_name(folder / "json" / "__init__.py") == "json"
+    assert python_library.module_name(folder / "json" / "decoder.py") == "json.decoder"
 
 
 @pytest.mark.parametrize(("part", "languages"), [("", ["en", "code"]), ("documentation", ["en"]), ("code", ["code"])])

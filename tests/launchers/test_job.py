@@ -106,10 +106,22 @@ def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key, verb
 
 
 @pytest.mark.parametrize(
-    "key, path", [("corpus.sources", "https://example.org/a"), ("finetune.talk.conversations", "tenki")]
+    "key, path",
+    [
+        ("corpus.sources", "https://example.org/a"),
+        ("finetune.talk.conversations", "tenki"),
+        ("finetune.talk.conversations", "law"),
+    ],
 )
 def test_an_input_that_is_no_file_is_accepted(key, path):
     job.check_cloud(job_with(key, path, "run"))
+
+
+def test_the_text_of_a_package_is_no_file_and_machines_get_the_package():
+    source = "[{name: a, kind: medicine, path: hpo, licence: l}]"
+    work = job_of("batch", "collect", arguments=["--corpus.sources", source])
+    job.check_cloud(work)
+    assert "domains" in work.extras().split(",")
 
 
 GOOD = LaunchConfig(zone="us-west4-a", project="p")

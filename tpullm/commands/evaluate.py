@@ -17,10 +17,11 @@ from tpullm import storage
 from tpullm.cluster import hosts
 from tpullm.corpus import document_files, tenki
 from tpullm.corpus.sources import YOURS, sources
+from tpullm.data import examples
 from tpullm.data.batch import Batch
 from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.data.token_store import TokenStore
-from tpullm.inference import own_text, tenki_truth
+from tpullm.inference import own_text, questions, tenki_truth
 from tpullm.inference.attention_weights import weights
 from tpullm.inference.generation import sampled
 from tpullm.inference.padding import row_bucket
@@ -67,18 +68,26 @@ def _results(recipe: Recipe, run: Path) -> dict:
             found = tenki_truth.loss_and_entropy(run / "tokens" / source.name / "held_out", base)
             swaps = tenki_truth.swaps(base, tenki.swaps())
             results |= {source.name: found, "blank": tenki_truth.blanks(base), "swaps": swaps}
-    asked = next((stage for stage in recipe.finetune.values() if "tenki" in stage.conversations), None)
     for name in recipe.finetune:
         tuned = load(run / name)
         results.setdefault("stages", {})[name] = _held_out_loss(recipe, run, tuned)
-    if asked:
-        _, questions = tenki.split_questions(asked.held_out_fraction, recipe.seed)
-        results |= tenki_truth.answers(base, tuned, questions[: recipe.evaluate.questions or None])
+    results |= _questions(recipe, base, tuned) if recipe.finetune else {}
     prompts = recipe.evaluate.prompts
     texts = sampled(base, prompts, recipe.evaluate.sample_tokens, recipe.seed)
     results["samples"] = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
     results["attention"] = _attention(base, recipe.evaluate.attention)
     return results
+
+
+def _questions(recipe: Recipe, base: Session, tuned: Session) -> dict:
+    """The held-out questions of the first stage that learns built-in ones, before tuning and after all of it."""
+    for stage in recipe.finetune.values():
+        for name in stage.conversations:
+            if name in examples.BUILT_IN:
+                _, held_out = examples.questions(name, stage.held_out_fraction, recipe.seed)
+                with questions.judge(name) as right:
+                    return questions.asked(base, tuned, held_out[: recipe.evaluate.questions or None], right)
+    return {}
 
 
 def _held_out_loss(recipe: Recipe, run: Path, session: Session) -> dict:
@@ -195,5 +204,7 @@ def _print(results: dict) -> None:
             "right answers, tuned / base",
             f"{right:.1%} / {results['base']['accuracy']:.1%} of {count} held-out questions",
         )
+        for kind, found in results["kinds"].items() if len(results["kinds"]) > 1 else ():
+            table.add_row(f"  {kind}", f"{found['tuned']:.1%} / {found['base']:.1%} of {found['questions']}")
     console().print(table)
     say(f"evaluate: {results['seconds']['evaluate']} s")

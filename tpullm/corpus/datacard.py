@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tpullm import __version__
+from tpullm.corpus import domains
 from tpullm.corpus.document_files import HELD_OUT, TRAIN
 from tpullm.corpus.source_files import Found, name_of
 from tpullm.recipe.schema import CorpusConfig, Source
@@ -66,6 +67,7 @@ def numbers(
         "read_in_part": {
             source.name: _part(files[source.name], source) for source in sources if files[source.name].is_part
         },
+        "packages": {source.name: _packages(source) for source in sources if source.kind in domains.SOURCES},
         "encodings": {name: dict(found) for name, found in encodings.items() if found},
         "skipped_files": {
             source.name: {reason: names[:NAMES] for reason, names in files[source.name].skipped.items()}
@@ -73,6 +75,13 @@ def numbers(
             if files[source.name].skipped
         },
     }
+
+
+def _packages(source: Source) -> list[dict[str, str]]:
+    return [
+        {"name": package.name, "version": package.version(), "licence": package.licence}
+        for package in domains.packages(source.kind, source.path)
+    ]
 
 
 def _part(found: Found, source: Source) -> dict[str, Any]:

@@ -54,7 +54,14 @@ def _dropped(dropped: dict[str, dict[str, int]]) -> Iterable[str]:
 
 
 def _files(card: dict[str, Any]) -> Iterable[str]:
-    """Which files were read in part, in another encoding, or not at all."""
+    """Which packages the text came with; which files were read in part, in another encoding, or not at all."""
+    if card["packages"]:
+        yield "## Text that came with packages of PyPI"
+        yield "\n".join(
+            f"- {source}: `{package['name']}` {package['version']}. Licence: {package['licence']}."
+            for source, packages in card["packages"].items()
+            for package in packages
+        )
     if card["encodings"]:
         yield "## Files that are not UTF-8"
         yield "\n".join(

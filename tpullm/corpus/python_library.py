@@ -55,7 +55,7 @@ def documents(path: Path, part: str) -> Iterator[Raw]:
     except (SyntaxError, ValueError):  # lib2to3 and the like keep files for other Pythons
         yield Raw(dropped="not Python")
         return
-    docstrings = _docstrings(module, _module_name(path))
+    docstrings = _docstrings(module, module_name(path))
     if part != CODE and docstrings:
         yield Raw(docstrings, "en")
     if part != DOCUMENTATION:
@@ -68,7 +68,8 @@ def _topics(source: str) -> list[str]:
     return [text.strip() + "\n" for _, text in sorted(ast.literal_eval(value).items())]
 
 
-def _module_name(path: Path) -> str:
+def module_name(path: Path) -> str:
+    """The name of the module of a file of the library."""
     parts = path.relative_to(folder()).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tpullm import storage
-from tpullm.corpus import encodings, markup, python_library, warc
+from tpullm.corpus import domains, encodings, markup, python_library, warc
 from tpullm.corpus.document import NOT_UTF8, Raw
 from tpullm.corpus.source_files import File
 from tpullm.errors import UserError
@@ -193,4 +193,6 @@ MANY: dict[str, Callable[[Path, Source], Iterator[Raw]]] = {
     "parquet": _parquet,
     "warc": lambda path, source: warc.read(path),
     "python": lambda path, source: python_library.documents(path, source.path),
+    "law": lambda path, source: domains.law.documents(path, source.path),
+    "medicine": lambda path, source: domains.medicine.documents(path),
 }

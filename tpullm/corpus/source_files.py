@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.corpus import download, python_library
+from tpullm.corpus import domains, download, python_library
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 
@@ -27,6 +29,10 @@ EXTENSIONS = {
         ".bash .sql .r .jl .lua .pl .pm .hs .ml .ex .exs .erl .clj .dart .zig .vim .el .lisp .scm .css .scss .proto"
     ).split(),
 }
+# Kinds of sources that read what is installed with Python, and their files by the path of the source.
+INSTALLED: dict[str, Callable[[str], list[Path]]] = {"python": python_library.files} | {
+    kind: partial(domains.files, kind) for kind in domains.SOURCES
+}
 KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
 # Text in formats that are not read. The log names such files, so that the user knows that they were left out.
 OFFICE = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pages", ".ppt", ".pptx", ".xls", ".xlsx")
@@ -41,7 +47,7 @@ class File:
 
     Args:
         path: where it is.
-        kind: how it is read, a key of `EXTENSIONS` or `python`.
+        kind: how it is read, a key of `EXTENSIONS` or of `INSTALLED`.
         bytes: how many of its bytes are read.
         held_out: whether the recipe holds its documents out.
         is_part: whether only its first `bytes` are read.
@@ -90,9 +96,9 @@ def find(source: Source, downloads: Path) -> Found:
     """The files of a source; if `source.bytes` is set, as many files as fit in these bytes."""
     if source.kind == "tenki":
         return Found([], {})
-    if source.kind == "python":
-        found = python_library.files(source.path)
-        return _bounded([File(path, "python", storage.size(path)) for path in found], source, {})
+    if source.kind in INSTALLED:
+        found = INSTALLED[source.kind](source.path)
+        return _bounded([File(path, source.kind, storage.size(path)) for path in found], source, {})
     held_out, skipped = _at(source, source.held_out, downloads) if source.held_out else ([], {})
     apart = {file.path.resolve() for file in held_out}
     found, skipped_too = _at(source, source.path, downloads)

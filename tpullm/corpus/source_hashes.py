@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.corpus import download, source_files, tenki
+from tpullm.corpus import domains, download, source_files, tenki
 from tpullm.recipe.schema import Source
 
 HASHED_BYTES = 1 << 30  # of a larger file, size and time are compared: hashing it takes seconds at each start
 
 
 def upstream(found: list[Source]) -> dict[str, Any]:
-    """Hashes of local files, the version of Python and the version of tenki, as far as the sources use them.
+    """Hashes of local files, and the versions of Python, of packages and of tenki, as far as the sources use them.
 
     tenki is named by `tenki.VERSION` and not by the hash of its source files: a changed comment changes no document.
     """
@@ -22,6 +22,8 @@ def upstream(found: list[Source]) -> dict[str, Any]:
             hashes["python"] = platform.python_version()
         elif source.kind == "tenki":
             hashes["tenki"] = tenki.VERSION
+        elif source.kind in domains.SOURCES:
+            hashes |= domains.identity(source.kind, source.path)
         else:
             hashes[source.name] = [_at(path) for path in (source.path, source.held_out) if path]
     return hashes

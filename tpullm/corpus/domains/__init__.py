@@ -1,0 +1,70 @@
+"""Three domains of real text that comes with packages on PyPI: law, medicine and programming.
+
+Each has documents, from which a model learns the field, and questions that are made of the same data by rule, so every
+question has one right answer. Questions are held out by the hash of what they ask about: tuning never asks about it,
+so the model has the answer from the documents, or from what is alike in other questions. The packages are the extra
+`domains`. They are looked for when a domain is used, and never imported: their data are read.
+"""
+
+import platform
+from pathlib import Path
+
+from tpullm.corpus.domains import law, medicine, programming
+from tpullm.corpus.domains.judging import is_right
+from tpullm.corpus.domains.packages import Package
+from tpullm.corpus.question import Question, conversations, place, split
+from tpullm.errors import UserError
+
+DOMAINS = {"law": law, "medicine": medicine, "programming": programming}
+SOURCES = {"law": law, "medicine": medicine}  # the documents of `programming` are a `python` source
+VERSION = 1  # of the wording of documents and questions
+
+__all__ = [
+    "DOMAINS",
+    "SOURCES",
+    "Package",
+    "Question",
+    "conversations",
+    "files",
+    "identity",
+    "is_right",
+    "packages",
+    "questions",
+    "split_questions",
+]
+
+
+def packages(kind: str, part: str = "") -> tuple[Package, ...]:
+    """The packages whose text a source of this kind and path reads."""
+    parts = SOURCES[kind].PACKAGES
+    if part not in parts:
+        known = ", ".join(filter(None, parts))
+        raise UserError(
+            f"corpus.sources: path {part!r} of a {kind} source is not {f'{known} or ' if known else ''}nothing (all)"
+        )
+    return parts[part]
+
+
+def files(kind: str, part: str = "") -> list[Path]:
+    """The files that a source of this kind and path reads; `UserError` if a package is not installed."""
+    return [path for package in packages(kind, part) for path in package.files()]
+
+
+def identity(domain: str, part: str = "") -> dict[str, str]:
+    """What the documents and questions of a domain depend on: versions of packages, of Python, and of their wording."""
+    if domain == "programming":
+        return {"python": f"{platform.python_version()}, wording {VERSION}"}
+    return {package.name: f"{package.version()}, wording {VERSION}" for package in packages(domain, part)}
+
+
+def questions(domain: str) -> list[Question]:
+    """Every question of a domain, in the order of hashes: the first ones are of all kinds.
+
+    `UserError` if a package is not installed.
+    """
+    return sorted(DOMAINS[domain].questions(), key=lambda question: place(f"order {question.question}"))
+
+
+def split_questions(domain: str, held_out_fraction: float) -> tuple[list[Question], list[Question]]:
+    """The questions of a domain to tune on, and those about the held-out entities, `held_out_fraction` of all."""
+    return split(questions(domain), held_out_fraction)

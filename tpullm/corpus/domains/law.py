@@ -1,0 +1,239 @@
+"""Law: the texts of software licences (the data of `scancode-toolkit-mini`), and questions about them.
+
+A document is a licence: what is known of it in two sentences, then its text. A source with the path `facts` has the
+beginnings of the texts only (2.3 of 17 million characters), so a small model can read them several times. Questions
+ask for a licence's identifier at SPDX, its name and its category, for words in it, and which licence has a demand. A
+licence is held out with all these questions: tuning never asks about it, and its document has the answers. The last
+kind asks what a sentence is about. There, sentences that begin alike are held out together, and a model has to
+generalise.
+"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from tpullm.corpus import ngrams
+from tpullm.corpus.cutting import cut
+from tpullm.corpus.document import Raw
+from tpullm.corpus.domains.packages import Package
+from tpullm.corpus.question import Question, form, place, some
+
+PACKAGE = Package(
+    "scancode-toolkit-mini",
+    "licence texts",
+    "licensedcode/data/licenses/*.LICENSE",
+    "CC-BY-4.0 (the licence database of ScanCode, by AboutCode); each licence text belongs to its authors",
+)
+FACTS = "facts"
+PACKAGES = {"": (PACKAGE,), FACTS: (PACKAGE,)}
+BEGINNING = 1000  # characters of a text, with the path `facts`
+# Entries that are not one text: withdrawn ones, and those that stand for any text.
+NOT_A_TEXT = ("is_deprecated", "is_unknown", "is_generic")
+MOST = 2000  # questions of a kind
+WORDS_OF_A_SENTENCE = range(8, 41)
+SENTENCE = re.compile(r"(?<=[.;])\s+|\n\s*\n")
+DEMAND = re.compile(r"\b(must|shall|may not|required to|provided that)\b", re.IGNORECASE)
+EXCLUSIVE_WORDS = 6  # runs of so many words of a demand are in no other licence
+SAME_BEGINNING = 6  # words
+# Words that do not tell a licence from others.
+COMMON_IN_NAMES = set(
+    "license licence public general software version free open agreement source the and for exception".split()
+)
+# What a licence may speak of: the words to ask for.
+WORDS = ("patent", "trademark", "source code", "export", "arbitration", "royalty-free", "endorse", "jurisdiction")
+CLAUSES_FROM = 0.3  # of the licences: their sentences are enough
+# What a sentence is about, and words that decide it. A sentence with words of two topics is not asked about.
+TOPICS = {
+    "warranty": r"warrant|merchantab|\bas[- ]is\b|fitness for",
+    "liability": r"liab|damages|in no event",
+    "patents": r"\bpatent",
+    "notices": r"\bnotices?\b",
+    "names and trademarks": r"trademark|trade name|endorse|advertis",
+    "applicable law": r"governed by|jurisdiction|\bcourts?\b|laws of",
+    "termination": r"terminat",
+    "export": r"\bexport",
+    "source code": r"source code|source form|corresponding source",
+    "price": r"\bfees?\b|royalt|\bcharge|\bpay\b|payment",
+}
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence: its name, category, identifier at SPDX ("" if it has none), language and text."""
+
+    name: str
+    category: str
+    identifier: str
+    language: str
+    text: str
+
+
+def documents(path: Path, part: str) -> Iterator[Raw]:
+    """The document of the licence in one file, or its beginning (`FACTS`); none if that is not one text."""
+    licence = read(path)
+    if licence:
+        known = f"The category of the licence “{licence.name}” is {licence.category}."
+        if licence.identifier:
+            known += f" The SPDX identifier of “{licence.name}” is {licence.identifier}."
+        text = cut(licence.text, BEGINNING)[0].strip() if part == FACTS else licence.text
+        yield Raw(f"{licence.name}\n\n{known}\n\n{text}\n", licence.language)
+
+
+def read(path: Path) -> Licence | None:
+    """The licence in a file: what is known of it as YAML between two lines of `---`, then its text."""
+    _, head, text = re.split(r"^---(?:\n|\Z)", path.read_text(encoding="utf-8"), maxsplit=2, flags=re.MULTILINE)
+    known = yaml.load(head, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if any(known.get(key) for key in NOT_A_TEXT) or not text.strip():
+        return None
+    identifier = str(known.get("spdx_license_key", ""))
+    if identifier.startswith("LicenseRef-"):  # not of SPDX, but of ScanCode
+        identifier = ""
+    name = " ".join(str(known["name"]).split())
+    return Licence(name, str(known["category"]), identifier, known.get("language", "en"), text.strip())
+
+
+def questions() -> list[Question]:
+    """Every question, in a fixed order."""
+    return questions_about([licence for licence in map(read, PACKAGE.files()) if licence])
+
+
+def questions_about(licences: Sequence[Licence]) -> list[Question]:
+    """The questions about these licences. They ask about none whose name another one has, or that is not English."""
+    named = Counter(licence.name.casefold() for licence in licences)
+    asked = [licence for licence in licences if named[licence.name.casefold()] == 1 and licence.language == "en"]
+    found = []
+    for kind in (_identifiers, _names, _categories, _words, partial(_demands, every=licences), _clauses):
+        found += some(kind(asked), MOST)
+    return found
+
+
+def _identifiers(licences: Sequence[Licence]) -> Iterator[Question]:
+    forms = (
+        "What is the SPDX identifier of the licence “{}”?",
+        "Which SPDX identifier does “{}” have?",
+        "How is “{}” written as an SPDX identifier?",
+        "「{}」のSPDX識別子は何ですか。",
+    )
+    for licence in licences:
+        if licence.identifier:
+            asked = form(forms, licence.name).format(licence.name)
+            yield Question(asked, (licence.identifier,), "identifier", licence.name)
+
+
+def _names(licences: Sequence[Licence]) -> Iterator[Question]:
+    forms = (
+        "Which licence has the SPDX identifier {}?",
+        "What is the name of the licence that SPDX calls {}?",
+        "{} is the SPDX identifier of which licence?",
+    )
+    for licence in licences:
+        if licence.identifier:
+            asked = form(forms, licence.name).format(licence.identifier)
+            yield Question(asked, (licence.name,), "name", licence.name)
+
+
+def _categories(licences: Sequence[Licence]) -> Iterator[Question]:
+    forms = (
+        "In which category is the licence “{}”?",
+        "What is the category of the licence “{}”?",
+        "Which kind of licence is “{}”: in which category?",
+    )
+    for licence in licences:
+        asked = form(forms, licence.name).format(licence.name)
+        yield Question(asked, (licence.category,), "category", licence.name)
+
+
+def _words(licences: Sequence[Licence]) -> Iterator[Question]:
+    """Whether a word is in the text of a licence: as many questions with yes as with no. In “patents” it is neither."""
+    forms = (
+        ("Is the word “{word}” in the text of the licence “{name}”?", "Yes", "No"),
+        ("Does the licence “{name}” have the word “{word}” in its text?", "Yes", "No"),
+        ("「{name}」の文面に「{word}」という語はありますか。", "はい", "いいえ"),
+    )
+    texts = {licence.name: " ".join(licence.text.lower().split()) for licence in licences}
+    for word in WORDS:
+        without = [name for name, text in texts.items() if word not in text]
+        having = [name for name, text in texts.items() if word in text and re.search(rf"\b{word}\b", text)]
+        for names, has_it in ((having, True), (without, False)):
+            count = min(len(having), len(without), MOST // len(WORDS) // 2)
+            for name in sorted(names, key=lambda name: place(f"{word} {name}"))[:count]:
+                asked, yes, no = form(forms, f"{word} {name}")
+                yield Question(asked.format(word=word, name=name), (yes if has_it else no,), "word", name)
+
+
+def _sentences(text: str) -> Iterator[str]:
+    for sentence in SENTENCE.split(text):
+        plain = " ".join(sentence.split())
+        if len(plain.split()) in WORDS_OF_A_SENTENCE and plain.isascii() and '"' not in plain:
+            yield plain
+
+
+def _demands(licences: Sequence[Licence], every: Sequence[Licence]) -> Iterator[Question]:
+    """Which of four licences has a demand: one for each licence. No run of six words of it is in another licence."""
+    runs = [np.unique(_runs(licence.text)) for licence in every]
+    values, counts = np.unique(np.concatenate(runs), return_counts=True)
+    exclusive = values[counts == 1]
+    for licence in licences:
+        demands = (text for text in _sentences(licence.text) if DEMAND.search(text) and not _names_it(text, licence))
+        sentence = next((text for text in demands if _all_in(_runs(text), exclusive)), None)
+        if sentence:
+            names = [licence.name, *_others(licence, licences)]
+            listed = "\n".join(f"- {name}" for name in sorted(names, key=lambda name: place(f"{sentence} {name}")))
+            yield Question(
+                f"Which of these licences says “{sentence}”?\n{listed}", (licence.name,), "demand", licence.name
+            )
+
+
+def _runs(text: str) -> np.ndarray:
+    """The hashes of all runs of words of a text: uint64 [runs]."""
+    return ngrams.hashes(ngrams.units(text)[0], EXCLUSIVE_WORDS)
+
+
+def _all_in(values: np.ndarray, many: np.ndarray) -> bool:
+    """Whether there are values, and each is in `many`, which is sorted."""
+    places = np.minimum(np.searchsorted(many, values), len(many) - 1)
+    return len(values) > 0 and bool(np.all(many[places] == values))
+
+
+def _names_it(sentence: str, licence: Licence) -> bool:
+    """Whether a sentence has a word of the licence's name that is not in the names of many."""
+    words = set(re.findall(r"[a-z]{3,}", licence.name.lower())) - COMMON_IN_NAMES
+    return bool(words.intersection(re.findall(r"[a-z]{3,}", sentence.lower())))
+
+
+def _others(licence: Licence, licences: Sequence[Licence]) -> list[str]:
+    """The names of three other licences, by hash."""
+    chosen: set[str] = set()
+    for number in itertools.count():
+        if len(chosen) == min(3, len(licences) - 1):
+            return sorted(chosen)
+        name = licences[int(place(f"other {number} {licence.name}") * len(licences))].name
+        chosen |= {name} - {licence.name}
+
+
+def _clauses(licences: Sequence[Licence]) -> Iterator[Question]:
+    """What a sentence is about, if it has the words of one topic alone. Of sentences that begin alike one is asked."""
+    patterns = {topic: re.compile(words, re.IGNORECASE) for topic, words in TOPICS.items()}
+    found: dict[str, dict[str, str]] = {topic: {} for topic in TOPICS}
+    for licence in licences:
+        if place(f"clauses {licence.name}") >= CLAUSES_FROM:
+            continue
+        for sentence in _sentences(licence.text):
+            about = [topic for topic, pattern in patterns.items() if pattern.search(sentence)]
+            if len(about) == 1:
+                beginning = " ".join(re.findall(r"\w+", sentence.lower())[:SAME_BEGINNING])
+                found[about[0]].setdefault(beginning, sentence)
+    choices = ", ".join(TOPICS)
+    for topic, sentences in found.items():
+        asked = (
+            Question(f"What is this about: “{sentence}”?\nChoose: {choices}", (topic,), "clause", f"sentence {start}")
+            for start, sentence in sentences.items()
+        )
+        yield from some(asked, MOST // len(TOPICS))

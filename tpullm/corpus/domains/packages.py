@@ -1,0 +1,46 @@
+"""Finds the data of installed packages without importing them: scancode alone would take seconds and much memory."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpullm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package on PyPI whose data are text.
+
+    Args:
+        name: its name there.
+        holds: what its text is, for errors.
+        data: the files to read, as a pattern of names in the folder where packages are installed.
+        licence: the licence of the text, for the data card.
+    """
+
+    name: str
+    holds: str
+    data: str
+    licence: str
+
+    def version(self) -> str:
+        """The installed version; `UserError` if it is not installed."""
+        return self._distribution().version
+
+    def files(self) -> list[Path]:
+        """The files of its data, by name; `UserError` if it is not installed or has none."""
+        found = sorted(Path(str(self._distribution().locate_file(""))).glob(self.data))
+        if not found:
+            raise UserError(
+                f"{self.holds}: {self.name} {self.version()} has no {self.data}; install a version that has it: "
+                "pip install -U 'tpullm[domains]'"
+            )
+        return found
+
+    def _distribution(self) -> importlib.metadata.Distribution:
+        try:
+            return importlib.metadata.distribution(self.name)
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(
+                f"{self.holds}: the package {self.name} is not installed; run: pip install 'tpullm[domains]'"
+            ) from None

@@ -1,0 +1,63 @@
+"""Held-out questions with right answers, asked before and after tuning."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from tpullm.corpus import domains
+from tpullm.corpus.question import Question
+from tpullm.inference.generation import answer
+from tpullm.inference.session import Session
+from tpullm.process.isolated import Isolated
+
+SECONDS, MEMORY_BYTES = 2, 256 << 20  # of a program that answers a question
+
+Judge = Callable[[Question, str], bool]
+
+
+@contextlib.contextmanager
+def judge(name: str) -> Iterator[Judge]:
+    """What says whether an answer to a built-in question of this name is right.
+
+    An answer to `tenki` is right word for word. The domains judge by what is meant, and code by its tests, in a process
+    that can do little else.
+    """
+    if name == "tenki":
+        yield lambda question, said: said.strip() in question.answers
+        return
+    with contextlib.closing(Isolated("tpullm.rewards.code_tests:run_tests", SECONDS, MEMORY_BYTES)) as isolated:
+
+        def passes(program: str) -> bool:
+            # A program that ends by itself, before its tests, reports nothing.
+            return isolated.map([[program, ["assert True"]]]) == [1]
+
+        yield lambda question, said: domains.is_right(question, said, passes)
+
+
+def asked(base: Session, tuned: Session, questions: Sequence[Question], right: Judge) -> dict:
+    """The share of right answers before and after tuning.
+
+    Returns:
+        `tuned` and `base`: `accuracy` and the number of `questions`; `kinds`: the same by the kind of question;
+        `answers`: all of them.
+    """
+    texts = [question.question for question in questions]
+    said = {"base": answer(base, texts), "tuned": answer(tuned, texts)}
+    judged = {
+        name: [right(question, text) for question, text in zip(questions, found, strict=True)]
+        for name, found in said.items()
+    }
+    table = [
+        {"question": question.question, "expected": question.answers[0], "kind": question.kind,
+         "base": said["base"][i], "tuned": said["tuned"][i], "right": judged["tuned"][i]}
+        for i, question in enumerate(questions)
+    ]  # fmt: skip
+    kinds = {}
+    for kind in dict.fromkeys(question.kind for question in questions):
+        places = [i for i, question in enumerate(questions) if question.kind == kind]
+        shares = {name: sum(found[i] for i in places) / len(places) for name, found in judged.items()}
+        kinds[kind] = shares | {"questions": len(places)}
+    whole = {
+        name: {"accuracy": sum(found) / max(len(found), 1), "questions": len(questions)}
+        for name, found in judged.items()
+    }
+    return whole | {"kinds": kinds, "answers": table}
