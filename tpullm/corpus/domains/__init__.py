@@ -14,10 +14,10 @@ from tpullm.corpus.domains.judging import is_right
 from tpullm.corpus.domains.packages import Package
 from tpullm.corpus.question import Question, conversations, place, split
 from tpullm.errors import UserError
+from tpullm.run.question_sets import WORDING
 
 DOMAINS = {"law": law, "medicine": medicine, "programming": programming}
 SOURCES = {"law": law, "medicine": medicine}  # the documents of `programming` are a `python` source
-VERSION = 1  # of the wording of documents and questions
 
 __all__ = [
     "DOMAINS",
@@ -53,8 +53,8 @@ def files(kind: str, part: str = "") -> list[Path]:
 def identity(domain: str, part: str = "") -> dict[str, str]:
     """What the documents and questions of a domain depend on: versions of packages, of Python, and of their wording."""
     if domain == "programming":
-        return {"python": f"{platform.python_version()}, wording {VERSION}"}
-    return {package.name: f"{package.version()}, wording {VERSION}" for package in packages(domain, part)}
+        return {"python": f"{platform.python_version()}, wording {WORDING}"}
+    return {package.name: f"{package.version()}, wording {WORDING}" for package in packages(domain, part)}
 
 
 def questions(domain: str) -> list[Question]:
