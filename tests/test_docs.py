@@ -194,7 +194,8 @@ def test_a_piece_of_a_recipe_loads(tmp_path, block):
     assert parsing.load(tmp_path / "recipe.yaml")
 
 
-CONVERSATIONS = sorted({line for page in PAGES for block in blocks(page, "json") for line in block.splitlines()})
+EXAMPLES = {line for page in PAGES for block in blocks(page, "json") for line in block.splitlines()}
+CONVERSATIONS = sorted(line for line in EXAMPLES if line.startswith('{"messages"'))
 TEMPLATES = sorted({block for page in PAGES for block in blocks(page, "jinja")})
 
 

@@ -181,7 +181,7 @@ def exported(tiny_run, tmp_path_factory):
     """Our own tuned model, as it is published."""
     folder = tmp_path_factory.mktemp("exported") / "model"
     done = tpullm("export", tiny_run, folder, "--licence", "Apache-2.0")
-    assert "finetune, step 10" in done.stderr
+    assert "talk, step 10" in done.stderr
     return folder
 
 

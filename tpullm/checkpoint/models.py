@@ -41,7 +41,8 @@ class Model:
             schedule over `steps` steps.
         left_out: pairs `[step, count]`, of a training that rolled back: before step `step` it left out `count` batches.
         adapter: if the checkpoint holds an adapter alone, its settings.
-        before: the checkpoint whose parameters it is an adapter of: a stage of the same run, and a step.
+        before: the checkpoint whose parameters it is an adapter of: a stage of the same run, a step, and the identity
+            of the stage.
     """
 
     directory: Path
@@ -53,13 +54,23 @@ class Model:
     horizons: list[list[int]]
     left_out: list[list[int]]
     adapter: AdapterConfig | None = None
-    before: tuple[str, int] | None = None
+    before: tuple[str, int, str] | None = None
 
     @property
     def base(self) -> "Model":
-        """The model that this is an adapter of."""
-        stage, step = self.before
-        return described(self.run / stage / "checkpoints", step)
+        """The model that this is an adapter of.
+
+        Raises:
+            UserError: it is gone, or was made again since, so the adapter would be one of other parameters.
+        """
+        stage, step, identity = self.before
+        folder, made = self.run / stage / "checkpoints", self.run / stage / manifest.FILE
+        if not folder.is_dir() or not made.exists() or manifest.identity(self.run / stage) != identity:
+            raise UserError(
+                f"{self.directory.parent}: is an adapter of {self.run / stage} as it was, and that was made again or "
+                "is gone; tune again, or move the old one back from RUN/replaced"
+            )
+        return described(folder, step)
 
     @property
     def tokenizer_path(self) -> Path:
@@ -70,7 +81,8 @@ class Model:
         """Whether it was tuned on conversations: by this program, or by its publisher if it has a chat template."""
         stages = list(self.recipe.get("finetune") or {})
         learned = stages[: stages.index(self.stage) + 1] if self.stage in stages else []
-        taught = any(self.recipe["finetune"][stage]["conversations"] for stage in learned)
+        settings = [self.recipe["finetune"][stage] for stage in learned]
+        taught = any(stage["conversations"] or stage["preferences"] for stage in settings)
         return taught or bool(self.recipe.get("base")) and self.stage != "pretrain" and tokenizer.has_template
 
 
@@ -270,10 +282,26 @@ def load_params(model: Model, shapes: Tree) -> Tree:
     """
     if model.adapter is None:
         return _restored(model, shapes)
-    return _merge(load_params(model.base, shapes), load_adapter(model, shapes), model.adapter.scale)
+    adapters = load_adapter(model, shapes)
+    # In float32 until they are merged: a sum that is rounded twice would be another model than the exported one.
+    params = load_params(model.base, _in_float32(shapes, adapters))
+    leaves = jax.tree.leaves(shapes)
+    with jax.set_mesh(leaves[0].sharding.mesh):
+        return _merge(params, adapters, model.adapter.scale, tuple(leaf.dtype for leaf in leaves))
 
 
-_merge = jax.jit(merge, static_argnums=2, donate_argnums=0)
+@partial(jax.jit, static_argnums=(2, 3), donate_argnums=0)
+def _merge(params: Tree, adapters: Tree, scale: float, dtypes: tuple) -> Tree:
+    leaves, structure = jax.tree.flatten(merge(params, adapters, scale))
+    return structure.unflatten(leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True))
+
+
+def _in_float32(shapes: Tree, adapters: Tree) -> Tree:
+    """The shapes, with float32 where an adapter is beside a matrix."""
+    if NAME in adapters:
+        leaf = shapes["weight"]
+        return shapes | {"weight": jax.ShapeDtypeStruct(leaf.shape, jax.numpy.float32, sharding=leaf.sharding)}
+    return shapes | {key: _in_float32(shapes[key], below) for key, below in adapters.items()}
 
 
 def load_adapter(model: Model, shapes: Tree) -> Tree:

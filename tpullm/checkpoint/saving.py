@@ -196,7 +196,7 @@ def description(
     horizons: list[list[int]] = (),
     left_out: list[list[int]] = (),
     adapter: AdapterConfig | None = None,
-    before: tuple[str, int] | None = None,
+    before: tuple[str, int, str] | None = None,
 ) -> dict:
     """The description in a checkpoint; see `models.Model`."""
     return {

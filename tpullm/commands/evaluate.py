@@ -68,7 +68,9 @@ def _results(recipe: Recipe, run: Path) -> dict:
             found = tenki_truth.loss_and_entropy(run / "tokens" / source.name / "held_out", base)
             swaps = tenki_truth.swaps(base, tenki.swaps())
             results |= {source.name: found, "blank": tenki_truth.blanks(base), "swaps": swaps}
+    tuned = base
     for name in recipe.finetune:
+        tuned = None  # the memory of one model less
         tuned = load(run / name)
         results.setdefault("stages", {})[name] = _held_out_loss(recipe, run, tuned)
     results |= _questions(recipe, base, tuned) if recipe.finetune else {}
@@ -85,8 +87,10 @@ def _questions(recipe: Recipe, base: Session, tuned: Session) -> dict:
         for name in stage.conversations:
             if name in examples.BUILT_IN:
                 _, held_out = examples.questions(name, stage.held_out_fraction, recipe.seed)
+                # A base that was never tuned to talk has no chat template: it is asked in that of the tuned model.
+                asked = base if base.tokenizer.has_template else dataclasses.replace(base, tokenizer=tuned.tokenizer)
                 with questions.judge(name) as right:
-                    return questions.asked(base, tuned, held_out[: recipe.evaluate.questions or None], right)
+                    return questions.asked(asked, tuned, held_out[: recipe.evaluate.questions or None], right)
     return {}
 
 

@@ -37,6 +37,8 @@ def main(arguments) -> None:
     model, options = find(arguments.model), (arguments.dtype, int(arguments.shard_gigabytes * 1e9), arguments.licence)
     if arguments.merge and not model.adapter:
         raise UserError(f"--merge: {model.directory.parent} has no adapter; leave --merge out")
+    if model.adapter and not arguments.merge and (arguments.dtype, arguments.shard_gigabytes) != ("stored", 5.0):
+        raise UserError("--dtype, --shard-gigabytes: are for whole models; an adapter is written as it was trained")
     with storage.atomic_directory(folder, replaces=False) as temporary:
         if model.adapter and not arguments.merge:
             size = publish.write_adapter(model, temporary, folder.name, arguments.licence)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tpullm import storage
 from tpullm.checkpoint.models import check_shape, load_params, made_by, model_of
-from tpullm.data.stream import Stream, evaluation_batches, held_out_batches
+from tpullm.data.stream import EvaluationBatches, Stream, held_out_batches
 from tpullm.data.tuning_data import TuningData, tuning_data
 from tpullm.errors import UserError
 from tpullm.huggingface import adapters, tensors
@@ -62,17 +62,19 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     _embedded(data, model, start)
     rows, size = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length)
     stream = Stream(data.read, data.weights, *size, recipe.seed, rows, what=where)
+    # Of preferences they are built when the references are there.
     evaluations = {
-        source: list(evaluation_batches(documents, *size, config.evaluate_rows, rows))
+        source: EvaluationBatches(documents, *size, config.evaluate_rows, rows)
         for source, documents in data.held_out.items()
     }
     evaluations |= held_out_batches(recipe, run, *size, config.evaluate_rows, rows)
     dtype = compute_dtype(config.compute)
     placed = architecture.placed(mesh, dtype if adapter else None)
-    load, before = partial(load_params, base, placed), (base.stage, base.step)
+    load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
     changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
     parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), load)
-    references = partial(fill_references, stage, architecture, load, data.pairs, size, mesh, dtype)
+    micro = (config.batch_size // config.accumulation, config.sequence_length)
+    references = partial(fill_references, stage, architecture, load, data.pairs, micro, mesh, dtype, config.loss_chunks)
     job = Job(*parts, adapter=adapter, prepare=references, begins=begins, before=before if adapter else None)
     examples = sum(len(documents.ids) for source, documents in data.read.items() if source not in settings.documents)
     make(job, recipe, inputs, start / "tokenizer", changed, examples=examples)
@@ -132,7 +134,7 @@ def _changed_files(tokenizer: Tokenizer, ends: list[int], folder: Path, where: s
         if text := [end for end in new if tokenizer.bytes_of(end)]:
             raise UserError(
                 f"{folder}: its chat template ends an answer with {tokenizer.piece(text[0])!r}, which is no special "
-                "token, so the tuned model could not end an answer; give one that does, with {where}.chat_template"
+                f"token, so the tuned model could not end an answer; give one that does, with {where}.chat_template"
             )
         say(f"{where}: answers end in {', '.join(map(tokenizer.piece, new))}, and so will the model's")
         generation = folder / "generation_config.json"

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -180,6 +181,16 @@ def pretraining_stream(recipe: Recipe, run: Path, own_rows: np.ndarray | None = 
     stores = {name: TokenStore(run / "tokens" / name / "train") for name in weights}
     stage = recipe.pretrain
     return Stream(stores, weights, stage.batch_size, stage.sequence_length, recipe.seed, own_rows)
+
+
+class EvaluationBatches:
+    """What `evaluation_batches` gives for these arguments, built anew each time that it is read."""
+
+    def __init__(self, *arguments: Any):
+        self._arguments = arguments
+
+    def __iter__(self) -> Iterator[Batch]:
+        return evaluation_batches(*self._arguments)
 
 
 def evaluation_batches(

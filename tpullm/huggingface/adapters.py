@@ -11,6 +11,7 @@ are `lora_A` `[R, in]`, `lora_B` `[out, R]`, `lora_magnitude_vector` `[out]`.
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ ONLY: dict[str, tuple] = {
     "trainable_token_indices": (None,),
     "use_qalora": (False, None),
     "alora_invocation_tokens": (None,),
+    # Others change the parameters of the base when they are loaded.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
 
 
@@ -58,8 +61,8 @@ class Module:
 
     @property
     def last(self) -> str:
-        """Its name within its layer's part, as `target_modules` has it."""
-        return self.name.rpartition(".")[2]
+        """Its last two names, as `target_modules` has it: GPT-2 has a `c_proj` in attention and in the MLP."""
+        return ".".join(self.name.split(".")[-2:])
 
 
 def modules(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[Module]:
@@ -201,6 +204,7 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
     rank, alpha = _number(said, "r", folder), _number(said, "lora_alpha", folder)
     root, magnitude = bool(said.get("use_rslora")), bool(said.get("use_dora"))
     found: dict[str, np.ndarray] = {}
+    seen: Counter[str] = Counter()
     with _opened(folder) as source:
         left, ranks = set(source.files), []
         family = _family(left, shapes, layers, folder)
@@ -222,9 +226,12 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
                 if missing := [name for name in names if name not in left]:
                     raise UserError(f"{folder}: {missing[0]} is missing; fetch the adapter again")
                 tensors_of = [source(name).astype(np.float32) for name in names]
+                seen.update(module.ours)
                 ratio = _scale(said, module.name, rank, alpha, root) / scale
                 _set(found, module, tensors_of, config.rank, ratio, shapes, folder)
                 left -= set(names)
+    if magnitude and (short := [name for name, count in seen.items() if count < layers]):
+        raise UserError(f"{folder}: {_last(short[0])} has no DoRA in some layers; only LoRA may leave layers out")
     if left:
         raise UserError(f"{folder}: {min(left)!s:.120} is no matrix of this model; the adapter's base is another one")
     targets = sorted({name.split(".")[-3] for name in found})
@@ -241,8 +248,12 @@ def _number(said: dict, key: str, folder: Path) -> float:
 def _scale(said: dict, name: str, rank: float, alpha: float, root: bool) -> float:
     """The factor of one module: PEFT's patterns name some with another rank or alpha."""
     for key in ("rank_pattern", "alpha_pattern"):
-        for pattern, value in (said.get(key) or {}).items():
-            if not re.fullmatch(r"[\w.]{1,200}", pattern) or not isinstance(value, int | float) or value <= 0:
+        patterns = said.get(key) or {}
+        if not isinstance(patterns, dict):
+            raise UserError(f"{CONFIG}: {key} is {patterns!s:.80}, and no object; fetch the adapter again")
+        for pattern, value in patterns.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+            if not re.fullmatch(r"[\w.]{1,200}", pattern) or not number:
                 raise UserError(f"{CONFIG}: {key} has {pattern!s:.80}: {value!s:.40}; only plain names are known here")
             if name == pattern or name.endswith(f".{pattern}"):
                 rank, alpha = (value, alpha) if key == "rank_pattern" else (rank, value)

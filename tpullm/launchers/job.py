@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpullm import storage
-from tpullm.corpus import domains
-from tpullm.corpus.source_files import INSTALLED
 from tpullm.errors import UserError
 from tpullm.hardware import accelerators, machines
 from tpullm.launchers import code
@@ -15,6 +13,7 @@ from tpullm.launchers.settings import LaunchConfig
 from tpullm.mesh import axes
 from tpullm.recipe import parsing as recipes
 from tpullm.recipe.schema import Recipe
+from tpullm.run import question_sets
 
 # How a verb is distributed: its processes join as hosts (`cluster/join.py`), or share its work (`cluster/shares.py`).
 JOINING = ("run", "pretrain", "finetune", "evaluate")
@@ -112,7 +111,9 @@ class Job:
     def extras(self) -> str:
         """The extras of the wheel that a machine's devices, sources and trackers need, such as `cuda,gcp,mlflow`."""
         of_devices = machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
-        of_sources = {"domains" for source in self.recipe.corpus.sources if source.kind in domains.SOURCES}
+        of_sources = {"domains" for source in self.recipe.corpus.sources if source.kind in question_sets.PACKAGES}
+        named = {name for stage in self.recipe.finetune.values() for name in stage.conversations}
+        of_sources |= {"domains" for name in named if question_sets.PACKAGES.get(name)}
         return ",".join([of_devices, *of_sources, *self.recipe.trackers])
 
 
@@ -171,13 +172,15 @@ def _paths(job: Job) -> list[tuple[str, str]]:
         found += [
             ("corpus.sources", source.path)
             for source in job.recipe.corpus.sources
-            if source.kind != "tenki" and source.kind not in INSTALLED and "://" not in source.path
+            if source.kind != "tenki"
+            and source.kind not in ("tenki", "python", *question_sets.PACKAGES)
+            and "://" not in source.path
         ]
     if job.verb in ("run", "pretrain", "finetune"):
         found += [("base", job.recipe.base)]
     if job.verb in ("run", "pretrain"):
         found += [("branch", job.recipe.branch)]
-    built_in = ("tenki", *domains.DOMAINS)
+    built_in = ("tenki", *question_sets.PACKAGES)
     for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
         found += [(f"finetune.{name}.conversations", path) for path in stage.conversations if path not in built_in]
         found += [(f"finetune.{name}.preferences", path) for path in stage.preferences]

@@ -1,6 +1,7 @@
 """Parameters, and the matmul of an activation with one: its gradient is written out."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -61,6 +62,14 @@ def small(axes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple("width" if axis == "embed" else axis for axis in axes)
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Layout:
+    """How an array is split, for a backward pass that has not kept the array."""
+
+    spec: P
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def matmul(subscripts: str, axes: tuple[str, ...], reduce_dtype: str, out_spec, x: jax.Array, weight: jax.Array):
     """`x` times a parameter, which is all-gathered in the type of `x`; its gradient is sharded like the parameter.
@@ -81,19 +90,16 @@ def matmul(subscripts: str, axes: tuple[str, ...], reduce_dtype: str, out_spec, 
 def _matmul_forward(subscripts, axes, reduce_dtype, out_spec, x, weight):
     """Keeps `x` only if the gradient of the weight is wanted: that of a frozen weight is not."""
     out = matmul(subscripts, axes, reduce_dtype, out_spec, x.value, weight.value)
-    return out, (x.value if weight.perturbed else None, weight.value)
+    layout = Layout(jax.typeof(x.value).sharding.spec)
+    return out, (x.value if weight.perturbed else None, weight.value, layout)
 
 
 def _matmul_backward(subscripts, axes, reduce_dtype, out_spec, saved, cotangent):
-    x, weight = saved
+    x, weight, layout = saved
     operands, out = subscripts.split("->")
     left, right = operands.split(",")
     gathered = all_gather(weight, *axes, dtype=cotangent.dtype)
-    of_letter = dict(zip(right, jax.typeof(gathered).sharding.spec, strict=True))
-    of_letter |= {
-        letter: axis for letter, axis in zip(out, jax.typeof(cotangent).sharding.spec, strict=True) if letter in left
-    }
-    dx = einsum(f"{out},{right}->{left}", cotangent, gathered, P(*(of_letter[letter] for letter in left)))
+    dx = einsum(f"{out},{right}->{left}", cotangent, gathered, layout.spec)
     if x is None:
         return dx, None
     turned = "".join(

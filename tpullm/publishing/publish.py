@@ -64,7 +64,8 @@ def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> i
     family = writing.published_family(model.config.trained_as(ModelConfig()), _preferred(model))
     with jax.set_mesh(mesh):
         found = tensors.flat(load_adapter(model, architecture.placed(mesh)))
-    base = Path(model.recipe["base"]).name or model.base.directory.parent.name
+    stage = model.base.directory.parent.name
+    base = Path(model.recipe["base"]).name if stage == "base" else stage
     arrays = {key: np.asarray(array) for key, array in found.items()}
     size = adapters.write(folder, family, arrays, model.adapter, tensors.flat(architecture.shapes), base)
     tokenizer = load_tokenizer(model.tokenizer_path)
@@ -146,8 +147,12 @@ def _evaluation(model: Model) -> list[tuple[str, str]]:
         return []
     facts = storage.read_json(made)
     rows = [
-        (f"held-out {source}", f"{loss:.4f} nats a token, {facts['eval_bits_per_byte'][source]:.3f} bits a byte")
-        for source, loss in facts.get("eval_loss", {}).items()
+        (f"held-out {source}", f"{facts['eval_loss'][source]:.4f} nats a token, {bits:.3f} bits a byte")
+        for source, bits in facts.get("eval_bits_per_byte", {}).items()
+    ]
+    rows += [
+        (f"held-out {source}", f"the better answer wins in {share:.1%}")
+        for source, share in facts.get("eval_accuracy", {}).items()
     ]
     results, key = _results(model), "base" if model.stage in FOUNDATIONS else "tuned"
     if key in results:

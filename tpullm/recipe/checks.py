@@ -1,5 +1,6 @@
 """What no run could do, found before anything is done: numbers out of range, settings that contradict each other."""
 
+import dataclasses
 import difflib
 import re
 
@@ -10,7 +11,18 @@ from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig, Recipe, TrainCon
 
 NAMED = "NAME"  # in place of `finetune.NAME`, in the table below
 # What a run directory has beside the stages of tuning, which are folders there too.
-TAKEN = {"base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", "replaced", "report"}
+TAKEN = {
+    "base",
+    "documents",
+    "tokenizer",
+    "tokens",
+    "pretrain",
+    "evaluate",
+    "replaced",
+    "report",
+    "launch",
+    "downloads",
+}
 # The matrices that an adapter may stand beside.
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down", "router")
 
@@ -75,6 +87,7 @@ RANGES = {
 
 def check(recipe: Recipe) -> Recipe:
     """Refuse what no run could do; `UserError` names the key."""
+    _check_values(recipe, "")
     _check_ranges(recipe)
     for name in slices.names(recipe.topology):  # several are for `plan`, which also takes `local`
         if name != "local":
@@ -143,10 +156,20 @@ def _trainings(recipe: Recipe) -> dict[str, TrainConfig]:
     }
 
 
+def _check_values(config: object, name: str) -> None:
+    """Refuse keys without a value: YAML's null."""
+    for field in dataclasses.fields(config):
+        value, dotted = getattr(config, field.name), f"{name}.{field.name}".lstrip(".")
+        _require(value is not None, f"{dotted}: has no value; give one, or leave the key out")
+        for key, inner in value.items() if isinstance(value, dict) else [("", value)]:
+            if dataclasses.is_dataclass(inner):
+                _check_values(inner, f"{dotted}.{key}".rstrip("."))
+
+
 def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
     where = f"finetune.{name}"
     _require(
-        bool(re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name)) and name not in TAKEN,
+        isinstance(name, str) and bool(re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name)) and name not in TAKEN,
         f"{where}: a stage of this name can't have a folder in the run; use small letters, digits, - and _, and none "
         f"of {', '.join(sorted(TAKEN))}",
     )
@@ -161,9 +184,14 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         not settings.conversations or shares < 1,
         f"{where}.documents: their shares are {shares:g} of the tokens, so conversations have none left; give less",
     )
+    for kind in ("conversations", "preferences"):
+        _require(
+            not (getattr(settings, kind) and kind in known),
+            f"{where}: a source of corpus is named {kind}; give it another name",
+        )
     _require(
-        not (settings.conversations and "conversations" in known),
-        f"{where}: a source of corpus is named conversations; give it another name",
+        not settings.preferences or not settings.train.optimizer.z_loss,
+        f"{where}.train.optimizer.z_loss: preferences have none; leave it out",
     )
     _require(
         not settings.preferences or not (settings.conversations or settings.documents),

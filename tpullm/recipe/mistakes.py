@@ -155,6 +155,11 @@ def _wrong(node: Any, kind: type, prefix: str, keys: Keys) -> Iterator[tuple[str
                 yield from _wrong(item, nested, f"{dotted}.", keys)
         elif nested and typing.get_origin(hints[key.value]) is dict:
             for name, item in value.value if isinstance(value, yaml.MappingNode) else []:
+                if name.tag != "tag:yaml.org,2002:str":
+                    yield (
+                        f"{dotted}: {name.value} is not a text to YAML, so no name; write it in quotes",
+                        key.start_mark.line + 1,
+                    )
                 yield from _wrong(item, nested, f"{dotted}.{name.value}.", keys)
         elif nested and not (value.tag == "tag:yaml.org,2002:null" and hints[key.value] is not nested):
             yield from _wrong(value, nested, f"{dotted}.", keys)

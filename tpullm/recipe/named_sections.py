@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tpullm.errors import UserError
 from tpullm.recipe import mistakes
 from tpullm.recipe.mistakes import Keys
 from tpullm.recipe.schema import TuningConfig
@@ -25,8 +26,12 @@ def joined(argv: Sequence[str], files: Sequence[Path], known: Keys) -> list[str]
     rest, changes, words = [], [], iter(argv)
     for word in words:
         option, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and option != (general := known.general(option)) and general in known.all:
-            changes.append((option, value if equals else next(words, "")))
+        if word.startswith("--") and _is_one(option, known):
+            value = value if equals else next(words, None)
+            if value is None:
+                wanted = known.known.get(known.general(option))
+                raise UserError(f"--{option}: its value is missing{f'; give {wanted.wanted}' if wanted else ''}")
+            changes.append((option, value))
         else:
             rest.append(word)
     if not changes:
@@ -38,10 +43,30 @@ def joined(argv: Sequence[str], files: Sequence[Path], known: Keys) -> list[str]
         for part in above:
             node[part] = dict(node[part]) if isinstance(node.get(part), dict) else {}
             node = node[part]
-        node[last] = _yaml(value)
+        found = _yaml(value)
+        if known.general(option) in known.known:
+            node[last] = found
+        elif isinstance(found, dict) or known.general(option).rpartition(".")[0] in known.known:
+            node[last] = _merged(node.get(last), found)
+        else:
+            raise UserError(f"{option}: has keys of its own; give --{option}.KEY, see {known.where(option)}")
     options = {"default_flow_style": True, "sort_keys": False, "width": float("inf")}  # stages have an order
     as_text = lambda value: yaml.safe_dump(value, **options).strip()  # noqa: E731
     return rest + [f"--{section}={as_text(value)}" for section, value in whole.items()]
+
+
+def _is_one(option: str, known: Keys) -> bool:
+    """Whether it is a key of a section that the recipe names itself, or one of pairs in such a section."""
+    general = known.general(option)
+    pairs = known.known.get(general.rpartition(".")[0])
+    return general != option and (general in known.all or bool(pairs and pairs.kind == "pairs"))
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """A section with other values of some of its keys."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
 
 
 def mistake(argv: Sequence[str], files: Sequence[Path], known: Keys) -> tuple[str, str] | None:

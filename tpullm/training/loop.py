@@ -70,7 +70,8 @@ class Job:
         adapter: what is trained instead of the parameters of `load`, which stay as they are.
         prepare: called once before training, when the stage has its folder.
         begins: the parameters that the adapter begins with; None is fresh ones.
-        before: the checkpoint that `load` reads: its stage, which is in the same run, and its step.
+        before: the checkpoint that `load` reads: its stage, which is in the same run, its step, and
+            the identity of the stage.
     """
 
     directory: Path
@@ -86,7 +87,7 @@ class Job:
     adapter: AdapterConfig | None = None
     prepare: Callable[[], None] | None = None
     begins: Tree = None
-    before: tuple[str, int] | None = None
+    before: tuple[str, int, str] | None = None
 
     @property
     def first(self) -> int:
@@ -301,7 +302,8 @@ def _start(
     if frozen:
         fresh = lambda key, frozen: with_lengths(frozen, architecture.trained(architecture.init(key)))  # noqa: E731
         if job.begins is not None:
-            return jax.jit(lambda: with_params(job.begins, optimizer), out_shardings=shardings)()
+            make = jax.jit(lambda begins: with_params(begins, optimizer), out_shardings=shardings)
+            return make(jax.device_put(job.begins, shardings["params"]))
         make = jax.jit(lambda *of: with_params(fresh(*of), optimizer), out_shardings=shardings)
         return make(jax.random.key(job.seed), frozen)
     if job.load is not None:

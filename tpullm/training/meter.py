@@ -157,8 +157,13 @@ class Meter:
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Write held-out results; the time that they took does not count as training."""
         self.log.write({"step": step, "tokens": step * self.tokens_per_step, **results})
-        losses = ", ".join(f"{source} {loss:.4f}" for source, loss in results["eval_loss"].items())
-        say(f"step {step:>6,}  held-out loss (nats a token): {losses}")
+        right = results.get("eval_accuracy", {})
+        losses = [f"{source} {loss:.4f}" for source, loss in results["eval_loss"].items() if source not in right]
+        told = [f"loss (nats a token): {', '.join(losses)}"] if losses or not right else []
+        told += [
+            f"{source}: loss {results['eval_loss'][source]:.4f}, {share:.0%} right" for source, share in right.items()
+        ]
+        say(f"step {step:>6,}  held-out {'; '.join(told)}")
         self._restart(step, time.monotonic())
 
     def _restart(self, step: int, now: float) -> None:

@@ -52,7 +52,7 @@ class MetricsLog:
     def evaluated(self, step: int) -> dict | None:
         """The held-out results after `step`, if they are in the log."""
         rows = [row for row in read(self._place.folder / FILE) if row["step"] == step and "eval_loss" in row]
-        return {name: rows[-1][name] for name in ("eval_loss", "eval_bits_per_byte")} if rows else None
+        return {name: value for name, value in rows[-1].items() if name.startswith("eval_")} if rows else None
 
     def write_hours(self, line: dict) -> None:
         """Append a line of `Hours`."""

@@ -3,7 +3,7 @@
 Shapes: B batch, T length, S pairs in a row at most.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,14 @@ def pair_loss(architecture: Architecture, params: Tree, batch: PairBatch, *, dty
 
 
 def fill_references(
-    directory: Path, architecture: Architecture, load, parts: Sequence[Pairs], size: tuple[int, int], mesh: Mesh, dtype
+    directory: Path,
+    architecture: Architecture,
+    load: Callable[[], Tree],
+    parts: Sequence[Pairs],
+    size: tuple[int, int],
+    mesh: Mesh,
+    dtype,
+    chunks: int = 0,
 ) -> None:
     """Compute the references of all pairs once, by the model that tuning starts from, and keep them in the stage.
 
@@ -86,7 +93,8 @@ def fill_references(
         directory: of the stage.
         load: reads that model's parameters, which are held for this time alone.
         parts: whose `references` are filled.
-        size: rows and tokens of a batch.
+        size: rows and tokens of a micro-batch.
+        chunks: of a row, as in the loss.
     """
     if not any(part.settings.needs_reference for part in parts):
         return
@@ -95,7 +103,7 @@ def fill_references(
         with storage.local_copy(file).open("rb") as opened:
             found = list(np.load(opened).values())
     else:
-        found = _references(architecture, load, parts, size, mesh, dtype)
+        found = _references(architecture, load, parts, size, mesh, dtype, chunks)
         hosts.on_first("references", _write, file, found)
     for part, values in zip(parts, found, strict=True):
         part.references[:] = values
@@ -106,9 +114,11 @@ def _write(file: Path, found: Sequence[np.ndarray]) -> None:
         np.savez(opened, *found)
 
 
-def _references(architecture, load, parts, size, mesh, dtype) -> list[np.ndarray]:
+def _references(architecture, load, parts, size, mesh, dtype, chunks) -> list[np.ndarray]:
     run = jax.jit(
-        lambda params, batch: jnp.stack([of.policy for of in answers(architecture, params, batch, dtype=dtype)])
+        lambda params, batch: jnp.stack(
+            [of.policy for of in answers(architecture, params, batch, dtype=dtype, chunks=chunks)]
+        )
     )
     found, own = [], own_rows(mesh, size[0])
     with jax.set_mesh(mesh), progress("references", sum(len(part.ids) for part in parts), "pairs") as advance:

@@ -77,11 +77,13 @@ class Architecture:
 
         Args:
             matrices: the type of matrices and tables, if not that of a training. A step casts them to the type of its
-                matmuls anyway, so in that type they are frozen without a change of any bit.
+                matmuls anyway, so in that type they are frozen without a change of any bit. A router is multiplied in
+                float32, so it keeps its type.
         """
 
         def place(leaf, sharding, axes):
-            cast = matrices is not None and len(unstacked_axes(axes)) > 1
+            cast = matrices is not None and {"embed", "rank"} & set(axes) and not {"routes"} & set(axes)
+            cast = cast and len(unstacked_axes(axes)) > 1
             return jax.ShapeDtypeStruct(leaf.shape, matrices if cast else leaf.dtype, sharding=sharding)
 
         return jax.tree.map(place, self.shapes, self.shardings(mesh), self.axes)

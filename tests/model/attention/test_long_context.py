@@ -50,7 +50,7 @@ def key_blocks(order: np.ndarray, devices: int, positions: np.ndarray) -> list[i
         nothing, whole = jnp.zeros((1, length), jnp.int32), jnp.asarray(2**30)
         total = 0
         for at, position in zip(of_queries(indices), of_queries(positions[indices]), strict=True):
-            tokens = flash.Tokens(nothing, position, at[0], nothing, nothing, whole)
+            tokens = flash.Tokens(jnp.zeros_like(position), position, at[0], nothing, nothing, whole)
             first, end = flash._needed(tokens, flash._block(length))
             total += int(end - first)
         blocks.append(total)

@@ -45,12 +45,12 @@ class PreferenceConfig:
         kind: the objective. `dpo` (Rafailov et al. 2023), `ipo` (Azar et al. 2023), `orpo` (Hong et al. 2024), `simpo`
             (Meng et al. 2024).
         beta: how strongly the model is held where it started. For `orpo`: the weight of the odds ratio beside the
-            likelihood. For `simpo`: the scale of the rewards.
+            likelihood. For `simpo`: the scale of the rewards, 2 or more.
         label_smoothing: for `dpo`: the share of pairs whose answers may be the wrong way round.
         per_token: for `dpo`: compare means over tokens, so long answers weigh no more.
         gamma: for `simpo`: the margin by which the better answer is to win.
-        reference: for `dpo`: compare with the model that the stage started from. Its log-probabilities are computed
-            once, before the first step.
+        reference: for `dpo`: compare with the model of the stage before. Its log-probabilities are computed once,
+            before the first step.
     """
 
     kind: Literal["dpo", "ipo", "orpo", "simpo"] = "dpo"
@@ -80,7 +80,7 @@ class TuningConfig:
         preferences: files and folders of preferences: a prompt and two answers. In the shapes of `docs/en/tuning.md`.
         preference: the objective, for preferences.
         chat_template: a Jinja file that formats conversations. For a `base` that has no chat template.
-        held_out_fraction: share of the conversations kept for evaluation. They are chosen by hash.
+        held_out_fraction: share of the examples kept for evaluation. They are chosen by hash.
         adapter: train a low-rank adapter, and leave the parameters of the model as they are.
         train: the training.
     """

@@ -109,7 +109,6 @@ def kto_kl(mismatched: Answers, weights) -> Sum:
 
 
 PAIRED = {"dpo": dpo, "ipo": ipo, "orpo": orpo, "simpo": simpo}
-NEEDS_REFERENCE = {"dpo", "ipo", "kto"}  # DPO has a form without
 
 
 def _log_ratio(answers: Answers, per_token: bool):
