@@ -97,7 +97,7 @@ def test_an_answer_beside_another_one_is_as_alone(kernel, monkeypatch):
         assert value == pytest.approx(expected[key], abs=2e-4), key  # sums of up to 60 rounded numbers of size 5
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in [*SETTINGS][1:])])
 def test_loss_and_gradient_are_those_of_answers_that_stand_alone(name):
     settings = SETTINGS[name]
     pairs, stream = made(settings, count=6, rows=2)
@@ -190,6 +190,11 @@ def test_a_stage_learns_what_is_preferred(tiny_run, tmp_path):
     rows = read(run / "polite" / "metrics.jsonl")
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-5)  # the adapter is fresh, the references are in float32
+    still = ["--finetune.polite.train.optimizer.peak_lr=0", f"--run={tmp_path / 'still'}"]
+    shutil.copytree(run, tmp_path / "still", ignore=shutil.ignore_patterns("polite"))
+    assert main(["finetune", str(recipe), *still]) == 0
+    kept = [row for row in read(tmp_path / "still" / "polite" / "metrics.jsonl") if "eval_loss" in row][-1]
+    assert kept["eval_loss"]["preferences"] == pytest.approx(np.log(2), abs=1e-5)  # held-out pairs have references too
     last = [row for row in rows if "eval_accuracy" in row][-1]
     assert losses[-1] < 0.6 and last["eval_accuracy"]["preferences"] > 0.8 and rows[-2]["margin"] > 0
     assert "preferences" not in last["eval_bits_per_byte"] and "tenki" in last["eval_bits_per_byte"]

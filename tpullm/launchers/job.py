@@ -166,21 +166,18 @@ def check_mesh(job: Job) -> None:
 
 def _paths(job: Job) -> list[tuple[str, str]]:
     """Key and path of each input of the verb."""
-    found = []
+    found, built_in = [], ("tenki", *question_sets.PACKAGES)
     if job.verb in ("run", "collect"):
         found += [("text", job.recipe.text)]
         found += [
             ("corpus.sources", source.path)
             for source in job.recipe.corpus.sources
-            if source.kind != "tenki"
-            and source.kind not in ("tenki", "python", *question_sets.PACKAGES)
-            and "://" not in source.path
+            if source.kind not in (*built_in, "python") and "://" not in source.path
         ]
     if job.verb in ("run", "pretrain", "finetune"):
         found += [("base", job.recipe.base)]
     if job.verb in ("run", "pretrain"):
         found += [("branch", job.recipe.branch)]
-    built_in = ("tenki", *question_sets.PACKAGES)
     for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
         found += [(f"finetune.{name}.conversations", path) for path in stage.conversations if path not in built_in]
         found += [(f"finetune.{name}.preferences", path) for path in stage.preferences]
