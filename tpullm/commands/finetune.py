@@ -19,6 +19,7 @@ from tpullm.huggingface import adapters, tensors
 from tpullm.log import say
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
+from tpullm.model import quantized
 from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe
 from tpullm.run.stages import before_tuning, need, tuning_inputs
@@ -26,7 +27,7 @@ from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.training.loop import Job
-from tpullm.training.mesh_fit import check_adapter, check_fits
+from tpullm.training.mesh_fit import check_adapter, check_fits, check_quantized
 from tpullm.training.preference import fill_references
 from tpullm.training.stage import is_finished, make
 from tpullm.training.state import Architecture
@@ -52,8 +53,11 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
     adapter, begins = _adapter(settings.adapter, architecture, f"{where}.adapter")
+    kind = adapter.quantize_base if adapter else ""
     if adapter:
         check_adapter(Architecture(model, adapter), f"{where}.adapter")
+    if kind:
+        check_quantized(architecture, kind, mesh, f"{where}.adapter.quantize_base")
     stage, inputs = run / name, tuning_inputs(recipe, run, name)
     if is_finished(stage, inputs):
         return say(f"{name}: finished, skipped")
@@ -69,7 +73,7 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     }
     evaluations |= held_out_batches(recipe, run, *size, config.evaluate_rows, rows)
     dtype = compute_dtype(config.compute)
-    placed = architecture.placed(mesh, dtype if adapter else None)
+    placed = quantized.targets(architecture.placed(mesh, dtype if adapter else None), kind)
     load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
     changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
     parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), load)
@@ -91,7 +95,7 @@ def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) ->
     found, arrays = adapters.read(storage.local_copy(folder), shapes, layers)
     if settings.rank not in (0, found.rank):
         raise UserError(f"{where}.rank: is {settings.rank}, and that of {folder} is {found.rank}; leave it out")
-    kept = {"b_learning_rate": settings.b_learning_rate, "start": settings.start}
+    kept = {key: getattr(settings, key) for key in ("b_learning_rate", "quantize_base", "start")}
     return dataclasses.replace(found, **kept), tensors.nested(arrays)
 
 

@@ -202,6 +202,10 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(MATRICES)}"
         _require(target in MATRICES, f"{where}.adapter.targets: no matrix is named {target}; {meant}")
     _require(
+        not settings.adapter.quantize_base or settings.adapter.rank > 0 or bool(settings.adapter.start),
+        f"{where}.adapter.quantize_base: parameters that are trained can't be quantized; set {where}.adapter.rank",
+    )
+    _require(
         not settings.adapter.rank or bool(settings.adapter.targets),
         f"{where}.adapter.targets: names no matrix, so nothing would be trained; name some of {', '.join(MATRICES)}",
     )

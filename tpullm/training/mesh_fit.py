@@ -13,6 +13,7 @@ from tpullm.errors import UserError
 from tpullm.mesh.layout import RULES
 from tpullm.model.adapter import NAME
 from tpullm.model.attention.kernels import largest_block
+from tpullm.model.quantized import block_of, each_matrix
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.training.state import Architecture
 
@@ -98,6 +99,31 @@ def check_adapter(architecture: Architecture, key: str) -> None:
                     f"{key}.rank: {adapter.rank} is above the rank of the matrix {name}, {most}; use {most} or less, "
                     "or train all parameters (0)"
                 )
+
+
+def check_quantized(architecture: Architecture, kind: str, mesh: Mesh | AbstractMesh, key: str) -> None:
+    """Refuse a mesh whose devices would not have whole blocks of the quantized matrices, or codes without a partner.
+
+    Args:
+        kind: of `model.quantized`.
+        key: of the setting in the recipe.
+    """
+
+    def check(matrix: jax.ShapeDtypeStruct, axis: int) -> None:
+        inputs, split = matrix.shape[axis], matrix.sharding.spec[axis]
+        block, parts = block_of(inputs), mesh.shape[split] if split else 1
+        if kind == "nf4" and block % 2:
+            raise UserError(
+                f"{key}: nf4 has two codes in a byte, and a matrix here has {inputs} inputs; use int8 or fp8"
+            )
+        if inputs // parts % block:
+            most = "a divisor of " if inputs // block > 1 else ""
+            raise UserError(
+                f"{key}: a scale is of {block} of a matrix's {inputs} inputs, and {parts} devices along mesh.{split} "
+                f"would have parts of a block; use mesh.{split} {most}{inputs // block}"
+            )
+
+    each_matrix(architecture.placed(mesh), check)
 
 
 def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
