@@ -22,7 +22,7 @@ STAGES = {
     "answers": {
         "conversations": ["tenki"],
         "documents": {"python-docs": 0.25},
-        "adapter": {"rank": 4, "b_learning_rate": 4.0},
+        "adapter": {"rank": 4, "b_learning_rate": 4.0, "quantize_base": "nf4"},
     },
     "style": {"conversations": ["tenki"], "adapter": {"rank": 2, "magnitude": True, "targets": ["query", "up"]}},
 }
@@ -66,7 +66,8 @@ def arrays(stage, step):
 
 
 def test_each_stage_starts_where_the_one_before_ended(tuned, tmp_path):
-    """Without a learning rate its loss is that of the stage before, in the same rows."""
+    """Without a learning rate its loss is that of the stage before, in the same rows: of a stage with a quantized base,
+    merged parameters are the model that was trained."""
     run = tmp_path / "run"
     shutil.copytree(tuned, run)
     before = held_out(run / "answers")
@@ -113,7 +114,7 @@ def test_beside_and_merged_write_the_same(tuned):
     base, tokens = load(tuned / "field"), np.arange(5, 45, dtype=np.int32)[None]
     beside, merged = with_adapter(base, tuned / "answers"), load(tuned / "answers")
     np.testing.assert_allclose(scoring.logits(beside, tokens), scoring.logits(merged, tokens), atol=1e-5)
-    own = {id(leaf) for leaf in jax.tree.leaves(base.params)}
+    own = {id(leaf) for leaf in jax.tree.leaves(base.quantized("nf4").params)}
     assert {id(leaf) for leaf in jax.tree.leaves(beside.architecture.frozen(beside.params))} == own
     assert np.abs(scoring.logits(base, tokens) - scoring.logits(merged, tokens)).max() > 1e-3
     asked = ["本をどうしますか。", "今日は？"]

@@ -19,7 +19,6 @@ from tpullm.huggingface import adapters, tensors
 from tpullm.log import say
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
-from tpullm.model import quantized
 from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe
 from tpullm.run.stages import before_tuning, need, tuning_inputs
@@ -27,7 +26,7 @@ from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.training.loop import Job
-from tpullm.training.mesh_fit import check_adapter, check_fits, check_quantized
+from tpullm.training.mesh_fit import check_adapter, check_fits
 from tpullm.training.preference import fill_references
 from tpullm.training.stage import is_finished, make
 from tpullm.training.state import Architecture
@@ -53,11 +52,8 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
     adapter, begins = _adapter(settings.adapter, architecture, f"{where}.adapter")
-    kind = adapter.quantize_base if adapter else ""
     if adapter:
-        check_adapter(Architecture(model, adapter), f"{where}.adapter")
-    if kind:
-        check_quantized(architecture, kind, mesh, f"{where}.adapter.quantize_base")
+        check_adapter(Architecture(model, adapter), mesh, f"{where}.adapter")
     stage, inputs = run / name, tuning_inputs(recipe, run, name)
     if is_finished(stage, inputs):
         return say(f"{name}: finished, skipped")
@@ -73,7 +69,8 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     }
     evaluations |= held_out_batches(recipe, run, *size, config.evaluate_rows, rows)
     dtype = compute_dtype(config.compute)
-    placed = quantized.targets(architecture.placed(mesh, dtype if adapter else None), kind)
+    whole = Architecture(model, adapter)
+    placed = whole.frozen(whole.at_rest(mesh, dtype)) if adapter else architecture.placed(mesh)
     load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
     changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
     parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), load)

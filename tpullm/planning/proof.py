@@ -157,7 +157,8 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
     with TRACING:
-        programs = [fingerprint(traced(job.model, job.config, mesh, evaluation=it).as_text()) for it in (False, True)]
+        both = [traced(job.model, job.config, mesh, job.adapter, evaluation) for evaluation in (False, True)]
+        programs = [fingerprint(lowered.as_text()) for lowered in both]
     told = [*programs, str(job.topology), sorted(options.items())]
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 

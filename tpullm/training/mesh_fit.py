@@ -69,12 +69,15 @@ def check_fits(
             _check_dimension(model, vocabulary, mesh, axis, dimension, split, sizes_given)
 
 
-def check_adapter(architecture: Architecture, key: str) -> None:
-    """Refuse an adapter that the model has no matrices for, or that is wider than one of them.
+def check_adapter(architecture: Architecture, mesh: Mesh | AbstractMesh, key: str) -> None:
+    """Refuse an adapter that the model has no matrices for, or that is wider than one of them, or a base that the mesh
+    can't have quantized.
 
     Args:
         key: of the adapter in the recipe.
     """
+    if architecture.adapter.quantize_base:
+        _check_quantized(architecture, mesh, f"{key}.quantize_base")
     adapter, found = architecture.adapter, {}
     paths = jax.tree_util.tree_leaves_with_path(architecture.shapes)
     shapes = {tuple(entry.key for entry in path): leaf.shape for path, leaf in paths}
@@ -101,18 +104,13 @@ def check_adapter(architecture: Architecture, key: str) -> None:
                 )
 
 
-def check_quantized(architecture: Architecture, kind: str, mesh: Mesh | AbstractMesh, key: str) -> None:
-    """Refuse a mesh whose devices would not have whole blocks of the quantized matrices, or codes without a partner.
-
-    Args:
-        kind: of `model.quantized`.
-        key: of the setting in the recipe.
-    """
+def _check_quantized(architecture: Architecture, mesh: Mesh | AbstractMesh, key: str) -> None:
+    """A device has whole blocks of the quantized matrices, and two codes for each byte."""
 
     def check(matrix: jax.ShapeDtypeStruct, axis: int) -> None:
         inputs, split = matrix.shape[axis], matrix.sharding.spec[axis]
         block, parts = block_of(inputs), mesh.shape[split] if split else 1
-        if kind == "nf4" and block % 2:
+        if architecture.adapter.quantize_base == "nf4" and block % 2:
             raise UserError(
                 f"{key}: nf4 has two codes in a byte, and a matrix here has {inputs} inputs; use int8 or fp8"
             )
@@ -123,7 +121,7 @@ def check_quantized(architecture: Architecture, kind: str, mesh: Mesh | Abstract
                 f"would have parts of a block; use mesh.{split} {most}{inputs // block}"
             )
 
-    each_matrix(architecture.placed(mesh), check)
+    each_matrix(architecture.frozen(architecture.placed(mesh)), check)
 
 
 def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
