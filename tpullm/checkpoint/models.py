@@ -15,7 +15,7 @@ from tpullm.checkpoint.checksums import CorruptSave
 from tpullm.checkpoint.saving import UNREADABLE, Tree, first_line, reader, restore
 from tpullm.cluster import hosts
 from tpullm.errors import UserError
-from tpullm.huggingface import tensors
+from tpullm.huggingface import reading, tensors
 from tpullm.log import warn
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME, merge
@@ -240,7 +240,7 @@ def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
 
 
 def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
-    """The same before there is a tokenizer, with the vocabulary size of the recipe.
+    """The same before there is a tokenizer, with the vocabulary size of the recipe, and before the base is imported.
 
     Raises:
         UserError: the recipe leaves that size to the tokenizer.
@@ -249,6 +249,9 @@ def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
 
     if (run / "tokenizer").is_dir():
         return model_of(recipe, run, load_tokenizer(run / "tokenizer").vocabulary_size)
+    published = storage.path(recipe.base) if recipe.base else None
+    if published and not (run / "base" / "checkpoints").is_dir() and not storage.is_remote(published):
+        return reading.read_config(published)[0].trained_as(recipe.model)
     if not recipe.base and not (recipe.model.vocabulary_size or recipe.tokenizer.vocabulary_size):
         raise UserError("model.vocabulary_size: not known before `tpullm tokenize`; set it, or tokenize first")
     return model_of(recipe, run, recipe.tokenizer.vocabulary_size)

@@ -21,13 +21,19 @@ from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 
 @dataclass(frozen=True)
 class Job:
-    """A step to compile, on a mesh over a topology; with an adapter, if one is trained beside the model."""
+    """A step to compile, on a mesh over a topology.
+
+    Args:
+        adapter: what is trained beside the parameters of the model; None trains them all.
+        key: of `config` in the recipe.
+    """
 
     model: ModelConfig
     config: TrainConfig
     mesh: dict[str, int]
     topology: Topology
     adapter: AdapterConfig | None = None
+    key: str = "pretrain"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from tpullm.hardware.chips import PRICES_DATE
 from tpullm.log import moment
 from tpullm.planning.plans import Plan
 from tpullm.planning.search import Candidate, why_behind
+from tpullm.planning.stages import stage_named, stage_of
 from tpullm.report.units import compact
 
 GIB, WIDTH = 1 << 30, 30
@@ -71,7 +72,8 @@ def aligned(rows: list[tuple[str, ...]]) -> str:
 
 
 def _head(plan: Plan) -> str:
-    topology, run, config = plan.chosen.setting.topology, plan.run, plan.recipe.pretrain
+    topology, run = plan.chosen.setting.topology, plan.run
+    config = stage_of(plan.recipe, stage_named(plan.chosen.setting.key)).config
     what = f"{topology.chips:,} {'device' if topology.generation == 'local' else 'chip'}{'s' * (topology.chips > 1)}"
     tokens = f"{run.steps:,} steps of {config.batch_size * config.sequence_length:,} tokens"
     # 0 is the platform's choice

@@ -19,7 +19,7 @@ from tpullm.planning.economics import RESTART_SECONDS, whole_run
 from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import CPU, OURS, Setting, setting_of
 from tpullm.planning.state_bytes import resting
-from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 
 # What a CPU reaches of its measured peak and bandwidth: fitted to the quickstart, 12 M and 50 M on two idle cores of a
 # Xeon with AMX (1,660 GFLOP/s, 27.7 GB/s; benchmarks/predict.py --fit). Seven other models came within 20 % there. An
@@ -101,15 +101,21 @@ def _copies() -> float:
     return 2 * COPIED / fastest(lambda: add(x, x).block_until_ready()).seconds
 
 
-def local_setting(model: ModelConfig, config: TrainConfig, mesh: dict[str, int]) -> Setting:
-    """The setting of a training on this machine.
+def local_setting(
+    model: ModelConfig,
+    config: TrainConfig,
+    mesh: dict[str, int],
+    adapter: AdapterConfig | None = None,
+    key: str = "pretrain",
+) -> Setting:
+    """The setting of a training on this machine, as of `setting_of`.
 
     Raises:
         UserError: the mesh does not fit its devices.
     """
     device = measured(compute_dtype(config.compute).name)
     habits = replace(CPU, block=query_block(config.sequence_length)) if jax.default_backend() == "cpu" else OURS
-    return replace(setting_of(model, config, mesh, machine(), device), habits=habits)
+    return replace(setting_of(model, config, mesh, machine(), device, adapter, key), habits=habits)
 
 
 def setting_here(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Setting:
