@@ -20,7 +20,7 @@ COMPILED = 3  # of the best plans of a search
 
 
 def add_arguments(parser) -> None:
-    """The options of `tpullm plan`. `--topology` is a key of the recipe; here it takes several names or `local`."""
+    """The options of `tpullm plan`. `--topology` is a key of the recipe; here it takes several names, also `local`."""
     parser.add_argument("--stage", default="", help="the training to plan: pretrain, or a stage of finetune; the first")
     parser.add_argument("--slices", type=int, default=0, help="the number of slices of each topology, along mesh.data")
     parser.add_argument(
@@ -76,7 +76,8 @@ def _plans(recipe: Recipe, run: Path, arguments) -> list:
         own, name = on_slices(recipe, name, arguments.slices)
         asked = prices, arguments.interruptions, arguments.search, arguments.restart, arguments.stage
         plan = make_plan(own, model, name, *asked)
-        plans.append(_proven(plan, arguments.stage, model) if arguments.compile and name != "local" else plan)
+        on_tpu = isinstance(plan.chosen.setting.topology, slices.Topology)
+        plans.append(_proven(plan, arguments.stage, model) if arguments.compile and on_tpu else plan)
     return plans
 
 

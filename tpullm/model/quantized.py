@@ -158,7 +158,7 @@ def _codes(weight: jax.Array, kind: str, axis: int, block: int) -> Quantized:
     at = weight.ndim + axis
     blocks = weight.astype(jnp.float32).reshape(*weight.shape[:at], -1, block, *weight.shape[at + 1 :])
     largest = jnp.max(jnp.abs(blocks), axis=at + 1)
-    scales = largest / most
+    scales = largest * jnp.float32(1 / most)  # a compiler may make this of a division; so all of them do the same
     numbers = blocks / jnp.expand_dims(jnp.where(scales > 0, scales, 1.0), at + 1)
     if kind == "nf4":
         # The nearest: each is between two of the middles between neighbours.

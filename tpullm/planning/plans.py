@@ -14,7 +14,7 @@ from tpullm.planning.search import Candidate, Found, assessed, search, why_behin
 from tpullm.planning.setting import Setting, setting_of
 from tpullm.planning.stages import Stage, stage_of
 from tpullm.planning.state_bytes import resting
-from tpullm.planning.this_machine import local_setting
+from tpullm.planning.this_machine import gpu_setting, local_setting
 from tpullm.recipe.schema import ModelConfig, Recipe
 
 VERSION = 1  # of the JSON; it grows when a key is removed or changes its meaning
@@ -70,7 +70,7 @@ def make_plan(
 
     Args:
         model: of the recipe, resolved.
-        name: of the topology, or `local`.
+        name: of the topology, `local`, or one GPU such as `h100`.
         prices: given prices, such as `v5e=0.9`.
         hours_between: mean time between interruptions; 0 if there are none.
         searched: take the best way to run it, instead of the recipe's.
@@ -118,13 +118,16 @@ def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Set
 
     if name == "local":
         setting = local_setting(model, stage.config, recipe.mesh, stage.adapter, stage.key)
+    elif one := gpu_setting(name, model, stage.config, recipe.mesh, stage.adapter, stage.key):
+        setting = one
     else:
         slices = topologies.parse(name)
         setting = setting_of(model, stage.config, recipe.mesh, slices, adapter=stage.adapter, key=stage.key)
     chips, slices = setting.topology.chips, setting.topology.slices
     if setting.sizes[0] % slices:
         raise UserError(f"mesh.data: {setting.sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
-    mesh = planned_mesh(recipe.mesh, chips) if name == "local" else absent_mesh(recipe.mesh, setting.topology)
+    here = not isinstance(setting.topology, Topology)
+    mesh = planned_mesh(recipe.mesh, chips) if here else absent_mesh(recipe.mesh, setting.topology)
     architecture = Architecture(model, stage.adapter)
     check_fits(architecture, stage.config, model.vocabulary_size, mesh, stage.key, bool(recipe.base))
     if stage.adapter:
@@ -134,7 +137,7 @@ def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Set
 
 def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
     """The recipe and the topology with that many slices, which share the rows along `data`; 0 changes neither."""
-    if not slices or name == "local":
+    if not slices or ":" not in name:
         return recipe, name
     one = topologies.parse(name)
     whole = str(Topology(one.generation, one.shape, slices))

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.hardware.chip import Chip
-from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.chips import CHIPS, card
 from tpullm.hardware.peak_flops import fastest, peak
 from tpullm.hardware.slices import Topology
 from tpullm.model.attention.kernels import query_block
@@ -50,6 +50,7 @@ class Machine:
         chips: number of devices of all hosts.
         hbm_bytes: memory of one device.
         device_kind: JAX's name of one device.
+        generation: `local`, or a GPU of `CHIPS` that this machine need not have.
     """
 
     chips: int
@@ -68,7 +69,23 @@ class Machine:
         return {}
 
     def __str__(self) -> str:
-        return "local"
+        return self.generation
+
+
+def gpu_setting(
+    name: str,
+    model: ModelConfig,
+    config: TrainConfig,
+    mesh: dict[str, int],
+    adapter: AdapterConfig | None = None,
+    key: str = "pretrain",
+) -> Setting | None:
+    """The setting of a training on one GPU, as of `setting_of`; None if `name` is no GPU with known figures."""
+    chip = card(name)
+    if chip is None:
+        return None
+    one = Machine(1, round(chip.hbm_bytes), chip.device_kinds[0], name)
+    return setting_of(model, config, mesh, one, replace(chip, **GPU_REACHES), adapter, key)
 
 
 def machine() -> Machine:

@@ -5,7 +5,7 @@ import difflib
 import re
 
 from tpullm.errors import UserError
-from tpullm.hardware import slices
+from tpullm.hardware import chips, slices
 from tpullm.mesh.axes import check_sizes
 from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig, Recipe, TrainConfig, TuningConfig
 
@@ -89,8 +89,8 @@ def check(recipe: Recipe) -> Recipe:
     """Refuse what no run could do; `UserError` names the key."""
     _check_values(recipe, "")
     _check_ranges(recipe)
-    for name in slices.names(recipe.topology):  # several are for `plan`, which also takes `local`
-        if name != "local":
+    for name in slices.names(recipe.topology):  # several are for `plan`, which also takes `local` and a GPU
+        if name != "local" and not chips.card(name):
             slices.parse(name)
     check_sizes(recipe.mesh)
     _require(
