@@ -159,6 +159,8 @@ def test_the_evaluation_and_the_report_have_each_stage(tuned):
         (["--finetune.answers.adapter.targets=[]"], "names no matrix, so nothing would be trained"),
         (["--finetune.answers.adapter.targets=[router]"], "this model has no matrix router that can have an adapter"),
         (["--finetune.answers.adapter.rank=100"], "100 is above the rank of the matrix"),
+        (["--finetune.answers.adapter.rank=0"], "parameters that are trained can't be quantized"),
+        (["--finetune.answers.adapter.quantize_base=nf5"], "finetune.answers.adapter.quantize_base"),
         (
             ["--finetune.answers.documents={python-doc: 0.1}"],
             "corpus.sources has no python-doc; the nearest is python-docs",

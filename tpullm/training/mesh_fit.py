@@ -117,8 +117,8 @@ def _check_quantized(architecture: Architecture, mesh: Mesh | AbstractMesh, key:
         if inputs // parts % block:
             most = "a divisor of " if inputs // block > 1 else ""
             raise UserError(
-                f"{key}: a scale is of {block} of a matrix's {inputs} inputs, and {parts} devices along mesh.{split} "
-                f"would have parts of a block; use mesh.{split} {most}{inputs // block}"
+                f"{key}: a scale is of {block} inputs of a matrix, and with {parts} devices along mesh.{split} its "
+                f"{inputs} inputs are {inputs / parts:g} inputs a device; use mesh.{split} {most}{inputs // block}"
             )
 
     each_matrix(architecture.frozen(architecture.placed(mesh)), check)
