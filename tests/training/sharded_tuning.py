@@ -38,7 +38,7 @@ TUNED = {
     "pairs and dora": Architecture(CONFIG, DORA),
     # Wide enough for whole blocks on each device.
     "qlora": Architecture(
-        dataclasses.replace(CONFIG, width=256, head_width=64, mlp_width=128),
+        dataclasses.replace(CONFIG, layers=1, width=128, head_width=32, mlp_width=128),
         dataclasses.replace(DORA, quantize_base="nf4"),
     ),
 }
