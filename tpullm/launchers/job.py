@@ -169,7 +169,7 @@ def check_mesh(job: Job) -> None:
 
 def _paths(job: Job) -> list[tuple[str, str]]:
     """Key and path of each input of the verb."""
-    found, built_in = [], ("tenki", *question_sets.PACKAGES)
+    found, built_in = [], ("tenki", "tenki_casual", *question_sets.PACKAGES)
     if job.verb in ("run", "collect"):
         found += [("text", job.recipe.text)]
         found += [

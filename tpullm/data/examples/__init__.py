@@ -15,7 +15,7 @@ from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.rewards import reasoning
 
-BUILT_IN = ("tenki", *domains.DOMAINS)  # names of questions that need no file
+BUILT_IN = ("tenki", "tenki_casual", *domains.DOMAINS)  # names of questions that need no file
 
 __all__ = ["BUILT_IN", "questions", "Conversation", "Judged", "Preference", "Prompt", "identity", "read", "split"]
 
@@ -93,6 +93,7 @@ def _tasks(name: str, kind: type[E]) -> list[E]:
 
 def questions(name: str, held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
     """The built-in questions of a name, to tune on and held out."""
-    if name == "tenki":
-        return tenki.split_questions(held_out_fraction, seed)
+    if name.startswith("tenki"):
+        of_tenki = tenki.split_questions if name == "tenki" else tenki.split_casual
+        return of_tenki(held_out_fraction, seed)
     return domains.split_questions(name, held_out_fraction)

@@ -101,8 +101,8 @@ class TuningConfig:
 
     Args:
         conversations: files and folders of conversations. JSON Lines, JSON or Parquet, in the shapes of
-            `docs/en/tuning.md`. `tenki` stands for the built-in questions, and `law`, `medicine` and
-            `programming` for those of the domains.
+            `docs/en/tuning.md`. `tenki` stands for the built-in questions, `tenki_casual` for the same with
+            casual answers, and `law`, `medicine` and `programming` for those of the domains.
         columns: our key of an example, and the key in the files. Such as {messages: dialogue}, where they are others.
         documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. Beside
             conversations, which take the rest, a little old text keeps a model from forgetting.
