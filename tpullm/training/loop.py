@@ -203,7 +203,9 @@ def train(job: Job, description: dict, start: Start) -> dict:
             return results
 
         def due(step: int) -> bool:
-            return step == steps or bool(config.evaluate_every and step and step % config.evaluate_every == 0)
+            # Of rewards, what they are before is a result too.
+            begun = bool(step or job.answers)
+            return step == steps or bool(config.evaluate_every and begun and step % config.evaluate_every == 0)
 
         # ---------------------------------------------------------------- the loop
         requests, save = Requests(first, hosts.connection()), config.checkpoint
