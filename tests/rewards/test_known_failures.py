@@ -17,6 +17,7 @@ def row(step, **changes):
         "cut_off": 0.1,
         "repeated": 0.0,
         "base_likelihood": -1.0 - 0.02 * step,
+        "surprise": 0.3 * (-1) ** step,
     }
     return healthy | changes
 
@@ -39,6 +40,7 @@ def test_a_healthy_stage_is_left_alone():
             lambda n: {"base_likelihood": -1.0 - 0.2 * n},
             "rules: the reward rose from 0.25 to 0.35 while the answers became unlikely",
         ),
+        (lambda n: {"surprise": 0.3 + n % 2 / 10}, "rules: the tokens that were sampled are +0.35 nats from"),
         (lambda n: {"repeated": n / 40}, "an answer repeats itself: the reward may be exploited"),
     ],
 )

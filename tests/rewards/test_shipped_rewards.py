@@ -72,8 +72,12 @@ def parameters_shown(name):
 def test_the_pages_have_the_table():
     rows = [f"| `{name}` | {parameters_shown(name)} | {reward.meaning} |" for name, reward in REWARDS.items()]
     english, japanese = (
-        re.findall(r"^\| `.*", (ROOT / "docs" / language / "rewards.md").read_text("utf-8"), re.MULTILINE)
-        for language in ("en", "ja")
+        re.findall(
+            r"^\| `.*",
+            (ROOT / "docs" / language / "rewards.md").read_text("utf-8").partition(f"\n## {heading}\n")[2],
+            re.MULTILINE,
+        )
+        for language, heading in (("en", "The rewards"), ("ja", "用意されている報酬"))
     )
     assert english == rows
     assert [row.rpartition(" | ")[0] for row in japanese] == [row.rpartition(" | ")[0] for row in rows]

@@ -96,23 +96,39 @@ class Rollouts:
     def evaluate(self, params: Tree) -> dict[str, Any]:
         """`eval_reward`: the mean of each reward over the likeliest answers to held-out prompts, and of their sum.
 
-        `eval_answers`: some of these answers.
+        `eval_perfect`: the share of answers with the highest sum that is possible, if no reward is above 1.
+        `eval_reward_of`: the mean of the sum by the field `kind` of the prompts, if there are several.
+        `eval_answers`: some of the answers.
         """
         if self.held_out is None:
             return {}
-        count = min(len(self.held_out), self.config.evaluate_rows or len(self.held_out))
-        ids = likeliest(self._session(params), self.held_out.ids[:count], tokens=self.settings.tokens)
-        scores, texts = self._scored(self.held_out, range(count), ids)
+        # The same ones each time, spread over all that are held out.
+        count = self.config.evaluate_rows or len(self.held_out)
+        asked = sorted(np.random.default_rng(0).permutation(len(self.held_out))[:count].tolist())
+        ids = likeliest(self._session(params), [self.held_out.ids[n] for n in asked], tokens=self.settings.tokens)
+        scores, texts = self._scored(self.held_out, asked, ids)
+        examples, total = [self.held_out.examples[n] for n in asked], self.rewards.total(scores)
+        kinds = [str(example.fields.get("kind", "")) for example in examples]
+        of_kinds = {
+            kind: float(np.mean([reward for own, reward in zip(kinds, total, strict=True) if own == kind]))
+            for kind in sorted(set(kinds))
+        }
+        best = sum(weight for weight in self.rewards.weights.values() if weight > 0)
         shown = [
             {
-                "prompt": str(self.held_out.examples[n].messages[-1]["content"]),
+                "prompt": str(examples[n].messages[-1]["content"]),
                 "answer": texts[n],
                 "rewards": {name: float(values[n]) for name, values in scores.items()},
             }
-            for n in range(min(count, SHOWN))
+            for n in range(0, len(asked), -(-len(asked) // SHOWN))
         ]
         means = {name: float(np.mean(values)) for name, values in scores.items()}
-        return {"eval_reward": means | {SUM: float(np.mean(self.rewards.total(scores)))}, "eval_answers": shown}
+        return {
+            "eval_reward": means | {SUM: float(np.mean(total))},
+            "eval_perfect": float(np.mean(total >= best - 1e-6)),
+            "eval_answers": shown,
+            **({"eval_reward_of": of_kinds} if len(of_kinds) > 1 else {}),
+        }
 
     def watch(self, row: dict[str, Any]) -> None:
         """Warn of what goes wrong, by a new row of the log."""

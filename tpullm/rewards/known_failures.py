@@ -9,6 +9,7 @@ MOST_CUT_OFF = 0.5  # of the answers, where their length has doubled
 LIKELIHOOD_LOST = 2.0  # nats a token, of the answers under the model that tuning started from
 MOST_REPEATED = 0.5  # of the runs of 4 tokens in an answer
 LOSS_GAINED = 0.1  # nats a token, on held-out text
+SURPRISE = 0.1  # nats a token, by which the sampled tokens differ from what the training expects
 REWARD_GAINED = 0.5  # of the spread that the rewards had
 
 
@@ -23,6 +24,7 @@ class KnownFailures:
     def __init__(self, name: str, before: Sequence[Mapping[str, Any]] = ()):
         self._name, self._rows, self._said = name, [], set()
         self._losses: list[float] = []  # on held-out text, the mean over its sources
+        self._surprises: list[float] = []
         for row in before:
             self.found(row)
 
@@ -32,11 +34,14 @@ class KnownFailures:
             self._losses.append(sum(losses.values()) / len(losses))
         if "rewards" in row:
             self._rows.append(row)
+        if "surprise" in row:
+            self._surprises.append(row["surprise"])
         if len(self._rows) < STEPS:
             return []
         lines = []
         for kind, text in (
             ("signal", self._without_signal()),
+            ("disagreement", self._disagrees()),
             ("length", self._too_long()),
             ("hacking", self._hacked()),
         ):
@@ -64,6 +69,17 @@ class KnownFailures:
             f"{share:.0%} of the prompts of the last {STEPS} steps have answers with equal rewards ({reward:.2g} in "
             "the mean), so nothing is learned from them; take prompts that are answered right now and then, a reward "
             "that gives parts, more answers, or a higher temperature"
+        )
+
+    def _disagrees(self) -> str:
+        last = self._surprises[-STEPS:]
+        mean = sum(last) / max(len(last), 1)
+        chance = (sum((value - mean) ** 2 for value in last) / max(len(last), 1)) ** 0.5
+        if len(last) < STEPS or abs(mean) < max(SURPRISE, chance):
+            return ""
+        return (
+            f"the tokens that were sampled are {mean:+.2f} nats from what training expects of them, so decoding and "
+            "training compute something else; train in float32 (train.compute), and report it if that does not help"
         )
 
     def _too_long(self) -> str:

@@ -22,7 +22,7 @@ class Task:
 
     Attributes:
         messages: the question, as `{"role", "content"}`.
-        fields: `answer`, a right one, and under `FIELD` what makes the task again.
+        fields: `answer`, a right one, `kind`, the family, and under `FIELD` what makes the task again.
     """
 
     messages: list[dict[str, str]]
@@ -52,7 +52,7 @@ def tasks(source: str) -> list[Task]:
     return [
         Task(
             [{"role": "user", "content": entry["question"]}],
-            {"answer": str(entry["answer"]), FIELD: {**made, "index": index}},
+            {"answer": str(entry["answer"]), "kind": name, FIELD: {**made, "index": index}},
         )
         for index, entry in enumerate(dataset(**made))
     ]

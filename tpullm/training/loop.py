@@ -169,6 +169,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
             documents=lambda step: list(dict.fromkeys(piece.id for piece in stream.documents_at(step - 1)))[:DOCUMENTS],
             norms_every=config.norms_every,
             parts=part_names(architecture.trained(architecture.shapes), job.model.layers),
+            watch=job.answers.watch if job.answers and hosts.is_first() else lambda row: None,
         )
         for step, batches in start.left_out:
             if step == first:
@@ -194,7 +195,6 @@ def train(job: Job, description: dict, start: Start) -> dict:
                 results = held_out(program, params, job.mesh, job.evaluations, job.bytes_per_token)
                 if job.answers:
                     results |= job.answers.evaluate(params)
-                    job.answers.watch({"step": step, **results})
             meter.evaluation(step, results)
             if "eval_reward" in results:
                 checkpoints.evaluated(step, -results["eval_reward"][SUM])
@@ -227,7 +227,6 @@ def train(job: Job, description: dict, start: Start) -> dict:
                 batch, figures = job.answers.batch(step, params, next(batches))
             if figures:
                 meter.answered(step + 1, figures)
-                job.answers.watch({"step": step + 1, **figures})
             return put(job.mesh, batch)
 
         def wait(ahead: int) -> None:

@@ -39,6 +39,7 @@ class Meter:
         documents: the documents of a step, from 1, for a skipped one.
         norms_every: steps between rows of norms; 0 is none.
         parts: the names of the norms of a step.
+        watch: is given the rows that say how a training goes.
 
     Attributes:
         skipped: how many steps in a row were skipped, by step, of the last steps that were read.
@@ -55,6 +56,7 @@ class Meter:
     documents: Callable[[int], list[str]] = lambda step: []
     norms_every: int = 0
     parts: Sequence[str] = ()
+    watch: Callable[[dict], None] = lambda row: None
     skipped: dict[int, int] = field(default_factory=dict)
     _pending: deque[tuple[int, dict]] = field(default_factory=deque)
     _losses: list[float | None] = field(default_factory=list)
@@ -83,6 +85,7 @@ class Meter:
     def answered(self, step: int, figures: dict) -> None:
         """Log what the answers are like that `step` learns from. Speed is then that of their tokens."""
         self.log.write({"step": step, **figures})
+        self.watch({"step": step, **figures})
         self._answer_tokens += figures["answers"] * figures["answer_tokens"]
 
     def read(self, ahead: int = 0) -> None:
@@ -135,6 +138,7 @@ class Meter:
         row |= self._mfu(rate) | values.get("told", {})
         row |= {name: values[name] for name in ("balance_loss", "expert_load", "expert_loads") if name in values}
         self.log.write(row)
+        self.watch(row)
         self.log.write_hours(self.hours.line(step, self._all_skipped))
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self.steps:
             say(line(row, self.steps))
@@ -164,6 +168,7 @@ class Meter:
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Write held-out results; the time that they took does not count as training."""
         self.log.write({"step": step, "tokens": step * self.tokens_per_step, **results})
+        self.watch({"step": step, **results})
         right = results.get("eval_accuracy", {})
         losses = [f"{source} {loss:.4f}" for source, loss in results["eval_loss"].items() if source not in right]
         told = [f"loss (nats a token): {', '.join(losses)}"] if losses else []
@@ -172,6 +177,7 @@ class Meter:
         ]
         if reward := results.get("eval_reward"):
             told.append("reward " + ", ".join(f"{name} {value:.3f}" for name, value in reward.items()))
+            told.append(f"{results['eval_perfect']:.0%} perfect")
         say(f"step {step:>6,}  held-out {'; '.join(told)}")
         self._restart(step, time.monotonic())
 

@@ -14,6 +14,7 @@ from tpullm.recipe.schema import PolicyConfig
 from tpullm.training.log_probabilities import log_probabilities
 from tpullm.training.losses import Sums
 from tpullm.training.objectives.policy import METHODS, policy_loss
+from tpullm.training.objectives.sums import weighted_sum
 from tpullm.training.state import Architecture
 
 Tree = Any
@@ -51,7 +52,9 @@ def token_log_probabilities(
 def answer_loss(architecture: Architecture, params: Tree, batch: AnswerBatch, *, dtype, chunks=0, key=None):
     """The summed loss of a batch of answers, and its `Sums`, whose weight is the number of answers or of tokens.
 
-    The reference is the model without its adapter, whose parameters are among `params`.
+    `told` is what the objective logs, and `surprise`: by how much the mean of -log p of the sampled tokens is above
+    their entropy, nats. It is near 0 if decoding and training compute the same. The reference is the model without its
+    adapter, whose parameters are among `params`.
     """
     settings, batch = batch.settings, jax.tree.map(to_zigzag_order, batch)
     more = {"dtype": dtype, "chunks": chunks}
@@ -76,5 +79,9 @@ def answer_loss(architecture: Architecture, params: Tree, batch: AnswerBatch, *,
             entropy_BT=jax.lax.stop_gradient(entropy_BT),
         )
     loss, weight = sums.pop("loss")
+    if batch.first:
+        # In the mean a sampled token is as surprising as the entropy says, if it was sampled by this very model.
+        trained_BT = (batch.answers > 0).astype(jnp.float32)
+        sums["surprise"] = weighted_sum(jax.lax.stop_gradient(-logp_BT - entropy_BT), trained_BT)
     nothing = jnp.zeros_like(loss)
     return loss, Sums(loss, nothing, weight, None, told=sums)
