@@ -3,6 +3,7 @@
 They are there to show a rule that tuning on examples did not teach: rewards then ask for one polite sentence.
 """
 
+import os
 from functools import cache
 
 from tpullm.corpus.question import Question, form
@@ -15,7 +16,10 @@ REMARKS = ("楽しいよ。", "面白いね。", "普通だよ。", "また明�
 
 
 def split_casual(held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
-    """As `split_questions`, which holds out the same questions; it raises what that raises."""
+    """As `split_questions`, which holds out the same questions; it raises what that raises.
+
+    The field `mentions` is what a right answer says in either form: リンゴを食べ.
+    """
     learned, held_out = split_questions(held_out_fraction, seed)
     return [_casual(question) for question in learned], [_casual(question) for question in held_out]
 
@@ -23,8 +27,9 @@ def split_casual(held_out_fraction: float, seed: int) -> tuple[list[Question], l
 def _casual(question: Question) -> Question:
     (answer,) = question.answers
     polite = next(end for end in _plain_ends() if answer.endswith(end))
-    said = answer.removesuffix(polite) + _plain_ends()[polite] + form(REMARKS, question.question)
-    return Question(question.question, (said,), question.kind, question.entity)
+    plain = answer.removesuffix(polite) + _plain_ends()[polite]
+    said, both = plain + form(REMARKS, question.question), os.path.commonprefix([answer, plain])
+    return Question(question.question, (said,), question.kind, question.entity, {"mentions": both})
 
 
 @cache
