@@ -15,10 +15,10 @@ from pathlib import Path
 from tpullm.errors import UserError
 from tpullm.hardware.slices import parse
 from tpullm.log import say, warn
+from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.proof import Proof, job_of, program_hash, prove
 from tpullm.planning.search import Candidate, assessed
 from tpullm.planning.setting import setting_of
-from tpullm.planning.stages import stage_of
 from tpullm.planning.state_bytes import resting
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe

@@ -10,9 +10,9 @@ import yaml
 from tests.conftest import ROOT
 from tpullm.hardware.slices import parse
 from tpullm.planning.memory import memory
+from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.setting import setting_of, with_remat
-from tpullm.planning.stages import stage_of
 from tpullm.planning.state_bytes import resting
 from tpullm.recipe.parsing import load
 from tpullm.training.state import Architecture

@@ -163,7 +163,7 @@ def test_a_vocabulary_and_a_row_that_the_model_does_not_hold_are_refused():
         ({"fsdp": 4}, "nf4", {"width": 128}, "32 inputs a device"),
         ({"tensor": 2}, "int8", {"mlp_width": 64}, "mesh.tensor 1"),
         ({"tensor": 2}, "int8", {"mlp_width": 128}, ""),
-        ({"fsdp": 1}, "nf4", {"mlp_width": 63}, "nf4 has two codes in a byte, and a matrix has 63 inputs"),
+        ({"fsdp": 1}, "nf4", {"mlp_width": 63}, "nf4 has two codes in a byte, and a matrix here has 63 inputs"),
         ({"fsdp": 1}, "fp8", {"mlp_width": 63}, ""),
     ],
 )

@@ -5,9 +5,9 @@ import shutil
 from tpullm.hardware.chips import PRICES_DATE
 from tpullm.hardware.slices import Topology
 from tpullm.log import moment
+from tpullm.planning.planned_stage import stage_named, stage_of
 from tpullm.planning.plans import Plan
 from tpullm.planning.search import Candidate, why_behind
-from tpullm.planning.stages import stage_named, stage_of
 from tpullm.report.units import compact
 
 GIB, WIDTH = 1 << 30, 30

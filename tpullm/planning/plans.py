@@ -9,10 +9,10 @@ from tpullm.hardware import slices as topologies
 from tpullm.hardware.slices import Topology
 from tpullm.planning.advice import Advice, advise
 from tpullm.planning.economics import Run, prices_of, whole_run
+from tpullm.planning.planned_stage import Stage, stage_of
 from tpullm.planning.proof import Proof
 from tpullm.planning.search import Candidate, Found, assessed, search, why_behind
 from tpullm.planning.setting import Setting, setting_of
-from tpullm.planning.stages import Stage, stage_of
 from tpullm.planning.state_bytes import resting
 from tpullm.planning.this_machine import gpu_setting, local_setting
 from tpullm.recipe.schema import ModelConfig, Recipe
@@ -75,7 +75,7 @@ def make_plan(
         hours_between: mean time between interruptions; 0 if there are none.
         searched: take the best way to run it, instead of the recipe's.
         restart_seconds: from an interruption until a step is computed; 0 is the usual.
-        stage: of `stages.stage_of`.
+        stage: of `planned_stage.stage_of`.
 
     Raises:
         UserError: no such topology or stage, or the recipe does not fit it (its mesh, its rows, a size of its model).

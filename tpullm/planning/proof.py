@@ -23,10 +23,10 @@ from tpullm.model.platform import compiler_options
 from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
 from tpullm.planning.fingerprint import fingerprint
+from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.schedule import Item, Torus, schedule
 from tpullm.planning.setting import setting_of
-from tpullm.planning.stages import stage_of
 from tpullm.planning.state_bytes import of_device, resting
 from tpullm.planning.step_parts import part_of
 from tpullm.process.compile_cache import shrink
@@ -129,7 +129,7 @@ def prove(
     Args:
         recipe: its `mesh`, `model` and training are used; its own `topology` is not.
         tell: gets a log line when a compilation begins, and one with its seconds when it ends.
-        stage: of `stages.stage_of`.
+        stage: of `planned_stage.stage_of`.
         model: resolved, if it is not that of the recipe alone.
 
     Raises:

@@ -15,8 +15,8 @@ from tpullm.log import moment
 from tpullm.mesh.axes import AXES, written
 from tpullm.planning.estimate import Estimate, estimate
 from tpullm.planning.memory import Memory, memory
+from tpullm.planning.planned_stage import stage_named, stage_of
 from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
-from tpullm.planning.stages import stage_named, stage_of
 from tpullm.planning.state_bytes import Resting, resting
 from tpullm.recipe.schema import Recipe
 

@@ -13,10 +13,10 @@ from tpullm.errors import UserError
 from tpullm.hardware.slices import parse
 from tpullm.mesh.layout import planned_mesh
 from tpullm.planning.estimate import estimate
+from tpullm.planning.planned_stage import stage_named, stage_of
 from tpullm.planning.plans import make_plan
 from tpullm.planning.proof import job_of, program_hash
 from tpullm.planning.setting import setting_of
-from tpullm.planning.stages import stage_named, stage_of
 from tpullm.planning.state_bytes import resting
 from tpullm.planning.step_work import useful_flops, work
 from tpullm.recipe.parsing import load
@@ -62,7 +62,8 @@ def test_the_state_is_that_of_the_arrays():
     rests, architecture = resting(MODEL, EIGHT.pretrain.optimizer, adapter), Architecture(MODEL, adapter)
     trained = architecture.trained(architecture.shapes)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(trained))
-    assert rests.total() == pytest.approx(3 * 4 * parameters, rel=1e-6)  # with two moments, all float32
+    # With two moments, all float32, and a kilobyte of what decides which steps are skipped.
+    assert rests.total() == pytest.approx(3 * 4 * parameters, rel=1e-4)
     at_rest = architecture.frozen(architecture.at_rest(planned_mesh({}, 1), jnp.dtype("bfloat16")))
     assert sum(size for _, size in rests.frozen) == sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(at_rest)
@@ -112,9 +113,10 @@ def test_a_base_is_planned_before_it_is_imported(tmp_path, capsys):
     }  # fmt: skip
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    words = ["plan", "--base", str(tmp_path / "published"), "--run", str(tmp_path / "run"), "--topology=v6e:1x1"]
-    stage = "{chat: {conversations: [a.jsonl], adapter: {rank: 4}, train: {sequence_length: 256}}}"
-    assert cli.main([*words, "--finetune", stage, "--json"]) == 0
+    recipe = tmp_path / "mine.yaml"
+    stage = "{conversations: [a.jsonl], adapter: {rank: 4}, train: {sequence_length: 256}}"
+    recipe.write_text(f"base: {tmp_path / 'published'}\nfinetune: {{chat: {stage}}}\n", encoding="utf-8")
+    assert cli.main(["plan", str(recipe), "--run", str(tmp_path / "run"), "--topology=v6e:1x1", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["plans"]
     assert "finetune.chat.train.accumulation" in found["keys"]
     parameters = 2 * 512 * 256 + 2 * (256 * 256 * 3 + 3 * 256 * 512)
