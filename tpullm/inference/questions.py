@@ -1,7 +1,8 @@
 """Held-out questions with right answers, asked before and after tuning."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tpullm.corpus import domains
 from tpullm.corpus.question import Question
@@ -33,12 +34,18 @@ def judge(name: str) -> Iterator[Judge]:
         yield lambda question, said: domains.is_right(question, said, passes)
 
 
-def asked(base: Session, tuned: Session, questions: Sequence[Question], right: Judge) -> dict:
+def asked(
+    base: Session, tuned: Session, questions: Sequence[Question], learned: Sequence[Question], right: Judge
+) -> dict:
     """The share of right answers before and after tuning.
 
+    Args:
+        questions: the held-out questions to ask.
+        learned: the questions of tuning. Their commonest answer of a kind is the guess that knows nothing else.
+
     Returns:
-        `tuned` and `base`: `accuracy` and the number of `questions`; `kinds`: the same by the kind of question;
-        `answers`: all of them.
+        `tuned` and `base`: `accuracy` and the number of `questions`; `kinds`: the same by the kind of question, and
+        `guess`, the share that the commonest answer gets right; `answers`: all of them.
     """
     texts = [question.question for question in questions]
     said = {"base": answer(base, texts), "tuned": answer(tuned, texts)}
@@ -55,9 +62,17 @@ def asked(base: Session, tuned: Session, questions: Sequence[Question], right: J
     for kind in dict.fromkeys(question.kind for question in questions):
         places = [i for i, question in enumerate(questions) if question.kind == kind]
         shares = {name: sum(found[i] for i in places) / len(places) for name, found in judged.items()}
-        kinds[kind] = shares | {"questions": len(places)}
+        guess = _commonest(kind, learned)
+        guessed = sum(right(questions[i], guess) for i in places) / len(places)
+        kinds[kind] = shares | {"guess": guessed, "questions": len(places)}
     whole = {
         name: {"accuracy": sum(found) / max(len(found), 1), "questions": len(questions)}
         for name, found in judged.items()
     }
     return whole | {"kinds": kinds, "answers": table}
+
+
+def _commonest(kind: str, questions: Iterable[Question]) -> str:
+    """The answer that most questions of a kind have, the first one of several; "" if there is no question."""
+    answers = Counter(question.answers[0] for question in questions if question.kind == kind)
+    return answers.most_common(1)[0][0] if answers else ""
