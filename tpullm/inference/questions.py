@@ -1,6 +1,7 @@
 """Held-out questions with right answers, asked before and after tuning."""
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -11,6 +12,8 @@ from tpullm.inference.session import Session
 from tpullm.process.isolated import Isolated
 
 SECONDS, MEMORY_BYTES = 2, 256 << 20  # of a program that answers a question
+
+KANA = re.compile("[\u3041-\u30ff]")
 
 Judge = Callable[[Question, str], bool]
 
@@ -41,11 +44,12 @@ def asked(
 
     Args:
         questions: the held-out questions to ask.
-        learned: the questions of tuning. Their commonest answer of a kind is the guess that knows nothing else.
+        learned: the questions of tuning. Their commonest answer, of a kind and a language, is what one who knows
+            nothing else would say.
 
     Returns:
         `tuned` and `base`: `accuracy` and the number of `questions`; `kinds`: the same by the kind of question, and
-        `guess`, the share that the commonest answer gets right; `answers`: all of them.
+        `guess`, the share of that commonest answer; `answers`: all of them.
     """
     texts = [question.question for question in questions]
     said = {"base": answer(base, texts), "tuned": answer(tuned, texts)}
@@ -58,12 +62,11 @@ def asked(
          "base": said["base"][i], "tuned": said["tuned"][i], "right": judged["tuned"][i]}
         for i, question in enumerate(questions)
     ]  # fmt: skip
-    kinds = {}
+    kinds, commonest = {}, _commonest(learned)
     for kind in dict.fromkeys(question.kind for question in questions):
         places = [i for i, question in enumerate(questions) if question.kind == kind]
         shares = {name: sum(found[i] for i in places) / len(places) for name, found in judged.items()}
-        guess = _commonest(kind, learned)
-        guessed = sum(right(questions[i], guess) for i in places) / len(places)
+        guessed = sum(right(questions[i], commonest.get(_asked_how(questions[i]), "")) for i in places) / len(places)
         kinds[kind] = shares | {"guess": guessed, "questions": len(places)}
     whole = {
         name: {"accuracy": sum(found) / max(len(found), 1), "questions": len(questions)}
@@ -72,7 +75,14 @@ def asked(
     return whole | {"kinds": kinds, "answers": table}
 
 
-def _commonest(kind: str, questions: Iterable[Question]) -> str:
-    """The answer that most questions of a kind have, the first one of several; "" if there is no question."""
-    answers = Counter(question.answers[0] for question in questions if question.kind == kind)
-    return answers.most_common(1)[0][0] if answers else ""
+def _commonest(questions: Iterable[Question]) -> dict[tuple[str, bool], str]:
+    """The answer that most questions have, by how they are asked; of several the first."""
+    answers: dict[tuple[str, bool], Counter] = {}
+    for question in questions:
+        answers.setdefault(_asked_how(question), Counter())[question.answers[0]] += 1
+    return {how: counts.most_common(1)[0][0] for how, counts in answers.items()}
+
+
+def _asked_how(question: Question) -> tuple[str, bool]:
+    """The kind of a question, and whether it is asked in Japanese, which has kana."""
+    return question.kind, bool(KANA.search(question.question))
