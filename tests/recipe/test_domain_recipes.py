@@ -45,8 +45,9 @@ DOMAINS = [
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_published_model_goes_through_the_whole_recipe(domain, tmp_path):
     base, run = published(tmp_path / "base"), tmp_path / "run"
-    stages = [f"--finetune.{stage}.train" for stage in ("field", "questions")]
-    small = [f"{stage}.{key}" for stage in stages for key in ("steps=2", "batch_size=1", "evaluate_rows=1")]
+    stages = [f"--finetune.{stage}" for stage in ("field", "questions")]
+    small = [f"{stage}.train.{key}" for stage in stages for key in ("steps=2", "batch_size=1", "evaluate_rows=1")]
+    small += [f"{stage}.adapter.rank=4" for stage in stages]
     tpullm("run", f"{domain}-8b", "--base", base, "--run", run, *small, "--evaluate.rows=1", "--evaluate.questions=8")
     results = json.loads((run / "evaluate" / "results.json").read_text())
     assert results["stages"].keys() == {"field", "questions"}
