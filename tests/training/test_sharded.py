@@ -61,6 +61,7 @@ ALL = ["one device", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor 2", "sequence 4
     ("tuned", "meshes"),
     [
         ("pairs and dora", SOME),
+        ("qlora", SOME),
         pytest.param(
             "experts", ["one device", "expert 2, sequence 2, tensor 2", "expert 4, fsdp 2"], marks=pytest.mark.slow
         ),
