@@ -56,9 +56,9 @@ def test_a_host_that_fails_ends_all(tiny_tokens, tmp_path):
 
 
 @pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_when_a_host_is_killed_the_others_exit_at_once_with_a_line(tiny_tokens, killed, monkeypatch):
-    monkeypatch.setenv("SECONDS_OF_A_STEP", "1")  # a longer training would be another program to compile
-    started = start(2, "tests.run.slow_steps", "pretrain", "--run", tiny_tokens, "--mesh.fsdp", 4, devices=4)
+def test_when_a_host_is_killed_the_others_exit_at_once_with_a_line(tiny_tokens, killed):
+    """After step 8 they wait: a training of more steps would be another program to compile."""
+    started = start(2, "tests.cluster.hanging_data", "pretrain", "--run", tiny_tokens, "--mesh.fsdp", 4, devices=4)
     wait_for_save(started[0], tiny_tokens, 5)
     began = time.monotonic()
     started[killed].kill()

@@ -50,7 +50,8 @@ def test_errors_keep_their_kind():
     ],
 )
 def test_what_a_template_costs_is_bounded(source, message, monkeypatch):
-    monkeypatch.setattr(limited, "CPU_SECONDS", 1)
+    if "for a in" in source:  # the others end by another limit, and may need more than a second on a busy machine
+        monkeypatch.setattr(limited, "CPU_SECONDS", 1)
     with pytest.raises(UserError, match=message):
         TemplateChild(source, {}, "folder").prompt(TALK)
 
