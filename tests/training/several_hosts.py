@@ -8,9 +8,6 @@ from pathlib import Path
 from tests.conftest import QUICK_TO_COMPILE, ROOT, interruptible
 from tpullm.cluster.handshake import free_port
 
-# One host compiles a program and sends it to the others, which would compile the same on the same cores.
-COMPILED_ONCE = {"JAX_SHARE_BINARY_BETWEEN_HOSTS": "true"}
-
 
 def start(
     hosts: int,
@@ -29,7 +26,7 @@ def start(
         within: the working directory of a host; default is the folder of its package.
     """
     flags = f"--xla_force_host_platform_device_count={devices // hosts} {QUICK_TO_COMPILE}"
-    environment = os.environ | COMPILED_ONCE | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     address = f"127.0.0.1:{free_port()}"
     started = []
     for index in range(hosts):
