@@ -71,7 +71,7 @@ def test_an_answer_beside_another_one_is_as_alone(kernel, monkeypatch):
     config = dataclasses.replace(CONFIG, attention_softcap=30.0 if kernel == "plain" else 0.0)
     architecture, batch = Architecture(config), made()[1].batch_at(0)
     with jax.set_mesh(mesh()):
-        tree = params(architecture=architecture)
+        tree = params()
         chosen, rejected = jax.jit(lambda tree: answers(architecture, tree, batch, dtype=F32))(tree)
         one = jax.jit(lambda tree, row: of_row(architecture, tree, row))
         expected = {
