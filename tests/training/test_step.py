@@ -81,7 +81,7 @@ def _assert_close(one, other, rtol=1e-5):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=rtol * float(np.abs(b).max()))
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_accumulated_equals_whole(parts):
     """The sum over micro-batches is the sum over the batch, though the micro-batches' weights differ."""
     b = batch(rows=8)
@@ -117,7 +117,7 @@ def test_micro_batches_are_every_nth_row_once():
     assert squares == sum((n + n + 4) ** 2 for n in range(4))
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_step_follows_the_gradient_of_the_mean_and_says_what_it_was(accumulation):
     """By plain descent at a rate of 1; float32 as above. The loss that is told is without the z-loss."""
     z_loss = 0.1
