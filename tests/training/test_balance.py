@@ -61,7 +61,7 @@ def skewed(balance_loss: float = 0.0, balance_rate: float = 0.0, steps: int = 60
     config = dataclasses.replace(SPREAD.config, balance_loss=balance_loss, balance_rate=balance_rate)
     architecture = Architecture(config)
     train = TrainConfig(batch_size=4, optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=1))
-    tree = params(architecture=SPREAD)  # of the same shapes
+    tree = params(architecture=architecture)
     router = tree["layers"]["mlp"]["router"]
     router["bias"] = router["bias"].at[:, :2].set(1.0)
     found, experts = [], []
