@@ -41,7 +41,8 @@ MADE_BY = {
 }
 # These say how much is done, and nothing else: the reader has hours, and more text than 30 short files.
 SMALL = ["--model.layers=1", "--model.width=32", "--model.heads=2"]
-SHORT = ["--pretrain.steps=2", "--pretrain.batch_size=2", "--pretrain.sequence_length=64", "--evaluate.sample_tokens=2"]
+SHORT = ["--pretrain.steps=2", "--pretrain.batch_size=2", "--pretrain.sequence_length=64"]
+SHORT += ["--evaluate.sample_tokens=2", "--evaluate.rows=8", "--evaluate.questions=4"]
 TUNED = [f"--finetune.talk.train.{how_much}" for how_much in ("steps=2", "batch_size=2", "sequence_length=64")]
 
 
