@@ -110,16 +110,17 @@ def test_killed_and_resumed_is_the_same_bits(tuned, recipe, tmp_path):
 
 
 def test_beside_and_merged_write_the_same(tuned):
-    """Adapters beside one base, which is in memory once; each computes what it computes when merged."""
+    """Adapters beside one base, which is in memory once; each computes what it computes when merged.
+
+    DoRA's decode with all that LoRA's has, so one of the two is enough.
+    """
     base, tokens = load(tuned / "field"), np.arange(5, 45, dtype=np.int32)[None]
     beside, merged = with_adapter(base, tuned / "answers"), load(tuned / "answers")
     np.testing.assert_allclose(scoring.logits(beside, tokens), scoring.logits(merged, tokens), atol=1e-5)
     own = {id(leaf) for leaf in jax.tree.leaves(base.quantized("nf4").params)}
     assert {id(leaf) for leaf in jax.tree.leaves(beside.architecture.frozen(beside.params))} == own
     assert np.abs(scoring.logits(base, tokens) - scoring.logits(merged, tokens)).max() > 1e-3
-    asked = ["本をどうしますか。", "今日は？"]
-    assert answer(beside, asked, tokens=12) == answer(merged, asked, tokens=12)
-    dora = with_adapter(merged, tuned / "style")
+    asked, dora = ["本をどうしますか。", "今日は？"], with_adapter(merged, tuned / "style")
     assert answer(dora, asked, tokens=12) == answer(load(tuned / "style"), asked, tokens=12)
 
 

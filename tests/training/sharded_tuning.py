@@ -16,7 +16,7 @@ import jax  # noqa: E402 (the devices must be asked for before)
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from tests.training.sharded_losses import EXPERT_MESHES  # noqa: E402
+from tests.training.sharded_losses import EXPERT_MESHES, asked_for  # noqa: E402
 from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch  # noqa: E402
 from tests.training.test_own_answers import sampled  # noqa: E402
 from tests.training.test_preference import some_pairs  # noqa: E402
@@ -110,6 +110,4 @@ def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str,
 
 if __name__ == "__main__":
     name, *asked = sys.argv[1:]
-    results = {mesh: losses(name, EXPERT_MESHES[mesh]) for mesh in asked}
-    results["accumulated"] = losses(name, EXPERT_MESHES[asked[-1]], accumulation=2)
-    print(json.dumps(results))
+    print(json.dumps({of: losses(name, EXPERT_MESHES[mesh], count) for of, mesh, count in asked_for(asked)}))
