@@ -1,8 +1,7 @@
 """Estimate the memory, the speed and the cost of a recipe before you rent a chip.
 
 It shows memory by part, where the time of a step goes, tokens a second, days and dollars. --topology takes several
-slices and compares them; `local` is this machine. With --compile the TPU compiler compiles the real program (extra
-`tpu`); no TPU is needed.
+slices; `local` is this machine. --compile compiles the real program (extra `tpu`), without a TPU.
 
 Exit code 0: the recipe fits at least one of the slices. 1: it fits none.
 """
@@ -21,12 +20,12 @@ COMPILED = 3  # of the best plans of a search
 
 def add_arguments(parser) -> None:
     """The options of `tpullm plan`. `--topology` is a key of the recipe; here it takes several names, also `local`."""
-    parser.add_argument("--stage", default="", help="the training to plan: pretrain, or a stage of finetune; the first")
+    parser.add_argument("--stage", default="", help="a stage of finetune, or pretrain")
     parser.add_argument("--slices", type=int, default=0, help="the number of slices of each topology, along mesh.data")
     parser.add_argument(
         "--search",
         action="store_true",
-        help="find the fastest settings that fit: mesh, remat, accumulation, ...",
+        help="find the fastest settings that fit: mesh, remat, ...",
     )
     parser.add_argument("--compile", action="store_true", help="compile the program for the TPU; takes minutes")
     add_json(parser)

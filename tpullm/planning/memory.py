@@ -33,6 +33,8 @@ def memory(setting: Setting, rests: Resting) -> Memory:
     state |= {"frozen parameters": frozen} if setting.adapter else {}
     # Layers are cast once, outside of the loop over layers; frozen ones are in the type of the matmuls, or quantized.
     kept = {"kept activations": _kept(setting), "cast parameters": 2 * _cast(setting), "program": PROGRAM}
+    if setting.adapter and setting.accumulation > 1:  # frozen tables are gathered once for all micro-batches
+        kept["gathered tables"] = 2 * _gathered(setting) * setting.tables
     # Offloaded activations of one layer. The backward pass fetches the next layer's while it uses this layer's.
     layer = 2.0 * setting.offloaded * setting.tokens / setting.along("tensor")
     going, coming = {"in flight to the host": layer}, {"from the host": 2 * layer}
@@ -90,7 +92,7 @@ def _tables(setting: Setting) -> dict[str, float]:
     """Before the loss: the gathered table, its transpose, the embedding table, and the zeros of the gradient."""
     table, hidden = setting.table, 4.0 * setting.tokens * setting.model.width
     if setting.adapter:
-        return {"table": 2 * _gathered(setting) * setting.tables, "hidden states": hidden}
+        return {"table": 2 * _gathered(setting) * setting.tables * (setting.accumulation == 1), "hidden states": hidden}
     return {"table": 2 * (setting.tables + 1) * table, "gradient of the table": 4 * table, "hidden states": hidden}
 
 
@@ -100,7 +102,8 @@ def _loss(setting: Setting) -> dict[str, float]:
     scores = 4 * setting.tokens * model.vocabulary_size / setting.along("tensor") / setting.chunks
     hidden = 6.0 * setting.tokens * model.width
     if setting.adapter:
-        return {"table": 2 * _gathered(setting), "scores": scores, "hidden states": hidden}
+        table = 2 * _gathered(setting) * (setting.accumulation == 1)
+        return {"table": table, "scores": scores, "hidden states": hidden}
     return {"table": 2 * table, "gradient of the table": 4 * table, "scores": scores, "hidden states": hidden}
 
 

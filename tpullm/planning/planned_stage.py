@@ -44,7 +44,7 @@ def stage_of(recipe: Recipe, name: str = "") -> Stage:
         UserError: there is no such stage.
     """
     if not name:
-        tunes = recipe.foundation == "base" or recipe.pretrain == TrainConfig()
+        tunes = recipe.base or recipe.pretrain == TrainConfig()
         name = next(iter(recipe.finetune), PRETRAIN) if tunes else PRETRAIN
     if name == PRETRAIN:
         return Stage(name, PRETRAIN, recipe.pretrain)

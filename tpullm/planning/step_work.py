@@ -11,6 +11,7 @@ from tpullm.planning.setting import Setting
 ROUTER_PASSES = 6  # bfloat16 matmuls in one float32 matmul on a TPU
 
 MUON_STEPS = 5
+DEQUANTIZED = 6  # bytes of memory traffic that take as long as to make one number of its nf4 code, in compiled programs
 # Bytes of memory traffic of an update, per parameter.
 UPDATE = {
     ("adamw", "float32"): 32,
@@ -120,7 +121,7 @@ def _adapter(setting: Setting) -> Part:
     """The adapter's matmuls of one layer, which wait for memory: each reads what its matrix reads, and adds to what
     that writes. Forward, recomputed, and twice in the backward pass.
 
-    Then the numbers of a quantized base: its codes are read and what they stand for is written, in each pass.
+    Then the numbers of a quantized base, which each pass makes of its codes.
     """
     model, M, rank = setting.model, setting.tokens, setting.adapter.rank
     passes = 3 + bool(setting.recompute)
@@ -131,7 +132,7 @@ def _adapter(setting: Setting) -> Part:
     matmuls = _scaled(_sum(*low, *high), passes / share / setting.along("tensor"))
     if not setting.adapter.quantize_base:
         return matmuls
-    written = (setting.code_bytes + 2) * setting.layer_parameters * (2 + bool(setting.recompute))
+    written = DEQUANTIZED * setting.layer_parameters * (2 + bool(setting.recompute))
     return matmuls._replace(moved_bytes=matmuls.moved_bytes + written)
 
 
