@@ -79,7 +79,8 @@ def test_a_frozen_matrix_is_multiplied_twice_and_not_three_times():
     assert mine["loss"].flops == pytest.approx(2 / 3 * all_of_it["loss"].flops)
     assert mine["adapter"].flops < 0.05 * mine["feed-forward"].flops
     assert 0.6 < useful_flops(packed) / useful_flops(whole) < 0.75  # attention's scores cost as much as ever
-    assert estimate(packed).step_seconds < estimate(whole).step_seconds
+    plain = dataclasses.replace(packed, adapter=dataclasses.replace(packed.adapter, quantize_base=""))
+    assert estimate(plain).step_seconds < min(estimate(of).step_seconds for of in (packed, whole))
 
 
 def test_advice_and_a_search_name_the_keys_of_the_stage():

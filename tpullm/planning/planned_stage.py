@@ -43,9 +43,9 @@ def stage_of(recipe: Recipe, name: str = "") -> Stage:
     Raises:
         UserError: there is no such stage.
     """
+    first = next(iter(recipe.finetune), PRETRAIN)
     if not name:
-        tunes = recipe.base or recipe.pretrain == TrainConfig()
-        name = next(iter(recipe.finetune), PRETRAIN) if tunes else PRETRAIN
+        name = first if recipe.base or recipe.pretrain == TrainConfig() else PRETRAIN
     if name == PRETRAIN:
         return Stage(name, PRETRAIN, recipe.pretrain)
     if name not in recipe.finetune:
