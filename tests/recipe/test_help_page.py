@@ -251,6 +251,9 @@ def read_and_declared(verb, reads, small) -> tuple[set, set]:
     module = importlib.import_module(module_of(verb))
     with directory.owned(small.parent / "run", recipe), contextlib.redirect_stdout(None):
         found = reads(recipe, functools.partial(module.main, recipe, run, *added))
+        if verb == "plan":  # of pretraining, and of a stage of tuning
+            added[0].stage = "talk"
+            found |= reads(recipe, functools.partial(module.main, recipe, run, *added))
     return found - {"name", "run"}, set(VERBS[verb].keys) - {"name", "run"}
 
 
