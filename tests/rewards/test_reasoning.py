@@ -33,8 +33,12 @@ def taken_out():
 
 
 def test_tasks_are_prompts_with_fields_of_json(small_package):
-    made = tasks("reasoning_gym:doubling", 3, 7, largest=9)
-    assert made == tasks("reasoning_gym:doubling", 3, 7, largest=9) != tasks("reasoning_gym:doubling", 3, 8, largest=9)
+    made = tasks("reasoning_gym:doubling?size=3&seed=7&largest=9")
+    assert (
+        made
+        == tasks("reasoning_gym:doubling?size=3&seed=7&largest=9")
+        != tasks("reasoning_gym:doubling?size=3&seed=8&largest=9")
+    )
     assert [task.messages[0]["role"] for task in made] == ["user"] * 3
     assert json.loads(json.dumps(made[1].fields)) == made[1].fields
     assert made[1].fields["reasoning_gym"] == {
@@ -47,7 +51,7 @@ def test_tasks_are_prompts_with_fields_of_json(small_package):
 
 
 def test_answers_are_scored_by_the_package(small_package):
-    made = tasks("reasoning_gym:doubling", 5, 7, largest=9)
+    made = tasks("reasoning_gym:doubling?size=5&seed=7&largest=9")
     right = made[0].fields["answer"]
     answers = [right, f" {right}\n", "-1", "hang", "raise", "", f"はい。答え：{right}"]
     with Rewards([{"name": "reasoning_gym", "seconds": 1}]) as own:
@@ -56,7 +60,7 @@ def test_answers_are_scored_by_the_package(small_package):
 
 
 def test_an_answer_may_stand_after_a_text(small_package):
-    (task,) = tasks("reasoning_gym:doubling", 1, 7)
+    (task,) = tasks("reasoning_gym:doubling?size=1&seed=7")
     right = task.fields["answer"]
     answers = [right, f"答え：-1\n答え： {right}", f"答え：{right}答え：-1"]
     with Rewards([{"name": "reasoning_gym", "after": "答え："}]) as own:
@@ -67,16 +71,16 @@ def test_an_answer_may_stand_after_a_text(small_package):
     ("make", "told"),
     [
         (
-            lambda: tasks("reasoning_gym:doublign", 1, 0),
+            lambda: tasks("reasoning_gym:doublign"),
             "reasoning_gym:doublign: .* no such family; the nearest is doubling",
         ),
-        (lambda: tasks("reasoning_gym:zzz", 1, 0), "reasoning_gym:zzz: reasoning-gym has no such family$"),
+        (lambda: tasks("reasoning_gym:zzz"), "reasoning_gym:zzz: reasoning-gym has no such family$"),
         (
-            lambda: tasks("reasoning_gym:doubling", 1, 0, top=3),
+            lambda: tasks("reasoning_gym:doubling?top=3"),
             "reasoning_gym:doubling: unknown parameter top; it has larg",
         ),
         (
-            lambda: tasks("reasoning_gym:doubling", 1, 0, largest=0),
+            lambda: tasks("reasoning_gym:doubling?largest=0"),
             "reasoning_gym:doubling: largest must be positive; corr",
         ),
     ],
@@ -109,7 +113,7 @@ def test_right_answers_of_the_real_package_score_1():
     made = [
         task
         for name in ("chain_sum", "letter_counting", "spell_backward")
-        for task in tasks(f"reasoning_gym:{name}", 4, 1)
+        for task in tasks(f"reasoning_gym:{name}?size=4&seed=1")
     ]
     assert {"chain_sum", "letter_counting", "spell_backward"} <= set(families())
     assert len(dataset("chain_sum", 1, 4, {})) == 4

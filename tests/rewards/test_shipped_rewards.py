@@ -54,7 +54,7 @@ def test_an_answer_without_a_visible_character_scores_0(name, answer):
 def test_any_text_scores_from_0_to_1_and_the_same_twice(answer):
     settings = [{"name": name, **NEEDED.get(name, {})} for name in TEXTUAL]
     rewards = Rewards(settings)
-    first, second = (rewards.score([answer, answer], [[]] * 2, [{"answer": 1}] * 2) for _ in range(2))
+    first, second = (rewards.score([answer, answer], [[]] * 2, [{"answer": 1, "mentions": "雨"}] * 2) for _ in range(2))
     for name in TEXTUAL:
         assert 0 <= first[name][0] <= 1 and (first[name] == second[name]).all() and first[name][0] == first[name][1]
 
@@ -72,8 +72,12 @@ def parameters_shown(name):
 def test_the_pages_have_the_table():
     rows = [f"| `{name}` | {parameters_shown(name)} | {reward.meaning} |" for name, reward in REWARDS.items()]
     english, japanese = (
-        re.findall(r"^\| `.*", (ROOT / "docs" / language / "rewards.md").read_text("utf-8"), re.MULTILINE)
-        for language in ("en", "ja")
+        re.findall(
+            r"^\| `.*",
+            (ROOT / "docs" / language / "rewards.md").read_text("utf-8").partition(f"\n## {heading}\n")[2],
+            re.MULTILINE,
+        )
+        for language, heading in (("en", "The rewards"), ("ja", "用意されている報酬"))
     )
     assert english == rows
     assert [row.rpartition(" | ")[0] for row in japanese] == [row.rpartition(" | ")[0] for row in rows]

@@ -17,13 +17,21 @@ import numpy as np  # noqa: E402
 
 from tests.training.sharded_losses import EXPERT_MESHES  # noqa: E402
 from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch  # noqa: E402
+from tests.training.test_own_answers import sampled  # noqa: E402
 from tests.training.test_preference import some_pairs  # noqa: E402
 from tpullm.data.answer_pairs import tokenized  # noqa: E402
+from tpullm.data.answer_rows import laid_out  # noqa: E402
 from tpullm.data.stream import Stream  # noqa: E402
 from tpullm.mesh.layout import make_mesh  # noqa: E402
 from tpullm.mesh.rows import put  # noqa: E402
 from tpullm.model.adapter import with_lengths  # noqa: E402
-from tpullm.recipe.schema import AdapterConfig, OptimizerConfig, PreferenceConfig, TrainConfig  # noqa: E402
+from tpullm.recipe.schema import (  # noqa: E402
+    AdapterConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    PreferenceConfig,
+    TrainConfig,
+)
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
 from tpullm.training.state import Architecture, abstract, with_params  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
@@ -34,11 +42,21 @@ TUNED = {
     "experts": Architecture(SPREAD.config, AdapterConfig(rank=4)),
     "pairs": ARCHITECTURE,
     "pairs and dora": Architecture(CONFIG, DORA),
+    "own answers": Architecture(CONFIG, DORA),
 }
 STEPS = 3
 
 
+def answers(number: int):
+    """Answers to 8 prompts, packed."""
+    prompts, said = sampled(8, 6, seed=number)
+    advantages = np.random.default_rng(number).normal(size=(8, 6))
+    return laid_out(prompts, said, advantages, PolicyConfig("dapo", tokens=9, kl_weight=0.1), 32, [16])[0]
+
+
 def batches(name: str) -> list:
+    if "answers" in name:
+        return [answers(number) for number in range(STEPS)]
     if "pairs" not in name:
         return [batch(rows=16, seed=number) for number in range(STEPS)]
     pairs = tokenized(list(enumerate(some_pairs(96))), PreferenceConfig(beta=0.5), 32, "finetune.a")
@@ -72,6 +90,8 @@ def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str,
             state, metrics = step(state, put(mesh, rows), frozen)
             for key in found:
                 found[key].append(metrics[key].tolist())
+            told = metrics.get("told", {})
+            assert told.get("moved", 0) == 0 and told.get("ratio", 1) == 1, "a ratio of a first step is not exactly 1"
         kept = jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted, state, shardings[0])
         assert all(jax.tree.leaves(kept)), "the step changed the sharding of a part of the state"
     return found

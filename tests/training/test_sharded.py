@@ -64,17 +64,21 @@ ALL = ["one device", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor 2", "sequence 4
         pytest.param(
             "experts", ["one device", "expert 2, sequence 2, tensor 2", "expert 4, fsdp 2"], marks=pytest.mark.slow
         ),
-        *(pytest.param(tuned, ALL, marks=pytest.mark.slow, id=f"{tuned}, all meshes") for tuned in ("dora", "pairs")),
+        *(
+            pytest.param(tuned, ALL, marks=pytest.mark.slow, id=f"{tuned}, all meshes")
+            for tuned in ("dora", "pairs", "own answers")
+        ),
     ],
 )
 def test_tuning_on_a_mesh_is_that_of_one_device(tuned, meshes):
-    """Adapters, and pairs of answers in shared rows, over 3 steps of AdamW; the tolerance is that of pretraining.
+    """Adapters, and several answers in shared rows, over 3 steps of AdamW; the tolerance is that of pretraining.
 
-    A gradient norm of pairs is a difference of two like sums, so their roundings weigh ten times as much.
+    A gradient norm of answers is a difference of like sums, so their roundings weigh ten times as much. Of answers that
+    the model gave itself every ratio is exactly 1 on each mesh.
     """
     found = results("tests.training.sharded_tuning", tuned, *meshes)
     assert len(found) == len(meshes) + 1
-    assert_those_of_one_device(found, 1e-4 if "pairs" in tuned else 1e-5)
+    assert_those_of_one_device(found, 1e-5 if tuned in ("dora", "experts") else 1e-4)
 
 
 def results(module: str, *arguments: str) -> dict[str, dict[str, list]]:

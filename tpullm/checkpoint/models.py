@@ -82,7 +82,7 @@ class Model:
         stages = list(self.recipe.get("finetune") or {})
         learned = stages[: stages.index(self.stage) + 1] if self.stage in stages else []
         settings = [self.recipe["finetune"][stage] for stage in learned]
-        taught = any(stage["conversations"] or stage["preferences"] for stage in settings)
+        taught = any(stage.get(kind) for stage in settings for kind in ("conversations", "preferences", "prompts"))
         return taught or bool(self.recipe.get("base")) and self.stage != "pretrain" and tokenizer.has_template
 
 

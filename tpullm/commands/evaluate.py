@@ -85,7 +85,8 @@ def _questions(recipe: Recipe, base: Session, tuned: Session) -> dict:
     """The held-out questions of the first stage that learns built-in ones, before tuning and after all of it."""
     for stage in recipe.finetune.values():
         for name in stage.conversations:
-            if name in examples.BUILT_IN:
+            # A casual answer is a matter of style, and later stages may change it on purpose.
+            if name in examples.BUILT_IN and name != "tenki_casual":
                 learned, held_out = examples.questions(name, stage.held_out_fraction, recipe.seed)
                 # A base that was never tuned to talk has no chat template: it is asked in that of the tuned model.
                 asked = base if base.tokenizer.has_template else dataclasses.replace(base, tokenizer=tuned.tokenizer)

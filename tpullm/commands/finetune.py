@@ -1,5 +1,5 @@
 """Step 5: tune the pretrained model, stage by stage: on conversations, of which it learns only the assistant's words,
-on documents, and on preferences.
+on documents, on preferences, and on answers of its own that rewards score.
 
 Each stage makes RUN/NAME. The same command resumes from the last checkpoint.
 """
@@ -12,15 +12,19 @@ from typing import Any
 
 from tpullm import storage
 from tpullm.checkpoint.models import check_shape, load_params, made_by, model_of
+from tpullm.data.answer_rows import rows_needed
+from tpullm.data.prompts import Prompts, PromptStream
 from tpullm.data.stream import EvaluationBatches, Stream, held_out_batches
-from tpullm.data.tuning_data import TuningData, tuning_data
+from tpullm.data.tuning_data import TuningData, prompts_of, tuning_data
 from tpullm.errors import UserError
 from tpullm.huggingface import adapters, tensors
+from tpullm.inference.rollouts import Rollouts
 from tpullm.log import say
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
 from tpullm.model.platform import compute_dtype
-from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe, TuningConfig
+from tpullm.rewards.reward_set import Rewards
 from tpullm.run.stages import before_tuning, need, tuning_inputs
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
@@ -58,26 +62,55 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     if is_finished(stage, inputs):
         return say(f"{name}: finished, skipped")
     check_fits(architecture, config, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
+    rows, size = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length)
+    evaluations = held_out_batches(recipe, run, *size, config.evaluate_rows, rows)
+    dtype = compute_dtype(config.compute)
+    placed = architecture.placed(mesh, dtype if adapter else None)
+    load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
+    parts = (stage, model, config, recipe.seed, mesh)
+    more = {"adapter": adapter, "begins": begins, "before": before if adapter else None}
+    if settings.prompts:
+        # Its loss is near 0 and its gradient 0 where no answer is better than another, so means say nothing of a step.
+        sound = dataclasses.replace(config.optimizer, skip=dataclasses.replace(config.optimizer.skip, deviations=0))
+        config = dataclasses.replace(config, optimizer=sound)
+        with Rewards(settings.rewards, lambda text: len(tokenizer.encode(text))) as rewards:
+            prompts, held_out = prompts_of(recipe, name, tokenizer, model.context_length)
+            _check_room(prompts, settings, where)
+            trained = Architecture(model, adapter)
+            options = (settings.policy, config, rewards, tokenizer, trained, mesh, dtype, recipe.seed)
+            answers = Rollouts(stage, prompts, held_out, *options)
+            stream = PromptStream(prompts, settings.policy.prompts, recipe.seed, settings.policy.updates)
+            known = (stream, evaluations, tokenizer.bytes_per_token(), load)
+            job = Job(stage, model, config, recipe.seed, mesh, *known, answers=answers, **more)
+            changed = {"chat_template.jinja": tokenizer.template} if settings.chat_template else {}
+            return make(job, recipe, inputs, start / "tokenizer", changed, examples=len(prompts))
     data = tuning_data(recipe, run, name, tokenizer)
     _embedded(data, model, start)
-    rows, size = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length)
     stream = Stream(data.read, data.weights, *size, recipe.seed, rows, what=where)
     # Of preferences they are built when the references are there.
     evaluations = {
         source: EvaluationBatches(documents, *size, config.evaluate_rows, rows)
         for source, documents in data.held_out.items()
-    }
-    evaluations |= held_out_batches(recipe, run, *size, config.evaluate_rows, rows)
-    dtype = compute_dtype(config.compute)
-    placed = architecture.placed(mesh, dtype if adapter else None)
-    load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
+    } | evaluations
     changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
-    parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token(), load)
     micro = (config.batch_size // config.accumulation, config.sequence_length)
     references = partial(fill_references, stage, architecture, load, data.pairs, micro, mesh, dtype, config.loss_chunks)
-    job = Job(*parts, adapter=adapter, prepare=references, begins=begins, before=before if adapter else None)
+    known = (stream, evaluations, tokenizer.bytes_per_token(), load)
+    job = Job(*parts, *known, prepare=references, **more)
     examples = sum(len(documents.ids) for source, documents in data.read.items() if source not in settings.documents)
     make(job, recipe, inputs, start / "tokenizer", changed, examples=examples)
+
+
+def _check_room(prompts: Prompts, settings: TuningConfig, where: str) -> None:
+    """Refuse a batch that can't hold the answers of a step, should all be as long as they may."""
+    policy, train = settings.policy, settings.train
+    needed = rows_needed(policy.prompts, policy.answers, prompts.longest, policy.tokens, train.sequence_length)
+    if needed > train.batch_size:
+        raise UserError(
+            f"{where}.train.batch_size: {policy.prompts} prompts with {policy.answers} answers of {policy.tokens} "
+            f"tokens can take {needed} rows of {train.sequence_length} tokens, and a batch has {train.batch_size}; "
+            f"raise it to {needed}, or lower {where}.policy.prompts, answers or tokens"
+        )
 
 
 def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) -> tuple[AdapterConfig | None, Tree]:

@@ -18,7 +18,8 @@ class Question:
         answers: the right answers, several only if they are equally right. Tuning learns the first.
         kind: the kind of question; results are counted by it.
         entity: what the question is about. All questions about an entity are held out, or none.
-        fields: if the answer is code, what judges it: `prompt`, the text that it completes, and `tests`, assertions.
+        fields: what else judges an answer. Of code `prompt`, the text that it completes, and `tests`, assertions. Of a
+            casual answer `mentions`, what a right one says in any form.
     """
 
     question: str

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tpullm.recipe.schema import PreferenceConfig
+from tpullm.recipe.schema import PolicyConfig, PreferenceConfig
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Batch:
     weights: np.ndarray
 
 
-# In a row of preferences the segment id of a token is that of its pair, plus this for the first answer, and twice this
-# for the second. A token sees its own answer and the prompt of its pair.
+# In a row with several answers to a prompt, the segment id of a token is that of the prompt, plus this for the first
+# answer, twice this for the second, and so on. A token sees its own answer and the prompt.
 BRANCH = 1 << 16
 
 
@@ -50,6 +50,28 @@ class PairBatch(Batch):
     references: np.ndarray
     settings: PreferenceConfig
     sequences: int
+
+
+@dataclass(frozen=True)
+class AnswerBatch(Batch):
+    """Rows of answers that the model gave itself: of each prompt its tokens once, then the answers.
+
+    Args:
+        answers: int32 `[B, T]`, the number of the token's answer in its row, from 1; 0 for prompts and padding.
+        advantages: float32 `[B, T]`, how much better than the others the token's answer is.
+        old: float32 `[B, T]`, log-probabilities when the answers were sampled, nats. In the first step that learns from
+            them they are not read: there the model is the one that answered.
+        settings: of the objective.
+        sequences: at least the most answers of a row.
+        first: whether it is the first step that learns from them.
+    """
+
+    answers: np.ndarray
+    advantages: np.ndarray
+    old: np.ndarray
+    settings: PolicyConfig
+    sequences: int
+    first: bool
 
 
 class Documents(Protocol):

@@ -73,7 +73,7 @@ class Stream:
         self.packings: dict[str, Packing] = {}
         self.sources: dict[str, Documents] = {}
         for name, documents in sources.items():
-            packed = packing.pack(documents.lengths, sequence_length, _seed(seed, name, "pack"))
+            packed = packing.pack(documents.lengths, sequence_length, seed_of(seed, name, "pack"))
             if packed.rows and weights[name] > 0:
                 self.packings[name], self.sources[name] = packed, documents
         self._check_rows(what)
@@ -83,7 +83,7 @@ class Stream:
         self._order = Order(
             [packed.rows for packed in self.packings.values()],
             list(self.shares.values()),
-            [_seed(seed, name, "shuffle") for name in self.packings],
+            [seed_of(seed, name, "shuffle") for name in self.packings],
         )
         self._own_rows = np.arange(batch_size) if own_rows is None else own_rows
         self._left_out: tuple[tuple[int, int], ...] = ()
@@ -223,6 +223,6 @@ def held_out_batches(
     return {name: found for name, found in batches.items() if found}
 
 
-def _seed(seed: int, *names: str) -> int:
+def seed_of(seed: int, *names: str) -> int:
     """A seed of 32 bits for one use. With sums, epoch 1 of seed 0 would be epoch 0 of seed 1."""
     return int.from_bytes(hashlib.sha256(repr((seed, *names)).encode()).digest()[:4], "big")

@@ -1,14 +1,15 @@
-"""What a stage of tuning reads: conversations, documents of the corpus, both mixed, or preferences."""
+"""What a stage of tuning reads: conversations, documents of the corpus, both mixed, preferences, or prompts."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tpullm.data import answer_pairs, answer_tokens, conversations, examples
+from tpullm.data import answer_pairs, answer_tokens, conversations, examples, prompts
 from tpullm.data.answer_pairs import Pairs
 from tpullm.data.batch import Documents
 from tpullm.data.conversations import Conversations
+from tpullm.data.prompts import Prompts
 from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe, TuningConfig
@@ -92,10 +93,27 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
         weights[PREFERENCES] = 1.0
     if not read:
         raise UserError(
-            f"{where}: nothing to learn from; name files of conversations or of preferences, tenki, or sources in "
-            "`documents`"
+            f"{where}: nothing to learn from; name files of conversations, of preferences or of prompts, tenki, or "
+            "sources in `documents`"
         )
     return TuningData(read, {source: weights[source] for source in read}, held_out)
+
+
+def prompts_of(recipe: Recipe, name: str, tokenizer: Tokenizer, context: int) -> tuple[Prompts, Prompts | None]:
+    """The prompts that the stage `name` answers, to learn from and held out; it raises what `tuning_data` raises.
+
+    Args:
+        context: the most tokens that the model reads at once.
+    """
+    settings = recipe.finetune[name]
+    most = min(settings.train.sequence_length, context) - settings.policy.tokens
+    parts = _examples(settings.prompts, examples.Prompt, settings, recipe.seed)
+    learned, held_out = (
+        prompts.tokenized(part, tokenizer, most, f"finetune.{name}") if part else None for part in parts
+    )
+    if learned is None:
+        raise UserError(f"finetune.{name}.held_out_fraction: holds out all prompts, so none is left; give less")
+    return learned, held_out
 
 
 def _examples(names: list[str], kind: type, settings: TuningConfig, seed: int) -> tuple[list, list]:

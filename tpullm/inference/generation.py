@@ -23,14 +23,21 @@ def answer(session: Session, questions: Sequence[str], batch: int = 64, tokens: 
     tokenizer = session.tokenizer
     asked = [{"role": "user", "content": question} for question in questions]
     prompts = [tokenizer.chat_template([message], add_generation_prompt=True)[0] for message in asked]
+    return [tokenizer.decode(ids) for ids in likeliest(session, prompts, batch, tokens)]
+
+
+def likeliest(
+    session: Session, prompts: Sequence[list[int]], batch: int = 64, tokens: int = ANSWER_TOKENS
+) -> list[list[int]]:
+    """The ids of the likeliest answer to each prompt of ids; the arguments and the error are those of `answer`."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    answers = [""] * len(prompts)
+    answers: list[list[int]] = [[]] * len(prompts)
     for first in range(0, len(order), batch):
         chosen = order[first : first + batch]
         # To fill the last batch costs less than to compile a program of another shape.
         filled = [prompts[index] for index in chosen] + [prompts[chosen[0]]] * (min(batch, len(order)) - len(chosen))
         for index, ids in zip(chosen, decode(session, filled, tokens), strict=False):
-            answers[index] = tokenizer.decode(ids)
+            answers[index] = ids
     return answers
 
 

@@ -25,7 +25,7 @@ def judge(name: str) -> Iterator[Judge]:
     An answer to `tenki` is right word for word. The domains judge by what is meant, and code by its tests, in a process
     that can do little else.
     """
-    if name == "tenki":
+    if name.startswith("tenki"):
         yield lambda question, said: said.strip() in question.answers
         return
     with contextlib.closing(Isolated("tpullm.rewards.code_tests:run_tests", SECONDS, MEMORY_BYTES)) as isolated:

@@ -112,9 +112,12 @@ class Job:
         """The extras of the wheel that a machine's devices, sources and trackers need, such as `cuda,gcp,mlflow`."""
         of_devices = machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
         of_sources = {"domains" for source in self.recipe.corpus.sources if source.kind in question_sets.PACKAGES}
-        named = {name for stage in self.recipe.finetune.values() for name in stage.conversations}
-        of_sources |= {"domains" for name in named if question_sets.PACKAGES.get(name)}
-        return ",".join([of_devices, *of_sources, *self.recipe.trackers])
+        stages = self.recipe.finetune.values()
+        named = {question_sets.package_of(name) for stage in stages for name in stage.examples}
+        named |= {reward.get("name") for stage in stages for reward in stage.rewards}
+        of_sources |= {"domains" for name in ("law", "medicine") if name in named}
+        of_sources |= {"reasoning-gym"} & {str(name).replace("_", "-") for name in named}
+        return ",".join([of_devices, *sorted(of_sources), *self.recipe.trackers])
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
@@ -166,7 +169,7 @@ def check_mesh(job: Job) -> None:
 
 def _paths(job: Job) -> list[tuple[str, str]]:
     """Key and path of each input of the verb."""
-    found, built_in = [], ("tenki", *question_sets.PACKAGES)
+    found, built_in = [], ("tenki", "tenki_casual", *question_sets.PACKAGES)
     if job.verb in ("run", "collect"):
         found += [("text", job.recipe.text)]
         found += [
@@ -179,8 +182,10 @@ def _paths(job: Job) -> list[tuple[str, str]]:
     if job.verb in ("run", "pretrain"):
         found += [("branch", job.recipe.branch)]
     for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
-        found += [(f"finetune.{name}.conversations", path) for path in stage.conversations if path not in built_in]
-        found += [(f"finetune.{name}.preferences", path) for path in stage.preferences]
+        for key in ("conversations", "preferences", "prompts"):
+            named = [path for path in getattr(stage, key) if question_sets.package_of(path) not in built_in]
+            found += [(f"finetune.{name}.{key}", path) for path in named]
+        found += [(f"finetune.{name}.rewards", path) for path in stage.reward_files]
         found += [(f"finetune.{name}.chat_template", stage.chat_template)]
         found += [(f"finetune.{name}.adapter.start", stage.adapter.start)]
     return found

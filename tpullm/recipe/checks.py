@@ -78,6 +78,14 @@ RANGES = {
     "NAME.preference.beta": (1e-9, None),
     "NAME.preference.label_smoothing": (0, 0.5),
     "NAME.preference.gamma": (0, None),
+    "NAME.policy.prompts": (1, None),
+    "NAME.policy.answers": (2, 32_767),
+    "NAME.policy.tokens": (1, None),
+    "NAME.policy.temperature": (0.01, 100),
+    "NAME.policy.clip_low": (0, 1),
+    "NAME.policy.clip_high": (0, None),
+    "NAME.policy.updates": (1, None),
+    "NAME.policy.kl_weight": (0, None),
     "evaluate.rows": (0, None),
     "evaluate.batch_size": (1, None),
     "evaluate.questions": (0, None),
@@ -184,19 +192,22 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         not settings.conversations or shares < 1,
         f"{where}.documents: their shares are {shares:g} of the tokens, so conversations have none left; give less",
     )
-    for kind in ("conversations", "preferences"):
+    for kind in ("conversations", "preferences", "prompts"):
         _require(
             not (getattr(settings, kind) and kind in known),
             f"{where}: a source of corpus is named {kind}; give it another name",
         )
+    for kind in ("preferences", "prompts"):
+        _require(
+            not getattr(settings, kind) or not settings.train.optimizer.z_loss,
+            f"{where}.train.optimizer.z_loss: {kind} have none; leave it out",
+        )
+    alone = [kind for kind in ("preferences", "prompts") if getattr(settings, kind)]
     _require(
-        not settings.preferences or not settings.train.optimizer.z_loss,
-        f"{where}.train.optimizer.z_loss: preferences have none; leave it out",
+        not alone or not (settings.conversations or settings.documents or alone[1:]),
+        f"{where}: {alone and alone[0]} are learned in a stage of their own; put what else there is in another",
     )
-    _require(
-        not settings.preferences or not (settings.conversations or settings.documents),
-        f"{where}: preferences are learned in a stage of their own; put conversations and documents in another",
-    )
+    _check_rewards(where, settings)
     for target in settings.adapter.targets:
         near = difflib.get_close_matches(target, MATRICES, 1)
         meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(MATRICES)}"
@@ -204,6 +215,28 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
     _require(
         not settings.adapter.rank or bool(settings.adapter.targets),
         f"{where}.adapter.targets: names no matrix, so nothing would be trained; name some of {', '.join(MATRICES)}",
+    )
+
+
+def _check_rewards(where: str, settings: TuningConfig) -> None:
+    policy, train = settings.policy, settings.train
+    _require(
+        not settings.prompts or bool(settings.rewards),
+        f"{where}.rewards: prompts need something that scores the answers; give one, such as [{{name: polite}}]",
+    )
+    _require(
+        bool(settings.prompts) or not settings.rewards,
+        f"{where}.prompts: rewards need prompts to answer; name files of them, or tenki",
+    )
+    _require(
+        not policy.kl_weight or bool(settings.adapter.rank or settings.adapter.start),
+        f"{where}.policy.kl_weight: compares with the model that the stage starts from, which is in memory only beside "
+        "an adapter; set adapter.rank, or kl_weight to 0",
+    )
+    _require(
+        not settings.prompts or policy.tokens < train.sequence_length,
+        f"{where}.policy.tokens: {policy.tokens} tokens of an answer leave no room for a prompt in a row of "
+        f"{train.sequence_length}; give fewer, or raise train.sequence_length",
     )
 
 

@@ -6,6 +6,7 @@ from tpullm.report.charts import Line, line_chart, single_bars
 from tpullm.report.html import Markup, figure, paragraph, phrase, section, shows, table, tag
 from tpullm.report.language import Language
 from tpullm.report.pretrain_section import held_out_lines
+from tpullm.report.rewards_section import learned_from_rewards, rewards
 from tpullm.report.run_data import RunData, find, number, numbers, series
 from tpullm.report.units import count, percent, three_decimals
 
@@ -34,7 +35,11 @@ def _stages(data: RunData) -> list[Markup]:
     for name in data.tuned:
         config = find(data.manifests, name, "inputs", "config") or {}
         documents = numbers(config.get("documents"))
-        examples = {"conversations": text("conversations"), "preferences": text("preferences")}
+        examples = {
+            "conversations": text("conversations"),
+            "preferences": text("preferences"),
+            "prompts": text("prompts"),
+        }
         rest = 1 - sum(documents.values())
         shares = {what: rest for key, what in examples.items() if config.get(key)} | documents
         rows.append((name, ", ".join(f"{what} {percent(share)}" for what, share in shares.items()), bool(documents)))
@@ -131,12 +136,18 @@ def _clipped(text: Language, said: Any) -> str:
 
 
 def _charts(data: RunData) -> list[Markup]:
-    """The loss of each stage."""
+    """The loss of each stage, or what it has instead."""
     text, charts = data.language, []
     for name, rows in data.tuned.items():
-        if curve := series(rows, "loss"):
-            lines = [Line(text("training"), curve, 5, "faint"), *held_out_lines(text, rows)]
-            title, x_name = text("{stage}: loss, nats a token", stage=name), text("tokens read in tuning")
+        if learned_from_rewards(rows):
+            charts += rewards(text, name, rows)
+        elif curve := series(rows, "loss"):
+            title, held_out = text("{stage}: loss, nats a token", stage=name), held_out_lines(text, rows)
+            if any("margin" in row for row in rows):  # held-out text has another unit
+                title = text("{stage}: loss of a pair of answers", stage=name)
+                held_out = [Line(text("held-out pairs"), series(rows, "eval_loss", "preferences"), 0)]
+            lines = [Line(text("training"), curve, 5, "faint"), *held_out]
+            x_name = text("tokens read in tuning")
             charts.append(figure(line_chart(text, title, lines, x_name, write=three_decimals)))
     return charts
 

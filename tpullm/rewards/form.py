@@ -91,6 +91,19 @@ def no_phrases(phrases: list[str]) -> Each:
     return Each(lambda example: float(not any(phrase in _folded(example.answer) for phrase in unwanted)))
 
 
+def mentions(field: str = "mentions") -> Each:
+    """The share of the texts of the field (a text, or a list) that are in the answer. Case and width do not matter."""
+
+    def share(example: Example) -> float:
+        value = example.field(field)
+        wanted = [value] if isinstance(value, str) else value
+        if not isinstance(wanted, list) or not wanted or not all(isinstance(text, str) and text for text in wanted):
+            raise UserError(f"field `{field}` is no text and no list of texts; give what an answer has to mention")
+        return sum(_folded(text) in _folded(example.answer) for text in wanted) / len(wanted)
+
+    return Each(share)
+
+
 def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import json
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -21,24 +22,37 @@ class Task:
 
     Attributes:
         messages: the question, as `{"role", "content"}`.
-        fields: `answer`, a right one, and under `FIELD` what makes the task again.
+        fields: `answer`, a right one, `kind`, the family, and under `FIELD` what makes the task again.
     """
 
     messages: list[dict[str, str]]
     fields: dict[str, Any]
 
 
-def tasks(source: str, size: int, seed: int, **parameters: Any) -> list[Task]:
-    """`size` tasks of the family NAME of `reasoning_gym:NAME`: the same for the same seed and parameters of the family.
+def tasks(source: str) -> list[Task]:
+    """The tasks of a family: `reasoning_gym:NAME`, or `reasoning_gym:NAME?size=1000&seed=1&KEY=VALUE&...`.
 
-    Tasks of another seed are others, but a family of few tasks repeats some of them.
+    `size` tasks (1,000), by `seed` (0) and the parameters of the family: the same for the same ones. Tasks of another
+    seed are others, but a family of few tasks repeats some of them.
     """
-    name = source.removeprefix(SOURCE)
-    made = {"name": name, "seed": seed, "size": size, "parameters": parameters}
+    name, _, given = source.removeprefix(SOURCE).partition("?")
+    parameters = {}
+    for pair in given.split("&") if given else []:
+        key, equals, value = pair.partition("=")
+        if not equals or key in parameters:
+            raise UserError(f"{source}: {pair} is not KEY=VALUE, each key once; write {SOURCE}{name}?size=1000, say")
+        try:
+            parameters[key] = json.loads(value)
+        except ValueError:
+            parameters[key] = value
+    numbers = [parameters.pop(key, default) for key, default in (("seed", 0), ("size", 1000))]
+    if not all(type(number) is int and number >= least for number, least in zip(numbers, (0, 1), strict=True)):
+        raise UserError(f"{source}: size and seed are whole numbers; write {SOURCE}{name}?size=1000&seed=1, say")
+    made = {"name": name, "seed": numbers[0], "size": numbers[1], "parameters": parameters}
     return [
         Task(
             [{"role": "user", "content": entry["question"]}],
-            {"answer": str(entry["answer"]), FIELD: {**made, "index": index}},
+            {"answer": str(entry["answer"]), "kind": name, FIELD: {**made, "index": index}},
         )
         for index, entry in enumerate(dataset(**made))
     ]

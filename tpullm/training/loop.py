@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from tpullm.cluster import hosts
 from tpullm.cluster.requests import Requests
 from tpullm.cluster.watchdog import Watchdog
 from tpullm.data.batch import Batch
+from tpullm.data.prompts import PromptStream
 from tpullm.data.stream import Stream
 from tpullm.errors import Interrupted, UserError
 from tpullm.hardware.peak_flops import peak
@@ -30,6 +31,7 @@ from tpullm.model.count import parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype
 from tpullm.process import compile_cache, environment
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
+from tpullm.rewards.group_signal import SUM
 from tpullm.run.hours import Hours
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.meter import Meter
@@ -51,6 +53,19 @@ SECONDS_BETWEEN_LOOKS = 0.002
 DOCUMENTS = 32  # of a skipped step that are named
 
 
+class Answers(Protocol):
+    """What answers the prompts of a step, if a stage learns from that: `inference.rollouts.Rollouts`."""
+
+    def batch(self, step: int, params: Tree, chosen: np.ndarray) -> tuple[Batch, dict | None]:
+        """This host's rows of the batch of `step`, by the parameters before it, and figures for the log."""
+
+    def evaluate(self, params: Tree) -> dict:
+        """Held-out results, beside the losses."""
+
+    def watch(self, row: dict) -> None:
+        """Warn of what goes wrong, by a new row of the log."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything one stage of training needs.
@@ -61,7 +76,7 @@ class Job:
         config: of the training.
         seed: of initialization and dropout.
         mesh: devices.
-        stream: of this host's rows of the batches.
+        stream: of this host's rows of the batches; of prompts, if there is `answers`.
         evaluations: this host's rows of the held-out batches, by source.
         bytes_per_token: UTF-8 bytes of each token id, `[V]`, for bits per byte.
         load: reads the parameters to start from if not from a checkpoint; None is fresh parameters. They become the
@@ -70,6 +85,7 @@ class Job:
         adapter: what is trained instead of the parameters of `load`, which stay as they are.
         prepare: called once before training, when the stage has its folder.
         begins: the parameters that the adapter begins with; None is fresh ones.
+        answers: makes the batch of a step from its prompts and from the parameters before it.
         before: the checkpoint that `load` reads: its stage, which is in the same run, its step, and
             the identity of the stage.
     """
@@ -79,7 +95,7 @@ class Job:
     config: TrainConfig
     seed: int
     mesh: Mesh
-    stream: Stream
+    stream: Stream | PromptStream
     evaluations: dict[str, list[Batch]]
     bytes_per_token: np.ndarray
     load: Callable[[], Tree] | None = field(default=None, repr=False)
@@ -87,6 +103,7 @@ class Job:
     adapter: AdapterConfig | None = None
     prepare: Callable[[], None] | None = None
     begins: Tree = None
+    answers: Answers | None = None
     before: tuple[str, int, str] | None = None
 
     @property
@@ -147,11 +164,12 @@ def train(job: Job, description: dict, start: Start) -> dict:
             step=first,
             every=config.log_every,
             tokens_per_step=config.batch_size * config.sequence_length,
-            peak_tokens_per_second=flops and flops / per_token,
+            peak_tokens_per_second=flops / per_token if flops and not job.answers else None,
             learning_rate=learning_rates(config.optimizer, steps).item,
             documents=lambda step: list(dict.fromkeys(piece.id for piece in stream.documents_at(step - 1)))[:DOCUMENTS],
             norms_every=config.norms_every,
             parts=part_names(architecture.trained(architecture.shapes), job.model.layers),
+            watch=job.answers.watch if job.answers and hosts.is_first() else lambda row: None,
         )
         for step, batches in start.left_out:
             if step == first:
@@ -175,25 +193,41 @@ def train(job: Job, description: dict, start: Start) -> dict:
             with hours.of("evaluate"), watchdog.of("evaluate"):
                 params = architecture.whole(state["params"], frozen)
                 results = held_out(program, params, job.mesh, job.evaluations, job.bytes_per_token)
+                if job.answers:
+                    results |= job.answers.evaluate(params)
             meter.evaluation(step, results)
-            if results["eval_loss"]:
+            if "eval_reward" in results:
+                checkpoints.evaluated(step, -results["eval_reward"][SUM])
+            elif results["eval_loss"]:
                 checkpoints.evaluated(step, float(np.mean(list(results["eval_loss"].values()))))
             return results
 
         def due(step: int) -> bool:
-            return step == steps or bool(config.evaluate_every and step and step % config.evaluate_every == 0)
+            # Of rewards, what they are before is a result too.
+            begun = bool(step or job.answers)
+            return step == steps or bool(config.evaluate_every and begun and step % config.evaluate_every == 0)
 
         # ---------------------------------------------------------------- the loop
         requests, save = Requests(first, hosts.connection()), config.checkpoint
         batches = stream.batches(first, steps, config.data_workers)
 
-        def following() -> Batch:
+        def following(step: int) -> Batch:
+            if job.answers:
+                return answered(step)
             began = time.monotonic()
             with watchdog.of("data"):
                 batch = put(job.mesh, next(batches))
             if meter.newest is None or meter.newest.is_ready():  # otherwise the device had work in the meantime
                 hours.seconds["data"] += time.monotonic() - began
             return batch
+
+        def answered(step: int) -> Batch:
+            with watchdog.of("answers"):
+                params = architecture.whole(state["params"], frozen)
+                batch, figures = job.answers.batch(step, params, next(batches))
+            if figures:
+                meter.answered(step + 1, figures)
+            return put(job.mesh, batch)
 
         def wait(ahead: int) -> None:
             while (oldest := meter.oldest(ahead)) is not None and not oldest.is_ready():
@@ -207,7 +241,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
             results = hosts.broadcast("evaluated", lambda: meter.log.evaluated(first)) or evaluate(first)
         hosts.barrier("training begins")
         last_save, last_step, seconds, done = time.monotonic(), time.monotonic(), float("inf"), first
-        batch = following() if first < steps else None
+        batch = following(first) if first < steps else None
         for done in range(first + 1, steps + 1):
             if config.check_every and done % config.check_every == 0:
                 with hours.of("check"):
@@ -218,8 +252,8 @@ def train(job: Job, description: dict, start: Start) -> dict:
             with hours.of("compile") if done == first + 1 else contextlib.nullcontext():
                 state, values = step_function(state, batch, frozen)
             meter.dispatched(done, values)
-            batch = following() if done < steps else None
-            wait(_lead(seconds))
+            batch = following(done) if done < steps else None
+            wait(0 if job.answers else _lead(seconds))  # whoever answers has waited for the step anyway
             seconds, last_step = time.monotonic() - last_step, time.monotonic()
 
             if done == profile.last:

@@ -15,6 +15,7 @@ from tpullm.mesh.layout import RULES, mesh_axes
 from tpullm.model.linear import einsum
 from tpullm.model.memory_layout import barrier_on_tpu, row_major_on_cpu
 from tpullm.model.platform import target
+from tpullm.training.objectives.sums import Sum
 
 # The most bytes of float32 logits in a chunk of the loss: see `logits_bytes`.
 CHUNK, CHUNK_ON_CPU = 1 << 30, 64 << 20
@@ -29,16 +30,17 @@ class Sums(NamedTuple):
 
     `loss` in nats, `z` (squared log-normalizer), `weight`, `correct` (the likeliest token was the target). Of a model
     with experts also `balance` (for each token, the balance loss of its row) and `loads` `[L, E]` int32 (how many
-    tokens without padding, of any weight, chose each expert). Of preferences `told`: what else is logged, by name.
+    tokens without padding, of any weight, chose each expert). Of preferences and of answers that the model gave itself
+    `told`: what else is logged, by name, each with its own weight. Of the latter nothing is `correct`.
     """
 
     loss: jax.Array
     z: jax.Array
     weight: jax.Array
-    correct: jax.Array
+    correct: jax.Array | None
     balance: jax.Array | None = None
     loads: jax.Array | None = None
-    told: dict[str, jax.Array] | None = None
+    told: dict[str, Sum] | None = None
 
 
 def logits_bytes() -> int:

@@ -39,6 +39,7 @@ class Meter:
         documents: the documents of a step, from 1, for a skipped one.
         norms_every: steps between rows of norms; 0 is none.
         parts: the names of the norms of a step.
+        watch: is given the rows that say how a training goes.
 
     Attributes:
         skipped: how many steps in a row were skipped, by step, of the last steps that were read.
@@ -55,6 +56,7 @@ class Meter:
     documents: Callable[[int], list[str]] = lambda step: []
     norms_every: int = 0
     parts: Sequence[str] = ()
+    watch: Callable[[dict], None] = lambda row: None
     skipped: dict[int, int] = field(default_factory=dict)
     _pending: deque[tuple[int, dict]] = field(default_factory=deque)
     _losses: list[float | None] = field(default_factory=list)
@@ -65,6 +67,7 @@ class Meter:
     _since: float = field(default_factory=time.monotonic)
     _waited: float = 0.0
     _last_line: float = 0.0
+    _answer_tokens: float = 0.0
 
     def oldest(self, ahead: int = 0) -> jax.Array | None:
         """An array of the oldest step that `read` would read, which is ready when the step is computed."""
@@ -78,6 +81,12 @@ class Meter:
     def dispatched(self, step: int, values: dict[str, jax.Array]) -> None:
         """Take the metrics of `step`, which may still be computed."""
         self._pending.append((step, values))
+
+    def answered(self, step: int, figures: dict) -> None:
+        """Log what the answers are like that `step` learns from. Speed is then that of their tokens."""
+        self.log.write({"step": step, **figures})
+        self.watch({"step": step, **figures})
+        self._answer_tokens += figures["answers"] * figures["answer_tokens"]
 
     def read(self, ahead: int = 0) -> None:
         """Read the metrics of all steps but the last `ahead`; waits until they are computed. Lines are written."""
@@ -114,11 +123,12 @@ class Meter:
         now = time.monotonic()
         elapsed = now - self._since
         seconds = elapsed / (step - self.step)
-        rate, waited = self.tokens_per_step / seconds, self.hours.seconds["data"] - self._waited
+        rate = self._answer_tokens / elapsed if self._answer_tokens else self.tokens_per_step / seconds
+        waited = self.hours.seconds["data"] - self._waited
         row = {
             "step": step,
             "tokens": step * self.tokens_per_step,
-            **{name: self._sound[name] for name in ("loss", "grad_norm", "accuracy") if self._sound},
+            **{name: self._sound[name] for name in ("loss", "grad_norm", "accuracy") if name in self._sound},
             "learning_rate": float(self.learning_rate(max(values["updates"] - 1, 0))),
             "tokens_per_second": rate,
             "step_seconds": seconds,
@@ -128,6 +138,7 @@ class Meter:
         row |= self._mfu(rate) | values.get("told", {})
         row |= {name: values[name] for name in ("balance_loss", "expert_load", "expert_loads") if name in values}
         self.log.write(row)
+        self.watch(row)
         self.log.write_hours(self.hours.line(step, self._all_skipped))
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self.steps:
             say(line(row, self.steps))
@@ -157,17 +168,22 @@ class Meter:
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Write held-out results; the time that they took does not count as training."""
         self.log.write({"step": step, "tokens": step * self.tokens_per_step, **results})
+        self.watch({"step": step, **results})
         right = results.get("eval_accuracy", {})
         losses = [f"{source} {loss:.4f}" for source, loss in results["eval_loss"].items() if source not in right]
-        told = [f"loss (nats a token): {', '.join(losses)}"] if losses or not right else []
+        told = [f"loss (nats a token): {', '.join(losses)}"] if losses else []
         told += [
             f"{source}: loss {results['eval_loss'][source]:.4f}, {share:.0%} right" for source, share in right.items()
         ]
+        if reward := results.get("eval_reward"):
+            told.append("reward " + ", ".join(f"{name} {value:.3f}" for name, value in reward.items()))
+            told.append(f"{results['eval_perfect']:.0%} perfect")
         say(f"step {step:>6,}  held-out {'; '.join(told)}")
         self._restart(step, time.monotonic())
 
     def _restart(self, step: int, now: float) -> None:
         self.step, self._since, self._waited = step, now, self.hours.seconds["data"]
+        self._answer_tokens = 0.0
 
     def close(self) -> None:
         """Read all steps and close the log."""

@@ -73,8 +73,8 @@ def pair_loss(architecture: Architecture, params: Tree, batch: PairBatch, *, dty
         more |= {"nll": -chosen.policy / jnp.maximum(chosen.tokens, 1)}
     sums = PAIRED[settings.kind](chosen, rejected, weights, **more)
     loss, weight = sums.pop("loss")
-    told = {name: total for name, (total, _) in sums.items() if name != "accuracy"}
-    return loss, Sums(loss, jnp.zeros_like(loss), weight, sums["accuracy"].total, told=told)
+    correct = sums.pop("accuracy").total
+    return loss, Sums(loss, jnp.zeros_like(loss), weight, correct, told=sums)
 
 
 def fill_references(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tpullm.data.batch import Batch, PairBatch
+from tpullm.data.batch import AnswerBatch, Batch, PairBatch
 from tpullm.mesh.layout import RULES
 from tpullm.mesh.zigzag import to_zigzag_order
 from tpullm.model.platform import compiler_options
@@ -19,6 +19,7 @@ from tpullm.training.balance import balance_losses, load_metrics, rebalanced
 from tpullm.training.losses import Sums, cross_entropy
 from tpullm.training.norms import step_norms
 from tpullm.training.optimizer.skip import applied
+from tpullm.training.own_answers import answer_loss
 from tpullm.training.preference import pair_loss
 from tpullm.training.state import Architecture
 
@@ -29,8 +30,9 @@ jax.tree_util.register_dataclass(Batch)
 
 def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, chunks=0, key=None):
     """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
-    if isinstance(batch, PairBatch):
-        return pair_loss(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
+    if isinstance(batch, PairBatch | AnswerBatch):
+        of_batch = pair_loss if isinstance(batch, PairBatch) else answer_loss
+        return of_batch(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
     model, batch = architecture.model(params), jax.tree.map(to_zigzag_order, batch)
     out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
     config, arguments = architecture.config, (batch.targets, batch.weights, z_loss)
@@ -84,7 +86,7 @@ def make_step(
             params = applied(params, state["params"], optimizer_state)
         metrics = {
             "loss": loss,
-            "accuracy": sums.correct / sums.weight,
+            **({} if sums.correct is None else {"accuracy": sums.correct / sums.weight}),
             "grad_norm": optax.tree.norm(grads),
             "tokens": sums.weight,
             "skipped": optimizer_state.skipped,
@@ -93,7 +95,7 @@ def make_step(
         if config.norms_every:
             metrics["norms"] = step_norms(params, grads, updates, optimizer_state.skipped)
         if sums.told is not None:
-            metrics["told"] = jax.tree.map(lambda total: total / sums.weight, sums.told)
+            metrics["told"] = {name: total / weight for name, (total, weight) in sums.told.items()}
         if sums.loads is not None:
             metrics |= {
                 "balance_loss": sums.balance / sums.weight / architecture.config.layers,

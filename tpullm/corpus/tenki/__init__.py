@@ -8,6 +8,7 @@ loss that a model can reach: the entropy. All logarithms are natural, and all en
 
 from tpullm.corpus.question import Question, conversations
 from tpullm.corpus.tenki.blanks import blank, continuations, words
+from tpullm.corpus.tenki.casual import split_casual
 from tpullm.corpus.tenki.distribution import (
     VERSION,
     documents,
@@ -39,6 +40,7 @@ __all__ = [
     "questions",
     "sample_document",
     "sentences",
+    "split_casual",
     "split_questions",
     "swaps",
     "words",

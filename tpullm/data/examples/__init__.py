@@ -13,8 +13,9 @@ from tpullm.data.examples.kinds import Conversation, E, Judged, Preference, Prom
 from tpullm.data.examples.shapes import WHAT, Columns, examples
 from tpullm.errors import UserError
 from tpullm.log import say
+from tpullm.rewards import reasoning
 
-BUILT_IN = ("tenki", *domains.DOMAINS)  # names of questions that need no file
+BUILT_IN = ("tenki", "tenki_casual", *domains.DOMAINS)  # names of questions that need no file
 
 __all__ = ["BUILT_IN", "questions", "Conversation", "Judged", "Preference", "Prompt", "identity", "read", "split"]
 
@@ -25,7 +26,8 @@ def read(
     """Training and held-out examples of one kind, of all that a recipe names.
 
     Args:
-        names: files and folders, here or on `gs://`, and built-in questions: `tenki`, and the domains.
+        names: files and folders, here or on `gs://`, and built-in questions: `tenki`, the domains, and tasks of
+            reasoning-gym (`reasoning_gym:FAMILY?size=1000&KEY=VALUE`).
         kind: `Conversation`, `Preference`, `Judged` or `Prompt`.
         columns: our key → the key in the files, where they have keys of their own.
         held_out_fraction: the share to hold out, chosen by hash: of conversations by the whole, else by the prompt.
@@ -38,7 +40,11 @@ def read(
     learned: list[E] = []
     held_out: list[E] = []
     for name in names:
-        parts = _built_in(name, kind, held_out_fraction, seed) if name in BUILT_IN else None
+        parts = None
+        if name in BUILT_IN:
+            parts = _built_in(name, kind, held_out_fraction, seed)
+        elif name.startswith(reasoning.SOURCE):
+            parts = split(_tasks(name, kind), held_out_fraction)
         for part in [parts] if parts else [split(made, held_out_fraction) for made in _of_files(name, kind, named)]:
             learned += part[0]
             held_out += part[1]
@@ -73,8 +79,21 @@ def _built_in(name: str, kind: type[E], held_out_fraction: float, seed: int) -> 
     return [make(asked) for asked in parts[0]], [make(asked) for asked in parts[1]]
 
 
+def _tasks(name: str, kind: type[E]) -> list[E]:
+    """Tasks of reasoning-gym, as prompts or as conversations with a right answer."""
+    tasks = reasoning.tasks(name)
+    if kind is Prompt:
+        return [Prompt(task.messages, task.fields) for task in tasks]
+    if kind is Conversation:
+        return [
+            Conversation([*task.messages, {"role": "assistant", "content": task.fields["answer"]}]) for task in tasks
+        ]
+    raise UserError(f"{name}: has conversations and prompts, but no {WHAT[kind]}; name a file")
+
+
 def questions(name: str, held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
     """The built-in questions of a name, to tune on and held out."""
-    if name == "tenki":
-        return tenki.split_questions(held_out_fraction, seed)
+    if name.startswith("tenki"):
+        of_tenki = tenki.split_questions if name == "tenki" else tenki.split_casual
+        return of_tenki(held_out_fraction, seed)
     return domains.split_questions(name, held_out_fraction)

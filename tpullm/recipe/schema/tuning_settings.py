@@ -1,7 +1,7 @@
 """Settings of step 5: the stages of tuning, each from the model of the one before."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from tpullm.recipe.schema.training_settings import TrainConfig
 
@@ -67,18 +67,51 @@ class PreferenceConfig:
 
 
 @dataclass(frozen=True)
+class PolicyConfig:
+    """How a stage learns from rewards: the model answers each prompt several times, and learns from what scored better.
+
+    Args:
+        kind: the method. `grpo` (Shao et al. 2024), `dr_grpo` (Liu et al. 2025), `dapo` (Yu et al. 2025), `gspo` (Zheng
+            et al. 2025), `rloo` (Ahmadian et al. 2024).
+        prompts: number of prompts in a step.
+        answers: number of answers to each prompt.
+        tokens: the most tokens of an answer. A longer one is cut off.
+        temperature: of sampling.
+        clip_low: how far below 1 the ratio of probabilities counts. 0 is what the method's authors chose.
+        clip_high: how far above 1 it counts. 0 is what the method's authors chose.
+        updates: number of steps that learn from the same answers.
+        kl_weight: how strongly the model is held where it started. It needs an adapter: without it the parameters are
+            those of the start, so there is no second copy of them.
+    """
+
+    kind: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"] = "grpo"
+    prompts: int = 8
+    answers: int = 8
+    tokens: int = 64
+    temperature: float = 1.0
+    clip_low: float = 0.0
+    clip_high: float = 0.0
+    updates: int = 1
+    kl_weight: float = 0.0
+
+
+@dataclass(frozen=True)
 class TuningConfig:
-    """A stage of step 5: it learns from conversations, from documents, from both mixed, or from preferences.
+    """A stage of step 5: it learns from conversations, documents, both mixed, preferences, or rewards.
 
     Args:
         conversations: files and folders of conversations. JSON Lines, JSON or Parquet, in the shapes of
-            `docs/en/tuning.md`. `tenki` stands for the built-in questions, and `law`, `medicine` and
-            `programming` for those of the domains.
+            `docs/en/tuning.md`. `tenki` stands for the built-in questions, `tenki_casual` for the same with
+            casual answers, and `law`, `medicine` and `programming` for those of the domains.
         columns: our key of an example, and the key in the files. Such as {messages: dialogue}, where they are others.
         documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. Beside
             conversations, which take the rest, a little old text keeps a model from forgetting.
         preferences: files and folders of preferences: a prompt and two answers. In the shapes of `docs/en/tuning.md`.
         preference: the objective, for preferences.
+        prompts: files and folders of prompts, which the model answers itself. Also `tenki`, `law`, `medicine`,
+            `programming`, and `reasoning_gym:FAMILY`.
+        rewards: what scores the answers, such as [{name: polite}]. See `docs/en/tuning.md`.
+        policy: how it learns from rewards.
         chat_template: a Jinja file that formats conversations. For a `base` that has no chat template.
         held_out_fraction: share of the examples kept for evaluation. They are chosen by hash.
         adapter: train a low-rank adapter, and leave the parameters of the model as they are.
@@ -90,7 +123,20 @@ class TuningConfig:
     documents: dict[str, float] = field(default_factory=dict)
     preferences: list[str] = field(default_factory=list)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    prompts: list[str] = field(default_factory=list)
+    rewards: list[dict[str, Any]] = field(default_factory=list)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     chat_template: str = ""
     held_out_fraction: float = 0.2
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def examples(self) -> list[str]:
+        """The names of all that it reads but `documents`: files, folders, and built-in questions."""
+        return [*self.conversations, *self.preferences, *self.prompts]
+
+    @property
+    def reward_files(self) -> list[str]:
+        """The files of the user's own rewards."""
+        return [str(reward["function"]).rpartition(":")[0] for reward in self.rewards if "function" in reward]

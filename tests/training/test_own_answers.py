@@ -1,0 +1,206 @@
+"""Learning from rewards: answers in packed rows, their loss, and a stage that learns a rule."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.commands.test_finetune import arrays
+from tests.conftest import TINY, copy_tokens
+from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
+from tests.training.test_preference import alone
+from tpullm.cli import main
+from tpullm.data.answer_rows import laid_out, rows_needed
+from tpullm.data.batch import BRANCH
+from tpullm.recipe.schema import AdapterConfig, PolicyConfig
+from tpullm.training.metrics import read
+from tpullm.training.objectives.policy import METHODS, policy_loss
+from tpullm.training.own_answers import answer_loss, clip_of, token_log_probabilities
+from tpullm.training.state import Architecture
+
+F32, T = jnp.dtype("float32"), 32
+
+
+def sampled(groups=3, answers=4, seed=0, longest=9):
+    random = np.random.default_rng(seed)
+    ids = lambda most: random.integers(0, CONFIG.vocabulary_size, random.integers(1, most + 1)).tolist()  # noqa: E731
+    return [ids(6) for _ in range(groups)], [[ids(longest) for _ in range(answers)] for _ in range(groups)]
+
+
+def made(kind="grpo", seed=0, **settings):
+    """Prompts, answers, advantages, and their batch with the places of the tokens."""
+    prompts, answers = sampled(seed=seed)
+    advantages = np.random.default_rng(seed + 1).normal(size=(3, 4)).astype(np.float32)
+    settings = PolicyConfig(kind, prompts=3, answers=4, tokens=9, **settings)
+    return prompts, answers, advantages, *laid_out(prompts, answers, advantages, settings, T, [2, 4, 8])
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 1000))
+def test_every_answer_stands_once_and_whole_after_its_prompt(groups, answers, seed):
+    prompts, said = sampled(groups, answers, seed)
+    advantages = np.arange(groups * answers, dtype=np.float32).reshape(groups, answers)
+    needed = rows_needed(groups, answers, max(map(len, prompts)), 9, T)
+    batch, places = laid_out(prompts, said, advantages, PolicyConfig(tokens=9), T, [needed])
+    assert batch.sequences >= batch.answers.max()
+    seen = {}
+    for row in range(needed):
+        for number in range(1, batch.answers[row].max() + 1):
+            own = batch.answers[row] == number
+            segment = np.unique(batch.segment_ids[row][own])
+            before = batch.segment_ids[row] == segment[0] % BRANCH
+            assert len(segment) == 1 and len(np.unique(batch.advantages[row][own])) == 1
+            read_ids = [*batch.inputs[row][before], *batch.inputs[row][own], batch.targets[row][own][-1]]
+            assert batch.positions[row][own].tolist() == list(range(before.sum(), before.sum() + own.sum()))
+            assert batch.positions[row][before].tolist() == list(range(before.sum()))
+            seen[int(batch.advantages[row][own][0])] = read_ids
+    assert seen == {g * answers + n: [*prompts[g], *said[g][n]] for g in range(groups) for n in range(answers)}
+    assert (batch.weights == (batch.answers > 0)).all() and not batch.advantages[batch.answers == 0].any()
+    assert batch.targets[*places.T].tolist() == [token for of in said for answer in of for token in answer]
+
+
+def test_an_answer_beside_others_is_as_alone():
+    prompts, answers, _, batch, places = made(temperature=1.0)
+    with jax.set_mesh(mesh()):
+        tree = params()
+        logp, _ = jax.jit(lambda tree: token_log_probabilities(ARCHITECTURE, tree, batch, dtype=F32))(tree)
+        one = jax.jit(lambda tree, row: _row(tree, row))
+        expected = [
+            one(tree, alone(prompt, answer))[0, len(prompt) - 1 : len(prompt) - 1 + len(answer)]
+            for prompt, of in zip(prompts, answers, strict=True)
+            for answer in of
+        ]
+    np.testing.assert_allclose(np.asarray(logp)[*places.T], np.concatenate(expected), atol=2e-5)  # of size 5
+
+
+def _row(tree, row):
+    hidden = ARCHITECTURE.model(tree)(row.inputs, row.segment_ids, row.positions, dtype=F32).hidden
+    scores = jax.nn.log_softmax(ARCHITECTURE.model(tree).logits(hidden).astype(jnp.float32))
+    return jax.reshard(_targets(scores, row), jax.P(None, None))
+
+
+def _targets(scores, row):
+    return jnp.sum(jnp.where(row.targets[..., None] == jnp.arange(CONFIG.vocabulary_size), scores, 0), axis=-1)
+
+
+@pytest.mark.parametrize("kind", ["grpo", *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*METHODS][1:])])
+def test_loss_and_gradient_are_those_of_answers_that_stand_alone(kind):
+    """The objective itself is held against trl's in `objectives/test_policy.py`."""
+    prompts, answers, advantages, batch, places = made(kind, updates=2)
+    texts = [(prompt, answer) for prompt, of in zip(prompts, answers, strict=True) for answer in of]
+    longest = max(len(answer) for _, answer in texts)
+    old = np.random.default_rng(3).normal(-6, 0.3, len(places)).astype(np.float32)
+    placed = np.zeros_like(batch.old)
+    placed[*places.T] = old
+    batch = dataclasses.replace(batch, old=placed, first=False)
+
+    def padded(values):
+        return jnp.stack([jnp.pad(value, (0, longest - len(value))) for value in values])
+
+    ends = np.cumsum([len(answer) for _, answer in texts])
+    of_answers = np.split(old, ends[:-1])
+    trained = padded([jnp.ones(len(answer), jnp.int32) for _, answer in texts])
+
+    def packed(tree):
+        loss, sums = answer_loss(ARCHITECTURE, tree, batch, dtype=F32)
+        return loss / sums.weight
+
+    def apart(tree):
+        logp = []
+        for prompt, answer in texts:
+            own = _row(tree, alone(prompt, answer))[0, len(prompt) - 1 : len(prompt) - 1 + len(answer)]
+            logp.append(own)
+        each = jnp.asarray(advantages.ravel())[:, None] * trained
+        options = {"clip": clip_of(batch.settings), "budget": 9, "old_BT": padded(of_answers)}
+        total, weight = policy_loss(METHODS[kind], padded(logp), each, trained, 1, **options)["loss"]
+        return total / weight
+
+    with jax.set_mesh(mesh()):
+        ours, expected = (jax.jit(jax.value_and_grad(function))(params()) for function in (packed, apart))
+    assert float(ours[0]) == pytest.approx(float(expected[0]), rel=1e-4)
+    for found, wanted in zip(*map(jax.tree.leaves, (ours[1], expected[1])), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * float(jnp.abs(wanted).max()) + 1e-7)
+
+
+def test_the_base_is_the_reference():
+    """A fresh adapter changes nothing, so its divergence is 0. A ratio of the first step is exactly 1."""
+    architecture = Architecture(CONFIG, AdapterConfig(rank=2))
+    *_, batch, _ = made(kl_weight=0.5)
+    with jax.set_mesh(mesh()):
+        tree = params(architecture=architecture)
+        run = jax.jit(lambda tree: answer_loss(architecture, tree, batch, dtype=F32)[1].told)
+        fresh = run(tree)
+        far = run(jax.tree.map(lambda leaf: leaf + 0.05, tree))
+    assert float(fresh["kl"].total) == 0 < float(far["kl"].total)
+    for told in (fresh, far):
+        assert float(told["moved"].total) == 0 and float(told["ratio"].total) == float(told["ratio"].weight)
+    assert float(fresh["ratio"].weight) == batch.weights.sum()
+
+
+RULE = {
+    "prompts": ["tenki"],
+    "rewards": [{"name": "length", "most": 4, "edge": 60, "weight": 2.0}, {"name": "no_phrases", "phrases": ["!"]}],
+    "policy": {"prompts": 4, "answers": 4, "tokens": 16},
+    "adapter": {"rank": 4, "targets": ["query", "up"]},
+}
+
+
+@pytest.fixture(scope="module")
+def ruled(tiny_run, tmp_path_factory):
+    """A run whose last stage learns to answer briefly, in two forms: each answer is learned from once, and twice."""
+    folder = tmp_path_factory.mktemp("ruled")
+    whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    train = whole["finetune"]["talk"]["train"] | {"steps": 12, "log_every": 1, "evaluate_rows": 8}
+    train |= {"checkpoint": {"every_steps": 3, "keep": 9}, "optimizer": {"peak_lr": 3e-2, "warmup_steps": 1}}
+    twice = {"policy": RULE["policy"] | {"updates": 2, "kl_weight": 0.01}}
+    whole["finetune"] |= {"brief": RULE | {"train": train}, "twice": RULE | twice | {"train": train | {"steps": 6}}}
+    recipe, run = folder / "brief.yaml", folder / "run"
+    recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
+    copy_tokens(tiny_run, run)
+    for stage in ("pretrain", "talk"):
+        shutil.copytree(tiny_run / stage, run / stage)
+    assert main(["finetune", str(recipe), "--run", str(run)]) == 0
+    return run
+
+
+def test_a_stage_learns_what_is_rewarded(ruled):
+    rows = read(ruled / "brief" / "metrics.jsonl")
+    rewards = [row["rewards"]["length"] for row in rows if "rewards" in row]
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.02
+    judged = [row for row in rows if "eval_reward" in row]
+    assert (
+        judged[-1]["eval_reward"].keys() == {"length", "no_phrases", "sum"} and judged[-1]["eval_loss"].keys() > set()
+    )
+    assert len(judged[-1]["eval_answers"]) == 8
+    told = [row for row in rows if "ratio" in row]
+    assert len(told) == 12 and all(row["ratio"] == 1 and row["moved"] == 0 for row in told)
+    assert all("accuracy" not in row and row["entropy"] > 0 for row in told)
+    twice = [row for row in read(ruled / "twice" / "metrics.jsonl") if "ratio" in row]
+    assert [row["moved"] > 0 for row in twice] == [False, True] * 3
+    assert [row["step"] for row in read(ruled / "twice" / "metrics.jsonl") if "rewards" in row] == [1, 3, 5]
+
+
+@pytest.mark.parametrize(("stage", "resumed", "last"), [("brief", 9, 12), ("twice", 3, 6)])
+def test_resumed_it_ends_with_the_same_bits(ruled, stage, resumed, last, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(ruled, run)
+    wanted = arrays(run / stage, last)
+    before = read(run / stage / "metrics.jsonl")
+    (run / stage / "manifest.json").unlink()
+    for checkpoint in (run / stage / "checkpoints").iterdir():
+        if checkpoint.name.isdigit() and int(checkpoint.name) > resumed:
+            shutil.rmtree(checkpoint)
+    if stage == "brief":
+        shutil.rmtree(run / "twice")
+    assert main(["finetune", "--run", str(run)]) == 0
+    for name, array in arrays(run / stage, last).items():
+        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+    after = read(run / stage / "metrics.jsonl")
+    sampled = lambda rows: [json.dumps(row) for row in rows if "rewards" in row]  # noqa: E731
+    assert sampled(after) == sampled(before)

@@ -1,0 +1,262 @@
+"""Answers of the model that trains, scored by rewards: what a step of a stage with rewards learns from.
+
+Tokens go in and tokens come out: what is trained on are the ids that were sampled. Text is made of them for the rewards
+alone. Everything depends on the parameters, the seed and the step, so a training that resumes samples the same answers.
+
+Shapes: G prompts, N answers to each; B rows, T tokens in a row.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tpullm import storage
+from tpullm.cluster import hosts
+from tpullm.data import answer_rows
+from tpullm.data.batch import AnswerBatch
+from tpullm.data.prompts import Prompts
+from tpullm.inference.decode import decode
+from tpullm.inference.generation import likeliest
+from tpullm.inference.sampling_options import Sampling
+from tpullm.inference.session import Session
+from tpullm.log import warn
+from tpullm.mesh.layout import RULES
+from tpullm.mesh.rows import fetch, own_rows, put
+from tpullm.mesh.zigzag import to_zigzag_order, zigzag_order
+from tpullm.recipe.schema import PolicyConfig, TrainConfig
+from tpullm.rewards.group_signal import SUM, group_signals
+from tpullm.rewards.known_failures import STEPS, KnownFailures
+from tpullm.rewards.reward_set import Rewards
+from tpullm.tokenizer import Tokenizer
+from tpullm.training import metrics
+from tpullm.training.objectives.policy import ADVANTAGES, METHODS
+from tpullm.training.own_answers import HOLDS_IN_REWARD, token_log_probabilities
+from tpullm.training.state import Architecture
+
+Tree = Any
+FOLDER = "answers"  # in a stage of which several steps learn from the same answers: those answers
+SHOWN = 8  # held-out prompts whose answers are in the log
+RUN = 4  # tokens; answers that repeat runs of so many are counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """Makes the batch of a step, and judges the model on held-out prompts.
+
+    Args:
+        directory: of the stage.
+        prompts: to learn from.
+        held_out: to judge by; None is none.
+        settings: of the objective.
+        config: of the training.
+        rewards: what scores an answer.
+        tokenizer: of the model.
+        architecture: of the model that trains.
+        mesh: devices.
+        dtype: of the step's matmuls, and so of decoding.
+        seed: of sampling.
+    """
+
+    directory: Path
+    prompts: Prompts
+    held_out: Prompts | None
+    settings: PolicyConfig
+    config: TrainConfig
+    rewards: Rewards
+    tokenizer: Tokenizer
+    architecture: Architecture
+    mesh: Mesh
+    dtype: Any
+    seed: int
+    _kept: dict[int, AnswerBatch] = dataclasses.field(default_factory=dict)
+    _failures: list[KnownFailures] = dataclasses.field(default_factory=list)
+
+    def batch(self, step: int, params: Tree, chosen: np.ndarray) -> tuple[AnswerBatch, dict[str, Any] | None]:
+        """This host's rows of the batch of `step` (from 0), and the figures of its answers; None if they are not new.
+
+        Args:
+            params: of the model before this step.
+            chosen: the numbers of its prompts.
+        """
+        first = step - step % self.settings.updates
+        if step == first:
+            whole, figures = self._sampled(step, params, chosen)
+        else:
+            whole, figures = dataclasses.replace(self._again(first), first=False), None
+        own = own_rows(self.mesh, len(whole.inputs))
+        return jax.tree.map(lambda array: array[own], whole), figures
+
+    def evaluate(self, params: Tree) -> dict[str, Any]:
+        """`eval_reward`: the mean of each reward over the likeliest answers to held-out prompts, and of their sum.
+
+        `eval_perfect`: the share of answers with the highest sum that is possible, if no reward is above 1.
+        `eval_reward_of`: the mean of the sum by the field `kind` of the prompts, if there are several.
+        `eval_answers`: some of the answers.
+        """
+        if self.held_out is None:
+            return {}
+        # The same ones each time, spread over all that are held out.
+        count = self.config.evaluate_rows or len(self.held_out)
+        asked = sorted(np.random.default_rng(0).permutation(len(self.held_out))[:count].tolist())
+        ids = likeliest(self._session(params), [self.held_out.ids[n] for n in asked], tokens=self.settings.tokens)
+        scores, texts = self._scored(self.held_out, asked, ids)
+        examples, total = [self.held_out.examples[n] for n in asked], self.rewards.total(scores)
+        kinds = [str(example.fields.get("kind", "")) for example in examples]
+        of_kinds = {
+            kind: float(np.mean([reward for own, reward in zip(kinds, total, strict=True) if own == kind]))
+            for kind in sorted(set(kinds))
+        }
+        best = sum(weight for weight in self.rewards.weights.values() if weight > 0)
+        shown = [
+            {
+                "prompt": str(examples[n].messages[-1]["content"]),
+                "answer": texts[n],
+                "rewards": {name: float(values[n]) for name, values in scores.items()},
+            }
+            for n in range(0, len(asked), -(-len(asked) // SHOWN))
+        ]
+        means = {name: float(np.mean(values)) for name, values in scores.items()}
+        return {
+            "eval_reward": means | {SUM: float(np.mean(total))},
+            "eval_perfect": float(np.mean(total >= best - 1e-6)),
+            "eval_answers": shown,
+            **({"eval_reward_of": of_kinds} if len(of_kinds) > 1 else {}),
+        }
+
+    def watch(self, row: dict[str, Any]) -> None:
+        """Warn of what goes wrong, by a new row of the log."""
+        if not self._failures:
+            log = self.directory / metrics.FILE
+            before = [old for old in metrics.read(log) if old["step"] < row["step"]] if log.exists() else []
+            self._failures.append(KnownFailures(self.directory.name, before))
+        for line in self._failures[0].found(row):
+            warn(line)
+
+    def _session(self, params: Tree) -> Session:
+        return Session(self.tokenizer, self.architecture, params, self.mesh, self.dtype)
+
+    def _sampled(self, step: int, params: Tree, chosen: np.ndarray) -> tuple[AnswerBatch, dict[str, Any]]:
+        settings, asked = self.settings, np.repeat(chosen, self.settings.answers)
+        sampling = Sampling(settings.temperature, top_k=0, top_p=1.0, min_p=0.0)
+        seeds = np.random.SeedSequence([self.seed, step]).generate_state(len(asked)).tolist()
+        ids = [self.prompts.ids[number] for number in asked]
+        said = decode(self._session(params), ids, settings.tokens, sampling, seeds)
+        scores, _ = self._scored(self.prompts, asked.tolist(), said)
+        shape = len(chosen), settings.answers
+        in_groups = lambda values: np.asarray(values).reshape(shape)  # noqa: E731
+        total_GN = in_groups(self.rewards.total(scores))
+        figures = self._figures({name: in_groups(values) for name, values in scores.items()}, total_GN, said)
+
+        groups = [said[n : n + settings.answers] for n in range(0, len(said), settings.answers)]
+        prompts = [self.prompts.ids[number] for number in chosen]
+        build = partial(answer_rows.laid_out, prompts, groups)
+        options = (settings, self.config.sequence_length, self._possible_rows())
+        batch, places = build(np.zeros(shape), *options)
+        holds = settings.kind == HOLDS_IN_REWARD and settings.kl_weight
+        watches = self.architecture.adapter is not None and step % STEPS == 0
+        if settings.updates > 1 or holds or watches:
+            own, base = self._log_probabilities(params, batch, based=bool(holds or watches))
+            if watches:
+                figures["base_likelihood"] = float(base[*places.T].mean())
+            if holds:
+                ends = np.cumsum([len(answer) for answer in said])
+                differences = (own - base)[*places.T]
+                total_GN = total_GN - settings.kl_weight * in_groups(np.add.reduceat(differences, [0, *ends[:-1]]))
+        batch, _ = build(ADVANTAGES[METHODS[settings.kind].advantages](total_GN), *options)
+        if settings.updates > 1:
+            batch = dataclasses.replace(batch, old=own)
+            hosts.on_first("answers", _write, self._file(step), batch)
+            self._kept.clear()
+            self._kept[step] = batch
+        return batch, figures
+
+    def _again(self, step: int) -> AnswerBatch:
+        """The answers that were sampled in `step`."""
+        if step not in self._kept:
+            with storage.local_copy(self._file(step)).open("rb") as opened:
+                found = dict(np.load(opened))
+            sequences = int(found.pop("sequences"))
+            self._kept[step] = AnswerBatch(**found, settings=self.settings, sequences=sequences, first=True)
+        return self._kept[step]
+
+    def _file(self, step: int) -> Path:
+        return self.directory / FOLDER / f"{step}.npz"
+
+    def _possible_rows(self) -> list[int]:
+        """Few sizes of a batch, so that few programs are compiled: up to the largest one, each twice the one before."""
+        least = math.prod(self.mesh.shape[axis] for axis in RULES.batch) * self.config.accumulation
+        sizes = [least]
+        while sizes[-1] < self.config.batch_size:
+            sizes.append(min(2 * sizes[-1], self.config.batch_size))
+        return sizes
+
+    def _scored(self, prompts: Prompts, asked: Sequence[int], said: list[list[int]]) -> tuple[dict, list[str]]:
+        """The scores of answers by each reward, `[answers]`, on every host the same, and their texts."""
+        texts = [self.tokenizer.decode(ids) for ids in said]
+        examples = [prompts.examples[number] for number in asked]
+
+        def score() -> dict[str, list[float]]:
+            found = self.rewards.score(texts, [of.messages for of in examples], [of.fields for of in examples])
+            return {name: values.tolist() for name, values in found.items()}
+
+        return {name: np.array(values) for name, values in hosts.broadcast("rewards", score).items()}, texts
+
+    def _figures(self, scores_GN: dict[str, np.ndarray], total_GN: np.ndarray, said: list[list[int]]) -> dict:
+        """What the log says of the answers of a step."""
+        signals = group_signals(scores_GN, self.rewards.weights)
+        stops = set(self.tokenizer.stop_ids)
+        return {
+            "rewards": {name: signal.mean for name, signal in signals.items()},
+            "reward_spread": {name: signal.spread for name, signal in signals.items()},
+            "without_signal": {name: signal.without_signal for name, signal in signals.items()},
+            "answers": len(said),
+            "total_spread": float(np.std(total_GN)),
+            "answer_tokens": float(np.mean([len(ids) for ids in said])),
+            "cut_off": float(np.mean([ids[-1] not in stops for ids in said])),
+            "repeated": float(np.mean([_repeated(ids) for ids in said])),
+        }
+
+    def _log_probabilities(self, params: Tree, batch: AnswerBatch, based: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of each target under the model and, if `based`, under that without its adapter, `[B, T]`."""
+        own = own_rows(self.mesh, len(batch.inputs))
+        placed = put(self.mesh, jax.tree.map(lambda array: array[own], batch))
+        program = _program(self.architecture, self.dtype, self.config.loss_chunks)
+        models = [(program, params)]
+        if based:
+            base = Architecture(self.architecture.config)
+            base_params = self.architecture.frozen(params) if self.architecture.adapter else params
+            models.append((_program(base, self.dtype, self.config.loss_chunks), base_params))
+        order = zigzag_order(batch.inputs.shape[1], self.mesh.shape["sequence"])
+        found = [np.zeros(batch.inputs.shape, np.float32) for _ in models]
+        for values, (run, of) in zip(found, models, strict=True):
+            values[:, order] = fetch(self.mesh, run(of, placed))
+        return found[0], found[1] if based else None
+
+
+def _program(architecture: Architecture, dtype, chunks: int) -> Callable[[Tree, AnswerBatch], jax.Array]:
+    return partial(_log_probabilities, architecture, dtype, chunks)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _log_probabilities(architecture: Architecture, dtype, chunks: int, params: Tree, batch: AnswerBatch) -> jax.Array:
+    batch = jax.tree.map(to_zigzag_order, batch)
+    return token_log_probabilities(architecture, params, batch, dtype=dtype, chunks=chunks)[0]
+
+
+def _repeated(ids: Sequence[int]) -> float:
+    """The share of the runs of tokens that stood in the answer before."""
+    runs = [tuple(ids[n : n + RUN]) for n in range(len(ids) - RUN + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def _write(file: Path, batch: AnswerBatch) -> None:
+    arrays = {name: value for name, value in vars(batch).items() if isinstance(value, np.ndarray)}
+    with storage.atomic_file(file) as temporary, open(temporary, "wb") as opened:
+        np.savez(opened, **arrays, sequences=batch.sequences)
