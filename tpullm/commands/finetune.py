@@ -56,8 +56,9 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
     adapter, begins = _adapter(settings.adapter, architecture, f"{where}.adapter")
+    trained = Architecture(model, adapter)
     if adapter:
-        check_adapter(Architecture(model, adapter), f"{where}.adapter")
+        check_adapter(trained, mesh, f"{where}.adapter")
     stage, inputs = run / name, tuning_inputs(recipe, run, name)
     if is_finished(stage, inputs):
         return say(f"{name}: finished, skipped")
@@ -65,7 +66,7 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     rows, size = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length)
     evaluations = held_out_batches(recipe, run, *size, config.evaluate_rows, rows)
     dtype = compute_dtype(config.compute)
-    placed = architecture.placed(mesh, dtype if adapter else None)
+    placed = trained.frozen(trained.at_rest(mesh, dtype)) if adapter else architecture.placed(mesh)
     load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
     parts = (stage, model, config, recipe.seed, mesh)
     more = {"adapter": adapter, "begins": begins, "before": before if adapter else None}
@@ -76,7 +77,6 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
         with Rewards(settings.rewards, lambda text: len(tokenizer.encode(text))) as rewards:
             prompts, held_out = prompts_of(recipe, name, tokenizer, model.context_length)
             _check_room(prompts, settings, where)
-            trained = Architecture(model, adapter)
             options = (settings.policy, config, rewards, tokenizer, trained, mesh, dtype, recipe.seed)
             answers = Rollouts(stage, prompts, held_out, *options)
             stream = PromptStream(prompts, settings.policy.prompts, recipe.seed, settings.policy.updates)
@@ -124,7 +124,7 @@ def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) ->
     found, arrays = adapters.read(storage.local_copy(folder), shapes, layers)
     if settings.rank not in (0, found.rank):
         raise UserError(f"{where}.rank: is {settings.rank}, and that of {folder} is {found.rank}; leave it out")
-    kept = {"b_learning_rate": settings.b_learning_rate, "start": settings.start}
+    kept = {key: getattr(settings, key) for key in ("b_learning_rate", "quantize_base", "start")}
     return dataclasses.replace(found, **kept), tensors.nested(arrays)
 
 
