@@ -35,7 +35,11 @@ def _stages(data: RunData) -> list[Markup]:
     for name in data.tuned:
         config = find(data.manifests, name, "inputs", "config") or {}
         documents = numbers(config.get("documents"))
-        examples = {"conversations": text("conversations"), "preferences": text("preferences")}
+        examples = {
+            "conversations": text("conversations"),
+            "preferences": text("preferences"),
+            "prompts": text("prompts"),
+        }
         rest = 1 - sum(documents.values())
         shares = {what: rest for key, what in examples.items() if config.get(key)} | documents
         rows.append((name, ", ".join(f"{what} {percent(share)}" for what, share in shares.items()), bool(documents)))
