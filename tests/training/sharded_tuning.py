@@ -17,9 +17,10 @@ import numpy as np  # noqa: E402
 
 from tests.training.sharded_losses import EXPERT_MESHES  # noqa: E402
 from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch  # noqa: E402
+from tests.training.test_judged import some_judged  # noqa: E402
 from tests.training.test_own_answers import sampled  # noqa: E402
 from tests.training.test_preference import some_pairs  # noqa: E402
-from tpullm.data.answer_pairs import tokenized  # noqa: E402
+from tpullm.data.answer_pairs import judged, tokenized  # noqa: E402
 from tpullm.data.answer_rows import laid_out  # noqa: E402
 from tpullm.data.stream import Stream  # noqa: E402
 from tpullm.mesh.layout import make_mesh  # noqa: E402
@@ -43,6 +44,7 @@ TUNED = {
     "pairs": ARCHITECTURE,
     "pairs and dora": Architecture(CONFIG, DORA),
     "own answers": Architecture(CONFIG, DORA),
+    "judged pairs": ARCHITECTURE,
 }
 STEPS = 3
 
@@ -59,7 +61,10 @@ def batches(name: str) -> list:
         return [answers(number) for number in range(STEPS)]
     if "pairs" not in name:
         return [batch(rows=16, seed=number) for number in range(STEPS)]
-    pairs = tokenized(list(enumerate(some_pairs(96))), PreferenceConfig(beta=0.5), 32, "finetune.a")
+    if "judged" in name:
+        pairs = judged(some_judged(144), PreferenceConfig("kto", beta=0.5), 32, "finetune.a")
+    else:
+        pairs = tokenized(list(enumerate(some_pairs(96))), PreferenceConfig(beta=0.5), 32, "finetune.a")
     pairs.references[:] = np.random.default_rng(0).normal(-20, 3, pairs.references.shape)
     stream = Stream({"preferences": pairs}, {"preferences": 1.0}, 16, 32, 0)
     return [stream.batch_at(number) for number in range(STEPS)]

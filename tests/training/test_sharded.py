@@ -66,7 +66,7 @@ ALL = ["one device", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor 2", "sequence 4
         ),
         *(
             pytest.param(tuned, ALL, marks=pytest.mark.slow, id=f"{tuned}, all meshes")
-            for tuned in ("dora", "pairs", "own answers")
+            for tuned in ("dora", "pairs", "judged pairs", "own answers")
         ),
     ],
 )

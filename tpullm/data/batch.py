@@ -38,18 +38,21 @@ BRANCH = 1 << 16
 
 @dataclass(frozen=True)
 class PairBatch(Batch):
-    """Rows of preferences: of each pair the prompt, then both answers.
+    """Rows of preferences: of each pair the prompt, then both answers. Or of judged answers (`answer_pairs.py`).
 
     Args:
         references: float32 `[B, T]`, at the first token of an answer its log-probability under the model that tuning
             starts from, nats; elsewhere 0.
         settings: of the objective.
         sequences: the most pairs of a row.
+        kl: of judged answers, `[B, T]`, everywhere KTO's divergence from that model over the whole batch, nats. None
+            where these rows are the whole batch.
     """
 
     references: np.ndarray
     settings: PreferenceConfig
     sequences: int
+    kl: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from tpullm.errors import UserError
 from tpullm.hardware import slices
 from tpullm.mesh.axes import check_sizes
-from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig, Recipe, TrainConfig, TuningConfig
+from tpullm.recipe.schema import ALONE, ATTENTION_BLOCKS, ModelConfig, Recipe, TrainConfig, TuningConfig
 
 NAMED = "NAME"  # in place of `finetune.NAME`, in the table below
 # What a run directory has beside the stages of tuning, which are folders there too.
@@ -78,6 +78,8 @@ RANGES = {
     "NAME.preference.beta": (1e-9, None),
     "NAME.preference.label_smoothing": (0, 0.5),
     "NAME.preference.gamma": (0, None),
+    "NAME.preference.desirable_weight": (0, None),
+    "NAME.preference.undesirable_weight": (0, None),
     "NAME.policy.prompts": (1, None),
     "NAME.policy.answers": (2, 32_767),
     "NAME.policy.tokens": (1, None),
@@ -192,20 +194,30 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         not settings.conversations or shares < 1,
         f"{where}.documents: their shares are {shares:g} of the tokens, so conversations have none left; give less",
     )
-    for kind in ("conversations", "preferences", "prompts"):
+    for kind in ("conversations", *ALONE):
         _require(
             not (getattr(settings, kind) and kind in known),
             f"{where}: a source of corpus is named {kind}; give it another name",
         )
-    for kind in ("preferences", "prompts"):
+    for kind in ALONE:
         _require(
             not getattr(settings, kind) or not settings.train.optimizer.z_loss,
             f"{where}.train.optimizer.z_loss: {kind} have none; leave it out",
         )
-    alone = [kind for kind in ("preferences", "prompts") if getattr(settings, kind)]
+    alone = [kind for kind in ALONE if getattr(settings, kind)]
     _require(
         not alone or not (settings.conversations or settings.documents or alone[1:]),
         f"{where}: {alone and alone[0]} are learned in a stage of their own; put what else there is in another",
+    )
+    kto = settings.preference.kind == "kto"
+    _require(
+        not settings.judged or kto,
+        f"{where}.preference.kind: {settings.preference.kind} compares two answers, and judged ones stand alone; "
+        "set kto",
+    )
+    _require(
+        not settings.preferences or not kto,
+        f"{where}.preference.kind: kto learns from judged answers, and these are pairs; choose another kind",
     )
     _check_rewards(where, settings)
     for target in settings.adapter.targets:

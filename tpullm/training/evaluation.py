@@ -13,7 +13,7 @@ from tpullm.data.batch import Batch, PairBatch
 from tpullm.mesh.rows import put
 from tpullm.training.losses import Sums
 from tpullm.training.state import Architecture
-from tpullm.training.step import accumulate, batch_loss
+from tpullm.training.step import accumulate, batch_loss, with_divergence
 
 Tree = Any
 
@@ -30,6 +30,7 @@ def make_evaluation(architecture: Architecture, dtype, accumulation: int = 1, ch
         return batch_loss(architecture, params, batch, dtype=dtype, chunks=chunks)[1]
 
     def evaluate(params: Tree, batch: Batch) -> Sums:
+        batch = with_divergence(architecture, params, batch, accumulation, dtype, chunks)
         return accumulate(sums, accumulation, params, batch, None)
 
     return jax.jit(evaluate)
@@ -49,7 +50,8 @@ def held_out(
     """`eval_loss` (nats a token) and `eval_bits_per_byte` of each source.
 
     Bits per byte include the loss of end-of-document tokens, and divide by the bytes of the text alone. Of preferences
-    the loss is a mean over pairs, and `eval_accuracy` the share of pairs whose chosen answer wins.
+    the loss is a mean over pairs, and `eval_accuracy` the share of pairs whose chosen answer wins; of judged answers it
+    is the share of those that are judged right.
 
     Args:
         evaluate: of `make_evaluation`.

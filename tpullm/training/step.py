@@ -4,6 +4,7 @@ Shapes: B batch, T length, A micro-batches.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,9 +19,10 @@ from tpullm.recipe.schema import TrainConfig
 from tpullm.training.balance import balance_losses, load_metrics, rebalanced
 from tpullm.training.losses import Sums, cross_entropy
 from tpullm.training.norms import step_norms
+from tpullm.training.objectives.sums import Sum
 from tpullm.training.optimizer.skip import applied
 from tpullm.training.own_answers import answer_loss
-from tpullm.training.preference import pair_loss
+from tpullm.training.preference import divergence, pair_loss
 from tpullm.training.state import Architecture
 
 Tree = Any
@@ -75,6 +77,8 @@ def make_step(
         key = None
         if architecture.config.dropout:
             key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        whole = architecture.whole(state["params"], frozen)
+        batch = with_divergence(architecture, whole, batch, config.accumulation, dtype, config.loss_chunks, key)
         grads, sums = accumulate(gradients, config.accumulation, (state["params"], frozen), batch, key)
         grads = jax.tree.map(lambda g: g / sums.weight, grads)
         loss = sums.loss / sums.weight
@@ -104,6 +108,23 @@ def make_step(
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options() or None)
+
+
+def with_divergence(
+    architecture: Architecture, params: Tree, batch: Batch, parts: int, dtype, chunks: int, key=None
+) -> Batch:
+    """The batch with what its micro-batches have to know of all of it: of judged answers, KTO's divergence.
+
+    One micro-batch finds it in its own forward pass. Several need a forward pass before.
+    """
+    if parts == 1 or not (isinstance(batch, PairBatch) and batch.settings.kind == "kto"):
+        return batch
+
+    def of_part(params: Tree, batch: PairBatch, key) -> Sum:
+        return divergence(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
+
+    total, count = accumulate(of_part, parts, params, batch, key)
+    return replace(batch, kl=jnp.zeros_like(batch.weights) + total / jnp.maximum(count, 1))
 
 
 def accumulate(gradients: Callable, parts: int, params: Any, batch: Batch, key) -> tuple[Tree, Sums]:

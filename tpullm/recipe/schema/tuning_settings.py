@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from tpullm.recipe.schema.training_settings import TrainConfig
 
+ALONE = ("preferences", "judged", "prompts")  # keys of what is learned in a stage of its own
+
 
 @dataclass(frozen=True)
 class AdapterConfig:
@@ -39,11 +41,11 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """How a stage learns from preferences: two answers to a prompt, of which people like one better.
+    """How a stage learns from preferences: two answers to a prompt, of which people like one better; or judged ones.
 
     Args:
         kind: the objective. `dpo` (Rafailov et al. 2023), `ipo` (Azar et al. 2023), `orpo` (Hong et al. 2024), `simpo`
-            (Meng et al. 2024).
+            (Meng et al. 2024); of judged answers `kto` (Ethayarajh et al. 2024).
         beta: how strongly the model is held where it started. For `orpo`: the weight of the odds ratio beside the
             likelihood. For `simpo`: the scale of the rewards, 2 or more.
         label_smoothing: for `dpo`: the share of pairs whose answers may be the wrong way round.
@@ -51,19 +53,23 @@ class PreferenceConfig:
         gamma: for `simpo`: the margin by which the better answer is to win.
         reference: for `dpo`: compare with the model of the stage before. Its log-probabilities are computed once,
             before the first step.
+        desirable_weight: for `kto`: how much a good answer counts.
+        undesirable_weight: for `kto`: how much a bad one counts. If one sort is rarer, let it count more.
     """
 
-    kind: Literal["dpo", "ipo", "orpo", "simpo"] = "dpo"
+    kind: Literal["dpo", "ipo", "orpo", "simpo", "kto"] = "dpo"
     beta: float = 0.1
     label_smoothing: float = 0.0
     per_token: bool = False
     gamma: float = 0.5
     reference: bool = True
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
 
     @property
     def needs_reference(self) -> bool:
         """Whether the objective compares with the model that tuning starts from."""
-        return self.kind == "ipo" or self.kind == "dpo" and self.reference
+        return self.kind in ("ipo", "kto") or self.kind == "dpo" and self.reference
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class TuningConfig:
-    """A stage of step 5: it learns from conversations, documents, both mixed, preferences, or rewards.
+    """A stage of step 5: it learns from conversations, documents, both mixed, preferences, judged answers, or rewards.
 
     Args:
         conversations: files and folders of conversations. JSON Lines, JSON or Parquet, in the shapes of
@@ -107,7 +113,9 @@ class TuningConfig:
         documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. Beside
             conversations, which take the rest, a little old text keeps a model from forgetting.
         preferences: files and folders of preferences: a prompt and two answers. In the shapes of `docs/en/tuning.md`.
-        preference: the objective, for preferences.
+        judged: files and folders of judged answers: a prompt, an answer, and whether it is good. In the shapes of
+            `docs/en/tuning.md`; `preference.kind` is then `kto`.
+        preference: the objective, for preferences and judged answers.
         prompts: files and folders of prompts, which the model answers itself. Also `tenki`, `law`, `medicine`,
             `programming`, and `reasoning_gym:FAMILY`.
         rewards: what scores the answers, such as [{name: polite}]. See `docs/en/tuning.md`.
@@ -122,6 +130,7 @@ class TuningConfig:
     columns: dict[str, str] = field(default_factory=dict)
     documents: dict[str, float] = field(default_factory=dict)
     preferences: list[str] = field(default_factory=list)
+    judged: list[str] = field(default_factory=list)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     prompts: list[str] = field(default_factory=list)
     rewards: list[dict[str, Any]] = field(default_factory=list)
@@ -134,7 +143,7 @@ class TuningConfig:
     @property
     def examples(self) -> list[str]:
         """The names of all that it reads but `documents`: files, folders, and built-in questions."""
-        return [*self.conversations, *self.preferences, *self.prompts]
+        return [*self.conversations, *self.preferences, *self.judged, *self.prompts]
 
     @property
     def reward_files(self) -> list[str]:
