@@ -201,6 +201,8 @@ def test_a_stage_learns_what_is_good(stage):
     last = [row for row in rows if "eval_accuracy" in row][-1]
     assert told[-1]["loss"] < 0.48 and told[-1]["reward_desirable"] > told[-1]["reward_undesirable"]
     assert last["eval_accuracy"]["judged"] > 0.8 and "judged" not in last["eval_bits_per_byte"]
+    assert main(["report", "--run", str(run)]) == 0
+    assert "polite: loss of a judged answer" in (run / "report.html").read_text(encoding="utf-8")
     wanted = arrays(run / "polite", 12)
     (run / "polite" / "manifest.json").unlink()
     shutil.rmtree(run / "polite" / "checkpoints" / "12")

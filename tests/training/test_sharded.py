@@ -66,7 +66,7 @@ ALL = ["one device", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor 2", "sequence 4
         ),
         *(
             pytest.param(tuned, ALL, marks=pytest.mark.slow, id=f"{tuned}, all meshes")
-            for tuned in ("dora", "pairs", "judged pairs", "own answers")
+            for tuned in ("dora", "pairs", "judged pairs", "own answers", "taught")
         ),
     ],
 )
@@ -78,7 +78,7 @@ def test_tuning_on_a_mesh_is_that_of_one_device(tuned, meshes):
     """
     found = results("tests.training.sharded_tuning", tuned, *meshes)
     assert len(found) == len(meshes) + 1
-    assert_those_of_one_device(found, 1e-5 if tuned in ("dora", "experts") else 1e-4)
+    assert_those_of_one_device(found, 1e-5 if tuned in ("dora", "experts", "taught") else 1e-4)
 
 
 def results(module: str, *arguments: str) -> dict[str, dict[str, list]]:

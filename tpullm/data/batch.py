@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tpullm.recipe.schema import PolicyConfig, PreferenceConfig
+from tpullm.recipe.schema import PolicyConfig, PreferenceConfig, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,28 @@ class AnswerBatch(Batch):
     first: bool
 
 
+@dataclass(frozen=True)
+class TaughtBatch(Batch):
+    """Rows of which a teacher has said how likely the next tokens are; K tokens at each place.
+
+    Args:
+        ids: int32 `[B, T, K]`, the teacher's likeliest tokens.
+        logps: float32 `[B, T, K]`, their log-probabilities, nats; -inf where there is none.
+        settings: of the objective.
+        branched: whether a row holds several answers to a prompt, as in `AnswerBatch`.
+    """
+
+    ids: np.ndarray
+    logps: np.ndarray
+    settings: TeacherConfig
+    branched: bool = False
+
+    @property
+    def plain(self) -> Batch:
+        """The rows alone."""
+        return Batch(self.inputs, self.targets, self.segment_ids, self.positions, self.weights)
+
+
 class Documents(Protocol):
     """Documents of tokens with random access: a token store, or conversations in memory."""
 
@@ -136,7 +158,7 @@ def build(parts: Sequence[tuple[Documents, Segments]], batch_size: int, sequence
 def split(batch: Batch, parts: int) -> list[Batch]:
     """The batch in `parts` batches of equally many rows, in order; views of the given arrays."""
     found = {name: array for name, array in vars(batch).items() if isinstance(array, np.ndarray)}
-    found = {name: array.reshape(parts, -1, array.shape[1]) for name, array in found.items()}
+    found = {name: array.reshape(parts, -1, *array.shape[1:]) for name, array in found.items()}
     return [replace(batch, **{name: array[n] for name, array in found.items()}) for n in range(parts)]
 
 

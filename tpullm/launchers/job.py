@@ -188,4 +188,5 @@ def _paths(job: Job) -> list[tuple[str, str]]:
         found += [(f"finetune.{name}.rewards", path) for path in stage.reward_files]
         found += [(f"finetune.{name}.chat_template", stage.chat_template)]
         found += [(f"finetune.{name}.adapter.start", stage.adapter.start)]
+        found += [(f"finetune.{name}.teacher.model", stage.teacher.model)]
     return found

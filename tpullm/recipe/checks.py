@@ -7,7 +7,7 @@ import re
 from tpullm.errors import UserError
 from tpullm.hardware import slices
 from tpullm.mesh.axes import check_sizes
-from tpullm.recipe.schema import ALONE, ATTENTION_BLOCKS, ModelConfig, Recipe, TrainConfig, TuningConfig
+from tpullm.recipe.schema import ALONE, ATTENTION_BLOCKS, ModelConfig, PolicyConfig, Recipe, TrainConfig, TuningConfig
 
 NAMED = "NAME"  # in place of `finetune.NAME`, in the table below
 # What a run directory has beside the stages of tuning, which are folders there too.
@@ -80,8 +80,10 @@ RANGES = {
     "NAME.preference.gamma": (0, None),
     "NAME.preference.desirable_weight": (0, None),
     "NAME.preference.undesirable_weight": (0, None),
+    "NAME.teacher.top": (1, 4096),
+    "NAME.teacher.temperature": (0.01, 100),
     "NAME.policy.prompts": (1, None),
-    "NAME.policy.answers": (2, 32_767),
+    "NAME.policy.answers": (1, 32_767),
     "NAME.policy.tokens": (1, None),
     "NAME.policy.temperature": (0.01, 100),
     "NAME.policy.clip_low": (0, 1),
@@ -220,6 +222,7 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         f"{where}.preference.kind: kto learns from judged answers, and these are pairs; choose another kind",
     )
     _check_rewards(where, settings)
+    _check_teacher(where, settings)
     for target in settings.adapter.targets:
         near = difflib.get_close_matches(target, MATRICES, 1)
         meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(MATRICES)}"
@@ -233,12 +236,16 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
 def _check_rewards(where: str, settings: TuningConfig) -> None:
     policy, train = settings.policy, settings.train
     _require(
-        not settings.prompts or bool(settings.rewards),
+        not settings.prompts or bool(settings.rewards or settings.teacher.model),
         f"{where}.rewards: prompts need something that scores the answers; give one, such as [{{name: polite}}]",
     )
     _require(
         bool(settings.prompts) or not settings.rewards,
         f"{where}.prompts: rewards need prompts to answer; name files of them, or tenki",
+    )
+    _require(
+        not settings.rewards or policy.answers > 1,
+        f"{where}.policy.answers: one answer is not better than others; give 2 or more",
     )
     _require(
         not policy.kl_weight or bool(settings.adapter.rank or settings.adapter.start),
@@ -250,6 +257,26 @@ def _check_rewards(where: str, settings: TuningConfig) -> None:
         f"{where}.policy.tokens: {policy.tokens} tokens of an answer leave no room for a prompt in a row of "
         f"{train.sequence_length}; give fewer, or raise train.sequence_length",
     )
+
+
+def _check_teacher(where: str, settings: TuningConfig) -> None:
+    if not settings.teacher.model:
+        return
+    compared = next((kind for kind in ("preferences", "judged", "rewards") if getattr(settings, kind)), None)
+    _require(
+        compared is None,
+        f"{where}.teacher: teaches by text or by prompts alone; put {compared} in another stage",
+    )
+    _require(
+        not settings.train.optimizer.z_loss,
+        f"{where}.train.optimizer.z_loss: what a teacher says has none; leave it out",
+    )
+    for key in ("updates", "kl_weight"):
+        given = getattr(settings.policy, key)
+        _require(
+            given == getattr(PolicyConfig(), key),
+            f"{where}.policy.{key}: is {given}, and a stage with a teacher has none; leave it out",
+        )
 
 
 def _check_stage(name: str, stage: TrainConfig, model: ModelConfig, from_base: bool) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tpullm.data.batch import AnswerBatch, Batch, PairBatch
+from tpullm.data.batch import AnswerBatch, Batch, PairBatch, TaughtBatch
 from tpullm.mesh.layout import RULES
 from tpullm.mesh.zigzag import to_zigzag_order
 from tpullm.model.platform import compiler_options
@@ -24,6 +24,7 @@ from tpullm.training.optimizer.skip import applied
 from tpullm.training.own_answers import answer_loss
 from tpullm.training.preference import divergence, pair_loss
 from tpullm.training.state import Architecture
+from tpullm.training.teacher import taught_loss
 
 Tree = Any
 
@@ -36,12 +37,15 @@ def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype,
         of_batch = pair_loss if isinstance(batch, PairBatch) else answer_loss
         return of_batch(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
     model, batch = architecture.model(params), jax.tree.map(to_zigzag_order, batch)
-    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
-    config, arguments = architecture.config, (batch.targets, batch.weights, z_loss)
+    config, taught = architecture.config, isinstance(batch, TaughtBatch)
+    branched = taught and batch.branched
+    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key, branched=branched)
     with jax.named_scope("loss"):
-        loss, sums = cross_entropy(
-            out.hidden, model.output_parameter(), *arguments, config.logit_softcap, config.gradients, chunks
-        )
+        arguments, options = (out.hidden, model.output_parameter()), (config.logit_softcap, config.gradients, chunks)
+        if taught:
+            loss, sums = taught_loss(*arguments, batch, *options)
+        else:
+            loss, sums = cross_entropy(*arguments, batch.targets, batch.weights, z_loss, *options)
     if out.routing is None:
         return loss, sums
     # Each token has the balance loss of its row, so this too is a weighted sum to divide by the global weight.

@@ -102,6 +102,25 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """A larger model that a stage learns from: how likely it finds each next token, not the token alone (distillation).
+
+    Args:
+        model: a stage of a run, a checkpoint, or a folder in the format of Hugging Face. It needs the same tokens.
+        kind: what is minimized. `forward_kl`: the student covers all that the teacher may say (Hinton et al. 2015).
+            `reverse_kl`: it keeps to what the teacher finds likely (Gu et al. 2024). `jsd`: between (Agarwal et al.
+            2024).
+        top: number of the teacher's likeliest tokens that count at each place. All others are one more.
+        temperature: divides the logits of both.
+    """
+
+    model: str = ""
+    kind: Literal["forward_kl", "jsd", "reverse_kl"] = "forward_kl"
+    top: int = 64
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class TuningConfig:
     """A stage of step 5: it learns from conversations, documents, both mixed, preferences, judged answers, or rewards.
 
@@ -119,7 +138,8 @@ class TuningConfig:
         prompts: files and folders of prompts, which the model answers itself. Also `tenki`, `law`, `medicine`,
             `programming`, and `reasoning_gym:FAMILY`.
         rewards: what scores the answers, such as [{name: polite}]. See `docs/en/tuning.md`.
-        policy: how it learns from rewards.
+        policy: how it learns from rewards; with a teacher, how it answers the prompts.
+        teacher: a larger model to learn from. On the text of the stage, or on its own answers to prompts.
         chat_template: a Jinja file that formats conversations. For a `base` that has no chat template.
         held_out_fraction: share of the examples kept for evaluation. They are chosen by hash.
         adapter: train a low-rank adapter, and leave the parameters of the model as they are.
@@ -135,6 +155,7 @@ class TuningConfig:
     prompts: list[str] = field(default_factory=list)
     rewards: list[dict[str, Any]] = field(default_factory=list)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     chat_template: str = ""
     held_out_fraction: float = 0.2
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
