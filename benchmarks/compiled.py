@@ -19,7 +19,7 @@ from tpullm.planning.proof import prove
 from tpullm.recipe.parsing import load
 
 FILE = Path(__file__).with_name("compiled.yaml")
-RECIPES = Path(__file__).parents[1] / "configs" / "pretrain"
+RECIPES = Path(__file__).parents[1] / "configs"
 
 
 def main() -> None:
@@ -37,7 +37,8 @@ def main() -> None:
 def peak_bytes(program: dict) -> int:
     """The peak memory of one program; 0 if the compiler refuses it because it needs too much memory."""
     options = [f"--mesh={written(program['mesh'])}", *(f"--{key}={of}" for key, of in program["overrides"].items())]
-    recipe = load(RECIPES / f"{program['recipe']}.yaml", options)
+    (path,) = RECIPES.glob(f"*/{program['recipe']}.yaml")
+    recipe = load(path, options)
     proof = prove(recipe, parse(program["topology"]), say)
     peak = 0 if proof.refused else proof.peak_bytes
     say(f"{program['recipe']} {program['topology']} {program['overrides']}: {program['peak_bytes']:,} was, {peak:,} is")

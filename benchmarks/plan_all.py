@@ -15,6 +15,7 @@ from pathlib import Path
 from tpullm.errors import UserError
 from tpullm.hardware.slices import parse
 from tpullm.log import say, warn
+from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.proof import Proof, job_of, program_hash, prove
 from tpullm.planning.search import Candidate, assessed
 from tpullm.planning.setting import setting_of
@@ -23,7 +24,9 @@ from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe
 
 ROOT = Path(__file__).parents[1]
-RECIPES = ROOT / "configs" / "pretrain"
+RECIPES = {
+    path.stem: path for folder in ("pretrain", "tune") for path in sorted((ROOT / "configs" / folder).glob("*.yaml"))
+}
 RESULTS = ROOT / "benchmarks" / "results"
 COMPILE_BYTES = 4 << 30  # the most that a compilation of a shipped recipe takes
 STALE = "older than the code"
@@ -35,7 +38,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="recipes; all that name a slice if none is given")
     parser.add_argument("--no-compile", action="store_true", help="report outdated proofs, and compile nothing")
     arguments = parser.parse_args()
-    recipes = {path.stem: load(path) for path in sorted(RECIPES.glob("*.yaml"))}
+    recipes = {name: load(path) for name, path in RECIPES.items()}
     recipes = {name: recipe for name, recipe in recipes.items() if recipe.topology}
     proofs = recorded(RESULTS / "plan.json")
     if not arguments.no_compile:
@@ -45,7 +48,7 @@ def main() -> None:
             json.dumps({name: of.to_json() for name, of in proofs.items()}, indent=1) + "\n"
         )
         for name in chosen:
-            write_header(RECIPES / f"{name}.yaml", proofs.get(name))
+            write_header(RECIPES[name], proofs.get(name))
     stale = {name for name, proof in proofs.items() if name in recipes and is_stale(recipes[name], proof)}
     (RESULTS / "plan.md").write_text(page(recipes, proofs, stale))
     for name in sorted(stale):
@@ -110,7 +113,7 @@ def duration(proof: Proof, steps: int) -> str:
 def write_header(path: Path, proof: Proof | None) -> None:
     """Write the proof into the header of a recipe."""
     if proof:
-        text, steps = path.read_text(encoding="utf-8"), load(path).pretrain.steps
+        text, steps = path.read_text(encoding="utf-8"), stage_of(load(path)).config.steps
         fields = f"#   time      {duration(proof, steps)}\n#   result    {result(proof)}"
         path.write_text(HEADER.sub(fields, text, count=1), encoding="utf-8")
 
@@ -141,8 +144,9 @@ ran on a TPU.
 def estimated(recipe: Recipe) -> Candidate:
     """The recipe as `tpullm plan` sees it."""
     model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
-    setting = setting_of(model, recipe.pretrain, recipe.mesh, parse(recipe.topology))
-    return assessed(setting, resting(model, setting.optimizer))
+    stage = stage_of(recipe)
+    setting = setting_of(model, stage.config, recipe.mesh, parse(recipe.topology), adapter=stage.adapter, key=stage.key)
+    return assessed(setting, resting(model, setting.optimizer, setting.adapter))
 
 
 def row(proof: Proof, stale: bool, beside: Candidate) -> str:

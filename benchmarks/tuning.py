@@ -7,8 +7,8 @@ Both sides tune the same model folder with the same LoRA on the same examples, i
 take turns, each in a process of its own, as a user would start it. PEER is an environment with `trl`, `peft` and
 `torch` (`pip install trl peft torch`).
 
-Speed is that of the tokens that are learned from, padding left out, after the first steps. Memory is the largest
-resident size of the process.
+Speed, after the first steps: tokens/s without padding (SFT), pairs/s (DPO, where our rows hold a prompt once), tokens
+of answers/s (GRPO, sampling and training together). Memory is the largest resident size of the process.
 """
 
 import argparse
@@ -139,16 +139,13 @@ def ours(folder: Path, kind: str, size: str) -> dict:
         return {"speed": sum(tokens[step] for step in measured) / sum(measured.values()), "mib": mib}
     measured = [row for row in rows if row["step"] > FIRST and "loss" in row]
     seconds = sum(row["step_seconds"] for row in measured)
-    share = json.loads(
-        subprocess.run(
-            [sys.executable, __file__, "--filled", str(run), kind], capture_output=True, text=True, check=True
-        ).stdout
-    )
-    return {"speed": share * len(measured) * ROWS[size] * LENGTH / seconds, "mib": mib}
+    counting = [sys.executable, __file__, "--counted", str(run), kind]
+    counted = float(subprocess.run(counting, capture_output=True, text=True, check=True).stdout)
+    return {"speed": counted * len(measured) / seconds, "mib": mib}
 
 
-def filled(run: str, kind: str) -> float:
-    """The share of a batch that is no padding, over the measured steps."""
+def counted(run: str, kind: str) -> float:
+    """Tokens without padding (SFT) or pairs (DPO) in a step, the mean over those that are measured."""
     from tpullm.data.stream import Stream
     from tpullm.data.tuning_data import tuning_data
     from tpullm.recipe import parsing
@@ -159,7 +156,9 @@ def filled(run: str, kind: str) -> float:
     data = tuning_data(recipe, Path(run), kind, load(Path(run) / kind / "tokenizer"))
     train = settings.train
     stream = Stream(data.read, data.weights, train.batch_size, train.sequence_length, recipe.seed)
-    return statistics.fmean(float((stream.batch_at(n).segment_ids > 0).mean()) for n in range(FIRST, train.steps))
+    if kind == "dpo":
+        return statistics.fmean(len(stream.documents_at(step)) for step in range(FIRST, train.steps))
+    return statistics.fmean(float((stream.batch_at(step).segment_ids > 0).sum()) for step in range(FIRST, train.steps))
 
 
 def peer(folder: Path, kind: str, size: str, python: str) -> dict:
@@ -177,7 +176,7 @@ def peer(folder: Path, kind: str, size: str, python: str) -> dict:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--filled"]:
-        print(filled(*sys.argv[2:]))
+    if sys.argv[1:2] == ["--counted"]:
+        print(counted(*sys.argv[2:]))
     else:
         sys.exit(main())

@@ -82,8 +82,7 @@ def main(folder: str, kind: str, size: str) -> None:
 
         def counted(features):
             batch = collate(features)
-            mask = batch.get("attention_mask")
-            seen.append(int(mask.sum()) if mask is not None else int(batch["input_ids"].numel()))
+            seen.append(len(features) if kind == "dpo" else int(batch["attention_mask"].sum()))
             return batch
 
         trainer.data_collator = counted

@@ -37,16 +37,20 @@ BYTES_OF_A_WORKER = 3 << 30  # seen: 1.8 GiB of its own with the TPU compiler; 1
 
 # The files that take longest, the longest first: with several workers, no worker begins one of them at the end.
 BEGUN_FIRST = (
-    "training/test_sharded.py",
+    "test_docs.py",
     "cluster/test_hosts.py",
-    "run/test_resume.py",
+    "commands/test_finetune.py",
     "commands/test_import_export.py",
-    "training/test_host_losses.py",
-    "planning/test_compiled.py",
-    "benchmarks/test_programs.py",
-    "model/attention/test_attention.py",
-    "launchers/test_google_batch.py",
+    "training/test_step.py",
+    "training/test_sharded.py",
+    "training/test_branch.py",
+    "training/test_resume.py",
     "training/test_loop.py",
+    "training/test_preference.py",
+    "model/attention/test_attention.py",
+    "benchmarks/test_programs.py",
+    "launchers/test_google_batch.py",
+    "run/test_resume.py",
 )
 
 

@@ -17,7 +17,7 @@ import tomllib
 
 import pytest
 
-from tests.conftest import TINY
+from tests.conftest import TINY, copy_tokens
 from tests.huggingface.published import directory
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
 from tpullm import cli, log, storage
@@ -42,7 +42,8 @@ MADE_BY = {
 }
 # These say how much is done, and nothing else: the reader has hours, and more text than 30 short files.
 SMALL = ["--model.layers=1", "--model.width=32", "--model.heads=2"]
-SHORT = ["--pretrain.steps=2", "--pretrain.batch_size=2", "--pretrain.sequence_length=64", "--evaluate.sample_tokens=2"]
+SHORT = ["--pretrain.steps=2", "--pretrain.batch_size=2", "--pretrain.sequence_length=64"]
+SHORT += ["--evaluate.sample_tokens=2", "--evaluate.rows=8", "--evaluate.questions=4"]
 TUNED = [f"--finetune.talk.train.{how_much}" for how_much in ("steps=2", "batch_size=2", "sequence_length=64")]
 
 
@@ -99,6 +100,7 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "runs").mkdir()
     shutil.copytree(tiny_run, folder / "runs" / "quickstart")
+    copy_tokens(tiny_run, folder / "runs" / "profiled")
     for model in ("published", "large"):
         directory(folder / "models" / model)
     (folder / "my_texts").mkdir()

@@ -9,11 +9,13 @@ import pytest
 from tests.conftest import ROOT
 from tpullm.errors import UserError
 from tpullm.hardware.slices import parse
+from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.proof import Proof, Traffic, job_of, program_hash
 from tpullm.recipe import shipped
 from tpullm.recipe.parsing import load
 
 RECIPE = ROOT / "configs" / "pretrain" / "125m.yaml"
+TUNED = ["8b-lora", "8b-qlora", "70b-qlora"]
 PROVEN = plan_all.recorded(plan_all.RESULTS / "plan.json")
 VERSIONS = {"jax": "1", "libtpu": "2"}
 PROOF = Proof(
@@ -85,17 +87,17 @@ def test_the_head_of_a_recipe_quotes_its_proof(tmp_path):
 
 @pytest.mark.parametrize("name", PROVEN)
 def test_every_shipped_recipe_says_what_is_recorded(name):
-    path = ROOT / "configs" / "pretrain" / f"{name}.yaml"
+    path = plan_all.RECIPES[name]
     head = shipped.head(path)
     assert head["result"] == plan_all.result(PROVEN[name])
-    assert head["time"] == plan_all.duration(PROVEN[name], load(path).pretrain.steps)
+    assert head["time"] == plan_all.duration(PROVEN[name], stage_of(load(path)).config.steps)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
-@pytest.mark.parametrize("name", ["125m", "350m", "1b", "8b", "70b", "8x7b", "175b", "1t"])
+@pytest.mark.parametrize("name", ["125m", "350m", "1b", "8b", "70b", "8x7b", "175b", "1t", *TUNED])
 def test_every_shipped_recipe_compiles_for_its_slice_and_fits(name):
     """One to three minutes each, if it is not kept from an earlier run."""
-    recipe = load(ROOT / "configs" / "pretrain" / f"{name}.yaml")
+    recipe = load(plan_all.RECIPES[name])
     (proof,) = plan_all.proven({name: recipe}).values()
     assert not proof.refused and proof.peak_bytes <= proof.limit_bytes

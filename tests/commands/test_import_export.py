@@ -157,6 +157,7 @@ def test_a_base_without_a_template_takes_one_and_stops_where_it_says(published, 
     assert capsys.readouterr().out == f"{ANSWER}\n"
 
 
+@pytest.mark.slow
 def test_an_imported_model_goes_on_with_the_users_text(published, tmp_path, capsys):
     run, text = tmp_path / "run", tmp_path / "text"
     text.mkdir()

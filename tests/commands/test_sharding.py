@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import QUICK_TO_COMPILE, ROOT
 from tpullm import cli
 
 QUICKSTART = f"--config={ROOT}/configs/quickstart.yaml"
@@ -33,10 +33,13 @@ def table(capsys, tmp_path, mesh, *options):
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("mesh", [{"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize(
+    "mesh", [pytest.param({"fsdp": 4, "tensor": 2}, marks=pytest.mark.slow), {"data": 2, "fsdp": 2, "tensor": 2}]
+)
 def test_the_layouts_are_those_of_real_arrays(mesh, capsys, tmp_path):
     found = table(capsys, tmp_path, mesh)
-    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    devices = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+    flags = os.environ | {"XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", PLACED, QUICKSTART.removeprefix("--config="), json.dumps(mesh)]
     placed = json.loads(subprocess.run(command, env=flags, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     assert {row["parameter"]: row["shape_a_device"] for row in found["table"]} == placed

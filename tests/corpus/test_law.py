@@ -117,10 +117,12 @@ def test_identifier_name_and_category_are_asked_of_licences_that_one_name_tells_
 def test_a_demand_is_of_one_licence_alone(asked):
     """Two licences want a cup washed, three a notice kept. Another has words as long as the right one's."""
     [question] = of(asked, "demand").values()
-    said, *names = question.question.split("\n- ")
-    assert f"“{BEANS}”" in said
-    assert question.answers == ("Coffee Licence",)
-    assert sorted(names) == ["Coffee Licence", "Juice Licence", "Milk Licence", "Tea Licence"]
+    said, *listed, asked = question.question.split("\n")
+    assert f"“{BEANS}”" in said and asked == "Answer with the letter."
+    names = dict(line.split(". ") for line in listed)
+    assert list(names) == ["A", "B", "C", "D"]
+    assert sorted(names.values()) == ["Coffee Licence", "Juice Licence", "Milk Licence", "Tea Licence"]
+    assert names[question.answers[0]] == "Coffee Licence"
 
 
 def test_a_word_is_in_as_many_licences_that_are_asked_about_as_not(asked):

@@ -37,6 +37,7 @@ is_a: HP:0000118 ! Phenotypic abnormality
 id: HP:3
 name: Bent wing
 def: "A \"bow\" in the bone that\n carries the feathers." [PMID:1, "somebody"]
+synonym: "Bent Wing" EXACT layperson []
 synonym: "Curved wing" EXACT layperson []
 synonym: "Wing that is bent" EXACT []
 synonym: "Odd wing" BROAD []

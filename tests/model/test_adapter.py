@@ -1,13 +1,15 @@
 """Adapters: a fresh one changes nothing, merged is as unmerged, on any mesh, and a frozen matrix costs no gradient."""
 
 import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.small import CONFIG, batch, mesh
+from tests.training.small import CONFIG, batch, mesh, params
 from tpullm.model.adapter import NAME, merge, with_lengths
 from tpullm.recipe.schema import AdapterConfig
 from tpullm.training.state import Architecture
@@ -22,16 +24,15 @@ KINDS = {
 F32 = jnp.dtype("float32")
 
 
-def made(config, seed=0):
-    """An architecture, the parameters of its base, and adapters that are not fresh."""
-    architecture = Architecture(CONFIG, config)
-    with jax.set_mesh(mesh()):
-        params = jax.jit(architecture.init)(jax.random.key(seed))
-        base = architecture.frozen(params)
-        adapters = with_lengths(base, architecture.trained(params))
-        keys = iter(jax.random.split(jax.random.key(7), 1000))
-        noisy = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), adapters)
-    return architecture, base, adapters, noisy
+class Found(NamedTuple):
+    """Losses and gradients: of the base, of a fresh adapter, of another one beside the base, and of it merged."""
+
+    base: float
+    fresh: float
+    beside: float
+    merged: float
+    beside_gradient: Any
+    merged_gradient: Any
 
 
 def mean_loss(architecture, params, rows):
@@ -39,22 +40,54 @@ def mean_loss(architecture, params, rows):
     return total / sums.weight
 
 
+@functools.cache
+def of_plain():
+    """The loss and gradient of a model without an adapter, compiled once for all kinds."""
+    return jax.jit(jax.value_and_grad(lambda params: mean_loss(Architecture(CONFIG), params, batch())))
+
+
+@functools.cache
+def found(name) -> Found:
+    """By the chain rule through the merge, which JAX differentiates by itself, the gradient of merged parameters.
+
+    DoRA's length counts as a constant, so there is none of it: it is held against PEFT's in tests/huggingface.
+    """
+    config = KINDS[name]
+    architecture, rows, random = Architecture(CONFIG, config), batch(), np.random.default_rng(7)
+    with jax.set_mesh(mesh()):
+        base = params()
+        fresh = with_lengths(base, jax.jit(lambda key: architecture.trained(architecture.init(key)))(jax.random.key(0)))
+        noisy = jax.tree.map(lambda leaf: leaf + 0.2 * random.standard_normal(leaf.shape, np.float32), fresh)
+        loss = lambda adapters: mean_loss(architecture, architecture.whole(adapters, base), rows)  # noqa: E731
+        of_adapter = jax.jit(
+            (lambda adapters: (loss(adapters), None)) if config.magnitude else jax.value_and_grad(loss)
+        )
+        merged = jax.jit(lambda adapters: merge(base, adapters, config.scale))
+        back = jax.jit(lambda adapters, gradient: jax.vjp(merged, adapters)[1](gradient)[0])
+        begins, (beside, gradient) = of_adapter(fresh)[0], of_adapter(noisy)
+        of_merged, merged_gradient = of_plain()(merged(noisy))
+        wanted = None if config.magnitude else back(noisy, merged_gradient)
+        return Found(*map(float, (of_plain()(base)[0], begins, beside, of_merged)), gradient, wanted)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_fresh_is_the_base_and_merged_is_unmerged(name):
-    config = KINDS[name]
-    architecture, base, fresh, noisy = made(config)
-    plain, rows = Architecture(CONFIG), batch()
-    with jax.set_mesh(mesh()):
-        loss = jax.jit(lambda params: mean_loss(architecture, params, rows))
-        of_base = jax.jit(lambda params: mean_loss(plain, params, rows))
-        begins, without = float(loss(architecture.whole(fresh, base))), float(of_base(base))
-        tuned = float(loss(architecture.whole(noisy, base)))
-        merged = float(of_base(merge(base, noisy, config.scale)))
+    base, fresh, beside, merged, *_ = found(name)
     # A fresh adapter adds exactly 0; DoRA's ratio of two equal lengths may be a rounding away from 1.
-    assert begins == without or config.magnitude and begins == pytest.approx(without, rel=1e-6)
-    assert abs(tuned - without) > 1e-3
+    assert fresh == base or KINDS[name].magnitude and fresh == pytest.approx(base, rel=1e-6)
+    assert abs(beside - base) > 1e-3
     # The same sums in another order, float32.
-    assert merged == pytest.approx(tuned, rel=1e-5)
+    assert merged == pytest.approx(beside, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, config in KINDS.items() if not config.magnitude])
+def test_the_gradient_is_that_of_merged_parameters(name):
+    of_adapter = dict(jax.tree_util.tree_leaves_with_path(found(name).beside_gradient))
+    wanted = jax.tree_util.tree_leaves_with_path(found(name).merged_gradient)
+    assert len(wanted) == len(of_adapter)
+    for path, leaf in wanted:
+        # Sums in another order in float32.
+        np.testing.assert_allclose(of_adapter[path], leaf, atol=1e-5 * float(jnp.abs(leaf).max()), err_msg=str(path))
 
 
 def test_only_targets_have_adapters_and_only_adapters_are_trained():
@@ -70,24 +103,6 @@ def test_only_targets_have_adapters_and_only_adapters_are_trained():
     assert jax.tree.structure(architecture.whole(trained, frozen)) == jax.tree.structure(architecture.shapes)
 
 
-@pytest.mark.parametrize("name", [name for name, config in KINDS.items() if not config.magnitude])
-def test_the_gradient_is_that_of_merged_parameters(name):
-    """By the chain rule through the merge, which JAX differentiates by itself.
-
-    DoRA's length counts as a constant: its gradient is held against PEFT's in tests/huggingface.
-    """
-    config = KINDS[name]
-    architecture, base, _, noisy = made(config)
-    plain, rows = Architecture(CONFIG), batch()
-    with jax.set_mesh(mesh()):
-        found = jax.jit(jax.grad(lambda a: mean_loss(architecture, architecture.whole(a, base), rows)))(noisy)
-        wanted = jax.jit(jax.grad(lambda a: mean_loss(plain, merge(base, a, config.scale), rows)))(noisy)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
-        other = dict(jax.tree_util.tree_leaves_with_path(found))[path]
-        # Sums in another order in float32.
-        np.testing.assert_allclose(other, leaf, atol=1e-5 * float(jnp.abs(leaf).max()), err_msg=str(path))
-
-
 def test_a_frozen_matrix_costs_no_gradient():
     """Of the 6 FLOPs of a weight and a token 4 are left, and what the small matrices and attention cost."""
     config = dataclasses.replace(CONFIG, layers=2, width=64, mlp_width=512, heads=2, kv_heads=2, head_width=32)
@@ -95,8 +110,7 @@ def test_a_frozen_matrix_costs_no_gradient():
 
     def flops(architecture, of):
         with jax.set_mesh(mesh()):
-            params = jax.jit(architecture.init)(jax.random.key(0))
-            trained, frozen = of(params)
+            trained, frozen = of(architecture.placed(mesh()))
             step = jax.jit(jax.grad(lambda t, f: mean_loss(architecture, architecture.whole(t, f), rows)))
             return step.lower(trained, frozen).compile().cost_analysis()["flops"]
 

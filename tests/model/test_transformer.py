@@ -27,7 +27,7 @@ def rows():
 def test_a_vector_is_that_of_the_token_and_of_its_learned_position(learned, scaled):
     config = dataclasses.replace(CONFIG, positions="learned" if learned else "none", scale_embeddings=scaled)
     architecture = Architecture(config)
-    tree = params(architecture=architecture)
+    tree = params(architecture=Architecture(dataclasses.replace(config, scale_embeddings=False)))
     with jax.set_mesh(mesh()):
         tokens, _, positions = rows()
         found = architecture.model(tree).embed(tokens, positions, jnp.float32)
@@ -100,8 +100,14 @@ def test_weights_that_are_kept_are_those_of_every_kind_of_layer():
         assert (weights[~seen] == 0).all() and (weights[seen] > 0).all()
 
 
-@pytest.mark.parametrize("cuts", [(32,), (20,), (1, 31), (8, 9, 3)], ids=str)
-@pytest.mark.parametrize("config", [CONFIG, WINDOWS], ids=["one kind", "windows"])
+@pytest.mark.parametrize(
+    ("config", "cuts"),
+    [
+        pytest.param(config, cuts, marks=[pytest.mark.slow] * (not quick), id=f"{kind}, {cuts}")
+        for kind, config, several in (("one kind", CONFIG, False), ("windows", WINDOWS, True))
+        for cuts, quick in (((32,), False), ((20,), False), ((1, 31), several), ((8, 9, 3), True))
+    ],
+)
 def test_tokens_after_those_in_a_cache_are_as_in_the_whole_row(config, cuts):
     """In pieces of these lengths, into a cache of 32 tokens; roundings of float32."""
     architecture = Architecture(config)

@@ -10,6 +10,7 @@ import yaml
 from tests.conftest import ROOT
 from tpullm.hardware.slices import parse
 from tpullm.planning.memory import memory
+from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.setting import setting_of, with_remat
 from tpullm.planning.state_bytes import resting
@@ -21,13 +22,15 @@ PROGRAMS = yaml.safe_load((ROOT / "benchmarks" / "compiled.yaml").read_text(enco
 
 def setting(recipe: str, topology: str = "", mesh: dict | None = None, overrides: dict | None = None):
     options = [f"--{key}={value}" for key, value in (overrides or {}).items()]
-    made = load(ROOT / "configs" / "pretrain" / f"{recipe}.yaml", options)
-    model = made.model.resolved(made.tokenizer.vocabulary_size)
-    return setting_of(model, made.pretrain, mesh or made.mesh, parse(topology or made.topology))
+    (path,) = (ROOT / "configs").glob(f"*/{recipe}.yaml")
+    made = load(path, options)
+    model, stage = made.model.resolved(made.tokenizer.vocabulary_size), stage_of(made)
+    slices = parse(topology or made.topology)
+    return setting_of(model, stage.config, mesh or made.mesh, slices, adapter=stage.adapter, key=stage.key)
 
 
 def held(of):
-    return memory(of, resting(of.model, of.optimizer))
+    return memory(of, resting(of.model, of.optimizer, of.adapter))
 
 
 def error(program: dict) -> float:

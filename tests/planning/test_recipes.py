@@ -8,12 +8,15 @@ import pytest
 from tests.conftest import ROOT
 from tpullm.hardware.slices import parse
 from tpullm.model.count import parameter_count
+from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.recipe.parsing import load
 from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
 
-RECIPES = sorted(path for path in (ROOT / "configs" / "pretrain").glob("*.yaml") if load(path).topology)
+RECIPES = sorted(
+    path for path in (ROOT / "configs").glob("*/*.yaml") if "launch" not in path.parts and load(path).topology
+)
 # What their names say, in parameters; of the published shapes, the tables of tokens counted once.
 SIZES = {
     "125m": 110e6,
@@ -24,6 +27,9 @@ SIZES = {
     "175b": 174.6e9,
     "8x7b": 46.7e9,
     "1t": 1.028e12,
+    "8b-lora": 8.03e9,
+    "8b-qlora": 8.03e9,
+    "70b-qlora": 70.55e9,
 }
 
 
@@ -37,9 +43,9 @@ def test_a_recipe_is_traced_under_its_own_mesh(path):
     start = time.monotonic()
     recipe = load(path)
     topology, model = parse(recipe.topology), recipe.model.resolved(recipe.tokenizer.vocabulary_size)
-    architecture, mesh = Architecture(model), absent_mesh(recipe.mesh, topology)
-    check_fits(architecture, recipe.pretrain, model.vocabulary_size, mesh, "pretrain")
-    text = traced(model, recipe.pretrain, mesh).as_text()
+    architecture, mesh, stage = Architecture(model), absent_mesh(recipe.mesh, topology), stage_of(recipe)
+    check_fits(architecture, stage.config, model.vocabulary_size, mesh, stage.key)
+    text = traced(model, stage.config, mesh, stage.adapter).as_text()
     assert time.monotonic() - start < 60
     assert parameter_count(architecture.shapes) == pytest.approx(SIZES[path.stem], rel=5e-3)
     assert f"num_partitions = {topology.chips}" in text

@@ -62,6 +62,11 @@ RESULTS = {
     },
     "tuned": {"accuracy": 0.97, "questions": 400},
     "base": {"accuracy": 0.01},
+    "kinds": {
+        "category": {"base": 0.0, "tuned": 0.57, "guess": 0.41, "questions": 172},
+        "clause": {"base": 0.0, "tuned": 0.92, "guess": 0.08, "questions": 1510},
+    },
+    "stages": {"talk": {"bits_per_byte": {"tenki": 0.31, "books": 1.9}}},
     "answers": [
         {
             "question": f"{i}: リンゴをどうしましたか。",
@@ -99,6 +104,7 @@ def full(**changes):
         "manifests": {
             "tokens": {"sources": {"tenki": {"train": {"documents": 18, "tokens": 300, "bytes": 900}}}},
             "pretrain": {"finished": "2026-01-02T03:04:05+00:00", "seconds": 100.0},
+            "talk": {"inputs": {"config": {"conversations": ["chats.jsonl"], "documents": {"books": 0.15}}}},
         },
         "splits": [[("今日", 7), ("は", 8), (" \n", 9)]] * 2,
         "pretrain": [*TRAINING, EVALUATION],
@@ -164,6 +170,9 @@ def test_a_finished_run_has_every_section_once_and_a_link_to_each():
         "expected 食べました。",
         "before (nothing)",
         "7 of 20 right answers are shown. 1 of 1 wrong answers are shown.",
+        "always the commonest answer questions category 0% 57.0% 41.0% 172 clause 0% 92.0% 8.0% 1,510",
+        "stage what it reads talk conversations 85.0%, books 15.0%",
+        "before tuning talk tenki 0.280 0.310 books 1.600 1.900 yours 2.000",
         "2 min 0 s in all",
         "Python 3.13.1",
         "name: quickstart seed: 0",

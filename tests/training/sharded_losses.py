@@ -1,6 +1,6 @@
 """Run in its own process with 8 CPU devices: losses of a model on each mesh, as one JSON object.
 
-Arguments: the model, the number of steps, and the meshes (none is all).
+Arguments: the model, the number of steps, and the meshes (none is all, and the last one accumulated).
 """
 
 import json
@@ -36,6 +36,7 @@ EXPERT_MESHES = MESHES | {
     "expert 8": {"expert": 8},
     "expert 2, sequence 2, tensor 2": {"expert": 2, "sequence": 2, "tensor": 2},
 }
+ACCUMULATED = ", accumulated"  # after the name of a mesh: the batch is cut in two
 SCHEDULE = 20  # steps of the schedule; a test runs the first of them
 ADAMW = OptimizerConfig(peak_lr=3e-3, warmup_steps=1)
 
@@ -69,10 +70,16 @@ def losses(
     return found
 
 
+def asked_for(names: list[str]) -> list[tuple[str, str, int]]:
+    """What is asked for, its mesh, and the number of micro-batches."""
+    return [(name, name.removesuffix(ACCUMULATED), 1 + name.endswith(ACCUMULATED)) for name in names]
+
+
 if __name__ == "__main__":
     model, steps, *asked = sys.argv[1:]
     meshes = EXPERT_MESHES if model == "spread" else MESHES
-    asked = asked or list(meshes)
-    results = {name: losses(MODELS[model], meshes[name], int(steps)) for name in asked}
-    results[f"{asked[-1]}, accumulated"] = losses(MODELS[model], meshes[asked[-1]], int(steps), accumulation=2)
+    results = {
+        name: losses(MODELS[model], meshes[mesh], int(steps), accumulation)
+        for name, mesh, accumulation in asked_for(asked or [*meshes, f"{[*meshes][-1]}{ACCUMULATED}"])
+    }
     print(json.dumps(results))

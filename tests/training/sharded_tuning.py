@@ -3,6 +3,7 @@
 Arguments: what is tuned (of `TUNED`), and the meshes.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ import jax  # noqa: E402 (the devices must be asked for before)
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from tests.training.sharded_losses import EXPERT_MESHES  # noqa: E402
+from tests.training.sharded_losses import EXPERT_MESHES, asked_for  # noqa: E402
 from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch  # noqa: E402
 from tests.training.test_judged import some_judged  # noqa: E402
 from tests.training.test_own_answers import sampled  # noqa: E402
@@ -27,6 +28,7 @@ from tpullm.data.stream import Stream  # noqa: E402
 from tpullm.mesh.layout import make_mesh  # noqa: E402
 from tpullm.mesh.rows import put  # noqa: E402
 from tpullm.model.adapter import with_lengths  # noqa: E402
+from tpullm.model.quantized import each_matrix, quantized  # noqa: E402
 from tpullm.recipe.schema import (  # noqa: E402
     AdapterConfig,
     OptimizerConfig,
@@ -47,6 +49,11 @@ TUNED = {
     "pairs": ARCHITECTURE,
     "pairs and dora": Architecture(CONFIG, DORA),
     "judged pairs": ARCHITECTURE,
+    # Wide enough for whole blocks on each device.
+    "qlora": Architecture(
+        dataclasses.replace(CONFIG, layers=1, width=128, head_width=32, mlp_width=128),
+        dataclasses.replace(DORA, quantize_base="nf4"),
+    ),
     "own answers": Architecture(CONFIG, DORA),
     "taught": ARCHITECTURE,
 }
@@ -90,6 +97,7 @@ def taught(mesh) -> list:
 def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str, list]:
     """Loss and gradient norm of each of the first steps."""
     architecture = TUNED[name]
+    kind = architecture.adapter.quantize_base if architecture.adapter else ""
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
     adamw = OptimizerConfig(peak_lr=1e-2, warmup_steps=1)
     config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=adamw)
@@ -98,11 +106,14 @@ def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str,
         axes = architecture.trained(architecture.axes)
         optimizer = make_optimizer(adamw, 20, axes, adapter=architecture.adapter)
         target = abstract(architecture, optimizer, mesh)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, (target, architecture.frozen(architecture.placed(mesh))))
+        at_rest = architecture.frozen(architecture.at_rest(mesh, jnp.float32))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, (target, at_rest))
 
         def begin(key):
             params = architecture.init(key)
             frozen, trained = architecture.frozen(params), architecture.trained(params)
+            if kind:
+                frozen = each_matrix(frozen, lambda matrix, axis: quantized(matrix, kind, axis))
             trained = with_lengths(frozen, trained) if architecture.adapter else trained
             return with_params(trained, optimizer), frozen
 
@@ -121,6 +132,4 @@ def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str,
 
 if __name__ == "__main__":
     name, *asked = sys.argv[1:]
-    results = {mesh: losses(name, EXPERT_MESHES[mesh]) for mesh in asked}
-    results["accumulated"] = losses(name, EXPERT_MESHES[asked[-1]], accumulation=2)
-    print(json.dumps(results))
+    print(json.dumps({of: losses(name, EXPERT_MESHES[mesh], count) for of, mesh, count in asked_for(asked)}))

@@ -4,6 +4,7 @@ As a program it prints, as JSON, which steps were skipped, and whether the final
 bad updates were left out by hand.
 """
 
+import functools
 import json
 import os
 
@@ -20,6 +21,7 @@ from tests.training.small import ARCHITECTURE, batch  # noqa: E402
 from tpullm.mesh.layout import make_mesh  # noqa: E402
 from tpullm.mesh.rows import put  # noqa: E402
 from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig  # noqa: E402
+from tpullm.training import step as step_module  # noqa: E402
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
 from tpullm.training.state import abstract, initial  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
@@ -28,13 +30,21 @@ STEPS, BAD = 12, 8  # the eighth of the steps, counted from 0, is bad
 SKIP = SkipConfig(window=8)
 
 
+@functools.lru_cache(2)
+def made(architecture, config, on, batch_loss):
+    """The step (of that `batch_loss`), a fresh state and where it lies, for trainings that differ in data alone."""
+    optimizer = make_optimizer(config.optimizer, STEPS, architecture.axes)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, on))
+    state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+    step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
+    return step, jax.tree.map(np.asarray, state), shardings
+
+
 def trained(architecture, config, batches, on, by_hand=()):
     """The states and metrics after each step; of the steps `by_hand` nothing but the step's number is kept."""
     with jax.set_mesh(on):
-        optimizer = make_optimizer(config.optimizer, STEPS, architecture.axes)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, on))
-        state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
-        step, found = make_step(architecture, optimizer, config, jnp.float32, seed=0), []
+        step, fresh, shardings = made(architecture, config, on, step_module.batch_loss)
+        state, found = jax.device_put(fresh, shardings), []
         for number, rows in enumerate(batches):
             before = jax.tree.map(np.asarray, state)
             state, metrics = step(state, put(on, rows))

@@ -12,7 +12,7 @@ from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.losses import Sums
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import initial
+from tpullm.training.state import with_params
 from tpullm.training.step import batch_loss, make_step
 
 
@@ -71,7 +71,7 @@ def test_an_evaluation_needs_less_memory_than_the_step():
     with jax.set_mesh(mesh()):
         optimizer = make_optimizer(config.optimizer, 10, ARCHITECTURE.axes)
         step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0).lower(
-            initial(ARCHITECTURE, optimizer, jax.random.key(0)), b
+            with_params(params(), optimizer), b
         )
         parts, whole = (make_evaluation(ARCHITECTURE, jnp.float32, n).lower(params(), b) for n in (8, 1))
         bytes_of = [one.compile().memory_analysis().temp_size_in_bytes for one in (parts, step, whole)]

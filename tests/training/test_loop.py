@@ -56,23 +56,25 @@ def test_a_command_traces_each_program_once(tiny_tokens, monkeypatch):
 
 
 def test_checkpoints_are_saved_when_their_minutes_are_over(tiny_tokens, monkeypatch):
-    """By a clock that goes on by 25 s with every step."""
+    """By a clock that goes on by 16 s with every step. The program is that of the tiny run: only its steps are many."""
     clock, dispatched = [0.0], Meter.dispatched
 
     def on(self, *arguments):
-        clock[0] += 25
+        clock[0] += 16
         dispatched(self, *arguments)
 
     monkeypatch.setattr(Meter, "dispatched", on)
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep))
     saved, save = [], Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: saved.append(step) or save(self, step, *rest))
-    options = ["--pretrain.checkpoint.every_steps=0", "--pretrain.checkpoint.every_minutes=1", "--pretrain.steps=7"]
-    assert main(["pretrain", "--run", str(tiny_tokens), *options, "--pretrain.evaluate_every=5"]) == 0
-    assert saved == [3, 6, 7], "and at the end"
+    options = ["--pretrain.checkpoint.every_steps=0", "--pretrain.checkpoint.every_minutes=1"]
+    options += ["--pretrain.log_every=8", "--pretrain.evaluate_every=8"]
+    assert main(["pretrain", "--run", str(tiny_tokens), *options]) == 0
+    assert saved == [4, 8, 12, 16, 20, 24, 28, 30], "and at the end"
     rows = read(tiny_tokens / "pretrain" / "metrics.jsonl")
-    for kind in ("loss", "eval_loss"):  # every fifth step is logged and evaluated, and so is the last
-        assert [(row["step"], row["tokens"]) for row in rows if kind in row] == [(5, 5 * 8 * 128), (7, 7 * 8 * 128)]
+    for kind in ("loss", "eval_loss"):  # every eighth step is logged and evaluated, and so is the last
+        found = [(row["step"], row["tokens"]) for row in rows if kind in row]
+        assert found == [(step, step * 8 * 128) for step in (8, 16, 24, 30)]
 
 
 @pytest.mark.parametrize("last", [4, 40])

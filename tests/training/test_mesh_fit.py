@@ -12,8 +12,8 @@ from tests.training.small import ARCHITECTURE, SPREAD
 from tpullm.errors import UserError
 from tpullm.mesh.axes import AXES
 from tpullm.mesh.layout import planned_mesh
-from tpullm.recipe.schema import TrainConfig
-from tpullm.training.mesh_fit import KEYS, check_fits, nearest
+from tpullm.recipe.schema import AdapterConfig, TrainConfig
+from tpullm.training.mesh_fit import KEYS, check_adapter, check_fits, nearest
 from tpullm.training.state import Architecture
 
 
@@ -154,6 +154,27 @@ def test_a_vocabulary_and_a_row_that_the_model_does_not_hold_are_refused():
     assert message == "model.vocabulary_size: 95 is smaller than the tokenizer's 96; set it to 0"
     message = refused(lambda: fits(mesh, stage="finetune.talk.train", sequence_length=33))
     assert message.startswith("finetune.talk.train.sequence_length: 33 tokens") and message.endswith("use 32 or less")
+
+
+@pytest.mark.parametrize(
+    ("mesh", "kind", "sizes", "message"),
+    [
+        ({"fsdp": 2}, "nf4", {"width": 128}, ""),
+        ({"fsdp": 4}, "nf4", {"width": 128}, "32 inputs a device"),
+        ({"tensor": 2}, "int8", {"mlp_width": 64}, "mesh.tensor 1"),
+        ({"tensor": 2}, "int8", {"mlp_width": 128}, ""),
+        ({"fsdp": 1}, "nf4", {"mlp_width": 63}, "nf4 has two codes in a byte, and a matrix here has 63 inputs"),
+        ({"fsdp": 1}, "fp8", {"mlp_width": 63}, ""),
+    ],
+)
+def test_a_device_has_whole_blocks_of_a_quantized_base(mesh, kind, sizes, message):
+    model = dataclasses.replace(ARCHITECTURE.config, **{"width": 64, "mlp_width": 128} | sizes)
+    architecture = Architecture(model, AdapterConfig(rank=2, quantize_base=kind))
+    check = lambda: check_adapter(architecture, planned_mesh(mesh, math.prod(mesh.values())), "finetune.a.adapter")  # noqa: E731
+    if not message:
+        return check()
+    told = refused(check)
+    assert told.startswith("finetune.a.adapter.quantize_base: ") and message in told
 
 
 @pytest.mark.parametrize("size", [1, 7, 12, 30])

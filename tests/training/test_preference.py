@@ -60,13 +60,8 @@ def alone(prompt, answer):
     return Batch(pad(ids[:-1]), pad(ids[1:]), pad(np.ones(n)), pad(np.arange(n)), weights)
 
 
-def log_probability(architecture, tree, prompt, answer):
-    """Of an answer that stands alone after its prompt."""
-    return of_row(architecture, tree, alone(prompt, answer))
-
-
 def of_row(architecture, tree, row):
-    """The same of a row, by the loss of pretraining."""
+    """The log-probability of an answer that stands alone after its prompt, by the loss of pretraining."""
     return -batch_loss(architecture, tree, row, dtype=F32)[0]
 
 
@@ -76,7 +71,7 @@ def test_an_answer_beside_another_one_is_as_alone(kernel, monkeypatch):
     config = dataclasses.replace(CONFIG, attention_softcap=30.0 if kernel == "plain" else 0.0)
     architecture, batch = Architecture(config), made()[1].batch_at(0)
     with jax.set_mesh(mesh()):
-        tree = params(architecture=architecture)
+        tree = params()
         chosen, rejected = jax.jit(lambda tree: answers(architecture, tree, batch, dtype=F32))(tree)
         one = jax.jit(lambda tree, row: of_row(architecture, tree, row))
         expected = {
@@ -111,13 +106,15 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone(name):
         return loss / sums.weight
 
     def apart(tree):
-        sides = []
-        for which, column in (("chosen", 0), ("rejected", 1)):
-            texts = [(all_pairs[number].prompt, getattr(all_pairs[number], which)) for number in numbers]
-            policy = jnp.stack([log_probability(ARCHITECTURE, tree, *text) for text in texts])
-            tokens = jnp.array([len(answer) for _, answer in texts], jnp.float32)
-            reference = jnp.asarray(pairs.references[numbers, column]) if settings.needs_reference else None
-            sides.append(Answers(policy, tokens, reference))
+        texts = [(all_pairs[number].prompt, answer) for number in numbers for answer in all_pairs[number][1:]]
+        rows = jax.tree.map(lambda *parts: jnp.stack(parts), *(alone(*text) for text in texts))
+        policy = jax.lax.map(lambda row: of_row(ARCHITECTURE, tree, row), rows)  # compiled once for all
+        tokens = jnp.array([len(answer) for _, answer in texts], jnp.float32)
+        reference = jnp.asarray(pairs.references[numbers].ravel())
+        sides = [
+            Answers(policy[side::2], tokens[side::2], reference[side::2] if settings.needs_reference else None)
+            for side in (0, 1)
+        ]
         more = {
             "dpo": {"label_smoothing": settings.label_smoothing, "per_token": settings.per_token},
             "simpo": {"gamma": settings.gamma},

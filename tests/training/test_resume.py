@@ -97,9 +97,9 @@ def test_a_longer_training_by_cosine_resumes_and_says_what_happens(tiny_tokens, 
 
 
 def test_a_training_that_has_gone_too_far_is_made_again(tiny_tokens, capsys):
-    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=6")
-    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=3")
+    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=12")
+    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=8")  # the programs of the test above
     assert "made again" in capsys.readouterr().err
     (kept,) = (tiny_tokens / "replaced").iterdir()
-    assert steps(kept / "checkpoints") == [6] and steps(tiny_tokens / "pretrain" / "checkpoints") == [3]
-    assert find(tiny_tokens / "pretrain").horizons == [[0, 3]]
+    assert steps(kept / "checkpoints") == [12] and steps(tiny_tokens / "pretrain" / "checkpoints") == [8]
+    assert find(tiny_tokens / "pretrain").horizons == [[0, 8]]

@@ -15,8 +15,11 @@ from tpullm.checkpoint.checksums import CorruptSave
 from tpullm.checkpoint.saving import UNREADABLE, Tree, first_line, reader, restore
 from tpullm.cluster import hosts
 from tpullm.errors import UserError
+from tpullm.huggingface import reading, tensors
 from tpullm.log import warn
+from tpullm.model import quantized
 from tpullm.model.adapter import NAME, merge
+from tpullm.model.quantized import is_quantized
 from tpullm.recipe.schema import ALONE, AdapterConfig, ModelConfig, Recipe
 from tpullm.run import manifest
 from tpullm.run.stages import tuned as stages_of_tuning
@@ -237,7 +240,7 @@ def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
 
 
 def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
-    """The same before there is a tokenizer, with the vocabulary size of the recipe.
+    """The same before there is a tokenizer, with the vocabulary size of the recipe, and before the base is imported.
 
     Raises:
         UserError: the recipe leaves that size to the tokenizer.
@@ -246,6 +249,9 @@ def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
 
     if (run / "tokenizer").is_dir():
         return model_of(recipe, run, load_tokenizer(run / "tokenizer").vocabulary_size)
+    published = storage.path(recipe.base) if recipe.base else None
+    if published and not (run / "base" / "checkpoints").is_dir() and not storage.is_remote(published):
+        return reading.read_config(published)[0].trained_as(recipe.model)
     if not recipe.base and not (recipe.model.vocabulary_size or recipe.tokenizer.vocabulary_size):
         raise UserError("model.vocabulary_size: not known before `tpullm tokenize`; set it, or tokenize first")
     return model_of(recipe, run, recipe.tokenizer.vocabulary_size)
@@ -278,30 +284,62 @@ def load_state(model: Model, target: Tree) -> Tree:
 def load_params(model: Model, shapes: Tree) -> Tree:
     """The parameters of a model, by the shapes, types and shardings of `shapes`; no optimizer state is read.
 
-    Of a model with an adapter, those of its base with the adapter merged into them.
+    Of a model with an adapter, those of its base with the adapter merged into them. If its base was quantized, that is
+    the base that it was trained with.
+
+    Args:
+        shapes: a `Quantized` is made of the matrix when that is read, one matrix at a time.
     """
+    if any(map(is_quantized, jax.tree.leaves(shapes, is_leaf=is_quantized))):
+        return _quantized(model, shapes)
     if model.adapter is None:
         return _restored(model, shapes)
-    adapters = load_adapter(model, shapes)
+    adapters, kind = load_adapter(model, shapes), model.adapter.quantize_base
     # In float32 until they are merged: a sum that is rounded twice would be another model than the exported one.
-    params = load_params(model.base, _in_float32(shapes, adapters))
+    wanted = _in_float32(shapes, adapters)
+    wanted = quantized.each_matrix(wanted, lambda leaf, axis: _float32(leaf)) if kind else wanted
+    params = load_params(model.base, wanted)
     leaves = jax.tree.leaves(shapes)
     with jax.set_mesh(leaves[0].sharding.mesh):
-        return _merge(params, adapters, model.adapter.scale, tuple(leaf.dtype for leaf in leaves))
+        return _merge(params, adapters, model.adapter.scale, kind, tuple(leaf.dtype for leaf in leaves))
 
 
-@partial(jax.jit, static_argnums=(2, 3), donate_argnums=0)
-def _merge(params: Tree, adapters: Tree, scale: float, dtypes: tuple) -> Tree:
-    leaves, structure = jax.tree.flatten(merge(params, adapters, scale))
+@partial(jax.jit, static_argnums=(2, 3, 4), donate_argnums=0)
+def _merge(params: Tree, adapters: Tree, scale: float, kind: str, dtypes: tuple) -> Tree:
+    leaves, structure = jax.tree.flatten(merge(quantized.rounded(params, kind), adapters, scale))
     return structure.unflatten(leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True))
+
+
+def _quantized(model: Model, shapes: Tree) -> Tree:
+    """The parameters, of which some are quantized. One whole matrix at a time is in memory, before all else is."""
+    wanted = tensors.flat(shapes)
+    matrices = {name: target for name, target in wanted.items() if is_quantized(target)}
+    # Of the numbers in the checkpoint, whatever the type of the matmuls is: then the codes are always the same.
+    types = {name: leaf.dtype for name, leaf in tensors.flat(stored(model)).items()} if model.adapter is None else {}
+    found = {}
+    for name, target in matrices.items():
+        sharding = target.codes.sharding
+        whole = jax.ShapeDtypeStruct(target.shape, types.get(name, jax.numpy.float32), sharding=sharding)
+        array = tensors.flat(load_params(model, tensors.nested({name: whole})))[name]
+        with jax.set_mesh(sharding.mesh):
+            found[name] = jax.block_until_ready(_quantize(array, target.kind, target.axis))
+    others = {name: target for name, target in wanted.items() if name not in matrices}
+    found |= tensors.flat(load_params(model, tensors.nested(others)))
+    return tensors.nested({name: found[name] for name in wanted})
+
+
+_quantize = jax.jit(quantized.quantized, static_argnums=(1, 2))
 
 
 def _in_float32(shapes: Tree, adapters: Tree) -> Tree:
     """The shapes, with float32 where an adapter is beside a matrix."""
     if NAME in adapters:
-        leaf = shapes["weight"]
-        return shapes | {"weight": jax.ShapeDtypeStruct(leaf.shape, jax.numpy.float32, sharding=leaf.sharding)}
+        return shapes | {"weight": _float32(shapes["weight"])}
     return shapes | {key: _in_float32(shapes[key], below) for key, below in adapters.items()}
+
+
+def _float32(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, jax.numpy.float32, sharding=leaf.sharding)
 
 
 def load_adapter(model: Model, shapes: Tree) -> Tree:

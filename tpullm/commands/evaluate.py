@@ -87,11 +87,12 @@ def _questions(recipe: Recipe, base: Session, tuned: Session) -> dict:
         for name in stage.conversations:
             # A casual answer is a matter of style, and later stages may change it on purpose.
             if name in examples.BUILT_IN and name != "tenki_casual":
-                _, held_out = examples.questions(name, stage.held_out_fraction, recipe.seed)
+                learned, held_out = examples.questions(name, stage.held_out_fraction, recipe.seed)
                 # A base that was never tuned to talk has no chat template: it is asked in that of the tuned model.
                 asked = base if base.tokenizer.has_template else dataclasses.replace(base, tokenizer=tuned.tokenizer)
                 with questions.judge(name) as right:
-                    return questions.asked(asked, tuned, held_out[: recipe.evaluate.questions or None], right)
+                    held_out = held_out[: recipe.evaluate.questions or None]
+                    return questions.asked(asked, tuned, held_out, learned, right)
     return {}
 
 
@@ -210,6 +211,7 @@ def _print(results: dict) -> None:
             f"{right:.1%} / {results['base']['accuracy']:.1%} of {count} held-out questions",
         )
         for kind, found in results["kinds"].items() if len(results["kinds"]) > 1 else ():
-            table.add_row(f"  {kind}", f"{found['tuned']:.1%} / {found['base']:.1%} of {found['questions']}")
+            shares = f"{found['tuned']:.1%} / {found['base']:.1%} of {found['questions']}"
+            table.add_row(f"  {kind}", f"{shares}; the commonest answer {found['guess']:.1%}")
     console().print(table)
     say(f"evaluate: {results['seconds']['evaluate']} s")

@@ -60,8 +60,9 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
     adapter, begins = _adapter(settings.adapter, architecture, f"{where}.adapter")
+    trained = Architecture(model, adapter)
     if adapter:
-        check_adapter(Architecture(model, adapter), f"{where}.adapter")
+        check_adapter(trained, mesh, f"{where}.adapter")
     stage, inputs = run / name, tuning_inputs(recipe, run, name)
     if is_finished(stage, inputs):
         return say(f"{name}: finished, skipped")
@@ -69,7 +70,7 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     rows, size = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length)
     evaluations = held_out_batches(recipe, run, *size, config.evaluate_rows, rows)
     dtype = compute_dtype(config.compute)
-    placed = architecture.placed(mesh, dtype if adapter else None)
+    placed = trained.frozen(trained.at_rest(mesh, dtype)) if adapter else architecture.placed(mesh)
     load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
     more = {"load": load, "adapter": adapter, "begins": begins, "before": before if adapter else None}
     job = partial(Job, stage, model, seed=recipe.seed, mesh=mesh, bytes_per_token=tokenizer.bytes_per_token(), **more)
@@ -77,7 +78,7 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     if settings.prompts:
         prompts, held_out = prompts_of(recipe, name, tokenizer, model.context_length)
         _check_room(prompts, settings, where)
-        options = (settings.policy, config, tokenizer, Architecture(model, adapter), mesh, dtype, recipe.seed)
+        options = (settings.policy, config, tokenizer, trained, mesh, dtype, recipe.seed)
         stream = PromptStream(prompts, settings.policy.prompts, recipe.seed, settings.policy.updates)
         changed = {"chat_template.jinja": tokenizer.template} if settings.chat_template else {}
         with contextlib.ExitStack() as closing:
@@ -135,7 +136,7 @@ def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) ->
     found, arrays = adapters.read(storage.local_copy(folder), shapes, layers)
     if settings.rank not in (0, found.rank):
         raise UserError(f"{where}.rank: is {settings.rank}, and that of {folder} is {found.rank}; leave it out")
-    kept = {"b_learning_rate": settings.b_learning_rate, "start": settings.start}
+    kept = {key: getattr(settings, key) for key in ("b_learning_rate", "quantize_base", "start")}
     return dataclasses.replace(found, **kept), tensors.nested(arrays)
 
 

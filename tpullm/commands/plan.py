@@ -20,7 +20,8 @@ COMPILED = 3  # of the best plans of a search
 
 
 def add_arguments(parser) -> None:
-    """The options of `tpullm plan`. `--topology` is a key of the recipe; here it takes several names or `local`."""
+    """The options of `tpullm plan`. `--topology` is a key of the recipe; here it takes several names, also `local`."""
+    parser.add_argument("--stage", default="", help="the training to plan: pretrain, or a stage of finetune; the first")
     parser.add_argument("--slices", type=int, default=0, help="the number of slices of each topology, along mesh.data")
     parser.add_argument(
         "--search",
@@ -73,19 +74,25 @@ def _plans(recipe: Recipe, run: Path, arguments) -> list:
     plans = []
     for name in names:
         own, name = on_slices(recipe, name, arguments.slices)
-        plan = make_plan(own, model, name, prices, arguments.interruptions, arguments.search, arguments.restart)
-        plans.append(_proven(plan) if arguments.compile and name != "local" else plan)
+        asked = prices, arguments.interruptions, arguments.search, arguments.restart, arguments.stage
+        plan = make_plan(own, model, name, *asked)
+        on_tpu = isinstance(plan.chosen.setting.topology, slices.Topology)
+        plans.append(_proven(plan, arguments.stage, model) if arguments.compile and on_tpu else plan)
     return plans
 
 
-def _proven(plan):
+def _proven(plan, stage: str, model):
     """The plan with what the compiler said; the estimated plan alone if there is no compiler."""
     from tpullm.planning.plans import with_proofs
     from tpullm.planning.proof import prove
 
     best = plan.found.best[:COMPILED] if plan.found else (plan.chosen,)
     try:
-        proofs = [(one, prove(one.changed(plan.recipe), one.setting.topology, say)) for one in best]
+        proofs = []
+        for one in best:
+            changed = one.changed(plan.recipe)
+            own = model.trained_as(changed.model)
+            proofs.append((one, prove(changed, one.setting.topology, say, stage, own)))
     except UserError as error:
         say(f"not compiled: {error}")
         return plan

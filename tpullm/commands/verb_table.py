@@ -98,7 +98,7 @@ VERBS = {
     "plan": Verb(
         "memory, speed and cost of a recipe on TPUs, before you rent them",
         ("8b", "8b --topology v5e:16x16,v6e:16x16,v5p:4x4x8 --search"),
-        keys=("run", "name", "topology", "mesh", "base", "tokenizer.vocabulary_size", "pretrain", "model"),
+        keys=("run", "name", "topology", "mesh", "base", "tokenizer.vocabulary_size", "pretrain", "finetune", "model"),
         adds="add_arguments",
     ),
     "pretrain": Verb(

@@ -119,11 +119,19 @@ CHIPS = {
             "ct5p-", {"ct5p-hightpu-4t": (4, 208, 448)}, (*_PARTS_OF_A_CUBE[1:], *_CUBES), _IMAGE
         ),
     ),
-    # Of these, only the published peak is used.
+    # Of this one, only the published peak is used.
     "v7": Chip(("TPU v7",), 2307e12),
-    "h100": Chip(("NVIDIA H100 80GB HBM3",), 989e12),
-    "h200": Chip(("NVIDIA H200",), 989e12),
+    # GPUs, planned as one card. Of the memory JAX takes three quarters (XLA_PYTHON_CLIENT_MEM_FRACTION); the figures of
+    # peak, memory and bandwidth are NVIDIA's, the efficiencies are those of `planning/this_machine.py`: guesses.
+    "h100": Chip(("NVIDIA H100 80GB HBM3",), 989e12, memory_gib=80, hbm_bytes=0.75 * 80e9, hbm_bandwidth=3350e9),
+    "h200": Chip(("NVIDIA H200",), 989e12, memory_gib=141, hbm_bytes=0.75 * 141e9, hbm_bandwidth=4800e9),
 }
+
+
+def card(name: str) -> Chip | None:
+    """The GPU of that name, if enough of it is known to plan with; None otherwise."""
+    found = CHIPS.get(name)
+    return found if found and not found.slices and found.hbm_bandwidth else None
 
 
 def of_kind(device_kind: str) -> Chip:

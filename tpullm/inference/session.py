@@ -1,7 +1,7 @@
 """A trained model that is ready for use: its tokenizer, and its parameters on the devices."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from tpullm.checkpoint import models
 from tpullm.errors import UserError
 from tpullm.huggingface import adapters, reading, tensors, weight_files
 from tpullm.mesh.layout import mesh_in_use
+from tpullm.model import quantized
 from tpullm.model.adapter import NAME
 from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import ModelConfig
@@ -66,6 +67,20 @@ class Session:
     talks: bool = False
     model: models.Model | None = None
     base: "Session | None" = None
+    _quantized: dict[str, "Session"] = field(default_factory=dict, repr=False)
+
+    def quantized(self, kind: str) -> "Session":
+        """The same checkpoint with its matrices quantized, in memory once.
+
+        Args:
+            kind: of `model.quantized`; "" is as they are.
+        """
+        if kind and kind not in self._quantized:
+            wanted = quantized.targets(targets(self.architecture, self.mesh, self.dtype), kind)
+            with jax.set_mesh(self.mesh):
+                params = models.load_params(self.model, wanted)
+            self._quantized[kind] = replace(self, params=params, _quantized={})
+        return self._quantized[kind] if kind else self
 
     @cached_property
     def layers(self) -> list[list[jax.Array]]:
@@ -88,8 +103,8 @@ def _unstacked(architecture: Architecture, params: Tree) -> list[list[jax.Array]
 
 def _beside(layers: list[list[jax.Array]], architecture: Architecture, params: Tree) -> list[list[jax.Array]]:
     """The parameters of each layer with those of its adapters between them, in the order of `unstacked`."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(architecture.shapes["layers"])]
-    of_adapter = [any(entry.key == NAME for entry in path) for path in paths]
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params["layers"])]
+    of_adapter = [jax.tree_util.DictKey(NAME) in path for path in paths]
     stacked = jax.tree.leaves(architecture.trained(params))
     small = jax.jit(lambda leaves: [[leaf[n] for leaf in leaves] for n in range(len(layers))])(stacked)
     turns = [(iter(of_base), iter(of_layer)) for of_base, of_layer in zip(layers, small, strict=True)]
@@ -147,7 +162,8 @@ def load_each(model: str, adapters: list[str]) -> dict[str, Session]:
 
 
 def with_adapter(session: Session, adapter: str | Path) -> Session:
-    """The model with an adapter beside its parameters. However many adapters there are, it is in memory once.
+    """The model with an adapter beside its parameters. However many adapters there are, it is in memory once, and once
+    more as their quantized base, if they were trained with one.
 
     Args:
         adapter: a stage or a checkpoint that holds an adapter, or a folder in the format of PEFT.
@@ -183,8 +199,8 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
             model.talks(tokenizer),
         )
     architecture = Architecture(session.architecture.config, config)
-    params = architecture.whole(found, session.params)
-    base = session.base or session
+    base = (session.base or session).quantized(config.quantize_base)
+    params = architecture.whole(found, base.params)
     return Session(tokenizer, architecture, params, session.mesh, session.dtype, talks, session.model, base)
 
 

@@ -16,6 +16,7 @@ from tpullm.mesh.collectives import all_gather
 from tpullm.mesh.layout import RULES
 from tpullm.model.experts.moe import Experts
 from tpullm.model.linear import Linear, matmul, parameter, small
+from tpullm.model.quantized import Quantized, dequantized
 from tpullm.recipe.schema import AdapterConfig
 
 Tree = Any
@@ -44,7 +45,7 @@ class LowRank(nnx.Module):
         self.magnitude = parameter(rngs, outputs, small(self.axes_b[1:]), None) if lengths else None
         self.scale, self.reduce_dtype = config.scale, linear.reduce_dtype
 
-    def __call__(self, subscripts: str, x: jax.Array, out: jax.Array, out_spec, weight: jax.Array) -> jax.Array:
+    def __call__(self, subscripts: str, x: jax.Array, out: jax.Array, out_spec, weight) -> jax.Array:
         """What becomes of `out`, the product of `x` and `weight` by `subscripts`."""
         operands, result = subscripts.split("->")
         left, right = operands.split(",")
@@ -71,8 +72,9 @@ def adapted(module: nnx.Module, config: AdapterConfig | None, rngs: nnx.Rngs) ->
     return module
 
 
-def lengths(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+def lengths(weight: jax.Array | Quantized, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
     """The length of each column of `weight + scale a b`, over the inputs, float32."""
+    weight = dequantized(weight)
     total = jnp.square(_sum(weight, a, b, scale))
     return jnp.sqrt(jnp.sum(total, axis=tuple(range(_stacked(weight, a, b), a.ndim - 1))))
 

@@ -14,6 +14,7 @@ from tpullm.mesh.collectives import all_gather, reduce_gradient
 from tpullm.mesh.layout import RULES, mesh_axes
 from tpullm.model.memory_layout import row_major_on_cpu
 from tpullm.model.platform import matmul_dtype
+from tpullm.model.quantized import Quantized, gathered, is_quantized
 from tpullm.recipe.schema import ModelConfig
 
 
@@ -71,7 +72,9 @@ class Layout:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def matmul(subscripts: str, axes: tuple[str, ...], reduce_dtype: str, out_spec, x: jax.Array, weight: jax.Array):
+def matmul(
+    subscripts: str, axes: tuple[str, ...], reduce_dtype: str, out_spec, x: jax.Array, weight: jax.Array | Quantized
+):
     """`x` times a parameter, which is all-gathered in the type of `x`; its gradient is sharded like the parameter.
 
     The gradients are written by hand, for two reasons. The weight's gradient is reduced by a reduce-scatter (see
@@ -84,22 +87,25 @@ def matmul(subscripts: str, axes: tuple[str, ...], reduce_dtype: str, out_spec, 
         axes: logical axes of the parameter.
         reduce_dtype: type in which the devices' gradients are summed: `float32`, or `compute`, that of `x`.
     """
-    return einsum(subscripts, x, all_gather(weight, *axes, dtype=x.dtype), out_spec)
+    return einsum(subscripts, x, gathered(weight, *axes, dtype=x.dtype), out_spec)
 
 
 def _matmul_forward(subscripts, axes, reduce_dtype, out_spec, x, weight):
     """Keeps `x` only if the gradient of the weight is wanted: that of a frozen weight is not."""
-    out = matmul(subscripts, axes, reduce_dtype, out_spec, x.value, weight.value)
-    layout = Layout(jax.typeof(x.value).sharding.spec)
-    return out, (x.value if weight.perturbed else None, weight.value, layout)
+    parameter = jax.tree.map(lambda part: part.value, weight)
+    out = matmul(subscripts, axes, reduce_dtype, out_spec, x.value, parameter)
+    layout, wanted = Layout(jax.typeof(x.value).sharding.spec), any(part.perturbed for part in jax.tree.leaves(weight))
+    return out, (x.value if wanted else None, parameter, layout)
 
 
 def _matmul_backward(subscripts, axes, reduce_dtype, out_spec, saved, cotangent):
     x, weight, layout = saved
     operands, out = subscripts.split("->")
     left, right = operands.split(",")
-    gathered = all_gather(weight, *axes, dtype=cotangent.dtype)
-    dx = einsum(f"{out},{right}->{left}", cotangent, gathered, layout.spec)
+    if is_quantized(weight):  # otherwise the compiler could keep what the forward pass has made of it
+        weight, cotangent = jax.lax.optimization_barrier((weight, cotangent))
+    whole = gathered(weight, *axes, dtype=cotangent.dtype)
+    dx = einsum(f"{out},{right}->{left}", cotangent, whole, layout.spec)
     if x is None:
         return dx, None
     turned = "".join(

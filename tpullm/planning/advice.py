@@ -36,17 +36,21 @@ def advise(candidate: Candidate) -> Advice | None:
     kinds, limit = candidate.memory.kinds, candidate.setting.device.hbm_bytes
     largest = max(kinds, key=kinds.get)
     tried = [
-        (key, assessed(setting, resting(setting.model, setting.optimizer)))
+        (key, assessed(setting, resting(setting.model, setting.optimizer, setting.adapter)))
         for key, setting in _changes(candidate.setting)
     ]
     fitting = [(key, found) for key, found in tried if found.estimate]
-    best = min(fitting, key=lambda pair: (not _resumes(pair[0]), -pair[1].estimate.tokens_per_second), default=None)
+    best = min(
+        fitting,
+        key=lambda pair: (not _resumes(pair[0], candidate.setting.key), -pair[1].estimate.tokens_per_second),
+        default=None,
+    )
     return Advice(candidate.memory.peak - limit, largest, kinds[largest], best[0] if best else "")
 
 
-def _resumes(change: str) -> bool:
-    """Whether a change leaves the result as it is, up to rounding."""
-    dotted = change.split(":")[0]
+def _resumes(change: str, key: str) -> bool:
+    """Whether a change leaves the result as it is, up to rounding. Every training has the keys of `pretrain`."""
+    dotted = change.split(":")[0].replace(key, "pretrain")
     keys = {section.dotted(key): key for section in sections(Recipe) for key in section.keys}
     return keys[dotted].changes.resumes
 
@@ -58,11 +62,11 @@ def _changes(setting: Setting) -> Iterator[tuple[str, Setting]]:
     rows = setting.rows // setting.along("data", "fsdp", "expert")
     for parts in divisors(rows):
         if parts > setting.accumulation:
-            yield f"pretrain.accumulation: {parts}", dataclasses.replace(setting, accumulation=parts)
+            yield f"{setting.key}.accumulation: {parts}", dataclasses.replace(setting, accumulation=parts)
     length = setting.length // setting.along("sequence")
     for count in divisors(length):
         if count > setting.chunks:
-            yield f"pretrain.loss_chunks: {count}", dataclasses.replace(setting, loss_chunks=count)
+            yield f"{setting.key}.loss_chunks: {count}", dataclasses.replace(setting, loss_chunks=count)
     for sizes in meshes(setting):
         if setting.rows // setting.accumulation % (sizes[0] * sizes[1] * sizes[2]) == 0:
             changed = dataclasses.replace(setting, sizes=sizes)
@@ -71,7 +75,10 @@ def _changes(setting: Setting) -> Iterator[tuple[str, Setting]]:
         own = {"moments": "float32"} if value == "adafactor" else {}
         optimizer = dataclasses.replace(setting.optimizer, **own | {key: value})
         if setting.optimizer.kind != "adafactor":
-            yield f"pretrain.optimizer.{key}: {value}", dataclasses.replace(setting, optimizer=optimizer)
+            yield f"{setting.key}.optimizer.{key}: {value}", dataclasses.replace(setting, optimizer=optimizer)
     least = setting.along("data", "fsdp", "expert") * setting.accumulation
     for parts in divisors(setting.rows // least)[1:] if setting.rows % least == 0 else []:
-        yield f"pretrain.batch_size: {setting.rows // parts}", dataclasses.replace(setting, rows=setting.rows // parts)
+        yield (
+            f"{setting.key}.batch_size: {setting.rows // parts}",
+            dataclasses.replace(setting, rows=setting.rows // parts),
+        )

@@ -16,17 +16,24 @@ from pathlib import Path
 
 from tpullm.errors import UserError
 from tpullm.hardware.slices import Topology
-from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 
 
 @dataclass(frozen=True)
 class Job:
-    """A step to compile, on a mesh over a topology."""
+    """A step to compile, on a mesh over a topology.
+
+    Args:
+        adapter: what is trained beside the parameters of the model; None trains them all.
+        key: of `config` in the recipe.
+    """
 
     model: ModelConfig
     config: TrainConfig
     mesh: dict[str, int]
     topology: Topology
+    adapter: AdapterConfig | None = None
+    key: str = "pretrain"
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def _compile(job: Job) -> Executable:
     start, mesh = time.monotonic(), compiler_mesh(job.mesh, job.topology)
     text, peak, limit, evaluation = "", 0, 0, 0
     try:
-        executable = compiled(job.model, job.config, mesh)
+        executable = compiled(job.model, job.config, mesh, job.adapter)
         text, memory = executable.as_text(), executable.memory_analysis()
         peak = memory.peak_memory_in_bytes
         if memory.host_temp_size_in_bytes:  # the peak includes it; all allocations are a little more than the true peak
@@ -119,7 +126,8 @@ def _evaluation_bytes(job: Job, mesh) -> int:
     from tpullm.planning.program import TooLarge, compiled
 
     try:
-        return compiled(job.model, job.config, mesh, evaluation=True).memory_analysis().peak_memory_in_bytes
+        program = compiled(job.model, job.config, mesh, job.adapter, evaluation=True)
+        return program.memory_analysis().peak_memory_in_bytes
     except TooLarge as error:
         return error.needed_bytes
 

@@ -28,9 +28,10 @@ class Memory(NamedTuple):
 
 def memory(setting: Setting, rests: Resting) -> Memory:
     """The memory of a device at the worst moment of a step."""
-    parameters = of_device(rests.parameters, setting.sizes)
+    parameters, frozen = of_device(rests.parameters, setting.sizes), of_device(rests.frozen, setting.sizes)
     state = {"parameters": parameters, "optimizer": of_device(rests.optimizer, setting.sizes)}
-    # Layers are cast once, outside of the loop over layers.
+    state |= {"frozen parameters": frozen} if setting.adapter else {}
+    # Layers are cast once, outside of the loop over layers; frozen ones are in the type of the matmuls, or quantized.
     kept = {"kept activations": _kept(setting), "cast parameters": 2 * _cast(setting), "program": PROGRAM}
     # Offloaded activations of one layer. The backward pass fetches the next layer's while it uses this layer's.
     layer = 2.0 * setting.offloaded * setting.tokens / setting.along("tensor")
@@ -46,7 +47,9 @@ def memory(setting: Setting, rests: Resting) -> Memory:
 
 
 def _cast(setting: Setting) -> float:
-    """Elements of all layers' matrices on one device."""
+    """Elements of all layers' matrices on one device that are trained."""
+    if setting.adapter:
+        return setting.model.layers * setting.adapter_parameters / setting.along("fsdp", "expert")
     return setting.model.layers * setting.layer_parameters / setting.along("fsdp")
 
 
@@ -86,6 +89,8 @@ def _everything(setting: Setting) -> float:
 def _tables(setting: Setting) -> dict[str, float]:
     """Before the loss: the gathered table, its transpose, the embedding table, and the zeros of the gradient."""
     table, hidden = setting.table, 4.0 * setting.tokens * setting.model.width
+    if setting.adapter:
+        return {"table": 2 * _gathered(setting) * setting.tables, "hidden states": hidden}
     return {"table": 2 * (setting.tables + 1) * table, "gradient of the table": 4 * table, "hidden states": hidden}
 
 
@@ -94,7 +99,14 @@ def _loss(setting: Setting) -> dict[str, float]:
     model, table = setting.model, setting.table
     scores = 4 * setting.tokens * model.vocabulary_size / setting.along("tensor") / setting.chunks
     hidden = 6.0 * setting.tokens * model.width
+    if setting.adapter:
+        return {"table": 2 * _gathered(setting), "scores": scores, "hidden states": hidden}
     return {"table": 2 * table, "gradient of the table": 4 * table, "scores": scores, "hidden states": hidden}
+
+
+def _gathered(setting: Setting) -> float:
+    """Elements of a frozen table's copy, whole along `fsdp`; one device alone needs none."""
+    return setting.table if setting.along("fsdp") > 1 else 0
 
 
 def _backward(setting: Setting) -> dict[str, float]:
@@ -102,7 +114,7 @@ def _backward(setting: Setting) -> dict[str, float]:
 
     The compiler keeps the table's gradient until the end.
     """
-    table = setting.gradient * setting.table
+    table = 0 if setting.adapter else setting.gradient * setting.table
     moments = [_mixture(setting)] if setting.model.experts else [_feed_forward(setting), _in_attention(setting)]
     return {"gradient of the table": table} | max(moments, key=lambda moment: sum(moment.values()))
 

@@ -3,7 +3,9 @@
 import shutil
 
 from tpullm.hardware.chips import PRICES_DATE
+from tpullm.hardware.slices import Topology
 from tpullm.log import moment
+from tpullm.planning.planned_stage import stage_named, stage_of
 from tpullm.planning.plans import Plan
 from tpullm.planning.search import Candidate, why_behind
 from tpullm.report.units import compact
@@ -71,8 +73,9 @@ def aligned(rows: list[tuple[str, ...]]) -> str:
 
 
 def _head(plan: Plan) -> str:
-    topology, run, config = plan.chosen.setting.topology, plan.run, plan.recipe.pretrain
-    what = f"{topology.chips:,} {'device' if topology.generation == 'local' else 'chip'}{'s' * (topology.chips > 1)}"
+    topology, run = plan.chosen.setting.topology, plan.run
+    config = stage_of(plan.recipe, stage_named(plan.chosen.setting.key)).config
+    what = f"{topology.chips:,} {'chip' if isinstance(topology, Topology) else 'device'}{'s' * (topology.chips > 1)}"
     tokens = f"{run.steps:,} steps of {config.batch_size * config.sequence_length:,} tokens"
     # 0 is the platform's choice
     keys = ", ".join(f"{key} {value}" for key, value in plan.chosen.keys().items() if value)

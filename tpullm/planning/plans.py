@@ -9,11 +9,12 @@ from tpullm.hardware import slices as topologies
 from tpullm.hardware.slices import Topology
 from tpullm.planning.advice import Advice, advise
 from tpullm.planning.economics import Run, prices_of, whole_run
+from tpullm.planning.planned_stage import Stage, stage_of
 from tpullm.planning.proof import Proof
 from tpullm.planning.search import Candidate, Found, assessed, search, why_behind
 from tpullm.planning.setting import Setting, setting_of
 from tpullm.planning.state_bytes import resting
-from tpullm.planning.this_machine import local_setting
+from tpullm.planning.this_machine import gpu_setting, local_setting
 from tpullm.recipe.schema import ModelConfig, Recipe
 
 VERSION = 1  # of the JSON; it grows when a key is removed or changes its meaning
@@ -63,27 +64,30 @@ def make_plan(
     hours_between: float = 0.0,
     searched: bool = False,
     restart_seconds: float = 0.0,
+    stage: str = "",
 ) -> Plan:
-    """The plan of a recipe's pretraining.
+    """The plan of a training of a recipe.
 
     Args:
         model: of the recipe, resolved.
-        name: of the topology, or `local`.
+        name: of the topology, `local`, or one GPU such as `h100`.
         prices: given prices, such as `v5e=0.9`.
         hours_between: mean time between interruptions; 0 if there are none.
         searched: take the best way to run it, instead of the recipe's.
         restart_seconds: from an interruption until a step is computed; 0 is the usual.
+        stage: of `planned_stage.stage_of`.
 
     Raises:
-        UserError: no such topology, or the recipe does not fit it (its mesh, its rows, a size of its model).
+        UserError: no such topology or stage, or the recipe does not fit it (its mesh, its rows, a size of its model).
     """
-    setting = _checked(recipe, model, name)
-    rests = resting(model, setting.optimizer)
+    planned = stage_of(recipe, stage)
+    setting = _checked(recipe, planned, model, name)
+    rests = resting(model, setting.optimizer, setting.adapter)
     found = search(setting) if searched else None
     chosen = found.best[0] if found and found.best else assessed(setting, rests)
     prices = prices_of(setting.topology.generation, list(prices))
-    size = resting(model, chosen.setting.optimizer).total()
-    run = whole_run(recipe.pretrain, chosen.setting, chosen.time, size, prices, hours_between, restart_seconds)
+    size = resting(model, chosen.setting.optimizer, setting.adapter).total()
+    run = whole_run(planned.config, chosen.setting, chosen.time, size, prices, hours_between, restart_seconds)
     return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found)
 
 
@@ -106,27 +110,34 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
     )
 
 
-def _checked(recipe: Recipe, model: ModelConfig, name: str) -> Setting:
+def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Setting:
     from tpullm.mesh.layout import planned_mesh
     from tpullm.planning.program import absent_mesh
-    from tpullm.training.mesh_fit import check_fits
+    from tpullm.training.mesh_fit import check_adapter, check_fits
     from tpullm.training.state import Architecture
 
     if name == "local":
-        setting = local_setting(model, recipe.pretrain, recipe.mesh)
+        setting = local_setting(model, stage.config, recipe.mesh, stage.adapter, stage.key)
+    elif one := gpu_setting(name, model, stage.config, recipe.mesh, stage.adapter, stage.key):
+        setting = one
     else:
-        setting = setting_of(model, recipe.pretrain, recipe.mesh, topologies.parse(name))
+        slices = topologies.parse(name)
+        setting = setting_of(model, stage.config, recipe.mesh, slices, adapter=stage.adapter, key=stage.key)
     chips, slices = setting.topology.chips, setting.topology.slices
     if setting.sizes[0] % slices:
         raise UserError(f"mesh.data: {setting.sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
-    mesh = planned_mesh(recipe.mesh, chips) if name == "local" else absent_mesh(recipe.mesh, setting.topology)
-    check_fits(Architecture(model), recipe.pretrain, model.vocabulary_size, mesh, "pretrain", bool(recipe.base))
+    here = not isinstance(setting.topology, Topology)
+    mesh = planned_mesh(recipe.mesh, chips) if here else absent_mesh(recipe.mesh, setting.topology)
+    architecture = Architecture(model, stage.adapter)
+    check_fits(architecture, stage.config, model.vocabulary_size, mesh, stage.key, bool(recipe.base))
+    if stage.adapter:
+        check_adapter(architecture, mesh, f"finetune.{stage.name}.adapter")
     return setting
 
 
 def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
     """The recipe and the topology with that many slices, which share the rows along `data`; 0 changes neither."""
-    if not slices or name == "local":
+    if not slices or ":" not in name:
         return recipe, name
     one = topologies.parse(name)
     whole = str(Topology(one.generation, one.shape, slices))

@@ -21,7 +21,7 @@ from tpullm.hardware.slices import Topology
 from tpullm.mesh.axes import AXES, axis_sizes
 from tpullm.mesh.layout import EXPLICIT, arrange_devices, named_sharding, planned_mesh
 from tpullm.model.platform import compute_dtype
-from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.training.evaluation import make_evaluation
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, abstract
@@ -70,22 +70,34 @@ def _quiet() -> Iterator[None]:
 
 
 def traced(
-    model: ModelConfig, config: TrainConfig, mesh: Mesh | AbstractMesh, evaluation: bool = False
+    model: ModelConfig,
+    config: TrainConfig,
+    mesh: Mesh | AbstractMesh,
+    adapter: AdapterConfig | None = None,
+    evaluation: bool = False,
 ) -> jax.stages.Lowered:
-    """The step of a training on `mesh`, or the evaluation of a batch, lowered for its platform."""
+    """The step of a training on `mesh`, or the evaluation of a batch, lowered for its platform.
+
+    Args:
+        adapter: what is trained, if not the parameters of the model.
+    """
     # A kernel's text names its source files. Their paths are cut, so that the hash does not depend on the installation.
     jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/(site|dist)-packages/")
-    architecture = Architecture(model)
+    architecture = Architecture(model, adapter)
     used = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
     with used(mesh), _without_warnings():
-        optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes)
-        state, dtype = abstract(architecture, optimizer, mesh), compute_dtype(config.compute)
-        program, first = make_step(architecture, optimizer, config, dtype, seed=0), state
+        dtype, axes = compute_dtype(config.compute), architecture.trained(architecture.axes)
+        optimizer = make_optimizer(config.optimizer, config.steps, axes, dtype, architecture.adapter)
+        state, batch = abstract(architecture, optimizer, mesh), abstract_batch(config, mesh)
+        frozen = architecture.frozen(architecture.at_rest(mesh, dtype))
         if evaluation:
             program = make_evaluation(architecture, dtype, config.accumulation, config.loss_chunks)
-            first = state["params"]
+            arguments = architecture.whole(state["params"], frozen), batch
+        else:
+            program = make_step(architecture, optimizer, config, dtype, seed=0)
+            arguments = (state, batch, frozen) if frozen else (state, batch)
         platform = mesh.abstract_mesh.abstract_device.platform
-        return program.trace(first, abstract_batch(config, mesh)).lower(lowering_platforms=(platform,))
+        return program.trace(*arguments).lower(lowering_platforms=(platform,))
 
 
 def abstract_batch(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Batch:
@@ -95,13 +107,19 @@ def abstract_batch(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Batch:
     return Batch(*[of(jnp.int32)] * 4, of(jnp.float32))
 
 
-def compiled(model: ModelConfig, config: TrainConfig, mesh: Mesh, evaluation: bool = False) -> Any:
+def compiled(
+    model: ModelConfig,
+    config: TrainConfig,
+    mesh: Mesh,
+    adapter: AdapterConfig | None = None,
+    evaluation: bool = False,
+) -> Any:
     """The executable of the step, or of the evaluation, with `memory_analysis()` and `as_text()`.
 
     Raises:
         TooLarge: it does not fit the memory.
     """
-    lowered = traced(model, config, mesh, evaluation)
+    lowered = traced(model, config, mesh, adapter, evaluation)
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:

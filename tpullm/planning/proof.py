@@ -23,13 +23,14 @@ from tpullm.model.platform import compiler_options
 from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
 from tpullm.planning.fingerprint import fingerprint
+from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.program import absent_mesh, traced
 from tpullm.planning.schedule import Item, Torus, schedule
 from tpullm.planning.setting import setting_of
 from tpullm.planning.state_bytes import of_device, resting
 from tpullm.planning.step_parts import part_of
 from tpullm.process.compile_cache import shrink
-from tpullm.recipe.schema import Recipe
+from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.storage import cache_folder, make_private
 from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
@@ -75,7 +76,7 @@ class Proof:
         peak_bytes: peak memory of one device in a step, or the memory that a refused program would need.
         evaluation_bytes: peak memory of one device in an evaluation, the optimizer's state included; 0 if the step does
             not fit.
-        state_bytes: memory of the parameters and the optimizer's state, which are part of the peak.
+        state_bytes: memory of all parameters and of the optimizer's state, which are part of the peak.
         tokens: of one step, all devices together.
         step_seconds: predicted time of a step.
         seconds: the same by part (`attention`, `feed-forward`, `loss`, `optimizer`, ..., `waiting` for collectives).
@@ -116,18 +117,26 @@ class Proof:
         return cls(**dict(fields) | lists)
 
 
-def prove(recipe: Recipe, topology: Topology, tell: Callable[[str], None] = lambda line: None) -> Proof:
+def prove(
+    recipe: Recipe,
+    topology: Topology,
+    tell: Callable[[str], None] = lambda line: None,
+    stage: str = "",
+    model: ModelConfig | None = None,
+) -> Proof:
     """Compile the step of a recipe for a topology in another process, or read the result of an earlier compilation.
 
     Args:
-        recipe: its `mesh`, `model` and `pretrain` are used; its own `topology` is not.
+        recipe: its `mesh`, `model` and training are used; its own `topology` is not.
         tell: gets a log line when a compilation begins, and one with its seconds when it ends.
+        stage: of `planned_stage.stage_of`.
+        model: resolved, if it is not that of the recipe alone.
 
     Raises:
         UserError: the recipe does not fit the mesh, or the TPU compiler is missing or was killed.
     """
     versions = compiler_versions()
-    job = job_of(recipe, topology)
+    job = job_of(recipe, topology, stage, model)
     program = program_hash(job, versions)
     path, name = cached_at(program), f"{recipe.name} for {topology}"
     if why := make_private(path.parent):
@@ -141,13 +150,17 @@ def prove(recipe: Recipe, topology: Topology, tell: Callable[[str], None] = lamb
     return _proof(recipe.name, job, program, versions, executable)
 
 
-def job_of(recipe: Recipe, topology: Topology) -> Job:
-    """The step of a recipe's pretraining, to be compiled; `UserError` if it does not fit the mesh."""
-    model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
+def job_of(recipe: Recipe, topology: Topology, stage: str = "", model: ModelConfig | None = None) -> Job:
+    """The step of a recipe's training, to be compiled; `UserError` if it does not fit the mesh.
+
+    Args:
+        stage, model: as of `prove`.
+    """
+    model, planned = model or recipe.model.resolved(recipe.tokenizer.vocabulary_size), stage_of(recipe, stage)
     if not model.vocabulary_size:
         raise UserError("tokenizer.vocabulary_size: 0 is known only after tokenizing; give a number to plan with")
-    job = Job(model, recipe.pretrain, dict(recipe.mesh), topology)
-    check_fits(Architecture(model), job.config, model.vocabulary_size, _absent(job), "pretrain")
+    job = Job(model, planned.config, dict(recipe.mesh), topology, planned.adapter, planned.key)
+    check_fits(Architecture(model), job.config, model.vocabulary_size, _absent(job), job.key, bool(recipe.base))
     return job
 
 
@@ -157,7 +170,8 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
     with TRACING:
-        programs = [fingerprint(traced(job.model, job.config, mesh, evaluation=it).as_text()) for it in (False, True)]
+        both = [traced(job.model, job.config, mesh, job.adapter, evaluation) for evaluation in (False, True)]
+        programs = [fingerprint(lowered.as_text()) for lowered in both]
     told = [*programs, str(job.topology), sorted(options.items())]
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 
@@ -181,8 +195,8 @@ def _absent(job: Job) -> AbstractMesh:
 
 def _proof(name: str, job: Job, program: str, versions: dict[str, str], executable: Executable) -> Proof:
     sizes = axis_sizes(job.mesh, job.topology.chips)
-    rests = resting(job.model, job.config.optimizer)
-    parameters, optimizer = (of_device(kind, sizes) for kind in (rests.parameters, rests.optimizer))
+    rests = resting(job.model, job.config.optimizer, job.adapter)
+    parameters, optimizer = (of_device(kind, sizes) for kind in (rests.parameters + rests.frozen, rests.optimizer))
     limit = executable.limit_bytes or round(job.topology.chip.hbm_bytes)
     evaluation = executable.evaluation_bytes and executable.evaluation_bytes + round(optimizer)
     if evaluation > limit:  # then it is what needs the most: the step fits
@@ -212,7 +226,7 @@ def _proof(name: str, job: Job, program: str, versions: dict[str, str], executab
 def look_at(job: Job, executable: Executable) -> Look:
     """The program with its schedule, and what is expected of it."""
     torus = Torus(job.topology, executable.places)
-    setting = setting_of(job.model, job.config, job.mesh, job.topology)
+    setting = setting_of(job.model, job.config, job.mesh, job.topology, adapter=job.adapter, key=job.key)
     data, *others = setting.sizes
     within = dict(zip(AXES, (data // job.topology.slices, *others), strict=True))  # the program of one slice
     return Look(
@@ -277,16 +291,21 @@ def _refusal(job: Job, executable: Executable, state_bytes: int, limit_bytes: in
 
 
 def _key_for_state(job: Job) -> str:
-    optimizer = job.config.optimizer
+    optimizer, adapter = job.config.optimizer, job.adapter
+    if adapter:
+        key = job.key.replace(".train", ".adapter.quantize_base")
+        return (
+            "take more chips (topology)" if adapter.quantize_base == "nf4" else f"set {key} to nf4, or take more chips"
+        )
     if optimizer.kind != "adafactor" and optimizer.moments == "float32":
-        return "set pretrain.optimizer.moments to bfloat16, or take more chips"
+        return f"set {job.key}.optimizer.moments to bfloat16, or take more chips"
     return "take more chips (topology)"
 
 
 def _key_for_activations(job: Job) -> str:
-    setting = setting_of(job.model, job.config, job.mesh, job.topology)
+    setting = setting_of(job.model, job.config, job.mesh, job.topology, adapter=job.adapter, key=job.key)
     if setting.rows // setting.accumulation // setting.along("data", "fsdp", "expert") > 1:
-        return f"set pretrain.accumulation to {2 * job.config.accumulation}"
+        return f"set {job.key}.accumulation to {2 * job.config.accumulation}"
     if job.model.remat != "full":
         return "set model.remat to full"
     return "give mesh.sequence or mesh.tensor more devices, or take more chips"

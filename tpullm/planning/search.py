@@ -15,6 +15,7 @@ from tpullm.log import moment
 from tpullm.mesh.axes import AXES, written
 from tpullm.planning.estimate import Estimate, estimate
 from tpullm.planning.memory import Memory, memory
+from tpullm.planning.planned_stage import stage_named, stage_of
 from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
 from tpullm.planning.state_bytes import Resting, resting
 from tpullm.recipe.schema import Recipe
@@ -51,23 +52,25 @@ class Candidate:
             "mesh": written(self.mesh),
             "model.remat": self.setting.remat,
             "model.attention_block": self.setting.attention_block,
-            "pretrain.accumulation": self.setting.accumulation,
-            "pretrain.loss_chunks": self.setting.loss_chunks,
-            "pretrain.optimizer.moments": self.setting.optimizer.moments,
+            f"{self.setting.key}.accumulation": self.setting.accumulation,
+            f"{self.setting.key}.loss_chunks": self.setting.loss_chunks,
+            f"{self.setting.key}.optimizer.moments": self.setting.optimizer.moments,
         }
 
     def changed(self, recipe: Recipe) -> Recipe:
         """The recipe with these keys."""
         setting = self.setting
+        stage = stage_of(recipe, stage_named(setting.key))
         config = dataclasses.replace(
-            recipe.pretrain,
+            stage.config,
             accumulation=setting.accumulation,
             loss_chunks=setting.loss_chunks,
             optimizer=setting.optimizer,
             batch_size=setting.rows,
         )
         model = dataclasses.replace(recipe.model, remat=setting.remat, attention_block=setting.attention_block)
-        return dataclasses.replace(recipe, mesh=self.mesh, model=model, pretrain=config, topology=str(setting.topology))
+        recipe = dataclasses.replace(recipe, mesh=self.mesh, model=model, topology=str(setting.topology))
+        return stage.changed(recipe, config)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def search(base: Setting, most: int = 10) -> Found:
     """The fastest ways to run a training that fit the memory of its slice."""
     began, screened, fitting = time.perf_counter(), 0, []
     for start in _with_moments(base):
-        rests = resting(start.model, start.optimizer)
+        rests = resting(start.model, start.optimizer, start.adapter)
         for setting in settings(start):
             candidate, screened = assessed(setting, rests), screened + 1
             if candidate.estimate:

@@ -10,7 +10,8 @@ from tpullm.mesh.axes import AXES, axis_sizes
 from tpullm.mesh.layout import RULES
 from tpullm.model.attention.kernels import splash_block, splash_fits
 from tpullm.model.experts.exchange import round_capacity
-from tpullm.recipe.schema import ModelConfig, OptimizerConfig, TrainConfig
+from tpullm.model.quantized import BLOCK
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, OptimizerConfig, TrainConfig
 from tpullm.training.losses import CHUNK, CHUNK_ON_CPU
 
 PLACES = {axis: n for n, axis in enumerate(AXES)}
@@ -81,6 +82,8 @@ class Setting:
         padding: rows that experts multiply, per row that was routed to them.
         offloaded: numbers of a token and a layer that go to the host's memory and back.
         habits: of the program.
+        adapter: what is trained beside the parameters of the model, which are frozen; None trains them all.
+        key: of the training in the recipe.
     """
 
     model: ModelConfig
@@ -99,6 +102,8 @@ class Setting:
     padding: float = 1.0
     offloaded: int = 0
     habits: Habits = OURS
+    adapter: AdapterConfig | None = None
+    key: str = "pretrain"
 
     def along(self, *axes: str) -> int:
         """The product of the sizes of these mesh axes."""
@@ -164,6 +169,35 @@ class Setting:
         return round_capacity(rows, worst, devices, self.device.ragged_exchange) / rows
 
     @property
+    def code_bytes(self) -> float:
+        """Bytes of a matrix's number on the links: of a quantized one, its code and its share of a scale."""
+        kind = self.adapter.quantize_base if self.adapter else ""
+        return {"": 2, "nf4": 0.5}.get(kind, 1) + (4 / BLOCK if kind else 0)
+
+    @property
+    def adapter_parameters(self) -> float:
+        """Elements of the adapter's matrices of one layer."""
+        return self.adapter.rank * sum(inputs + outputs for inputs, outputs in self.targets) if self.adapter else 0.0
+
+    @property
+    def targets(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of the matrices of one layer that have an adapter."""
+        model, N, K = self.model, self.model.heads * self.model.head_width, self.model.kv_heads * self.model.head_width
+        attention = {
+            "query": (model.width, N),
+            "key": (model.width, K),
+            "value": (model.width, K),
+            "out": (N, model.width),
+        }
+        up, down = (model.width, model.mlp_width), (model.mlp_width, model.width)
+        mlp = {"gate": up, "down": down} | ({"up": up} if model.gated else {})
+        of_experts = [
+            (name, size) for name, size in mlp.items() for _ in range(model.experts + model.shared_experts or 1)
+        ]
+        wanted = self.adapter.targets if self.adapter else ()
+        return [size for name, size in (*attention.items(), *of_experts) if name in wanted]
+
+    @property
     def table(self) -> float:
         """Elements of one embedding table, on a device that has gathered it."""
         return self.model.vocabulary_size * self.model.width / self.along("tensor")
@@ -216,12 +250,20 @@ def mlp_parameters(model: ModelConfig) -> int:
 
 
 def setting_of(
-    model: ModelConfig, config: TrainConfig, mesh: Mapping[str, int], topology: Topology, device: Chip | None = None
+    model: ModelConfig,
+    config: TrainConfig,
+    mesh: Mapping[str, int],
+    topology: Topology,
+    device: Chip | None = None,
+    adapter: AdapterConfig | None = None,
+    key: str = "pretrain",
 ) -> Setting:
-    """The setting of a training as `pretrain` would run it.
+    """The setting of a training as `pretrain` or `finetune` would run it.
 
     Args:
         device: if it is not the topology's chip.
+        adapter: of a stage of tuning, if its rank is not 0.
+        key: of `config` in the recipe.
 
     Raises:
         UserError: the mesh does not fit the topology.
@@ -238,6 +280,8 @@ def setting_of(
         loss_chunks=config.loss_chunks,
         gradient=4 if model.gradients == "float32" else 2,
         optimizer=config.optimizer,
+        adapter=adapter if adapter and adapter.rank else None,
+        key=key,
     )
     return with_remat(made, model.remat)
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import jax
+import jax.numpy as jnp
 
 from tpullm.mesh.layout import mesh_axes, planned_mesh
 from tpullm.planning.setting import PLACES
-from tpullm.recipe.schema import ModelConfig, OptimizerConfig
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, OptimizerConfig
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, abstract
 
@@ -24,15 +25,17 @@ class Resting:
     """Bytes of the whole state, by the mesh axes that split them.
 
     Args:
-        parameters: of the model.
+        parameters: that are trained: of the model, or of its adapter.
         optimizer: its state.
+        frozen: the parameters beside an adapter.
     """
 
     parameters: Whole
     optimizer: Whole
+    frozen: Whole = ()
 
     def total(self) -> int:
-        """Bytes of the whole state: the size of a checkpoint."""
+        """Bytes of what is trained: the size of a checkpoint."""
         return sum(size for _, size in self.parameters + self.optimizer)
 
 
@@ -47,21 +50,23 @@ def of_device(whole: Whole, sizes: tuple[int, ...]) -> float:
 
 
 @lru_cache(maxsize=64)
-def resting(model: ModelConfig, optimizer: OptimizerConfig) -> Resting:
-    """The state of a training of this model."""
-    architecture, mesh = _architecture(model), planned_mesh({}, 1)
-    state = abstract(architecture, make_optimizer(optimizer, 1000, architecture.axes), mesh)
-    return Resting(_whole(state["params"]), _whole(state["optimizer"]))
+def resting(model: ModelConfig, optimizer: OptimizerConfig, adapter: AdapterConfig | None = None) -> Resting:
+    """The state of a training of this model, or of an adapter beside it."""
+    architecture, mesh = _architecture(model, adapter), planned_mesh({}, 1)
+    made = make_optimizer(optimizer, 1000, architecture.trained(architecture.axes), adapter=architecture.adapter)
+    state = abstract(architecture, made, mesh)
+    frozen = architecture.frozen(architecture.at_rest(mesh, jnp.dtype("bfloat16")))
+    return Resting(_whole(state["params"]), _whole(state["optimizer"]), _whole(frozen))
 
 
 @lru_cache(maxsize=8)
-def _architecture(model: ModelConfig) -> Architecture:
-    return Architecture(model)
+def _architecture(model: ModelConfig, adapter: AdapterConfig | None) -> Architecture:
+    return Architecture(model, adapter)
 
 
 def _whole(tree) -> Whole:
     found = Counter()
     for leaf in jax.tree.leaves(tree):
-        axes = mesh_axes(leaf.sharding.spec, range(min(leaf.ndim, len(leaf.sharding.spec))))
+        axes = mesh_axes(leaf.sharding.spec, range(min(len(leaf.shape), len(leaf.sharding.spec))))
         found[axes] += math.prod(leaf.shape) * leaf.dtype.itemsize
     return tuple(found.items())

@@ -41,16 +41,17 @@ def work(setting: Setting) -> dict[str, Part]:
     """The parts of a step: forward and backward pass, recomputation, and the update."""
     times = setting.accumulation * setting.model.layers
     once, again = _layer(setting), recomputed(setting)
+    passes = 2 if setting.adapter else 3  # a frozen matrix has no gradient
     parts = {
-        "attention": _scaled(_sum(once["qkv"], once["out"]), 3 * times),
+        "attention": _scaled(_sum(once["qkv"], once["out"]), passes * times),
         "attention kernel": Part(kernel_seconds=times * (once["scores"].kernel_seconds + backward(setting))),
-        "experts" if setting.model.experts else "feed-forward": _scaled(_sum(once["up"], once["down"]), 3 * times),
+        "experts" if setting.model.experts else "feed-forward": _scaled(_sum(once["up"], once["down"]), passes * times),
         "loss": _output(setting),
         "recomputed": _scaled(_sum(*(once[name] for name in again), Part()), times),
         "norms and activations": Part(moved_bytes=times * _element_wise(setting)),
         "optimizer": Part(flops=_muon_flops(setting), moved_bytes=_update_bytes(setting)),
     }
-    return parts
+    return parts | ({"adapter": _scaled(_adapter(setting), times)} if setting.adapter else {})
 
 
 def recomputed(setting: Setting) -> tuple[str, ...]:
@@ -63,7 +64,8 @@ def useful_flops(setting: Setting) -> float:
     """FLOPs of a device's share of a step for the MFU: without recomputation, with half of the scores."""
     from tpullm.model.count import training_flops_per_token
 
-    return training_flops_per_token(setting.model, setting.length) * setting.global_tokens / setting.topology.chips
+    each = training_flops_per_token(setting.model, setting.length, frozen=setting.adapter is not None)
+    return each * setting.global_tokens / setting.topology.chips
 
 
 def _layer(setting: Setting) -> dict[str, Part]:
@@ -106,9 +108,31 @@ def _output(setting: Setting) -> Part:
     """
     model, M = setting.model, setting.tokens
     V = model.vocabulary_size / setting.along("tensor")
+    if setting.adapter:  # the table is frozen
+        two = _scaled(_matmul(M, model.width, V), 2)
+        return _scaled(two._replace(moved_bytes=two.moved_bytes + 16 * M * V), setting.accumulation)
     three = _scaled(_matmul(M, model.width, V), 3)
     again = 12 * (setting.chunks - 1) * model.width * V * setting.device.hbm_efficiency
     return _scaled(three._replace(moved_bytes=three.moved_bytes + 16 * M * V + again), setting.accumulation)
+
+
+def _adapter(setting: Setting) -> Part:
+    """The adapter's matmuls of one layer, which wait for memory: each reads what its matrix reads, and adds to what
+    that writes. Forward, recomputed, and twice in the backward pass.
+
+    Then the numbers of a quantized base: its codes are read and what they stand for is written, in each pass.
+    """
+    model, M, rank = setting.model, setting.tokens, setting.adapter.rank
+    passes = 3 + bool(setting.recompute)
+    rows = M * (model.experts_per_token + model.shared_experts if model.experts else 1)
+    share = (model.experts + model.shared_experts) or 1
+    low = [_matmul(rows, inputs, rank) for inputs, _ in setting.targets]
+    high = [_matmul(rows, rank, outputs)._replace(moved_bytes=4 * rows * outputs) for _, outputs in setting.targets]
+    matmuls = _scaled(_sum(*low, *high), passes / share / setting.along("tensor"))
+    if not setting.adapter.quantize_base:
+        return matmuls
+    written = (setting.code_bytes + 2) * setting.layer_parameters * (2 + bool(setting.recompute))
+    return matmuls._replace(moved_bytes=matmuls.moved_bytes + written)
 
 
 def _element_wise(setting: Setting) -> float:
@@ -135,13 +159,15 @@ def _update_bytes(setting: Setting) -> float:
     gradient."""
     layers = setting.model.layers * setting.layer_parameters
     parameters = (layers + setting.tables * setting.table) / setting.along("fsdp")
+    if setting.adapter:
+        parameters = setting.model.layers * setting.adapter_parameters / setting.along("fsdp", "expert")
     accumulated = 12 * (setting.accumulation - 1)
     return parameters * (UPDATE[setting.optimizer.kind, setting.optimizer.moments] + accumulated)
 
 
 def _muon_flops(setting: Setting) -> float:
     """FLOPs of Muon: five steps of three matmuls for each hidden matrix; the devices of a slice share the matrices."""
-    if setting.optimizer.kind != "muon":
+    if setting.optimizer.kind != "muon" or setting.adapter:
         return 0.0
     model = setting.model
     D, NH, KH, F = model.width, model.heads * model.head_width, model.kv_heads * model.head_width, model.mlp_width

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.hardware.chip import Chip
-from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.chips import CHIPS, card
 from tpullm.hardware.peak_flops import fastest, peak
 from tpullm.hardware.slices import Topology
 from tpullm.model.attention.kernels import query_block
@@ -19,7 +19,7 @@ from tpullm.planning.economics import RESTART_SECONDS, whole_run
 from tpullm.planning.estimate import estimate
 from tpullm.planning.setting import CPU, OURS, Setting, setting_of
 from tpullm.planning.state_bytes import resting
-from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 
 # What a CPU reaches of its measured peak and bandwidth: fitted to the quickstart, 12 M and 50 M on two idle cores of a
 # Xeon with AMX (1,660 GFLOP/s, 27.7 GB/s; benchmarks/predict.py --fit). Seven other models came within 20 % there. An
@@ -50,6 +50,7 @@ class Machine:
         chips: number of devices of all hosts.
         hbm_bytes: memory of one device.
         device_kind: JAX's name of one device.
+        generation: `local`, or a GPU of `CHIPS` that this machine need not have.
     """
 
     chips: int
@@ -68,7 +69,23 @@ class Machine:
         return {}
 
     def __str__(self) -> str:
-        return "local"
+        return self.generation
+
+
+def gpu_setting(
+    name: str,
+    model: ModelConfig,
+    config: TrainConfig,
+    mesh: dict[str, int],
+    adapter: AdapterConfig | None = None,
+    key: str = "pretrain",
+) -> Setting | None:
+    """The setting of a training on one GPU, as of `setting_of`; None if `name` is no GPU with known figures."""
+    chip = card(name)
+    if chip is None:
+        return None
+    one = Machine(1, round(chip.hbm_bytes), chip.device_kinds[0], name)
+    return setting_of(model, config, mesh, one, replace(chip, **GPU_REACHES), adapter, key)
 
 
 def machine() -> Machine:
@@ -101,15 +118,21 @@ def _copies() -> float:
     return 2 * COPIED / fastest(lambda: add(x, x).block_until_ready()).seconds
 
 
-def local_setting(model: ModelConfig, config: TrainConfig, mesh: dict[str, int]) -> Setting:
-    """The setting of a training on this machine.
+def local_setting(
+    model: ModelConfig,
+    config: TrainConfig,
+    mesh: dict[str, int],
+    adapter: AdapterConfig | None = None,
+    key: str = "pretrain",
+) -> Setting:
+    """The setting of a training on this machine, as of `setting_of`.
 
     Raises:
         UserError: the mesh does not fit its devices.
     """
     device = measured(compute_dtype(config.compute).name)
     habits = replace(CPU, block=query_block(config.sequence_length)) if jax.default_backend() == "cpu" else OURS
-    return replace(setting_of(model, config, mesh, machine(), device), habits=habits)
+    return replace(setting_of(model, config, mesh, machine(), device, adapter, key), habits=habits)
 
 
 def setting_here(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Setting:

@@ -43,7 +43,10 @@ def _parameters(setting: Setting) -> list[Transfer]:
     size, model, times = setting.along("fsdp"), setting.model, setting.accumulation
     numbers = times * (model.layers * setting.layer_parameters + setting.table * (1 if model.tied_embeddings else 1.5))
     share = (size - 1) / size
-    gathered = 2 * numbers * 2 * share
+    codes = times * model.layers * setting.layer_parameters * (2 - setting.code_bytes)  # fewer bytes than in bfloat16
+    gathered = 2 * (numbers * 2 - codes) * share
+    if setting.adapter:  # only its small matrices have gradients
+        numbers = times * model.layers * setting.adapter_parameters
     summed = setting.habits.sums * numbers * setting.gradient * share
     hops = 2 * times * model.layers * 2
     gathers_wait, sums_wait = stops(setting)
@@ -58,7 +61,7 @@ def _parameters(setting: Setting) -> list[Transfer]:
         rest = 2 * numbers / setting.along("fsdp") * setting.gradient * (size - 1) / size
         found.append(_transfer(setting, axis, "sums of gradients", rest, hops, True))
     # `expert` splits the experts; its devices hold all other parameters alike.
-    others = numbers - times * model.layers * setting.mlp_parameters * bool(model.experts)
+    others = numbers - times * model.layers * setting.mlp_parameters * bool(model.experts and not setting.adapter)
     size = setting.along("expert")
     rest = 2 * others / setting.along("fsdp") * setting.gradient * (size - 1) / size
     return [*found, _transfer(setting, "expert", "sums of gradients", rest, hops, True)]
@@ -133,6 +136,8 @@ def _slices(setting: Setting) -> list[Transfer]:
         return []
     layers = model.layers * setting.layer_parameters
     numbers = setting.accumulation * (layers + setting.tables * setting.table) / setting.along("fsdp")
+    if setting.adapter:
+        numbers = setting.accumulation * model.layers * setting.adapter_parameters / setting.along("fsdp")
     received = 2 * numbers * setting.habits.crossing * (slices - 1) / slices
     seconds = received / (setting.device.dcn_bandwidth * setting.device.dcn_efficiency)
     return [Transfer("slices", "sums of gradients", received, seconds, waits=True)]

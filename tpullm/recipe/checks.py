@@ -5,7 +5,7 @@ import difflib
 import re
 
 from tpullm.errors import UserError
-from tpullm.hardware import slices
+from tpullm.hardware import chips, slices
 from tpullm.mesh.axes import check_sizes
 from tpullm.recipe.schema import ALONE, ATTENTION_BLOCKS, ModelConfig, PolicyConfig, Recipe, TrainConfig, TuningConfig
 
@@ -101,8 +101,8 @@ def check(recipe: Recipe) -> Recipe:
     """Refuse what no run could do; `UserError` names the key."""
     _check_values(recipe, "")
     _check_ranges(recipe)
-    for name in slices.names(recipe.topology):  # several are for `plan`, which also takes `local`
-        if name != "local":
+    for name in slices.names(recipe.topology):  # several are for `plan`, which also takes `local` and a GPU
+        if name != "local" and not chips.card(name):
             slices.parse(name)
     check_sizes(recipe.mesh)
     _require(
@@ -227,6 +227,10 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         near = difflib.get_close_matches(target, MATRICES, 1)
         meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(MATRICES)}"
         _require(target in MATRICES, f"{where}.adapter.targets: no matrix is named {target}; {meant}")
+    _require(
+        not settings.adapter.quantize_base or settings.adapter.rank > 0 or bool(settings.adapter.start),
+        f"{where}.adapter.quantize_base: parameters that are trained can't be quantized; set {where}.adapter.rank",
+    )
     _require(
         not settings.adapter.rank or bool(settings.adapter.targets),
         f"{where}.adapter.targets: names no matrix, so nothing would be trained; name some of {', '.join(MATRICES)}",

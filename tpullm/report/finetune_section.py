@@ -25,8 +25,23 @@ def finetune(data: RunData) -> Markup | None:
         "A pretrained model continues a text. It does not know that a question wants an answer. Fine-tuning shows it "
         "conversations, and only the words of the assistant count in the loss."
     )
-    parts = [*_accuracies(data), *_answers(text, answers), *_charts(data), *_kept(data)]
+    parts = [*_stages(data), *_accuracies(data), *_answers(text, answers), *_charts(data), *_kept(data)]
     return section("finetune", text("Fine-tune"), paragraph(said), *parts, number=5)
+
+
+def _stages(data: RunData) -> list[Markup]:
+    """What each stage reads, and in which shares, if one of them reads documents."""
+    text, rows = data.language, []
+    for name in data.tuned:
+        config = find(data.manifests, name, "inputs", "config") or {}
+        documents = numbers(config.get("documents"))
+        examples = {"conversations": text("conversations"), "preferences": text("preferences")}
+        rest = 1 - sum(documents.values())
+        shares = {what: rest for key, what in examples.items() if config.get(key)} | documents
+        rows.append((name, ", ".join(f"{what} {percent(share)}" for what, share in shares.items()), bool(documents)))
+    if not any(row[2] for row in rows):
+        return []
+    return [table((text("stage"), text("what it reads")), [row[:2] for row in rows], left=2)]
 
 
 def _accuracies(data: RunData) -> list[Markup]:
@@ -51,16 +66,31 @@ def _accuracies(data: RunData) -> list[Markup]:
 
 
 def _kinds(data: RunData) -> list[Markup]:
-    """The shares of right answers by the kind of question, if there are several."""
+    """The shares of right answers by the kind of question, if there are several, and that of a guess beside them."""
     text, kinds = data.language, data.results.get("kinds") or {}
     if len(kinds) < 2:
         return []
-    header = (text("kind of question"), text("before tuning"), text("after tuning"), text("questions"))
+    shares = {
+        "base": text("before tuning"),
+        "tuned": text("after tuning"),
+        "guess": text("always the commonest answer"),
+    }
+    shown = {
+        key: name for key, name in shares.items() if any(number(found, key) is not None for found in kinds.values())
+    }
     rows = [
-        (kind, percent(found["base"]), percent(found["tuned"]), count(found["questions"]))
+        (kind, *(_percent(number(found, key)) for key in shown), count(number(found, "questions") or 0))
         for kind, found in kinds.items()
     ]
-    return [table(header, rows)]
+    said = text(
+        "Right answers by the kind of question. A share near that of the commonest answer, or of a choice by lot, is "
+        "no knowledge."
+    )
+    return [paragraph(said), table((text("kind of question"), *shown.values(), text("questions")), rows)]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else percent(share)
 
 
 def _answers(text: Language, answers: list[dict[str, Any]]) -> list[Markup]:
@@ -137,5 +167,8 @@ def _kept(data: RunData) -> list[Markup]:
         (source, *(three_decimals(column[source]) if source in column else "" for column in columns))
         for source in before
     ]
-    said = text("Tuning may cost a model what it knew. Bits a byte on held-out text, after each stage:")
+    said = text(
+        "Bits a byte on held-out text, after each stage: less on what the stage reads, often more on what it does not. "
+        "The model forgets."
+    )
     return [paragraph(said), table(("", text("before tuning"), *stages), rows)]

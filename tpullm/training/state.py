@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpullm.mesh.layout import RULES, unstacked_axes
+from tpullm.model import quantized
 from tpullm.model.adapter import NAME
 from tpullm.model.transformer import Transformer
 from tpullm.recipe.schema import AdapterConfig, ModelConfig
@@ -87,6 +88,16 @@ class Architecture:
             return jax.ShapeDtypeStruct(leaf.shape, matrices if cast else leaf.dtype, sharding=sharding)
 
         return jax.tree.map(place, self.shapes, self.shardings(mesh), self.axes)
+
+    def at_rest(self, mesh: Mesh, dtype: jnp.dtype) -> Tree:
+        """The same in a training: beside an adapter, matrices are in the type of the matmuls, or quantized.
+
+        Args:
+            dtype: of the matmuls.
+        """
+        if self.adapter is None:
+            return self.placed(mesh)
+        return quantized.targets(self.placed(mesh, dtype), self.adapter.quantize_base)
 
 
 def _axes(variable: nnx.Param) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import QUICK_TO_COMPILE, ROOT
 from tests.training.small import mesh
 from tpullm.training.optimizer.muon import COEFFICIENTS, STEPS, orthogonalized, scale_by_muon
 
@@ -121,7 +121,8 @@ def test_an_update_is_as_long_as_adamws():
 def test_matrices_move_whole_and_are_gathered_nowhere():
     """All-to-all there and back. Only results that were split along `sequence` are all-gathered."""
     meshes = {"both": {"fsdp": 4, "tensor": 2}, "shared": {"fsdp": 2, "sequence": 4}}
-    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    devices = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+    flags = os.environ | {"XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", MOVES, json.dumps(meshes)]
     done = subprocess.run(command, env=flags, cwd=ROOT, check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == {"both": ["all-to-all"], "shared": ["all-to-all", "all-gather"]}

@@ -40,6 +40,7 @@ MOST = 2000  # questions of a kind
 WORDS_OF_A_SENTENCE = range(8, 41)
 SENTENCE = re.compile(r"(?<=[.;])\s+|\n\s*\n")
 DEMAND = re.compile(r"\b(must|shall|may not|required to|provided that)\b", re.IGNORECASE)
+LETTERS = "ABCD"  # of the licences to choose from
 EXCLUSIVE_WORDS = 6  # runs of so many words of a demand are in no other licence
 SAME_BEGINNING = 6  # words
 # Words that do not tell a licence from others.
@@ -176,7 +177,9 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 def _demands(licences: Sequence[Licence], every: Sequence[Licence]) -> Iterator[Question]:
-    """Which of four licences has a demand: one for each licence. No run of six words of it is in another licence."""
+    """Which of four licences has a demand: its letter. One for each licence; no run of six words of the demand is in
+    another licence. Most demands are not in the beginnings of the texts, so a model of `FACTS` can only guess.
+    """
     runs = [np.unique(_runs(licence.text)) for licence in every]
     values, counts = np.unique(np.concatenate(runs), return_counts=True)
     exclusive = values[counts == 1]
@@ -185,10 +188,10 @@ def _demands(licences: Sequence[Licence], every: Sequence[Licence]) -> Iterator[
         sentence = next((text for text in demands if _all_in(_runs(text), exclusive)), None)
         if sentence:
             names = [licence.name, *_others(licence, licences)]
-            listed = "\n".join(f"- {name}" for name in sorted(names, key=lambda name: place(f"{sentence} {name}")))
-            yield Question(
-                f"Which of these licences says “{sentence}”?\n{listed}", (licence.name,), "demand", licence.name
-            )
+            names.sort(key=lambda name: place(f"{sentence} {name}"))
+            listed = "\n".join(f"{letter}. {name}" for letter, name in zip(LETTERS, names, strict=False))
+            asked = f"Which of these licences says “{sentence}”?\n{listed}\nAnswer with the letter."
+            yield Question(asked, (LETTERS[names.index(licence.name)],), "demand", licence.name)
 
 
 def _runs(text: str) -> np.ndarray:

@@ -30,7 +30,10 @@ QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True)
 class Term:
-    """A term: its identifier, name, definition ("" if it has none), exact synonyms, and identifiers of its parents."""
+    """A term: its identifier, name, definition ("" if it has none), exact synonyms, and identifiers of its parents.
+
+    A synonym is not the name itself, which `hp.obo` has as a layperson's word.
+    """
 
     identifier: str
     name: str
@@ -50,7 +53,8 @@ def read(path: Path) -> dict[str, Term]:
             fields.setdefault(key, []).append(value)
         if kind == "Term" and "is_obsolete" not in fields:
             [identifier], [name] = fields["id"], fields["name"]
-            synonyms = tuple(_quoted(value) for value in fields.get("synonym", ()) if '" EXACT' in value)
+            exact = [_quoted(value) for value in fields.get("synonym", ()) if '" EXACT' in value]
+            synonyms = tuple(synonym for synonym in exact if synonym.lower() != name.lower())  # 1 term in 18 has one
             parents = tuple(value.split()[0] for value in fields.get("is_a", ()))
             definition = _quoted(fields["def"][0]) if "def" in fields else ""
             terms[identifier] = Term(identifier, name, definition, synonyms, parents)

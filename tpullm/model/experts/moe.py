@@ -32,6 +32,7 @@ from tpullm.model.experts.pairs import Pairs, combine, dispatch, sort_by_expert
 from tpullm.model.linear import Linear, parameter, small
 from tpullm.model.mlp import MLP, activated
 from tpullm.model.platform import matmul_dtype
+from tpullm.model.quantized import Quantized, gathered_local, is_quantized
 from tpullm.model.residual import residual_scale
 from tpullm.recipe.schema import ModelConfig
 
@@ -57,7 +58,7 @@ class Part(NamedTuple):
     `bias`: `[E, outputs]`; `adapter`: `[E, inputs, R]` and `[E, R, outputs]`, whose product is added to the weight.
     """
 
-    weight: jax.Array
+    weight: jax.Array | Quantized
     bias: jax.Array | None
     adapter: tuple[jax.Array, jax.Array] | None = None
 
@@ -79,7 +80,9 @@ class Experts(nnx.Module):
         If gradients are reduced in float32, weight and bias stay in float32, and so do their gradients.
         """
         dtype = jnp.dtype("float32") if self.reduce_dtype == "float32" else dtype
-        weight = jax.reshard(self.weight[...].astype(dtype), RULES.spec("experts", *self.axes))
+        weight = self.weight[...]
+        if not is_quantized(weight):
+            weight = jax.reshard(weight.astype(dtype), RULES.spec("experts", *self.axes))
         bias, beside, adapter = None, None, self.adapter
         if self.bias is not None:
             experts = None if self.bias_axes == ("width",) else "experts"
@@ -288,6 +291,9 @@ def _all_gather_part(part: Part, axes, dtype) -> Part:
     if adapter is not None:
         each = zip(adapter, ((axes[0], "rank"), ("rank", axes[1])), strict=True)
         adapter = tuple(_all_gather_weight(axes, dtype, of.dtype, of) for of, axes in each)
+    if is_quantized(weight):
+        own = jax.tree.map(lambda part: varying(part, *_replicas(axes)), weight)
+        return Part(gathered_local(own, "experts", *axes, dtype=dtype), bias, adapter)
     return Part(_all_gather_weight(axes, dtype, weight.dtype, weight), bias, adapter)
 
 

@@ -22,6 +22,9 @@ class AdapterConfig:
             down; and router.
         b_learning_rate: learning rate of the second matrix, as a multiple of that of the first. LoRA+ (Hayou et al.
             2024) has 16.
+        quantize_base: keep the matrices of attention and MLP, which are not trained, in 8 or 4 bits. QLoRA (Dettmers et
+            al. 2023). In blocks of 64 with a scale each: whole numbers (`int8`), `fp8` (e4m3), or `nf4`, which has 4
+            bits.
         start: an adapter to go on with: a folder in the format of PEFT. Its rank, scale, kind and targets are used.
     """
 
@@ -31,6 +34,7 @@ class AdapterConfig:
     magnitude: bool = False
     targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")
     b_learning_rate: float = 1.0
+    quantize_base: Literal["", "int8", "fp8", "nf4"] = ""
     start: str = ""
 
     @property

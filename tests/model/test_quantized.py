@@ -1,0 +1,149 @@
+"""Quantized matrices: the codes of bitsandbytes, and a base that computes what its own numbers compute.
+
+`bitsandbytes.npz` was recorded with bitsandbytes 0.50.2 on a CPU, of `[outputs, inputs]` with one block of zeros:
+`quantize_4bit(weight, blocksize=64, quant_type="nf4")` and `int8_vectorwise_quant(weight.reshape(-1, 64))`.
+"""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.training.small import CONFIG, SPREAD, batch, mesh
+from tpullm.mesh.layout import planned_mesh
+from tpullm.model import quantized
+from tpullm.model.adapter import with_lengths
+from tpullm.recipe.parsing import load
+from tpullm.recipe.schema import AdapterConfig
+from tpullm.training.state import Architecture
+from tpullm.training.step import batch_loss
+
+F32 = jnp.dtype("float32")
+ONE_LAYER = dataclasses.replace(CONFIG, layers=1)
+RECORDED = dict(np.load(Path(__file__).with_name("bitsandbytes.npz")))
+
+
+def of_recorded(kind):
+    """Codes, scales and numbers `[outputs, inputs]` of the recorded weight."""
+    with jax.set_mesh(mesh()):
+        weight = jax.device_put(RECORDED["weight"].T, jax.NamedSharding(mesh(), jax.P(None, None)))
+        found = jax.jit(quantized.quantized, static_argnums=(1, 2))(weight, kind, -2)
+        numbers = quantized.dequantized(found)
+    return *(np.asarray(array).T for array in (found.codes, found.scales)), np.asarray(numbers).T
+
+
+def test_nf4_is_that_of_bitsandbytes():
+    codes, scales, numbers = of_recorded("nf4")
+    blocks = codes.reshape(16, 2, 32)
+    np.testing.assert_array_equal(np.concatenate([blocks & 15, blocks >> 4], 2).reshape(16, 128), RECORDED["nf4"])
+    np.testing.assert_array_equal(scales, RECORDED["scales"])
+    np.testing.assert_array_equal(numbers, RECORDED["nf4_values"])
+
+
+def test_int8_is_that_of_bitsandbytes():
+    codes, scales, numbers = of_recorded("int8")
+    np.testing.assert_array_equal(codes, RECORDED["int8"])
+    np.testing.assert_allclose(scales, RECORDED["int8_largest"] / 127, rtol=2e-7)  # rounded once or twice
+    np.testing.assert_array_equal(numbers, codes * np.repeat(scales, 64, axis=1))
+
+
+def test_fp8_is_that_of_ml_dtypes():
+    codes, scales, numbers = of_recorded("fp8")
+    weight = RECORDED["weight"].astype(np.float32).reshape(16, 2, 64)
+    wanted = np.abs(weight).max(axis=2) * np.float32(1 / 448)
+    np.testing.assert_array_equal(scales, wanted)
+    divided = weight / np.where(wanted > 0, wanted, 1)[..., None]
+    np.testing.assert_array_equal(codes, divided.astype(ml_dtypes.float8_e4m3fn).reshape(16, 128))
+    # Three bits after the first: half of the last is a sixteenth of the number, or of the smallest normal one, 2^-6.
+    error = np.abs(numbers - weight.reshape(16, 128)).reshape(16, 2, 64)
+    assert (error <= np.maximum(np.abs(weight) / 16, wanted[..., None] * 2**-10) * (1 + 1e-6)).all()
+
+
+def quantize(tree, kind):
+    return quantized.each_matrix(tree, lambda matrix, axis: quantized.quantized(matrix, kind, axis))
+
+
+@functools.cache
+def made(adapter, config):
+    """An architecture, the parameters of its base, quantized, the same as numbers, and adapters that are not fresh."""
+    architecture = Architecture(config, adapter)
+    with jax.set_mesh(mesh()):
+
+        @jax.jit
+        def begin(key):
+            params = architecture.init(key)
+            base, fresh = architecture.frozen(params), architecture.trained(params)
+            packed, plain = quantize(base, adapter.quantize_base), quantized.rounded(base, adapter.quantize_base)
+            keys = iter(jax.random.split(jax.random.key(7), 1000))
+            noisy = lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape)  # noqa: E731
+            return base, packed, plain, jax.tree.map(noisy, with_lengths(packed, fresh))
+
+        return architecture, *begin(jax.random.key(0))
+
+
+def mean_loss(architecture, adapters, base, rows):
+    total, sums = batch_loss(architecture, architecture.whole(adapters, base), rows, dtype=F32)
+    return total / sums.weight
+
+
+@pytest.mark.parametrize(
+    ("kind", "magnitude", "config"),
+    [
+        ("nf4", True, ONE_LAYER),
+        pytest.param("int8", False, ONE_LAYER, marks=pytest.mark.slow),
+        pytest.param("fp8", False, ONE_LAYER, marks=pytest.mark.slow),
+        pytest.param("nf4", False, SPREAD.config, marks=pytest.mark.slow, id="experts"),
+    ],
+)
+def test_loss_and_gradients_are_those_over_the_numbers_of_the_base(kind, magnitude, config):
+    """The same arithmetic in float32; only the compiler's order of sums may differ."""
+    adapter = AdapterConfig(rank=3, magnitude=magnitude, quantize_base=kind)
+    architecture, base, packed, plain, adapters = made(adapter, config)
+    rows = batch()
+    with jax.set_mesh(mesh()):
+        both = jax.jit(jax.value_and_grad(lambda adapters, base: mean_loss(architecture, adapters, base, rows)))
+        (loss, gradients), (wanted, wanted_gradients) = both(adapters, packed), both(adapters, plain)
+    assert float(loss) == pytest.approx(float(wanted), rel=1e-6)
+    far = jax.tree.map(lambda number, of: float(jnp.abs(number - of).max()), plain, base)["layers"]["mlp"]
+    assert all(1e-4 < far[name]["weight"] < 0.1 for name in ("gate", "up", "down")), "the numbers are rounded"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted_gradients):
+        other = dict(jax.tree_util.tree_leaves_with_path(gradients))[path]
+        np.testing.assert_allclose(other, leaf, atol=1e-5 * float(jnp.abs(leaf).max()), err_msg=str(path))
+
+
+def test_the_backward_pass_keeps_no_numbers_of_the_base():
+    """What it keeps of a matrix are codes: it keeps no floating-point array of a matrix's shape."""
+    adapter = AdapterConfig(rank=3, magnitude=True, quantize_base="nf4")
+    architecture, _, packed, plain, adapters = made(adapter, ONE_LAYER)
+    shapes = {leaf.shape[1:] for leaf in jax.tree.leaves(plain["layers"]) if len(leaf.shape) > 2}
+
+    def kept(base):
+        with jax.set_mesh(mesh()):
+            backward = jax.eval_shape(
+                lambda adapters: jax.vjp(lambda a: mean_loss(architecture, a, base, batch()), adapters)[1], adapters
+            )
+        leaves = jax.tree.leaves(backward)
+        return {leaf.shape for leaf in leaves if leaf.dtype == F32 and leaf.shape[1:] in shapes}
+
+    assert kept(plain) and not kept(packed)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("nf4", 0.6), ("int8", 1.1), ("fp8", 1.1)])
+def test_bytes_of_a_matrix(kind, most):
+    recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
+    architecture = Architecture(recipe.model.resolved(128256), AdapterConfig(rank=4, quantize_base=kind))
+    targets, sizes = architecture.frozen(architecture.at_rest(planned_mesh({}, 1), jnp.dtype("bfloat16"))), []
+    quantized.each_matrix(targets, lambda of, axis: sizes.append((math.prod(of.shape), jax.tree.leaves(of))))
+    matrices = sum(size for size, _ in sizes)
+    held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for _, leaves in sizes for leaf in leaves)
+    assert len(sizes) == 7 and matrices > 6.9e9
+    assert held / matrices <= most
+    assert targets["embedding"].dtype == targets["head"].dtype == jnp.bfloat16
+    assert targets["layers"]["mlp_norm"]["scale"].dtype == F32

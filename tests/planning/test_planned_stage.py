@@ -1,0 +1,123 @@
+"""Plans of stages of tuning: the memory of a frozen base, 4 FLOPs a parameter, keys of the stage, one GPU."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.conftest import ROOT
+from tpullm import cli
+from tpullm.errors import UserError
+from tpullm.hardware.slices import parse
+from tpullm.mesh.layout import planned_mesh
+from tpullm.planning.estimate import estimate
+from tpullm.planning.planned_stage import stage_named, stage_of
+from tpullm.planning.plans import make_plan
+from tpullm.planning.proof import job_of, program_hash
+from tpullm.planning.setting import setting_of
+from tpullm.planning.state_bytes import resting
+from tpullm.planning.step_work import useful_flops, work
+from tpullm.recipe.parsing import load
+from tpullm.recipe.schema import AdapterConfig
+from tpullm.training.state import Architecture
+
+EIGHT = load(ROOT / "configs" / "tune" / "8b-qlora.yaml")
+MODEL = EIGHT.model.resolved(EIGHT.tokenizer.vocabulary_size)
+
+
+def plan(name, topology, **options):
+    recipe = load(ROOT / "configs" / "tune" / f"{name}.yaml")
+    return make_plan(recipe, recipe.model.resolved(recipe.tokenizer.vocabulary_size), topology, **options)
+
+
+def test_a_stage_is_named_by_the_user_or_is_the_first_that_trains():
+    pretrains = load(ROOT / "configs" / "tune" / "law.yaml")
+    assert stage_of(pretrains).name == "pretrain" and stage_of(pretrains, "field").key == "finetune.field.train"
+    assert stage_of(pretrains, "field").adapter is None
+    assert stage_of(EIGHT).name == stage_named(stage_of(EIGHT).key) == "chat"
+    assert stage_of(EIGHT).adapter.quantize_base == "nf4" and stage_of(EIGHT, "pretrain").adapter is None
+    with pytest.raises(UserError, match="no stage char; it has pretrain, chat"):
+        stage_of(EIGHT, "char")
+    other = dataclasses.replace(stage_of(EIGHT).config, steps=7)
+    assert stage_of(stage_of(EIGHT).changed(EIGHT, other)).config == other
+
+
+def test_lora_and_qlora_of_8b_fit_one_chip_and_one_card_and_tuning_all_of_it_does_not():
+    """The base in 16 bits takes 2 bytes a parameter, in nf4 0.56, and its tables 2."""
+    for topology in ("v6e:1x1", "h100"):
+        plain, packed = plan("8b-lora", topology), plan("8b-qlora", topology)
+        assert plain.fits and packed.fits
+        frozen = [one.chosen.memory.kinds["frozen parameters"] for one in (plain, packed)]
+        tables = 2 * 2 * 128256 * 4096
+        assert frozen[0] == pytest.approx(2 * 8.03e9, rel=1e-3)
+        assert frozen[1] - tables == pytest.approx(9 / 16 * (8.03e9 - tables / 2), rel=1e-3)
+        assert not plan("8b-lora", topology, stage="pretrain").fits
+    assert plan("70b-qlora", "v6e:2x2").fits and not plan("70b-qlora", "v6e:1x1").fits
+
+
+def test_the_state_is_that_of_the_arrays():
+    adapter = AdapterConfig(rank=4, quantize_base="nf4")
+    rests, architecture = resting(MODEL, EIGHT.pretrain.optimizer, adapter), Architecture(MODEL, adapter)
+    trained = architecture.trained(architecture.shapes)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    # With two moments, all float32, and a kilobyte of what decides which steps are skipped.
+    assert rests.total() == pytest.approx(3 * 4 * parameters, rel=1e-4)
+    at_rest = architecture.frozen(architecture.at_rest(planned_mesh({}, 1), jnp.dtype("bfloat16")))
+    assert sum(size for _, size in rests.frozen) == sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(at_rest)
+    )
+
+
+def test_a_frozen_matrix_is_multiplied_twice_and_not_three_times():
+    stage, slice_ = stage_of(EIGHT), parse("v6e:1x1")
+    packed = setting_of(MODEL, stage.config, EIGHT.mesh, slice_, adapter=stage.adapter, key=stage.key)
+    whole = setting_of(MODEL, stage.config, EIGHT.mesh, slice_)
+    mine, all_of_it = work(packed), work(whole)
+    assert mine["feed-forward"].flops == pytest.approx(2 / 3 * all_of_it["feed-forward"].flops)
+    assert mine["loss"].flops == pytest.approx(2 / 3 * all_of_it["loss"].flops)
+    assert mine["adapter"].flops < 0.05 * mine["feed-forward"].flops
+    assert 0.6 < useful_flops(packed) / useful_flops(whole) < 0.75  # attention's scores cost as much as ever
+    assert estimate(packed).step_seconds < estimate(whole).step_seconds
+
+
+def test_advice_and_a_search_name_the_keys_of_the_stage():
+    rows = dataclasses.replace(stage_of(EIGHT).config, batch_size=64, accumulation=1)
+    large = stage_of(EIGHT).changed(EIGHT, rows)
+    refused = make_plan(large, MODEL, "v6e:1x1")
+    assert not refused.fits and refused.advice.change.startswith("finetune.chat.train.accumulation: ")
+    found = make_plan(large, MODEL, "v6e:1x1", searched=True)
+    assert found.fits and found.recipe.pretrain == large.pretrain
+    assert stage_of(found.recipe).config.accumulation == found.chosen.setting.accumulation > 1
+    assert "finetune.chat.train.accumulation" in found.chosen.keys()
+
+
+def test_the_compiled_step_is_that_of_the_stage():
+    """Without compiling: the traced programs differ by what is trained, and by the type of the base."""
+    small = load(ROOT / "configs" / "tune" / "8b-qlora.yaml", ["--model.layers=1", "--tokenizer.vocabulary_size=512"])
+    versions, slice_ = {"jax": "0"}, parse("v6e:1x1")
+    job = job_of(small, slice_)
+    assert (job.adapter.quantize_base, job.key, job.config.batch_size) == ("nf4", "finetune.chat.train", 8)
+    others = [dataclasses.replace(job, adapter=of) for of in (None, dataclasses.replace(job.adapter, quantize_base=""))]
+    assert len({program_hash(one, versions) for one in (job, *others)}) == 3
+
+
+def test_a_base_is_planned_before_it_is_imported(tmp_path, capsys):
+    """Of a published model `config.json` is enough."""
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 512, "hidden_size": 256,
+        "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        "hidden_act": "silu", "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    recipe = tmp_path / "mine.yaml"
+    stage = "{conversations: [a.jsonl], adapter: {rank: 4}, train: {sequence_length: 256}}"
+    recipe.write_text(f"base: {tmp_path / 'published'}\nfinetune: {{chat: {stage}}}\n", encoding="utf-8")
+    assert cli.main(["plan", str(recipe), "--run", str(tmp_path / "run"), "--topology=v6e:1x1", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["plans"]
+    assert "finetune.chat.train.accumulation" in found["keys"]
+    parameters = 2 * 512 * 256 + 2 * (256 * 256 * 3 + 3 * 256 * 512)
+    assert found["memory"]["frozen parameters"] == pytest.approx(2 * parameters, rel=0.01)

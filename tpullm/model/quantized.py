@@ -1,0 +1,191 @@
+"""A frozen matrix in 8 or 4 bits: codes, and a scale for each block of 64 inputs (QLoRA, Dettmers et al. 2023).
+
+`Quantized` stands in the tree of parameters where the matrix stood, and is split over devices as the matrix was. Where
+it is used, its codes are all-gathered, which are fewer bytes, and what the matmul multiplies with is computed of them,
+again in the backward pass. Only matrices that are not trained can be quantized: there is no gradient.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpullm.mesh.collectives import all_gather, all_gather_local
+from tpullm.mesh.layout import RULES
+
+Tree = Any
+BLOCK = 64  # inputs that have one scale; fewer if 64 does not divide a matrix's inputs
+# The last of the inputs among the dimensions of a matrix, by the name of its module: blocks go along it. These are the
+# matrices that are quantized; a router, the embedding, the output head and vectors stay as they are.
+INPUTS = {"query": -3, "key": -3, "value": -3, "out": -2, "gate": -2, "up": -2, "down": -2}
+# The quantiles of a normal distribution that 4-bit codes stand for (Dettmers et al. 2023, appendix E).
+NF4 = np.array(
+    [
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+        *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+        *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+        *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    ],
+    np.float32,
+)
+# The type of the codes, and the number that the largest of a block becomes.
+KINDS = {"int8": (jnp.int8, 127.0), "fp8": (jnp.float8_e4m3fn, 448.0), "nf4": (jnp.uint8, 1.0)}
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("codes", "scales"), meta_fields=("kind", "axis"))
+@dataclass(frozen=True)
+class Quantized:
+    """A matrix, or several stacked.
+
+    Args:
+        codes: of the matrix's shape; with `nf4` two in a byte, so half as many along `axis`. The low half of a byte is
+            of the first half of its block.
+        scales: float32, of the matrix's shape with one number for each block along `axis`.
+        kind: one of `KINDS`.
+        axis: the dimension along which the blocks are, counted from the end.
+    """
+
+    codes: jax.Array
+    scales: jax.Array
+    kind: str
+    axis: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the matrix."""
+        return _with_size(self.codes.shape, self.axis, self.codes.shape[self.axis] * (2 if self.kind == "nf4" else 1))
+
+    def __getitem__(self, all_of_it) -> "Quantized":
+        """As an array's `[...]`, by which a module reads its parameter."""
+        assert all_of_it is Ellipsis
+        return self
+
+
+def is_quantized(node: Any) -> bool:
+    """Whether the node of a tree is a quantized matrix."""
+    return isinstance(node, Quantized)
+
+
+def block_of(inputs: int) -> int:
+    """How many of a matrix's inputs have one scale."""
+    return math.gcd(BLOCK, inputs)
+
+
+def gathered(weight: jax.Array | Quantized, *dimensions: str | None, dtype: jnp.dtype) -> jax.Array:
+    """`collectives.all_gather`, of a quantized matrix too."""
+    if not is_quantized(weight):
+        return all_gather(weight, *dimensions, dtype=dtype)
+    used = RULES.spec(*[None if dimension == "embed" else dimension for dimension in dimensions])
+    local = lambda weight: gathered_local(weight, *dimensions, dtype=dtype)  # noqa: E731
+    return jax.shard_map(local, out_specs=used, check_vma=False)(weight)
+
+
+def gathered_local(weight: Quantized, *dimensions: str | None, dtype: jnp.dtype) -> jax.Array:
+    """The same of a device's own shard, inside `jax.shard_map`."""
+    if "embed" in dimensions:
+        weight = jax.tree.map(lambda part: all_gather_local(part, *dimensions), weight)
+    return _values(weight, dtype)
+
+
+def dequantized(weight: jax.Array | Quantized, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """The matrix, sharded as it is at rest."""
+    if not is_quantized(weight):
+        return weight.astype(dtype)
+    local = partial(_values, dtype=dtype)
+    return jax.shard_map(local, out_specs=jax.typeof(weight.codes).sharding.spec, check_vma=False)(weight)
+
+
+def quantized(weight: jax.Array, kind: str, axis: int) -> Quantized:
+    """A matrix as codes and scales, sharded as it is. A shard has whole blocks (`mesh_fit.check_quantized`)."""
+    spec = jax.typeof(weight).sharding.spec
+    specs = Quantized(spec, spec, kind, axis)
+    local = partial(_codes, kind=kind, axis=axis, block=block_of(weight.shape[axis]))
+    return jax.shard_map(local, out_specs=specs, check_vma=False)(weight)
+
+
+def each_matrix(tree: Tree, change: Callable[[Any, int], Any], name: str = "") -> Tree:
+    """The tree with each matrix that is quantized changed: `change(matrix, axis)`.
+
+    Args:
+        tree: of the parameters of a model, or a part of it with the same paths.
+        name: of the tree in its parent.
+    """
+    if not isinstance(tree, dict):
+        return tree
+    if name in INPUTS and "weight" in tree:
+        return tree | {"weight": change(tree["weight"], INPUTS[name])}
+    return {key: each_matrix(below, change, key) for key, below in tree.items()}
+
+
+def targets(shapes: Tree, kind: str) -> Tree:
+    """Shapes, types and shardings of parameters, with those of quantized matrices in place of matrices.
+
+    Args:
+        kind: one of `KINDS`; "" changes nothing.
+    """
+    if not kind:
+        return shapes
+
+    def target(matrix: jax.ShapeDtypeStruct, axis: int) -> Quantized:
+        inputs, (dtype, _) = matrix.shape[axis], KINDS[kind]
+        sizes = inputs // 2 if kind == "nf4" else inputs, inputs // block_of(inputs)
+        shaped = [_with_size(matrix.shape, axis, size) for size in sizes]
+        of = partial(jax.ShapeDtypeStruct, sharding=matrix.sharding)
+        return Quantized(of(shaped[0], dtype), of(shaped[1], jnp.float32), kind, axis)
+
+    return each_matrix(shapes, target)
+
+
+def rounded(params: Tree, kind: str) -> Tree:
+    """Parameters with each matrix as the numbers, float32, that a model with quantized matrices multiplies with."""
+    if not kind:
+        return params
+    return each_matrix(params, lambda matrix, axis: dequantized(quantized(matrix, kind, axis)))
+
+
+def _with_size(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
+    return (*shape[:axis], size, *shape[len(shape) + axis + 1 :])
+
+
+def _codes(weight: jax.Array, kind: str, axis: int, block: int) -> Quantized:
+    """The codes of a whole matrix, or of a shard of one."""
+    dtype, most = KINDS[kind]
+    at = weight.ndim + axis
+    blocks = weight.astype(jnp.float32).reshape(*weight.shape[:at], -1, block, *weight.shape[at + 1 :])
+    largest = jnp.max(jnp.abs(blocks), axis=at + 1)
+    scales = largest * jnp.float32(1 / most)  # a compiler may make this of a division; so all of them do the same
+    numbers = blocks / jnp.expand_dims(jnp.where(scales > 0, scales, 1.0), at + 1)
+    if kind == "nf4":
+        # The nearest: each is between two of the middles between neighbours.
+        codes = sum((numbers > middle).astype(dtype) for middle in (NF4[1:] + NF4[:-1]) / 2)
+        low, high = jnp.split(codes, 2, axis=at + 1)
+        codes = low | (high << 4)
+    else:
+        codes = (jnp.round(numbers) if kind == "int8" else numbers.clip(-most, most)).astype(dtype)
+    return Quantized(codes.reshape(*weight.shape[:at], -1, *weight.shape[at + 1 :]), scales, kind, axis)
+
+
+def _values(weight: Quantized, dtype: jnp.dtype) -> jax.Array:
+    """The numbers of a whole matrix, or of a shard of one: computed in float32, then rounded to `dtype`."""
+    codes, at = weight.codes, weight.codes.ndim + weight.axis
+    before, after = codes.shape[:at], codes.shape[at + 1 :]
+    codes = codes.reshape(*before, weight.scales.shape[at], -1, *after)
+    if weight.kind == "nf4":
+        numbers = _looked_up(jnp.concatenate([codes & 15, codes >> 4], axis=at + 1))
+    else:
+        numbers = codes.astype(jnp.float32)
+    return (numbers * jnp.expand_dims(weight.scales, at + 1)).astype(dtype).reshape(*before, -1, *after)
+
+
+def _looked_up(codes: jax.Array) -> jax.Array:
+    """The entries of `NF4`. By halving the table with each bit: a TPU has no instruction that reads a table."""
+    table: list[Any] = list(NF4)
+    for bit in range(4):
+        is_set = (codes >> bit) & 1 > 0
+        table = [jnp.where(is_set, high, low) for low, high in zip(table[::2], table[1::2], strict=True)]
+    return table[0]
