@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.commands.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
-from tests.training.test_preference import log_probability
+from tests.training.test_preference import alone, of_row
 from tpullm.cli import main
 from tpullm.data.answer_pairs import MISMATCHED, judged, mismatched
 from tpullm.data.batch import BRANCH
@@ -59,6 +59,7 @@ def test_a_mismatched_answer_is_one_to_another_prompt(prompts):
         assert all(prompts[n] != prompts[other] for n, other in enumerate(found))
 
 
+@settings(max_examples=30)
 @given(st.integers(2, 12), st.integers(0, 1000))
 def test_every_answer_is_in_an_epoch_once_beside_the_beginning_of_its_mismatched_one(count, seed):
     found = some_judged(count, seed)
@@ -77,19 +78,24 @@ def test_every_answer_is_in_an_epoch_once_beside_the_beginning_of_its_mismatched
     assert sorted(seen) == sorted(wanted) and all(part[MISMATCHED] for part in seen)
 
 
+def log_probabilities(tree, texts):
+    """Of answers that stand alone after their prompts; compiled once for all."""
+    rows = jax.tree.map(lambda *parts: jnp.stack(parts), *(alone(*text) for text in texts))
+    return jax.lax.map(lambda row: of_row(ARCHITECTURE, tree, row), rows)
+
+
 def by_hand(tree, found, pairs, numbers):
     """The mean loss, the divergence, and the share that is judged right, of answers that stand alone."""
     other = mismatched([number for number, *_ in found])
-    own, wrong = [], []
+    good, texts, references = np.array([found[n][3] for n in numbers]), [], []
     for n in numbers:
-        _, prompt, answer, good = found[n]
+        _, prompt, answer, liked = found[n]
         room = T - len(prompt) + 1 - len(answer)
-        own.append(log_probability(ARCHITECTURE, tree, prompt, answer) - pairs.references[n, 0 if good else 1])
-        cut = found[other[n]][2][:room]
-        wrong.append(log_probability(ARCHITECTURE, tree, prompt, cut) - pairs.references[n, MISMATCHED - 1])
-    kl = jax.lax.stop_gradient(jnp.maximum(jnp.mean(jnp.stack(wrong)), 0))
-    good = np.array([found[n][3] for n in numbers])
-    gains = 0.3 * jnp.where(good, 1, -1) * (jnp.stack(own) - kl)
+        texts += [(prompt, answer), (prompt, found[other[n]][2][:room])]
+        references += [pairs.references[n, 0 if liked else 1], pairs.references[n, MISMATCHED - 1]]
+    own, wrong = (log_probabilities(tree, texts) - jnp.array(references)).reshape(-1, 2).T
+    kl = jax.lax.stop_gradient(jnp.maximum(jnp.mean(wrong), 0))
+    gains = 0.3 * jnp.where(good, 1, -1) * (own - kl)
     return jnp.mean(jnp.where(good, 1.5, 1.0) * jax.nn.sigmoid(-gains)), kl, jnp.mean(gains > 0)
 
 
@@ -147,8 +153,9 @@ def test_references_are_those_of_the_start_and_are_kept(tmp_path):
     arguments = (ARCHITECTURE, params, [pairs], (4, T), mesh(), F32)
     fill_references(tmp_path, *arguments)
     with jax.set_mesh(mesh()):
-        expected = [log_probability(ARCHITECTURE, params(), prompt, answer) for _, prompt, answer, _ in found[:2]]
-    for values, (*_, good), wanted in zip(pairs.references, found, expected, strict=False):
+        texts = [(prompt, answer) for _, prompt, answer, _ in found]
+        expected = jax.jit(lambda tree: log_probabilities(tree, texts))(params())
+    for values, (*_, good), wanted in zip(pairs.references, found, expected, strict=True):
         assert values[0 if good else 1] == pytest.approx(float(wanted), abs=2e-4) and values[1 if good else 0] == 0
     kept = pairs.references.copy()
     pairs.references[:] = 0
