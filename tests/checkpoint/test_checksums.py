@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import jax.numpy as jnp
 import pytest
@@ -134,6 +135,20 @@ def test_every_flipped_byte_is_noticed(save):
                     checksums.verify(save)
             path.write_bytes(content)
     checksums.verify(save)
+
+
+def test_metadata_that_orbax_writes_late_is_waited_for(save):
+    """It writes in the background; on a busy machine the checksums were made of what it had not finished."""
+    metadata = save / checksums.METADATA
+    whole = metadata.read_bytes()
+    first = json.dumps(json.loads(whole) | {"item_handlers": None}).encode()
+    for early in (first, b"", b'{"item'):
+        metadata.write_bytes(early)
+        later = threading.Timer(0.2, metadata.write_bytes, [whole])
+        later.start()
+        checksums.write(save)
+        later.join()
+        checksums.verify(save)
 
 
 def _equal_but_for_times(path, content):

@@ -9,6 +9,7 @@ On a disk the files are read back when they are saved, in the background, and on
 """
 
 import json
+import time
 from pathlib import Path
 
 from tpullm import storage
@@ -16,7 +17,9 @@ from tpullm.cluster import hosts
 from tpullm.errors import UserError
 
 FILE = "checksums.json"
-METADATA = "_CHECKPOINT_METADATA"  # of Orbax, which notes the time of the commit in it after the checksums are made
+# Of Orbax, which writes it in the background and notes in it what restoring needs (`HANDLERS`), then the time of the
+# commit. Both may come after all other files: once, on a machine with a load of 16, the checksums were made before.
+METADATA, HANDLERS, SECONDS_TO_NOTE = "_CHECKPOINT_METADATA", "item_handlers", 60.0
 COMMITTED = "commit_success.txt"  # of Orbax; nobody reads it, it only has to be there
 
 
@@ -29,7 +32,10 @@ def write(save: Path) -> None:
     sizes = {name: size for name, size in storage.sizes(save).items() if _counts(name)}
     md5s = storage.md5s(save, sizes)
     files = {name: [size, md5s[name]] for name, size in sizes.items()}
-    storage.write_json(save / FILE, {"files": files, "metadata": _metadata(save)})
+    deadline = time.monotonic() + SECONDS_TO_NOTE
+    while not (metadata := _noted(save)) and (save / METADATA).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    storage.write_json(save / FILE, {"files": files, "metadata": metadata})
 
 
 def _counts(name: str) -> bool:
@@ -37,11 +43,21 @@ def _counts(name: str) -> bool:
 
 
 def _metadata(save: Path) -> str:
-    """Hash of what Orbax notes of the checkpoint, without times; empty for a save that is not Orbax's."""
+    """Hash of what Orbax notes of a checkpoint, without times; empty if that is not whole, or no save of Orbax's."""
     if not (save / METADATA).exists():
         return ""
     noted = storage.read_json(save / METADATA)
+    if not noted.get(HANDLERS):
+        return ""
     return storage.hash_json({key: value for key, value in noted.items() if not key.endswith("_nsecs")})
+
+
+def _noted(save: Path) -> str:
+    """The same while Orbax may be writing it."""
+    try:
+        return _metadata(save)
+    except (UserError, ValueError, AttributeError):
+        return ""
 
 
 def verify(save: Path, share: int = 0, shares: int = 1) -> None:
@@ -76,7 +92,7 @@ def _damage(save: Path, share: int, shares: int) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{FILE} can't be read"
     try:
-        if _metadata(save) != metadata:
+        if metadata and _metadata(save) != metadata:
             return f"{METADATA} has changed"
     except (UserError, ValueError, AttributeError):
         return f"{METADATA} can't be read"
