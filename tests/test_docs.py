@@ -31,6 +31,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
 MADE_BY = {
     "runs/mine": "tpullm import models/published --run runs/mine",
     "runs/small": "tpullm import models/published --run runs/small",
+    "runs/student": "tpullm import models/published --run runs/student",
     "runs/small/talk": (
         "tpullm finetune --run runs/small --finetune.talk.conversations '[my_conversations.jsonl]' "
         "--finetune.talk.adapter.rank 8"
@@ -86,7 +87,7 @@ def _as_run_here(command: str) -> list[str]:
     if words[:1] == ["quickstart"]:
         words = [str(TINY), *words[1:]] + ([] if "--run" in words else ["--run", "runs/quickstart"])
     elif verb in ("run", "finetune"):
-        words += SHORT + (TUNED if {"runs/mine", "runs/small"} & set(words) else SMALL)
+        words += SHORT + (TUNED if {"runs/mine", "runs/small", "runs/student"} & set(words) else SMALL)
         words += ["--tokenizer.vocabulary_size=500"] if "my_recipe.yaml" in words else []
     elif verb in ("generate", "chat"):
         words += ["--tokens=8"]
@@ -100,7 +101,8 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     (folder / "runs").mkdir()
     shutil.copytree(tiny_run, folder / "runs" / "quickstart")
     copy_tokens(tiny_run, folder / "runs" / "profiled")
-    directory(folder / "models" / "published")
+    for model in ("published", "large"):
+        directory(folder / "models" / model)
     (folder / "my_texts").mkdir()
     (documents,) = (tiny_run / "documents" / "tenki" / "train").iterdir()
     texts = [json.loads(line)["text"] for line in gzip.open(documents, "rt", encoding="utf-8")]

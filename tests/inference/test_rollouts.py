@@ -28,7 +28,7 @@ def rollouts(session, tmp_path):
     config = TrainConfig(batch_size=4, sequence_length=32)
     rewards = Rewards([{"name": "length", "most": 3}, {"name": "language", "language": "ja", "weight": 0.5}])
     parts = (session.tokenizer, session.architecture, session.mesh, session.dtype)
-    yield Rollouts(tmp_path, prompts_of(session), prompts_of(session), SETTINGS, config, rewards, *parts, seed=3)
+    yield Rollouts(prompts_of(session), prompts_of(session), SETTINGS, config, *parts, 3, tmp_path, rewards)
     rewards.close()
 
 

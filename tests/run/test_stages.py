@@ -129,7 +129,7 @@ def test_a_base_is_known_by_the_content_of_its_files(tmp_path):
     folder.mkdir()
     recipe = Recipe(base=str(folder))
     with pytest.raises(UserError, match="it has no config.json"):
-        stages.digests(recipe, tmp_path)
+        stages.digests(storage.path(recipe.base), tmp_path / "base", "base")
     for name in ("config.json", "model.safetensors", "chat_template.jinja", "README.md"):
         (folder / name).write_text(name)
     before = stages.base_inputs(recipe, tmp_path)
@@ -146,14 +146,15 @@ def test_the_hash_of_a_file_that_has_not_changed_is_not_computed_again(tmp_path,
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     recipe = Recipe(base=str(folder))
-    noted = stages.digests(recipe, tmp_path)
+    arguments = (storage.path(recipe.base), tmp_path / "base", "base")
+    noted = stages.digests(*arguments)
     (tmp_path / "base").mkdir()
     storage.write_json(tmp_path / "base" / "digests.json", noted)
     with monkeypatch.context() as patch:
         patch.setattr(storage, "hash_file", None)  # would fail if it were called
-        assert stages.digests(recipe, tmp_path) == noted
+        assert stages.digests(*arguments) == noted
     (folder / "config.json").write_text("{ }")
-    assert stages.digests(recipe, tmp_path)["config.json"][2] != noted["config.json"][2]
+    assert stages.digests(*arguments)["config.json"][2] != noted["config.json"][2]
 
 
 def test_an_imported_base_stands_without_its_folder(tmp_path):

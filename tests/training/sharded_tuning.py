@@ -18,10 +18,12 @@ import numpy as np  # noqa: E402
 
 from tests.training.sharded_losses import EXPERT_MESHES, asked_for  # noqa: E402
 from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch  # noqa: E402
+from tests.training.test_judged import some_judged  # noqa: E402
 from tests.training.test_own_answers import sampled  # noqa: E402
 from tests.training.test_preference import some_pairs  # noqa: E402
-from tpullm.data.answer_pairs import tokenized  # noqa: E402
+from tpullm.data.answer_pairs import judged, tokenized  # noqa: E402
 from tpullm.data.answer_rows import laid_out  # noqa: E402
+from tpullm.data.batch import TaughtBatch  # noqa: E402
 from tpullm.data.stream import Stream  # noqa: E402
 from tpullm.mesh.layout import make_mesh  # noqa: E402
 from tpullm.mesh.rows import put  # noqa: E402
@@ -32,11 +34,13 @@ from tpullm.recipe.schema import (  # noqa: E402
     OptimizerConfig,
     PolicyConfig,
     PreferenceConfig,
+    TeacherConfig,
     TrainConfig,
 )
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
 from tpullm.training.state import Architecture, abstract, with_params  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
+from tpullm.training.teacher import Teacher  # noqa: E402
 
 DORA = AdapterConfig(rank=4, magnitude=True, b_learning_rate=4.0)
 TUNED = {
@@ -44,12 +48,14 @@ TUNED = {
     "experts": Architecture(SPREAD.config, AdapterConfig(rank=4)),
     "pairs": ARCHITECTURE,
     "pairs and dora": Architecture(CONFIG, DORA),
+    "judged pairs": ARCHITECTURE,
     # Wide enough for whole blocks on each device.
     "qlora": Architecture(
         dataclasses.replace(CONFIG, layers=1, width=128, head_width=32, mlp_width=128),
         dataclasses.replace(DORA, quantize_base="nf4"),
     ),
     "own answers": Architecture(CONFIG, DORA),
+    "taught": ARCHITECTURE,
 }
 STEPS = 3
 
@@ -66,10 +72,26 @@ def batches(name: str) -> list:
         return [answers(number) for number in range(STEPS)]
     if "pairs" not in name:
         return [batch(rows=16, seed=number) for number in range(STEPS)]
-    pairs = tokenized(list(enumerate(some_pairs(96))), PreferenceConfig(beta=0.5), 32, "finetune.a")
+    if "judged" in name:
+        pairs = judged(some_judged(144), PreferenceConfig("kto", beta=0.5), 32, "finetune.a")
+    else:
+        pairs = tokenized(list(enumerate(some_pairs(96))), PreferenceConfig(beta=0.5), 32, "finetune.a")
     pairs.references[:] = np.random.default_rng(0).normal(-20, 3, pairs.references.shape)
     stream = Stream({"preferences": pairs}, {"preferences": 1.0}, 16, 32, 0)
     return [stream.batch_at(number) for number in range(STEPS)]
+
+
+def taught(mesh) -> list:
+    """Rows of which a teacher on the same mesh has said how likely the next tokens are."""
+    load = jax.jit(ARCHITECTURE.init, out_shardings=ARCHITECTURE.shardings(mesh))
+    settings = TeacherConfig("teacher", "jsd", top=8, temperature=0.1)
+    teacher = Teacher(settings, ARCHITECTURE, lambda: load(jax.random.key(1)), mesh, jnp.float32, 96)
+    params = teacher.load()
+    found = []
+    for rows in batches(""):
+        ids, logps = teacher.says(params, rows)
+        found.append(TaughtBatch(**vars(rows), ids=ids, logps=logps, settings=settings))
+    return found
 
 
 def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str, list]:
@@ -97,7 +119,7 @@ def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str,
 
         state, frozen = jax.jit(begin, out_shardings=shardings)(jax.random.key(0))
         step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
-        for rows in batches(name):
+        for rows in taught(mesh) if name == "taught" else batches(name):
             state, metrics = step(state, put(mesh, rows), frozen)
             for key in found:
                 found[key].append(metrics[key].tolist())

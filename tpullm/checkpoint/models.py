@@ -20,7 +20,7 @@ from tpullm.log import warn
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME, merge
 from tpullm.model.quantized import is_quantized
-from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe
+from tpullm.recipe.schema import ALONE, AdapterConfig, ModelConfig, Recipe
 from tpullm.run import manifest
 from tpullm.run.stages import tuned as stages_of_tuning
 from tpullm.tokenizer import Tokenizer
@@ -85,7 +85,7 @@ class Model:
         stages = list(self.recipe.get("finetune") or {})
         learned = stages[: stages.index(self.stage) + 1] if self.stage in stages else []
         settings = [self.recipe["finetune"][stage] for stage in learned]
-        taught = any(stage.get(kind) for stage in settings for kind in ("conversations", "preferences", "prompts"))
+        taught = any(stage.get(kind) for stage in settings for kind in ("conversations", *ALONE))
         return taught or bool(self.recipe.get("base")) and self.stage != "pretrain" and tokenizer.has_template
 
 

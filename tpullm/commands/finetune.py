@@ -1,9 +1,11 @@
 """Step 5: tune the pretrained model, stage by stage: on conversations, of which it learns only the assistant's words,
-on documents, on preferences, and on answers of its own that rewards score.
+on documents, on answers that people compared or judged, and on answers of its own that rewards score. A teacher may say
+how likely each token is.
 
 Each stage makes RUN/NAME. The same command resumes from the last checkpoint.
 """
 
+import contextlib
 import dataclasses
 import json
 from functools import partial
@@ -19,6 +21,8 @@ from tpullm.data.tuning_data import TuningData, prompts_of, tuning_data
 from tpullm.errors import UserError
 from tpullm.huggingface import adapters, tensors
 from tpullm.inference.rollouts import Rollouts
+from tpullm.inference.taught_answers import TaughtAnswers
+from tpullm.inference.teaching import taught_batches, teacher_of
 from tpullm.log import say
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
@@ -68,37 +72,45 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     dtype = compute_dtype(config.compute)
     placed = trained.frozen(trained.at_rest(mesh, dtype)) if adapter else architecture.placed(mesh)
     load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
-    parts = (stage, model, config, recipe.seed, mesh)
-    more = {"adapter": adapter, "begins": begins, "before": before if adapter else None}
+    more = {"load": load, "adapter": adapter, "begins": begins, "before": before if adapter else None}
+    job = partial(Job, stage, model, seed=recipe.seed, mesh=mesh, bytes_per_token=tokenizer.bytes_per_token(), **more)
+    teacher, notes = teacher_of(recipe, run, name, tokenizer, model.vocabulary_size, mesh)
     if settings.prompts:
-        # Its loss is near 0 and its gradient 0 where no answer is better than another, so means say nothing of a step.
-        sound = dataclasses.replace(config.optimizer, skip=dataclasses.replace(config.optimizer.skip, deviations=0))
-        config = dataclasses.replace(config, optimizer=sound)
-        with Rewards(settings.rewards, lambda text: len(tokenizer.encode(text))) as rewards:
-            prompts, held_out = prompts_of(recipe, name, tokenizer, model.context_length)
-            _check_room(prompts, settings, where)
-            options = (settings.policy, config, rewards, tokenizer, trained, mesh, dtype, recipe.seed)
-            answers = Rollouts(stage, prompts, held_out, *options)
-            stream = PromptStream(prompts, settings.policy.prompts, recipe.seed, settings.policy.updates)
-            known = (stream, evaluations, tokenizer.bytes_per_token(), load)
-            job = Job(stage, model, config, recipe.seed, mesh, *known, answers=answers, **more)
-            changed = {"chat_template.jinja": tokenizer.template} if settings.chat_template else {}
-            return make(job, recipe, inputs, start / "tokenizer", changed, examples=len(prompts))
+        prompts, held_out = prompts_of(recipe, name, tokenizer, model.context_length)
+        _check_room(prompts, settings, where)
+        options = (settings.policy, config, tokenizer, trained, mesh, dtype, recipe.seed)
+        stream = PromptStream(prompts, settings.policy.prompts, recipe.seed, settings.policy.updates)
+        changed = {"chat_template.jinja": tokenizer.template} if settings.chat_template else {}
+        with contextlib.ExitStack() as closing:
+            if teacher:
+                answers = TaughtAnswers(prompts, held_out, *options, teacher)
+            else:
+                rewards = Rewards(settings.rewards, lambda text: len(tokenizer.encode(text)))
+                answers = Rollouts(prompts, held_out, *options, stage, closing.enter_context(rewards))
+                # Its loss is near 0, and its gradient 0 where no answer is better than another, so means say nothing.
+                skip = dataclasses.replace(config.optimizer.skip, deviations=0)
+                config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, skip=skip))
+            asks = job(config=config, stream=stream, evaluations=evaluations, answers=answers)
+            return make(asks, recipe, inputs, start / "tokenizer", changed, notes, examples=len(prompts))
     data = tuning_data(recipe, run, name, tokenizer)
     _embedded(data, model, start)
-    stream = Stream(data.read, data.weights, *size, recipe.seed, rows, what=where)
-    # Of preferences they are built when the references are there.
-    evaluations = {
-        source: EvaluationBatches(documents, *size, config.evaluate_rows, rows)
-        for source, documents in data.held_out.items()
-    } | evaluations
     changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
     micro = (config.batch_size // config.accumulation, config.sequence_length)
-    references = partial(fill_references, stage, architecture, load, data.pairs, micro, mesh, dtype, config.loss_chunks)
-    known = (stream, evaluations, tokenizer.bytes_per_token(), load)
-    job = Job(*parts, *known, prepare=references, **more)
+    if teacher:
+        stream, taught, prepare = taught_batches(recipe, run, name, data, teacher)
+        evaluations |= taught
+    else:
+        stream = Stream(data.read, data.weights, *size, recipe.seed, rows, what=where)
+        # Of preferences they are built when the references are there.
+        evaluations = {
+            source: EvaluationBatches(documents, *size, config.evaluate_rows, rows)
+            for source, documents in data.held_out.items()
+        } | evaluations
+        references = (stage, architecture, load, data.pairs, micro, mesh, dtype, config.loss_chunks)
+        prepare = lambda batches: fill_references(*references)  # noqa: E731
+    reads = job(config=config, stream=stream, evaluations=evaluations, prepare=prepare)
     examples = sum(len(documents.ids) for source, documents in data.read.items() if source not in settings.documents)
-    make(job, recipe, inputs, start / "tokenizer", changed, examples=examples)
+    make(reads, recipe, inputs, start / "tokenizer", changed, notes, examples=examples)
 
 
 def _check_room(prompts: Prompts, settings: TuningConfig, where: str) -> None:

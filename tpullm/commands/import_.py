@@ -16,7 +16,7 @@ from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import OptimizerConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.run import manifest
 from tpullm.run.directory import check_owner, owned
-from tpullm.run.stages import base_inputs, begin, digests
+from tpullm.run.stages import DIGESTS, base_inputs, begin, digests
 from tpullm.tokenizer.json_files import read_optional
 
 # The files of a published model that belong to its tokenizer.
@@ -80,7 +80,7 @@ def make(recipe: Recipe, run: Path) -> None:
     with storage.atomic_directory(stage / "tokenizer") as temporary:
         _copy_tokenizer(here, temporary, tokenizer.stop_ids)
     storage.copy(here / "config.json", stage / "published.json")  # which export reads
-    storage.write_json(stage / "digests.json", digests(recipe, run))
+    storage.write_json(stage / DIGESTS, digests(folder, stage, "base"))
     seconds, count = round(time.monotonic() - began, 1), parameter_count(architecture.shapes)
     facts = {"folder": str(folder), "parameters": count, "model": dataclasses.asdict(config)}
     manifest.write(stage, inputs, seconds=seconds, **facts)

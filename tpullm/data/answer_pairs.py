@@ -3,6 +3,10 @@
 In a row stand the tokens of the prompt but its last one, then the first answer, then the second. Each answer begins
 with the last token of the prompt, which predicts its first token. Its positions go on from the prompt, and a token sees
 its own answer and the prompt, not the other answer: segment ids say so (`data.batch.BRANCH`).
+
+A judged answer stands in a row in the same way. In place of the other answer is one to another prompt: from such
+mismatched ones KTO estimates how far the model has moved. Each answer keeps its mismatched one, so the
+log-probabilities of both under the model that tuning starts from are computed once.
 """
 
 from collections.abc import Sequence
@@ -16,19 +20,22 @@ from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.recipe.schema import PreferenceConfig
 
+# The branch of an answer: liked, disliked, and (of judged answers) one to another prompt.
+GOOD, BAD, MISMATCHED = 1, 2, 3
+
 
 @dataclass(frozen=True)
 class Pairs:
-    """Tokenized preferences; it implements `tpullm.data.batch.Documents`.
+    """Tokenized preferences or judged answers; it implements `tpullm.data.batch.Documents`.
 
     Args:
         inputs, targets, positions: int32 [all predictions], of the pairs one after the other.
         weights: float32 [all predictions], 1 on both answers.
-        branches: int32 [all predictions]: 0 the prompt, 1 the chosen answer, 2 the rejected one.
+        branches: int32 [all predictions]: 0 the prompt, else `GOOD`, `BAD` or `MISMATCHED`.
         offsets: int64 [pairs + 1], where each pair begins.
         ids: uint64 [pairs], the first 8 bytes of the hash of each prompt.
-        references: float32 [pairs, 2], the log-probability of each answer under the model that tuning starts from, in
-            nats; filled before training.
+        references: float32 [pairs, branches], the log-probability of each answer under the model that tuning starts
+            from, in nats; filled before training.
         settings: of the objective.
         sequences: the most pairs of a row.
     """
@@ -88,16 +95,62 @@ def tokenized(found: Sequence[tuple[int, Pair]], settings: PreferenceConfig, seq
     Raises:
         UserError: no pair is left.
     """
-    kept = [(number, pair) for number, pair in found if _predictions(pair) <= sequence_length]
+    each = [len(pair.prompt) - 1 + len(pair.chosen) + len(pair.rejected) for _, pair in found]
+    kept = _fitting(found, each, sequence_length, name, ("pair", "both answers together"))
+    parts = [_laid_out(pair.prompt, {GOOD: pair.chosen, BAD: pair.rejected}) for _, pair in kept]
+    return _pairs([number for number, _ in kept], parts, settings, sequence_length)
+
+
+def judged(
+    found: Sequence[tuple[int, list[int], list[int], bool]], settings: PreferenceConfig, sequence_length: int, name: str
+) -> Pairs:
+    """The judged answers that fit a row, each beside an answer to another prompt, of which the beginning may do.
+
+    Args:
+        found: of each the hash of the prompt, the ids of both, and whether the answer is good.
+        name: the stage, for errors.
+
+    Raises:
+        UserError: no answer is left.
+    """
+    each = [len(prompt) + len(answer) for _, prompt, answer, _ in found]  # and a token at least of the mismatched one
+    kept = _fitting(found, each, sequence_length, name, ("judged answer", "with its prompt"))
+    parts = []
+    for (_, prompt, answer, good), other in zip(kept, mismatched([number for number, *_ in kept]), strict=True):
+        room = sequence_length - (len(prompt) - 1 + len(answer))
+        parts.append(_laid_out(prompt, {GOOD if good else BAD: answer, MISMATCHED: kept[other][2][:room]}))
+    return _pairs([number for number, *_ in kept], parts, settings, sequence_length)
+
+
+def mismatched(prompts: Sequence[int]) -> np.ndarray:
+    """For each example the number of another one, every number once.
+
+    Args:
+        prompts: hashes. The other example has another prompt, unless more than half of the examples have the same.
+    """
+    order = np.argsort(np.array(prompts, np.uint64), kind="stable")
+    _, counts = np.unique(np.array(prompts, np.uint64), return_counts=True)
+    found = np.empty_like(order)
+    found[order] = np.roll(order, -counts.max())
+    return found
+
+
+def _fitting(found: Sequence, lengths: Sequence[int], most: int, name: str, what: tuple[str, str]) -> list:
+    one, which = what
+    kept = [each for each, length in zip(found, lengths, strict=True) if length <= most]
     if skipped := len(found) - len(kept):
-        say(f"{name}: {skipped:,} of {len(found):,} pairs are longer than {sequence_length} tokens and left out")
+        say(f"{name}: {skipped:,} of {len(found):,} {one}s are longer than {most} tokens and left out")
     if not kept:
-        longest = max((_predictions(pair) for _, pair in found), default=0)
         raise UserError(
-            f"{name}: no pair of at most {sequence_length} tokens, both answers together (the longest has {longest}); "
-            f"give more pairs or raise {name}.train.sequence_length"
+            f"{name}: no {one} of at most {most} tokens, {which} (the longest has {max(lengths, default=0)}); "
+            f"give more {one}s or raise {name}.train.sequence_length"
         )
-    parts = [_laid_out(pair) for _, pair in kept]
+    return kept
+
+
+def _pairs(
+    ids: Sequence[int], parts: Sequence[tuple[np.ndarray, ...]], settings: PreferenceConfig, sequence_length: int
+) -> Pairs:
     lengths = np.array([len(part[0]) for part in parts])
     inputs, targets, positions, weights, branches = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Pairs(
@@ -105,24 +158,19 @@ def tokenized(found: Sequence[tuple[int, Pair]], settings: PreferenceConfig, seq
         weights.astype(np.float32),
         branches.astype(np.int32),
         np.cumsum([0, *lengths]),
-        np.array([number for number, _ in kept], np.uint64),
-        np.zeros((len(kept), 2), np.float32),
+        np.array(ids, np.uint64),
+        np.zeros((len(ids), MISMATCHED if settings.kind == "kto" else BAD), np.float32),
         settings,
         int(sequence_length // lengths.min()),
     )
 
 
-def _predictions(pair: Pair) -> int:
-    return len(pair.prompt) - 1 + len(pair.chosen) + len(pair.rejected)
-
-
-def _laid_out(pair: Pair) -> tuple[np.ndarray, ...]:
-    """Inputs, targets, positions, weights and branches of one pair."""
-    prompt = len(pair.prompt)
-    parts = [(pair.prompt[:-1], pair.prompt[1:], np.arange(prompt - 1), 0.0, 0)]
-    for branch, answer in ((1, pair.chosen), (2, pair.rejected)):
-        read = [pair.prompt[-1], *answer[:-1]]
-        parts.append((read, answer, prompt - 1 + np.arange(len(answer)), 1.0, branch))
+def _laid_out(prompt: list[int], answers: dict[int, list[int]]) -> tuple[np.ndarray, ...]:
+    """Inputs, targets, positions, weights and branches of a prompt and its answers by branch."""
+    before = len(prompt) - 1
+    parts = [(prompt[:-1], prompt[1:], np.arange(before), 0.0, 0)]
+    for branch, answer in answers.items():
+        parts.append(([prompt[-1], *answer[:-1]], answer, before + np.arange(len(answer)), 1.0, branch))
     columns = [np.concatenate([np.asarray(part[n], np.int64) for part in parts]) for n in range(3)]
     sizes = [len(part[0]) for part in parts]
     return *columns, *(np.repeat([part[n] for part in parts], sizes) for n in (3, 4))

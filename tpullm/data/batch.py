@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tpullm.recipe.schema import PolicyConfig, PreferenceConfig
+from tpullm.recipe.schema import PolicyConfig, PreferenceConfig, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,21 @@ BRANCH = 1 << 16
 
 @dataclass(frozen=True)
 class PairBatch(Batch):
-    """Rows of preferences: of each pair the prompt, then both answers.
+    """Rows of preferences: of each pair the prompt, then both answers. Or of judged answers (`answer_pairs.py`).
 
     Args:
         references: float32 `[B, T]`, at the first token of an answer its log-probability under the model that tuning
             starts from, nats; elsewhere 0.
         settings: of the objective.
         sequences: the most pairs of a row.
+        kl: of judged answers, `[B, T]`, everywhere KTO's divergence from that model over the whole batch, nats. None
+            where these rows are the whole batch.
     """
 
     references: np.ndarray
     settings: PreferenceConfig
     sequences: int
+    kl: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,28 @@ class AnswerBatch(Batch):
     settings: PolicyConfig
     sequences: int
     first: bool
+
+
+@dataclass(frozen=True)
+class TaughtBatch(Batch):
+    """Rows of which a teacher has said how likely the next tokens are; K tokens at each place.
+
+    Args:
+        ids: int32 `[B, T, K]`, the teacher's likeliest tokens.
+        logps: float32 `[B, T, K]`, their log-probabilities, nats; -inf where there is none.
+        settings: of the objective.
+        branched: whether a row holds several answers to a prompt, as in `AnswerBatch`.
+    """
+
+    ids: np.ndarray
+    logps: np.ndarray
+    settings: TeacherConfig
+    branched: bool = False
+
+    @property
+    def plain(self) -> Batch:
+        """The rows alone."""
+        return Batch(self.inputs, self.targets, self.segment_ids, self.positions, self.weights)
 
 
 class Documents(Protocol):
@@ -133,7 +158,7 @@ def build(parts: Sequence[tuple[Documents, Segments]], batch_size: int, sequence
 def split(batch: Batch, parts: int) -> list[Batch]:
     """The batch in `parts` batches of equally many rows, in order; views of the given arrays."""
     found = {name: array for name, array in vars(batch).items() if isinstance(array, np.ndarray)}
-    found = {name: array.reshape(parts, -1, array.shape[1]) for name, array in found.items()}
+    found = {name: array.reshape(parts, -1, *array.shape[1:]) for name, array in found.items()}
     return [replace(batch, **{name: array[n] for name, array in found.items()}) for n in range(parts)]
 
 

@@ -60,11 +60,12 @@ class Stream:
         seed: int,
         own_rows: np.ndarray | None = None,
         what: str = "corpus",
+        moving: bool = True,
     ):
         """Pack and order the documents of `sources`. Each host builds its own rows of every batch (None: all rows).
 
         Weights are relative shares of the training tokens, exact to 1 % of the smallest share. A source without weight
-        or documents is left out.
+        or documents is left out. If `moving`, the cuts of documents longer than a row move from epoch to epoch.
 
         Raises:
             UserError: all sources together fill fewer rows than one batch has.
@@ -73,7 +74,7 @@ class Stream:
         self.packings: dict[str, Packing] = {}
         self.sources: dict[str, Documents] = {}
         for name, documents in sources.items():
-            packed = packing.pack(documents.lengths, sequence_length, seed_of(seed, name, "pack"))
+            packed = packing.pack(documents.lengths, sequence_length, seed_of(seed, name, "pack"), moving)
             if packed.rows and weights[name] > 0:
                 self.packings[name], self.sources[name] = packed, documents
         self._check_rows(what)
@@ -125,7 +126,7 @@ class Stream:
         """The pieces of documents in the global batch of `step`, row by row."""
         placed = []
         first = self._numbers(np.array(step)) * self.batch_size
-        for name, segments in self._segments(first + np.arange(self.batch_size)):
+        for name, segments in self._segments(*self._order.at(first + np.arange(self.batch_size))):
             columns = (segments.documents, segments.starts, segments.lengths, segments.rows)
             ids = self.sources[name].ids
             for document, start, length, row in zip(*(column.tolist() for column in columns), strict=True):
@@ -150,12 +151,15 @@ class Stream:
         """This host's batches of the steps from `start` to `stop - 1`."""
         numbers = self._numbers(np.arange(start, stop))
         places = (numbers[:, None] * self.batch_size + self._own_rows).ravel()
-        parts = [(self.sources[name], segments) for name, segments in self._segments(places)]
-        return split(build(parts, len(places), self.sequence_length), stop - start)
+        return split(self._rows(*self._order.at(places)), stop - start)
 
-    def _segments(self, places: np.ndarray) -> list[tuple[str, Segments]]:
-        """By source, the pieces at `places` (int64 [n]) of the order. Row i of the result is `places[i]`."""
-        sources, epochs, rows = self._order.at(places)
+    def _rows(self, sources: np.ndarray, epochs: np.ndarray, rows: np.ndarray) -> Batch:
+        """The batch of some rows of the sources, int64 [n] each."""
+        parts = [(self.sources[name], segments) for name, segments in self._segments(sources, epochs, rows)]
+        return build(parts, len(rows), self.sequence_length)
+
+    def _segments(self, sources: np.ndarray, epochs: np.ndarray, rows: np.ndarray) -> list[tuple[str, Segments]]:
+        """By source, the pieces of some of its rows. Row i of the result is row i of the arguments."""
         parts = []
         for source, (name, packed) in enumerate(self.packings.items()):
             where = np.flatnonzero(sources == source)

@@ -1,4 +1,5 @@
-"""What a stage of tuning reads: conversations, documents of the corpus, both mixed, preferences, or prompts."""
+"""What a stage of tuning reads: conversations, documents of the corpus, both mixed, answers that were compared or
+judged, or prompts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm.data import answer_pairs, answer_tokens, conversations, examples, prompts
-from tpullm.data.answer_pairs import Pairs
+from tpullm.data.answer_pairs import BAD, GOOD, Pairs
 from tpullm.data.batch import Documents
 from tpullm.data.conversations import Conversations
 from tpullm.data.prompts import Prompts
@@ -15,7 +16,7 @@ from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe, TuningConfig
 from tpullm.tokenizer import Tokenizer
 
-CONVERSATIONS, PREFERENCES = "conversations", "preferences"  # beside the names of the sources
+CONVERSATIONS, PREFERENCES, JUDGED = "conversations", "preferences", "judged"  # beside the names of the sources
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class TuningData:
 
     @property
     def pairs(self) -> list[Pairs]:
-        """The preferences, learned ones and held-out ones."""
-        return [part[PREFERENCES] for part in (self.read, self.held_out) if PREFERENCES in part]
+        """The preferences or judged answers, learned ones and held-out ones."""
+        return [part[kind] for part in (self.read, self.held_out) for kind in (PREFERENCES, JUDGED) if kind in part]
 
     @property
     def learned(self) -> Conversations | None:
@@ -54,12 +55,12 @@ class TuningData:
         """The tokens that an answer ends with."""
         if self.learned is not None:
             return _last_of_runs(self.learned.tokens, self.learned.token_weights)
-        if PREFERENCES not in self.read:
+        if not self.pairs:
             return []
-        # Both answers stand side by side in the targets.
-        part = self.read[PREFERENCES]
+        # Answers stand side by side in the targets. Of mismatched ones the end may be cut off.
+        part = self.pairs[0]
         last = np.append(part.branches[1:], 0) != part.branches
-        return np.unique(part.targets[last & (part.branches > 0)]).tolist()
+        return np.unique(part.targets[last & np.isin(part.branches, (GOOD, BAD))]).tolist()
 
 
 def _last_of_runs(tokens: np.ndarray, token_weights: np.ndarray) -> list[int]:
@@ -91,10 +92,16 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
         made = [_pairs(part, tokenizer, settings, where) if part else None for part in parts]
         _place(PREFERENCES, made, read, held_out)
         weights[PREFERENCES] = 1.0
+    if settings.judged:
+        parts = _examples(settings.judged, examples.Judged, settings, recipe.seed)
+        made = [_judged(part, tokenizer, settings, where) if part else None for part in parts]
+        _check_both_sorts(made[0], where)
+        _place(JUDGED, made, read, held_out)
+        weights[JUDGED] = 1.0
     if not read:
         raise UserError(
-            f"{where}: nothing to learn from; name files of conversations, of preferences or of prompts, tenki, or "
-            "sources in `documents`"
+            f"{where}: nothing to learn from; name files of conversations, of preferences, of judged answers or of "
+            "prompts, tenki, or sources in `documents`"
         )
     return TuningData(read, {source: weights[source] for source in read}, held_out)
 
@@ -129,3 +136,17 @@ def _place(name: str, made: list[Documents | None], read: dict, held_out: dict) 
 def _pairs(found: list[examples.Preference], tokenizer: Tokenizer, settings: TuningConfig, where: str) -> Pairs:
     ids = [(preference.group, answer_tokens.pair(preference, tokenizer, where)) for preference in found]
     return answer_pairs.tokenized(ids, settings.preference, settings.train.sequence_length, where)
+
+
+def _judged(found: list[examples.Judged], tokenizer: Tokenizer, settings: TuningConfig, where: str) -> Pairs:
+    ids = [(judged.group, *answer_tokens.answer(judged, tokenizer, where), judged.good) for judged in found]
+    return answer_pairs.judged(ids, settings.preference, settings.train.sequence_length, where)
+
+
+def _check_both_sorts(learned: Pairs | None, where: str) -> None:
+    sorts = set() if learned is None else {GOOD, BAD} & set(np.unique(learned.branches).tolist())
+    if len(sorts) == 1:
+        raise UserError(
+            f"{where}.judged: all answers to learn from are judged {'good' if GOOD in sorts else 'bad'}, and kto needs "
+            "both sorts; add the other one"
+        )

@@ -1,13 +1,11 @@
 """Answers of the model that trains, scored by rewards: what a step of a stage with rewards learns from.
 
-Tokens go in and tokens come out: what is trained on are the ids that were sampled. Text is made of them for the rewards
-alone. Everything depends on the parameters, the seed and the step, so a training that resumes samples the same answers.
+Text is made of the sampled ids for the rewards alone.
 
 Shapes: G prompts, N answers to each; B rows, T tokens in a row.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,26 +13,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from tpullm import storage
 from tpullm.cluster import hosts
 from tpullm.data import answer_rows
 from tpullm.data.batch import AnswerBatch
 from tpullm.data.prompts import Prompts
-from tpullm.inference.decode import decode
-from tpullm.inference.generation import likeliest
-from tpullm.inference.sampling_options import Sampling
-from tpullm.inference.session import Session
+from tpullm.inference.answering import OwnAnswers
 from tpullm.log import warn
-from tpullm.mesh.layout import RULES
 from tpullm.mesh.rows import fetch, own_rows, put
 from tpullm.mesh.zigzag import to_zigzag_order, zigzag_order
-from tpullm.recipe.schema import PolicyConfig, TrainConfig
 from tpullm.rewards.group_signal import SUM, group_signals
 from tpullm.rewards.known_failures import STEPS, KnownFailures
 from tpullm.rewards.reward_set import Rewards
-from tpullm.tokenizer import Tokenizer
 from tpullm.training import metrics
 from tpullm.training.objectives.policy import ADVANTAGES, METHODS
 from tpullm.training.own_answers import HOLDS_IN_REWARD, token_log_probabilities
@@ -42,39 +33,19 @@ from tpullm.training.state import Architecture
 
 Tree = Any
 FOLDER = "answers"  # in a stage of which several steps learn from the same answers: those answers
-SHOWN = 8  # held-out prompts whose answers are in the log
-RUN = 4  # tokens; answers that repeat runs of so many are counted
 
 
 @dataclasses.dataclass(frozen=True)
-class Rollouts:
+class Rollouts(OwnAnswers):
     """Makes the batch of a step, and judges the model on held-out prompts.
 
     Args:
         directory: of the stage.
-        prompts: to learn from.
-        held_out: to judge by; None is none.
-        settings: of the objective.
-        config: of the training.
         rewards: what scores an answer.
-        tokenizer: of the model.
-        architecture: of the model that trains.
-        mesh: devices.
-        dtype: of the step's matmuls, and so of decoding.
-        seed: of sampling.
     """
 
     directory: Path
-    prompts: Prompts
-    held_out: Prompts | None
-    settings: PolicyConfig
-    config: TrainConfig
     rewards: Rewards
-    tokenizer: Tokenizer
-    architecture: Architecture
-    mesh: Mesh
-    dtype: Any
-    seed: int
     _kept: dict[int, AnswerBatch] = dataclasses.field(default_factory=dict)
     _failures: list[KnownFailures] = dataclasses.field(default_factory=list)
 
@@ -102,31 +73,21 @@ class Rollouts:
         """
         if self.held_out is None:
             return {}
-        # The same ones each time, spread over all that are held out.
-        count = self.config.evaluate_rows or len(self.held_out)
-        asked = sorted(np.random.default_rng(0).permutation(len(self.held_out))[:count].tolist())
-        ids = likeliest(self._session(params), [self.held_out.ids[n] for n in asked], tokens=self.settings.tokens)
-        scores, texts = self._scored(self.held_out, asked, ids)
-        examples, total = [self.held_out.examples[n] for n in asked], self.rewards.total(scores)
-        kinds = [str(example.fields.get("kind", "")) for example in examples]
+        asked, said = self.to_held_out(params)
+        scores = self._scored(self.held_out, asked, said)
+        total = self.rewards.total(scores)
+        kinds = [str(self.held_out.examples[n].fields.get("kind", "")) for n in asked]
         of_kinds = {
             kind: float(np.mean([reward for own, reward in zip(kinds, total, strict=True) if own == kind]))
             for kind in sorted(set(kinds))
         }
         best = sum(weight for weight in self.rewards.weights.values() if weight > 0)
-        shown = [
-            {
-                "prompt": str(examples[n].messages[-1]["content"]),
-                "answer": texts[n],
-                "rewards": {name: float(values[n]) for name, values in scores.items()},
-            }
-            for n in range(0, len(asked), -(-len(asked) // SHOWN))
-        ]
+        each = [{"rewards": {name: float(of[n]) for name, of in scores.items()}} for n in range(len(asked))]
         means = {name: float(np.mean(values)) for name, values in scores.items()}
         return {
             "eval_reward": means | {SUM: float(np.mean(total))},
             "eval_perfect": float(np.mean(total >= best - 1e-6)),
-            "eval_answers": shown,
+            "eval_answers": self.shown(asked, said, each),
             **({"eval_reward_of": of_kinds} if len(of_kinds) > 1 else {}),
         }
 
@@ -139,25 +100,18 @@ class Rollouts:
         for line in self._failures[0].found(row):
             warn(line)
 
-    def _session(self, params: Tree) -> Session:
-        return Session(self.tokenizer, self.architecture, params, self.mesh, self.dtype)
-
     def _sampled(self, step: int, params: Tree, chosen: np.ndarray) -> tuple[AnswerBatch, dict[str, Any]]:
-        settings, asked = self.settings, np.repeat(chosen, self.settings.answers)
-        sampling = Sampling(settings.temperature, top_k=0, top_p=1.0, min_p=0.0)
-        seeds = np.random.SeedSequence([self.seed, step]).generate_state(len(asked)).tolist()
-        ids = [self.prompts.ids[number] for number in asked]
-        said = decode(self._session(params), ids, settings.tokens, sampling, seeds)
-        scores, _ = self._scored(self.prompts, asked.tolist(), said)
+        settings, groups = self.settings, self.sampled(step, params, chosen)
+        said = [ids for of_prompt in groups for ids in of_prompt]
+        scores = self._scored(self.prompts, np.repeat(chosen, settings.answers).tolist(), said)
         shape = len(chosen), settings.answers
         in_groups = lambda values: np.asarray(values).reshape(shape)  # noqa: E731
         total_GN = in_groups(self.rewards.total(scores))
-        figures = self._figures({name: in_groups(values) for name, values in scores.items()}, total_GN, said)
-
-        groups = [said[n : n + settings.answers] for n in range(0, len(said), settings.answers)]
+        figures = self._scores({name: in_groups(values) for name, values in scores.items()}, total_GN)
+        figures |= self.figures(said)
         prompts = [self.prompts.ids[number] for number in chosen]
         build = partial(answer_rows.laid_out, prompts, groups)
-        options = (settings, self.config.sequence_length, self._possible_rows())
+        options = (settings, self.config.sequence_length, self.possible_rows())
         batch, places = build(np.zeros(shape), *options)
         holds = settings.kind == HOLDS_IN_REWARD and settings.kl_weight
         watches = self.architecture.adapter is not None and step % STEPS == 0
@@ -189,16 +143,8 @@ class Rollouts:
     def _file(self, step: int) -> Path:
         return self.directory / FOLDER / f"{step}.npz"
 
-    def _possible_rows(self) -> list[int]:
-        """Few sizes of a batch, so that few programs are compiled: up to the largest one, each twice the one before."""
-        least = math.prod(self.mesh.shape[axis] for axis in RULES.batch) * self.config.accumulation
-        sizes = [least]
-        while sizes[-1] < self.config.batch_size:
-            sizes.append(min(2 * sizes[-1], self.config.batch_size))
-        return sizes
-
-    def _scored(self, prompts: Prompts, asked: Sequence[int], said: list[list[int]]) -> tuple[dict, list[str]]:
-        """The scores of answers by each reward, `[answers]`, on every host the same, and their texts."""
+    def _scored(self, prompts: Prompts, asked: Sequence[int], said: list[list[int]]) -> dict[str, np.ndarray]:
+        """The scores of answers by each reward, `[answers]`, on every host the same."""
         texts = [self.tokenizer.decode(ids) for ids in said]
         examples = [prompts.examples[number] for number in asked]
 
@@ -206,21 +152,16 @@ class Rollouts:
             found = self.rewards.score(texts, [of.messages for of in examples], [of.fields for of in examples])
             return {name: values.tolist() for name, values in found.items()}
 
-        return {name: np.array(values) for name, values in hosts.broadcast("rewards", score).items()}, texts
+        return {name: np.array(values) for name, values in hosts.broadcast("rewards", score).items()}
 
-    def _figures(self, scores_GN: dict[str, np.ndarray], total_GN: np.ndarray, said: list[list[int]]) -> dict:
-        """What the log says of the answers of a step."""
+    def _scores(self, scores_GN: dict[str, np.ndarray], total_GN: np.ndarray) -> dict[str, Any]:
+        """What the log says of the scores of a step."""
         signals = group_signals(scores_GN, self.rewards.weights)
-        stops = set(self.tokenizer.stop_ids)
         return {
             "rewards": {name: signal.mean for name, signal in signals.items()},
             "reward_spread": {name: signal.spread for name, signal in signals.items()},
             "without_signal": {name: signal.without_signal for name, signal in signals.items()},
-            "answers": len(said),
             "total_spread": float(np.std(total_GN)),
-            "answer_tokens": float(np.mean([len(ids) for ids in said])),
-            "cut_off": float(np.mean([ids[-1] not in stops for ids in said])),
-            "repeated": float(np.mean([_repeated(ids) for ids in said])),
         }
 
     def _log_probabilities(self, params: Tree, batch: AnswerBatch, based: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -248,12 +189,6 @@ def _program(architecture: Architecture, dtype, chunks: int) -> Callable[[Tree, 
 def _log_probabilities(architecture: Architecture, dtype, chunks: int, params: Tree, batch: AnswerBatch) -> jax.Array:
     batch = jax.tree.map(to_zigzag_order, batch)
     return token_log_probabilities(architecture, params, batch, dtype=dtype, chunks=chunks)[0]
-
-
-def _repeated(ids: Sequence[int]) -> float:
-    """The share of the runs of tokens that stood in the answer before."""
-    runs = [tuple(ids[n : n + RUN]) for n in range(len(ids) - RUN + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def _write(file: Path, batch: AnswerBatch) -> None:

@@ -1,9 +1,10 @@
 """A trained model that is ready for use: its tokenizer, and its parameters on the devices."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -121,17 +122,37 @@ def load(model: str | Path, tuned: bool = True, exact: bool = True, text: bool =
     Raises:
         UserError: `model` names no model, or the tokenizer is not the one that the model was trained with.
     """
+    found = find(model, tuned, text)
+    mesh, dtype = mesh_in_use(found.config.width), use_dtype(exact)
+    architecture = Architecture(found.config)
+    params = found.params(architecture, mesh, dtype)
+    return Session(found.tokenizer, architecture, params, mesh, dtype, found.talks, found.model)
+
+
+class Found(NamedTuple):
+    """A model on disk: its tokenizer and its sizes, and `params`, which reads its parameters onto a mesh."""
+
+    tokenizer: Tokenizer | NoTokenizer
+    config: ModelConfig
+    params: Callable[[Architecture, jax.sharding.Mesh, jnp.dtype], Tree]
+    talks: bool
+    model: models.Model | None = None
+
+
+def find(model: str | Path, tuned: bool = True, text: bool = True) -> Found:
+    """The model that a MODEL argument names, without its parameters; arguments and errors are those of `load`."""
     path = storage.path(model)
     if (path / "config.json").is_file():
-        return _published(storage.local_copy(path), exact, text)
+        return _published(storage.local_copy(path), text)
     found = models.find(model, tuned)
     tokenizer = load_tokenizer(found.tokenizer_path)
     fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
-    mesh, dtype = mesh_in_use(found.config.width), use_dtype(exact)
-    architecture = Architecture(found.config)
-    with jax.set_mesh(mesh):
-        params = models.load_params(found, targets(architecture, mesh, dtype))
-    return Session(tokenizer, architecture, params, mesh, dtype, found.talks(tokenizer), found)
+
+    def params(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
+        with jax.set_mesh(mesh):
+            return models.load_params(found, targets(architecture, mesh, dtype))
+
+    return Found(tokenizer, found.config, params, found.talks(tokenizer), found)
 
 
 def load_each(model: str, adapters: list[str]) -> dict[str, Session]:
@@ -183,7 +204,7 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
     return Session(tokenizer, architecture, params, session.mesh, session.dtype, talks, session.model, base)
 
 
-def _published(folder: Path, exact: bool, text: bool) -> Session:
+def _published(folder: Path, text: bool) -> Found:
     """A model in the format of Hugging Face."""
     config, family = reading.read_config(folder)
     if text or (folder / "tokenizer.json").is_file():
@@ -192,12 +213,13 @@ def _published(folder: Path, exact: bool, text: bool) -> Session:
         talks = tokenizer.has_template
     else:
         tokenizer, talks = NoTokenizer(folder), False
-    mesh, dtype = mesh_in_use(config.width), use_dtype(exact)
-    architecture = Architecture(config)
-    with weight_files.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
-        arguments = (targets(architecture, mesh, dtype), architecture.axes, config.layers)
-        params = reading.fill(source, family, *arguments, place, advance)
-    return Session(tokenizer, architecture, params, mesh, dtype, talks)
+
+    def params(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
+        with weight_files.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
+            arguments = (targets(architecture, mesh, dtype), architecture.axes, config.layers)
+            return reading.fill(source, family, *arguments, place, advance)
+
+    return Found(tokenizer, config, params, talks)
 
 
 def place(array: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:

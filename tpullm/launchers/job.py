@@ -12,7 +12,7 @@ from tpullm.launchers import code
 from tpullm.launchers.settings import LaunchConfig
 from tpullm.mesh import axes
 from tpullm.recipe import parsing as recipes
-from tpullm.recipe.schema import Recipe
+from tpullm.recipe.schema import ALONE, Recipe
 from tpullm.run import question_sets
 
 # How a verb is distributed: its processes join as hosts (`cluster/join.py`), or share its work (`cluster/shares.py`).
@@ -182,10 +182,11 @@ def _paths(job: Job) -> list[tuple[str, str]]:
     if job.verb in ("run", "pretrain"):
         found += [("branch", job.recipe.branch)]
     for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
-        for key in ("conversations", "preferences", "prompts"):
+        for key in ("conversations", *ALONE):
             named = [path for path in getattr(stage, key) if question_sets.package_of(path) not in built_in]
             found += [(f"finetune.{name}.{key}", path) for path in named]
         found += [(f"finetune.{name}.rewards", path) for path in stage.reward_files]
         found += [(f"finetune.{name}.chat_template", stage.chat_template)]
         found += [(f"finetune.{name}.adapter.start", stage.adapter.start)]
+        found += [(f"finetune.{name}.teacher.model", stage.teacher.model)]
     return found

@@ -7,7 +7,7 @@ import re
 from tpullm.errors import UserError
 from tpullm.hardware import chips, slices
 from tpullm.mesh.axes import check_sizes
-from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig, Recipe, TrainConfig, TuningConfig
+from tpullm.recipe.schema import ALONE, ATTENTION_BLOCKS, ModelConfig, PolicyConfig, Recipe, TrainConfig, TuningConfig
 
 NAMED = "NAME"  # in place of `finetune.NAME`, in the table below
 # What a run directory has beside the stages of tuning, which are folders there too.
@@ -78,8 +78,12 @@ RANGES = {
     "NAME.preference.beta": (1e-9, None),
     "NAME.preference.label_smoothing": (0, 0.5),
     "NAME.preference.gamma": (0, None),
+    "NAME.preference.desirable_weight": (0, None),
+    "NAME.preference.undesirable_weight": (0, None),
+    "NAME.teacher.top": (1, 4096),
+    "NAME.teacher.temperature": (0.01, 100),
     "NAME.policy.prompts": (1, None),
-    "NAME.policy.answers": (2, 32_767),
+    "NAME.policy.answers": (1, 32_767),
     "NAME.policy.tokens": (1, None),
     "NAME.policy.temperature": (0.01, 100),
     "NAME.policy.clip_low": (0, 1),
@@ -192,22 +196,33 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         not settings.conversations or shares < 1,
         f"{where}.documents: their shares are {shares:g} of the tokens, so conversations have none left; give less",
     )
-    for kind in ("conversations", "preferences", "prompts"):
+    for kind in ("conversations", *ALONE):
         _require(
             not (getattr(settings, kind) and kind in known),
             f"{where}: a source of corpus is named {kind}; give it another name",
         )
-    for kind in ("preferences", "prompts"):
+    for kind in ALONE:
         _require(
             not getattr(settings, kind) or not settings.train.optimizer.z_loss,
             f"{where}.train.optimizer.z_loss: {kind} have none; leave it out",
         )
-    alone = [kind for kind in ("preferences", "prompts") if getattr(settings, kind)]
+    alone = [kind for kind in ALONE if getattr(settings, kind)]
     _require(
         not alone or not (settings.conversations or settings.documents or alone[1:]),
         f"{where}: {alone and alone[0]} are learned in a stage of their own; put what else there is in another",
     )
+    kto = settings.preference.kind == "kto"
+    _require(
+        not settings.judged or kto,
+        f"{where}.preference.kind: {settings.preference.kind} compares two answers, and judged ones stand alone; "
+        "set kto",
+    )
+    _require(
+        not settings.preferences or not kto,
+        f"{where}.preference.kind: kto learns from judged answers, and these are pairs; choose another kind",
+    )
     _check_rewards(where, settings)
+    _check_teacher(where, settings)
     for target in settings.adapter.targets:
         near = difflib.get_close_matches(target, MATRICES, 1)
         meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(MATRICES)}"
@@ -225,12 +240,16 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
 def _check_rewards(where: str, settings: TuningConfig) -> None:
     policy, train = settings.policy, settings.train
     _require(
-        not settings.prompts or bool(settings.rewards),
+        not settings.prompts or bool(settings.rewards or settings.teacher.model),
         f"{where}.rewards: prompts need something that scores the answers; give one, such as [{{name: polite}}]",
     )
     _require(
         bool(settings.prompts) or not settings.rewards,
         f"{where}.prompts: rewards need prompts to answer; name files of them, or tenki",
+    )
+    _require(
+        not settings.rewards or policy.answers > 1,
+        f"{where}.policy.answers: one answer is not better than others; give 2 or more",
     )
     _require(
         not policy.kl_weight or bool(settings.adapter.rank or settings.adapter.start),
@@ -242,6 +261,26 @@ def _check_rewards(where: str, settings: TuningConfig) -> None:
         f"{where}.policy.tokens: {policy.tokens} tokens of an answer leave no room for a prompt in a row of "
         f"{train.sequence_length}; give fewer, or raise train.sequence_length",
     )
+
+
+def _check_teacher(where: str, settings: TuningConfig) -> None:
+    if not settings.teacher.model:
+        return
+    compared = next((kind for kind in ("preferences", "judged", "rewards") if getattr(settings, kind)), None)
+    _require(
+        compared is None,
+        f"{where}.teacher: teaches by text or by prompts alone; put {compared} in another stage",
+    )
+    _require(
+        not settings.train.optimizer.z_loss,
+        f"{where}.train.optimizer.z_loss: what a teacher says has none; leave it out",
+    )
+    for key in ("updates", "kl_weight"):
+        given = getattr(settings.policy, key)
+        _require(
+            given == getattr(PolicyConfig(), key),
+            f"{where}.policy.{key}: is {given}, and a stage with a teacher has none; leave it out",
+        )
 
 
 def _check_stage(name: str, stage: TrainConfig, model: ModelConfig, from_base: bool) -> None:

@@ -143,9 +143,16 @@ def _charts(data: RunData) -> list[Markup]:
             charts += rewards(text, name, rows)
         elif curve := series(rows, "loss"):
             title, held_out = text("{stage}: loss, nats a token", stage=name), held_out_lines(text, rows)
-            if any("margin" in row for row in rows):  # held-out text has another unit
+            # Else held-out text has another unit.
+            if any("margin" in row for row in rows):
                 title = text("{stage}: loss of a pair of answers", stage=name)
                 held_out = [Line(text("held-out pairs"), series(rows, "eval_loss", "preferences"), 0)]
+            elif any("eval_accuracy" in row for row in rows):
+                title = text("{stage}: loss of a judged answer", stage=name)
+                held_out = [Line(text("held-out answers"), series(rows, "eval_loss", "judged"), 0)]
+            elif any("eval_divergence" in row for row in rows):
+                title = text("{stage}: divergence from the teacher, nats a token", stage=name)
+                held_out = held_out_lines(text, rows, "eval_divergence")
             lines = [Line(text("training"), curve, 5, "faint"), *held_out]
             x_name = text("tokens read in tuning")
             charts.append(figure(line_chart(text, title, lines, x_name, write=three_decimals)))

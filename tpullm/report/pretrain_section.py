@@ -13,9 +13,12 @@ from tpullm.report.units import count, three_decimals
 _CLOSE = 0.35  # nats a token above the truth: the part of the curve that the second chart shows
 
 
-def held_out_sources(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Sources with a held-out loss. tenki is first: it gets the accent colour, since its true entropy is known."""
-    names = {name: None for row in rows for name in row.get("eval_loss") or {}}
+def held_out_sources(rows: Sequence[dict[str, Any]], what: str = "eval_loss") -> list[str]:
+    """Sources with a held-out loss, or with what else is measured there.
+
+    tenki is first: it gets the accent colour, since its true entropy is known.
+    """
+    names = {name: None for row in rows for name in row.get(what) or {}}
     return sorted(names, key=lambda name: name != "tenki")
 
 
@@ -65,11 +68,11 @@ def loss_charts(data: RunData) -> list[Markup]:
     return [figure(line_chart(text, title, lines, x_name, write=three_decimals, large=True)), *charts]
 
 
-def held_out_lines(text: Language, rows: Sequence[dict[str, Any]]) -> list[Line]:
+def held_out_lines(text: Language, rows: Sequence[dict[str, Any]], what: str = "eval_loss") -> list[Line]:
     """A line for each held-out source of `rows`."""
     return [
-        Line(text("{source}, held out", source=name), series(rows, "eval_loss", name), i)
-        for i, name in enumerate(held_out_sources(rows))
+        Line(text("{source}, held out", source=name), series(rows, what, name), i)
+        for i, name in enumerate(held_out_sources(rows, what))
     ]
 
 

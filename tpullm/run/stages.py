@@ -12,6 +12,8 @@ from tpullm.recipe.changes import Changes, part, result
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, question_sets
 
+DIGESTS = "digests.json"  # in a stage that reads a published model
+TEACHER = "teacher.json"  # in a stage with a teacher: which, and its identity
 BRANCH = "branch.json"  # in a training that starts from a checkpoint of another: which, and its identity
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of one in the format of PEFT
 STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
@@ -57,15 +59,19 @@ def base_inputs(recipe: Recipe, run: Path) -> dict:
     folder, made = storage.path(recipe.base), run / "base" / manifest.FILE
     if not folder.is_dir() and made.exists() and storage.read_json(made)["folder"] == str(folder):
         return storage.read_json(made)["inputs"]
-    return manifest.inputs({}, {name: entry[2] for name, entry in digests(recipe, run).items()})
+    found = digests(folder, run / "base", "base")
+    return manifest.inputs({}, {name: entry[2] for name, entry in found.items()})
 
 
-def digests(recipe: Recipe, run: Path) -> dict[str, list]:
-    """Of each file of the published model that is read: size, time of change, SHA-256.
+def digests(folder: Path, stage: Path, key: str) -> dict[str, list]:
+    """Of each file of a published model that is read: size, time of change, SHA-256.
 
-    Hashes are computed again only where the size or the time is not as noted in `RUN/base/digests.json`.
+    Hashes are computed again only where the size or the time is not as noted in `STAGE/digests.json`.
+
+    Args:
+        key: of the folder in the recipe.
     """
-    folder, noted = storage.path(recipe.base), run / "base" / "digests.json"
+    noted = stage / DIGESTS
     known = storage.read_json(noted) if noted.exists() else {}
     found = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -77,7 +83,7 @@ def digests(recipe: Recipe, run: Path) -> dict[str, list]:
             here = None if same else storage.local_copy(folder) / path.name  # which an import reads anyway
             found[path.name] = [*state, known[path.name][2] if same else storage.hash_file(here)]
     if "config.json" not in found:
-        raise UserError(f"base: {folder} is no folder in the format of Hugging Face: it has no config.json")
+        raise UserError(f"{key}: {folder} is no folder in the format of Hugging Face: it has no config.json")
     return found
 
 
@@ -101,15 +107,55 @@ def branch_identity(recipe: Recipe, run: Path) -> str:
     checkpoint, noted = storage.path(recipe.branch), run / "pretrain" / BRANCH
     if checkpoint.parent.name != "checkpoints" or not checkpoint.name.isdigit():
         raise UserError(f"branch: {checkpoint} is no checkpoint; name one, such as RUN/pretrain/checkpoints/700")
-    description = checkpoint / "description" / "metadata"  # as Orbax writes JSON
-    if not description.is_file():
+    identity = _checkpoint_identity(checkpoint)
+    if identity is None:
         before = storage.read_json(noted) if noted.exists() else {}
         if before.get("checkpoint") != str(checkpoint):
             raise UserError(f"branch: no such checkpoint {checkpoint}; give another one")
         return before["identity"]
+    return identity
+
+
+def _checkpoint_identity(checkpoint: Path) -> str | None:
+    """Of `STAGE/checkpoints/STEP`; None if it is none."""
+    description = checkpoint / "description" / "metadata"  # as Orbax writes JSON
+    if not description.is_file():
+        return None
     described = storage.read_json(description)
     origin = {key: described[key] for key in ("stage", "inputs", "horizons")}
     return manifest.identity_of(origin | {"step": int(checkpoint.name)})
+
+
+def teacher(recipe: Recipe, run: Path, stage: str) -> tuple[Path, str]:
+    """The model that a stage of tuning has as its teacher, and its identity.
+
+    It may be gone once the stage was begun.
+
+    Raises:
+        UserError: it is no finished stage, no checkpoint and no published model, or it is the stage itself.
+    """
+    key, named = f"finetune.{stage}.teacher.model", storage.path(recipe.finetune[stage].teacher.model)
+    if named in (run, run / stage) or run / stage in named.parents:
+        raise UserError(f"{key}: {named} is the model that is to be taught; give a larger one")
+    noted = run / stage / TEACHER
+    before = storage.read_json(noted) if noted.exists() else {}
+    if not named.is_dir() and before.get("model") == recipe.finetune[stage].teacher.model:
+        return named, before["identity"]
+    if (named / "config.json").is_file():
+        return named, manifest.identity_of({name: of[2] for name, of in digests(named, run / stage, key).items()})
+    found = _last_stage(named)
+    identity = manifest.identity(found) if (found / manifest.FILE).exists() else _checkpoint_identity(found)
+    if identity is None:
+        raise UserError(
+            f"{key}: {named} is no finished stage of a run, no checkpoint, and no folder in the format of Hugging Face"
+        )
+    return found, identity
+
+
+def _last_stage(path: Path) -> Path:
+    """The last finished stage of a run directory; any other path as it is."""
+    stages = [*reversed(tuned(path)), "pretrain", "base"] if (path / "recipe.yaml").exists() else []
+    return next((path / stage for stage in stages if (path / stage / manifest.FILE).exists()), path)
 
 
 def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
@@ -127,6 +173,8 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     if recipe.foundation == "base":  # else it is among the inputs of pretraining
         config["model"] = part(recipe.model, Changes.TRAINING)
     upstream = {before: standing(recipe, run, before)} | files
+    if settings.teacher.model:
+        upstream["the teacher"] = teacher(recipe, run, stage)[1]
     if settings.documents:
         upstream["tokens"] = need(run, "tokens", "tokenize")
     return manifest.inputs(config, upstream, part(settings.train, Changes.LENGTH))

@@ -84,3 +84,15 @@ def load(path: Path | str) -> Tokenizer:
     if not file.is_file():
         raise UserError(f"{file}: no such tokenizer; make it with `tpullm tokenize`")
     return TrainedTokenizer(file.read_bytes(), str(file))
+
+
+def difference(one: Tokenizer, other: Tokenizer) -> str:
+    """What two tokenizers have otherwise, for an error; empty if each id stands for the same in both."""
+    if one.vocabulary_size != other.vocabulary_size:
+        return f"{one.vocabulary_size:,} tokens and {other.vocabulary_size:,}"
+    for token in range(one.vocabulary_size):
+        if one.bytes_of(token) != other.bytes_of(token) or (
+            not one.bytes_of(token) and one.piece(token) != other.piece(token)
+        ):
+            return f"token {token} is {one.piece(token)!r} and {other.piece(token)!r}"
+    return ""

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm.data.batch import Batch, PairBatch
+from tpullm.data.batch import Batch, PairBatch, TaughtBatch
 from tpullm.mesh.rows import put
 from tpullm.training.losses import Sums
 from tpullm.training.state import Architecture
-from tpullm.training.step import accumulate, batch_loss
+from tpullm.training.step import accumulate, batch_loss, with_divergence
 
 Tree = Any
 
@@ -30,6 +30,7 @@ def make_evaluation(architecture: Architecture, dtype, accumulation: int = 1, ch
         return batch_loss(architecture, params, batch, dtype=dtype, chunks=chunks)[1]
 
     def evaluate(params: Tree, batch: Batch) -> Sums:
+        batch = with_divergence(architecture, params, batch, accumulation, dtype, chunks)
         return accumulate(sums, accumulation, params, batch, None)
 
     return jax.jit(evaluate)
@@ -49,25 +50,33 @@ def held_out(
     """`eval_loss` (nats a token) and `eval_bits_per_byte` of each source.
 
     Bits per byte include the loss of end-of-document tokens, and divide by the bytes of the text alone. Of preferences
-    the loss is a mean over pairs, and `eval_accuracy` the share of pairs whose chosen answer wins.
+    the loss is a mean over pairs, and `eval_accuracy` the share of pairs whose chosen answer wins; of judged answers it
+    is the share of those that are judged right. Where a teacher has said how likely each token is, `eval_divergence` is
+    the loss against that, nats a token.
 
     Args:
         evaluate: of `make_evaluation`.
         bytes_per_token: UTF-8 bytes of each token id, `[V]`.
     """
-    loss, bits, right = {}, {}, {}
+    loss, bits, right, taught = {}, {}, {}, {}
     for source, source_batches in batches.items():
-        nats = weight = text_bytes = correct = 0.0
+        nats = weight = text_bytes = correct = divergence = 0.0
         pairs = False
         for batch in source_batches:
+            if isinstance(batch, TaughtBatch):
+                divergence += float(evaluate(params, put(mesh, batch)).loss)
+                taught[source], batch = divergence, batch.plain
             placed = put(mesh, batch)
             sums, batch_bytes = jax.device_get((evaluate(params, placed), _text_bytes(bytes_per_token, placed)))
             nats, weight = nats + float(sums.loss), weight + float(sums.weight)
             text_bytes, correct = text_bytes + float(batch_bytes), correct + float(sums.correct)
             pairs = isinstance(batch, PairBatch)
         loss[source] = nats / max(weight, 1.0)
+        if source in taught:
+            taught[source] /= max(weight, 1.0)
         if pairs:
             right[source] = correct / max(weight, 1.0)
         else:
             bits[source] = nats / np.log(2) / max(text_bytes, 1.0)
-    return {"eval_loss": loss, "eval_bits_per_byte": bits} | ({"eval_accuracy": right} if right else {})
+    more = {"eval_accuracy": right, "eval_divergence": taught}
+    return {"eval_loss": loss, "eval_bits_per_byte": bits} | {name: found for name, found in more.items() if found}

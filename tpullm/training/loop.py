@@ -83,7 +83,8 @@ class Job:
             state, so there is one copy.
         branch: a checkpoint of another training, whose whole state this one continues.
         adapter: what is trained instead of the parameters of `load`, which stay as they are.
-        prepare: called once before training, when the stage has its folder.
+        prepare: called before training, when the stage has its folder, with the number of batches that it reads or
+            leaves out; again if it rolls back.
         begins: the parameters that the adapter begins with; None is fresh ones.
         answers: makes the batch of a step from its prompts and from the parameters before it.
         before: the checkpoint that `load` reads: its stage, which is in the same run, its step, and
@@ -101,7 +102,7 @@ class Job:
     load: Callable[[], Tree] | None = field(default=None, repr=False)
     branch: Model | None = None
     adapter: AdapterConfig | None = None
-    prepare: Callable[[], None] | None = None
+    prepare: Callable[[int], None] | None = None
     begins: Tree = None
     answers: Answers | None = None
     before: tuple[str, int, str] | None = None

@@ -175,6 +175,8 @@ class Meter:
         told += [
             f"{source}: loss {results['eval_loss'][source]:.4f}, {share:.0%} right" for source, share in right.items()
         ]
+        if taught := results.get("eval_divergence"):
+            told.append("from the teacher " + ", ".join(f"{source} {value:.4f}" for source, value in taught.items()))
         if reward := results.get("eval_reward"):
             told.append("reward " + ", ".join(f"{name} {value:.3f}" for name, value in reward.items()))
             told.append(f"{results['eval_perfect']:.0%} perfect")

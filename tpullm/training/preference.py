@@ -1,4 +1,4 @@
-"""The loss of a batch of preferences, and the references that it is compared with.
+"""The loss of a batch of preferences or of judged answers, and the references that it is compared with.
 
 Shapes: B batch, T length, S pairs in a row at most.
 """
@@ -15,15 +15,15 @@ from jax.sharding import Mesh
 from tpullm import storage
 from tpullm.cluster import hosts
 from tpullm.data import packing
-from tpullm.data.answer_pairs import Pairs
+from tpullm.data.answer_pairs import BAD, GOOD, MISMATCHED, Pairs
 from tpullm.data.batch import BRANCH, PairBatch
 from tpullm.log import progress
 from tpullm.mesh.rows import fetch, own_rows, put
 from tpullm.mesh.zigzag import to_zigzag_order
 from tpullm.training.log_probabilities import log_probabilities
 from tpullm.training.losses import Sums
-from tpullm.training.objectives.preferences import PAIRED, Answers
-from tpullm.training.objectives.sums import sum_by_sequence
+from tpullm.training.objectives.preferences import PAIRED, Answers, kto, kto_kl
+from tpullm.training.objectives.sums import Sum, sum_by_sequence, weighted_sum
 from tpullm.training.state import Architecture
 
 Tree = Any
@@ -31,13 +31,16 @@ FILE = "references.npz"  # in a stage that learns preferences
 
 jax.tree_util.register_dataclass(
     PairBatch,
-    ["inputs", "targets", "segment_ids", "positions", "weights", "references"],
+    ["inputs", "targets", "segment_ids", "positions", "weights", "references", "kl"],
     ["settings", "sequences"],
 )
 
 
 def answers(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype, chunks=0, key=None):
-    """The chosen and the rejected answers of each pair, `[B, S]`; where there is no pair they have no tokens."""
+    """The answers of each pair, `[B, S]`: chosen and rejected ones, and mismatched ones if they are judged.
+
+    Where there is none it has no tokens.
+    """
     config, batch = architecture.config, jax.tree.map(to_zigzag_order, batch)
     model = architecture.model(params)
     out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key, branched=True)
@@ -45,7 +48,7 @@ def answers(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype
         table, more = model.output_parameter(), (config.logit_softcap, 1.0, config.gradients, chunks)
         logp_BT, _ = log_probabilities(out.hidden, table, batch.targets, *more)
         found = []
-        for branch in (1, 2):
+        for branch in (GOOD, BAD, MISMATCHED) if batch.settings.kind == "kto" else (GOOD, BAD):
             own_BT = jnp.where(batch.segment_ids // BRANCH == branch, batch.segment_ids % BRANCH, 0)
             columns = logp_BT * batch.weights, batch.weights, batch.references
             policy, tokens, reference = (sum_by_sequence(of, own_BT, batch.sequences) for of in columns)
@@ -56,13 +59,39 @@ def answers(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype
 def pair_loss(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype, chunks=0, key=None):
     """The summed loss of a batch of pairs, and its `Sums`, whose weight is the number of pairs.
 
-    `correct` counts the pairs whose chosen answer has the higher reward.
+    `correct` counts the pairs whose chosen answer has the higher reward, and the judged answers that are judged right.
     """
-    settings = batch.settings
     found = answers(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
+    sums = (_judged if batch.settings.kind == "kto" else _paired)(batch, *found)
+    loss, weight = sums.pop("loss")
+    correct = sums.pop("accuracy").total
+    return loss, Sums(loss, jnp.zeros_like(loss), weight, correct, told=sums)
+
+
+def divergence(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype, chunks=0, key=None) -> Sum:
+    """What KTO's `kl` is the mean of, of a part of the batch."""
+    good, bad, mismatched = answers(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
+    return kto_kl(mismatched, (good.tokens + bad.tokens > 0).astype(jnp.float32))
+
+
+def _judged(batch: PairBatch, good: Answers, bad: Answers, mismatched: Answers) -> dict[str, Sum]:
+    settings = batch.settings
+    each = Answers(*(one + other for one, other in zip(good, bad, strict=True)))  # one of the two has no tokens
+    weights = (each.tokens > 0).astype(jnp.float32)
+    if batch.kl is None:
+        total, count = kto_kl(mismatched, weights)
+        kl = total / jnp.maximum(count, 1)
+    else:
+        kl = jnp.max(batch.kl)
+    by_sort = {"desirable_weight": settings.desirable_weight, "undesirable_weight": settings.undesirable_weight}
+    sums = kto(each, good.tokens > 0, weights, beta=settings.beta, kl=kl, **by_sort)
+    return sums | {"kl": weighted_sum(jnp.full_like(weights, jax.lax.stop_gradient(kl)), weights)}
+
+
+def _paired(batch: PairBatch, chosen: Answers, rejected: Answers) -> dict[str, Sum]:
+    settings = batch.settings
     if not settings.needs_reference:
-        found = [of._replace(reference=None) for of in found]
-    chosen, rejected = found
+        chosen, rejected = chosen._replace(reference=None), rejected._replace(reference=None)
     weights = (chosen.tokens > 0).astype(jnp.float32)
     more = {"beta": settings.beta}
     if settings.kind == "dpo":
@@ -71,10 +100,7 @@ def pair_loss(architecture: Architecture, params: Tree, batch: PairBatch, *, dty
         more |= {"gamma": settings.gamma}
     if settings.kind == "orpo":
         more |= {"nll": -chosen.policy / jnp.maximum(chosen.tokens, 1)}
-    sums = PAIRED[settings.kind](chosen, rejected, weights, **more)
-    loss, weight = sums.pop("loss")
-    correct = sums.pop("accuracy").total
-    return loss, Sums(loss, jnp.zeros_like(loss), weight, correct, told=sums)
+    return PAIRED[settings.kind](chosen, rejected, weights, **more)
 
 
 def fill_references(
@@ -87,7 +113,7 @@ def fill_references(
     dtype,
     chunks: int = 0,
 ) -> None:
-    """Compute the references of all pairs once, by the model that tuning starts from, and keep them in the stage.
+    """Compute the references of all answers once, by the model that tuning starts from, and keep them in the stage.
 
     Args:
         directory: of the stage.

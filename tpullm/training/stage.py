@@ -39,11 +39,11 @@ def make(
     hosts.on_first("the trackers", trackers.check, recipe.trackers, stage)
     start = resume.start(stage, inputs, job.config, job.first)
     stages.begin_training(stage.parent, stage.name, inputs, tokenizer, changed)
-    if job.prepare:
-        job.prepare()
     for name, value in (notes or {}).items() if hosts.is_first() else ():
         storage.write_json(stage / name, value)
     while True:
+        if job.prepare:
+            job.prepare(job.config.steps + sum(count for _, count in start.left_out))
         try:
             describes = description(
                 *(stage.name, job.model, recipe, inputs, start.horizons, start.left_out, job.adapter, job.before)

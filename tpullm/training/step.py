@@ -4,13 +4,14 @@ Shapes: B batch, T length, A micro-batches.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from tpullm.data.batch import AnswerBatch, Batch, PairBatch
+from tpullm.data.batch import AnswerBatch, Batch, PairBatch, TaughtBatch
 from tpullm.mesh.layout import RULES
 from tpullm.mesh.zigzag import to_zigzag_order
 from tpullm.model.platform import compiler_options
@@ -18,10 +19,12 @@ from tpullm.recipe.schema import TrainConfig
 from tpullm.training.balance import balance_losses, load_metrics, rebalanced
 from tpullm.training.losses import Sums, cross_entropy
 from tpullm.training.norms import step_norms
+from tpullm.training.objectives.sums import Sum
 from tpullm.training.optimizer.skip import applied
 from tpullm.training.own_answers import answer_loss
-from tpullm.training.preference import pair_loss
+from tpullm.training.preference import divergence, pair_loss
 from tpullm.training.state import Architecture
+from tpullm.training.teacher import taught_loss
 
 Tree = Any
 
@@ -34,12 +37,15 @@ def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype,
         of_batch = pair_loss if isinstance(batch, PairBatch) else answer_loss
         return of_batch(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
     model, batch = architecture.model(params), jax.tree.map(to_zigzag_order, batch)
-    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
-    config, arguments = architecture.config, (batch.targets, batch.weights, z_loss)
+    config, taught = architecture.config, isinstance(batch, TaughtBatch)
+    branched = taught and batch.branched
+    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key, branched=branched)
     with jax.named_scope("loss"):
-        loss, sums = cross_entropy(
-            out.hidden, model.output_parameter(), *arguments, config.logit_softcap, config.gradients, chunks
-        )
+        arguments, options = (out.hidden, model.output_parameter()), (config.logit_softcap, config.gradients, chunks)
+        if taught:
+            loss, sums = taught_loss(*arguments, batch, *options)
+        else:
+            loss, sums = cross_entropy(*arguments, batch.targets, batch.weights, z_loss, *options)
     if out.routing is None:
         return loss, sums
     # Each token has the balance loss of its row, so this too is a weighted sum to divide by the global weight.
@@ -75,6 +81,8 @@ def make_step(
         key = None
         if architecture.config.dropout:
             key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        whole = architecture.whole(state["params"], frozen)
+        batch = with_divergence(architecture, whole, batch, config.accumulation, dtype, config.loss_chunks, key)
         grads, sums = accumulate(gradients, config.accumulation, (state["params"], frozen), batch, key)
         grads = jax.tree.map(lambda g: g / sums.weight, grads)
         loss = sums.loss / sums.weight
@@ -104,6 +112,23 @@ def make_step(
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options() or None)
+
+
+def with_divergence(
+    architecture: Architecture, params: Tree, batch: Batch, parts: int, dtype, chunks: int, key=None
+) -> Batch:
+    """The batch with what its micro-batches have to know of all of it: of judged answers, KTO's divergence.
+
+    One micro-batch finds it in its own forward pass. Several need a forward pass before.
+    """
+    if parts == 1 or not (isinstance(batch, PairBatch) and batch.settings.kind == "kto"):
+        return batch
+
+    def of_part(params: Tree, batch: PairBatch, key) -> Sum:
+        return divergence(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
+
+    total, count = accumulate(of_part, parts, params, batch, key)
+    return replace(batch, kl=jnp.zeros_like(batch.weights) + total / jnp.maximum(count, 1))
 
 
 def accumulate(gradients: Callable, parts: int, params: Any, batch: Batch, key) -> tuple[Tree, Sums]:

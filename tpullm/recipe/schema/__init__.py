@@ -7,4 +7,11 @@ from tpullm.recipe.schema.corpus_settings import CorpusConfig, Source, SourceKin
 from tpullm.recipe.schema.model_settings import ATTENTION_BLOCKS, ModelConfig, RopeScaling
 from tpullm.recipe.schema.recipe_settings import EvaluateConfig, Recipe
 from tpullm.recipe.schema.training_settings import CheckpointConfig, OptimizerConfig, SkipConfig, TrainConfig
-from tpullm.recipe.schema.tuning_settings import AdapterConfig, PolicyConfig, PreferenceConfig, TuningConfig
+from tpullm.recipe.schema.tuning_settings import (
+    ALONE,
+    AdapterConfig,
+    PolicyConfig,
+    PreferenceConfig,
+    TeacherConfig,
+    TuningConfig,
+)

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from tpullm.recipe.schema.training_settings import TrainConfig
 
+ALONE = ("preferences", "judged", "prompts")  # keys of what is learned in a stage of its own
+
 
 @dataclass(frozen=True)
 class AdapterConfig:
@@ -43,11 +45,11 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """How a stage learns from preferences: two answers to a prompt, of which people like one better.
+    """How a stage learns from preferences: two answers to a prompt, of which people like one better; or judged ones.
 
     Args:
         kind: the objective. `dpo` (Rafailov et al. 2023), `ipo` (Azar et al. 2023), `orpo` (Hong et al. 2024), `simpo`
-            (Meng et al. 2024).
+            (Meng et al. 2024); of judged answers `kto` (Ethayarajh et al. 2024).
         beta: how strongly the model is held where it started. For `orpo`: the weight of the odds ratio beside the
             likelihood. For `simpo`: the scale of the rewards, 2 or more.
         label_smoothing: for `dpo`: the share of pairs whose answers may be the wrong way round.
@@ -55,19 +57,23 @@ class PreferenceConfig:
         gamma: for `simpo`: the margin by which the better answer is to win.
         reference: for `dpo`: compare with the model of the stage before. Its log-probabilities are computed once,
             before the first step.
+        desirable_weight: for `kto`: how much a good answer counts.
+        undesirable_weight: for `kto`: how much a bad one counts. If one sort is rarer, let it count more.
     """
 
-    kind: Literal["dpo", "ipo", "orpo", "simpo"] = "dpo"
+    kind: Literal["dpo", "ipo", "orpo", "simpo", "kto"] = "dpo"
     beta: float = 0.1
     label_smoothing: float = 0.0
     per_token: bool = False
     gamma: float = 0.5
     reference: bool = True
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
 
     @property
     def needs_reference(self) -> bool:
         """Whether the objective compares with the model that tuning starts from."""
-        return self.kind == "ipo" or self.kind == "dpo" and self.reference
+        return self.kind in ("ipo", "kto") or self.kind == "dpo" and self.reference
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,27 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """A larger model that a stage learns from: how likely it finds each next token, not the token alone (distillation).
+
+    Args:
+        model: a stage of a run, a checkpoint, or a folder in the format of Hugging Face. It needs the same tokens.
+        kind: what is minimized. `forward_kl`: the student covers all that the teacher may say (Hinton et al. 2015).
+            `reverse_kl`: it keeps to what the teacher finds likely (Gu et al. 2024). `jsd`: between (Agarwal et al.
+            2024).
+        top: number of the teacher's likeliest tokens that count at each place. All others are one more.
+        temperature: divides the logits of both.
+    """
+
+    model: str = ""
+    kind: Literal["forward_kl", "jsd", "reverse_kl"] = "forward_kl"
+    top: int = 64
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class TuningConfig:
-    """A stage of step 5: it learns from conversations, documents, both mixed, preferences, or rewards.
+    """A stage of step 5: it learns from conversations, documents, both mixed, preferences, judged answers, or rewards.
 
     Args:
         conversations: files and folders of conversations. JSON Lines, JSON or Parquet, in the shapes of
@@ -111,11 +136,14 @@ class TuningConfig:
         documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. Beside
             conversations, which take the rest, a little old text keeps a model from forgetting.
         preferences: files and folders of preferences: a prompt and two answers. In the shapes of `docs/en/tuning.md`.
-        preference: the objective, for preferences.
+        judged: files and folders of judged answers: a prompt, an answer, and whether it is good. In the shapes of
+            `docs/en/tuning.md`; `preference.kind` is then `kto`.
+        preference: the objective, for preferences and judged answers.
         prompts: files and folders of prompts, which the model answers itself. Also `tenki`, `law`, `medicine`,
             `programming`, and `reasoning_gym:FAMILY`.
         rewards: what scores the answers, such as [{name: polite}]. See `docs/en/tuning.md`.
-        policy: how it learns from rewards.
+        policy: how it learns from rewards; with a teacher, how it answers the prompts.
+        teacher: a larger model to learn from. On the text of the stage, or on its own answers to prompts.
         chat_template: a Jinja file that formats conversations. For a `base` that has no chat template.
         held_out_fraction: share of the examples kept for evaluation. They are chosen by hash.
         adapter: train a low-rank adapter, and leave the parameters of the model as they are.
@@ -126,10 +154,12 @@ class TuningConfig:
     columns: dict[str, str] = field(default_factory=dict)
     documents: dict[str, float] = field(default_factory=dict)
     preferences: list[str] = field(default_factory=list)
+    judged: list[str] = field(default_factory=list)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     prompts: list[str] = field(default_factory=list)
     rewards: list[dict[str, Any]] = field(default_factory=list)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     chat_template: str = ""
     held_out_fraction: float = 0.2
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -138,7 +168,7 @@ class TuningConfig:
     @property
     def examples(self) -> list[str]:
         """The names of all that it reads but `documents`: files, folders, and built-in questions."""
-        return [*self.conversations, *self.preferences, *self.prompts]
+        return [*self.conversations, *self.preferences, *self.judged, *self.prompts]
 
     @property
     def reward_files(self) -> list[str]:

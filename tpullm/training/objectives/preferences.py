@@ -87,6 +87,9 @@ def kto(
         desirable: bool, for each answer.
         kl: a scalar, how far the policy is from the reference: the mean of `kto_kl` over the whole batch, so it has to
             be known before the first micro-batch. It has no gradient; below 0 it counts as 0.
+
+    `accuracy` is the share of answers that are judged right: a good one is likelier by more than `kl` than for the
+    reference, a bad one is not.
     """
     kl = jax.lax.stop_gradient(jnp.maximum(kl, 0))
     log_ratios = _log_ratio(answers, per_token=False)
@@ -95,6 +98,7 @@ def kto(
     rewards = jax.lax.stop_gradient(beta * log_ratios)
     return {
         "loss": weighted_sum(losses, weights),
+        "accuracy": weighted_sum((gains > 0).astype(jnp.float32), weights),
         "reward_desirable": weighted_sum(rewards, weights * desirable),
         "reward_undesirable": weighted_sum(rewards, weights * ~desirable),
     }
@@ -103,7 +107,7 @@ def kto(
 def kto_kl(mismatched: Answers, weights) -> Sum:
     """The divergence from the reference, estimated on answers to other prompts than their own; its mean is `kl`.
 
-    Each prompt has the answer of the next example in the batch, as in the authors' code.
+    In the authors' code each prompt has the answer of the next example in the batch; here it keeps one answer.
     """
     return weighted_sum(_log_ratio(mismatched, per_token=False), weights)
 

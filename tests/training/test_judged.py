@@ -1,0 +1,237 @@
+"""Judged answers (KTO): each in a row with its prompt and with an answer to another prompt."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.commands.test_finetune import arrays
+from tests.conftest import TINY, copy_tokens
+from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
+from tests.training.test_preference import alone, of_row
+from tpullm.cli import main
+from tpullm.data.answer_pairs import MISMATCHED, judged, mismatched
+from tpullm.data.batch import BRANCH
+from tpullm.data.stream import EvaluationBatches, Stream
+from tpullm.mesh.rows import put
+from tpullm.recipe.schema import AdapterConfig, PreferenceConfig
+from tpullm.training.evaluation import held_out, make_evaluation
+from tpullm.training.metrics import read
+from tpullm.training.objectives.preferences import Answers, kto
+from tpullm.training.preference import fill_references
+from tpullm.training.step import batch_loss, with_divergence
+
+F32, T = jnp.dtype("float32"), 32
+SETTINGS = PreferenceConfig("kto", beta=0.3, desirable_weight=1.5)
+
+
+def some_judged(count=7, seed=0):
+    """Hash of the prompt, ids of prompt and answer, judgement; two in a row have the same prompt."""
+    random = np.random.default_rng(seed)
+    ids = lambda most: random.integers(0, CONFIG.vocabulary_size, random.integers(1, most)).tolist()  # noqa: E731
+    prompts = [ids(8) for _ in range(-(-count // 2))]
+    return [(hash(tuple(prompts[n // 2])) % 2**64, prompts[n // 2], ids(9), bool(n % 3)) for n in range(count)]
+
+
+def made(count=8, rows=2, length=T):
+    """The answers, what they are made of, and their stream; with references."""
+    found = some_judged(count)
+    pairs = judged(found, SETTINGS, length, "finetune.a")
+    for number in range(count):
+        sorts = np.unique(pairs.branches[pairs.offsets[number] : pairs.offsets[number + 1]])
+        for sort in sorts[sorts > 0]:
+            pairs.references[number, sort - 1] = np.random.default_rng([number, sort]).normal(-22, 3)
+    return found, pairs, Stream({"judged": pairs}, {"judged": 1.0}, rows, length, 0)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12))
+def test_a_mismatched_answer_is_one_to_another_prompt(prompts):
+    found = mismatched(prompts).tolist()
+    assert sorted(found) == list(range(len(prompts)))
+    if 2 * max(map(prompts.count, prompts)) <= len(prompts):
+        assert all(prompts[n] != prompts[other] for n, other in enumerate(found))
+
+
+@settings(max_examples=30)
+@given(st.integers(2, 12), st.integers(0, 1000))
+def test_every_answer_is_in_an_epoch_once_beside_the_beginning_of_its_mismatched_one(count, seed):
+    found = some_judged(count, seed)
+    pairs = judged(found, SETTINGS, 20, "finetune.a")
+    stream = Stream({"judged": pairs}, {"judged": 1.0}, 1, 20, seed)
+    seen = []
+    for step in range(stream.packings["judged"].rows):
+        batch = stream.batch_at(step)
+        for number in range(1, batch.sequences + 1):
+            own = [batch.targets[0][batch.segment_ids[0] == number + BRANCH * b].tolist() for b in range(4)]
+            seen += [own] if own[MISMATCHED] else []
+    wanted = []
+    for (_, prompt, answer, good), other in zip(found, mismatched([number for number, *_ in found]), strict=True):
+        room = 20 - len(prompt) + 1 - len(answer)
+        wanted.append([prompt[1:], answer if good else [], [] if good else answer, found[other][2][:room]])
+    assert sorted(seen) == sorted(wanted) and all(part[MISMATCHED] for part in seen)
+
+
+def log_probabilities(tree, texts):
+    """Of answers that stand alone after their prompts; compiled once for all."""
+    rows = jax.tree.map(lambda *parts: jnp.stack(parts), *(alone(*text) for text in texts))
+    return jax.lax.map(lambda row: of_row(ARCHITECTURE, tree, row), rows)
+
+
+def by_hand(tree, found, pairs, numbers):
+    """The mean loss, the divergence, and the share that is judged right, of answers that stand alone."""
+    other = mismatched([number for number, *_ in found])
+    good, texts, references = np.array([found[n][3] for n in numbers]), [], []
+    for n in numbers:
+        _, prompt, answer, liked = found[n]
+        room = T - len(prompt) + 1 - len(answer)
+        texts += [(prompt, answer), (prompt, found[other[n]][2][:room])]
+        references += [pairs.references[n, 0 if liked else 1], pairs.references[n, MISMATCHED - 1]]
+    own, wrong = (log_probabilities(tree, texts) - jnp.array(references)).reshape(-1, 2).T
+    kl = jax.lax.stop_gradient(jnp.maximum(jnp.mean(wrong), 0))
+    gains = 0.3 * jnp.where(good, 1, -1) * (own - kl)
+    return jnp.mean(jnp.where(good, 1.5, 1.0) * jax.nn.sigmoid(-gains)), kl, jnp.mean(gains > 0)
+
+
+def test_loss_and_gradient_are_those_of_answers_that_stand_alone_however_the_batch_is_cut():
+    found, pairs, stream = made()
+    batch, numbers = put(mesh(), stream.batch_at(0)), [piece.document for piece in stream.documents_at(0)]
+
+    def packed(tree):
+        loss, sums = batch_loss(ARCHITECTURE, tree, batch, dtype=F32)
+        return loss / sums.weight, sums
+
+    def cut(tree):
+        """Each row is a micro-batch."""
+        whole = with_divergence(ARCHITECTURE, tree, batch, 2, F32, 0)
+        rows = [jax.tree.map(lambda array, n=n: array[n : n + 1], whole) for n in range(2)]
+        parts = [batch_loss(ARCHITECTURE, tree, row, dtype=F32) for row in rows]
+        total = parts[0][0] + parts[1][0]
+        return total / (parts[0][1].weight + parts[1][1].weight), parts[0][1]
+
+    def apart(tree):
+        loss, *more = by_hand(tree, found, pairs, numbers)
+        return loss, more
+
+    with jax.set_mesh(mesh()):
+        run = lambda of: jax.jit(jax.value_and_grad(of, has_aux=True))(params())  # noqa: E731
+        (wanted, (kl, right)), gradient = run(apart)
+        for (ours, sums), ours_gradient in (run(packed), run(cut)):
+            assert float(ours) == pytest.approx(float(wanted), rel=1e-4)
+            assert float(sums.told["kl"].total / sums.told["kl"].weight) == pytest.approx(float(kl), abs=2e-4)
+            for one, other in zip(*map(jax.tree.leaves, (ours_gradient, gradient)), strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-4 * float(jnp.abs(other).max()) + 1e-7)
+        assert len(numbers) >= 3 and float(kl) > 0 and 0 < float(right) < 1
+        sums = jax.jit(lambda tree: packed(tree)[1])(params())
+        assert float(sums.correct / sums.weight) == pytest.approx(float(right))
+
+
+def test_held_out_answers_are_evaluated_in_any_micro_batches():
+    found, pairs, _ = made(count=9)
+    batches = {"judged": EvaluationBatches(pairs, 8, T)}
+    packed = list(batches["judged"])
+    assert len(packed) == 1, "the divergence is that of all"
+    with jax.set_mesh(mesh()):
+        programs = [make_evaluation(ARCHITECTURE, F32, parts) for parts in (1, 4)]
+        one, other = (
+            held_out(program, params(), mesh(), batches, np.ones(CONFIG.vocabulary_size)) for program in programs
+        )
+        loss, _, right = jax.jit(lambda tree: by_hand(tree, found, pairs, range(9)))(params())
+    for results in (one, other):
+        assert results["eval_loss"]["judged"] == pytest.approx(float(loss), rel=1e-4)
+        assert results["eval_accuracy"]["judged"] == pytest.approx(float(right))
+
+
+def test_references_are_those_of_the_start_and_are_kept(tmp_path):
+    found, pairs, _ = made()
+    arguments = (ARCHITECTURE, params, [pairs], (4, T), mesh(), F32)
+    fill_references(tmp_path, *arguments)
+    with jax.set_mesh(mesh()):
+        texts = [(prompt, answer) for _, prompt, answer, _ in found]
+        expected = jax.jit(lambda tree: log_probabilities(tree, texts))(params())
+    for values, (*_, good), wanted in zip(pairs.references, found, expected, strict=True):
+        assert values[0 if good else 1] == pytest.approx(float(wanted), abs=2e-4) and values[1 if good else 0] == 0
+    kept = pairs.references.copy()
+    pairs.references[:] = 0
+    fill_references(tmp_path, ARCHITECTURE, None, [pairs], (4, T), mesh(), F32)  # read, not computed
+    np.testing.assert_array_equal(pairs.references, kept)
+
+
+def written(folder, rows, name="judged.jsonl"):
+    (folder / name).write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
+    return str(folder / name)
+
+
+def some_rows():
+    """Polite answers are good."""
+    for n in range(10, 80):
+        good = n % 2 == 0
+        yield {"prompt": f"{n}は？", "completion": f"{n}です。" if good else f"{n}だよ。", "label": good}
+
+
+@pytest.fixture(scope="module")
+def stage(tiny_run, tmp_path_factory):
+    """A recipe whose one stage learns from judged answers, and its run."""
+    folder = tmp_path_factory.mktemp("judged")
+    whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    train = whole["finetune"]["talk"]["train"] | {"steps": 12, "log_every": 1, "checkpoint": {"every_steps": 6}}
+    train |= {"optimizer": {"peak_lr": 1e-2, "warmup_steps": 1}, "accumulation": 2, "evaluate_rows": 8}
+    whole["finetune"] = {
+        "polite": {
+            "judged": [written(folder, some_rows())],
+            "preference": {"kind": "kto"},
+            "adapter": dataclasses.asdict(AdapterConfig(rank=4)) | {"targets": ["query", "up"]},
+            "train": train,
+        }
+    }
+    recipe, run = folder / "judged.yaml", folder / "run"
+    recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
+    copy_tokens(tiny_run, run)
+    shutil.copytree(tiny_run / "pretrain", run / "pretrain")
+    assert main(["finetune", str(recipe), "--run", str(run)]) == 0
+    return recipe, run
+
+
+def test_a_stage_learns_what_is_good(stage):
+    """The first loss is 1/2; in the end held-out answers are judged right. Resumed, the bits are the same."""
+    _, run = stage
+    rows = read(run / "polite" / "metrics.jsonl")
+    told = [row for row in rows if "loss" in row]
+    # The adapter is fresh. The step computes in bfloat16 what the references were computed with, in other rows.
+    assert told[0]["loss"] == pytest.approx(0.5, abs=1e-3) and told[0]["kl"] == pytest.approx(0, abs=1e-2)
+    last = [row for row in rows if "eval_accuracy" in row][-1]
+    assert told[-1]["loss"] < 0.48 and told[-1]["reward_desirable"] > told[-1]["reward_undesirable"]
+    assert last["eval_accuracy"]["judged"] > 0.8 and "judged" not in last["eval_bits_per_byte"]
+    assert main(["report", "--run", str(run)]) == 0
+    assert "polite: loss of a judged answer" in (run / "report.html").read_text(encoding="utf-8")
+    wanted = arrays(run / "polite", 12)
+    (run / "polite" / "manifest.json").unlink()
+    shutil.rmtree(run / "polite" / "checkpoints" / "12")
+    assert main(["finetune", "--run", str(run)]) == 0
+    for name, array in arrays(run / "polite", 12).items():
+        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+
+
+def test_mistakes_are_one_line(stage, tmp_path, capsys):
+    recipe, run = stage
+    for rows, options, said in [
+        ([{**row, "label": True} for row in some_rows()], [], "finetune.polite.judged: all answers to learn from are "),
+        ([], [], "has no judged answers in it"),
+        (some_rows(), ["--finetune.polite.preference.kind=dpo"], "dpo compares two answers, and judged ones stand"),
+        (some_rows(), ["--finetune.polite.preferences=[likes.jsonl]"], "are learned in a stage of their own"),
+    ]:
+        named = f"--finetune.polite.judged=[{written(tmp_path, rows)}]"
+        assert main(["finetune", str(recipe), "--run", str(run), named, *options]) == 2
+        assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_good_answer_counts_as_much_as_its_sort():
+    answers = Answers(np.float32([-9, -9]), np.float32([3, 3]), np.float32([-9, -9]))
+    sums = kto(answers, np.array([True, False]), np.ones(2), beta=1.0, kl=0.0, desirable_weight=3.0)
+    assert float(sums["loss"].total) == pytest.approx(2.0) and float(sums["accuracy"].total) == 0

@@ -1,0 +1,289 @@
+"""A teacher: what it says is kept once, and a stage learns from that as from the model itself."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+
+from tests.commands.test_finetune import arrays
+from tests.conftest import TINY, copy_tokens
+from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
+from tpullm import storage
+from tpullm.cli import main
+from tpullm.data.batch import TaughtBatch
+from tpullm.data.conversations import Conversations
+from tpullm.data.stream import EvaluationBatches
+from tpullm.data.taught_rows import Kept, TaughtEvaluation, TaughtStream
+from tpullm.mesh.rows import put
+from tpullm.recipe import parsing
+from tpullm.recipe.schema import TeacherConfig
+from tpullm.run import manifest, stages
+from tpullm.training.metrics import read
+from tpullm.training.objectives.distillation import DIVERGENCES
+from tpullm.training.state import Architecture
+from tpullm.training.step import batch_loss
+from tpullm.training.teacher import Teacher, fill
+
+F32, T, V = jnp.dtype("float32"), 32, CONFIG.vocabulary_size
+# Another model than the student, and a larger one, with some rows of the table that stand for no token.
+LARGER = Architecture(dataclasses.replace(CONFIG, layers=3, width=48, mlp_width=80, vocabulary_size=V + 32))
+
+
+def teacher(**settings):
+    """Of the student in `small`."""
+    load = lambda: params(1, LARGER)  # noqa: E731
+    return Teacher(TeacherConfig("larger", **settings), LARGER, load, mesh(), F32, V)
+
+
+def log_softmax(architecture, tree, rows, temperature=1.0):
+    """Of each next token, `[B, T, V]`; a plain computation."""
+    model = architecture.model(tree)
+    hidden = model(rows.inputs, rows.segment_ids, rows.positions, dtype=F32).hidden
+    return jax.nn.log_softmax(model.logits(hidden).astype(jnp.float32) / temperature)
+
+
+def some_documents(count=9, seed=0):
+    """Documents of which some are longer than a row, with weight 0 here and there."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(3, 50, count)
+    tokens = random.integers(0, V, lengths.sum()).astype(np.int32)
+    return Conversations(
+        tokens, (random.random(len(tokens)) > 0.3).astype(np.float32), np.cumsum([0, *lengths]), np.arange(count)
+    )
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_what_is_kept_is_what_the_teacher_says_of_the_rows_that_are_read(tmp_path, cut_off):
+    """In every epoch, of both sources, and after batches that were left out. Killed, it goes on where it was."""
+    who = teacher(top=5)
+    sources = {"one": some_documents(), "other": some_documents(6, seed=1)}
+    options = {"settings": who.settings, "folder": tmp_path}
+    stream = TaughtStream(sources, {"one": 0.7, "other": 0.3}, 4, T, 0, **options)
+    own = np.arange(2)
+    if cut_off:
+        fill(who, [stream.keep(1, 2, own)])
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        assert len(before) == 2
+    steps = 2 + max(packed.rows for packed in stream.packings.values())
+    kept, of_file = stream.keep(steps, 2, own)
+    fill(who, [(kept, of_file)])
+    if cut_off:
+        assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
+    assert not kept.missing() and kept.rows == sum(packed.rows for packed in stream.packings.values())
+    fill(dataclasses.replace(who, load=None), [(kept, of_file)])  # nothing is computed
+    with jax.set_mesh(mesh()):
+        plain = jax.jit(lambda tree, rows: log_softmax(LARGER, tree, rows))
+        tree = params(1, LARGER)
+        left_out = stream.without([[1, 1]])
+        for found in (stream.batch_at(0), stream.batch_at(steps - 1), left_out.batch_at(1)):
+            _check(found, np.asarray(plain(tree, put(mesh(), found.plain))))
+    assert epochs_read(stream, steps) > 1
+    np.testing.assert_array_equal(left_out.batch_at(1).ids, stream.batch_at(2).ids)
+
+
+def epochs_read(stream, steps):
+    return max(stream.epoch_at(steps).values())
+
+
+def _check(found, wanted):
+    """Sums of 48 products in float32, in another order: 1e-5."""
+    real = found.segment_ids > 0
+    order = np.argsort(-wanted, axis=-1)[..., :5]
+    known = order[real] < V
+    np.testing.assert_array_equal(found.ids[real], np.where(known, order[real], 0))
+    best = np.take_along_axis(wanted, order, axis=-1)[real]
+    np.testing.assert_allclose(found.logps[real], np.where(known, best, -np.inf), atol=1e-5)
+    assert real.sum() > 60 and not known.all(), "the larger table has rows among the likeliest"
+
+
+def test_held_out_batches_have_what_was_said_of_their_rows(tmp_path):
+    """Kept in micro-batches, and read in batches, of which the last one has padding."""
+    who, documents = teacher(top=5), some_documents()
+    files = list(EvaluationBatches(documents, 2, T))
+    kept = Kept(tmp_path, len(files) * 2, 2)
+    fill(who, [(kept, files.__getitem__)])
+    batches = TaughtEvaluation(EvaluationBatches(documents, 4, T), kept, 4, np.arange(4), who.settings)
+    found = list(batches)
+    with jax.set_mesh(mesh()):
+        again = [who.says(params(1, LARGER), each.plain) for each in found]
+    for each, (ids, logps) in zip(found, again, strict=True):
+        real = each.segment_ids > 0
+        np.testing.assert_array_equal(each.ids[real], ids[real])
+        np.testing.assert_allclose(each.logps[real], logps[real], atol=1e-6)
+    assert len(found) == 2 and len(files) == 3, "the last batch has a file less"
+
+
+def definition(student, other, kind):
+    """The divergence at each token over the given outcomes, from log-probabilities."""
+    kl = lambda p, q: jnp.sum(jnp.exp(p) * (p - q), axis=-1)  # noqa: E731
+    beta = DIVERGENCES[kind]
+    if beta in (0, 1):
+        return kl(student, other) if beta else kl(other, student)
+    mixed = jnp.log(beta * jnp.exp(other) + (1 - beta) * jnp.exp(student))
+    return beta * kl(other, mixed) + (1 - beta) * kl(student, mixed)
+
+
+def _merged(logp, chosen):
+    """The log-probabilities of the chosen tokens, and that of all others together."""
+    own = jnp.sum(chosen * logp[:, :, None], axis=-1)
+    rest = jnp.log(jnp.sum((1 - chosen.sum(axis=2)) * jnp.exp(logp), axis=-1, keepdims=True))
+    return jnp.concatenate([own, rest], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "top", "temperature"),
+    [
+        ("forward_kl", V, 1.0),
+        pytest.param("reverse_kl", V, 2.0, marks=pytest.mark.slow),
+        pytest.param("jsd", 7, 1.0, marks=pytest.mark.slow),
+    ],
+)
+def test_loss_and_gradient_are_those_of_the_definition(kind, top, temperature):
+    """All tokens are the whole vocabulary; of fewer, all others are one outcome more."""
+    settings, rows = TeacherConfig("larger", kind, top, temperature), batch()
+    same = Teacher(settings, ARCHITECTURE, lambda: params(1), mesh(), F32, V)
+    with jax.set_mesh(mesh()):
+        ids, logps = same.says(params(1), rows)
+        assert ids.shape == (4, T, top)
+        taught = put(mesh(), TaughtBatch(**vars(rows), ids=ids, logps=logps, settings=settings))
+        rows = put(mesh(), rows)
+
+        def ours(tree):
+            loss, sums = batch_loss(ARCHITECTURE, tree, taught, dtype=F32)
+            return loss / sums.weight
+
+        def plain(tree):
+            student, other = (log_softmax(ARCHITECTURE, of, rows, temperature) for of in (tree, params(1)))
+            if top < V:
+                chosen = np.eye(V, dtype=np.float32)[ids]  # [B, T, K, V]
+                student, other = (_merged(of, chosen) for of in (student, other))
+            return jnp.sum(rows.weights * definition(student, other, kind)) / jnp.sum(rows.weights)
+
+        found, wanted = (jax.jit(jax.value_and_grad(of))(params()) for of in (ours, plain))
+    assert float(found[0]) == pytest.approx(float(wanted[0]), rel=1e-5, abs=1e-6) and float(wanted[0]) > 0
+    for one, other in zip(*map(jax.tree.leaves, (found[1], wanted[1])), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4 * float(jnp.abs(other).max()) + 1e-7)
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_run, tmp_path_factory):
+    """A recipe of a smaller model than that of the tiny run, which teaches it on text and then on its own answers."""
+    folder = tmp_path_factory.mktemp("taught")
+    whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    train = whole["finetune"]["talk"]["train"] | {"steps": 8, "log_every": 1, "evaluate_rows": 8, "evaluate_every": 2}
+    train |= {"checkpoint": {"every_steps": 2, "keep": 9}, "optimizer": {"peak_lr": 1e-2, "warmup_steps": 1}}
+    whole["model"] |= {"layers": 1, "width": 16}
+    whole["pretrain"] |= {"steps": 2, "evaluate_every": 0}
+    by = {"teacher": {"model": str(tiny_run / "talk"), "top": 8}}
+    text = {"conversations": ["tenki"], "documents": {"python-docs": 0.3}, "train": train | {"accumulation": 2}}
+    own = {"prompts": ["tenki"], "policy": {"prompts": 4, "answers": 2, "tokens": 12}, "train": train | {"steps": 6}}
+    whole["finetune"] = {"text": text | by, "own": own | {"teacher": by["teacher"] | {"kind": "reverse_kl"}}}
+    recipe, run = folder / "small.yaml", folder / "run"
+    recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
+    copy_tokens(tiny_run, run)
+    assert main(["pretrain", str(recipe), "--run", str(run)]) == 0
+    assert main(["finetune", str(recipe), "--run", str(run)]) == 0
+    return recipe, run
+
+
+def test_a_student_gets_nearer_to_its_teacher_on_text_that_it_does_not_learn(taught):
+    _, run = taught
+    for stage, sources in (("text", {"conversations", "python-docs"}), ("own", {"prompts"})):
+        rows = [row["eval_divergence"] for row in read(run / stage / "metrics.jsonl") if "eval_divergence" in row]
+        assert rows[0].keys() == sources
+        for source in sources:
+            assert rows[-1][source] < 0.9 * rows[0][source]
+    told = [row for row in read(run / "own" / "metrics.jsonl") if "eval_answers" in row][-1]
+    assert len(told["eval_answers"]) == 8 and told["eval_answers"][0].keys() == {"prompt", "answer"}
+    assert main(["report", "--run", str(run)]) == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert all(f"{stage}: divergence from the teacher, nats a token" in page for stage in ("text", "own"))
+    losses = read(run / "text" / "metrics.jsonl")
+    assert all(0 < row["kept"] < 1 for row in losses if "kept" in row) and any("kept" in row for row in losses)
+
+
+def test_resumed_it_ends_with_the_same_bits(taught, tmp_path):
+    """Also where some of what the teacher said is gone."""
+    recipe, made = taught
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    wanted = {"text": arrays(run / "text", 8), "own": arrays(run / "own", 6)}
+    before = {path.name: path.read_bytes() for path in (run / "text" / "teacher" / "read").iterdir()}
+    gone = sorted(before)[1]
+    (run / "text" / "teacher" / "read" / gone).unlink()
+    for stage, resumed in (("text", 4), ("own", 2)):
+        (run / stage / "manifest.json").unlink()
+        for checkpoint in (run / stage / "checkpoints").iterdir():
+            if checkpoint.name.isdigit() and int(checkpoint.name) > resumed:
+                shutil.rmtree(checkpoint)
+    assert main(["finetune", "--run", str(run)]) == 0
+    assert (run / "text" / "teacher" / "read" / gone).read_bytes() == before[gone]
+    for stage, last in (("text", 8), ("own", 6)):
+        for name, array in arrays(run / stage, last).items():
+            np.testing.assert_array_equal(array, wanted[stage][name], err_msg=f"{stage} {name}")
+
+
+def test_a_teacher_is_known_by_its_identity_which_is_noted_in_the_stage(taught, tiny_run, tmp_path, monkeypatch):
+    """Of a stage it is that of the stage, of a folder that of its files; once begun, a stage stands without either."""
+    recipe, run = taught
+    settings = parsing.load(recipe)
+    path, identity = stages.teacher(settings, run, "text")
+    assert path == tiny_run / "talk" and identity == manifest.identity(path)
+    noted = storage.read_json(run / "text" / stages.TEACHER)
+    assert noted == {"model": str(path), "identity": identity}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "is_dir", lambda self: False)
+        assert stages.teacher(settings, run, "text")[1] == identity
+    ids = []
+    for folder in (tiny_run, tiny_run / "pretrain", _checkpoint(tiny_run / "talk"), published(tmp_path, "{}")):
+        other = dataclasses.replace(settings.finetune["text"], teacher=TeacherConfig(str(folder)))
+        ids.append(stages.teacher(dataclasses.replace(settings, finetune={"new": other}), run, "new"))
+    assert ids[0] == (path, identity), "of a run it is the last stage"
+    assert len({found for _, found in ids}) == 4
+    (tmp_path / "model.safetensors").write_text("other")
+    assert stages.teacher(dataclasses.replace(settings, finetune={"new": other}), run, "new")[1] != ids[-1][1]
+
+
+def _checkpoint(stage):
+    (found,) = (stage / "checkpoints").glob("[0-9]*")
+    return found
+
+
+def published(folder, config):
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(config)
+    return folder
+
+
+def test_mistakes_are_one_line(taught, tiny_run, tmp_path, capsys):
+    recipe, run = taught
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run / "talk", other)
+    from sentencepiece import sentencepiece_model_pb2 as pb2
+
+    told = pb2.ModelProto()
+    told.ParseFromString((other / "tokenizer" / "tokenizer.model").read_bytes())
+    told.pieces[300].piece += "ん"
+    (other / "tokenizer" / "tokenizer.model").write_bytes(told.SerializeToString())
+    text = "--finetune.text.teacher"
+    for options, said in [
+        ([f"{text}.model={run}"], "is the model that is to be taught; give a larger one"),
+        ([f"{text}.model={run / 'text'}"], "is the model that is to be taught; give a larger one"),
+        ([f"{text}.model={tmp_path}"], "is no finished stage of a run, no checkpoint, and no folder"),
+        ([f"{text}.model={other}"], f"finetune.text.teacher.model: {other} has other tokens (token 300 is "),
+        ([f"{text}.top=0"], "finetune.text.teacher.top: 0 is too small"),
+        (
+            ["--finetune.own.rewards=[{name: polite}]"],
+            "teaches by text or by prompts alone; put rewards",
+        ),
+        (
+            ["--finetune.own.policy.updates=2"],
+            "policy.updates: is 2, and a stage with a teacher has none",
+        ),
+    ]:
+        assert main(["finetune", str(recipe), "--run", str(run), *options]) == 2
+        assert said in capsys.readouterr().err.strip().splitlines()[-1]

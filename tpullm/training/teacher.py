@@ -1,0 +1,118 @@
+"""A larger model that a stage learns from: what it says of rows, and the loss against that.
+
+Shapes: B batch, T length, K tokens at each place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tpullm.cluster import hosts
+from tpullm.data.batch import Batch, TaughtBatch
+from tpullm.data.taught_rows import Kept
+from tpullm.data.token_store import token_dtype
+from tpullm.log import progress
+from tpullm.mesh.rows import fetch, put
+from tpullm.mesh.zigzag import to_zigzag_order, zigzag_order
+from tpullm.recipe.schema import TeacherConfig
+from tpullm.training.log_probabilities import likeliest, log_probabilities
+from tpullm.training.losses import Sums
+from tpullm.training.objectives.distillation import DIVERGENCES, distillation_loss
+from tpullm.training.state import Architecture
+
+Tree = Any
+
+jax.tree_util.register_dataclass(
+    TaughtBatch,
+    ["inputs", "targets", "segment_ids", "positions", "weights", "ids", "logps"],
+    ["settings", "branched"],
+)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model to learn from.
+
+    Args:
+        settings: of the objective.
+        architecture: builds the model.
+        load: reads its parameters, onto `mesh`.
+        mesh: devices, those of the training.
+        dtype: of matmuls.
+        vocabulary: rows of the student's table. The teacher's may have more, which stand for no token.
+        chunks: of a row, as in the loss.
+    """
+
+    settings: TeacherConfig
+    architecture: Architecture
+    load: Callable[[], Tree]
+    mesh: Mesh
+    dtype: Any
+    vocabulary: int
+    chunks: int = 0
+
+    def says(self, params: Tree, batch: Batch, branched: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The likeliest tokens at each place and their log-probabilities, `[B, T, K]`, on every host.
+
+        Args:
+            batch: this host's rows.
+            branched: whether a row holds several answers to a prompt.
+        """
+        count = min(self.settings.top, self.architecture.config.vocabulary_size)
+        options = (self.architecture, self.dtype, count, self.settings.temperature, self.chunks, branched)
+        with jax.set_mesh(self.mesh):
+            said = _said(*options, params, put(self.mesh, batch))
+            ids, logps = (_in_order(self.mesh, array) for array in said)
+        known = ids < self.vocabulary
+        return np.where(known, ids, 0), np.where(known, logps, -np.inf)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def _said(architecture, dtype, count, temperature, chunks, branched, params: Tree, batch: Batch):
+    batch, model = jax.tree.map(to_zigzag_order, batch), architecture.model(params)
+    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, branched=branched)
+    with jax.named_scope("loss"):
+        softcap = architecture.config.logit_softcap
+        return likeliest(out.hidden, model.output_parameter(), count, softcap, temperature, chunks)
+
+
+def _in_order(mesh: Mesh, x_BTK: jax.Array) -> np.ndarray:
+    """Rows that were computed in zigzag order, on every host."""
+    fetched = fetch(mesh, x_BTK)
+    found = np.empty_like(fetched)
+    found[:, zigzag_order(fetched.shape[1], mesh.shape["sequence"])] = fetched
+    return found
+
+
+def fill(teacher: Teacher, wanted: list[tuple[Kept, Callable[[int], Batch]]]) -> None:
+    """Have the teacher say what is not kept yet, a file at a time, so a fill that was killed resumes.
+
+    Args:
+        wanted: what is to be kept, and of each of its files this host's rows.
+    """
+    missing = hosts.broadcast("what the teacher said", lambda: [kept.missing() for kept, _ in wanted])
+    if not any(missing):
+        return
+    params = teacher.load()
+    with progress("teacher", sum(map(len, missing)), "batches") as advance:
+        for numbers, (kept, of_file) in zip(missing, wanted, strict=True):
+            for number in numbers:
+                ids, logps = teacher.says(params, of_file(number))
+                hosts.on_first("the teacher", kept.write, number, ids.astype(token_dtype(teacher.vocabulary)), logps)
+                advance(1)
+
+
+def taught_loss(hidden_BTD, table_VD, batch: TaughtBatch, softcap: float, reduce_dtype: str, chunks: int):
+    """The summed divergence from the teacher, and its `Sums`; the arguments are those of `cross_entropy`."""
+    options = (softcap, batch.settings.temperature, reduce_dtype, chunks)
+    student_BTK, _ = log_probabilities(hidden_BTD, table_VD, batch.ids, *options)
+    beta = DIVERGENCES[batch.settings.kind]
+    sums = distillation_loss(student_BTK, batch.logps, batch.weights, beta=beta)
+    loss, weight = sums.pop("loss")
+    return loss, Sums(loss, jnp.zeros_like(loss), weight, None, told=sums)
