@@ -101,7 +101,7 @@ def test_the_list(capsys):
         assert f"\n{name} " in f"\n{listed}"
         assert f"{head['hardware']}, {head['time']} {head['result']}" in words
     assert all(len(line) <= 80 for line in listed.splitlines())
-    assert listed.index("\nnovels") < listed.index("\n125m") < listed.index("\n8b") < listed.index("\n1t")
+    assert listed.index("\nnovels ") < listed.index("\n125m ") < listed.index("\n8b ") < listed.index("\n1t ")
     assert main(["recipes", "quickstart"]) == 0
     assert capsys.readouterr().out == (ROOT / "configs" / "quickstart.yaml").read_text(encoding="utf-8")
 

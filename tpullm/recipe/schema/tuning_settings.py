@@ -138,15 +138,15 @@ class TuningConfig:
         preferences: files and folders of preferences: a prompt and two answers. In the shapes of `docs/en/tuning.md`.
         judged: files and folders of judged answers: a prompt, an answer, and whether it is good. In the shapes of
             `docs/en/tuning.md`; `preference.kind` is then `kto`.
-        preference: the objective, for preferences and judged answers.
+        preference: the objective of compared answers. Of preferences and judged answers.
         prompts: files and folders of prompts, which the model answers itself. Also `tenki`, `law`, `medicine`,
             `programming`, and `reasoning_gym:FAMILY`.
         rewards: what scores the answers, such as [{name: polite}]. See `docs/en/tuning.md`.
-        policy: how it learns from rewards; with a teacher, how it answers the prompts.
+        policy: how it answers prompts. And how it learns from rewards.
         teacher: a larger model to learn from. On the text of the stage, or on its own answers to prompts.
         chat_template: a Jinja file that formats conversations. For a `base` that has no chat template.
         held_out_fraction: share of the examples kept for evaluation. They are chosen by hash.
-        adapter: train a low-rank adapter, and leave the parameters of the model as they are.
+        adapter: train a low-rank adapter alone. The parameters of the model stay as they are.
         train: the training.
     """
 
