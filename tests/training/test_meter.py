@@ -75,6 +75,21 @@ def rows(clock, capsys):
     return made
 
 
+def test_the_speed_of_answers_is_that_of_the_tokens_that_a_step_learns_from(clock):
+    """They are known before the step; a step without new ones learns from those of the step before it."""
+    meter = metered()
+    for step in (1, 2, 3):
+        if step != 2:
+            meter.answered(step, {"answers": 4, "answer_tokens": 10.0 * step})
+        meter.dispatched(step, values(step))
+        if step == 1:
+            meter.answered(3, {"answers": 4, "answer_tokens": 30.0})  # sampled ahead
+        clock.now += 2
+        meter.read()
+    rows = [row for row in meter.log if "loss" in row]
+    assert [row["tokens_per_second"] for row in rows] == [20, 20, 60]
+
+
 def test_mfu_is_the_share_of_the_peak(rows):
     found, said = rows(200.0, 1.0, 2.0)
     assert [row["mfu"] for row in found] == [0.5, 0.25] and "MFU 25%" in said

@@ -67,7 +67,8 @@ class Meter:
     _since: float = field(default_factory=time.monotonic)
     _waited: float = 0.0
     _last_line: float = 0.0
-    _answer_tokens: float = 0.0
+    _answer_tokens: dict[int, float] = field(default_factory=dict)
+    _learned_from: float = 0.0
 
     def oldest(self, ahead: int = 0) -> jax.Array | None:
         """An array of the oldest step that `read` would read, which is ready when the step is computed."""
@@ -86,7 +87,7 @@ class Meter:
         """Log what the answers are like that `step` learns from. Speed is then that of their tokens."""
         self.log.write({"step": step, **figures})
         self.watch({"step": step, **figures})
-        self._answer_tokens += figures["answers"] * figures["answer_tokens"]
+        self._answer_tokens[step] = figures["answers"] * figures["answer_tokens"]
 
     def read(self, ahead: int = 0) -> None:
         """Read the metrics of all steps but the last `ahead`; waits until they are computed. Lines are written."""
@@ -123,7 +124,7 @@ class Meter:
         now = time.monotonic()
         elapsed = now - self._since
         seconds = elapsed / (step - self.step)
-        rate = self._answer_tokens / elapsed if self._answer_tokens else self.tokens_per_step / seconds
+        rate = self._tokens(step) / elapsed
         waited = self.hours.seconds["data"] - self._waited
         row = {
             "step": step,
@@ -144,6 +145,14 @@ class Meter:
             say(line(row, self.steps))
             self._last_line = now
         self._restart(step, now)
+
+    def _tokens(self, step: int) -> float:
+        """Tokens of the steps since the last line: of answers, if the model gives them itself, else all places."""
+        total = 0.0
+        for done in range(self.step + 1, step + 1):
+            self._learned_from = self._answer_tokens.pop(done, self._learned_from)
+            total += self._learned_from or self.tokens_per_step
+        return total
 
     def _each_step(self) -> dict[str, list]:
         """What the next line says of each step since the last one: its loss, and whether it was skipped."""
@@ -185,7 +194,6 @@ class Meter:
 
     def _restart(self, step: int, now: float) -> None:
         self.step, self._since, self._waited = step, now, self.hours.seconds["data"]
-        self._answer_tokens = 0.0
 
     def close(self) -> None:
         """Read all steps and close the log."""
