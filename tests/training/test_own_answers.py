@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.commands.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
+from tests.training.small import batch as some_text
 from tests.training.test_preference import alone
 from tpullm.cli import main
 from tpullm.data.answer_rows import laid_out, rows_needed
@@ -24,6 +25,7 @@ from tpullm.training.metrics import read
 from tpullm.training.objectives.policy import METHODS, policy_loss
 from tpullm.training.own_answers import answer_loss, clip_of, token_log_probabilities
 from tpullm.training.state import Architecture
+from tpullm.training.step import batch_loss
 
 F32, T = jnp.dtype("float32"), 32
 
@@ -143,6 +145,20 @@ def test_the_base_is_the_reference():
     assert float(fresh["ratio"].weight) == batch.weights.sum()
 
 
+def test_old_text_beside_answers_adds_its_mean_loss():
+    *_, batch, _ = made("dapo")
+    text = some_text(rows=2, length=T)
+    with jax.set_mesh(mesh()):
+        tree = params()
+        loss = jax.jit(lambda tree, batch: batch_loss(ARCHITECTURE, tree, batch, dtype=F32))
+        alone, sums = loss(tree, batch)
+        beside, both = loss(tree, dataclasses.replace(batch, beside=text))
+        of_text, own = loss(tree, text)
+    assert float(beside) == pytest.approx(float(alone + of_text), rel=1e-5)
+    assert float(both.weight) == float(sums.weight)  # that of the answers, as without the text
+    assert float(both.told["text_loss"].total) == pytest.approx(float(own.loss), rel=1e-5)
+
+
 RULE = {
     "prompts": ["tenki"],
     "rewards": [{"name": "length", "most": 4, "edge": 60, "weight": 2.0}, {"name": "no_phrases", "phrases": ["!"]}],
@@ -158,7 +174,7 @@ def ruled(tiny_run, tmp_path_factory):
     whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     train = whole["finetune"]["talk"]["train"] | {"steps": 12, "log_every": 1, "evaluate_rows": 8}
     train |= {"checkpoint": {"every_steps": 3, "keep": 9}, "optimizer": {"peak_lr": 3e-2, "warmup_steps": 1}}
-    twice = {"policy": RULE["policy"] | {"updates": 2, "kl_weight": 0.01}}
+    twice = {"policy": RULE["policy"] | {"updates": 2, "kl_weight": 0.01}, "documents": {"tenki": 0.25}}
     whole["finetune"] |= {"brief": RULE | {"train": train}, "twice": RULE | twice | {"train": train | {"steps": 6}}}
     recipe, run = folder / "brief.yaml", folder / "run"
     recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
@@ -182,7 +198,7 @@ def test_a_stage_learns_what_is_rewarded(ruled):
     assert len(told) == 12 and all(row["ratio"] == 1 and row["moved"] == 0 for row in told)
     assert all("accuracy" not in row and row["entropy"] > 0 for row in told)
     twice = [row for row in read(ruled / "twice" / "metrics.jsonl") if "ratio" in row]
-    assert [row["moved"] > 0 for row in twice] == [False, True] * 3
+    assert [row["moved"] > 0 for row in twice] == [False, True] * 3 and all(row["text_loss"] > 0 for row in twice)
     assert [row["step"] for row in read(ruled / "twice" / "metrics.jsonl") if "rewards" in row] == [1, 3, 5]
 
 

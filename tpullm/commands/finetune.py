@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from tpullm import storage
 from tpullm.checkpoint.models import check_shape, load_params, made_by, model_of
 from tpullm.data.answer_rows import rows_needed
 from tpullm.data.prompts import Prompts, PromptStream
 from tpullm.data.stream import EvaluationBatches, Stream, held_out_batches
-from tpullm.data.tuning_data import TuningData, prompts_of, tuning_data
+from tpullm.data.tuning_data import TuningData, documents_of, prompts_of, tuning_data
 from tpullm.errors import UserError
 from tpullm.huggingface import adapters, tensors
 from tpullm.inference.rollouts import Rollouts
@@ -25,7 +27,7 @@ from tpullm.inference.taught_answers import TaughtAnswers
 from tpullm.inference.teaching import taught_batches, teacher_of
 from tpullm.log import say
 from tpullm.mesh.layout import make_mesh
-from tpullm.mesh.rows import own_rows
+from tpullm.mesh.rows import own_rows, row_parts
 from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe, TuningConfig
 from tpullm.rewards.reward_set import Rewards
@@ -86,7 +88,8 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
                 answers = TaughtAnswers(prompts, held_out, *options, teacher)
             else:
                 rewards = Rewards(settings.rewards, lambda text: len(tokenizer.encode(text)))
-                answers = Rollouts(prompts, held_out, *options, stage, closing.enter_context(rewards))
+                old_text = _old_text(recipe, run, name, mesh)
+                answers = Rollouts(prompts, held_out, *options, stage, closing.enter_context(rewards), *old_text)
                 # Its loss is near 0, and its gradient 0 where no answer is better than another, so means say nothing.
                 skip = dataclasses.replace(config.optimizer.skip, deviations=0)
                 config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, skip=skip))
@@ -111,6 +114,19 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     reads = job(config=config, stream=stream, evaluations=evaluations, prepare=prepare)
     examples = sum(len(documents.ids) for source, documents in data.read.items() if source not in settings.documents)
     make(reads, recipe, inputs, start / "tokenizer", changed, notes, examples=examples)
+
+
+def _old_text(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> tuple[Stream | None, float]:
+    """Rows of documents beside what a stage learns from rewards, as its share of a batch, and that share."""
+    settings, where = recipe.finetune[name], f"finetune.{name}"
+    train, share = settings.train, sum(settings.documents.values())
+    if not share:
+        return None, 0.0
+    least = train.accumulation * row_parts(mesh)
+    rows = max(1, round(share * train.batch_size / least)) * least
+    documents, own = documents_of(settings, run, where), own_rows(mesh, rows)
+    size = (rows, train.sequence_length)
+    return Stream(documents, settings.documents, *size, recipe.seed, own, f"{where}.documents"), share
 
 
 def _check_room(prompts: Prompts, settings: TuningConfig, where: str) -> None:

@@ -67,6 +67,7 @@ class AnswerBatch(Batch):
         settings: of the objective.
         sequences: at least the most answers of a row.
         first: whether it is the first step that learns from them.
+        beside: rows of old text, whose weights are those in the loss beside that of the answers; None is none.
     """
 
     answers: np.ndarray
@@ -75,6 +76,7 @@ class AnswerBatch(Batch):
     settings: PolicyConfig
     sequences: int
     first: bool
+    beside: Batch | None = None
 
 
 @dataclass(frozen=True)

@@ -76,12 +76,7 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
     """
     settings = recipe.finetune[name]
     where, length = f"finetune.{name}", settings.train.sequence_length
-    weights, read, held_out = dict(settings.documents), {}, {}
-    for source in weights:
-        path = run / "tokens" / source / "train"
-        if not path.exists():
-            raise UserError(f"{where}.documents: {source} has no documents to learn from; see {run / 'tokens'}")
-        read[source] = TokenStore(path)
+    weights, read, held_out = dict(settings.documents), documents_of(settings, run, where), {}
     if settings.conversations:
         parts = _examples(settings.conversations, examples.Conversation, settings, recipe.seed)
         made = [conversations.tokenize(part, tokenizer, length, where) if part else None for part in parts]
@@ -104,6 +99,17 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
             "prompts, tenki, or sources in `documents`"
         )
     return TuningData(read, {source: weights[source] for source in read}, held_out)
+
+
+def documents_of(settings: TuningConfig, run: Path, where: str) -> dict[str, Documents]:
+    """The documents of the corpus that a stage reads, by source; `UserError` if there are none of a source."""
+    stores: dict[str, Documents] = {}
+    for source in settings.documents:
+        path = run / "tokens" / source / "train"
+        if not path.exists():
+            raise UserError(f"{where}.documents: {source} has no documents to learn from; see {run / 'tokens'}")
+        stores[source] = TokenStore(path)
+    return stores
 
 
 def prompts_of(recipe: Recipe, name: str, tokenizer: Tokenizer, context: int) -> tuple[Prompts, Prompts | None]:

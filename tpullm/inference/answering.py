@@ -5,7 +5,6 @@ parameters, the seed and the step, so a training that resumes samples the same a
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from tpullm.inference.decode import decode
 from tpullm.inference.generation import likeliest
 from tpullm.inference.sampling_options import Sampling
 from tpullm.inference.session import Session
-from tpullm.mesh.layout import RULES
+from tpullm.mesh.rows import row_parts
 from tpullm.recipe.schema import PolicyConfig, TrainConfig
 from tpullm.tokenizer import Tokenizer
 from tpullm.training.state import Architecture
@@ -95,7 +94,7 @@ class OwnAnswers:
 
     def possible_rows(self) -> list[int]:
         """Few sizes of a batch, so that few programs are compiled: up to the largest one, each twice the one before."""
-        least = math.prod(self.mesh.shape[axis] for axis in RULES.batch) * self.config.accumulation
+        least = row_parts(self.mesh) * self.config.accumulation
         sizes = [least]
         while sizes[-1] < self.config.batch_size:
             sizes.append(min(2 * sizes[-1], self.config.batch_size))

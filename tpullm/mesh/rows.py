@@ -23,19 +23,19 @@ def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
         UserError: the batch size is not a multiple of the number of parts.
     """
     sharding, shape = named_sharding(mesh, "batch", "time"), (batch_size, mesh.shape["sequence"])
-    if batch_size % _row_parts(mesh):
-        raise UserError(f"batch_size: {batch_size} rows can't be shared by {_row_parts(mesh)} parts of the mesh")
+    if batch_size % row_parts(mesh):
+        raise UserError(f"batch_size: {batch_size} rows can't be shared by {row_parts(mesh)} parts of the mesh")
     parts = sharding.addressable_devices_indices_map(shape).values()
     return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows, _ in parts]))
 
 
-def _row_parts(mesh: Mesh) -> int:
+def row_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in RULES.batch)
 
 
 def put(mesh: Mesh, batch: Any) -> Any:
     """This host's rows `[own rows, T]` of a batch, numpy arrays, as arrays `[B, T]` on the mesh, split by the rules."""
-    sharding, parts = named_sharding(mesh, "batch", "time"), _row_parts(mesh)
+    sharding, parts = named_sharding(mesh, "batch", "time"), row_parts(mesh)
     own_parts = own_rows(mesh, parts)
 
     def place(x: np.ndarray) -> jax.Array:

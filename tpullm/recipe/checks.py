@@ -193,8 +193,8 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         _require(share > 0, f"{where}.documents: the share of {source} is {share}; give one above 0, or leave it out")
     shares = sum(settings.documents.values())
     _require(
-        not settings.conversations or shares < 1,
-        f"{where}.documents: their shares are {shares:g} of the tokens, so conversations have none left; give less",
+        not (settings.conversations or settings.prompts) or shares < 1,
+        f"{where}.documents: their shares are {shares:g}, so nothing is left for what is beside them; give less",
     )
     for kind in ("conversations", *ALONE):
         _require(
@@ -208,7 +208,7 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         )
     alone = [kind for kind in ALONE if getattr(settings, kind)]
     _require(
-        not alone or not (settings.conversations or settings.documents or alone[1:]),
+        not alone or not (settings.conversations or alone[1:] or settings.documents and not settings.rewards),
         f"{where}: {alone and alone[0]} are learned in a stage of their own; put what else there is in another",
     )
     kto = settings.preference.kind == "kto"

@@ -134,7 +134,7 @@ class TuningConfig:
             casual answers, and `law`, `medicine` and `programming` for those of the domains.
         columns: our key of an example, and the key in the files. Such as {messages: dialogue}, where they are others.
         documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. Beside
-            conversations, which take the rest, a little old text keeps a model from forgetting.
+            conversations or rewards, which take the rest, a little old text keeps a model from forgetting.
         preferences: files and folders of preferences: a prompt and two answers. In the shapes of `docs/en/tuning.md`.
         judged: files and folders of judged answers: a prompt, an answer, and whether it is good. In the shapes of
             `docs/en/tuning.md`; `preference.kind` is then `kto`.
