@@ -38,7 +38,7 @@ def stages(folder: Path) -> dict[str, dict]:
     small = {"prompts": 4, "answers": 4, "tokens": 12}
     adapter = {"adapter": {"rank": 4}}
     return {
-        "documents": {"documents": {"tenki": 1.0}},
+        "field": {"documents": {"tenki": 1.0}},
         "talk": {"conversations": ["tenki"], "documents": {"tenki": 0.2}, **adapter},
         "pairs": {"preferences": [str(folder / "pairs.jsonl")], **adapter},
         "rules": rewarded | {"policy": small, **adapter},
