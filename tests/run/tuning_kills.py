@@ -25,8 +25,9 @@ from tests.conftest import QUICK_TO_COMPILE, ROOT, TINY
 from tests.run.test_resume import metrics
 from tpullm.run import manifest
 
-STEPS, EVERY = 24, 4
+STEPS, EVERY = 40, 4
 SECONDS_TO_END = 300
+SECONDS_AFTER = 0.5  # at most, after a line of the log: a stage lasts 1 to 4 s
 
 
 def stages(folder: Path) -> dict[str, dict]:
@@ -49,7 +50,7 @@ def stages(folder: Path) -> dict[str, dict]:
 def recipe(folder: Path) -> Path:
     """The tiny recipe with these stages."""
     whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
-    train = whole["finetune"]["talk"]["train"] | {"steps": STEPS, "evaluate_every": 12, "log_every": 1}
+    train = whole["finetune"]["talk"]["train"] | {"steps": STEPS, "evaluate_every": 20, "log_every": 1}
     train |= {"checkpoint": {"every_steps": EVERY}, "evaluate_rows": 8}
     whole["finetune"] = {name: stage | {"train": train} for name, stage in stages(folder).items()}
     path = folder / "stages.yaml"
@@ -85,7 +86,7 @@ def kill(run: Path, config: Path, stage: str, moments: random.Random) -> int | N
         if (run / stage / "inputs.json").exists() and (early or lines(run / stage) > before):
             break
         time.sleep(0.01)
-    wait = time.monotonic() + moments.uniform(0, 2.0)
+    wait = time.monotonic() + moments.uniform(0, SECONDS_AFTER)
     while process.poll() is None and time.monotonic() < wait:
         time.sleep(0.005)
     if process.poll() is not None:
