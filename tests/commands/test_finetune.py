@@ -166,7 +166,7 @@ def test_the_evaluation_and_the_report_have_each_stage(tuned):
             ["--finetune.answers.documents={python-doc: 0.1}"],
             "corpus.sources has no python-doc; the nearest is python-docs",
         ),
-        (["--finetune.answers.documents={tenki: 1.5}"], "their shares are 1.5 of the tokens"),
+        (["--finetune.answers.documents={tenki: 1.5}"], "their shares are 1.5, so nothing is left"),
         (["--finetune.Answers.train.steps=3"], "finetune.Answers: a stage of this name can't have a folder in the run"),
         (
             ["--finetune.pretrain.train.steps=3"],

@@ -30,6 +30,7 @@ def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def row_parts(mesh: Mesh) -> int:
+    """How many parts of the mesh share the rows of a batch."""
     return math.prod(mesh.shape[axis] for axis in RULES.batch)
 
 
