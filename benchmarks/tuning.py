@@ -78,7 +78,7 @@ def prepare(folder: Path, size: str) -> None:
 
     folder.mkdir()
     documents = list(tenki.documents(6000, 0))
-    long = ["".join(documents[n : n + 4]) for n in range(0, len(documents), 4)]
+    long = ["".join(documents[n : n + 2]) for n in range(0, len(documents), 2)]
     asked = [{"role": "user", "content": f"{n}番の話をしてください。"} for n in range(len(long))]
     talk = [{"messages": [ask, {"role": "assistant", "content": said}]} for ask, said in zip(asked, long, strict=True)]
     pairs = [
@@ -102,11 +102,11 @@ def prepare(folder: Path, size: str) -> None:
 def tpullm(*words: object) -> int:
     """Run a verb; its largest resident size in MiB."""
     environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tpullm", *map(str, words)], stderr=subprocess.DEVNULL, env=environment
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, words
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen([sys.executable, "-m", "tpullm", *map(str, words)], stderr=errors, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        errors.seek(0)
+        assert status == 0, errors.read()[-500:]
     return usage.ru_maxrss / 1024
 
 
