@@ -92,9 +92,9 @@ def prepare(folder: Path, size: str) -> None:
     recipe = yaml.safe_load((HERE.parent / "tests" / "tiny.yaml").read_text(encoding="utf-8"))
     recipe["model"] = SHAPES[size] | {"context_length": 512, "vocabulary_size": VOCABULARY[size]}
     recipe["pretrain"] |= {"steps": 1, "evaluate_every": 0}
-    recipe["finetune"] = {}
+    recipe["finetune"]["talk"]["train"] |= {"steps": 1}  # what was tuned to talk is exported with its chat template
     (folder / "made.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    for verb in ("collect", "tokenize", "pretrain"):
+    for verb in ("collect", "tokenize", "pretrain", "finetune"):
         tpullm(verb, folder / "made.yaml", "--run", folder / "made")
     tpullm("export", folder / "made", folder / "model", "--licence", "Apache-2.0")
 
