@@ -5,12 +5,15 @@ import resource
 import sys
 import time
 
-import torch
-from datasets import Dataset
-from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from tuning import ANSWERS, FIRST, LENGTH, PROMPTS, RANK, RATE, ROWS, STEPS, TOKENS
+
+sys.path.pop(0)  # files in this folder have names that libraries look for, such as `data`
+
+import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from peft import LoraConfig  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback  # noqa: E402
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
 
 
 class Clock(TrainerCallback):
