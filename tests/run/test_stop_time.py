@@ -19,6 +19,8 @@ from tests.training.several_hosts import finish, start
 from tpullm.checkpoint.models import steps
 
 ROWS = 384  # of a batch; 128 took 0.9 to 1.5 s on two busy cores
+# The tiny model's step takes 0.4 s on some machines, and after a step of less than a second two are in flight.
+LARGER = ("--model.layers=4", "--model.width=128", "--model.heads=4")
 TRIES = 5
 SECONDS_TO_EXIT = 10.0  # the programs and threads of a process, on a busy machine
 
@@ -37,7 +39,7 @@ def stop(run: Path, hosts: int, moments: random.Random) -> tuple[float, float, f
     """
     stage = run / "pretrain"
     often = ["--pretrain.log_every=1", "--pretrain.evaluate_every=0", "--pretrain.checkpoint.every_steps=0"]
-    words = [f"--pretrain.batch_size={ROWS}", "--pretrain.steps=200", f"--mesh.fsdp={hosts}", *often]
+    words = [f"--pretrain.batch_size={ROWS}", "--pretrain.steps=200", f"--mesh.fsdp={hosts}", *LARGER, *often]
     before = len(lines(stage / "metrics.jsonl"))
     started = start(hosts, "tpullm", "pretrain", "--run", run, *words, devices=hosts)
     while len(log := lines(stage / "metrics.jsonl")) < before + 3:
