@@ -58,7 +58,7 @@ def some_documents(count=9, seed=0):
 
 @pytest.mark.parametrize("cut_off", [False, True])
 def test_what_is_kept_is_what_the_teacher_says_of_the_rows_that_are_read(tmp_path, cut_off):
-    """In every epoch, of both sources, and after batches that were left out. Killed, it goes on where it was."""
+    """What is kept belongs to its rows: in each epoch, of both sources, after a roll-back, and after a kill."""
     who = teacher(top=5)
     sources = {"one": some_documents(), "other": some_documents(6, seed=1)}
     options = {"settings": who.settings, "folder": tmp_path}
