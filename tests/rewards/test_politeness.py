@@ -1,5 +1,8 @@
 """です・ます is found in every form, and nothing else passes for it."""
 
+import json
+import re
+
 import pytest
 
 from tpullm.rewards.politeness import judgements
@@ -53,6 +56,18 @@ POLITE = """
 「行くよ」と言いました
 「行く」です
 """.split("\n")[1:-1]
+# Ends that are rare, and still what Japanese has.
+POLITE += (
+    "高かったです 静かだったです 食べたかったです 行くでしょう 行ったでしょう 行きますでしょうか なさいます くださいました "
+    "いらっしゃいます おっしゃいました 食べさせられました 行ってます 見ちゃいました 猫なんです 寒いんです 行くようです "
+    "行くべきです 行くはずです 行くからです 行かないです よさそうです 私のです お帰りです お勧めです 猫を飼うのが夢です"
+).split()
+# です or ます behind what it can't follow: what a model says that is rewarded for them.
+NO_FORM = (
+    "飲んです 撮っました 撮ました 飲みです 飲むです 飲んだです 飲みましたです 走っです 食べです 食べるました 食べたました "
+    "するます 犬ました 楽しいました 遊びんです 買っんです 猫だです 飲みますです 飲んました 書いました 高くます 犬んです "
+    "行くますか 飲んですね 飲むでした 飲んでしょう 酒を飲みでした 本を書きです"
+).split()
 PLAIN = """
 晴れだ
 晴れだった
@@ -109,6 +124,20 @@ def test_polite(text):
 @pytest.mark.parametrize("text", PLAIN)
 def test_plain(text):
     assert judgements(text) == judgements(f"{text}。") == [False]
+
+
+@pytest.mark.parametrize("text", NO_FORM)
+def test_what_no_verb_has_is_not_polite(text):
+    assert judgements(text) == judgements(f"{text}。") == [False]
+
+
+def test_what_people_write_is_a_form(real_text):
+    lines = (real_text / "instruction_ja.jsonl").read_text("utf-8").splitlines()
+    said = [turn["text"] for line in lines for turn in json.loads(line)["utterances"]]
+    ends = r"[^。\n「」（）！？：]*(?:です|ます|でした|ました|ません)。"
+    judged = [judgement for text in said for end in re.findall(ends, text) for judgement in judgements(end)]
+    # Seen: 5 of 1,764; two of them are mistakes (ゴルフコースがあます), three are 出来上がりです.
+    assert len(judged) > 1500 and judged.count(False) < 0.005 * len(judged)
 
 
 @pytest.mark.parametrize("text", NOT_JUDGED)
