@@ -17,7 +17,7 @@ import tomllib
 
 import pytest
 
-from tests.conftest import TINY, copy_tokens
+from tests.conftest import TINY
 from tests.huggingface.published import directory
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
 from tpullm import cli, log, storage
@@ -100,9 +100,9 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "runs").mkdir()
     shutil.copytree(tiny_run, folder / "runs" / "quickstart")
-    copy_tokens(tiny_run, folder / "runs" / "profiled")
+    shutil.copytree(tiny_run, folder / "runs" / "profiled", ignore=shutil.ignore_patterns("pretrain"))
     for model in ("published", "large"):
-        directory(folder / "models" / model)
+        directory(folder / "models" / model, layers=1)
     (folder / "my_texts").mkdir()
     (documents,) = (tiny_run / "documents" / "tenki" / "train").iterdir()
     texts = [json.loads(line)["text"] for line in gzip.open(documents, "rt", encoding="utf-8")]

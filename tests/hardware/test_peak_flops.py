@@ -54,7 +54,7 @@ def test_without_the_schedulers_accounts_all_cores_are_wanted(monkeypatch):
 
 
 def test_trials_go_on_for_a_bounded_time_and_pause_after_a_disturbed_one(monkeypatch):
-    """By clocks of the test: each trial takes and uses 0.3 s, and every other one waits as long as it works."""
+    """By clocks of the test: each trial takes and uses 0.15 s, and every other one waits as long as it works."""
     clock, waited, pauses, done = [0.0], [0.0], [], []
     for name in ("monotonic", "perf_counter", "process_time"):
         monkeypatch.setattr(peak_flops.time, name, lambda: clock[0])
@@ -63,11 +63,11 @@ def test_trials_go_on_for_a_bounded_time_and_pause_after_a_disturbed_one(monkeyp
 
     def work():
         done.append(clock[0])
-        clock[0] += 0.3
-        waited[0] += 0.3 * (len(done) % 2)
+        clock[0] += 0.15
+        waited[0] += 0.15 * (len(done) % 2)
 
     trials = list(peak_flops._trials(work))
-    assert [trial.seconds for trial in trials] == pytest.approx([0.3] * 7)  # the seventh begins at 1.8 s
+    assert [trial.seconds for trial in trials] == pytest.approx([0.15] * 7)  # the seventh begins at 0.9 s
     assert [trial.waiting for trial in trials] == pytest.approx([0.5, 0, 0.5, 0, 0.5, 0, 0.5])
     assert pauses == [peak_flops.PAUSE_SECONDS] * 4
     monkeypatch.setattr(peak_flops, "_waited", lambda: None)

@@ -36,12 +36,13 @@ def tokenizer(path: Path) -> Tokenizer:
     return made
 
 
-def directory(folder: Path) -> Path:
+def directory(folder: Path, layers: int = 3) -> Path:
     """A good directory."""
     folder.mkdir(parents=True)
     made = tokenizer(folder / "tokenizer.json")
     end, size = made.token_to_id(END), made.get_vocab_size()
-    keys = LLAMA | {"vocab_size": size, "eos_token_id": end, "bos_token_id": made.token_to_id(START)}
+    ids = {"vocab_size": size, "eos_token_id": end, "bos_token_id": made.token_to_id(START)}
+    keys = LLAMA | ids | {"num_hidden_layers": layers}
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "dtype": "float32", **keys}
     write(folder / "config.json", config)
     write(folder / "generation_config.json", {"eos_token_id": [end, made.token_to_id(START)]})

@@ -21,7 +21,7 @@ from tpullm.hardware.chips import of_kind
 from tpullm.log import warn
 
 TRIALS = 5  # undisturbed trials; the fastest one counts
-SECONDS = 2.0  # after which a disturbed measurement ends
+SECONDS = 1.0  # after which a disturbed measurement ends
 PAUSE_SECONDS = 0.01  # after a disturbed trial: the scheduler prefers threads that have slept
 MOST_WAITING = 0.05  # largest share of waiting in an undisturbed trial
 

@@ -123,7 +123,9 @@ def _longer(session: Session, begun: list[_Beginning], log_p: np.ndarray) -> lis
         if owed := _beginnings_of(session, beginning.owed):
             scores[row, np.setdiff1d(np.arange(scores.shape[1]), owed)] = -np.inf
     # Only the likeliest are checked one by one: an unsure model has a hundred thousand extensions.
-    likeliest = np.argsort(-scores, axis=None)[: _LOOKS_PER_KEPT * _BEGINNINGS]
+    looks = min(_LOOKS_PER_KEPT * _BEGINNINGS, scores.size)
+    likeliest = np.argpartition(-scores, looks - 1, axis=None)[:looks]
+    likeliest = likeliest[np.argsort(-scores.flat[likeliest], kind="stable")]
     longer: list[_Beginning] = []
     for index in likeliest.tolist():
         row, token = divmod(index, scores.shape[1])

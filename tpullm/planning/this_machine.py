@@ -39,7 +39,7 @@ GPU_REACHES = {
     "matmul_efficiency": 0.95,
     "attention_efficiency": 0.4,
 }
-COPIED = 1 << 28  # bytes of the array that measures the memory bandwidth
+COPIED = 1 << 27  # bytes of the array that measures the memory bandwidth
 
 
 @dataclass(frozen=True)
