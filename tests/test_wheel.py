@@ -58,5 +58,7 @@ def test_it_runs_a_recipe_in_any_folder(installed, tmp_path):
     less = ["--corpus.sources", "[{name: tenki, kind: tenki, licence: Apache-2.0, documents: 600, filter: false}]"]
     elsewhere(installed, tmp_path, "collect", "quickstart", *less)
     assert (tmp_path / "runs" / "quickstart" / "documents" / "manifest.json").exists()
-    elsewhere(installed, tmp_path, "run", TINY, "--run", "tiny", "--finetune", "{}", "--evaluate.rows=1")
+    manual = "[{name: manual, kind: python, path: documentation, documents: 60, licence: PSF-2.0, filter: false}]"
+    less = ["--corpus.sources", manual, "--finetune", "{}", "--evaluate.rows=1"]
+    elsewhere(installed, tmp_path, "run", TINY, "--run", "tiny", *less)
     assert (tmp_path / "tiny" / "report.html").exists()

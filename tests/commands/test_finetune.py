@@ -26,14 +26,15 @@ STAGES = {
     },
     "style": {"conversations": ["tenki"], "adapter": {"rank": 2, "magnitude": True, "targets": ["query", "up"]}},
 }
+# As in the tiny run, whose compiled step is that of the stage `field`.
 TRAIN = {
-    "steps": 8,
+    "steps": 10,
     "batch_size": 8,
     "sequence_length": 128,
     "compute": "float32",
     "log_every": 1,
     "optimizer": {"peak_lr": 3e-3, "warmup_steps": 2},
-    "checkpoint": {"every_steps": 4},
+    "checkpoint": {"every_steps": 5},
 }
 
 
@@ -86,10 +87,10 @@ def held_out(stage) -> dict[str, float]:
 
 
 def test_an_adapter_is_all_that_a_stage_with_one_saves(tuned):
-    saved = arrays(tuned / "answers", 8)
+    saved = arrays(tuned / "answers", 10)
     assert all("'adapter'" in name for name in saved if name.startswith("['params']"))
     assert not any("magnitude" in name for name in saved) and any("mlp" in name for name in saved)
-    assert {name.split("'")[7] for name in arrays(tuned / "style", 8) if name.startswith("['params']")} == {
+    assert {name.split("'")[7] for name in arrays(tuned / "style", 10) if name.startswith("['params']")} == {
         "query",
         "up",
     }
@@ -99,11 +100,11 @@ def test_killed_and_resumed_is_the_same_bits(tuned, recipe, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tuned, run)
     for stage in STAGES:
-        wanted = arrays(run / stage, 8)
+        wanted = arrays(run / stage, 10)
         (run / stage / "manifest.json").unlink()
-        shutil.rmtree(run / stage / "checkpoints" / "8")
+        shutil.rmtree(run / stage / "checkpoints" / "10")
         assert main(["finetune", "--run", str(run)]) == 0
-        found = arrays(run / stage, 8)
+        found = arrays(run / stage, 10)
         assert found.keys() == wanted.keys()
         for name, array in wanted.items():
             np.testing.assert_array_equal(found[name], array, err_msg=name)
@@ -137,7 +138,7 @@ def test_an_adapter_of_parameters_that_were_made_again_is_refused(tuned, tmp_pat
 
 
 def test_an_adapter_of_another_model_is_refused(tuned, capsys):
-    with pytest.raises(Exception, match="is an adapter of .*answers, step 8, and of no other model"):
+    with pytest.raises(Exception, match="is an adapter of .*answers, step 10, and of no other model"):
         with_adapter(load(tuned / "field"), tuned / "style")
     with pytest.raises(Exception, match="holds a whole model and no adapter"):
         with_adapter(load(tuned / "field"), tuned / "pretrain")
@@ -217,4 +218,4 @@ def test_the_command_line_adds_to_a_stage(recipe):
 
 def test_the_architecture_of_a_stage(tuned):
     model = models.find(tuned / "style")
-    assert (model.adapter.rank, model.before[:2]) == (2, ("answers", 8)) and model.base.adapter.rank == 4
+    assert (model.adapter.rank, model.before[:2]) == (2, ("answers", 10)) and model.base.adapter.rank == 4

@@ -25,7 +25,7 @@ TUNED = (
 @pytest.fixture
 def published(tmp_path):
     """A published model."""
-    return directory(tmp_path / "published")
+    return directory(tmp_path / "published", layers=2)
 
 
 @pytest.fixture

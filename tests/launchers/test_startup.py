@@ -227,7 +227,7 @@ names = st.sampled_from(ODD) | st.text(st.characters(codec="utf-8", exclude_cate
 
 
 @pytest.mark.parametrize("batch", [False, True])
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example("".join(ODD))
 @given(names.filter(lambda name: "/" not in name and name == name.strip()))
 def test_any_name_of_a_run_reaches_the_supervisor_and_the_bucket(boot, storage, tmp_path, batch, name):

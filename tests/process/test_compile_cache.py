@@ -28,7 +28,8 @@ def pretrain(run, **variables) -> str:
     All are kept, also those that compile in less than the least time: how many these are depends on the machine.
     """
     own = {"JAX_DEBUG_LOG_MODULES": "jax._src.compiler", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return tpullm("pretrain", "--run", run, env=os.environ | own | variables).stderr
+    small = ["--pretrain.steps=2", "--pretrain.evaluate_every=2", "--model.layers=1"]
+    return tpullm("pretrain", "--run", run, *small, env=os.environ | own | variables).stderr
 
 
 def test_a_program_is_kept_and_gives_the_same_bits_even_from_a_broken_entry(home, tiny_tokens, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from tests.cluster.test_shares import contents
 from tests.conftest import ROOT, TINY, copy_tokens
 from tests.run.test_resume import assert_same_bits, metrics
+from tpullm.cli import main
 from tpullm.process import compile_cache
 
 
@@ -70,8 +71,7 @@ def refusal(*words, **environment) -> str:
 
 
 def finishes(*words) -> None:
-    done = tpullm(*words)
-    assert done.returncode == 0, done.stderr
+    assert main([str(word) for word in words]) == 0
 
 
 def no_partials(folder: Path) -> bool:

@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import ROOT, interruptible, tpullm
 from tests.training.small import mesh
 from tpullm.checkpoint.models import find, load_params
+from tpullm.cli import main
 from tpullm.training.state import Architecture
 
 
@@ -88,7 +89,7 @@ def test_a_signal_saves_leaves_with_a_line_and_goes_on_bit_for_bit(tiny_run, tin
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "stopped and saved at step" in said.splitlines()[-1]
-    tpullm("pretrain", "--run", tiny_tokens, "--pretrain.data_workers", "0")
+    assert main(["pretrain", "--run", str(tiny_tokens), "--pretrain.data_workers=0"]) == 0
     assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 
 from tests.conftest import TINY, tpullm
+from tpullm.cli import main
 
 
 def stamps(run) -> dict[str, int]:
@@ -51,24 +52,24 @@ def test_another_language_makes_only_the_page_again(tiny_run, tmp_path):
     run = tmp_path / "tiny"
     shutil.copytree(tiny_run, run)
     before = stamps(run)
-    tpullm("run", "--run", run, "--language", "ja")
+    assert main(["run", "--run", str(run), "--language=ja"]) == 0
     after = stamps(run)
     assert {name for name in after if after[name] != before.get(name)} == {"recipe.yaml", "report.html"}
     assert '<html lang="ja">' in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_changed_stage_is_made_again_with_what_depends_on_it_and_the_old_one_is_kept(tiny_run, tmp_path):
+def test_a_changed_stage_is_made_again_with_what_depends_on_it_and_the_old_one_is_kept(tiny_run, tmp_path, capsys):
     run = tmp_path / "tiny"
     shutil.copytree(tiny_run, run)
     before = stamps(run)
-    done = tpullm("run", "--run", run, "--finetune.talk.train.steps", "4", "--evaluate.questions", "2")
+    assert main(["run", "--run", str(run), "--finetune.talk.train.steps=4", "--evaluate.questions=2"]) == 0
     after = stamps(run)
     unchanged = ("documents", "tokenizer", "tokens", "pretrain")
     assert all(after[name] == before[name] for name in before if name.startswith(unchanged))
-    assert "talk: its inputs changed, so it is made again" in done.stderr
+    assert "talk: its inputs changed, so it is made again" in capsys.readouterr().err
     kept = list((run / "replaced").iterdir())
     assert sorted(path.name.split("-")[0] for path in kept) == ["evaluate", "talk"]
     assert json.loads((run / "talk" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
     # What changes no number makes nothing again.
-    again = tpullm("run", "--run", run, "--pretrain.log_every", "3", "--finetune.talk.train.checkpoint.keep", "1")
-    assert again.stderr.count("skipped") == 6  # all but the report, which shows the recipe
+    assert main(["run", "--run", str(run), "--pretrain.log_every=3", "--finetune.talk.train.checkpoint.keep=1"]) == 0
+    assert capsys.readouterr().err.count("skipped") == 6  # all but the report, which shows the recipe

@@ -26,7 +26,7 @@ def test_of_two_writers_with_one_generation_one_succeeds(bucket):
 def test_an_outage_is_waited_for_and_a_long_one_is_one_line(bucket, storage_server, monkeypatch):
     storage.write_text(bucket / "a", "1")
     storage_server.kill()
-    threading.Timer(2.0, storage_server.start).start()
+    threading.Timer(0.5, storage_server.start).start()
     assert (bucket / "a").read_text() == "1"
     monkeypatch.setattr(gs, "PATIENCE_SECONDS", 1.0)
     storage_server.kill()

@@ -14,8 +14,9 @@ from tpullm.training import metrics
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """An upload every fifth of a second."""
+    """An upload every fifth of a second, also after one that took long."""
     monkeypatch.setattr(mirror, "SECONDS_BETWEEN", 0.2)
+    monkeypatch.setattr(mirror, "SHARE_OF_TIME", 1.0)
 
 
 def until(true) -> None:
@@ -61,7 +62,7 @@ def test_an_upload_that_failed_is_tried_again(bucket, storage_server, monkeypatc
     (grown.folder / "log").write_text("1\n")
     storage_server.kill()
     grown.changed()
-    time.sleep(2)
+    until(lambda: grown._failure)
     with pytest.raises(TryAgain, match="did not answer"):
         grown.wait()
     threading.Timer(0.1, storage_server.start).start()
@@ -75,6 +76,7 @@ def test_a_log_goes_on_from_what_is_there(bucket):
         for step in steps:
             log.write({"step": step, "loss": float(step)})
         log.close()
-        time.sleep(1.0)  # TensorBoard's files are named by the second
+        began = int(time.time())
+        until(lambda began=began, first=first: first or int(time.time()) > began)  # TensorBoard names files by seconds
     assert [row["step"] for row in metrics.read(bucket / "stage" / "metrics.jsonl")] == [1, 2, 3, 4]
     assert len(storage.files(bucket / "stage" / "tensorboard")) == 2

@@ -56,12 +56,12 @@ def wait_for_step(process: subprocess.Popen, stage: Path, step: int, timeout: fl
 
 
 def test_a_training_goes_on_through_an_outage_with_the_same_bits(tiny_run, remote_tokens, storage_server):
-    """The server is away for 5 s in a training that saves every 5 of its 30 steps."""
+    """The server is away for 2 s in a training that saves every 5 of its 30 steps."""
     command = [sys.executable, "-m", "tpullm", "pretrain", "--run", str(remote_tokens)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for_step(process, remote_tokens / "pretrain", 5, 120)
     storage_server.kill()
-    time.sleep(5)
+    time.sleep(2)
     storage_server.start()
     _, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
