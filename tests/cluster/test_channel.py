@@ -77,7 +77,7 @@ def test_hosts_meet_and_hear_each_others_names(own_secrets):
 )
 @pytest.mark.parametrize("own_secrets", [{}, ALL], ids=["when the time is over", "at once"])
 def test_hosts_that_contradict_each_other_are_refused_alike(wrong, says, own_secrets, capsys):
-    answers = meet(3, wrong, own_secrets, seconds=10_000.0 if own_secrets else 2.0)
+    answers = meet(3, wrong, own_secrets, seconds=10_000.0 if own_secrets else 1.0)
     assert all(isinstance(answer, UserError) and answer.code == 2 for answer in answers)
     assert len({str(answer) for answer in answers}) == 1 and says in str(answers[0])
     assert ("it may be a stranger" in capsys.readouterr().err) == (not own_secrets)
@@ -85,15 +85,15 @@ def test_hosts_that_contradict_each_other_are_refused_alike(wrong, says, own_sec
 
 @pytest.mark.parametrize("last", [b"another secret than theirs", b""])
 def test_a_host_with_another_secret_is_dropped_and_both_sides_say_so(last, capsys):
-    first, second, third = meet(3, own_secrets=ALL | {2: last}, seconds=2.0)
+    first, second, third = meet(3, own_secrets=ALL | {2: last}, seconds=1.0)
     assert str(third) == "hosts: host 0 has another TPULLM_HOSTS_SECRET than host 2; set the same on all"
-    says = "no answer from host(s) 2 of 3 in 2 s (1 without the secret were dropped); start them all"
+    says = "no answer from host(s) 2 of 3 in 1 s (1 without the secret were dropped); start them all"
     assert str(first) == str(second) == says and first.code == second.code == TRY_AGAIN
     assert "hosts: 127.0.0.1 says it is host 2, without the secret; dropped" in capsys.readouterr().err
 
 
 def test_a_host_with_a_secret_does_not_believe_a_host_0_without_one():
-    answers = meet(2, own_secrets={1: SECRET}, seconds=2.0)
+    answers = meet(2, own_secrets={1: SECRET}, seconds=1.0)
     assert str(answers[1]) == "hosts: host 0 has another TPULLM_HOSTS_SECRET than host 1; set the same on all"
 
 

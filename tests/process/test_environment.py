@@ -145,7 +145,7 @@ def without_platform(monkeypatch):
 def published(tiny_run, tmp_path_factory):
     """A published model of ours."""
     folder = tmp_path_factory.mktemp("published") / "model"
-    tpullm("export", tiny_run, folder)
+    assert cli.main(["export", str(tiny_run), str(folder)]) == 0
     return folder
 
 
