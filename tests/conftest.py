@@ -48,9 +48,13 @@ BEGUN_FIRST = (
     "training/test_loop.py",
     "training/test_preference.py",
     "model/attention/test_attention.py",
-    "benchmarks/test_programs.py",
-    "launchers/test_google_batch.py",
-    "run/test_resume.py",
+    "launchers/test_supervisor.py",
+    "process/test_compile_cache.py",
+    "run/test_run.py",
+    "storage/test_on_gs.py",
+    "planning/test_proof.py",
+    "launchers/test_compute_engine.py",
+    "cluster/test_shares.py",
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.launchers.test_end_to_end import is_gone
+from tpullm.launchers import child_process
 from tpullm.launchers.child_process import Child
 
 
@@ -65,8 +66,9 @@ def test_it_can_be_told_to_stop():
     child.kill()
 
 
-def test_what_it_started_ends_when_it_is_killed():
+def test_what_it_started_ends_when_it_is_killed(monkeypatch):
     """A pipe that such a process holds open does not keep its end from being seen."""
+    monkeypatch.setattr(child_process, "SECONDS_TO_READ", 0.5)
     program = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True)"
     child, code, lines = ended(program)
     assert code == 0 and not is_gone(int(lines[0]))

@@ -20,6 +20,8 @@ if os.getppid() != int(sys.argv[1]):
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 
+SECONDS_TO_READ = 5.0  # after the child's end: a process that it started may hold the pipe open for longer
+
 
 class Child:
     """A running command.
@@ -58,7 +60,7 @@ class Child:
         """The exit code as of a shell (128 + number of a signal), when the child has ended and its lines are read."""
         code = self._process.poll()
         if code is not None and self._reader:
-            self._reader.join(5.0)  # seconds; a process that the child started may hold the pipe open for longer
+            self._reader.join(SECONDS_TO_READ)
             self._reader = None
         return code if code is None or code >= 0 else 128 - code
 
