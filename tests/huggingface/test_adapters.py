@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.huggingface.adapters_of import NAMES
 from tests.huggingface.small import LENGTH, MODELS, V, rows
 from tests.huggingface.test_exchange import tensors_in, write
 from tests.training.small import mesh
@@ -105,7 +106,7 @@ def test_theirs_in_ours(name, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", QUANTIZED)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_theirs_beside_a_quantized_base(name, kind, tmp_path):
     _, architecture, params, _, family = both(name)
     with jax.set_mesh(mesh()):
