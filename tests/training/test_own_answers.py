@@ -17,7 +17,7 @@ from tests.commands.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
 from tests.training.small import batch as some_text
-from tests.training.test_preference import alone
+from tests.training.test_preference import of_answers_alone
 from tpullm.cli import main
 from tpullm.data.answer_rows import laid_out, rows_needed
 from tpullm.data.batch import BRANCH
@@ -78,17 +78,6 @@ def test_an_answer_beside_others_is_as_alone():
     np.testing.assert_allclose(np.asarray(logp)[*places.T], np.concatenate(expected), atol=2e-5)  # of size 5
 
 
-def of_answers_alone(tree, texts):
-    """The log-probabilities of the tokens of each answer, which has a row for itself and its prompt."""
-    rows = jax.tree.map(lambda *parts: np.concatenate(parts), *(alone(*text) for text in texts))
-    hidden = ARCHITECTURE.model(tree)(rows.inputs, rows.segment_ids, rows.positions, dtype=F32).hidden
-    scores = jax.nn.log_softmax(ARCHITECTURE.model(tree).logits(hidden).astype(jnp.float32))
-    own = jnp.sum(jnp.where(rows.targets[..., None] == jnp.arange(CONFIG.vocabulary_size), scores, 0), axis=-1)
-    own = jax.reshard(own, jax.P(None, None))
-    starts = [len(prompt) - 1 for prompt, _ in texts]
-    return [of[start : start + len(answer)] for of, start, (_, answer) in zip(own, starts, texts, strict=True)]
-
-
 @pytest.mark.parametrize("kind", ["grpo", *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*METHODS][1:])])
 def test_loss_and_gradient_are_those_of_answers_that_stand_alone(kind):
     """The objective itself is held against trl's in `objectives/test_policy.py`."""
@@ -122,7 +111,7 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone(kind):
         ours, expected = (jax.jit(jax.value_and_grad(function))(params()) for function in (packed, apart))
     assert float(ours[0]) == pytest.approx(float(expected[0]), rel=1e-4)
     for found, wanted in zip(*map(jax.tree.leaves, (ours[1], expected[1])), strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-4 * float(jnp.abs(wanted).max()) + 1e-7)
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * float(np.abs(wanted).max()) + 1e-7)
 
 
 def test_the_base_is_the_reference():

@@ -28,14 +28,17 @@ def interrupted(tiny_run, tiny_tokens):
     return tiny_tokens
 
 
-# All at once is quick; each by itself is `slow`, and says which one it was.
+# All at once is quicker; each by itself is `slow`, and says which one it was.
 SAME_BITS = ["log_every=2", "evaluate_every=4", "evaluate_rows=2", "data_workers=0", "checkpoint.keep=5"]
 SAME_BITS += ["norms_every=2"]  # a program of its own, whose bits are the same on a CPU
 ROUNDINGS = ["pretrain.accumulation=2", "pretrain.loss_chunks=4", "model.remat=full", "model.attention_block=256"]
 
 
-def all_and_each(keys):
-    return [pytest.param(keys, id="all"), *(pytest.param([key], id=key, marks=pytest.mark.slow) for key in keys)]
+def all_and_each(keys, *marks):
+    return [
+        pytest.param(keys, id="all", marks=marks),
+        *(pytest.param([key], id=key, marks=pytest.mark.slow) for key in keys),
+    ]
 
 
 @pytest.mark.parametrize("keys", all_and_each(SAME_BITS))
@@ -46,7 +49,7 @@ def test_keys_that_change_nothing_may_change_in_the_middle(tiny_run, interrupted
     assert_same_bits(tiny_run / "pretrain", interrupted / "pretrain")
 
 
-@pytest.mark.parametrize("keys", all_and_each(ROUNDINGS))
+@pytest.mark.parametrize("keys", all_and_each(ROUNDINGS, pytest.mark.slow))
 def test_keys_that_change_roundings_may_change_in_the_middle(tiny_run, interrupted, keys, capsys):
     """In float32 five steps of sums in another order: each parameter moves by up to 1e-2 a step, and Adam makes the
     sign of a gradient near 0 a matter of rounding; those are few."""
@@ -84,7 +87,7 @@ def test_a_longer_training_by_wsd_is_the_uninterrupted_one(tiny_tokens, tmp_path
     assert find(kept).tokenizer_path.is_dir() and (kept / "manifest.json").is_file()
 
 
-def test_a_longer_training_by_cosine_resumes_and_says_what_happens(tiny_tokens, capsys):
+def test_a_longer_training_by_cosine_resumes_and_says_what_happens_and_a_shorter_one_is_made_again(tiny_tokens, capsys):
     pretrain(tiny_tokens, *SHORT, "--pretrain.steps=8")
     capsys.readouterr()
     pretrain(tiny_tokens, *SHORT, "--pretrain.steps=12")
@@ -94,11 +97,7 @@ def test_a_longer_training_by_cosine_resumes_and_says_what_happens(tiny_tokens, 
     assert find(tiny_tokens / "pretrain").horizons == [[0, 8], [8, 12]]
     manifest = json.loads((tiny_tokens / "pretrain" / "manifest.json").read_text())
     assert manifest["inputs"]["length"] == {"steps": 12}
-
-
-def test_a_training_that_has_gone_too_far_is_made_again(tiny_tokens, capsys):
-    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=12")
-    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=8")  # the programs of the test above
+    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=8")
     assert "made again" in capsys.readouterr().err
     (kept,) = (tiny_tokens / "replaced").iterdir()
     assert steps(kept / "checkpoints") == [12] and steps(tiny_tokens / "pretrain" / "checkpoints") == [8]
