@@ -87,7 +87,7 @@ def test_a_longer_training_by_wsd_is_the_uninterrupted_one(tiny_tokens, tmp_path
     assert find(kept).tokenizer_path.is_dir() and (kept / "manifest.json").is_file()
 
 
-def test_a_longer_training_by_cosine_resumes_and_says_what_happens_and_a_shorter_one_is_made_again(tiny_tokens, capsys):
+def test_a_longer_training_by_cosine_resumes_and_says_what_happens(tiny_tokens, capsys):
     pretrain(tiny_tokens, *SHORT, "--pretrain.steps=8")
     capsys.readouterr()
     pretrain(tiny_tokens, *SHORT, "--pretrain.steps=12")
@@ -97,7 +97,11 @@ def test_a_longer_training_by_cosine_resumes_and_says_what_happens_and_a_shorter
     assert find(tiny_tokens / "pretrain").horizons == [[0, 8], [8, 12]]
     manifest = json.loads((tiny_tokens / "pretrain" / "manifest.json").read_text())
     assert manifest["inputs"]["length"] == {"steps": 12}
-    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=8")
+
+
+def test_a_training_that_has_gone_too_far_is_made_again(tiny_tokens, capsys):
+    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=12")
+    pretrain(tiny_tokens, *SHORT, "--pretrain.steps=8")  # the programs of the test above
     assert "made again" in capsys.readouterr().err
     (kept,) = (tiny_tokens / "replaced").iterdir()
     assert steps(kept / "checkpoints") == [12] and steps(tiny_tokens / "pretrain" / "checkpoints") == [8]
