@@ -1,5 +1,10 @@
-"""Adapters of every family against PEFT in float32: logits, loss and gradients; PEFT's in ours, ours in PEFT."""
+"""Adapters of every family against PEFT in float32: logits, loss and gradients; PEFT's in ours, ours in PEFT.
 
+Also beside a quantized base, whose numbers are then the weights of theirs. That the codes of a matrix are those of
+bitsandbytes is in `tests/model/test_quantized.py`.
+"""
+
+import dataclasses
 import warnings
 
 import jax
@@ -8,11 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.huggingface.adapters_of import NAMES
 from tests.huggingface.small import LENGTH, MODELS, V, rows
+from tests.huggingface.test_exchange import tensors_in, write
 from tests.training.small import mesh
 from tpullm.data.batch import Batch
 from tpullm.errors import UserError
 from tpullm.huggingface import adapters, configs, tensors
+from tpullm.model import quantized
 from tpullm.model.adapter import with_lengths
 from tpullm.recipe.schema import AdapterConfig
 from tpullm.training.state import Architecture
@@ -23,6 +31,7 @@ peft = pytest.importorskip("peft", reason="the extra `hf` is not installed")
 pytest.importorskip("transformers", reason="the extra `hf` is not installed")
 
 KINDS = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
+QUANTIZED = {"nf4": "lora", "int8": "lora", "fp8": "lora", "nf4 dora": "dora"}
 
 
 def both(name):
@@ -91,12 +100,43 @@ def near(found, wanted, share, what=""):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_theirs_in_ours(name, kind, tmp_path):
-    """Logits, loss and gradients, and the same bytes after reading and writing."""
     model, architecture, params, shapes, family = both(name)
     adapted = their_adapter(model, family, architecture, kind, tmp_path / "theirs")
-    config, arrays = adapters.read(tmp_path / "theirs", shapes, architecture.config.layers)
+    compare(adapted, tmp_path / "theirs", architecture, params, family, kind)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+@pytest.mark.parametrize("name", NAMES)
+def test_theirs_beside_a_quantized_base(name, kind, tmp_path):
+    _, architecture, params, _, family = both(name)
+    with jax.set_mesh(mesh()):
+        codes = jax.jit(quantize, static_argnums=1)(params, kind.split()[0])
+        numbers = jax.device_get(jax.jit(quantized.rounded, static_argnums=1)(params, kind.split()[0]))
+    write(tmp_path / "base", architecture, numbers, preferred=MODELS[name][0])
+    model = from_files(name, tensors_in(tmp_path / "base"))
+    adapted = their_adapter(model, family, architecture, QUANTIZED[kind], tmp_path / "theirs")
+    compare(adapted, tmp_path / "theirs", architecture, codes, family, QUANTIZED[kind], kind.split()[0])
+
+
+def quantize(params, kind):
+    return quantized.each_matrix(params, lambda matrix, axis: quantized.quantized(matrix, kind, axis))
+
+
+def from_files(name, weights):
+    from tests.huggingface.test_parity import theirs
+
+    return theirs(name, weights)
+
+
+def compare(adapted, folder, architecture, params, family, kind, quantize_base=""):
+    """Logits, loss and gradients of their adapter, and of ours, read from `folder` and beside `params`.
+
+    Reading and writing gives the same numbers.
+    """
+    shapes = tensors.flat(architecture.shapes)
+    config, arrays = adapters.read(folder, shapes, architecture.config.layers)
     assert (config.rank, config.magnitude) == (3, kind == "dora")
-    own = Architecture(architecture.config, config)
+    own = Architecture(architecture.config, dataclasses.replace(config, quantize_base=quantize_base))
     found_logits, found_loss, found = computed(own, params, tensors.nested(arrays))
     logits, loss = their_loss(adapted)
     loss.backward()
@@ -119,9 +159,10 @@ def test_theirs_in_ours(name, kind, tmp_path):
             lengths = [found[f"{part}.adapter.magnitude"][layer].reshape(-1) for part in module.ours]
             near(np.concatenate(lengths), gradients.pop(where + adapters.MAGNITUDE).reshape(-1), 1e-4, where)
     assert not gradients
-    (tmp_path / "again").mkdir()
-    adapters.write(tmp_path / "again", family, arrays, config, shapes, "base")
-    before, after = (load_file(tmp_path / folder / adapters.WEIGHTS) for folder in ("theirs", "again"))
+    again = folder.with_name("again")
+    again.mkdir()
+    adapters.write(again, family, arrays, config, shapes, "base")
+    before, after = (load_file(written / adapters.WEIGHTS) for written in (folder, again))
     assert before.keys() == after.keys()
     for key, tensor in before.items():
         np.testing.assert_array_equal(after[key].reshape(tensor.shape), tensor, err_msg=key)

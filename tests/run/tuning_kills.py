@@ -35,6 +35,13 @@ def stages(folder: Path) -> dict[str, dict]:
     pairs = [{"prompt": f"{n}は？", "chosen": f"{n}です。", "rejected": f"{n}だよ。"} for n in range(60)]
     lines = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
     (folder / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    judged = [
+        {"prompt": pair["prompt"], "completion": pair[key], "label": key == "chosen"}
+        for pair in pairs
+        for key in ("chosen", "rejected")
+    ]
+    lines = [json.dumps(answer, ensure_ascii=False) for answer in judged]
+    (folder / "judged.jsonl").write_text("\n".join(lines), encoding="utf-8")
     rewarded = {"prompts": ["tenki"], "rewards": [{"name": "polite"}, {"name": "length", "most": 8, "edge": 40}]}
     small = {"prompts": 4, "answers": 4, "tokens": 12}
     adapter = {"adapter": {"rank": 4}}
@@ -44,15 +51,20 @@ def stages(folder: Path) -> dict[str, dict]:
         "pairs": {"preferences": [str(folder / "pairs.jsonl")], **adapter},
         "rules": rewarded | {"policy": small, **adapter},
         "again": rewarded | {"policy": small | {"updates": 3, "kind": "dapo"}},
+        "judged": {"judged": [str(folder / "judged.jsonl")], "preference": {"kind": "kto"}, **adapter},
+        "taught": {"documents": {"tenki": 1.0}, "teacher": {"model": str(folder / "teacher"), "top": 8}},
+        "corrected": {"prompts": ["tenki"], "policy": small | {"answers": 1}, **adapter}
+        | {"teacher": {"model": str(folder / "teacher"), "kind": "reverse_kl"}},
     }
 
 
-def recipe(folder: Path) -> Path:
-    """The tiny recipe with these stages."""
+def recipe(folder: Path, kinds: list[str]) -> Path:
+    """The tiny recipe with the stages of these names, or all."""
     whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     train = whole["finetune"]["talk"]["train"] | {"steps": STEPS, "evaluate_every": 20, "log_every": 1}
     train |= {"checkpoint": {"every_steps": EVERY}, "evaluate_rows": 8}
-    whole["finetune"] = {name: stage | {"train": train} for name, stage in stages(folder).items()}
+    chosen = {name: stage for name, stage in stages(folder).items() if not kinds or name in kinds}
+    whole["finetune"] = {name: stage | {"train": train} for name, stage in chosen.items()}
     path = folder / "stages.yaml"
     path.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
     return path
@@ -118,17 +130,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10, help="of each stage")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stages", nargs="+", metavar="NAME", default=[], help="these, not all")
     given = parser.parse_args(arguments)
     moments, wrong = random.Random(given.seed), []
     with tempfile.TemporaryDirectory(prefix="tpullm-") as name:
         whole, run = Path(name) / "whole", Path(name) / "run"
-        config = recipe(Path(name))
+        config = recipe(Path(name), given.stages)
         for verb in ("collect", "tokenize", "pretrain"):
             end(tpullm(verb, config, "--run", whole))
-        shutil.copytree(whole, run)
+        for copy in (run, Path(name) / "teacher"):
+            shutil.copytree(whole, copy)
         end(tpullm("finetune", config, "--run", whole))
         kills = {}
-        for stage in stages(Path(name)):
+        for stage in yaml.safe_load(config.read_text(encoding="utf-8"))["finetune"]:
             kills[stage] = killed(run, config, stage, moments, given.kills)
             print(f"{stage}: killed at lines {kills[stage]} of its log", flush=True)
         end(tpullm("finetune", config, "--run", run))

@@ -93,12 +93,16 @@ class OwnAnswers:
         ]
 
     def possible_rows(self) -> list[int]:
-        """Few sizes of a batch, so that few programs are compiled: up to the largest one, each twice the one before."""
+        """Few sizes of a batch, so that few programs are compiled: up to the largest one, four to each doubling.
+
+        With these, at most a fifth of the rows is empty. With doubling alone, ten rows cost as much as sixteen.
+        """
         least = row_parts(self.mesh) * self.config.accumulation
-        sizes = [least]
-        while sizes[-1] < self.config.batch_size:
-            sizes.append(min(2 * sizes[-1], self.config.batch_size))
-        return sizes
+        sizes, parts = [], 1
+        while parts * least < self.config.batch_size:
+            sizes.append(parts * least)
+            parts += max(1, 1 << parts.bit_length() >> 3)
+        return [*sizes, self.config.batch_size]
 
     def _session(self, params: Tree) -> Session:
         return Session(self.tokenizer, self.architecture, params, self.mesh, self.dtype)
