@@ -3,6 +3,7 @@
 python -m tests.huggingface.adapters_of      needs the extra `hf`
 """
 
+import functools
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ FILE = Path(__file__).parent / "recorded_adapters.npz"
 NAMES = list({model_type: name for name, (model_type, _) in reversed(MODELS.items())}.values())
 
 
+@functools.cache
 def made(name: str, magnitude: bool = True):
     """Our architecture with an adapter, its family, all parameters, and the adapter's alone by flat name.
 

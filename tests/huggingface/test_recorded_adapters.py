@@ -17,8 +17,11 @@ from tpullm.errors import UserError
 from tpullm.huggingface import adapters, tensors
 from tpullm.model.attention import plain
 
+# Experts, biases, and modules that hold several of our matrices; the names of all are those of `test_recorded.py`.
+QUICK = ("llama-2", "gpt-2", "phi-3", "gpt-oss")
 
-@pytest.mark.parametrize("name", NAMES)
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NAMES])
 def test_logits_are_those_recorded(name):
     """With DoRA, and each of our matrices with an adapter of its own."""
     architecture, _, params, _ = made(name)

@@ -37,18 +37,21 @@ def test_a_block_is_two_additions_to_the_stream(placement, before, after, expert
         x = jax.reshard(x, RULES.spec("batch", "time", "width"))
         own = jax.reshard((b.segment_ids, b.positions), RULES.spec("batch", "time"))
         kind = LayerKind(None, causal_mask(*own, *own), jnp.asarray(2**30), jnp.asarray(0))
-        found, (k, v), weights, routing = block(x, kind, *own, "plain")
+        found, (k, v), weights, routing = jax.jit(lambda x: block(x, kind, *own, "plain"))(x)
 
-        normed = norms["attention_norm"](x)
-        keys, values = block.attention.keys_and_values(normed, None)
-        whole = RULES.spec("batch", "kv_heads", None, "head")
-        mixed, expected_weights = block.attention(
-            normed, kind, *jax.reshard((keys, values), (whole, whole)), *own, "plain"
-        )
-        middle = x + norms["attention_out_norm"](mixed)
-        out = block.mlp(norms["mlp_norm"](middle), *([own[0] > 0] if experts else []))
-        out, expected_routing = out if experts else (out, None)
-        expected = middle + norms["mlp_out_norm"](out)
+        @jax.jit
+        def by_hand(x):
+            normed = norms["attention_norm"](x)
+            keys, values = block.attention.keys_and_values(normed, None)
+            whole = RULES.spec("batch", "kv_heads", None, "head")
+            pair = jax.reshard((keys, values), (whole, whole))
+            mixed, weights = block.attention(normed, kind, *pair, *own, "plain")
+            middle = x + norms["attention_out_norm"](mixed)
+            out = block.mlp(norms["mlp_norm"](middle), *([own[0] > 0] if experts else []))
+            out, routing = out if experts else (out, None)
+            return middle + norms["mlp_out_norm"](out), (keys, values), weights, routing
+
+        expected, (keys, values), expected_weights, expected_routing = by_hand(x)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(weights, expected_weights, atol=1e-6)
     np.testing.assert_array_equal(k, keys), np.testing.assert_array_equal(v, values)

@@ -6,11 +6,13 @@ import math
 import jax
 import pytest
 
-from tests.training.small import CONFIG, EXPERTS
+from tests.training.small import EXPERTS, TWO_LAYERS
 from tpullm.huggingface.tensors import flat
 from tpullm.model.count import matrix_parameters, parameter_count, training_flops_per_token
 from tpullm.training.optimizer.matrices import is_matrix
 from tpullm.training.state import Architecture
+
+CONFIG = TWO_LAYERS.config
 
 EVERY = dataclasses.replace(EXPERTS.config, experts_per_token=5)  # each token through all experts
 

@@ -81,11 +81,12 @@ def made(adapter, config):
             params = architecture.init(key)
             base, fresh = architecture.frozen(params), architecture.trained(params)
             packed, plain = quantize(base, adapter.quantize_base), quantized.rounded(base, adapter.quantize_base)
-            keys = iter(jax.random.split(jax.random.key(7), 1000))
-            noisy = lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape)  # noqa: E731
-            return base, packed, plain, jax.tree.map(noisy, with_lengths(packed, fresh))
+            return base, packed, plain, with_lengths(packed, fresh)
 
-        return architecture, *begin(jax.random.key(0))
+        base, packed, plain, fresh = begin(jax.random.key(0))
+        random = np.random.default_rng(7)
+        noise = jax.tree.map(lambda leaf: 0.1 * random.normal(size=leaf.shape).astype(np.float32), fresh)
+        return architecture, base, packed, plain, jax.tree.map(lambda leaf, by: leaf + by, fresh, noise)
 
 
 def mean_loss(architecture, adapters, base, rows):

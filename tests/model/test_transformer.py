@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.small import CONFIG, batch, mesh, params
+from tests.training.small import TWO_LAYERS, batch, mesh, params
 from tpullm.mesh.layout import RULES
 from tpullm.model.attention.plain import causal_mask
 from tpullm.model.transformer import Cache, logits
 from tpullm.training.state import Architecture
+
+CONFIG = TWO_LAYERS.config
 
 WINDOWS = dataclasses.replace(CONFIG, layers=3, windows=(3, 0, 3), local_rope_theta=50.0)
 KEYS = RULES.spec("batch", "kv_heads", None, "head")

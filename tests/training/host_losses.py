@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tests.training.small import ARCHITECTURE
+from tests.training.small import TWO_LAYERS
 from tpullm.cluster import hosts, join, place
 from tpullm.data import stream as streams
 from tpullm.data import token_store
@@ -52,10 +52,10 @@ def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
     whole = Stream({"all": texts}, {"all": 1.0}, ROWS, LENGTH, 0)
     losses, batches = [], []
     with jax.set_mesh(mesh):
-        optimizer = make_optimizer(CONFIG.optimizer, STEPS, ARCHITECTURE.axes)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(ARCHITECTURE, optimizer, mesh))
-        state = jax.jit(lambda key: initial(ARCHITECTURE, optimizer, key), out_shardings=shardings)(jax.random.key(0))
-        step = make_step(ARCHITECTURE, optimizer, CONFIG, jax.numpy.float32, seed=0)
+        optimizer = make_optimizer(CONFIG.optimizer, STEPS, TWO_LAYERS.axes)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(TWO_LAYERS, optimizer, mesh))
+        state = jax.jit(lambda key: initial(TWO_LAYERS, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+        step = make_step(TWO_LAYERS, optimizer, CONFIG, jax.numpy.float32, seed=0)
         for number in range(STEPS):
             batch = stream.batch_at(number)
             assert built[-1] == len(rows), "a host built rows of other hosts"
@@ -67,7 +67,7 @@ def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
             state, metrics = step(state, placed)
             losses.append(float(metrics["loss"]))
         held = {"held out": list(evaluation_batches(texts, ROWS, LENGTH, own_rows=rows))}
-        evaluation = make_evaluation(ARCHITECTURE, jax.numpy.float32)
+        evaluation = make_evaluation(TWO_LAYERS, jax.numpy.float32)
         found = held_out(evaluation, state["params"], mesh, held, np.arange(96))
     return {
         "losses": losses,
@@ -80,8 +80,8 @@ def used() -> dict:
     """What a model that is spread over all hosts gives to each of them: probabilities, and tokens that it writes."""
     mesh, prompts = make_mesh({"fsdp": -1}), [[1, 2, 3], [5] * 9]
     with jax.set_mesh(mesh):
-        params = jax.jit(ARCHITECTURE.init, out_shardings=ARCHITECTURE.shardings(mesh))(jax.random.key(0))
-    session = Session(NoTokenizer(Path()), ARCHITECTURE, params, mesh, jax.numpy.dtype("float32"))
+        params = jax.jit(TWO_LAYERS.init, out_shardings=TWO_LAYERS.shardings(mesh))(jax.random.key(0))
+    session = Session(NoTokenizer(Path()), TWO_LAYERS, params, mesh, jax.numpy.dtype("float32"))
     scores = log_probabilities(session, prompts)
     written = decode(session, prompts, 4, Sampling(), seeds=(1, 2), stop_ids=[])
     return {"scores": np.concatenate(scores).tolist(), "written": written}

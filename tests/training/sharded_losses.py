@@ -14,7 +14,7 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_C
 import jax  # noqa: E402 (the devices must be asked for before)
 import jax.numpy as jnp  # noqa: E402
 
-from tests.training.small import ARCHITECTURE, EXPERTS, SPREAD, batch  # noqa: E402
+from tests.training.small import EXPERTS, SPREAD, TWO_LAYERS, batch  # noqa: E402
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import put  # noqa: E402
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig  # noqa: E402
@@ -22,7 +22,7 @@ from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
 from tpullm.training.state import Architecture, abstract, initial  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
 
-MODELS = {"dense": ARCHITECTURE, "experts": EXPERTS, "spread": SPREAD}
+MODELS = {"dense": TWO_LAYERS, "experts": EXPERTS, "spread": SPREAD}
 MESHES = {
     "one device": {},
     "fsdp 8": {"fsdp": 8},

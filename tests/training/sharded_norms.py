@@ -1,6 +1,6 @@
 """Run in its own process with 8 CPU devices: the norms of a step on meshes, and numpy's of the gathered trees, as JSON.
 
-Arguments: names of `CASES`; without any, the norms of fresh parameters of all cases, which takes no step. The optimizer
+Arguments: names of `CASES`; without any, the norms of fresh parameters, which takes no step. The optimizer
 is plain descent at a rate of 1, so what a step subtracts from the parameters is the gradient.
 """
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
-from tests.training.small import ARCHITECTURE, SPREAD, batch  # noqa: E402
+from tests.training.small import SPREAD, TWO_LAYERS, batch  # noqa: E402
 from tpullm.mesh.layout import make_mesh  # noqa: E402
 from tpullm.mesh.rows import put  # noqa: E402
 from tpullm.recipe.schema import SkipConfig, TrainConfig  # noqa: E402
@@ -29,8 +29,8 @@ from tpullm.training.step import make_step  # noqa: E402
 
 EXPERTS = Architecture(dataclasses.replace(SPREAD.config, balance_rate=0.0))
 CASES = {
-    "dense": (ARCHITECTURE, {"data": 2, "fsdp": 2, "tensor": 2}, 1),
-    "accumulated": (ARCHITECTURE, {"data": 2, "fsdp": 2, "tensor": 2}, 2),
+    "dense": (TWO_LAYERS, {"data": 2, "fsdp": 2, "tensor": 2}, 1),
+    "accumulated": (TWO_LAYERS, {"data": 2, "fsdp": 2, "tensor": 2}, 2),
     "experts": (EXPERTS, {"expert": 2, "sequence": 2, "tensor": 2}, 1),
 }
 
@@ -79,5 +79,6 @@ def compared(architecture: Architecture, shape: dict[str, int], accumulation: in
 
 if __name__ == "__main__":
     asked = sys.argv[1:]
-    found = {name: compared(*CASES[name]) if asked else of_parameters(*CASES[name][:2]) for name in asked or CASES}
+    found = {name: compared(*CASES[name]) for name in asked}
+    found = found or {name: of_parameters(*CASES[name][:2]) for name in ("dense", "experts")}
     print(json.dumps(found))

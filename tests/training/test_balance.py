@@ -58,7 +58,9 @@ def test_the_metrics_are_multiples_of_an_even_load():
 @functools.cache
 def skewed(balance_loss: float = 0.0, balance_rate: float = 0.0, steps: int = 60) -> tuple[list[dict], list[dict]]:
     """Metrics and the experts' parameters after each step on one batch, from a router that prefers two experts."""
-    config = dataclasses.replace(SPREAD.config, balance_loss=balance_loss, balance_rate=balance_rate)
+    plain = dataclasses.replace(SPREAD.config, remat="none", shared_experts=0, sinks=False)
+    layers = 1 if balance_loss else 2
+    config = dataclasses.replace(plain, layers=layers, balance_loss=balance_loss, balance_rate=balance_rate)
     architecture = Architecture(config)
     train = TrainConfig(batch_size=4, optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=1))
     tree = params(architecture=architecture)

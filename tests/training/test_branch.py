@@ -70,6 +70,7 @@ def test_with_the_whole_state_and_the_same_settings_it_has_the_same_bits(origin,
     assert "made again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_second_decay_from_one_step_is_the_training_with_that_decay(origin, run, tiny_run, tmp_path):
     """Resumed in the middle, too."""
     whole = copy_tokens(tiny_run, tmp_path / "whole")

@@ -12,10 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.commands.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
-from tests.training.test_preference import alone, of_row
+from tests.training.test_preference import of_answers_alone
 from tpullm.cli import main
 from tpullm.data.answer_pairs import MISMATCHED, judged, mismatched
 from tpullm.data.batch import BRANCH
@@ -79,9 +78,8 @@ def test_every_answer_is_in_an_epoch_once_beside_the_beginning_of_its_mismatched
 
 
 def log_probabilities(tree, texts):
-    """Of answers that stand alone after their prompts; compiled once for all."""
-    rows = jax.tree.map(lambda *parts: jnp.stack(parts), *(alone(*text) for text in texts))
-    return jax.lax.map(lambda row: of_row(ARCHITECTURE, tree, row), rows)
+    """Of answers that stand alone after their prompts."""
+    return jnp.stack([of.sum() for of in of_answers_alone(tree, texts)])
 
 
 def by_hand(tree, found, pairs, numbers):
@@ -122,14 +120,15 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone_however_the_bat
     with jax.set_mesh(mesh()):
         run = lambda of: jax.jit(jax.value_and_grad(of, has_aux=True))(params())  # noqa: E731
         (wanted, (kl, right)), gradient = run(apart)
-        for (ours, sums), ours_gradient in (run(packed), run(cut)):
+        whole = run(packed)
+        for (ours, sums), ours_gradient in (whole, run(cut)):
             assert float(ours) == pytest.approx(float(wanted), rel=1e-4)
             assert float(sums.told["kl"].total / sums.told["kl"].weight) == pytest.approx(float(kl), abs=2e-4)
             for one, other in zip(*map(jax.tree.leaves, (ours_gradient, gradient)), strict=True):
-                np.testing.assert_allclose(one, other, atol=1e-4 * float(jnp.abs(other).max()) + 1e-7)
+                np.testing.assert_allclose(one, other, atol=1e-4 * float(np.abs(other).max()) + 1e-7)
+            if ours_gradient is whole[1]:
+                assert float(sums.correct / sums.weight) == pytest.approx(float(right))
         assert len(numbers) >= 3 and float(kl) > 0 and 0 < float(right) < 1
-        sums = jax.jit(lambda tree: packed(tree)[1])(params())
-        assert float(sums.correct / sums.weight) == pytest.approx(float(right))
 
 
 def test_held_out_answers_are_evaluated_in_any_micro_batches():
@@ -199,7 +198,7 @@ def stage(tiny_run, tmp_path_factory):
 
 
 def test_a_stage_learns_what_is_good(stage):
-    """The first loss is 1/2; in the end held-out answers are judged right. Resumed, the bits are the same."""
+    """The first loss is 1/2; in the end held-out answers are judged right."""
     _, run = stage
     rows = read(run / "polite" / "metrics.jsonl")
     told = [row for row in rows if "loss" in row]
@@ -210,12 +209,6 @@ def test_a_stage_learns_what_is_good(stage):
     assert last["eval_accuracy"]["judged"] > 0.8 and "judged" not in last["eval_bits_per_byte"]
     assert main(["report", "--run", str(run)]) == 0
     assert "polite: loss of a judged answer" in (run / "report.html").read_text(encoding="utf-8")
-    wanted = arrays(run / "polite", 12)
-    (run / "polite" / "manifest.json").unlink()
-    shutil.rmtree(run / "polite" / "checkpoints" / "12")
-    assert main(["finetune", "--run", str(run)]) == 0
-    for name, array in arrays(run / "polite", 12).items():
-        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
 
 
 def test_mistakes_are_one_line(stage, tmp_path, capsys):

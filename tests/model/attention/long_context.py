@@ -1,6 +1,6 @@
-"""Run in its own process: one training step on rows of several long documents, as one JSON object.
+"""Run in its own process: one training step on rows of several long documents, on one device and on a mesh, as JSON.
 
-Arguments: the tokens of the row, how many rows, and the mesh as JSON ({} is one device).
+Arguments: the tokens of the row, how many rows, and the mesh as JSON.
 """
 
 import json
@@ -42,10 +42,9 @@ def rows() -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:], segments, positions, (segments > 0).astype(np.float32))
 
 
-def main():
-    """Loss and gradient norm of a step, its seconds, the bytes of a device, and the peak bytes of this process."""
-    kernels.LONGEST_KEPT = 0  # otherwise one device uses another kernel for a short row
-    architecture, mesh = Architecture(CONFIG.resolved(VOCABULARY)), make_mesh(SHAPE)
+def of_step(mesh) -> dict:
+    """Loss and gradient norm of a step, its seconds, the bytes of a device, and the peak of this process so far."""
+    architecture = Architecture(CONFIG.resolved(VOCABULARY))
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(TRAIN.optimizer, 10, architecture.axes)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, mesh))
@@ -59,7 +58,14 @@ def main():
     memory = step.memory_analysis()
     found["bytes_of_a_device"] = memory.temp_size_in_bytes + memory.argument_size_in_bytes
     found["bytes_of_the_process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(found))
+    return found
+
+
+def main():
+    """Both."""
+    kernels.LONGEST_KEPT = 0  # otherwise one device uses another kernel for a short row
+    meshes = {"one device": make_mesh({}, jax.devices()[:1]), "the mesh": make_mesh(SHAPE)}
+    print(json.dumps({name: of_step(mesh) for name, mesh in meshes.items()}))
 
 
 if __name__ == "__main__":

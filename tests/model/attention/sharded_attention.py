@@ -6,6 +6,7 @@ number in it. The TPU's kernel is interpreted.
 
 import json
 import os
+import sys
 
 from tests.training.several_hosts import QUICK_TO_COMPILE
 
@@ -89,11 +90,12 @@ def order() -> np.ndarray:
 
 
 def main():
-    """All cases."""
+    """All cases, or those of the options that the argument names."""
     random, found = np.random.default_rng(0), {}
     shapes = [(1, LENGTH, HEADS, WIDTH), *[(1, LENGTH, GROUPS, WIDTH)] * 2, (HEADS,), (1, LENGTH, HEADS, WIDTH)]
     arrays = [random.standard_normal(shape).astype(np.float32) for shape in shapes]
-    for options, everything in {"causal": False, "everything": True}.items():
+    for options in sys.argv[1:] or ("causal", "everything"):
+        everything = options == "everything"
         plain = computed({}, "plain", everything, arrays)
         for kernel in ("splash", "flash"):
             for name, shape in MESHES.items():

@@ -1,5 +1,7 @@
 """Every form of attention is plain attention: values and gradients."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,15 +20,19 @@ WINDOW, SOFTCAP = 40, 3.0
 TOLERANCES = [(jnp.float32, 4e-6), (jnp.bfloat16, 3e-2)]
 
 
-def of_both_types(cases, chosen):
-    """Each case in float32, which shows errors; in bfloat16 the chosen ones, the rest with `-m slow`."""
+def of_both_types(heads, cases, chosen):
+    """Each case with the first numbers of heads in float32, which shows errors; otherwise the chosen case.
+
+    In bfloat16 that one with the first numbers of heads. All others with `-m slow`.
+    """
     found = []
-    for dtype, tolerance in TOLERANCES:
-        for case in cases:
-            marks = [] if dtype == jnp.float32 or case in chosen else pytest.mark.slow
-            words = "-".join(case) or "causal" if isinstance(case, dict) else case
-            found.append(pytest.param(dtype, tolerance, case, marks=marks, id=f"{dtype.__name__}-{words}"))
-    return found
+    for of_heads, (dtype, tolerance), case in itertools.product(heads, TOLERANCES, cases):
+        quick = (of_heads == heads[0]) + (dtype == jnp.float32) + (case == chosen) >= 2
+        words = "-".join(case) or "causal" if isinstance(case, dict) else case
+        named = f"{'-'.join(map(str, of_heads))}-{dtype.__name__}-{words}"
+        marks = [] if quick else pytest.mark.slow
+        found.append(pytest.param(*of_heads, dtype, tolerance, case, marks=marks, id=named))
+    return pytest.mark.parametrize(("heads", "groups", "dtype", "tolerance", "case"), found)
 
 
 def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap=0.0, sinks=False):
@@ -66,10 +72,9 @@ def assert_equal(ours, plain, dtype, tolerance):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * np.abs(other).max())
 
 
-@pytest.mark.parametrize(("dtype", "tolerance", "block"), of_both_types([8, 16, 32], chosen=[8]))
-@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (3, 1)])
-def test_blocks_equal_plain_attention(monkeypatch, block, heads, groups, dtype, tolerance):
-    monkeypatch.setattr(query_blocks, "query_block", lambda length: block)
+@of_both_types([(4, 2), (4, 4), (3, 1)], [8, 16, 32], chosen=8)
+def test_blocks_equal_plain_attention(monkeypatch, case, heads, groups, dtype, tolerance):
+    monkeypatch.setattr(query_blocks, "query_block", lambda length: case)
 
     def kernel(q, k, v, mask, sinks, segments, positions):
         return query_blocks.attend_in_blocks(q, k, v, mask)
@@ -86,20 +91,26 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance", "options"), of_both_types(OPTIONS, chosen=OPTIONS[-1:]))
-@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (3, 1)])
-def test_flash_equals_plain_attention(monkeypatch, options, heads, groups, dtype, tolerance):
+@of_both_types([(4, 2), (3, 1)], OPTIONS, chosen=OPTIONS[-1])
+def test_flash_equals_plain_attention(monkeypatch, case, heads, groups, dtype, tolerance):
     monkeypatch.setattr(flash, "MOST", 24)  # of 120 tokens: five blocks
-    window = jnp.asarray(options.get("window") or 2**30, jnp.int32)
+    window = jnp.asarray(case.get("window") or 2**30, jnp.int32)
 
     def kernel(q, k, v, mask, sinks, segments, positions):
-        return flash.flash(q, k, v, segments, positions, window, options.get("softcap", 0.0), sinks)
+        return flash.flash(q, k, v, segments, positions, window, case.get("softcap", 0.0), sinks)
 
-    assert_equal(*compared(kernel, heads, groups, dtype, length=120, **options), dtype, tolerance)
+    assert_equal(*compared(kernel, heads, groups, dtype, length=120, **case), dtype, tolerance)
 
 
-@pytest.mark.parametrize("block", [0, 128])
-@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]], ids=["causal", "everything"])
+@pytest.mark.parametrize(
+    ("options", "block"),
+    [
+        pytest.param(OPTIONS[0], 0, id="causal-0"),
+        pytest.param(OPTIONS[0], 128, id="causal-128", marks=pytest.mark.slow),
+        pytest.param(OPTIONS[-1], 0, id="everything-0", marks=pytest.mark.slow),
+        pytest.param(OPTIONS[-1], 128, id="everything-128"),
+    ],
+)
 def test_splash_equals_plain_attention(options, block):
     """The TPU's kernel, interpreted, in one block or two; with two kinds of layers, of which this is the second."""
     windows = sorted({0, options.get("window", 0)})

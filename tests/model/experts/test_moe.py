@@ -13,13 +13,15 @@ import pytest
 from flax import nnx
 
 from tests.conftest import ROOT
-from tests.training.small import CONFIG, EXPERTS, mesh
+from tests.training.small import EXPERTS, TWO_LAYERS, mesh
 from tpullm.mesh.layout import RULES
 from tpullm.model.count import matrix_parameters, parameter_count
 from tpullm.model.experts.moe import MixtureOfExperts, route
 from tpullm.model.residual import residual_scale
 from tpullm.training.optimizer.chain import is_matrix
 from tpullm.training.state import Architecture
+
+CONFIG = TWO_LAYERS.config
 
 
 def by_hand(module, x_MD, k, normalize):
@@ -89,10 +91,14 @@ def test_the_routing_counts_what_is_not_padding():
     x_BTD = np.random.default_rng(0).standard_normal((3, 7, EXPERTS.config.width)).astype(np.float32)
     with jax.set_mesh(mesh()):
         module = MixtureOfExperts(EXPERTS.config, nnx.Rngs(0))
-        _, found = module(x_BTD, jax.reshard(real_BT, RULES.spec("batch", "time")))
-        _, none = module(x_BTD)
-        logits = module.router("btd,de->bte", x_BTD, RULES.spec("batch", "time", None))
-        scores_ME, _, experts_Mk = route(logits.reshape(-1, 5), EXPERTS.config)
+
+        @nnx.jit
+        def computed(module, x_BTD, real_BT):
+            logits = module.router("btd,de->bte", x_BTD, RULES.spec("batch", "time", None))
+            return module(x_BTD, real_BT)[1], module(x_BTD)[1], *route(logits.reshape(-1, 5), EXPERTS.config)
+
+        real = jax.reshard(real_BT, RULES.spec("batch", "time"))
+        found, none, scores_ME, _, experts_Mk = computed(module, x_BTD, real)
     assert none is None and found.loads.shape == found.scores.shape == (3, 1, 5)
     chosen_BTE = np.any(np.asarray(experts_Mk)[..., None] == np.arange(5), axis=1).reshape(3, 7, 5)
     np.testing.assert_array_equal(found.loads[:, 0], (chosen_BTE * real_BT[..., None]).sum(axis=1))
@@ -139,10 +145,10 @@ def test_shared_experts_are_an_mlp_of_their_width_beside_the_others():
     x_BTD = np.random.default_rng(0).standard_normal((3, 7, config.width)).astype(np.float32)
     with jax.set_mesh(mesh()):
         module = MixtureOfExperts(config, nnx.Rngs(0))
-        both, _ = module(x_BTD)
-        alone = module.shared(x_BTD)
+        run = nnx.jit(lambda module, x_BTD: module(x_BTD)[0])
+        both, alone = run(module, x_BTD), nnx.jit(lambda module, x_BTD: module.shared(x_BTD))(module, x_BTD)
         module.shared = None
-        routed_only, _ = module(x_BTD)
+        routed_only = run(module, x_BTD)
     assert module.gate.weight.shape[1:] == (config.width, config.mlp_width)
     np.testing.assert_array_equal(both, routed_only + alone)
     assert np.abs(alone).max() > 0

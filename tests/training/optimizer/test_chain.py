@@ -140,7 +140,9 @@ def test_the_state_is_sharded_as_its_parameter(kind, moments, architecture):
             assert bytes_each == (each if kind == "muon" and hidden else 2 * each), name
 
 
-@pytest.mark.parametrize(("kind", "moments"), [("adafactor", "float32"), ("muon", "bfloat16")])
+@pytest.mark.parametrize(
+    ("kind", "moments"), [pytest.param("adafactor", "float32", marks=pytest.mark.slow), ("muon", "bfloat16")]
+)
 def test_saved_and_resumed_is_the_same_bits(kind, moments, tmp_path):
     config = TrainConfig(batch_size=4, optimizer=OptimizerConfig(kind, moments, peak_lr=1e-2, warmup_steps=1))
     with jax.set_mesh(on := mesh()):

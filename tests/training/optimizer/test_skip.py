@@ -15,6 +15,7 @@ from tests.training.test_sharded import results
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training import step as step_module
 from tpullm.training.optimizer.skip import skip_bad_steps
+from tpullm.training.state import Architecture
 
 
 def spoiled(monkeypatch, factor, row):
@@ -38,13 +39,14 @@ def batches_with(row):
     return made
 
 
+ONE_LAYER = Architecture(dataclasses.replace(SPREAD.config, layers=1, remat="none"))
 CASES = [(what, accumulation) for what in (float("nan"), float("inf"), 50.0) for accumulation in (1, 2)]
-QUICK = (CASES[0], CASES[-1])
+QUICK = CASES[-1]  # that what is not finite is skipped bit for bit is also held on eight devices, below
 
 
 @pytest.mark.parametrize(
     ("what", "accumulation"),
-    [pytest.param(*case, marks=[pytest.mark.slow] * (case not in QUICK)) for case in CASES],
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case != QUICK)) for case in CASES],
 )
 def test_a_bad_gradient_is_skipped_bit_for_bit(monkeypatch, what, accumulation):
     """Of the whole batch, or of the second of two micro-batches (its rows are those of odd numbers)."""
@@ -61,14 +63,13 @@ def test_a_bad_gradient_is_skipped_bit_for_bit(monkeypatch, what, accumulation):
     assert np.isfinite(found[-1][0]["optimizer"].losses).all() and found[-1][1]["loss"] < found[0][1]["loss"] * 2
 
 
-@pytest.mark.parametrize(
-    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("adafactor", "muon")), "bfloat16"]
-)
+@pytest.mark.slow  # `applied` and the selection of the state, which the test above holds, know no kinds of arrays
+@pytest.mark.parametrize("kind", ["adafactor", "muon", "bfloat16"])
 def test_every_optimizer_and_the_biases_of_experts_stay(monkeypatch, kind):
     spoiled(monkeypatch, float("nan"), 0)
     chosen = {"moments": "bfloat16"} if kind == "bfloat16" else {"kind": kind}
     config = TrainConfig(batch_size=8, optimizer=OptimizerConfig(skip=SKIP, warmup_steps=2, **chosen))
-    found = trained(SPREAD, config, batches_with(0)[: BAD + 1], mesh())
+    found = trained(ONE_LAYER, config, batches_with(0)[: BAD + 1], mesh())
     assert same_bits(found[BAD][0]["params"], found[BAD - 1][0]["params"])
     assert same_bits(found[BAD][0]["optimizer"].inner, found[BAD - 1][0]["optimizer"].inner)
     assert int(found[BAD][1]["skipped"]) == 1
