@@ -81,7 +81,8 @@ def test_killed_between_the_last_save_and_the_manifest_is_the_uninterrupted_run(
     assert metrics(run / "pretrain") == metrics(tiny_run / "pretrain")
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow  # CI runs this file
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_leaves_with_a_line_and_goes_on_bit_for_bit(tiny_run, tiny_tokens, number):
     process = start(tiny_tokens)
     wait_for_save(process, tiny_tokens, 5)
