@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from tpullm.rewards.politeness import judgements
+from tpullm.rewards.politeness import judgements, polite
+from tpullm.rewards.scorer import Example
 
 POLITE = """
 晴れです
@@ -61,14 +62,14 @@ POLITE += (
     "高かったです 静かだったです 食べたかったです 行くでしょう 行ったでしょう 行きますでしょうか "
     "なさいます くださいました いらっしゃいます おっしゃいました 食べさせられました 行ってます "
     "見ちゃいました 猫なんです 寒いんです 行くようです 行くべきです 行くはずです 行くからです "
-    "行かないです よさそうです 私のです お帰りです お勧めです 猫を飼うのが夢です"
+    "行かないです よさそうです 私のです お帰りです お勧めです 猫を飼うのが夢です 本を読む人です"
 ).split()
 # です or ます behind what it can't follow: what a model says that is rewarded for them.
 NO_FORM = (
     "飲んです 撮っました 撮ました 飲みです 飲むです 飲んだです 飲みましたです 走っです 食べです "
     "食べるました 食べたました するます 犬ました 楽しいました 遊びんです 買っんです 猫だです 飲みますです "
     "飲んました 書いました 高くます 犬んです 行くますか 飲んですね 飲むでした 飲んでしょう 酒を飲みでした "
-    "本を書きです"
+    "本を書きです 本を机です"
 ).split()
 PLAIN = """
 晴れだ
@@ -126,6 +127,11 @@ def test_polite(text):
 @pytest.mark.parametrize("text", PLAIN)
 def test_plain(text):
     assert judgements(text) == judgements(f"{text}。") == [False]
+
+
+def test_the_score_is_the_share_of_what_is_judged():
+    of = lambda answer: polite(Example(0, answer))  # noqa: E731
+    assert [of("雨です。雨だ。はい。雨です。"), of("雨です。雨です。"), of("はい。")] == [2 / 3, 1, 0]
 
 
 @pytest.mark.parametrize("text", NO_FORM)
