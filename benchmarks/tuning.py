@@ -127,8 +127,8 @@ def ours(folder: Path, kind: str, size: str) -> dict:
         },
     }[kind]
     if kind == "grpo":
-        # Three or four answers stand in a row. In longer rows more of the attention is computed and masked.
-        train |= {"sequence_length": 256, "batch_size": 3 * PROMPTS[size]}
+        # Four of the longest answers fill a row. In longer rows more of the attention is computed and masked.
+        train |= {"sequence_length": 288, "batch_size": 2 * PROMPTS[size]}
     recipe = {"name": kind, "base": str(folder / "model"), "finetune": {kind: stage}}
     (folder / f"{kind}.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     tpullm("import", folder / "model", "--config", folder / f"{kind}.yaml", "--run", run)
