@@ -92,7 +92,7 @@ def test_what_is_committed_was_executed_whole():
     assert not re.search(r"/(home|root|Users)/", NOTEBOOK.read_text("utf-8"))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_notebook_runs(tmp_path):
     check_outputs(executed(tmp_path))
     assert (tmp_path / "runs" / "notebook" / "report.html").is_file()

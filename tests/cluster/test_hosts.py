@@ -55,7 +55,7 @@ def test_a_host_that_fails_ends_all(tiny_tokens, tmp_path):
     assert ended[1][2].splitlines()[-1].startswith("[host 1] tpullm: ") and "not made yet" in ended[1][2]
 
 
-@pytest.mark.slow  # CI runs it
+@pytest.mark.ci
 @pytest.mark.parametrize("killed", [1, 0])
 def test_when_a_host_is_killed_the_others_exit_at_once_with_a_line(tiny_tokens, killed):
     """After step 8 they wait: a training of more steps would be another program to compile."""
@@ -71,7 +71,7 @@ def test_when_a_host_is_killed_the_others_exit_at_once_with_a_line(tiny_tokens, 
     assert f"tpullm: host {killed} (" in last and "stopped answering; the same command on all hosts resumes" in last
 
 
-@pytest.mark.slow  # `test_watchdog.py` has it in threads; CI runs it
+@pytest.mark.ci  # `test_watchdog.py` has it in threads
 def test_a_host_whose_data_hangs_is_named_and_ends_all(tiny_tokens):
     """Host 0 waits for it in a collective, without end. The patience is 3 s, and a step takes a tenth of one."""
     words = ("--mesh.fsdp", 2, "--pretrain.patience_minutes", 0.05)

@@ -157,7 +157,7 @@ def test_how_a_verb_ends(monkeypatch, tiny_run, code, kind, message, capsys):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.slow  # CI runs it
+@pytest.mark.ci
 def test_a_notebooks_stop_button_lets_training_save(tiny_tokens):
     code = f"import tpullm; tpullm.Run({str(TINY)!r}, {str(tiny_tokens)!r}, {{'pretrain.steps': 100000}}).pretrain()"
     with interruptible():

@@ -1,7 +1,7 @@
 """What the TPU compiler makes of the step: no chip is here, and the program is the one that would run.
 
 A recipe's own widths, rows and mesh, on its own slice, with two layers: a loop's program does not depend on how often
-it runs. All are under `-m slow` (the smallest takes 40 s of processor time). CI runs the smallest.
+it runs. The smallest takes 40 s of processor time, and CI runs it; all others are under `-m slow`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from tpullm.training.state import Architecture
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
 SMALL = 1 << 20  # bytes: norms, losses and the like
 DENSE = [
-    pytest.param(*case, marks=pytest.mark.slow)
+    pytest.param(*case, marks=pytest.mark.ci if case[0] == "125m" else pytest.mark.slow)
     for case in (
         ("125m", "v5e:4x4", None),
         ("1b", "v5e:8x8", None),

@@ -32,6 +32,7 @@ def pretrain(run, **variables) -> str:
     return tpullm("pretrain", "--run", run, *small, env=os.environ | own | variables).stderr
 
 
+@pytest.mark.ci
 def test_a_program_is_kept_and_gives_the_same_bits_even_from_a_broken_entry(home, tiny_tokens, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for run in (first, second):

@@ -57,7 +57,7 @@ def wait_for_save(process: subprocess.Popen, run: Path, step: int, timeout: floa
         time.sleep(0.002)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_killed_in_a_save_and_restarted_is_the_uninterrupted_run(tiny_run, tiny_tokens):
     process = start(tiny_tokens)
     wait_for_save(process, tiny_tokens, 10)
@@ -69,7 +69,7 @@ def test_killed_in_a_save_and_restarted_is_the_uninterrupted_run(tiny_run, tiny_
     assert metrics(tiny_run / "pretrain") == metrics(tiny_tokens / "pretrain")
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_killed_between_the_last_save_and_the_manifest_is_the_uninterrupted_run(tiny_run, tmp_path):
     run = tmp_path / "tiny"
     shutil.copytree(tiny_run, run)
@@ -81,7 +81,7 @@ def test_killed_between_the_last_save_and_the_manifest_is_the_uninterrupted_run(
     assert metrics(run / "pretrain") == metrics(tiny_run / "pretrain")
 
 
-@pytest.mark.slow  # CI runs this file
+@pytest.mark.ci
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_leaves_with_a_line_and_goes_on_bit_for_bit(tiny_run, tiny_tokens, number):
     process = start(tiny_tokens)
@@ -94,7 +94,7 @@ def test_a_signal_saves_leaves_with_a_line_and_goes_on_bit_for_bit(tiny_run, tin
     assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_ten_kills_at_random_moments(tiny_tokens, tmp_path):
     """-9 after a random time, ten times; some land in a save, since there is one every 5 steps."""
     whole = tmp_path / "whole"

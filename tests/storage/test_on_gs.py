@@ -55,7 +55,7 @@ def wait_for_step(process: subprocess.Popen, stage: Path, step: int, timeout: fl
     pytest.fail(f"step {step} did not come")
 
 
-@pytest.mark.slow  # CI runs it; `test_gcs.py` has a short outage
+@pytest.mark.ci  # `test_gcs.py` has a short outage
 def test_a_training_goes_on_through_an_outage_with_the_same_bits(tiny_run, remote_tokens, storage_server):
     """The server is away for 2 s in a training that saves every 5 of its 30 steps."""
     command = [sys.executable, "-m", "tpullm", "pretrain", "--run", str(remote_tokens)]

@@ -67,7 +67,7 @@ ALL = with_accumulated("one device", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor
 @pytest.mark.parametrize(
     ("tuned", "meshes"),
     [
-        ("pairs and dora", QUICK),
+        pytest.param("pairs and dora", QUICK, marks=pytest.mark.ci),  # `test_sharded_objectives.py` has the losses
         pytest.param("experts", with_accumulated("one device", EXPERT, "expert 4, fsdp 2"), marks=pytest.mark.slow),
         pytest.param("qlora", with_accumulated(*SOME), marks=pytest.mark.slow),
         *(

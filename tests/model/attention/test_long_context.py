@@ -25,7 +25,7 @@ def printed(module: str, *arguments: str) -> dict:
 @pytest.mark.parametrize(
     ("length", "rows", "shape"),
     [
-        (2048, 2, {"sequence": 4, "fsdp": 2}),
+        pytest.param(2048, 2, {"sequence": 4, "fsdp": 2}, marks=pytest.mark.ci),
         pytest.param(131_072, 1, {"sequence": 8}, marks=pytest.mark.slow),
     ],
 )
