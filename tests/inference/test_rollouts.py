@@ -8,7 +8,6 @@ import pytest
 
 from tpullm.data.examples import Prompt
 from tpullm.data.prompts import Prompts, PromptStream, tokenized
-from tpullm.data.stream import Stream
 from tpullm.errors import UserError
 from tpullm.inference.decode import decode
 from tpullm.inference.rollouts import Rollouts
@@ -75,29 +74,6 @@ def test_steps_that_learn_from_the_same_answers_read_them_from_the_stage(rollout
     for name in ("inputs", "targets", "answers", "advantages", "old", "weights"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     assert (second.old[second.answers > 0] < 0).all()
-
-
-@pytest.mark.parametrize(("kind", "count"), [("grpo", 6), ("dapo", None)])
-def test_old_text_has_its_share_of_the_loss(rollouts, session, kind, count):
-    """The loss is divided by the number of answers, or of their tokens (dapo): then the text weighs 0.2 / 0.8."""
-    stream = Stream({"old": Texts()}, {"old": 1.0}, 2, 32, 0)
-    settings = dataclasses.replace(SETTINGS, kind=kind)
-    mixed = dataclasses.replace(rollouts, settings=settings, old_text=stream, share=0.2)
-    with jax.set_mesh(session.mesh):
-        batch, _ = mixed.batch(0, session.params, np.array([0, 2]))
-    count = count or batch.weights.sum()
-    np.testing.assert_array_equal(batch.beside.inputs, stream.batch_at(0).inputs)
-    assert batch.beside.weights.sum() / count == pytest.approx(0.25 * stream.batch_at(0).weights.mean(), rel=1e-5)
-
-
-class Texts:
-    """Documents of one token over and over."""
-
-    lengths, ids = np.full(9, 20), np.arange(9, dtype=np.uint64)
-
-    def read(self, documents, starts, counts):
-        """The number of the document as its tokens."""
-        return np.repeat(documents, counts), np.ones(counts.sum(), np.float32)
 
 
 def test_held_out_prompts_are_judged_by_their_likeliest_answers(rollouts, session):

@@ -78,7 +78,10 @@ def batches(name: str) -> list:
         pairs = tokenized(list(enumerate(some_pairs(96))), PreferenceConfig(beta=0.5), 32, "finetune.a")
     pairs.references[:] = np.random.default_rng(0).normal(-20, 3, pairs.references.shape)
     stream = Stream({"preferences": pairs}, {"preferences": 1.0}, 16, 32, 0)
-    return [stream.batch_at(number) for number in range(STEPS)]
+    found = [stream.batch_at(number) for number in range(STEPS)]
+    if "judged" not in name:
+        return found
+    return [dataclasses.replace(of, beside=batch(rows=16, seed=n), share=0.2) for n, of in enumerate(found)]
 
 
 def taught(mesh) -> list:

@@ -176,7 +176,7 @@ def some_rows():
 
 @pytest.fixture(scope="module")
 def stage(tiny_run, tmp_path_factory):
-    """A recipe whose one stage learns from judged answers, and its run."""
+    """A recipe whose one stage learns from judged answers beside old text, and its run."""
     folder = tmp_path_factory.mktemp("judged")
     whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     train = whole["finetune"]["talk"]["train"] | {"steps": 12, "log_every": 1, "checkpoint": {"every_steps": 6}}
@@ -185,6 +185,7 @@ def stage(tiny_run, tmp_path_factory):
         "polite": {
             "judged": [written(folder, some_rows())],
             "preference": {"kind": "kto"},
+            "documents": {"tenki": 0.25},
             "adapter": dataclasses.asdict(AdapterConfig(rank=4)) | {"targets": ["query", "up"]},
             "train": train,
         }
@@ -204,6 +205,7 @@ def test_a_stage_learns_what_is_good(stage):
     told = [row for row in rows if "loss" in row]
     # The adapter is fresh. The step computes in bfloat16 what the references were computed with, in other rows.
     assert told[0]["loss"] == pytest.approx(0.5, abs=1e-3) and told[0]["kl"] == pytest.approx(0, abs=1e-2)
+    assert all(row["text_loss"] > 0 for row in told)
     last = [row for row in rows if "eval_accuracy" in row][-1]
     assert told[-1]["loss"] < 0.48 and told[-1]["reward_desirable"] > told[-1]["reward_undesirable"]
     assert last["eval_accuracy"]["judged"] > 0.8 and "judged" not in last["eval_bits_per_byte"]
@@ -218,6 +220,7 @@ def test_mistakes_are_one_line(stage, tmp_path, capsys):
         ([], [], "has no judged answers in it"),
         (some_rows(), ["--finetune.polite.preference.kind=dpo"], "dpo compares two answers, and judged ones stand"),
         (some_rows(), ["--finetune.polite.preferences=[likes.jsonl]"], "are learned in a stage of their own"),
+        (some_rows(), ["--finetune.polite.documents={tenki: 1}"], "their shares are 1, so nothing is left"),
     ]:
         named = f"--finetune.polite.judged=[{written(tmp_path, rows)}]"
         assert main(["finetune", str(recipe), "--run", str(run), named, *options]) == 2

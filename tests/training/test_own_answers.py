@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from tests.commands.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
-from tests.training.small import batch as some_text
 from tests.training.test_preference import of_answers_alone
 from tpullm.cli import main
 from tpullm.data.answer_rows import laid_out, rows_needed
@@ -26,7 +25,6 @@ from tpullm.training.metrics import read
 from tpullm.training.objectives.policy import METHODS, policy_loss
 from tpullm.training.own_answers import answer_loss, clip_of, token_log_probabilities
 from tpullm.training.state import Architecture
-from tpullm.training.step import batch_loss
 
 F32, T = jnp.dtype("float32"), 32
 
@@ -127,20 +125,6 @@ def test_the_base_is_the_reference():
     for told in (fresh, far):
         assert float(told["moved"].total) == 0 and float(told["ratio"].total) == float(told["ratio"].weight)
     assert float(fresh["ratio"].weight) == batch.weights.sum()
-
-
-def test_old_text_beside_answers_adds_its_mean_loss():
-    *_, batch, _ = made("dapo")
-    text = some_text(rows=2, length=T)
-    with jax.set_mesh(mesh()):
-        tree = params()
-        loss = jax.jit(lambda tree, batch: batch_loss(ARCHITECTURE, tree, batch, dtype=F32))
-        alone, sums = loss(tree, batch)
-        beside, both = loss(tree, dataclasses.replace(batch, beside=text))
-        of_text, own = loss(tree, text)
-    assert float(beside) == pytest.approx(float(alone + of_text), rel=1e-5)
-    assert float(both.weight) == float(sums.weight)  # that of the answers, as without the text
-    assert float(both.told["text_loss"].total) == pytest.approx(float(own.loss), rel=1e-5)
 
 
 RULE = {

@@ -20,6 +20,7 @@ from tpullm.data.answer_pairs import tokenized
 from tpullm.data.answer_tokens import Pair
 from tpullm.data.batch import BRANCH, Batch
 from tpullm.data.stream import EvaluationBatches, Stream
+from tpullm.data.token_store import TokenStore
 from tpullm.model.attention import kernels
 from tpullm.recipe.schema import AdapterConfig, PreferenceConfig
 from tpullm.training import preference
@@ -181,8 +182,9 @@ def test_references_are_those_of_the_start_and_are_kept(tmp_path):
     np.testing.assert_array_equal(pairs.references, kept)
 
 
-def test_a_stage_learns_what_is_preferred(tiny_run, tmp_path):
-    """The first loss is log 2; in the end held-out pairs are told apart. Resumed, the bits are the same."""
+@pytest.fixture
+def prepared(tiny_run, tmp_path):
+    """A recipe whose one stage learns from preferences beside old text, and its run up to that stage."""
     turns = [{"prompt": f"{n}は？", "chosen": f"{n}です。", "rejected": f"{n}だよ。"} for n in range(10, 80)]
     (tmp_path / "likes.jsonl").write_text("\n".join(json.dumps(each, ensure_ascii=False) for each in turns), "utf-8")
     whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
@@ -191,6 +193,7 @@ def test_a_stage_learns_what_is_preferred(tiny_run, tmp_path):
     whole["finetune"] = {
         "polite": {
             "preferences": [str(tmp_path / "likes.jsonl")],
+            "documents": {"tenki": 0.25},
             "adapter": dataclasses.asdict(AdapterConfig(rank=4)) | {"targets": ["query", "up"]},
             "train": train,
         }
@@ -199,8 +202,15 @@ def test_a_stage_learns_what_is_preferred(tiny_run, tmp_path):
     recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
     copy_tokens(tiny_run, run)
     shutil.copytree(tiny_run / "pretrain", run / "pretrain")
+    return recipe, run
+
+
+def test_a_stage_learns_what_is_preferred(prepared):
+    """The first loss is log 2; in the end held-out pairs are told apart. Resumed, the bits are the same."""
+    recipe, run = prepared
     assert main(["finetune", str(recipe), "--run", str(run)]) == 0
     rows = read(run / "polite" / "metrics.jsonl")
+    assert all(row["text_loss"] > 0 for row in rows if "loss" in row)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-5)  # the adapter is fresh, the references are in float32
     kept = np.load(run / "polite" / preference.FILE)
@@ -214,3 +224,32 @@ def test_a_stage_learns_what_is_preferred(tiny_run, tmp_path):
     assert main(["finetune", "--run", str(run)]) == 0
     for name, array in arrays(run / "polite", 12).items():
         np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_training_that_rolls_back_leaves_out_pairs_and_old_text(prepared, monkeypatch):
+    """Of the text, batch 3 is bad, which is skipped, and batches 7 and 8: of both streams 6 to 8 are left out."""
+    recipe, run = prepared
+    never = run.parent / "never"
+    shutil.copytree(run, never)
+    without, built = Stream.without, Stream._built
+
+    def poisoned(self, start, stop):
+        batches = built(self, start, stop)
+        for number, batch in zip(self._numbers(np.arange(start, stop)), batches, strict=True):
+            if "tenki" in self.sources and number in (3, 7, 8):
+                batch.weights[0, 0] = np.nan
+        return batches
+
+    monkeypatch.setattr(Stream, "_built", poisoned)
+    with monkeypatch.context() as patched:
+        patched.setattr(Stream, "without", lambda self, left_out: without(self, [(6, 3)]))
+        assert main(["finetune", str(recipe), "--run", str(never)]) == 0
+    patient = "--finetune.polite.train.optimizer.skip.patience=2"
+    assert main(["finetune", str(recipe), "--run", str(run), patient]) == 0
+    wanted = arrays(never / "polite", 12)
+    for name, array in arrays(run / "polite", 12).items():
+        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+    (bad,) = sum((row.get("skipped", []) for row in read(run / "polite" / "metrics.jsonl")), [])
+    texts = {f"{number:016x}" for number in TokenStore(run / "tokens" / "tenki" / "train").ids.tolist()}
+    assert bad["step"] == 4 and texts & {*bad["documents"]} and {*bad["documents"]} - texts, "both are named"

@@ -284,6 +284,7 @@ def test_mistakes_are_one_line(taught, tiny_run, tmp_path, capsys):
             ["--finetune.own.policy.updates=2"],
             "policy.updates: is 2, and a stage with a teacher has none",
         ),
+        (["--finetune.own.documents={tenki: 0.2}"], "a teacher of answers to prompts has no old text beside them"),
     ]:
         assert main(["finetune", str(recipe), "--run", str(run), *options]) == 2
         assert said in capsys.readouterr().err.strip().splitlines()[-1]

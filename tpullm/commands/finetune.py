@@ -75,6 +75,7 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     placed = trained.frozen(trained.at_rest(mesh, dtype)) if adapter else architecture.placed(mesh)
     load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
     more = {"load": load, "adapter": adapter, "begins": begins, "before": before if adapter else None}
+    more |= _old_text(recipe, run, name, mesh)
     job = partial(Job, stage, model, seed=recipe.seed, mesh=mesh, bytes_per_token=tokenizer.bytes_per_token(), **more)
     teacher, notes = teacher_of(recipe, run, name, tokenizer, model.vocabulary_size, mesh)
     if settings.prompts:
@@ -88,8 +89,7 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
                 answers = TaughtAnswers(prompts, held_out, *options, teacher)
             else:
                 rewards = Rewards(settings.rewards, lambda text: len(tokenizer.encode(text)))
-                old_text = _old_text(recipe, run, name, mesh)
-                answers = Rollouts(prompts, held_out, *options, stage, closing.enter_context(rewards), *old_text)
+                answers = Rollouts(prompts, held_out, *options, stage, closing.enter_context(rewards))
                 # Its loss is near 0, and its gradient 0 where no answer is better than another, so means say nothing.
                 skip = dataclasses.replace(config.optimizer.skip, deviations=0)
                 config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, skip=skip))
@@ -116,17 +116,17 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     make(reads, recipe, inputs, start / "tokenizer", changed, notes, examples=examples)
 
 
-def _old_text(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> tuple[Stream | None, float]:
-    """Rows of documents beside what a stage learns from rewards, as its share of a batch, and that share."""
+def _old_text(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> dict[str, Any]:
+    """What a job has of old text beside answers: as many rows as are its share of a batch, and that share."""
     settings, where = recipe.finetune[name], f"finetune.{name}"
-    train, share = settings.train, sum(settings.documents.values())
+    train, share = settings.train, sum(settings.beside.values())
     if not share:
-        return None, 0.0
+        return {}
     least = train.accumulation * row_parts(mesh)
     rows = max(1, round(share * train.batch_size / least)) * least
-    documents, own = documents_of(settings, run, where), own_rows(mesh, rows)
+    documents, own = documents_of(settings.beside, run, where), own_rows(mesh, rows)
     size = (rows, train.sequence_length)
-    return Stream(documents, settings.documents, *size, recipe.seed, own, f"{where}.documents"), share
+    return {"text": Stream(documents, settings.beside, *size, recipe.seed, own, f"{where}.documents"), "share": share}
 
 
 def _check_room(prompts: Prompts, settings: TuningConfig, where: str) -> None:

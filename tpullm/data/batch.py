@@ -4,7 +4,7 @@ Shapes: B rows, T tokens in a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -37,7 +37,20 @@ BRANCH = 1 << 16
 
 
 @dataclass(frozen=True)
-class PairBatch(Batch):
+class MixedBatch(Batch):
+    """Rows of answers, and rows of old text beside them.
+
+    Args:
+        beside: the rows of old text; None is none.
+        share: of the text in the loss, of 1.
+    """
+
+    beside: Batch | None = field(default=None, kw_only=True)
+    share: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class PairBatch(MixedBatch):
     """Rows of preferences: of each pair the prompt, then both answers. Or of judged answers (`answer_pairs.py`).
 
     Args:
@@ -56,7 +69,7 @@ class PairBatch(Batch):
 
 
 @dataclass(frozen=True)
-class AnswerBatch(Batch):
+class AnswerBatch(MixedBatch):
     """Rows of answers that the model gave itself: of each prompt its tokens once, then the answers.
 
     Args:
@@ -67,7 +80,6 @@ class AnswerBatch(Batch):
         settings: of the objective.
         sequences: at least the most answers of a row.
         first: whether it is the first step that learns from them.
-        beside: rows of old text, whose weights are those in the loss beside that of the answers; None is none.
     """
 
     answers: np.ndarray
@@ -76,7 +88,6 @@ class AnswerBatch(Batch):
     settings: PolicyConfig
     sequences: int
     first: bool
-    beside: Batch | None = None
 
 
 @dataclass(frozen=True)

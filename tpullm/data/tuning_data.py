@@ -1,6 +1,7 @@
 """What a stage of tuning reads: conversations, documents of the corpus, both mixed, answers that were compared or
 judged, or prompts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
     """
     settings = recipe.finetune[name]
     where, length = f"finetune.{name}", settings.train.sequence_length
-    weights, read, held_out = dict(settings.documents), documents_of(settings, run, where), {}
+    weights = {} if settings.beside else dict(settings.documents)
+    read, held_out = documents_of(weights, run, where), {}
     if settings.conversations:
         parts = _examples(settings.conversations, examples.Conversation, settings, recipe.seed)
         made = [conversations.tokenize(part, tokenizer, length, where) if part else None for part in parts]
@@ -101,10 +103,10 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
     return TuningData(read, {source: weights[source] for source in read}, held_out)
 
 
-def documents_of(settings: TuningConfig, run: Path, where: str) -> dict[str, Documents]:
-    """The documents of the corpus that a stage reads, by source; `UserError` if there are none of a source."""
+def documents_of(sources: Iterable[str], run: Path, where: str) -> dict[str, Documents]:
+    """The documents that the stage `where` learns from, by source; `UserError` if there are none of a source."""
     stores: dict[str, Documents] = {}
-    for source in settings.documents:
+    for source in sources:
         path = run / "tokens" / source / "train"
         if not path.exists():
             raise UserError(f"{where}.documents: {source} has no documents to learn from; see {run / 'tokens'}")

@@ -17,9 +17,8 @@ import numpy as np
 from tpullm import storage
 from tpullm.cluster import hosts
 from tpullm.data import answer_rows
-from tpullm.data.batch import AnswerBatch, Batch
+from tpullm.data.batch import AnswerBatch
 from tpullm.data.prompts import Prompts
-from tpullm.data.stream import Stream
 from tpullm.inference.answering import OwnAnswers
 from tpullm.log import warn
 from tpullm.mesh.rows import fetch, own_rows, put
@@ -43,13 +42,10 @@ class Rollouts(OwnAnswers):
     Args:
         directory: of the stage.
         rewards: what scores an answer.
-        old_text: rows of old text for each step, of which `share` is the weight in the loss; None is none.
     """
 
     directory: Path
     rewards: Rewards
-    old_text: Stream | None = None
-    share: float = 0.0
     _kept: dict[int, AnswerBatch] = dataclasses.field(default_factory=dict)
     _failures: list[KnownFailures] = dataclasses.field(default_factory=list)
 
@@ -66,23 +62,7 @@ class Rollouts(OwnAnswers):
         else:
             whole, figures = dataclasses.replace(self._again(first), first=False), None
         own = own_rows(self.mesh, len(whole.inputs))
-        batch = jax.tree.map(lambda array: array[own], whole)
-        if self.old_text:
-            batch = dataclasses.replace(batch, beside=self._text(step, whole))
-        return batch, figures
-
-    def _text(self, step: int, answers: AnswerBatch) -> Batch:
-        """This host's rows of old text for a step.
-
-        The loss of a step is divided by the number of answers, or of their tokens. Times that number, the weights of
-        the text are those of a mean over its places.
-        """
-        text, settings = self.old_text.batch_at(step), self.settings
-        of_tokens = METHODS[settings.kind].average == "tokens"
-        count = answers.weights.sum() if of_tokens else settings.prompts * settings.answers
-        places = self.old_text.batch_size * self.old_text.sequence_length
-        weight = self.share / (1 - self.share) * count / places
-        return dataclasses.replace(text, weights=(text.weights * weight).astype(np.float32))
+        return jax.tree.map(lambda array: array[own], whole), figures
 
     def evaluate(self, params: Tree) -> dict[str, Any]:
         """`eval_reward`: the mean of each reward over the likeliest answers to held-out prompts, and of their sum.

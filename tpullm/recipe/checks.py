@@ -193,7 +193,7 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         _require(share > 0, f"{where}.documents: the share of {source} is {share}; give one above 0, or leave it out")
     shares = sum(settings.documents.values())
     _require(
-        not (settings.conversations or settings.prompts) or shares < 1,
+        not (settings.conversations or settings.beside) or shares < 1,
         f"{where}.documents: their shares are {shares:g}, so nothing is left for what is beside them; give less",
     )
     for kind in ("conversations", *ALONE):
@@ -208,7 +208,7 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         )
     alone = [kind for kind in ALONE if getattr(settings, kind)]
     _require(
-        not alone or not (settings.conversations or alone[1:] or settings.documents and not settings.rewards),
+        not alone or not (settings.conversations or alone[1:]),
         f"{where}: {alone and alone[0]} are learned in a stage of their own; put what else there is in another",
     )
     kto = settings.preference.kind == "kto"
@@ -270,6 +270,10 @@ def _check_teacher(where: str, settings: TuningConfig) -> None:
     _require(
         compared is None,
         f"{where}.teacher: teaches by text or by prompts alone; put {compared} in another stage",
+    )
+    _require(
+        not settings.beside,
+        f"{where}.documents: a teacher of answers to prompts has no old text beside them; put it in another stage",
     )
     _require(
         not settings.train.optimizer.z_loss,

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,7 +50,7 @@ Tree = Any
 
 SECONDS_OF_A_LONG_STEP = 1.0  # a longer one is dispatched when the step before it is done: see `_lead`
 SECONDS_BETWEEN_LOOKS = 0.002
-DOCUMENTS = 32  # of a skipped step that are named
+DOCUMENTS = 32  # of a skipped step that are named, and as many of old text
 
 
 class Answers(Protocol):
@@ -87,6 +87,8 @@ class Job:
             leaves out; again if it rolls back.
         begins: the parameters that the adapter begins with; None is fresh ones.
         answers: makes the batch of a step from its prompts and from the parameters before it.
+        text: of this host's rows of old text beside the batches, which are then answers.
+        share: of the text in the loss, of 1.
         before: the checkpoint that `load` reads: its stage, which is in the same run, its step, and
             the identity of the stage.
     """
@@ -105,6 +107,8 @@ class Job:
     prepare: Callable[[int], None] | None = None
     begins: Tree = None
     answers: Answers | None = None
+    text: Stream | None = None
+    share: float = 0.0
     before: tuple[str, int, str] | None = None
 
     @property
@@ -133,6 +137,8 @@ def train(job: Job, description: dict, start: Start) -> dict:
         RollBack: see there; nothing of the last steps was saved.
     """
     config, steps, stream = job.config, job.config.steps, job.stream.without(start.left_out)
+    text = job.text and job.text.without(start.left_out)
+    rows = config.batch_size + (text.batch_size if text else 0)
     dtype = compute_dtype(config.compute)
     architecture = Architecture(job.model, job.adapter)
     watchdog = Watchdog(job.directory, 60 * config.patience_minutes, hosts.connection())
@@ -164,10 +170,14 @@ def train(job: Job, description: dict, start: Start) -> dict:
             steps=steps,
             step=first,
             every=config.log_every,
-            tokens_per_step=config.batch_size * config.sequence_length,
+            tokens_per_step=rows * config.sequence_length,
             peak_tokens_per_second=flops / per_token if flops and not job.answers else None,
             learning_rate=learning_rates(config.optimizer, steps).item,
-            documents=lambda step: list(dict.fromkeys(piece.id for piece in stream.documents_at(step - 1)))[:DOCUMENTS],
+            documents=lambda step: [
+                document
+                for read in ((stream, text) if text else (stream,))
+                for document in list(dict.fromkeys(piece.id for piece in read.documents_at(step - 1)))[:DOCUMENTS]
+            ],
             norms_every=config.norms_every,
             parts=part_names(architecture.trained(architecture.shapes), job.model.layers),
             watch=job.answers.watch if job.answers and hosts.is_first() else lambda row: None,
@@ -185,7 +195,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
         say(
             f"{job.directory.name}: {trained}{parameter_count(architecture.shapes):,} parameters, "
             f"{dtype.name} matmuls, "
-            f"step {first:,} of {steps:,}, {config.batch_size} x {config.sequence_length} tokens a step, "
+            f"step {first:,} of {steps:,}, {rows} x {config.sequence_length} tokens a step, "
             f"peak {f'{flops / 1e9:,.0f} GFLOP/s' if flops else 'not known'} on {job.mesh.size} device(s)"
         )
         say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {compile_cache.described()}")
@@ -211,13 +221,14 @@ def train(job: Job, description: dict, start: Start) -> dict:
         # ---------------------------------------------------------------- the loop
         requests, save = Requests(first, hosts.connection()), config.checkpoint
         batches = stream.batches(first, steps, config.data_workers)
+        texts = text and text.batches(first, steps, config.data_workers)
 
         def following(step: int) -> Batch:
             if job.answers:
                 return answered(step)
             began = time.monotonic()
             with watchdog.of("data"):
-                batch = put(job.mesh, next(batches))
+                batch = placed(next(batches))
             if meter.newest is None or meter.newest.is_ready():  # otherwise the device had work in the meantime
                 hours.seconds["data"] += time.monotonic() - began
             return batch
@@ -228,7 +239,10 @@ def train(job: Job, description: dict, start: Start) -> dict:
                 batch, figures = job.answers.batch(step, params, next(batches))
             if figures:
                 meter.answered(step + 1, figures)
-            return put(job.mesh, batch)
+            return placed(batch)
+
+        def placed(batch: Batch) -> Batch:
+            return put(job.mesh, replace(batch, beside=next(texts), share=job.share) if texts else batch)
 
         def wait(ahead: int) -> None:
             while (oldest := meter.oldest(ahead)) is not None and not oldest.is_ready():

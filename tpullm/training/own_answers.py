@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tpullm.data.batch import AnswerBatch, Batch
+from tpullm.data.batch import AnswerBatch
 from tpullm.mesh.zigzag import to_zigzag_order
 from tpullm.recipe.schema import PolicyConfig
 from tpullm.training.log_probabilities import log_probabilities
-from tpullm.training.losses import Sums, cross_entropy
+from tpullm.training.losses import Sums
 from tpullm.training.objectives.policy import METHODS, policy_loss
-from tpullm.training.objectives.sums import Sum, weighted_sum
+from tpullm.training.objectives.sums import weighted_sum
 from tpullm.training.state import Architecture
 
 Tree = Any
@@ -23,7 +23,7 @@ HOLDS_IN_REWARD = "rloo"  # the method whose divergence from the start is a part
 jax.tree_util.register_dataclass(
     AnswerBatch,
     ["inputs", "targets", "segment_ids", "positions", "weights", "answers", "advantages", "old", "beside"],
-    ["settings", "sequences", "first"],
+    ["settings", "sequences", "first", "share"],
 )
 
 
@@ -83,18 +83,12 @@ def answer_loss(architecture: Architecture, params: Tree, batch: AnswerBatch, *,
         # In the mean a sampled token is as surprising as the entropy says, if it was sampled by this very model.
         trained_BT = (batch.answers > 0).astype(jnp.float32)
         sums["surprise"] = weighted_sum(jax.lax.stop_gradient(-logp_BT - entropy_BT), trained_BT)
-    if batch.beside is not None:
-        text_loss, sums["text_loss"] = _text_loss(architecture, params, batch.beside, key=key, **more)
-        loss += text_loss
     nothing = jnp.zeros_like(loss)
     return loss, Sums(loss, nothing, weight, None, told=sums)
 
 
-def _text_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, chunks, key):
-    """The summed loss of rows of text by their weights, and what is logged of it."""
-    config, model = architecture.config, architecture.model(params)
-    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key)
-    with jax.named_scope("loss"):
-        options = (batch.targets, batch.weights, 0.0, config.logit_softcap, config.gradients, chunks)
-        loss, sums = cross_entropy(out.hidden, model.output_parameter(), *options)
-    return loss, Sum(sums.loss, sums.weight)
+def answer_count(batch: AnswerBatch):
+    """What the loss of a whole batch is divided by: the number of its answers, or of their tokens."""
+    if METHODS[batch.settings.kind].average == "tokens":
+        return jnp.sum(batch.answers > 0)
+    return jnp.sum(jnp.max(batch.answers, axis=1))

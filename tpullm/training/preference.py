@@ -31,8 +31,8 @@ FILE = "references.npz"  # in a stage that learns preferences
 
 jax.tree_util.register_dataclass(
     PairBatch,
-    ["inputs", "targets", "segment_ids", "positions", "weights", "references", "kl"],
-    ["settings", "sequences"],
+    ["inputs", "targets", "segment_ids", "positions", "weights", "references", "kl", "beside"],
+    ["settings", "sequences", "share"],
 )
 
 
@@ -66,6 +66,11 @@ def pair_loss(architecture: Architecture, params: Tree, batch: PairBatch, *, dty
     loss, weight = sums.pop("loss")
     correct = sums.pop("accuracy").total
     return loss, Sums(loss, jnp.zeros_like(loss), weight, correct, told=sums)
+
+
+def pair_count(batch: PairBatch):
+    """What the loss of a whole batch is divided by: the number of its pairs or judged answers."""
+    return jnp.sum(jnp.max(batch.segment_ids % BRANCH, axis=1))
 
 
 def divergence(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype, chunks=0, key=None) -> Sum:

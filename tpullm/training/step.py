@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tpullm.data.batch import AnswerBatch, Batch, PairBatch, TaughtBatch
+from tpullm.data.batch import Batch, MixedBatch, PairBatch, TaughtBatch
 from tpullm.mesh.layout import RULES
 from tpullm.mesh.zigzag import to_zigzag_order
 from tpullm.model.platform import compiler_options
@@ -21,8 +21,8 @@ from tpullm.training.losses import Sums, cross_entropy
 from tpullm.training.norms import step_norms
 from tpullm.training.objectives.sums import Sum
 from tpullm.training.optimizer.skip import applied
-from tpullm.training.own_answers import answer_loss
-from tpullm.training.preference import divergence, pair_loss
+from tpullm.training.own_answers import answer_count, answer_loss
+from tpullm.training.preference import divergence, pair_count, pair_loss
 from tpullm.training.state import Architecture
 from tpullm.training.teacher import taught_loss
 
@@ -32,10 +32,18 @@ jax.tree_util.register_dataclass(Batch)
 
 
 def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, chunks=0, key=None):
-    """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean."""
-    if isinstance(batch, PairBatch | AnswerBatch):
+    """The summed loss of a batch and its `Sums`; divide by the global weight to get a mean.
+
+    Of old text beside answers (`with_text_weights`), the `Sums` have only `text_loss`.
+    """
+    options = {"dtype": dtype, "chunks": chunks, "key": key}
+    if isinstance(batch, MixedBatch):
         of_batch = pair_loss if isinstance(batch, PairBatch) else answer_loss
-        return of_batch(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
+        loss, sums = of_batch(architecture, params, replace(batch, beside=None), **options)
+        if batch.beside is None:
+            return loss, sums
+        of_text, text = batch_loss(architecture, params, batch.beside, **options)
+        return loss + of_text, sums._replace(told=sums.told | {"text_loss": Sum(text.loss, text.weight)})
     model, batch = architecture.model(params), jax.tree.map(to_zigzag_order, batch)
     config, taught = architecture.config, isinstance(batch, TaughtBatch)
     branched = taught and batch.branched
@@ -82,6 +90,7 @@ def make_step(
         if architecture.config.dropout:
             key = jax.random.fold_in(jax.random.key(seed), state["step"])
         whole = architecture.whole(state["params"], frozen)
+        batch = with_text_weights(batch)
         batch = with_divergence(architecture, whole, batch, config.accumulation, dtype, config.loss_chunks, key)
         grads, sums = accumulate(gradients, config.accumulation, (state["params"], frozen), batch, key)
         grads = jax.tree.map(lambda g: g / sums.weight, grads)
@@ -112,6 +121,20 @@ def make_step(
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options() or None)
+
+
+def with_text_weights(batch: Batch) -> Batch:
+    """The batch with the weights that its old text has in the summed loss, of all micro-batches.
+
+    The step divides that by the number of pairs or answers, or of their tokens. Times that number, the weights are
+    those of a mean over the tokens of the text, which counts `share / (1 - share)` times as much as the answers' mean.
+    """
+    if not isinstance(batch, MixedBatch) or batch.beside is None:
+        return batch
+    count = pair_count(batch) if isinstance(batch, PairBatch) else answer_count(batch)
+    weights = batch.beside.weights
+    weight = batch.share / (1 - batch.share) * count / jnp.sum(weights)
+    return replace(batch, beside=replace(batch.beside, weights=weights * weight))
 
 
 def with_divergence(

@@ -133,8 +133,9 @@ class TuningConfig:
             `docs/en/tuning.md`. `tenki` stands for the built-in questions, `tenki_casual` for the same with
             casual answers, and `law`, `medicine` and `programming` for those of the domains.
         columns: our key of an example, and the key in the files. Such as {messages: dialogue}, where they are others.
-        documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. Beside
-            conversations or rewards, which take the rest, a little old text keeps a model from forgetting.
+        documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. A little old
+            text keeps a model from forgetting: beside conversations, which take the rest of the tokens, or beside
+            preferences, judged answers or rewards, which have the rest of the loss.
         preferences: files and folders of preferences: a prompt and two answers. In the shapes of `docs/en/tuning.md`.
         judged: files and folders of judged answers: a prompt, an answer, and whether it is good. In the shapes of
             `docs/en/tuning.md`; `preference.kind` is then `kto`.
@@ -169,6 +170,11 @@ class TuningConfig:
     def examples(self) -> list[str]:
         """The names of all that it reads but `documents`: files, folders, and built-in questions."""
         return [*self.conversations, *self.preferences, *self.judged, *self.prompts]
+
+    @property
+    def beside(self) -> dict[str, float]:
+        """Sources of old text, and their shares of the loss, beside preferences, judged answers or rewards."""
+        return self.documents if any(getattr(self, kind) for kind in ALONE) else {}
 
     @property
     def reward_files(self) -> list[str]:
