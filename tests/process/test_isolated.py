@@ -64,6 +64,14 @@ def test_calls_keep_their_order_on_all_cores(monkeypatch):
     made.close()
 
 
+def test_equal_calls_are_made_once(monkeypatch):
+    made, asked = Isolated(f"{HERE}:echo", 1, 64 << 20), []
+    monkeypatch.setattr(made, "_call", lambda child, call: asked.append(call) or call)
+    assert made.map([[1, "a"], [2, "a"], [1, "a"], [1, "b"]]) == [[1, "a"], [2, "a"], [1, "a"], [1, "b"]]
+    assert sorted(asked) == [[1, "a"], [1, "b"], [2, "a"]]
+    made.close()
+
+
 def test_each_call_has_a_process_of_its_own(run, inside):
     assert inside["pid"] not in (run("tell")["pid"], os.getpid())
 

@@ -22,7 +22,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,21 +53,24 @@ class Isolated:
         self._clock_seconds = seconds * CLOCK_FACTOR
         self._order = [function, seconds, self._clock_seconds, memory_bytes]
         self._children: list[Child] = []
-        self._numbers = iter(range(0))  # of the calls that no thread has begun
+        self._waiting: Iterator[str] = iter(())  # the calls that no thread has begun
 
     def map(self, calls: Sequence[list]) -> list[Any]:
         """The last report of each call (its arguments are JSON) in their order; None of a call that reported nothing.
 
+        Equal calls are made once: many answers to one prompt are the same, and a call costs 10 ms.
         `UserError` if no process can be started here.
         """
-        while len(self._children) < min(cores(), len(calls)):
+        keys = [json.dumps(call, ensure_ascii=False) for call in calls]
+        distinct = dict(zip(keys, calls, strict=True))
+        while len(self._children) < min(cores(), len(distinct)):
             self._children.append(Child("tpullm.process.isolated:serve"))
-        found: list[Any] = [None] * len(calls)
-        self._numbers = iter(range(len(calls)))
+        found: dict[str, Any] = {}
+        self._waiting = iter(distinct)
 
         def work(child: Child) -> None:
-            while (number := next(self._numbers, None)) is not None:
-                found[number] = self._call(child, calls[number])
+            while (key := next(self._waiting, None)) is not None:
+                found[key] = self._call(child, distinct[key])
 
         with ThreadPoolExecutor(max(1, len(self._children))) as threads:
             try:
@@ -76,7 +79,7 @@ class Isolated:
             except BaseException:  # Ctrl-C, or a child that can't start
                 self.close()
                 raise
-        return found
+        return [found.get(key) for key in keys]
 
     def _call(self, child: Child, arguments: list) -> Any:
         try:
@@ -100,7 +103,7 @@ class Isolated:
 
     def close(self) -> None:
         """End the children, and begin no further call."""
-        self._numbers = iter(range(0))
+        self._waiting = iter(())
         for child in self._children:
             child.close()
 
