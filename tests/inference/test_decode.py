@@ -80,6 +80,13 @@ def test_a_sampled_text_continues_alike_from_each_of_its_tokens(session):
         assert decode(session, begun, 8 - done, sampling, seeds=[5], stop_ids=[]) == [whole[done:]]
 
 
+def test_several_answers_to_a_prompt_are_those_of_the_prompt_repeated(session):
+    sampling, seeds = Sampling(40.0, 0, 1.0, 0.0), list(range(9))
+    found = decode(session, PROMPTS, 6, sampling, seeds, each=3)
+    assert found == decode(session, [ids for ids in PROMPTS for _ in range(3)], 6, sampling, seeds)
+    assert len({tuple(ids) for ids in found}) > 3
+
+
 def test_other_seeds_give_other_texts(session):
     sampling = Sampling(temperature=1.5, min_p=0.0)
     texts = decode(session, [PROMPTS[0]] * 4, tokens=16, sampling=sampling, seeds=[1, 2, 3, 1], stop_ids=[])

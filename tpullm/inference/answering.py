@@ -54,12 +54,12 @@ class OwnAnswers:
 
     def sampled(self, step: int, params: Tree, chosen: np.ndarray) -> list[list[list[int]]]:
         """The answers to each of the prompts of a step (from 0)."""
-        settings, asked = self.settings, np.repeat(chosen, self.settings.answers)
+        settings, each = self.settings, self.settings.answers
         sampling = Sampling(settings.temperature, top_k=0, top_p=1.0, min_p=0.0)
-        seeds = np.random.SeedSequence([self.seed, step]).generate_state(len(asked)).tolist()
-        ids = [self.prompts.ids[number] for number in asked]
-        said = decode(self._session(params), ids, settings.tokens, sampling, seeds)
-        return [said[n : n + settings.answers] for n in range(0, len(said), settings.answers)]
+        seeds = np.random.SeedSequence([self.seed, step]).generate_state(len(chosen) * each).tolist()
+        ids = [self.prompts.ids[number] for number in chosen]
+        said = decode(self._session(params), ids, settings.tokens, sampling, seeds, each=each)
+        return [said[n : n + each] for n in range(0, len(said), each)]
 
     def to_held_out(self, params: Tree) -> tuple[list[int], list[list[int]]]:
         """The numbers of the held-out prompts that an evaluation reads, and the likeliest answers to them."""

@@ -3,7 +3,8 @@
 Prompts are padded (`padding.py`). New tokens take cache slots behind the padding, and positions that follow the row's
 own last token.
 
-Shapes: B batch, T prompt length, S cache slots, D model width, K key/value heads, H head width, V vocabulary, L layers.
+Shapes: G prompts, B answers, T prompt length, S cache slots, D model width, K key/value heads, H head width,
+V vocabulary, L layers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,15 +62,23 @@ def prefill(model: Transformer, layers, tokens_BT, lengths_B, cache: Cache, dtyp
     return model.logits(last_BD[:, None])[:, 0], cache
 
 
-@partial(jax.jit, static_argnames=("architecture", "slots", "dtype"))
+@partial(jax.jit, static_argnames=("architecture", "slots", "each", "dtype"))
 def _start(
-    architecture, params, layers, tokens_BT, lengths_B, seeds_B, stop_ids, sampling, *, slots, dtype
+    architecture, params, layers, tokens_GT, lengths_G, seeds_B, stop_ids, sampling, *, slots, each, dtype
 ) -> Decoding:
-    """Read the prompts and choose the first token."""
-    cache = empty_cache(architecture, tokens_BT.shape[0], slots, dtype)
-    logits_BV, cache = prefill(architecture.model(params), layers, tokens_BT, lengths_B, cache, dtype)
+    """Read each prompt once and choose the first token of `each` answers to it."""
+    cache = empty_cache(architecture, tokens_GT.shape[0], slots, dtype)
+    logits_GV, cache = prefill(architecture.model(params), layers, tokens_GT, lengths_G, cache, dtype)
+    logits_BV, lengths_B, cache = jax.tree.map(partial(_repeated, each=each), (logits_GV, lengths_G, cache))
     tokens_B = choose(logits_BV, sampling, seeds_B, lengths_B)
     return Decoding(tokens_B, lengths_B, seeds_B, _stops(tokens_B, stop_ids), cache)
+
+
+def _repeated(array: jax.Array, each: int) -> jax.Array:
+    """An array by prompts as one by answers: each device has the answers to its own prompts."""
+    if each == 1 or not array.ndim:
+        return array
+    return jax.shard_map(lambda own: jnp.repeat(own, each, axis=0), out_specs=jax.typeof(array).sharding.spec)(array)
 
 
 @partial(jax.jit, static_argnames=("architecture", "count", "dtype"), donate_argnames=("state",))
@@ -109,15 +118,16 @@ def _model(session: Session) -> tuple:
     return session.architecture, session.params, session.layers
 
 
-def _begin(session: Session, prompts: list[list[int]], tokens: int, sampling, seeds, stop_ids) -> Decoding:
-    """The state after the first new token of each prompt. Rows that only fill the batch have ended."""
+def _begin(session: Session, prompts: list[list[int]], tokens: int, sampling, seeds, stop_ids, each=1) -> Decoding:
+    """The state after the first new token of each answer. Rows that only fill the batch have ended."""
     rows = row_bucket(session, len(prompts))
     ids, lengths = padded(session, prompts, rows, bucket(max(map(len, prompts))))
     slots = ids.shape[1] + bucket(tokens)
-    by_row = [np.resize(np.asarray(seeds, np.uint32), rows), lengths, np.arange(rows) >= len(prompts)]
+    seeds = np.resize(np.asarray(seeds, np.uint32), rows * each)
+    by_row = [seeds, lengths, np.arange(rows * each) >= len(prompts) * each]
     seeds, lengths, filling = (put_whole(session.mesh, array, "batch") for array in by_row)
     arguments = (*_model(session), put_whole(session.mesh, ids, "batch", "time"), lengths, seeds, stop_ids, sampling)
-    state = _start(*arguments, slots=slots, dtype=session.dtype)
+    state = _start(*arguments, slots=slots, each=each, dtype=session.dtype)
     return state._replace(ended=state.ended | filling)
 
 
@@ -128,17 +138,19 @@ def decode(
     sampling: Sampling = GREEDY,
     seeds: Sequence[int] = (0,),
     stop_ids: Sequence[int] | None = None,
+    each: int = 1,
 ) -> list[list[int]]:
     """Continue several prompts at once, in one program.
 
     Args:
         prompts: token ids, `<s>` first. Their lengths can differ.
         tokens: the largest number of new tokens for each prompt. No row grows beyond the context.
-        seeds: one for each prompt; repeated if there are fewer.
+        seeds: one for each answer; repeated if there are fewer.
         stop_ids: tokens that end a text (default: the tokenizer's). The token that ended a row is returned too.
+        each: number of answers to each prompt, which is read once.
 
     Returns:
-        The new ids of each prompt.
+        The new ids of each answer, prompt by prompt.
 
     Raises:
         UserError: a prompt is longer than the context.
@@ -147,12 +159,12 @@ def decode(
         fits(session, ids, "prompt")
     stop = _stop_array(session, stop_ids)
     with jax.set_mesh(session.mesh):
-        state = _begin(session, list(prompts), tokens, sampling, seeds, stop)
+        state = _begin(session, list(prompts), tokens, sampling, seeds, stop, each)
         first = fetch(session.mesh, state.tokens).copy()  # the state is donated
         arguments = (*_model(session), state, stop, sampling, tokens - 1)
         _, rest = _decode_more(*arguments, count=bucket(tokens), dtype=session.dtype)
         new = np.concatenate([first[:, None], fetch(session.mesh, rest)], axis=1)
-    rooms = [min(tokens, session.context_length - len(ids)) for ids in prompts]
+    rooms = [min(tokens, session.context_length - len(ids)) for ids in prompts for _ in range(each)]
     return [[int(token) for token in row[:room] if token >= 0] for row, room in zip(new, rooms, strict=False)]
 
 

@@ -1,6 +1,6 @@
 """The choice of the next token: pure functions on logits `[B, V]`.
 
-Shapes: B batch, V vocabulary.
+Shapes: B batch, V vocabulary, N blocks of S tokens.
 """
 
 import jax
@@ -54,11 +54,31 @@ def _likeliest(logits_BV, sampling, seeds_B, positions_B):
 
 
 def _sampled(logits_BV, sampling, seeds_B, positions_B):
-    """Gumbel-max: the argmax of logits plus Gumbel noise is a sample from their softmax."""
+    """A token by the probabilities: first a block of tokens, then one in it, each by a random number of its own.
 
-    def noise(seed, position):
-        key = jax.random.fold_in(jax.random.key(seed), position)
-        return jax.random.gumbel(key, logits_BV.shape[1:], jnp.float32)
+    Two numbers are enough for a row, and as the second one divides a block alone, rare tokens keep their
+    probability. Noise for every token (Gumbel-max) took a quarter of the time of decoding: 12 M parameters, 64 rows,
+    4,096 tokens, two cores.
+    """
+
+    def uniform(seed, position):
+        return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), position), (2,), jnp.float32)
 
     restricted_BV = restrict(logits_BV, sampling)
-    return jnp.argmax(restricted_BV + jax.vmap(noise)(seeds_B, positions_B), axis=-1).astype(jnp.int32)
+    p_BV = jnp.exp(restricted_BV - jnp.max(restricted_BV, axis=-1, keepdims=True))
+    B, V = p_BV.shape
+    size = 1 << V.bit_length() // 2
+    p_BNS = jnp.pad(p_BV, ((0, 0), (0, -V % size))).reshape(B, -1, size)
+    u_B2 = jax.vmap(uniform)(seeds_B, positions_B)
+    block_B = _drawn(jnp.sum(p_BNS, axis=-1), u_B2[:, 0])
+    chosen_BN1 = (jnp.arange(p_BNS.shape[1]) == block_B[:, None])[..., None]
+    return block_B * size + _drawn(jnp.sum(jnp.where(chosen_BN1, p_BNS, 0), axis=1), u_B2[:, 1])
+
+
+def _drawn(p_BN: jax.Array, u_B: jax.Array) -> jax.Array:
+    """The place where the sum of the weights passes `u` of their total, `[B]` int32; its weight is above 0."""
+    sums_BN = jnp.cumsum(p_BN, axis=-1)
+    passed_BN = (sums_BN > u_B[:, None] * sums_BN[:, -1:]) & (p_BN > 0)
+    # Where rounding lets no sum pass, the largest weight.
+    found_B = jnp.where(jnp.any(passed_BN, axis=-1), jnp.argmax(passed_BN, axis=-1), jnp.argmax(p_BN, axis=-1))
+    return found_B.astype(jnp.int32)
