@@ -1,6 +1,7 @@
 """Writes are atomic: a file or folder is whole or not there, and what failed leaves nothing."""
 
 import contextlib
+import errno
 
 import pytest
 
@@ -104,3 +105,15 @@ def test_what_an_interrupted_write_left_is_removed_and_nothing_else(tmp_path):
     (tmp_path / ".b.2.partial" / "sub").mkdir(parents=True)
     storage.remove_partials(tmp_path)
     assert names(tmp_path) == [".a", "a.partial"]
+
+
+def test_a_full_disk_is_named_by_whoever_writes_also_where_another_error_was_raised_from_it():
+    full = {"/save": OSError(errno.EDQUOT, "full"), "/a": OSError(errno.ENOSPC, "full", "/a")}
+    for name, nameless in full.items():
+        with pytest.raises(ValueError), storage.naming("/save"):
+            raise ValueError("a save failed") from nameless
+        assert nameless.filename == name
+    other = OSError(errno.EIO, "broken")
+    with pytest.raises(OSError), storage.naming("/save"):
+        raise other
+    assert other.filename is None

@@ -123,10 +123,11 @@ class Checkpoints:
 
     def save(self, step: int, state: Tree, description: dict) -> None:
         """Start saving; raises the error of an earlier save that failed."""
-        self._manager.wait_until_finished()
-        self._step = step
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), description=ocp.args.JsonSave(description))
-        self._manager.save(step, args=items, force=True)
+        with storage.naming(self._manager.directory):  # Orbax writes some files by `write_text`, whose error names none
+            self._manager.wait_until_finished()
+            self._step = step
+            self._manager.save(step, args=items, force=True)
 
     def evaluated(self, step: int, loss: float) -> None:
         """Note the held-out loss at a step, before or after its checkpoint is saved: the best are kept."""
@@ -134,7 +135,8 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raise the error of a save that failed in the background."""
-        self._manager.check_for_errors()
+        with storage.naming(self._manager.directory):
+            self._manager.check_for_errors()
 
     def restore(self, step: int, target: Tree) -> Tree:
         """The state at `step` with the shapes, types and shardings of `target`, from any mesh."""
@@ -143,8 +145,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until the last save has finished."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with storage.naming(self._manager.directory):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
 
 def save_params(directory: Path, params: Tree, description: dict) -> None:

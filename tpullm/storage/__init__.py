@@ -10,6 +10,7 @@ from tpullm.storage.atomic import (
     atomic_directory,
     atomic_file,
     check_writable,
+    naming,
     read_json,
     remove_partials,
     write_json,

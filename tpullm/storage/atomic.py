@@ -32,7 +32,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        with _naming(path):
+        with naming(path):
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)
@@ -42,20 +42,23 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path | str) -> Iterator[None]:
-    """Have the error of a full disk name the file: that of a write or a flush does not."""
+def naming(path: Path | str) -> Iterator[None]:
+    """Have the error of a full disk, or what it was raised from, name the file: that of a write or a flush does not."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
-            error.filename = str(path)
+    except Exception as error:
+        found: BaseException | None = error
+        while found is not None:
+            if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT) and found.filename is None:
+                found.filename = str(path)
+            found = found.__cause__ or found.__context__
         raise
 
 
 def append(file: FileIO, data: bytes) -> None:
     """Write all of `data` at the end of an unbuffered file; on a full disk a part may be written before the error."""
     left = memoryview(data)
-    with _naming(file.name):
+    with naming(file.name):
         while left:
             left = left[file.write(left) :]
 
@@ -76,7 +79,7 @@ def atomic_directory(path: Path, replaces: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     temporary.mkdir()
     try:
-        with _naming(path):
+        with naming(path):
             yield temporary
             for written in [*temporary.rglob("*"), temporary]:
                 _sync(written)
