@@ -37,6 +37,7 @@ PLAN = {
     "advice": (dict, type(None)),
     "search": (dict, type(None)),
     "proofs": list,
+    "uncounted": list,
 }
 RUN = {
     *("tokens", "steps", "step_seconds", "days", "dollars", "token_store_bytes", "checkpoint_bytes"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,14 @@ from tpullm.hardware.slices import parse
 from tpullm.mesh.layout import planned_mesh
 from tpullm.planning.estimate import estimate
 from tpullm.planning.planned_stage import stage_named, stage_of
-from tpullm.planning.plans import make_plan
+from tpullm.planning.plan_tables import details, side_by_side
+from tpullm.planning.plans import make_plan, to_json
 from tpullm.planning.proof import job_of, program_hash
 from tpullm.planning.setting import setting_of
 from tpullm.planning.state_bytes import resting
 from tpullm.planning.step_work import useful_flops, work
 from tpullm.recipe.parsing import load
-from tpullm.recipe.schema import AdapterConfig
+from tpullm.recipe.schema import AdapterConfig, PolicyConfig, PreferenceConfig, TeacherConfig, TuningConfig
 from tpullm.training.state import Architecture
 
 EIGHT = load(ROOT / "configs" / "tune" / "8b-qlora.yaml")
@@ -102,6 +104,38 @@ def test_the_compiled_step_is_that_of_the_stage():
     assert (job.adapter.quantize_base, job.key, job.config.batch_size) == ("nf4", "finetune.chat.train", 8)
     others = [dataclasses.replace(job, adapter=of) for of in (None, dataclasses.replace(job.adapter, quantize_base=""))]
     assert len({program_hash(one, versions) for one in (job, *others)}) == 3
+
+
+@pytest.mark.parametrize(
+    "keys, told",
+    [
+        ({}, []),
+        ({"conversations": ["a"], "documents": {"old": 0.1}}, []),  # rows of the step, which are counted
+        ({"documents": {"old": 1.0}, "teacher": {"model": "big"}}, ["the teacher big, its .* before the first step"]),
+        (
+            {"prompts": ["a"], "policy": {"prompts": 4, "answers": 6, "tokens": 77, "kl_weight": 0.1}},
+            ["sampling 24 answers of 77 tokens", r"without its adapter .*kl_weight"],
+        ),
+        (
+            {"prompts": ["a"], "teacher": {"model": "big"}, "documents": {"old": 0.1}},
+            ["sampling 64 answers", "the teacher big, .* in each step", r"old text .*\(old\)"],
+        ),
+        ({"preferences": ["a"]}, ["the stage before over all rows, once"]),
+        ({"judged": ["a"], "preference": {"kind": "kto"}}, ["the stage before over all rows, once"]),
+        ({"preferences": ["a"], "preference": {"kind": "orpo"}}, []),
+    ],
+)
+def test_what_a_plan_leaves_out_is_said(keys, told):
+    sections = {"policy": PolicyConfig, "preference": PreferenceConfig, "teacher": TeacherConfig}
+    made = {name: sections[name](**of) if name in sections else of for name, of in keys.items()}
+    stage = TuningConfig(**made, adapter=AdapterConfig(rank=4))
+    recipe = dataclasses.replace(EIGHT, finetune={"mine": stage})
+    found = stage_of(recipe, "mine").uncounted
+    assert len(found) == len(told) and all(re.search(*pair) for pair in zip(told, found, strict=True)), found
+    made = make_plan(recipe, MODEL, "v6e:2x2", stage="mine")
+    shown = details(made), side_by_side([made, made])
+    assert to_json(made)["uncounted"] == list(found)
+    assert all(("NOT COUNTED" in text) == bool(told) and all(what in text for what in found) for text in shown)
 
 
 def test_a_base_is_planned_before_it_is_imported(tmp_path, capsys):

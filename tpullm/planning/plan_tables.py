@@ -20,7 +20,7 @@ def details(plan: Plan) -> str:
     parts = [_head(plan), _memory(plan), _advice(plan)]
     parts += [_time(plan), _run(plan)] if plan.fits else []
     parts += [_search(plan)] if plan.found else []
-    parts += _compiled(plan)
+    parts += _compiled(plan) + [_uncounted(plan)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -36,7 +36,11 @@ def side_by_side(plans: list[Plan]) -> str:
         setting = plan.chosen.setting
         memory = f"{plan.chosen.memory.peak / GIB:.1f} of {setting.device.hbm_bytes / GIB:.1f}"
         rows.append((str(setting.topology), f"{setting.topology.chips:,}", memory, *_speed(plan, kinds), _note(plan)))
-    return aligned(rows)
+    return "\n\n".join(part for part in (aligned(rows), _uncounted(plans[0])) if part)
+
+
+def _uncounted(plan: Plan) -> str:
+    return "\n".join(["NOT COUNTED HERE", *(f"  {what}" for what in plan.uncounted)]) if plan.uncounted else ""
 
 
 def _speed(plan: Plan, kinds: list[str]) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """The trainings of a recipe: its pretraining, and its stages of tuning, with their keys in the recipe."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tpullm.errors import UserError
-from tpullm.recipe.schema import AdapterConfig, Recipe, TrainConfig
+from tpullm.recipe.schema import AdapterConfig, Recipe, TrainConfig, TuningConfig
 
 PRETRAIN = "pretrain"
 
@@ -18,12 +19,14 @@ class Stage:
         key: of `config` in the recipe.
         config: the training.
         adapter: what it trains beside the parameters of the model; None trains them all.
+        uncounted: what else it does that a plan leaves out, as told to the user.
     """
 
     name: str
     key: str
     config: TrainConfig
     adapter: AdapterConfig | None = None
+    uncounted: tuple[str, ...] = ()
 
     def changed(self, recipe: Recipe, config: TrainConfig) -> Recipe:
         """The recipe with another training in the place of this one."""
@@ -51,7 +54,24 @@ def stage_of(recipe: Recipe, name: str = "") -> Stage:
     if name not in recipe.finetune:
         raise UserError(f"--stage: the recipe has no stage {name}; it has {', '.join((PRETRAIN, *recipe.finetune))}")
     settings = recipe.finetune[name]
-    return Stage(name, f"finetune.{name}.train", settings.train, settings.adapter if settings.adapter.rank else None)
+    adapter = settings.adapter if settings.adapter.rank else None
+    return Stage(name, f"finetune.{name}.train", settings.train, adapter, tuple(_uncounted(settings)))
+
+
+def _uncounted(settings: TuningConfig) -> Iterator[str]:
+    """What a stage does beside the step on its rows, which alone is planned."""
+    if settings.prompts:
+        answers = settings.policy.prompts * settings.policy.answers
+        yield f"sampling {answers:,} answers of {settings.policy.tokens:,} tokens in a step, its time and its cache"
+    if settings.teacher.model:
+        when = "in each step" if settings.prompts else "before the first step"
+        yield f"the teacher {settings.teacher.model}, its parameters and its pass over the rows {when}"
+    if settings.prompts and settings.policy.kl_weight:
+        yield "the pass of the model without its adapter over the answers (policy.kl_weight)"
+    if (settings.preferences or settings.judged) and settings.preference.needs_reference:
+        yield "the pass of the model of the stage before over all rows, once, before the first step"
+    if settings.beside:
+        yield f"old text beside the answers ({', '.join(settings.beside)}), its rows in each step"
 
 
 def stage_named(key: str) -> str:

@@ -31,6 +31,7 @@ class Plan:
         advice: how to make it fit; None if it fits.
         found: the result of a search, if one was made.
         proven: the compiler's proofs of the best candidates, the chosen one first.
+        uncounted: what the training does that is in none of these figures.
     """
 
     recipe: Recipe
@@ -39,6 +40,7 @@ class Plan:
     advice: Advice | None
     found: Found | None = None
     proven: tuple[tuple[Candidate, Proof], ...] = ()
+    uncounted: tuple[str, ...] = ()
 
     @property
     def proofs(self) -> tuple[Proof, ...]:
@@ -88,7 +90,7 @@ def make_plan(
     prices = prices_of(setting.topology.generation, list(prices))
     size = resting(model, chosen.setting.optimizer, setting.adapter).total()
     run = whole_run(planned.config, chosen.setting, chosen.time, size, prices, hours_between, restart_seconds)
-    return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found)
+    return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found, uncounted=planned.uncounted)
 
 
 def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
@@ -169,6 +171,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "advice": plan.advice and dataclasses.asdict(plan.advice),
         "search": plan.found and _found(plan.found),
         "proofs": [proof.to_json() | {"keys": candidate.keys()} for candidate, proof in plan.proven],
+        "uncounted": list(plan.uncounted),
     }
 
 
