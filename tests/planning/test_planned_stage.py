@@ -14,8 +14,8 @@ from tpullm.errors import UserError
 from tpullm.hardware.slices import parse
 from tpullm.mesh.layout import planned_mesh
 from tpullm.planning.estimate import estimate
-from tpullm.planning.planned_stage import stage_named, stage_of
 from tpullm.planning.plan_tables import details, side_by_side
+from tpullm.planning.planned_stage import stage_named, stage_of
 from tpullm.planning.plans import make_plan, to_json
 from tpullm.planning.proof import job_of, program_hash
 from tpullm.planning.setting import setting_of
