@@ -29,7 +29,7 @@ from tpullm.mesh.rows import put
 from tpullm.model.adapter import with_lengths
 from tpullm.model.count import parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype
-from tpullm.process import compile_cache, environment
+from tpullm.process import compile_cache, environment, freed_memory
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.rewards.group_signal import SUM
 from tpullm.run.hours import Hours
@@ -198,6 +198,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
             f"step {first:,} of {steps:,}, {rows} x {config.sequence_length} tokens a step, "
             f"peak {f'{flops / 1e9:,.0f} GFLOP/s' if flops else 'not known'} on {job.mesh.size} device(s)"
         )
+        freed_memory.watch()
         say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {compile_cache.described()}")
 
         def evaluate(step: int) -> dict:
@@ -269,6 +270,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
             meter.dispatched(done, values)
             batch = following(done) if done < steps else None
             wait(0 if job.answers else _lead(seconds))  # whoever answers has waited for the step anyway
+            freed_memory.settle()
             seconds, last_step = time.monotonic() - last_step, time.monotonic()
 
             if done == profile.last:
