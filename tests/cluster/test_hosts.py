@@ -29,6 +29,7 @@ def refused(ended: list[tuple[int, str, str]], code: int, *says: str) -> None:
         assert all(word in lines[0] for word in says), lines[0]
 
 
+@pytest.mark.ci
 def test_hosts_of_different_recipes_are_refused(tiny_tokens):
     kept = (tiny_tokens / "recipe.yaml").read_text()
     ended = finish(start(2, "tpullm", "pretrain", "--run", tiny_tokens, own={1: ["--pretrain.steps", "31"]}))

@@ -118,6 +118,7 @@ def test_what_is_imported_goes_out_with_the_same_bytes(published, tmp_path, caps
         np.testing.assert_array_equal(model.logits(ids), models[0].logits(ids))
 
 
+@pytest.mark.ci
 def test_an_imported_model_learns_to_answer_in_its_own_form(published, conversations, tmp_path, capsys):
     run = tmp_path / "run"
     call("import", published, "--run", run)

@@ -198,6 +198,7 @@ def stage(tiny_run, tmp_path_factory):
     return recipe, run
 
 
+@pytest.mark.ci
 def test_a_stage_learns_what_is_good(stage):
     """The first loss is 1/2; in the end held-out answers are judged right."""
     _, run = stage

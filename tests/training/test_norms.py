@@ -25,6 +25,7 @@ ADAMW = OptimizerConfig(warmup_steps=1)
 NAMES = part_names(TWO_LAYERS.shapes, TWO_LAYERS.config.layers)
 
 
+@pytest.mark.ci
 def test_norms_on_a_mesh_are_those_of_the_gathered_parameters():
     """Float32 sums of up to some thousand squares beside numpy's in float64."""
     found = results("tests.training.sharded_norms")

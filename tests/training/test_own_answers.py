@@ -160,7 +160,9 @@ def ruled(tiny_run, tmp_path_factory):
     return made
 
 
-ONCE_OR_TWICE = pytest.mark.parametrize("stage", [pytest.param("once", marks=pytest.mark.slow), "twice"])
+ONCE_OR_TWICE = pytest.mark.parametrize(
+    "stage", [pytest.param("once", marks=pytest.mark.slow), pytest.param("twice", marks=pytest.mark.ci)]
+)
 
 
 @ONCE_OR_TWICE

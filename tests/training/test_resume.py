@@ -67,6 +67,7 @@ def test_a_key_that_changes_the_result_makes_the_training_again(interrupted, cap
     assert steps(kept / "checkpoints") == [25] and steps(interrupted / "pretrain" / "checkpoints") == [2]
 
 
+@pytest.mark.ci
 def test_a_longer_training_by_wsd_is_the_uninterrupted_one(tiny_tokens, tmp_path, capsys):
     """It resumes where the decay began, and what came after is kept as a model."""
     whole = tmp_path / "whole"

@@ -53,6 +53,7 @@ def rows(stage):
     return [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.ci
 def test_it_leaves_out_the_batches_since_the_last_checkpoint(tiny_tokens, never_saw, poison, capsys):
     """Steps 12 to 14 are bad, step 10 is the last checkpoint before them."""
     reference, stage = never_saw([[10, 4]]), tiny_tokens / "pretrain"

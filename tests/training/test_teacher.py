@@ -190,6 +190,7 @@ def taught(tiny_run, tmp_path_factory):
     return recipe, run
 
 
+@pytest.mark.ci
 def test_a_student_gets_nearer_to_its_teacher_on_text_that_it_does_not_learn(taught):
     _, run = taught
     for stage, sources in (("text", {"conversations", "python-docs"}), ("own", {"prompts"})):

@@ -106,6 +106,7 @@ def test_the_routing_counts_what_is_not_padding():
     np.testing.assert_allclose(found.scores[:, 0], (scores_BTE * real_BT[..., None]).sum(axis=1), rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_experts_on_other_devices_are_the_same_experts():
     """Also if all tokens choose experts of one device. The output is that of a loop, the gradients those of one device.
 
