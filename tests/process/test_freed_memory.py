@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -51,6 +52,16 @@ def test_jax_tells_of_compilations_by_this_name(given, monkeypatch):
     freed_memory.watch.__wrapped__()
     jax.jit(lambda x: x * 3 + 0.7654321)(1.0)
     assert given
+
+
+@pytest.mark.parametrize("tunables, calls", [(environment.ALLOCATOR, 1), ("glibc.malloc.arena_max=2", 0), (None, 0)])
+def test_an_allocator_that_keeps_little_is_left_alone(monkeypatch, tunables, calls):
+    trimmed = []
+    library = types.SimpleNamespace(malloc_trim=trimmed.append)
+    monkeypatch.setattr(freed_memory, "ctypes", types.SimpleNamespace(CDLL=lambda _: library))
+    monkeypatch.setenv("GLIBC_TUNABLES", tunables) if tunables else monkeypatch.delenv("GLIBC_TUNABLES", False)
+    freed_memory.give_back()
+    assert trimmed == [0] * calls
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells it")
