@@ -42,9 +42,7 @@ SEEDS = {
 QUICK, *SLOW = SEEDS
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(QUICK, marks=pytest.mark.ci), *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
+@pytest.mark.parametrize("name", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_hostile_folders_end_in_one_line_within_bounds(name, verbs, tmp_path):
     good, wrong, memory = directory(tmp_path / "good"), [], 0
     for seed in SEEDS[name]:
