@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -5,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tpullm.errors import UserError
 from tpullm.inference import decode as decode_module
 from tpullm.inference.decode import decode, empty_cache, prefill, stream
@@ -139,3 +143,15 @@ def test_one_program_serves_prompts_and_settings_alike(session):
     for prompt, sampling in (([1, 6, 9], Sampling(1.0, 3, 0.5, 0.1)), ([1] * 12, GREEDY)):
         list(stream(session, prompt, 5, sampling, 2))
     assert compiled() == before
+
+
+@pytest.mark.ci
+def test_a_mesh_samples_the_answers_of_one_device():
+    """Rows on several devices, heads on several, and rows that are split in training, which a single token can't be."""
+    command = [sys.executable, "-m", "tests.inference.sharded_answers"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found = json.loads(done.stdout)
+    expected = found.pop("{}")
+    assert len(found) == 4 and len({tuple(ids) for of_prompt in expected for ids in of_prompt}) > 4
+    for shape, answers in found.items():
+        assert answers == expected, shape

@@ -16,6 +16,7 @@ from tpullm.inference.decode import decode
 from tpullm.inference.generation import likeliest
 from tpullm.inference.sampling_options import Sampling
 from tpullm.inference.session import Session
+from tpullm.mesh.layout import moved, of_single_tokens
 from tpullm.mesh.rows import row_parts
 from tpullm.recipe.schema import PolicyConfig, TrainConfig
 from tpullm.tokenizer import Tokenizer
@@ -105,7 +106,8 @@ class OwnAnswers:
         return [*sizes, self.config.batch_size]
 
     def _session(self, params: Tree) -> Session:
-        return Session(self.tokenizer, self.architecture, params, self.mesh, self.dtype)
+        mesh = of_single_tokens(self.mesh)
+        return Session(self.tokenizer, self.architecture, moved(params, mesh), mesh, self.dtype)
 
 
 def _repeated(ids: Sequence[int]) -> float:

@@ -6,7 +6,7 @@ Shapes: G prompts, N answers to each; B rows, T tokens in a row.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,19 +111,19 @@ class Rollouts(OwnAnswers):
         figures |= self.figures(said)
         prompts = [self.prompts.ids[number] for number in chosen]
         build = partial(answer_rows.laid_out, prompts, groups)
-        options = (settings, self.config.sequence_length, self.possible_rows())
-        batch, places = build(np.zeros(shape), *options)
+        options, sizes = (settings, self.config.sequence_length), self.possible_rows()
         holds = settings.kind == HOLDS_IN_REWARD and settings.kl_weight
-        watches = self.architecture.adapter is not None and step % STEPS == 0
-        if settings.updates > 1 or holds or watches:
-            own, base = self._log_probabilities(params, batch, based=bool(holds or watches))
-            if watches:
-                figures["base_likelihood"] = float(base[*places.T].mean())
-            if holds:
-                ends = np.cumsum([len(answer) for answer in said])
-                differences = (own - base)[*places.T]
-                total_GN = total_GN - settings.kl_weight * in_groups(np.add.reduceat(differences, [0, *ends[:-1]]))
-        batch, _ = build(ADVANTAGES[METHODS[settings.kind].advantages](total_GN), *options)
+        if self.architecture.adapter is not None and step % STEPS == 0:
+            # Seldom, so always of the largest size: a program for each size that comes would take longer.
+            batch, places = build(np.zeros(shape), *options, sizes[-1:])
+            figures["base_likelihood"] = float(self._of_base(params, batch)[*places.T].mean())
+        batch, places = build(np.zeros(shape), *options, sizes)
+        own = self._log_probabilities(self.architecture, params, batch) if settings.updates > 1 or holds else None
+        if holds:
+            ends = np.cumsum([len(answer) for answer in said])
+            differences = (own - self._of_base(params, batch))[*places.T]
+            total_GN = total_GN - settings.kl_weight * in_groups(np.add.reduceat(differences, [0, *ends[:-1]]))
+        batch, _ = build(ADVANTAGES[METHODS[settings.kind].advantages](total_GN), *options, sizes)
         if settings.updates > 1:
             batch = dataclasses.replace(batch, old=own)
             hosts.on_first("answers", _write, self._file(step), batch)
@@ -164,25 +164,20 @@ class Rollouts(OwnAnswers):
             "total_spread": float(np.std(total_GN)),
         }
 
-    def _log_probabilities(self, params: Tree, batch: AnswerBatch, based: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of each target under the model and, if `based`, under that without its adapter, `[B, T]`."""
+    def _of_base(self, params: Tree, batch: AnswerBatch) -> np.ndarray:
+        """The same as `_log_probabilities`, of the model without its adapter."""
+        base = self.architecture.frozen(params) if self.architecture.adapter else params
+        return self._log_probabilities(Architecture(self.architecture.config), base, batch)
+
+    def _log_probabilities(self, architecture: Architecture, params: Tree, batch: AnswerBatch) -> np.ndarray:
+        """Of each target of a whole batch, `[B, T]`, on every host."""
         own = own_rows(self.mesh, len(batch.inputs))
         placed = put(self.mesh, jax.tree.map(lambda array: array[own], batch))
-        program = _program(self.architecture, self.dtype, self.config.loss_chunks)
-        models = [(program, params)]
-        if based:
-            base = Architecture(self.architecture.config)
-            base_params = self.architecture.frozen(params) if self.architecture.adapter else params
-            models.append((_program(base, self.dtype, self.config.loss_chunks), base_params))
+        values = np.zeros(batch.inputs.shape, np.float32)
         order = zigzag_order(batch.inputs.shape[1], self.mesh.shape["sequence"])
-        found = [np.zeros(batch.inputs.shape, np.float32) for _ in models]
-        for values, (run, of) in zip(found, models, strict=True):
-            values[:, order] = fetch(self.mesh, run(of, placed))
-        return found[0], found[1] if based else None
-
-
-def _program(architecture: Architecture, dtype, chunks: int) -> Callable[[Tree, AnswerBatch], jax.Array]:
-    return partial(_log_probabilities, architecture, dtype, chunks)
+        found = _log_probabilities(architecture, self.dtype, self.config.loss_chunks, params, placed)
+        values[:, order] = fetch(self.mesh, found)
+        return values
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

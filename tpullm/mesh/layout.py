@@ -96,6 +96,29 @@ def _slices(devices: Sequence[jax.Device]) -> int:
     return len({getattr(device, "slice_index", 0) for device in devices}) if on_tpu else 1
 
 
+def of_single_tokens(mesh: Mesh) -> Mesh:
+    """The same devices for a token of each row at a time, which `sequence` can't split: it splits the rows too.
+
+    A device has the same part of each parameter as on `mesh`.
+    """
+    along, parts = AXES.index("sequence"), mesh.shape["sequence"]
+    devices = np.moveaxis(mesh.devices, along, 1)
+    sizes = tuple(
+        size * parts if axis == "data" else 1 if axis == "sequence" else size for axis, size in mesh.shape.items()
+    )
+    return Mesh(devices.reshape(sizes), AXES, axis_types=EXPLICIT)
+
+
+def moved(tree, mesh: Mesh):
+    """Arrays as arrays on `mesh`, whose devices already have these parts of them; nothing is copied."""
+
+    def array(x: jax.Array) -> jax.Array:
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, NamedSharding(mesh, x.sharding.spec), parts)
+
+    return jax.tree.map(array, tree)
+
+
 def planned_mesh(shape: Mapping[str, int], devices: int, device: AbstractDevice | None = None) -> AbstractMesh:
     """The mesh of devices that this machine need not have: layouts can be computed on it, arrays can't.
 

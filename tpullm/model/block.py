@@ -4,6 +4,7 @@ Shapes: B batch, T query length, S key length, D model width, K key/value heads,
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 from flax import nnx
@@ -15,6 +16,15 @@ from tpullm.model.mlp import MLP
 from tpullm.model.norm import Norm
 from tpullm.model.residual import dropout
 from tpullm.recipe.schema import ModelConfig
+
+
+class Cached(NamedTuple):
+    """The keys and values `[B, K, S, H]` of earlier tokens, where new ones are written, and those of the prompts."""
+
+    keys: jax.Array
+    values: jax.Array
+    slot: jax.Array
+    prompts: tuple[jax.Array, jax.Array] | None
 
 
 class Block(nnx.Module):
@@ -32,13 +42,13 @@ class Block(nnx.Module):
         self.dropout = config.dropout
 
     def __call__(
-        self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str, cached=None, slot=None, key=None
+        self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str, cached: Cached | None = None, key=None
     ):
         """`[B, T, D]` to `[B, T, D]`.
 
         Args:
             kind, segments_BT, positions_BT, kernel: as for `Attention`.
-            cached: keys and values `[B, K, S, H]` of earlier tokens; the new ones are written at `slot`.
+            cached: of earlier tokens, to which the new ones are added.
             key: for dropout; None is no dropout.
 
         Returns:
@@ -47,23 +57,25 @@ class Block(nnx.Module):
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         with jax.named_scope("attention"):
-            mixed, pair, weights = self._mixed(x_BTD, kind, segments_BT, positions_BT, kernel, cached, slot)
+            mixed, pair, weights = self._mixed(x_BTD, kind, segments_BT, positions_BT, kernel, cached)
             x_BTD = x_BTD + dropout(mixed, self.dropout, attention_key)
         with jax.named_scope("feed_forward"):
             out, routing = self._fed_forward(x_BTD, segments_BT)
             return x_BTD + dropout(out, self.dropout, mlp_key), pair, weights, routing
 
-    def _mixed(self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str, cached, slot):
+    def _mixed(self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str, cached: Cached | None):
         """The output of attention, the keys and values, the weights."""
         normed = _maybe(self.attention_norm, x_BTD)
         k, v = self.attention.keys_and_values(normed, kind.table)
         if kernel in ("plain", "blocks"):  # they need the keys of whole rows
             whole = RULES.spec("batch", "kv_heads", None, "head")
             k, v = jax.reshard((k, v), (whole, whole))
+        prompts = None
         if cached is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cached[0], k.astype(cached[0].dtype), slot, axis=2)
-            v = jax.lax.dynamic_update_slice_in_dim(cached[1], v.astype(cached[1].dtype), slot, axis=2)
-        mixed, weights = self.attention(normed, kind, k, v, segments_BT, positions_BT, kernel)
+            add = partial(jax.lax.dynamic_update_slice_in_dim, start_index=cached.slot, axis=2)
+            k, v = (add(old, new.astype(old.dtype)) for old, new in ((cached.keys, k), (cached.values, v)))
+            prompts = cached.prompts
+        mixed, weights = self.attention(normed, kind, k, v, segments_BT, positions_BT, kernel, prompts)
         return _maybe(self.attention_out_norm, mixed), (k, v), weights
 
     def _fed_forward(self, x_BTD, segments_BT):

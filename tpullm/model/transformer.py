@@ -16,7 +16,7 @@ from tpullm.model.attention.kernels import attention_kernel
 from tpullm.model.attention.plain import causal_mask
 from tpullm.model.attention.rope import rotary_table
 from tpullm.model.attention.self_attention import LayerKind
-from tpullm.model.block import Block
+from tpullm.model.block import Block, Cached
 from tpullm.model.embedding import lookup
 from tpullm.model.experts.moe import Routing
 from tpullm.model.linear import parameter
@@ -27,11 +27,24 @@ from tpullm.model.residual import dropout
 from tpullm.recipe.schema import AdapterConfig, ModelConfig
 
 
+class Prompts(NamedTuple):
+    """Keys and values of P tokens before those of a `Cache`, each for as many of its rows: the answers to a prompt.
+
+    `keys`, `values`: `[B / answers, K, P, H]` of each layer; `segments`, `positions`: `[B, P]`.
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    segments: jax.Array
+    positions: jax.Array
+
+
 class Cache(NamedTuple):
     """Keys and values of the tokens so far; decoding adds to it and does not recompute them.
 
     `keys`, `values`: `[B, K, S, H]` of each layer, as attention reads them, in one array per layer, so that writing a
-    token does not copy all of them; `segments`, `positions` `[B, S]` (segment 0: empty); `length`: slots filled.
+    token does not copy all of them; `segments`, `positions` `[B, S]` (segment 0: empty); `length`: slots filled;
+    `prompts`: what stands before them.
     """
 
     keys: tuple[jax.Array, ...]
@@ -39,6 +52,7 @@ class Cache(NamedTuple):
     segments: jax.Array
     positions: jax.Array
     length: jax.Array
+    prompts: Prompts | None = None
 
 
 class Output(NamedTuple):
@@ -167,16 +181,23 @@ class Transformer(nnx.Module):
         own = (segment_ids_BT, positions_BT)
         fills = tokens_BT.shape[1] == segments.shape[1]  # the tokens fill an empty cache: attention as in training
         blocks = fills and attention_kernel(self.config, tokens_BT.shape[1], dtype, sequence=1) == "blocks"
-        kernel = "blocks" if blocks else "plain"
-        kinds = self._kinds(own, (segments, positions), kernel)
+        kernel, prompts = "blocks" if blocks else "plain", cache.prompts
+        keys, before = (segments, positions), [None] * self.config.layers
+        if prompts is not None:
+            both = zip((prompts.segments, prompts.positions), keys, strict=True)
+            keys = tuple(jnp.concatenate(parts, axis=1) for parts in both)
+            before = list(zip(prompts.keys, prompts.values, strict=True))
+        kinds = self._kinds(own, keys, kernel)
         x_BTD, kept = self.embed(tokens_BT, positions_BT, dtype), []
         graph, stacked = nnx.split(self.layers)
-        for leaves, index, *cached in zip(layers, self._kind_of_layer(), cache.keys, cache.values, strict=True):
+        layered = zip(layers, self._kind_of_layer(), cache.keys, cache.values, before, strict=True)
+        for leaves, index, keys, values, of_prompts in layered:
             block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
-            x_BTD, pair, *_ = block(x_BTD, kinds[index], *own, kernel, cached, cache.length)
+            cached = Cached(keys, values, cache.length, of_prompts)
+            x_BTD, pair, *_ = block(x_BTD, kinds[index], *own, kernel, cached)
             kept.append(pair)
         keys, values = zip(*kept, strict=True)
-        return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1])
+        return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1], prompts)
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Scores of every next token, `[B, T, V]` float32."""

@@ -1,6 +1,7 @@
 """Plain attention is the softmax over the keys that the mask allows, query by query."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -52,3 +53,28 @@ def test_attention_is_its_formula(heads, groups, softcap, sinks):
         expected = powers / (powers.sum() + (np.exp(float(sinks_N[head])) if sinks else 0))
         np.testing.assert_allclose(weights[row, head, query], expected, atol=1e-6)
         np.testing.assert_allclose(mixed[row, query, head], expected @ np.asarray(v)[row, group], atol=1e-5)
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (3, 3)])
+def test_answers_attend_to_a_shared_prompt_as_to_their_own_copy(heads, groups, sinks):
+    """Three answers to each of two prompts. float32: the same sums in another order."""
+    T, P, S, H = 2, 5, 4, 8
+    keys = jax.random.split(jax.random.key(1), 6)
+    shapes = [(6, T, heads, H), *[(2, groups, P, H)] * 2, *[(6, groups, S, H)] * 2]
+    q, *others = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False))
+    mask = jax.random.bernoulli(keys[5], 0.7, (6, T, P + S)).at[:, :, 0].set(True)
+    with jax.set_mesh(mesh()):
+        q = jax.reshard(q, RULES.spec("batch", "time", "heads", "head"))
+        prompt_k, prompt_v, k, v = jax.reshard(tuple(others), (KEYS,) * 4)
+        mask = jax.reshard(mask, RULES.spec("batch", "time", None))
+        sinks_N = jax.reshard(jnp.ones(heads), RULES.spec("heads")) if sinks else None
+        copied = [
+            jnp.concatenate([jax.reshard(jnp.asarray(np.repeat(np.asarray(before), 3, axis=0)), KEYS), own], axis=2)
+            for before, own in ((prompt_k, k), (prompt_v, v))
+        ]
+        expected = attend(q, *copied, mask, 1.5, sinks_N)
+        found = attend(q, k, v, mask, 1.5, sinks_N, (prompt_k, prompt_v))
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, atol=1e-6)

@@ -1,6 +1,7 @@
 """Plain attention: the mask and the softmax over all scores at once.
 
-Shapes: B batch, T query length, S key length, N query heads, K key/value heads, G = N / K, H head width.
+Shapes: B batch, T query length, S key length, N query heads, K key/value heads, G = N / K, H head width; A answers to
+each of B / A prompts of P tokens.
 """
 
 import jax
@@ -35,12 +36,16 @@ def sees(q_segments, k_segments) -> jax.Array:
     return (q_segments == k_segments) | (q_segments % BRANCH == k_segments)
 
 
-def attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS, softcap: float = 0.0, sinks_N=None) -> tuple[jax.Array, jax.Array]:
+def attend(
+    q_BTNH, k_BKSH, v_BKSH, mask_BTS, softcap: float = 0.0, sinks_N=None, prompts=None
+) -> tuple[jax.Array, jax.Array]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1), softmax in float32.
 
     Args:
         softcap: bound of the scores, by tanh (Gemma 2); 0 is none.
         sinks_N: of each head, the score of a key whose value is 0, float32 (gpt-oss's model card, OpenAI 2025).
+        prompts: keys and values `[B / A, K, P, H]` that stand before these. Each is read once for A rows, not copied
+            for them; the mask is `[B, T, P + S]`, and so are the weights.
 
     Returns:
         The mixed values `[B, T, N, H]` and the weights `[B, K, G, T, S]` (the compiler drops them if unused).
@@ -50,13 +55,41 @@ def attend(q_BTNH, k_BKSH, v_BKSH, mask_BTS, softcap: float = 0.0, sinks_N=None)
     # A reshape with a dimension of size 1 leaves the sharding open, so it is given.
     grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
     q_BTKGH = jnp.reshape(q_BTNH, (B, T, K, N // K, H), out_sharding=grouped)
-    scores = jnp.einsum("btkgh,bksh->bkgts", q_BTKGH, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
+    scores = _scores(q_BTKGH, k_BKSH)
+    if prompts is not None:
+        scores = jnp.concatenate([_scores(q_BTKGH, prompts[0]), scores], axis=-1)
     scores = softcap * jnp.tanh(scores / softcap) if softcap else scores
     scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
     if sinks_N is not None:  # exp(s) / (sum + exp(sink)) is softmax times sum / (sum + exp(sink))
         sinks = jnp.reshape(sinks_N, (K, N // K, 1, 1), out_sharding=RULES.spec("kv_heads", None, None, None))
         weights *= jax.nn.sigmoid(jax.nn.logsumexp(scores, axis=-1, keepdims=True) - sinks)
-    mixed = jnp.einsum("bkgts,bksh->btkgh", weights.astype(v_BKSH.dtype), v_BKSH).astype(q_BTNH.dtype)
+    before = 0 if prompts is None else prompts[1].shape[2]
+    mixed = _mixed(weights[..., before:], v_BKSH)
+    if prompts is not None:
+        mixed += _mixed(weights[..., :before], prompts[1])
     whole = RULES.spec("batch", "time", "heads", "head")
-    return jnp.reshape(mixed, (B, T, N, H), out_sharding=whole), weights
+    return jnp.reshape(mixed.astype(q_BTNH.dtype), (B, T, N, H), out_sharding=whole), weights
+
+
+def _scores(q_BTKGH, k_BKSH):
+    """Of each query and key, `[B, K, G, T, S]`; the keys may be those of prompts, with fewer rows."""
+    B, T, K, G, H = q_BTKGH.shape
+    q = _of_answers(q_BTKGH, k_BKSH, "time", "kv_heads", None, "head")
+    scores = jnp.einsum("batkgh,bksh->bakgts", q, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
+    return jnp.reshape(scores, (B, K, G, T, -1), out_sharding=RULES.spec("batch", "kv_heads", None, "time", None))
+
+
+def _mixed(weights_BKGTS, v_BKSH):
+    """The values by their weights, `[B, T, K, G, H]`; the values may be those of prompts, with fewer rows."""
+    B, K, G, T, _ = weights_BKGTS.shape
+    weights = _of_answers(weights_BKGTS, v_BKSH, "kv_heads", None, "time", None)
+    mixed = jnp.einsum("bakgts,bksh->batkgh", weights.astype(v_BKSH.dtype), v_BKSH)
+    grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
+    return jnp.reshape(mixed, (B, T, K, G, v_BKSH.shape[-1]), out_sharding=grouped)
+
+
+def _of_answers(x, rows, *dimensions):
+    """`x`, `[B, ...]`, as `[rows, answers, ...]`: a device has the answers to its own prompts."""
+    B, R = x.shape[0], rows.shape[0]
+    return jnp.reshape(x, (R, B // R, *x.shape[1:]), out_sharding=RULES.spec("batch", None, *dimensions))

@@ -65,12 +65,13 @@ class Attention(nnx.Module):
         k = k if table is None else rotary(k, table)
         return k.swapaxes(1, 2), v.swapaxes(1, 2)
 
-    def __call__(self, x_BTD, kind: LayerKind, k_BKSH, v_BKSH, segments_BT, positions_BT, kernel: str):
+    def __call__(self, x_BTD, kind: LayerKind, k_BKSH, v_BKSH, segments_BT, positions_BT, kernel: str, prompts=None):
         """Mix the values of the keys that each query attends to.
 
         Args:
             segments_BT, positions_BT: of the queries; only some kernels need them.
             kernel: of `kernels.attention_kernel`, or `plain`.
+            prompts: for `plain`, as for `attend`.
 
         Returns:
             `[B, T, D]`, and with `plain` the weights `[B, K, G, T, S]`.
@@ -93,6 +94,6 @@ class Attention(nnx.Module):
             case "blocks":
                 mixed = attend_in_blocks(q, k_BKSH, v_BKSH, kind.mask)
             case "plain":
-                mixed, weights = attend(q, k_BKSH, v_BKSH, kind.mask, *more)
+                mixed, weights = attend(q, k_BKSH, v_BKSH, kind.mask, *more, prompts)
         mixed = checkpoint_name(mixed, "attention") if kernel != "splash" else mixed  # which names its output itself
         return self.out("btnh,nhd->btd", mixed, RULES.spec("batch", "time", "width")), weights

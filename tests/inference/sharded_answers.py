@@ -1,0 +1,51 @@
+"""Run in its own process with 8 CPU devices: answers that `OwnAnswers` samples on each mesh, as JSON."""
+
+import json
+import os
+
+from tests.conftest import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+
+import math  # noqa: E402 (the devices must be asked for before)
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tpullm.data.prompts import Prompts  # noqa: E402
+from tpullm.inference.answering import OwnAnswers  # noqa: E402
+from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, PolicyConfig, TrainConfig  # noqa: E402
+from tpullm.training.state import Architecture  # noqa: E402
+
+CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, mlp_width=64, context_length=64).resolved(256)
+PROMPTS = [[5, 6, 7], [9] * 11, [3], [4, 4, 4, 4], [8] * 7]
+MESHES = [
+    {},
+    {"fsdp": 8},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+    {"fsdp": 2, "sequence": 2, "tensor": 2},
+    {"data": 2, "sequence": 4},
+]
+
+
+class Stops:
+    """Of the tokenizer, what decoding asks for."""
+
+    pad_id, stop_ids = 0, [17]
+
+
+def answers(shape: dict[str, int]) -> list:
+    """Two answers each to four of the prompts, at a high temperature."""
+    mesh = make_mesh(shape or {"fsdp": 1}, jax.devices()[: math.prod(shape.values())])
+    architecture = Architecture(CONFIG, AdapterConfig(rank=2))
+    with jax.set_mesh(mesh):
+        params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
+        prompts, settings = Prompts([None] * len(PROMPTS), PROMPTS), PolicyConfig(temperature=5.0, answers=2, tokens=9)
+        parts = (TrainConfig(batch_size=8, sequence_length=32), Stops(), architecture, mesh, jnp.dtype("float32"), 3)
+        return OwnAnswers(prompts, None, settings, *parts).sampled(6, params, np.array([0, 3, 1, 4]))
+
+
+if __name__ == "__main__":
+    print(json.dumps({str(shape): answers(shape) for shape in MESHES}))
