@@ -56,6 +56,20 @@ def test_held_out_text_that_gets_worse_is_a_sign():
     assert lines([each | {"rewards": {"sum": 0.2}} for each in rows]) == []  # nothing is gained by it
 
 
+def test_the_last_loss_is_held_against_the_first():
+    """0.12 nats in two halves, each of which alone is too little to be said."""
+    losses = {0: 2.50, 20: 2.56, 40: 2.62}
+    rows = [row(n) | ({"eval_loss": {"a": losses[n]}} if n in losses else {}) for n in range(60)]
+    assert lines(rows[:40]) == []
+    assert "rose from 2.50 to 2.62" in lines(rows)[0]
+
+
+def test_a_mean_that_may_be_chance_is_not_said():
+    """0.15 nats, of steps that are 0.2 away from each other's mean."""
+    assert lines([row(step, surprise=0.15 + 0.2 * (-1) ** step) for step in range(60)]) == []
+    assert lines([row(step, surprise=0.15 + 0.1 * (-1) ** step) for step in range(60)]) != []
+
+
 def test_nothing_is_said_of_fewer_steps():
     assert lines([row(step, without_signal={"sum": 1.0}) for step in range(STEPS - 1)]) == []
 
