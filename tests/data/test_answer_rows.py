@@ -43,7 +43,9 @@ def test_every_token_is_predicted_once_from_what_stood_before_it(given):
             (segment,), (of_answer,) = set(batch.segment_ids[where].tolist()), set(batch.answers[where].tolist())
             assert (batch.segment_ids[row] == segment).sum() == (batch.answers[row] == of_answer).sum() == len(answer)
             assert segment >= BRANCH
-            assert batch.inputs[row][batch.segment_ids[row] == segment % BRANCH].tolist() == prompt[:-1]
+            before = row, batch.segment_ids[row] == segment % BRANCH
+            assert batch.inputs[before].tolist() == prompt[:-1]
+            assert batch.positions[before].tolist() == list(range(len(prompt) - 1))
     prompted = batch.answers == 0
     assert (batch.weights[prompted] == 0).all() and (batch.advantages[prompted] == 0).all()
     said = int(batch.answers.max())
