@@ -9,11 +9,13 @@ import pytest
 from tpullm.data.examples import Prompt
 from tpullm.data.prompts import Prompts, PromptStream, tokenized
 from tpullm.errors import UserError
+from tpullm.inference import scoring
 from tpullm.inference.decode import decode
 from tpullm.inference.rollouts import Rollouts
 from tpullm.inference.sampling_options import Sampling
-from tpullm.recipe.schema import PolicyConfig, TrainConfig
+from tpullm.recipe.schema import AdapterConfig, PolicyConfig, TrainConfig
 from tpullm.rewards.reward_set import Rewards
+from tpullm.training.state import Architecture
 
 SETTINGS = PolicyConfig("grpo", prompts=2, answers=3, tokens=6)
 
@@ -74,6 +76,22 @@ def test_steps_that_learn_from_the_same_answers_read_them_from_the_stage(rollout
     for name in ("inputs", "targets", "answers", "advantages", "old", "weights"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     assert (second.old[second.answers > 0] < 0).all()
+
+
+def test_each_tenth_step_says_how_likely_its_answers_are_for_the_base(rollouts, session):
+    """Those to the first quarter of the prompts, by the model without its adapter, each answer alone."""
+    architecture = Architecture(session.architecture.config, AdapterConfig(rank=2))
+    with jax.set_mesh(session.mesh):
+        drawn = architecture.trained(jax.jit(architecture.init)(jax.random.key(1)))
+        params = architecture.whole(jax.tree.map(lambda leaf: leaf + 0.05, drawn), session.params)
+        adapted = dataclasses.replace(rollouts, architecture=architecture)
+        (batch, figures), (_, others) = (adapted.batch(step, params, np.array([1, 4])) for step in (10, 11))
+    assert "base_likelihood" not in others
+    prompt, found = adapted.prompts.ids[1], []
+    for answer in adapted.sampled(10, params, np.array([1, 4]))[0]:
+        logits = scoring.logits(session, np.array([[*prompt, *answer]]))[0, len(prompt) - 1 : -1]
+        found += jax.nn.log_softmax(logits)[np.arange(len(answer)), np.array(answer)].tolist()
+    assert figures["base_likelihood"] == pytest.approx(np.mean(found), abs=1e-4)
 
 
 def test_held_out_prompts_are_judged_by_their_likeliest_answers(rollouts, session):

@@ -17,6 +17,7 @@ import numpy as np
 from tpullm import storage
 from tpullm.cluster import hosts
 from tpullm.data import answer_rows
+from tpullm.data.answer_rows import rows_needed
 from tpullm.data.batch import AnswerBatch
 from tpullm.data.prompts import Prompts
 from tpullm.inference.answering import OwnAnswers
@@ -114,9 +115,7 @@ class Rollouts(OwnAnswers):
         options, sizes = (settings, self.config.sequence_length), self.possible_rows()
         holds = settings.kind == HOLDS_IN_REWARD and settings.kl_weight
         if self.architecture.adapter is not None and step % STEPS == 0:
-            # Seldom, so always of the largest size: a program for each size that comes would take longer.
-            batch, places = build(np.zeros(shape), *options, sizes[-1:])
-            figures["base_likelihood"] = float(self._of_base(params, batch)[*places.T].mean())
+            figures["base_likelihood"] = self._base_likelihood(params, prompts, groups)
         batch, places = build(np.zeros(shape), *options, sizes)
         own = self._log_probabilities(self.architecture, params, batch) if settings.updates > 1 or holds else None
         if holds:
@@ -164,6 +163,19 @@ class Rollouts(OwnAnswers):
             "total_spread": float(np.std(total_GN)),
         }
 
+    def _base_likelihood(self, params: Tree, prompts: list[list[int]], groups: list[list[list[int]]]) -> float:
+        """The mean log-probability of a token of the answers under the model without its adapter.
+
+        A quarter of the prompts is enough for a warning. Their batch has the size that holds the longest answers,
+        so that one program is compiled.
+        """
+        few, settings, length = -(-len(prompts) // 4), self.settings, self.config.sequence_length
+        most = rows_needed(few, settings.answers, self.prompts.longest, settings.tokens, length)
+        size = next(rows for rows in self.possible_rows() if rows >= most)
+        nothing = np.zeros((few, settings.answers))
+        batch, places = answer_rows.laid_out(prompts[:few], groups[:few], nothing, settings, length, [size])
+        return float(self._of_base(params, batch)[*places.T].mean())
+
     def _of_base(self, params: Tree, batch: AnswerBatch) -> np.ndarray:
         """The same as `_log_probabilities`, of the model without its adapter."""
         base = self.architecture.frozen(params) if self.architecture.adapter else params
@@ -171,7 +183,7 @@ class Rollouts(OwnAnswers):
 
     def _log_probabilities(self, architecture: Architecture, params: Tree, batch: AnswerBatch) -> np.ndarray:
         """Of each target of a whole batch, `[B, T]`, on every host."""
-        own = own_rows(self.mesh, len(batch.inputs))
+        own, batch = own_rows(self.mesh, len(batch.inputs)), dataclasses.replace(batch, sequences=1)  # as any: not read
         placed = put(self.mesh, jax.tree.map(lambda array: array[own], batch))
         values = np.zeros(batch.inputs.shape, np.float32)
         order = zigzag_order(batch.inputs.shape[1], self.mesh.shape["sequence"])
