@@ -1,11 +1,12 @@
-"""The speed and the memory of tuning with an adapter on a CPU, compared with trl and peft on torch.
+"""The speed and the memory of tuning with an adapter on a CPU, compared with trl and peft on torch, or with EasyDeL.
 
     python benchmarks/tuning.py --python PEER/bin/python                 SFT, DPO and GRPO of 12M and 120M
     python benchmarks/tuning.py --python PEER/bin/python --kinds grpo --sizes 12M --rounds 1
+    python benchmarks/tuning.py --python PEER/bin/python --peer easydel --sizes 12M
 
 Both sides tune the same model folder with the same LoRA on the same examples, in the type that each is fastest in. They
 take turns, each in a process of its own, as a user would start it. PEER is an environment with `trl`, `peft` and
-`torch` (`pip install trl peft torch`).
+`torch` (`pip install trl peft torch`), or with `easydel` (`pip install easydel pillow`).
 
 Speed, after the first steps: tokens/s without padding (SFT), pairs/s (DPO, where our rows hold a prompt once), tokens
 of answers/s (GRPO, sampling and training together). Memory is the largest resident size of the process. Ours runs once
@@ -42,7 +43,8 @@ VOCABULARY = {"12M": 4096, "120M": 32768}
 def main() -> int:
     """Measure, and print a table and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", required=True, help="of an environment with trl, peft and torch")
+    parser.add_argument("--python", required=True, help="of an environment with the peer")
+    parser.add_argument("--peer", choices=("trl", "easydel"), default="trl")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--sizes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=2)
@@ -55,7 +57,7 @@ def main() -> int:
             for kind in given.kinds:
                 first = ours(folder / size, kind, size)["speed"]
                 turns = [
-                    {"ours": ours(folder / size, kind, size), "peer": peer(folder / size, kind, size, given.python)}
+                    {"ours": ours(folder / size, kind, size), "peer": peer(folder / size, kind, size, given)}
                     for _ in range(given.rounds)
                 ]
                 results[f"{kind} {size}"] = summary(turns) | {"ours first": round(first, 1)}
@@ -165,10 +167,11 @@ def counted(run: str, kind: str) -> float:
     return statistics.fmean(float((stream.batch_at(step).segment_ids > 0).sum()) for step in range(FIRST, train.steps))
 
 
-def peer(folder: Path, kind: str, size: str, python: str) -> dict:
-    """The same of trl."""
+def peer(folder: Path, kind: str, size: str, given: argparse.Namespace) -> dict:
+    """The same of the peer."""
+    script = HERE / f"tuning_{given.peer}.py"
     process = subprocess.Popen(
-        [python, HERE / "tuning_peer.py", json.dumps({"folder": str(folder), "kind": kind, "size": size})],
+        [given.python, script, json.dumps({"folder": str(folder), "kind": kind, "size": size})],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
