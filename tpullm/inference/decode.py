@@ -22,7 +22,7 @@ from tpullm.inference.session import Session
 from tpullm.mesh.layout import RULES
 from tpullm.mesh.rows import fetch, put_whole
 from tpullm.model.platform import cache_dtype
-from tpullm.model.transformer import Cache, Prompts, Transformer
+from tpullm.model.transformer import Cache, CachedPrompts, Transformer
 from tpullm.training.state import Architecture
 
 Tree = Any
@@ -78,7 +78,7 @@ def _start(
     lengths_B = lengths_G
     if each > 1:
         by_answer = partial(_repeated, each=each)
-        prompts = Prompts(cache.keys, cache.values, by_answer(cache.segments), by_answer(cache.positions))
+        prompts = CachedPrompts(cache.keys, cache.values, by_answer(cache.segments), by_answer(cache.positions))
         cache = empty_cache(architecture, G * each, slots, dtype)._replace(prompts=prompts)
         logits_BV, lengths_B = by_answer(logits_BV), by_answer(lengths_B)
     tokens_B = choose(logits_BV, sampling, seeds_B, lengths_B)

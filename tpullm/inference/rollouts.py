@@ -17,7 +17,6 @@ import numpy as np
 from tpullm import storage
 from tpullm.cluster import hosts
 from tpullm.data import answer_rows
-from tpullm.data.answer_rows import rows_needed
 from tpullm.data.batch import AnswerBatch
 from tpullm.data.prompts import Prompts
 from tpullm.inference.answering import OwnAnswers
@@ -170,7 +169,7 @@ class Rollouts(OwnAnswers):
         so that one program is compiled.
         """
         few, settings, length = -(-len(prompts) // 4), self.settings, self.config.sequence_length
-        most = rows_needed(few, settings.answers, self.prompts.longest, settings.tokens, length)
+        most = answer_rows.rows_needed(few, settings.answers, self.prompts.longest, settings.tokens, length)
         size = next(rows for rows in self.possible_rows() if rows >= most)
         nothing = np.zeros((few, settings.answers))
         batch, places = answer_rows.laid_out(prompts[:few], groups[:few], nothing, settings, length, [size])

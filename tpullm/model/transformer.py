@@ -27,7 +27,7 @@ from tpullm.model.residual import dropout
 from tpullm.recipe.schema import AdapterConfig, ModelConfig
 
 
-class Prompts(NamedTuple):
+class CachedPrompts(NamedTuple):
     """Keys and values of P tokens before those of a `Cache`, each for as many of its rows: the answers to a prompt.
 
     `keys`, `values`: `[B / answers, K, P, H]` of each layer; `segments`, `positions`: `[B, P]`.
@@ -52,7 +52,7 @@ class Cache(NamedTuple):
     segments: jax.Array
     positions: jax.Array
     length: jax.Array
-    prompts: Prompts | None = None
+    prompts: CachedPrompts | None = None
 
 
 class Output(NamedTuple):
