@@ -1,0 +1,105 @@
+"""Run in its own process with 8 CPU devices: our losses of `tuned_model`, and the gradients of its adapter, as JSON.
+
+Arguments: the meshes. Batches are built by the code that builds them in training.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.training.several_hosts import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+
+import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tests.training.objectives.tuned_model import (  # noqa: E402
+    FILE,
+    LENGTH,
+    POLICIES,
+    PREFERENCES,
+    PROMPTS,
+    advantages,
+    conversations,
+    flat_of,
+    good,
+    in_a_row,
+    tuned,
+)
+from tests.training.sharded_losses import MESHES  # noqa: E402
+from tpullm.data import packing  # noqa: E402
+from tpullm.data.answer_pairs import judged, tokenized  # noqa: E402
+from tpullm.data.answer_rows import laid_out  # noqa: E402
+from tpullm.data.answer_tokens import Pair  # noqa: E402
+from tpullm.data.batch import AnswerBatch, PairBatch  # noqa: E402
+from tpullm.huggingface import tensors  # noqa: E402
+from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.training.preference import fill_references  # noqa: E402
+from tpullm.training.state import Architecture  # noqa: E402
+from tpullm.training.step import batch_loss  # noqa: E402
+
+ROWS = 8
+
+
+def pairs_of(case: str, load, mesh) -> PairBatch:
+    """All preferences or judged answers, compared with the model without its adapter."""
+    prompts, answers = conversations(case)
+    settings = PREFERENCES[case]
+    if case == "kto":
+        found = [(n, prompts[n], answers[n][0], bool(good()[n])) for n in range(PROMPTS)]
+        pairs = judged(found, settings, LENGTH, "finetune.a")
+    else:
+        found = [(n, Pair(prompts[n], *answers[n])) for n in range(PROMPTS)]
+        pairs = tokenized(found, settings, LENGTH, "finetune.a")
+    with TemporaryDirectory() as folder:
+        plain = Architecture(tuned()[0].config)
+        fill_references(Path(folder), plain, load, [pairs], (ROWS, LENGTH), mesh, jnp.float32)
+    packed = packing.pack(pairs.lengths, LENGTH, seed=0, moving=False)
+    assert packed.rows < ROWS, "some rows are padding, and in some are several pairs"
+    return pairs.build(packed.segments(np.arange(packed.rows), np.zeros(packed.rows, np.int64)), ROWS, LENGTH)
+
+
+def answers_of(case: str) -> AnswerBatch:
+    """All answers, with how likely they were when they were sampled."""
+    prompts, answers = conversations(case)
+    batch, places = laid_out(prompts, answers, advantages(), POLICIES[case], LENGTH, [ROWS])
+    was = np.load(FILE)[f"{case} old"]
+    said = [len(answer) for of_prompt in answers for answer in of_prompt]
+    batch.old[*places.T] = np.concatenate([of[:length] for of, length in zip(was, said, strict=True)])
+    return dataclasses.replace(batch, first=False)
+
+
+def losses(shape: dict[str, int]) -> dict[str, dict]:
+    """By case."""
+    architecture, params, adapter = tuned()
+    mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
+    found = {}
+    with jax.set_mesh(mesh):
+        shardings = architecture.shardings(mesh)
+        whole = architecture.whole(tensors.nested(adapter), params)
+        whole = jax.tree.map(jax.device_put, whole, shardings)
+        trained, frozen = architecture.trained(whole), architecture.frozen(whole)
+
+        @jax.jit
+        def run(trained, frozen, batch):
+            def loss(trained):
+                total, sums = batch_loss(architecture, architecture.whole(trained, frozen), batch, dtype=jnp.float32)
+                return total / jax.lax.stop_gradient(sums.weight)
+
+            return jax.value_and_grad(loss)(trained)
+
+        for case in (*PREFERENCES, *POLICIES):
+            batch = answers_of(case) if case in POLICIES else pairs_of(case, lambda: frozen, mesh)
+            loss, gradient = run(trained, frozen, put(mesh, batch))
+            found[case] = {"loss": loss.item(), "gradient": in_a_row(flat_of(gradient)).tolist()}
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: losses(MESHES[name]) for name in sys.argv[1:]}))
