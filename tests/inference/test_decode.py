@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from tpullm.errors import UserError
 from tpullm.inference import decode as decode_module
+from tpullm.inference import session as session_module
 from tpullm.inference.decode import decode, empty_cache, prefill, stream
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import next_log_probabilities
@@ -67,6 +69,14 @@ def test_cached_decoding_is_the_full_forward(session):
 def test_prompts_of_different_lengths_decode_more_as_each_would_alone(session):
     together = decode(session, PROMPTS, tokens=12, stop_ids=[])
     assert together == [greedy_by_full_forward(session, ids, 12) for ids in PROMPTS]
+
+
+def test_layers_that_are_read_where_they_stand_give_the_same_tokens(session, monkeypatch):
+    expected = decode(session, PROMPTS, tokens=12, stop_ids=[], each=2)
+    monkeypatch.setattr(session_module, "decodes_separate_layers", lambda: False)
+    stacked = dataclasses.replace(session)
+    assert stacked.layers is None and session.layers is not None
+    assert decode(stacked, PROMPTS, tokens=12, stop_ids=[], each=2) == expected
 
 
 def test_a_stream_gives_the_same_tokens_as_a_batch(session):

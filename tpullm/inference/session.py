@@ -18,7 +18,7 @@ from tpullm.huggingface import adapters, reading, tensors, weight_files
 from tpullm.mesh.layout import mesh_in_use
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME
-from tpullm.model.platform import compute_dtype
+from tpullm.model.platform import compute_dtype, decodes_separate_layers
 from tpullm.recipe.schema import ModelConfig
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
@@ -83,9 +83,14 @@ class Session:
         return self._quantized[kind] if kind else self
 
     @cached_property
-    def layers(self) -> list[list[jax.Array]]:
-        """The parameters of each layer as arrays of their own, which decoding reads for every token."""
+    def layers(self) -> list[list[jax.Array]] | None:
+        """The parameters of each layer as arrays of their own, which decoding reads for every token.
+
+        None where it reads them in `params`.
+        """
         with jax.set_mesh(self.mesh):
+            if not decodes_separate_layers():
+                return None
             if self.base is None:
                 return _unstacked(self.architecture, self.params)
             return _beside(self.base.layers, self.architecture, self.params)

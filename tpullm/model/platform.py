@@ -41,6 +41,15 @@ def unrolled(layers: int) -> int:
     return layers if target() == "cpu" and layers <= 12 else 1
 
 
+def decodes_separate_layers() -> bool:
+    """Whether decoding has each layer's parameters as arrays of their own, a copy of all of them.
+
+    A CPU would copy a layer's parameters for every token. A TPU reads them where they stand: of 4 layers of an 8 B
+    model on one v6e, that takes 1.6 GiB less, and 4 % more cycles. A GPU is as a CPU until it is measured.
+    """
+    return target() != "tpu"
+
+
 # With XLA's defaults, all-gathers and reduce-scatters block a v6e and a v5p (reduce-scatters alone a v5e). These two
 # generations have SparseCores, which can run them during matmuls.
 _ON_SPARSE_CORES = {

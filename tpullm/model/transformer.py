@@ -171,8 +171,10 @@ class Transformer(nnx.Module):
         """The hidden states `[B, T, D]` of tokens that follow those in `cache`, and the cache with these tokens added.
 
         Args:
-            layers: of `unstacked`.
+            layers: of `unstacked`. None: of the stacked ones, read where they stand.
         """
+        if layers is None:
+            cache, layers = self._layers_after(cache)
         # A cache has whole rows, as the keys and values in it have.
         whole_rows = RULES.spec("batch", None)
         segments, positions = jax.reshard((segment_ids_BT, positions_BT), (whole_rows, whole_rows))
@@ -198,6 +200,15 @@ class Transformer(nnx.Module):
             kept.append(pair)
         keys, values = zip(*kept, strict=True)
         return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1], prompts)
+
+    def _layers_after(self, cache: Cache) -> tuple[Cache, list[list[jax.Array]]]:
+        """The cache, and the parameters of each layer as they are after it.
+
+        In a loop over tokens the compiler would otherwise take all layers apart before the loop, a copy of them.
+        """
+        stacked = jax.tree.leaves(nnx.split(self.layers)[1])
+        length, stacked = jax.lax.optimization_barrier((cache.length, stacked))
+        return cache._replace(length=length), [[leaf[n] for leaf in stacked] for n in range(self.config.layers)]
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Scores of every next token, `[B, T, V]` float32."""

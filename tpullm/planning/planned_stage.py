@@ -62,7 +62,8 @@ def _uncounted(settings: TuningConfig) -> Iterator[str]:
     """What a stage does beside the step on its rows, which alone is planned."""
     if settings.prompts:
         answers = settings.policy.prompts * settings.policy.answers
-        yield f"sampling {answers:,} answers of {settings.policy.tokens:,} tokens in a step, its time and its cache"
+        what = f"sampling {answers:,} answers of {settings.policy.tokens:,} tokens in a step"
+        yield f"{what}: its cache, and its time (fsdp gathers the parameters for each token, tensor does not)"
     if settings.teacher.model:
         when = "in each step" if settings.prompts else "before the first step"
         yield f"the teacher {settings.teacher.model}, its parameters and its pass over the rows {when}"
