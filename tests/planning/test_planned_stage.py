@@ -6,6 +6,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
@@ -57,6 +58,28 @@ def test_lora_and_qlora_of_8b_fit_one_chip_and_one_card_and_tuning_all_of_it_doe
         assert frozen[1] - tables == pytest.approx(9 / 16 * (8.03e9 - tables / 2), rel=1e-3)
         assert not plan("8b-lora", topology, stage="pretrain").fits
     assert plan("70b-qlora", "v6e:2x2").fits and not plan("70b-qlora", "v6e:1x1").fits
+
+
+@pytest.mark.parametrize("domain", ["law", "medicine", "programming"])
+def test_a_domain_for_a_published_model_needs_what_its_recipe_says(domain):
+    """Of the shapes of Qwen3 1.7 B and 8 B. The time is that of the steps of both stages."""
+    recipe = load(ROOT / "configs" / "tune" / f"{domain}-8b.yaml")
+    head = (ROOT / "configs" / "tune" / f"{domain}-8b.yaml").read_text("utf-8").partition("\nname:")[0]
+    qwen = {"vocabulary_size": 151936, "kv_heads": 8, "head_width": 128, "qk_norm": "head"}
+    small = {"layers": 28, "width": 2048, "heads": 16, "mlp_width": 6144, "tied_embeddings": True}
+    large = {"layers": 36, "width": 4096, "heads": 32, "mlp_width": 12288, "tied_embeddings": False}
+    figures = []
+    for shape, topology in ((small, "v6e:1x1"), (large, "v6e:1x1"), (large, "h100")):
+        model = dataclasses.replace(recipe.model, **qwen, **shape, context_length=4096)
+        plans = [make_plan(recipe, model, topology, stage=stage) for stage in recipe.finetune]
+        assert all(plan.fits for plan in plans)
+        steps = [recipe.finetune[stage].train.steps for stage in recipe.finetune]
+        each = [plan.chosen.estimate.step_seconds for plan in plans]
+        figures.append((np.dot(steps, each) / 60, max(plan.chosen.memory.peak for plan in plans) / 2**30))
+    (small_minutes, small_gib), (large_minutes, large_gib), (card_minutes, _) = figures
+    time = f"{small_minutes:.2g} minutes of steps for 1.7 B and {large_minutes:.2g} for 8 B on v6e:1x1; "
+    assert time + f"{card_minutes:.2g} for 8 B on h100" in head
+    assert f"{small_gib:.1f} GiB a chip for 1.7 B, {large_gib:.1f} for 8 B" in head
 
 
 def test_the_state_is_that_of_the_arrays():
