@@ -137,6 +137,23 @@ def test_an_adapter_of_parameters_that_were_made_again_is_refused(tuned, tmp_pat
         load(run / "answers")
 
 
+def test_an_exported_adapter_is_refused_beside_another_model_of_the_same_shape(tuned, tmp_path):
+    """Its own base is taken in any type: as it trained, as it writes text, as published in 16 bits."""
+    adapter, folder = tmp_path / "adapter", tmp_path / "field"
+    assert main(["export", str(tuned / "answers"), str(adapter)]) == 0
+    assert main(["export", str(tuned / "field"), str(folder), "--dtype", "float16"]) == 0
+    for base in (load(tuned / "field"), load(tuned / "field", exact=False), load(folder, exact=False)):
+        assert with_adapter(base, adapter).architecture.adapter.rank == 4
+    for other in ("pretrain", "answers"):  # the second is its base with the adapter merged into it
+        with pytest.raises(UserError, match="is an adapter of another model of the same shape"):
+            with_adapter(load(tuned / other), adapter)
+    (adapter / "base.json").write_text('{"numbers": {"layers.attention.query.weight": [1, "x"]}}')
+    with pytest.raises(UserError, match=r"base.json: has no numbers of layers\.attention\.[a-z]+\.weight; export"):
+        with_adapter(load(tuned / "field"), adapter)
+    (adapter / "base.json").unlink()
+    assert with_adapter(load(tuned / "pretrain"), adapter)
+
+
 def test_an_adapter_of_another_model_is_refused(tuned, capsys):
     with pytest.raises(Exception, match="is an adapter of .*answers, step 10, and of no other model"):
         with_adapter(load(tuned / "field"), tuned / "style")

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tpullm import log, storage
 from tpullm.checkpoint import models
 from tpullm.errors import UserError
-from tpullm.huggingface import adapters, reading, tensors, weight_files
+from tpullm.huggingface import adapter_base, adapters, reading, tensors, weight_files
 from tpullm.mesh.layout import mesh_in_use
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME
@@ -184,7 +184,9 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
     )
     whole = NamedSharding(session.mesh, PartitionSpec())
     if (path / adapters.CONFIG).is_file():
-        config, flat = adapters.read(storage.local_copy(path), tensors.flat(shapes), session.architecture.config.layers)
+        folder = storage.local_copy(path)
+        config, flat = adapters.read(folder, tensors.flat(shapes), session.architecture.config.layers)
+        adapter_base.check(folder, tensors.flat((session.base or session).params))
         found = tensors.nested({name: jax.device_put(array, whole) for name, array in flat.items()})
     else:
         model = models.find(path)

@@ -11,7 +11,7 @@ import yaml
 
 from tpullm import storage
 from tpullm.checkpoint.models import FOUNDATIONS, Model, load_adapter, load_params, steps, stored_params
-from tpullm.huggingface import adapters, tensors, writing
+from tpullm.huggingface import adapter_base, adapters, tensors, writing
 from tpullm.inference.sampling_options import Sampling
 from tpullm.log import progress
 from tpullm.mesh.layout import make_mesh
@@ -68,6 +68,10 @@ def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> i
     base = Path(model.recipe["base"]).name if stage == "base" else stage
     arrays = {key: np.asarray(array) for key, array in found.items()}
     size = adapters.write(folder, family, arrays, model.adapter, tensors.flat(architecture.shapes), base)
+    of_base = _parameters(model.base, "stored")
+    adapter_base.write(
+        folder, {name: adapter_base.sampled(of_base.read(name)) for name in adapter_base.matrices(of_base.targets)}
+    )
     tokenizer = load_tokenizer(model.tokenizer_path)
     _write_tokenizer(model, tokenizer, folder, model.talks(tokenizer))
     (folder / "README.md").write_text(card.of_adapter(name, base, model.adapter, licence), encoding="utf-8")
