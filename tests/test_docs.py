@@ -127,7 +127,14 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     return Reader(folder, bucket)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("tpullm")])
+QUICK = ("plan", "launch", "doctor", "recipes", "sharding", "help")  # the other verbs train, or read a model
+
+
+def _marked(command: str):
+    return pytest.param(command, marks=[pytest.mark.ci] * (command.split()[1] not in QUICK))
+
+
+@pytest.mark.parametrize("command", [_marked(command) for command in COMMANDS if command.startswith("tpullm")])
 def test_a_command_of_tpullm(reader, command):
     shown = reader.types(command)
     if "launch" in command:

@@ -159,6 +159,7 @@ def test_a_training_with_strangers_at_its_port_ends_with_the_same_bits(tiny_toke
     assert_same_bits(*(folder / "pretrain" for folder in runs))
 
 
+@pytest.mark.ci
 def test_a_signal_stops_all_hosts_after_one_step_and_another_layout_goes_on(tiny_run, tiny_tokens):
     """Against the uninterrupted run on one device: 1e-5 relative is some hundred float32 roundings in 30 steps."""
     command = ("tpullm", "pretrain", "--run", tiny_tokens)

@@ -134,6 +134,7 @@ def test_an_imported_model_learns_to_answer_in_its_own_form(published, conversat
     assert "base_model: published" in card
 
 
+@pytest.mark.ci
 def test_a_base_without_a_template_takes_one_and_stops_where_it_says(published, conversations, tmp_path, capsys):
     """ChatML ends an answer with a token that no file of the base calls an end."""
     change(published / "tokenizer_config.json", chat_template=None, eos_token="<|endoftext|>")

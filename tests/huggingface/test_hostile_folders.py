@@ -42,7 +42,11 @@ SEEDS = {
 QUICK, *SLOW = SEEDS
 
 
-@pytest.mark.parametrize("name", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def _marked(name: str, mark: str):
+    return pytest.param(name, marks=getattr(pytest.mark, mark))
+
+
+@pytest.mark.parametrize("name", [_marked(QUICK, "ci"), *(_marked(name, "slow") for name in SLOW)])
 def test_hostile_folders_end_in_one_line_within_bounds(name, verbs, tmp_path):
     good, wrong, memory = directory(tmp_path / "good"), [], 0
     for seed in SEEDS[name]:

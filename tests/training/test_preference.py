@@ -205,6 +205,7 @@ def prepared(tiny_run, tmp_path):
     return recipe, run
 
 
+@pytest.mark.ci
 def test_a_stage_learns_what_is_preferred(prepared):
     """The first loss is log 2; in the end held-out pairs are told apart. Resumed, the bits are the same."""
     recipe, run = prepared

@@ -22,7 +22,7 @@ def with_accumulated(*meshes: str) -> list[str]:
 @pytest.mark.parametrize(
     ("model", "steps", "meshes"),
     [
-        ("dense", 3, QUICK),
+        pytest.param("dense", 3, QUICK, marks=pytest.mark.ci),
         pytest.param("spread", 3, with_accumulated("one device", EXPERT), marks=pytest.mark.slow),
         *(pytest.param(model, 20, [], marks=pytest.mark.slow) for model in ("dense", "experts", "spread")),
     ],

@@ -142,6 +142,7 @@ def test_a_step_follows_the_gradient_of_the_mean_and_says_what_it_was(accumulati
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_each_step_and_seed_drops_other_activations():
     """The model stands still; only the key differs."""
     architecture = Architecture(dataclasses.replace(CONFIG, dropout=0.3))
