@@ -39,6 +39,7 @@ PROOF = Proof(
 )
 
 
+@pytest.mark.ci
 def test_a_proof_is_stale_when_todays_code_makes_another_program():
     recipe = load(RECIPE)
     assert plan_all.is_stale(recipe, PROOF)

@@ -25,6 +25,7 @@ def test_a_size_has_the_parameters_that_its_name_says(size):
     assert round(parameters / 1e6, 2 if size == "0.8M" else 1) == MILLIONS[size]
 
 
+@pytest.mark.ci
 def test_our_training_learns(tiny, monkeypatch):
     one_batch = ours.random_batches(tiny, count=1)
     monkeypatch.setattr(ours, "random_batches", lambda size: one_batch)

@@ -96,6 +96,7 @@ def test_a_newer_checkpoint_in_the_run_comes_first(tiny_run, tiny_tokens, tmp_pa
     assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
 
 
+@pytest.mark.ci
 def test_a_training_that_is_made_again_takes_no_save_of_the_one_before(tiny_tokens, tmp_path, killed_at, capsys):
     """Neither with the same settings, after its folder was removed, nor with others."""
     folder = tmp_path / "disk"

@@ -114,6 +114,7 @@ def whole(recipe) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.ci
 def test_eight_shares_make_the_bytes_of_one_and_every_part_once(recipe, tmp_path, whole):
     """Share 0 starts last; then all start again."""
     run = tmp_path / "run"

@@ -96,6 +96,7 @@ def test_an_adapter_is_all_that_a_stage_with_one_saves(tuned):
     }
 
 
+@pytest.mark.ci
 def test_killed_and_resumed_is_the_same_bits(tuned, recipe, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tuned, run)

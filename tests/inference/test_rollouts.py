@@ -78,6 +78,7 @@ def test_steps_that_learn_from_the_same_answers_read_them_from_the_stage(rollout
     assert (second.old[second.answers > 0] < 0).all()
 
 
+@pytest.mark.ci
 def test_each_tenth_step_says_how_likely_its_answers_are_for_the_base(rollouts, session):
     """Those to the first quarter of the prompts, by the model without its adapter, each answer alone."""
     architecture = Architecture(session.architecture.config, AdapterConfig(rank=2))

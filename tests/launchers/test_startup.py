@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from tests.launchers.fake_metadata import Metadata
 from tpullm.launchers import startup
 
+pytestmark = pytest.mark.ci  # real shells and servers, 50 s together; `test_job.py` has what a machine is told
+
 TOKEN = "ya29.a-secret-that-is-never-shown"
 WHEEL = "a/run/launch/code/tpullm-1+abc-py3-none-any.whl"
 SUPERVISOR = """

@@ -117,6 +117,7 @@ def test_a_user_error_is_not_retried(launched, tmp_path):
     assert all(name.endswith("-0") for name in starts(tmp_path)), "no host started it twice"
 
 
+@pytest.mark.ci
 def test_a_notice_stops_the_verb_which_saves_and_another_attempt_goes_on(launched, tmp_path):
     fake, job, record = launched([[(0, 60, "too late"), (0, 0, "done")]] * 2)
     from tests.launchers.test_tpu_vm import when

@@ -97,7 +97,7 @@ def mean_loss(architecture, adapters, base, rows):
 @pytest.mark.parametrize(
     ("kind", "magnitude", "config"),
     [
-        ("nf4", True, ONE_LAYER),
+        pytest.param("nf4", True, ONE_LAYER, marks=pytest.mark.ci),
         pytest.param("int8", False, ONE_LAYER, marks=pytest.mark.slow),
         pytest.param("fp8", False, ONE_LAYER, marks=pytest.mark.slow),
         pytest.param("nf4", False, SPREAD.config, marks=pytest.mark.slow, id="experts"),

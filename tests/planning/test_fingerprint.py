@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 
 from tests.conftest import ROOT
 from tpullm.planning.fingerprint import fingerprint
@@ -30,6 +31,7 @@ SHARED = PROGRAM[: PROGRAM.index("  func.func private @again")].replace("@again"
 TRACED = """
 import sys
 import jax
+import pytest
 from tests.planning.test_proof import SLICE, VERSIONS, job_of, program_hash, recipe
 if "warm" in sys.argv:
     program_hash(job_of(recipe("--model.remat=full"), SLICE), VERSIONS)
@@ -48,6 +50,7 @@ def test_what_a_function_computes_counts():
     assert fingerprint(PROGRAM) != fingerprint(swapped)
 
 
+@pytest.mark.ci
 def test_it_is_the_same_in_a_process_that_has_traced_before_and_wherever_jax_is_installed(tmp_path):
     """JAX shares what it has traced: a first trace and a later one name their functions otherwise."""
     elsewhere = tmp_path / "lib" / "site-packages"

@@ -66,6 +66,7 @@ def test_a_proof_survives_json_and_adds_up(compiler):
     assert [finding.kind for finding in found.findings] == ["no_kernel"]
 
 
+@pytest.mark.ci
 def test_a_proof_is_made_anew_when_the_program_or_a_version_is_another():
     def of(chosen, topology=SLICE, versions=VERSIONS):
         return program_hash(job_of(chosen, topology), versions)
@@ -154,6 +155,7 @@ def test_a_broken_file_is_as_none(tmp_path):
         assert read(path) is None
 
 
+@pytest.mark.ci
 @libtpu
 def test_the_compilers_refusal_is_a_proof_too(monkeypatch, tmp_path):
     """Of a program that is far too large; the compiler says so in seconds."""
@@ -165,6 +167,7 @@ def test_the_compilers_refusal_is_a_proof_too(monkeypatch, tmp_path):
     assert cached_at(found.program).exists() and prove(chosen, SLICE) == found
 
 
+@pytest.mark.ci
 def test_threads_trace_one_after_the_other():
     """Side by side, JAX found its stores occupied in seven of eight rounds."""
     hashes = []

@@ -80,7 +80,8 @@ def no_partials(folder: Path) -> bool:
 
 # In kilobytes: at the copy of the tokenizer, at a line of the log, in the first save, in the second.
 @pytest.mark.parametrize(
-    "left", [pytest.param(left, marks=[pytest.mark.slow] * (left != 60)) for left in (8, 24, 60, 300, 900)]
+    "left",
+    [pytest.param(left, marks=pytest.mark.ci if left == 60 else pytest.mark.slow) for left in (8, 24, 60, 300, 900)],
 )
 def test_a_disk_that_is_full_in_a_training(tiny_run, disk, left):
     run = copy_tokens(tiny_run, disk.folder / "tiny")

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pytest
+
 from tests.conftest import TINY, tpullm
 from tpullm.cli import main
 
@@ -58,6 +60,7 @@ def test_another_language_makes_only_the_page_again(tiny_run, tmp_path):
     assert '<html lang="ja">' in (run / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.ci
 def test_a_changed_stage_is_made_again_with_what_depends_on_it_and_the_old_one_is_kept(tiny_run, tmp_path, capsys):
     run = tmp_path / "tiny"
     shutil.copytree(tiny_run, run)

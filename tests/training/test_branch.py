@@ -54,6 +54,7 @@ def losses(run):
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
+@pytest.mark.ci
 def test_with_the_whole_state_and_the_same_settings_it_has_the_same_bits(origin, run, tmp_path, capsys):
     shutil.copytree(origin, tmp_path / "origin")
     assert pretrain(run, tmp_path / "origin") == 0
@@ -128,6 +129,7 @@ def first_loss(run, origin):
     return float(sums.loss / sums.weight)
 
 
+@pytest.mark.ci
 def test_a_grown_vocabulary_costs_no_more_than_the_mean_probability_of_a_token(origin, run):
     """60 rows more, of no token: their probability is taken from the 640 that there were."""
     options = ["--branch_state=parameters", "--model.vocabulary_size=700", "--pretrain.steps=1"]

@@ -19,6 +19,7 @@ from tpullm.training.metrics import read
 from tpullm.training.optimizer.chain import learning_rate, learning_rates
 
 
+@pytest.mark.ci
 def test_a_command_traces_each_program_once(tiny_tokens, monkeypatch):
     """The step and the evaluation: batches, sources, checkpoints and repeated evaluations share one program.
 
@@ -77,7 +78,9 @@ def test_checkpoints_are_saved_when_their_minutes_are_over(tiny_tokens, monkeypa
         assert found == [(step, step * 8 * 128) for step in (8, 16, 24, 30)]
 
 
-@pytest.mark.parametrize(("first", "last"), [pytest.param(3, 4, marks=pytest.mark.slow), (29, 40)])
+@pytest.mark.parametrize(
+    ("first", "last"), [pytest.param(3, 4, marks=pytest.mark.slow), pytest.param(29, 40, marks=pytest.mark.ci)]
+)
 def test_steps_are_recorded_for_xprof_and_perfetto(tiny_tokens, first, last, capsys):
     """Those that are there; and what was trained is not touched by it. The programs are those of the tiny run."""
     assert main(["pretrain", "--run", str(tiny_tokens), f"--pretrain.profile={first}:{last}"]) == 0
@@ -94,6 +97,7 @@ def test_steps_to_record_that_are_none(tiny_tokens, steps, capsys):
     assert f"pretrain.profile: {steps} is not FIRST:LAST" in capsys.readouterr().err
 
 
+@pytest.mark.ci
 def test_the_log_of_a_model_with_experts_tells_their_loads(tiny_tokens):
     options = ["--model.experts=4", "--model.balance_rate=0.001", "--model.mlp_width=32", "--pretrain.steps=2"]
     options += ["--model.layers=1"]

@@ -88,6 +88,7 @@ def test_a_longer_training_by_wsd_is_the_uninterrupted_one(tiny_tokens, tmp_path
     assert find(kept).tokenizer_path.is_dir() and (kept / "manifest.json").is_file()
 
 
+@pytest.mark.ci
 def test_a_longer_training_by_cosine_resumes_and_says_what_happens(tiny_tokens, capsys):
     pretrain(tiny_tokens, *SHORT, "--pretrain.steps=8")
     capsys.readouterr()

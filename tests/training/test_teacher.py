@@ -207,6 +207,7 @@ def test_a_student_gets_nearer_to_its_teacher_on_text_that_it_does_not_learn(tau
     assert all(0 < row["kept"] < 1 for row in losses if "kept" in row) and any("kept" in row for row in losses)
 
 
+@pytest.mark.ci
 def test_resumed_it_ends_with_the_same_bits(taught, tmp_path):
     """Also where some of what the teacher said is gone."""
     recipe, made = taught

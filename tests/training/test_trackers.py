@@ -124,6 +124,7 @@ def noted(notes, kind):
     return [value for name, value in notes if name == kind]
 
 
+@pytest.mark.ci
 def test_a_training_gives_its_rows_to_both_and_resumes_the_run(tiny_tokens, fakes, capsys):
     """Four steps; then, as after a kill, the last two again."""
     stage, words = tiny_tokens / "pretrain", ["pretrain", "--run", str(tiny_tokens), "--trackers=[wandb,mlflow]"]

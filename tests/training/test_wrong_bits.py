@@ -12,6 +12,7 @@ from tpullm.training import loop
 from tpullm.training.wrong_bits import unequal_copies
 
 
+@pytest.mark.ci
 def test_one_flipped_bit_on_one_of_eight_devices_is_found():
     found = results("tests.training.wrong_bits")
     assert found.pop("sound") == ""
@@ -47,6 +48,7 @@ def test_the_copy_that_differs_from_most_is_named(arrays, sums, expected):
     assert unequal_copies(arrays, np.array(sums, np.uint32), np.array(list("abcd"))) == expected
 
 
+@pytest.mark.ci
 def test_a_checked_training_ends_with_the_same_bits(tiny_run, tiny_tokens, monkeypatch):
     checked, plain = [], loop.Check.__call__
 

@@ -28,7 +28,7 @@ from tpullm.log import say, warn
 from tpullm.mesh.rows import put
 from tpullm.model.adapter import with_lengths
 from tpullm.model.count import parameter_count, training_flops_per_token
-from tpullm.model.platform import compute_dtype
+from tpullm.model.platform import compute_dtype, long_step
 from tpullm.process import compile_cache, environment, freed_memory
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.rewards.group_signal import SUM
@@ -48,7 +48,6 @@ from tpullm.training.wrong_bits import Check
 Tree = Any
 
 
-SECONDS_OF_A_LONG_STEP = 1.0  # a longer one is dispatched when the step before it is done: see `_lead`
 SECONDS_BETWEEN_LOOKS = 0.002
 DOCUMENTS = 32  # of a skipped step that are named, and as many of old text
 
@@ -250,6 +249,8 @@ def train(job: Job, description: dict, start: Start) -> dict:
                 if stopped():  # at once, so that all hosts stop after this step
                     requests.ask("stop")
                 time.sleep(SECONDS_BETWEEN_LOOKS)  # in Python: a signal is not heard while JAX waits
+            if not ahead:  # a step's memory is freed a moment after its results are ready; the next one takes as much
+                time.sleep(SECONDS_BETWEEN_LOOKS)
             meter.read(ahead)
 
         results: dict = {}
@@ -325,7 +326,7 @@ def _lead(seconds: float) -> int:
     One, so the device never waits for the host. But a stop has to wait for all steps that were dispatched, so after
     long steps none: the device waits for the host for a few milliseconds.
     """
-    return 0 if seconds > SECONDS_OF_A_LONG_STEP else 1
+    return 0 if seconds > long_step() else 1
 
 
 @jax.jit

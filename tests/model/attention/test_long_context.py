@@ -71,7 +71,9 @@ def test_devices_attend_to_equally_many_keys():
     assert sum(zigzagged) == sum(plain) and max(zigzagged) < 0.9 * max(plain)
 
 
-@pytest.mark.parametrize("options", [pytest.param("causal", marks=pytest.mark.slow), "everything"])
+@pytest.mark.parametrize(
+    "options", [pytest.param("causal", marks=pytest.mark.slow), pytest.param("everything", marks=pytest.mark.ci)]
+)
 def test_every_kernel_on_rows_that_are_split_is_plain_attention(options):
     """Values and gradients. Float32 sums over 1,024 keys in blocks of 128: some roundings of 6e-8.
 

@@ -75,6 +75,7 @@ def test_every_optimizer_and_the_biases_of_experts_stay(monkeypatch, kind):
     assert int(found[BAD][1]["skipped"]) == 1
 
 
+@pytest.mark.ci
 def test_bad_data_on_any_of_eight_devices_is_skipped_on_all():
     """A weight that is not finite, in the row of each device in turn; then a sound batch."""
     found = results("tests.training.skipping")
