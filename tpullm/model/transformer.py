@@ -107,7 +107,9 @@ class Transformer(nnx.Module):
 
     def unstacked(self) -> list[list[jax.Array]]:
         """The parameters of each layer, for `extend`: made once, since making them copies all parameters."""
-        stacked = jax.tree.leaves(nnx.split(self.layers)[1])
+        return self._each_layer(jax.tree.leaves(nnx.split(self.layers)[1]))
+
+    def _each_layer(self, stacked: list[jax.Array]) -> list[list[jax.Array]]:
         return [[leaf[n] for leaf in stacked] for n in range(self.config.layers)]
 
     def __call__(
@@ -208,7 +210,7 @@ class Transformer(nnx.Module):
         """
         stacked = jax.tree.leaves(nnx.split(self.layers)[1])
         length, stacked = jax.lax.optimization_barrier((cache.length, stacked))
-        return cache._replace(length=length), [[leaf[n] for leaf in stacked] for n in range(self.config.layers)]
+        return cache._replace(length=length), self._each_layer(stacked)
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Scores of every next token, `[B, T, V]` float32."""

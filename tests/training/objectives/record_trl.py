@@ -26,6 +26,14 @@ from trl.rewards import get_soft_overlong_punishment
 FILE = Path(__file__).parent / "trl.json"
 PAIRS, ANSWERS, LENGTH = 6, 6, 9
 
+GRPO = {  # what GRPOTrainer's loss asks for and no case changes
+    "top_entropy_quantile": 1.0,
+    "off_policy_mask_threshold": None,
+    "use_vllm": False,
+    "current_gradient_accumulation_steps": 1,
+    "args": SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+    "_entropy_bonus_enabled": False,
+}
 ACCELERATOR = SimpleNamespace(
     device=torch.device("cpu"),
     num_processes=1,
@@ -276,12 +284,7 @@ def grouped(given: dict, loss_type: str, *, low, high, beta=0.0, level="token", 
         epsilon_high=high,
         beta=beta,
         max_completion_length=LENGTH + 1,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        use_vllm=False,
-        current_gradient_accumulation_steps=1,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
-        _entropy_bonus_enabled=False,
+        **GRPO,
         _get_per_token_logps_and_entropies=lambda *_, **__: (logp, given["entropy"], None),
     )
     inputs = prompted(given) | {"num_items_in_batch": given["mask"].sum(), "ref_per_token_logps": given["reference"]}

@@ -3,7 +3,7 @@
     python -m tests.training.objectives.record_trl_model
 
 Needs trl, peft, transformers and torch beside the project (recorded with trl 1.16.0, peft 0.21.2, transformers 5.24.0
-and torch 2.13.0 on a CPU). Model, adapter, reference (the model without its adapter) and loss are theirs.
+and torch 2.15.0 on a CPU). Model, adapter, reference (the model without its adapter) and loss are theirs.
 """
 
 import json
@@ -24,7 +24,7 @@ from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from tests.training.objectives import tuned_model
-from tests.training.objectives.record_trl import ACCELERATOR, made
+from tests.training.objectives.record_trl import ACCELERATOR, GRPO, made
 from tests.training.objectives.tuned_model import FILE, POLICIES, PREFERENCES, TOKENS, conversations
 
 LOSS_TYPES = {"dpo": "sigmoid", "dpo by token": "sigmoid_norm", "ipo": "ipo"}
@@ -163,12 +163,7 @@ def grouped(case: str, model, old: dict) -> torch.Tensor:
             loss_type={"gspo": "grpo"}.get(case, case),
             importance_sampling_level="sequence" if case == "gspo" else "token",
             max_completion_length=TOKENS,
-            top_entropy_quantile=1.0,
-            off_policy_mask_threshold=None,
-            use_vllm=False,
-            current_gradient_accumulation_steps=1,
-            args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
-            _entropy_bonus_enabled=False,
+            **GRPO,
             **common,
         )
     ids, seen = (torch.cat([inputs[f"prompt_{of}"], inputs[f"completion_{of}"]], 1) for of in ("ids", "mask"))
