@@ -12,12 +12,22 @@ class Raw:
         language: its language, if the reader knows better than the source.
         dropped: why it could not be read; "" if it could.
         encoding: its encoding, if that is not UTF-8 and had to be detected.
+        record: which record of its file it is, such as `line 12`; "" if the file is one document.
+        url: where it was published; "" if the data does not say.
+        date: when, as the data says it.
+        licence: its own licence, if the data names one. It goes before that of the source.
+        reserved: why its owner does not want it to be trained on (`noai`, `tdm-reservation`); "" if nothing says so.
     """
 
     text: str = ""
     language: str = ""
     dropped: str = ""
     encoding: str = ""
+    record: str = ""
+    url: str = ""
+    date: str = ""
+    licence: str = ""
+    reserved: str = ""
 
 
 NOT_UTF8 = Raw(dropped="not UTF-8")
