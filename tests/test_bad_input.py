@@ -164,7 +164,7 @@ def test_a_source_that_gives_nothing(capsys, tmp_path, content, kind, said):
     config = recipe(tmp_path, **source(kind=kind, path=str(path)))
     run = tmp_path / "run"
     assert said in refused(capsys, "collect", "--config", config, "--run", run)
-    assert not (run / "documents").exists()
+    assert not (run / "documents" / "manifest.json").exists()
     assert not leftovers(run)
 
 
@@ -317,7 +317,7 @@ def test_a_full_device_is_told_in_one_line_and_leaves_nothing(tiny_run, short_fo
         done = tpullm("collect", "--run", run, check=False, env=os.environ | {"TMPDIR": str(small)})
         assert done.returncode == 2
         assert "no space left on the device" in done.stderr.splitlines()[-1]
-        assert not (run / "documents").exists()
+        assert not (run / "documents" / "manifest.json").exists()
         assert not leftovers(small)
     finally:
         subprocess.run(["umount", str(small)], check=True)

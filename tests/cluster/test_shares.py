@@ -33,15 +33,15 @@ import os, sys, time
 from pathlib import Path
 from tpullm import cli
 from tpullm.cluster import shares
-from tpullm.corpus import collect, document_files, tasks
-collect.TASK_BYTES, tasks.PARALLEL_BYTES, document_files.SHARD_CHARACTERS = 1, 10**9, 3_000
+from tpullm.corpus import collect, reduce, tasks
+collect.TASK_BYTES, collect.PARALLEL_BYTES, reduce.GROUP_DOCUMENTS, reduce.RANGE_ENTRIES = 1, 10**9, 40, 500
 shares.SECONDS_BETWEEN_LOOKS = 0.1
 made, run_task = Path(os.environ["MADE"]), tasks.run
 def noted(task):
     time.sleep(float(os.environ["PAUSE"]))
     run_task(task)
     with open(made, "a") as file:
-        file.write(f"{task.result.stem}\\n")
+        file.write(f"{int(task.files[0].path.stem):06}\\n")
 tasks.run = noted
 sys.exit(cli.main(["collect", *sys.argv[1:]]) or cli.main(["tokenize", *sys.argv[1:]]))
 """
@@ -110,7 +110,8 @@ def whole(recipe) -> dict[str, bytes]:
     succeed([start(recipe, run, 0, 1)])
     found = contents(run)
     assert sorted(Path(f"{run}.made").read_text().split()) == [f"{number:06}" for number in range(FILES)]
-    assert len([name for name in found if name.endswith("jsonl.gz")]) > 8
+    assert len([name for name in found if name.endswith(".parquet") and "dropped" not in name]) == FILES
+    assert len([name for name in found if name.startswith("documents/marks")]) > 4
     return found
 
 
@@ -189,7 +190,7 @@ def test_a_share_that_fails_by_its_input_ends_all_with_its_line(tmp_path, by):
         assert code == 2 and "07.jsonl.gz" in said.splitlines()[-1], said
         assert len([line for line in said.splitlines() if "tpullm: " in line]) == 1
     assert ended[1][1].splitlines()[-1].startswith("[share 1] tpullm: share 3 (")
-    assert not (run / "documents").exists()
+    assert not (run / "documents" / manifest.FILE).exists()
     broken.with_suffix(".jsonl.gz").write_bytes(packed)
     succeed([share(index, "second") for index in (0, 1, 2, 3)])
     assert (run / "tokens" / manifest.FILE).exists() and not list(run.glob(".[!l]*"))
@@ -204,7 +205,7 @@ def test_a_share_of_another_recipe_is_refused(recipe, tmp_path, first):
     shares.append(start(recipe, run, 1 - first, 2, *other.get(1 - first, []), pause=0.1))
     for code, said in finish(shares):
         assert code == 2 and "config.minimum_characters" in said.splitlines()[-1], said
-    assert not (run / "documents").exists() and not (run / "recipe.yaml").exists()
+    assert not (run / "documents" / manifest.FILE).exists() and not (run / "recipe.yaml").exists()
 
 
 def begun(folder, index, job="", count=2, inputs=None) -> SharedWork:

@@ -167,7 +167,7 @@ def test_an_imported_model_goes_on_with_the_users_text(published, tmp_path, caps
         (text / f"{number}.txt").write_text(f"今日は{number}日です。猫が好きです。" * 4, encoding="utf-8")
     call("import", published, "--run", run)
     keys = ("--pretrain.steps=30", "--pretrain.batch_size=4", "--pretrain.optimizer.peak_lr=0.01")
-    options = (f"--text={text}", "--corpus.minimum_characters=10", "--corpus.near_duplicate_similarity=1", *keys)
+    options = (f"--text={text}", "--corpus.minimum_characters=10", "--corpus.near_duplicates=false", *keys)
     for verb in ("collect", "tokenize", "pretrain"):
         call(verb, "--run", run, *options)
     lines = [json.loads(line) for line in open(run / "pretrain" / "metrics.jsonl")]

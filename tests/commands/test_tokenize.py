@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.corpus import made_documents
 from tpullm.commands import data as data_command
 from tpullm.commands import tokenize
 from tpullm.corpus import document_files as documents_store
@@ -45,18 +46,14 @@ def texts_of(source, split):
 
 
 def write_documents(run, sources=SOURCES):
-    """Documents as `collect` leaves them, in files of a few hundred characters."""
-    for source in sources:
-        for split in ("train", "held_out"):
-            with documents_store.Writer(run / "documents", source, split) as writer:
-                for text in texts_of(source.name, split):
-                    writer.write(text, source.language)
+    """Documents as `collect` leaves them, ten in a part."""
+    texts = {(source, split): texts_of(source.name, split) for source in sources for split in ("train", "held_out")}
+    made_documents.write(run / "documents", texts, per_part=10)
     manifest.write(run / "documents", {"sources": [source.name for source in sources]})
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents_store, "SHARD_CHARACTERS", 1_000)
+def run(tmp_path):
     write_documents(tmp_path / "run")
     return tmp_path / "run"
 
@@ -106,7 +103,7 @@ def test_the_store_does_not_depend_on_the_number_of_workers(run, tmp_path, monke
     write_documents(tmp_path / "other")
     workers = dataclasses.replace(RECIPE.tokenizer, workers=2)
     tokenize.main(dataclasses.replace(RECIPE, tokenizer=workers), tmp_path / "other")
-    assert len(list((run / "documents").rglob("*.gz"))) > 5  # there is something to share
+    assert len(list((run / "documents").rglob("*.parquet"))) > 5  # there is something to share
     for stage in ("tokenizer", "tokens"):
         assert contents(run / stage) == contents(tmp_path / "other" / stage)
 
@@ -153,7 +150,7 @@ def test_the_stage_needs_finished_documents(tmp_path):
 
 
 def test_a_broken_file_of_documents_is_refused(run):
-    broken = sorted((run / "documents").rglob("*.gz"))[0]
+    broken = sorted((run / "documents").rglob("*.parquet"))[0]
     broken.write_bytes(broken.read_bytes()[:50])
     with pytest.raises(UserError, match=broken.name):
         tokenize.main(RECIPE, run)

@@ -69,7 +69,9 @@ def test_every_document_comes_out_once_with_its_facts(tmp_path):
     assert sorted(train + held_out) == sorted(texts) and 5 < len(held_out) < 40
     assert train == [text for text in texts if text in train]  # in the source's order
     first = next(document_files.read(tmp_path / "documents", "stories", "train"))
-    assert list(first) == ["id", "text", "source", "licence", "language", "hash"]
+    assert sorted(first) == sorted(
+        ["id", "text", "source", "licence", "language", "hash", "file", "record", "url", "date"]
+    )
     assert first["id"] == first["hash"][:16] and len(first["hash"]) == 64
     assert (first["source"], first["licence"], first["language"]) == ("stories", "CC0-1.0", "ja")
     assert card["documents"] == 200 and card["characters"] == sum(map(len, texts))
@@ -98,7 +100,14 @@ def test_what_is_dropped_is_counted(tmp_path):
         "too short": 1,
         "wrong language": 1,
     }
-    assert "| stories | near duplicate | 1 | almost the same text" in (tmp_path / "documents/datacard.md").read_text()
+    page = (tmp_path / "documents/datacard.md").read_text()
+    assert "| stories | near duplicate | ja | CC0-1.0 | 1 | almost the same text" in page
+    assert "Of stories, too short:\n\n- a.jsonl" in page and "`短い`" in page
+    assert card["dropped_examples"]["stories"]["near duplicate"][0]["beginning"].startswith("1000番目に")
+    dropped = [
+        row for part in document_files.parts(tmp_path / "documents") for row in document_files.read_dropped(part)
+    ]
+    assert sorted(row["reason"] for row in dropped) == ["empty", "too repetitive", "too short", "wrong language"]
 
 
 def test_filter_and_deduplicate_can_be_turned_off(tmp_path):
@@ -118,6 +127,31 @@ def test_a_training_copy_of_a_held_out_document_is_dropped(tmp_path):
     assert _texts(tmp_path, "held_out") == texts[:5]
     kept = _texts(tmp_path, "train", "copies") + _texts(tmp_path, "held_out", "copies")
     assert sorted(kept) == sorted(near[5:])
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_source_that_keeps_its_copies_gives_no_copy_of_what_is_held_out(tmp_path, few):
+    """However the other source holds it out: by the hash of documents, or as stretches of a few."""
+    texts = [_story(number) for number in range(5 if few else 60)]
+    own = _source(_write(tmp_path / "a.jsonl", texts), "own")
+    more = [_story(number) for number in range(500, 530)]
+    other = _source(_write(tmp_path / "b.jsonl", texts + texts + more), "other", deduplicate=False)
+    _collect(_recipe(other, own, held_out_fraction=0.2), tmp_path)
+    held_out = _texts(tmp_path, "held_out", "own")
+    assert held_out and not any(text in other for text in held_out for other in _texts(tmp_path, "train", "other"))
+    left = [text for text in texts if not few and text not in held_out]
+    assert [text for text in _texts(tmp_path, "train", "other") if text in texts] == left + left
+
+
+def test_a_near_copy_of_a_held_out_document_that_is_itself_a_copy_stays_out(tmp_path):
+    """Three documents: the second is like the first, and the third like the second; two of them are held out."""
+    words = [f"word{number}" for number in range(300)]
+    chain = [" ".join([f"{step}new{number}" for number in range(4 * step)] + words[4 * step :]) for step in range(3)]
+    named = _write(tmp_path / "held.jsonl", chain[:2])
+    train = _write(tmp_path / "a.jsonl", [*(_story(number) for number in range(25)), chain[2]])
+    source = Source("s", "jsonl", str(train), str(named), licence="CC0-1.0", filter=False)
+    _collect(_recipe(source), tmp_path)
+    assert len(_texts(tmp_path, "train", "s")) == 25
 
 
 def test_each_source_of_two_documents_or_more_has_one_held_out(tmp_path):
@@ -183,7 +217,7 @@ def test_long_documents_are_cut_and_the_number_of_documents_is_kept_to(tmp_path)
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "TASK_BYTES", 20_000)
-    monkeypatch.setattr(tasks, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(collect, "PARALLEL_BYTES", 0)
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(6):
@@ -219,12 +253,12 @@ def test_weights_and_workers_are_no_inputs_and_the_seed_is_one_of_tenki_alone(tm
 
 
 def test_a_generated_source_is_one_task_as_large_as_its_documents(tmp_path):
-    ((_, group, size),) = collect._parts(Source("t", "tenki", documents=50), [])
+    ((group, size),) = collect._parts(Source("t", "tenki", documents=50), [])
     assert (group, size) == ((), 50 * collect.TENKI_BYTES)
 
 
 def test_an_error_in_a_worker_is_the_users_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(collect, "PARALLEL_BYTES", 0)
     monkeypatch.setattr(collect, "TASK_BYTES", 1)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -233,7 +267,7 @@ def test_an_error_in_a_worker_is_the_users_and_leaves_nothing(tmp_path, monkeypa
     (folder / "1.jsonl").write_text("{broken\n")
     with pytest.raises(UserError, match="1.jsonl: line 1 is not JSON"):
         _collect(_recipe(_source(folder), workers=2), tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run" / "documents" / manifest.FILE).exists()
 
 
 def test_a_source_without_a_document_left_says_what_was_dropped(tmp_path):
@@ -243,7 +277,7 @@ def test_a_source_without_a_document_left_says_what_was_dropped(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="there was no text"):
         _collect(_recipe(_source(tmp_path / "empty.jsonl")), tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run" / "documents" / manifest.FILE).exists()
 
 
 def test_a_document_that_is_not_utf8_is_counted_and_skipped(tmp_path):
@@ -284,13 +318,41 @@ def test_text_in_an_encoding_that_is_not_known_is_refused_with_the_way_out(tmp_p
         _collect(_recipe(Source("notes", "files", str(tmp_path / "a.txt"), licence="CC0-1.0")), tmp_path / "run")
 
 
+def test_a_new_file_is_one_new_part_and_a_filter_makes_those_again_that_it_touches(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "TASK_BYTES", 1)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(8):
+        _write(folder / f"{number}.jsonl", [_story(number * 100 + index) for index in range(5)])
+    other = _source(_write(tmp_path / "b.jsonl", [_story(9000 + number) for number in range(25)]), "b", filter=False)
+    made, run_task = [], tasks.run
+    monkeypatch.setattr(tasks, "run", lambda task: (made.append(task.part.source), run_task(task)))
+    run = tmp_path / "run"
+
+    def again(**settings):
+        made.clear()
+        _collect(_recipe(_source(folder), other, **settings), run)
+        return made
+
+    assert again() == ["stories"] * 8 + ["b"]
+    assert again() == []
+    _write(folder / "8.jsonl", [_story(7000 + index) for index in range(5)])
+    assert again() == ["stories"]
+    assert again(minimum_characters=60) == ["stories"] * 9
+    assert again(minimum_characters=60, held_out_fraction=0.2) == []
+    assert again(minimum_characters=60, near_duplicates=False) == ["stories"] * 9 + ["b"]
+    fresh = tmp_path / "fresh"
+    _collect(_recipe(_source(folder), other, minimum_characters=60, near_duplicates=False), fresh)
+    assert _bytes(run) == _bytes(fresh)
+
+
 PROGRAM = """
 import sys
 from pathlib import Path
 from tpullm.commands import collect
-from tpullm.corpus import tasks
+from tpullm.corpus import collect as corpus_collect
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
-tasks.PARALLEL_BYTES = 0
+corpus_collect.PARALLEL_BYTES = 0
 if __name__ == "__main__":
     source = Source("library", "python", "code", licence="PSF-2.0", language="code")
     recipe = Recipe(corpus=CorpusConfig(sources=[source], workers=2))
@@ -306,22 +368,24 @@ def start_collecting(run: Path) -> subprocess.Popen:
     pipes = {"stderr": subprocess.DEVNULL, "start_new_session": True}
     child = subprocess.Popen([sys.executable, script, run], env=environment, **pipes)
     deadline = time.monotonic() + 60
-    while not any(run.glob(".collect/*/*")) and time.monotonic() < deadline:
+    while not any(run.glob("documents/parts/*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert child.poll() is None, "it ended before anything was seen of it"
     return child
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_leaves_no_documents_and_the_next_one_cleans_up(tmp_path, number):
+def test_a_killed_run_leaves_no_finished_stage_and_the_next_one_cleans_up(tmp_path, number):
     run = tmp_path / "run"
     with interruptible():
         child = start_collecting(run)
     child.send_signal(number)
     assert child.wait(120) != 0
-    assert not (run / "documents").exists()
+    assert not (run / "documents" / manifest.FILE).exists()
     _collect(_recipe(_source(_write(tmp_path / "a.jsonl", [_story(number) for number in range(3)]))), run)
     assert [path.name for path in run.iterdir()] == ["documents"]
+    parts = {path.name.partition(".")[0] for path in (run / "documents" / "parts").iterdir()}
+    assert parts == {part.key for part in document_files.parts(run / "documents")}
 
 
 def test_ctrl_c_for_another_program_leaves_a_run_in_the_background_alone(tmp_path):

@@ -1,13 +1,14 @@
 """The data card adds up, and its page says of each source what it is, what was dropped and what was not read."""
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tpullm.corpus import datacard, datacard_markdown
+from tpullm.corpus.datacard_counts import Counts
+from tpullm.corpus.document_files import APART, BEYOND, EXACT, USED
 from tpullm.corpus.source_files import File, Found
-from tpullm.recipe.schema import CorpusConfig, Source
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 
 CONFIG = CorpusConfig(held_out_fraction=0.1)
 SOURCES = [
@@ -15,20 +16,31 @@ SOURCES = [
     Source("books", "text", "in", licence="PD|old"),
     Source("mine", "text", "in", licence="CC0-1.0"),
 ]
-COUNTS = Counter(
-    {
-        ("news", "ja", "train", "documents"): 3,
-        ("news", "ja", "train", "characters"): 3000,
-        ("news", "ja", "held_out", "documents"): 1,
-        ("news", "ja", "held_out", "characters"): 1000,
-        ("news", "en", "train", "documents"): 2,
-        ("news", "en", "train", "characters"): 1000,
-        ("books", "en", "train", "documents"): 1,
-        ("books", "en", "train", "characters"): 4000,
-        ("mine", "ja", "train", "documents"): 1,
-        ("mine", "ja", "train", "characters"): 1000,
-    }
-)
+ROWS = [
+    ["news", "ja", "CC0-1.0", USED, 3, 3000],
+    ["news", "ja", "CC0-1.0", APART, 1, 1000],
+    ["news", "ja", "CC0-1.0", EXACT, 5, 5000],
+    ["news", "ja", "CC0-1.0", BEYOND, 9, 9000],
+    ["news", "en", "CC0-1.0", USED, 2, 1000],
+    ["books", "en", "PD|old", USED, 1, 4000],
+    ["mine", "ja", "CC0-1.0", USED, 1, 1000],
+]
+EXAMPLE = {"hash": "", "language": "ja", "licence": "CC0-1.0", "file": "a.txt", "record": "line 2", "url": ""}
+
+
+def counted() -> Counts:
+    counts = Counts()
+    example = EXAMPLE | {"beginning": "a `short`\n\ntext"}
+    summary = {"dropped": [["too short", "ja", "CC0-1.0", 1200]], "examples": {"too short": [example] * 10}}
+    counts.add_part("news", summary | {"encodings": {}})
+    counts.add_part("news", summary | {"dropped": [["empty", "", "CC0-1.0", 2]], "encodings": {}})
+    counts.add_part("books", {"dropped": [], "examples": {}, "encodings": {"EUC-JP": 1500}})
+    counts.add_files("mine", {"x (.pdf)": NAMES})
+    copy = EXAMPLE | {"source": "news", "mark": EXACT, "url": "https://example.org/a", "beginning": ""}
+    counts.add_group({"rows": ROWS, "examples": [copy]}, few=set())
+    return counts
+
+
 NAMES = [f"{number}.pdf" for number in range(25)]
 
 
@@ -39,10 +51,8 @@ def found(*sizes, there=0, skipped=None):
 
 @pytest.fixture
 def card():
-    dropped = {"news": Counter({"too short": 1200, "empty": 2}), "books": Counter(), "mine": Counter({"x (.pdf)": 25})}
     files = {"news": found(5), "books": found(100, 200, there=40), "mine": found(7, skipped={"x (.pdf)": NAMES})}
-    encodings = {"news": Counter(), "books": Counter({"EUC-JP": 1500}), "mine": Counter()}
-    return datacard.numbers(SOURCES, COUNTS, dropped, files, encodings, CONFIG, 7)
+    return datacard.numbers(SOURCES, counted(), files, Recipe(seed=7, corpus=CONFIG))
 
 
 def test_rows_are_by_source_and_language_and_add_up(card):
@@ -66,7 +76,28 @@ def test_what_was_not_read_is_told_with_twenty_names_at_most(card):
     assert card["read_in_part"] == {"books": part}
     assert card["skipped_files"] == {"mine": {"x (.pdf)": NAMES[:20]}}
     assert card["encodings"] == {"books": {"EUC-JP": 1500}}
-    assert card["dropped"] == {"news": {"empty": 2, "too short": 1200}, "books": {}, "mine": {"x (.pdf)": 25}}
+    news = {"empty": 2, "exact duplicate": 5, "too short": 1200}
+    assert card["dropped"] == {"news": news, "books": {}, "mine": {"x (.pdf)": 25}}
+
+
+def test_what_was_dropped_is_counted_by_language_and_licence_with_ten_examples(card):
+    assert [list(row.values()) for row in card["dropped_rows"]] == [
+        ["news", "empty", "", "CC0-1.0", 2],
+        ["news", "exact duplicate", "ja", "CC0-1.0", 5],
+        ["news", "too short", "ja", "CC0-1.0", 1200],
+        ["mine", "x (.pdf)", "", "", 25],
+    ]
+    examples = card["dropped_examples"]["news"]
+    assert {reason: len(found) for reason, found in examples.items()} == {"exact duplicate": 1, "too short": 10}
+    assert set(examples["exact duplicate"][0]) == {*EXAMPLE, "beginning"}
+
+
+def test_the_documents_of_a_few_count_as_the_stretches_that_are_made_of_them():
+    counts = Counts()
+    counts.add_group({"rows": ROWS, "examples": []}, few={"news"})
+    assert counts.splits("news") == set() and counts.reasons("news") == {"exact duplicate": 5}
+    counts.add("news", "ja", "CC0-1.0", APART, 1, 200)
+    assert counts.splits("news") == {"held_out"}
 
 
 def test_the_page_says_all_of_it(card):
@@ -78,8 +109,10 @@ def test_the_page_says_all_of_it(card):
         "| news | CC0-1.0 | ja | 4 | 4,000 | 40.0% | 3 | 1 |",
         "| books | PD\\|old | en | 1 | 4,000 | 40.0% | 1 | 0 |",
         "| CC0-1.0 | 60.0% |",
-        "| news | too short | 1,200 | shorter than `corpus.minimum_characters` |",
-        "| mine | x (.pdf) | 25 | a file that this source does not read |",
+        "| news | too short | ja | CC0-1.0 | 1,200 | shorter than `corpus.minimum_characters` |",
+        "| mine | x (.pdf) |  |  | 25 | a file that this source does not read |",
+        "Of news, too short:\n\n- a.txt line 2: `a 'short' text`\n",
+        "- https://example.org/a: no text",
         "- books: 1,500 read as EUC-JP.",
         "- books: 300 of 800 bytes, from 2 of 40 files, chosen by the hash of their names: `0.txt`, `1.txt`.",
         f"- mine, x (.pdf): {', '.join(f'`{name}`' for name in NAMES[:20])} and 5 more.",
@@ -91,7 +124,8 @@ def test_the_page_says_all_of_it(card):
 
 
 def test_a_corpus_of_which_nothing_was_left_out_has_no_word_of_it():
-    nothing = dict.fromkeys(("news", "books", "mine"), Counter())
-    files = {name: found(5) for name in nothing}
-    page = datacard_markdown.markdown(datacard.numbers(SOURCES, COUNTS, nothing, files, nothing, CONFIG, 0), CONFIG)
+    counts = Counts()
+    counts.add_group({"rows": [ROWS[0]], "examples": []}, few=set())
+    files = {name: found(5) for name in ("news", "books", "mine")}
+    page = datacard_markdown.markdown(datacard.numbers(SOURCES, counts, files, Recipe()), CONFIG)
     assert "## What was dropped, and why\n\nNothing.\n\n## How it was made" in page

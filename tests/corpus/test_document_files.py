@@ -1,89 +1,114 @@
-"""Documents on the disk: the same documents give the same bytes, and a broken file is named."""
+"""Documents on the disk: they come back as they were, the same ones give the same bytes, and a broken file is named."""
 
-import dataclasses
-import gzip
 import hashlib
 
+import numpy as np
+import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.corpus import made_documents
 from tpullm.corpus import document_files
+from tpullm.corpus.document_files import APART, EXACT, NEAR, USED, Part
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 
-SOURCE = Source("notes", "text", licence="CC0-1.0")
+SOURCE = Source("notes", "text", licence="CC0-1.0", language="ja")
 TEXTS = [f"{number}番目の文です。\n" * 3 for number in range(20)]
 
 
 @pytest.fixture
-def written(tmp_path, monkeypatch):
-    """A folder with twenty documents of 30 characters and more, 100 characters a shard."""
-    monkeypatch.setattr(document_files, "SHARD_CHARACTERS", 100)
-    with document_files.Writer(tmp_path, SOURCE, "train") as writer:
-        for text in TEXTS:
-            writer.write(text, "ja")
+def written(tmp_path):
+    """A folder with twenty documents, six in a part."""
+    made_documents.write(tmp_path, {(SOURCE, "train"): TEXTS}, per_part=6)
     return tmp_path
 
 
 def test_documents_come_back_in_order_with_their_facts(written):
     found = list(document_files.read(written, "notes", "train"))
     assert [document["text"] for document in found] == TEXTS
-    for document in found:
+    for number, document in enumerate(found):
         digest = hashlib.sha256(document["text"].encode()).hexdigest()
         facts = {"id": digest[:16], "source": "notes", "licence": "CC0-1.0", "language": "ja", "hash": digest}
-        assert document == facts | {"text": document["text"]}
+        place = {"file": "file", "record": f"line {number % 6 + 1}", "url": "", "date": ""}
+        assert document == facts | place | {"text": document["text"]}
     assert list(document_files.read(written, "notes", "held_out")) == []
+    assert list(document_files.read(written, "others", "train")) == []
 
 
-def test_a_shard_ends_with_the_document_that_fills_it(written):
-    shards = document_files.shards(written, "notes", "train")
-    assert [path.name for path in shards] == [f"{number:05}.jsonl.gz" for number in range(len(shards))]
-    for shard in shards:
-        lengths = [len(document["text"]) for document in document_files.read_shard(shard)]
-        assert sum(lengths[:-1]) < 100 and (sum(lengths) >= 100 or shard == shards[-1])
+def test_marks_say_what_is_read(written):
+    first, second, *_ = document_files.parts(written)
+    marks = np.array([USED, APART, EXACT, NEAR, USED, APART, USED, USED, EXACT, EXACT, EXACT, EXACT])
+    document_files.write_marks(written / "marks" / "made" / "both.npy", marks)
+    places = ("made/both.npy", 0, 6), ("made/both.npy", 6, 12)
+    parts = [Part(written, part.key, "notes", "x", place) for part, place in zip((first, second), places, strict=True)]
+    document_files.write_parts(written, parts)
+    assert document_files.parts(written) == parts
+    texts = {
+        split: [one["text"] for one in document_files.read(written, "notes", split)] for split in ("train", "held_out")
+    }
+    assert texts == {"train": [TEXTS[0], TEXTS[4], TEXTS[6], TEXTS[7]], "held_out": [TEXTS[1], TEXTS[5]]}
+    copies = [(one["text"], mark) for one, mark in document_files.read_part(parts[0], (EXACT, NEAR))]
+    assert copies == [(TEXTS[2], EXACT), (TEXTS[3], NEAR)]
 
 
-def test_a_shard_with_room_for_one_character_is_not_full(tmp_path, monkeypatch):
-    monkeypatch.setattr(document_files, "SHARD_CHARACTERS", 10)
-    with document_files.Writer(tmp_path, SOURCE, "train") as writer:
-        for text in ("123456789", "0", "1"):
-            writer.write(text, "en")
-    shards = document_files.shards(tmp_path, "notes", "train")
-    assert [[line["text"] for line in document_files.read_shard(path)] for path in shards] == [
-        ["123456789", "0"],
-        ["1"],
+def test_a_document_with_a_licence_of_its_own_has_that_one(tmp_path):
+    (part,) = made_documents.write(tmp_path, {(SOURCE, "train"): ["a", "b"]})
+    with document_files.Writer(part.path) as writer:
+        writer.write("a", "0" * 64, "en", "", "f", "", "", "")
+        writer.write("b", "1" * 64, "en", "MIT", "f", "", "https://example.org/b", "2026-01-02")
+    found = list(document_files.read(tmp_path, "notes", "train"))
+    assert [(one["licence"], one["url"], one["date"]) for one in found] == [
+        ("CC0-1.0", "", ""),
+        ("MIT", "https://example.org/b", "2026-01-02"),
     ]
 
 
-def test_the_bytes_say_neither_when_nor_where_they_were_written(written, tmp_path_factory):
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=12), st.integers(1, 40))
+def test_any_text_comes_back_from_row_groups_of_any_size(tmp_path_factory, texts, size):
+    folder = tmp_path_factory.mktemp("any")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(document_files, "GROUP_CHARACTERS", size)
+        parts = made_documents.write(folder, {(SOURCE, "train"): texts})
+    assert [one["text"] for one in document_files.read(folder, "notes", "train")] == texts
+    for part in parts:
+        groups = pyarrow.parquet.ParquetFile(part.path)
+        lengths = [
+            sum(map(len, groups.read_row_group(n).column("text").to_pylist())) for n in range(groups.num_row_groups)
+        ]
+        assert all(length >= size for length in lengths[:-1])
+
+
+def test_the_same_documents_are_the_same_bytes(written, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
-    with document_files.Writer(other, SOURCE, "train") as writer:
-        for text in TEXTS:
-            writer.write(text, "ja")
-    for shard in document_files.shards(written, "notes", "train"):
-        content = shard.read_bytes()
-        assert content == (other / shard.relative_to(written)).read_bytes()
-        assert content[3:8] == bytes(5)  # RFC 1952: no flags (so no name), and no time
-        assert b"\r" not in gzip.decompress(content)
+    made_documents.write(other, {(SOURCE, "train"): TEXTS}, per_part=6)
+    for part in document_files.parts(written):
+        assert part.path.read_bytes() == (other / "parts" / part.path.name).read_bytes()
 
 
-def test_a_full_shard_is_closed_before_the_next_is_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(document_files, "SHARD_CHARACTERS", 10)
-    with document_files.Writer(tmp_path, SOURCE, "train") as writer:
-        writer.write(TEXTS[0], "ja")
-        writer.write(TEXTS[1], "ja")
-        first = document_files.shards(tmp_path, "notes", "train")[0]
-        assert [document["text"] for document in document_files.read_shard(first)] == TEXTS[:1]
+def test_a_writer_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), document_files.Writer(tmp_path / "a.parquet") as writer:
+        writer.write("a", "", "", "", "", "", "", "")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_made_for_a_split_without_documents(tmp_path):
-    with document_files.Writer(tmp_path, dataclasses.replace(SOURCE, name="none"), "train"):
-        pass
-    assert list(tmp_path.iterdir()) == [] and document_files.shards(tmp_path, "none", "train") == []
+def test_some_rows_are_shown_as_examples(tmp_path, monkeypatch):
+    monkeypatch.setattr(document_files, "GROUP_CHARACTERS", 50)
+    (part,) = made_documents.write(tmp_path, {(SOURCE, "train"): TEXTS})
+    found = document_files.examples(part, np.array([3, 17, 18]))
+    assert [(one["record"], one["beginning"]) for one in found] == [
+        (f"line {row + 1}", TEXTS[row][:80]) for row in (3, 17, 18)
+    ]
+    assert document_files.examples(part, np.array([], np.int64)) == []
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"text", lambda data: gzip.compress(b"{")])
-def test_a_broken_shard_is_named(written, damage):
-    path = document_files.shards(written, "notes", "train")[1]
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"text", lambda data: b""])
+@pytest.mark.parametrize("what", ["documents", "marks"])
+def test_a_broken_file_is_named(written, damage, what):
+    part = document_files.parts(written)[1]
+    path = part.path if what == "documents" else written / "marks" / part.marked[0]
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match="00001.jsonl.gz: is broken .*remove its documents folder and run collect"):
+    with pytest.raises(UserError, match=f"{path.name}: is broken .*remove its documents folder and run collect"):
         list(document_files.read(written, "notes", "train"))

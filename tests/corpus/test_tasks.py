@@ -1,13 +1,13 @@
 """A task leaves on the disk what it found, and takes no more documents than its source gives."""
 
 import dataclasses
-import io
 import json
 
 import numpy as np
 import pytest
 
-from tpullm.corpus import dedup, tasks
+from tpullm.corpus import dedup, document_files, tasks
+from tpullm.corpus.document_files import Part
 from tpullm.corpus.source_files import File
 from tpullm.corpus.tasks import Task
 from tpullm.corpus.text_hashes import text_hash
@@ -25,44 +25,83 @@ def task_of(folder, texts, held_out=(), source=SOURCE, config=CONFIG):
         path = folder / "in" / f"{number}.txt"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         files.append(File(path, "text", path.stat().st_size, held_out=number in held_out))
-    return Task(source, tuple(files), 1, folder / "0.jsonl", folder / "0.npz", config, 3)
+    source = dataclasses.replace(source, path=str(folder / "in"))
+    return Task(Part(folder, "0" * 32, source.name, source.licence), source, tuple(files), 1, config, 3)
 
 
-def spooled(task):
-    return [json.loads(line) for line in task.spool.read_text(encoding="utf-8").splitlines()]
+def kept(task):
+    """The texts of the part."""
+    document_files.write_marks(task.part.documents / "marks" / "all.npy", np.zeros(tasks.summary(task)["documents"]))
+    part = dataclasses.replace(task.part, marked=("all.npy", 0, None))
+    return [document for document, _ in document_files.read_part(part)]
+
+
+def texts_of(task):
+    return [document["text"] for document in kept(task)]
 
 
 TEXTS = ["本を読む。\n", "", "a long line\n" * 10, "吾輩は猫である。名前はまだ無い。".encode("euc_jp"), b"\xff\xfe\xfd"]
 
 
-@pytest.mark.parametrize("similarity", [0.8, 1.0])
-def test_what_a_task_found_is_loaded_as_it_was(tmp_path, similarity):
-    task = task_of(tmp_path, TEXTS, (2,), config=dataclasses.replace(CONFIG, near_duplicate_similarity=similarity))
+@pytest.mark.parametrize("near", [True, False])
+def test_a_task_leaves_its_documents_and_their_facts(tmp_path, near):
+    task = task_of(tmp_path, TEXTS, (2,), config=dataclasses.replace(CONFIG, near_duplicates=near))
     tasks.run(task)
-    found, again = tasks.load(task), tasks._filtered(task, io.StringIO())
-    assert (found.records, found.keys, found.dropped, found.encodings) == (
-        again.records,
-        again.keys,
-        again.dropped,
-        again.encodings,
-    )
-    texts = spooled(task)
+    documents = kept(task)
+    texts = [document["text"] for document in documents]
     assert "".join(texts) == TEXTS[0] + TEXTS[2] + "吾輩は猫である。名前はまだ無い。" and max(map(len, texts)) <= 50
-    assert [(record.hash, record.characters) for record in found.records] == [
-        (text_hash(text), len(text)) for text in texts
-    ]
-    assert [record.held_out for record in found.records] == [False, True, True, True, False]
-    assert [record.language for record in found.records] == ["ja", "und", "und", "und", "ja"]
-    assert found.keys == [dedup.exact_key(text) for text in texts]
-    signatures = [dedup.signature(text) for text in texts] if similarity < 1 else []
-    assert np.array_equal(found.signatures, signatures)
-    assert found.dropped == {"empty": 1, "not UTF-8": 1} and found.encodings == {"EUC-JP": 1}
+    assert [document["hash"] for document in documents] == [text_hash(text) for text in texts]
+    assert [document["language"] for document in documents] == ["ja", "und", "und", "und", "ja"]
+    assert [document["file"] for document in documents] == ["0.txt", "2.txt", "2.txt", "2.txt", "3.txt"]
+    ids, keys, held_out, characters = tasks.arrays(task.part, "ids", "keys", "held_out", "characters")
+    assert [f"{number:016x}" for number in ids.tolist()] == [text_hash(text)[:16] for text in texts]
+    assert keys.tolist() == [dedup.exact_key(text) for text in texts]
+    assert held_out.tolist() == [False, True, True, True, False] and characters.tolist() == list(map(len, texts))
+    kind, kinds, signed, bands = tasks.arrays(task.part, "kind", "kinds", "signed", "bands")
+    assert [json.loads(str(kinds))[place] for place in kind] == [[one["language"], "CC0-1.0"] for one in documents]
+    assert signed.tolist() == (list(range(len(texts))) if near else [])
+    assert np.array_equal(bands, dedup.bands([dedup.signature(text) for text in texts] if near else []))
+    free = [0, 4]
+    assert tasks.summary(task) == {
+        "documents": 5,
+        "held_out": 3,
+        "lowest": min([int(ids[row]), row] for row in free),
+        "dropped": [["empty", "", "CC0-1.0", 1], ["not UTF-8", "", "CC0-1.0", 1]],
+        "examples": {
+            reason: [dict(zip(document_files.DROPPED_COLUMNS[1:], ["", "", "CC0-1.0", name, "", "", ""], strict=True))]
+            for reason, name in (("empty", "1.txt"), ("not UTF-8", "4.txt"))
+        },
+        "encodings": {"EUC-JP": 1},
+    }
 
 
-def test_a_source_that_keeps_duplicates_is_not_signed(tmp_path):
-    task = task_of(tmp_path, TEXTS[:1], source=dataclasses.replace(SOURCE, deduplicate=False))
+def test_all_that_is_dropped_is_written_and_ten_of_a_reason_are_examples(tmp_path):
+    config = dataclasses.replace(CONFIG, minimum_characters=20)
+    source = dataclasses.replace(SOURCE, filter=True, language="ja")
+    task = task_of(tmp_path, [f"{number}番。" for number in range(14)] + ["long " * 30], source=source, config=config)
     tasks.run(task)
-    assert (tasks.load(task).keys, tasks.load(task).signatures) == ([], [])
+    rows = list(document_files.read_dropped(task.part))
+    assert [(row["reason"], row["beginning"], row["file"]) for row in rows[:14]] == [
+        ("too short", f"{number}番。", f"{number}.txt") for number in range(14)
+    ]
+    assert rows[14]["reason"] == "wrong language" and len(rows[14]["beginning"]) == 80 and rows[14]["language"] == "ja"
+    assert rows[0]["hash"] == text_hash("0番。")
+    examples = tasks.summary(task)["examples"]
+    assert [one["file"] for one in examples["too short"]] == [f"{number}.txt" for number in range(10)]
+    assert tasks.summary(task)["dropped"] == [
+        ["too short", "ja", "CC0-1.0", 14],
+        ["wrong language", "ja", "CC0-1.0", 1],
+    ]
+
+
+def test_a_source_that_keeps_its_copies_signs_what_may_be_held_out(tmp_path):
+    texts = [f"{number}番目の文です。" for number in range(40)]
+    source = dataclasses.replace(SOURCE, deduplicate=False)
+    task = task_of(tmp_path, texts, (0,), source=source, config=dataclasses.replace(CONFIG, held_out_fraction=0.25))
+    tasks.run(task)
+    low = [row for row, text in enumerate(texts) if int(text_hash(text)[:2], 16) < 64]
+    (signed,) = tasks.arrays(task.part, "signed")
+    assert signed.tolist() == sorted({0, *low}) and 1 < len(low) < 40
 
 
 @pytest.mark.parametrize(("documents", "taken"), [(0, 4), (1, 2), (2, 3), (3, 4), (9, 4)])
@@ -70,7 +109,7 @@ def test_no_more_is_read_than_the_documents_that_a_source_gives_beside_those_hel
     texts = [f"{number}番目の文です。" for number in range(4)]
     task = task_of(tmp_path, texts, (0,), source=dataclasses.replace(SOURCE, documents=documents))
     tasks.run(task)
-    assert spooled(task) == texts[:taken]
+    assert texts_of(task) == texts[:taken]
 
 
 def test_documents_are_filtered_unless_the_recipe_holds_them_out_or_keeps_all(tmp_path):
@@ -78,7 +117,8 @@ def test_documents_are_filtered_unless_the_recipe_holds_them_out_or_keeps_all(tm
     texts = ["短い。", "短い文。", "これは十分に長い文なので、学習に使われます。"]
     task = task_of(tmp_path, texts, (0,), dataclasses.replace(SOURCE, filter=True, language="ja"), config)
     tasks.run(task)
-    assert spooled(task) == [texts[0], texts[2]] and tasks.load(task).dropped == {"too short": 1}
+    assert texts_of(task) == [texts[0], texts[2]]
+    assert tasks.summary(task)["dropped"] == [["too short", "ja", "CC0-1.0", 1]]
 
 
 def test_a_generated_source_has_its_documents_by_its_seed(tmp_path):
@@ -87,12 +127,4 @@ def test_a_generated_source_has_its_documents_by_its_seed(tmp_path):
     source = Source("t", "tenki", documents=5, licence="Apache-2.0", filter=False)
     task = dataclasses.replace(task_of(tmp_path, [], source=source), config=CorpusConfig())
     tasks.run(task)
-    assert spooled(task) == list(tenki.documents(5, seed=3))
-
-
-def test_tasks_are_run_by_workers_if_there_is_much_to_read(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(tasks.parallel_parts, "run_all", lambda *arguments: asked.append(arguments))
-    task = dataclasses.replace(task_of(tmp_path, []), bytes=7)
-    tasks.run_all([task], 3, len)
-    assert asked == [("collect", tasks.run, [task], [7], 3, tasks.PARALLEL_BYTES, len)]
+    assert texts_of(task) == list(tenki.documents(5, seed=3))

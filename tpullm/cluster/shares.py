@@ -93,11 +93,13 @@ class SharedWork:
         missing = set(_missing(files))
         return [part for part in self.share.of(range(len(files))) if part in missing]
 
-    def wait_for_parts(self, files: Sequence[Path]) -> None:
-        """Wait until the parts of all shares exist; raises like `look`."""
+    def wait_for_parts(self, files: Sequence[Path], is_finished: Callable[[], bool] = lambda: False) -> None:
+        """Wait until the parts of all shares exist, or the stage is finished; raises like `look`."""
 
         def missing() -> str:
             parts = _missing(files)
+            if parts and is_finished():  # share 0 has removed them
+                return ""
             shares = sorted({part % self.share.count for part in parts})
             told = ", ".join(map(str, shares[:20])) + (", ..." if len(shares) > 20 else "")
             return f"{len(parts)} of {len(files)} parts, from share {told}" if parts else ""

@@ -29,16 +29,17 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
     if manifest.is_finished(stage, inputs):
         return say("documents: finished, skipped")
     start = time.monotonic()
-    planned = collect.plan(recipe, inputs, run / "downloads", work)
+    planned = collect.plan(recipe, inputs, run, work)
     if work.share.is_first:
         _say_what_is_left_out(planned)
-    collect.read(planned, recipe.corpus.workers, work, lambda: manifest.is_finished(stage, inputs))
+    placed = collect.read(planned, recipe.corpus, work, lambda: manifest.is_finished(stage, inputs))
     if not work.share.is_first:
         return work.wait_for_first("the documents", lambda: manifest.is_finished(stage, inputs))
-    card = collect.write(planned, recipe, stage, work)
+    card = collect.finish(planned, placed, recipe)
     seconds = time.monotonic() - start
     facts = {key: card[key] for key in ("documents", "characters")}
     manifest.write(stage, inputs, **facts, seconds=round(seconds, 2))
+    collect.remove_old(stage)
     for name, found in card["encodings"].items():
         for encoding, count in found.items():
             which = "1 document is not UTF-8 and was" if count == 1 else f"{count:,} documents are not UTF-8 and were"

@@ -1,15 +1,21 @@
-"""Show the documents in the batch of one pretraining step: row, source, id, tokens, and first words of each piece."""
+"""Show the documents in the batch of one pretraining step: row, source, id, tokens, and first words of each piece.
+
+Below each piece is where its document comes from: address, date, file and record, and licence, as far as known.
+"""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tpullm.checkpoint.models import left_out
 from tpullm.commands.options import add_json, print_json
+from tpullm.corpus import document_files
 from tpullm.data.stream import Placed, Stream, pretraining_stream
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import metrics
@@ -32,16 +38,42 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     stream = pretraining_stream(recipe, run).without(left_out(stage))
     pieces = stream.documents_at(step)
     texts = [beginning(stream, tokenizer, piece) for piece in pieces]
+    origins = origins_of(run / "documents", pieces)
     if arguments.json:
-        found = [{**dataclasses.asdict(piece), "text": text} for piece, text in zip(pieces, texts, strict=True)]
+        found = [
+            {**dataclasses.asdict(piece), "text": text, **origin}
+            for piece, text, origin in zip(pieces, texts, origins, strict=True)
+        ]
         return print_json(found)
     epochs = ", ".join(f"{source} {epoch:.2f}" for source, epoch in stream.epoch_at(step).items())
     print(f"step {step}: {len(pieces)} pieces in {stream.batch_size} rows; times read before it: {epochs}")
     for bad in skipped(stage, step):
         print(f"this step was skipped: loss {bad['loss']}, gradient norm {bad['grad_norm']}")
-    for piece, text in zip(pieces, texts, strict=True):
+    for piece, text, origin in zip(pieces, texts, origins, strict=True):
         tokens = f"{piece.start}-{piece.start + piece.length - 1}"
         print(f"row {piece.row:<4} {piece.source:<12} {piece.id}  tokens {tokens:<12} {text}")
+        if origin:
+            print(f"         {described(origin)}")
+
+
+def origins_of(documents: Path, pieces: Sequence[Placed]) -> list[dict[str, str]]:
+    """Where the document of each piece comes from: file, record, address, date, licence; empty without documents."""
+    if not (documents / manifest.FILE).exists():
+        return [{} for _ in pieces]
+    facts = {
+        source: document_files.at(
+            documents, source, document_files.TRAIN, [piece.document for piece in pieces if piece.source == source]
+        )
+        for source in {piece.source for piece in pieces}
+    }
+    keys = ("file", "record", "url", "date", "licence")
+    return [{key: facts[piece.source][piece.document][key] for key in keys} for piece in pieces]
+
+
+def described(origin: dict[str, str]) -> str:
+    """Where a document comes from, in one line: what is known of it."""
+    place = " ".join(filter(None, (origin["file"], origin["record"]))) or "generated"
+    return "  ".join(filter(None, (origin["url"], origin["date"], place, origin["licence"])))
 
 
 def skipped(stage: Path, step: int) -> list[dict]:

@@ -112,8 +112,7 @@ def take_tokenizer(run: Path, inputs: dict[str, Any]) -> None:
 def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
     """Make RUN/tokens: several processes tokenize parts of the documents; then each source and split gets a store."""
     began, stage = time.monotonic(), run / "tokens"
-    names = [source.name for source in corpus_sources.sources(recipe)]
-    planned = tokenizing.plan(run / "documents", folder, run / "tokenizer", names)
+    planned = tokenizing.plan(run / "documents", folder, run / "tokenizer")
     unfinished = work.unfinished([part.tokens for part in planned])
     if manifest.is_finished(stage, inputs):
         return say("tokens: finished, skipped")

@@ -1,13 +1,14 @@
 """Step 1: raw sources → clean, licensed, deduplicated documents and a data card.
 
-Worker processes on any number of machines (`cluster/shares.py`) read and filter each file by itself, and store the
-documents that pass in spool files. One process then finds duplicates and held-out documents over the whole corpus, by
-hashes, and writes the documents in order. The result is the same, byte for byte, for any number of workers and shares.
+    plan      the files of the sources, in parts
+    read      worker processes on any number of machines (`cluster/shares.py`) read and filter a part each (`tasks.py`);
+              then they find copies over the whole corpus, by hashes and a range of them each (`reduce.py`)
+    finish    one process adds up what all found, and writes the list of the parts and the data card
+
+The result is the same, byte for byte, for any number of workers and shares. A part that is there is not made again.
 """
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,31 @@ from tpullm.corpus import (
     datacard_markdown,
     document_files,
     download,
+    part_identity,
+    reduce,
     selection,
     source_files,
     source_hashes,
-    split,
+    stretches,
+    tasks,
 )
 from tpullm.corpus import sources as corpus_sources
-from tpullm.corpus.document_files import HELD_OUT, TRAIN
-from tpullm.corpus.selection import Candidate
+from tpullm.corpus.datacard_counts import Counts
+from tpullm.corpus.document_files import HELD_OUT, TRAIN, Part
+from tpullm.corpus.selection import Placed
 from tpullm.corpus.source_files import File, Found
-from tpullm.corpus.tasks import Task, load, run_all
+from tpullm.corpus.tasks import Task
 from tpullm.errors import UserError
+from tpullm.process import parallel_parts
 from tpullm.recipe import changes
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
+from tpullm.run import manifest
 
 TASK_BYTES = 2_000_000
 TENKI_BYTES = 300  # generating one document takes about as long as reading this many bytes
+# Two workers take 0.2 s to start and import their modules. One process reads less text than this in about that time,
+# and compares documents with less in their entries.
+PARALLEL_BYTES, PARALLEL_ENTRY_BYTES = 3_000_000, 100_000_000
 
 
 def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -59,82 +69,131 @@ class Plan:
         sources: the sources of the recipe, and the user's own text.
         tasks: the tasks of all sources, in the order of the sources.
         files: by source name, which of its files are read and which are not.
+        documents: the folder of the documents.
+        folder: where the shares leave what they find, until the documents are finished.
+        corpus: the name of what the marks depend on.
     """
 
     sources: list[Source]
     tasks: list[Task]
     files: dict[str, Found]
+    documents: Path
+    folder: Path
+    corpus: str
 
 
-def plan(recipe: Recipe, depends_on: dict[str, Any], downloads: Path, work: SharedWork) -> Plan:
+def plan(recipe: Recipe, depends_on: dict[str, Any], run: Path, work: SharedWork) -> Plan:
     """The plan, which is the same for every share. Share 0 downloads files first; the other shares wait for them.
 
     Args:
-        depends_on: the hash of the inputs of the documents, as the manifest has it.
+        depends_on: the inputs of the documents, as the manifest has them.
+        run: the run directory.
 
     Raises:
         UserError: a source cannot be read, or it differs from the source of another share.
     """
-    found = corpus_sources.sources(recipe)
+    found, downloads, documents = corpus_sources.sources(recipe), run / "downloads", run / "documents"
     if not work.share.is_first:
         urls = [path for source in found for path in (source.path, source.held_out) if download.is_url(path)]
         work.wait_for_first("the downloads", lambda: all(download.place(url, downloads).exists() for url in urls))
-    parts: list[tuple[Source, tuple[File, ...], int]] = []
+    planned: list[Task] = []
     files: dict[str, Found] = {}
     for source in found:
         files[source.name] = source_files.find(source, downloads)
-        parts += _parts(source, files[source.name].files)
-    # Machines may keep the same text in different folders, so shares compare names and sizes, and no paths.
-    named = [(source.name, [file.path.name for file in group], size) for source, group, size in parts]
-    folder = work.begin(depends_on | {"files": named})
-    tasks = [
-        Task(*part, folder / f"{number:06}.jsonl", folder / f"{number:06}.npz", recipe.corpus, recipe.seed)
-        for number, part in enumerate(parts)
-    ]
-    return Plan(found, tasks, files)
+        for group, size in _parts(source, files[source.name].files):
+            key = part_identity.key(source, group, recipe.corpus, recipe.seed)
+            part = Part(documents, key, source.name, source.licence)
+            planned.append(Task(part, source, group, size, recipe.corpus, recipe.seed))
+    # Machines may keep the same text in different folders, so shares compare keys of parts, and no paths.
+    keys = [task.part.key for task in planned]
+    folder = work.begin(depends_on | {"code": part_identity.code(), "files": keys})
+    return Plan(found, planned, files, documents, folder, storage.hash_json([depends_on, keys])[:16])
 
 
-def read(planned: Plan, workers: int, work: SharedWork, is_finished: Callable[[], bool]) -> None:
-    """Run this share's unfinished tasks; `UserError` if a source cannot be read."""
-    unfinished = work.unfinished([task.result for task in planned.tasks])
-    if not is_finished():
-        run_all([planned.tasks[number] for number in unfinished], workers, work.look_sometimes)
+def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Callable[[], bool]) -> list[Placed]:
+    """This share's part of all work: read its files, then compare documents; the places of all parts.
 
-
-def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> dict[str, Any]:
-    """Write the folder `documents` from the results of all shares, and return the numbers of its data card.
-
-    The folder appears when it is complete. Raises `UserError` if no document of a source is left.
+    `UserError` if a source cannot be read.
     """
-    config, found, tasks = recipe.corpus, planned.sources, planned.tasks
-    dropped = {
-        name: Counter({reason: len(names) for reason, names in files.skipped.items()})
-        for name, files in planned.files.items()
-    }
-    work.wait_for_parts([task.result for task in tasks])
-    results = [load(task) for task in tasks]
-    chosen = selection.select(found, tasks, results, config, dropped)
-    storage.remove_partials(documents.parent)
-    with storage.atomic_directory(documents) as folder:
-        counts: Counter = Counter()
-        for source in found:
-            own = [task for task in tasks if task.source is source]
-            counts += _write(folder, source, own, chosen[source.name], config)
-            _check_not_empty(source, counts, dropped[source.name])
-        encodings = {source.name: Counter() for source in found}
-        for task, result in zip(tasks, results, strict=True):
-            encodings[task.source.name] += result.encodings
-        card = datacard.numbers(found, counts, dropped, planned.files, encodings, config, recipe.seed)
-        storage.write_json(folder / "datacard.json", card)
-        storage.write_text(folder / "datacard.md", datacard_markdown.markdown(card, config))
+    sizes = [task.bytes for task in planned.tasks]
+
+    def do(title: str, function: Callable, parts: Sequence, files: list[Path], sizes: list[int], few: int) -> None:
+        unfinished = work.unfinished(files)
+        if not is_finished():
+            own = [parts[number] for number in unfinished], [sizes[number] for number in unfinished]
+            parallel_parts.run_all(title, function, *own, config.workers, few, work.look_sometimes)
+            work.wait_for_parts(files, is_finished)
+
+    do("collect", tasks.run, planned.tasks, [task.result for task in planned.tasks], sizes, PARALLEL_BYTES)
+    if is_finished():
+        return []
+    placed = selection.place(planned.sources, planned.tasks, config)
+    groups, ranges = _divided(planned, placed)
+    bytes_ = [reduce.ENTRY_BYTES * group.documents for group in groups]
+    each = [sum(bytes_) // len(ranges)] * len(ranges) if ranges else []
+    do("sort keys", reduce.scatter, groups, [group.entries for group in groups], bytes_, PARALLEL_ENTRY_BYTES)
+    do("compare", reduce.gather, ranges, [own.copies for own in ranges], each, PARALLEL_ENTRY_BYTES)
+    do("mark", reduce.mark, groups, [group.counts for group in groups], bytes_, PARALLEL_ENTRY_BYTES)
+    return placed
+
+
+def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any]:
+    """Write which parts there are, and the data card; its numbers. `UserError` if no document of a source is left."""
+    groups, _ = _divided(planned, placed)
+    few = {one.source.name for one in placed if one.few}
+    counts = Counts()
+    for source in planned.sources:
+        counts.add_files(source.name, planned.files[source.name].skipped)
+    for task in planned.tasks:
+        counts.add_part(task.source.name, tasks.summary(task))
+    for group in groups:
+        counts.add_group(storage.read_json(group.counts), few)
+    parts: list[Part] = []
+    for source in planned.sources:
+        own = [part for group in groups for part in group.marked() if part.source == source.name]
+        is_few = source.name in few and own
+        parts += stretches.cut_out(own, _marks(planned), recipe.corpus, counts) if is_few else own
+        _check_not_empty(source, counts)
+    card = datacard.numbers(planned.sources, counts, planned.files, recipe)
+    _write(planned.documents, parts, card, recipe.corpus)
     return card
 
 
-def _parts(source: Source, files: list[File]) -> Iterator[tuple[Source, tuple[File, ...], int]]:
+def _marks(planned: Plan) -> Path:
+    return planned.documents / "marks" / planned.corpus
+
+
+def _divided(planned: Plan, placed: list[Placed]) -> tuple[list[reduce.Group], list[reduce.Range]]:
+    return reduce.divide(placed, planned.folder, _marks(planned))
+
+
+def _write(documents: Path, parts: list[Part], card: dict[str, Any], config: CorpusConfig) -> None:
+    """Put the new list of the parts and the new data card in the place of old ones.
+
+    Until the caller writes the manifest, the stage is not finished.
+    """
+    (documents / manifest.FILE).unlink(missing_ok=True)
+    document_files.write_parts(documents, parts)
+    storage.write_json(documents / "datacard.json", card)
+    storage.write_text(documents / "datacard.md", datacard_markdown.markdown(card, config))
+
+
+def remove_old(documents: Path) -> None:
+    """Remove the parts and the marks that a finished corpus does not use: those of earlier settings and files."""
+    parts = document_files.parts(documents)
+    storage.remove_partials(documents / "parts")
+    keys, marks = {part.key for part in parts}, {Path(part.marked[0]).parent.name for part in parts}
+    for path in (documents / "parts").iterdir():
+        if path.name.partition(".")[0] not in keys:
+            path.unlink(missing_ok=True)
+    for folder in (documents / "marks").iterdir():
+        if folder.name not in marks:
+            storage.remove_tree(folder)
+
+
+def _parts(source: Source, files: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
     """The parts of a source, each of about `TASK_BYTES`, and their sizes. A generated source is one part."""
-    groups = [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else _groups(files)
-    for group, size in groups:
-        yield source, group, size
+    return iter([((), source.documents * TENKI_BYTES)]) if source.kind == "tenki" else _groups(files)
 
 
 def _groups(files: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
@@ -149,47 +208,9 @@ def _groups(files: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
             group, size = [], 0
 
 
-def _write(folder: Path, source: Source, tasks: list[Task], own: list[Candidate], config: CorpusConfig) -> Counter:
-    """Write the documents of one source, and count its documents and characters by (source, language, split, what)."""
-    documents: Iterator[tuple[str, str, str]] = _decided(tasks, own)
-    if not source.held_out and config.held_out_fraction > 0 and all(one.split != HELD_OUT for one in own):
-        documents = _cut(list(documents), config)
-    counts: Counter = Counter()
-    with (
-        document_files.Writer(folder, source, TRAIN) as train,
-        document_files.Writer(folder, source, HELD_OUT) as held_out,
-    ):
-        for text, name, which in documents:
-            (train if which == TRAIN else held_out).write(text, name)
-            counts[source.name, name, which, "documents"] += 1
-            counts[source.name, name, which, "characters"] += len(text)
-    return counts
-
-
-def _decided(tasks: list[Task], own: list[Candidate]) -> Iterator[tuple[str, str, str]]:
-    """Text, language and split of each document that is kept, from the spool files."""
-    position = 0
-    for task in tasks:
-        with task.spool.open(encoding="utf-8") as spool:
-            for line in spool:
-                candidate = own[position]
-                position += 1
-                if candidate.split:
-                    yield json.loads(line), candidate.record.language, candidate.split
-
-
-def _cut(documents: list[tuple[str, str, str]], config: CorpusConfig) -> Iterator[tuple[str, str, str]]:
-    """Text, language and split of the documents of a source that has few: stretches of them are held out."""
-    texts = [text for text, _, _ in documents]
-    training, held_out = split.stretches(texts, config.held_out_fraction, config.maximum_characters)
-    for which, pieces in ((TRAIN, training), (HELD_OUT, held_out)):
-        for number, text in pieces:
-            yield text, documents[number][1], which
-
-
-def _check_not_empty(source: Source, counts: Counter, dropped: Counter) -> None:
-    kept = {which for name, _, which, _ in counts if name == source.name}
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none, there was no text"
+def _check_not_empty(source: Source, counts: Counts) -> None:
+    kept, dropped = counts.splits(source.name), counts.reasons(source.name)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none, there was no text"
     if TRAIN not in kept:
         advice = "give it more text, or set filter: false or a lower corpus.minimum_characters"
         if set(dropped) <= {"not UTF-8", "broken encoding"} and dropped:

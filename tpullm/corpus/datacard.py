@@ -6,9 +6,10 @@ from typing import Any
 
 from tpullm import __version__
 from tpullm.corpus import domains
+from tpullm.corpus.datacard_counts import Counts
 from tpullm.corpus.document_files import HELD_OUT, TRAIN
 from tpullm.corpus.source_files import Found, name_of
-from tpullm.recipe.schema import CorpusConfig, Source
+from tpullm.recipe.schema import Recipe, Source
 
 REASONS = {
     "empty": "no text in it",
@@ -28,53 +29,53 @@ REASONS = {
 NAMES = 20  # of files, listed at most
 
 
-def numbers(
-    sources: Sequence[Source],
-    counts: Counter,
-    dropped: dict[str, Counter],
-    files: dict[str, Found],
-    encodings: dict[str, Counter],
-    config: CorpusConfig,
-    seed: int,
-) -> dict[str, Any]:
+def numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], recipe: Recipe) -> dict[str, Any]:
     """The numbers of the card.
 
     Args:
         sources: the sources, in the recipe's order.
-        counts: documents and characters by (source name, language, split, `documents` or `characters`).
-        dropped: by source name, how many documents were dropped, by reason.
+        counts: of documents that are kept and that were dropped.
         files: by source name, which files were read and which were skipped.
-        encodings: by source name, how many documents were read in an encoding other than UTF-8, by encoding.
-        config: the settings of collect.
-        seed: the seed of the recipe.
+        recipe: its seed, and the settings of collect.
     """
-    total = sum(count for (*_, what), count in counts.items() if what == "characters")
-    rows = [
-        _row(source, language, counts, total)
-        for source in sources
-        for language in sorted({key[1] for key in counts if key[0] == source.name})
-    ]
+    total = sum(count for (*_, what), count in counts.kept.items() if what == "characters")
+    kinds = sorted({key[:3] for key in counts.kept})
+    rows = [_row(kind, counts, total) for source in sources for kind in kinds if kind[0] == source.name]
     return {
         "tpullm": __version__,
-        "seed": seed,
-        "held_out_fraction": config.held_out_fraction,
+        "seed": recipe.seed,
+        "held_out_fraction": recipe.corpus.held_out_fraction,
         "documents": sum(row["documents"] for row in rows),
         "characters": total,
         "rows": rows,
         "by_licence": _shares(rows, "licence"),
         "by_language": _shares(rows, "language"),
-        "dropped": {source.name: dict(sorted(dropped[source.name].items())) for source in sources},
+        "dropped": {source.name: counts.reasons(source.name) for source in sources},
+        "dropped_rows": _dropped_rows(sources, counts),
+        "dropped_examples": {
+            source.name: dict(sorted(counts.examples.get(source.name, {}).items())) for source in sources
+        },
         "read_in_part": {
             source.name: _part(files[source.name], source) for source in sources if files[source.name].is_part
         },
         "packages": {source.name: _packages(source) for source in sources if source.kind in domains.SOURCES},
-        "encodings": {name: dict(found) for name, found in encodings.items() if found},
+        "encodings": {name: dict(sorted(found.items())) for name, found in counts.encodings.items() if found},
         "skipped_files": {
             source.name: {reason: names[:NAMES] for reason, names in files[source.name].skipped.items()}
             for source in sources
             if files[source.name].skipped
         },
     }
+
+
+def _dropped_rows(sources: Sequence[Source], counts: Counts) -> list[dict[str, Any]]:
+    """What was dropped by source, reason, language and licence; of files that were not read, the last two are empty."""
+    return [
+        {"source": source.name, "reason": reason, "language": language, "licence": licence, "documents": count}
+        for source in sources
+        for (name, reason, language, licence), count in sorted(counts.dropped.items())
+        if name == source.name
+    ]
 
 
 def _packages(source: Source) -> list[dict[str, str]]:
@@ -94,14 +95,17 @@ def _part(found: Found, source: Source) -> dict[str, Any]:
     }
 
 
-def _row(source: Source, language: str, counts: Counter, total: int) -> dict[str, Any]:
-    def count(split: str, what: str) -> int:
-        return counts[source.name, language, split, what]
+def _row(kind: tuple[str, str, str], counts: Counts, total: int) -> dict[str, Any]:
+    """The counts of a source, language and licence."""
 
+    def count(split: str, what: str) -> int:
+        return counts.kept[(*kind, split, what)]
+
+    source, language, licence = kind
     characters = count(TRAIN, "characters") + count(HELD_OUT, "characters")
     return {
-        "source": source.name,
-        "licence": source.licence,
+        "source": source,
+        "licence": licence,
         "language": language,
         "documents": count(TRAIN, "documents") + count(HELD_OUT, "documents"),
         "characters": characters,

@@ -38,19 +38,38 @@ def _sections(card: dict[str, Any], config: CorpusConfig) -> Iterable[str]:
         yield f"## Share by {key}"
         yield _table((key, "share"), [[name, _cell("share", share)] for name, share in shares])
     yield "## What was dropped, and why"
-    yield from _dropped(card["dropped"])
+    yield from _dropped(card)
     yield from _files(card)
     yield "## How it was made"
     yield _how(card, config)
 
 
-def _dropped(dropped: dict[str, dict[str, int]]) -> Iterable[str]:
+def _dropped(card: dict[str, Any]) -> Iterable[str]:
+    """What was dropped by source, reason, language and licence, and the beginnings of some of it."""
     rows = [
-        [source, reason, f"{count:,}", REASONS.get(reason, "a file that this source does not read")]
-        for source, reasons in dropped.items()
-        for reason, count in reasons.items()
+        [*(row[key] for key in ("source", "reason", "language", "licence")), f"{row['documents']:,}", _why(row)]
+        for row in card["dropped_rows"]
     ]
-    yield _table(("source", "reason", "documents", "meaning"), rows) if rows else "Nothing."
+    header = ("source", "reason", "language", "licence", "documents", "meaning")
+    yield _table(header, [[str(cell).replace("|", "\\|") for cell in row] for row in rows]) if rows else "Nothing."
+    for source, reasons in card["dropped_examples"].items():
+        for reason, examples in reasons.items():
+            yield f"Of {source}, {reason}:"
+            yield "\n".join(f"- {_place(example)}: {_quoted(example['beginning'])}" for example in examples)
+
+
+def _why(row: dict[str, Any]) -> str:
+    return REASONS.get(row["reason"], "a file that this source does not read")
+
+
+def _place(example: dict[str, str]) -> str:
+    """Where a document is: its address, or its file and record."""
+    return example["url"] or " ".join(filter(None, (example["file"], example["record"]))) or "no file"
+
+
+def _quoted(text: str) -> str:
+    """The beginning of a text in one line, as code, so that nothing in it is Markdown."""
+    return "`" + " ".join(text.replace("`", "'").split()) + "`" if text.strip() else "no text"
 
 
 def _files(card: dict[str, Any]) -> Iterable[str]:
@@ -94,9 +113,8 @@ def _how(card: dict[str, Any], config: CorpusConfig) -> str:
     return (
         f"By tpullm {card['tpullm']}, seed {card['seed']}. Each source was read, its text extracted. What is "
         f"unreadable, shorter than {config.minimum_characters} characters, repetitive or in another language was "
-        "dropped (unless the recipe says `filter: false`); of exact copies and of documents at least "
-        f"{config.near_duplicate_similarity:.0%} alike one was kept (unless it says `deduplicate: false`): where one "
-        "is held out, that one. Texts longer than "
+        f"dropped (unless the recipe says `filter: false`); of exact {'and near ' if config.near_duplicates else ''}"
+        "copies one was kept (unless it says `deduplicate: false`): where one is held out, that one. Texts longer than "
         f"{config.maximum_characters:,} characters were cut at a line's end.\n\n"
         f"Held out are the documents whose text has a SHA-256 in the lowest {config.held_out_fraction:.1%} of its "
         "range, or those that the recipe names. The choice does not depend on the order of the documents or on other "

@@ -1,8 +1,8 @@
-"""Exact and near duplicates of documents (MinHash, Broder 1997; Lee et al. 2022 for language models).
+"""What tells copies of a document: one key for exact copies, and keys of bands for near copies (MinHash).
 
-datatrove's MinHash writes signatures to sorted files, which a cluster merges, and its module needs the `tokenizers`
-package. The signatures of one run fit in memory (1 KiB a document), so a few lines of numpy do the same.
-D documents, S shingles, P permutations.
+Broder 1997; Lee et al. 2022 and FineWeb (Penedo et al. 2024, 14 bands of 8) for language models. datatrove's MinHash
+computes the same kind of bands, document by document; here `reduce.py` needs them as arrays.
+D documents, S shingles, P permutations, G groups (bands).
 """
 
 import hashlib
@@ -14,9 +14,10 @@ from tpullm.corpus import ngrams
 from tpullm.corpus.text_hashes import GOLDEN, splitmix64
 
 SHINGLE = 5  # words, or characters in scripts without spaces
-PERMUTATIONS = 128
-LEAST_RECALL = 0.99
+BANDS, ROWS = 14, 8
+PERMUTATIONS = BANDS * ROWS
 MULTIPLIERS_P = splitmix64(np.arange(1, PERMUTATIONS + 1, dtype=np.uint64)) | np.uint64(1)  # odd
+_PRODUCTS_AT_ONCE = 1 << 16  # 512 KiB, which a core's second cache holds
 
 
 def exact_key(text: str) -> int:
@@ -27,72 +28,29 @@ def exact_key(text: str) -> int:
 def signature(text: str) -> np.ndarray:
     """MinHash of the set of 5-grams of `text`: uint64 [P]. The share of equal entries estimates Jaccard similarity."""
     shingles_S = _shingles(text)
-    # Multiply-shift hashing: odd multipliers, modulo 2^64. The high bits, which are well mixed, decide the minimum.
-    return np.array([(shingles_S * multiplier).min() for multiplier in MULTIPLIERS_P], dtype=np.uint64)
+    smallest_P = np.full(PERMUTATIONS, np.iinfo(np.uint64).max, np.uint64)
+    at_once = _PRODUCTS_AT_ONCE // PERMUTATIONS
+    for start in range(0, len(shingles_S), at_once):
+        # Multiply-shift hashing: odd multipliers, modulo 2^64. The high bits, which are well mixed, decide the minimum.
+        products_PS = MULTIPLIERS_P[:, None] * shingles_S[None, start : start + at_once]
+        np.minimum(smallest_P, products_PS.min(axis=1), out=smallest_P)
+    return smallest_P
+
+
+def bands(signatures: Sequence[np.ndarray]) -> np.ndarray:
+    """The keys of the bands of documents: uint64 [D, G]. Near copies have a key in common.
+
+    Two documents of Jaccard similarity s have one with probability 1 - (1 - s^8)^14: 0.92 at 0.8, 0.56 at 0.7, 0.05 at
+    0.5. No key of one band is a key of another, but for chance.
+    """
+    rows_DGR = np.array(signatures, np.uint64).reshape(-1, BANDS, ROWS)
+    keys_DG = np.broadcast_to(np.arange(BANDS, dtype=np.uint64), rows_DGR.shape[:2])
+    for row in range(ROWS):
+        keys_DG = splitmix64(keys_DG * GOLDEN + rows_DGR[:, :, row])
+    return keys_DG
 
 
 def _shingles(text: str) -> np.ndarray:
     """Hashes of the distinct 5-grams of `text`: uint64 [S], S >= 1."""
     codes, _ = ngrams.units(text)
     return np.unique(ngrams.hashes(codes, min(SHINGLE, len(codes))))
-
-
-def duplicates(
-    keys: Sequence[int], signatures_DP: np.ndarray, similarity: float, order: Sequence[int]
-) -> dict[int, str]:
-    """The documents that repeat an earlier one in `order`: index → `exact duplicate` or `near duplicate`.
-
-    Args:
-        keys: the exact key of each document.
-        signatures_DP: the signature of each document.
-        similarity: least estimated Jaccard similarity of a near duplicate; at 1 only exact copies are found.
-        order: the indices of the documents; of two copies the earlier one is kept.
-    """
-    found, seen = {}, set()
-    for index in order:
-        if keys[index] in seen:
-            found[index] = "exact duplicate"
-        seen.add(keys[index])
-    if similarity < 1:
-        rest = [index for index in order if index not in found]
-        found |= {index: "near duplicate" for index in _near(signatures_DP, similarity, rest)}
-    return found
-
-
-def _near(signatures_DP: np.ndarray, similarity: float, order: list[int]) -> list[int]:
-    """The documents that are similar to an earlier one in `order` that is kept."""
-    buckets = _shared_buckets(signatures_DP, similarity, order)
-    kept_in: dict[tuple[int, int], list[int]] = {}
-    found = []
-    for index in order:
-        earlier = sorted({other for bucket in buckets.get(index, ()) for other in kept_in.get(bucket, ())})
-        equal_shares = (signatures_DP[earlier] == signatures_DP[index]).mean(axis=1)
-        if np.any(equal_shares >= similarity):
-            found.append(index)
-            continue
-        for bucket in buckets.get(index, ()):
-            kept_in.setdefault(bucket, []).append(index)
-    return found
-
-
-def _shared_buckets(signatures_DP: np.ndarray, similarity: float, order: list[int]) -> dict[int, list[tuple[int, int]]]:
-    """Document → the buckets of locality-sensitive hashing (band, key) that it shares with another document."""
-    rows = rows_per_band(similarity)
-    indices = np.array(order, dtype=np.int64)
-    shared: dict[int, list[tuple[int, int]]] = {}
-    for band in range(PERMUTATIONS // rows):
-        band_keys = np.zeros(len(indices), dtype=np.uint64)
-        for row in range(band * rows, (band + 1) * rows):
-            band_keys = splitmix64(band_keys * GOLDEN + signatures_DP[indices, row])
-        values, inverse, counts = np.unique(band_keys, return_inverse=True, return_counts=True)
-        for position in np.flatnonzero(counts[inverse] > 1):
-            shared.setdefault(int(indices[position]), []).append((band, int(values[inverse[position]])))
-    return shared
-
-
-def rows_per_band(similarity: float) -> int:
-    """The most signature rows in one band that still find 99 % of the pairs at `similarity`: fewer false candidates."""
-    fitting = [
-        rows for rows in (1, 2, 4, 8, 16, 32) if 1 - (1 - similarity**rows) ** (PERMUTATIONS // rows) >= LEAST_RECALL
-    ]
-    return max(fitting, default=1)

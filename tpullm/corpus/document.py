@@ -1,4 +1,4 @@
-"""Documents in step 1: raw as a reader found them, and the records of those that passed the filters."""
+"""A document of step 1, as a reader found it."""
 
 from dataclasses import dataclass
 
@@ -31,20 +31,3 @@ class Raw:
 
 
 NOT_UTF8 = Raw(dropped="not UTF-8")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """The facts of a document that passed the filters, whose text is in a spool file.
-
-    Args:
-        hash: SHA-256 of its UTF-8 text, hexadecimal.
-        characters: length of its text.
-        language: its language.
-        held_out: whether the source names it as held out.
-    """
-
-    hash: str
-    characters: int
-    language: str
-    held_out: bool

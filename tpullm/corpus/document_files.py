@@ -1,79 +1,227 @@
-"""The collected documents on disk: `documents/SOURCE/SPLIT/00000.jsonl.gz`, one JSON object a line."""
+"""The collected documents on disk, in parts that are written once, and the marks that say what is used of each part.
+
+    documents/parts/KEY.parquet         the documents of a part that passed the filters
+    documents/parts/KEY.dropped.parquet what was dropped of it, and why, without its text
+    documents/parts/KEY.npz             what is compared over the whole corpus: hashes, keys, bands
+    documents/parts/KEY.json            what is summed over the whole corpus; it is written last
+    documents/marks/CORPUS/00000.npy    marks of the documents of some parts: used, held out, or dropped, and why
+    documents/parts.json                the parts in their order, with their sources, and where their marks are
+
+KEY is the hash of all that the part depends on, so a part serves any corpus that needs it. CORPUS is the hash of all
+that the marks depend on.
+"""
 
 import contextlib
-import gzip
-import io
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from tpullm.corpus.text_hashes import text_hash
+import numpy as np
+
+from tpullm import storage
 from tpullm.errors import UserError
-from tpullm.recipe.schema import Source
 
 TRAIN, HELD_OUT = "train", "held_out"
-SHARD_CHARACTERS = 16_000_000
+# The marks. All from EXACT on are dropped.
+MARKS = ("train", "held_out", "exact duplicate", "near duplicate", "beyond the limit", "cut into stretches")
+USED, APART, EXACT, NEAR, BEYOND, STRETCHES = range(len(MARKS))
+SPLITS = {TRAIN: USED, HELD_OUT: APART}
+COLUMNS = ("text", "hash", "language", "licence", "file", "record", "url", "date")
+FACTS = COLUMNS[1:]
+DROPPED_COLUMNS = ("reason", "hash", "language", "licence", "file", "record", "url", "beginning")
+GROUP_CHARACTERS = 4_000_000  # of a row group: what a reader holds at once
+BEGINNING = 80  # characters of a document that is dropped
+_COMPRESSION_LEVEL = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the documents in a folder `documents`.
+
+    Args:
+        documents: the folder.
+        key: the name of the part.
+        source: the name of its source.
+        licence: the licence of its source.
+        marked: the file of its marks, in the folder `marks`, and the rows in it: (name, start, stop).
+    """
+
+    documents: Path
+    key: str
+    source: str
+    licence: str
+    marked: tuple[str, int, int] = ("", 0, 0)
+
+    @cached_property
+    def path(self) -> Path:
+        """The file of its documents."""
+        return self.documents / "parts" / f"{self.key}.parquet"
+
+    def beside(self, suffix: str) -> Path:
+        """A file with other facts of the part: `.dropped.parquet`, `.npz` or `.json`."""
+        return self.path.with_name(self.key + suffix)
+
+    def marks(self) -> np.ndarray:
+        """The mark of each document: uint8 [documents]; `UserError` if the file is broken."""
+        name, start, stop = self.marked
+        path = self.documents / "marks" / name
+        with _whole(path), path.open("rb") as file:
+            return np.load(file)[start:stop]
 
 
 class Writer:
-    """Writes the documents of one source and split into shards; the bytes depend on the documents only."""
+    """Writes rows of text columns as Parquet; the bytes depend on the rows alone. A context manager."""
 
-    def __init__(self, documents: Path, source: Source, split: str):
-        self.folder = documents / source.name / split
-        self.source = source
-        self.shards = 0
-        self.room = 0
-        self.files = contextlib.ExitStack()
+    def __init__(self, path: Path, columns: Sequence[str] = COLUMNS):
+        self._target, self._columns = path, columns
+        self._files = contextlib.ExitStack()
+        self._start()
 
     def __enter__(self) -> "Writer":
+        import pyarrow
+        import pyarrow.parquet
+
+        temporary = self._files.enter_context(storage.atomic_file(self._target))
+        self._schema = pyarrow.schema([(column, pyarrow.large_string()) for column in self._columns])
+        self._file = self._files.enter_context(
+            pyarrow.parquet.ParquetWriter(
+                temporary, self._schema, compression="zstd", compression_level=_COMPRESSION_LEVEL, store_schema=False
+            )
+        )
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.files.close()
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self._flush()
+        self._files.__exit__(*error)
 
-    def write(self, text: str, language: str) -> None:
-        """Add one document."""
-        if self.room <= 0:
-            self._open_shard()
-        digest = text_hash(text)
-        line = {
-            "id": digest[:16],
-            "text": text,
-            "source": self.source.name,
-            "licence": self.source.licence,
-            "language": language,
-            "hash": digest,
-        }
-        self.shard.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.room -= len(text)
+    def write(self, *row: str) -> None:
+        """Add one row: a value for each column."""
+        for values, value in zip(self._rows, row, strict=True):
+            values.append(value)
+        self._characters += len(row[0])
+        if self._characters >= GROUP_CHARACTERS:
+            self._flush()
 
-    def _open_shard(self) -> None:
-        self.files.close()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        raw = self.files.enter_context((self.folder / f"{self.shards:05}.jsonl.gz").open("wb"))
-        # The header holds no name and no time, so the same documents give the same bytes.
-        packed = self.files.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
-        self.shard = self.files.enter_context(io.TextIOWrapper(packed, encoding="utf-8", newline="\n"))
-        self.shards += 1
-        self.room = SHARD_CHARACTERS
+    def _start(self) -> None:
+        self._rows: list[list[str]] = [[] for _ in self._columns]
+        self._characters = 0
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        if self._rows[0]:
+            self._file.write_table(pyarrow.table(self._rows, schema=self._schema))
+        self._start()
 
 
-def shards(documents: Path, source: str, split: str) -> list[Path]:
-    """The files of one source and split, in order; none if there are no documents."""
-    return sorted((documents / source / split).glob("*.jsonl.gz"))
+def write_marks(path: Path, marks: np.ndarray) -> None:
+    """Write a file of marks, uint8 [documents]."""
+    with storage.atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, marks.astype(np.uint8))
+
+
+def write_parts(documents: Path, parts: Sequence[Part]) -> None:
+    """Say which parts there are, in their order."""
+    named = [[part.key, part.source, part.licence, *part.marked] for part in parts]
+    storage.write_json(documents / "parts.json", named)
+
+
+def parts(documents: Path, source: str = "") -> list[Part]:
+    """The parts of a source (of all sources), in their order; `UserError` if there is no list of them."""
+    listed = [
+        Part(documents, key, name, licence, tuple(marked))
+        for key, name, licence, *marked in storage.read_json(documents / "parts.json")
+    ]
+    return [part for part in listed if source in ("", part.source)]
 
 
 def read(documents: Path, source: str, split: str) -> Iterator[dict[str, str]]:
-    """The documents of one source and split: `id`, `text`, `source`, `licence`, `language`, `hash`."""
-    for path in shards(documents, source, split):
-        yield from read_shard(path)
+    """The documents of one source and split: see `read_part`."""
+    for part in parts(documents, source):
+        yield from (document for document, _ in read_part(part, (SPLITS[split],)))
 
 
-def read_shard(path: Path) -> Iterator[dict[str, str]]:
-    """The documents of one file; `UserError` if it is broken."""
+def read_part(part: Part, marks: Sequence[int] = (USED, APART)) -> Iterator[tuple[dict[str, str], int]]:
+    """The documents of a part that have one of these marks, and their marks; `UserError` if a file is broken.
+
+    A document has `id`, `text`, `source`, `licence`, `language`, `hash`, `file`, `record`, `url` and `date`.
+    """
+    found, start = part.marks(), 0
+    for rows in _batches(part.path):
+        for row, mark in zip(rows, found[start : start + len(rows)].tolist(), strict=True):
+            if mark in marks:
+                own = {"id": row["hash"][:16], "source": part.source, "licence": row["licence"] or part.licence}
+                yield row | own, mark
+        start += len(rows)
+
+
+def at(documents: Path, source: str, split: str, numbers: Sequence[int]) -> dict[int, dict[str, str]]:
+    """The facts of some documents of a source and split, by their numbers in it: `FACTS` of `COLUMNS`.
+
+    Only the parts that hold them are read.
+    """
+    wanted, found, first = np.unique(np.array(numbers, np.int64)), {}, 0
+    for part in parts(documents, source):
+        rows = np.flatnonzero(part.marks() == SPLITS[split])
+        here = wanted[(wanted >= first) & (wanted < first + len(rows))]
+        facts = _rows(part.path, rows[here - first])
+        for number, row in zip(here.tolist(), facts, strict=True):
+            found[number] = row | {"licence": row["licence"] or part.licence}
+        first += len(rows)
+    return found
+
+
+def _rows(path: Path, rows: np.ndarray) -> list[dict[str, str]]:
+    """Some rows of a part, without their texts."""
+    import pyarrow.parquet
+
+    if not len(rows):
+        return []
+    with _whole(path), path.open("rb") as opened:
+        return pyarrow.parquet.read_table(opened, columns=list(FACTS)).take(rows).to_pylist()
+
+
+def read_dropped(part: Part) -> Iterator[dict[str, str]]:
+    """What was dropped of a part before its documents were compared: the columns `DROPPED_COLUMNS`."""
+    for rows in _batches(part.beside(".dropped.parquet")):
+        yield from rows
+
+
+def examples(part: Part, rows: np.ndarray) -> list[dict[str, str]]:
+    """Some documents of a part as `read_dropped` has them, without a reason."""
+    wanted, found, start = set(rows.tolist()), [], 0
+    for documents in _batches(part.path) if wanted else ():
+        chosen = [documents[row - start] for row in sorted(wanted) if start <= row < start + len(documents)]
+        found += [row | {"beginning": row["text"][:BEGINNING]} for row in chosen]
+        start += len(documents)
+        if len(found) == len(wanted):
+            break
+    return [{column: row[column] for column in DROPPED_COLUMNS[1:]} for row in found]
+
+
+def tables(path: Path) -> Iterator[Any]:
+    """The row groups of a file of documents, as tables of pyarrow; `UserError` if it is broken."""
+    import pyarrow.parquet
+
+    with _whole(path), path.open("rb") as opened, pyarrow.parquet.ParquetFile(opened) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+def _batches(path: Path) -> Iterator[list[dict[str, str]]]:
+    """The rows of a Parquet file, a row group at once."""
+    return (table.to_pylist() for table in tables(path))
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """What fails in the block because `path` is broken is a `UserError`."""
+    import pyarrow
+
     try:
-        with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", newline="\n") as file:
-            for line in file:
-                yield json.loads(line)
-    except (EOFError, OSError, ValueError) as error:
+        yield
+    except (pyarrow.ArrowException, EOFError, OSError, ValueError) as error:
         raise UserError(f"{path}: is broken ({error}); remove its documents folder and run collect again") from None

@@ -1,109 +1,100 @@
-"""Which documents of the whole corpus are duplicates and which are held out, decided by their hashes."""
+"""What the corpus as a whole decides of each part before documents are compared: limits, and what is held out.
 
-from collections import Counter
-from collections.abc import Iterable
+It takes the summaries of the parts alone, so it is quick for any corpus, and every share comes to the same.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from tpullm.corpus import dedup, split
-from tpullm.corpus.document import Record
-from tpullm.corpus.document_files import HELD_OUT, TRAIN
-from tpullm.corpus.tasks import Result, Task
+from tpullm.corpus import split, tasks
+from tpullm.corpus.document_files import APART, BEYOND, USED, Part
+from tpullm.corpus.tasks import Task
 from tpullm.recipe.schema import CorpusConfig, Source
 
-
-@dataclass(slots=True)
-class Candidate:
-    """A document that passed the filters, and its split: `train`, `held_out`, or "" if it is dropped."""
-
-    source: str
-    record: Record
-    split: str
+NO_ROW = -1
 
 
-def select(
-    found: list[Source], tasks: list[Task], results: list[Result], config: CorpusConfig, dropped: dict[str, Counter]
-) -> dict[str, list[Candidate]]:
-    """The candidates of each source with their splits.
+@dataclass(frozen=True)
+class Placed:
+    """A part and its place in the corpus.
 
-    A source of few documents is not split here: `collect` cuts it into stretches when it writes them.
+    Args:
+        part: the part.
+        source: its source.
+        start: the number of its first document in the corpus.
+        documents: how many it has.
+        room: how many of its documents for training are within the limit of the source.
+        fraction: which documents are held out by their hash.
+        few: whether its source has so few documents that stretches of them are held out (`split.stretches`).
+        alone: the row that is held out since the hash of no document of the source is in the fraction.
     """
-    everything = candidates(tasks, results)
-    chosen = {source.name: [one for one in everything if one.source == source.name] for source in found}
-    for task, result in zip(tasks, results, strict=True):
-        dropped[task.source.name] += result.dropped
-    few = set()
+
+    part: Part
+    source: Source
+    start: int
+    documents: int
+    room: int
+    fraction: float = 0.0
+    few: bool = False
+    alone: int = NO_ROW
+
+    def marks(self, ids: np.ndarray, named: np.ndarray) -> np.ndarray:
+        """The marks of its documents before they are compared: uint8 [documents].
+
+        Args:
+            ids: the first 8 bytes of the hashes of the documents, uint64 [documents].
+            named: which the recipe holds out, bool [documents].
+        """
+        marks = np.full(self.documents, USED, np.uint8)
+        marks[named | (ids < np.uint64(split.bound(self.fraction)))] = APART
+        marks[~named & (np.cumsum(~named) > self.room)] = BEYOND
+        if self.alone != NO_ROW:
+            marks[self.alone] = APART
+        return marks
+
+
+def place(found: Sequence[Source], done: Sequence[Task], config: CorpusConfig) -> list[Placed]:
+    """The places of the parts of finished tasks, which are in the order of the sources."""
+    placed: list[Placed] = []
+    start = 0
     for source in found:
-        own = chosen[source.name]
-        limit(own, source.documents)
-        if is_few(own, source, config):
-            few.add(source.name)
-        elif not source.held_out:
-            hold_out(own, config.held_out_fraction)
-    for name, reasons in drop_duplicates(everything, tasks, results, config.near_duplicate_similarity).items():
-        dropped[name] += reasons
-    for source in found:
-        if source.name not in few and not source.held_out and config.held_out_fraction > 0:
-            hold_one_out(chosen[source.name])
-    return chosen
+        own = [(task, tasks.summary(task)) for task in done if task.source is source]
+        for one in _of_source(source, own, config, start):
+            placed.append(one)
+            start += one.documents
+    return placed
 
 
-def candidates(tasks: list[Task], results: list[Result]) -> list[Candidate]:
-    """One candidate for each line of the spool files, in their order."""
-    return [
-        Candidate(task.source.name, record, HELD_OUT if record.held_out else TRAIN)
-        for task, result in zip(tasks, results, strict=True)
-        for record in result.records
-    ]
+def _of_source(source: Source, own: list[tuple[Task, dict[str, Any]]], config: CorpusConfig, start: int):
+    training = [summary["documents"] - summary["held_out"] for _, summary in own]
+    total = min(sum(training), source.documents or sum(training))
+    divides = not source.held_out and config.held_out_fraction > 0
+    few = divides and total < split.FEW
+    fraction = config.held_out_fraction if divides and not few else 0.0
+    rooms = np.clip(total - np.cumsum([0, *training[:-1]]), 0, training).tolist() if own else []
+    lonely = _alone(own, training, rooms, fraction) if fraction else (NO_ROW, NO_ROW)
+    for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
+        alone = lonely[1] if number == lonely[0] else NO_ROW
+        yield Placed(task.part, source, start, summary["documents"], room, fraction, few, alone)
+        start += summary["documents"]
 
 
-def limit(own: list[Candidate], documents: int) -> None:
-    """Keep the first `documents` of a source (0: all). Documents that the recipe holds out stay and do not count."""
-    training = [candidate for candidate in own if candidate.split == TRAIN]
-    for candidate in training[documents or len(training) :]:
-        candidate.split = ""
+def _alone(own: list, training: list[int], rooms: list[int], fraction: float) -> tuple[int, int]:
+    """The part and the row of the document with the lowest hash, if it is not in the held-out fraction."""
+    candidates = []
+    for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
+        lowest = summary["lowest"] if room == training[number] else _lowest_of_first(task, room)
+        if lowest:
+            candidates.append((lowest[0], number, lowest[1]))
+    id_, number, row = min(candidates)
+    return (number, row) if id_ >= split.bound(fraction) else (NO_ROW, NO_ROW)
 
 
-def is_few(own: list[Candidate], source: Source, config: CorpusConfig) -> bool:
-    """Whether the source has so few documents that stretches of them are held out (`split.stretches`)."""
-    kept = sum(candidate.split == TRAIN for candidate in own)
-    return not source.held_out and config.held_out_fraction > 0 and kept < split.FEW
-
-
-def hold_out(own: list[Candidate], fraction: float) -> None:
-    """Hold out the documents of a source whose hash is in the lowest `fraction`."""
-    for candidate in own:
-        if candidate.split == TRAIN and split.is_held_out(candidate.record.hash, fraction):
-            candidate.split = HELD_OUT
-
-
-def hold_one_out(own: list[Candidate]) -> None:
-    """Hold out the document with the lowest hash if no document is held out yet."""
-    training = [candidate for candidate in own if candidate.split == TRAIN]
-    if len(training) > 1 and not any(candidate.split == HELD_OUT for candidate in own):
-        for index in split.lowest([candidate.record.hash for candidate in training]):
-            training[index].split = HELD_OUT
-
-
-def drop_duplicates(
-    all_candidates: list[Candidate], tasks: list[Task], results: list[Result], similarity: float
-) -> dict[str, Counter]:
-    """Drop duplicates over all sources, and count them by source and reason. Of two copies the held-out one is kept."""
-    signed = [task.source.deduplicate for task, result in zip(tasks, results, strict=True) for _ in result.records]
-    rows = [candidate for candidate, is_signed in zip(all_candidates, signed, strict=True) if is_signed]
-    keys = _joined(result.keys for result in results)
-    signatures = _joined(result.signatures for result in results)
-    signatures_DP = np.stack(signatures) if signatures else np.zeros((len(keys), dedup.PERMUTATIONS), np.uint64)
-    order = [index for which in (HELD_OUT, TRAIN) for index, row in enumerate(rows) if row.split == which]
-    dropped: dict[str, Counter] = {}
-    for index, reason in dedup.duplicates(keys, signatures_DP, similarity, order).items():
-        if rows[index].record.held_out:  # the recipe holds it out by name, so all of it is evaluated
-            continue
-        rows[index].split = ""
-        dropped.setdefault(rows[index].source, Counter())[reason] += 1
-    return dropped
-
-
-def _joined(lists: Iterable[list]) -> list:
-    return [item for items in lists for item in items]
+def _lowest_of_first(task: Task, room: int) -> tuple[int, int] | None:
+    """The lowest id of the first `room` documents for training of a part, and its row."""
+    ids, named = tasks.arrays(task.part, "ids", "held_out")
+    rows = np.flatnonzero(~named)[:room]
+    return min(zip(ids[rows].tolist(), rows.tolist(), strict=True), default=None)

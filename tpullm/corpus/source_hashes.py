@@ -1,5 +1,6 @@
 """Hashes of everything that the documents depend on beside the recipe. When one changes, `collect` runs again."""
 
+import functools
 import platform
 from pathlib import Path
 from typing import Any
@@ -44,4 +45,20 @@ def _identity(path: Path, status: Any) -> str:
         return f"{status.st_size} bytes, {status.digest}"
     if status.st_size > HASHED_BYTES:
         return f"{status.st_size} bytes at {status.st_mtime_ns}"
+    return _hash(path, status.st_size, status.st_mtime_ns)
+
+
+def of_file(path: Path) -> str:
+    """The identity of one file: its hash, or its size and time where that is quicker."""
+    return _identity(path, _remote(path.parent)[path.name] if storage.is_remote(path) else path.stat())
+
+
+@functools.cache
+def _remote(folder: Path) -> dict[str, Any]:
+    return storage.files(folder)
+
+
+@functools.cache
+def _hash(path: Path, size: int, time: int) -> str:
+    """The hash of a file, which is read once by a process while its size and time are the same."""
     return storage.hash_file(path)

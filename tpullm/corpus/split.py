@@ -1,5 +1,6 @@
 """Which documents are held out, decided by the hash of their text and never by their position."""
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -10,9 +11,12 @@ FEW = 20  # a source of fewer documents is cut into stretches, since one documen
 SHORTEST_STRETCH = 200  # characters
 
 
-def is_held_out(text_hash: str, fraction: float) -> bool:
-    """Whether the document with this SHA-256 (hexadecimal) is in the held-out `fraction`, the same in every corpus."""
-    return int(text_hash[:16], 16) < fraction * 2**64
+def bound(fraction: float) -> int:
+    """The documents are held out, in every corpus, whose SHA-256 begins with 8 bytes that are a number below this.
+
+    It is at most 2^64 - 1, so that it is a number of 8 bytes too.
+    """
+    return min(math.ceil(fraction * 2**64), 2**64 - 1)
 
 
 def lowest(hashes: Sequence[str], count: int = 1) -> list[int]:

@@ -1,30 +1,27 @@
 """The tasks of collect: worker processes read and filter one part of a source each. Tasks are independent.
 
-A task writes two files, first its spool and then its result. A task whose result exists is finished, whichever process
-ran it.
+A task writes the files of its part (`document_files.py`), the summary last. A part whose summary exists is finished,
+whichever process made it, and in whichever run of collect.
 """
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import dedup, filters, language_detection, readers
+from tpullm.corpus import dedup, filters, language_detection, readers, split
 from tpullm.corpus.cutting import cut
-from tpullm.corpus.document import Raw, Record
-from tpullm.corpus.source_files import File
+from tpullm.corpus.datacard_counts import EXAMPLES
+from tpullm.corpus.document import Raw
+from tpullm.corpus.document_files import BEGINNING, DROPPED_COLUMNS, Part, Writer
+from tpullm.corpus.source_files import File, name_of
 from tpullm.corpus.text_hashes import text_hash
-from tpullm.process import parallel_parts
 from tpullm.recipe.schema import CorpusConfig, Source
-
-# Two workers take 0.2 s to start and import their modules. One process reads less text than this in about that time.
-PARALLEL_BYTES = 3_000_000
 
 
 @dataclass(frozen=True)
@@ -32,115 +29,169 @@ class Task:
     """A part of a source that one worker reads: some of its files, or all of a generated source.
 
     Args:
+        part: where its documents go.
         source: the source.
         files: the files to read; none for `tenki`.
         bytes: about how many bytes are read.
-        spool: the file of the texts that pass, one JSON string a line.
-        result: the file of the result, for `load`.
         config: the settings of the filters.
         seed: of what is generated.
     """
 
+    part: Part
     source: Source
     files: tuple[File, ...]
     bytes: int
-    spool: Path
-    result: Path
     config: CorpusConfig
     seed: int
 
+    @property
+    def result(self) -> Path:
+        """The summary of the part: the last file of the task."""
+        return self.part.beside(".json")
+
 
 @dataclass
-class Result:
-    """The result of a task.
+class Facts:
+    """What is compared and summed over the whole corpus of the documents of a part. D documents.
 
     Args:
-        records: one for each line of its spool.
-        keys: exact keys of the same documents; none if the source keeps duplicates.
-        signatures: MinHash signatures of the same documents; none if near duplicates are kept.
-        dropped: how many documents were dropped, by reason.
-        encodings: how many documents were read in an encoding other than UTF-8, by encoding.
+        ids: the first 8 bytes of the hash of each document.
+        keys: exact keys.
+        signatures: MinHash signatures of the documents in `signed`.
+        signed: the documents that have a signature.
+        characters: lengths of their texts.
+        kinds: language and licence of each document.
+        held_out: whether the recipe names it as held out.
     """
 
-    records: list[Record] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     signatures: list[np.ndarray] = field(default_factory=list)
-    dropped: Counter = field(default_factory=Counter)
-    encodings: Counter = field(default_factory=Counter)
+    signed: list[int] = field(default_factory=list)
+    characters: list[int] = field(default_factory=list)
+    kinds: list[tuple[str, str]] = field(default_factory=list)
+    held_out: list[bool] = field(default_factory=list)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of `KEY.npz`: a document's language and licence are a row of `kinds`."""
+        kinds = sorted(set(self.kinds))
+        places = {kind: place for place, kind in enumerate(kinds)}
+        return {
+            "ids": np.array(self.ids, np.uint64),
+            "keys": np.array(self.keys, np.uint64),
+            "bands": dedup.bands(self.signatures),
+            "signed": np.array(self.signed, np.int64),
+            "characters": np.array(self.characters, np.int64),
+            "held_out": np.array(self.held_out, bool),
+            "kind": np.array([places[kind] for kind in self.kinds], np.int32),
+            "kinds": np.array(json.dumps(kinds)),
+        }
 
 
-def run_all(tasks: Sequence[Task], workers: int, finished: Callable[[], None]) -> None:
-    """Run the tasks in `workers` processes (0: one for each core); `finished` is called after each."""
-    parallel_parts.run_all("collect", run, tasks, [task.bytes for task in tasks], workers, PARALLEL_BYTES, finished)
+class _PartMaker:
+    """Sorts raw documents into what is kept of a part and what is dropped."""
+
+    def __init__(self, task: Task, kept: Writer, dropped: Writer):
+        self.task, self._kept, self._dropped = task, kept, dropped
+        self.facts = Facts()
+        self.encodings: Counter[str] = Counter()
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.examples: dict[str, list[dict[str, str]]] = {}
+
+    def take(self, raw: Raw, file: File | None) -> int:
+        """Keep or drop a document, and say how many documents for training it gave."""
+        held_out, name = bool(file and file.held_out), name_of(file, self.task.source) if file else ""
+        reason, language = (raw.dropped, raw.language) if raw.dropped else self._judge(raw, held_out)
+        if reason:
+            self._drop(raw, reason, language, name)
+            return 0
+        if raw.encoding:
+            self.encodings[raw.encoding] += 1
+        pieces = cut(raw.text, self.task.config.maximum_characters)
+        for text in pieces:
+            digest = text_hash(text)
+            self._kept.write(text, digest, language, raw.licence, name, raw.record, raw.url, raw.date)
+            self._note(text, digest, (language, raw.licence or self.task.source.licence), held_out)
+        return 0 if held_out else len(pieces)
+
+    def _judge(self, raw: Raw, held_out: bool) -> tuple[str, str]:
+        """Why a document is dropped ("" if it is kept), and its language. What is held out by name passes filters."""
+        source = self.task.source
+        expected = "code" if raw.language == "code" else source.language or raw.language
+        reason = filters.unreadable(raw.text)
+        if not reason and source.filter and not held_out:
+            reason = filters.unwanted(raw.text, expected, self.task.config)
+        if reason:
+            return reason, expected
+        return "", raw.language or source.language or language_detection.guess(raw.text)
+
+    def _drop(self, raw: Raw, reason: str, language: str, name: str) -> None:
+        licence, digest = raw.licence or self.task.source.licence, text_hash(raw.text) if raw.text else ""
+        row = (reason, digest, language, licence, name, raw.record, raw.url, raw.text[:BEGINNING])
+        self._dropped.write(*row)
+        self.counts[reason, language, licence] += 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(dict(zip(DROPPED_COLUMNS[1:], row[1:], strict=True)))
+
+    def _note(self, text: str, digest: str, kind: tuple[str, str], held_out: bool) -> None:
+        facts, config = self.facts, self.task.config
+        apart = held_out or int(digest[:16], 16) < split.bound(config.held_out_fraction)
+        if config.near_duplicates and (self.task.source.deduplicate or apart):
+            facts.signed.append(len(facts.ids))
+            facts.signatures.append(dedup.signature(text))
+        facts.ids.append(int(digest[:16], 16))
+        facts.keys.append(dedup.exact_key(text))
+        facts.characters.append(len(text))
+        facts.kinds.append(kind)
+        facts.held_out.append(held_out)
+
+    def summary(self) -> dict[str, Any]:
+        """What is written last: see `summary`."""
+        facts = self.facts
+        free = [(number, row) for row, number in enumerate(facts.ids) if not facts.held_out[row]]
+        return {
+            "documents": len(facts.ids),
+            "held_out": sum(facts.held_out),
+            "lowest": min(free, default=None),
+            "dropped": [[*kind, count] for kind, count in sorted(self.counts.items())],
+            "examples": self.examples,
+            "encodings": dict(sorted(self.encodings.items())),
+        }
 
 
 def run(task: Task) -> None:
-    """Read the files of a task, drop what should not be used, write the other texts to the spool, then the result."""
-    with storage.atomic_file(task.spool) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as spool:
-        result = _filtered(task, spool)
-    with storage.atomic_file(task.result) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            hashes=np.array([bytes.fromhex(record.hash) for record in result.records], "V32"),
-            characters=np.array([record.characters for record in result.records], np.int64),
-            languages=np.array([record.language for record in result.records], "U"),
-            held_out=np.array([record.held_out for record in result.records], bool),
-            keys=np.array(result.keys, np.uint64),
-            signatures=np.array(result.signatures, np.uint64),
-            counts=np.array(json.dumps([result.dropped, result.encodings])),
-        )
+    """Read the files of a task, drop what should not be used, and write the part."""
+    dropped = task.part.beside(".dropped.parquet")
+    with Writer(task.part.path) as kept, Writer(dropped, DROPPED_COLUMNS) as left_out:
+        maker, taken = _PartMaker(task, kept, left_out), 0
+        for raw, file in _documents(task):
+            taken += maker.take(raw, file)
+            if task.source.documents and taken >= task.source.documents:
+                break
+    with storage.atomic_file(task.part.beside(".npz")) as temporary, temporary.open("wb") as opened:
+        np.savez(opened, **maker.facts.arrays())
+    storage.write_json(task.result, maker.summary())
 
 
-def load(task: Task) -> Result:
-    """The result of a finished task."""
-    with task.result.open("rb") as file, np.load(file) as arrays:
-        found = {name: arrays[name].tolist() for name in ("hashes", "characters", "languages", "held_out")}
-        found["hashes"] = [digest.hex() for digest in found["hashes"]]
-        found["languages"] = map(sys.intern, found["languages"])  # else a copy for each document
-        records = [Record(*values) for values in zip(*found.values(), strict=True)]
-        counts = map(Counter, json.loads(str(arrays["counts"])))
-        return Result(records, arrays["keys"].tolist(), list(arrays["signatures"]), *counts)
+def summary(task: Task) -> dict[str, Any]:
+    """The summary of a finished task.
+
+    `documents` and `held_out` (those that the recipe names) are counts, `lowest` the lowest id of the others with its
+    row, `dropped` rows of (reason, language, licence, count), `examples` rows of what was dropped by reason, and
+    `encodings` counts of documents that are not UTF-8.
+    """
+    return storage.read_json(task.result)
 
 
-def _filtered(task: Task, spool: IO[str]) -> Result:
-    result, source, taken = Result(), task.source, 0
-    for raw, held_out in _raw_documents(task):
-        reason, name = (raw.dropped, "") if raw.dropped else _judge(raw, task, held_out)
-        if reason:
-            result.dropped[reason] += 1
-            continue
-        if raw.encoding:
-            result.encodings[raw.encoding] += 1
-        for text in cut(raw.text, task.config.maximum_characters):
-            spool.write(json.dumps(text) + "\n")
-            result.records.append(Record(text_hash(text), len(text), name, held_out))
-            _sign(result, text, task)
-            taken += not held_out
-        if source.documents and taken >= source.documents:
-            break
-    return result
+def arrays(part: Part, *names: str) -> list[np.ndarray]:
+    """Some arrays of the facts of a finished part: see `Facts.arrays`."""
+    with part.beside(".npz").open("rb") as file, np.load(file) as found:
+        return [found[name] for name in names]
 
 
-def _raw_documents(task: Task) -> Iterator[tuple[Raw, bool]]:
+def _documents(task: Task) -> Iterator[tuple[Raw, File | None]]:
     if task.source.kind == "tenki":
-        yield from ((raw, False) for raw in readers.generate(task.source, task.seed))
+        yield from ((raw, None) for raw in readers.generate(task.source, task.seed))
     for file in task.files:
-        yield from ((raw, file.held_out) for raw in readers.read(file, task.source))
-
-
-def _judge(raw: Raw, task: Task, held_out: bool) -> tuple[str, str]:
-    """Why a document is dropped ("" if it is kept), and its language. What the recipe holds out passes every filter."""
-    source = task.source
-    reason = filters.unreadable(raw.text)
-    if not reason and source.filter and not held_out:
-        expected = "code" if raw.language == "code" else source.language or raw.language
-        reason = filters.unwanted(raw.text, expected, task.config)
-    return reason, "" if reason else raw.language or source.language or language_detection.guess(raw.text)
-
-
-def _sign(result: Result, text: str, task: Task) -> None:
-    """Add the exact key and the signature of a text, by which duplicates are found."""
-    if task.source.deduplicate:
-        result.keys.append(dedup.exact_key(text))
-        if task.config.near_duplicate_similarity < 1:
-            result.signatures.append(dedup.signature(text))
+        yield from ((raw, file) for raw in readers.read(file, task.source))

@@ -61,8 +61,8 @@ class CorpusConfig:
         minimum_characters: shorter documents are dropped.
         maximum_characters: longer documents are cut into pieces. A piece has at most this length and ends at a line's
             end.
-        near_duplicate_similarity: least similarity of duplicates. It is the Jaccard similarity of word 5-grams, by
-            MinHash. 1 removes exact copies only.
+        near_duplicates: drop near copies too, by MinHash of word 5-grams. Of pairs with a Jaccard similarity of 0.9 it
+            finds 99.9 %, of 0.8 it finds 92 %, of 0.7 it finds 56 %, of 0.5 it finds 5 %.
         workers: processes that read and filter. 0 is one per core.
     """
 
@@ -70,7 +70,7 @@ class CorpusConfig:
     held_out_fraction: float = 0.02
     minimum_characters: int = 50
     maximum_characters: int = 1_000_000
-    near_duplicate_similarity: float = 0.8
+    near_duplicates: bool = True
     workers: int = changing(Changes.NOTHING, 0)
 
 

@@ -1,0 +1,32 @@
+"""Documents on the disk as `collect` leaves them, for tests of what reads them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.corpus import document_files
+from tpullm.corpus.document_files import SPLITS, Part
+from tpullm.corpus.text_hashes import text_hash
+from tpullm.recipe.schema import Source
+
+
+def write(documents: Path, texts: Mapping[tuple[Source, str], Sequence[str]], per_part: int = 1000) -> list[Part]:
+    """Write texts by source and split, in parts of at most `per_part` documents, in order."""
+    parts = []
+    for (source, split), own in texts.items():
+        for start in range(0, len(own), per_part):
+            parts.append(_write_part(documents, source, split, own[start : start + per_part], len(parts)))
+    document_files.write_parts(documents, parts)
+    return parts
+
+
+def _write_part(documents: Path, source: Source, split: str, texts: Sequence[str], number: int) -> Part:
+    marks = documents / "marks" / "made" / f"{number:06}.npy"
+    place = (f"made/{marks.name}", 0, len(texts))
+    part = Part(documents, f"{number:032x}", source.name, source.licence, place)
+    with document_files.Writer(part.path) as writer:
+        for row, text in enumerate(texts):
+            writer.write(text, text_hash(text), source.language, "", "file", f"line {row + 1}", "", "")
+    document_files.write_marks(marks, np.full(len(texts), SPLITS[split]))
+    return part

@@ -1,0 +1,218 @@
+"""Copies over the whole corpus: what brute force finds, for any groups of parts and ranges of keys."""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpullm import storage
+from tpullm.corpus import dedup, document_files, reduce
+from tpullm.corpus.document_files import APART, BEYOND, EXACT, NEAR, USED, Part
+from tpullm.corpus.selection import Placed
+from tpullm.corpus.text_hashes import splitmix64
+from tpullm.recipe.schema import Source
+
+LOW, HIGH = 5, 1 << 63  # hashes of what is held out, and of what is not
+FRACTION = 2.0**-40
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A made document: documents with an equal `exact` are exact copies, with an equal number in `near` near copies."""
+
+    exact: int
+    near: tuple[int, ...]
+    apart: bool = False
+    named: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A part and its documents, and what the corpus decided of it before."""
+
+    documents: tuple[Document, ...]
+    keeps: bool = False
+    few: bool = False
+    room: int = 99
+
+
+def hashed(number: int) -> int:
+    """A key that looks like a hash, so that all ranges have some."""
+    return int(splitmix64(np.array([number + 1], np.uint64))[0])
+
+
+def written(folder: Path, made: list[Made]) -> list[Placed]:
+    """The parts, with their facts on the disk."""
+    placed, start = [], 0
+    for number, one in enumerate(made):
+        source = Source(f"s{number}", "text", licence="CC0-1.0", deduplicate=not one.keeps)
+        part = Part(folder, f"{number:032}", source.name, source.licence)
+        _write_facts(part, one)
+        fraction = 0.0 if one.few else FRACTION
+        placed.append(Placed(part, source, start, len(one.documents), one.room, fraction, one.few))
+        start += len(one.documents)
+    return placed
+
+
+def _write_facts(part: Part, made: Made) -> None:
+    documents = made.documents
+    with document_files.Writer(part.path) as writer:
+        for row, _ in enumerate(documents):
+            writer.write(f"text {row}", "", "en", "", "file", f"line {row}", "", "")
+    bands = [[hashed(1000 * (band + 1) + key) for band, key in enumerate(document.near)] for document in documents]
+    signed = [row for row, document in enumerate(documents) if not made.keeps or document.apart or document.named]
+    np.savez(
+        part.beside(".npz"),
+        ids=np.array([LOW if document.apart else HIGH for document in documents], np.uint64),
+        keys=np.array([hashed(document.exact) for document in documents], np.uint64),
+        bands=np.array(bands, np.uint64).reshape(len(documents), dedup.BANDS)[signed],
+        signed=np.array(signed, np.int64),
+        held_out=np.array([document.named for document in documents], bool),
+        characters=np.full(len(documents), 7),
+        kind=np.zeros(len(documents), np.int32),
+        kinds=np.array(json.dumps([["en", "CC0-1.0"]])),
+    )
+
+
+def reduced(folder: Path, placed: list[Placed]) -> tuple[list[list[int]], list[list]]:
+    """The marks of each part, and the rows that were counted."""
+    groups, ranges = reduce.divide(placed, folder / "work", folder / "marks" / "corpus")
+    for group in groups:
+        reduce.scatter(group)
+    for own in ranges:
+        reduce.gather(own)
+    for group in groups:
+        reduce.mark(group)
+    parts = [part for group in groups for part in group.marked()]
+    rows = [row for group in groups for row in storage.read_json(group.counts)["rows"]]
+    return [part.marks().tolist() for part in parts], rows
+
+
+def by_brute_force(made: list[Made]) -> list[list[int]]:
+    """The marks by their definition: each document is compared with all others."""
+    order, marks = [], []
+    for part, one in enumerate(made):
+        free = 0
+        marks.append([])
+        for row, document in enumerate(one.documents):
+            free += not document.named
+            beyond = not document.named and free > one.room
+            apart = document.named or (document.apart and not one.few)
+            marks[-1].append(BEYOND if beyond else APART if apart else USED)
+            rank = 0 if document.named else 1 if apart or one.few else 2
+            if not beyond:
+                order.append((rank, one.keeps, len(order), part, row, document))
+    for rank, keeps, number, part, row, document in order:
+        earlier = [other for other in order if other[:3] < (rank, keeps, number)]
+        if rank == 0 or (keeps and rank == 1):
+            continue
+        if keeps:
+            earlier = [other for other in earlier if other[0] < 2]
+        if any(other[5].exact == document.exact for other in earlier):
+            marks[part][row] = EXACT
+        elif not keeps and any(_are_near(document, other) for other in earlier):
+            marks[part][row] = NEAR
+    return marks
+
+
+def _are_near(document: Document, other: tuple) -> bool:
+    _, keeps, *_, earlier = other
+    is_signed = not keeps or earlier.apart or earlier.named
+    return is_signed and any(one == two for one, two in zip(document.near, earlier.near, strict=True))
+
+
+DOCUMENTS = st.builds(
+    Document,
+    st.integers(0, 12),
+    st.tuples(*[st.integers(0, 40)] * dedup.BANDS),
+    apart=st.sampled_from([False, False, False, True]),
+    named=st.sampled_from([False, False, False, False, True]),
+)
+PARTS = st.lists(
+    st.builds(
+        Made,
+        st.lists(DOCUMENTS, max_size=8).map(tuple),
+        keeps=st.booleans(),
+        few=st.sampled_from([False, False, True]),
+        room=st.sampled_from([99, 99, 3]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(made=PARTS, group=st.sampled_from([1, 5, 1000]), entries=st.sampled_from([1, 40, 10**6]))
+def test_what_repeats_an_earlier_document_is_marked_for_any_groups_and_ranges(made, group, entries):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(reduce, "GROUP_DOCUMENTS", group),
+        mock.patch.object(reduce, "RANGE_ENTRIES", entries),
+        mock.patch("tpullm.storage.atomic._sync"),  # most of the time, and nothing is lost here
+    ):
+        found, rows = reduced(Path(folder), written(Path(folder), made))
+    expected = by_brute_force(made)
+    assert found == expected
+    counted = {(row[0], row[3]): row[4] for row in rows}
+    for number, marks in enumerate(expected):
+        assert {mark: counted.get((f"s{number}", mark), 0) for mark in set(marks)} == {
+            mark: marks.count(mark) for mark in set(marks)
+        }
+
+
+def test_ranges_are_as_many_as_keep_each_below_its_bound():
+    source = Source("s", "text", licence="CC0-1.0")
+
+    def count(documents: int) -> int:
+        placed = [Placed(Part(Path(), "", "s", ""), source, 0, documents, documents)]
+        return len(reduce.divide(placed, Path(), Path())[1])
+
+    assert count(1000) == 1
+    for documents in (10**6, 10**8):
+        assert reduce.RANGE_ENTRIES / 2 <= reduce.ENTRIES * documents / count(documents) <= reduce.RANGE_ENTRIES
+    assert reduce.divide([], Path(), Path()) == ([], [])
+
+
+def test_what_is_counted_has_characters_and_the_first_copies_as_examples(tmp_path):
+    copies = tuple(Document(1, (1,) * dedup.BANDS) for _ in range(30))
+    groups, ranges = reduce.divide(written(tmp_path, [Made(copies)]), tmp_path / "work", tmp_path / "marks" / "corpus")
+    for step, things in ((reduce.scatter, groups), (reduce.gather, ranges), (reduce.mark, groups)):
+        for thing in things:
+            step(thing)
+    counted = storage.read_json(groups[0].counts)
+    assert counted["rows"] == [["s0", "en", "CC0-1.0", USED, 1, 7], ["s0", "en", "CC0-1.0", EXACT, 29, 7 * 29]]
+    assert [example["record"] for example in counted["examples"]] == [f"line {row}" for row in range(1, 11)]
+    assert counted["examples"][0] == {
+        "source": "s0",
+        "mark": EXACT,
+        "hash": "",
+        "language": "en",
+        "licence": "",
+        "file": "file",
+        "record": "line 1",
+        "url": "",
+        "beginning": "text 1",
+    }
+
+
+@pytest.mark.parametrize("alike", [0.5, 0.7, 0.8, 0.9, 1.0])
+def test_near_copies_are_found_as_often_as_the_theory_of_bands_says(alike):
+    """A pair has the share `alike` of its shingles in common. 600 pairs: two standard errors are 4 points at most."""
+    generator, pairs = np.random.default_rng(0), 600
+    found = 0
+    for _ in range(pairs):
+        common = int(round(300 * alike))
+        shared = generator.integers(0, 2**63, common, dtype=np.uint64)
+        own = generator.integers(0, 2**63, (2, (300 - common) // 2), dtype=np.uint64)
+        with mock.patch.object(dedup, "_shingles", lambda text, own=own, shared=shared: np.append(shared, own[text])):
+            one, two = dedup.bands([dedup.signature(0), dedup.signature(1)])
+        found += bool((one == two).any())
+    similarity = common / (common + 2 * ((300 - common) // 2))
+    expected = 1 - (1 - similarity**dedup.ROWS) ** dedup.BANDS
+    assert abs(found / pairs - expected) <= 0.045

@@ -1,0 +1,289 @@
+"""Finds the copies in the whole corpus: documents that share a key with an earlier one, in bounded memory.
+
+Like a sort that is done by many, in three rounds of tasks, each of which leaves one file:
+
+    scatter   a group of parts   → entries (key, rank), sorted by key: one for each key, of its first document
+    gather    a range of keys    → the documents that are not the first with their key in the whole corpus
+    mark      a group of parts   → the marks of its documents, and what they count
+
+A document is dropped if an earlier document has one of its keys, whether that one is dropped or not. So what happens to
+a document depends on the documents with its keys alone, a thousand pages of one template cost a thousand steps, and
+the result is the same for any groups, ranges and processes. What is held out is earlier than what is trained on.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from tpullm import storage
+from tpullm.corpus import dedup, document_files, tasks
+from tpullm.corpus.datacard_counts import EXAMPLES
+from tpullm.corpus.document_files import BEYOND, EXACT, MARKS, NEAR, USED, Part
+from tpullm.corpus.selection import Placed
+
+GROUP_DOCUMENTS = 400_000  # about 100 MB of entries, and three times as much while they are sorted
+RANGE_ENTRIES = 4_000_000
+ENTRIES = 1 + dedup.BANDS  # of a document: one for exact copies, and one for each band
+ENTRY_BYTES = 16 * ENTRIES
+
+# A rank orders documents: what the recipe holds out by name, what is held out by hash, what is trained on; in each the
+# sources that keep their copies come last, then the number in the corpus decides.
+NAMED, HELD_OUT, TRAINING = (np.uint64(number << 62) for number in range(3))
+KEEPS_COPIES = np.uint64(1 << 61)
+NUMBER = np.uint64((1 << 61) - 1)
+_IS_EXACT = np.uint64(1)  # the lowest bit of a key
+
+
+@dataclass(frozen=True)
+class Group:
+    """Consecutive parts.
+
+    Args:
+        number: of the group.
+        placed: its parts.
+        folder: where the rounds leave their files.
+        marks: the file of its marks.
+        ranges: how many ranges of keys there are, a power of 2.
+    """
+
+    number: int
+    placed: tuple[Placed, ...]
+    folder: Path
+    marks: Path
+    ranges: int
+
+    @property
+    def start(self) -> int:
+        """The number of its first document in the corpus."""
+        return self.placed[0].start
+
+    @property
+    def documents(self) -> int:
+        """How many documents it has."""
+        return self.placed[-1].start + self.placed[-1].documents - self.start
+
+    @property
+    def entries(self) -> Path:
+        """What `scatter` leaves."""
+        return entries_file(self.folder, self.number)
+
+    def marked(self) -> list[Part]:
+        """Its parts, with where their marks are."""
+        name = f"{self.marks.parent.name}/{self.marks.name}"
+        places = ((one, one.start - self.start) for one in self.placed)
+        return [replace(one.part, marked=(name, start, start + one.documents)) for one, start in places]
+
+    @property
+    def counts(self) -> Path:
+        """What `mark` leaves last."""
+        return self.folder / f"counts-{self.number:06}.json"
+
+
+@dataclass(frozen=True)
+class Range:
+    """One of the ranges of keys, which have the same length.
+
+    Args:
+        number: of the range.
+        folder: where the rounds leave their files.
+        starts: the number of the first document of each group, and that after the last document.
+    """
+
+    number: int
+    folder: Path
+    starts: tuple[int, ...]
+
+    @property
+    def copies(self) -> Path:
+        """What `gather` leaves."""
+        return copies_file(self.folder, self.number)
+
+
+def entries_file(folder: Path, group: int) -> Path:
+    """The file of the entries of a group."""
+    return folder / f"entries-{group:06}.bin"
+
+
+def copies_file(folder: Path, number: int) -> Path:
+    """The file of the copies in a range."""
+    return folder / f"copies-{number:06}.bin"
+
+
+def divide(placed: Sequence[Placed], folder: Path, marks: Path) -> tuple[list[Group], list[Range]]:
+    """The groups of all parts, and the ranges of the keys of their documents.
+
+    A group has consecutive parts of at least `GROUP_DOCUMENTS`, a range about `RANGE_ENTRIES` entries or fewer.
+    """
+    found: list[list[Placed]] = []
+    for one in placed:
+        if not found or one.start - found[-1][0].start >= GROUP_DOCUMENTS:
+            found.append([])
+        found[-1].append(one)
+    documents = sum(one.documents for one in placed)
+    count = 1 << (ENTRIES * documents // RANGE_ENTRIES).bit_length()
+    groups = [Group(number, tuple(own), folder, marks / f"{number:06}.npy", count) for number, own in enumerate(found)]
+    starts = (*(group.start for group in groups), documents)
+    return groups, [Range(number, folder, starts) for number in range(count if groups else 0)]
+
+
+def scatter(group: Group) -> None:
+    """Write the entries of a group, and which of its documents repeat another one of the group."""
+    entries, late = _entries(group)
+    entries = entries[np.argsort(entries[:, 0])]
+    late = late[np.argsort(late[:, 0])]
+    firsts, which = _firsts(entries)
+    local = np.full(group.documents, USED, np.uint8)
+    _mark(local, _repeats(entries, firsts, which), group.start)
+    bounds = [_bounds(firsts[:, 0], group.ranges), len(firsts) + _bounds(late[:, 0], group.ranges)]
+    with storage.atomic_file(group.entries) as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(bounds))
+        file.write(firsts.tobytes() + late.tobytes())
+        np.save(file, local)
+
+
+def gather(own: Range) -> None:
+    """Write which documents are not the first of the corpus with one of the keys of a range."""
+    slices = [_slices(entries_file(own.folder, group), own.number) for group in range(len(own.starts) - 1)]
+    entries = np.concatenate([entries for entries, _ in slices])
+    entries = entries[np.argsort(entries[:, 0])]
+    firsts, which = _firsts(entries)
+    repeats = [_repeats(entries, firsts, which), *(_like_held_out(late, firsts) for _, late in slices)]
+    keys, ranks = np.concatenate(repeats).T
+    copies = np.unique((ranks & NUMBER) << np.uint64(1) | (keys & _IS_EXACT))
+    with storage.atomic_file(own.copies) as temporary, temporary.open("wb") as file:
+        np.save(file, np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1)))
+        file.write(copies.tobytes())
+
+
+def mark(group: Group) -> None:
+    """Write the marks of a group, and what they count."""
+    copies = _local(group)
+    for number in range(group.ranges):
+        found = _copies(copies_file(group.folder, number), group.number)
+        _mark(copies, np.stack([found & _IS_EXACT, found >> np.uint64(1)], axis=1), group.start)
+    marks = np.concatenate([_own_marks(one) for one in group.placed])
+    marks = np.where(copies != USED, copies, marks)
+    document_files.write_marks(group.marks, marks)
+    storage.write_json(group.counts, _counts(group, marks))
+
+
+def _own_marks(one: Placed) -> np.ndarray:
+    return one.marks(*tasks.arrays(one.part, "ids", "held_out"))
+
+
+def _entries(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """The entries of a group, (key, rank): uint64 [entries, 2]; and apart those of documents that keep their copies.
+
+    The second are of training documents of sources that keep their copies: they are compared with what is held out.
+    """
+    entries, late = [], []
+    for one in group.placed:
+        ids, keys, signed, bands_DG, named = tasks.arrays(one.part, "ids", "keys", "signed", "bands", "held_out")
+        marks, keeps = one.marks(ids, named), not one.source.deduplicate
+        is_training = (marks == USED) & (not one.few)
+        ranks = np.arange(one.start, one.start + one.documents, dtype=np.uint64)
+        ranks |= np.where(named, NAMED, np.where(is_training, TRAINING, HELD_OUT))
+        ranks |= KEEPS_COPIES * np.uint64(keeps)
+        exact = np.stack([keys | _IS_EXACT, ranks], axis=1)
+        apart = is_training & keeps
+        (late if keeps else entries).append(exact[is_training & (marks != BEYOND)])
+        entries.append(exact[~is_training & (marks != BEYOND)])
+        compared = (marks[signed] != BEYOND) & ~apart[signed]
+        near = np.stack(np.broadcast_arrays(bands_DG & ~_IS_EXACT, ranks[signed][:, None]), axis=2)
+        entries.append(near[compared].reshape(-1, 2))
+    return np.concatenate(entries), np.concatenate([np.zeros((0, 2), np.uint64), *late])
+
+
+def _firsts(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of entries sorted by key, the first of each key, and for each entry the place of the first with its key."""
+    keys = entries[:, 0]
+    begins = np.ones(len(keys), bool)
+    begins[1:] = keys[1:] != keys[:-1]
+    starts = np.flatnonzero(begins)
+    smallest = np.minimum.reduceat(entries[:, 1], starts) if len(keys) else entries[:, 1]
+    return np.stack([keys[starts], smallest], axis=1), np.cumsum(begins) - 1
+
+
+def _repeats(entries: np.ndarray, firsts: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """The entries of documents that are dropped for an earlier one."""
+    ranks = entries[:, 1]
+    stays = (ranks < HELD_OUT) | ((ranks & KEEPS_COPIES) > 0)
+    return entries[(ranks != firsts[which, 1]) & ~stays]
+
+
+def _like_held_out(late: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+    """The entries of documents that keep their copies, but repeat one that is held out."""
+    if not len(firsts):
+        return late[:0]
+    places = np.minimum(np.searchsorted(firsts[:, 0], late[:, 0]), len(firsts) - 1)
+    return late[(firsts[places, 0] == late[:, 0]) & (firsts[places, 1] < TRAINING)]
+
+
+def _mark(copies: np.ndarray, repeats: np.ndarray, start: int) -> None:
+    """Mark documents as copies; one that is an exact and a near copy counts as an exact one."""
+    numbers = (repeats[:, 1] & NUMBER).astype(np.int64) - start
+    is_exact = (repeats[:, 0] & _IS_EXACT) > 0
+    near = numbers[~is_exact]
+    copies[near[copies[near] == USED]] = NEAR
+    copies[numbers[is_exact]] = EXACT
+
+
+def _bounds(keys: np.ndarray, count: int) -> np.ndarray:
+    """Where each of `count` ranges begins in sorted keys, and where the last ends: int64 [count + 1]."""
+    starts = np.arange(1, count, dtype=np.uint64) * np.uint64((1 << 64) // count if count > 1 else 0)
+    return np.concatenate([[0], np.searchsorted(keys, starts), [len(keys)]]).astype(np.int64)
+
+
+def _slices(path: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The entries of a group in a range of keys: those of `_entries`, with one entry for a key in the first."""
+    with path.open("rb") as file:
+        bounds, start = np.load(file), file.tell()
+        return tuple(_pairs(file, start, *rows[number : number + 2]) for rows in bounds)
+
+
+def _pairs(file: BinaryIO, start: int, first: int, stop: int) -> np.ndarray:
+    file.seek(start + 16 * int(first))
+    return np.frombuffer(file.read(16 * int(stop - first)), np.uint64).reshape(-1, 2)
+
+
+def _local(group: Group) -> np.ndarray:
+    """The marks of the documents of a group that repeat another one of the group."""
+    with group.entries.open("rb") as file:
+        bounds = np.load(file)
+        file.seek(file.tell() + 16 * int(bounds[-1, -1]))
+        return np.load(file)
+
+
+def _copies(path: Path, number: int) -> np.ndarray:
+    """What `gather` found of a group in one range: twice the number of a document, and 1 if it is an exact copy."""
+    with path.open("rb") as file:
+        bounds = np.load(file)
+        file.seek(file.tell() + 8 * int(bounds[number]))
+        return np.frombuffer(file.read(8 * int(bounds[number + 1] - bounds[number])), np.uint64)
+
+
+def _counts(group: Group, marks: np.ndarray) -> dict[str, Any]:
+    """What the marks count: rows of (source, language, licence, mark, documents, characters), and examples of copies.
+
+    The examples are the first of each source and mark: see `document_files.examples`.
+    """
+    rows, examples = [], []
+    for one in group.placed:
+        own = marks[one.start - group.start :][: one.documents]
+        kind, kinds, characters = tasks.arrays(one.part, "kind", "kinds", "characters")
+        cells = kind.astype(np.int64) * len(MARKS) + own
+        documents, lengths = np.bincount(cells), np.bincount(cells, characters)
+        for cell in np.flatnonzero(documents).tolist():
+            language, licence = json.loads(str(kinds))[cell // len(MARKS)]
+            rows.append(
+                [one.source.name, language, licence, cell % len(MARKS), int(documents[cell]), int(lengths[cell])]
+            )
+        for copy in (EXACT, NEAR):
+            missing = EXAMPLES - sum(example["mark"] == copy for example in examples)
+            found = document_files.examples(one.part, np.flatnonzero(own == copy)[: max(0, missing)])
+            examples += [{"source": one.source.name, "mark": copy, **example} for example in found]
+    return {"rows": rows, "examples": examples}
