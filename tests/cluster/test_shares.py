@@ -20,7 +20,7 @@ from tpullm.cluster.place import Place
 from tpullm.cluster.shares import SharedWork, ShareFailed
 from tpullm.commands import collect
 from tpullm.corpus import collect as corpus_collect
-from tpullm.corpus import download, tasks
+from tpullm.corpus import document_files, download, tasks
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
@@ -41,7 +41,7 @@ def noted(task):
     time.sleep(float(os.environ["PAUSE"]))
     run_task(task)
     with open(made, "a") as file:
-        file.write(f"{int(task.files[0].path.stem):06}\\n")
+        file.write(f"{task.files[0].path.name.partition('.')[0]:0>6}\\n")
 tasks.run = noted
 sys.exit(cli.main(["collect", *sys.argv[1:]]) or cli.main(["tokenize", *sys.argv[1:]]))
 """
@@ -205,7 +205,7 @@ def test_a_share_of_another_recipe_is_refused(recipe, tmp_path, first):
     shares.append(start(recipe, run, 1 - first, 2, *other.get(1 - first, []), pause=0.1))
     for code, said in finish(shares):
         assert code == 2 and "config.minimum_characters" in said.splitlines()[-1], said
-    assert not (run / "documents" / manifest.FILE).exists() and not (run / "recipe.yaml").exists()
+    assert not (run / "documents" / manifest.FILE).exists()
 
 
 def begun(folder, index, job="", count=2, inputs=None) -> SharedWork:
@@ -340,10 +340,10 @@ def test_of_many_shares_the_first_twenty_are_named(tmp_path, monkeypatch, count,
 def test_files_from_the_web_are_fetched_by_share_0(tmp_path, monkeypatch):
     url = "https://example.org/a.jsonl"
     source = Source("stories", "jsonl", url, licence="CC0-1.0", language="ja")
-    recipe, place = Recipe(corpus=CorpusConfig(sources=[source])), download.place(url, tmp_path)
+    recipe, place = Recipe(corpus=CorpusConfig(sources=[source])), download.place(url, tmp_path / "downloads")
 
     def sleep(_):
-        tmp_path.mkdir(exist_ok=True)
+        place.parent.mkdir(exist_ok=True)
         _write(place, [_story(1)])
 
     monkeypatch.setattr(download, "_download", None)  # would fail if it were called
@@ -372,7 +372,10 @@ def test_one_process_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         collect.main(recipe, tmp_path / "run")
     collect.main(recipe, tmp_path / "run")
-    assert sorted(made) == ["", *(f"{number:06}.npz" for number in range(6))]
+    assert len(made) == 7 and set(made) == {
+        "",
+        *(f"{part.key}.json" for part in document_files.parts(tmp_path / "run/documents")),
+    }
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["documents"]
 
 

@@ -129,7 +129,9 @@ def _bounded(found: list[File], source: Source, skipped: dict[str, list[str]]) -
 
 
 def name_of(file: File, source: Source) -> str:
-    """The path of a file in the folder of its source."""
+    """The path of a file in the folder of its source; of a file from the web, the name under which it is kept."""
+    if download.is_url(source.path):
+        return file.path.name
     root = storage.path(source.path)
     inside = file.path != root and file.path.is_relative_to(root)
     return str(file.path.relative_to(root)) if inside else file.path.name
