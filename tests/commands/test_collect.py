@@ -23,7 +23,8 @@ def _recipe(tmp_path, **settings):
 def test_documents_data_card_and_manifest_are_made(tmp_path, capsys):
     collect.main(_recipe(tmp_path), tmp_path / "run")
     stage = tmp_path / "run" / "documents"
-    assert sorted(path.name for path in stage.iterdir()) == ["datacard.json", "datacard.md", "diary", "manifest.json"]
+    names = ["datacard.json", "datacard.md", "manifest.json", "marks", "parts", "parts.json"]
+    assert sorted(path.name for path in stage.iterdir()) == names
     assert storage.read_json(stage / "manifest.json")["documents"] >= 2
     printed = capsys.readouterr()
     assert "documents:" in printed.err and printed.out == ""

@@ -128,7 +128,7 @@ def test_an_interrupted_stage_goes_on_and_keeps_what_was_done(run, tmp_path, mon
     (run / "again").touch()
     monkeypatch.setattr(tokenizing, "make_part", counted)
     tokenize.main(RECIPE, run)
-    assert len(made) == len(set(made)) == len(list((run / "documents").rglob("*.gz")))
+    assert len(made) == len(set(made)) == len(list((run / "documents").rglob("*.parquet")))
     write_documents(tmp_path / "whole")
     tokenize.main(RECIPE, tmp_path / "whole")
     assert contents(run / "tokens") == contents(tmp_path / "whole" / "tokens")
@@ -213,7 +213,21 @@ def test_data_prints_what_is_in_a_step(run, capsys):
     texts = texts_of("ja", "train") + texts_of("en", "train")
     assert all(entry["text"] and any(entry["text"].replace("⏎", "\n") in text for text in texts) for entry in found)
     data_command.main(RECIPE, run, SimpleNamespace(step=2, json=False))
-    assert len(capsys.readouterr().out.splitlines()) == len(pieces) + 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * len(pieces) + 1
+    documents = {name: list(documents_store.read(run / "documents", name, "train")) for name in ("ja", "en")}
+    for piece, entry, line in zip(pieces, found, lines[2::2], strict=True):
+        document = documents[piece.source][piece.document]
+        assert document["id"] == piece.id == entry["id"] and entry["record"] == document["record"]
+        assert line.strip().split("  ") == [f"file {document['record']}", document["licence"]]
+
+
+def test_data_shows_a_step_though_the_documents_are_gone(run, capsys):
+    tokenize.main(RECIPE, run)
+    (run / "documents" / manifest.FILE).unlink()
+    capsys.readouterr()
+    data_command.main(RECIPE, run, SimpleNamespace(step=2, json=False))
+    assert len(capsys.readouterr().out.splitlines()) == len(pretraining_stream(RECIPE, run).documents_at(2)) + 1
 
 
 @pytest.mark.parametrize("step", [-1, 10])

@@ -5,7 +5,7 @@ import importlib.metadata
 import pytest
 
 from tests.corpus.test_collect import _collect, _recipe, _texts
-from tpullm.corpus import domains, question, source_hashes, sources
+from tpullm.corpus import domains, part_identity, question, source_hashes, sources
 from tpullm.corpus.domains import judging
 from tpullm.corpus.question import Question
 from tpullm.errors import UserError
@@ -50,7 +50,8 @@ LICENCE = "---\nkey: a\nname: {name}\ncategory: Permissive\n---\n\n{text}\n"
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """A folder with a small package; no other one is found."""
+    """A folder with a small package; no other one is found, but for the libraries that read text."""
+    real = importlib.metadata.distribution
     folder = tmp_path / "packages"
     install(
         folder,
@@ -63,6 +64,8 @@ def packages(tmp_path, monkeypatch):
     )
 
     def distribution(name):
+        if name in part_identity.LIBRARIES:
+            return real(name)
         found = importlib.metadata.distributions(name=name, path=[str(folder)])
         return next(iter(found), None) or importlib.metadata.Distribution.from_name("nothing-of-this-name")
 
