@@ -88,6 +88,16 @@ VERBS = {
         computes=False,
         adds="add_arguments",
     ),
+    "trace": Verb(
+        "find the documents that hold a passage, and the steps that read them",
+        ("quickstart --passage 今日はいい天気ですね", "quickstart --hash 1a2b --json"),
+        keys=(
+            *("run", "name", "seed", *SOURCES),
+            *("pretrain.steps", "pretrain.batch_size", "pretrain.sequence_length"),
+        ),
+        computes=False,
+        adds="add_arguments",
+    ),
     "sharding": Verb(
         "show the layout of every parameter on a mesh of devices",
         ("8b", "8b --topology v5p:4x4x8 --mesh '{fsdp: -1, tensor: 4}'"),
@@ -187,7 +197,7 @@ VERBS = {
 GROUPS = {
     "Train a model": ("run", "collect", "tokenize", "pretrain", "finetune", "evaluate", "report"),
     "Use a model": ("generate", "chat", "blank", "attention"),
-    "Look before you train": ("recipes", "data", "sharding", "plan"),
+    "Look before you train": ("recipes", "data", "trace", "sharding", "plan"),
     "Other models, other machines": ("import", "export", "doctor", "launch"),
 }
 
