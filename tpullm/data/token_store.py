@@ -4,6 +4,9 @@ A folder `tokens/<source>/<split>` holds three flat arrays: `tokens` (uint16, or
 more), `offsets` (uint64 [documents + 1]: document d is tokens[offsets[d]:offsets[d + 1]]) and `ids` (uint64
 [documents]: the first 8 bytes of the hash of its text). If the documents have languages, `languages` (uint16
 [documents]) has their numbers in the list of `languages.json`.
+
+If the tokens are in files of others (`token_index.py`), the folder has no tokens. `files.json` lists the files,
+`begins` has the first token of each document in all of them side by side, and `lengths` its tokens.
 """
 
 from collections.abc import Iterable
@@ -12,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
-from tpullm.data import flat_array
+from tpullm.data import flat_array, token_files
+from tpullm.data.mapped_files import MappedFiles
 from tpullm.errors import UserError
 
-NAMES = "languages.json"
+NAMES, FILES = "languages.json", "files.json"
 
 
 class TokenStore:
@@ -24,18 +28,30 @@ class TokenStore:
     def __init__(self, path: Path | str):
         """Open the token store `path` (`tokens/<source>/<split>`); `UserError` if it is none."""
         path = storage.path(path)
-        if not (path / "tokens").is_dir():
-            raise UserError(f"{path}: no token store; make it with `tpullm tokenize`")
         self.path = path
-        self.offsets = flat_array.read_all(path / "offsets").view(np.int64)
+        if (path / FILES).exists():
+            self._begins, self.lengths = (
+                flat_array.read_all(path / name).view(np.int64) for name in ("begins", "lengths")
+            )
+            listed = storage.read_json(path / FILES)
+            self._tokens = MappedFiles(list(map(token_files.of_json, listed["files"])), listed["vocabulary_size"] - 1)
+        elif (path / "tokens").is_dir():
+            offsets = flat_array.read_all(path / "offsets").view(np.int64)
+            self._begins, self.lengths = offsets[:-1], np.diff(offsets)
+            self._tokens = (flat_array.Remote if storage.is_remote(path) else flat_array.Mapped)(path / "tokens")
+        else:
+            raise UserError(f"{path}: no token store; make it with `tpullm tokenize`")
         self.ids = flat_array.read_all(path / "ids")
-        self.lengths = np.diff(self.offsets)
-        self._tokens = (flat_array.Remote if storage.is_remote(path) else flat_array.Mapped)(path / "tokens")
 
     def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (int32) of `[start, start + count)` of each document, concatenated, and weights of 1."""
-        begins = self.offsets[documents] + starts
+        """Tokens (int32) of `[start, start + count)` of each document, concatenated, and their weights (float32).
+
+        All weights are 1, but for tokens that a file of others says are not learned.
+        """
+        begins = self._begins[documents] + starts
         tokens = self._tokens.read(begins, begins + counts)
+        if isinstance(self._tokens, MappedFiles):
+            return tokens, self._tokens.weights(begins, begins + counts)
         return tokens, np.ones(len(tokens), np.float32)
 
     def document(self, index: int) -> np.ndarray:
