@@ -120,7 +120,8 @@ def write(planned: Plan, recipe: Recipe, documents: Path, work: SharedWork) -> d
         for source in found:
             own = [task for task in tasks if task.source is source]
             counts += _write(folder, source, own, chosen[source.name], config)
-            _check_not_empty(source, counts, dropped[source.name])
+            if source.kind != "tokens":
+                _check_not_empty(source, counts, dropped[source.name])
         encodings = {source.name: Counter() for source in found}
         for task, result in zip(tasks, results, strict=True):
             encodings[task.source.name] += result.encodings

@@ -6,14 +6,17 @@ alone, so the stores are the same for any number of processes and machines.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from tpullm import storage
 from tpullm.corpus import document_files
-from tpullm.data import token_store
+from tpullm.data import token_index, token_store
+from tpullm.data.token_index import IndexPart
 from tpullm.process.parallel_parts import run_all
+from tpullm.recipe.schema import Source
 from tpullm.tokenizer import load as load_tokenizer
 
 # Starting worker processes takes as long as tokenizing this many (compressed) bytes of documents.
@@ -30,44 +33,67 @@ class Part:
     tokens: Path
     tokenizer: Path
 
+    @property
+    def bytes(self) -> int:
+        """How many bytes it reads."""
+        return storage.size(self.documents)
 
-def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[str]) -> list[Part]:
-    """The parts of all files of documents, ordered by source, split and file."""
-    planned: list[Part] = []
+
+def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[Source]) -> list[Part | IndexPart]:
+    """The parts of all files of documents, ordered by source, split and file, and those of tokens of others."""
+    planned: list[Part | IndexPart] = []
     for source in sources:
+        if source.kind == "tokens":
+            planned += token_index.plan(source, parts, tokenizer, len(planned))
+            continue
         for split in (document_files.TRAIN, document_files.HELD_OUT):
-            for file in document_files.shards(documents, source, split):
-                planned.append(Part(source, split, file, parts / f"{len(planned):06}.npz", tokenizer))
+            for file in document_files.shards(documents, source.name, split):
+                planned.append(Part(source.name, split, file, parts / f"{len(planned):06}.npz", tokenizer))
     return planned
 
 
-def make(parts: Sequence[Part], workers: int, finished: Callable[[], None]) -> None:
+def make(parts: Sequence[Part | IndexPart], workers: int, finished: Callable[[], None]) -> None:
     """Tokenize the parts in `workers` processes (0: one for each core); `finished` is called after each part."""
-    sizes = [storage.size(part.documents) for part in parts]
+    sizes = [part.bytes for part in parts]
     run_all("tokenize", make_part, parts, sizes, workers, PARALLEL_BYTES, finished)
 
 
-def make_part(part: Part) -> None:
-    """Tokenize one file of documents; each document gets its begin and end tokens."""
+def make_part(part: Part | IndexPart) -> None:
+    """Tokenize one file of documents, each with its begin and end tokens; or read one file of tokens of others."""
+    if isinstance(part, IndexPart):
+        return token_index.make_part(part)
     tokenizer = load_tokenizer(part.tokenizer)
     dtype = token_store.token_dtype(tokenizer.vocabulary_size)
-    tokens, ids, size = [np.zeros(0, dtype)], [], 0
+    tokens, ids, languages, size = [np.zeros(0, dtype)], [], [], 0
     for document in document_files.read_shard(part.documents):
         text = document["text"]
         tokens.append(np.array(tokenizer.document(text), dtype))
         ids.append(int(document["hash"][:16], 16))
+        languages.append(document["language"])
         size += len(text.encode())
     lengths = np.array([len(document) for document in tokens[1:]], np.int64)
     with storage.atomic_file(part.tokens) as temporary, temporary.open("wb") as file:
-        np.savez(file, tokens=np.concatenate(tokens), lengths=lengths, ids=np.array(ids, np.uint64), bytes=size)
+        arrays = {"lengths": lengths, "ids": np.array(ids, np.uint64), "languages": np.array(languages, np.str_)}
+        np.savez(file, tokens=np.concatenate(tokens), bytes=size, **arrays)
 
 
-def assemble(folder: Path, parts: Sequence[Part], vocabulary_size: int) -> dict[str, dict[str, dict[str, int]]]:
-    """Write `folder`/SOURCE/SPLIT from its parts; count documents, tokens and UTF-8 bytes by source and split."""
+def assemble(
+    folder: Path, parts: Sequence[Part | IndexPart], vocabulary_size: int, held_out_fraction: float
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Write `folder`/SOURCE/SPLIT from its parts; count documents, tokens and UTF-8 bytes by source and split.
+
+    Args:
+        held_out_fraction: of tokens of others; of documents it is decided before.
+    """
     groups: dict[tuple[str, str], list[Part]] = {}
-    for part in parts:
-        groups.setdefault((part.source, part.split), []).append(part)
     facts: dict[str, dict[str, dict[str, int]]] = {}
+    for source, group in groupby(parts, lambda part: part.source):
+        own = list(group)
+        if isinstance(own[0], IndexPart):
+            facts[source] = token_index.assemble(folder / source, own, held_out_fraction)
+            continue
+        for part in own:
+            groups.setdefault((source, part.split), []).append(part)
     for (source, split), group in groups.items():
         counts = {"documents": 0, "tokens": 0, "bytes": 0}
         token_store.write_store(
@@ -77,12 +103,12 @@ def assemble(folder: Path, parts: Sequence[Part], vocabulary_size: int) -> dict[
     return facts
 
 
-def _arrays(parts: Sequence[Part], counts: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Tokens, lengths and ids of each part, added to `counts`."""
+def _arrays(parts: Sequence[Part], counts: dict[str, int]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Tokens of each part; lengths, ids and languages of its documents. They are added to `counts`."""
     for part in parts:
         with part.tokens.open("rb") as file, np.load(file) as arrays:
-            tokens, lengths, ids = arrays["tokens"], arrays["lengths"], arrays["ids"]
+            tokens, lengths, ids, languages = (arrays[name] for name in ("tokens", "lengths", "ids", "languages"))
             counts["documents"] += len(ids)
             counts["tokens"] += len(tokens)
             counts["bytes"] += int(arrays["bytes"])
-        yield tokens, lengths, ids
+        yield tokens, lengths, ids, languages

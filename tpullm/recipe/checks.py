@@ -140,6 +140,15 @@ def check(recipe: Recipe) -> Recipe:
     names = [source.name for source in recipe.corpus.sources]
     repeated = sorted({name for name in names if names.count(name) > 1})
     _require(not repeated, f"corpus.sources: the name {', '.join(repeated)} is used twice; names must differ")
+    for source in recipe.corpus.sources:
+        _require(
+            source.kind != "tokens" or bool(recipe.base),
+            f"corpus.sources: {source.name}: tokens need the tokenizer that wrote them; set `base` to its model",
+        )
+        _require(
+            source.kind != "tokens" or not (source.documents or source.bytes),
+            f"corpus.sources: {source.name}: of tokens all is read; leave out `documents` and `bytes`",
+        )
     _check_mixture(recipe)
     return recipe
 
