@@ -94,7 +94,7 @@ def pretrain_inputs(recipe: Recipe, run: Path) -> dict:
     config = {"model": result(recipe.model), "train": result(recipe.pretrain), "seed": recipe.seed, "weights": weights}
     if recipe.mixture != MixtureConfig():  # without one, the inputs are those of earlier versions
         config["mixture"] = dataclasses.asdict(recipe.mixture)
-        if recipe.mixture.phases or recipe.mixture.epochs:  # where a phase begins depends on the length
+        if recipe.mixture.epochs:  # all shares depend on the length; of phases `training/resume.py` knows where
             config["steps"] = recipe.pretrain.steps
     upstream = {"tokens": need(run, "tokens", "tokenize")}
     if recipe.base:
