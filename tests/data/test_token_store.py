@@ -97,6 +97,20 @@ def test_the_same_parts_give_the_same_bytes(tmp_path, parts):
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
 
 
+def test_the_languages_of_documents_are_kept(tmp_path):
+    rng = np.random.default_rng(0)
+    languages = [np.array(["ja", "en", "ja"]), np.array([], "<U1"), np.array(["", "de", "en", "zh-Hant"])]
+    parts = [(*random_part(rng, len(each)), each) for each in languages]
+    token_store.write_store(tmp_path / "store", iter(parts), np.dtype(np.uint16))
+    names, codes = token_store.TokenStore(tmp_path / "store").languages()
+    assert [names[code] for code in codes] == ["ja", "en", "ja", "", "de", "en", "zh-Hant"]
+    assert codes.dtype == np.uint16 and len(names) == len(set(names)) == 5
+
+
+def test_a_store_may_not_know_the_languages(opened):
+    assert opened.languages() is None
+
+
 def test_what_is_no_store_is_refused(tmp_path):
     with pytest.raises(UserError, match="no token store"):
         token_store.TokenStore(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 
 from tpullm import storage
 from tpullm.errors import UserError
-from tpullm.recipe.schema import ModelConfig, Recipe, TuningConfig
+from tpullm.recipe.schema import MixtureConfig, ModelConfig, Phase, Recipe, TrainConfig, TuningConfig
 from tpullm.run import manifest, stages
 
 
@@ -177,3 +177,24 @@ def test_tuning_of_a_base_depends_on_how_the_model_is_trained(tmp_path):
         for key, value in {"layers": 4, "dropout": 0.1, "remat": "full"}.items()
     }
     assert found["dropout"] != found["layers"] == found["remat"] == stages.tuning_inputs(plain, tmp_path, "talk")
+
+
+@pytest.mark.parametrize(
+    ("mixture", "by_steps"),
+    [
+        (MixtureConfig(languages={"ja": 2.0}), False),
+        (MixtureConfig(epochs={"a": 4.0}), True),
+        (MixtureConfig(phases=[Phase(0.8, {"a": 1.0})]), False),
+    ],
+)
+def test_a_mixture_is_an_input_of_pretraining_alone(tmp_path, mixture, by_steps):
+    """Bounds of epochs depend on the number of steps from the first step on, so another number is another training."""
+    manifest.write(tmp_path / "tokens", manifest.inputs({}, {}))
+    plain = Recipe(pretrain=TrainConfig(steps=10))
+    mixed = dataclasses.replace(plain, mixture=mixture)
+    longer = dataclasses.replace(mixed, pretrain=TrainConfig(steps=20))
+    before, after, long = (stages.pretrain_inputs(recipe, tmp_path) for recipe in (plain, mixed, longer))
+    assert set(after["config"]) - set(before["config"]) == {"mixture"} | {"steps"} & ({"steps"} if by_steps else set())
+    assert before["config"].items() <= after["config"].items() and before["upstream"] == after["upstream"]
+    assert manifest.differ_in_length_alone(after, long) != by_steps
+    assert manifest.identity_of(after) == manifest.identity_of(manifest.plain(after))

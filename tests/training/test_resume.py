@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.run.test_resume import assert_same_bits, final_parameters
 from tpullm.checkpoint.models import find, steps
 from tpullm.cli import main
+from tpullm.training import resume
 
 SHORT = ["--pretrain.log_every=1", "--pretrain.evaluate_every=0", "--pretrain.checkpoint.every_steps=0"]
 WSD = [*SHORT, "--pretrain.optimizer.schedule=wsd", "--pretrain.optimizer.decay_fraction=0.3"]
@@ -67,17 +69,21 @@ def test_a_key_that_changes_the_result_makes_the_training_again(interrupted, cap
     assert steps(kept / "checkpoints") == [25] and steps(interrupted / "pretrain" / "checkpoints") == [2]
 
 
+ANNEALED = "--mixture.phases=[{start: 0.7, weights: {tenki: 1}}]"  # from where the decay begins
+
+
 @pytest.mark.ci
-def test_a_longer_training_by_wsd_is_the_uninterrupted_one(tiny_tokens, tmp_path, capsys):
+@pytest.mark.parametrize("phases", [[], [ANNEALED]], ids=["one mixture", "two phases"])
+def test_a_longer_training_by_wsd_is_the_uninterrupted_one(tiny_tokens, tmp_path, capsys, phases):
     """It resumes where the decay began, and what came after is kept as a model."""
-    whole = tmp_path / "whole"
+    whole, options = tmp_path / "whole", [*WSD, *phases]
     shutil.copytree(tiny_tokens, whole)
-    pretrain(whole, *WSD, "--pretrain.steps=16")
-    pretrain(tiny_tokens, *WSD, "--pretrain.steps=10", "--pretrain.checkpoint.keep=1")
+    pretrain(whole, *options, "--pretrain.steps=16")
+    pretrain(tiny_tokens, *options, "--pretrain.steps=10", "--pretrain.checkpoint.keep=1")
     assert steps(tiny_tokens / "pretrain" / "checkpoints") == [7, 10]
     decayed = final_parameters(tiny_tokens / "pretrain")
     capsys.readouterr()
-    pretrain(tiny_tokens, *WSD, "--pretrain.steps=16")
+    pretrain(tiny_tokens, *options, "--pretrain.steps=16")
     assert "resumes at step 7" in capsys.readouterr().err
     assert_same_bits(whole / "pretrain", tiny_tokens / "pretrain")
     lines = (tiny_tokens / "pretrain" / "metrics.jsonl").read_text().splitlines()
@@ -86,6 +92,19 @@ def test_a_longer_training_by_wsd_is_the_uninterrupted_one(tiny_tokens, tmp_path
     for before, after in zip(decayed, final_parameters(kept), strict=True):
         assert before.tobytes() == after.tobytes()
     assert find(kept).tokenizer_path.is_dir() and (kept / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("step", "left_out", "same"),
+    [(7, [], True), (8, [], False), (7, [[3, 1]], False), (10, [], False)],
+    ids=["where it begins", "after it", "after it, with what was left out", "at the end"],
+)
+def test_a_checkpoint_is_on_the_way_while_no_phase_has_begun_elsewhere(step, left_out, same):
+    """Of 10 steps a phase of start 0.7 begins after 7, of 20 after 14."""
+    model = SimpleNamespace(step=step, left_out=left_out, horizons=[[0, 10]])
+    inputs = {"config": {"mixture": {"phases": [{"start": 0}, {"start": 0.7}]}}}
+    assert resume._same_phases(inputs, model, 20) == same
+    assert resume._same_phases(inputs, model, 10) and resume._same_phases({"config": {}}, model, 20)
 
 
 @pytest.mark.ci

@@ -67,7 +67,8 @@ def origins_of(documents: Path, pieces: Sequence[Placed]) -> list[dict[str, str]
         for source in {piece.source for piece in pieces}
     }
     keys = ("file", "record", "url", "date", "licence")
-    return [{key: facts[piece.source][piece.document][key] for key in keys} for piece in pieces]
+    known = (facts[piece.source].get(piece.document, {}) for piece in pieces)  # tokens of others have no documents here
+    return [{key: found[key] for key in keys if found} for found in known]
 
 
 def described(origin: dict[str, str]) -> str:

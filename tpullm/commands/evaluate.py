@@ -127,7 +127,7 @@ def _yours(recipe: Recipe, run: Path, session: Session) -> dict:
         record["text"] for record in document_files.read(run / "documents", YOURS, document_files.HELD_OUT)
     )
     compressor = hosts.broadcast("the compressor", lambda: _compressor(recipe, run, session))
-    times_read = pretraining_stream(recipe, run).epoch_at(recipe.pretrain.steps)[YOURS]
+    times_read = pretraining_stream(recipe, run).epoch_at(recipe.pretrain.steps).get(YOURS, 0.0)
     return {
         "times_read": round(times_read, 2),
         "sentence": next((sentence for text in texts for sentence in own_text.sentences(text)), ""),

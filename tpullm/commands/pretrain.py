@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from tpullm import storage
 from tpullm.checkpoint.models import load_params, made_by, model_of
 from tpullm.cluster import hosts
+from tpullm.data import mixture
 from tpullm.data.stream import held_out_batches, pretraining_stream
 from tpullm.log import moment, say
 from tpullm.mesh.layout import make_mesh
@@ -38,6 +39,7 @@ def main(recipe: Recipe, run: Path) -> None:
     check_fits(architecture, config, vocabulary, mesh, "pretrain", sizes_given=bool(recipe.base))
     rows = own_rows(mesh, config.batch_size)
     stream = pretraining_stream(recipe, run, rows)
+    mixture.tell(stream.part_epoch_at(config.steps))
     evaluations = held_out_batches(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
     origin = branch.origin(recipe, tokenizer, model) if recipe.branch else None
     parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token())

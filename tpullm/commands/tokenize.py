@@ -112,7 +112,7 @@ def take_tokenizer(run: Path, inputs: dict[str, Any]) -> None:
 def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
     """Make RUN/tokens: several processes tokenize parts of the documents; then each source and split gets a store."""
     began, stage = time.monotonic(), run / "tokens"
-    planned = tokenizing.plan(run / "documents", folder, run / "tokenizer")
+    planned = tokenizing.plan(run / "documents", folder, run / "tokenizer", corpus_sources.sources(recipe))
     unfinished = work.unfinished([part.tokens for part in planned])
     if manifest.is_finished(stage, inputs):
         return say("tokens: finished, skipped")
@@ -121,7 +121,8 @@ def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path
         return work.wait_for_first("the tokens", lambda: manifest.is_finished(stage, inputs))
     work.wait_for_parts([part.tokens for part in planned])
     storage.remove_tree(stage)
-    facts = tokenizing.assemble(stage, planned, load_tokenizer(run / "tokenizer").vocabulary_size)
+    size = load_tokenizer(run / "tokenizer").vocabulary_size
+    facts = tokenizing.assemble(stage, planned, size, recipe.corpus.held_out_fraction)
     manifest.write(stage, inputs, sources=facts, seconds=round(time.monotonic() - began, 1))
     for source, splits in facts.items():
         training, held_out = (splits.get(split, {}).get("tokens", 0) for split in ("train", "held_out"))

@@ -50,7 +50,7 @@ VERBS = {
         ("quickstart", "quickstart --text my_texts --run runs/mine"),
         keys=(
             *("run", "name", "seed", "text", "text_bytes", "base", "branch", "branch_state", "mesh", "language"),
-            *("trackers", "corpus", "tokenizer", "pretrain", "model", "finetune", "evaluate"),
+            *("trackers", "corpus", "tokenizer", "pretrain", "mixture", "model", "finetune", "evaluate"),
         ),
         writes=True,
     ),
@@ -82,7 +82,7 @@ VERBS = {
         "show the documents in the batch of a training step",
         ("quickstart --step 0", "--run runs/quickstart --step 479 --json"),
         keys=(
-            *("run", "name", "seed", *SOURCES),
+            *("run", "name", "seed", *SOURCES, "mixture"),
             *("pretrain.steps", "pretrain.batch_size", "pretrain.sequence_length"),
         ),
         computes=False,
@@ -92,7 +92,7 @@ VERBS = {
         "find the documents that hold a passage, and the steps that read them",
         ("quickstart --passage 今日はいい天気ですね", "quickstart --hash 1a2b --json"),
         keys=(
-            *("run", "name", "seed", *SOURCES),
+            *("run", "name", "seed", *SOURCES, "mixture"),
             *("pretrain.steps", "pretrain.batch_size", "pretrain.sequence_length"),
         ),
         computes=False,
@@ -116,7 +116,7 @@ VERBS = {
         ("quickstart", "quickstart --pretrain.steps 2000 --mesh '{fsdp: -1}'"),
         keys=(
             *("run", "name", "seed", "base", "branch", "branch_state", "mesh", "trackers"),
-            *(*SOURCES, "pretrain", "model"),
+            *(*SOURCES, "pretrain", "mixture", "model"),
         ),
         writes=True,
     ),
@@ -130,7 +130,7 @@ VERBS = {
         "measure the model: held-out loss, the truth, its answers",
         ("quickstart", "--run runs/quickstart --evaluate.prompts '[\"The sun\"]'"),
         keys=(
-            *("run", "name", "seed", "base", *SOURCES),
+            *("run", "name", "seed", "base", *SOURCES, "mixture"),
             *("pretrain.steps", "pretrain.batch_size", "pretrain.sequence_length"),
             *("finetune.NAME.conversations", "finetune.NAME.held_out_fraction", "evaluate"),
         ),

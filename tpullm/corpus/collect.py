@@ -153,7 +153,8 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
         own = [part for group in groups for part in group.marked() if part.source == source.name]
         is_few = source.name in few and own
         parts += stretches.cut_out(own, _marks(planned), recipe.corpus, counts) if is_few else own
-        _check_not_empty(source, counts)
+        if source.kind != "tokens":
+            _check_not_empty(source, counts)
     card = datacard.numbers(planned.sources, counts, planned.files, recipe)
     _write(planned.documents, parts, card, recipe.corpus)
     return card
@@ -183,12 +184,17 @@ def remove_old(documents: Path) -> None:
     parts = document_files.parts(documents)
     storage.remove_partials(documents / "parts")
     keys, marks = {part.key for part in parts}, {Path(part.marked[0]).parent.name for part in parts}
-    for path in (documents / "parts").iterdir():
+    for path in _children(documents / "parts"):
         if path.name.partition(".")[0] not in keys:
             path.unlink(missing_ok=True)
-    for folder in (documents / "marks").iterdir():
+    for folder in _children(documents / "marks"):
         if folder.name not in marks:
             storage.remove_tree(folder)
+
+
+def _children(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if there is none, since a corpus may have tokens of others alone."""
+    return list(folder.iterdir()) if folder.exists() else []
 
 
 def _parts(source: Source, files: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:

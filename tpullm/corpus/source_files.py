@@ -94,7 +94,7 @@ class Found:
 
 def find(source: Source, downloads: Path) -> Found:
     """The files of a source; if `source.bytes` is set, as many files as fit in these bytes."""
-    if source.kind == "tenki":
+    if source.kind in ("tenki", "tokens"):  # tokens are read by `tokenize`
         return Found([], {})
     if source.kind in INSTALLED:
         found = INSTALLED[source.kind](source.path)

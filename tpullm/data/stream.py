@@ -1,8 +1,8 @@
 """The data order as a function of the step: which documents are in the batch of a step.
 
 Rows of packed documents are shuffled anew in each epoch, the sources are mixed by weight, and B rows make a batch. The
-step is the whole state. grain shuffles and reads ahead. grain imports JAX if that is installed, so it is imported only
-when a stream is made.
+step is the whole state. Where a phase with other weights begins, each source goes on in its own order. grain shuffles
+and reads ahead. grain imports JAX if that is installed, so it is imported only when a stream is made.
 """
 
 import copy
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from tpullm.corpus.sources import sources as corpus_sources
-from tpullm.data import packing
+from tpullm.data import mixture, packing
 from tpullm.data.batch import Batch, Documents, Segments, build, split
+from tpullm.data.mixture import Schedule, Subset
 from tpullm.data.packing import Packing
 from tpullm.data.row_order import Order
 from tpullm.data.token_store import TokenStore
@@ -54,7 +55,7 @@ class Stream:
     def __init__(
         self,
         sources: Mapping[str, Documents],
-        weights: Mapping[str, float],
+        weights: Mapping[str, float] | Schedule,
         batch_size: int,
         sequence_length: int,
         seed: int,
@@ -64,8 +65,9 @@ class Stream:
     ):
         """Pack and order the documents of `sources`. Each host builds its own rows of every batch (None: all rows).
 
-        Weights are relative shares of the training tokens, exact to 1 % of the smallest share. A source without weight
-        or documents is left out. If `moving`, the cuts of documents longer than a row move from epoch to epoch.
+        Weights are relative shares of the training tokens, exact to 1 % of the smallest share; a schedule has them for
+        each phase. A source without weight or documents is left out. If `moving`, the cuts of documents longer than a
+        row move from epoch to epoch.
 
         Raises:
             UserError: all sources together fill fewer rows than one batch has.
@@ -73,18 +75,23 @@ class Stream:
         self.batch_size, self.sequence_length = batch_size, sequence_length
         self.packings: dict[str, Packing] = {}
         self.sources: dict[str, Documents] = {}
+        schedule = weights if isinstance(weights, Schedule) else Schedule([(0, weights)])
         for name, documents in sources.items():
+            if not schedule.reads(name):
+                continue
             packed = packing.pack(documents.lengths, sequence_length, seed_of(seed, name, "pack"), moving)
-            if packed.rows and weights[name] > 0:
+            if packed.rows:
                 self.packings[name], self.sources[name] = packed, documents
+                if isinstance(documents, Subset):
+                    self.sources[_source_of(name)] = documents.whole
         self._check_rows(what)
-        # a weight is a share of the tokens, and rows are mixed
-        shares = {name: weights[name] / packed.fill for name, packed in self.packings.items()}
-        self.shares = {name: share / sum(shares.values()) for name, share in shares.items()}
+        self._shares = schedule.row_shares(self.packings, batch_size)
+        firsts = [first * batch_size for first, _ in schedule.phases]
         self._order = Order(
             [packed.rows for packed in self.packings.values()],
-            list(self.shares.values()),
+            self._shares[0],
             [seed_of(seed, name, "shuffle") for name in self.packings],
+            list(zip(firsts, self._shares, strict=True))[1:],
         )
         self._own_rows = np.arange(batch_size) if own_rows is None else own_rows
         self._left_out: tuple[tuple[int, int], ...] = ()
@@ -127,16 +134,44 @@ class Stream:
         placed = []
         first = self._numbers(np.array(step)) * self.batch_size
         for name, segments in self._segments(*self._order.at(first + np.arange(self.batch_size))):
-            columns = (segments.documents, segments.starts, segments.lengths, segments.rows)
-            ids = self.sources[name].ids
-            for document, start, length, row in zip(*(column.tolist() for column in columns), strict=True):
-                placed.append(Placed(name, document, f"{int(ids[document]):016x}", start, length, row))
+            whole, ids = self._whole(name, segments.documents), self.sources[name].ids[segments.documents]
+            columns = (whole, ids, segments.starts, segments.lengths, segments.rows)
+            for document, id, start, length, row in zip(*(column.tolist() for column in columns), strict=True):
+                placed.append(Placed(_source_of(name), document, f"{id:016x}", start, length, row))
         return sorted(placed, key=lambda piece: piece.row)
+
+    def documents_in(self, first: int, last: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """The pieces of the steps from `first` to `last - 1`: by source, their documents and the steps that read them.
+
+        The documents are numbers in the store of the source. A source may come in several parts.
+        """
+        numbers = self._numbers(np.arange(first, last))
+        places = (numbers[:, None] * self.batch_size + np.arange(self.batch_size)).ravel()
+        for name, segments in self._segments(*self._order.at(places)):
+            yield _source_of(name), self._whole(name, segments.documents), first + segments.rows // self.batch_size
+
+    def _whole(self, name: str, documents: np.ndarray) -> np.ndarray:
+        """The numbers in the store of a source of documents of one of its parts."""
+        own = self.sources[name]
+        return own.numbers[documents] if isinstance(own, Subset) else documents
 
     def epoch_at(self, step: int) -> dict[str, float]:
         """How many epochs of each source have been read when `step` begins."""
-        rows = int(self._numbers(np.array(step))) * self.batch_size
-        return {name: rows * share / self.packings[name].rows for name, share in self.shares.items()}
+        read, there = dict[str, int](), dict[str, int]()
+        for name, rows in self._read_before(step).items():
+            source = _source_of(name)
+            read[source] = read.get(source, 0) + rows
+            there[source] = there.get(source, 0) + self.packings[name].rows
+        return {name: read[name] / there[name] for name in read}
+
+    def part_epoch_at(self, step: int) -> dict[str, float]:
+        """The same of each part: of a source, or of its documents in one language (`SOURCE/LANGUAGE`)."""
+        return {name: rows / self.packings[name].rows for name, rows in self._read_before(step).items()}
+
+    def _read_before(self, step: int) -> dict[str, int]:
+        """The rows of each part that have been read when `step` begins."""
+        place = int(self._numbers(np.array(step))) * self.batch_size
+        return dict(zip(self.packings, self._order.read_before(place), strict=True))
 
     def _steps_at_once(self) -> int:
         """How many batches are built at once: at most `TOKENS_AT_ONCE` tokens, and at most one epoch of each source.
@@ -144,7 +179,9 @@ class Stream:
         `grain.experimental.index_shuffle` takes at least 22 ms for an epoch, however few rows it has, and the first
         batch should wait for one epoch only.
         """
-        epoch = 1 / max(self.epoch_at(1).values())
+        rows = [packed.rows for packed in self.packings.values()]
+        most = max(share / count for shares in self._shares for share, count in zip(shares, rows, strict=True))
+        epoch = 1 / (most * self.batch_size)
         return max(1, int(min(TOKENS_AT_ONCE / (len(self._own_rows) * self.sequence_length), epoch)))
 
     def _built(self, start: int, stop: int) -> list[Batch]:
@@ -181,10 +218,8 @@ class Stream:
 
 def pretraining_stream(recipe: Recipe, run: Path, own_rows: np.ndarray | None = None) -> Stream:
     """The batches of `pretrain`: the training documents of every source with a weight, from RUN/tokens."""
-    weights = {source.name: source.weight for source in corpus_sources(recipe) if source.weight > 0}
-    stores = {name: TokenStore(run / "tokens" / name / "train") for name in weights}
     stage = recipe.pretrain
-    return Stream(stores, weights, stage.batch_size, stage.sequence_length, recipe.seed, own_rows)
+    return Stream(*mixture.of_recipe(recipe, run), stage.batch_size, stage.sequence_length, recipe.seed, own_rows)
 
 
 class EvaluationBatches:
@@ -225,6 +260,11 @@ def held_out_batches(
             store = TokenStore(path)
             batches[source.name] = list(evaluation_batches(store, batch_size, sequence_length, rows, own_rows))
     return {name: found for name, found in batches.items() if found}
+
+
+def _source_of(part: str) -> str:
+    """The source of a part `SOURCE` or `SOURCE/LANGUAGE`."""
+    return part.partition("/")[0]
 
 
 def seed_of(seed: int, *names: str) -> int:

@@ -4,9 +4,9 @@ A finished part is never made again, so a run that was killed resumes. A part de
 tokenizer alone, so the stores are the same for any number of processes and machines.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,10 @@ import numpy as np
 from tpullm import storage
 from tpullm.corpus import document_files
 from tpullm.corpus.document_files import SPLITS
-from tpullm.data import token_store
+from tpullm.data import token_index, token_store
+from tpullm.data.token_index import IndexPart
 from tpullm.process.parallel_parts import run_all
+from tpullm.recipe.schema import Source
 from tpullm.tokenizer import load as load_tokenizer
 
 # Starting worker processes takes as long as tokenizing this many (compressed) bytes of documents.
@@ -31,21 +33,37 @@ class Part:
     tokens: Path
     tokenizer: Path
 
+    @property
+    def bytes(self) -> int:
+        """How many bytes it reads."""
+        return storage.size(self.documents.path)
 
-def plan(documents: Path, parts: Path, tokenizer: Path) -> list[Part]:
-    """The parts of all documents in their order, which is that of the sources."""
-    found = document_files.parts(documents)
-    return [Part(part, parts / f"{number:06}.npz", tokenizer) for number, part in enumerate(found)]
+    @property
+    def source(self) -> str:
+        """The name of its source."""
+        return self.documents.source
 
 
-def make(parts: Sequence[Part], workers: int, finished: Callable[[], None]) -> None:
+def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[Source]) -> list[Part | IndexPart]:
+    """The parts of all documents, in the order of the sources, and those of tokens of others."""
+    planned: list[Part | IndexPart] = []
+    for source in sources:
+        if source.kind == "tokens":
+            planned += token_index.plan(source, parts, tokenizer, len(planned))
+        for part in document_files.parts(documents, source.name):
+            planned.append(Part(part, parts / f"{len(planned):06}.npz", tokenizer))
+    return planned
+
+
+def make(parts: Sequence[Part | IndexPart], workers: int, finished: Callable[[], None]) -> None:
     """Tokenize the parts in `workers` processes (0: one for each core); `finished` is called after each part."""
-    sizes = [storage.size(part.documents.path) for part in parts]
-    run_all("tokenize", make_part, parts, sizes, workers, PARALLEL_BYTES, finished)
+    run_all("tokenize", make_part, parts, [part.bytes for part in parts], workers, PARALLEL_BYTES, finished)
 
 
-def make_part(part: Part) -> None:
-    """Tokenize one part of the documents; each document gets its begin and end tokens."""
+def make_part(part: Part | IndexPart) -> None:
+    """Tokenize one part of the documents, each with its begin and end tokens; or read a file of tokens of others."""
+    if isinstance(part, IndexPart):
+        return token_index.make_part(part)
     tokenizer = load_tokenizer(part.tokenizer)
     dtype = token_store.token_dtype(tokenizer.vocabulary_size)
     found = {split: _Tokens([np.zeros(0, dtype)]) for split in SPLITS}
@@ -53,6 +71,7 @@ def make_part(part: Part) -> None:
         own, text = found[SPLIT_OF[mark]], document["text"]
         own.tokens.append(np.array(tokenizer.document(text), dtype))
         own.ids.append(int(document["hash"][:16], 16))
+        own.languages.append(document["language"])
         own.bytes += len(text.encode())
     arrays = {f"{split}_{name}": array for split, own in found.items() for name, array in own.arrays().items()}
     with storage.atomic_file(part.tokens) as temporary, temporary.open("wb") as file:
@@ -61,10 +80,11 @@ def make_part(part: Part) -> None:
 
 @dataclass
 class _Tokens:
-    """The documents of one split."""
+    """The documents of one split of a part."""
 
     tokens: list[np.ndarray]
     ids: list[int] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
     bytes: int = 0
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -72,26 +92,34 @@ class _Tokens:
             "tokens": np.concatenate(self.tokens),
             "lengths": np.array([len(document) for document in self.tokens[1:]], np.int64),
             "ids": np.array(self.ids, np.uint64),
+            "languages": np.array(self.languages, np.str_),
             "bytes": np.array(self.bytes),
         }
 
 
-def assemble(folder: Path, parts: Sequence[Part], vocabulary_size: int) -> dict[str, dict[str, dict[str, int]]]:
+def assemble(
+    folder: Path, parts: Sequence[Part | IndexPart], vocabulary_size: int, held_out_fraction: float
+) -> dict[str, dict[str, dict[str, int]]]:
     """Write `folder`/SOURCE/SPLIT from its parts; count documents, tokens and UTF-8 bytes by source and split.
 
     A split of a source that has no document has no store.
+
+    Args:
+        held_out_fraction: of tokens of others; of documents it is decided before.
     """
-    groups: dict[tuple[str, str], list[Part]] = {}
-    for part, split in itertools.product(parts, SPLITS):
-        if _documents(part, split):
-            groups.setdefault((part.documents.source, split), []).append(part)
     facts: dict[str, dict[str, dict[str, int]]] = {}
-    for (source, split), group in groups.items():
-        counts = {"documents": 0, "tokens": 0, "bytes": 0}
-        token_store.write_store(
-            folder / source / split, _arrays(group, split, counts), token_store.token_dtype(vocabulary_size)
-        )
-        facts.setdefault(source, {})[split] = counts
+    for source, group in groupby(parts, lambda part: part.source):
+        own = list(group)
+        if isinstance(own[0], IndexPart):
+            facts[source] = token_index.assemble(folder / source, own, held_out_fraction)
+            continue
+        facts[source] = {}
+        for split in SPLITS:
+            if having := [part for part in own if _documents(part, split)]:
+                counts = {"documents": 0, "tokens": 0, "bytes": 0}
+                arrays, dtype = _arrays(having, split, counts), token_store.token_dtype(vocabulary_size)
+                token_store.write_store(folder / source / split, arrays, dtype)
+                facts[source][split] = counts
     return facts
 
 
@@ -101,14 +129,12 @@ def _documents(part: Part, split: str) -> int:
         return len(arrays[f"{split}_ids"])
 
 
-def _arrays(
-    parts: Sequence[Part], split: str, counts: dict[str, int]
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Tokens, lengths and ids of each part, added to `counts`."""
+def _arrays(parts: Sequence[Part], split: str, counts: dict[str, int]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Tokens of each part; lengths, ids and languages of its documents. They are added to `counts`."""
     for part in parts:
         with part.tokens.open("rb") as file, np.load(file) as arrays:
-            tokens, lengths, ids = (arrays[f"{split}_{name}"] for name in ("tokens", "lengths", "ids"))
+            found = tuple(arrays[f"{split}_{name}"] for name in ("tokens", "lengths", "ids", "languages"))
             counts["bytes"] += int(arrays[f"{split}_bytes"])
-        counts["documents"] += len(ids)
-        counts["tokens"] += len(tokens)
-        yield tokens, lengths, ids
+        counts["documents"] += len(found[2])
+        counts["tokens"] += len(found[0])
+        yield found

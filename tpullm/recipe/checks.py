@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import math
 import re
+from collections.abc import Iterable
 
 from tpullm.errors import UserError
 from tpullm.hardware import chips, slices
@@ -138,6 +140,16 @@ def check(recipe: Recipe) -> Recipe:
     names = [source.name for source in recipe.corpus.sources]
     repeated = sorted({name for name in names if names.count(name) > 1})
     _require(not repeated, f"corpus.sources: the name {', '.join(repeated)} is used twice; names must differ")
+    for source in recipe.corpus.sources:
+        _require(
+            source.kind != "tokens" or bool(recipe.base),
+            f"corpus.sources: {source.name}: tokens need the tokenizer that wrote them; set `base` to its model",
+        )
+        _require(
+            source.kind != "tokens" or not (source.documents or source.bytes),
+            f"corpus.sources: {source.name}: of tokens all is read; leave out `documents` and `bytes`",
+        )
+    _check_mixture(recipe)
     return recipe
 
 
@@ -185,13 +197,10 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         f"{where}: a stage of this name can't have a folder in the run; use small letters, digits, - and _, and none "
         f"of {', '.join(sorted(TAKEN))}",
     )
-    known = [source.name for source in recipe.corpus.sources] + ["yours"] * bool(recipe.text)
+    _check_sources(f"{where}.documents", settings.documents, recipe)
     for source, share in settings.documents.items():
-        near = difflib.get_close_matches(source, known, 1)
-        meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(known)}" if known else "there are none"
-        _require(source in known, f"{where}.documents: corpus.sources has no {source}; {meant}")
         _require(share > 0, f"{where}.documents: the share of {source} is {share}; give one above 0, or leave it out")
-    shares = sum(settings.documents.values())
+    shares, known = sum(settings.documents.values()), _sources(recipe)
     _require(
         not (settings.conversations or settings.beside) or shares < 1,
         f"{where}.documents: their shares are {shares:g}, so nothing is left for what is beside them; give less",
@@ -235,6 +244,46 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         not settings.adapter.rank or bool(settings.adapter.targets),
         f"{where}.adapter.targets: names no matrix, so nothing would be trained; name some of {', '.join(MATRICES)}",
     )
+
+
+def _check_mixture(recipe: Recipe) -> None:
+    mixture, before = recipe.mixture, -1.0
+    _check_factors("mixture.languages", mixture.languages)
+    _check_sources("mixture.epochs", mixture.epochs, recipe)
+    for source, most in mixture.epochs.items():
+        _require(0 < most < math.inf, f"mixture.epochs: {source} has {most}; give a number above 0, or leave it out")
+    for phase in mixture.phases:
+        where = f"mixture.phases: start {phase.start:g}"
+        _require(0 <= phase.start < 1, f"{where}: is no share of the steps; give 0 or more, and less than 1")
+        _require(before < phase.start, f"{where}: comes after the phase of start {before:g}; put them in order")
+        before = phase.start
+        _require(bool(phase.weights or phase.languages), f"{where}: changes nothing; give it weights or languages")
+        _check_sources(f"{where}: weights", phase.weights, recipe)
+        _check_factors(f"{where}: weights", phase.weights)
+        _check_factors(f"{where}: languages", phase.languages)
+        _require(
+            not phase.weights or any(weight > 0 for weight in phase.weights.values()),
+            f"{where}: all weights are 0, so nothing would be read; give a source a weight above 0",
+        )
+
+
+def _sources(recipe: Recipe) -> list[str]:
+    """The names of the sources, and that of the user's own text."""
+    return [source.name for source in recipe.corpus.sources] + ["yours"] * bool(recipe.text)
+
+
+def _check_factors(where: str, factors: dict[str, float]) -> None:
+    for name, factor in factors.items():
+        _require(0 <= factor < math.inf, f"{where}: {name} has {factor}; give 0 or more")
+
+
+def _check_sources(where: str, named: Iterable[str], recipe: Recipe) -> None:
+    """Refuse names of sources that the recipe does not have."""
+    known = _sources(recipe)
+    for source in named:
+        near = difflib.get_close_matches(source, known, 1)
+        meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(known)}" if known else "there are none"
+        _require(source in known, f"{where}: corpus.sources has no {source}; {meant}")
 
 
 def _check_rewards(where: str, settings: TuningConfig) -> None:

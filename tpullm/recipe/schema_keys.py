@@ -23,8 +23,13 @@ WORDS = {
     "str": "a text",
     "list": "a list, such as [a, b]",
     "pairs": "pairs, such as {fsdp: 4, tensor: 2}",
-    "section": "a list, such as '[{name: mine, kind: text, path: my_texts, licence: CC0-1.0}]'",
+    "section": "a list of sections",
     "stages": "stages by name, such as '{talk: {conversations: [chats.jsonl]}}'",
+}
+# What a list of sections looks like, by its key.
+LISTS = {
+    "sources": "a list, such as '[{name: mine, kind: text, path: my_texts, licence: CC0-1.0}]'",
+    "phases": "a list, such as '[{start: 0.8, weights: {mine: 1}}]'",
 }
 NAME = "NAME"  # in a dotted key: any name, of sections that the recipe names itself
 ENTRY = re.compile(r"^(\w+): (.*)$")
@@ -59,7 +64,8 @@ class Key:
     @property
     def wanted(self) -> str:
         """What its value must be, in words."""
-        return f"one of {', '.join(self.choices)}" if self.choices else WORDS[self.kind]
+        words = LISTS.get(self.name, WORDS[self.kind]) if self.kind == "section" else WORDS[self.kind]
+        return f"one of {', '.join(self.choices)}" if self.choices else words
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The stages of a run: what each depends on, so that a finished one is skipped and a changed one is made again."""
 
+import dataclasses
 import datetime
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from tpullm.cluster import hosts
 from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.recipe.changes import Changes, part, result
-from tpullm.recipe.schema import Recipe
+from tpullm.recipe.schema import MixtureConfig, Recipe
 from tpullm.run import manifest, question_sets
 
 DIGESTS = "digests.json"  # in a stage that reads a published model
@@ -91,6 +92,10 @@ def pretrain_inputs(recipe: Recipe, run: Path) -> dict:
     """What pretraining depends on."""
     weights = {source.name: source.weight for source in recipe.corpus.sources}
     config = {"model": result(recipe.model), "train": result(recipe.pretrain), "seed": recipe.seed, "weights": weights}
+    if recipe.mixture != MixtureConfig():  # without one, the inputs are those of earlier versions
+        config["mixture"] = dataclasses.asdict(recipe.mixture)
+        if recipe.mixture.epochs:  # all shares depend on the length; of phases `training/resume.py` knows where
+            config["steps"] = recipe.pretrain.steps
     upstream = {"tokens": need(run, "tokens", "tokenize")}
     if recipe.base:
         upstream["base"] = standing(recipe, run, "base")

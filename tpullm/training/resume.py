@@ -1,8 +1,9 @@
 """Where a training resumes whose recipe may have changed: from which of its checkpoints, or from the beginning.
 
-The number of steps decides the learning rate of every step. A checkpoint is on the way of another number of steps if
-all learning rates up to it are the same: then the result is that of an uninterrupted training, bit for bit. With `wsd`
-such a checkpoint stands where the decay begins, and is kept.
+The number of steps decides the learning rate of every step, and where the phases of the mixture begin. A checkpoint is
+on the way of another number of steps if all learning rates up to it and all phases before it are the same: then the
+result is that of an uninterrupted training, bit for bit. With `wsd` such a checkpoint stands where the decay begins,
+and is kept.
 """
 
 from collections.abc import Sequence
@@ -74,7 +75,8 @@ def _start(stage: Path, inputs: dict, config: TrainConfig, anew: Start) -> Start
     if models[0].horizons[-1][1] == config.steps:  # nothing has changed since
         return Start(saved[-1], models[0].horizons, models[0].left_out)
     for model in models:
-        if model.step <= config.steps and _rates(config, anew.horizons, model.step) == _rates_of(model, config):
+        same_rates = _rates(config, anew.horizons, model.step) == _rates_of(model, config)
+        if model.step <= config.steps and same_rates and _same_phases(inputs, model, config.steps):
             _keep_later(stage, [step for step in saved if step > model.step])
             say(f"{stage.name}: resumes at step {model.step:,}: so far as in a training of {config.steps:,} steps")
             return Start(model.step, anew.horizons, model.left_out)
@@ -153,6 +155,14 @@ def _rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, fir
         f"({often + 1} of at most {skip.rollbacks} times)"
     )
     return Start(target if good else 0, horizons, [*before.left_out, [target, step - target]])
+
+
+def _same_phases(inputs: dict, model: Model, steps: int) -> bool:
+    """Whether the batches that have led to a checkpoint are those of a training of `steps` steps."""
+    starts = [phase["start"] for phase in inputs["config"].get("mixture", {}).get("phases", [])]
+    read = model.step + sum(count for _, count in model.left_out)
+    begun = lambda length: [first for start in starts if (first := round(start * length)) < read]  # noqa: E731
+    return all(begun(length) == begun(steps) for _, length in model.horizons)
 
 
 def _rates_of(model: Model, config: TrainConfig) -> list[float]:

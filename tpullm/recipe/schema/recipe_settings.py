@@ -5,6 +5,7 @@ from typing import Literal
 
 from tpullm.recipe.changes import Changes, changing
 from tpullm.recipe.schema.corpus_settings import CorpusConfig, TokenizerConfig
+from tpullm.recipe.schema.mixture_settings import MixtureConfig
 from tpullm.recipe.schema.model_settings import ModelConfig
 from tpullm.recipe.schema.training_settings import TrainConfig
 from tpullm.recipe.schema.tuning_settings import TuningConfig
@@ -52,6 +53,7 @@ class Recipe:
         trackers: who else gets the numbers of a training: `wandb`, `mlflow`. By default in the folder of the stage.
         mesh: devices along each axis; -1 takes the rest. The axes are data, fsdp, expert, sequence and tensor.
         corpus: step 1, collect.
+        mixture: how pretraining mixes the sources, beyond their weights.
         tokenizer: step 2, tokenize.
         model: step 3, the Transformer.
         pretrain: step 4, pretrain.
@@ -73,6 +75,7 @@ class Recipe:
     trackers: list[Literal["wandb", "mlflow"]] = changing(Changes.NOTHING, factory=list)
     mesh: dict[str, int] = changing(Changes.ROUNDING, factory=lambda: {"fsdp": -1})
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     pretrain: TrainConfig = field(default_factory=TrainConfig)
@@ -82,7 +85,11 @@ class Recipe:
     @property
     def foundation(self) -> str:
         """The stage that tuning starts from: `pretrain`, or `base` if there is a base and no text to go on with."""
-        learns = self.text or any(source.weight > 0 for source in self.corpus.sources)
+        learns = (
+            self.text
+            or any(source.weight > 0 for source in self.corpus.sources)
+            or any(weight > 0 for phase in self.mixture.phases for weight in phase.weights.values())
+        )
         return "base" if self.base and not learns else "pretrain"
 
     @property

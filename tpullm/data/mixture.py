@@ -1,0 +1,180 @@
+"""What pretraining reads when: the weights of the sources in each phase of the recipe, times those of languages."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.corpus.sources import YOURS
+from tpullm.corpus.sources import sources as corpus_sources
+from tpullm.data.batch import Documents
+from tpullm.data.packing import Packing
+from tpullm.data.token_store import TokenStore
+from tpullm.errors import UserError
+from tpullm.log import say
+from tpullm.recipe.schema import Recipe, Source
+
+OTHERS = "others"  # all languages that have no factor of their own
+OFTEN = 4  # epochs; up to about 4, repeated text is worth almost what new text is (Muennighoff et al. 2023)
+ROUNDS = 2_000  # of lowering shares; a recipe that needs more asks for all that its sources may give
+EXACT = 1e-3  # of the most epochs of a source
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The weights of parts over a training. A part is a source, or its documents in one language.
+
+    Args:
+        phases: each with the number of its first batch, which ascend from 0, and a weight for each part: its share of
+            the tokens, relative to the others.
+        epochs: by part, how often it is read at most in `batches` batches.
+        batches: of the training, if there are `epochs`.
+    """
+
+    phases: Sequence[tuple[int, Mapping[str, float]]]
+    epochs: Mapping[str, float] = field(default_factory=dict)
+    batches: int = 0
+
+    def reads(self, part: str) -> bool:
+        """Whether a part is ever read."""
+        return any(weights.get(part, 0) > 0 for _, weights in self.phases)
+
+    def row_shares(self, packings: Mapping[str, Packing], batch_size: int) -> list[list[float]]:
+        """Of each phase, the share that each part has of the rows: a weight is a share of tokens, and rows are mixed.
+
+        Raises:
+            UserError: nothing is read in a phase, or the parts would have to be read more often than they may.
+        """
+        found = []
+        for first, weights in self.phases:
+            shares = [weights.get(name, 0) / packed.fill for name, packed in packings.items()]
+            if not any(shares):
+                names = ", ".join(name for name, weight in weights.items() if weight > 0) or "no source"
+                raise UserError(
+                    f"mixture.phases: from step {first:,} on {names} would be read, which has no training documents; "
+                    "give a source that has some a weight"
+                )
+            total = sum(shares)
+            found.append([share / total for share in shares])
+        if not self.epochs:
+            return found
+        firsts = [first for first, _ in self.phases] + [self.batches]
+        read = [(after - first) * batch_size for first, after in itertools.pairwise(firsts)]
+        most = [self.epochs.get(name, math.inf) * packed.rows for name, packed in packings.items()]
+        return _bounded(found, read, most)
+
+
+def _bounded(shares: list[list[float]], read: list[int], most: list[float]) -> list[list[float]]:
+    """The shares of parts in phases, each part times one factor of at most 1, such that it gives `most` rows at most.
+
+    Phases read `read` rows. This is UniMax (Chung et al. 2023) for several phases. Sums are rounded once (`fsum`), so
+    all machines find the same.
+    """
+    parts, factors = range(len(most)), [1.0] * len(most)
+    for _ in range(ROUNDS):
+        scaled = [[share * factor for share, factor in zip(phase, factors, strict=True)] for phase in shares]
+        totals = [math.fsum(phase) for phase in scaled]
+        if min(totals) < 1e-9:
+            break
+        scaled = [[share / total for share in phase] for phase, total in zip(scaled, totals, strict=True)]
+        given = [math.fsum(rows * phase[part] for rows, phase in zip(read, scaled, strict=True)) for part in parts]
+        over = [max(rows / bound, 1.0) for rows, bound in zip(given, most, strict=True)]
+        if max(over) <= 1 + EXACT:
+            return scaled if min(factors) < 1 else shares
+        factors = [factor / each for factor, each in zip(factors, over, strict=True)]
+    raise UserError(
+        "mixture.epochs: the sources have too little text to train that long within so many epochs; raise them, lower "
+        "pretrain.steps, or collect more"
+    )
+
+
+class Subset:
+    """Some documents of others, by their numbers there (int64). It implements `tpullm.data.batch.Documents`."""
+
+    def __init__(self, whole: Documents, numbers: np.ndarray):
+        self.whole, self.numbers = whole, numbers
+        self.lengths, self.ids = whole.lengths[numbers], whole.ids[numbers]
+
+    def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As of the whole."""
+        return self.whole.read(self.numbers[documents], starts, counts)
+
+
+def of_recipe(recipe: Recipe, run: Path) -> tuple[dict[str, Documents], Schedule]:
+    """What pretraining reads of RUN/tokens, by part, and when.
+
+    A source is one part. If languages have factors, its documents in each of them are a part of their own,
+    `SOURCE/LANGUAGE`.
+    """
+    phases, sources = _phases(recipe), corpus_sources(recipe)
+    named = list(dict.fromkeys(language for _, _, factors in phases for language in factors))
+    parts: dict[str, Documents] = {}
+    weights: list[dict[str, float]] = [{} for _ in phases]
+    epochs, seen = {}, {OTHERS}
+    for source in sources:
+        if not any(of_source.get(source.name, 0) > 0 for _, of_source, _ in phases):
+            continue
+        store = TokenStore(run / "tokens" / source.name / "train")
+        for part, language, documents, share in _parts(source, store, named):
+            parts[part] = documents
+            seen.add(language)
+            for (_, of_source, factors), into in zip(phases, weights, strict=True):
+                into[part] = of_source.get(source.name, 0) * share * factors.get(language, factors.get(OTHERS, 1))
+            if source.name in recipe.mixture.epochs:
+                epochs[part] = recipe.mixture.epochs[source.name]
+    if missing := [language for language in named if language not in seen]:
+        raise UserError(
+            f"mixture.languages: no training document is in {', '.join(missing)}; {run / 'documents' / 'datacard.md'} "
+            "has the languages that there are"
+        )
+    firsts = [first for first, _, _ in phases]
+    return parts, Schedule(list(zip(firsts, weights, strict=True)), epochs, recipe.pretrain.steps)
+
+
+def _phases(recipe: Recipe) -> list[tuple[int, dict[str, float], dict[str, float]]]:
+    """Of each phase that has a batch, the first one, the weights of sources, and the factors of languages."""
+    own = {source.name: source.weight for source in corpus_sources(recipe)}
+    found = [(0, own, recipe.mixture.languages)]
+    for phase in recipe.mixture.phases:
+        weights = dict(phase.weights) or own
+        if recipe.text and YOURS not in weights:
+            weights[YOURS] = sum(weights.values()) / 2
+        found.append((round(phase.start * recipe.pretrain.steps), weights, phase.languages or recipe.mixture.languages))
+    after = [first for first, _, _ in found[1:]] + [recipe.pretrain.steps]
+    return [phase for phase, end in zip(found, after, strict=True) if phase[0] < end]
+
+
+def _parts(source: Source, store: TokenStore, named: Sequence[str]) -> Iterable[tuple[str, str, Documents, float]]:
+    """The parts of a source: name, language, documents, and share of its predictions."""
+    if not named or source.language:
+        return [(source.name, source.language, store, 1.0)]
+    found = store.languages()
+    if found is None:
+        raise UserError(
+            f"mixture.languages: {store.path} does not say the languages of its documents; name the `language` of the "
+            f"source {source.name}, or remove {store.path.parent.parent} and run `tpullm tokenize` again"
+        )
+    names, codes = found
+    parts = [OTHERS, *(language for language in named if language in names)]
+    part_of = np.array([parts.index(name) if name in parts else 0 for name in names] or [0])[codes]
+    predictions = np.maximum(store.lengths - 1, 0)
+    numbers = [np.flatnonzero(part_of == part) for part in range(len(parts))]
+    return [
+        (f"{source.name}/{language}", language, Subset(store, each), int(predictions[each].sum()) / total)
+        for language, each in zip(parts, numbers, strict=True)
+        if len(each) and (total := int(predictions.sum()))
+    ]
+
+
+def tell(epochs: Mapping[str, float]) -> None:
+    """Say before pretraining how often each part will be read, and which of them too often."""
+    told = ", ".join(f"{part} {often:.2f}" for part, often in epochs.items())
+    say(f"pretrain: times that each source is read: {told}")
+    if often_read := [f"{part} is read {often:.1f} times" for part, often in epochs.items() if often > OFTEN]:
+        say(
+            f"pretrain: {', '.join(often_read)}: beyond about {OFTEN} times, text teaches little that is new "
+            "(Muennighoff et al. 2023); lower its weight, bound it with mixture.epochs, or collect more"
+        )
