@@ -18,12 +18,19 @@ from tpullm.recipe.schema import CorpusConfig, Recipe, Source
         (Source("a", "text", ".", "nowhere", licence="CC0-1.0"), "nowhere: no such file or folder"),
         (Source("a/b", "text", ".", licence="CC0-1.0"), "cannot be a folder's name"),
         (Source("a", "tenki", licence="Apache-2.0"), "documents must say how many"),
+        (Source("a", "text", ".", licence="CC0-1.0", language="jp"), "a: language: jp cannot be .* did you mean ja"),
+        (Source("a", "text", ".", licence="CC0-1.0", language="tlh"), "a: language: tlh cannot be .* leave it out"),
     ],
 )
 def test_what_is_refused(source, message):
     with pytest.raises(UserError, match=message) as error:
         sources.check([source])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("settings", [{"language": "code"}, {"language": "bn"}, {"language": "tlh", "filter": False}])
+def test_a_language_has_to_be_known_only_where_texts_are_filtered_by_it(settings):
+    sources.check([Source("a", "text", ".", licence="CC0-1.0", **settings)])
 
 
 def test_no_source_is_refused():

@@ -104,7 +104,7 @@ def test_the_pages_have_the_table():
         ({"name": "length", "most": 3, "unit": "tokens"}, "reward length: unit: tokens needs a tokenizer"),
         ({"name": "length", "count_tokens": len}, "reward length: unknown parameter count_tokens"),
         ({"name": "language"}, "reward language: language is missing; give a text"),
-        ({"name": "language", "language": "jp"}, "reward language: language: jp is none of ar, bg, de"),
+        ({"name": "language", "language": "jp"}, "reward language: language: jp cannot be detected; did you mean ja"),
         ({"name": "no_phrases", "phrases": "雨"}, "reward no_phrases: phrases: 雨 is not a list of texts"),
         ({"name": "no_phrases", "phrases": [1]}, r"reward no_phrases: phrases: \[1\] is not a list of texts"),
         ({"name": "no_phrases", "phrases": []}, "reward no_phrases: phrases: give at least one"),

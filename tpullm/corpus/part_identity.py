@@ -13,7 +13,7 @@ from tpullm.corpus import domains, source_hashes, tenki
 from tpullm.corpus.source_files import File, name_of
 from tpullm.recipe.schema import CorpusConfig, Source
 
-LIBRARIES = ("datatrove", "trafilatura", "lxml", "warcio", "pyarrow", "sudachipy", "sudachidict_small")
+LIBRARIES = ("datatrove", "trafilatura", "lxml", "warcio", "pyarrow", "py3langid", "sudachipy", "sudachidict_small")
 # Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.

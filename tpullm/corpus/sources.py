@@ -3,7 +3,7 @@
 import re
 
 from tpullm import storage
-from tpullm.corpus import domains, download
+from tpullm.corpus import domains, download, language_detection
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe, Source
 
@@ -47,6 +47,8 @@ def _check_source(source: Source) -> None:
             f"{where} has no licence; the data card and the model card of everything trained on it must name it; "
             "write for example licence: CC-BY-4.0"
         )
+    if source.filter and source.language not in ("", "code"):
+        language_detection.check(source.language, f"{where}: language")
     if source.kind == "tenki" and source.documents <= 0:
         raise UserError(f"{where}: documents must say how many to generate, for example documents: 20000")
     if source.kind in domains.SOURCES:

@@ -10,7 +10,7 @@ from typing import Any
 
 import regex
 
-from tpullm.corpus.language_detection import COMMON_WORDS, WRITTEN_IN, is_language, is_spaceless
+from tpullm.corpus import language_detection
 from tpullm.errors import UserError
 from tpullm.rewards.scorer import Each, Example
 from tpullm.rewards.sentences import sentences
@@ -56,17 +56,15 @@ def count_characters(text: str) -> int:
 
 def count_words(text: str) -> int:
     """Words between spaces; in Japanese, those of Sudachi's longest units, without marks."""
-    if not is_spaceless(text):
+    if not language_detection.is_spaceless(text):
         return len(text.split())
     return sum(word.part_of_speech()[0] not in ("補助記号", "空白", "記号") for word in analyser("C")(text))
 
 
 def language(language: str) -> Each:
-    """1 if the answer can be in that language, by its script and its common words."""
-    known = sorted({*WRITTEN_IN, *COMMON_WORDS})
-    if language not in known:
-        raise UserError(f"language: {language} is none of {', '.join(known)}")
-    return Each(lambda example: float(is_language(example.answer, language)))
+    """1 if the answer can be in that language, by its script and a model of languages."""
+    language_detection.check(language, "language")
+    return Each(lambda example: float(language_detection.is_language(example.answer, language)))
 
 
 def no_repetition(size: int = 8, allowed: float = 0.1) -> Each:

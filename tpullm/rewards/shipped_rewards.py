@@ -104,7 +104,7 @@ REWARDS = {
     ),
     "language": ShippedReward(
         form.language,
-        "1 if the answer can be in `language`, by its script and its common words",
+        "1 if the answer can be in `language`, by its script and a model of languages",
         (
             Sample("今日は晴れです。", 1, {"language": "ja"}),
             Sample("It is sunny today.", 0, {"language": "ja"}),

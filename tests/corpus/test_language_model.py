@@ -1,0 +1,80 @@
+"""The model's sums are exact, so a text has the same language on every machine; and they are py3langid's own."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from py3langid.langid import MODEL_FILE, LanguageIdentifier, visit_counts
+
+from tpullm.corpus import language_model
+
+LANGUAGES = ("de", "en", "fr", "nl", "sv", "zxx")
+TEXTS = (
+    "It is a fine day, and I like to eat the apples that are in the garden of the school.",
+    "Das Wetter ist heute schön, und ich esse mit den Kindern die Äpfel von dem Baum, nicht die Birnen.",
+    "x = [f(2 * y) for y in range(1000)]",
+    "Mijn hond eet elke dag een appel. " * 200,
+)
+
+
+def exact_scores(content, languages):
+    """The same sums in Python's integers."""
+    whole = language_model.model()
+    counts = visit_counts(whole.moves, whole.rows, whole.found, content) or Counter()
+    columns = [column for column, language in enumerate(whole.classes) if language in languages]
+    weight = {count: round(1024 * math.log1p(min(count, 4095))) for count in counts.values()}
+    terms = [
+        [weight[count] * int(512 * float(whole.log_probabilities[seen, column])) for seen, count in counts.items()]
+        for column in columns
+    ]
+    priors = [round(512 * 1024 * float(whole.priors[column])) if counts else 0 for column in columns]
+    return [sum(row) + prior for row, prior in zip(terms, priors, strict=True)]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_scores_are_whole_numbers_without_any_rounding(text):
+    scores = language_model._scores(text.encode(), language_model._table(LANGUAGES))
+    assert scores.tolist() == exact_scores(text.encode(), LANGUAGES)
+
+
+def test_the_model_has_only_numbers_that_the_sums_are_exact_for():
+    """A term is below 2**26, so 2**27 n-grams may be summed; a text has fewer bytes than that in any look."""
+    whole = language_model.model()
+    steps = whole.log_probabilities.astype(np.float64) * language_model.PER_NAT
+    assert np.array_equal(steps, np.rint(steps)) and abs(steps).max() < 2**15
+    assert abs(steps).max() * language_model.WEIGHTS.max() < 2**26
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_probabilities_are_those_of_py3langid(text):
+    """Within what it rounds: it sums in float32, and weights are rounded to 1/1024 here."""
+    theirs = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    theirs.set_languages(LANGUAGES)
+    ours = language_model.probabilities(text, LANGUAGES)
+    assert ours == pytest.approx(dict(theirs.rank(text)), abs=1e-3)
+
+
+@given(st.floats(-2000, 0))
+def test_the_power_is_near_that_of_e(exponent):
+    assert language_model._exp(np.array([exponent]))[0] == pytest.approx(math.exp(exponent), abs=3e-4)
+
+
+@given(st.text(st.characters(codec=None), max_size=200))
+def test_probabilities_sum_to_one(text):
+    found = language_model.probabilities(text, LANGUAGES)
+    assert tuple(found) == LANGUAGES and sum(found.values()) == pytest.approx(1)
+
+
+def test_a_text_without_a_known_n_gram_is_in_any_language_alike():
+    assert set(language_model.probabilities("", LANGUAGES).values()) == {1 / len(LANGUAGES)}
+
+
+def test_a_language_in_two_scripts_is_one():
+    """The model has a class for each script of Serbian."""
+    whole = language_model.model()
+    assert whole.classes.count("sr") == 2
+    found = language_model.probabilities("Свако има право на слободу мишљења.", ("bg", "ru", "sr"))
+    assert max(found, key=found.get) == "sr"
