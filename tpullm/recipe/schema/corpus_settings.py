@@ -63,6 +63,11 @@ class CorpusConfig:
             end.
         near_duplicate_similarity: least similarity of duplicates. It is the Jaccard similarity of word 5-grams, by
             MinHash. 1 removes exact copies only.
+        opted_out: files that list what must stay out. Each line is a domain (with its subdomains), an address (one that
+            ends in `*` with all below it) or the SHA-256 hash of a text; `#` begins a comment. It holds for every
+            source, and for what is held out.
+        licences: the licences that documents may have. SPDX names such as CC-BY-4.0, addresses of Creative Commons, or
+            the sentence of the source. A document without one of its own has that of its source. Empty allows all.
         workers: processes that read and filter. 0 is one per core.
     """
 
@@ -71,6 +76,8 @@ class CorpusConfig:
     minimum_characters: int = 50
     maximum_characters: int = 1_000_000
     near_duplicate_similarity: float = 0.8
+    opted_out: list[str] = field(default_factory=list)
+    licences: list[str] = field(default_factory=list)
     workers: int = changing(Changes.NOTHING, 0)
 
 
