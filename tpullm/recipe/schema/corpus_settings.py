@@ -5,6 +5,8 @@ from typing import Literal
 
 from tpullm.recipe.changes import Changes, changing
 
+Rule = Literal["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising"]
+Cleaning = Literal["width", "ruby", "lines", "personal_data"]
 SourceKind = Literal[
     "text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki", "law", "medicine"
 ]
@@ -34,6 +36,14 @@ class Source:
             the beginning of one more.
         filter: drop documents that are short or repetitive. Documents in another language than `language` are dropped
             too.
+        rules: rules of quality that documents must pass, in this order. `repetition` drops what repeats itself and
+            suits every text. The others are for pages of the web: `gopher` (words, symbols, repetition), `fineweb`
+            (sentence ends, short lines, lists) and `c4` (sentences; it also removes lines of boilerplate) are those of
+            these corpora; `kana` drops Japanese with hardly any hiragana, `adult` what is full of adult words (Japanese
+            and English), `advertising` what is full of phrases of Japanese shops. Source code has its own rule.
+        clean: what is changed in each document, in this order. `width` is Unicode's NFKC: full-width letters become
+            ASCII, half-width kana full-width. `ruby` removes readings and notes of Aozora Bunko, `lines` menus, pagers
+            and rows of symbols. `personal_data` replaces mail addresses, phone numbers and IP addresses.
         deduplicate: drop documents that repeat another one. Exact and near copies both count.
     """
 
@@ -48,6 +58,8 @@ class Source:
     documents: int = 0
     bytes: int = 0
     filter: bool = True
+    rules: list[Rule] = field(default_factory=lambda: ["repetition"])
+    clean: list[Cleaning] = field(default_factory=list)
     deduplicate: bool = True
 
 
