@@ -56,7 +56,7 @@ def _by_rules(text: str, expected: str, source: Source, config: CorpusConfig) ->
     reason = _unfit(text, expected, config)
     if reason or expected == "code":
         return reason, text
-    reason, left = quality.judge(text, expected or languages.guess(text), source.rules)
+    reason, left = quality.judge(text, expected or languages.guess(text), source.rules, config)
     if not reason and left is not text and len(left.strip()) < config.minimum_characters:
         reason = "too short"
     return reason, left
@@ -83,7 +83,7 @@ def _has_surrogate(text: str) -> bool:
 def unwanted(text: str, language: str, config: CorpusConfig) -> str:
     """Why a readable `text` should not be trained on; "" if it should. `language` may be `code` or ""."""
     reason = _unfit(text, language, config)
-    return reason if reason or language == "code" else quality.judge(text, language, ["repetition"])[0]
+    return reason if reason or language == "code" else quality.judge(text, language, ["repetition"], config)[0]
 
 
 def _unfit(text: str, language: str, config: CorpusConfig) -> str:

@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from tpullm.corpus import datatrove_rules, gopher, japanese_text, listed_words, repetition, words
+from tpullm.corpus import datatrove_rules, gopher, japanese_text, listed_words, quality_classifier, repetition, words
+from tpullm.errors import UserError
+from tpullm.recipe.schema import CorpusConfig
 
-Rule = Callable[[str, str], tuple[str, str]]
-
-
-def _drops(find: Callable[[str, str], str]) -> Rule:
-    """A rule that drops texts and changes none."""
-    return lambda text, language: (find(text, language), text)
+CLASSIFIER = "classifier"
 
 
 def _gopher(text: str, language: str) -> str:
@@ -17,27 +14,48 @@ def _gopher(text: str, language: str) -> str:
     return gopher.low_quality(text, found, limit) or gopher.repetitive(text, found, limit)
 
 
-RULES: dict[str, Rule] = {
-    "repetition": _drops(lambda text, language: "too repetitive" if repetition.is_repetitive(text) else ""),
-    "gopher": _drops(_gopher),
-    "fineweb": _drops(datatrove_rules.fineweb),
-    "c4": datatrove_rules.c4,
-    "kana": _drops(lambda text, language: japanese_text.odd_script(text) if language == "ja" else ""),
-    "adult": _drops(lambda text, language: "adult words" if listed_words.is_adult(text) else ""),
-    "advertising": _drops(lambda text, language: "advertising" if listed_words.is_advertising(text) else ""),
+# Rules that drop texts and change none.
+RULES: dict[str, Callable[[str, str], str]] = {
+    "repetition": lambda text, language: "too repetitive" if repetition.is_repetitive(text) else "",
+    "gopher": _gopher,
+    "fineweb": datatrove_rules.fineweb,
+    "kana": lambda text, language: japanese_text.odd_script(text) if language == "ja" else "",
+    "adult": lambda text, language: "adult words" if listed_words.is_adult(text) else "",
+    "advertising": lambda text, language: "advertising" if listed_words.is_advertising(text) else "",
 }
 
 
-def judge(text: str, language: str, rules: Sequence[str]) -> tuple[str, str]:
+def judge(text: str, language: str, rules: Sequence[str], config: CorpusConfig) -> tuple[str, str]:
     """Why the first rule that `text` breaks drops it ("" if none does), and the text after the rules.
 
     Args:
         text: a readable text.
         language: its language; "" if it is not known.
-        rules: names of `RULES`, in the order in which they are applied.
+        rules: names of rules, in the order in which they are applied.
+        config: the settings of the classifier.
     """
+    reason = ""
     for rule in rules:
-        reason, text = RULES[rule](text, language)
+        if rule == "c4":
+            reason, text = datatrove_rules.c4(text, language)
+        elif rule == CLASSIFIER:
+            model = quality_classifier.learned(config.classifier)
+            reason = "low score" if model.score(text) < config.classifier.threshold else ""
+        else:
+            reason = RULES[rule](text, language)
         if reason:
-            return reason, text
-    return "", text
+            break
+    return reason, text
+
+
+def check(config: CorpusConfig) -> None:
+    """Refuse a rule that cannot be applied, and examples for which no source asks; `UserError` names the key."""
+    given, used = config.classifier, any(CLASSIFIER in source.rules for source in config.sources)
+    if used and not (given.good and given.bad):
+        raise UserError("corpus.classifier: good and bad must name examples, since a source has the rule classifier")
+    if given.good and not used:
+        raise UserError(
+            "corpus.classifier: no source has the rule classifier; add it to the rules of a source, or remove good"
+        )
+    if not 0 <= given.threshold <= 1:
+        raise UserError(f"corpus.classifier.threshold is {given.threshold}; give a number from 0 to 1")

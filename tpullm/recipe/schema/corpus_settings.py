@@ -5,7 +5,7 @@ from typing import Literal
 
 from tpullm.recipe.changes import Changes, changing
 
-Rule = Literal["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising"]
+Rule = Literal["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising", "classifier"]
 Cleaning = Literal["width", "ruby", "lines", "personal_data"]
 SourceKind = Literal[
     "text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki", "law", "medicine"
@@ -40,7 +40,8 @@ class Source:
             suits every text. The others are for pages of the web: `gopher` (words, symbols, repetition), `fineweb`
             (sentence ends, short lines, lists) and `c4` (sentences; it also removes lines of boilerplate) are those of
             these corpora; `kana` drops Japanese with hardly any hiragana, `adult` what is full of adult words (Japanese
-            and English), `advertising` what is full of phrases of Japanese shops. Source code has its own rule.
+            and English), `advertising` what is full of phrases of Japanese shops, `classifier` what the classifier of
+            corpus.classifier scores low. Source code has its own rule.
         clean: what is changed in each document, in this order. `width` is Unicode's NFKC: full-width letters become
             ASCII, half-width kana full-width. `ruby` removes readings and notes of Aozora Bunko, `lines` menus, pagers
             and rows of symbols. `personal_data` replaces mail addresses, phone numbers and IP addresses.
@@ -64,6 +65,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class ClassifierConfig:
+    """The rule `classifier` of corpus.sources: it is learned from examples of your own.
+
+    Args:
+        good: a file or folder of texts as you want them, in any format that is read.
+        bad: a file or folder of texts as you don't want them.
+        threshold: least score of a document, 0 to 1. The log says how many held-out examples it keeps and drops.
+    """
+
+    good: str = ""
+    bad: str = ""
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
 class CorpusConfig:
     """Step 1, collect.
 
@@ -75,6 +91,7 @@ class CorpusConfig:
             end.
         near_duplicate_similarity: least similarity of duplicates. It is the Jaccard similarity of word 5-grams, by
             MinHash. 1 removes exact copies only.
+        classifier: the keys of corpus.classifier.
         opted_out: files that list what must stay out. Each line is a domain (with its subdomains), an address (one that
             ends in `*` with all below it) or the SHA-256 hash of a text; `#` begins a comment. It holds for every
             source, and for what is held out.
@@ -88,6 +105,7 @@ class CorpusConfig:
     minimum_characters: int = 50
     maximum_characters: int = 1_000_000
     near_duplicate_similarity: float = 0.8
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     opted_out: list[str] = field(default_factory=list)
     licences: list[str] = field(default_factory=list)
     workers: int = changing(Changes.NOTHING, 0)
