@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import datatrove_rules, gopher, python_library, words
+from tpullm.corpus import gopher, python_library, web_rules, words
 
 QUALITY = {
     "gopher_short_doc": "too few words",
@@ -35,7 +35,7 @@ def of_datatrove(text, limit, tokenizer=None):
     from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
     from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
 
-    language = tokenizer or datatrove_rules._tokenizer()
+    language = tokenizer or web_rules.tokenizer()
     quality = GopherQualityFilter(
         min_doc_words=limit.words[0], max_doc_words=limit.words[1], min_avg_word_length=limit.mean_length[0],
         max_avg_word_length=limit.mean_length[1], max_non_alpha_words_ratio=limit.letters,

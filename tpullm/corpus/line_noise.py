@@ -2,6 +2,10 @@
 
 import re
 
+import numpy as np
+
+from tpullm.corpus.language_detection import code_points
+
 WORD = re.compile(r"\w")
 RUN = re.compile(r"([^\w\s]|ー|_)\1{9,}")  # of one symbol; ten and more become three
 PART = re.compile(r"[^\s|｜/／>＞»›«‹<＜・,、()（）\[\]【】←→▲▼▶◀■●•*-]+")
@@ -29,7 +33,15 @@ LABELS = frozenset(
 def without_noise(text: str) -> str:
     """`text` without the lines that are no text, and with long runs of one symbol shortened. Time is linear."""
     kept = [line for line in text.split("\n") if not line or line.isspace() or not is_noise(line)]
-    return RUN.sub(r"\1\1\1", "\n".join(kept))
+    left = "\n".join(kept)
+    return RUN.sub(r"\1\1\1", left) if _may_have_run(left) else left
+
+
+def _may_have_run(text: str) -> bool:
+    """Whether a character may be repeated ten times. The pattern alone takes 22 ms for a MB of English, this 4 ms."""
+    points = code_points(text)
+    here = points[:-9]
+    return bool(np.any((here == points[9:]) & (here == points[1:-8]) & (here == points[5:-4])))
 
 
 def is_noise(line: str) -> bool:

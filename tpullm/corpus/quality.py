@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from tpullm.corpus import datatrove_rules, gopher, japanese_text, listed_words, quality_classifier, repetition, words
+from tpullm.corpus import gopher, japanese_text, listed_words, quality_classifier, repetition, web_rules, words
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig
 
@@ -18,7 +18,7 @@ def _gopher(text: str, language: str) -> str:
 RULES: dict[str, Callable[[str, str], str]] = {
     "repetition": lambda text, language: "too repetitive" if repetition.is_repetitive(text) else "",
     "gopher": _gopher,
-    "fineweb": datatrove_rules.fineweb,
+    "fineweb": web_rules.fineweb,
     "kana": lambda text, language: japanese_text.odd_script(text) if language == "ja" else "",
     "adult": lambda text, language: "adult words" if listed_words.is_adult(text) else "",
     "advertising": lambda text, language: "advertising" if listed_words.is_advertising(text) else "",
@@ -37,7 +37,7 @@ def judge(text: str, language: str, rules: Sequence[str], config: CorpusConfig) 
     reason = ""
     for rule in rules:
         if rule == "c4":
-            reason, text = datatrove_rules.c4(text, language)
+            reason, text = web_rules.c4(text, language)
         elif rule == CLASSIFIER:
             model = quality_classifier.learned(config.classifier)
             reason = "low score" if model.score(text) < config.classifier.threshold else ""

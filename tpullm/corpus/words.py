@@ -24,7 +24,7 @@ SPACELESS = re.compile(
     rf"|[^\W{CJK}\u0e00-\u0e7f\U00020000-\U000323af]+|[^\w\s]"
 )
 UNSPACED_CHARACTER = re.compile(rf"[{CJK}\u0e00-\u0e7f]")
-SAMPLE_CHARACTERS = 2000
+SAMPLE_CHARACTERS = 200
 LEAST_SHARE = 0.3  # a text with so many ideographs, kana or Thai letters is mostly written without spaces
 
 MOST_KNOWN = 300_000  # words whose facts are kept from one text to the next: about 50 MB
@@ -91,8 +91,11 @@ def split(text: str) -> list[str]:
 
 
 def is_spaceless(text: str) -> bool:
-    """Whether a text is mostly written without spaces, by its beginning."""
-    sample = text[:SAMPLE_CHARACTERS]
+    """Whether a text is mostly written without spaces, by its beginning, its middle and its end."""
+    if text.isascii():
+        return False
+    places = {0, len(text) // 2, max(len(text) - SAMPLE_CHARACTERS, 0)}
+    sample = "".join(text[place : place + SAMPLE_CHARACTERS] for place in sorted(places))
     return len(UNSPACED_CHARACTER.findall(sample)) > LEAST_SHARE * len(sample)
 
 
