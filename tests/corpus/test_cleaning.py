@@ -46,7 +46,11 @@ def test_literature_loses_nothing_but_rows_of_symbols(real_text):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("本" + "!" * 10, "本!!!"), ("!" * 9 + "a", "!" * 9 + "a"), ("あーーーーーーーーーーー", "あーーー")],
+    [
+        ("本" + "!" * 10, "本!!!"),
+        ("!" * 9 + "a" + "?" * 10, "!" * 9 + "a???"),
+        ("あーーーーーーーーーーー", "あーーー"),
+    ],
 )
 def test_long_runs_of_a_symbol_are_shortened(text, expected):
     assert line_noise.without_noise(text) == expected

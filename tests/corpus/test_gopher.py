@@ -2,7 +2,9 @@
 
 import json
 import random
+from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +106,12 @@ def test_decisions_on_made_texts_are_those_of_datatrove(found):
     limit = gopher.Limits(words=(5, 300))
     if text.strip():
         assert ours(text, limit) == of_datatrove(text, limit)
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_the_most_frequent_value_is_counted(values):
+    expected = max(Counter(values).values(), default=0)
+    assert gopher._most(np.array(values, np.uint64)) == expected
 
 
 def test_with_the_words_of_sudachi_nearly_all_decisions_on_pages_are_the_same(real_text):

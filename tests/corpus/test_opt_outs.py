@@ -43,6 +43,7 @@ def lists(tmp_path_factory):
         ("https://blog.example/annabel/a.html", ""),
         ("https://blog.example/%61nna/b", "opted out by URL"),
         ("https://shop.example/list?page=2", "opted out by URL"),
+        ("https://www.shop.example/list?page=2", "opted out by URL"),
         ("https://shop.example/list?page=20", ""),
         ("", ""),
         ("org", ""),

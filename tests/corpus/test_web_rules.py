@@ -1,7 +1,7 @@
 """FineWeb's and C4's rules in English and Japanese; of C4 the decisions and the lines are those of datatrove."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tpullm.corpus import python_library, web_rules
@@ -77,6 +77,7 @@ PARTS = [
 ]
 
 
+@example(["Yes.", "\n", "\n", "\n", "\n", "Yes."], "ja")  # an empty line is a sentence there
 @given(st.lists(st.sampled_from(PARTS), max_size=30), st.sampled_from(["en", "ja"]))
 def test_c4_decides_as_datatrove_does_on_made_texts(parts, language):
     text = "".join(parts)

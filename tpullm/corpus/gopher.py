@@ -1,7 +1,7 @@
 """The rules of Gopher (Rae et al. 2021, table A1) for quality and for repetition, decided as datatrove decides them.
 
 datatrove's filters loop over words and n-grams in Python: 1.1 MB/s of English with the same words. Here the words are
-numbered once and the counts are arrays: 5 MB/s. A test runs both: on the same words the decisions are the same. W words.
+numbered once and the counts are arrays: 5 MB/s. A test runs both, and the decisions are the same. W words.
 """
 
 import re
