@@ -45,18 +45,18 @@ def judge(raw: Raw, source: Source, config: CorpusConfig, held_out: bool = False
     reason = ("" if text.strip() else "empty") or rights.left_out(raw, text, source, config)
     if not reason and source.filter and not held_out:
         expected = "code" if raw.language == "code" else source.language or raw.language
-        reason, text = _by_rules(text, expected, source, config)
+        reason, text = _by_rules(text, expected, raw.url, source, config)
     if reason:
         return Verdict(reason)
     return Verdict("", text, raw.language or source.language or languages.guess(text), replaced)
 
 
-def _by_rules(text: str, expected: str, source: Source, config: CorpusConfig) -> tuple[str, str]:
+def _by_rules(text: str, expected: str, url: str, source: Source, config: CorpusConfig) -> tuple[str, str]:
     """Why a readable text should not be trained on ("" if it should), and what is left of it."""
     reason = _unfit(text, expected, config)
     if reason or expected == "code":
         return reason, text
-    reason, left = quality.judge(text, expected or languages.guess(text), source.rules, config)
+    reason, left = quality.judge(text, expected or languages.guess(text), url, source.rules, config)
     if not reason and left is not text and len(left.strip()) < config.minimum_characters:
         reason = "too short"
     return reason, left
@@ -83,7 +83,7 @@ def _has_surrogate(text: str) -> bool:
 def unwanted(text: str, language: str, config: CorpusConfig) -> str:
     """Why a readable `text` should not be trained on; "" if it should. `language` may be `code` or ""."""
     reason = _unfit(text, language, config)
-    return reason if reason or language == "code" else quality.judge(text, language, ["repetition"], config)[0]
+    return reason if reason or language == "code" else quality.judge(text, language, "", ["repetition"], config)[0]
 
 
 def _unfit(text: str, language: str, config: CorpusConfig) -> str:

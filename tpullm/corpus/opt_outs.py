@@ -1,5 +1,6 @@
 """Lists of what its owners have asked to leave out: domains, addresses of pages, hashes of texts."""
 
+import array
 import functools
 import hashlib
 import re
@@ -40,19 +41,19 @@ class OptOuts:
         """The reason that keeps out what was published at `url`; "" if nothing does."""
         if not url:
             return ""
-        host, path = _host_and_path(url)
+        host, path = host_and_path(url)
         labels = host.split(".")
-        if _holds(self.domains, (".".join(labels[start:]) for start in range(len(labels) - 1))):
+        if holds(self.domains, (".".join(labels[start:]) for start in range(len(labels) - 1))):
             return "opted out by domain"
         page = f"{host.removeprefix('www.')}/{path}"
         ends = [match.end() for match in re.finditer("/", page)][:MOST_FOLDERS]
-        if _holds(self.pages, [page]) or _holds(self.folders, (page[:end] for end in ends)):
+        if holds(self.pages, [page]) or holds(self.folders, (page[:end] for end in ends)):
             return "opted out by URL"
         return ""
 
     def texts(self, hashes: Iterable[str]) -> str:
         """The reason that keeps out a text with one of these SHA-256 hashes; "" if none is listed."""
-        return "opted out by hash" if _holds(self.hashes, hashes) else ""
+        return "opted out by hash" if holds(self.hashes, hashes) else ""
 
 
 @functools.lru_cache(maxsize=4)
@@ -61,13 +62,13 @@ def load(files: tuple[str, ...]) -> OptOuts:
 
     `UserError` names the line that is none of them. They are read once in a process: 1.2 s for each million lines.
     """
-    found: dict[str, list[int]] = {"domains": [], "pages": [], "folders": [], "hashes": []}
+    found = {kind: array.array("Q") for kind in ("domains", "pages", "folders", "hashes")}
     for name in files:
         for number, line in enumerate(_lines(name), 1):
             entry = "" if line.lstrip().startswith("#") else line.partition(" #")[0].strip()
             if entry:
                 kind, value = _parsed(entry, f"{name}: line {number}")
-                found[kind].append(_key(value))
+                found[kind].append(key(value))
     return OptOuts(**{kind: np.unique(np.array(keys, np.uint64)) for kind, keys in found.items()})
 
 
@@ -87,7 +88,7 @@ def _parsed(entry: str, where: str) -> tuple[str, str]:
     bare = entry.removeprefix("*.").removeprefix(".")
     if DOMAIN.fullmatch(bare):
         return "domains", _host(bare)
-    host, path = _host_and_path(entry.removesuffix("*"))
+    host, path = host_and_path(entry.removesuffix("*"))
     if any(map(str.isspace, entry)) or not DOMAIN.fullmatch(host):
         raise UserError(f"{where}: {entry[:80]!r} is no domain, address or SHA-256 hash; correct or remove the line")
     page = f"{host.removeprefix('www.')}/{path}"
@@ -96,7 +97,7 @@ def _parsed(entry: str, where: str) -> tuple[str, str]:
     return "folders", page if page.endswith("/") else page + "/"
 
 
-def _host_and_path(url: str) -> tuple[str, str]:
+def host_and_path(url: str) -> tuple[str, str]:
     """`example.org` and `a/b?c` of an address, in one form: scheme, port, fragment and last slash do not count."""
     address = SCHEME.sub("", url.strip(), count=1).partition("#")[0]
     end = re.search("[/?]", address)
@@ -114,14 +115,15 @@ def _host(name: str) -> str:
         return name
 
 
-def _key(value: str) -> int:
+def key(value: str) -> int:
+    """The 64-bit hash of an entry of a list."""
     return int.from_bytes(hashlib.blake2b(value.encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
-def _holds(keys: np.ndarray, values: Iterable[str]) -> bool:
-    """Whether one of the values is listed."""
+def holds(keys: np.ndarray, values: Iterable[str]) -> bool:
+    """Whether the key of one of the values is among the sorted keys."""
     if not len(keys):
         return False
-    wanted = np.array([_key(value) for value in values], np.uint64)
+    wanted = np.array([key(value) for value in values], np.uint64)
     places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return bool(np.any(keys[places] == wanted))

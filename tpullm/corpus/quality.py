@@ -2,7 +2,16 @@
 
 from collections.abc import Callable, Sequence
 
-from tpullm.corpus import gopher, japanese_text, listed_words, quality_classifier, repetition, web_rules, words
+from tpullm.corpus import (
+    address_lists,
+    gopher,
+    japanese_text,
+    listed_words,
+    quality_classifier,
+    repetition,
+    web_rules,
+    words,
+)
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig
 
@@ -25,12 +34,13 @@ RULES: dict[str, Callable[[str, str], str]] = {
 }
 
 
-def judge(text: str, language: str, rules: Sequence[str], config: CorpusConfig) -> tuple[str, str]:
+def judge(text: str, language: str, url: str, rules: Sequence[str], config: CorpusConfig) -> tuple[str, str]:
     """Why the first rule that `text` breaks drops it ("" if none does), and the text after the rules.
 
     Args:
         text: a readable text.
         language: its language; "" if it is not known.
+        url: where it was published; "" if it is not known.
         rules: names of rules, in the order in which they are applied.
         config: the settings of the classifier.
     """
@@ -38,6 +48,8 @@ def judge(text: str, language: str, rules: Sequence[str], config: CorpusConfig) 
     for rule in rules:
         if rule == "c4":
             reason, text = web_rules.c4(text, language)
+        elif rule == "address":
+            reason = "listed address" if address_lists.is_listed(url) else ""
         elif rule == CLASSIFIER:
             model = quality_classifier.learned(config.classifier)
             reason = "low score" if model.score(text) < config.classifier.threshold else ""

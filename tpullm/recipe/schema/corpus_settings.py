@@ -5,7 +5,7 @@ from typing import Literal
 
 from tpullm.recipe.changes import Changes, changing
 
-Rule = Literal["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising", "classifier"]
+Rule = Literal["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising", "address", "classifier"]
 Cleaning = Literal["width", "ruby", "lines", "personal_data"]
 SourceKind = Literal[
     "text", "markdown", "html", "jsonl", "parquet", "warc", "code", "files", "python", "tenki", "law", "medicine"
@@ -40,7 +40,8 @@ class Source:
             suits every text. The others are for pages of the web: `gopher` (words, symbols, repetition), `fineweb`
             (sentence ends, short lines, lists) and `c4` (sentences; it also removes lines of boilerplate) are those of
             these corpora; `kana` drops Japanese with hardly any hiragana, `adult` what is full of adult words (Japanese
-            and English), `advertising` what is full of phrases of Japanese shops, `classifier` what the classifier of
+            and English), `advertising` what is full of phrases of Japanese shops, `address` what lies at
+            an address of datatrove's lists (adult, gambling, malware), `classifier` what the classifier of
             corpus.classifier scores low. Source code has its own rule.
         clean: what is changed in each document, in this order. `width` is Unicode's NFKC: full-width letters become
             ASCII, half-width kana full-width. `ruby` removes readings and notes of Aozora Bunko, `lines` menus, pagers
