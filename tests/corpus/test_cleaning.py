@@ -56,6 +56,14 @@ def test_long_runs_of_a_symbol_are_shortened(text, expected):
     assert line_noise.without_noise(text) == expected
 
 
+@pytest.mark.parametrize("place", [0, 1, 9, 10, 11, 20, 35])
+def test_a_run_is_found_wherever_it_is(monkeypatch, place):
+    monkeypatch.setattr(line_noise, "WINDOW", 11)
+    letters = "".join(chr(0x4E00 + number) for number in range(60))
+    before, after = letters[:place], letters[place:]
+    assert line_noise.without_noise(f"{before}{10 * chr(33)}{after}") == f"{before}!!!{after}"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -1,14 +1,17 @@
 """What is dropped, and the reason that is counted."""
 
 import dataclasses
+import importlib.util
+import time
 
 import pytest
 
-from tpullm.corpus import filters
+from tpullm.corpus import filters, quality, words
 from tpullm.corpus.document import NOT_UTF8, Raw
 from tpullm.corpus.filters import Verdict
 from tpullm.corpus.text_hashes import text_hash
-from tpullm.recipe.schema import CorpusConfig, Source
+from tpullm.errors import UserError
+from tpullm.recipe.schema import ClassifierConfig, CorpusConfig, Source
 
 PROSE = "今日はいい天気ですね。私はリンゴを食べるのが好きです。毎日学校で本を読みます。昨日は雨でした。"
 CONFIG = CorpusConfig(minimum_characters=20)
@@ -161,3 +164,56 @@ def test_the_hash_of_the_text_that_would_be_trained_on_can_be_listed(tmp_path):
     config = dataclasses.replace(CONFIG, opted_out=[str(path)])
     assert judged(Raw(MENU + PROSE), config=config).reason == ""
     assert judged(Raw(MENU + PROSE), config=config, clean=["lines"]).reason == "opted out by hash"
+
+
+RULES = ["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising"]
+RULES = RULES if importlib.util.find_spec("hojichar") else RULES[:-2]
+UNITS = [
+    "a!",
+    "a ",
+    "a\n",
+    "! ",
+    "!",
+    "の",
+    "の。",
+    "猫は",
+    "a.",
+    ". ",
+    "「",
+    "[1]",
+    "{",
+    "- a\n",
+    "...\n",
+    "\u0301",
+    "\n",
+    "ー",
+]
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_rule_takes_more_than_linear_time(unit, language):
+    text = PROSE + unit * (1_000_000 // len(unit)) + "a"
+    begin = time.process_time()
+    for rule in RULES:
+        quality.judge(text, language, "", [rule], CONFIG)
+    assert time.process_time() - begin < 30  # 1.3 s at most; a quadratic search takes an hour
+
+
+def test_words_of_a_huge_text_are_bounded(monkeypatch):
+    monkeypatch.setattr(quality, "BEGINNING", 1000)
+    monkeypatch.setattr(
+        words, "split", lambda text: [text] if len(text) <= 1000 else pytest.fail("all of it was split")
+    )
+    for rule in set(RULES) - {"repetition", "c4"}:
+        quality.judge(LONG * 100, "ja", "", [rule], CONFIG)
+
+
+def test_what_was_read_and_learned_is_told(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text(f"example.org\nexample.com/a\nexample.com/b/*\n{text_hash('a')}\n")
+    assert filters.prepare(CONFIG) == []
+    config = dataclasses.replace(CONFIG, opted_out=[str(path)])
+    assert filters.prepare(config) == ["opted out: 1 domains, 2 addresses, 1 hashes of texts"]
+    with pytest.raises(UserError, match="corpus.classifier"):
+        filters.prepare(dataclasses.replace(CONFIG, classifier=ClassifierConfig("a", "b")))

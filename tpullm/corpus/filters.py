@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from tpullm.corpus import cleaning, quality, rights
+from tpullm.corpus import cleaning, opt_outs, quality, quality_classifier, rights
 from tpullm.corpus import language_detection as languages
 from tpullm.corpus.document import Raw
 from tpullm.recipe.schema import CorpusConfig, Source
@@ -30,6 +30,22 @@ class Verdict:
     text: str = ""
     language: str = ""
     replaced: int = 0
+
+
+def prepare(config: CorpusConfig) -> list[str]:
+    """Lines for the log about what the filters have read and learned, before the first document is judged.
+
+    `UserError` if a rule cannot be applied, or a list or the examples cannot be read.
+    """
+    quality.check(config)
+    lines = []
+    if config.opted_out:
+        found = opt_outs.load(tuple(config.opted_out))
+        counts = f"{len(found.domains)} domains, {len(found.pages) + len(found.folders)} addresses"
+        lines.append(f"opted out: {counts}, {len(found.hashes)} hashes of texts")
+    if config.classifier.good:
+        lines.append(f"classifier: {quality_classifier.learned(config.classifier)}")
+    return lines
 
 
 def judge(raw: Raw, source: Source, config: CorpusConfig, held_out: bool = False) -> Verdict:

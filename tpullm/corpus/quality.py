@@ -16,6 +16,9 @@ from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig
 
 CLASSIFIER = "classifier"
+# Of a longer text only the beginning is counted by words: those of a page of 64 MB would take 1 GB. Gopher's rule drops
+# texts of over 100,000 words in any case.
+BEGINNING = 1_000_000
 
 
 def _gopher(text: str, language: str) -> str:
@@ -44,20 +47,19 @@ def judge(text: str, language: str, url: str, rules: Sequence[str], config: Corp
         rules: names of rules, in the order in which they are applied.
         config: the settings of the classifier.
     """
-    reason = ""
     for rule in rules:
         if rule == "c4":
             reason, text = web_rules.c4(text, language)
         elif rule == "address":
             reason = "listed address" if address_lists.is_listed(url) else ""
         elif rule == CLASSIFIER:
-            model = quality_classifier.learned(config.classifier)
-            reason = "low score" if model.score(text) < config.classifier.threshold else ""
+            score = quality_classifier.learned(config.classifier).score(text[:BEGINNING])
+            reason = "low score" if score < config.classifier.threshold else ""
         else:
-            reason = RULES[rule](text, language)
+            reason = RULES[rule](text if rule == "repetition" else text[:BEGINNING], language)
         if reason:
-            break
-    return reason, text
+            return reason, text
+    return "", text
 
 
 def check(config: CorpusConfig) -> None:
