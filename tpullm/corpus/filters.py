@@ -58,21 +58,20 @@ def judge(raw: Raw, source: Source, config: CorpusConfig, held_out: bool = False
     if reason:
         return Verdict(reason)
     text, replaced = cleaning.cleaned(raw.text, source.clean)
+    is_judged = source.filter and not held_out
+    expected = "code" if raw.language == "code" else source.language or raw.language
     reason = ("" if text.strip() else "empty") or rights.left_out(raw, text, source, config)
-    if not reason and source.filter and not held_out:
-        expected = "code" if raw.language == "code" else source.language or raw.language
-        reason, text = _by_rules(text, expected, raw.url, source, config)
-    if reason:
+    if reason := reason or (is_judged and _unfit(text, expected, config)) or "":
         return Verdict(reason)
-    return Verdict("", text, raw.language or source.language or languages.guess(text), replaced)
+    language = raw.language or source.language or languages.guess(text)
+    if is_judged and expected != "code":
+        reason, text = _by_rules(text, expected or language, raw.url, source, config)
+    return Verdict(reason) if reason else Verdict("", text, language, replaced)
 
 
-def _by_rules(text: str, expected: str, url: str, source: Source, config: CorpusConfig) -> tuple[str, str]:
-    """Why a readable text should not be trained on ("" if it should), and what is left of it."""
-    reason = _unfit(text, expected, config)
-    if reason or expected == "code":
-        return reason, text
-    reason, left = quality.judge(text, expected or languages.guess(text), url, source.rules, config)
+def _by_rules(text: str, language: str, url: str, source: Source, config: CorpusConfig) -> tuple[str, str]:
+    """Why the rules of its source drop a text ("" if they don't), and what they leave of it."""
+    reason, left = quality.judge(text, language, url, source.rules, config)
     if not reason and left is not text and len(left.strip()) < config.minimum_characters:
         reason = "too short"
     return reason, left

@@ -2,7 +2,7 @@
 
 Two things are heard. `noai` and `noimageai` are directives for robots, in `<meta name="robots">` and in the HTTP header
 `X-Robots-Tag`. `tdm-reservation` is the W3C's TDM Reservation Protocol (final report, May 2024): 1 reserves the rights
-of text and data mining. The page's own tag goes before the header, as its section on processing says.
+of text and data mining. Where a page and its header differ, the page's own tag counts.
 """
 
 import html
