@@ -4,61 +4,52 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import language_detection, ngrams, repetition
-
-TOP, DUPLICATE = {2: 0.20, 3: 0.18, 4: 0.16}, {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
-
-
-def top_characters(words, n):
-    """Of the commonest n-gram that comes first."""
-    grams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
-    counts = Counter(grams)
-    most = max(counts.values(), default=0)
-    return {most * sum(map(len, gram)) for gram in counts if counts[gram] == most} if most > 1 else {0}
+from tpullm.corpus import gopher, language_detection, repetition, words
+from tpullm.corpus.text_hashes import splitmix64
 
 
-def repeated_characters(words, n):
-    seen, covered = set(), set()
-    for start in range(len(words) - n + 1):
-        gram = tuple(words[start : start + n])
-        if gram in seen:
-            covered |= set(range(start, start + n))
+def repeated_characters(found, n):
+    """After an n-gram that repeats the next begins behind it."""
+    seen, count, place = set(), 0, 0
+    while place <= len(found) - n:
+        gram = tuple(found[place : place + n])
+        count += sum(map(len, gram)) if gram in seen else 0
+        place += n if gram in seen else 1
         seen.add(gram)
-    return sum(len(words[place]) for place in covered)
+    return count
 
 
 WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd"]), min_size=1, max_size=60)
 
 
 @given(WORDS, st.integers(1, 12))
-def test_n_grams_are_counted_as_words_are(words, n):
-    codes, lengths = ngrams.units(" ".join(words))
-    assert repetition.top_characters(codes, lengths, n) in top_characters(words, n)
-    assert repetition.repeated_characters(codes, lengths, n) == repeated_characters(words, n)
+def test_repeated_n_grams_are_counted_as_a_loop_counts_them(found, n):
+    facts = words.known(found)
+    count = gopher.repeated_characters(splitmix64(facts.numbers_W), facts.lengths_W, n)
+    assert count == repeated_characters(found, n)
 
 
-def repeats(text, words, scale):
-    """The rules by n-grams alone; None where the commonest n-gram is not one, so that any of them may be meant."""
-    top = [{count > share * len(text) for count in top_characters(words, scale * n)} for n, share in TOP.items()]
-    if any(repeated_characters(words, scale * n) > share * len(text) for n, share in DUPLICATE.items()):
-        return True
-    return None if {True, False} in top else {True} in top
+def repeats(text, found):
+    """The rules by n-grams alone."""
+    limit = gopher.ENGLISH
+    for n, share in limit.top:
+        counts = Counter(" ".join(found[start : start + n]) for start in range(len(found) - n + 1))
+        gram, count = counts.most_common(1)[0]
+        if len(gram) * count > share * len(text):
+            return True
+    return any(repeated_characters(found, n) > share * len(text) for n, share in limit.repeated)
 
 
 @given(st.lists(st.integers(0, 40), min_size=90, max_size=130), st.integers(1, 41), st.booleans())
-def test_a_page_is_judged_by_its_n_grams(numbers, different, japanese):
-    """A Japanese word counts as two characters; a page of fewer than 100 words is not judged."""
-    names = [number % different for number in numbers]
-    text = "".join(f"{chr(0x3042 + name)}{chr(0x30A2 + name)}" for name in names) if japanese else ""
-    text = text or " ".join(f"word{name}" for name in names)
-    expected = repeats(text, list(text) if japanese else text.split(), 2 if japanese else 1)
-    if expected is not None:
-        assert repetition.is_repetitive(text) == (expected and len(numbers) >= 100)
+def test_a_page_is_judged_by_its_n_grams(numbers, different, marked):
+    """Marks are no words; a page of fewer than 100 words is not judged."""
+    found = [f"word{number % different}" for number in numbers]
+    text = (" , " if marked else " ").join(found)
+    assert repetition.is_repetitive(text) == (repeats(text, found) and len(found) >= 100)
 
 
 @pytest.mark.parametrize(
@@ -83,14 +74,10 @@ def test_a_book_is_repetitive_if_most_of_its_pages_are(bad, good, expected):
     assert repetition.is_repetitive(text) == expected
 
 
-def test_counts_of_n_grams_agree_with_their_definition():
-    words = "a b c a b c a b d".split()
-    codes, lengths = ngrams.units(" ".join(words))
-    assert repetition.top_characters(codes, lengths, 2) == 3 * len("ab")
-    assert repetition.repeated_characters(codes, lengths, 2) == 5  # a b c a b, once more
-    assert repetition.repeated_characters(codes, lengths, 6) == 0
-    assert len(ngrams.hashes(codes, 99)) == 0 and repetition.top_characters(codes, lengths, 99) == 0
-    assert len(np.unique(ngrams.hashes(codes, 3))) == len({tuple(words[i : i + 3]) for i in range(7)})
+@pytest.mark.parametrize(("sentence", "expected"), [("毎日学校で本を読みます。", True), ("", False)])
+def test_a_japanese_sentence_again_and_again_is_repetitive(sentence, expected):
+    text = "".join(chr(0x4E00 + 7 * place) + "は" + chr(0x3042 + place % 80) + "と" for place in range(200))
+    assert repetition.is_repetitive(text + sentence * 30) == expected
 
 
 def test_books_are_not_repetitive():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tpullm.cluster.place import ALONE, Place
 from tpullm.cluster.shares import SharedWork
-from tpullm.corpus import collect
+from tpullm.corpus import collect, filters
 from tpullm.corpus.source_files import OFFICE
 from tpullm.log import say
 from tpullm.recipe.schema import Recipe
@@ -29,6 +29,9 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
     if manifest.is_finished(stage, inputs):
         return say("documents: finished, skipped")
     start = time.monotonic()
+    for line in filters.prepare(recipe.corpus):
+        if work.share.is_first:
+            say(f"documents: {line}")
     planned = collect.plan(recipe, inputs, run, work)
     if work.share.is_first:
         _say_what_is_left_out(planned)

@@ -58,7 +58,11 @@ def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     config = changes.result(recipe.corpus) | {"sources": sources}
     if any(source.kind == "tenki" for source in found):
         config["seed"] = recipe.seed
-    return config, source_hashes.upstream(found)
+    upstream = source_hashes.upstream(found)
+    lists = [*recipe.corpus.opted_out, recipe.corpus.classifier.good, recipe.corpus.classifier.bad]
+    if any(lists):
+        upstream["lists"] = source_hashes.at(*lists)
+    return config, upstream
 
 
 @dataclass(frozen=True)

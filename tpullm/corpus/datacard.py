@@ -60,6 +60,7 @@ def numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], 
         },
         "packages": {source.name: _packages(source) for source in sources if source.kind in domains.SOURCES},
         "encodings": {name: dict(sorted(found.items())) for name, found in counts.encodings.items() if found},
+        "personal_data_replaced": dict(sorted((+counts.replaced).items())),
         "skipped_files": {
             source.name: {reason: names[:NAMES] for reason, names in files[source.name].skipped.items()}
             for source in sources

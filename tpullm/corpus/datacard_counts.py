@@ -20,12 +20,14 @@ class Counts:
         dropped: by (source, reason, language, licence).
         examples: of what was dropped, by source and reason: columns of `document_files.DROPPED_COLUMNS`.
         encodings: documents that were read in an encoding other than UTF-8, by source and encoding.
+        replaced: pieces of personal data that were replaced, by source.
     """
 
     kept: Counter[tuple[str, str, str, str, str]] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     examples: dict[str, dict[str, list[dict[str, str]]]] = field(default_factory=dict)
     encodings: dict[str, Counter[str]] = field(default_factory=dict)
+    replaced: Counter[str] = field(default_factory=Counter)
 
     def add(self, source: str, language: str, licence: str, mark: int, documents: int, characters: int) -> None:
         """Add documents with one mark. What is beyond a limit was not asked for, so it is not counted."""
@@ -42,6 +44,7 @@ class Counts:
         for reason, examples in summary["examples"].items():
             self._add_examples(source, reason, examples)
         self.encodings.setdefault(source, Counter()).update(summary["encodings"])
+        self.replaced[source] += summary["replaced"]
 
     def add_files(self, source: str, skipped: Mapping[str, list[str]]) -> None:
         """Add the files of a source that were not read, by reason."""

@@ -88,6 +88,12 @@ def _files(card: dict[str, Any]) -> Iterable[str]:
             for source, found in card["encodings"].items()
             for name, count in found.items()
         )
+    if card["personal_data_replaced"]:
+        yield "## Personal data"
+        yield "\n".join(
+            f"- {source}: {count:,} mail addresses, phone numbers and IP addresses were replaced."
+            for source, count in card["personal_data_replaced"].items()
+        )
     if card["read_in_part"]:
         yield "## What was read in part"
         yield "\n".join(

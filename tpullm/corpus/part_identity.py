@@ -42,7 +42,12 @@ def _settings(source: Source, config: CorpusConfig) -> dict[str, Any]:
     names = ["maximum_characters", "near_duplicates"]
     names += ["minimum_characters"] if source.filter else []
     names += [] if source.deduplicate else ["held_out_fraction"]
-    return {name: getattr(config, name) for name in names}
+    settings = {name: getattr(config, name) for name in [*names, "licences"]}
+    settings["opted_out"] = source_hashes.at(*config.opted_out)
+    if source.filter and "classifier" in source.rules:
+        examples = source_hashes.at(config.classifier.good, config.classifier.bad)
+        settings["classifier"] = [examples, config.classifier.threshold]
+    return settings
 
 
 @functools.cache

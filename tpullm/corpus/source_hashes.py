@@ -26,12 +26,16 @@ def upstream(found: list[Source]) -> dict[str, Any]:
         elif source.kind in domains.SOURCES:
             hashes |= domains.identity(source.kind, source.path)
         else:
-            hashes[source.name] = [_at(path) for path in (source.path, source.held_out) if path]
+            hashes[source.name] = at(source.path, source.held_out)
     return hashes
 
 
+def at(*locations: str) -> list[Any]:
+    """The hashes of the files at some locations. A URL stands for itself, since its file is downloaded once."""
+    return [_at(location) for location in locations if location]
+
+
 def _at(location: str) -> Any:
-    """The hashes of the files at a location. A URL stands for itself, since its file is downloaded once."""
     if download.is_url(location):
         return location
     path = storage.path(location)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import dedup, filters, language_detection, readers, split
+from tpullm.corpus import dedup, filters, readers, split
 from tpullm.corpus.cutting import cut
 from tpullm.corpus.datacard_counts import EXAMPLES
 from tpullm.corpus.document import Raw
@@ -97,33 +97,24 @@ class _PartMaker:
         self.encodings: Counter[str] = Counter()
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.examples: dict[str, list[dict[str, str]]] = {}
+        self.replaced = 0
 
     def take(self, raw: Raw, file: File | None) -> int:
         """Keep or drop a document, and say how many documents for training it gave."""
         held_out, name = bool(file and file.held_out), name_of(file, self.task.source) if file else ""
-        reason, language = (raw.dropped, raw.language) if raw.dropped else self._judge(raw, held_out)
-        if reason:
-            self._drop(raw, reason, language, name)
+        verdict = filters.judge(raw, self.task.source, self.task.config, held_out)
+        if verdict.reason:
+            self._drop(raw, verdict.reason, raw.language or self.task.source.language, name)
             return 0
         if raw.encoding:
             self.encodings[raw.encoding] += 1
-        pieces = cut(raw.text, self.task.config.maximum_characters)
+        self.replaced += verdict.replaced
+        pieces = cut(verdict.text, self.task.config.maximum_characters)
         for text in pieces:
             digest = text_hash(text)
-            self._kept.write(text, digest, language, raw.licence, name, raw.record, raw.url, raw.date)
-            self._note(text, digest, (language, raw.licence or self.task.source.licence), held_out)
+            self._kept.write(text, digest, verdict.language, raw.licence, name, raw.record, raw.url, raw.date)
+            self._note(text, digest, (verdict.language, raw.licence or self.task.source.licence), held_out)
         return 0 if held_out else len(pieces)
-
-    def _judge(self, raw: Raw, held_out: bool) -> tuple[str, str]:
-        """Why a document is dropped ("" if it is kept), and its language. What is held out by name passes filters."""
-        source = self.task.source
-        expected = "code" if raw.language == "code" else source.language or raw.language
-        reason = filters.unreadable(raw.text)
-        if not reason and source.filter and not held_out:
-            reason = filters.unwanted(raw.text, expected, self.task.config)
-        if reason:
-            return reason, expected
-        return "", raw.language or source.language or language_detection.guess(raw.text)
 
     def _drop(self, raw: Raw, reason: str, language: str, name: str) -> None:
         licence, digest = raw.licence or self.task.source.licence, text_hash(raw.text) if raw.text else ""
@@ -157,6 +148,7 @@ class _PartMaker:
             "dropped": [[*kind, count] for kind, count in sorted(self.counts.items())],
             "examples": self.examples,
             "encodings": dict(sorted(self.encodings.items())),
+            "replaced": self.replaced,
         }
 
 
@@ -178,8 +170,8 @@ def summary(task: Task) -> dict[str, Any]:
     """The summary of a finished task.
 
     `documents` and `held_out` (those that the recipe names) are counts, `lowest` the lowest id of the others with its
-    row, `dropped` rows of (reason, language, licence, count), `examples` rows of what was dropped by reason, and
-    `encodings` counts of documents that are not UTF-8.
+    row, `dropped` rows of (reason, language, licence, count), `examples` rows of what was dropped by reason,
+    `encodings` counts of documents that are not UTF-8, and `replaced` counts pieces of personal data.
     """
     return storage.read_json(task.result)
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 from tpullm.recipe.changes import Changes, changing
 
+Rule = Literal["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising", "address", "classifier"]
+Cleaning = Literal["width", "ruby", "lines", "personal_data"]
 SourceKind = Literal[
     "text",
     "markdown",
@@ -48,6 +50,16 @@ class Source:
             the beginning of one more.
         filter: drop documents that are short or repetitive. Documents in another language than `language` are dropped
             too.
+        rules: rules of quality that documents must pass, in this order. `repetition` drops what repeats itself and
+            suits every text. The others are for pages of the web: `gopher` (words, symbols, repetition), `fineweb`
+            (sentence ends, short lines, lists) and `c4` (sentences; it also removes lines of boilerplate) are those of
+            these corpora; `kana` drops Japanese with hardly any hiragana, `adult` what is full of adult words (Japanese
+            and English), `advertising` what is full of phrases of Japanese shops, `address` what lies at
+            an address of datatrove's lists (adult, gambling, malware), `classifier` what the classifier of
+            corpus.classifier scores low. Source code has its own rule.
+        clean: what is changed in each document, in this order. `width` is Unicode's NFKC: full-width letters become
+            ASCII, half-width kana full-width. `ruby` removes readings and notes of Aozora Bunko, `lines` menus, pagers
+            and rows of symbols. `personal_data` replaces mail addresses, phone numbers and IP addresses.
         deduplicate: drop documents that repeat another one. Exact and near copies both count.
     """
 
@@ -62,7 +74,24 @@ class Source:
     documents: int = 0
     bytes: int = 0
     filter: bool = True
+    rules: list[Rule] = field(default_factory=lambda: ["repetition"])
+    clean: list[Cleaning] = field(default_factory=list)
     deduplicate: bool = True
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """The rule `classifier` of corpus.sources: it is learned from examples of your own.
+
+    Args:
+        good: a file or folder of texts as you want them, in any format that is read.
+        bad: a file or folder of texts as you don't want them.
+        threshold: least score of a document, 0 to 1. The log says how many held-out examples it keeps and drops.
+    """
+
+    good: str = ""
+    bad: str = ""
+    threshold: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -77,6 +106,12 @@ class CorpusConfig:
             end.
         near_duplicates: drop near copies too, by MinHash of word 5-grams. Of pairs with a Jaccard similarity of 0.9 it
             finds 99.9 %, of 0.8 it finds 92 %, of 0.7 it finds 56 %, of 0.5 it finds 5 %.
+        classifier: the keys of corpus.classifier.
+        opted_out: files that list what must stay out. Each line is a domain (with its subdomains), an address (one that
+            ends in `*` with all below it) or the SHA-256 hash of a text; `#` begins a comment. It holds for every
+            source, and for what is held out.
+        licences: the licences that documents may have. SPDX names such as CC-BY-4.0, addresses of Creative Commons, or
+            the sentence of the source. A document without one of its own has that of its source. Empty allows all.
         workers: processes that read and filter. 0 is one per core.
     """
 
@@ -85,6 +120,9 @@ class CorpusConfig:
     minimum_characters: int = 50
     maximum_characters: int = 1_000_000
     near_duplicates: bool = True
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    opted_out: list[str] = field(default_factory=list)
+    licences: list[str] = field(default_factory=list)
     workers: int = changing(Changes.NOTHING, 0)
 
 

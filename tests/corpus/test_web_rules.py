@@ -1,0 +1,95 @@
+"""FineWeb's and C4's rules in English and Japanese; of C4 the decisions and the lines are those of datatrove."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tpullm.corpus import python_library, web_rules
+
+ENGLISH = "The cat that we have sits on the mat, and it looks at the birds of the garden.\n"
+LINES = [f"Line {number} says what nobody else has said on day {number * 7}.\n" for number in range(40)]
+JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}日かけて調べた話をする。\n" for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "reason"),
+    [
+        ("".join(LINES), "en", ""),
+        ("".join(JAPANESE), "ja", ""),
+        ("".join(f"「{line.strip().rstrip('。')}」\n" for line in JAPANESE), "ja", ""),  # a dialogue ends its lines so
+        ("".join(line.replace(".", "") for line in LINES), "en", "too few sentence ends"),
+        ("".join(line.replace("。", "") for line in JAPANESE), "ja", "too few sentence ends"),
+        ("Yes.\nNo.\nWhy?\n" + LINES[0], "en", "mostly short lines"),
+        ("".join(LINES[:9] * 2), "en", "repeated lines"),
+        ("".join(f"It is {number}, which is one of the numbers.\n\n\n\n" for number in range(40)), "en", "a list"),
+        ("\n".join("猫犬馬鳥魚虫牛羊。"[place:] for place in range(9)), "ja", "a list"),
+    ],
+)
+def test_fineweb(text, language, reason):
+    assert web_rules.fineweb(text, language) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "reason"),
+    [
+        (ENGLISH * 5, "en", ""),
+        (ENGLISH * 4, "en", "too few sentences"),
+        (ENGLISH * 5 + "Lorem ipsum dolor sit amet.", "en", "lorem ipsum"),
+        (ENGLISH * 5 + "if (a) { b = 1; }", "en", "a curly bracket"),
+        ("猫がいる。犬もいる！ 鳥は？ 魚だ。虫も。", "ja", ""),
+        ("猫がいる。犬もいる！", "ja", "too few sentences"),
+        ("あ" * 1500 + "。い。う。え。お。", "ja", ""),  # a line without spaces is no word of over 1,000 characters
+    ],
+)
+def test_c4(text, language, reason):
+    assert web_rules.c4(text, language)[0] == reason
+
+
+def test_c4_removes_lines_of_boilerplate_and_marks_of_citations():
+    text = ENGLISH + "Please enable JavaScript to go on.\nWe use cookies to know you.\nMenu\n" + ENGLISH[:-1] + "[12]\n"
+    reason, left = web_rules.c4(text + ENGLISH * 4, "en")
+    assert reason == "" and left == (ENGLISH * 6).strip()
+
+
+def of_datatrove(text, language):
+    from datatrove.data import Document
+    from datatrove.pipeline.filters.c4_filters import C4QualityFilter
+
+    unspaced = {"min_words_per_line": -1, "max_word_length": -1} if language == "ja" else {}
+    document = Document(text, "")
+    kept = C4QualityFilter(language=web_rules.tokenizer(), filter_no_terminal_punct=False, **unspaced).filter(document)
+    names = {"lorem_ipsum": "lorem ipsum", "curly_bracket": "a curly bracket", "too_few_sentences": "too few sentences"}
+    return ("", document.text) if kept is True else (names[kept[1]], text)
+
+
+PARTS = [
+    "Yes.",
+    "it is so",
+    "No!\n",
+    "\n",
+    "JavaScript ",
+    "Lorem ipsum",
+    "{",
+    "our Privacy Policy.",
+    "[3]",
+    " ",
+    "w" * 999,
+]
+
+
+@example(["Yes.", "\n", "\n", "\n", "\n", "Yes."], "ja")  # an empty line is a sentence there
+@given(st.lists(st.sampled_from(PARTS), max_size=30), st.sampled_from(["en", "ja"]))
+def test_c4_decides_as_datatrove_does_on_made_texts(parts, language):
+    text = "".join(parts)
+    assert web_rules.c4(text, language) == of_datatrove(text, language)
+
+
+def test_c4_decides_as_datatrove_does_on_real_texts(real_text):
+    texts = [
+        (raw.text, "en") for raw in python_library.documents(python_library.files("documentation")[0], "documentation")
+    ]
+    shakespeare = (real_text / "tinyshakespeare.txt").read_text(encoding="utf-8")
+    soseki = (real_text / "soseki" / "bottyan.txt").read_text(encoding="utf-8")
+    texts += [(shakespeare[start : start + 3000], "en") for start in range(0, 90_000, 3000)]
+    texts += [(soseki[start : start + 1000], "ja") for start in range(0, 30_000, 1000)]
+    assert [text for text, language in texts if web_rules.c4(text, language) != of_datatrove(text, language)] == []

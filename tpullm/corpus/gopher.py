@@ -1,0 +1,228 @@
+"""The rules of Gopher (Rae et al. 2021, table A1) for quality and for repetition, decided as datatrove decides them.
+
+datatrove's filters loop over words and n-grams in Python: 1.1 MB/s of English with the same words. Here the words are
+numbered once and the counts are arrays: 5 MB/s. A test runs both, and the decisions are the same. W words.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tpullm.corpus.language_detection import COMMON_WORDS
+from tpullm.corpus.text_hashes import GOLDEN, splitmix64
+from tpullm.corpus.words import Words
+
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+JAPANESE_STOP_WORDS = tuple("のにをはたてがとで年し・月れさ")  # FineWeb 2 (Penedo et al. 2025), configs/jpn_Jpan.yml
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a text of one language may have; the defaults are those of Gopher for English.
+
+    Args:
+        words: least and most words.
+        mean_length: least and greatest mean length of its words, in characters.
+        symbols: greatest number of # or … for each word.
+        bullets: greatest share of lines that begin with a bullet point.
+        ellipses: greatest share of lines that end with an ellipsis.
+        letters: least share of words with a letter.
+        stop_words: words of which two must be there; none if the language's are not known.
+        top: n → greatest share of the characters in the most frequent n-gram.
+        repeated: n → greatest share of the characters in n-grams that repeat an earlier one.
+        lines: greatest share of the lines, and of the characters in lines, that repeat an earlier one; 1 is no limit.
+        paragraphs: the same of paragraphs.
+    """
+
+    words: tuple[int, int] = (50, 100_000)
+    mean_length: tuple[float, float] = (3, 10)
+    symbols: float = 0.1
+    bullets: float = 0.9
+    ellipses: float = 0.3
+    letters: float = 0.8
+    stop_words: tuple[str, ...] = STOP_WORDS
+    top: tuple[tuple[int, float], ...] = ((2, 0.20), (3, 0.18), (4, 0.16))
+    repeated: tuple[tuple[int, float], ...] = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
+    lines: tuple[float, float] = (0.30, 0.20)
+    paragraphs: tuple[float, float] = (0.30, 0.20)
+
+
+LEAST_STOP_WORDS = 2
+PARAGRAPH_END, LINE_END = re.compile("\n{2,}"), re.compile("\n+")
+ENGLISH = Limits()
+# FineWeb 2's limits are for the same words: it has Sudachi's of mode A.
+JAPANESE = Limits(
+    mean_length=(1, 5),
+    letters=0.759,
+    stop_words=JAPANESE_STOP_WORDS,
+    top=((2, 0.121), (3, 0.129), (4, 0.145)),
+    repeated=((5, 0.307), (6, 0.283), (7, 0.264), (8, 0.248), (9, 0.234), (10, 0.223)),
+    lines=(0.375, 1),
+    paragraphs=(1, 1),
+)
+
+
+def limits(language: str) -> Limits:
+    """The limits for a language (ISO 639-1); of one that is not known only those that hold in every language."""
+    if language in ("en", "ja"):
+        return ENGLISH if language == "en" else JAPANESE
+    return Limits(mean_length=(1, 25), letters=0.7, stop_words=tuple(sorted(COMMON_WORDS.get(language, ()))))
+
+
+def low_quality(text: str, words: Words, limit: Limits) -> str:
+    """Why a text is no prose by Gopher's rules of quality; "" if it is."""
+    count, own = len(words), words.has_text_W
+    texts = int(own.sum())
+    if not limit.words[0] <= texts <= limit.words[1]:
+        return "too few words" if texts < limit.words[0] else "too many words"
+    mean = words.lengths_W[own].mean()
+    if not limit.mean_length[0] <= mean <= limit.mean_length[1]:
+        return "words too short" if mean < limit.mean_length[0] else "words too long"
+    if text.count("#") / count > limit.symbols or (text.count("...") + text.count("…")) / count > limit.symbols:
+        return "too many # or …"
+    if reason := _odd_lines(text.splitlines(), limit):
+        return reason
+    if words.has_letter_W.sum() / count < limit.letters:
+        return "too few words of letters"
+    return "" if _has_stop_words(words.words, limit.stop_words) else "too few stop words"
+
+
+def _odd_lines(lines: list[str], limit: Limits) -> str:
+    if sum(line.lstrip().startswith(("•", "-")) for line in lines) / len(lines) > limit.bullets:
+        return "mostly bullet points"
+    if sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines) > limit.ellipses:
+        return "lines that are cut off"
+    return ""
+
+
+def _has_stop_words(words: Sequence[str], stop_words: tuple[str, ...]) -> bool:
+    found = 0
+    for word in stop_words:
+        found += word in words
+        if found == LEAST_STOP_WORDS:
+            return True
+    return not stop_words
+
+
+def repetitive(text: str, words: Words, limit: Limits) -> str:
+    """What a text repeats by Gopher's rules of repetition; "" if nothing."""
+    paragraphs = PARAGRAPH_END.split(text.strip())
+    if any(share > most for share, most in zip(repeated(paragraphs, text), limit.paragraphs, strict=True)):
+        return "repeated paragraphs"
+    if any(share > most for share, most in zip(repeated(LINE_END.split(text), text), limit.lines, strict=True)):
+        return "repeated lines"
+    return "repeated phrases" if repeats_phrases(text, words, limit) else ""
+
+
+def repeated(pieces: Sequence[str], text: str) -> tuple[float, float]:
+    """The pieces of `text` that are as one before: their share of the pieces, and of its characters."""
+    seen: set[str] = set()
+    again = [piece for piece in pieces if piece in seen or seen.add(piece)]
+    return len(again) / max(len(pieces), 1), sum(map(len, again)) / max(len(text), 1)
+
+
+def repeats_phrases(text: str, words: Words, limit: Limits) -> bool:
+    """Whether n-grams of words hold more of the characters of `text` than `limit` allows."""
+    lengths_W, mixed_W = words.lengths_W, splitmix64(words.numbers_W)
+    return _has_top_phrase(mixed_W, lengths_W, limit, len(text)) or _has_repeats(mixed_W, lengths_W, limit, len(text))
+
+
+def _has_top_phrase(mixed_W: np.ndarray, lengths_W: np.ndarray, limit: Limits, characters: int) -> bool:
+    longest, least = max(n for n, _ in limit.top), min(share for _, share in limit.top) * characters
+    widest = _widest(lengths_W, longest) + longest - 1
+    for n, share in limit.top:
+        grams = _hashes(mixed_W, n)
+        count = _most(grams)
+        # An n-gram is at most as frequent as the shorter one in it, so the search mostly ends after one sort.
+        if count * widest <= least:
+            return False
+        if count * _top_length(grams, lengths_W, n) > share * characters:
+            return True
+    return False
+
+
+def _widest(lengths_W: np.ndarray, n: int) -> int:
+    """Characters of the longest run of `n` words, or of all words if there are fewer."""
+    ends = np.cumsum(lengths_W)
+    if len(ends) <= n:
+        return int(ends[-1]) if len(ends) else 0
+    return max(int((ends[n:] - ends[:-n]).max()), int(ends[n - 1]))
+
+
+def _most(values: np.ndarray) -> int:
+    """How often the most frequent value is there."""
+    ordered = np.sort(values)
+    starts = np.flatnonzero(ordered[1:] != ordered[:-1])
+    if not len(starts):
+        return len(values)
+    return int(max(np.diff(starts).max(initial=0), starts[0] + 1, len(values) - 1 - starts[-1]))
+
+
+def _top_length(grams: np.ndarray, lengths_W: np.ndarray, n: int) -> int:
+    """Characters of the most frequent n-gram with its spaces; of several the one that comes first."""
+    if not len(grams):
+        return 0
+    _, first, counts = np.unique(grams, return_index=True, return_counts=True)
+    start = first[counts == counts.max()].min()
+    return int(lengths_W[start : start + n].sum()) + n - 1
+
+
+def _has_repeats(mixed_W: np.ndarray, lengths_W: np.ndarray, limit: Limits, characters: int) -> bool:
+    # Longer n-grams that repeat lie in the shortest ones that do: those cover more than is counted for any length.
+    shortest, most = min(n for n, _ in limit.repeated), min(share for _, share in limit.repeated) * characters
+    grams = _hashes(mixed_W, shortest)
+    ordered = np.sort(grams)
+    repeats = int(np.count_nonzero(ordered[1:] == ordered[:-1]))
+    if repeats * _widest(lengths_W, shortest) <= most:
+        return False
+    if lengths_W[_covered(grams, shortest, len(lengths_W))].sum() <= most:
+        return False
+    return any(repeated_characters(mixed_W, lengths_W, n) > share * characters for n, share in limit.repeated)
+
+
+def _covered(grams: np.ndarray, n: int, words: int) -> np.ndarray:
+    """Which words lie in an n-gram that is as one before: bool [W]."""
+    repeats = np.ones(len(grams), bool)
+    repeats[np.unique(grams, return_index=True)[1]] = False
+    covered_W = np.zeros(words, bool)
+    for offset in range(n):
+        covered_W[offset : offset + len(grams)] |= repeats
+    return covered_W
+
+
+def repeated_characters(mixed_W: np.ndarray, lengths_W: np.ndarray, n: int) -> int:
+    """Characters of n-grams that are as one before. After one that repeats the next begins behind it, as in datatrove.
+
+    Args:
+        mixed_W: of each word a hash, uint64.
+        lengths_W: of each word its characters.
+        n: words of an n-gram.
+    """
+    grams, sums = _hashes(mixed_W, n).tolist(), _sums(lengths_W, n).tolist()
+    seen: set[int] = set()
+    found = place = 0
+    while place < len(grams):
+        if grams[place] in seen:
+            found += sums[place]
+            place += n
+        else:
+            seen.add(grams[place])
+            place += 1
+    return found
+
+
+def _hashes(mixed_W: np.ndarray, n: int) -> np.ndarray:
+    """The hash of each run of `n` words: uint64 [W - n + 1]; empty if there are fewer words."""
+    count = max(len(mixed_W) - n + 1, 0)
+    combined = np.zeros(count, np.uint64)
+    for offset in range(n):
+        combined = combined * GOLDEN + mixed_W[offset : offset + count]
+    return combined
+
+
+def _sums(lengths_W: np.ndarray, n: int) -> np.ndarray:
+    """Characters of each run of `n` words: int64 [W - n + 1]."""
+    ends = np.concatenate([[0], np.cumsum(lengths_W)])
+    return ends[n:] - ends[:-n] if n else np.zeros(0, np.int64)

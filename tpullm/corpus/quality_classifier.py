@@ -1,0 +1,169 @@
+"""A classifier of good and bad texts that is learned from the user's own examples: linear, on hashed character n-grams.
+
+The score of a text is that of fastText without its hidden layer (Joulin et al. 2017): the mean of a weight for each of
+its n-grams, through a sigmoid. It is learned on whole batches by the gradient of logistic regression (AdaGrad, Duchi et
+al. 2011), in numpy without BLAS, so the same examples give the same bits. E examples, B buckets, N n-grams.
+"""
+
+import dataclasses
+import functools
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.corpus import readers, source_files
+from tpullm.corpus.language_detection import code_points
+from tpullm.corpus.text_hashes import text_hash
+from tpullm.errors import UserError
+from tpullm.recipe.schema import ClassifierConfig, Source
+
+LENGTHS = (2, 3, 4)
+BUCKETS_BITS = 18
+MULTIPLIER, MIXER = np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B)  # odd, with well-mixed high bits
+PIECE_CHARACTERS = 2000  # an example: long texts give several
+MOST_EXAMPLES = 4000  # of each kind, those of the smallest hashes: about 150 MB while it learns
+MOST_READ = 1 << 28  # characters of each kind
+LEAST_EXAMPLES = 20
+HELD_OUT = 5  # one of five examples is held out
+STEPS, LEARNING_RATE = 60, 2.0
+LEAST_SEEN = 2  # an n-gram in one example alone teaches nothing of others
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was learned.
+
+    Args:
+        weights_B: of each bucket of n-grams: float32.
+        bias: added to the mean of the weights.
+        learned: how many examples it learned from.
+        held_out: how many were held out.
+        good_kept: share of the good ones among these that the threshold keeps.
+        bad_dropped: share of the bad ones that it drops.
+    """
+
+    weights_B: np.ndarray
+    bias: float
+    learned: int = 0
+    held_out: int = 0
+    good_kept: float = 0.0
+    bad_dropped: float = 0.0
+
+    def score(self, text: str) -> float:
+        """How likely a text is to be good, 0 to 1: 0.5 for one without n-grams. 20 MB/s and more on one core."""
+        total, count = 0.0, 0
+        for buckets_N in _buckets(text):
+            total += float(self.weights_B[buckets_N].sum(dtype=np.float64))
+            count += len(buckets_N)
+        return float(_sigmoid(total / count + self.bias)) if count else 0.5
+
+    def __str__(self) -> str:
+        return (
+            f"learned from {self.learned} examples; of {self.held_out} others it keeps {self.good_kept:.1%} of the "
+            f"good and drops {self.bad_dropped:.1%} of the bad"
+        )
+
+
+@functools.lru_cache(maxsize=2)
+def learned(config: ClassifierConfig) -> Model:
+    """The classifier of a recipe. Every process learns it once, in some seconds: the same bits everywhere.
+
+    `UserError` names the key if there are too few examples.
+    """
+    examples = [_examples(path, key) for path, key in ((config.good, "good"), (config.bad, "bad"))]
+    held_out = [_held_out(found) for found in examples]
+    rest = [[text for text in found if text not in held] for found, held in zip(examples, held_out, strict=True)]
+    weights_B, bias = _fitted([*rest[0], *rest[1]], np.repeat([True, False], [len(rest[0]), len(rest[1])]))
+    model = Model(weights_B, bias)
+    kept = [np.mean([model.score(text) >= config.threshold for text in sorted(held)]) for held in held_out]
+    counts = {"learned": sum(map(len, rest)), "held_out": sum(map(len, held_out))}
+    return dataclasses.replace(model, good_kept=float(kept[0]), bad_dropped=float(1 - kept[1]), **counts)
+
+
+def _examples(path: str, key: str) -> dict[str, str]:
+    """The pieces of the texts at a path, each with the hash of its text; of very many those of the smallest hashes."""
+    chosen: list[tuple[int, str, str]] = []
+    for piece, document in _pieces(path, key):
+        entry = (-int(text_hash(piece)[:16], 16), piece, document)
+        if len(chosen) < MOST_EXAMPLES:
+            heapq.heappush(chosen, entry)
+        elif entry > chosen[0]:
+            heapq.heapreplace(chosen, entry)
+    found = {piece: document for _, piece, document in sorted(chosen)}
+    if len(found) < LEAST_EXAMPLES:
+        raise UserError(
+            f"corpus.classifier.{key}: {path} holds {len(found)} examples of up to {PIECE_CHARACTERS} characters; "
+            f"give {LEAST_EXAMPLES} at least, and some hundreds for a useful classifier"
+        )
+    return found
+
+
+def _held_out(examples: dict[str, str]) -> set[str]:
+    """One fifth of the examples: all those of some documents; if there are few documents, some of the pieces."""
+    documents = set(examples.values())
+    of = examples if len(documents) >= LEAST_EXAMPLES else {piece: text_hash(piece) for piece in examples}
+    names = sorted(set(of.values()))
+    chosen = set(names[: len(names) // HELD_OUT])
+    return {piece for piece, document in of.items() if document in chosen}
+
+
+def _pieces(path: str, key: str) -> Iterator[tuple[str, str]]:
+    """The pieces of the texts at a path, up to a bound, with the hash of the text that each is of."""
+    source, left = Source(f"classifier.{key}", "files", path, licence="examples"), MOST_READ
+    for file in source_files.find(source, Path()).files:
+        for raw in readers.read(file, source):
+            text = raw.text.encode(errors="replace").decode()
+            document = text_hash(text)
+            for start in range(0, len(text), PIECE_CHARACTERS):
+                if (piece := text[start : start + PIECE_CHARACTERS]).strip():
+                    yield piece, document
+            left -= len(text)
+            if left < 0:
+                return
+
+
+def _buckets(text: str) -> Iterator[np.ndarray]:
+    """The buckets of the n-grams of a text, one array for each length: uint32 [N]."""
+    points = code_points(text)
+    grams = points
+    for length in range(2, max(LENGTHS) + 1):
+        grams = grams[:-1] * MULTIPLIER + points[length - 1 :]
+        if length in LENGTHS:
+            yield ((grams ^ (grams >> np.uint32(15))) * MIXER) >> np.uint32(32 - BUCKETS_BITS)
+
+
+def _fitted(texts: list[str], is_good_E: np.ndarray) -> tuple[np.ndarray, float]:
+    """The weights and the bias, where both kinds count alike however many examples they have."""
+    rows, columns, values = _frequencies(texts)
+    share_E = np.where(is_good_E, 0.5 / is_good_E.sum(), 0.5 / (~is_good_E).sum())
+    seen_B = np.bincount(columns, minlength=1 << BUCKETS_BITS) >= LEAST_SEEN
+    weights_B, squares_B = np.zeros(1 << BUCKETS_BITS), np.full(1 << BUCKETS_BITS, 1e-12)
+    bias, square = 0.0, 1e-12
+    for _ in range(STEPS):
+        logits_E = np.bincount(rows, weights_B[columns] * values, minlength=len(texts)) + bias
+        errors_E = (_sigmoid(logits_E) - is_good_E) * share_E
+        gradient_B = np.bincount(columns, errors_E[rows] * values, minlength=1 << BUCKETS_BITS) * seen_B
+        squares_B += gradient_B**2
+        square += errors_E.sum() ** 2
+        weights_B -= LEARNING_RATE * gradient_B / np.sqrt(squares_B)
+        bias -= LEARNING_RATE * errors_E.sum() / np.sqrt(square) / STEPS
+    return weights_B.astype(np.float32), float(bias)
+
+
+def _frequencies(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The share of each bucket in the n-grams of each text, where it is not 0: rows, columns and values."""
+    rows, columns, values = [], [], []
+    for row, text in enumerate(texts):
+        found, counts = np.unique(np.concatenate(list(_buckets(text))), return_counts=True)
+        rows.append(np.full(len(found), row, np.int32))
+        columns.append(found.astype(np.int32))
+        values.append((counts / max(counts.sum(), 1)).astype(np.float32))
+    return np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
+
+
+def _sigmoid(logits: np.ndarray | float) -> np.ndarray | float:
+    """0 to 1. Without an exponential, whose last bit differs between processors: the operations here are IEEE's."""
+    return 0.5 + 0.5 * logits / (1 + np.abs(logits))
