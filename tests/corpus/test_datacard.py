@@ -32,9 +32,9 @@ def counted() -> Counts:
     counts = Counts()
     example = EXAMPLE | {"beginning": "a `short`\n\ntext"}
     summary = {"dropped": [["too short", "ja", "CC0-1.0", 1200]], "examples": {"too short": [example] * 10}}
-    counts.add_part("news", summary | {"encodings": {}})
-    counts.add_part("news", summary | {"dropped": [["empty", "", "CC0-1.0", 2]], "encodings": {}})
-    counts.add_part("books", {"dropped": [], "examples": {}, "encodings": {"EUC-JP": 1500}})
+    counts.add_part("news", summary | {"encodings": {}, "replaced": 1200})
+    counts.add_part("news", summary | {"dropped": [["empty", "", "CC0-1.0", 2]], "encodings": {}, "replaced": 3})
+    counts.add_part("books", {"dropped": [], "examples": {}, "encodings": {"EUC-JP": 1500}, "replaced": 0})
     counts.add_files("mine", {"x (.pdf)": NAMES})
     copy = EXAMPLE | {"source": "news", "mark": EXACT, "url": "https://example.org/a", "beginning": ""}
     counts.add_group({"rows": ROWS, "examples": [copy]}, few=set())
@@ -114,6 +114,7 @@ def test_the_page_says_all_of_it(card):
         "Of news, too short:\n\n- a.txt line 2: `a 'short' text`\n",
         "- https://example.org/a: no text",
         "- books: 1,500 read as EUC-JP.",
+        "## Personal data\n\n- news: 1,203 mail addresses, phone numbers and IP addresses were replaced.\n\n##",
         "- books: 300 of 800 bytes, from 2 of 40 files, chosen by the hash of their names: `0.txt`, `1.txt`.",
         f"- mine, x (.pdf): {', '.join(f'`{name}`' for name in NAMES[:20])} and 5 more.",
         "SHA-256 in the lowest 10.0% of its range",

@@ -72,6 +72,7 @@ def test_a_task_leaves_its_documents_and_their_facts(tmp_path, near):
             for reason, name in (("empty", "1.txt"), ("not UTF-8", "4.txt"))
         },
         "encodings": {"EUC-JP": 1},
+        "replaced": 0,
     }
 
 
@@ -102,6 +103,14 @@ def test_a_source_that_keeps_its_copies_signs_what_may_be_held_out(tmp_path):
     low = [row for row, text in enumerate(texts) if int(text_hash(text)[:2], 16) < 64]
     (signed,) = tasks.arrays(task.part, "signed")
     assert signed.tolist() == sorted({0, *low}) and 1 < len(low) < 40
+
+
+def test_personal_data_is_replaced_and_counted(tmp_path):
+    source = dataclasses.replace(SOURCE, clean=["personal_data"])
+    task = task_of(tmp_path, ["連絡先はtaro@example.jpです。", "電話は03-1234-5678へ。"], source=source)
+    tasks.run(task)
+    assert tasks.summary(task)["replaced"] == 2
+    assert not any("taro" in text or "1234" in text for text in texts_of(task))
 
 
 @pytest.mark.parametrize(("documents", "taken"), [(0, 4), (1, 2), (2, 3), (3, 4), (9, 4)])
