@@ -35,6 +35,8 @@ class Source:
         filter: drop documents that are short or repetitive. Documents in another language than `language` are dropped
             too.
         deduplicate: drop documents that repeat another one. Exact and near copies both count.
+        max_bad: share of documents that may be unreadable. From 1 on it is their number. If there are more, collect
+            ends and names them; the others are put aside and counted. Of a small file every broken line is told.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Source:
     bytes: int = 0
     filter: bool = True
     deduplicate: bool = True
+    max_bad: float = 0.001
 
 
 @dataclass(frozen=True)
