@@ -1,6 +1,6 @@
 """The Japanese encodings as the web writes them (Encoding Standard, WHATWG, section 12).
 
-Python's `euc_jp` and `iso2022_jp` hold JIS X 0208 alone and fail at ① and ㈱, which Windows added. Its `cp932` has them in
+Python's `euc_jp` and `iso2022_jp` hold JIS X 0208 alone and fail at the ① and ㈱ of Windows. Its `cp932` has them in
 the same rows and columns, so each pair of bytes is looked up there.
 """
 
