@@ -4,6 +4,9 @@ import logging
 import re
 from typing import Any
 
+from tpullm.corpus import manuals
+from tpullm.corpus.layout import Layout
+
 RULER = "---\n"
 FRONT_MATTER_CHARACTERS = 1 << 16  # that are looked at
 # A line of front matter: a name with a value, the next part of a value, an item of a list, a comment, nothing.
@@ -19,7 +22,15 @@ def html_to_text(page: str) -> str:
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs an error for each page without a main text
     tree = _parsed(page)
-    return "" if tree is None else extract(tree, include_comments=False) or html2txt(tree) or ""
+    if tree is None:
+        return ""
+    for anchor in list(tree.iter("a")):  # `<a id="x"/>` never ends in HTML, and makes a link of the text after it
+        if not anchor.get("href"):
+            anchor.drop_tag()
+    manuals.prepare(tree)
+    layout = Layout(page)
+    layout.prepare(tree)
+    return layout.restored(extract(tree, include_comments=False) or html2txt(tree) or "")
 
 
 def _parsed(page: str) -> Any:
