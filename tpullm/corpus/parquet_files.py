@@ -16,6 +16,7 @@ from tpullm.corpus.source_files import File
 
 BATCH_ROWS = 1_000
 BATCH_BYTES = 1 << 24  # of the text of a batch
+BUFFER_BYTES = 1 << 20  # read at once of a column: a group of rows may have gigabytes
 
 
 def read(path: Path, file: File, text_key: str) -> Iterator[Raw]:
@@ -45,6 +46,9 @@ def _group(path: str, number: int, first: int, rows: int, size: int, text_key: s
         try:
             records = limited_reading.call(f"{__name__}:rows", path, number, text_key, batch, taken)
         except limited_reading.ReadingError as error:
+            if batch > 1:  # a text of a dictionary counts once in the size of its group, and takes memory for each row
+                batch = 1
+                continue
             where = f"rows from {first + taken + 1} to {first + rows}"
             yield Raw(dropped=UNREADABLE, record=where, problem=f"cannot be read ({error})")
             return
@@ -136,4 +140,5 @@ _reader = functools.lru_cache(1)(_Reader)
 def _table(path: str) -> Any:
     import pyarrow.parquet
 
-    return pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20)
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # others reserve memory that they never use
+    return pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
