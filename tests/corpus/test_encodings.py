@@ -176,3 +176,11 @@ def test_line_ends_become_one_kind():
 )
 def test_half_of_a_surrogate_pair_is_found(text, found):
     assert encodings.has_surrogate(text) == found
+
+
+@pytest.mark.parametrize("charset", encodings.JAPANESE_CHARSETS)
+def test_of_a_large_file_a_sample_decides_and_all_is_read(charset):
+    text = ("English before it.\n" * 100 + SOSEKI * 200) * 60
+    found = encodings.decode_text(text.encode(charset))
+    assert found == (text, encodings.JAPANESE_CHARSETS[charset], "ja")
+    assert encodings.decode_text(text.encode(charset) + b"\xff\xff\xff") is None or charset.startswith("utf-16")

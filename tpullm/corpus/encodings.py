@@ -30,6 +30,7 @@ ASCII_LETTER = re.compile("[A-Za-z]")
 LEAST_HIRAGANA, MOST_HALF_WIDTH = 0.2, 0.05
 # Of UTF-16 in the wrong order hardly a character is one of these; of most text in the right one, half of them are.
 PLAIN, LEAST_PLAIN = re.compile("[\t\n\r -~\u3001\u3002\u3041-\u30ff]"), 0.5
+SAMPLED = 100_000
 # Of a page that declares its encoding. `filters.unreadable` has the same bound for all text.
 BROKEN, MOST_BROKEN = japanese_charsets.BROKEN, 0.001
 # The decoders of names that Python reads otherwise. A decoder of GBK reads all of GB 18030.
@@ -73,6 +74,8 @@ def _decoded(data: bytes, charset: str, errors: str = "strict") -> str | None:
     if encoding is None or encoding.name == REFUSED:
         return None
     if own := _OWN.get(encoding.name):
+        if errors == "strict" and BROKEN in own(data[:SAMPLED])[:-2]:  # another encoding, which takes seconds to read
+            return None
         text = own(data)
         return None if errors == "strict" and BROKEN in text else text
     if wider := _WIDER.get(encoding.name):
@@ -122,9 +125,14 @@ def _utf_16(data: bytes) -> Decoded | None:
     """The text of UTF-16 without a byte order mark, if much of it is ASCII or kana in one order of the bytes."""
     for charset in ("utf-16le", "utf-16be"):
         text = decode(data, charset)
-        if text and "\0" not in text and len(PLAIN.findall(text)) >= LEAST_PLAIN * len(text):
+        if text and "\0" not in text and len(PLAIN.findall(_sample(text))) >= LEAST_PLAIN * len(_sample(text)):
             return Decoded(text, "UTF-16")
     return None
+
+
+def _sample(text: str) -> str:
+    """Characters from all of a text, at most twice `SAMPLED`: counting all of a large one takes seconds."""
+    return text[:: max(1, len(text) // SAMPLED)]
 
 
 def decode_japanese(data: bytes, foreign: bool = False) -> Decoded | None:
@@ -147,6 +155,7 @@ def decode_japanese(data: bytes, foreign: bool = False) -> Decoded | None:
 
 
 def _is_japanese(text: str, foreign: bool) -> bool:
+    text = _sample(text)
     letters = sum(map(str.isalpha, text)) - (len(ASCII_LETTER.findall(text)) if foreign else 0) or 1
     most_half_width = MOST_HALF_WIDTH * letters
     return len(HIRAGANA.findall(text)) >= LEAST_HIRAGANA * letters and len(HALF_WIDTH.findall(text)) <= most_half_width
