@@ -184,3 +184,24 @@ def test_of_a_large_file_a_sample_decides_and_all_is_read(charset):
     found = encodings.decode_text(text.encode(charset))
     assert found == (text, encodings.JAPANESE_CHARSETS[charset], "ja")
     assert encodings.decode_text(text.encode(charset) + b"\xff\xff\xff") is None or charset.startswith("utf-16")
+
+
+@pytest.mark.parametrize(
+    ("data", "charset", "text"),
+    [
+        (b"\xa1\xc1\xa1\xdd", "euc-jp", "～－"),  # the wave dash and the minus of Windows
+        ("🙂é".encode("gb18030"), "gbk", "🙂é"),
+        (b"\x1b$BF|\nK\\\n\x1b(B.", "iso-2022-jp", "日\n本\n."),
+        ("日".encode("utf-16-le"), "UTF-16", "日"),
+        (b"\x93\x94", "iso-8859-1", "“”"),
+        ("日本".encode("iso2022_jp") + "é".encode(), "iso-2022-jp", None),
+    ],
+)
+def test_an_encoding_is_what_browsers_mean(data, charset, text):
+    assert encodings.decode(data, charset) == text
+
+
+def test_a_page_that_looks_like_ascii_is_read_as_it_says():
+    page = '<meta charset="iso-2022-jp">本'  # too short to be known by its letters
+    assert encodings.decode_html(page.encode("iso2022_jp")) == page
+    assert encodings.decode_html("本 a".encode("utf-16-le"), "utf-16le") == "本 a"

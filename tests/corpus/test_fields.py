@@ -80,6 +80,11 @@ def test_a_corpus_is_read_as_it_is(tmp_path, corpus, suffix):
     assert second.record == (f"{where} 2 ({identity})" if identity else f"{where} 2")
 
 
+def test_the_case_of_a_name_does_not_matter():
+    found = fields.facts({"URL": "a", "WARC-Date": "b", "meta": {"License": "c", "ID": 7}})
+    assert (found["url"], found["date"], found["licence"], found["id"]) == ("a", "b", "c", "7")
+
+
 def test_a_fact_is_one_line_of_bounded_length(tmp_path):
     record = {"text": "x", "url": "a\nb\x00\ud800" * 10_000, "license": ["a", None, {"b": 1}, 5], "date": {"$date": 1}}
     found = fields.facts(record)

@@ -30,6 +30,22 @@ def test_rows_are_read_a_few_at_a_time_in_their_order(tmp_path, monkeypatch):
     assert 2 < len(asked) < 20
 
 
+def test_rows_that_are_too_much_at_once_are_read_one_by_one(tmp_path, monkeypatch):
+    call = parquet_files.limited_reading.call
+
+    def limited(function, *arguments):
+        if function.endswith(":rows") and arguments[3] > 1 and arguments[4] > 0 or arguments[-1] == 7:
+            raise parquet_files.limited_reading.ReadingError("too much")
+        return call(function, *arguments)
+
+    monkeypatch.setattr(parquet_files.limited_reading, "call", limited)
+    monkeypatch.setattr(parquet_files, "BATCH_ROWS", 3)
+    *raws, last = read(write(tmp_path / "a.parquet", list("abcdefghij")))
+    assert [raw.text for raw in raws] == list("abcdefg")
+    assert (last.record, last.problem) == ("rows from 8 to 10", "cannot be read (too much)")
+
+
+@pytest.mark.slow
 def test_a_text_that_a_thousand_rows_share_is_read_for_each(tmp_path):
     texts = ["a" * 4_000_000] * 130  # half a GB as Arrow has it and half as Python does, some kB in the file
     path = write(tmp_path / "a.parquet", texts)
@@ -37,6 +53,7 @@ def test_a_text_that_a_thousand_rows_share_is_read_for_each(tmp_path):
     assert [len(raw.text) for raw in read(path)] == [4_000_000] * 130
 
 
+@pytest.mark.slow
 def test_a_text_that_is_far_too_large_is_put_aside_with_its_group_alone(tmp_path):
     table = pyarrow.table({"text": pyarrow.array(["a", "b" * 400_000_000, "c", "d"])})
     path = tmp_path / "a.parquet"

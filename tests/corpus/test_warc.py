@@ -223,3 +223,9 @@ def test_headers_without_end_are_cut(tmp_path):
     endless = b"WARC/1.0\r\n" + b"a: b\r\n" * 500_000 + b"\r\n\r\n"
     raws = read_records(tmp_path, endless, b"WARC/1.0\r\nx: " + b"y" * 3_000_000 + b"\r\n\r\n", record(answer()))
     assert SAID in raws[-1].text and {raw.dropped for raw in raws[:-1]} == {"broken record"}
+    assert [raw.problem[:15] for raw in raws[:-1]] == [
+        "has no length",
+        "does not begin ",
+        "has no length",
+        "does not begin ",
+    ]

@@ -52,8 +52,6 @@ def _parts(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
                 continue
         if isinstance(inner, Mapping):
             yield inner
-            if isinstance(headers := inner.get("warc_headers"), Mapping):
-                yield headers
 
 
 def _first(found: Mapping[str, Any], names: tuple[str, ...]) -> str:

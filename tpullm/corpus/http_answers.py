@@ -47,8 +47,8 @@ def parse(data: bytes, most: int) -> Answer:
     codings = [coding.strip().lower() for coding in value(found, "content-encoding").split(",")]
     for coding in codings[: -MOST_ENCODINGS - 1 : -1]:
         body = _decoded(body, coding, most)
-    if len(body) > most:
-        raise TooLongError
+        if len(body) > most:
+            raise TooLongError
     return Answer(int(match[1]), found, body)
 
 
@@ -91,15 +91,15 @@ def _joined(body: bytes) -> bytes:
 
 
 def _decoded(body: bytes, coding: str, most: int) -> bytes:
-    """A body without one encoding; the body itself if it is not in it: crawlers decode it and leave the header."""
+    """The first `most` + 1 bytes of a body without one encoding; the body itself if it is not in it.
+
+    Crawlers decode a body and leave the header.
+    """
     decode = _DECODERS.get(coding)
     try:
-        text = decode(body, most + 1) if decode else body
+        return decode(body, most + 1) if decode else body
     except (zlib.error, OSError, EOFError, ValueError):
         return body
-    if len(text) > most:
-        raise TooLongError
-    return text
 
 
 def _gzip(body: bytes, most: int) -> bytes:

@@ -74,18 +74,15 @@ def look(path: str) -> list:
 
 
 def rows(path: str, group: int, text_key: str, batch: int, taken: int) -> list[dict[str, Any]]:
-    """In the child: the rows of a row group after the first `taken`, at most `batch`; fewer where they are long."""
+    """In the child: the rows of a row group after the first `taken`, at most `batch`."""
     reader = _reader(path, group, text_key, batch)
     if reader.taken != taken:  # of a call whose answer was lost
         _reader.cache_clear()
         reader = _reader(path, group, text_key, batch)
         while reader.taken < taken and reader.next():
             pass
-    found, size = [], 0
-    while len(found) < batch and size < BATCH_BYTES and (row := reader.next()):
-        found.append(row)
-        size += len(row.get(text_key) or "") if isinstance(row.get(text_key), str) else 0
-    return found
+    found = (reader.next() for _ in range(batch))
+    return [row for row in found if row is not None]
 
 
 class _Reader:
@@ -125,7 +122,7 @@ def _is_fact(name: str) -> bool:
 def _json(value: Any) -> Any:
     """A value as JSON can hold it."""
     if isinstance(value, dict):
-        return {name: _json(inner) for name, inner in value.items() if _is_fact(name) or name == "warc_headers"}
+        return {name: _json(inner) for name, inner in value.items() if _is_fact(name)}
     if isinstance(value, list):
         return [_json(inner) for inner in value[:20]]
     if isinstance(value, bytes):
