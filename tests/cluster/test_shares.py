@@ -20,7 +20,7 @@ from tpullm.cluster.place import Place
 from tpullm.cluster.shares import SharedWork, ShareFailed
 from tpullm.commands import collect
 from tpullm.corpus import collect as corpus_collect
-from tpullm.corpus import document_files, download, tasks
+from tpullm.corpus import document_files, download, parts, tasks
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
@@ -33,8 +33,8 @@ import os, sys, time
 from pathlib import Path
 from tpullm import cli
 from tpullm.cluster import shares
-from tpullm.corpus import collect, reduce, tasks
-collect.TASK_BYTES, collect.PARALLEL_BYTES, reduce.GROUP_DOCUMENTS, reduce.RANGE_ENTRIES = 1, 10**9, 40, 500
+from tpullm.corpus import collect, parts, reduce, tasks
+parts.BUNDLE_BYTES, collect.PARALLEL_BYTES, reduce.GROUP_DOCUMENTS, reduce.RANGE_ENTRIES = 1, 10**9, 40, 500
 shares.SECONDS_BETWEEN_LOOKS = 0.1
 made, run_task = Path(os.environ["MADE"]), tasks.run
 def noted(task):
@@ -366,7 +366,7 @@ def test_one_process_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeyp
         made.append(task.result.name)
         real(task)
 
-    monkeypatch.setattr(corpus_collect, "TASK_BYTES", 1)
+    monkeypatch.setattr(parts, "BUNDLE_BYTES", 1)
     monkeypatch.setattr(tasks, "run", counted)
     recipe = Recipe(corpus=CorpusConfig(sources=[Source("s", "jsonl", str(folder), licence="CC0", language="ja")]))
     with pytest.raises(KeyboardInterrupt):

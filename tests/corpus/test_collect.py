@@ -11,13 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.conftest import interruptible
 from tpullm.commands import collect as command
-from tpullm.corpus import collect, document_files, tasks
-from tpullm.corpus.source_files import File
+from tpullm.corpus import collect, document_files, parts, tasks
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
@@ -216,7 +213,7 @@ def test_long_documents_are_cut_and_the_number_of_documents_is_kept_to(tmp_path)
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(collect, "TASK_BYTES", 20_000)
+    monkeypatch.setattr(parts, "BUNDLE_BYTES", 20_000)
     monkeypatch.setattr(collect, "PARALLEL_BYTES", 0)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -227,18 +224,6 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch)
         _collect(recipe, tmp_path / str(workers))
     assert _bytes(tmp_path / "1") == _bytes(tmp_path / "2")
     assert not any("spool" in name or "partial" in name for name in _bytes(tmp_path / "1"))
-
-
-@given(sizes=st.lists(st.integers(0, 30), max_size=20), least=st.integers(1, 40))
-def test_files_are_read_in_groups_that_are_just_large_enough(sizes, least):
-    files = [File(Path(str(number)), "text", size) for number, size in enumerate(sizes)]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(collect, "TASK_BYTES", least)
-        groups = list(collect._groups(files))
-    assert [file for group, _ in groups for file in group] == files
-    assert all(size == sum(file.bytes for file in group) for group, size in groups)
-    assert all(sum(file.bytes for file in group[:-1]) < least for group, _ in groups)
-    assert all(size >= least for _, size in groups[:-1])
 
 
 def test_weights_and_workers_are_no_inputs_and_the_seed_is_one_of_tenki_alone(tmp_path):
@@ -259,7 +244,7 @@ def test_a_generated_source_is_one_task_as_large_as_its_documents(tmp_path):
 
 def test_an_error_in_a_worker_is_the_users_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "PARALLEL_BYTES", 0)
-    monkeypatch.setattr(collect, "TASK_BYTES", 1)
+    monkeypatch.setattr(parts, "BUNDLE_BYTES", 1)
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(3):
@@ -319,7 +304,7 @@ def test_text_in_an_encoding_that_is_not_known_is_refused_with_the_way_out(tmp_p
 
 
 def test_a_new_file_is_one_new_part_and_a_filter_makes_those_again_that_it_touches(tmp_path, monkeypatch):
-    monkeypatch.setattr(collect, "TASK_BYTES", 1)
+    monkeypatch.setattr(parts, "BUNDLE_BYTES", 1)
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(8):

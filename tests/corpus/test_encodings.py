@@ -1,8 +1,14 @@
 """Which encoding the bytes of a file are in."""
 
 import pytest
+import webencodings
+import webencodings.labels
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tpullm.corpus import encodings
+from tpullm.corpus import encodings, japanese_charsets
+
+SOSEKI = "吾輩は猫である。名前はまだ無い。"
 
 
 def test_a_charset_that_does_not_exist_is_not_used():
@@ -23,13 +29,29 @@ def test_a_charset_that_does_not_exist_is_not_used():
     ],
 )
 def test_japanese_has_a_fifth_of_hiragana_and_hardly_any_half_width_katakana(text, found):
-    assert (encodings.decode_japanese(text.encode("cp932")) == (text, "Shift_JIS")) == found
+    assert (encodings.decode_japanese(text.encode("cp932")) == (text, "Shift_JIS", "ja")) == found
 
 
-def test_the_encodings_are_tried_in_an_order_that_tells_them_apart():
-    text = "吾輩は猫である。名前はまだ無い。"
-    for charset, name in encodings.JAPANESE_CHARSETS.items():
-        assert encodings.decode_japanese(text.encode(charset)) == (text, name)
+@pytest.mark.parametrize("charset", encodings.JAPANESE_CHARSETS)
+def test_the_encodings_are_tried_in_an_order_that_tells_them_apart(charset):
+    found = (SOSEKI, encodings.JAPANESE_CHARSETS[charset], "ja")
+    assert encodings.decode_text(SOSEKI.encode(charset)) == found
+    page = f"<html><body class=long><p>{SOSEKI}</p></body></html>"  # most letters are markup
+    assert encodings.decode_html(page.encode(charset)) == page
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-8"])
+@pytest.mark.parametrize("text", ["Only a plain text.\r\nNo more.\n", SOSEKI])
+def test_utf_16_is_known_by_its_mark_or_else_by_plain_characters(charset, text):
+    found = encodings.decode_text(text.encode(charset))
+    assert found.text == text.replace("\r\n", "\n")
+    assert found.encoding == ("UTF-16" if "16" in charset else "")
+
+
+@pytest.mark.parametrize("text", ["\x1b[1mBold\x1b[0m on a terminal\n", "a\0b", "ESC $ B is \x1b$B"])
+def test_control_characters_alone_are_no_other_encoding(text):
+    assert encodings.decode_text(text.encode()) == (text, "", "")
+    assert encodings.decode_html(text.encode(), "utf-8") == text
 
 
 def test_a_page_is_read_as_utf8_else_as_its_server_says_else_as_it_says_itself():
@@ -41,6 +63,108 @@ def test_a_page_is_read_as_utf8_else_as_its_server_says_else_as_it_says_itself()
     assert encodings.decode_html(far.encode("euc-jp")) is None
     near = far[len('<meta charset="euc-jp">') :]
     assert encodings.decode_html(near.encode("euc-jp")) == near
+    marked = page.encode("utf-16")
+    assert encodings.decode_html(marked, "shift_jis") == page
+
+
+@pytest.mark.parametrize(
+    ("head", "charset"),
+    [
+        ('<meta charset="Shift_JIS">', "shift_jis"),
+        ("<META CHARSET=euc-jp>", "euc-jp"),
+        ('<meta http-equiv="Content-Type" content="text/html; charset=iso-2022-jp">', "iso-2022-jp"),
+        ("<meta http-equiv=content-type content='text/html;charset = x-sjis'/>", "x-sjis"),
+        ('<?xml version="1.0" encoding="EUC-JP"?><html>', "euc-jp"),
+        ('<!-- <meta charset="koi8-r"> --><meta charset="big5">', "big5"),
+        ('<!-- <meta charset="koi8-r">', ""),
+        ("<p>charset=koi8-r", ""),
+        ('<meta charset="utf-16">', "utf-8"),
+        ('<meta charset="x-user-defined">', "windows-1252"),
+    ],
+)
+def test_what_a_page_declares(head, charset):
+    assert encodings.declared_charset(head.encode()) == charset
+
+
+SAMPLES = {
+    "big5": "我喜歡吃蘋果。",
+    "euc-jp": "日本語の①と㈱と～、ｱｲｳ",
+    "euc-kr": "나는 사과를 먹는다. 똠방각하",
+    "gb18030": "我喜欢吃苹果。🙂",
+    "gbk": "我喜欢吃苹果。",
+    "iso-2022-jp": "日本語の①と㈱",
+    "iso-8859-2": "čé",
+    "iso-8859-4": "čé",
+    "iso-8859-5": "Ёжик",
+    "iso-8859-10": "čé",
+    "iso-8859-13": "čé",
+    "koi8-r": "Ёжик",
+    "windows-1250": "čé",
+    "windows-1251": "Ёжик",
+    "windows-1257": "čé",
+    "koi8-u": "Ґанок і їжак",
+    "shift_jis": "日本語の①と㈱と～、ｱｲｳ",
+    "windows-874": "ภาษาไทย",
+    "x-mac-cyrillic": "Ёжик",
+    "ibm866": "Ёжик",
+    "macintosh": "Où",
+    "iso-8859-8": "שלום",
+    "iso-8859-8-i": "שלום",
+    "windows-1255": "שלום",
+    "iso-8859-6": "مرحبا",
+    "windows-1256": "مرحبا",
+    "iso-8859-7": "Γειά",
+    "windows-1253": "Γειά",
+    "windows-1258": "Đông",
+    "x-user-defined": "\uf7e9",
+}
+
+
+def in_charset(text, name):
+    """`text` in an encoding of the standard, whose two Japanese ones Python cannot write."""
+    if name not in ("euc-jp", "iso-2022-jp"):
+        return webencodings.encode(text, name)
+    pairs = {character: pair for pair, character in reversed(japanese_charsets._table().items())}
+    if name == "euc-jp":
+        return b"".join(pairs.get(letter) or b"\x8e" + letter.encode("cp932") for letter in text)
+    return b"\x1b$B" + b"".join(bytes(byte & 0x7F for byte in pairs[letter]) for letter in text) + b"\x1b(B"
+
+
+@pytest.mark.parametrize("label", webencodings.labels.LABELS)
+def test_every_label_of_the_web_is_understood(label):
+    name = webencodings.labels.LABELS[label]
+    if name == "replacement":  # refused by browsers
+        assert encodings.decode_html(b"~{<:Ky2;~}", label) is None
+        return
+    text = SAMPLES.get(name, "Où é")
+    assert encodings.decode(in_charset(text, name), f" {label.upper()} ") == text
+
+
+@given(st.text(st.sampled_from(sorted(set(japanese_charsets._table().values()))), min_size=1))
+def test_each_character_of_windows_is_read_in_both_old_encodings(text):
+    assert encodings.decode(in_charset(text, "euc-jp"), "euc-jp") == text
+    assert encodings.decode(in_charset(text, "iso-2022-jp"), "iso-2022-jp") == text
+
+
+def test_iso_2022_jp_has_four_sets_of_characters_and_each_line_ends_its_pairs():
+    data = "日本\n".encode("iso2022_jp") + b"\x1b(J\\~\x1b(I1\x1b(B\\~ \x1b$@F|\x1b$BK\\\r\n\x1b(Bx"
+    assert encodings.decode(data, "iso-2022-jp") == "日本\n¥‾ｱ\\~ 日本\nx"
+
+
+@given(st.binary())
+def test_no_bytes_break_an_encoding(data):
+    for name in [*SAMPLES, "utf-16le", "no-such"]:
+        text = encodings.decode(data, name)
+        assert text is None or "\r" not in text
+        encodings.decode_html(data, name)
+    encodings.decode_text(data)
+
+
+def test_a_page_may_have_a_few_broken_characters_and_no_more():
+    page = '<meta charset="shift_jis">' + SOSEKI * 100
+    data = page.encode("cp932")
+    assert encodings.decode_html(data[:-2] + b"\xff" + data[-2:]) == page[:-1] + "\ufffd" + page[-1:]
+    assert encodings.decode_html(data + b"\xff" * 9) is None
 
 
 def test_line_ends_become_one_kind():
@@ -52,3 +176,32 @@ def test_line_ends_become_one_kind():
 )
 def test_half_of_a_surrogate_pair_is_found(text, found):
     assert encodings.has_surrogate(text) == found
+
+
+@pytest.mark.parametrize("charset", encodings.JAPANESE_CHARSETS)
+def test_of_a_large_file_a_sample_decides_and_all_is_read(charset):
+    text = ("English before it.\n" * 100 + SOSEKI * 200) * 60
+    found = encodings.decode_text(text.encode(charset))
+    assert found == (text, encodings.JAPANESE_CHARSETS[charset], "ja")
+    assert encodings.decode_text(text.encode(charset) + b"\xff\xff\xff") is None or charset.startswith("utf-16")
+
+
+@pytest.mark.parametrize(
+    ("data", "charset", "text"),
+    [
+        (b"\xa1\xc1\xa1\xdd", "euc-jp", "～－"),  # the wave dash and the minus of Windows
+        ("🙂é".encode("gb18030"), "gbk", "🙂é"),
+        (b"\x1b$BF|\nK\\\n\x1b(B.", "iso-2022-jp", "日\n本\n."),
+        ("日".encode("utf-16-le"), "UTF-16", "日"),
+        (b"\x93\x94", "iso-8859-1", "“”"),
+        ("日本".encode("iso2022_jp") + "é".encode(), "iso-2022-jp", None),
+    ],
+)
+def test_an_encoding_is_what_browsers_mean(data, charset, text):
+    assert encodings.decode(data, charset) == text
+
+
+def test_a_page_that_looks_like_ascii_is_read_as_it_says():
+    page = '<meta charset="iso-2022-jp">本'  # too short to be known by its letters
+    assert encodings.decode_html(page.encode("iso2022_jp")) == page
+    assert encodings.decode_html("本 a".encode("utf-16-le"), "utf-16le") == "本 a"

@@ -1,6 +1,9 @@
 """Which files of a source are found, in which order, how each is read, and how much of them."""
 
+import errno
+import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -66,12 +69,68 @@ def test_a_named_file_is_read_as_the_source_says(tmp_path):
 def test_what_is_no_file_is_named_and_left_out(tmp_path):
     _write(tmp_path, "a.txt")
     (tmp_path / "broken.txt").symlink_to(tmp_path / "gone.txt")
+    (tmp_path / "itself.txt").symlink_to(tmp_path / "itself.txt")
+    (tmp_path / "null.txt").symlink_to("/dev/zero")
+    (tmp_path / "round").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "pipe.txt")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "socket.txt"))
     source = Source("s", "files", str(tmp_path))
     found = source_files.find(source, tmp_path)
     assert _names(found.files) == [("a.txt", "text", False)]
-    assert found.skipped == {"a broken link, or no file": ["broken.txt", "pipe.txt"]}
+    names = ["broken.txt", "itself.txt", "null.txt", "pipe.txt", "round", "socket.txt"]
+    assert found.skipped == {"a broken link, or no file": names}
     assert list(source_hashes.upstream([source])["s"][0]) == ["a.txt"]
+
+
+def test_a_link_to_a_file_is_read(tmp_path):
+    """Downloads of Hugging Face are links to files elsewhere."""
+    _write(tmp_path, "blobs/1", "data/b.txt")
+    (tmp_path / "data" / "a.txt").symlink_to(tmp_path / "blobs" / "1")
+    found = source_files.find(Source("s", "text", str(tmp_path / "data")), tmp_path)
+    assert _names(found.files) == [("a.txt", "text", False), ("b.txt", "text", False)]
+    assert found.bytes_there == len("text of blobs/1\n") + len("text of data/b.txt\n")
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    _write(tmp_path, "a.txt", "secret/b.txt")
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found = source_files.find(Source("s", "text", str(tmp_path)), tmp_path)
+    assert _names(found.files) == [("a.txt", "text", False)]
+    assert found.skipped == {"a broken link, or no file": ["secret"]}
+
+
+ODD = [b"-rf.txt", b"a\nb.txt", b"\xff\xfe.txt", b"\x1b[31m.txt", b" .txt", b"a" * 251 + b".txt", "本.txt".encode()]
+
+
+def test_a_name_may_hold_any_bytes(tmp_path):
+    for name in ODD:
+        (tmp_path / os.fsdecode(name)).write_text("本を読む。\n")
+    (tmp_path / os.fsdecode(b"\xff.png")).write_text("")
+    source = Source("s", "files", str(tmp_path), bytes=len(ODD) * 10)
+    found = source_files.find(source, tmp_path)
+    assert len(found.files) > 4
+    names = [source_files.name_of(file, source) for file in found.files]
+    assert all(name.isprintable() and name.encode() for name in names)
+    assert found.skipped == {"unknown extension (.png)": ["\\xff.png"]}
+    assert {len(list(readers.read(file, source))) for file in found.files} == {1}
+    assert len(source_hashes.upstream([source])["s"][0]) == len(ODD) + 1
+    json.dumps(source_hashes.upstream([source]), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [("本 a.txt", "本 a.txt"), ("a\nb", "a\\nb"), ("\udcff\x1b", "\\xff\\x1b"), ("a\u3000", "a\\u3000")],
+)
+def test_a_name_is_printed_in_one_line(name, printed):
+    assert source_files.printable(name) == printed
 
 
 @given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12), most=st.integers(1, 200))

@@ -73,6 +73,8 @@ def test_a_task_leaves_its_documents_and_their_facts(tmp_path, near):
         },
         "encodings": {"EUC-JP": 1},
         "replaced": 0,
+        "read": 5,
+        "bad": [],
     }
 
 

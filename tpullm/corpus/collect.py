@@ -8,7 +8,7 @@
 The result is the same, byte for byte, for any number of workers and shares. A part that is there is not made again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from typing import Any
 from tpullm import storage
 from tpullm.cluster.shares import SharedWork
 from tpullm.corpus import (
+    bad_documents,
     datacard,
     datacard_markdown,
     document_files,
     download,
     part_identity,
+    parts,
     reduce,
     selection,
     source_files,
@@ -30,6 +32,7 @@ from tpullm.corpus import (
 )
 from tpullm.corpus import sources as corpus_sources
 from tpullm.corpus.datacard_counts import Counts
+from tpullm.corpus.document import BAD
 from tpullm.corpus.document_files import HELD_OUT, TRAIN, Part
 from tpullm.corpus.selection import Placed
 from tpullm.corpus.source_files import File, Found
@@ -40,7 +43,6 @@ from tpullm.recipe import changes
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
 
-TASK_BYTES = 2_000_000
 TENKI_BYTES = 300  # generating one document takes about as long as reading this many bytes
 # Two workers take 0.2 s to start and import their modules. One process reads less text than this in about that time,
 # and compares documents with less in their entries.
@@ -131,6 +133,7 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
     do("collect", tasks.run, planned.tasks, [task.result for task in planned.tasks], sizes, PARALLEL_BYTES)
     if is_finished():
         return []
+    _check_bad(planned)
     placed = selection.place(planned.sources, planned.tasks, config)
     groups, ranges = _divided(planned, placed)
     bytes_ = [reduce.ENTRY_BYTES * group.documents for group in groups]
@@ -152,15 +155,15 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
         counts.add_part(task.source.name, tasks.summary(task))
     for group in groups:
         counts.add_group(storage.read_json(group.counts), few)
-    parts: list[Part] = []
+    all_parts: list[Part] = []
     for source in planned.sources:
         own = [part for group in groups for part in group.marked() if part.source == source.name]
         is_few = source.name in few and own
-        parts += stretches.cut_out(own, _marks(planned), recipe.corpus, counts) if is_few else own
+        all_parts += stretches.cut_out(own, _marks(planned), recipe.corpus, counts) if is_few else own
         if source.kind != "tokens":
             _check_not_empty(source, counts)
     card = datacard.numbers(planned.sources, counts, planned.files, recipe)
-    _write(planned.documents, parts, card, recipe.corpus)
+    _write(planned.documents, all_parts, card, recipe.corpus)
     return card
 
 
@@ -172,22 +175,22 @@ def _divided(planned: Plan, placed: list[Placed]) -> tuple[list[reduce.Group], l
     return reduce.divide(placed, planned.folder, _marks(planned))
 
 
-def _write(documents: Path, parts: list[Part], card: dict[str, Any], config: CorpusConfig) -> None:
+def _write(documents: Path, all_parts: list[Part], card: dict[str, Any], config: CorpusConfig) -> None:
     """Put the new list of the parts and the new data card in the place of old ones.
 
     Until the caller writes the manifest, the stage is not finished.
     """
     (documents / manifest.FILE).unlink(missing_ok=True)
-    document_files.write_parts(documents, parts)
+    document_files.write_parts(documents, all_parts)
     storage.write_json(documents / "datacard.json", card)
     storage.write_text(documents / "datacard.md", datacard_markdown.markdown(card, config))
 
 
 def remove_old(documents: Path) -> None:
     """Remove the parts and the marks that a finished corpus does not use: those of earlier settings and files."""
-    parts = document_files.parts(documents)
+    used = document_files.parts(documents)
     storage.remove_partials(documents / "parts")
-    keys, marks = {part.key for part in parts}, {Path(part.marked[0]).parent.name for part in parts}
+    keys, marks = {part.key for part in used}, {Path(part.marked[0]).parent.name for part in used}
     for path in _children(documents / "parts"):
         if path.name.partition(".")[0] not in keys:
             path.unlink(missing_ok=True)
@@ -201,21 +204,18 @@ def _children(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.exists() else []
 
 
-def _parts(source: Source, files: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
-    """The parts of a source, each of about `TASK_BYTES`, and their sizes. A generated source is one part."""
-    return iter([((), source.documents * TENKI_BYTES)]) if source.kind == "tenki" else _groups(files)
+def _parts(source: Source, files: list[File]) -> Iterable[tuple[tuple[File, ...], int]]:
+    """The parts of a source, and how many bytes each reads. A generated source is one part."""
+    return [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else parts.parts(files)
 
 
-def _groups(files: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
-    """Groups of consecutive files that hold at least `TASK_BYTES` together, and the size of each group."""
-    group: list[File] = []
-    size = 0
-    for file in files:
-        group.append(file)
-        size += file.bytes
-        if size >= TASK_BYTES or file is files[-1]:
-            yield tuple(group), size
-            group, size = [], 0
+def _check_bad(planned: Plan) -> None:
+    """`UserError` if more documents of a source cannot be read than it puts up with (`max_bad`)."""
+    for source in planned.sources:
+        own = [tasks.summary(task) for task in planned.tasks if task.source is source]
+        described = [line for summary in own for line in summary["bad"]]
+        bad = sum(count for summary in own for reason, _, _, count in summary["dropped"] if reason in BAD)
+        bad_documents.check(source, bad, sum(summary["read"] for summary in own), described)
 
 
 def _check_not_empty(source: Source, counts: Counts) -> None:

@@ -12,6 +12,7 @@ class Raw:
         language: its language, if the reader knows better than the source.
         dropped: why it could not be read; "" if it could.
         encoding: its encoding, if that is not UTF-8 and had to be detected.
+        problem: what is wrong with it, for its user: it goes on after the file and the record. "" if nothing is.
         record: which record of its file it is, such as `line 12`; "" if the file is one document.
         url: where it was published; "" if the data does not say.
         date: when, as the data says it.
@@ -23,6 +24,7 @@ class Raw:
     language: str = ""
     dropped: str = ""
     encoding: str = ""
+    problem: str = ""
     record: str = ""
     url: str = ""
     date: str = ""
@@ -31,3 +33,6 @@ class Raw:
 
 
 NOT_UTF8 = Raw(dropped="not UTF-8")
+# Reasons of which `max_bad` of a source bounds the number: text that is there is lost.
+UNREADABLE, BROKEN_RECORD, TOO_LARGE = "could not be read", "broken record", "too large"
+BAD = frozenset((UNREADABLE, BROKEN_RECORD, TOO_LARGE))

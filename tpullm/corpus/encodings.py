@@ -1,25 +1,89 @@
-"""Bytes of a file → text: detects the encoding."""
+"""Bytes of a file → text: which encoding they are in, by what they declare, else by what they hold.
 
-import codecs
+A name of an encoding means what browsers mean by it (Encoding Standard, WHATWG): `shift_jis` is Microsoft's, and
+`iso-8859-1` is windows-1252. `webencodings` has the names, and Python the encodings, but for
+the Japanese ones.
+"""
+
 import re
+from typing import NamedTuple
 
-DECLARED_CHARSET = re.compile(rb"""<meta[^>]+charset=["']?\s*([\w-]+)""", re.IGNORECASE)
-# The encodings of Japanese files, in the order in which they are tried: the name in Python, and the common name.
-JAPANESE_CHARSETS = {"utf-16": "UTF-16", "euc_jp": "EUC-JP", "cp932": "Shift_JIS"}
+from tpullm.corpus import japanese_charsets
+
+BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16le", b"\xfe\xff": "utf-16be"}
+DECLARED_BYTES = 4096  # a declaration stands at the beginning of a page; browsers look at 1024
+_COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
+DECLARED_CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([^\s"'/>;]+)""", re.IGNORECASE)
+XML_DECLARATION = re.compile(rb"""\A\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']\s*([^\s"'>]+)""")
+# The encodings of Japanese files, in the order in which they are tried: the name on the web, and the common name.
+JAPANESE_CHARSETS = {
+    "iso-2022-jp": "ISO-2022-JP",
+    "utf-16le": "UTF-16",
+    "utf-16be": "UTF-16",
+    "euc-jp": "EUC-JP",
+    "shift_jis": "Shift_JIS",
+}
+REFUSED = "replacement"  # the standard's name for encodings that browsers refuse to read, such as HZ
 HIRAGANA, HALF_WIDTH = re.compile("[\u3041-\u309f]"), re.compile("[\uff61-\uff9f]")
-LEAST_HIRAGANA, MOST_HALF_WIDTH = (
-    0.2,
-    0.05,
-)  # shares of the letters; half of Soseki's are hiragana
+ASCII_LETTER = re.compile("[A-Za-z]")
+# Shares of the letters; half of Soseki's are hiragana.
+LEAST_HIRAGANA, MOST_HALF_WIDTH = 0.2, 0.05
+# Of UTF-16 in the wrong order hardly a character is one of these; of most text in the right one, half of them are.
+PLAIN, LEAST_PLAIN = re.compile("[\t\n\r -~\u3001\u3002\u3041-\u30ff]"), 0.5
+SAMPLED = 100_000
+# Of a page that declares its encoding. `filters.unreadable` has the same bound for all text.
+BROKEN, MOST_BROKEN = japanese_charsets.BROKEN, 0.001
+# The decoders of names that Python reads otherwise. A decoder of GBK reads all of GB 18030.
+_OWN = {
+    "euc-jp": japanese_charsets.euc_jp,
+    "iso-2022-jp": japanese_charsets.iso_2022_jp,
+    "shift_jis": japanese_charsets.shift_jis,
+}
+_WIDER = {"gbk": "gb18030"}
+
+
+class Decoded(NamedTuple):
+    """The text of a file.
+
+    Args:
+        text: its text.
+        encoding: the encoding, if that is not UTF-8 and had to be found out.
+        language: its language, if the encoding was found by the language.
+    """
+
+    text: str
+    encoding: str = ""
+    language: str = ""
 
 
 def decode(data: bytes, charset: str = "utf-8") -> str | None:
     """The text of `data` with `\\n` as the only line end and no byte order mark; None if it is not in `charset`."""
-    try:
-        text = data.decode(charset)
-    except (UnicodeDecodeError, LookupError):
+    text = _decoded(data, charset)
+    return None if text is None else unix_lines(text.removeprefix("\ufeff"))
+
+
+def _decoded(data: bytes, charset: str, errors: str = "strict") -> str | None:
+    if charset == "utf-8" and errors == "strict":  # nearly all
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return None
+    import webencodings
+
+    encoding = webencodings.lookup(charset)
+    if encoding is None or encoding.name == REFUSED:
         return None
-    return unix_lines(text.removeprefix("\ufeff"))
+    if own := _OWN.get(encoding.name):
+        if errors == "strict" and BROKEN in own(data[:SAMPLED])[:-2]:  # another encoding, which takes seconds to read
+            return None
+        text = own(data)
+        return None if errors == "strict" and BROKEN in text else text
+    if wider := _WIDER.get(encoding.name):
+        encoding = webencodings.lookup(wider)
+    try:
+        return encoding.codec_info.decode(data, errors)[0]
+    except UnicodeDecodeError:
+        return None
 
 
 def has_surrogate(text: str) -> bool:
@@ -29,39 +93,117 @@ def has_surrogate(text: str) -> bool:
 
 def unix_lines(text: str) -> str:
     """`text` with `\\n` as its only line end."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def decode_japanese(data: bytes) -> tuple[str, str] | None:
-    """The text and the encoding of a file that is not UTF-8 but certainly Japanese; None for any other file.
+def decode_text(data: bytes) -> Decoded | None:
+    """The text of a file that declares no encoding; None if it is neither UTF-8, nor UTF-16, nor certainly Japanese.
+
+    What is not certain is not guessed: text in a wrong encoding is worse than none.
+    """
+    if charset := _byte_order_mark(data):
+        text = decode(data, charset)
+        return None if text is None else Decoded(text, "" if charset == "utf-8" else "UTF-16")
+    text = decode(data)
+    if text is not None and "\0" not in text and not _has_escapes(data):
+        return Decoded(text)
+    if found := decode_japanese(data) or (_utf_16(data) if b"\0" in data else None):
+        return found
+    return None if text is None else Decoded(text)
+
+
+def _byte_order_mark(data: bytes) -> str:
+    """The encoding that a byte order mark names; "" without one."""
+    return next((charset for mark, charset in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "")
+
+
+def _has_escapes(data: bytes) -> bool:
+    return b"\x1b" in data and japanese_charsets.ESCAPES.search(data) is not None
+
+
+def _utf_16(data: bytes) -> Decoded | None:
+    """The text of UTF-16 without a byte order mark, if much of it is ASCII or kana in one order of the bytes."""
+    for charset in ("utf-16le", "utf-16be"):
+        text = decode(data, charset)
+        if text and "\0" not in text and len(PLAIN.findall(_sample(text))) >= LEAST_PLAIN * len(_sample(text)):
+            return Decoded(text, "UTF-16")
+    return None
+
+
+def _sample(text: str) -> str:
+    """Characters from all of a text, at most twice `SAMPLED`: counting all of a large one takes seconds."""
+    return text[:: max(1, len(text) // SAMPLED)]
+
+
+def decode_japanese(data: bytes, foreign: bool = False) -> Decoded | None:
+    """The text of a file that is not UTF-8 but certainly Japanese; None for any other file.
 
     Old Japanese files (Aozora Bunko's are Shift_JIS) do not declare their encoding. A Japanese text that is decoded in
     the wrong encoding either breaks the rules of that encoding, or has hardly any hiragana or much half-width katakana.
+
+    Args:
+        data: its bytes.
+        foreign: count the letters beyond ASCII alone, as the others of a page are mostly markup.
     """
     for charset, name in JAPANESE_CHARSETS.items():
-        text = decode(data, charset)
-        if text is None:
+        if charset == "iso-2022-jp" and not _has_escapes(data):
             continue
-        letters = sum(map(str.isalpha, text)) or 1
-        half_width = len(HALF_WIDTH.findall(text))
-        if len(HIRAGANA.findall(text)) >= LEAST_HIRAGANA * letters and half_width <= MOST_HALF_WIDTH * letters:
-            return text, name
+        text = decode(data, charset)
+        if text is not None and _is_japanese(text, foreign):
+            return Decoded(text, name, "ja")
     return None
+
+
+def _is_japanese(text: str, foreign: bool) -> bool:
+    text = _sample(text)
+    letters = sum(map(str.isalpha, text)) - (len(ASCII_LETTER.findall(text)) if foreign else 0) or 1
+    most_half_width = MOST_HALF_WIDTH * letters
+    return len(HIRAGANA.findall(text)) >= LEAST_HIRAGANA * letters and len(HALF_WIDTH.findall(text)) <= most_half_width
 
 
 def decode_html(data: bytes, charset: str = "") -> str | None:
-    """The text of a page: in UTF-8, else as its HTTP header says (`charset`), else as its `<meta>` says, else None."""
-    declared = DECLARED_CHARSET.search(data[:4096])
-    for name in ("utf-8", charset, declared.group(1).decode("ascii", "replace") if declared else ""):
-        text = decode(data, name) if name and _is_charset(name) else None
+    """The text of a page; None if no encoding can be found for it.
+
+    A byte order mark decides. A page that is valid UTF-8 is UTF-8, whatever it says, unless it may be in one of the
+    encodings that look like ASCII. Else it is what its server says or what it says itself: first without an error, then
+    with a few. A page that says nothing is read if it is certainly Japanese.
+
+    Args:
+        data: its bytes.
+        charset: the encoding in its HTTP header.
+    """
+    if marked := _byte_order_mark(data):
+        return decode(data, marked)
+    declared = [name for name in (charset, declared_charset(data)) if _name(name)]
+    if data.isascii() and any(_name(name) == REFUSED for name in declared):
+        return None
+    like_ascii = b"\0" in data or _has_escapes(data)
+    if like_ascii and not declared and (found := decode_japanese(data, foreign=True)):
+        return found.text
+    for name in [*declared, "utf-8"] if like_ascii else ["utf-8", *declared]:
+        text = decode(data, name)
         if text is not None:
             return text
-    return None
+    for name in declared:
+        text = _decoded(data, name, "replace")
+        if text is not None and text.count(BROKEN) <= MOST_BROKEN * len(text):
+            return unix_lines(text)
+    found = None if declared else decode_japanese(data, foreign=True)
+    return found.text if found else None
 
 
-def _is_charset(name: str) -> bool:
-    """Whether `name` is a text encoding that Python knows. A page may declare anything."""
-    try:
-        return codecs.lookup(name)._is_text_encoding
-    except (LookupError, ValueError):
-        return False
+def _name(label: str) -> str:
+    """The encoding that a label means on the web; "" for any other word."""
+    import webencodings
+
+    encoding = webencodings.lookup(label)
+    return encoding.name if encoding else ""
+
+
+def declared_charset(data: bytes) -> str:
+    """The encoding that a page names in `<meta>` or in its XML declaration; "" if it names none."""
+    head = _COMMENT.sub(b"", data[:DECLARED_BYTES])
+    found = XML_DECLARATION.search(head) or DECLARED_CHARSET.search(head)
+    name = found[1].decode("ascii", "replace").lower() if found else ""
+    # As the standard has it: whoever can read the declaration does not read UTF-16.
+    return "utf-8" if name.startswith("utf-16") else "windows-1252" if name == "x-user-defined" else name

@@ -13,12 +13,16 @@ from tpullm.corpus import domains, source_hashes, tenki
 from tpullm.corpus.source_files import File, name_of
 from tpullm.recipe.schema import CorpusConfig, Source
 
-LIBRARIES = ("datatrove", "trafilatura", "lxml", "warcio", "pyarrow", "py3langid", "sudachipy", "sudachidict_small")
+LIBRARIES = (
+    *("datatrove", "trafilatura", "lxml", "webencodings", "brotli", "pyarrow", "babel", "py3langid", "hojichar"),
+    *("sudachipy", "sudachidict_small"),
+)
 # Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
-_OF_THE_WHOLE = ("path", "held_out", "weight", "bytes")
+_OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.
 _AFTERWARDS = (
-    "collect datacard datacard_counts datacard_markdown download part_identity reduce selection stretches"
+    "bad_documents collect datacard datacard_counts datacard_markdown download part_identity parts reduce search "
+    "selection stretches"
 ).split()
 
 
@@ -26,6 +30,7 @@ def key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int) 
     """The name of a part: 32 hexadecimal digits, the hash of all that its documents depend on."""
     read = [
         (name_of(file, source), source_hashes.of_file(file.path), file.bytes, file.is_part, file.held_out)
+        + (file.start, file.stop)
         for file in files
     ]
     settings = {name: value for name, value in vars(source).items() if name not in _OF_THE_WHOLE}

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 
 UNKNOWN = "unknown extension"
+NO_FILE = "a broken link, or no file"  # or a link to a folder, or what cannot be looked at
 _SHOWN = 13  # extensions in an error: those of text come first, those of code after them
 EXTENSIONS = {
     "text": (".txt", ".text", ".rst"),
@@ -51,6 +53,8 @@ class File:
         bytes: how many of its bytes are read.
         held_out: whether the recipe holds its documents out.
         is_part: whether only its first `bytes` are read.
+        start: the first byte of the range that is read: what begins in it (a line, a row group) belongs to it.
+        stop: the byte after the range; None for the end of the file.
     """
 
     path: Path
@@ -58,6 +62,13 @@ class File:
     bytes: int
     held_out: bool = False
     is_part: bool = False
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it is one of several ranges of its file."""
+        return self.start > 0 or self.stop is not None
 
 
 @dataclass(frozen=True)
@@ -129,12 +140,18 @@ def _bounded(found: list[File], source: Source, skipped: dict[str, list[str]]) -
 
 
 def name_of(file: File, source: Source) -> str:
-    """The path of a file in the folder of its source; of a file from the web, the name under which it is kept."""
+    """The path of a file in the folder of its source, as `printable` has it; of a file from the web, its own name."""
     if download.is_url(source.path):
         return file.path.name
     root = storage.path(source.path)
     inside = file.path != root and file.path.is_relative_to(root)
-    return str(file.path.relative_to(root)) if inside else file.path.name
+    return printable(str(file.path.relative_to(root)) if inside else file.path.name)
+
+
+def printable(name: str) -> str:
+    """A file's name in one line of UTF-8: a name may hold line ends, and bytes that are no text."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _at(source: Source, location: str, downloads: Path) -> tuple[list[File], dict[str, list[str]]]:
@@ -144,16 +161,12 @@ def _at(source: Source, location: str, downloads: Path) -> tuple[list[File], dic
         return [File(path, _kind_of_file(source, path), storage.size(path))], {}
     found, skipped = [], {}
     for file, status in walk(path):
-        if not status and not file.is_file():
-            skipped.setdefault("a broken link, or no file", []).append(str(file.relative_to(path)))
-            continue
-        kind, name = KINDS.get(extension(file)), str(file.relative_to(path))
-        if kind == "code" and VENDORED.intersection(file.relative_to(path).parts):
-            skipped.setdefault("other people's code", []).append(name)
-        elif kind and source.kind in ("files", kind):
-            found.append(File(file, kind, (status or file.stat()).st_size))
+        status, kind = status or status_of(file), KINDS.get(extension(file))
+        reason = _not_read(file.relative_to(path), kind, status, source)
+        if reason:
+            skipped.setdefault(reason, []).append(printable(str(file.relative_to(path))))
         else:
-            skipped.setdefault(f"{UNKNOWN} ({extension(file) or 'none'})", []).append(name)
+            found.append(File(file, kind, status.st_size))
     if not found:
         seen = ", ".join(sorted(skipped)) or "it is empty"
         raise UserError(
@@ -161,6 +174,24 @@ def _at(source: Source, location: str, downloads: Path) -> tuple[list[File], dic
             f"there is: {seen}"
         )
     return found, skipped
+
+
+def _not_read(name: Path, kind: str | None, status: Any, source: Source) -> str:
+    """Why a file in the folder of a source is not read; "" if it is."""
+    if not status:
+        return NO_FILE
+    if kind == "code" and VENDORED.intersection(name.parts):
+        return "other people's code"
+    return "" if kind and source.kind in ("files", kind) else f"{UNKNOWN} ({printable(extension(name)) or 'none'})"
+
+
+def status_of(path: Path) -> Any:
+    """The status of a file, links followed; None of what is no file, or cannot be looked at."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _kind_of_file(source: Source, path: Path) -> str:
@@ -186,15 +217,20 @@ def extension(path: Path) -> str:
 
 
 def walk(folder: Path) -> list[tuple[Path, Any]]:
-    """All files under `folder` in a fixed order, without hidden and compiled ones; on `gs://` with their status."""
+    """All files under `folder` in a fixed order, without hidden and compiled ones; on `gs://` with their status.
+
+    With them come links to folders, and folders that cannot be read: nobody looks into them, so they are told.
+    """
     if storage.is_remote(folder):
         shown = [item for item in storage.files(folder).items() if not _HIDDEN.search(item[0])]
         return [(folder / name, status) for name, status in sorted(shown, key=lambda item: _place(item[0]))]
-    found = []
-    for parent, folders, names in os.walk(folder):
+    unreadable: list[OSError] = []
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
-        found += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
-    return [(path, None) for path in found]
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]  # they may lead in a circle
+        found += [Path(parent, name) for name in sorted([*names, *links]) if not name.startswith(".")]
+    return [(path, None) for path in [*found, *(Path(error.filename) for error in unreadable)]]
 
 
 def _place(name: str) -> list[tuple[bool, str]]:

@@ -39,9 +39,13 @@ def _at(location: str) -> Any:
     if download.is_url(location):
         return location
     path = storage.path(location)
-    found = [(path, None)] if path.is_file() else source_files.walk(path)
-    whole = ((file, status or file.stat()) for file, status in found if status or file.is_file())
-    return {str(file.relative_to(path)): _identity(file, status) for file, status in whole}
+    found = [(path, path.stat())] if path.is_file() else source_files.walk(path)
+    looked = ((file, status or source_files.status_of(file)) for file, status in found)
+    return {
+        source_files.printable(str(file.relative_to(path))): _identity(file, status)
+        for file, status in looked
+        if status
+    }
 
 
 def _identity(path: Path, status: Any) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import dedup, filters, readers, split
+from tpullm.corpus import bad_documents, dedup, filters, readers, split
 from tpullm.corpus.cutting import cut
 from tpullm.corpus.datacard_counts import EXAMPLES
-from tpullm.corpus.document import Raw
+from tpullm.corpus.document import BAD, Raw
 from tpullm.corpus.document_files import BEGINNING, DROPPED_COLUMNS, Part, Writer
 from tpullm.corpus.source_files import File, name_of
 from tpullm.corpus.text_hashes import text_hash
@@ -97,11 +97,13 @@ class _PartMaker:
         self.encodings: Counter[str] = Counter()
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.examples: dict[str, list[dict[str, str]]] = {}
-        self.replaced = 0
+        self.bad: list[str] = []  # lines about the first of them
+        self.read = self.bad_documents = self.replaced = 0
 
     def take(self, raw: Raw, file: File | None) -> int:
         """Keep or drop a document, and say how many documents for training it gave."""
         held_out, name = bool(file and file.held_out), name_of(file, self.task.source) if file else ""
+        self.read += 1
         verdict = filters.judge(raw, self.task.source, self.task.config, held_out)
         if verdict.reason:
             self._drop(raw, verdict.reason, raw.language or self.task.source.language, name)
@@ -117,6 +119,8 @@ class _PartMaker:
         return 0 if held_out else len(pieces)
 
     def _drop(self, raw: Raw, reason: str, language: str, name: str) -> None:
+        if reason in BAD:
+            self._count_bad(raw, name)
         licence, digest = raw.licence or self.task.source.licence, text_hash(raw.text) if raw.text else ""
         row = (reason, digest, language, licence, name, raw.record, raw.url, raw.text[:BEGINNING])
         self._dropped.write(*row)
@@ -124,6 +128,15 @@ class _PartMaker:
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
             examples.append(dict(zip(DROPPED_COLUMNS[1:], row[1:], strict=True)))
+
+    def _count_bad(self, raw: Raw, name: str) -> None:
+        """Stop at once if this part alone has more documents that cannot be read than its source puts up with."""
+        source = self.task.source
+        self.bad_documents += 1
+        if len(self.bad) < bad_documents.NAMED:
+            self.bad.append(bad_documents.described(Path(name), raw))
+        if source.max_bad >= 1 or not source.max_bad:
+            bad_documents.check(source, self.bad_documents, self.read, self.bad)
 
     def _note(self, text: str, digest: str, kind: tuple[str, str], held_out: bool) -> None:
         facts, config = self.facts, self.task.config
@@ -149,6 +162,8 @@ class _PartMaker:
             "examples": self.examples,
             "encodings": dict(sorted(self.encodings.items())),
             "replaced": self.replaced,
+            "read": self.read,
+            "bad": self.bad,
         }
 
 
@@ -171,7 +186,8 @@ def summary(task: Task) -> dict[str, Any]:
 
     `documents` and `held_out` (those that the recipe names) are counts, `lowest` the lowest id of the others with its
     row, `dropped` rows of (reason, language, licence, count), `examples` rows of what was dropped by reason,
-    `encodings` counts of documents that are not UTF-8, and `replaced` counts pieces of personal data.
+    `encodings` counts of documents that are not UTF-8, `replaced` pieces of personal data, `read` all documents, and
+    `bad` are lines about the first of those that could not be read.
     """
     return storage.read_json(task.result)
 

@@ -1,63 +1,170 @@
-"""The pages in a WARC file of a web crawl, compressed or not."""
+"""The pages in a WARC file of a web crawl (ISO 28500), compressed or not.
 
+warcio reads a header or a body of any size, and its iterator ends at the first broken record, so the records are taken
+apart here: within bounds, and after a broken record the next one is looked for.
+"""
+
+import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, NamedTuple
 
-from tpullm.corpus import encodings, markup
-from tpullm.corpus.document import NOT_UTF8, Raw
-from tpullm.errors import UserError
+from tpullm.corpus import encodings, fields, http_answers, opened, pages
+from tpullm.corpus.document import BROKEN_RECORD, NOT_UTF8, TOO_LARGE, Raw
+from tpullm.corpus.http_answers import Headers, value
 
-MOST_PAGE_BYTES = 1 << 26  # Common Crawl cuts pages at 5 MiB; compressed ones can be a thousand times as large
+NOT_A_PAGE, NO_SUCCESS = "not a page", "no success"
+NO_WARC = "is not WARC or is cut off; copy or download it again"
+CUT_OFF = "is cut off in its last record; copy or download it again"
+MOST_HEADER_BYTES = 1 << 20
+READ = ("response", "resource", "conversion")  # the types of records that hold a page
+HTML = ("text/html", "application/xhtml+xml")
+_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]+)""", re.IGNORECASE)
+
+
+class Record(NamedTuple):
+    """A record of a type of `READ`, or what is wrong.
+
+    Args:
+        number: its number in the file, from 1.
+        headers: its headers.
+        data: its content; None if that is too long.
+        problem: why it is no record; "" if it is one.
+    """
+
+    number: int
+    headers: Headers = ()
+    data: bytes | None = None
+    problem: str = ""
 
 
 def read(path: Path) -> Iterator[Raw]:
-    """The pages of a file in their order; `UserError` if it is broken or cut off."""
-    from warcio.archiveiterator import ArchiveIterator
-    from warcio.exceptions import ArchiveLoadFailed
+    """The pages of a file in their order.
 
-    found = False
-    with open(path, "rb") as file:
-        records = iter(ArchiveIterator(file))
-        while True:
-            try:
-                record = next(records, None)
-            except (ArchiveLoadFailed, AttributeError):  # AttributeError: a header is cut off before its address
-                raise _broken_warc(path) from None
-            if record is None:
-                break
-            found = True
-            data = record.content_stream().read(MOST_PAGE_BYTES + 1)
-            if len(data) > MOST_PAGE_BYTES:
-                yield Raw(dropped="a page of more than 64 MiB")
-                continue
-            if not _is_complete(record):
-                raise _broken_warc(path)
-            if record.rec_type in ("response", "conversion"):
-                yield _record(record, data)
-    if not found:
-        raise _broken_warc(path)
+    Raises:
+        Unreadable: it is no WARC, or cut off.
+    """
+    with opened.open_bytes(path, by_content=True) as stream:
+        for record in _records(stream):
+            raw = _broken(record.problem) if record.problem else _document(record)
+            if raw is not None:
+                yield _described(raw, record)
 
 
-def _is_complete(record: Any) -> bool:
-    """Whether a record is complete: warcio stops silently where the bytes or the header are cut off."""
-    announced = record.format == "warc" and record.rec_headers.get_header("Content-Length")
-    return bool(announced) and getattr(record.raw_stream, "limit", 0) <= 0
+def _broken(problem: str) -> Raw:
+    return Raw(dropped=BROKEN_RECORD, problem=problem)
 
 
-def _broken_warc(path: Path) -> UserError:
-    return UserError(f"{path}: is not WARC or is cut off; copy or download it again")
+def _described(raw: Raw, record: Record) -> Raw:
+    """A document with what the headers of its record say of it."""
+    identity = value(record.headers, "warc-record-id")[: fields.MOST_CHARACTERS]
+    url = value(record.headers, "warc-target-uri").strip("<>")[: fields.MOST_CHARACTERS]
+    return dataclasses.replace(
+        raw,
+        record=f"record {record.number}" + (f" ({identity})" if identity else ""),
+        url=url,
+        date=value(record.headers, "warc-date")[:40],
+    )
 
 
-def _record(record: Any, data: bytes) -> Raw:
-    """One page of a crawl: a `response` is as the server sent it, a `conversion` is plain text (WET)."""
-    if record.rec_type == "conversion":
-        text = encodings.decode(data)
-        return NOT_UTF8 if text is None else Raw(text)
-    content_type = record.http_headers.get_header("Content-Type", "") if record.http_headers else ""
-    mime, _, parameters = content_type.partition(";")
-    if mime.strip().lower() not in ("text/html", "application/xhtml+xml", ""):
-        return Raw(dropped="not a page")
-    _, _, charset = parameters.partition("charset=")
-    page = encodings.decode_html(data, charset.strip(" \"'"))
-    return NOT_UTF8 if page is None else Raw(markup.html_to_text(page))
+def _records(stream: BinaryIO) -> Iterator[Record]:
+    """The records that may hold a page, and what is broken between them."""
+    number = 0
+    while line := _next_record(stream):
+        number += 1
+        if not line.startswith(b"WARC/"):
+            if number == 1:
+                raise opened.Unreadable(NO_WARC)
+            yield Record(number, problem="does not begin where the one before it ends (is a length wrong?)")
+            if not (line := _resynchronized(stream)):
+                return
+            number += 1
+        headers = _headers(stream)
+        length = value(headers, "content-length")
+        if not (length.isascii() and length.isdigit() and len(length) < 19):
+            yield Record(number, headers, problem="has no length")
+        elif value(headers, "warc-type").lower() in READ and int(length) <= pages.MOST_PAGE_BYTES + MOST_HEADER_BYTES:
+            yield Record(number, headers, _content(stream, int(length)))
+        else:
+            _skip(stream, int(length))
+            if value(headers, "warc-type").lower() in READ:
+                yield Record(number, headers)
+    if number == 0:
+        raise opened.Unreadable(NO_WARC)
+
+
+def _next_record(stream: BinaryIO) -> bytes:
+    """The next line that is not empty."""
+    while (line := stream.readline(MOST_HEADER_BYTES)) and not line.strip():
+        pass
+    return line
+
+
+def _resynchronized(stream: BinaryIO) -> bytes:
+    """The next line that begins a record."""
+    while (line := stream.readline(MOST_HEADER_BYTES)) and not line.startswith((b"WARC/1.", b"WARC/0.")):
+        pass
+    return line
+
+
+def _headers(stream: BinaryIO) -> Headers:
+    lines, size = [], 0
+    while size < MOST_HEADER_BYTES:
+        line = stream.readline(MOST_HEADER_BYTES)
+        if not line:
+            raise opened.Unreadable(CUT_OFF)
+        if not line.strip():
+            break
+        lines.append(line)
+        size += len(line)
+    return http_answers.headers(lines)
+
+
+def _content(stream: BinaryIO, length: int) -> bytes:
+    data = stream.read(length)
+    if len(data) < length:
+        raise opened.Unreadable(CUT_OFF)
+    return data
+
+
+def _skip(stream: BinaryIO, length: int) -> None:
+    while length:
+        length -= len(_content(stream, min(length, opened.BUFFER_BYTES)))
+
+
+def _document(record: Record) -> Raw | None:
+    """The document of a record; None if it holds no page by its nature."""
+    kind = value(record.headers, "warc-type").lower()
+    if record.data is None:
+        return _too_long()
+    if kind == "conversion":  # plain text (WET)
+        text = encodings.decode(record.data)
+        language = fields.language(value(record.headers, "warc-identified-content-language"))
+        return NOT_UTF8 if text is None else Raw(text, language)
+    content_type = value(record.headers, "content-type")
+    if kind == "resource":
+        return _page(record.data, content_type, ())
+    if not value(record.headers, "warc-target-uri").strip("<").lower().startswith(("http:", "https:")):
+        return None  # such as an answer of DNS
+    try:
+        answer = http_answers.parse(record.data, pages.MOST_PAGE_BYTES)
+    except http_answers.TooLongError:
+        return _too_long()
+    if not answer.status:
+        return _broken("is no answer of a web server")
+    if not 200 <= answer.status < 300:
+        return Raw(dropped=NO_SUCCESS)
+    return _page(answer.body, value(answer.headers, "content-type"), answer.headers)
+
+
+def _too_long() -> Raw:
+    return Raw(dropped=TOO_LARGE, problem=f"is a page of more than {pages.MOST_PAGE_BYTES >> 20} MiB")
+
+
+def _page(data: bytes, content_type: str, headers: Headers) -> Raw:
+    mime = content_type.partition(";")[0].strip().lower()
+    if mime not in (*HTML, "") or (not mime and b"\0" in data[:1024]):
+        return Raw(dropped=NOT_A_PAGE)
+    charset = _CHARSET.search(content_type)
+    return pages.read(data, charset[1] if charset else "", headers)

@@ -61,6 +61,8 @@ class Source:
             ASCII, half-width kana full-width. `ruby` removes readings and notes of Aozora Bunko, `lines` menus, pagers
             and rows of symbols. `personal_data` replaces mail addresses, phone numbers and IP addresses.
         deduplicate: drop documents that repeat another one. Exact and near copies both count.
+        max_bad: share of documents that may be unreadable. From 1 on it is their number. If there are more, collect
+            ends and names them; the others are put aside and counted. Of a small file every broken line is told.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Source:
     rules: list[Rule] = field(default_factory=lambda: ["repetition"])
     clean: list[Cleaning] = field(default_factory=list)
     deduplicate: bool = True
+    max_bad: float = 0.001
 
 
 @dataclass(frozen=True)

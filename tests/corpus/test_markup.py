@@ -1,0 +1,109 @@
+"""What of a page becomes text: code with its lines, tables, notes and headings, and no navigation."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpullm.corpus import markup
+
+PROSE = "ネットワークの設定を変えるには、次のコマンドを管理者として実行します。"
+DOCBOOK = '<meta name="generator" content="DocBook XSL Stylesheets V1.79.1">'
+SPHINX = '<script src="_static/documentation_options.js"></script>'
+
+
+def page(body, head=""):
+    return f"<html><head><title>x</title>{head}</head><body>{body}</body></html>"
+
+
+def lines(body, head=""):
+    return [line.strip() for line in markup.html_to_text(page(body, head)).splitlines() if line.strip()]
+
+
+CODE = "if a:\n    b()\n\n\tc = 1  # two"
+
+
+@pytest.mark.parametrize("before", ["", "<p>text</p>"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        "<article>{}</article>",
+        "<article><ul><li><p>text</p>{}</li></ul></article>",
+        "<div>{}</div>",
+        "<dl><dd>{}</dd></dl>",
+    ],
+)
+def test_code_keeps_its_lines_and_its_indent(around, before):
+    code = '<pre class="highlight"><span>if</span> a:\n    <b>b</b>()\n\n\tc = 1  # two</pre>'
+    text = markup.html_to_text(page(f"<p>{PROSE * 4}</p>{before}{around.format(code)}<p>{PROSE * 4}</p>"))
+    assert CODE.expandtabs() in text
+
+
+def test_a_break_in_code_is_a_line():
+    assert "one\ntwo" in markup.html_to_text(page(f"<article><p>{PROSE * 4}</p><pre>one<br>two</pre></article>"))
+
+
+@given(st.text(st.sampled_from("␊␠␉␍␛␞␟␝␜␀ab\n "), min_size=1, max_size=30))
+def test_marks_in_a_page_stay_what_they_are(code):
+    text = markup.html_to_text(page(f"<article><p>{PROSE * 4}</p><pre>x{code}y</pre><p>{PROSE * 4}</p></article>"))
+    marks = [letter for letter in code if letter in "␊␠␉␍␛␞␟␝␜␀"]
+    assert [letter for letter in text if letter in "␊␠␉␍␛␞␟␝␜␀"] == marks
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("名前は\n   まだ無い。", "名前はまだ無い。"),
+        ("a word\n  and another", "a word and another"),
+        ("Debian の\nDebian", "Debian の Debian"),
+        ("「無い」\r\n。", "「無い」。"),
+        ("\n  begins and ends\n", "begins and ends"),
+    ],
+)
+def test_a_line_end_in_text_is_a_space_but_between_wide_characters(source, text):
+    assert text in lines(f"<article><p>{source}</p><p>{PROSE * 9}</p></article>")
+
+
+def test_an_anchor_that_never_ends_is_no_link():
+    """`<a id="x"/>` of XHTML makes a link of the heading after it, and links are dropped."""
+    body = f'<article><h1><a id="x"/>第5章 設定</h1><p>{PROSE * 4}</p>'
+    body += f'<h2><a name="y"/>小節</h2><p>{PROSE * 4}</p></article>'
+    assert lines(body) == ["第5章 設定", PROSE * 4, "小節", PROSE * 4]
+
+
+def test_what_lies_in_code_stays_at_its_place():
+    body = f"<article><p>ファイル <code>debian/<em>package</em>.symbols</code> を作ります。{PROSE * 4}</p></article>"
+    assert f"ファイル debian/package.symbols を作ります。{PROSE * 4}" in lines(body)
+
+
+NOTE = """<div class="note"><table summary="Note"><tr><td rowspan="2"><img alt="[注記]" src="note.png"></td>
+<th align="left">注記</th></tr><tr><td align="left" valign="top"><p>短い注記です。</p></td></tr></table></div>"""
+
+
+def test_a_manual_of_docbook_keeps_headings_notes_and_sidebars_and_loses_its_navigation():
+    body = f"""<div class="navheader"><a href="a.html">戻る</a> 第5章 <a href="b.html">次へ</a></div>
+    <div class="section"><div class="titlepage"><div><div><h2 class="title"><a id="s"/>5.1. 設定</h2></div></div></div>
+    <div class="toc"><dl><dt><a href="#t">目次の行</a></dt></dl></div>{NOTE}
+    <div class="para"><acronym>APT</acronym> は道具です。{PROSE}
+    <div class="list"><ul><li>項目</li></ul></div>後の文です。</div>
+    <div class="sidebar"><p class="title"><strong>TIP 囲み</strong></p><div class="para">{PROSE}囲みの文。</div></div>
+    <table><tr><th>道具</th><th>用途</th></tr><tr><td>ip</td><td>経路の設定</td></tr></table></div>
+    <div class="navfooter"><a href="a.html">戻る</a></div>"""
+    found = lines(body, DOCBOOK)
+    expected = [
+        "5.1. 設定", "注記", "短い注記です。", f"APT は道具です。{PROSE}", "- 項目", "後の文です。", "TIP 囲み",
+        f"{PROSE}囲みの文。", "| 道具 | 用途 |", "|---|---|", "| ip | 経路の設定 |",
+    ]  # fmt: skip
+    assert found == expected
+
+
+def test_a_manual_of_sphinx_keeps_its_footnotes():
+    body = f"""<div class="sphinxsidebar"><p>{PROSE}横の文。</p></div><div class="documentwrapper"><section><h1>5. 章
+    <a class="headerlink" href="#x">¶</a></h1><p>{PROSE * 3}<a href="#n" role="doc-noteref">[1]</a></p>
+    <aside class="footnote-list"><aside class="footnote" role="doc-footnote"><p>脚注の文です。</p></aside></aside>
+    </section></div>"""
+    assert lines(body, SPHINX) == ["5. 章", f"{PROSE * 3}[1]", "脚注の文です。"]
+
+
+def test_another_page_is_left_to_trafilatura():
+    body = f'<article><p>{PROSE * 4}</p></article><div class="sidebar"><div>{PROSE}横の文。</div></div>'
+    assert lines(body) == [PROSE * 4]
