@@ -109,7 +109,7 @@ def test_a_source_that_keeps_its_copies_signs_what_may_be_held_out(tmp_path):
 
 def test_personal_data_is_replaced_and_counted(tmp_path):
     source = dataclasses.replace(SOURCE, clean=["personal_data"])
-    task = task_of(tmp_path, ["連絡先はtaro@example.jpです。", "電話は03-1234-5678へ。"], source=source)
+    task = task_of(tmp_path, ["連絡先はtaro@tanaka-kobo.jpです。", "電話は03-1234-5678へ。"], source=source)
     tasks.run(task)
     assert tasks.summary(task)["replaced"] == 2
     assert not any("taro" in text or "1234" in text for text in texts_of(task))

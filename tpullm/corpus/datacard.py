@@ -11,21 +11,6 @@ from tpullm.corpus.document_files import HELD_OUT, TRAIN
 from tpullm.corpus.source_files import Found, name_of
 from tpullm.recipe.schema import Recipe, Source
 
-REASONS = {
-    "empty": "no text in it",
-    "not UTF-8": "bytes that are no text in the expected encoding",
-    "broken encoding": "text that was decoded wrongly before it came here",
-    "too short": "shorter than `corpus.minimum_characters`",
-    "too repetitive": "the same lines or phrases again and again",
-    "wrong language": "in another language than the source says",
-    "generated code or data": "source code with very long lines or hardly any letters",
-    "other people's code": "libraries that lie in a folder of their own, such as node_modules",
-    "a broken link, or no file": "a name in the folder that nothing can be read from",
-    "exact duplicate": "the same text as another document",
-    "near duplicate": "almost the same text as another document",
-}
-
-
 NAMES = 20  # of files, listed at most
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tpullm.corpus.datacard import REASONS
+from tpullm.corpus.reasons import REASONS
 from tpullm.corpus.split import FEW
 from tpullm.recipe.schema import CorpusConfig
 

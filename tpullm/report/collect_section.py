@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from tpullm.corpus.datacard import REASONS
+from tpullm.corpus.reasons import REASONS
 from tpullm.report.charts import share_bar
 from tpullm.report.html import Markup, figure, mixed, paragraph, phrase, section, shows, table, tag
 from tpullm.report.language import Language
