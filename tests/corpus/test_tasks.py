@@ -32,7 +32,7 @@ def spooled(task):
     return [json.loads(line) for line in task.spool.read_text(encoding="utf-8").splitlines()]
 
 
-TEXTS = ["本を読む。\n", "", "a long line\n" * 10, "吾輩は猫である。名前はまだ無い。".encode("euc_jp"), b"\xff\xfe\xfd"]
+TEXTS = ["本を読む。\n", "", "1, 2, 3, 4.\n" * 10, "吾輩は猫である。名前はまだ無い。".encode("euc_jp"), b"\xff\xfe\xfd"]
 
 
 @pytest.mark.parametrize("similarity", [0.8, 1.0])
