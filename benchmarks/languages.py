@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where the packages are, or are fetched to")
     parser.add_argument("--data", type=Path, default=DATA, help="real texts: soseki/, tinyshakespeare.txt")
-    parser.add_argument("--texts", type=int, default=20, help="of each length in each language")
+    parser.add_argument("--texts", type=int, default=100, help="of each length in each language")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "languages.md")
     options = parser.parse_args()
     try:
@@ -51,8 +51,8 @@ def _head(count: int) -> str:
     languages = len(language_texts.LANGUAGES)
     return (
         f"# Languages\n\nMade by `benchmarks/languages.py`. Python {platform.python_version()}, {versions}.\n"
-        f"Texts: {languages} languages, {count} short (30 to 150 characters) and {count} long ones (500 to 2,000) "
-        f"of each, from translations in {packages}.\n"
+        f"Texts: {languages} languages, at most {count} short (30 to 150 characters) and {count} long ones (500 to "
+        f"2,000) of each, from translations in {packages}.\n"
     )
 
 
@@ -65,12 +65,12 @@ def _ours(texts: dict) -> Iterator[str]:
     yield "`alike`: names in one of these groups pass for each other: " + "; ".join(
         " ".join(group) for group in language_detection.ALIKE
     )
-    yield "\n`alone`: passes as its own language. `as another`: passes as another language of the same script."
-    yield "\n| texts | exactly | or written alike | `und` | another | alone | as another |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    yield "\n`own`: passes as its own language. `other`: passes as another one of the same script, of all such pairs."
+    yield "\n| texts | how many | exactly | or written alike | `und` | another | own | other |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for length, lists in texts.items():
         found = {name: [guess(text) for text in of_it] for name, of_it in lists.items()}
-        yield f"| {length} | {_row(found, lists)} |"
+        yield f"| {length} | {sum(map(len, found.values())):,} | {_row(found, lists)} |"
     yield "\n| language | short: not right | long: not right |\n| --- | --- | --- |"
     for name in language_texts.LANGUAGES:
         yield f"| {name} | " + " | ".join(_not_right(name, lists[name]) for lists in texts.values()) + " |"

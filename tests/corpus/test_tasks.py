@@ -40,7 +40,7 @@ def texts_of(task):
     return [document["text"] for document in kept(task)]
 
 
-TEXTS = ["本を読む。\n", "", "a long line\n" * 10, "吾輩は猫である。名前はまだ無い。".encode("euc_jp"), b"\xff\xfe\xfd"]
+TEXTS = ["本を読む。\n", "", "1, 2, 3, 4.\n" * 10, "吾輩は猫である。名前はまだ無い。".encode("euc_jp"), b"\xff\xfe\xfd"]
 
 
 @pytest.mark.parametrize("near", [True, False])

@@ -106,7 +106,7 @@ LEAST_SHARE = 0.5
 LEAST_BESIDE_LATIN = 0.3  # of a script whose letters count once: code, names and addresses are in Latin
 LEAST_KANA = 0.05  # a Chinese text has none, a Japanese one about half
 SURELY = 10.0  # times as likely
-LEAST_LIKELY = 0.35  # of a guess
+LEAST_LIKELY = 0.3  # of a guess
 
 
 def check(language: str, where: str) -> None:

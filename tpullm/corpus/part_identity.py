@@ -21,8 +21,8 @@ LIBRARIES = (
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.
 _AFTERWARDS = (
-    "bad_documents collect datacard datacard_counts datacard_markdown download part_identity parts reasons reduce search "
-    "selection stretches"
+    "bad_documents collect datacard datacard_counts datacard_markdown download part_identity parts "
+    "reasons reduce search selection stretches"
 ).split()
 
 
