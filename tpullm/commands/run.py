@@ -1,6 +1,6 @@
 """Make all stages of a recipe, in order: collect, tokenize, pretrain, those of finetune, evaluate, report.
 
-A finished stage is skipped if its settings and its text are the same. An interrupted stage resumes.
+A finished stage is skipped if nothing changed. An interrupted one resumes.
 """
 
 import importlib

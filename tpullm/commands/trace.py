@@ -14,8 +14,8 @@ from tpullm import log
 from tpullm.checkpoint.models import left_out
 from tpullm.commands.data import described
 from tpullm.commands.options import add_json, print_json
-from tpullm.corpus import document_files, search
-from tpullm.corpus.search import Hit, Wanted
+from tpullm.corpus import document_files, tracing
+from tpullm.corpus.tracing import Hit, Wanted
 from tpullm.data.stream import Stream, pretraining_stream
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe
@@ -45,7 +45,7 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
         raise UserError(f"{documents}: no finished documents; run `tpullm collect` first")
     parts = document_files.parts(documents)
     with log.progress("trace", len(parts), "parts") as advance:
-        hits = search.find(documents, wanted, os.cpu_count() or 1, lambda: advance(1))
+        hits = tracing.find(documents, wanted, os.cpu_count() or 1, lambda: advance(1))
     steps = read_in(recipe, run, hits)
     if arguments.json:
         found = [{**dataclasses.asdict(hit), "steps": own} for hit, own in zip(hits, steps, strict=True)]

@@ -71,7 +71,7 @@ VERBS = {
     "tokenize": Verb(
         "2. documents into a tokenizer and tokens; --show splits a text",
         ("quickstart", "--show '今日はいい天気ですね。' --model runs/quickstart"),
-        keys=("run", "name", "seed", "base", *SOURCES, "tokenizer"),
+        keys=("run", "name", "seed", "base", *SOURCES, "corpus.held_out_fraction", "tokenizer"),
         writes=True,
         shows="--show",
         computes=False,
@@ -89,7 +89,7 @@ VERBS = {
         adds="add_arguments",
     ),
     "trace": Verb(
-        "find the documents that hold a passage, and the steps that read them",
+        "find the documents that hold a passage, and their steps",
         ("quickstart --passage 今日はいい天気ですね", "quickstart --hash 1a2b --json"),
         keys=(
             *("run", "name", "seed", *SOURCES, "mixture"),

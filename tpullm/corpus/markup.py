@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from tpullm.corpus import manuals
-from tpullm.corpus.layout import Layout
+from tpullm.corpus.page_layout import Layout
 
 RULER = "---\n"
 FRONT_MATTER_CHARACTERS = 1 << 16  # that are looked at

@@ -22,7 +22,7 @@ _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.
 _AFTERWARDS = (
     "bad_documents collect datacard datacard_counts datacard_markdown download part_identity parts "
-    "reasons reduce search selection stretches"
+    "reasons reduce selection stretches tracing"
 ).split()
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from tests.corpus.test_collect import _collect, _recipe, _source, _story, _write
-from tpullm.corpus import document_files, search
-from tpullm.corpus.search import Wanted
+from tpullm.corpus import document_files, tracing
 from tpullm.corpus.text_hashes import text_hash
+from tpullm.corpus.tracing import Wanted
 
 TEXTS = [_story(number) for number in range(60)]
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
 
 
 def find(run, **wanted):
-    return search.find(run / "documents", Wanted(**wanted), 2)
+    return tracing.find(run / "documents", Wanted(**wanted), 2)
 
 
 def test_every_document_that_holds_a_passage_is_found_with_its_number_and_fate(run):
