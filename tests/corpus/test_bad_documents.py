@@ -19,6 +19,7 @@ from tpullm.recipe.schema import Source
         (0.001, 2, 1999, False),
         (0, 1, 10**9, False),
         (0, 0, 5, True),
+        (-1, 0, 5, True),
         (1, 1, 1, True),
         (1, 2, 10**9, False),
         (5, 5, 5, True),
@@ -45,5 +46,12 @@ def test_a_small_file_with_one_broken_line_says_so():
 
 
 def test_three_are_named_and_the_others_counted():
-    with pytest.raises(UserError, match="read: 0; 1; 2; and 1,997 more; correct or remove them"):
-        bad_documents.check(Source("s", "jsonl", max_bad=10), 2000, 3000, [str(number) for number in range(9)])
+    first = ["a: line 1", "a: line 2", "a: line 3"]
+    with pytest.raises(UserError, match="read: a: line 1; a: line 2; a: line 3; correct or remove them, or put them"):
+        bad_documents.check(Source("s", "jsonl"), 3, 2999, first)
+
+
+def test_of_many_that_are_alike_the_first_is_named():
+    first = [*(f"a: line {number}" for number in range(9)), "b: c", "b: d", "b: e"]
+    with pytest.raises(UserError, match="read: a: line 0; b: c; b: d; and 1,997 more; correct or remove them"):
+        bad_documents.check(Source("s", "jsonl", max_bad=10), 2000, 3000, first)

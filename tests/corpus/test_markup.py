@@ -1,7 +1,7 @@
 """What of a page becomes text: code with its lines, tables, notes and headings, and no navigation."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tpullm.corpus import markup
@@ -42,6 +42,7 @@ def test_a_break_in_code_is_a_line():
     assert "one\ntwo" in markup.html_to_text(page(f"<article><p>{PROSE * 4}</p><pre>one<br>two</pre></article>"))
 
 
+@example("␊␠␉␍␛␞␟␝␜␀")
 @given(st.text(st.sampled_from("␊␠␉␍␛␞␟␝␜␀ab\n "), min_size=1, max_size=30))
 def test_marks_in_a_page_stay_what_they_are(code):
     text = markup.html_to_text(page(f"<article><p>{PROSE * 4}</p><pre>x{code}y</pre><p>{PROSE * 4}</p></article>"))
@@ -55,6 +56,7 @@ def test_marks_in_a_page_stay_what_they_are(code):
         ("名前は\n   まだ無い。", "名前はまだ無い。"),
         ("a word\n  and another", "a word and another"),
         ("Debian の\nDebian", "Debian の Debian"),
+        ("<b>名前</b>は\n  まだ無い。", "名前はまだ無い。"),
         ("「無い」\r\n。", "「無い」。"),
         ("\n  begins and ends\n", "begins and ends"),
     ],
@@ -71,7 +73,8 @@ def test_an_anchor_that_never_ends_is_no_link():
 
 
 def test_what_lies_in_code_stays_at_its_place():
-    body = f"<article><p>ファイル <code>debian/<em>package</em>.symbols</code> を作ります。{PROSE * 4}</p></article>"
+    code = "<code>debian/<em><code>package</code></em>.symbols</code>"
+    body = f"<article><p>ファイル {code} を作ります。{PROSE * 4}</p></article>"
     assert f"ファイル debian/package.symbols を作ります。{PROSE * 4}" in lines(body)
 
 

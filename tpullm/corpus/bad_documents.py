@@ -1,5 +1,6 @@
 """Documents that cannot be read: how many a source puts up with, and what is said when there are more."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def described(path: Path, raw: Raw) -> str:
 
 def most(max_bad: float, documents: int) -> float:
     """How many of `documents` may be bad: a share of them below 1, else a number."""
-    return max_bad if max_bad >= 1 else max_bad * documents
+    return max_bad if max_bad >= 1 else max(max_bad, 0) * documents
 
 
 def check(source: Source, bad: int, documents: int, first: Sequence[str]) -> None:
@@ -34,9 +35,16 @@ def check(source: Source, bad: int, documents: int, first: Sequence[str]) -> Non
     """
     if bad <= most(source.max_bad, documents):
         return
-    named = "; ".join(first[:NAMED]) + (f"; and {bad - NAMED:,} more" if bad > NAMED else "")
+    named = first[:NAMED] if bad <= NAMED else _unlike(first)[:NAMED]
+    more = f"; and {bad - len(named):,} more" if bad > len(named) else ""
     which = "it" if bad == 1 else "them"
     raise UserError(
-        f"corpus.sources: {source.name}: {bad:,} of {documents:,} documents cannot be read: {named}; correct or remove "
-        f"{which}, or put {which} aside with max_bad: {bad} for this source (it is {source.max_bad:g})"
+        f"corpus.sources: {source.name}: {bad:,} of {documents:,} documents cannot be read: {'; '.join(named)}{more}; "
+        f"correct or remove {which}, or put {which} aside with max_bad: {bad} for this source (it is "
+        f"{source.max_bad:g})"
     )
+
+
+def _unlike(described: Sequence[str]) -> list[str]:
+    """The first of those that differ in more than numbers: by a wrong `text_key`, all lines of a file are alike."""
+    return list({re.sub(r"\d+", "", one): one for one in reversed(described)}.values())[::-1]

@@ -1,10 +1,10 @@
 """Pages of manuals (DocBook, Sphinx, AsciiDoc and the like), made ready for trafilatura.
 
 trafilatura knows articles of newspapers and blogs: it takes a `sidebar` for navigation and a paragraph in `<div>` for
-layout. In the manuals of Debian, a `sidebar` is a part of the text, paragraphs are `<div class="para">`, and headings
-lie alone in a box. So on pages of programs that write manuals, navigation goes by the names that these programs give
-it, and nothing else is left that could be taken for navigation. Of 102 pages of seven manuals in Japanese, trafilatura
-alone keeps 48 to 96 % of the characters and hardly a heading; prepared so, it keeps 98 to 100 %.
+layout. In the manuals of Debian, a `sidebar` is a part of the text, and paragraphs are `<div class="para">`. So on
+pages of programs that write manuals, navigation goes by the names that these programs give it, and nothing else is left
+that could be taken for navigation. Of 102 pages of seven manuals in Japanese, trafilatura alone keeps 48 to 96 % of the
+characters and hardly a heading; prepared so, it keeps 98 to 100 %.
 """
 
 import re
@@ -20,10 +20,9 @@ NAVIGATION = re.compile(
     r"|wy-nav-side|wy-nav-top|wy-breadcrumbs|md-sidebar|md-header|md-footer|md-nav|headerlink|nav-path|page-nav)(\s|$)"
 )
 NOTE = re.compile(r"(^|\s)(note|tip|warning|caution|important|admonition\S*|footnote\S*)(\s|$)")
-HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 BLOCKS = {
-    *HEADINGS, "p", "div", "ul", "ol", "dl", "table", "pre", "blockquote", "section", "article", "form", "figure",
-    "main", "details", "hr",
+    "h1", "h2", "h3", "h4", "h5", "h6", "p", "div", "ul", "ol", "dl", "table", "pre", "blockquote", "section",
+    "article", "form", "figure", "main", "details", "hr",
 }  # fmt: skip
 
 
@@ -43,8 +42,6 @@ def prepare(page: Any) -> None:
             element.attrib.pop(name, None)
     for element in list(page.iter("div")):
         _as_paragraphs(element)
-    for element in list(page.iter(*HEADINGS)):
-        _unwrap(element)
     _as_article(page)
 
 
@@ -77,15 +74,6 @@ def _as_paragraphs(box: Any) -> None:
     for place, paragraph in reversed(places):
         if len(paragraph) or (paragraph.text or "").strip():
             box.insert(place, paragraph)
-
-
-def _unwrap(heading: Any) -> None:
-    """A heading that lies alone in boxes lies in none."""
-    while (box := heading.getparent()) is not None and box.tag == "div":
-        texts = [box.text, *(child.tail for child in box)]
-        if len(box) > 1 or any((text or "").strip() for text in texts):
-            return
-        box.drop_tag()
 
 
 def _as_article(page: Any) -> None:

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from tpullm.corpus import manuals
-from tpullm.corpus.page_layout import Layout
+from tpullm.corpus.white_space import WhiteSpace
 
 RULER = "---\n"
 FRONT_MATTER_CHARACTERS = 1 << 16  # that are looked at
@@ -28,9 +28,9 @@ def html_to_text(page: str) -> str:
         if not anchor.get("href"):
             anchor.drop_tag()
     manuals.prepare(tree)
-    layout = Layout(page)
-    layout.prepare(tree)
-    return layout.restored(extract(tree, include_comments=False) or html2txt(tree) or "")
+    white_space = WhiteSpace(page)
+    white_space.prepare(tree)
+    return white_space.restored(extract(tree, include_comments=False) or html2txt(tree) or "")
 
 
 def _parsed(page: str) -> Any:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tpullm.errors import UserError
+
 # How large the text of a compressed file may be. Texts shrink to a third, logs to a fiftieth, a bomb to a thousandth.
 EXPANDED_TIMES, EXPANDED_BYTES = 200, 1 << 28
 BUFFER_BYTES = 1 << 17
@@ -41,6 +43,16 @@ def reading() -> Iterator[None]:
             raise
         reason = getattr(error, "strerror", None) or error
         raise Unreadable(f"cannot be read ({reason}); is it complete? Copy or download it again") from None
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """The same as a `UserError`, for a file of which nothing may be missing."""
+    try:
+        with reading():
+            yield
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.corpus.readers import open_bytes, readable
+from tpullm.corpus.opened import open_bytes, readable
 from tpullm.corpus.source_files import extension, walk
 from tpullm.data.examples.json_rows import MOST_ROW_BYTES, JsonText, parse
 from tpullm.errors import UserError

@@ -19,7 +19,7 @@ _LINE_END = re.compile(r"[ \t\r]*\n\s*")
 _INDENT = re.compile(r"(?m)^ +|  +")
 
 
-class Layout:
+class WhiteSpace:
     """The white space of one page, changed before its text is taken out, and restored in the text."""
 
     def __init__(self, page: str):
