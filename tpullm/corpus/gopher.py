@@ -90,18 +90,24 @@ def low_quality(text: str, words: Words, limit: Limits) -> str:
         return "words too short" if mean < limit.mean_length[0] else "words too long"
     if text.count("#") / count > limit.symbols or (text.count("...") + text.count("…")) / count > limit.symbols:
         return "too many # or …"
-    if reason := _odd_lines(text.splitlines(), limit):
+    if reason := _odd_lines(text, limit):
         return reason
     if words.has_letter_W.sum() / count < limit.letters:
         return "too few words of letters"
     return "" if _has_stop_words(words.words, limit.stop_words) else "too few stop words"
 
 
-def _odd_lines(lines: list[str], limit: Limits) -> str:
-    if sum(line.lstrip().startswith(("•", "-")) for line in lines) / len(lines) > limit.bullets:
-        return "mostly bullet points"
-    if sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines) > limit.ellipses:
-        return "lines that are cut off"
+def _odd_lines(text: str, limit: Limits) -> str:
+    lines = text.splitlines()
+    # Most texts have fewer of these marks than lines are allowed to have: then no line is looked at.
+    if text.count("•") + text.count("-") > limit.bullets * len(lines):
+        bullets = sum(line.lstrip().startswith(("•", "-")) for line in lines)
+        if bullets / len(lines) > limit.bullets:
+            return "mostly bullet points"
+    if text.count("...") + text.count("…") > limit.ellipses * len(lines):
+        ellipses = sum(line.rstrip().endswith(("...", "…")) for line in lines)
+        if ellipses / len(lines) > limit.ellipses:
+            return "lines that are cut off"
     return ""
 
 

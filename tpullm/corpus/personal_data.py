@@ -27,6 +27,7 @@ MAIL = re.compile(
 EXAMPLES = re.compile(r"(?:.*\.)?(?:example(?:\.[a-z.]+)?|test|invalid|localhost|localdomain)", re.IGNORECASE)
 IPV4 = re.compile(r"[0-9](?<![0-9A-Za-z_.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![0-9A-Za-z_]|\.[0-9])", re.DOTALL)
 IPV6 = re.compile(r"[23](?<![0-9A-Za-z_:.].)[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![0-9A-Za-z_:])", re.DOTALL)
+NUMBER = re.compile("[0-9](?:[^0-9]{0,3}[0-9]){4}")  # what all others hold: most pages of prose end here
 # A number of a version or a section has small parts. Of all IPv4 addresses 0.03 % have none but such.
 SMALL_PART, SMALLEST_PART = 30, 9
 VERSION = re.compile(
@@ -48,7 +49,8 @@ def replace(text: str) -> tuple[str, int]:
     phone number the digits after the area code become 0: no such number is given to anyone.
     """
     folded = _folded(text)
-    pieces = sorted([*_mail(folded), *_addresses(folded), *phone_numbers.find(folded, text)])
+    numbers = [*_ipv4(folded), *phone_numbers.find(folded, text)] if NUMBER.search(folded) else []
+    pieces = sorted([*_mail(folded), *numbers, *_ipv6(folded)])
     parts, end, count = [], 0, 0
     for start, stop, replacement in pieces:
         if start >= end:  # else it lies in the one before
@@ -78,10 +80,13 @@ def _mail(folded: str) -> Iterator[Piece]:
             yield match.end(1) - len(local), match.end(), MAIL_ADDRESS
 
 
-def _addresses(folded: str) -> Iterator[Piece]:
+def _ipv4(folded: str) -> Iterator[Piece]:
     for match in IPV4.finditer(folded):
         if _is_personal(match[0]) and not VERSION.search(folded[max(match.start() - BEFORE, 0) : match.start()]):
             yield match.start(), match.end(), IPV4_ADDRESS
+
+
+def _ipv6(folded: str) -> Iterator[Piece]:
     for match in IPV6.finditer(folded):
         if _is_public(match[0]):
             yield match.start(), match.end(), IPV6_ADDRESS

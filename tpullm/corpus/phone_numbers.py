@@ -11,10 +11,10 @@ BETWEEN = r"[-ー .()/]{1,3}"
 # The lookbehind stands after the first character, so that the search can skip to it: three times as fast.
 INTERNATIONAL = re.compile(rf"\+(?<![0-9A-Za-z_+].)(?:[1-9][0-9]*+)(?:{BETWEEN}[0-9]++){{0,6}}", re.DOTALL)
 NATIONAL = re.compile(
-    rf"[(0](?<![0-9A-Za-z_.+/-].)(?:(?<=0)|(?<=\()0)[1-9][0-9]*+(?:{BETWEEN}[0-9]++){{0,4}}", re.DOTALL
+    rf"[(0](?<![0-9_+-].)(?<![0-9][./].)(?:(?<=0)|(?<=\()0)[1-9][0-9]*+(?:{BETWEEN}[0-9]++){{0,4}}", re.DOTALL
 )
 AMERICAN = re.compile(
-    r"[(12-9](?<![0-9A-Za-z_.+/-].)(?:(?<=1)[-. ]\(?[2-9]|(?<=\()[2-9]|(?<=[2-9]))[0-9]{2}(\)?[-. ]{0,2})"
+    r"[(12-9](?<![0-9_+-].)(?<![0-9][./].)(?:(?<=1)[-. ]\(?[2-9]|(?<=\()[2-9]|(?<=[2-9]))[0-9]{2}(\)?[-. ]{0,2})"
     r"[0-9]{3}([-. ])[0-9]{4}(?![0-9]|[-.][0-9])",
     re.DOTALL,
 )
@@ -28,9 +28,9 @@ DIGITS = re.compile("[0-9]+")
 
 # Digits of the groups of a national number. Japan: area code (2 to 5), exchange, 4 digits; 0120-…; mobile 3-4-4.
 # United Kingdom: 020 7946 0018, 0161 496 0018, 01632 960001, 07700 900123 (Ofcom's numbers for drama).
-SHAPES = {(2, 4, 4), (3, 3, 4), (4, 2, 4), (5, 1, 4), (4, 3, 3), (5, 6), (5, 3, 3), (4, 3, 4), (2, 8), (4, 6)}
-MOBILE_SHAPES = {(3, 4, 4), (3, 8), (11,), (4, 3, 4), (5, 6), (7, 4)}  # 11 digits: 0x0 in Japan, 02x and 07… in the UK
-MOBILE = re.compile("0[5-9]0|0800|02|07|01")
+SHAPES = {(2, 4, 4), (3, 3, 4), (4, 2, 4), (5, 1, 4), (4, 3, 3), (2, 8), (3, 7), (4, 6)}  # 10 digits
+LONG_SHAPES = {(3, 4, 4), (3, 8), (11,), (7, 4), (4, 3, 4), (5, 6), (5, 3, 3)}  # 11 digits
+LONG_BEGINNINGS = re.compile("0[5-9]0|0800|01|02|07")  # mobiles in Japan; the United Kingdom
 BARE_MOBILE = re.compile("0[789]0")
 # How many digits, counted from the last one, belong to the subscriber.
 SUBSCRIBER, AMERICAN_SUBSCRIBER = 8, 7
@@ -45,22 +45,28 @@ def find(folded: str, text: str) -> Iterator[tuple[int, int, str]]:
     """
     for match in INTERNATIONAL.finditer(folded):
         yield from _cut(match, folded, text, _is_international, kept=3)
-    for match in NATIONAL.finditer(folded):
+    for match in filter(_begins, NATIONAL.finditer(folded)):
         yield from _cut(match, folded, text, _is_national, kept=2)
-    for match in AMERICAN.finditer(folded):
+    for match in filter(_begins, AMERICAN.finditer(folded)):
         is_written_apart = match[1] == " " and match[2] == " " and not match[0].startswith("1")
-        if not is_written_apart or _is_named(match, folded):  # 256 512 1024
+        if not is_written_apart or _is_named(match):  # 256 512 1024
             yield match.start(), match.end(), _zeroed(text[match.start() : match.end()], AMERICAN_SUBSCRIBER)
     for match in BARE.finditer(folded):
         if match[0][0] != "1" or len(match[0]) == 11:
             count = SUBSCRIBER if match[0].startswith("0") else AMERICAN_SUBSCRIBER
-            if _is_named(match, folded):
+            if _is_named(match):
                 yield match.start(), match.end(), _zeroed(text[match.start() : match.end()], count)
 
 
-def _is_named(match: re.Match, folded: str) -> bool:
+def _begins(match: re.Match) -> bool:
+    """Whether a number is not a part of a word; TEL03-1234-5678 is none."""
+    before = match.string[max(match.start() - 1, 0) : match.start()]
+    return not (before.isascii() and before.isalpha()) or _is_named(match)
+
+
+def _is_named(match: re.Match) -> bool:
     """Whether a word for a phone stands before a number."""
-    return WORD.search(folded[max(match.start() - BEFORE, 0) : match.start()]) is not None
+    return WORD.search(match.string[max(match.start() - BEFORE, 0) : match.start()]) is not None
 
 
 def _cut(match: re.Match, folded: str, text: str, is_number: Callable, kept: int) -> Iterator[tuple[int, int, str]]:
@@ -84,8 +90,8 @@ def _is_international(digits: list[str]) -> bool:
 def _is_national(digits: list[str]) -> bool:
     shape = tuple(map(len, digits))
     if sum(shape) == 11:
-        first = BARE_MOBILE if shape == (11,) else MOBILE
-        return shape in MOBILE_SHAPES and first.match("".join(digits)) is not None
+        first = BARE_MOBILE if shape == (11,) else LONG_BEGINNINGS
+        return shape in LONG_SHAPES and first.match("".join(digits)) is not None
     return sum(shape) == 10 and shape in SHAPES
 
 

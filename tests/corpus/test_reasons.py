@@ -1,0 +1,44 @@
+"""Every reason that a filter gives has a meaning, and no meaning is left over."""
+
+import ast
+from pathlib import Path
+
+from tpullm.corpus import document, gopher, reasons, warc, web_rules
+from tpullm.corpus.reasons import REASONS
+
+FILES = (
+    "filters quality gopher web_rules japanese_text rights opt_outs document_files document warc python_library "
+    "source_files"
+).split()
+FOLDER = Path(reasons.__file__).parent
+
+
+def strings(name):
+    tree = ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def returned(name):
+    """The sentences that the functions of a file return, alone or in a conditional or a tuple."""
+    tree = ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))
+    values = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value is not None]
+    branches = [node for value in values for node in ast.walk(value) if isinstance(node, ast.IfExp | ast.Tuple)]
+    parts = [part for node in branches for part in (vars(node).get("body"), vars(node).get("orelse"))]
+    found = [*values, *filter(None, parts)]
+    return {node.value for node in found if isinstance(node, ast.Constant) and isinstance(node.value, str)} - {""}
+
+
+def test_no_meaning_is_left_over():
+    given = set().union(*map(strings, FILES)) | {
+        f"reserved ({word})" for word in ("noai", "noimageai", "tdm-reservation")
+    }
+    assert set(REASONS) - given == set()
+
+
+def test_every_reason_has_a_meaning():
+    known = set(REASONS)
+    for name in ("gopher", "japanese_text", "filters", "opt_outs"):
+        assert returned(name) - known == set()
+    assert set(web_rules.REASONS.values()) | {*web_rules.DROPPING} <= known
+    assert {*document.BAD, document.NOT_UTF8.dropped, warc.NOT_A_PAGE, warc.NO_SUCCESS} <= known
+    assert {"repeated lines", "repeated phrases"} <= returned("gopher") and gopher.limits("en")
