@@ -192,7 +192,7 @@ def test_too_little_text_within_the_bounds_is_refused():
 
 def test_a_phase_without_text_is_refused():
     with pytest.raises(UserError, match=r"from step 4 on empty would be read, which has no training documents"):
-        stream_of(Schedule([(0, {"a": 1.0}), (4, {"empty": 1.0})]), SOURCES | {"empty": Numbered([])})
+        stream_of(Schedule([(0, {"a": 1.0}), (4, {"empty": 1.0, "a": 0.0})]), SOURCES | {"empty": Numbered([])})
 
 
 def store(path, lengths, languages=None, seed=0):
