@@ -36,7 +36,7 @@ INSTALLED: dict[str, Callable[[str], list[Path]]] = {"python": python_library.fi
     kind: partial(domains.files, kind) for kind in domains.SOURCES
 }
 KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
-# What else a source of one kind reads: Dolma and C4 have JSON Lines in `.json.gz`. Among other files, `.json` is settings.
+# What else a source of one kind reads: Dolma and C4 have JSON Lines in `.json.gz`. Elsewhere `.json` is settings.
 ALSO = {"jsonl": (".json",)}
 # Text in formats that are not read. The log names such files, so that the user knows that they were left out.
 OFFICE = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pages", ".ppt", ".pptx", ".xls", ".xlsx")
