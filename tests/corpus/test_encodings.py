@@ -205,3 +205,9 @@ def test_a_page_that_looks_like_ascii_is_read_as_it_says():
     page = '<meta charset="iso-2022-jp">本'  # too short to be known by its letters
     assert encodings.decode_html(page.encode("iso2022_jp")) == page
     assert encodings.decode_html("本 a".encode("utf-16-le"), "utf-16le") == "本 a"
+
+
+@pytest.mark.parametrize("text", ["我喜欢吃苹果，今天天气很好。" * 20, "나는 사과를 먹는다." * 20, "本"])
+def test_a_byte_order_mark_is_believed_of_text_alone(text):
+    assert encodings.decode_text(text.encode("utf-16")) == (text, "UTF-16", "")
+    assert encodings.decode_text(b"\xff\xfe\x00broken" * 30) is None

@@ -83,6 +83,15 @@ def test_what_is_no_file_is_named_and_left_out(tmp_path):
     assert list(source_hashes.upstream([source])["s"][0]) == ["a.txt"]
 
 
+def test_json_is_json_lines_only_where_the_source_says_so(tmp_path):
+    _write(tmp_path, "a.json.gz", "b.json", "c.jsonl", "d.txt")
+    found = source_files.find(Source("s", "jsonl", str(tmp_path)), tmp_path)
+    assert _names(found.files) == [(name, "jsonl", False) for name in ("a.json.gz", "b.json", "c.jsonl")]
+    found = source_files.find(Source("s", "files", str(tmp_path)), tmp_path)
+    assert _names(found.files) == [("c.jsonl", "jsonl", False), ("d.txt", "text", False)]
+    assert found.skipped == {"unknown extension (.json)": ["a.json.gz", "b.json"]}
+
+
 def test_a_link_to_a_file_is_read(tmp_path):
     """Downloads of Hugging Face are links to files elsewhere."""
     _write(tmp_path, "blobs/1", "data/b.txt")

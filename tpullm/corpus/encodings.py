@@ -28,8 +28,9 @@ HIRAGANA, HALF_WIDTH = re.compile("[\u3041-\u309f]"), re.compile("[\uff61-\uff9f
 ASCII_LETTER = re.compile("[A-Za-z]")
 # Shares of the letters; half of Soseki's are hiragana.
 LEAST_HIRAGANA, MOST_HALF_WIDTH = 0.2, 0.05
-# Of UTF-16 in the wrong order hardly a character is one of these; of most text in the right one, half of them are.
-PLAIN, LEAST_PLAIN = re.compile("[\t\n\r -~\u3001\u3002\u3041-\u30ff]"), 0.5
+# Of UTF-16 in the wrong order hardly a character is one of these; of most text in the right one, half of them are. With
+# a byte order mark less is enough: bytes that are no text may begin like one, and all text has spaces or full stops.
+PLAIN, LEAST_PLAIN, LEAST_MARKED_PLAIN = re.compile("[\t\n\r -~\u3001\u3002\u3041-\u30ff]"), 0.5, 0.01
 SAMPLED = 100_000
 # Of a page that declares its encoding. `filters.unreadable` has the same bound for all text.
 BROKEN, MOST_BROKEN = japanese_charsets.BROKEN, 0.001
@@ -103,7 +104,9 @@ def decode_text(data: bytes) -> Decoded | None:
     """
     if charset := _byte_order_mark(data):
         text = decode(data, charset)
-        return None if text is None else Decoded(text, "" if charset == "utf-8" else "UTF-16")
+        if text is None or charset != "utf-8" and not _has_plain(text, LEAST_MARKED_PLAIN):
+            return None
+        return Decoded(text, "" if charset == "utf-8" else "UTF-16")
     text = decode(data)
     if text is not None and "\0" not in text and not _has_escapes(data):
         return Decoded(text)
@@ -125,9 +128,15 @@ def _utf_16(data: bytes) -> Decoded | None:
     """The text of UTF-16 without a byte order mark, if much of it is ASCII or kana in one order of the bytes."""
     for charset in ("utf-16le", "utf-16be"):
         text = decode(data, charset)
-        if text and "\0" not in text and len(PLAIN.findall(_sample(text))) >= LEAST_PLAIN * len(_sample(text)):
+        if text and "\0" not in text and _has_plain(text, LEAST_PLAIN):
             return Decoded(text, "UTF-16")
     return None
+
+
+def _has_plain(text: str, share: float) -> bool:
+    """Whether at least this share of the characters is ASCII, kana or a full stop."""
+    sample = _sample(text)
+    return len(PLAIN.findall(sample)) >= int(share * len(sample))
 
 
 def _sample(text: str) -> str:

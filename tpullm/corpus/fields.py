@@ -55,11 +55,13 @@ def _parts(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _first(found: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return next((text for name in names if (text := _text(found.get(name)))), "")
+    return next((text for name in names if name in found and (text := _text(found[name]))), "")
 
 
 def _text(value: Any) -> str:
     """A value as one line; several values of a list side by side."""
+    if isinstance(value, str) and len(value) <= MOST_CHARACTERS and value.isascii() and value.isprintable():
+        return " ".join(value.split())  # nearly all
     values = value if isinstance(value, list) else [value]
     texts = [str(one) for one in values[:20] if isinstance(one, str | int | float) and not isinstance(one, bool)]
     line = " ".join(", ".join(texts)[:MOST_CHARACTERS].split())

@@ -121,13 +121,15 @@ def _is_fact(name: str) -> bool:
 
 def _json(value: Any) -> Any:
     """A value as JSON can hold it."""
+    if value is None or isinstance(value, str):  # nearly all
+        return value
     if isinstance(value, dict):
         return {name: _json(inner) for name, inner in value.items() if _is_fact(name)}
     if isinstance(value, list):
         return [_json(inner) for inner in value[:20]]
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    return value if isinstance(value, int | float) else str(value)
 
 
 _reader = functools.lru_cache(1)(_Reader)

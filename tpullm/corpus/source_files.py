@@ -36,6 +36,8 @@ INSTALLED: dict[str, Callable[[str], list[Path]]] = {"python": python_library.fi
     kind: partial(domains.files, kind) for kind in domains.SOURCES
 }
 KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
+# What else a source of one kind reads: Dolma and C4 have JSON Lines in `.json.gz`. Elsewhere `.json` is settings.
+ALSO = {"jsonl": (".json",)}
 # Text in formats that are not read. The log names such files, so that the user knows that they were left out.
 OFFICE = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pages", ".ppt", ".pptx", ".xls", ".xlsx")
 COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
@@ -161,7 +163,7 @@ def _at(source: Source, location: str, downloads: Path) -> tuple[list[File], dic
         return [File(path, _kind_of_file(source, path), storage.size(path))], {}
     found, skipped = [], {}
     for file, status in walk(path):
-        status, kind = status or status_of(file), KINDS.get(extension(file))
+        status, kind = status or status_of(file), _kind(file, source)
         reason = _not_read(file.relative_to(path), kind, status, source)
         if reason:
             skipped.setdefault(reason, []).append(printable(str(file.relative_to(path))))
@@ -174,6 +176,11 @@ def _at(source: Source, location: str, downloads: Path) -> tuple[list[File], dic
             f"there is: {seen}"
         )
     return found, skipped
+
+
+def _kind(file: Path, source: Source) -> str | None:
+    """How a file of a folder would be read, by its extension."""
+    return source.kind if extension(file) in ALSO.get(source.kind, ()) else KINDS.get(extension(file))
 
 
 def _not_read(name: Path, kind: str | None, status: Any, source: Source) -> str:
@@ -206,7 +213,7 @@ def _kind_of_file(source: Source, path: Path) -> str:
 
 def _known(kind: str) -> str:
     """The extensions of a kind, for an error; of many, the first."""
-    found = list(KINDS if kind == "files" else EXTENSIONS[kind])
+    found = list(KINDS if kind == "files" else (*EXTENSIONS[kind], *ALSO.get(kind, ())))
     return " ".join([*found[:_SHOWN], *(["…"] if found[_SHOWN:] else [])])
 
 
