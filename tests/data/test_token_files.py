@@ -85,6 +85,7 @@ def test_documents_of_datatrove_come_back(tmp_path, width, step):
     (file,) = token_files.find(str(datatrove(tmp_path, DOCUMENTS, width)))
     assert read_all(file, step=step) == DOCUMENTS
     assert (file.dtype, file.tokenizer, file.loss) == (f"<u{width}", "some/tokenizer", None)
+    assert file.bytes == file.file_bytes == width * 10
 
 
 @pytest.mark.parametrize("dtype", ["<u2", "<i4", "<i8"])
@@ -96,6 +97,13 @@ def test_documents_of_megatron_come_back(tmp_path, dtype, cuts, step, listed, mo
     monkeypatch.setattr(token_files, "INDEX_DOCUMENTS", 2)
     (file,) = token_files.find(str(megatron(tmp_path, DOCUMENTS, dtype, cuts, listed=listed)))
     assert read_all(file, step=step) == DOCUMENTS and file.dtype == dtype
+
+
+def test_a_document_of_megatron_may_have_no_sequence(tmp_path):
+    path = megatron(tmp_path, DOCUMENTS)
+    put(path.with_suffix(".idx"), LISTS + 8, "<q", 0)
+    (file,) = token_files.find(str(path))
+    assert read_all(file) == [[], DOCUMENTS[0] + DOCUMENTS[1], *DOCUMENTS[2:]]
 
 
 @pytest.mark.parametrize("width", [2, 4])

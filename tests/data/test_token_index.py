@@ -215,10 +215,10 @@ def test_what_the_files_say_of_begins_and_ends_is_told(tmp_path, texts, tokenize
         "tokens: web: 60 of 200 documents do not begin with <s>, as those of the model do",
     ]
     (tmp_path / "files" / "one.ds.metadata").unlink()
-    datatrove(tmp_path / "files", [tokens[:-1] for tokens in texts], name="one.ds")
+    datatrove(tmp_path / "files", [*(tokens[:-1] for tokens in texts), [1], []], name="one.ds")
     (tmp_path / "files" / "one.ds.metadata").unlink()
     made(tmp_path / "files", tmp_path, tokenizer)
-    said = "tokens: web: 200 of 200 documents do not end with </s>, as those of the model do"
+    said = "tokens: web: 201 of 201 documents do not end with </s>, as those of the model do"
     assert capsys.readouterr().err.splitlines()[:-1] == [said]
 
 

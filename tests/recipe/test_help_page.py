@@ -263,7 +263,7 @@ def in_one(key, names) -> set[str]:
 
 
 # What the run of the small recipe does not need: it has no questions of tenki, no text of one's own, and no branch.
-OF_TENKI_OR_TEXT = ("finetune.NAME.held_out_fraction", "pretrain.steps", "pretrain.batch_size")
+OF_TENKI_OR_TEXT = ("finetune.NAME.held_out_fraction", "pretrain.steps", "pretrain.batch_size", "mixture")
 
 
 @pytest.mark.parametrize(
