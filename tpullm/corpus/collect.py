@@ -119,29 +119,45 @@ def plan(recipe: Recipe, depends_on: dict[str, Any], run: Path, work: SharedWork
 def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Callable[[], bool]) -> list[Placed]:
     """This share's part of all work: read its files, then compare documents; the places of all parts.
 
-    `UserError` if a source cannot be read.
+    Each round waits for what all shares did in the one before. `UserError` if a source cannot be read.
     """
-    sizes = [task.bytes for task in planned.tasks]
-
-    def do(title: str, function: Callable, parts: Sequence, files: list[Path], sizes: list[int], few: int) -> None:
-        unfinished = work.unfinished(files)
-        if not is_finished():
-            own = [parts[number] for number in unfinished], [sizes[number] for number in unfinished]
-            parallel_parts.run_all(title, function, *own, config.workers, few, work.look_sometimes)
-            work.wait_for_parts(files, is_finished)
-
-    do("collect", tasks.run, planned.tasks, [task.result for task in planned.tasks], sizes, PARALLEL_BYTES)
+    files, sizes = [task.result for task in planned.tasks], [task.bytes for task in planned.tasks]
+    rounds = _Rounds(config.workers, work, is_finished)
+    rounds.do("collect", tasks.run, planned.tasks, files, sizes, PARALLEL_BYTES)
     if is_finished():
         return []
     _check_bad(planned)
     placed = selection.place(planned.sources, planned.tasks, config)
     groups, ranges = _divided(planned, placed)
-    bytes_ = [reduce.ENTRY_BYTES * group.documents for group in groups]
-    each = [sum(bytes_) // len(ranges)] * len(ranges) if ranges else []
-    do("sort keys", reduce.scatter, groups, [group.entries for group in groups], bytes_, PARALLEL_ENTRY_BYTES)
-    do("compare", reduce.gather, ranges, [own.copies for own in ranges], each, PARALLEL_ENTRY_BYTES)
-    do("mark", reduce.mark, groups, [group.counts for group in groups], bytes_, PARALLEL_ENTRY_BYTES)
+    sizes = [reduce.ENTRY_BYTES * group.documents for group in groups]
+    each = [sum(sizes) // len(ranges)] * len(ranges) if ranges else []
+    rounds.do("sort keys", reduce.scatter, groups, [group.entries for group in groups], sizes, PARALLEL_ENTRY_BYTES)
+    rounds.do("compare", reduce.gather, ranges, [own.copies for own in ranges], each, PARALLEL_ENTRY_BYTES)
+    rounds.do("mark", reduce.mark, groups, [group.counts for group in groups], sizes, PARALLEL_ENTRY_BYTES)
     return placed
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """Rounds of tasks that the shares do together; none is done once the stage is finished."""
+
+    workers: int
+    work: SharedWork
+    is_finished: Callable[[], bool]
+
+    def do(
+        self, title: str, function: Callable, items: Sequence, files: list[Path], sizes: list[int], few: int
+    ) -> None:
+        """Call `function` with this share's items whose file is missing, then wait for the files of all shares.
+
+        Args:
+            sizes: bytes of each item; if this share's are `few` together, one process does them.
+        """
+        unfinished = self.work.unfinished(files)
+        if not self.is_finished():
+            own = [items[number] for number in unfinished], [sizes[number] for number in unfinished]
+            parallel_parts.run_all(title, function, *own, self.workers, few, self.work.look_sometimes)
+            self.work.wait_for_parts(files, self.is_finished)
 
 
 def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any]:
