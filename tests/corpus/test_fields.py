@@ -110,3 +110,17 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from([*fields.NAMES, *fields.INNER, "URL", "x"]), JSON))
 def test_no_record_breaks_them(record):
     assert all(isinstance(value, str) for value in fields.facts(record).values())
+
+
+@pytest.mark.parametrize("expand_metadata", [False, True])
+def test_what_datatrove_writes_is_read(tmp_path, expand_metadata):
+    from datatrove.data import Document
+    from datatrove.pipeline.writers import ParquetWriter
+
+    metadata = {"url": "https://a.example/x", "date": "2024-01-01", "language": "ja", "license": "MIT"}
+    with ParquetWriter(str(tmp_path / "out"), expand_metadata=expand_metadata) as writer:
+        writer.write(Document(text="本を読む。", id="t1", metadata=metadata))
+    source = Source("s", "files", str(tmp_path / "out"))
+    ((raw,),) = [list(readers.read(file, source)) for file in find(source, tmp_path).files]
+    assert (raw.text, raw.url, raw.date) == ("本を読む。", "https://a.example/x", "2024-01-01")
+    assert (raw.licence, raw.language, raw.record) == ("MIT", "ja", "row 1 (t1)")

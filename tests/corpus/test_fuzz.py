@@ -138,7 +138,7 @@ def read_all(folder, count, seed):
             found |= {"longest": took, "slowest": path.name}
         else:
             path.unlink()
-    limited_reading._child().close()
+    limited_reading.close()
     usage = {who: resource.getrusage(getattr(resource, f"RUSAGE_{who}")).ru_maxrss for who in ("SELF", "CHILDREN")}
     return found | {f"{who} MiB": size >> 10 for who, size in usage.items()}
 

@@ -46,6 +46,16 @@ def test_nothing_is_started_before_the_first_page(monkeypatch):
     assert limited_reading._child.cache_info().currsize == 1
 
 
+def test_the_child_can_be_ended_and_starts_again():
+    for _ in range(2):
+        assert "リンゴ" in pages.read(PAGE.encode()).text
+        process = limited_reading._child()._child._process
+        limited_reading.close()
+        assert process.returncode is not None and limited_reading._child()._child._process is None
+    limited_reading._child.cache_clear()
+    limited_reading.close()
+
+
 @pytest.mark.parametrize("tag", ["div", "b", "span", "blockquote", "ul><li", "font"])
 def test_text_a_thousand_deep_is_read(tag):
     page = f"<html><body>{f'<{tag}>' * 1000}{'今日はいい天気ですね。' * 9}</body></html>"

@@ -21,6 +21,12 @@ def call(function: str, *arguments: Any) -> Any:
         raise ReadingError(str(error).replace(f"{_WHAT}: ", "").replace(", do not use it", "")) from None
 
 
+def close() -> None:
+    """End the child, if there is one; for a process that goes on after it has read."""
+    if _child.cache_info().currsize:
+        _child().close()
+
+
 @functools.cache
 def _child() -> Limited:
     return Limited()
