@@ -9,7 +9,7 @@ from pathlib import Path
 from tpullm.cluster.place import ALONE, Place
 from tpullm.cluster.shares import SharedWork
 from tpullm.corpus import collect, filters
-from tpullm.corpus.source_files import OFFICE
+from tpullm.corpus.source_files import OFFICE, printable
 from tpullm.log import say
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
@@ -58,9 +58,10 @@ def _say_what_is_left_out(planned: collect.Plan) -> None:
     """Print a line for each source of which only a part is read, and for each source with files that are not read."""
     for name, found in planned.files.items():
         if found.is_part:
+            names = [printable(file.path.name) for file in found.read]
             say(
                 f"documents: {name}: {_size(found.bytes_read)} of {_size(found.bytes_there)} are read, from "
-                f"{len(found.read):,} of {found.files_there:,} files: {_named([file.path.name for file in found.read])}"
+                f"{len(found.read):,} of {found.files_there:,} files: {_named(names)}"
             )
         if found.skipped:
             say(f"documents: {name}: {_not_read(found.skipped)}")

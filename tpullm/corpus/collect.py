@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpullm import storage
+from tpullm import log, storage
 from tpullm.cluster.shares import SharedWork
 from tpullm.corpus import (
     bad_documents,
@@ -21,6 +21,7 @@ from tpullm.corpus import (
     datacard_markdown,
     document_files,
     download,
+    limited_reading,
     part_identity,
     parts,
     reduce,
@@ -124,9 +125,10 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
     files, sizes = [task.result for task in planned.tasks], [task.bytes for task in planned.tasks]
     rounds = _Rounds(config.workers, work, is_finished)
     rounds.do("collect", tasks.run, planned.tasks, files, sizes, PARALLEL_BYTES)
+    limited_reading.close()  # the child that read for this process, if there was only this one
     if is_finished():
         return []
-    _check_bad(planned)
+    _check_bad(planned, tell=work.share.is_first)
     placed = selection.place(planned.sources, planned.tasks, config)
     groups, ranges = _divided(planned, placed)
     sizes = [reduce.ENTRY_BYTES * group.documents for group in groups]
@@ -225,13 +227,15 @@ def _parts(source: Source, files: list[File]) -> Iterable[tuple[tuple[File, ...]
     return [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else parts.parts(files)
 
 
-def _check_bad(planned: Plan) -> None:
-    """`UserError` if more documents of a source cannot be read than it puts up with (`max_bad`)."""
+def _check_bad(planned: Plan, tell: bool) -> None:
+    """`UserError` if more documents of a source cannot be read than it puts up with; else `tell` of those there are."""
     for source in planned.sources:
         own = [tasks.summary(task) for task in planned.tasks if task.source is source]
-        described = [line for summary in own for line in summary["bad"]]
+        first = [line for summary in own for line in summary["bad"]]
         bad = sum(count for summary in own for reason, _, _, count in summary["dropped"] if reason in BAD)
-        bad_documents.check(source, bad, sum(summary["read"] for summary in own), described)
+        bad_documents.check(source, bad, sum(summary["read"] for summary in own), first)
+        if bad and tell:
+            log.say(f"documents: {source.name}: {bad:,} could not be read and were put aside, first {first[0]}")
 
 
 def _check_not_empty(source: Source, counts: Counts) -> None:

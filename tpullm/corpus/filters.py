@@ -59,7 +59,8 @@ def judge(raw: Raw, source: Source, config: CorpusConfig, held_out: bool = False
         return Verdict(reason)
     text, replaced = cleaning.cleaned(raw.text, source.clean)
     is_judged = source.filter and not held_out
-    expected = "code" if raw.language == "code" else source.language or raw.language
+    # What the data says of its language is a label: only what the recipe says is compared with the text.
+    expected = "code" if raw.language == "code" else source.language
     reason = ("" if text.strip() else "empty") or rights.left_out(raw, text, source, config)
     if reason := reason or (is_judged and _unfit(text, expected, config)) or "":
         return Verdict(reason)
