@@ -41,7 +41,8 @@ def _lookup_forward(axes, reduce_dtype, dtype, table, indices_BT):
 def _lookup_backward(axes, reduce_dtype, dtype, saved, cotangent_BTD):
     table, indices_BT = saved
     split, vocabulary = mesh_axes(jax.typeof(cotangent_BTD).sharding.spec, (0, 1)), mesh_axes(RULES.spec(axes[0]), (0,))
-    V = table.shape[0] // math.prod(jax.typeof(table).sharding.mesh.shape[axis] for axis in vocabulary)
+    mesh = jax.typeof(cotangent_BTD).sharding.mesh  # a table that nobody placed has none
+    V = table.shape[0] // math.prod(mesh.shape[axis] for axis in vocabulary)
 
     def local_gradient(indices_BT, cotangent_BTD):
         rows, within = _local_rows(V, indices_BT, vocabulary)
