@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tpullm.corpus import gopher, tasks, web_rules, words
+from tpullm.corpus import tasks
 from tpullm.corpus.document_files import Part
-from tpullm.corpus.source_files import File
+from tpullm.corpus.files.source_files import File
+from tpullm.corpus.filters import gopher, web_rules, words
 from tpullm.corpus.tasks import Task
 from tpullm.recipe.schema import CorpusConfig, Source
 

@@ -20,7 +20,8 @@ from tpullm.cluster.place import Place
 from tpullm.cluster.shares import SharedWork, ShareFailed
 from tpullm.commands import collect
 from tpullm.corpus import collect as corpus_collect
-from tpullm.corpus import document_files, download, parts, tasks
+from tpullm.corpus import document_files, tasks
+from tpullm.corpus.files import download, parts
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
@@ -33,7 +34,8 @@ import os, sys, time
 from pathlib import Path
 from tpullm import cli
 from tpullm.cluster import shares
-from tpullm.corpus import collect, parts, reduce, tasks
+from tpullm.corpus import collect, reduce, tasks
+from tpullm.corpus.files import parts
 parts.BUNDLE_BYTES, collect.PARALLEL_BYTES, reduce.GROUP_DOCUMENTS, reduce.RANGE_ENTRIES = 1, 10**9, 40, 500
 shares.SECONDS_BETWEEN_LOOKS = 0.1
 made, run_task = Path(os.environ["MADE"]), tasks.run

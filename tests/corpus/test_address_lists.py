@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import address_lists, filters
 from tpullm.corpus.document import Raw
+from tpullm.corpus.filters import address_lists, verdicts
 from tpullm.recipe.schema import CorpusConfig, Source
 
 
@@ -71,8 +71,8 @@ def test_the_cache_holds_what_is_made(lists, tmp_path):
 def test_a_source_with_the_rule_drops_the_page(lists):
     source = Source("s", "text", licence="x", rules=["address"])
     text = "A page with enough characters to be kept by all of the other rules."
-    assert filters.judge(Raw(text, url="http://bad.example/"), source, CorpusConfig()).reason == "listed address"
-    assert filters.judge(Raw(text), source, CorpusConfig()).reason == ""
+    assert verdicts.judge(Raw(text, url="http://bad.example/"), source, CorpusConfig()).reason == "listed address"
+    assert verdicts.judge(Raw(text), source, CorpusConfig()).reason == ""
 
 
 @given(st.lists(st.sampled_from(["http://", "a", "-", "/", "porn", "free", "x.com", "?q=", "teen"]), max_size=9))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tpullm.corpus import bad_documents
 from tpullm.corpus.document import Raw
+from tpullm.corpus.files import bad_documents
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import cleaning, japanese_text, line_noise
+from tpullm.corpus.filters import cleaning, japanese_text, line_noise
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import pytest
 
 from tests.conftest import interruptible
 from tpullm.commands import collect as command
-from tpullm.corpus import collect, document_files, parts, tasks
+from tpullm.corpus import collect, document_files, tasks
+from tpullm.corpus.files import parts
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest

@@ -7,7 +7,7 @@ import pytest
 from tpullm.corpus import datacard, datacard_markdown
 from tpullm.corpus.datacard_counts import Counts
 from tpullm.corpus.document_files import APART, BEYOND, EXACT, USED
-from tpullm.corpus.source_files import File, Found
+from tpullm.corpus.files.source_files import File, Found
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 
 CONFIG = CorpusConfig(held_out_fraction=0.1)
@@ -15,6 +15,7 @@ SOURCES = [
     Source("news", "text", "in", licence="CC0-1.0"),
     Source("books", "text", "in", licence="PD|old"),
     Source("mine", "text", "in", licence="CC0-1.0"),
+    Source("web", "tokens", "in", licence="ODC-By-1.0"),
 ]
 ROWS = [
     ["news", "ja", "CC0-1.0", USED, 3, 3000],
@@ -52,6 +53,7 @@ def found(*sizes, there=0, skipped=None):
 @pytest.fixture
 def card():
     files = {"news": found(5), "books": found(100, 200, there=40), "mine": found(7, skipped={"x (.pdf)": NAMES})}
+    files["web"] = found()
     return datacard.numbers(SOURCES, counted(), files, Recipe(seed=7, corpus=CONFIG))
 
 
@@ -77,7 +79,7 @@ def test_what_was_not_read_is_told_with_twenty_names_at_most(card):
     assert card["skipped_files"] == {"mine": {"x (.pdf)": NAMES[:20]}}
     assert card["encodings"] == {"books": {"EUC-JP": 1500}}
     news = {"empty": 2, "exact duplicate": 5, "too short": 1200}
-    assert card["dropped"] == {"news": news, "books": {}, "mine": {"x (.pdf)": 25}}
+    assert card["dropped"] == {"news": news, "books": {}, "mine": {"x (.pdf)": 25}, "web": {}}
 
 
 def test_what_was_dropped_is_counted_by_language_and_licence_with_ten_examples(card):
@@ -114,6 +116,7 @@ def test_the_page_says_all_of_it(card):
         "Of news, too short:\n\n- a.txt line 2: `a 'short' text`\n",
         "- https://example.org/a: no text",
         "- books: 1,500 read as EUC-JP.",
+        "## Tokens of others\n\n- web: ODC-By-1.0. They are read as they are; `tokens/manifest.json` counts them.",
         "## Personal data\n\n- news: 1,203 mail addresses, phone numbers and IP addresses were replaced.\n\n##",
         "- books: 300 of 800 bytes, from 2 of 40 files, chosen by the hash of their names: `0.txt`, `1.txt`.",
         f"- mine, x (.pdf): {', '.join(f'`{name}`' for name in NAMES[:20])} and 5 more.",
@@ -127,6 +130,6 @@ def test_the_page_says_all_of_it(card):
 def test_a_corpus_of_which_nothing_was_left_out_has_no_word_of_it():
     counts = Counts()
     counts.add_group({"rows": [ROWS[0]], "examples": []}, few=set())
-    files = {name: found(5) for name in ("news", "books", "mine")}
+    files = {name: found(5) for name in ("news", "books", "mine", "web")}
     page = datacard_markdown.markdown(datacard.numbers(SOURCES, counts, files, Recipe()), CONFIG)
     assert "## What was dropped, and why\n\nNothing.\n\n## How it was made" in page

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tpullm.corpus import download
+from tpullm.corpus.files import download
 from tpullm.errors import UserError
 
 BODY = "今日はいい天気ですね。\n".encode() * 1000

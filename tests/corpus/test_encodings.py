@@ -6,7 +6,7 @@ import webencodings.labels
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import encodings, japanese_charsets
+from tpullm.corpus.files import encodings, japanese_charsets
 
 SOSEKI = "吾輩は猫である。名前はまだ無い。"
 

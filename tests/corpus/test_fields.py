@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import fields, opened, readers
-from tpullm.corpus.source_files import find
+from tpullm.corpus.files import fields, opened, readers
+from tpullm.corpus.files.source_files import find
 from tpullm.recipe.schema import Source
 
 # A record of each, with the fields of their own documentation.

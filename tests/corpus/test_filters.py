@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from tpullm.corpus import filters, quality, words
 from tpullm.corpus.document import NOT_UTF8, Raw
-from tpullm.corpus.filters import Verdict
+from tpullm.corpus.filters import quality, verdicts, words
+from tpullm.corpus.filters.verdicts import Verdict
 from tpullm.corpus.text_hashes import text_hash
 from tpullm.errors import UserError
 from tpullm.recipe.schema import ClassifierConfig, CorpusConfig, Source
@@ -30,7 +30,7 @@ CONFIG = CorpusConfig(minimum_characters=20)
     ],
 )
 def test_unreadable(text, reason):
-    assert filters.unreadable(text) == reason
+    assert verdicts.unreadable(text) == reason
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,19 @@ def test_unreadable(text, reason):
         ("var x = 'aaaa';" * 100, "code", "generated code or data"),
     ],
 )
-def test_unwanted(text, name, reason):
-    assert filters.unwanted(text, name, CONFIG) == reason
+def test_what_its_source_does_not_want(text, name, reason):
+    raw = Raw(text, language="code" if name == "code" else "")
+    assert judged(raw, language=name).reason == reason
 
 
 @pytest.mark.parametrize(("characters", "reason"), [(19, "too short"), (20, "")])
 def test_the_least_length_is_kept_and_white_space_around_does_not_count(characters, reason):
-    assert filters.unwanted(f"  {PROSE[:characters]}\n", "", CONFIG) == reason
+    assert judged(Raw(f"  {PROSE[:characters]}\n"), language="").reason == reason
 
 
 @pytest.mark.parametrize(("good", "reason"), [(998, "broken encoding"), (999, "")])
 def test_one_broken_character_of_a_thousand_is_borne(good, reason):
-    assert filters.unreadable("本" * good + "\ufffd") == reason
+    assert verdicts.unreadable("本" * good + "\ufffd") == reason
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_one_broken_character_of_a_thousand_is_borne(good, reason):
     ],
 )
 def test_code_has_short_lines_and_letters(text, written):
-    assert filters._is_written_code(text) == written
+    assert verdicts._is_written_code(text) == written
 
 
 SOURCE = Source("s", "text", licence="CC0-1.0", language="ja")
@@ -90,7 +91,7 @@ MENU = "ホーム | 会社概要 | お問い合わせ\n"
 
 
 def judged(raw, held_out=False, config=CONFIG, **source):
-    return filters.judge(raw, dataclasses.replace(SOURCE, **source), config, held_out)
+    return verdicts.judge(raw, dataclasses.replace(SOURCE, **source), config, held_out)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +213,8 @@ def test_words_of_a_huge_text_are_bounded(monkeypatch):
 def test_what_was_read_and_learned_is_told(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text(f"example.org\nexample.com/a\nexample.com/b/*\n{text_hash('a')}\n")
-    assert filters.prepare(CONFIG) == []
+    assert verdicts.prepare(CONFIG) == []
     config = dataclasses.replace(CONFIG, opted_out=[str(path)])
-    assert filters.prepare(config) == ["opted out: 1 domains, 2 addresses, 1 hashes of texts"]
+    assert verdicts.prepare(config) == ["opted out: 1 domains, 2 addresses, 1 hashes of texts"]
     with pytest.raises(UserError, match="corpus.classifier"):
-        filters.prepare(dataclasses.replace(CONFIG, classifier=ClassifierConfig("a", "b")))
+        verdicts.prepare(dataclasses.replace(CONFIG, classifier=ClassifierConfig("a", "b")))

@@ -16,8 +16,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tpullm.corpus import bad_documents, cutting, filters, limited_reading, opened, readers
-from tpullm.corpus.source_files import File
+from tpullm.corpus import cutting
+from tpullm.corpus.files import bad_documents, limited_reading, opened, readers
+from tpullm.corpus.files.source_files import File
+from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import Source
 
 TEXT = "吾輩は猫である。名前はまだ無い。\nどこで生れたかとんと見当がつかぬ。\r\nIt was a dark night.\n" * 20
@@ -130,7 +132,7 @@ def read_all(folder, count, seed):
             assert "\n" not in told and told.encode() and not (raw.dropped and raw.text)
             for fact in (raw.url, raw.date, raw.licence, raw.language, raw.record):
                 assert fact.encode() is not None and "\n" not in fact
-            if not raw.dropped and not filters.unreadable(raw.text):
+            if not raw.dropped and not verdicts.unreadable(raw.text):
                 found["texts"] += 1
                 assert "".join(cutting.cut(raw.text, 1000)).encode() and "\r" not in raw.text
         took = time.monotonic() - begin

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import gopher, python_library, web_rules, words
+from tpullm.corpus import python_library
+from tpullm.corpus.filters import gopher, web_rules, words
 
 QUALITY = {
     "gopher_short_doc": "too few words",

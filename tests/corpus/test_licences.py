@@ -2,7 +2,7 @@
 
 import pytest
 
-from tpullm.corpus import licences
+from tpullm.corpus.filters import licences
 
 
 @pytest.mark.parametrize(

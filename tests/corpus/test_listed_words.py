@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tpullm.corpus import listed_words
+from tpullm.corpus.filters import listed_words
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("hojichar") is None, reason="hojichar is not installed")
 PROSE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所で泣いていた。"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpullm.corpus import markup
+from tpullm.corpus.files import markup
 
 PROSE = "ネットワークの設定を変えるには、次のコマンドを管理者として実行します。"
 DOCBOOK = '<meta name="generator" content="DocBook XSL Stylesheets V1.79.1">'

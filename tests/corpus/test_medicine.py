@@ -5,10 +5,11 @@ from collections import Counter
 import pytest
 
 from tests.corpus.test_domains import check, install, real
-from tpullm.corpus import domains, readers, source_files
+from tpullm.corpus import domains
 from tpullm.corpus.domains import diagnoses, medicine, phenotypes
 from tpullm.corpus.domains.diagnoses import Code
 from tpullm.corpus.domains.phenotypes import Term
+from tpullm.corpus.files import readers, source_files
 from tpullm.recipe.schema import Source
 
 OBO = r"""format-version: 1.2

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import opt_outs
+from tpullm.corpus.filters import opt_outs
 from tpullm.errors import UserError
 
 LIST = """# people who asked

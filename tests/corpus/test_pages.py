@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tpullm.corpus import limited_reading, pages
+from tpullm.corpus.files import limited_reading, pages
 from tpullm.process import limited
 
 PAGE = "<html><body><article><p>今日はいい天気ですね。私はリンゴを食べるのが好きです。</p></article>"

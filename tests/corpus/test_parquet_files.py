@@ -4,8 +4,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tpullm.corpus import parquet_files, readers
-from tpullm.corpus.source_files import File
+from tpullm.corpus.files import parquet_files, readers
+from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import Source
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import parts, readers, text_files
-from tpullm.corpus.source_files import File
+from tpullm.corpus.files import parts, readers, text_files
+from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import Source
 
 FILES = st.lists(

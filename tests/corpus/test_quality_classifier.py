@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from tpullm.corpus import filters, quality, quality_classifier
 from tpullm.corpus.document import Raw
+from tpullm.corpus.filters import quality, quality_classifier, verdicts
 from tpullm.errors import UserError
 from tpullm.recipe.schema import ClassifierConfig, CorpusConfig, Source
 
@@ -88,9 +88,9 @@ def test_a_source_with_the_rule_drops_low_scores(config):
     settings = CorpusConfig(sources=[source], classifier=config, minimum_characters=10)
     quality.check(settings)
     good, bad = texts(GOOD, "。", 1, 5)[0], texts(BAD, " ", 1, 6)[0]
-    assert filters.judge(Raw(good), source, settings).reason == ""
-    assert filters.judge(Raw(bad), source, settings).reason == "low score"
-    assert filters.judge(Raw(bad), source, settings, held_out=True).reason == ""
+    assert verdicts.judge(Raw(good), source, settings).reason == ""
+    assert verdicts.judge(Raw(bad), source, settings).reason == "low score"
+    assert verdicts.judge(Raw(bad), source, settings, held_out=True).reason == ""
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import bad_documents, filters, markup, opened, readers
 from tpullm.corpus.document import Raw
-from tpullm.corpus.source_files import File
+from tpullm.corpus.files import bad_documents, markup, opened, readers
+from tpullm.corpus.files.source_files import File
+from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import Source
 
 PAGE = """<html><head><title>天気</title></head><body><nav><a href="/">ホーム</a></nav>
@@ -335,7 +336,7 @@ def test_a_row_of_parquet_that_is_no_text_is_named(tmp_path):
     broken = pyarrow.array([b"fine", b"\xff"]).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": broken}), path)
     fine, other = read(path, "parquet")
-    assert fine.text == "fine" and filters.unreadable(other.text) == "broken encoding"
+    assert fine.text == "fine" and verdicts.unreadable(other.text) == "broken encoding"
 
 
 def test_code_is_code_whatever_the_source_says(tmp_path):

@@ -3,24 +3,31 @@
 import ast
 from pathlib import Path
 
-from tpullm.corpus import document, gopher, reasons, warc, web_rules
+from tpullm.corpus import document, reasons
+from tpullm.corpus.files import warc
+from tpullm.corpus.filters import gopher, web_rules
 from tpullm.corpus.reasons import REASONS
 
 FILES = (
-    "filters quality gopher web_rules japanese_text rights opt_outs document_files document warc python_library "
+    "verdicts quality gopher web_rules japanese_text rights opt_outs document_files document warc python_library "
     "source_files"
 ).split()
 FOLDER = Path(reasons.__file__).parent
 
 
+def parsed(name):
+    (path,) = FOLDER.rglob(f"{name}.py")
+    return ast.parse(path.read_text("utf-8"))
+
+
 def strings(name):
-    tree = ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))
+    tree = parsed(name)
     return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def returned(name):
     """The sentences that the functions of a file return, alone or in a conditional or a tuple."""
-    tree = ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))
+    tree = parsed(name)
     values = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value is not None]
     branches = [node for value in values for node in ast.walk(value) if isinstance(node, ast.IfExp | ast.Tuple)]
     parts = [part for node in branches for part in (vars(node).get("body"), vars(node).get("orelse"))]
@@ -37,7 +44,7 @@ def test_no_meaning_is_left_over():
 
 def test_every_reason_has_a_meaning():
     known = set(REASONS)
-    for name in ("gopher", "japanese_text", "filters", "opt_outs"):
+    for name in ("gopher", "japanese_text", "verdicts", "opt_outs"):
         assert returned(name) - known == set()
     assert set(web_rules.REASONS.values()) | {*web_rules.DROPPING} <= known
     assert {*document.BAD, document.NOT_UTF8.dropped, warc.NOT_A_PAGE, warc.NO_SUCCESS} <= known

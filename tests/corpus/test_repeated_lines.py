@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpullm.corpus import repeated_lines
+from tpullm.corpus.filters import repeated_lines
 
 LINES = [f"{word} is a line that may stand in many of the documents" for word in "One Two Three Four Five".split()]
 LINES += ["短い行", "これは多くの文書にある長い一行です。", "", "short"]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import gopher, language_detection, repetition, words
+from tpullm.corpus import language_detection
+from tpullm.corpus.filters import gopher, repetition, words
 from tpullm.corpus.text_hashes import splitmix64
 
 

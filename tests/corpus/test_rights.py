@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import rights
 from tpullm.corpus.document import Raw
+from tpullm.corpus.files import reservations
+from tpullm.corpus.filters import rights
 from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import CorpusConfig, Source
 
@@ -42,7 +43,7 @@ def page(head):
     ],
 )
 def test_a_reservation_in_a_page_is_heard(head, reason):
-    assert rights.reserved(page(head)) == reason
+    assert reservations.reserved(page(head)) == reason
 
 
 @pytest.mark.parametrize(
@@ -58,13 +59,13 @@ def test_a_reservation_in_a_page_is_heard(head, reason):
     ],
 )
 def test_a_reservation_in_a_header_is_heard(headers, reason):
-    assert rights.reserved(page(""), headers) == reason
+    assert reservations.reserved(page(""), headers) == reason
 
 
 @pytest.mark.parametrize(("own", "header", "reason"), [("0", "1", ""), ("1", "0", "tdm-reservation")])
 def test_the_page_itself_goes_before_the_header(own, header, reason):
     tag = f'<meta name="tdm-reservation" content="{own}">'
-    assert rights.reserved(page(tag), [("tdm-reservation", header)]) == reason
+    assert reservations.reserved(page(tag), [("tdm-reservation", header)]) == reason
 
 
 @pytest.mark.parametrize(
@@ -73,13 +74,13 @@ def test_the_page_itself_goes_before_the_header(own, header, reason):
 def test_a_hostile_page_takes_linear_time(unit):
     for text in ("noai" + unit * (1_000_000 // len(unit)), "noai<meta " + unit.strip("<") * 200_000 + ">"):
         begin = time.process_time()
-        rights.reserved(text)
+        reservations.reserved(text)
         assert time.process_time() - begin < 5  # 0.3 s at most; a quadratic search takes hours
 
 
 @given(st.text("<>!-= \"'/metanoairobots01\n"), st.text())
 def test_any_page_is_read(head, value):
-    assert rights.reserved(head, [(head, value), ("x-robots-tag", value)]) in (
+    assert reservations.reserved(head, [(head, value), ("x-robots-tag", value)]) in (
         "",
         "noai",
         "noimageai",

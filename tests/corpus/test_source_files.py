@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpullm import storage
-from tpullm.corpus import readers, source_files, source_hashes, sources
+from tpullm.corpus import source_hashes, sources
+from tpullm.corpus.files import readers, source_files
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 

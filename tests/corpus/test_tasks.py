@@ -8,7 +8,7 @@ import pytest
 
 from tpullm.corpus import dedup, document_files, tasks
 from tpullm.corpus.document_files import Part
-from tpullm.corpus.source_files import File
+from tpullm.corpus.files.source_files import File
 from tpullm.corpus.tasks import Task
 from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import CorpusConfig, Source

@@ -9,8 +9,8 @@ import pytest
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from tpullm.corpus import bad_documents, opened, pages, readers
-from tpullm.corpus.source_files import File
+from tpullm.corpus.files import bad_documents, opened, pages, readers
+from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import Source
 
 PAGE = """<html><head><title>天気</title></head><body><nav><a href="/">ホーム</a></nav>

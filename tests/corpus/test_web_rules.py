@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpullm.corpus import python_library, web_rules
+from tpullm.corpus import python_library
+from tpullm.corpus.filters import web_rules
 
 ENGLISH = "The cat that we have sits on the mat, and it looks at the birds of the garden.\n"
 LINES = [f"Line {number} says what nobody else has said on day {number * 7}.\n" for number in range(40)]

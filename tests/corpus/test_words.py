@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import words
+from tpullm.corpus.filters import words
 
 
 @pytest.mark.parametrize(

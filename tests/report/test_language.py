@@ -40,7 +40,7 @@ def test_a_template_is_written_out_and_given_its_values(file):
 
 
 def test_every_sentence_is_there_in_japanese_and_nothing_else():
-    used = templates() | set(REASONS) | set(REASONS.values()) | {"other people's code"}  # corpus/source_files.py
+    used = templates() | set(REASONS) | set(REASONS.values()) | {"other people's code"}  # source_files.py
     assert len(used) > 150  # the search for them works
     assert used - set(JAPANESE.catalogue) == set()
     assert set(JAPANESE.catalogue) - used == set()

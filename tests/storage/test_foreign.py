@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from tpullm import storage
-from tpullm.corpus.source_files import walk
+from tpullm.corpus.files.source_files import walk
 from tpullm.errors import UserError
 from tpullm.storage import copies, gcs
 from tpullm.storage.foreign import check_names, writable_by_others

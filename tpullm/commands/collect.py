@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tpullm.cluster.place import ALONE, Place
 from tpullm.cluster.shares import SharedWork
-from tpullm.corpus import collect, filters
-from tpullm.corpus.source_files import OFFICE, printable
+from tpullm.corpus import collect
+from tpullm.corpus.files.source_files import OFFICE, printable
+from tpullm.corpus.filters import verdicts
 from tpullm.log import say
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
@@ -29,7 +30,7 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
     if manifest.is_finished(stage, inputs):
         return say("documents: finished, skipped")
     start = time.monotonic()
-    for line in filters.prepare(recipe.corpus):
+    for line in verdicts.prepare(recipe.corpus):
         if work.share.is_first:
             say(f"documents: {line}")
     planned = collect.plan(recipe, inputs, run, work)

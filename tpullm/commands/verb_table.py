@@ -123,7 +123,7 @@ VERBS = {
     "finetune": Verb(
         "5. tune the model on conversations",
         ("quickstart", "--run runs/q --finetune.talk.conversations '[chats.jsonl]'"),
-        keys=("run", "name", "seed", "base", "mesh", "trackers", "finetune", "model"),
+        keys=("run", "name", "seed", "base", "mesh", "trackers", *SOURCES, "finetune", "model"),
         writes=True,
     ),
     "evaluate": Verb(

@@ -16,17 +16,12 @@ from typing import Any
 from tpullm import log, storage
 from tpullm.cluster.shares import SharedWork
 from tpullm.corpus import (
-    bad_documents,
     datacard,
     datacard_markdown,
     document_files,
-    download,
-    limited_reading,
     part_identity,
-    parts,
     reduce,
     selection,
-    source_files,
     source_hashes,
     stretches,
     tasks,
@@ -35,8 +30,9 @@ from tpullm.corpus import sources as corpus_sources
 from tpullm.corpus.datacard_counts import Counts
 from tpullm.corpus.document import BAD
 from tpullm.corpus.document_files import HELD_OUT, TRAIN, Part
+from tpullm.corpus.files import bad_documents, download, limited_reading, parts, source_files
+from tpullm.corpus.files.source_files import File, Found
 from tpullm.corpus.selection import Placed
-from tpullm.corpus.source_files import File, Found
 from tpullm.corpus.tasks import Task
 from tpullm.errors import UserError
 from tpullm.process import parallel_parts

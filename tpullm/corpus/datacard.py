@@ -8,7 +8,7 @@ from tpullm import __version__
 from tpullm.corpus import domains
 from tpullm.corpus.datacard_counts import Counts
 from tpullm.corpus.document_files import HELD_OUT, TRAIN
-from tpullm.corpus.source_files import Found, name_of
+from tpullm.corpus.files.source_files import Found, name_of
 from tpullm.recipe.schema import Recipe, Source
 
 NAMES = 20  # of files, listed at most
@@ -45,6 +45,7 @@ def numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], 
         },
         "packages": {source.name: _packages(source) for source in sources if source.kind in domains.SOURCES},
         "encodings": {name: dict(sorted(found.items())) for name, found in counts.encodings.items() if found},
+        "tokens_of_others": {source.name: source.licence for source in sources if source.kind == "tokens"},
         "personal_data_replaced": dict(sorted((+counts.replaced).items())),
         "skipped_files": {
             source.name: {reason: names[:NAMES] for reason, names in files[source.name].skipped.items()}

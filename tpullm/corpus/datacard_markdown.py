@@ -81,6 +81,12 @@ def _files(card: dict[str, Any]) -> Iterable[str]:
             for source, packages in card["packages"].items()
             for package in packages
         )
+    if card["tokens_of_others"]:
+        yield "## Tokens of others"
+        yield "\n".join(
+            f"- {source}: {licence}. They are read as they are; `tokens/manifest.json` counts them."
+            for source, licence in card["tokens_of_others"].items()
+        )
     if card["encodings"]:
         yield "## Files that are not UTF-8"
         yield "\n".join(

@@ -10,7 +10,7 @@ from typing import Any
 
 from tpullm import storage
 from tpullm.corpus import domains, source_hashes, tenki
-from tpullm.corpus.source_files import File, name_of
+from tpullm.corpus.files.source_files import File, name_of
 from tpullm.recipe.schema import CorpusConfig, Source
 
 LIBRARIES = (

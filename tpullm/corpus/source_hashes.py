@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.corpus import domains, download, source_files, tenki
+from tpullm.corpus import domains, tenki
+from tpullm.corpus.files import download, source_files
 from tpullm.recipe.schema import Source
 
 HASHED_BYTES = 1 << 30  # of a larger file, size and time are compared: hashing it takes seconds at each start

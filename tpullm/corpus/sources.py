@@ -3,7 +3,8 @@
 import re
 
 from tpullm import storage
-from tpullm.corpus import domains, download, language_detection
+from tpullm.corpus import domains, language_detection
+from tpullm.corpus.files import download
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe, Source
 

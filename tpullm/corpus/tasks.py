@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import bad_documents, dedup, filters, readers, split
+from tpullm.corpus import dedup, split
 from tpullm.corpus.cutting import cut
 from tpullm.corpus.datacard_counts import EXAMPLES
 from tpullm.corpus.document import BAD, Raw
 from tpullm.corpus.document_files import BEGINNING, DROPPED_COLUMNS, Part, Writer
-from tpullm.corpus.source_files import File, name_of
+from tpullm.corpus.files import bad_documents, readers
+from tpullm.corpus.files.source_files import File, name_of
+from tpullm.corpus.filters import verdicts
 from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import CorpusConfig, Source
 
@@ -104,7 +106,7 @@ class _PartMaker:
         """Keep or drop a document, and say how many documents for training it gave."""
         held_out, name = bool(file and file.held_out), name_of(file, self.task.source) if file else ""
         self.read += 1
-        verdict = filters.judge(raw, self.task.source, self.task.config, held_out)
+        verdict = verdicts.judge(raw, self.task.source, self.task.config, held_out)
         if verdict.reason:
             self._drop(raw, verdict.reason, raw.language or self.task.source.language, name)
             return 0

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.corpus.opened import open_bytes, readable
-from tpullm.corpus.source_files import extension, walk
+from tpullm.corpus.files.opened import open_bytes, readable
+from tpullm.corpus.files.source_files import extension, walk
 from tpullm.data.examples.json_rows import MOST_ROW_BYTES, JsonText, parse
 from tpullm.errors import UserError
 from tpullm.log import say

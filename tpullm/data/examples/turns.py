@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from tpullm.corpus.encodings import has_surrogate
+from tpullm.corpus.files.encodings import has_surrogate
 from tpullm.data.examples.json_rows import parse
 from tpullm.errors import UserError
 from tpullm.tokenizer.chat_template import Message, Messages, Tools

@@ -1,4 +1,4 @@
-"""What the owner of a page says about its use, and whether the recipe may use a document.
+"""What the owner of a page says about its use, in the page and in the headers of its server.
 
 Two things are heard. `noai` and `noimageai` are directives for robots, in `<meta name="robots">` and in the HTTP header
 `X-Robots-Tag`. `tdm-reservation` is the W3C's TDM Reservation Protocol (final report, May 2024): 1 reserves the rights
@@ -8,11 +8,6 @@ of text and data mining. Where a page and its header differ, the page's own tag 
 import html
 import re
 from collections.abc import Iterable, Sequence
-
-from tpullm.corpus import licences, opt_outs
-from tpullm.corpus.document import Raw
-from tpullm.corpus.text_hashes import text_hash
-from tpullm.recipe.schema import CorpusConfig, Source
 
 NOAI, NOIMAGEAI, TDM = "noai", "noimageai", "tdm-reservation"
 # `[^<>]` ends a search at the next tag: with `[^>]`, 1 MB of `<meta ` would be read to its end from each of them.
@@ -42,25 +37,6 @@ def reserved(page: str, headers: Sequence[tuple[str, str]] = ()) -> str:
         if word in directives:
             return word
     return TDM if _is_reserved(tags, lines) else ""
-
-
-def left_out(raw: Raw, text: str, source: Source, config: CorpusConfig) -> str:
-    """Why the rights in a document keep it out, as a reason of the data card; "" if the recipe may use it.
-
-    Args:
-        raw: the document as a reader found it.
-        text: what would be trained on, if cleaning changed it: its hash may be listed too.
-        source: its source, whose licence stands where the document has none.
-        config: the lists of what is opted out, and of the licences that are allowed.
-    """
-    if raw.reserved:
-        return f"reserved ({raw.reserved})" if raw.reserved in (NOAI, NOIMAGEAI, TDM) else "reserved"
-    if config.licences and not licences.is_allowed(raw.licence or source.licence, config.licences):
-        return "licence not allowed"
-    if not config.opted_out:
-        return ""
-    listed = opt_outs.load(tuple(config.opted_out))
-    return listed.address(raw.url) or (listed.texts(text_hash(found) for found in {raw.text, text}))
 
 
 def _meta_tags(page: str) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import opt_outs
+from tpullm.corpus.filters import opt_outs
 
 LISTS = "url_filterblacklistsv0_3_0.tar.gz"
 NOT_ALPHANUMERIC = re.compile("[^a-zA-Z0-9]+")

@@ -12,20 +12,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tpullm import storage
-from tpullm.corpus import (
-    domains,
+from tpullm.corpus import domains, python_library
+from tpullm.corpus.document import NOT_UTF8, UNREADABLE, Raw
+from tpullm.corpus.files import (
     encodings,
     json_lines,
     markup,
     opened,
     pages,
     parquet_files,
-    python_library,
     text_files,
     warc,
 )
-from tpullm.corpus.document import NOT_UTF8, UNREADABLE, Raw
-from tpullm.corpus.source_files import File
+from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import Source
 
 

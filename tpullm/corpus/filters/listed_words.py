@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm.corpus import words
+from tpullm.corpus.filters import words
 from tpullm.corpus.language_detection import code_points
 
 LEAST_WORDS, LEAST_SHARE = 3, 0.01  # different words, and the share of their characters, from which a text is adult

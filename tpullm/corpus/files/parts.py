@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from tpullm.corpus.source_files import COMPRESSED, File, printable
+from tpullm.corpus.files.source_files import COMPRESSED, File, printable
 
 BUNDLE_BYTES = 2_000_000  # of a bundle on average
 RANGE_BYTES = 16_000_000  # of a range of a large file

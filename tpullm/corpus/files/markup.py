@@ -4,8 +4,8 @@ import logging
 import re
 from typing import Any
 
-from tpullm.corpus import manuals
-from tpullm.corpus.white_space import WhiteSpace
+from tpullm.corpus.files import manuals
+from tpullm.corpus.files.white_space import WhiteSpace
 
 RULER = "---\n"
 FRONT_MATTER_CHARACTERS = 1 << 16  # that are looked at

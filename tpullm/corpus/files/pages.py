@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from tpullm.corpus import encodings, limited_reading
 from tpullm.corpus.document import NOT_UTF8, TOO_LARGE, UNREADABLE, Raw
+from tpullm.corpus.files import encodings, limited_reading
 
 MOST_PAGE_BYTES = 1 << 26  # Common Crawl cuts pages at 5 MiB; compressed ones can be a thousand times as large
 EXTRACT = f"{__name__}:extract"
@@ -31,6 +31,6 @@ def read(data: bytes, charset: str = "", headers: Sequence[tuple[str, str]] = ()
 
 def extract(page: str, headers: list) -> list[str]:
     """In the child: the main text of a page, and why its owner does not want it to be trained on."""
-    from tpullm.corpus import markup, rights
+    from tpullm.corpus.files import markup, reservations
 
-    return [markup.html_to_text(page), rights.reserved(page, [(name, value) for name, value in headers])]
+    return [markup.html_to_text(page), reservations.reserved(page, [(name, value) for name, value in headers])]

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from tpullm.corpus import cleaning, opt_outs, quality, quality_classifier, rights
 from tpullm.corpus import language_detection as languages
 from tpullm.corpus.document import Raw
+from tpullm.corpus.filters import cleaning, opt_outs, quality, quality_classifier, rights
 from tpullm.recipe.schema import CorpusConfig, Source
 
 # Limits of code that people write; generated code and tables exceed them: StarCoder (Li et al. 2023, section 3.1).
@@ -94,12 +94,6 @@ def _has_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
-
-
-def unwanted(text: str, language: str, config: CorpusConfig) -> str:
-    """Why a readable `text` should not be trained on; "" if it should. `language` may be `code` or ""."""
-    reason = _unfit(text, language, config)
-    return reason if reason or language == "code" else quality.judge(text, language, "", ["repetition"], config)[0]
 
 
 def _unfit(text: str, language: str, config: CorpusConfig) -> str:

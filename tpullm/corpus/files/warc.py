@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from tpullm.corpus import encodings, fields, http_answers, opened, pages
 from tpullm.corpus.document import BROKEN_RECORD, NOT_UTF8, TOO_LARGE, Raw
-from tpullm.corpus.http_answers import Headers, value
+from tpullm.corpus.files import encodings, fields, http_answers, opened, pages
+from tpullm.corpus.files.http_answers import Headers, value
 
 NOT_A_PAGE, NO_SUCCESS = "not a page", "no success"
 NO_WARC = "is not WARC or is cut off; copy or download it again"

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tpullm.corpus import fields, json_lines, limited_reading
 from tpullm.corpus.document import UNREADABLE, Raw
-from tpullm.corpus.opened import Unreadable
-from tpullm.corpus.source_files import File
+from tpullm.corpus.files import fields, json_lines, limited_reading
+from tpullm.corpus.files.opened import Unreadable
+from tpullm.corpus.files.source_files import File
 
 BATCH_ROWS = 1_000
 BATCH_BYTES = 1 << 24  # of the text of a batch

@@ -5,7 +5,7 @@ marks are no words (Python's documentation is full of them), a page of few words
 many and hold many characters (the names of the speakers in a play are many), and most pages of a book must repeat.
 """
 
-from tpullm.corpus import gopher, words
+from tpullm.corpus.filters import gopher, words
 
 # Shares of repeated n-grams grow with the length of a text. The limits are for web pages, so a book is cut into pages.
 PAGE_CHARACTERS = 10_000

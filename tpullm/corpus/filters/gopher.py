@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tpullm.corpus.filters.words import Words
 from tpullm.corpus.text_hashes import GOLDEN, splitmix64
-from tpullm.corpus.words import Words
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 JAPANESE_STOP_WORDS = tuple("のにをはたてがとで年し・月れさ")  # FineWeb 2 (Penedo et al. 2025), configs/jpn_Jpan.yml

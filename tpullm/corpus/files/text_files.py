@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tpullm.corpus import encodings, opened
-from tpullm.corpus.source_files import File
+from tpullm.corpus.files import encodings, opened
+from tpullm.corpus.files.source_files import File
 
 PIECE_BYTES = 1 << 24
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")

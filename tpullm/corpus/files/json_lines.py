@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tpullm.corpus import encodings, fields, opened
 from tpullm.corpus.document import BROKEN_RECORD, NOT_UTF8, TOO_LARGE, Raw
-from tpullm.corpus.source_files import File
+from tpullm.corpus.files import encodings, fields, opened
+from tpullm.corpus.files.source_files import File
 from tpullm.log import one_line
 
 _KEYS_SHOWN = 200  # characters

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpullm.corpus.document import Raw
-from tpullm.corpus.source_files import printable
+from tpullm.corpus.files.source_files import printable
 from tpullm.errors import UserError
 from tpullm.log import one_line
 from tpullm.recipe.schema import Source

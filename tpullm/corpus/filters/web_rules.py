@@ -8,7 +8,7 @@ import functools
 import re
 from typing import Any
 
-from tpullm.corpus import words
+from tpullm.corpus.filters import words
 
 SENTENCE = re.compile(r"[^.!?。！？…]*[.!?。！？…]+[\"'”’」』）)]*|[^.!?。！？…]+")
 SPACELESS = ("ja", "zh", "th")

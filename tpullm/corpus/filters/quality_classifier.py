@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm.corpus import readers, source_files
+from tpullm.corpus.files import readers, source_files
 from tpullm.corpus.language_detection import code_points
 from tpullm.corpus.text_hashes import text_hash
 from tpullm.errors import UserError

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from tpullm.corpus import (
+from tpullm.corpus.filters import (
     address_lists,
     gopher,
     japanese_text,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import encodings
+from tpullm.corpus.files import encodings
 from tpullm.errors import UserError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")

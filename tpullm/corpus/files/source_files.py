@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.corpus import domains, download, python_library
+from tpullm.corpus import domains, python_library
+from tpullm.corpus.files import download
 from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tpullm.corpus import opened
+from tpullm.corpus.files import opened
 
 Headers = Sequence[tuple[str, str]]
 MOST_ENCODINGS = 3  # one on top of the other

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from tpullm.corpus import japanese_text, line_noise, personal_data
+from tpullm.corpus.filters import japanese_text, line_noise, personal_data
 
 STEPS: dict[str, Callable[[str], str]] = {
     "width": lambda text: unicodedata.normalize("NFKC", text),

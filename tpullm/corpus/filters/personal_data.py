@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tpullm.corpus import phone_numbers
+from tpullm.corpus.filters import phone_numbers
 
 # Reserved for examples: RFC 2606 (example.com), RFC 5737 (192.0.2.0/24), RFC 3849 (2001:db8::/32).
 MAIL_ADDRESS, IPV4_ADDRESS, IPV6_ADDRESS = "email@example.com", "192.0.2.1", "2001:db8::1"

@@ -8,7 +8,7 @@ the Japanese ones.
 import re
 from typing import NamedTuple
 
-from tpullm.corpus import japanese_charsets
+from tpullm.corpus.files import japanese_charsets
 
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16le", b"\xfe\xff": "utf-16be"}
 DECLARED_BYTES = 4096  # a declaration stands at the beginning of a page; browsers look at 1024
