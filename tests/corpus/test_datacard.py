@@ -131,5 +131,5 @@ def test_a_corpus_of_which_nothing_was_left_out_has_no_word_of_it():
     counts = Counts()
     counts.add_group({"rows": [ROWS[0]], "examples": []}, few=set())
     files = {name: found(5) for name in ("news", "books", "mine", "web")}
-    page = datacard_markdown.markdown(datacard.numbers(SOURCES, counts, files, Recipe()), CONFIG)
+    page = datacard_markdown.markdown(datacard.numbers(SOURCES[:3], counts, files, Recipe()), CONFIG)
     assert "## What was dropped, and why\n\nNothing.\n\n## How it was made" in page
