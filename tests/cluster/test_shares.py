@@ -52,6 +52,7 @@ sys.exit(cli.main(["collect", *sys.argv[1:]]) or cli.main(["tokenize", *sys.argv
 def make_recipe(folder) -> Path:
     """A recipe of a source of 24 files, each a part."""
     source = {"name": "stories", "kind": "jsonl", "path": str(folder / "in"), "licence": "CC0-1.0", "language": "ja"}
+    source["max_bad"] = 0  # so that a share says at once what it can't read, and not when all is read
     (folder / "in").mkdir()
     for number in range(FILES):
         _write(folder / "in" / f"{number:02}.jsonl", [_story(number * 100 + index) for index in range(12)])

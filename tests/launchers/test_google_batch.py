@@ -348,7 +348,7 @@ def test_a_task_that_fails_by_its_input_is_not_retried(bucket, fake):
     for number in range(4):
         packed = gzip.compress(json.dumps({"text": f"good text {number}. " * 30}).encode())
         (texts / f"{number}.jsonl.gz").write_bytes(packed[:-12] if number == 2 else packed)
-    source = f"{{name: t, kind: jsonl, path: {texts}, licence: mine, language: en}}"
+    source = f"{{name: t, kind: jsonl, path: {texts}, licence: mine, language: en, max_bad: 0}}"
     work = launched(bucket / "run", "collect", ["--corpus.sources", f"[{source}]"], nodes=2)
     taker = threading.Thread(target=lambda: taken.append(fake.wait("tiny-collect-1", "RUNNING")))
     taker.start()
