@@ -5,7 +5,6 @@ The commands of all pages run here on the tiny run, in a folder like the reader'
 """
 
 import contextlib
-import gzip
 import importlib.metadata
 import io
 import json
@@ -22,6 +21,7 @@ from tests.huggingface.published import directory
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
 from tpullm import cli, log, storage
 from tpullm.cluster import lock
+from tpullm.corpus import document_files
 from tpullm.recipe import parsing
 from tpullm.tokenizer.chat_template import ChatTemplate
 
@@ -104,8 +104,7 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     for model in ("published", "large"):
         directory(folder / "models" / model, layers=1)
     (folder / "my_texts").mkdir()
-    (documents,) = (tiny_run / "documents" / "tenki" / "train").iterdir()
-    texts = [json.loads(line)["text"] for line in gzip.open(documents, "rt", encoding="utf-8")]
+    texts = [document["text"] for document in document_files.read(tiny_run / "documents", "tenki", "train")]
     for number in range(30):
         text = "\n".join(texts[number * 10 :][:10])
         (folder / "my_texts" / f"{number}.txt").write_text(text, encoding="utf-8")

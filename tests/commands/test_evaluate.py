@@ -18,8 +18,10 @@ def with_own_text(tiny_run, tmp_path_factory):
     """The tiny run in which the text of tenki is there once more, as the user's own; its recipe and its model."""
     run = tmp_path_factory.mktemp("own") / "tiny"
     shutil.copytree(tiny_run, run)
-    for stage in ("documents", "tokens"):
-        shutil.copytree(run / stage / "tenki", run / stage / YOURS)
+    shutil.copytree(run / "tokens" / "tenki", run / "tokens" / YOURS)
+    parts = document_files.parts(run / "documents")
+    own = [dataclasses.replace(part, source=YOURS) for part in parts if part.source == "tenki"]
+    document_files.write_parts(run / "documents", [*parts, *own])
     recipe = dataclasses.replace(recipes.load(run / "recipe.yaml"), text="my_texts")
     return recipe, run, load(run / "pretrain")
 

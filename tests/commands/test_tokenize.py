@@ -47,7 +47,7 @@ def texts_of(source, split):
 
 def write_documents(run, sources=SOURCES):
     """Documents as `collect` leaves them, ten in a part."""
-    texts = {(source, split): texts_of(source.name, split) for source in sources for split in ("train", "held_out")}
+    texts = [(source, split, texts_of(source.name, split)) for source in sources for split in ("train", "held_out")]
     made_documents.write(run / "documents", texts, per_part=10)
     manifest.write(run / "documents", {"sources": [source.name for source in sources]})
 

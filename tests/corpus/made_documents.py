@@ -1,6 +1,6 @@
 """Documents on the disk as `collect` leaves them, for tests of what reads them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,10 @@ from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import Source
 
 
-def write(documents: Path, texts: Mapping[tuple[Source, str], Sequence[str]], per_part: int = 1000) -> list[Part]:
-    """Write texts by source and split, in parts of at most `per_part` documents, in order."""
+def write(documents: Path, texts: Sequence[tuple[Source, str, Sequence[str]]], per_part: int = 1000) -> list[Part]:
+    """Write (source, split, texts) in parts of at most `per_part` documents, in order."""
     parts = []
-    for (source, split), own in texts.items():
+    for source, split, own in texts:
         for start in range(0, len(own), per_part):
             parts.append(_write_part(documents, source, split, own[start : start + per_part], len(parts)))
     document_files.write_parts(documents, parts)

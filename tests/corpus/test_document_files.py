@@ -21,7 +21,7 @@ TEXTS = [f"{number}番目の文です。\n" * 3 for number in range(20)]
 @pytest.fixture
 def written(tmp_path):
     """A folder with twenty documents, six in a part."""
-    made_documents.write(tmp_path, {(SOURCE, "train"): TEXTS}, per_part=6)
+    made_documents.write(tmp_path, [(SOURCE, "train", TEXTS)], per_part=6)
     return tmp_path
 
 
@@ -54,7 +54,7 @@ def test_marks_say_what_is_read(written):
 
 
 def test_a_document_with_a_licence_of_its_own_has_that_one(tmp_path):
-    (part,) = made_documents.write(tmp_path, {(SOURCE, "train"): ["a", "b"]})
+    (part,) = made_documents.write(tmp_path, [(SOURCE, "train", ["a", "b"])])
     with document_files.Writer(part.path) as writer:
         writer.write("a", "0" * 64, "en", "", "f", "", "", "")
         writer.write("b", "1" * 64, "en", "MIT", "f", "", "https://example.org/b", "2026-01-02")
@@ -70,7 +70,7 @@ def test_any_text_comes_back_from_row_groups_of_any_size(tmp_path_factory, texts
     folder = tmp_path_factory.mktemp("any")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(document_files, "GROUP_CHARACTERS", size)
-        parts = made_documents.write(folder, {(SOURCE, "train"): texts})
+        parts = made_documents.write(folder, [(SOURCE, "train", texts)])
     assert [one["text"] for one in document_files.read(folder, "notes", "train")] == texts
     for part in parts:
         groups = pyarrow.parquet.ParquetFile(part.path)
@@ -82,7 +82,7 @@ def test_any_text_comes_back_from_row_groups_of_any_size(tmp_path_factory, texts
 
 def test_the_same_documents_are_the_same_bytes(written, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
-    made_documents.write(other, {(SOURCE, "train"): TEXTS}, per_part=6)
+    made_documents.write(other, [(SOURCE, "train", TEXTS)], per_part=6)
     for part in document_files.parts(written):
         assert part.path.read_bytes() == (other / "parts" / part.path.name).read_bytes()
 
@@ -96,7 +96,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
 
 def test_some_rows_are_shown_as_examples(tmp_path, monkeypatch):
     monkeypatch.setattr(document_files, "GROUP_CHARACTERS", 50)
-    (part,) = made_documents.write(tmp_path, {(SOURCE, "train"): TEXTS})
+    (part,) = made_documents.write(tmp_path, [(SOURCE, "train", TEXTS)])
     found = document_files.examples(part, np.array([3, 17, 18]))
     assert [(one["record"], one["beginning"]) for one in found] == [
         (f"line {row + 1}", TEXTS[row][:80]) for row in (3, 17, 18)

@@ -9,7 +9,6 @@ of its text does. A part is a file or a range of its documents, so the work can 
 import difflib
 import hashlib
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
+from tpullm.corpus import split
 from tpullm.corpus.document_files import HELD_OUT, TRAIN
 from tpullm.data import flat_array, token_files
 from tpullm.data.token_files import TokenFile
@@ -182,9 +182,9 @@ def assemble(folder: Path, parts: Sequence[IndexPart], fraction: float) -> dict[
         files = list({part.number: part.file for part in own}.values())
         begins, lengths, ids, counts = _joined(own, files)
         held_out = np.full(len(ids), apart) | _is_held_out(ids, fraction)
-        for split, chosen in ((TRAIN, ~held_out), (HELD_OUT, held_out)):
+        for which, chosen in ((TRAIN, ~held_out), (HELD_OUT, held_out)):
             if chosen.any():
-                _write(folder / split, files, begins[chosen], lengths[chosen], ids[chosen], tokenizer.vocabulary_size)
+                _write(folder / which, files, begins[chosen], lengths[chosen], ids[chosen], tokenizer.vocabulary_size)
                 share = lengths[chosen].sum() / max(1, lengths.sum())
                 facts[split] = {
                     "documents": int(chosen.sum()),
@@ -212,11 +212,8 @@ def _joined(parts: Sequence[IndexPart], files: Sequence[TokenFile]) -> tuple[np.
 
 
 def _is_held_out(ids: np.ndarray, fraction: float) -> np.ndarray:
-    """`split.is_held_out` of the beginnings of hashes; the lowest one, if that is none of two documents or more."""
-    bound = math.ceil(fraction * 2**64)
-    if bound >= 2**64:
-        return np.ones(len(ids), bool)
-    chosen = ids < np.uint64(bound)
+    """Which of these beginnings of hashes are held out; the lowest one, if that is none of two documents or more."""
+    chosen = ids < np.uint64(split.bound(fraction))
     if fraction > 0 and len(ids) > 1 and not chosen.any():
         chosen = ids == ids.min()
     return chosen
