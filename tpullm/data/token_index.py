@@ -186,7 +186,7 @@ def assemble(folder: Path, parts: Sequence[IndexPart], fraction: float) -> dict[
             if chosen.any():
                 _write(folder / which, files, begins[chosen], lengths[chosen], ids[chosen], tokenizer.vocabulary_size)
                 share = lengths[chosen].sum() / max(1, lengths.sum())
-                facts[split] = {
+                facts[which] = {
                     "documents": int(chosen.sum()),
                     "tokens": int(lengths[chosen].sum()),
                     "bytes": round(counts["bytes"] * share),
