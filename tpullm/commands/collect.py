@@ -6,6 +6,7 @@ It makes RUN/documents.
 import time
 from pathlib import Path
 
+from tpullm import storage
 from tpullm.cluster.place import ALONE, Place
 from tpullm.cluster.shares import SharedWork
 from tpullm.corpus import collect
@@ -21,7 +22,11 @@ _NAMES = 3  # of files, in one line
 def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
     """Make `RUN/documents`, unless it exists with the same sources and settings."""
     with SharedWork(run, "collect", share) as work:
-        _make(recipe, run, work)
+        try:
+            _make(recipe, run, work)
+        finally:
+            if share.count == 1:  # else another share may be writing there
+                storage.remove_partials(run / "documents" / "parts")
 
 
 def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
