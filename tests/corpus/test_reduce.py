@@ -40,6 +40,7 @@ class Made:
     keeps: bool = False
     few: bool = False
     room: int = 99
+    divides: bool = True
 
 
 def hashed(number: int) -> int:
@@ -54,7 +55,7 @@ def written(folder: Path, made: list[Made]) -> list[Placed]:
         source = Source(f"s{number}", "text", licence="CC0-1.0", deduplicate=not one.keeps)
         part = Part(folder, f"{number:032}", source.name, source.licence)
         _write_facts(part, one)
-        fraction = 0.0 if one.few else FRACTION
+        fraction = FRACTION if one.divides and not one.few else 0.0
         placed.append(Placed(part, source, start, len(one.documents), one.room, fraction, one.few))
         start += len(one.documents)
     return placed
@@ -103,7 +104,7 @@ def by_brute_force(made: list[Made]) -> list[list[int]]:
         for row, document in enumerate(one.documents):
             free += not document.named
             beyond = not document.named and free > one.room
-            apart = document.named or (document.apart and not one.few)
+            apart = document.named or (document.apart and one.divides and not one.few)
             marks[-1].append(BEYOND if beyond else APART if apart else USED)
             rank = 0 if document.named else 1 if apart or one.few else 2
             if not beyond:
@@ -122,8 +123,8 @@ def by_brute_force(made: list[Made]) -> list[list[int]]:
 
 
 def _are_near(document: Document, other: tuple) -> bool:
-    _, keeps, *_, earlier = other
-    is_signed = not keeps or earlier.apart or earlier.named
+    rank, keeps, *_, earlier = other
+    is_signed = not keeps or (rank < 2 and (earlier.apart or earlier.named))
     return is_signed and any(one == two for one, two in zip(document.near, earlier.near, strict=True))
 
 
@@ -141,6 +142,7 @@ PARTS = st.lists(
         keeps=st.booleans(),
         few=st.sampled_from([False, False, True]),
         room=st.sampled_from([99, 99, 3]),
+        divides=st.sampled_from([True, True, False]),
     ),
     min_size=1,
     max_size=5,

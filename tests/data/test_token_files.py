@@ -1,4 +1,4 @@
-"""Tokens of other programs: what they wrote comes back as it is, and what is broken is one line."""
+"""Tokens that other programs wrote come back unchanged. A broken file is one line."""
 
 import os
 import struct
