@@ -183,6 +183,16 @@ def test_the_numbers_of_the_run_are_on_the_page(said):
     assert said in Outline(page(full())).text
 
 
+def test_sources_in_many_languages_are_one_color_each_and_their_small_rows_one_line():
+    row = {"licence": "CC0", "documents": 2, "held_out": 1, "share": 0.02}
+    rows = [row | {"source": "web", "language": f"l{n:02}", "characters": 1000 + n} for n in range(25)]
+    rows.append(row | {"source": "books", "language": "en", "characters": 5000})
+    text = Outline(page(full(datacard=DATACARD | {"rows": rows}))).text
+    assert "web 25,300 books 5,000 Characters by source." in text
+    assert "web l06 CC0 2 1 1,006 2.0%" in text and "l05 CC0" not in text
+    assert "books en CC0 2 1 5,000 2.0% 6 more 12 6 6,015 12.0%" in text
+
+
 def test_a_run_that_was_not_evaluated_yet_shows_what_it_has_read():
     assert "tokens read 200 in pretraining" in Outline(page(full(results={}))).text
 

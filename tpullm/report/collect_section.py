@@ -10,6 +10,7 @@ from tpullm.report.language import Language
 from tpullm.report.run_data import RunData
 from tpullm.report.units import count, percent
 
+MOST_ROWS = 20  # of sources, languages and licences; the data card has them all
 _UNREAD = "unknown extension"  # the reason in corpus/sources.py for a file that it can't read; the extension follows
 
 
@@ -23,13 +24,16 @@ def collect(data: RunData) -> Markup | None:
         "licence of each document, and drops documents that teach nothing. A few documents are held out: the model "
         "never trains on them. They show later whether the model learned the language or only memorised its texts."
     )
-    bar = share_bar([(row["source"], row["characters"]) for row in rows], text.compact)
+    sources: Counter[str] = Counter()
+    for row in rows:
+        sources[row["source"]] += row["characters"]
+    bar = share_bar(list(sources.items()), text.compact)
     return section(
         "collect",
         text("Collect"),
         paragraph(said),
         figure(bar, text("Characters by source.")),
-        table(_columns(text), [_source(row) for row in rows], left=3),
+        table(_columns(text), _sources(text, rows), left=3),
         *_dropped(data),
         number=1,
     )
@@ -43,6 +47,19 @@ def _columns(text: Language) -> list[str]:
 def _source(row: dict[str, Any]) -> list[Any]:
     sizes = [count(row[key]) for key in ("documents", "held_out", "characters")]
     return [phrase(row["source"]), row["language"], row["licence"], *sizes, percent(row["share"])]
+
+
+def _sources(text: Language, rows: list[dict[str, Any]]) -> list[list[Any]]:
+    """The largest rows in the order of the data card, and one row for all others."""
+    largest = sorted(range(len(rows)), key=lambda place: -rows[place]["characters"])
+    shown, others = sorted(largest[:MOST_ROWS]), largest[MOST_ROWS:]
+    lines = [_source(rows[place]) for place in shown]
+    if others:
+        keys = ("documents", "held_out", "characters", "share")
+        summed = {key: sum(rows[place][key] for place in others) for key in keys}
+        name = text("{number} more", number=count(len(others)))
+        lines.append(_source({"source": name, "language": "", "licence": ""} | summed))
+    return lines
 
 
 def _dropped(data: RunData) -> list[Markup]:
