@@ -232,6 +232,12 @@ def test_files_of_a_folder_come_before_its_subfolders_here_and_on_gs(tmp_path):
     assert found == sorted(names, key=source_files._place) == ["c", "z", "a/y", "a/z", "a/b/c", "b/x"]
 
 
+def test_the_files_of_the_library_are_named_by_their_places_in_it(tmp_path):
+    source = Source("docs", "python", "documentation")
+    names = [source_files.name_of(file, source) for file in source_files.find(source, tmp_path).files]
+    assert {"json/__init__.py", "ast.py"} <= set(names) and len(set(names)) == len(names)
+
+
 def test_a_part_is_named_by_the_places_in_its_folder(tmp_path):
     _write(tmp_path, "a/b.txt", "c.txt")
     (file, other) = source_files.find(Source("s", "text", str(tmp_path)), tmp_path).files

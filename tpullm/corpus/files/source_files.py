@@ -146,7 +146,7 @@ def name_of(file: File, source: Source) -> str:
     """The path of a file in the folder of its source, as `printable` has it; of a file from the web, its own name."""
     if download.is_url(source.path):
         return file.path.name
-    root = storage.path(source.path)
+    root = python_library.folder() if source.kind == "python" else storage.path(source.path)
     inside = file.path != root and file.path.is_relative_to(root)
     return printable(str(file.path.relative_to(root)) if inside else file.path.name)
 
