@@ -122,6 +122,7 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
     rounds = _Rounds(config.workers, work, is_finished)
     rounds.do("collect", tasks.run, planned.tasks, files, sizes, PARALLEL_BYTES)
     limited_reading.close()  # the child that read for this process, if there was only this one
+    storage.remove_unread_copies()
     if is_finished():
         return []
     _check_bad(planned, tell=work.share.is_first)
