@@ -46,3 +46,16 @@ def test_progress_on_a_terminal_counts_what_is_done(monkeypatch, only_warns):
         advance(2)
     shown = terminal.export_text()
     assert ("3 files" in shown and "reading" in shown) != only_warns
+
+
+@pytest.mark.parametrize("total, told", [(2_500, "2.5 kB"), (3e6, "3.0 MB"), (4e9, "4.0 GB"), (6.1e12, "6.1 TB")])
+def test_lines_tell_how_far_work_is_first_soon_then_every_minute(monkeypatch, capsys, total, told):
+    now = [0.0]
+    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    with log.progress("reading", total, "bytes", 0.2 * total, lines=True) as advance:
+        for moment, share in ((4.9, 0.2), (5.0, 0.3), (64.9, 0.2), (65.0, 0)):
+            now[0] = moment
+            advance(share * total, f"at {moment}")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"reading: at 5.0; 70% of {told}, ") and first.endswith("/s, 0:00:03 left")
+    assert second.startswith(f"reading: at 65.0; 90% of {told}, ") and second.endswith("/s, 0:00:30 left")

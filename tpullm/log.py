@@ -2,7 +2,12 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+SECONDS_TO_FIRST_LINE = 5.0
+SECONDS_BETWEEN_LINES = 60.0
 
 
 def console():
@@ -56,8 +61,15 @@ def _prefix() -> str:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: float | None, unit: str) -> Iterator:
-    """A progress bar with rate and time left; yields `advance(count)`. Silent without a terminal."""
+def progress(
+    description: str, total: float | None, unit: str, completed: float = 0, lines: bool = False
+) -> Iterator[Callable]:
+    """A progress bar with rate and time left; yields `advance(count, note)`. Silent without a terminal.
+
+    Args:
+        completed: how much is done already.
+        lines: whether lines tell the same of bytes, where there is no terminal.
+    """
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.text import Text
 
@@ -75,6 +87,40 @@ def progress(description: str, total: float | None, unit: str) -> Iterator:
         TimeRemainingColumn(),
     )
     terminal = console()
+    told = _Lines(description, total or 0, completed) if lines and not terminal.is_terminal else None
     with Progress(*columns, console=terminal, transient=True, disable=_only_warns or not terminal.is_terminal) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count=1: bar.update(task, advance=count)
+        task = bar.add_task(description, total=total, completed=completed)
+
+        def advance(count: float = 1, note: str = "") -> None:
+            bar.update(task, advance=count, description=f"{description}: {note}" if note else description)
+            if told:
+                told.advance(count, note)
+
+        yield advance
+
+
+class _Lines:
+    """Says after some seconds, and then every minute, how far some work of `total` bytes is."""
+
+    def __init__(self, description: str, total: float, completed: float):
+        self._description, self._total = description, total
+        self._completed = self._told_completed = completed
+        self._told = time.monotonic()
+        self._pause = SECONDS_TO_FIRST_LINE
+
+    def advance(self, count: float, note: str) -> None:
+        self._completed += count
+        seconds = time.monotonic() - self._told
+        if seconds < self._pause:
+            return
+        rate = (self._completed - self._told_completed) / seconds  # since the last line: shares come and go
+        left = str(timedelta(seconds=round((self._total - self._completed) / rate))) if rate else "-:--:--"
+        share = self._completed / self._total if self._total else 1.0
+        say(f"{self._description}: {note}; {share:.0%} of {_size(self._total)}, {_size(rate)}/s, {left} left")
+        self._told, self._told_completed, self._pause = time.monotonic(), self._completed, SECONDS_BETWEEN_LINES
+
+
+def _size(count: float) -> str:
+    """Bytes, as `1.2 TB`."""
+    unit, name = next((pair for pair in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if count >= pair[0]), (1e3, "kB"))
+    return f"{count / unit:,.1f} {name}"

@@ -32,12 +32,12 @@ FILES = 24
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from tpullm import cli
+from tpullm import cli, log
 from tpullm.cluster import shares
 from tpullm.corpus import collect, reduce, tasks
 from tpullm.corpus.files import parts
 parts.BUNDLE_BYTES, collect.PARALLEL_BYTES, reduce.GROUP_DOCUMENTS, reduce.RANGE_ENTRIES = 1, 10**9, 40, 500
-shares.SECONDS_BETWEEN_LOOKS = 0.1
+shares.SECONDS_BETWEEN_LOOKS, log.SECONDS_TO_FIRST_LINE, log.SECONDS_BETWEEN_LINES = 0.1, 0.1, 0.1
 made, run_task = Path(os.environ["MADE"]), tasks.run
 def noted(task):
     time.sleep(float(os.environ["PAUSE"]))
@@ -151,7 +151,7 @@ def test_a_killed_share_is_waited_for_and_goes_on_where_it_was(recipe, tmp_path,
     wait_for(lambda: len(made.read_text().split()) == FILES - left)
     assert [share.poll() for share in others] == [None, None]
     said = succeed([*others, start(recipe, run, 1, 3)])
-    assert re.search(r"\[share 0\] waits for \d+ of 24 parts, from share 1", said[0]), said[0]
+    assert re.search(r"\[share 0\] collect: waits for \d+ of 24 parts, from share 1; \d\d% of ", said[0]), said[0]
     assert sorted(made.read_text().split()) == [f"{number:06}" for number in range(FILES)], "none was made twice"
     assert contents(run) == whole
 
@@ -313,8 +313,8 @@ def test_a_full_disk_costs_one_process_no_finished_part(tmp_path, error, stays):
     assert part.exists() is stays and not half.exists()
 
 
-def test_who_waits_tells_for_whom_every_minute(tmp_path, monkeypatch, capsys):
-    work, now, slept = begun(tmp_path, 0, count=4), [0.0], []
+def test_who_waits_for_share_0_tells_for_what_every_minute(tmp_path, monkeypatch, capsys):
+    work, now, slept = begun(tmp_path, 1), [0.0], []
 
     def sleep(seconds):
         now[0] += seconds
@@ -322,22 +322,9 @@ def test_who_waits_tells_for_whom_every_minute(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(shares.time, "sleep", sleep)
     monkeypatch.setattr(shares.time, "monotonic", lambda: now[0])
-    files = [tmp_path / "parts" / str(number) for number in range(8)]
-    files[0].parent.mkdir()
-    for number in (0, 2, 3, 4, 6):
-        files[number].touch()
-    monkeypatch.setattr(work, "look", lambda: now[0] > 150 and [file.touch() for file in files])
-    work.wait_for_parts(files)
-    assert capsys.readouterr().err.splitlines() == ["waits for 3 of 8 parts, from share 1, 3"] * 3
+    work.wait_for_first("the tokens", lambda: now[0] > 150)
+    assert capsys.readouterr().err.splitlines() == ["waits for the tokens, from share 0"] * 3
     assert slept[0] < 0.1 and max(slept) == shares.SECONDS_BETWEEN_LOOKS
-
-
-@pytest.mark.parametrize("count, end", [(20, "18, 19"), (21, "18, 19, ...")])
-def test_of_many_shares_the_first_twenty_are_named(tmp_path, monkeypatch, count, end):
-    work, said = begun(tmp_path, 0, count=count), []
-    monkeypatch.setattr(work, "_wait", lambda missing: said.append(missing()))
-    work.wait_for_parts([tmp_path / "parts" / str(number) for number in range(2 * count)])
-    assert said[0].startswith(f"{2 * count} of {2 * count} parts, from share 0, 1, 2, ") and said[0].endswith(end)
 
 
 def test_files_from_the_web_are_fetched_by_share_0(tmp_path, monkeypatch):

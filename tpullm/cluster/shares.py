@@ -16,10 +16,11 @@ earlier attempt: its share removes it when it starts again, so it counts if it i
 """
 
 import contextlib
+import math
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from tpullm.cluster.place import Place
 from tpullm.errors import UserError
 
 SECONDS_BETWEEN_LOOKS = 5.0  # at the notes of others; a share that waits begins with a hundredth of it
-SECONDS_BETWEEN_LINES = 60.0
 SECONDS_TO_RESTART = 60.0
 BEGUN, FAILED = "begun", "failed"
 
@@ -50,14 +50,14 @@ class SharedWork:
         self._notes = self.folder / "notes"
         self._name = f"{share.index}.{uuid.uuid4().hex[:8]}"
         self._facts: dict[str, Any] = {}
-        self._began = self._looked = time.monotonic()
+        self._began = time.monotonic()
         self._before: set[str] = set()
         self._judged: set[str] = set()
 
     def __enter__(self) -> "SharedWork":
         if self.share.count > 1:
             self._remove_notes()
-            self._before = _names(self._notes)
+            self._before = names(self._notes)
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -67,7 +67,7 @@ class SharedWork:
         elif told and self.share.count == 1:
             if isinstance(error, UserError):
                 return storage.remove_tree(self.folder)
-            for name in _names(self.folder):
+            for name in names(self.folder):
                 storage.remove_partials(self.folder / name)
         elif told and not isinstance(error, ShareFailed):
             with contextlib.suppress(OSError):  # a full disk, for example; this share prints its line anyway
@@ -80,57 +80,36 @@ class SharedWork:
             self._write_note(BEGUN, facts=self._facts)
         folder = self.folder / storage.hash_json(inputs)[:16]
         if self.share.count == 1:  # else a share of another recipe may write there, and must find the notes
-            for name in _names(self.folder) - {folder.name, self._notes.name}:
+            for name in names(self.folder) - {folder.name, self._notes.name}:
                 storage.remove_tree(self.folder / name)
         return folder
 
-    def unfinished(self, files: Sequence[Path]) -> list[int]:
-        """Indices of this share's files that do not exist yet; all files are in one folder.
-
-        Call this before asking whether the stage is finished. Share 0 removes the files of a finished stage, and a
-        share that was restarted at that moment would repeat its parts.
-        """
-        missing = set(_missing(files))
-        return [part for part in self.share.of(range(len(files))) if part in missing]
-
-    def wait_for_parts(self, files: Sequence[Path], is_finished: Callable[[], bool] = lambda: False) -> None:
-        """Wait until the parts of all shares exist, or the stage is finished; raises like `look`."""
-
-        def missing() -> str:
-            parts = _missing(files)
-            if parts and is_finished():  # share 0 has removed them
-                return ""
-            shares = sorted({part % self.share.count for part in parts})
-            told = ", ".join(map(str, shares[:20])) + (", ..." if len(shares) > 20 else "")
-            return f"{len(parts)} of {len(files)} parts, from share {told}" if parts else ""
-
-        self._wait(missing)
-
     def wait_for_first(self, what: str, is_finished: Callable[[], bool]) -> None:
-        """Wait until share 0 has finished something; raises like `look`."""
-        self._wait(lambda: "" if is_finished() else f"{what}, from share 0")
+        """Wait until share 0 has finished something, and log every minute for what; raises like `look`."""
+        told = -math.inf
 
-    def _wait(self, missing: Callable[[], str]) -> None:
-        """Wait until nothing is `missing`; log every minute what is."""
-        pause, told = SECONDS_BETWEEN_LOOKS / 100, None
-        while text := missing():
-            self.look()
-            if told is None or time.monotonic() - told > SECONDS_BETWEEN_LINES:
-                log.say(f"waits for {text}")
+        def is_over() -> bool:
+            nonlocal told
+            over = is_finished()
+            if not over and time.monotonic() - told > log.SECONDS_BETWEEN_LINES:
                 told = time.monotonic()
+                log.say(f"waits for {what}, from share 0")
+            return over
+
+        self.wait(is_over)
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """Wait until something is over, asking less and less often; raises like `look`."""
+        pause = SECONDS_BETWEEN_LOOKS / 100
+        while not is_over():
+            self.look()
             time.sleep(pause)
             pause = min(1.5 * pause, SECONDS_BETWEEN_LOOKS)
 
-    def look_sometimes(self) -> None:
-        """`look` every few seconds; for use between pieces of work."""
-        if time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
-            self.look()
-
     def look(self) -> None:
         """Raise `ShareFailed` if another share failed in this attempt, `UserError` if its inputs differ."""
-        self._looked = time.monotonic()
         if self.share.count > 1:
-            for name in sorted(_names(self._notes) - self._judged):
+            for name in sorted(names(self._notes) - self._judged):
                 self._judge(name)
 
     def _judge(self, name: str) -> None:
@@ -169,7 +148,7 @@ class SharedWork:
 
     def _remove_notes(self) -> None:
         """Remove the notes of this share, of this attempt and of earlier ones."""
-        for name in _names(self._notes):
+        for name in names(self._notes):
             if name.split(".")[0] == str(self.share.index):
                 (self._notes / name).unlink(missing_ok=True)
 
@@ -183,13 +162,7 @@ class SharedWork:
             storage.remove_empty(self.folder)
 
 
-def _missing(files: Sequence[Path]) -> list[int]:
-    """Indices of the files, all in one folder, that do not exist."""
-    there = _names(files[0].parent) if files else set()
-    return [part for part, file in enumerate(files) if file.name not in there]
-
-
-def _names(folder: Path) -> set[str]:
+def names(folder: Path) -> set[str]:
     """Names in a folder, without files that are being written; empty if there is no folder."""
     try:
         return {path.name for path in folder.iterdir() if not path.name.endswith(".partial")}

@@ -18,6 +18,7 @@ from tpullm.corpus import sources as corpus_sources
 from tpullm.data import tokenizing
 from tpullm.errors import UserError
 from tpullm.log import say
+from tpullm.process.rounds import Rounds
 from tpullm.recipe.changes import result
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
@@ -112,14 +113,13 @@ def take_tokenizer(run: Path, inputs: dict[str, Any]) -> None:
 def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
     """Make RUN/tokens: several processes tokenize parts of the documents; then each source and split gets a store."""
     began, stage = time.monotonic(), run / "tokens"
-    planned = tokenizing.plan(run / "documents", folder, run / "tokenizer", corpus_sources.sources(recipe))
-    unfinished = work.unfinished([part.tokens for part in planned])
-    if manifest.is_finished(stage, inputs):
+    rounds = Rounds(recipe.tokenizer.workers, work, lambda: manifest.is_finished(stage, inputs))
+    if rounds.is_finished():
         return say("tokens: finished, skipped")
-    tokenizing.make([planned[number] for number in unfinished], recipe.tokenizer.workers, work.look_sometimes)
+    planned = tokenizing.plan(run / "documents", folder, run / "tokenizer", corpus_sources.sources(recipe))
+    tokenizing.make(planned, rounds)
     if not work.share.is_first:
-        return work.wait_for_first("the tokens", lambda: manifest.is_finished(stage, inputs))
-    work.wait_for_parts([part.tokens for part in planned])
+        return work.wait_for_first("the tokens", rounds.is_finished)
     storage.remove_tree(stage)
     size = load_tokenizer(run / "tokenizer").vocabulary_size
     facts = tokenizing.assemble(stage, planned, size, recipe.corpus.held_out_fraction)

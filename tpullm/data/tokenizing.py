@@ -4,7 +4,7 @@ A finished part is never made again, so a run that was killed resumes. A part de
 tokenizer alone, so the stores are the same for any number of processes and machines.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,7 @@ from tpullm.corpus import document_files
 from tpullm.corpus.document_files import SPLITS
 from tpullm.data import token_index, token_store
 from tpullm.data.token_index import IndexPart
-from tpullm.process.parallel_parts import run_all
+from tpullm.process.rounds import Rounds
 from tpullm.recipe.schema import Source
 from tpullm.tokenizer import load as load_tokenizer
 
@@ -32,11 +32,7 @@ class Part:
     documents: document_files.Part
     tokens: Path
     tokenizer: Path
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes it reads."""
-        return storage.size(self.documents.path)
+    bytes: int  # that it reads
 
     @property
     def source(self) -> str:
@@ -47,17 +43,23 @@ class Part:
 def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[Source]) -> list[Part | IndexPart]:
     """The parts of all documents, in the order of the sources, and those of tokens of others."""
     planned: list[Part | IndexPart] = []
+    sizes = storage.sizes(documents / "parts")  # one listing, where a question for each part is a request
     for source in sources:
         if source.kind == "tokens":
             planned += token_index.plan(source, parts, tokenizer, len(planned))
         for part in document_files.parts(documents, source.name):
-            planned.append(Part(part, parts / f"{len(planned):06}.npz", tokenizer))
+            place, size = (
+                parts / f"{len(planned):06}.npz",
+                sizes.get(part.path.name, 0),
+            )  # reading tells what is missing
+            planned.append(Part(part, place, tokenizer, size))
     return planned
 
 
-def make(parts: Sequence[Part | IndexPart], workers: int, finished: Callable[[], None]) -> None:
-    """Tokenize the parts in `workers` processes (0: one for each core); `finished` is called after each part."""
-    run_all("tokenize", make_part, parts, [part.bytes for part in parts], workers, PARALLEL_BYTES, finished)
+def make(parts: Sequence[Part | IndexPart], rounds: Rounds) -> None:
+    """Tokenize the parts, those of all shares."""
+    files, sizes = [part.tokens for part in parts], [part.bytes for part in parts]
+    rounds.do("tokenize", make_part, parts, files, sizes, PARALLEL_BYTES)
 
 
 def make_part(part: Part | IndexPart) -> None:

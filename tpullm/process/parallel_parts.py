@@ -6,36 +6,31 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from typing import TypeVar
 
-from tpullm import log
 from tpullm.process.workers import pool
 
 Part = TypeVar("Part")
 
 
 def run_all(
-    title: str,
     work: Callable[[Part], None],
     parts: Sequence[Part],
     sizes: Sequence[int],
     workers: int,
     parallel_bytes: int,
-    finished: Callable[[], None],
+    finished: Callable[[int], None],
 ) -> None:
     """Call `work` with each of `parts`.
 
     Args:
-        title: of the progress bar.
         sizes: bytes of each part.
         workers: processes; 0 is one for each core.
         parallel_bytes: if all parts together are no larger, this process does them.
-        finished: called here after each part.
+        finished: called here with the number of each part that is done.
     """
-    total = sum(sizes)
-    workers = min(workers or os.cpu_count() or 1, len(parts)) if total > parallel_bytes else 1
-    with log.progress(title, total, "bytes") as advance, contextlib.closing(_done(work, parts, workers)) as done:
+    workers = min(workers or os.cpu_count() or 1, len(parts)) if sum(sizes) > parallel_bytes else 1
+    with contextlib.closing(_done(work, parts, workers)) as done:
         for number in done:
-            advance(sizes[number])
-            finished()
+            finished(number)
 
 
 def _done(work: Callable[[Part], None], parts: Sequence[Part], workers: int) -> Iterator[int]:

@@ -1,8 +1,8 @@
 """Files on local disks and on `gs://`: `from tpullm import storage; storage.write_json(...)`.
 
-paths.py: which of both a path is. writing.py: atomic writes. trees.py: folders. hashing.py: SHA-256. copies.py: local
-copies. foreign.py: names and files of others. mirror.py: files that grow. gcs.py: requests to `gs://`, imported only
-when one is needed.
+paths.py: which of both a path is. atomic.py: atomic writes. trees.py: folders. hashing.py: SHA-256. copies.py: local
+copies. brief_copies.py: those that are removed. foreign.py: names and files of others. mirror.py: files that grow.
+gcs.py: requests to `gs://`, imported only when one is needed.
 """
 
 from tpullm.storage.atomic import (
@@ -16,6 +16,7 @@ from tpullm.storage.atomic import (
     write_json,
     write_text,
 )
+from tpullm.storage.brief_copies import brief_copy, remove_unread_copies
 from tpullm.storage.copies import cache_folder, copy, local_copy, make_private
 from tpullm.storage.foreign import check_file, inside, read_bounded
 from tpullm.storage.hashing import hash_file, hash_json, md5s

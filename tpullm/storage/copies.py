@@ -6,6 +6,7 @@ import shutil
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 from tpullm.errors import UserError
 from tpullm.storage.atomic import atomic_directory
@@ -56,17 +57,12 @@ def local_copy(path: Path) -> Path:
     """
     if not is_remote(path):
         return path
-    check_names([path.name], path.parent)
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file or folder") from None
+    status = status_of(path)
     found = remote().files(path) if status.is_directory else {path.name: status}
     version = hash_json({name: status.generation for name, status in found.items()})[:16]
     home = cache_folder("objects") / hash_json(str(path))[:16]
     copied = home / version / path.name
-    if why := make_private(home):
-        raise UserError(f"{why}: no copy of {path} can be trusted there; set XDG_CACHE_HOME to a folder of your own")
+    check_private(home, path)
     if not copied.exists():
         with open(home / LOCK, "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one process copies; others wait and find its copy
@@ -77,6 +73,21 @@ def local_copy(path: Path) -> Path:
                     remote().download_all(*into, list(found))
                 _remove_old(home, version)
     return copied
+
+
+def status_of(path: Path) -> Any:
+    """The `gcs.Status` of what is at a `gs://` path; `UserError` if there is nothing, or its name leads elsewhere."""
+    check_names([path.name], path.parent)
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file or folder") from None
+
+
+def check_private(folder: Path, path: Path) -> None:
+    """Make a folder in the cache; `UserError` if others may write the copy of `path` there."""
+    if why := make_private(folder):
+        raise UserError(f"{why}: no copy of {path} can be trusted there; set XDG_CACHE_HOME to a folder of your own")
 
 
 def _remove_old(home: Path, version: str) -> None:

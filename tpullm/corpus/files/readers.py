@@ -34,15 +34,15 @@ def read(file: File, source: Source) -> Iterator[Raw]:
     What cannot be read is a document with a reason of `document.BAD`, be it a record or the rest of the file: nothing
     in a file is an error here. `bad_documents.check` says when there are too many.
     """
-    path = storage.local_copy(file.path)
-    documents = MANY[file.kind](path, file, source) if file.kind in MANY else _whole(path, file)
-    if file.is_part and file.kind in MANY:
-        documents = _first(documents, file.bytes)
-    try:
-        with opened.reading():
-            yield from documents
-    except opened.Unreadable as error:
-        yield Raw(dropped=UNREADABLE, problem=str(error))
+    with storage.brief_copy(file.path) as path:
+        documents = MANY[file.kind](path, file, source) if file.kind in MANY else _whole(path, file)
+        if file.is_part and file.kind in MANY:
+            documents = _first(documents, file.bytes)
+        try:
+            with opened.reading():
+                yield from documents
+        except opened.Unreadable as error:
+            yield Raw(dropped=UNREADABLE, problem=str(error))
 
 
 def _first(documents: Iterator[Raw], most: int) -> Iterator[Raw]:
