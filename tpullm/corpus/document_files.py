@@ -25,8 +25,12 @@ from tpullm.errors import UserError
 
 TRAIN, HELD_OUT = "train", "held_out"
 # The marks. All from EXACT on are dropped.
-MARKS = ("train", "held_out", "exact duplicate", "near duplicate", "beyond the limit", "cut into stretches")
-USED, APART, EXACT, NEAR, BEYOND, STRETCHES = range(len(MARKS))
+MARKS = (
+    *("train", "held_out", "exact duplicate", "near duplicate", "beyond the limit", "cut into stretches"),
+    "lines of many documents",
+)
+USED, APART, EXACT, NEAR, BEYOND, STRETCHES, LINES = range(len(MARKS))
+COMPARED = (EXACT, NEAR, LINES)  # dropped for what other documents have
 SPLITS = {TRAIN: USED, HELD_OUT: APART}
 COLUMNS = ("text", "hash", "language", "licence", "file", "record", "url", "date")
 FACTS = COLUMNS[1:]
