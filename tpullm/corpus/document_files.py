@@ -2,7 +2,7 @@
 
     documents/parts/KEY.parquet         the documents of a part that passed the filters
     documents/parts/KEY.dropped.parquet what was dropped of it, and why, without its text
-    documents/parts/KEY.npz             what is compared over the whole corpus: hashes, keys, bands
+    documents/parts/KEY.npz             what is compared over the whole corpus: hashes, keys, bands, lines
     documents/parts/KEY.json            what is summed over the whole corpus; it is written last
     documents/marks/CORPUS/00000.npy    marks of the documents of some parts: used, held out, or dropped, and why
     documents/parts.json                the parts in their order, with their sources, and where their marks are
