@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import datacard_counts, dedup, document_files, reduce, selection
+from tpullm.corpus import datacard_counts, dedup, document_files, marking, reduce, selection
 from tpullm.corpus.document_files import Part
 from tpullm.corpus.tasks import Task
 from tpullm.recipe.schema import CorpusConfig, Source
@@ -84,7 +84,7 @@ def main() -> None:
     for name, step, items in (
         ("scatter", reduce.scatter, groups),
         ("gather", reduce.gather, ranges),
-        ("mark", reduce.mark, groups),
+        ("mark", marking.mark, groups),
     ):
         for item in items:
             step(item)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import interruptible
 from tpullm.commands import collect as command
-from tpullm.corpus import collect, document_files, tasks
+from tpullm.corpus import collect, document_files, reduce, tasks
 from tpullm.corpus.files import parts
 from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
@@ -330,6 +330,75 @@ def test_a_new_file_is_one_new_part_and_a_filter_makes_those_again_that_it_touch
     fresh = tmp_path / "fresh"
     _collect(_recipe(_source(folder), other, minimum_characters=60, near_duplicates=False), fresh)
     assert _bytes(run) == _bytes(fresh)
+
+
+MENU = (
+    "ホーム・お知らせ・会社の案内・商品の一覧・お問い合わせはこちらから・{}年の更新\n"
+    "すべての権利は例の会社にあります。無断の転載を禁じます。\n"
+)
+
+
+def _pages():
+    """Forty documents, of which every second one begins with a menu, and one with a menu is long."""
+    texts = [MENU.format(2000 + number) * (number % 2) + _story(number) for number in range(40)]
+    return [*texts, MENU + "\n".join(_story(1000 + number) for number in range(3))]
+
+
+def test_documents_that_are_mostly_lines_of_many_documents_are_dropped(tmp_path):
+    """But not what the recipe names as held out, nor what keeps its copies or is not filtered."""
+    texts = _pages()
+    named = _write(tmp_path / "named.jsonl", [MENU + _story(number) for number in range(2000, 2003)])
+    pages = _source(_write(tmp_path / "a.jsonl", texts), rules=[], held_out=str(named))
+    others = [MENU + _story(number) for number in range(3000, 3030)]
+    unfiltered = _source(_write(tmp_path / "b.jsonl", others), "unfiltered", filter=False)
+    more = [MENU + _story(number) for number in range(4000, 4009)]
+    copies = _source(_write(tmp_path / "c.jsonl", more * 2), "copies", deduplicate=False, held_out=str(named))
+    card = _collect(_recipe(pages, unfiltered, copies, near_duplicates=False, repeated_lines=20), tmp_path / "run")
+    assert _texts(tmp_path / "run", "train") == [text for text in texts if text[0] != "ホ"] + texts[-1:]
+    assert len(_texts(tmp_path / "run", "held_out")) == 3
+    assert card["dropped"] == {"stories": {"lines of many documents": 20}, "unfiltered": {}, "copies": {}}
+    examples = card["dropped_examples"]["stories"]["lines of many documents"]
+    assert [one["record"] for one in examples] == [f"line {number}" for number in range(2, 22, 2)]
+    page = (tmp_path / "run" / "documents" / "datacard.md").read_text()
+    assert "stand in more than `corpus.repeated_lines` documents |" in page
+    assert "in lines that stand in more than 20 documents" in page
+
+
+def test_held_out_documents_of_repeated_lines_are_dropped_too(tmp_path):
+    path = _write(tmp_path / "a.jsonl", _pages())
+    settings = {"held_out_fraction": 0.5, "near_duplicates": False}
+    _collect(_recipe(_source(path, rules=[]), **settings), tmp_path / "all")
+    _collect(_recipe(_source(path, rules=[]), **settings, repeated_lines=20), tmp_path / "some")
+    for split in ("train", "held_out"):
+        all_ = _texts(tmp_path / "all", split)
+        left = [text for text in all_ if text[0] != "ホ" or len(text) > 300]
+        assert _texts(tmp_path / "some", split) == left and len(left) < len(all_)
+
+
+def test_lines_are_compared_alike_by_any_number_of_workers_and_another_number_makes_no_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "PARALLEL_ENTRY_BYTES", 0)
+    monkeypatch.setattr(parts, "BUNDLE_BYTES", 1)
+    for name, value in (("GROUP_DOCUMENTS", 20), ("RANGE_LINES", 50)):
+        monkeypatch.setattr(reduce, name, value)
+    folder, made, run_task = tmp_path / "in", [], tasks.run
+    folder.mkdir()
+    for number in range(4):
+        _write(folder / f"{number}.jsonl", _pages()[number::4])
+    monkeypatch.setattr(tasks, "run", lambda task: (made.append(task.part.source), run_task(task)))
+
+    def dropped(run, workers=1, **settings):
+        made.clear()
+        card = _collect(
+            _recipe(_source(folder, rules=[]), workers=workers, near_duplicates=False, **settings), tmp_path / run
+        )
+        return card["dropped"]["stories"].get("lines of many documents", 0)
+
+    assert dropped("a") == 0 and len(made) == 4
+    assert dropped("a", repeated_lines=21) == 0 and len(made) == 4
+    assert dropped("a", repeated_lines=20) == 20 and not made
+    assert dropped("b", 2, repeated_lines=20) == 20
+    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
+    assert dropped("a") == 0 and dropped("c") == 0 and _bytes(tmp_path / "a") == _bytes(tmp_path / "c")
 
 
 PROGRAM = """

@@ -63,6 +63,9 @@ def test_a_setting_of_a_source_counts_if_it_changes_documents(tmp_path, settings
         ({}, {"near_duplicates": False}, True),
         ({}, {"minimum_characters": 99}, True),
         ({"filter": False}, {"minimum_characters": 99}, False),
+        ({}, {"repeated_lines": 5}, True),
+        ({"filter": False}, {"repeated_lines": 5}, False),
+        ({"deduplicate": False}, {"repeated_lines": 5}, False),
         ({}, {"held_out_fraction": 0.5}, False),
         ({"deduplicate": False}, {"held_out_fraction": 0.5}, True),  # what is held out is signed there, and no more
         ({}, {"workers": 5}, False),
@@ -72,6 +75,11 @@ def test_a_setting_of_collect_counts_where_it_is_used(tmp_path, source, settings
     made = source_of(tmp_path / "a", **source)
     other = named(tmp_path / "a", made, dataclasses.replace(CONFIG, **settings))
     assert (other != named(tmp_path / "a", made)) is is_other
+
+
+def test_in_how_many_documents_a_line_may_stand_counts_for_no_part(tmp_path):
+    keys = {named(tmp_path / "a", config=dataclasses.replace(CONFIG, repeated_lines=most)) for most in (1, 5, 9)}
+    assert len(keys) == 1
 
 
 def test_the_seed_counts_for_what_is_generated():

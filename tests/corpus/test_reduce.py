@@ -1,7 +1,5 @@
 """Copies over the whole corpus: what brute force finds, for any groups of parts and ranges of keys."""
 
-import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -11,88 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.corpus.made_facts import Document, Made, marked, written
 from tpullm import storage
-from tpullm.corpus import dedup, document_files, reduce
+from tpullm.corpus import dedup, marking, reduce
 from tpullm.corpus.document_files import APART, BEYOND, EXACT, NEAR, USED, Part
 from tpullm.corpus.selection import Placed
-from tpullm.corpus.text_hashes import splitmix64
 from tpullm.recipe.schema import Source
-
-LOW, HIGH = 5, 1 << 63  # hashes of what is held out, and of what is not
-FRACTION = 2.0**-40
-
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """A made document: documents with an equal `exact` are exact copies, with an equal number in `near` near copies."""
-
-    exact: int
-    near: tuple[int, ...]
-    apart: bool = False
-    named: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """A part and its documents, and what the corpus decided of it before."""
-
-    documents: tuple[Document, ...]
-    keeps: bool = False
-    few: bool = False
-    room: int = 99
-    divides: bool = True
-
-
-def hashed(number: int) -> int:
-    """A key that looks like a hash, so that all ranges have some."""
-    return int(splitmix64(np.array([number + 1], np.uint64))[0])
-
-
-def written(folder: Path, made: list[Made]) -> list[Placed]:
-    """The parts, with their facts on the disk."""
-    placed, start = [], 0
-    for number, one in enumerate(made):
-        source = Source(f"s{number}", "text", licence="CC0-1.0", deduplicate=not one.keeps)
-        part = Part(folder, f"{number:032}", source.name, source.licence)
-        _write_facts(part, one)
-        fraction = FRACTION if one.divides and not one.few else 0.0
-        placed.append(Placed(part, source, start, len(one.documents), one.room, fraction, one.few))
-        start += len(one.documents)
-    return placed
-
-
-def _write_facts(part: Part, made: Made) -> None:
-    documents = made.documents
-    with document_files.Writer(part.path) as writer:
-        for row, _ in enumerate(documents):
-            writer.write(f"text {row}", "", "en", "", "file", f"line {row}", "", "")
-    bands = [[hashed(1000 * (band + 1) + key) for band, key in enumerate(document.near)] for document in documents]
-    signed = [row for row, document in enumerate(documents) if not made.keeps or document.apart or document.named]
-    np.savez(
-        part.beside(".npz"),
-        ids=np.array([LOW if document.apart else HIGH for document in documents], np.uint64),
-        keys=np.array([hashed(document.exact) for document in documents], np.uint64),
-        bands=np.array(bands, np.uint64).reshape(len(documents), dedup.BANDS)[signed],
-        signed=np.array(signed, np.int64),
-        held_out=np.array([document.named for document in documents], bool),
-        characters=np.full(len(documents), 7),
-        kind=np.zeros(len(documents), np.int32),
-        kinds=np.array(json.dumps([["en", "CC0-1.0"]])),
-    )
-
-
-def reduced(folder: Path, placed: list[Placed]) -> tuple[list[list[int]], list[list]]:
-    """The marks of each part, and the rows that were counted."""
-    groups, ranges = reduce.divide(placed, folder / "work", folder / "marks" / "corpus")
-    for group in groups:
-        reduce.scatter(group)
-    for own in ranges:
-        reduce.gather(own)
-    for group in groups:
-        reduce.mark(group)
-    parts = [part for group in groups for part in group.marked()]
-    rows = [row for group in groups for row in storage.read_json(group.counts)["rows"]]
-    return [part.marks().tolist() for part in parts], rows
 
 
 def by_brute_force(made: list[Made]) -> list[list[int]]:
@@ -158,7 +80,7 @@ def test_what_repeats_an_earlier_document_is_marked_for_any_groups_and_ranges(ma
         mock.patch.object(reduce, "RANGE_ENTRIES", entries),
         mock.patch("tpullm.storage.atomic._sync"),  # most of the time, and nothing is lost here
     ):
-        found, rows = reduced(Path(folder), written(Path(folder), made))
+        found, rows = marked(Path(folder), written(Path(folder), made))
     expected = by_brute_force(made)
     assert found == expected
     counted = {(row[0], row[3]): row[4] for row in rows}
@@ -184,7 +106,7 @@ def test_ranges_are_as_many_as_keep_each_below_its_bound():
 def test_what_is_counted_has_characters_and_the_first_copies_as_examples(tmp_path):
     copies = tuple(Document(1, (1,) * dedup.BANDS) for _ in range(30))
     groups, ranges = reduce.divide(written(tmp_path, [Made(copies)]), tmp_path / "work", tmp_path / "marks" / "corpus")
-    for step, things in ((reduce.scatter, groups), (reduce.gather, ranges), (reduce.mark, groups)):
+    for step, things in ((reduce.scatter, groups), (reduce.gather, ranges), (marking.mark, groups)):
         for thing in things:
             step(thing)
     counted = storage.read_json(groups[0].counts)

@@ -1,69 +1,118 @@
-"""Lines in many documents are found exactly, however the corpus is cut into parts and the hashes into ranges."""
+"""Documents that are mostly lines of many documents: what brute force finds, for any groups of parts and ranges."""
 
+import tempfile
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
 
-import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpullm.corpus.filters import repeated_lines
+from tests.corpus.made_facts import Document, Made, marked, written
+from tpullm.corpus import dedup, reduce, repeated_lines
+from tpullm.corpus.document_files import APART, EXACT, LINES, USED, Part
+from tpullm.corpus.selection import Placed
+from tpullm.recipe.schema import Source
 
-LINES = [f"{word} is a line that may stand in many of the documents" for word in "One Two Three Four Five".split()]
-LINES += ["短い行", "これは多くの文書にある長い一行です。", "", "short"]
+LINE_LISTS = st.dictionaries(st.integers(0, 12), st.integers(1, 30), max_size=6).map(lambda own: tuple(own.items()))
+DOCUMENTS = st.builds(
+    Document,
+    st.integers(0, 40),
+    st.just((0,) * dedup.BANDS),
+    apart=st.sampled_from([False, False, True]),
+    named=st.sampled_from([False, False, False, True]),
+    lines=LINE_LISTS,
+    characters=st.integers(1, 200),
+)
+PARTS = st.lists(
+    st.builds(
+        Made,
+        st.lists(DOCUMENTS, max_size=8).map(tuple),
+        room=st.sampled_from([99, 99, 3]),
+        has_lines=st.sampled_from([True, True, True, False]),
+    ),
+    min_size=1,
+    max_size=5,
+)
 
 
-def found(folder, documents, parts, most):
-    """By map and reduce, from as many parts."""
-    paths = []
-    for number in range(parts):
-        counts = repeated_lines.LineCounts()
-        for document in documents[number::parts]:
-            counts.add(document)
-        paths.append(folder / f"{number}.npy")
-        counts.save(paths[-1])
-    pieces = [repeated_lines.repeated(paths, bounds, most) for bounds in repeated_lines.ranges(paths)]
-    return np.concatenate(pieces)
+def distinct(made: list[Made]) -> list[Made]:
+    """The same parts, in which no document is a near copy."""
+    numbers = iter(range(1000))
+
+    def alone(document: Document) -> Document:
+        return replace(document, near=(next(numbers),) * dedup.BANDS)
+
+    return [replace(one, documents=tuple(map(alone, one.documents))) for one in made]
+
+
+def by_brute_force(made: list[Made], marks: list[list[int]], most: int) -> list[list[int]]:
+    """The marks by their definition, from those after copies are found."""
+    left = [
+        [
+            document.lines if one.has_lines and mark in (USED, APART) else ()
+            for document, mark in zip(*both, strict=True)
+        ]
+        for one, both in ((one, (one.documents, own)) for one, own in zip(made, marks, strict=True))
+    ]
+    counts = Counter(number for own in left for lines in own for number, _ in lines)
+    found = []
+    for one, own, part in zip(made, marks, left, strict=True):
+        repeated = [sum(length for number, length in lines if counts[number] > most) for lines in part]
+        mostly = [
+            10 * length > 3 * document.characters for length, document in zip(repeated, one.documents, strict=True)
+        ]
+        found.append([LINES if is_so else mark for is_so, mark in zip(mostly, own, strict=True)])
+    return found
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.lists(st.sampled_from(LINES), max_size=8).map("\n".join), max_size=12),
-    st.integers(1, 5),
-    st.integers(0, 4),
-    st.sampled_from([1, 3, 1000]),
+    made=PARTS.map(distinct),
+    most=st.integers(1, 5),
+    documents=st.sampled_from([1, 5, 1000]),
+    lines=st.sampled_from([1, 10, 10**6]),
+    in_range=st.sampled_from([9, 10**6]),
 )
-def test_lines_are_found_that_stand_in_more_documents(tmp_path_factory, documents, parts, most, bound):
-    counts = Counter(line for document in documents for line in set(document.split("\n")))
-    repeats = {line for line, count in counts.items() if count > most and len(line.encode()) >= 24}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repeated_lines, "MOST_IN_RANGE", bound)
-        patch.setattr(repeated_lines, "MOST_HELD", bound)
-        keys = found(tmp_path_factory.mktemp("parts"), documents, parts, most)
-    assert np.all(keys[1:] > keys[:-1]) and len(keys) == len(repeats)
-    for document in documents:
-        expected = "\n".join(line for line in document.split("\n") if line not in repeats)
-        assert repeated_lines.without(document, keys) == expected
+def test_documents_of_repeated_lines_are_marked_for_any_groups_and_ranges(made, most, documents, lines, in_range):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(reduce, "GROUP_DOCUMENTS", documents),
+        mock.patch.object(reduce, "GROUP_LINES", lines),
+        mock.patch.object(reduce, "RANGE_LINES", in_range),
+        mock.patch("tpullm.storage.atomic._sync"),  # most of the time, and nothing is lost here
+    ):
+        placed = written(Path(folder), made)
+        before, _ = marked(Path(folder), [replace(one, lines=0) for one in placed])
+        found, rows = marked(Path(folder), placed, most)
+    expected = by_brute_force(made, before, most)
+    assert found == expected
+    counted = Counter()
+    for row in rows:
+        counted[row[3]] += row[4]
+    assert counted == Counter(mark for own in expected for mark in own)
 
 
-def test_ranges_cover_all_hashes(tmp_path, monkeypatch):
-    monkeypatch.setattr(repeated_lines, "MOST_IN_RANGE", 7)
-    counts = repeated_lines.LineCounts()
-    counts.add("\n".join(f"a line of its own in the text, {'x' * number}" for number in range(100)))
-    counts.save(tmp_path / "0.npy")
-    bounds = repeated_lines.ranges([tmp_path / "0.npy"])
-    assert len(bounds) == 15 and bounds[0][0] == 0 and bounds[-1][1] == 1 << 64
-    assert [first for first, _ in bounds[1:]] == [end for _, end in bounds[:-1]]
-    pieces = [repeated_lines.repeated([tmp_path / "0.npy"], bound, 0) for bound in bounds]
-    assert sum(map(len, pieces)) == 100 and max(map(len, pieces)) < 20
+def test_the_one_copy_that_is_kept_is_not_dropped_for_its_copies(tmp_path):
+    text = Document(1, (1,) * dedup.BANDS, lines=((1, 7),))
+    other = Document(2, (2,) * dedup.BANDS, lines=((1, 7),))
+    assert marked(tmp_path, written(tmp_path, [Made((text,) * 9, has_lines=True)]))[0] == [[USED, *[EXACT] * 8]]
+    alike = [Made((text,) * 9, has_lines=True), Made((other,), has_lines=True)]
+    assert marked(tmp_path, written(tmp_path, alike))[0] == [[LINES, *[EXACT] * 8], [LINES]]
 
 
-def test_case_spaces_and_numbers_do_not_count():
-    keys = {repeated_lines._key(line) for line in ("Copyright 2019  Example Inc.", "copyright 2024 example inc. ")}
-    assert len(keys) == 1 and repeated_lines._key("Copyright 2019 Other Inc.") not in keys
+def test_groups_are_bounded_in_lines_and_ranges_are_as_many_as_keep_each_below_its_bound():
+    def divided(*lines: int) -> list[reduce.Group]:
+        source = Source("s", "text", licence="CC0-1.0")
+        placed = [Placed(Part(Path(), "", "s", ""), source, 0, 1, 1, lines=own) for own in lines]
+        return reduce.divide(placed, Path(), Path())[0]
 
-
-def test_a_text_without_such_lines_stays_itself():
-    text = "A line that is not in any list, and is long.\nshort"
-    assert repeated_lines.without(text, np.array([1, 2], np.uint64)) is text
-    assert repeated_lines.without(text, np.zeros(0, np.uint64)) is text
+    half = reduce.GROUP_LINES // 2
+    assert [len(group.placed) for group in divided(half, half, half, 2 * half, 1)] == [2, 2, 1]
+    assert [group.lines for group in divided(half, half, 5)] == [2 * half, 5]
+    assert repeated_lines.ranges(divided(0, 0), 9) == [] == repeated_lines.ranges([], 9)
+    for lines in (1, 10**7, 10**9):
+        ranges = repeated_lines.ranges(divided(lines), 9)
+        assert lines / len(ranges) <= reduce.RANGE_LINES <= max(2 * lines / len(ranges), reduce.RANGE_LINES)
+        assert [(own.number, own.groups, own.most) for own in ranges] == [(n, 1, 9) for n in range(len(ranges))]

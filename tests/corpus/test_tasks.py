@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tpullm.corpus import dedup, document_files, tasks
+from tpullm.corpus import dedup, document_files, lines, tasks
 from tpullm.corpus.document_files import Part
 from tpullm.corpus.files.source_files import File
 from tpullm.corpus.tasks import Task
@@ -105,6 +105,24 @@ def test_a_source_that_keeps_its_copies_signs_what_may_be_held_out(tmp_path):
     low = [row for row, text in enumerate(texts) if int(text_hash(text)[:2], 16) < 64]
     (signed,) = tasks.arrays(task.part, "signed")
     assert signed.tolist() == sorted({0, *low}) and 1 < len(low) < 40
+
+
+def test_lines_are_kept_of_what_is_judged_if_the_recipe_compares_them(tmp_path):
+    page = "これは多くの文書にある長い一行です。\n" * 2 + "短い。\nこの文書だけにある一行です。\n"
+    config = dataclasses.replace(CONFIG, repeated_lines=3, maximum_characters=10**6)
+    source = dataclasses.replace(SOURCE, filter=True, rules=[])
+    task = task_of(tmp_path, [page, page], (1,), source, config)
+    code = dataclasses.replace(task.files[0], kind="code", path=task.files[0].path.with_name("a.py"))
+    code.path.write_text("import os\n\nprint('It is a line of code as people write them')\n")
+    task = dataclasses.replace(task, files=(*task.files, code))
+    tasks.run(task)
+    found, counts = tasks.arrays(task.part, "lines", "line_counts")
+    assert counts.tolist() == [2, 0, 0] and np.array_equal(found, lines.of(page)) and tasks.summary(task)["lines"] == 2
+    for settings in ({"filter": False}, {"deduplicate": False}):
+        tasks.run(dataclasses.replace(task, source=dataclasses.replace(source, **settings)))
+        assert "lines" not in tasks.summary(task)
+        with pytest.raises(KeyError):
+            tasks.arrays(task.part, "lines")
 
 
 def test_personal_data_is_replaced_and_counted(tmp_path):

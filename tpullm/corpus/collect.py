@@ -2,7 +2,8 @@
 
     plan      the files of the sources, in parts
     read      worker processes on any number of machines (`cluster/shares.py`) read and filter a part each (`tasks.py`);
-              then they find copies over the whole corpus, by hashes and a range of them each (`reduce.py`)
+              then they find copies and repeated lines over the whole corpus, by hashes and a range of them each
+              (`reduce.py`, `repeated_lines.py`, `marking.py`)
     finish    one process adds up what all found, and writes the list of the parts and the data card
 
 The result is the same, byte for byte, for any number of workers and shares. A part that is there is not made again.
@@ -19,8 +20,10 @@ from tpullm.corpus import (
     datacard,
     datacard_markdown,
     document_files,
+    marking,
     part_identity,
     reduce,
+    repeated_lines,
     selection,
     source_hashes,
     stretches,
@@ -132,8 +135,22 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
     each = [sum(sizes) // len(ranges)] * len(ranges) if ranges else []
     rounds.do("sort keys", reduce.scatter, groups, [group.entries for group in groups], sizes, PARALLEL_ENTRY_BYTES)
     rounds.do("compare", reduce.gather, ranges, [own.copies for own in ranges], each, PARALLEL_ENTRY_BYTES)
-    rounds.do("mark", reduce.mark, groups, [group.counts for group in groups], sizes, PARALLEL_ENTRY_BYTES)
+    _compare_lines(rounds, groups, config.repeated_lines)
+    rounds.do("mark", marking.mark, groups, [group.counts for group in groups], sizes, PARALLEL_ENTRY_BYTES)
     return placed
+
+
+def _compare_lines(rounds: Rounds, groups: list[reduce.Group], most: int) -> None:
+    """Find the lines that stand in more than `most` documents, if the parts have kept their lines."""
+    ranges = repeated_lines.ranges(groups, most)
+    if ranges:
+        files = [repeated_lines.counts_file(group.folder, group.number) for group in groups]
+        sizes = [repeated_lines.COUNT_BYTES * group.lines for group in groups]
+        each = [sum(sizes) // len(ranges)] * len(ranges)
+        rounds.do("count lines", repeated_lines.count, groups, files, sizes, PARALLEL_ENTRY_BYTES)
+        rounds.do(
+            "add up lines", repeated_lines.add_up, ranges, [own.repeated for own in ranges], each, PARALLEL_ENTRY_BYTES
+        )
 
 
 def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any]:

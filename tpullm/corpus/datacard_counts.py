@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tpullm.corpus.document_files import APART, EXACT, HELD_OUT, MARKS, NEAR, STRETCHES, TRAIN, USED
+from tpullm.corpus.document_files import APART, COMPARED, HELD_OUT, MARKS, STRETCHES, TRAIN, USED
 
 EXAMPLES = 10  # of documents that were dropped, for each source and reason
 _SPLITS = {USED: TRAIN, APART: HELD_OUT}
@@ -34,7 +34,7 @@ class Counts:
         if mark in _SPLITS:
             self.kept[source, language, licence, _SPLITS[mark], "documents"] += documents
             self.kept[source, language, licence, _SPLITS[mark], "characters"] += characters
-        elif mark in (EXACT, NEAR):
+        elif mark in COMPARED:
             self.dropped[source, MARKS[mark], language, licence] += documents
 
     def add_part(self, source: str, summary: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ class Counts:
             self.dropped[source, reason, "", ""] += len(names)
 
     def add_group(self, counted: Mapping[str, Any], few: set[str]) -> None:
-        """Add what `reduce.mark` counted. The documents of the sources in `few` are replaced by their stretches."""
+        """Add what `marking.mark` counted. The documents of the sources in `few` are replaced by their stretches."""
         for source, language, licence, mark, documents, characters in counted["rows"]:
             cut = source in few and mark in _SPLITS
             self.add(source, language, licence, STRETCHES if cut else mark, documents, characters)

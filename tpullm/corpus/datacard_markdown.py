@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tpullm.corpus.reasons import REASONS
+from tpullm.corpus.repeated_lines import MOST
 from tpullm.corpus.split import FEW
 from tpullm.recipe.schema import CorpusConfig
 
@@ -127,11 +128,21 @@ def _how(card: dict[str, Any], config: CorpusConfig) -> str:
         f"unreadable, shorter than {config.minimum_characters} characters, repetitive or in another language was "
         f"dropped (unless the recipe says `filter: false`); of exact {'and near ' if config.near_duplicates else ''}"
         "copies one was kept (unless it says `deduplicate: false`): where one is held out, that one. Texts longer than "
-        f"{config.maximum_characters:,} characters were cut at a line's end.\n\n"
+        f"{config.maximum_characters:,} characters were cut at a line's end.{_lines(config)}\n\n"
         f"Held out are the documents whose text has a SHA-256 in the lowest {config.held_out_fraction:.1%} of its "
         "range, or those that the recipe names. The choice does not depend on the order of the documents or on other "
         f"documents. A source of fewer than {FEW} documents is cut into stretches first, and those with the lowest "
         "SHA-256 are held out."
+    )
+
+
+def _lines(config: CorpusConfig) -> str:
+    """The sentence about lines that documents have in common."""
+    if not config.repeated_lines:
+        return ""
+    return (
+        f" A document was dropped if it had more than {MOST:.0%} of its characters in lines that stand in more than "
+        f"{config.repeated_lines:,} documents (unless the recipe says `filter: false` or `deduplicate: false`)."
     )
 
 

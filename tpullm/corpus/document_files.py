@@ -2,7 +2,7 @@
 
     documents/parts/KEY.parquet         the documents of a part that passed the filters
     documents/parts/KEY.dropped.parquet what was dropped of it, and why, without its text
-    documents/parts/KEY.npz             what is compared over the whole corpus: hashes, keys, bands
+    documents/parts/KEY.npz             what is compared over the whole corpus: hashes, keys, bands, lines
     documents/parts/KEY.json            what is summed over the whole corpus; it is written last
     documents/marks/CORPUS/00000.npy    marks of the documents of some parts: used, held out, or dropped, and why
     documents/parts.json                the parts in their order, with their sources, and where their marks are
@@ -25,8 +25,12 @@ from tpullm.errors import UserError
 
 TRAIN, HELD_OUT = "train", "held_out"
 # The marks. All from EXACT on are dropped.
-MARKS = ("train", "held_out", "exact duplicate", "near duplicate", "beyond the limit", "cut into stretches")
-USED, APART, EXACT, NEAR, BEYOND, STRETCHES = range(len(MARKS))
+MARKS = (
+    *("train", "held_out", "exact duplicate", "near duplicate", "beyond the limit", "cut into stretches"),
+    "lines of many documents",
+)
+USED, APART, EXACT, NEAR, BEYOND, STRETCHES, LINES = range(len(MARKS))
+COMPARED = (EXACT, NEAR, LINES)  # dropped for what other documents have
 SPLITS = {TRAIN: USED, HELD_OUT: APART}
 COLUMNS = ("text", "hash", "language", "licence", "file", "record", "url", "date")
 FACTS = COLUMNS[1:]

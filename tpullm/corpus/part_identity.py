@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import storage
-from tpullm.corpus import domains, source_hashes, tenki
+from tpullm.corpus import domains, lines, source_hashes, tenki
 from tpullm.corpus.files.source_files import File, name_of
 from tpullm.recipe.schema import CorpusConfig, Source
 
@@ -21,8 +21,8 @@ LIBRARIES = (
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.
 _AFTERWARDS = (
-    "bad_documents collect datacard datacard_counts datacard_markdown download part_identity parts "
-    "reasons reduce selection stretches tracing"
+    "bad_documents collect datacard datacard_counts datacard_markdown download marking part_identity parts "
+    "range_files reasons reduce repeated_lines selection stretches tracing"
 ).split()
 
 
@@ -48,6 +48,7 @@ def _settings(source: Source, config: CorpusConfig) -> dict[str, Any]:
     names += ["minimum_characters"] if source.filter else []
     names += [] if source.deduplicate else ["held_out_fraction"]
     settings = {name: getattr(config, name) for name in [*names, "licences"]}
+    settings["lines"] = lines.are_kept(source, config)
     settings["opted_out"] = source_hashes.at(*config.opted_out)
     if source.filter and "classifier" in source.rules:
         examples = source_hashes.at(config.classifier.good, config.classifier.bad)

@@ -12,6 +12,7 @@ REASONS = {
     "a broken link, or no file": "a name in the folder that nothing can be read from",
     "exact duplicate": "the same text as another document",
     "near duplicate": "almost the same text as another document",
+    "lines of many documents": "mostly lines that stand in more than `corpus.repeated_lines` documents",
     "could not be read": "the extraction of its text failed, or took too long or too much memory",
     "broken record": "a record of its file that is not in the file's format",
     "too large": "larger than any page or record should be",

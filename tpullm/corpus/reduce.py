@@ -1,32 +1,32 @@
 """Finds the copies in the whole corpus: documents that share a key with an earlier one, in bounded memory.
 
-Like a sort that is done by many, in three rounds of tasks, each of which leaves one file:
+Like a sort that is done by many, in rounds of tasks, each of which leaves one file:
 
     scatter   a group of parts   → entries (key, rank), sorted by key: one for each key, of its first document
     gather    a range of keys    → the documents that are not the first with their key in the whole corpus
-    mark      a group of parts   → the marks of its documents, and what they count
+
+`compared` then has the marks of a group, which `marking.py` writes.
 
 A document is dropped if an earlier document has one of its keys, whether that one is dropped or not. So what happens to
 a document depends on the documents with its keys alone, a thousand pages of one template cost a thousand steps, and
 the result is the same for any groups, ranges and processes. What is held out is earlier than what is trained on.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import dedup, document_files, tasks
-from tpullm.corpus.datacard_counts import EXAMPLES
-from tpullm.corpus.document_files import BEYOND, EXACT, MARKS, NEAR, USED, Part
+from tpullm.corpus import dedup, range_files, tasks
+from tpullm.corpus.document_files import BEYOND, EXACT, NEAR, USED, Part
 from tpullm.corpus.selection import Placed
 
 GROUP_DOCUMENTS = 400_000  # about 100 MB of entries, and three times as much while they are sorted
-RANGE_ENTRIES = 4_000_000
+GROUP_LINES = 8_000_000  # 130 MB of counts, and three times as much while they are sorted
+RANGE_ENTRIES = RANGE_LINES = 4_000_000
 ENTRIES = 1 + dedup.BANDS  # of a document: one for exact copies, and one for each band
 ENTRY_BYTES = 16 * ENTRIES
 
@@ -48,6 +48,7 @@ class Group:
         folder: where the rounds leave their files.
         marks: the file of its marks.
         ranges: how many ranges of keys there are, a power of 2.
+        line_ranges: how many ranges of the hashes of lines; 0 if lines are not compared.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Group:
     folder: Path
     marks: Path
     ranges: int
+    line_ranges: int
 
     @property
     def start(self) -> int:
@@ -67,6 +69,11 @@ class Group:
         return self.placed[-1].start + self.placed[-1].documents - self.start
 
     @property
+    def lines(self) -> int:
+        """How many lines its parts have kept."""
+        return sum(one.lines for one in self.placed)
+
+    @property
     def entries(self) -> Path:
         """What `scatter` leaves."""
         return entries_file(self.folder, self.number)
@@ -77,9 +84,14 @@ class Group:
         places = ((one, one.start - self.start) for one in self.placed)
         return [replace(one.part, marked=(name, start, start + one.documents)) for one, start in places]
 
+    def split(self, marks: np.ndarray) -> Iterator[tuple[Placed, np.ndarray]]:
+        """Its parts, each with its own of the marks of the group."""
+        for one in self.placed:
+            yield one, marks[one.start - self.start :][: one.documents]
+
     @property
     def counts(self) -> Path:
-        """What `mark` leaves last."""
+        """What `marking.mark` leaves last."""
         return self.folder / f"counts-{self.number:06}.json"
 
 
@@ -116,18 +128,31 @@ def copies_file(folder: Path, number: int) -> Path:
 def divide(placed: Sequence[Placed], folder: Path, marks: Path) -> tuple[list[Group], list[Range]]:
     """The groups of all parts, and the ranges of the keys of their documents.
 
-    A group has consecutive parts of at least `GROUP_DOCUMENTS`, a range about `RANGE_ENTRIES` entries or fewer.
+    A group has consecutive parts of at least `GROUP_DOCUMENTS` or `GROUP_LINES`, a range about `RANGE_ENTRIES` entries
+    or fewer.
     """
-    found: list[list[Placed]] = []
-    for one in placed:
-        if not found or one.start - found[-1][0].start >= GROUP_DOCUMENTS:
-            found.append([])
-        found[-1].append(one)
     documents = sum(one.documents for one in placed)
-    count = 1 << (ENTRIES * documents // RANGE_ENTRIES).bit_length()
-    groups = [Group(number, tuple(own), folder, marks / f"{number:06}.npy", count) for number, own in enumerate(found)]
+    lines = sum(one.lines for one in placed)
+    count = range_files.count(ENTRIES * documents, RANGE_ENTRIES)
+    line_count = range_files.count(lines, RANGE_LINES) if lines else 0
+    groups = [
+        Group(number, tuple(own), folder, marks / f"{number:06}.npy", count, line_count)
+        for number, own in enumerate(_grouped(placed))
+    ]
     starts = (*(group.start for group in groups), documents)
     return groups, [Range(number, folder, starts) for number in range(count if groups else 0)]
+
+
+def _grouped(placed: Sequence[Placed]) -> list[list[Placed]]:
+    groups: list[list[Placed]] = []
+    documents, lines = GROUP_DOCUMENTS, 0
+    for one in placed:
+        if documents >= GROUP_DOCUMENTS or lines >= GROUP_LINES:
+            groups.append([])
+            documents, lines = 0, 0
+        groups[-1].append(one)
+        documents, lines = documents + one.documents, lines + one.lines
+    return groups
 
 
 def scatter(group: Group) -> None:
@@ -138,7 +163,10 @@ def scatter(group: Group) -> None:
     firsts, which = _firsts(entries)
     local = np.full(group.documents, USED, np.uint8)
     _mark(local, _repeats(entries, firsts, which), group.start)
-    bounds = [_bounds(firsts[:, 0], group.ranges), len(firsts) + _bounds(late[:, 0], group.ranges)]
+    bounds = [
+        range_files.bounds(firsts[:, 0], group.ranges),
+        len(firsts) + range_files.bounds(late[:, 0], group.ranges),
+    ]
     with storage.atomic_file(group.entries) as temporary, temporary.open("wb") as file:
         np.save(file, np.array(bounds))
         file.write(firsts.tobytes() + late.tobytes())
@@ -147,28 +175,25 @@ def scatter(group: Group) -> None:
 
 def gather(own: Range) -> None:
     """Write which documents are not the first of the corpus with one of the keys of a range."""
-    slices = [_slices(entries_file(own.folder, group), own.number) for group in range(len(own.starts) - 1)]
-    entries = np.concatenate([entries for entries, _ in slices])
+    found = [_slices(entries_file(own.folder, group), own.number) for group in range(len(own.starts) - 1)]
+    entries = np.concatenate([entries for entries, _ in found])
     entries = entries[np.argsort(entries[:, 0])]
     firsts, which = _firsts(entries)
-    repeats = [_repeats(entries, firsts, which), *(_like_held_out(late, firsts) for _, late in slices)]
+    repeats = [_repeats(entries, firsts, which), *(_like_held_out(late, firsts) for _, late in found)]
     keys, ranks = np.concatenate(repeats).T
     copies = np.unique((ranks & NUMBER) << np.uint64(1) | (keys & _IS_EXACT))
-    with storage.atomic_file(own.copies) as temporary, temporary.open("wb") as file:
-        np.save(file, np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1)))
-        file.write(copies.tobytes())
+    range_files.write(own.copies, np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1)), copies)
 
 
-def mark(group: Group) -> None:
-    """Write the marks of a group, and what they count."""
+def compared(group: Group) -> np.ndarray:
+    """The marks of the documents of a group after copies are found: uint8 [documents]."""
     copies = _local(group)
     for number in range(group.ranges):
-        found = _copies(copies_file(group.folder, number), group.number)
+        # Twice the number of a document, and 1 if it is an exact copy.
+        found = range_files.read(copies_file(group.folder, number), group.number)[:, 0]
         _mark(copies, np.stack([found & _IS_EXACT, found >> np.uint64(1)], axis=1), group.start)
     marks = np.concatenate([_own_marks(one) for one in group.placed])
-    marks = np.where(copies != USED, copies, marks)
-    document_files.write_marks(group.marks, marks)
-    storage.write_json(group.counts, _counts(group, marks))
+    return np.where(copies != USED, copies, marks)
 
 
 def _own_marks(one: Placed) -> np.ndarray:
@@ -232,12 +257,6 @@ def _mark(copies: np.ndarray, repeats: np.ndarray, start: int) -> None:
     copies[numbers[is_exact]] = EXACT
 
 
-def _bounds(keys: np.ndarray, count: int) -> np.ndarray:
-    """Where each of `count` ranges begins in sorted keys, and where the last ends: int64 [count + 1]."""
-    starts = np.arange(1, count, dtype=np.uint64) * np.uint64((1 << 64) // count if count > 1 else 0)
-    return np.concatenate([[0], np.searchsorted(keys, starts), [len(keys)]]).astype(np.int64)
-
-
 def _slices(path: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
     """The entries of a group in a range of keys: those of `_entries`, with one entry for a key in the first."""
     with path.open("rb") as file:
@@ -256,34 +275,3 @@ def _local(group: Group) -> np.ndarray:
         bounds = np.load(file)
         file.seek(file.tell() + 16 * int(bounds[-1, -1]))
         return np.load(file)
-
-
-def _copies(path: Path, number: int) -> np.ndarray:
-    """What `gather` found of a group in one range: twice the number of a document, and 1 if it is an exact copy."""
-    with path.open("rb") as file:
-        bounds = np.load(file)
-        file.seek(file.tell() + 8 * int(bounds[number]))
-        return np.frombuffer(file.read(8 * int(bounds[number + 1] - bounds[number])), np.uint64)
-
-
-def _counts(group: Group, marks: np.ndarray) -> dict[str, Any]:
-    """What the marks count: rows of (source, language, licence, mark, documents, characters), and examples of copies.
-
-    The examples are the first of each source and mark: see `document_files.examples`.
-    """
-    rows, examples = [], []
-    for one in group.placed:
-        own = marks[one.start - group.start :][: one.documents]
-        kind, kinds, characters = tasks.arrays(one.part, "kind", "kinds", "characters")
-        cells = kind.astype(np.int64) * len(MARKS) + own
-        documents, lengths = np.bincount(cells), np.bincount(cells, characters)
-        for cell in np.flatnonzero(documents).tolist():
-            language, licence = json.loads(str(kinds))[cell // len(MARKS)]
-            rows.append(
-                [one.source.name, language, licence, cell % len(MARKS), int(documents[cell]), int(lengths[cell])]
-            )
-        for copy in (EXACT, NEAR):
-            missing = EXAMPLES - sum(example["mark"] == copy for example in examples)
-            found = document_files.examples(one.part, np.flatnonzero(own == copy)[: max(0, missing)])
-            examples += [{"source": one.source.name, "mark": copy, **example} for example in found]
-    return {"rows": rows, "examples": examples}

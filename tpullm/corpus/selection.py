@@ -30,6 +30,7 @@ class Placed:
         fraction: which documents are held out by their hash.
         few: whether its source has so few documents that stretches of them are held out (`split.stretches`).
         alone: the row that is held out since the hash of no document of the source is in the fraction.
+        lines: how many lines its documents have kept, to be compared.
     """
 
     part: Part
@@ -40,6 +41,7 @@ class Placed:
     fraction: float = 0.0
     few: bool = False
     alone: int = NO_ROW
+    lines: int = 0
 
     def marks(self, ids: np.ndarray, named: np.ndarray) -> np.ndarray:
         """The marks of its documents before they are compared: uint8 [documents].
@@ -78,7 +80,8 @@ def _of_source(source: Source, own: list[tuple[Task, dict[str, Any]]], config: C
     lonely = _alone(own, training, rooms, fraction) if fraction else (NO_ROW, NO_ROW)
     for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
         alone = lonely[1] if number == lonely[0] else NO_ROW
-        yield Placed(task.part, source, start, summary["documents"], room, fraction, few, alone)
+        lines = summary.get("lines", 0)
+        yield Placed(task.part, source, start, summary["documents"], room, fraction, few, alone, lines)
         start += summary["documents"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import dedup, split
+from tpullm.corpus import dedup, lines, split
 from tpullm.corpus.cutting import cut
 from tpullm.corpus.datacard_counts import EXAMPLES
 from tpullm.corpus.document import BAD, Raw
@@ -64,6 +64,7 @@ class Facts:
         characters: lengths of their texts.
         kinds: language and licence of each document.
         held_out: whether the recipe names it as held out.
+        lines: the lines of each document, if they are kept (`lines.are_kept`).
     """
 
     ids: list[int] = field(default_factory=list)
@@ -73,12 +74,13 @@ class Facts:
     characters: list[int] = field(default_factory=list)
     kinds: list[tuple[str, str]] = field(default_factory=list)
     held_out: list[bool] = field(default_factory=list)
+    lines: list[np.ndarray] = field(default_factory=list)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of `KEY.npz`: a document's language and licence are a row of `kinds`."""
         kinds = sorted(set(self.kinds))
         places = {kind: place for place, kind in enumerate(kinds)}
-        return {
+        found = {
             "ids": np.array(self.ids, np.uint64),
             "keys": np.array(self.keys, np.uint64),
             "bands": dedup.bands(self.signatures),
@@ -88,6 +90,10 @@ class Facts:
             "kind": np.array([places[kind] for kind in self.kinds], np.int32),
             "kinds": np.array(json.dumps(kinds)),
         }
+        if self.lines:
+            found["lines"] = np.concatenate(self.lines)
+            found["line_counts"] = np.array([len(own) for own in self.lines], np.int32)
+        return found
 
 
 class _PartMaker:
@@ -151,12 +157,16 @@ class _PartMaker:
         facts.characters.append(len(text))
         facts.kinds.append(kind)
         facts.held_out.append(held_out)
+        if lines.are_kept(self.task.source, config):
+            is_judged = not held_out and kind[0] != "code"
+            facts.lines.append(lines.of(text if is_judged else ""))
 
     def summary(self) -> dict[str, Any]:
         """What is written last: see `summary`."""
         facts = self.facts
         free = [(number, row) for row, number in enumerate(facts.ids) if not facts.held_out[row]]
-        return {
+        kept_lines = {"lines": sum(map(len, facts.lines))} if facts.lines else {}
+        return kept_lines | {
             "documents": len(facts.ids),
             "held_out": sum(facts.held_out),
             "lowest": min(free, default=None),
@@ -186,10 +196,10 @@ def run(task: Task) -> None:
 def summary(task: Task) -> dict[str, Any]:
     """The summary of a finished task.
 
-    `documents` and `held_out` (those that the recipe names) are counts, `lowest` the lowest id of the others with its
-    row, `dropped` rows of (reason, language, licence, count), `examples` rows of what was dropped by reason,
-    `encodings` counts of documents that are not UTF-8, `replaced` pieces of personal data, `read` all documents, and
-    `bad` are lines about the first of those that could not be read.
+    `documents`, `held_out` (those that the recipe names) and `lines` (if they are kept) are counts, `lowest` the lowest
+    id of the others with its row, `dropped` rows of (reason, language, licence, count), `examples` rows of what was
+    dropped by reason, `encodings` counts of documents that are not UTF-8, `replaced` pieces of personal data, `read`
+    all documents, and `bad` are lines about the first of those that could not be read.
     """
     return storage.read_json(task.result)
 

@@ -32,7 +32,7 @@ MATRICES = ("query", "key", "value", "out", "gate", "up", "down", "router")
 RANGES = {
     "seed": (0, 2**31 - 1),
     "corpus.held_out_fraction": (0, 1),
-    "corpus.near_duplicate_similarity": (0, 1),
+    "corpus.repeated_lines": (0, None),
     "tokenizer.sample_characters": (1, None),
     "model.kv_heads": (0, None),
     "model.mlp_width": (0, None),

@@ -109,6 +109,10 @@ class CorpusConfig:
             end.
         near_duplicates: drop near copies too, by MinHash of word 5-grams. Of pairs with a Jaccard similarity of 0.9 it
             finds 99.9 %, of 0.8 it finds 92 %, of 0.7 it finds 56 %, of 0.5 it finds 5 %.
+        repeated_lines: the most documents that a line may stand in; 0 is no limit. Lines in more documents are menus,
+            notices and footers, and a document with more than 30 % of its characters in them is dropped. Copies do not
+            count. Sources with `filter: false` or `deduplicate: false`, source code, and what a source names in
+            `held_out` are neither counted nor dropped.
         classifier: the keys of corpus.classifier.
         opted_out: files that list what must stay out. Each line is a domain (with its subdomains), an address (one that
             ends in `*` with all below it) or the SHA-256 hash of a text; `#` begins a comment. It holds for every
@@ -123,6 +127,7 @@ class CorpusConfig:
     minimum_characters: int = 50
     maximum_characters: int = 1_000_000
     near_duplicates: bool = True
+    repeated_lines: int = 0
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     opted_out: list[str] = field(default_factory=list)
     licences: list[str] = field(default_factory=list)

@@ -1,0 +1,110 @@
+"""Parts of made documents on the disk, as the tasks of `collect` leave them for the rounds over the whole corpus."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tpullm import storage
+from tpullm.corpus import dedup, document_files, marking, reduce, repeated_lines
+from tpullm.corpus.document_files import Part
+from tpullm.corpus.lines import LINE
+from tpullm.corpus.selection import Placed
+from tpullm.corpus.text_hashes import splitmix64
+from tpullm.recipe.schema import Source
+
+LOW, HIGH = 5, 1 << 63  # hashes of what is held out, and of what is not
+FRACTION = 2.0**-40
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A made document: documents with an equal `exact` are exact copies, with an equal number in `near` near copies.
+
+    `lines` are its different lines, each a number and how many characters it has in all.
+    """
+
+    exact: int
+    near: tuple[int, ...]
+    apart: bool = False
+    named: bool = False
+    lines: tuple[tuple[int, int], ...] = ()
+    characters: int = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A part and its documents, and what the corpus decided of it before."""
+
+    documents: tuple[Document, ...]
+    keeps: bool = False
+    few: bool = False
+    room: int = 99
+    divides: bool = True
+    has_lines: bool = False
+
+
+def hashed(number: int) -> int:
+    """A key that looks like a hash, so that all ranges have some."""
+    return int(splitmix64(np.array([number + 1], np.uint64))[0])
+
+
+def written(folder: Path, made: list[Made]) -> list[Placed]:
+    """The parts, with their facts on the disk."""
+    placed, start = [], 0
+    for number, one in enumerate(made):
+        source = Source(f"s{number}", "text", licence="CC0-1.0", deduplicate=not one.keeps)
+        part = Part(folder, f"{number:032}", source.name, source.licence)
+        _write_facts(part, one)
+        fraction = FRACTION if one.divides and not one.few else 0.0
+        lines = sum(len(document.lines) for document in one.documents) if one.has_lines else 0
+        placed.append(Placed(part, source, start, len(one.documents), one.room, fraction, one.few, lines=lines))
+        start += len(one.documents)
+    return placed
+
+
+def _write_facts(part: Part, made: Made) -> None:
+    documents = made.documents
+    with document_files.Writer(part.path) as writer:
+        for row, _ in enumerate(documents):
+            writer.write(f"text {row}", "", "en", "", "file", f"line {row}", "", "")
+    bands = [[hashed(1000 * (band + 1) + key) for band, key in enumerate(document.near)] for document in documents]
+    signed = [row for row, document in enumerate(documents) if not made.keeps or document.apart or document.named]
+    kept = {"lines": _lines(documents), "line_counts": [len(document.lines) for document in documents]}
+    np.savez(
+        part.beside(".npz"),
+        ids=np.array([LOW if document.apart else HIGH for document in documents], np.uint64),
+        keys=np.array([hashed(document.exact) for document in documents], np.uint64),
+        bands=np.array(bands, np.uint64).reshape(len(documents), dedup.BANDS)[signed],
+        signed=np.array(signed, np.int64),
+        held_out=np.array([document.named for document in documents], bool),
+        characters=np.array([document.characters for document in documents]),
+        kind=np.zeros(len(documents), np.int32),
+        kinds=np.array(json.dumps([["en", "CC0-1.0"]])),
+        **(kept if made.has_lines else {}),
+    )
+
+
+def _lines(documents: tuple[Document, ...]) -> np.ndarray:
+    own = [sorted((hashed(number), characters) for number, characters in document.lines) for document in documents]
+    return np.array(sum(own, []), LINE)
+
+
+def marked(folder: Path, placed: list[Placed], most: int = 1) -> tuple[list[list[int]], list[list]]:
+    """The marks of each part, and the rows that were counted; a line may stand in `most` documents."""
+    groups, ranges = reduce.divide(placed, folder / "work", folder / "marks" / "corpus")
+    line_ranges = repeated_lines.ranges(groups, most)
+    for group in groups:
+        reduce.scatter(group)
+    for own in ranges:
+        reduce.gather(own)
+    for group in groups if line_ranges else ():
+        repeated_lines.count(group)
+    for own in line_ranges:
+        repeated_lines.add_up(own)
+    for group in groups:
+        marking.mark(group)
+    parts = [part for group in groups for part in group.marked()]
+    rows = [row for group in groups for row in storage.read_json(group.counts)["rows"]]
+    return [part.marks().tolist() for part in parts], rows

@@ -1,0 +1,121 @@
+"""Finds documents that are mostly lines of many documents: menus, notices, footers that no rule for one page can see.
+
+Two rounds of tasks like those of `reduce.py`, after the copies are found:
+
+    count     a group of parts   → its lines, and in how many of its documents each stands, sorted by hash
+    add_up    a range of hashes  → the lines that stand in too many documents of the corpus, by group
+
+`dropped` then says which documents of a group are mostly such lines. Copies are not counted: the lines of a text that
+is there twenty times would be repeated lines, and the one copy that is kept would be dropped for them. So the result
+depends on the documents that are left, and not on groups, ranges and processes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.corpus import range_files, reduce, tasks
+from tpullm.corpus.document_files import EXACT
+from tpullm.corpus.reduce import Group
+from tpullm.corpus.selection import Placed
+
+# Share of the characters of a document. Dolma 1.7 drops pages of Common Crawl with more than this in paragraphs that
+# it has seen before (configs/dolma-v1_7/sources/cc_ngram_dedupe_mix.yaml). Of novels, plays and documentation in pages
+# of 5,000 characters, nothing is dropped for lines that stand in more than 3 of them.
+MOST = 0.3
+COUNT_BYTES = 16  # of a line and its number of documents
+
+
+@dataclass(frozen=True)
+class LineRange:
+    """One of the ranges of the hashes of lines.
+
+    Args:
+        number: of the range.
+        folder: where the rounds leave their files.
+        groups: how many groups of parts there are.
+        most: in how many documents a line may stand.
+    """
+
+    number: int
+    folder: Path
+    groups: int
+    most: int
+
+    @property
+    def repeated(self) -> Path:
+        """What `add_up` leaves."""
+        return _repeated_file(self.folder, self.number)
+
+
+def counts_file(folder: Path, group: int) -> Path:
+    """What `count` leaves of a group."""
+    return folder / f"lines-{group:06}.bin"
+
+
+def _repeated_file(folder: Path, number: int) -> Path:
+    return folder / f"repeated-{number:06}.bin"
+
+
+def ranges(groups: Sequence[Group], most: int) -> list[LineRange]:
+    """The ranges of the lines of all groups; none if no part has kept its lines."""
+    numbers = range(groups[0].line_ranges if groups else 0)
+    return [LineRange(number, groups[0].folder, len(groups), most) for number in numbers]
+
+
+def count(group: Group) -> None:
+    """Write in how many documents of a group each of its lines stands, (key, documents): uint64 [lines, 2]."""
+    found = [np.zeros(0, np.uint64)]
+    for one, marks in group.split(reduce.compared(group)):
+        if one.lines:
+            lines, rows = _lines(one)
+            found.append(lines["key"][marks[rows] < EXACT])
+    keys, documents = np.unique(np.concatenate(found), return_counts=True)
+    counts = np.stack([keys, documents.astype(np.uint64)], axis=1)
+    range_files.write(counts_file(group.folder, group.number), range_files.bounds(keys, group.line_ranges), counts)
+
+
+def add_up(own: LineRange) -> None:
+    """Write which lines of each group are repeated ones: their hashes, sorted."""
+    counted = [range_files.read(counts_file(own.folder, group), own.number, 2) for group in range(own.groups)]
+    counts = np.concatenate(counted)
+    keys, which = np.unique(counts[:, 0], return_inverse=True)
+    repeated = keys[np.bincount(which, counts[:, 1]) > own.most]
+    found = [one[_are_among(one[:, 0], repeated), 0] for one in counted]
+    range_files.write(own.repeated, np.cumsum([0, *map(len, found)]), np.concatenate(found))
+
+
+def dropped(group: Group, marks: np.ndarray) -> np.ndarray:
+    """Which documents of a group are dropped for their repeated lines: bool [documents].
+
+    Args:
+        marks: of its documents, after copies are found.
+    """
+    places = (_repeated_file(group.folder, number) for number in range(group.line_ranges))
+    repeated = np.concatenate([range_files.read(path, group.number)[:, 0] for path in places])
+    return np.concatenate([_are_mostly(one, repeated) & (own < EXACT) for one, own in group.split(marks)])
+
+
+def _are_mostly(one: Placed, repeated: np.ndarray) -> np.ndarray:
+    """Which documents of a part have more than `MOST` of their characters in repeated lines: bool [documents]."""
+    if not one.lines:
+        return np.zeros(one.documents, bool)
+    lines, rows = _lines(one)
+    (characters,) = tasks.arrays(one.part, "characters")
+    own = np.bincount(rows, lines["characters"] * _are_among(lines["key"], repeated), one.documents)
+    return own > MOST * characters
+
+
+def _lines(one: Placed) -> tuple[np.ndarray, np.ndarray]:
+    """The lines of the documents of a part, and the row of the document of each."""
+    lines, counts = tasks.arrays(one.part, "lines", "line_counts")
+    return lines, np.repeat(np.arange(len(counts)), counts)
+
+
+def _are_among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which keys are among the sorted, known ones."""
+    if not len(known):
+        return np.zeros(len(keys), bool)
+    return known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys
