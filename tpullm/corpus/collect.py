@@ -8,7 +8,7 @@
 The result is the same, byte for byte, for any number of workers and shares. A part that is there is not made again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from tpullm.corpus.files.source_files import File, Found
 from tpullm.corpus.selection import Placed
 from tpullm.corpus.tasks import Task
 from tpullm.errors import UserError
-from tpullm.process import parallel_parts
+from tpullm.process.rounds import Rounds
 from tpullm.recipe import changes
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
@@ -118,44 +118,21 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
 
     Each round waits for what all shares did in the one before. `UserError` if a source cannot be read.
     """
-    files, sizes = [task.result for task in planned.tasks], [task.bytes for task in planned.tasks]
-    rounds = _Rounds(config.workers, work, is_finished)
-    rounds.do("collect", tasks.run, planned.tasks, files, sizes, PARALLEL_BYTES)
+    rounds = Rounds(config.workers, work, is_finished)
+    files = [task.result for task in planned.tasks]
+    rounds.do("collect", tasks.run, planned.tasks, files, lambda task: task.bytes, PARALLEL_BYTES)
     limited_reading.close()  # the child that read for this process, if there was only this one
     if is_finished():
         return []
     _check_bad(planned, tell=work.share.is_first)
     placed = selection.place(planned.sources, planned.tasks, config)
     groups, ranges = _divided(planned, placed)
-    sizes = [reduce.ENTRY_BYTES * group.documents for group in groups]
-    each = [sum(sizes) // len(ranges)] * len(ranges) if ranges else []
-    rounds.do("sort keys", reduce.scatter, groups, [group.entries for group in groups], sizes, PARALLEL_ENTRY_BYTES)
-    rounds.do("compare", reduce.gather, ranges, [own.copies for own in ranges], each, PARALLEL_ENTRY_BYTES)
-    rounds.do("mark", reduce.mark, groups, [group.counts for group in groups], sizes, PARALLEL_ENTRY_BYTES)
+    entries, counts = [group.entries for group in groups], [group.counts for group in groups]
+    rounds.do("sort keys", reduce.scatter, groups, entries, lambda group: group.bytes, PARALLEL_ENTRY_BYTES)
+    each = sum(group.bytes for group in groups) // max(1, len(ranges))
+    rounds.do("compare", reduce.gather, ranges, [own.copies for own in ranges], lambda _: each, PARALLEL_ENTRY_BYTES)
+    rounds.do("mark", reduce.mark, groups, counts, lambda group: group.bytes, PARALLEL_ENTRY_BYTES)
     return placed
-
-
-@dataclass(frozen=True)
-class _Rounds:
-    """Rounds of tasks that the shares do together; none is done once the stage is finished."""
-
-    workers: int
-    work: SharedWork
-    is_finished: Callable[[], bool]
-
-    def do(
-        self, title: str, function: Callable, items: Sequence, files: list[Path], sizes: list[int], few: int
-    ) -> None:
-        """Call `function` with this share's items whose file is missing, then wait for the files of all shares.
-
-        Args:
-            sizes: bytes of each item; if this share's are `few` together, one process does them.
-        """
-        unfinished = self.work.unfinished(files)
-        if not self.is_finished():
-            own = [items[number] for number in unfinished], [sizes[number] for number in unfinished]
-            parallel_parts.run_all(title, function, *own, self.workers, few, self.work.look_sometimes)
-            self.work.wait_for_parts(files, self.is_finished)
 
 
 def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any]:

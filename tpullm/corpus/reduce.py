@@ -67,6 +67,11 @@ class Group:
         return self.placed[-1].start + self.placed[-1].documents - self.start
 
     @property
+    def bytes(self) -> int:
+        """Bytes of its entries."""
+        return ENTRY_BYTES * self.documents
+
+    @property
     def entries(self) -> Path:
         """What `scatter` leaves."""
         return entries_file(self.folder, self.number)
