@@ -4,7 +4,7 @@ A finished part is never made again, so a run that was killed resumes. A part de
 tokenizer alone, so the stores are the same for any number of processes and machines.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,7 @@ from tpullm.corpus import document_files
 from tpullm.corpus.document_files import SPLITS
 from tpullm.data import token_index, token_store
 from tpullm.data.token_index import IndexPart
-from tpullm.process.parallel_parts import run_all
+from tpullm.process.rounds import Rounds
 from tpullm.recipe.schema import Source
 from tpullm.tokenizer import load as load_tokenizer
 
@@ -55,9 +55,10 @@ def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[Source
     return planned
 
 
-def make(parts: Sequence[Part | IndexPart], workers: int, finished: Callable[[], None]) -> None:
-    """Tokenize the parts in `workers` processes (0: one for each core); `finished` is called after each part."""
-    run_all("tokenize", make_part, parts, [part.bytes for part in parts], workers, PARALLEL_BYTES, finished)
+def make(parts: Sequence[Part | IndexPart], rounds: Rounds) -> None:
+    """Tokenize the parts, together with the other shares."""
+    files = [part.tokens for part in parts]
+    rounds.do("tokenize", make_part, parts, files, lambda part: part.bytes, PARALLEL_BYTES)
 
 
 def make_part(part: Part | IndexPart) -> None:
