@@ -16,7 +16,7 @@ def small_tokenizer(tmp_path_factory):
     texts = [("ja", text) for text in tenki.documents(600, 0)]
     # Twice the 171 characters of tenki fit beside the bytes, so each character has a token.
     config = TokenizerConfig(vocabulary_size=640, words=False, reserved_tokens=2)
-    return tokenizer.train(texts, config, 0, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model")
+    return tokenizer.train(texts, config, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model")
 
 
 @pytest.fixture(scope="session")

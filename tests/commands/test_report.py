@@ -25,7 +25,7 @@ def run(tmp_path):
     (folder / "pretrain").mkdir(parents=True)
     (folder / "recipe.yaml").write_text(recipes.dump(Recipe(name="天気")), encoding="utf-8")
     config = TokenizerConfig(vocabulary_size=0, model_type="char", words=False)
-    train([("ja", TEXT)], config, 0, folder / "tokenizer" / "tokenizer.model")
+    train([("ja", TEXT)], config, folder / "tokenizer" / "tokenizer.model")
     lines = "".join(json.dumps(row) + "\n" for row in METRICS)
     (folder / "pretrain" / "metrics.jsonl").write_text(lines, encoding="utf-8")
     return folder

@@ -1,17 +1,18 @@
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from tests.corpus import made_documents
+from tpullm.cluster import shares
+from tpullm.cluster.place import Place
 from tpullm.commands import data as data_command
 from tpullm.commands import tokenize
 from tpullm.corpus import document_files as documents_store
-from tpullm.data import tokenizing
+from tpullm.data import tokenizer_sample, tokenizing
 from tpullm.data.stream import pretraining_stream
 from tpullm.data.token_store import TokenStore
 from tpullm.errors import UserError
@@ -37,6 +38,7 @@ RECIPE = Recipe(
     tokenizer=TokenizerConfig(vocabulary_size=345, words=False, workers=1),
     pretrain=TrainConfig(steps=10, batch_size=4, sequence_length=32),
 )
+SMALL_SAMPLE = dataclasses.replace(RECIPE, tokenizer=dataclasses.replace(RECIPE.tokenizer, sample_characters=3_000))
 
 
 def texts_of(source, split):
@@ -134,6 +136,43 @@ def test_an_interrupted_stage_goes_on_and_keeps_what_was_done(run, tmp_path, mon
     assert contents(run / "tokens") == contents(tmp_path / "whole" / "tokens")
 
 
+def test_an_interrupted_sample_goes_on_and_is_the_same(run, tmp_path, monkeypatch):
+    drawn, real = [], tokenizer_sample.draw_task
+
+    def counted(task):
+        if len(drawn) == 5 and not (run / "again").exists():
+            raise KeyboardInterrupt
+        drawn.append(task.file)
+        real(task)
+
+    monkeypatch.setattr(tokenizer_sample, "draw_task", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize.main(SMALL_SAMPLE, run)
+    assert not (run / "tokenizer").exists()
+    (run / "again").touch()
+    tokenize.main(SMALL_SAMPLE, run)
+    assert len(drawn) == len(set(drawn)) == len(list((run / "documents").rglob("*.parquet")))
+    write_documents(tmp_path / "whole")
+    tokenize.main(SMALL_SAMPLE, tmp_path / "whole")
+    assert contents(run / "tokenizer") == contents(tmp_path / "whole" / "tokenizer")
+
+
+def test_three_shares_make_what_one_makes(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(shares, "SECONDS_BETWEEN_LOOKS", 0.1)
+    drawn, real = [], tokenizer_sample.draw_task
+    monkeypatch.setattr(tokenizer_sample, "draw_task", lambda task: drawn.append(task.file) or real(task))
+    with ThreadPoolExecutor(3) as threads:
+        started = [threads.submit(tokenize.main, SMALL_SAMPLE, run, Place(index, 3)) for index in (2, 1, 0)]
+    assert [share.result() for share in started] == [None] * 3
+    assert len(drawn) == len(set(drawn)) == len(list((run / "documents").rglob("*.parquet")))
+    write_documents(tmp_path / "alone")
+    tokenize.main(SMALL_SAMPLE, tmp_path / "alone")
+    for stage in ("tokenizer", "tokens"):
+        assert contents(run / stage) == contents(tmp_path / "alone" / stage)
+    told = json.loads((run / "tokenizer" / manifest.FILE).read_text())
+    assert 2_500 < told["sample_characters"] <= 3_000
+
+
 def test_other_documents_replace_the_tokens(run):
     tokenize.main(RECIPE, run)
     write_documents(run, SOURCES[:1])
@@ -155,33 +194,6 @@ def test_a_broken_file_of_documents_is_refused(run):
     with pytest.raises(UserError, match=broken.name):
         tokenize.main(RECIPE, run)
     assert not (run / "tokens" / manifest.FILE).exists()
-
-
-def test_the_tokenizer_is_trained_on_training_documents_by_weight(run):
-    sample = tokenize.sample_documents(run / "documents", {"ja": 3.0, "en": 1.0}, 4_000, 0)
-    text = {language: "".join(t for found, t in sample if found == language) for language in ("ja", "en")}
-    assert "held_out" not in text["ja"] + text["en"]
-    assert len(text["ja"]) / len(text["en"]) == pytest.approx(3, rel=0.15)
-    only = tokenize.sample_documents(run / "documents", {"ja": 0.0, "en": 1.0}, 4_000, 0)
-    assert {language for language, _ in only} == {"en"}
-
-
-@given(
-    amount=st.integers(0, 10_000),
-    sources=st.dictionaries(
-        st.text("abc", min_size=1), st.tuples(st.integers(0, 5_000), st.floats(0.01, 10)), min_size=1
-    ),
-)
-@example(amount=1, sources={"a": (1, 5.03125)})
-def test_shares_fill_the_amount_and_no_more(amount, sources):
-    sizes = {name: size for name, (size, _) in sources.items()}
-    weights = {name: weight for name, (_, weight) in sources.items()}
-    shares = tokenize.share_out(amount, sizes, weights)
-    assert all(0 <= shares[name] <= sizes[name] for name in sizes)
-    assert sum(shares.values()) <= amount
-    assert sum(shares.values()) > min(amount, sum(sizes.values())) - len(sizes)  # but for rounding down
-    rates = [shares[name] / weights[name] for name in sizes if shares[name] < sizes[name]]
-    assert not rates or max(rates) - min(rates) <= 1 / min(weights.values()) + 1e-6
 
 
 def test_show_gives_pieces_and_ids(run):

@@ -24,7 +24,7 @@ def run(tmp_path):
     (base / "tokenizer").mkdir(parents=True)
     config = TokenizerConfig(vocabulary_size=640, words=False, reserved_tokens=2)
     texts = [("ja", text) for text in tenki.documents(600, 0)]
-    trainer.train(texts, config, 0, base / "tokenizer" / "tokenizer.model")
+    trainer.train(texts, config, base / "tokenizer" / "tokenizer.model")
     manifest.write(base, manifest.inputs({}, {"config.json": "1"}))
     return tmp_path / "run"
 

@@ -73,6 +73,7 @@ def test_every_document_comes_out_once_with_its_facts(tmp_path):
     assert first["id"] == first["hash"][:16] and len(first["hash"]) == 64
     assert (first["source"], first["licence"], first["language"]) == ("stories", "CC0-1.0", "ja")
     assert card["documents"] == 200 and card["characters"] == sum(map(len, texts))
+    assert card["training_characters"] == {"stories": sum(map(len, train))}
     assert f"| stories | CC0-1.0 | ja | 200 | {card['characters']:,} | 100.0% |" in (
         tmp_path / "documents" / "datacard.md"
     ).read_text(encoding="utf-8")

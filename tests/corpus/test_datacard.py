@@ -64,6 +64,7 @@ def test_rows_are_by_source_and_language_and_add_up(card):
     assert rows == [("news", "en", 2, 2, 0), ("news", "ja", 4, 3, 1), ("books", "en", 1, 1, 0), ("mine", "ja", 1, 1, 0)]
     assert [row["characters"] for row in card["rows"]] == [1000, 4000, 4000, 1000]
     assert [row["share"] for row in card["rows"]] == [0.1, 0.4, 0.4, 0.1]
+    assert card["training_characters"] == {"news": 4000, "books": 4000, "mine": 1000, "web": 0}
     assert (card["documents"], card["characters"], card["seed"], card["held_out_fraction"]) == (8, 10_000, 7, 0.1)
 
 

@@ -30,7 +30,7 @@ TALKS = [Conversation(chat) for chat in CHATS]
 def characters(tmp_path_factory):
     texts = [("ja", message["content"]) for chat in CHATS for message in chat]
     config = TokenizerConfig(model_type="char", vocabulary_size=0)
-    return tokenizers.train(texts, config, 0, tmp_path_factory.mktemp("characters") / "tokenizer.model")
+    return tokenizers.train(texts, config, tmp_path_factory.mktemp("characters") / "tokenizer.model")
 
 
 def write(path, *lines):

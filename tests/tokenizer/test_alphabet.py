@@ -36,7 +36,7 @@ def test_frequent_characters_get_tokens_and_the_others_go_by_their_bytes(tmp_pat
     lines = many_characters(1000)
     chosen = alphabet.choose(lines, SMALL)
     assert (chosen.vocabulary_size, chosen.characters, chosen.others) == (512, ROOM, 1000 - ROOM)
-    made = trainer.train([("zh", line) for line in lines], SMALL, 0, tmp_path / "model")
+    made = trainer.train([("zh", line) for line in lines], SMALL, tmp_path / "model")
     assert f"{ROOM} characters have a token of their own, {1000 - ROOM} rarer ones are written as bytes" in (
         capsys.readouterr().err
     )
@@ -62,7 +62,7 @@ def test_a_vocabulary_grows_as_far_as_the_recipe_lets_it_and_as_is_needed(most, 
 
 def test_a_vocabulary_that_grew_says_so(tmp_path, capsys):
     config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=1024, words=False)
-    made = trainer.train([("zh", line) for line in many_characters(1000, 3000)], config, 0, tmp_path / "model")
+    made = trainer.train([("zh", line) for line in many_characters(1000, 3000)], config, tmp_path / "model")
     assert made.vocabulary_size == 1024
     assert "tokenizer: the vocabulary grew from 512 to 1,024, " in capsys.readouterr().err
 
@@ -78,14 +78,14 @@ def test_text_in_any_script_trains_and_comes_back(tmp_path_factory, scripts, see
     texts = ["".join(drawn.choices(every, k=40)) + drawn.choice(["", "。\n", ". "]) for _ in range(120)]
     config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=1024, words=words)
     folder = tmp_path_factory.mktemp("any")
-    made = trainer.train([("", text) for text in texts], config, 0, folder / "model")
+    made = trainer.train([("", text) for text in texts], config, folder / "model")
     assert 512 <= made.vocabulary_size <= 1024 or made.vocabulary_size < 512
     for text in texts[:20]:
         assert made.decode(made.encode(text)) == text
 
 
 def test_the_tokens_that_every_vocabulary_has_are_counted(tmp_path):
-    made = trainer.train([("zh", line) for line in many_characters(1000)], SMALL, 0, tmp_path / "model")
+    made = trainer.train([("zh", line) for line in many_characters(1000)], SMALL, tmp_path / "model")
     processor = made._processor
     special = [i for i in range(512) if processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i)]
     assert len(special) + len(["\n", " "]) == alphabet.fixed_tokens(SMALL)

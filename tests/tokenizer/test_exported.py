@@ -27,7 +27,7 @@ CONFIGS = {
 def made(request, tmp_path_factory):
     """A trained tokenizer, and the folder that it was exported to."""
     folder = tmp_path_factory.mktemp(request.param)
-    tokenizer = train(TEXTS, CONFIGS[request.param], 0, folder / "tokenizer.model")
+    tokenizer = train(TEXTS, CONFIGS[request.param], folder / "tokenizer.model")
     (folder / "exported").mkdir()
     exported.write(folder / "exported", tokenizer, 64, tuned=True)
     return tokenizer, folder / "exported"
@@ -70,7 +70,7 @@ def of_real_text(real_text, tmp_path_factory):
     texts = [(language, file.read_text(encoding="utf-8")[:30_000]) for language, file in files]
     configs = [dataclasses.replace(CONFIGS["unigram"], vocabulary_size=4096), CONFIGS["characters"]]
     configs.append(dataclasses.replace(CONFIGS["words"], vocabulary_size=6000))
-    return [train(texts, config, 0, folder / f"{number}.model") for number, config in enumerate(configs)]
+    return [train(texts, config, folder / f"{number}.model") for number, config in enumerate(configs)]
 
 
 @pytest.mark.parametrize("characters", [30_000, pytest.param(None, marks=pytest.mark.slow)])

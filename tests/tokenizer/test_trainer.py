@@ -45,14 +45,14 @@ STRINGS = st.lists(st.one_of(st.text(CHARACTERS), AWKWARD)).map("".join)
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    return tokenizer.train(TEXTS, PLAIN, 0, tmp_path_factory.mktemp("plain") / "tokenizer.model")
+    return tokenizer.train(TEXTS, PLAIN, tmp_path_factory.mktemp("plain") / "tokenizer.model")
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     pytest.importorskip("sudachipy", reason="words within Japanese need Sudachi")
     path = tmp_path_factory.mktemp("words") / "tokenizer.model"
-    return tokenizer.train(TEXTS, dataclasses.replace(PLAIN, words=True), 0, path)
+    return tokenizer.train(TEXTS, dataclasses.replace(PLAIN, words=True), path)
 
 
 def assert_round_trip(made, text):
@@ -119,7 +119,7 @@ def test_no_piece_spans_two_words(words):
 
 
 def test_a_corpus_without_spaces_has_a_token_for_them(tmp_path):
-    made = tokenizer.train([("ja", text) for text in JAPANESE], PLAIN_JAPANESE, 0, tmp_path / "model")
+    made = tokenizer.train([("ja", text) for text in JAPANESE], PLAIN_JAPANESE, tmp_path / "model")
     assert made.pieces("  ") == [(" ", made.encode(" ")[0])] * 2
 
 
@@ -189,7 +189,7 @@ sys.path[:0] = sys.argv[3:]
 import dataclasses, importlib.util, pathlib, test_trainer
 from tpullm.tokenizer import trainer
 config = dataclasses.replace(test_trainer.PLAIN, words=importlib.util.find_spec("sudachipy") is not None)
-trainer.train(test_trainer.TEXTS, config, 0, pathlib.Path(sys.argv[2]))
+trainer.train(test_trainer.TEXTS, config, pathlib.Path(sys.argv[2]))
 """
 
 
@@ -208,21 +208,21 @@ def test_the_model_is_the_same_on_one_core_and_on_all(tmp_path):
 def test_lines_longer_than_the_trainer_takes_are_learnt(tmp_path):
     """SentencePiece silently skips lines over 4,192 bytes."""
     texts = [*TEXTS, ("ja", "ゑゐ" * 1_000)]
-    made = tokenizer.train(texts, PLAIN, 0, tmp_path / "model")
+    made = tokenizer.train(texts, PLAIN, tmp_path / "model")
     assert "".join(piece for piece, _ in made.pieces("ゑゐ")) == "ゑゐ"  # and not six bytes
 
 
 @pytest.mark.parametrize("skipped", ["\u2585", "\0"])
 def test_lines_with_characters_that_the_trainer_keeps_for_itself_are_learnt(skipped, tmp_path):
     config = TokenizerConfig(model_type="char", vocabulary_size=0)
-    made = tokenizer.train([("en", f"abc{skipped}def")], config, 0, tmp_path / "model")
+    made = tokenizer.train([("en", f"abc{skipped}def")], config, tmp_path / "model")
     assert [piece for piece, _ in made.pieces("abcdef")] == list("abcdef")
 
 
 def test_character_models_have_a_token_for_each_character(tmp_path):
     text = "To be, or not\n\tto be: 天気 2"
     config = TokenizerConfig(model_type="char", vocabulary_size=0)
-    made = tokenizer.train([("en", text)], config, 0, tmp_path / "model")
+    made = tokenizer.train([("en", text)], config, tmp_path / "model")
     assert [piece for piece, _ in made.pieces(text)] == list(text)
     assert made.vocabulary_size == 8 + 16 + 256 + len(set(text))
     assert_round_trip(made, f"{text}é👍{SPACE}")
@@ -230,13 +230,13 @@ def test_character_models_have_a_token_for_each_character(tmp_path):
 
 def test_a_character_model_too_small_for_all_characters_keeps_the_frequent_ones(tmp_path):
     config = TokenizerConfig(model_type="char", vocabulary_size=285)
-    made = tokenizer.train([("en", "aaaabbbbccccdddd ")], config, 0, tmp_path / "model")
+    made = tokenizer.train([("en", "aaaabbbbccccdddd ")], config, tmp_path / "model")
     assert made.vocabulary_size == 285
     assert_round_trip(made, "abcd  天気\n")
 
 
 def test_a_vocabulary_too_large_for_the_corpus_becomes_smaller_and_says_so(tmp_path, capsys):
-    made = tokenizer.train(TEXTS, dataclasses.replace(PLAIN, vocabulary_size=60_000), 0, tmp_path / "model")
+    made = tokenizer.train(TEXTS, dataclasses.replace(PLAIN, vocabulary_size=60_000), tmp_path / "model")
     assert alphabet.fixed_tokens(PLAIN) < made.vocabulary_size < 1000
     said = f"too few different pieces for tokenizer.vocabulary_size 60,000; {made.vocabulary_size} were found"
     assert said in capsys.readouterr().err
@@ -247,17 +247,17 @@ def test_a_vocabulary_too_large_for_the_corpus_becomes_smaller_and_says_so(tmp_p
 def test_a_vocabulary_too_small_is_refused(model_type, size, tmp_path):
     config = dataclasses.replace(PLAIN, vocabulary_size=size, model_type=model_type)
     with pytest.raises(UserError, match="vocabulary_size: .* or more"):
-        tokenizer.train(TEXTS, config, 0, tmp_path / "model")
+        tokenizer.train(TEXTS, config, tmp_path / "model")
 
 
 @pytest.mark.parametrize("texts", [[], [("en", "")], [("en", "\n\n")]])
 def test_no_text_is_refused(texts, tmp_path):
     with pytest.raises(UserError, match="no text to train on"):
-        tokenizer.train(texts, PLAIN, 0, tmp_path / "model")
+        tokenizer.train(texts, PLAIN, tmp_path / "model")
 
 
 def test_training_and_loading_say_nothing(tmp_path, capfd):
-    load(tokenizer.train(TEXTS, PLAIN, 0, tmp_path / "tokenizer.model") and tmp_path)
+    load(tokenizer.train(TEXTS, PLAIN, tmp_path / "tokenizer.model") and tmp_path)
     assert capfd.readouterr() == ("", "")
 
 
@@ -275,7 +275,7 @@ def test_a_broken_model_is_refused(tmp_path, content):
 
 def test_a_cut_off_model_is_refused(tmp_path, plain):
     model = tmp_path / "tokenizer.model"
-    tokenizer.train(TEXTS, PLAIN, 0, model)
+    tokenizer.train(TEXTS, PLAIN, model)
     model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     with pytest.raises(UserError, match="not a"):
         load(model)

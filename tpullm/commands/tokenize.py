@@ -4,8 +4,9 @@ It makes RUN/tokenizer and RUN/tokens. With --show TEXT it makes nothing: it pri
 TEXT.
 """
 
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,15 @@ from tpullm import storage
 from tpullm.cluster.place import ALONE, Place
 from tpullm.cluster.shares import SharedWork
 from tpullm.commands.options import add_json, print_json
-from tpullm.corpus import document_files as documents_store
 from tpullm.corpus import sources as corpus_sources
-from tpullm.data import tokenizing
+from tpullm.data import tokenizer_sample, tokenizing
 from tpullm.errors import UserError
 from tpullm.log import say
 from tpullm.process.rounds import Rounds
 from tpullm.recipe.changes import result
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
-from tpullm.tokenizer import Tokenizer, passages, trainer
+from tpullm.tokenizer import Tokenizer, trainer
 from tpullm.tokenizer import load as load_tokenizer
 
 
@@ -53,7 +53,7 @@ def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
         upstream = {"documents": manifest.identity(run / "documents"), "tokenizer": manifest.identity_of(made_from)}
         inputs = manifest.inputs({}, upstream)
         folder = work.begin(inputs)
-        _make_tokenizer(recipe, run, made_from, work)
+        _make_tokenizer(recipe, run, made_from, folder, work)
         _make_tokens(recipe, run, inputs, folder, work)
 
 
@@ -69,22 +69,32 @@ def _weights(recipe: Recipe) -> dict[str, float]:
     return {source.name: source.weight for source in corpus_sources.sources(recipe)}
 
 
-def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], work: SharedWork) -> None:
-    folder = run / "tokenizer"
-    if manifest.is_finished(folder, inputs):
+def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
+    """Make RUN/tokenizer: all shares draw the sample, and share 0 trains on it."""
+    stage, began = run / "tokenizer", time.monotonic()
+    is_finished = functools.partial(manifest.is_finished, stage, inputs)
+    if is_finished():
         return say("tokenizer: finished, skipped")
+    tasks = [] if recipe.base else _plan_sample(recipe, run, folder)
+    tokenizer_sample.draw(tasks, Rounds(recipe.tokenizer.workers, work, is_finished))
     if not work.share.is_first:
-        return work.wait_for_first("the tokenizer", lambda: manifest.is_finished(folder, inputs))
+        return work.wait_for_first("the tokenizer", is_finished)
     storage.remove_partials(run)
-    return take_tokenizer(run, inputs) if recipe.base else train_tokenizer(recipe, run, inputs)
+    return take_tokenizer(run, inputs) if recipe.base else train_tokenizer(recipe, run, inputs, tasks, began)
 
 
-def train_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any]) -> None:
-    """Make RUN/tokenizer from a sample of the training documents, each source in proportion to its weight."""
-    config, began = recipe.tokenizer, time.monotonic()
-    sample = sample_documents(run / "documents", _weights(recipe), config.sample_characters, recipe.seed)
+def _plan_sample(recipe: Recipe, run: Path, folder: Path) -> list[tokenizer_sample.Task]:
+    characters = recipe.tokenizer.sample_characters
+    return tokenizer_sample.plan(run / "documents", folder, _weights(recipe), characters, recipe.seed)
+
+
+def train_tokenizer(
+    recipe: Recipe, run: Path, inputs: dict[str, Any], tasks: Sequence[tokenizer_sample.Task], began: float
+) -> None:
+    """Make RUN/tokenizer from the drawn sample, which was begun at the time `began`."""
+    sample = tokenizer_sample.sample(tasks)
     with storage.atomic_directory(run / "tokenizer") as temporary:  # it replaces the old one when it is complete
-        made = trainer.train(sample, config, recipe.seed, temporary / "tokenizer.model")
+        made = trainer.train(sample, recipe.tokenizer, temporary / "tokenizer.model")
         characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
         ratios = characters_per_token(made, sample)
         manifest.write(
@@ -127,36 +137,6 @@ def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path
     for source, splits in facts.items():
         training, held_out = (splits.get(split, {}).get("tokens", 0) for split in ("train", "held_out"))
         say(f"tokens: {source}: {training:,} for training, {held_out:,} held out")
-
-
-def sample_documents(
-    documents: Path, weights: Mapping[str, float], characters: int, seed: int
-) -> list[tuple[str, str]]:
-    """(language, passage) pairs of training documents, at most `characters` in all, divided among sources by weight.
-
-    If a source is smaller than its share, the rest is divided among the others by weight.
-    """
-    samples = {}
-    for source, weight in weights.items():
-        if weight > 0:
-            records = documents_store.read(documents, source, documents_store.TRAIN)
-            texts = ((record["language"], record["text"]) for record in records)
-            samples[source] = passages.sample(texts, characters, seed)
-    sizes = {source: sum(len(text) for _, text in sample) for source, sample in samples.items()}
-    shares = share_out(characters, sizes, weights)
-    return [pair for source in samples for pair in passages.sample(samples[source], shares[source], seed)]
-
-
-def share_out(amount: int, sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
-    """`amount` divided by weight, with no share above its size. What is left over is divided again."""
-    shares: dict[str, int] = {}
-    while open_ := [name for name in sizes if name not in shares]:
-        rate = (amount - sum(shares.values())) / sum(weights[name] for name in open_)
-        full = [name for name in open_ if sizes[name] <= rate * weights[name]]
-        for name in full or open_:
-            # Rounding can make a whole share too small: 1 / 5.03125 * 5.03125 < 1.
-            shares[name] = min(sizes[name], int(rate * weights[name] + 1e-6))
-    return shares
 
 
 def characters_per_token(made: Tokenizer, sample: list[tuple[str, str]]) -> dict[str, float]:

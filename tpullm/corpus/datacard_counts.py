@@ -64,6 +64,11 @@ class Counts:
         """The splits of which a source has documents."""
         return {split for name, _, _, split, _ in self.kept if name == source}
 
+    def characters(self, source: str, split: str) -> int:
+        """How many characters a split of a source has."""
+        wanted = (source, split, "characters")
+        return sum(count for (name, _, _, *what), count in self.kept.items() if (name, *what) == wanted)
+
     def reasons(self, source: str) -> dict[str, int]:
         """How many documents of a source were dropped, by reason."""
         found: Counter[str] = Counter()

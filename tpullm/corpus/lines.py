@@ -7,9 +7,8 @@ import numpy as np
 from tpullm.recipe.schema import CorpusConfig, Source
 
 LINE = np.dtype([("key", "<u8"), ("characters", "<u4")])
-LEAST_BYTES = (
-    20  # of letters, in UTF-8: seven ideographs or four English words; 「はい」 and "He said:" may be repeated
-)
+# Of letters, in UTF-8: seven ideographs or four English words. 「はい」 and "He said:" may be repeated.
+LEAST_BYTES = 20
 _NO_LETTERS = bytes(byte for byte in range(128) if chr(byte) != "\n" and not chr(byte).isalpha())
 
 

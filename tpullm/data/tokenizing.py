@@ -48,11 +48,8 @@ def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[Source
         if source.kind == "tokens":
             planned += token_index.plan(source, parts, tokenizer, len(planned))
         for part in document_files.parts(documents, source.name):
-            place, size = (
-                parts / f"{len(planned):06}.npz",
-                sizes.get(part.path.name, 0),
-            )  # reading tells what is missing
-            planned.append(Part(part, place, tokenizer, size))
+            size = sizes.get(part.path.name, 0)  # reading tells what is missing
+            planned.append(Part(part, parts / f"{len(planned):06}.npz", tokenizer, size))
     return planned
 
 

@@ -20,12 +20,12 @@ _SEEDS_PER_TOKEN = 8
 _TRAINER_THREADS = 8  # each thread adds up a part of the sums, so the number of threads changes the result and is fixed
 
 
-def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, seed: int, model_path: Path) -> TrainedTokenizer:
+def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, model_path: Path) -> TrainedTokenizer:
     """Train a tokenizer on (language, text) pairs, write it to `model_path`, return it.
 
-    The result depends on the texts in their order, on `config` and on `seed`, and not on the machine. The texts are
-    sampled (`passages.sample`) to at most `config.sample_characters`. The log says if the vocabulary has another size
-    than `config.vocabulary_size`, and how many characters are written as bytes if there are very many.
+    The result depends on the texts in their order and on `config`, and not on the machine. The log says if the
+    vocabulary has another size than `config.vocabulary_size`, and how many characters are written as bytes if there are
+    very many.
 
     Raises:
         UserError: there is no text, or `vocabulary_size` has no room for the special tokens and the bytes.
@@ -36,8 +36,7 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, seed: int, 
             f"tokenizer.vocabulary_size: {config.vocabulary_size} is too small: special tokens and bytes take"
             f" {smallest - 1}; set it to {smallest} or more"
         )
-    sample = passages.sample(texts, config.sample_characters, seed)
-    lines = [(language, line) for language, passage in sample for line in passages.lines(passage)]
+    lines = [(language, line) for language, text in texts for line in passages.lines(text)]
     if not lines:
         raise UserError("tokenizer: there is no text to train on; check `corpus.sources`")
     chosen = alphabet.choose((line for _, line in lines), config)

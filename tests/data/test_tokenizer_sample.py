@@ -1,0 +1,170 @@
+"""The tokenizer's sample: each passage has the same chance, however the documents are cut into parts and tasks."""
+
+import json
+import math
+from itertools import accumulate
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.corpus import made_documents
+from tpullm.corpus import document_files
+from tpullm.data import tokenizer_sample
+from tpullm.recipe.schema import Source
+from tpullm.tokenizer import passages
+
+SOURCES = {name: Source(name, "text", licence="CC0-1.0", language=name) for name in ("ja", "en")}
+
+
+def write(folder, texts, per_part=1000):
+    """Documents of the sources that `texts` names, for training; each also has one that is held out."""
+    own = [(SOURCES[name], "train", texts[name]) for name in texts]
+    apart = [(SOURCES[name], "held_out", ["held out"]) for name in texts]
+    made_documents.write(folder / "documents", own + apart, per_part)
+
+
+def plan(folder, characters, weights=None, seed=0):
+    return tokenizer_sample.plan(folder / "documents", folder / "drawn", weights or {"en": 1.0}, characters, seed)
+
+
+def sample(folder, characters, weights=None, seed=0):
+    tasks = plan(folder, characters, weights, seed)
+    for task in reversed(tasks):
+        tokenizer_sample.draw_task(task)
+    return tokenizer_sample.sample(tasks)
+
+
+def reference(folder, characters, seed):
+    """The passages of the lowest keys, from all documents at once."""
+    keyed = []
+    for document in document_files.read(folder / "documents", "en", "train"):
+        own = list(passages.passages(document["text"]))
+        keys = tokenizer_sample._keys(document, seed)
+        keyed += [(key, ("en", passage)) for key, passage in zip(keys[: len(own)], own, strict=True)]
+    found = [pair for _, pair in sorted(keyed)]
+    ends = list(accumulate(len(passage) for _, passage in found))
+    return [pair for pair, end in zip(found, ends, strict=True) if end <= characters] or found[:1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    texts=st.lists(st.text("ab本\n", max_size=40), max_size=12),
+    copies=st.integers(1, 6),
+    characters=st.integers(0, 300),
+    per_part=st.integers(3, 30),
+    tasks=st.integers(1, 20),
+    seed=st.integers(0, 9),
+)
+def test_the_sample_is_that_of_the_lowest_keys_for_any_parts_and_tasks(
+    tmp_path_factory, texts, copies, characters, per_part, tasks, seed
+):
+    folder = tmp_path_factory.mktemp("any")
+    write(folder, {"en": texts * copies}, per_part)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(passages, "BYTES", 12)
+        patched.setattr(tokenizer_sample, "TASKS", tasks)
+        assert len(plan(folder, characters)) <= tasks
+        assert sample(folder, characters, seed=seed) == reference(folder, characters, seed)
+
+
+def test_another_seed_takes_another_sample_and_a_small_corpus_is_taken_whole(tmp_path):
+    texts = [f"document {number:04} " * 20 for number in range(50)]
+    write(tmp_path, {"en": texts}, per_part=20)
+    assert sample(tmp_path, 5_000) != sample(tmp_path, 5_000, seed=1)
+    for characters in (sum(map(len, texts)), 10**9):
+        assert sorted(text for _, text in sample(tmp_path, characters)) == texts
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """3 million characters: a novel, and shorter documents."""
+    folder = tmp_path_factory.mktemp("large")
+    lines = [f"{number:09}\n" * 10 for number in range(30_000)]
+    write(
+        folder,
+        {"en": ["".join(lines[:15_000]), *("".join(lines[at : at + 50]) for at in range(15_000, 30_000, 50))]},
+        40,
+    )
+    return folder
+
+
+def test_tasks_leave_a_little_more_than_the_sample_and_it_is_as_large_as_asked(large):
+    tasks = plan(large, 300_000)
+    assert [len(task.parts) for task in tasks] == [1] * len(tasks) and len(tasks) > 5
+    found = sample(large, 300_000)
+    left = sum(len(passage) for task in tasks for _, _, passage in json.loads(task.file.read_text()))
+    assert 300_000 < left < 750_000  # 592,000 on average, and three deviations
+    assert 296_000 < sum(len(passage) for _, passage in found) <= 300_000
+
+
+def test_a_long_text_gives_passages_from_all_over(large):
+    places = [int(passage[:9]) for _, passage in sample(large, 300_000)]
+    novel = sorted(place for place in places if place < 15_000)
+    assert novel[0] < 2_000 and novel[-1] > 13_000
+    assert 25 < len(novel) < 50  # half of 75 passages
+
+
+def test_each_passage_has_the_same_chance_in_a_novel_as_in_copies_of_a_short_document(tmp_path, monkeypatch):
+    """Draws are independent: their counts by passage and by seed are as far from the mean as chance has it."""
+    monkeypatch.setattr(passages, "BYTES", 40)
+    novel = "".join(f"{number}".ljust(39) + "\n" for number in range(40))
+    write(tmp_path, {"en": [novel] + ["short\n"] * 40}, per_part=11)
+    documents = list(document_files.read(tmp_path / "documents", "en", "train"))
+    (task,) = [plan(tmp_path, 1)[0]]
+    chance, drawn = 0.25, np.zeros((60, 80))
+    for seed in range(60):
+        own = tokenizer_sample.Task(task.parts, task.file, 1, int(chance * tokenizer_sample.KEYS), seed)
+        for number, document in enumerate(documents):
+            for _, _, passage in tokenizer_sample._drawn(document, own):
+                drawn[seed, 39 + number if number else int(passage)] += 1
+    assert drawn.max() == 1
+    for counts in (drawn.sum(0)[:40], drawn.sum(0)[40:], drawn.sum(1)[:60]):
+        trials = drawn.size // 80 if len(counts) == 40 else 80
+        squares = ((counts - trials * chance) ** 2).sum() / (trials * chance * (1 - chance))
+        assert abs(squares - len(counts)) < 3 * math.sqrt(2 * len(counts))  # chi squared
+    for half in (drawn[:, :40], drawn[:, 40:]):
+        assert half.mean() == pytest.approx(chance, abs=3 * math.sqrt(chance * (1 - chance) / half.size))
+
+
+@given(characters=st.integers(0, 10**9), size=st.integers(0, 10**13))
+@example(characters=100, size=100)
+def test_the_bound_is_the_deviations_above_what_is_needed(characters, size):
+    limit = tokenizer_sample.bound(characters, size)
+    average = limit / tokenizer_sample.KEYS * size
+    needed = average - 6 * math.sqrt(average * passages.BYTES)
+    if limit < tokenizer_sample.KEYS:
+        assert needed == pytest.approx(characters, rel=1e-6, abs=1)
+    else:
+        assert limit == tokenizer_sample.KEYS and needed <= characters
+
+
+def test_sources_have_their_share_by_weight_and_nothing_is_held_out(tmp_path):
+    write(tmp_path, {name: [f"{name} text {number:03}" for number in range(400)] for name in SOURCES}, per_part=30)
+    found = sample(tmp_path, 4_000, {"ja": 3.0, "en": 1.0})
+    length = {name: sum(len(text) for language, text in found if language == name) for name in SOURCES}
+    assert 2_988 < length["ja"] <= 3_000 and 988 < length["en"] <= 1_000
+    assert [language for language, _ in found] == sorted((language for language, _ in found), reverse=True)
+    assert not any("held out" in text for _, text in found)
+    assert {language for language, _ in sample(tmp_path, 4_000, {"ja": 0.0, "en": 1.0, "new": 1.0})} == {"en"}
+    assert [language for language, _ in sample(tmp_path, 1, {"en": 1.0, "ja": 1.0})] == ["en", "ja"]
+
+
+@given(
+    amount=st.integers(0, 10_000),
+    sources=st.dictionaries(
+        st.text("abc", min_size=1), st.tuples(st.integers(0, 5_000), st.floats(0.01, 10)), min_size=1
+    ),
+)
+@example(amount=1, sources={"a": (1, 5.03125)})
+def test_shares_fill_the_amount_and_no_more(amount, sources):
+    sizes = {name: size for name, (size, _) in sources.items()}
+    weights = {name: weight for name, (_, weight) in sources.items()}
+    shares = tokenizer_sample.share_out(amount, sizes, weights)
+    assert list(shares) == list(sizes)
+    assert all(0 <= shares[name] <= sizes[name] for name in sizes)
+    assert sum(shares.values()) <= amount
+    assert sum(shares.values()) > min(amount, sum(sizes.values())) - len(sizes)  # but for rounding down
+    rates = [shares[name] / weights[name] for name in sizes if shares[name] < sizes[name]]
+    assert not rates or max(rates) - min(rates) <= 1 / min(weights.values()) + 1e-6
