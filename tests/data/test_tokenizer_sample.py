@@ -115,7 +115,7 @@ def test_each_passage_has_the_same_chance_in_a_novel_as_in_copies_of_a_short_doc
     (task,) = [plan(tmp_path, 1)[0]]
     chance, drawn = 0.25, np.zeros((60, 80))
     for seed in range(60):
-        own = tokenizer_sample.Task(task.parts, task.file, 1, int(chance * tokenizer_sample.KEYS), seed)
+        own = tokenizer_sample.Task(task.parts, task.file, 1, int(chance * tokenizer_sample.KEYS), seed, 0)
         for number, document in enumerate(documents):
             for _, _, passage in tokenizer_sample._drawn(document, own):
                 drawn[seed, 39 + number if number else int(passage)] += 1
