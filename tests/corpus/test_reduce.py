@@ -1,5 +1,6 @@
 """Copies over the whole corpus: what brute force finds, for any groups of parts and ranges of keys."""
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -123,6 +124,19 @@ def test_what_is_counted_has_characters_and_the_first_copies_as_examples(tmp_pat
         "url": "",
         "beginning": "text 1",
     }
+
+
+def test_each_source_has_ten_examples_from_all_of_its_parts(tmp_path):
+    copies = tuple(Document(1, (1,) * dedup.BANDS) for _ in range(7))
+    placed = written(tmp_path, [Made(copies)] * 4)
+    placed[1] = dataclasses.replace(placed[1], source=placed[0].source)
+    marked(tmp_path, placed)
+    examples = storage.read_json(tmp_path / "work" / "counts-000000.json")["examples"]
+    found = [(example["source"], example["record"]) for example in examples]
+    assert found == [
+        *(("s0", f"line {row}") for row in [*range(1, 7), *range(4)]),
+        *((name, f"line {row}") for name in ("s2", "s3") for row in range(7)),
+    ]
 
 
 @pytest.mark.parametrize("alike", [0.5, 0.7, 0.8, 0.9, 1.0])

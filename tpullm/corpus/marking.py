@@ -31,8 +31,8 @@ def _counts(group: Group, marks: np.ndarray) -> dict[str, Any]:
     """
     rows, examples = [], []
     for one, own in group.split(marks):
-        kind, kinds, characters = tasks.arrays(one.part, "kind", "kinds", "characters")
-        cells = kind.astype(np.int64) * len(MARKS) + own
+        place, kinds, characters = tasks.arrays(one.part, "kind", "kinds", "characters")
+        cells = place.astype(np.int64) * len(MARKS) + own
         documents, lengths = np.bincount(cells), np.bincount(cells, characters)
         for cell in np.flatnonzero(documents).tolist():
             language, licence = json.loads(str(kinds))[cell // len(MARKS)]
@@ -40,7 +40,8 @@ def _counts(group: Group, marks: np.ndarray) -> dict[str, Any]:
                 [one.source.name, language, licence, cell % len(MARKS), int(documents[cell]), int(lengths[cell])]
             )
         for reason in COMPARED:
-            missing = EXAMPLES - sum(example["mark"] == reason for example in examples)
-            found = document_files.examples(one.part, np.flatnonzero(own == reason)[: max(0, missing)])
-            examples += [{"source": one.source.name, "mark": reason, **example} for example in found]
+            kind = {"source": one.source.name, "mark": reason}
+            missing = EXAMPLES - sum(kind.items() <= example.items() for example in examples)
+            found = document_files.examples(one.part, np.flatnonzero(own == reason)[:missing])
+            examples += [kind | example for example in found]
     return {"rows": rows, "examples": examples}
