@@ -43,6 +43,18 @@ def test_a_finished_stage_is_skipped_until_what_it_read_changes(tmp_path, capsys
     assert (stage / "datacard.json").stat().st_mtime_ns != made and manifest.identity(stage) != identity
 
 
+def test_halves_that_a_killed_process_left_go(tmp_path):
+    recipe, stage = _recipe(tmp_path), tmp_path / "run" / "documents"
+    collect.main(recipe, tmp_path / "run")
+    places = [stage, stage / "parts", *(stage / "marks").iterdir()]
+    assert len(places) == 3
+    for place in places:
+        (place / ".a.0a.partial").touch()
+    (stage / manifest.FILE).unlink()
+    collect.main(recipe, tmp_path / "run")
+    assert list(stage.rglob("*.partial")) == []
+
+
 def test_collecting_imports_neither_jax_nor_what_only_some_files_need():
     program = "import sys, tpullm.commands.collect; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     environment = {**os.environ, "PYTHONPATH": str(Path(collect.__file__).parents[2])}

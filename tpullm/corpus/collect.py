@@ -179,9 +179,10 @@ def _write(documents: Path, all_parts: list[Part], card: dict[str, Any], config:
 
 
 def remove_old(documents: Path) -> None:
-    """Remove the parts and the marks that a finished corpus does not use: those of earlier settings and files."""
+    """Remove what a finished corpus does not use: parts and marks of earlier settings and files, half-written files."""
     used = document_files.parts(documents)
-    storage.remove_partials(documents / "parts")
+    for folder in (documents, documents / "parts", *_children(documents / "marks")):
+        storage.remove_partials(folder)
     keys, marks = {part.key for part in used}, {Path(part.marked[0]).parent.name for part in used}
     for path in _children(documents / "parts"):
         if path.name.partition(".")[0] not in keys:
