@@ -25,6 +25,14 @@ def within(*blocks: tuple[int, int]) -> np.ndarray:
     return found
 
 
+def sizes(starts: np.ndarray, end: int) -> np.ndarray:
+    """How far it is from each of some places in a text to the next one, and from the last one to `end`."""
+    found = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=found[:-1])
+    found[-1:] = end - starts[-1:]
+    return found
+
+
 @functools.cache
 def of_words() -> np.ndarray:
     r"""Which characters `\w` matches, by the words of Python's documentation: bool [END]."""

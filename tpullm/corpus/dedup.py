@@ -18,6 +18,7 @@ SHINGLE = 5  # words, or characters in scripts without spaces
 BANDS, ROWS = 14, 8
 PERMUTATIONS = BANDS * ROWS
 MULTIPLIERS_P = splitmix64(np.arange(1, PERMUTATIONS + 1, dtype=np.uint64)) | np.uint64(1)  # odd
+_LARGEST = np.uint64(2**64 - 1)
 _SHINGLES_AT_ONCE = 1024  # their products take 0.9 MiB, which a core's second cache holds
 
 
@@ -29,7 +30,7 @@ def exact_key(text: str) -> int:
 def signature(text: str) -> np.ndarray:
     """MinHash of the set of 5-grams of `text`: uint64 [P]. The share of equal entries estimates Jaccard similarity."""
     shingles_S = _shingles(text)
-    smallest_P = np.full(PERMUTATIONS, np.iinfo(np.uint64).max, np.uint64)
+    smallest_P = np.full(PERMUTATIONS, _LARGEST)
     for start in range(0, len(shingles_S), _SHINGLES_AT_ONCE):
         some_S = shingles_S[start : start + _SHINGLES_AT_ONCE]
         # Multiply-shift hashing: odd multipliers, modulo 2^64. The high bits, which are well mixed, decide the minimum.

@@ -42,6 +42,7 @@ NO_SCRIPT = dict.fromkeys(SCRIPTS, 0.0)
 SPACELESS = ("kana", "han", "thai", "lao", "tibetan", "burmese", "khmer")
 DENSE = ("kana", "han", "hangul")
 DENSITY = 3  # a syllable or an ideograph counts as three letters
+_DENSITIES = np.array([DENSITY if name in DENSE else 1 for name in SCRIPTS])
 NO_LANGUAGE = "zxx"  # of the model: numbers, names, markup
 # The languages that are known, by the scripts that they are written in (ISO 639). Where a script has one, no model is
 # asked.
@@ -144,11 +145,8 @@ def script_shares(text: str) -> dict[str, float]:
     if sample.isascii():
         return NO_SCRIPT | {"latin": float(any(map(str.isalpha, sample)))}
     numbers = np.take(_script_numbers(), code_points(sample), mode="clip")
-    counts = dict(zip(SCRIPTS, np.bincount(numbers, minlength=len(SCRIPTS) + 1)[1:].tolist(), strict=True))
-    for name in DENSE:
-        counts[name] *= DENSITY
-    letters = sum(counts.values()) or 1
-    return {name: count / letters for name, count in counts.items()}
+    counts = np.bincount(numbers, minlength=len(SCRIPTS) + 1)[1:] * _DENSITIES
+    return dict(zip(SCRIPTS, (counts / (int(counts.sum()) or 1)).tolist(), strict=True))
 
 
 def _sample(text: str, characters: int) -> str:

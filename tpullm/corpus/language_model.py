@@ -8,6 +8,7 @@ multiplications, divisions and a root follow, which IEEE 754 defines to the last
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -106,10 +107,10 @@ def _exp(exponents: np.ndarray) -> np.ndarray:
 
 def _scores(content: bytes, table: Table) -> np.ndarray:
     """Log-probabilities of the classes, as integers: float64 [classes], 1/512/1024 nat."""
-    seen, counts = np.unique(_n_grams(content), return_counts=True)
-    if not len(seen):
+    if not (counts := Counter(_n_grams(content).tolist())):
         return np.zeros(len(table.priors))
-    weights = WEIGHTS[np.minimum(counts, len(WEIGHTS) - 1)]
+    seen = np.fromiter(counts, np.intp, len(counts))
+    weights = WEIGHTS[np.minimum(np.fromiter(counts.values(), np.intp, len(counts)), len(WEIGHTS) - 1)]
     return weights @ table.log_probabilities.take(seen, axis=0).astype(np.float64) + table.priors
 
 

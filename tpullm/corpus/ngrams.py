@@ -46,7 +46,7 @@ def _words(text: str) -> np.ndarray:
         return np.zeros(0, np.uint64)
     first, lengths = starts[0], ends - starts
     # How many bytes of its word are left from each byte on. Behind the word there is none left.
-    left_B = np.repeat(ends, np.diff(starts, append=len(bytes_B))) - np.arange(first, len(bytes_B))
+    left_B = np.repeat(ends, characters.sizes(starts, len(bytes_B))) - np.arange(first, len(bytes_B))
     terms_B = _table().take((np.minimum(np.maximum(left_B, 0), LONGEST) << 8) + bytes_B[first:])
     found = np.bitwise_xor.reduceat(terms_B, starts - first) ^ _zeros().take(np.minimum(lengths, LONGEST))
     for place in np.flatnonzero(lengths > LONGEST).tolist():

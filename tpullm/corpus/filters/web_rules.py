@@ -68,23 +68,18 @@ def c4(text: str, language: str) -> tuple[str, str]:
     """
     from datatrove.pipeline.filters.c4_filters import CITATION_REGEX, POLICY_SUBSTRINGS
 
-    is_spaced, lowered = language not in SPACELESS, text.lower()
+    lines, lowered = list(map(str.strip, text.splitlines())), text.lower()
     phrases = [phrase for phrase in (SCRIPT, *POLICY_SUBSTRINGS) if phrase in lowered]
-    is_watched, is_cited = bool(phrases) or LOREM_IPSUM in lowered or "{" in lowered, "[" in text
-    sentences, kept = 0, []
-    for line in map(str.strip, text.splitlines()):
-        if is_spaced and not _has_words(line):
-            continue
-        if is_cited:
-            line = CITATION_REGEX.sub("", line)
-        if is_watched and (mark := _mark(line.lower(), phrases)):
-            if mark in DROPPING:
-                return mark, text
-            continue
-        if sentences < LEAST_SENTENCES:
-            sentences += max(len(SENTENCE.findall(line)), 1)
-        kept.append(line)
-    return ("too few sentences", text) if sentences < LEAST_SENTENCES else ("", "\n".join(kept).strip())
+    if language not in SPACELESS:
+        lines = [line for line in lines if len(line.split(None, LEAST_WORDS)) >= LEAST_WORDS and not _is_odd(line)]
+    if "[" in text:
+        lines = [CITATION_REGEX.sub("", line) for line in lines]
+    if phrases or LOREM_IPSUM in lowered or "{" in lowered:
+        marks = [_mark(line.lower(), phrases) for line in lines]
+        if found := next((mark for mark in marks if mark in DROPPING), ""):
+            return found, text
+        lines = [line for line, mark in zip(lines, marks, strict=True) if not mark]
+    return ("", "\n".join(lines).strip()) if _has_sentences(lines) else ("too few sentences", text)
 
 
 def _mark(line: str, phrases: list[str]) -> str:
@@ -96,10 +91,19 @@ def _mark(line: str, phrases: list[str]) -> str:
     return BRACKET if "{" in line else next((phrase for phrase in phrases if phrase in line), "")
 
 
-def _has_words(line: str) -> bool:
-    """Whether a line has three words, and none that is very long."""
-    found = line.split(None, LEAST_WORDS) if len(line) <= LONGEST_WORD else line.split()
-    return len(found) >= LEAST_WORDS and (len(line) <= LONGEST_WORD or max(map(len, found)) <= LONGEST_WORD)
+def _is_odd(line: str) -> bool:
+    """Whether a line has a very long word."""
+    return len(line) > LONGEST_WORD and max(map(len, line.split())) > LONGEST_WORD
+
+
+def _has_sentences(lines: list[str]) -> bool:
+    """Whether the lines have five sentences. An empty line counts as one, as in datatrove."""
+    found = 0
+    for line in lines:
+        found += max(len(SENTENCE.findall(line)), 1)
+        if found >= LEAST_SENTENCES:
+            return True
+    return False
 
 
 @functools.cache

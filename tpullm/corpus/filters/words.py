@@ -59,7 +59,7 @@ class Words:
     def lengths_W(self) -> np.ndarray:
         """Characters of each word: int64 [W]."""
         before_C = np.concatenate([[0], np.cumsum(self._is_text_C)])
-        return _sizes(before_C[self.starts_W], int(before_C[-1]))
+        return characters.sizes(before_C[self.starts_W], int(before_C[-1]))
 
     @functools.cached_property
     def hashes_W(self) -> np.ndarray:
@@ -69,7 +69,7 @@ class Words:
         """
         if not len(self):
             return np.zeros(0, np.uint64)
-        first, sizes_W = self.starts_W[0], _sizes(self.starts_W, len(self.text))
+        first, sizes_W = self.starts_W[0], characters.sizes(self.starts_W, len(self.text))
         places_C = np.arange(first, len(self.text)) - np.repeat(self.starts_W, sizes_W)
         points_C = (code_points(self.text) * self._is_text_C)[first:]
         return np.add.reduceat(_multipliers(int(sizes_W.max())).take(places_C) * points_C, self.starts_W - first)
@@ -107,19 +107,11 @@ def hash_of(word: str) -> np.uint64:
     return (_multipliers(len(word))[: len(word)] * code_points(word)).sum(dtype=np.uint64)
 
 
-def _sizes(starts: np.ndarray, end: int) -> np.ndarray:
-    """How far it is from each start to the next, and from the last to the end."""
-    sizes = np.empty_like(starts)
-    np.subtract(starts[1:], starts[:-1], out=sizes[:-1])
-    sizes[-1:] = end - starts[-1:]
-    return sizes
-
-
 def _begin_unspaced(kinds_C: np.ndarray) -> np.ndarray:
     """Which characters begin a word: runs of one script, cut after as many characters as the script has in a word."""
     scripts_C = kinds_C & SCRIPT
     runs = np.concatenate([[0], np.flatnonzero(scripts_C[1:] != scripts_C[:-1]) + 1])
-    places_C = np.arange(len(kinds_C)) - np.repeat(runs, _sizes(runs, len(kinds_C)))
+    places_C = np.arange(len(kinds_C)) - np.repeat(runs, characters.sizes(runs, len(kinds_C)))
     return ((places_C & LONGEST.take(scripts_C)) == 0) & (scripts_C != SPACE)
 
 
