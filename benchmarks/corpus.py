@@ -18,10 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from datatrove_words import fineweb, tokenizer
+
 from tpullm.corpus import tasks
 from tpullm.corpus.document_files import Part
 from tpullm.corpus.files.source_files import File
-from tpullm.corpus.filters import gopher, web_rules, words
+from tpullm.corpus.filters import gopher, words
 from tpullm.corpus.tasks import Task
 from tpullm.recipe.schema import CorpusConfig, Source
 
@@ -55,16 +57,14 @@ def ours(file: Path, language: str, folder: Path) -> Callable[[], int]:
 def theirs(file: Path, language: str, folder: Path) -> Callable[[], int]:
     """The same by datatrove's blocks, one after the other, as its executor calls them."""
     from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
-    from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter
+    from datatrove.pipeline.filters import C4QualityFilter, GopherQualityFilter
     from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
     from datatrove.pipeline.formatters import PIIFormatter
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers import ParquetWriter
-    from datatrove.utils.text import TERMINAL_PUNCTUATION
 
-    limit, own = gopher.limits(language), web_rules.tokenizer()
+    limit, own = gopher.limits(language), tokenizer()
     lines, paragraphs = limit.lines, limit.paragraphs
-    japanese = {"stop_chars": (*TERMINAL_PUNCTUATION, *web_rules.CLOSING), **web_rules.JAPANESE}
     loose = {"min_words_per_line": -1, "max_word_length": -1} if language == "ja" else {}
     blocks = [
         GopherRepetitionFilter(
@@ -84,7 +84,7 @@ def theirs(file: Path, language: str, folder: Path) -> Callable[[], int]:
             max_non_alpha_words_ratio=limit.letters,
         ),
         C4QualityFilter(language=own, filter_no_terminal_punct=False, **loose),
-        FineWebQualityFilter(language=own, **(japanese if language == "ja" else {})),
+        fineweb(language),
         PIIFormatter(),
     ]
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import datatrove_words
 from tpullm.corpus import python_library
-from tpullm.corpus.filters import gopher, web_rules, words
+from tpullm.corpus.filters import gopher, words
 
 QUALITY = {
     "gopher_short_doc": "too few words",
@@ -38,7 +40,7 @@ def of_datatrove(text, limit, tokenizer=None):
     from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
     from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
 
-    language = tokenizer or web_rules.tokenizer()
+    language = tokenizer or datatrove_words.tokenizer()
     quality = GopherQualityFilter(
         min_doc_words=limit.words[0], max_doc_words=limit.words[1], min_avg_word_length=limit.mean_length[0],
         max_avg_word_length=limit.mean_length[1], max_non_alpha_words_ratio=limit.letters,
@@ -109,10 +111,16 @@ def test_decisions_on_made_texts_are_those_of_datatrove(found):
         assert ours(text, limit) == of_datatrove(text, limit)
 
 
-@given(st.lists(st.integers(0, 9)))
-def test_the_most_frequent_value_is_counted(values):
-    expected = max(Counter(values).values(), default=0)
-    assert gopher._most(np.array(values, np.uint64)) == expected
+@given(st.lists(st.integers(0, 9)), st.integers(0, 12))
+def test_a_frequent_value_is_found(values, times):
+    expected = max(Counter(values).values(), default=0) > times
+    assert gopher._has_more(np.sort(np.array(values, np.uint64)), times) == expected
+
+
+@given(st.text(st.sampled_from("ab \n"), max_size=30))
+def test_lines_and_paragraphs_are_those_of_patterns(text):
+    assert gopher._paragraphs(text) == re.split("\n{2,}", text.strip())
+    assert gopher._lines(text) == re.split("\n+", text)
 
 
 def test_with_the_words_of_sudachi_nearly_all_decisions_on_pages_are_the_same(real_text):

@@ -58,6 +58,13 @@ def test_probabilities_are_those_of_py3langid(text):
     assert ours == pytest.approx(dict(theirs.rank(text)), abs=1e-3)
 
 
+@given(st.text(st.characters(exclude_categories=()), max_size=60), st.sampled_from(TEXTS), st.integers(0, 8))
+def test_n_grams_are_those_of_the_automaton_one_byte_after_the_other(text, beside, length):
+    content, whole = (beside[:length] + text).encode("utf-8", "replace"), language_model.model()
+    expected = visit_counts(whole.moves, whole.rows, whole.found, content) or Counter()
+    assert Counter(language_model._n_grams(content).tolist()) == expected
+
+
 @given(st.floats(-2000, 0))
 def test_the_power_is_near_that_of_e(exponent):
     assert language_model._exp(np.array([exponent]))[0] == pytest.approx(math.exp(exponent), abs=3e-4)

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from benchmarks import datatrove_words
 from tpullm.corpus import python_library
 from tpullm.corpus.filters import web_rules
 
 ENGLISH = "The cat that we have sits on the mat, and it looks at the birds of the garden.\n"
 LINES = [f"Line {number} says what nobody else has said on day {number * 7}.\n" for number in range(40)]
+SENTENCE = "あいうえおたちつて。"
 JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}日かけて調べた話をする。\n" for number in range(40)]
 
 
@@ -18,6 +20,8 @@ JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}�
         ("".join(LINES), "en", ""),
         ("".join(JAPANESE), "ja", ""),
         ("".join(f"「{line.strip().rstrip('。')}」\n" for line in JAPANESE), "ja", ""),  # a dialogue ends its lines so
+        # a tenth, no more
+        ("\n".join([SENTENCE, SENTENCE, *(f"{letter}{SENTENCE[1:]}" for letter in "かきくけこさしす")]), "ja", ""),
         ("".join(line.replace(".", "") for line in LINES), "en", "too few sentence ends"),
         ("".join(line.replace("。", "") for line in JAPANESE), "ja", "too few sentence ends"),
         ("Yes.\nNo.\nWhy?\n" + LINES[0], "en", "mostly short lines"),
@@ -28,6 +32,25 @@ JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}�
 )
 def test_fineweb(text, language, reason):
     assert web_rules.fineweb(text, language) == reason
+
+
+FINEWEB_REASONS = {
+    "empty": "empty",
+    "line_punct_ratio": "too few sentence ends",
+    "short_line_ratio": "mostly short lines",
+    "char_dup_ratio": "repeated lines",
+    "list_ratio": "a list",
+}
+PIECES = [*LINES[:3], *JAPANESE[:3], "Yes.", "no", "\n", "\n", "\n\n\n", "」\n", "…", " \n", "猫", "a b c d e f g h "]
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=40), st.sampled_from(["en", "ja"]))
+def test_fineweb_decides_as_datatrove_does_on_made_texts(parts, language):
+    from datatrove.data import Document
+
+    text = "".join(parts)
+    kept = datatrove_words.fineweb(language).filter(Document(text, ""))
+    assert web_rules.fineweb(text, language) == ("" if kept is True else FINEWEB_REASONS[kept[1]])
 
 
 @pytest.mark.parametrize(
@@ -58,7 +81,9 @@ def of_datatrove(text, language):
 
     unspaced = {"min_words_per_line": -1, "max_word_length": -1} if language == "ja" else {}
     document = Document(text, "")
-    kept = C4QualityFilter(language=web_rules.tokenizer(), filter_no_terminal_punct=False, **unspaced).filter(document)
+    kept = C4QualityFilter(language=datatrove_words.tokenizer(), filter_no_terminal_punct=False, **unspaced).filter(
+        document
+    )
     names = {"lorem_ipsum": "lorem ipsum", "curly_bracket": "a curly bracket", "too_few_sentences": "too few sentences"}
     return ("", document.text) if kept is True else (names[kept[1]], text)
 

@@ -1,10 +1,11 @@
-"""Words: nothing of a text is lost, equal words have equal numbers, and Japanese ones are as many as Sudachi's."""
+"""Words: nothing of a text is lost, equal words have equal hashes, and Japanese ones are as many as Sudachi's."""
 
 import json
+import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tpullm.corpus.filters import words
@@ -23,33 +24,61 @@ from tpullm.corpus.filters import words
     ],
 )  # fmt: skip
 def test_a_text_is_split(text, expected):
-    assert words.split(text) == expected
+    assert list(words.of(text)) == expected
 
 
 @given(st.text(st.sampled_from("aé' .-。、猫の子カナー\n　9"), max_size=80))
 def test_only_white_space_is_lost(text):
-    assert "".join(words.split(text)) == "".join(text.split())
+    assert "".join(words.of(text)) == "".join(text.split())
 
 
-@given(st.lists(st.sampled_from(["a", "bb", "9", "c3", "..", "–", "。", "猫", "_", "€"]), max_size=40))
-def test_facts_are_those_of_the_words(found):
+CJK = "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\u3005-\u3007"
+MARKS = "\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0900-\u0963\u0966-\u0dff\u0e30-\u0e4e"
+SPACED = re.compile(rf"[\w{MARKS}](?:\S*[\w{MARKS}])?|\S")
+SPACELESS = re.compile(
+    r"[\u3041-\u309f]{1,2}|[\u30a0-\u30ff\u31f0-\u31ff\uff66-\uff9f]+"
+    r"|[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3005-\u3007\U00020000-\U000323af]{1,2}|[\u0e00-\u0e7f]{1,4}"
+    rf"|[^\W{CJK}\u0e00-\u0e7f\U00020000-\U000323af]+|[^\w\s]"
+)
+UNSPACED = re.compile(rf"[{CJK}\u0e00-\u0e7f]")
+# Letters, digits, marks and white space of each kind that is cut in its own way.
+LETTERS = "aZé9½_'-.,#!。、…・猫々本〇𠀋のがーんカナｶゞภาิไह्ँ\u0301\u30fb\u200d😀\t\n\u3000\x1c\x85 "
+TEXTS = st.one_of(
+    st.text(st.sampled_from(LETTERS), max_size=80),
+    st.text(max_size=40),
+    st.text(st.sampled_from("ab'.- \n"), max_size=900),
+    st.text(st.sampled_from("a猫の。 \n"), min_size=300, max_size=900),
+)
+
+
+@given(TEXTS)
+@example("字" * 200 + "." * 100)
+@example("あ" * 60 + "a" * 140)
+def test_words_are_those_of_a_pattern(text):
+    """The patterns say what a word is: one for texts with spaces between words, one for texts without."""
+    places = sorted({0, len(text) // 2, max(len(text) - 200, 0)})
+    sample = "".join(text[place : place + 200] for place in places)
+    is_unspaced = len(UNSPACED.findall(sample)) > 0.3 * len(sample)
+    assert list(words.of(text)) == (SPACELESS if is_unspaced else SPACED).findall(text)
+
+
+@given(TEXTS)
+def test_facts_are_those_of_the_words(text):
     from datatrove.utils.text import PUNCTUATION_SET
 
-    facts = words.known(found)
+    facts = words.of(text)
+    found = list(facts)
     assert len(facts) == len(found) and facts.lengths_W.tolist() == [len(word) for word in found]
     assert facts.has_letter_W.tolist() == [any(map(str.isalpha, word)) for word in found]
     assert facts.has_text_W.tolist() == [not set(word) <= PUNCTUATION_SET for word in found]
-    numbers = dict(zip(found, facts.numbers_W.tolist(), strict=True))
-    assert [numbers[word] for word in found] == facts.numbers_W.tolist() and len(set(numbers.values())) == len(numbers)
-    assert len(facts.without_marks()) == facts.has_text_W.sum()
+    assert facts.hashes_W.dtype == np.uint64 and facts.hashes_W.tolist() == list(map(words.hash_of, found))
+    assert len(set(facts.hashes_W.tolist())) == len(set(found))
 
 
-def test_what_is_known_is_bounded(monkeypatch):
-    monkeypatch.setattr(words, "MOST_KNOWN", 10)
-    for start in range(0, 100, 5):
-        text = " ".join(f"word{start + place}" for place in range(5))
-        assert len(np.unique(words.of(text).numbers_W)) == 5
-        assert len(words._FACTS) <= 10 + 5
+@given(st.sampled_from(["ab", "ba", "a" * 70, "a" * 71, "b" * 70, "x" * 4096 + "y", "y" + "x" * 4096]), st.data())
+def test_a_hash_is_of_the_letters_and_their_order(word, data):
+    other = data.draw(st.permutations(word[:8]).map("".join)) + word[8:]
+    assert (words.hash_of(word) == words.hash_of(other)) == (word == other)
 
 
 def test_japanese_words_are_as_many_as_sudachi_finds(real_text):
@@ -62,4 +91,4 @@ def test_japanese_words_are_as_many_as_sudachi_finds(real_text):
     for text in ((real_text / "soseki" / "bottyan.txt").read_text(encoding="utf-8")[:20_000], dialogues[:20_000]):
         theirs = [word.surface() for line in text.split("\n") for word in sudachi.tokenize(line)]
         theirs = [word for word in theirs if word.strip()]
-        assert len(words.split(text)) == pytest.approx(len(theirs), rel=0.02)
+        assert len(words.of(text)) == pytest.approx(len(theirs), rel=0.02)

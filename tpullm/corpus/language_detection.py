@@ -38,9 +38,11 @@ SCRIPTS = {
     "burmese": ((0x1000, 0x109F), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F)),
     "khmer": ((0x1780, 0x17FF), (0x19E0, 0x19FF)),
 }
+NO_SCRIPT = dict.fromkeys(SCRIPTS, 0.0)
 SPACELESS = ("kana", "han", "thai", "lao", "tibetan", "burmese", "khmer")
 DENSE = ("kana", "han", "hangul")
 DENSITY = 3  # a syllable or an ideograph counts as three letters
+_DENSITIES = np.array([DENSITY if name in DENSE else 1 for name in SCRIPTS])
 NO_LANGUAGE = "zxx"  # of the model: numbers, names, markup
 # The languages that are known, by the scripts that they are written in (ISO 639). Where a script has one, no model is
 # asked.
@@ -139,12 +141,12 @@ def _script_numbers() -> np.ndarray:
 
 def script_shares(text: str) -> dict[str, float]:
     """Share of each script in the letters at the beginning and in the middle, weighted by `DENSITY`; 0 without any."""
-    numbers = np.take(_script_numbers(), code_points(_sample(text, SCRIPT_CHARACTERS)), mode="clip")
-    counts = dict(zip(SCRIPTS, np.bincount(numbers, minlength=len(SCRIPTS) + 1)[1:].tolist(), strict=True))
-    for name in DENSE:
-        counts[name] *= DENSITY
-    letters = sum(counts.values()) or 1
-    return {name: count / letters for name, count in counts.items()}
+    sample = _sample(text, SCRIPT_CHARACTERS)
+    if sample.isascii():
+        return NO_SCRIPT | {"latin": float(any(map(str.isalpha, sample)))}
+    numbers = np.take(_script_numbers(), code_points(sample), mode="clip")
+    counts = np.bincount(numbers, minlength=len(SCRIPTS) + 1)[1:] * _DENSITIES
+    return dict(zip(SCRIPTS, (counts / (int(counts.sum()) or 1)).tolist(), strict=True))
 
 
 def _sample(text: str, characters: int) -> str:
@@ -157,6 +159,8 @@ def _sample(text: str, characters: int) -> str:
 
 def is_spaceless(text: str) -> bool:
     """Whether `text` is mostly in scripts without spaces between words (Japanese, Chinese, Thai, Khmer)."""
+    if text.isascii():
+        return False
     shares = script_shares(text)
     return sum(shares[script] for script in SPACELESS) >= LEAST_SHARE
 

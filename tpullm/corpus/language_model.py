@@ -8,6 +8,7 @@ multiplications, divisions and a root follow, which IEEE 754 defines to the last
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ import numpy as np
 
 # Log-probabilities of the model are float16 between -15 and -2.7, all of them multiples of 1/512. What a count weighs,
 # log(1 + count), is rounded to a multiple of 1/1024.
+LONGEST = 6  # bytes of an n-gram
 PER_NAT, PER_WEIGHT = 512, 1024
 WEIGHTS = np.array([round(PER_WEIGHT * math.log1p(count)) for count in range(4096)], np.float64)
 
@@ -29,16 +31,16 @@ class Model:
         priors: log-probabilities of the classes, float32 [classes].
         classes: the language of each class. A language in two scripts has two classes.
         moves: the next state of the automaton that finds n-grams, flat: one row of 256 for some states together.
-        rows: where the row of each state begins in `moves`.
-        found: the n-gram that ends in each state, -1 for none.
+        rows: where the row of each state begins in `moves`: int32 [states].
+        found: the n-gram that ends in each state, -1 for none: int32 [states].
     """
 
     log_probabilities: np.ndarray
     priors: np.ndarray
     classes: Sequence[str]
-    moves: Sequence[int]
-    rows: Sequence[int]
-    found: Sequence[int]
+    moves: np.ndarray
+    rows: np.ndarray
+    found: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def model() -> Model:
     from py3langid import langid, modelio
 
     log_probabilities, priors, classes, moves, rows, found = modelio.load_model(langid.MODEL_DIR / langid.MODEL_FILE)
-    return Model(log_probabilities, priors, classes, moves, [row << 8 for row in rows], found)
+    rows = np.array(rows, np.int32) << 8
+    return Model(log_probabilities, priors, classes, np.asarray(moves), rows, np.array(found, np.int32))
 
 
 @cache
@@ -104,11 +107,22 @@ def _exp(exponents: np.ndarray) -> np.ndarray:
 
 def _scores(content: bytes, table: Table) -> np.ndarray:
     """Log-probabilities of the classes, as integers: float64 [classes], 1/512/1024 nat."""
-    from py3langid.langid import visit_counts
-
-    whole = model()
-    if not (counts := visit_counts(whole.moves, whole.rows, whole.found, content)):
+    if not (counts := Counter(_n_grams(content).tolist())):
         return np.zeros(len(table.priors))
     seen = np.fromiter(counts, np.intp, len(counts))
     weights = WEIGHTS[np.minimum(np.fromiter(counts.values(), np.intp, len(counts)), len(WEIGHTS) - 1)]
     return weights @ table.log_probabilities.take(seen, axis=0).astype(np.float64) + table.priors
+
+
+def _n_grams(content: bytes) -> np.ndarray:
+    """The n-grams of the model in a text, one for each place where one ends: int32.
+
+    The state of the automaton is the longest end of what was read that begins an n-gram, so it depends on no more bytes
+    than the longest n-gram has. All places read that many at once: a third of the time of one byte after the other.
+    """
+    whole, data = model(), np.frombuffer(content, np.uint8)
+    states = np.zeros(len(data), np.int64)
+    for back in range(min(LONGEST, len(data)) - 1, -1, -1):
+        states[back:] = whole.moves[whole.rows[states[back:]] + data[: len(data) - back]]
+    found = whole.found[states]
+    return found[found >= 0]

@@ -108,9 +108,14 @@ class _PartMaker:
         self.bad: list[str] = []  # lines about the first of them
         self.read = self.bad_documents = self.replaced = 0
 
-    def take(self, raw: Raw, file: File | None) -> int:
-        """Keep or drop a document, and say how many documents for training it gave."""
-        held_out, name = bool(file and file.held_out), name_of(file, self.task.source) if file else ""
+    def take(self, raw: Raw, name: str, held_out: bool) -> int:
+        """Keep or drop a document, and say how many documents for training it gave.
+
+        Args:
+            raw: the document.
+            name: of its file; "" if it is generated.
+            held_out: whether the recipe holds out its file.
+        """
         self.read += 1
         verdict = verdicts.judge(raw, self.task.source, self.task.config, held_out)
         if verdict.reason:
@@ -184,8 +189,8 @@ def run(task: Task) -> None:
     dropped = task.part.beside(".dropped.parquet")
     with Writer(task.part.path) as kept, Writer(dropped, DROPPED_COLUMNS) as left_out:
         maker, taken = _PartMaker(task, kept, left_out), 0
-        for raw, file in _documents(task):
-            taken += maker.take(raw, file)
+        for raw, name, held_out in _documents(task):
+            taken += maker.take(raw, name, held_out)
             if task.source.documents and taken >= task.source.documents:
                 break
     with storage.atomic_file(task.part.beside(".npz")) as temporary, temporary.open("wb") as opened:
@@ -210,8 +215,10 @@ def arrays(part: Part, *names: str) -> list[np.ndarray]:
         return [found[name] for name in names]
 
 
-def _documents(task: Task) -> Iterator[tuple[Raw, File | None]]:
+def _documents(task: Task) -> Iterator[tuple[Raw, str, bool]]:
+    """Each document, the name of its file, and whether that is held out."""
     if task.source.kind == "tenki":
-        yield from ((raw, None) for raw in readers.generate(task.source, task.seed))
+        yield from ((raw, "", False) for raw in readers.generate(task.source, task.seed))
     for file in task.files:
-        yield from ((raw, file) for raw in readers.read(file, task.source))
+        name = name_of(file, task.source)
+        yield from ((raw, name, file.held_out) for raw in readers.read(file, task.source))

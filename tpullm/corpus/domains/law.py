@@ -196,7 +196,7 @@ def _demands(licences: Sequence[Licence], every: Sequence[Licence]) -> Iterator[
 
 def _runs(text: str) -> np.ndarray:
     """The hashes of all runs of words of a text: uint64 [runs]."""
-    return ngrams.hashes(ngrams.units(text)[0], EXCLUSIVE_WORDS)
+    return ngrams.hashes(ngrams.units(text), EXCLUSIVE_WORDS)
 
 
 def _all_in(values: np.ndarray, many: np.ndarray) -> bool:

@@ -20,6 +20,7 @@ LEAST_WORDS, LEAST_SHARE = 3, 0.01  # different words, and the share of their ch
 # HojiChar's DiscardAds allows 14 phrases in a page; longer texts may have as many for each 5,000 characters.
 MOST_PHRASES, PAGE_CHARACTERS = 14, 5000
 TABLE_BITS = 16
+TABLE_SHIFT = np.uint64(64 - TABLE_BITS)
 MULTIPLIER = np.uint32(0x9E37)
 KATAKANA = re.compile(r"[ァ-ヺー]+")
 LATIN = re.compile(r"[A-Za-z0-9]+")
@@ -55,17 +56,22 @@ def is_advertising(text: str) -> bool:
 
 def _english(text: str) -> Counter[str]:
     """How often each English adult word is in a text, if there are enough of them."""
-    every = words.of(text).words
-    known = _forms("adult_keywords_en.txt").intersection(every)
-    if len({word.lower() for word in known}) < LEAST_WORDS:
-        return Counter()
-    return Counter(word.lower() for word in every if word in known)
+    (forms, may_be_form), found = _forms("adult_keywords_en.txt"), words.of(text)
+    places = np.flatnonzero(may_be_form[found.hashes_W >> TABLE_SHIFT]).tolist()
+    counted = Counter(word.lower() for place in places if (word := found[place]) in forms)
+    return counted if len(counted) >= LEAST_WORDS else Counter()
 
 
 @functools.lru_cache(maxsize=1)
-def _forms(name: str) -> frozenset[str]:
-    """The words of a list as they stand in a sentence, at its beginning, and in capitals."""
-    return frozenset(form for word in _load(name).words for form in (word, word.capitalize(), word.upper()))
+def _forms(name: str) -> tuple[frozenset[str], np.ndarray]:
+    """The words of a list as they stand in a sentence, at its beginning, and in capitals; and the bits of their hashes.
+
+    The bits say whether a word may be one of them, by the highest bits of its hash: bool [2^16].
+    """
+    forms = frozenset(form for word in _load(name).words for form in (word, word.capitalize(), word.upper()))
+    may_be_form = np.zeros(1 << TABLE_BITS, bool)
+    may_be_form[np.array([words.hash_of(form) for form in forms], np.uint64) >> TABLE_SHIFT] = True
+    return forms, may_be_form
 
 
 def counts(text: str, name: str) -> Counter[str]:

@@ -24,5 +24,6 @@ def _is_repetitive_page(text: str) -> bool:
     limit = gopher.ENGLISH
     if all(share > most for share, most in zip(gopher.repeated(lines, text), limit.lines, strict=True)):
         return True
-    found = words.of(text).without_marks()
-    return len(found) >= LEAST_WORDS and gopher.repeats_phrases(text, found, limit)
+    found = words.of(text)
+    hashes_W, lengths_W = found.hashes_W[found.has_text_W], found.lengths_W[found.has_text_W]
+    return len(lengths_W) >= LEAST_WORDS and gopher.repeats_phrases(hashes_W, lengths_W, limit, len(text))

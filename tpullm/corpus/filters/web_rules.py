@@ -1,39 +1,64 @@
 """The rules of FineWeb and C4 for pages of the web.
 
-FineWeb's are datatrove's own code, with our words. Its code for C4 takes 55 ms for a MB of English, since it looks for
-every phrase in every line. Here a phrase is looked for in the lines of a text that has it: 12 ms. A test runs both.
+Both decide as datatrove's filters do on the same words, which a test holds. Its code for C4 takes 55 ms for a MB of
+English, since it looks for every phrase in every line. Here a phrase is looked for in the lines of a text that has it.
+FineWeb's last rule compares line ends with words, which are counted only if there may be too few.
 """
 
 import functools
 import re
-from typing import Any
+from dataclasses import dataclass
 
-from tpullm.corpus.filters import words
+from tpullm.corpus.filters import gopher, words
 
 SENTENCE = re.compile(r"[^.!?。！？…]*[.!?。！？…]+[\"'”’」』）)]*|[^.!?。！？…]+")
 SPACELESS = ("ja", "zh", "th")
-# What FineWeb 2 (Penedo et al. 2025) sets for Japanese; its rule of short lines is off there. A line of dialogue ends
-# with a bracket, which is no sentence end in datatrove's set: without it 19 of 150 pages of Soseki fall, with it 1.
-JAPANESE = {"line_punct_thr": 0.167, "short_line_thr": 1.0, "char_duplicates_ratio": 0.1, "new_line_ratio": 0.162}
+# A line of dialogue ends with a bracket, which is no sentence end in datatrove's set: without it 19 of 150 pages of
+# Soseki fall, with it 1.
 CLOSING = ("」", "』", "）", "…")
-REASONS = {
-    "empty": "empty",
-    "line_punct_ratio": "too few sentence ends",
-    "short_line_ratio": "mostly short lines",
-    "char_dup_ratio": "repeated lines",
-    "list_ratio": "a list",
-}
+SHORT_LINE = 30  # characters
 LEAST_SENTENCES, LEAST_WORDS, LONGEST_WORD = 5, 3, 1000
 LOREM_IPSUM, SCRIPT, BRACKET = "lorem ipsum", "javascript", "a curly bracket"
 DROPPING = (LOREM_IPSUM, BRACKET)  # the text; the others only their line
 
 
-def fineweb(text: str, language: str) -> str:
-    """Why a text is no good page by the rules of FineWeb (Penedo et al. 2024, section 3.6); "" if it is."""
-    from datatrove.data import Document
+@dataclass(frozen=True)
+class Limits:
+    """What a page may have; the defaults are those of FineWeb (Penedo et al. 2024, section 3.6).
 
-    kept = _fineweb(language).filter(Document(text, ""))
-    return "" if kept is True else REASONS[kept[1]]
+    Args:
+        ends: least share of its lines that end as sentences do.
+        short: greatest share of its lines that are short.
+        repeated: greatest share of its characters in lines that are as one before.
+        line_ends: greatest number of line ends for each word.
+    """
+
+    ends: float = 0.12
+    short: float = 0.67
+    repeated: float = 0.01
+    line_ends: float = 0.3
+
+
+FINEWEB = Limits()
+JAPANESE = Limits(0.167, 1.0, 0.1, 0.162)  # of FineWeb 2 (Penedo et al. 2025)
+
+
+def fineweb(text: str, language: str) -> str:
+    """Why a text is no good page by the rules of FineWeb; "" if it is."""
+    limit, marks = JAPANESE if language == "ja" else FINEWEB, ends(language)
+    lines = [line for line in text.split("\n") if line and not line.isspace()]
+    if not lines:
+        return "empty"
+    if sum(line[-1] in marks for line in lines) / len(lines) < limit.ends:
+        return "too few sentence ends"
+    if sum(len(line) <= SHORT_LINE for line in lines) / len(lines) > limit.short:
+        return "mostly short lines"
+    line_ends = text.count("\n")
+    if sum(map(len, gopher.again(lines))) / (len(text) - line_ends) > limit.repeated:
+        return "repeated lines"
+    # A text has at least as many words as what stands between white space.
+    has_few = line_ends / len(text.split()) > limit.line_ends
+    return "a list" if has_few and line_ends / len(words.of(text)) > limit.line_ends else ""
 
 
 def c4(text: str, language: str) -> tuple[str, str]:
@@ -43,21 +68,18 @@ def c4(text: str, language: str) -> tuple[str, str]:
     """
     from datatrove.pipeline.filters.c4_filters import CITATION_REGEX, POLICY_SUBSTRINGS
 
-    is_spaced, lowered = language not in SPACELESS, text.lower()
+    lines, lowered = list(map(str.strip, text.splitlines())), text.lower()
     phrases = [phrase for phrase in (SCRIPT, *POLICY_SUBSTRINGS) if phrase in lowered]
-    sentences, kept, is_watched = 0, [], bool(phrases) or LOREM_IPSUM in lowered or "{" in lowered
-    for line in map(str.strip, text.splitlines()):
-        if is_spaced and not _has_words(line):
-            continue
-        line = CITATION_REGEX.sub("", line)
-        if is_watched and (mark := _mark(line.lower(), phrases)):
-            if mark in DROPPING:
-                return mark, text
-            continue
-        if sentences < LEAST_SENTENCES:
-            sentences += max(len(SENTENCE.findall(line)), 1)
-        kept.append(line)
-    return ("too few sentences", text) if sentences < LEAST_SENTENCES else ("", "\n".join(kept).strip())
+    if language not in SPACELESS:
+        lines = [line for line in lines if len(line.split(None, LEAST_WORDS)) >= LEAST_WORDS and not _is_odd(line)]
+    if "[" in text:
+        lines = [CITATION_REGEX.sub("", line) for line in lines]
+    if phrases or LOREM_IPSUM in lowered or "{" in lowered:
+        marks = [_mark(line.lower(), phrases) for line in lines]
+        if found := next((mark for mark in marks if mark in DROPPING), ""):
+            return found, text
+        lines = [line for line, mark in zip(lines, marks, strict=True) if not mark]
+    return ("", "\n".join(lines).strip()) if _has_sentences(lines) else ("too few sentences", text)
 
 
 def _mark(line: str, phrases: list[str]) -> str:
@@ -69,37 +91,24 @@ def _mark(line: str, phrases: list[str]) -> str:
     return BRACKET if "{" in line else next((phrase for phrase in phrases if phrase in line), "")
 
 
-def _has_words(line: str) -> bool:
-    """Whether a line has three words, and none that is very long."""
-    found = line.split(None, LEAST_WORDS) if len(line) <= LONGEST_WORD else line.split()
-    return len(found) >= LEAST_WORDS and (len(line) <= LONGEST_WORD or max(map(len, found)) <= LONGEST_WORD)
+def _is_odd(line: str) -> bool:
+    """Whether a line has a very long word."""
+    return len(line) > LONGEST_WORD and max(map(len, line.split())) > LONGEST_WORD
 
 
-@functools.lru_cache(maxsize=8)
-def _fineweb(language: str) -> Any:
-    from datatrove.pipeline.filters.fineweb_quality_filter import FineWebQualityFilter
+def _has_sentences(lines: list[str]) -> bool:
+    """Whether the lines have five sentences. An empty line counts as one, as in datatrove."""
+    found = 0
+    for line in lines:
+        found += max(len(SENTENCE.findall(line)), 1)
+        if found >= LEAST_SENTENCES:
+            return True
+    return False
+
+
+@functools.cache
+def ends(language: str) -> frozenset[str]:
+    """The marks that end a sentence: those of all scripts that datatrove knows."""
     from datatrove.utils.text import TERMINAL_PUNCTUATION
 
-    if language != "ja":
-        return FineWebQualityFilter(language=tokenizer())
-    return FineWebQualityFilter(language=tokenizer(), stop_chars=(*TERMINAL_PUNCTUATION, *CLOSING), **JAPANESE)
-
-
-@functools.lru_cache(maxsize=1)
-def tokenizer() -> Any:
-    """Our words as one of datatrove's tokenizers: its own need spaCy, and dictionaries of NLTK."""
-    from datatrove.utils.word_tokenizers import WordTokenizer
-
-    class Tokenizer(WordTokenizer):
-        """Words of `words.split`, sentences by their marks."""
-
-        def word_tokenize(self, text: str) -> list[str]:
-            return words.of(text).words
-
-        def sent_tokenize(self, text: str) -> list[str]:
-            return SENTENCE.findall(text)
-
-        def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-            return [match.span() for match in SENTENCE.finditer(text)]
-
-    return Tokenizer()
+    return frozenset(TERMINAL_PUNCTUATION).union(CLOSING if language == "ja" else ())

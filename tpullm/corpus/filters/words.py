@@ -1,35 +1,38 @@
-"""The words of a text, as filters count them, and their facts as arrays. W words.
+"""The words of a text, as filters count them, in arrays: no string is made for a word. W words, C characters.
 
 Japanese words are not looked up: Sudachi reads 0.4 to 1.3 MB/s. A run of kana or of ideographs is cut after every
 second character instead, which gives as many words as Sudachi finds (mode A): 0.6 % more in Soseki, 0.9 % fewer in
-today's dialogues, of 1.5 and 1.7 characters in both, at 23 MB/s. Runs begin anew at each change of script, so a phrase
-that repeats is cut as before. A test compares what the filters decide with one and the other.
+today's dialogues, of 1.5 and 1.7 characters in both. Runs begin anew at each change of script, so a phrase that repeats
+is cut as before. A test compares what the filters decide with one and the other.
 """
 
 import functools
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-CJK = "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\u3005-\u3007"
+from tpullm.corpus import characters
+from tpullm.corpus.language_detection import code_points
+from tpullm.corpus.text_hashes import splitmix64
+
+# Blocks of Unicode, first and last code point.
+HIRAGANA, THAI = ((0x3041, 0x309F),), ((0x0E00, 0x0E7F),)
+KATAKANA = ((0x30A0, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F))
+COMMON_HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x3005, 0x3007))
+HAN = (*COMMON_HAN, (0x20000, 0x323AF))
 # `\w` has no combining marks, which stand inside the words of the scripts of India and of Arabic: they belong to words.
-MARKS = "\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0900-\u0963\u0966-\u0dff\u0e30-\u0e4e"
-# Marks at both ends of what stands between two spaces are words of their own; don't and example.org are one word.
-SPACED = re.compile(rf"[\w{MARKS}](?:\S*[\w{MARKS}])?|\S")
-SPACELESS = re.compile(
-    r"[\u3041-\u309f]{1,2}|[\u30a0-\u30ff\u31f0-\u31ff\uff66-\uff9f]+"
-    r"|[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3005-\u3007\U00020000-\U000323af]{1,2}|[\u0e00-\u0e7f]{1,4}"
-    rf"|[^\W{CJK}\u0e00-\u0e7f\U00020000-\U000323af]+|[^\w\s]"
+MARKS = (
+    *((0x0300, 0x036F), (0x0591, 0x05BD), (0x064B, 0x065F), (0x0900, 0x0963)),
+    *((0x0966, 0x0DFF), (0x0E30, 0x0E4E)),
 )
-UNSPACED_CHARACTER = re.compile(rf"[{CJK}\u0e00-\u0e7f]")
+# What a character is: the lowest bits say how a text without spaces is cut, the others are flags.
+SPACE, MARK, OTHER = 0, 1, 2
+SCRIPTS = ((3, HIRAGANA), (4, KATAKANA), (5, HAN), (6, THAI))
+SCRIPT, IN_WORD, HAS_LETTER, HAS_TEXT, UNSPACED = 7, 8, 16, 32, 64
+# The characters of a word, less one, are bits of these: 1 for a mark, 2 for hiragana and ideographs, 4 for Thai.
+LONGEST = np.array([0, 0, -1, 1, -1, 1, 3, 0])
 SAMPLE_CHARACTERS = 200
 LEAST_SHARE = 0.3  # a text with so many ideographs, kana or Thai letters is mostly written without spaces
-
-MOST_KNOWN = 300_000  # words whose facts are kept from one text to the next: about 50 MB
-HAS_LETTER, HAS_TEXT = 1, 2
-LENGTH_BITS = 24
 
 
 @dataclass(frozen=True)
@@ -37,84 +40,126 @@ class Words:
     """The words of a text: marks are words too.
 
     Args:
-        words: as they stand there, if they were kept.
-        facts_W: of each word its number, its length and what is in it, in one int64.
+        text: the text.
+        kinds_C: what each of its characters is: uint8 [C].
+        starts_W: the first character of each word: int64 [W]. White space may follow its last one.
     """
 
-    words: Sequence[str]
-    facts_W: np.ndarray
-
-    def without_marks(self) -> "Words":
-        """Those that are more than punctuation."""
-        return Words((), self.facts_W[self.has_text_W])
+    text: str
+    kinds_C: np.ndarray
+    starts_W: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.facts_W)
+        return len(self.starts_W)
 
-    @property
-    def numbers_W(self) -> np.ndarray:
-        """Equal words have equal numbers: uint64 [W]."""
-        return (self.facts_W >> (LENGTH_BITS + 2)).astype(np.uint64)
+    def __getitem__(self, number: int) -> str:
+        return self.text[self.starts_W[number] : self.starts_W[number] + self.lengths_W[number]]
 
-    @property
+    @functools.cached_property
     def lengths_W(self) -> np.ndarray:
         """Characters of each word: int64 [W]."""
-        return (self.facts_W >> 2) & ((1 << LENGTH_BITS) - 1)
+        before_C = np.concatenate([[0], np.cumsum(self._is_text_C)])
+        return characters.sizes(before_C[self.starts_W], int(before_C[-1]))
 
-    @property
+    @functools.cached_property
+    def hashes_W(self) -> np.ndarray:
+        """Equal words have equal hashes, and others have others: uint64 [W].
+
+        The hash is the sum of the code points, each times a number for its place in the word.
+        """
+        if not len(self):
+            return np.zeros(0, np.uint64)
+        first, sizes_W = self.starts_W[0], characters.sizes(self.starts_W, len(self.text))
+        places_C = np.arange(first, len(self.text)) - np.repeat(self.starts_W, sizes_W)
+        points_C = (code_points(self.text) * self._is_text_C)[first:]
+        return np.add.reduceat(_multipliers(int(sizes_W.max())).take(places_C) * points_C, self.starts_W - first)
+
+    @functools.cached_property
     def has_letter_W(self) -> np.ndarray:
         """Whether one of its characters is a letter: bool [W]."""
-        return (self.facts_W & HAS_LETTER) != 0
+        return (self._kinds_W & HAS_LETTER) != 0
 
-    @property
+    @functools.cached_property
     def has_text_W(self) -> np.ndarray:
         """Whether it is more than punctuation, by datatrove's set of it: bool [W]."""
-        return (self.facts_W & HAS_TEXT) != 0
+        return (self._kinds_W & HAS_TEXT) != 0
+
+    @functools.cached_property
+    def _kinds_W(self) -> np.ndarray:
+        return np.bitwise_or.reduceat(self.kinds_C, self.starts_W) if len(self) else np.zeros(0, np.uint8)
+
+    @functools.cached_property
+    def _is_text_C(self) -> np.ndarray:
+        return (self.kinds_C & SCRIPT) != SPACE
 
 
 @functools.lru_cache(maxsize=2)  # several rules ask for the words of one text
 def of(text: str) -> Words:
     """The words of `text`."""
-    return known(split(text))
+    kinds_C = _kinds().take(code_points(text), mode="clip")
+    begin = _begin_unspaced if not text.isascii() and _is_unspaced(kinds_C) else _begin_spaced
+    return Words(text, kinds_C, np.flatnonzero(begin(kinds_C)))
 
 
-def known(words: Sequence[str]) -> Words:
-    """Words that were found elsewhere, with their facts."""
-    if len(_FACTS) > MOST_KNOWN:
-        _FACTS.clear()
-    return Words(words, np.fromiter(map(_FACTS.__getitem__, words), np.int64, len(words)))
+@functools.lru_cache(maxsize=1000)
+def hash_of(word: str) -> np.uint64:
+    """The hash that `word` has as a word of a text."""
+    return (_multipliers(len(word))[: len(word)] * code_points(word)).sum(dtype=np.uint64)
 
 
-def split(text: str) -> list[str]:
-    """The words of `text` in their order."""
-    return (SPACELESS if is_spaceless(text) else SPACED).findall(text)
+def _begin_unspaced(kinds_C: np.ndarray) -> np.ndarray:
+    """Which characters begin a word: runs of one script, cut after as many characters as the script has in a word."""
+    scripts_C = kinds_C & SCRIPT
+    runs = np.concatenate([[0], np.flatnonzero(scripts_C[1:] != scripts_C[:-1]) + 1])
+    places_C = np.arange(len(kinds_C)) - np.repeat(runs, characters.sizes(runs, len(kinds_C)))
+    return ((places_C & LONGEST.take(scripts_C)) == 0) & (scripts_C != SPACE)
 
 
-def is_spaceless(text: str) -> bool:
+def _begin_spaced(kinds_C: np.ndarray) -> np.ndarray:
+    """Which characters begin a word. Marks at both ends of what stands between two spaces are words of their own.
+
+    So don't and example.org are one word.
+    """
+    is_text_C, is_letter_C = (kinds_C & SCRIPT) != SPACE, (kinds_C & IN_WORD) != 0
+    begins_C = np.concatenate([is_text_C, [True]])
+    begins_C[1:-1] &= ~is_text_C[:-1]
+    runs, marks = np.flatnonzero(begins_C), np.flatnonzero(is_text_C & ~is_letter_C)
+    letters = np.concatenate([[0], np.cumsum(is_letter_C)])  # before each character
+    run = np.searchsorted(runs, marks, side="right")
+    is_within = (letters[marks] > letters[runs[run - 1]]) & (letters[marks] < letters[runs[run]])
+    outside = marks[~is_within]
+    begins_C[outside] = begins_C[outside + 1] = True
+    return begins_C[:-1] & is_text_C
+
+
+def _is_unspaced(kinds_C: np.ndarray) -> bool:
     """Whether a text is mostly written without spaces, by its beginning, its middle and its end."""
-    if text.isascii():
-        return False
-    places = {0, len(text) // 2, max(len(text) - SAMPLE_CHARACTERS, 0)}
-    sample = "".join(text[place : place + SAMPLE_CHARACTERS] for place in sorted(places))
-    return len(UNSPACED_CHARACTER.findall(sample)) > LEAST_SHARE * len(sample)
+    places = {0, len(kinds_C) // 2, max(len(kinds_C) - SAMPLE_CHARACTERS, 0)}
+    sample = np.concatenate([kinds_C[place : place + SAMPLE_CHARACTERS] for place in places])
+    return np.count_nonzero(sample & UNSPACED) > LEAST_SHARE * len(sample)
 
 
-class _Facts(dict):
-    """A word → its facts. Its number is new with each word, so it means nothing but equality."""
-
-    def __init__(self):
-        super().__init__()
-        self._punctuation: frozenset[str] = frozenset()
-
-    def __missing__(self, word: str) -> int:
-        if not self._punctuation:
-            from datatrove.utils.text import PUNCTUATION_SET
-
-            self._punctuation = frozenset(PUNCTUATION_SET)
-        flags = HAS_LETTER * any(map(str.isalpha, word)) + HAS_TEXT * (not self._punctuation.issuperset(word))
-        length = min(len(word), (1 << LENGTH_BITS) - 1)
-        self[word] = facts = len(self) << (LENGTH_BITS + 2) | length << 2 | flags
-        return facts
+def _multipliers(longest: int) -> np.ndarray:
+    """A number for each place in a word of at most `longest` characters: uint64 [places >= longest]."""
+    return _odd_numbers(max(longest, 64).bit_length())
 
 
-_FACTS = _Facts()
+@functools.lru_cache(maxsize=2)
+def _odd_numbers(bits: int) -> np.ndarray:
+    return splitmix64(np.arange(1, (1 << bits) + 1, dtype=np.uint64)) | np.uint64(1)
+
+
+@functools.cache
+def _kinds() -> np.ndarray:
+    """What each code point is: uint8 [characters.END]. Made in 0.1 s when it is first needed."""
+    from datatrove.utils.text import PUNCTUATION_SET
+
+    kinds = np.where(characters.of_words(), OTHER, MARK).astype(np.uint8)
+    for script, blocks in SCRIPTS:
+        kinds[characters.within(*blocks)] = script
+    kinds[characters.of_words() | characters.within(*MARKS)] |= IN_WORD
+    kinds[characters.that(str.isalpha)] |= HAS_LETTER
+    kinds[~characters.that(PUNCTUATION_SET.__contains__)] |= HAS_TEXT
+    kinds[characters.within(*HIRAGANA, *KATAKANA, *COMMON_HAN, *THAI)] |= UNSPACED
+    kinds[characters.that(str.isspace)] = SPACE
+    return kinds

@@ -1,0 +1,38 @@
+"""Our words for datatrove's filters, so that both judge the same: its own need spaCy, and dictionaries of NLTK."""
+
+from typing import Any
+
+from tpullm.corpus.filters import web_rules, words
+
+
+def tokenizer() -> Any:
+    """Our words as one of datatrove's tokenizers: words, and sentences by their marks."""
+    from datatrove.utils.word_tokenizers import WordTokenizer
+
+    class Tokenizer(WordTokenizer):
+        def word_tokenize(self, text: str) -> list[str]:
+            return list(words.of(text))
+
+        def sent_tokenize(self, text: str) -> list[str]:
+            return web_rules.SENTENCE.findall(text)
+
+        def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+            return [match.span() for match in web_rules.SENTENCE.finditer(text)]
+
+    return Tokenizer()
+
+
+def fineweb(language: str) -> Any:
+    """datatrove's filter of FineWeb with our words and limits."""
+    from datatrove.pipeline.filters import FineWebQualityFilter
+
+    limit = web_rules.JAPANESE if language == "ja" else web_rules.FINEWEB
+    return FineWebQualityFilter(
+        language=tokenizer(),
+        stop_chars=tuple(web_rules.ends(language)),
+        line_punct_thr=limit.ends,
+        short_line_thr=limit.short,
+        short_line_length=web_rules.SHORT_LINE,
+        char_duplicates_ratio=limit.repeated,
+        new_line_ratio=limit.line_ends,
+    )
