@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tpullm.corpus import characters, ngrams
 
-LETTERS = "aZéİß9½_'-.猫のह्\u0301😀 \n"
+LETTERS = "aZéİß9½_'-.猫のह्\u0301😀\x7f\x80\u07ff\u0800\uffff \n"  # of one to four bytes, and the last of each
 
 
 def one_by_one(text):

@@ -10,6 +10,7 @@ from tpullm.corpus.filters import web_rules
 
 ENGLISH = "The cat that we have sits on the mat, and it looks at the birds of the garden.\n"
 LINES = [f"Line {number} says what nobody else has said on day {number * 7}.\n" for number in range(40)]
+SENTENCE = "あいうえおたちつて。"
 JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}日かけて調べた話をする。\n" for number in range(40)]
 
 
@@ -19,6 +20,8 @@ JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}�
         ("".join(LINES), "en", ""),
         ("".join(JAPANESE), "ja", ""),
         ("".join(f"「{line.strip().rstrip('。')}」\n" for line in JAPANESE), "ja", ""),  # a dialogue ends its lines so
+        # A tenth of its characters is in a line that repeats, and no more.
+        ("\n".join([SENTENCE, *(f"{letter}{SENTENCE[1:]}" for letter in "あかきくけこさしす")]), "ja", ""),
         ("".join(line.replace(".", "") for line in LINES), "en", "too few sentence ends"),
         ("".join(line.replace("。", "") for line in JAPANESE), "ja", "too few sentence ends"),
         ("Yes.\nNo.\nWhy?\n" + LINES[0], "en", "mostly short lines"),

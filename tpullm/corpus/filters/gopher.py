@@ -1,7 +1,7 @@
 """The rules of Gopher (Rae et al. 2021, table A1) for quality and for repetition, decided as datatrove decides them.
 
-datatrove's filters loop over words and n-grams in Python: 1.1 MB/s of English with the same words. Here the words are
-numbered once and the counts are arrays: 5 MB/s. A test runs both, and the decisions are the same. W words.
+datatrove's filters loop over words and n-grams in Python: 1.1 MB/s of English with the same words. Here words are
+hashes in arrays: 11 MB/s, finding the words included. A test runs both, and the decisions are the same. W words.
 """
 
 from collections.abc import Sequence

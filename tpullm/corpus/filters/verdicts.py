@@ -82,7 +82,11 @@ def unreadable(text: str) -> str:
     """Why `text` is not readable (`empty`, `broken encoding`); "" if it is. Every document is checked."""
     if not text.strip():
         return "empty"
-    if "\0" in text or _has_surrogate(text):
+    if "\0" in text:
+        return "broken encoding"
+    if text.isascii():
+        return ""
+    if _has_surrogate(text):
         return "broken encoding"
     return "broken encoding" if len(BROKEN.findall(text)) > MOST_BROKEN * len(text) else ""
 
