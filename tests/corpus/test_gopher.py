@@ -161,6 +161,7 @@ PROSE = "The cat that we have sits on the mat and looks at the birds of the gard
         ("internationalization " * 60, "en", "words too long"),
         ((PROSE + "# " * 3) * 4, "en", "too many # or …"),
         ("\n".join(f"- {PROSE}" for _ in range(5)), "en", "mostly bullet points"),
+        ("\n".join([*[f"- {PROSE}"] * 9, f"{PROSE} well-known, old-fashioned"]), "en", ""),  # nine of ten, no more
         ("\n".join(f"{PROSE}…" for _ in range(5)), "en", "lines that are cut off"),
         (PROSE * 4 + "1998 " * 30, "en", "too few words of letters"),
         ("Kahvila avautuu huomenna kello kahdeksan aamulla torilla " * 10, "en", "too few stop words"),

@@ -20,8 +20,8 @@ JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}�
         ("".join(LINES), "en", ""),
         ("".join(JAPANESE), "ja", ""),
         ("".join(f"「{line.strip().rstrip('。')}」\n" for line in JAPANESE), "ja", ""),  # a dialogue ends its lines so
-        # a tenth, no more
-        ("\n".join([SENTENCE, SENTENCE, *(f"{letter}{SENTENCE[1:]}" for letter in "かきくけこさしす")]), "ja", ""),
+        # A tenth of its characters is in a line that repeats, and no more.
+        ("\n".join([SENTENCE, *(f"{letter}{SENTENCE[1:]}" for letter in "あかきくけこさしす")]), "ja", ""),
         ("".join(line.replace(".", "") for line in LINES), "en", "too few sentence ends"),
         ("".join(line.replace("。", "") for line in JAPANESE), "ja", "too few sentence ends"),
         ("Yes.\nNo.\nWhy?\n" + LINES[0], "en", "mostly short lines"),
