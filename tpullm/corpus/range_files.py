@@ -1,6 +1,7 @@
 """Files of 64-bit numbers in slices, of which a reader takes one: what the rounds of collect leave for each other."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,14 +22,19 @@ def bounds(keys: np.ndarray, ranges: int) -> np.ndarray:
 def write(path: Path, starts: np.ndarray, rows: np.ndarray) -> None:
     """Write rows, uint64 [rows] or [rows, width], and where each slice of them begins and the last ends."""
     with storage.atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, starts)
-        file.write(rows.tobytes())
+        for array in (np.array([len(starts)], np.int64), starts.astype(np.int64), rows):
+            file.write(array.tobytes())
 
 
 def read(path: Path, number: int, width: int = 1) -> np.ndarray:
-    """One slice of a file: uint64 [rows, width]."""
+    """One slice of a file: uint64 [rows, width]. Of the starts two are read: a corpus has as many files as slices."""
     with path.open("rb") as file:
-        starts = np.load(file)
-        first, stop = (8 * width * int(place) for place in starts[number : number + 2])
-        file.seek(file.tell() + first)
-        return np.frombuffer(file.read(stop - first), np.uint64).reshape(-1, width)
+        (starts,) = _numbers(file, 0, 1)
+        first, stop = _numbers(file, 1 + number, 2)
+        rows = _numbers(file, 1 + int(starts) + width * int(first), width * int(stop - first))
+    return rows.view(np.uint64).reshape(-1, width)
+
+
+def _numbers(file: BinaryIO, place: int, count: int) -> np.ndarray:
+    file.seek(8 * place)
+    return np.frombuffer(file.read(8 * count), np.int64)

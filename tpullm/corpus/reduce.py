@@ -1,6 +1,6 @@
 """Finds the copies in the whole corpus: documents that share a key with an earlier one, in bounded memory.
 
-Like a sort that is done by many, in rounds of tasks, each of which leaves one file:
+Like a sort that is done by many, in rounds of tasks:
 
     scatter   a group of parts   → entries (key, rank), sorted by key: one for each key, of its first document
     gather    a range of keys    → the documents that are not the first with their key in the whole corpus
@@ -12,15 +12,13 @@ a document depends on the documents with its keys alone, a thousand pages of one
 the result is the same for any groups, ranges and processes. What is held out is earlier than what is trained on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from tpullm import storage
-from tpullm.corpus import dedup, range_files, tasks
+from tpullm.corpus import dedup, document_files, range_files, tasks
 from tpullm.corpus.document_files import BEYOND, EXACT, NEAR, USED, Part
 from tpullm.corpus.selection import Placed
 
@@ -75,8 +73,13 @@ class Group:
 
     @property
     def entries(self) -> Path:
-        """What `scatter` leaves."""
+        """What `scatter` leaves last."""
         return entries_file(self.folder, self.number)
+
+    @property
+    def repeats(self) -> Path:
+        """What `scatter` leaves for `compared`: which of its documents repeat another one of the group."""
+        return self.folder / f"repeats-{self.number:06}.npy"
 
     def marked(self) -> list[Part]:
         """Its parts, with where their marks are."""
@@ -118,6 +121,11 @@ class Range:
 def entries_file(folder: Path, group: int) -> Path:
     """The file of the entries of a group."""
     return folder / f"entries-{group:06}.bin"
+
+
+def late_file(folder: Path, group: int) -> Path:
+    """The file of the entries of a group that are compared with what is held out alone."""
+    return folder / f"late-{group:06}.bin"
 
 
 def copies_file(folder: Path, number: int) -> Path:
@@ -163,23 +171,17 @@ def scatter(group: Group) -> None:
     firsts, which = _firsts(entries)
     local = np.full(group.documents, USED, np.uint8)
     _mark(local, _repeats(entries, firsts, which), group.start)
-    bounds = [
-        range_files.bounds(firsts[:, 0], group.ranges),
-        len(firsts) + range_files.bounds(late[:, 0], group.ranges),
-    ]
-    with storage.atomic_file(group.entries) as temporary, temporary.open("wb") as file:
-        np.save(file, np.array(bounds))
-        file.write(firsts.tobytes() + late.tobytes())
-        np.save(file, local)
+    document_files.write_marks(group.repeats, local)
+    for path, rows in ((late_file(group.folder, group.number), late), (group.entries, firsts)):
+        range_files.write(path, range_files.bounds(rows[:, 0], group.ranges), rows)
 
 
 def gather(own: Range) -> None:
     """Write which documents are not the first of the corpus with one of the keys of a range."""
-    found = [_slices(entries_file(own.folder, group), own.number) for group in range(len(own.starts) - 1)]
-    entries = np.concatenate([entries for entries, _ in found])
+    entries, late = (_slices(own, file) for file in (entries_file, late_file))
     entries = entries[np.argsort(entries[:, 0])]
     firsts, which = _firsts(entries)
-    repeats = [_repeats(entries, firsts, which), *(_like_held_out(late, firsts) for _, late in found)]
+    repeats = [_repeats(entries, firsts, which), _like_held_out(late, firsts)]
     keys, ranks = np.concatenate(repeats).T
     copies = np.unique((ranks & NUMBER) << np.uint64(1) | (keys & _IS_EXACT))
     range_files.write(own.copies, np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1)), copies)
@@ -187,7 +189,8 @@ def gather(own: Range) -> None:
 
 def compared(group: Group) -> np.ndarray:
     """The marks of the documents of a group after copies are found: uint8 [documents]."""
-    copies = _local(group)
+    with group.repeats.open("rb") as file:
+        copies = np.load(file)
     for number in range(group.ranges):
         # Twice the number of a document, and 1 if it is an exact copy.
         found = range_files.read(copies_file(group.folder, number), group.number)[:, 0]
@@ -257,21 +260,7 @@ def _mark(copies: np.ndarray, repeats: np.ndarray, start: int) -> None:
     copies[numbers[is_exact]] = EXACT
 
 
-def _slices(path: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """The entries of a group in a range of keys: those of `_entries`, with one entry for a key in the first."""
-    with path.open("rb") as file:
-        bounds, start = np.load(file), file.tell()
-        return tuple(_pairs(file, start, *rows[number : number + 2]) for rows in bounds)
-
-
-def _pairs(file: BinaryIO, start: int, first: int, stop: int) -> np.ndarray:
-    file.seek(start + 16 * int(first))
-    return np.frombuffer(file.read(16 * int(stop - first)), np.uint64).reshape(-1, 2)
-
-
-def _local(group: Group) -> np.ndarray:
-    """The marks of the documents of a group that repeat another one of the group."""
-    with group.entries.open("rb") as file:
-        bounds = np.load(file)
-        file.seek(file.tell() + 16 * int(bounds[-1, -1]))
-        return np.load(file)
+def _slices(own: Range, file: Callable[[Path, int], Path]) -> np.ndarray:
+    """The entries of all groups in a range of keys: uint64 [entries, 2]."""
+    groups = range(len(own.starts) - 1)
+    return np.concatenate([range_files.read(file(own.folder, group), own.number, 2) for group in groups])
