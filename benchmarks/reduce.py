@@ -2,7 +2,7 @@
 
     python benchmarks/reduce.py --documents 100000000 --folder /tmp/reduce
 
-The folder needs 400 bytes a document. Every twentieth document is an exact copy of an earlier one, and every twentieth
+The folder needs 400 bytes a document. One document in forty is an exact copy of an earlier one, and one in forty
 shares a band with one. Each round runs in this process, one task after the other, so the figures are of one core.
 """
 
