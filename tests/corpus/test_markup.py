@@ -107,6 +107,20 @@ def test_a_manual_of_sphinx_keeps_its_footnotes():
     assert lines(body, SPHINX) == ["5. 章", f"{PROSE * 3}[1]", "脚注の文です。"]
 
 
+def test_a_manual_of_sphinx_in_one_page_keeps_its_chapters_and_another_leaves_out_links_to_them():
+    """In one page the chapters stand where other pages have their links: of 200,000 characters 1,300 were kept."""
+    wrapped = """<div class="documentwrapper"><section><h1>手引き</h1><p>{}</p>
+    <div class="toctree-wrapper compound">{}</div></section></div>"""
+    links = (
+        "<p><span>目次</span></p><ul><li><a href='a.html'>第一の章</a></li><li><a href='b.html'>第二の章</a></li></ul>"
+    )
+    chapter = f"<section><h{{}}>1. 章</h{{}}><p>{PROSE * 3}</p></section>"
+    assert lines(wrapped.format(PROSE * 3, links), SPHINX) == ["手引き", PROSE * 3]
+    for level in (1, 2):
+        body = wrapped.format(PROSE * 3, chapter.format(level, level))
+        assert lines(body, SPHINX) == ["手引き", PROSE * 3, "1. 章", PROSE * 3]
+
+
 def test_another_page_is_left_to_trafilatura():
     body = f'<article><p>{PROSE * 4}</p></article><div class="sidebar"><div>{PROSE}横の文。</div></div>'
     assert lines(body) == [PROSE * 4]

@@ -16,9 +16,11 @@ GENERATORS = re.compile(
 )
 SPHINX = ".//script[contains(@src, 'documentation_options.js')] | .//div[contains(@class, 'documentwrapper')]"
 NAVIGATION = re.compile(
-    r"(^|\s)(navheader|navfooter|docnav|toc|toctree-wrapper|headerlink|sphinxsidebar|related|rst-footer-buttons"
+    r"(^|\s)(navheader|navfooter|docnav|toc|headerlink|sphinxsidebar|related|rst-footer-buttons"
     r"|wy-nav-side|wy-nav-top|wy-breadcrumbs|md-sidebar|md-header|md-footer|md-nav|headerlink|nav-path|page-nav)(\s|$)"
 )
+# Sphinx: links to the chapters, or in a manual of one page the chapters themselves.
+TREE = re.compile(r"(^|\s)toctree-wrapper(\s|$)")
 NOTE = re.compile(r"(^|\s)(note|tip|warning|caution|important|admonition\S*|footnote\S*)(\s|$)")
 BLOCKS = {
     "h1", "h2", "h3", "h4", "h5", "h6", "p", "div", "ul", "ol", "dl", "table", "pre", "blockquote", "section",
@@ -46,6 +48,8 @@ def prepare(page: Any) -> None:
 
 
 def _is_navigation(element: Any) -> bool:
+    if TREE.search(element.get("class") or ""):
+        return element.find(".//h1") is None and element.find(".//h2") is None
     return element.get("role") == "navigation" or NAVIGATION.search(element.get("class") or "") is not None
 
 
