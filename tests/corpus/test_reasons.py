@@ -44,8 +44,8 @@ def test_no_meaning_is_left_over():
 
 def test_every_reason_has_a_meaning():
     known = set(REASONS)
-    for name in ("gopher", "japanese_text", "verdicts", "opt_outs"):
+    for name in ("gopher", "web_rules", "japanese_text", "verdicts", "opt_outs"):
         assert returned(name) - known == set()
-    assert set(web_rules.REASONS.values()) | {*web_rules.DROPPING} <= known
+    assert {*web_rules.DROPPING} <= known
     assert {*document.BAD, document.NOT_UTF8.dropped, warc.NOT_A_PAGE, warc.NO_SUCCESS} <= known
     assert {"repeated lines", "repeated phrases"} <= returned("gopher") and gopher.limits("en")
