@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.corpus import made_documents
 from tpullm.corpus import document_files
 from tpullm.data import tokenizer_sample
+from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 from tpullm.tokenizer import passages
 
@@ -138,6 +139,14 @@ def test_the_bound_is_the_deviations_above_what_is_needed(characters, size):
         assert needed == pytest.approx(characters, rel=1e-6, abs=1)
     else:
         assert limit == tokenizer_sample.KEYS and needed <= characters
+
+
+def test_a_data_card_of_another_version_is_one_clear_line(tmp_path):
+    write(tmp_path, {"en": ["one", "two"]})
+    card = tmp_path / "documents" / "datacard.json"
+    card.write_text("{}")
+    with pytest.raises(UserError, match=r"datacard.json: has no training_characters.*`tpullm collect` again"):
+        plan(tmp_path, 10)
 
 
 def test_sources_have_their_share_by_weight_and_nothing_is_held_out(tmp_path):

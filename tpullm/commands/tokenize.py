@@ -122,14 +122,14 @@ def take_tokenizer(run: Path, inputs: dict[str, Any]) -> None:
 
 def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
     """Make RUN/tokens: several processes tokenize parts of the documents; then each source and split gets a store."""
-    began, stage = time.monotonic(), run / "tokens"
-    rounds = Rounds(recipe.tokenizer.workers, work, lambda: manifest.is_finished(stage, inputs))
-    if rounds.is_finished():
+    stage, began = run / "tokens", time.monotonic()
+    is_finished = functools.partial(manifest.is_finished, stage, inputs)
+    if is_finished():
         return say("tokens: finished, skipped")
     planned = tokenizing.plan(run / "documents", folder, run / "tokenizer", corpus_sources.sources(recipe))
-    tokenizing.make(planned, rounds)
+    tokenizing.make(planned, Rounds(recipe.tokenizer.workers, work, is_finished))
     if not work.share.is_first:
-        return work.wait_for_first("the tokens", rounds.is_finished)
+        return work.wait_for_first("the tokens", is_finished)
     storage.remove_tree(stage)
     size = load_tokenizer(run / "tokenizer").vocabulary_size
     facts = tokenizing.assemble(stage, planned, size, recipe.corpus.held_out_fraction)

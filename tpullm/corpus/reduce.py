@@ -12,7 +12,7 @@ a document depends on the documents with its keys alone, a thousand pages of one
 the result is the same for any groups, ranges and processes. What is held out is earlier than what is trained on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from tpullm.corpus import dedup, document_files, range_files, tasks
 from tpullm.corpus.document_files import BEYOND, EXACT, NEAR, USED, Part
 from tpullm.corpus.selection import Placed
 
-GROUP_DOCUMENTS = 400_000  # about 100 MB of entries, and three times as much while they are sorted
-GROUP_LINES = 8_000_000  # 130 MB of counts, and three times as much while they are sorted
-RANGE_ENTRIES = RANGE_LINES = 4_000_000
+# What a process holds, so that the memory is the same from 100 MB of text on. Files have groups times ranges slices.
+GROUP_DOCUMENTS = 100_000  # 24 MB of entries, and three times as much while they are sorted
+GROUP_LINES = 2_000_000  # 32 MB of counts, and three times as much while they are sorted
+RANGE_ENTRIES = RANGE_LINES = 1_000_000
 ENTRIES = 1 + dedup.BANDS  # of a document: one for exact copies, and one for each band
 ENTRY_BYTES = 16 * ENTRIES
 
@@ -123,11 +124,6 @@ def entries_file(folder: Path, group: int) -> Path:
     return folder / f"entries-{group:06}.bin"
 
 
-def late_file(folder: Path, group: int) -> Path:
-    """The file of the entries of a group that are compared with what is held out alone."""
-    return folder / f"late-{group:06}.bin"
-
-
 def copies_file(folder: Path, number: int) -> Path:
     """The file of the copies in a range."""
     return folder / f"copies-{number:06}.bin"
@@ -165,21 +161,20 @@ def _grouped(placed: Sequence[Placed]) -> list[list[Placed]]:
 
 def scatter(group: Group) -> None:
     """Write the entries of a group, and which of its documents repeat another one of the group."""
-    entries, late = _entries(group)
-    entries = entries[np.argsort(entries[:, 0])]
-    late = late[np.argsort(late[:, 0])]
+    entries, late = _apart(_entries(group))
     firsts, which = _firsts(entries)
     local = np.full(group.documents, USED, np.uint8)
     _mark(local, _repeats(entries, firsts, which), group.start)
     document_files.write_marks(group.repeats, local)
-    for path, rows in ((late_file(group.folder, group.number), late), (group.entries, firsts)):
-        range_files.write(path, range_files.bounds(rows[:, 0], group.ranges), rows)
+    rows = _sorted(np.concatenate([firsts, late])) if len(late) else firsts
+    range_files.write(group.entries, range_files.bounds(rows[:, 0], group.ranges), rows)
 
 
 def gather(own: Range) -> None:
     """Write which documents are not the first of the corpus with one of the keys of a range."""
-    entries, late = (_slices(own, file) for file in (entries_file, late_file))
-    entries = entries[np.argsort(entries[:, 0])]
+    groups = range(len(own.starts) - 1)
+    slices = [range_files.read(entries_file(own.folder, group), own.number, 2) for group in groups]
+    entries, late = _apart(np.concatenate(slices))
     firsts, which = _firsts(entries)
     repeats = [_repeats(entries, firsts, which), _like_held_out(late, firsts)]
     keys, ranks = np.concatenate(repeats).T
@@ -203,12 +198,9 @@ def _own_marks(one: Placed) -> np.ndarray:
     return one.marks(*tasks.arrays(one.part, "ids", "held_out"))
 
 
-def _entries(group: Group) -> tuple[np.ndarray, np.ndarray]:
-    """The entries of a group, (key, rank): uint64 [entries, 2]; and apart those of documents that keep their copies.
-
-    The second are of training documents of sources that keep their copies: they are compared with what is held out.
-    """
-    entries, late = [], []
+def _entries(group: Group) -> np.ndarray:
+    """The entries of a group, (key, rank): uint64 [entries, 2]."""
+    entries = [np.zeros((0, 2), np.uint64)]
     for one in group.placed:
         ids, keys, signed, bands_DG, named = tasks.arrays(one.part, "ids", "keys", "signed", "bands", "held_out")
         marks, keeps = one.marks(ids, named), not one.source.deduplicate
@@ -216,14 +208,28 @@ def _entries(group: Group) -> tuple[np.ndarray, np.ndarray]:
         ranks = np.arange(one.start, one.start + one.documents, dtype=np.uint64)
         ranks |= np.where(named, NAMED, np.where(is_training, TRAINING, HELD_OUT))
         ranks |= KEEPS_COPIES * np.uint64(keeps)
-        exact = np.stack([keys | _IS_EXACT, ranks], axis=1)
-        apart = is_training & keeps
-        (late if keeps else entries).append(exact[is_training & (marks != BEYOND)])
-        entries.append(exact[~is_training & (marks != BEYOND)])
-        compared = (marks[signed] != BEYOND) & ~apart[signed]
+        entries.append(np.stack([keys | _IS_EXACT, ranks], axis=1)[marks != BEYOND])
+        compared = (marks[signed] != BEYOND) & ~_is_late(ranks[signed])
         near = np.stack(np.broadcast_arrays(bands_DG & ~_IS_EXACT, ranks[signed][:, None]), axis=2)
         entries.append(near[compared].reshape(-1, 2))
-    return np.concatenate(entries), np.concatenate([np.zeros((0, 2), np.uint64), *late])
+    return np.concatenate(entries)
+
+
+def _is_late(ranks: np.ndarray) -> np.ndarray:
+    """Which ranks are of training documents that keep their copies: they are compared with what is held out alone."""
+    return ranks >= TRAINING + KEEPS_COPIES
+
+
+def _apart(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The entries that are compared with all others, sorted by key; and those of ranks that are late."""
+    is_late = _is_late(entries[:, 1])
+    late = entries[is_late]
+    return _sorted(entries[~is_late] if len(late) else entries), late
+
+
+def _sorted(entries: np.ndarray) -> np.ndarray:
+    """Entries sorted by key."""
+    return entries[np.argsort(entries[:, 0])]
 
 
 def _firsts(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -258,9 +264,3 @@ def _mark(copies: np.ndarray, repeats: np.ndarray, start: int) -> None:
     near = numbers[~is_exact]
     copies[near[copies[near] == USED]] = NEAR
     copies[numbers[is_exact]] = EXACT
-
-
-def _slices(own: Range, file: Callable[[Path, int], Path]) -> np.ndarray:
-    """The entries of all groups in a range of keys: uint64 [entries, 2]."""
-    groups = range(len(own.starts) - 1)
-    return np.concatenate([range_files.read(file(own.folder, group), own.number, 2) for group in groups])

@@ -19,6 +19,7 @@ from pathlib import Path
 from tpullm import storage
 from tpullm.corpus import document_files
 from tpullm.corpus.document_files import USED, Part
+from tpullm.errors import UserError
 from tpullm.process.rounds import Rounds
 from tpullm.tokenizer import passages
 
@@ -64,8 +65,14 @@ def plan(documents: Path, folder: Path, weights: Mapping[str, float], characters
         weights: of the sources. If one is smaller than its share, the rest is divided among the others by weight.
         characters: of the sample.
         seed: of the sample.
+
+    Raises:
+        UserError: the data card has no counts of characters.
     """
-    there = storage.read_json(documents / "datacard.json")["training_characters"]
+    there = storage.read_json(documents / "datacard.json").get("training_characters")
+    if there is None:
+        what = f"{documents / 'datacard.json'}: has no training_characters, so another version of tpullm made it"
+        raise UserError(f"{what}; remove {documents} and run `tpullm collect` again")
     sizes = {source: there.get(source, 0) for source, weight in weights.items() if weight > 0}
     listed, planned = document_files.parts(documents), []
     on_disk = storage.sizes(documents / "parts")  # one listing, where a question for each part is a request
