@@ -23,8 +23,8 @@ from tpullm.corpus.document_files import BEYOND, EXACT, NEAR, USED, Part
 from tpullm.corpus.selection import Placed
 
 # What a process holds, so that the memory is the same from 100 MB of text on. Files have groups times ranges slices.
-GROUP_DOCUMENTS = 100_000  # 24 MB of entries, and three times as much while they are sorted
-GROUP_LINES = 2_000_000  # 32 MB of counts, and three times as much while they are sorted
+GROUP_DOCUMENTS = 50_000  # 12 MB of entries, and four times as much while they are sorted
+GROUP_LINES = 1_000_000  # 16 MB of counts, and four times as much while they are sorted
 RANGE_ENTRIES = RANGE_LINES = 1_000_000
 ENTRIES = 1 + dedup.BANDS  # of a document: one for exact copies, and one for each band
 ENTRY_BYTES = 16 * ENTRIES
