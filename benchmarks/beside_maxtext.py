@@ -4,8 +4,8 @@
     python benchmarks/beside_maxtext.py --maxtext MAXTEXT/bin/python     6 compilations, 1 to 3 minutes each when idle
 
 Writes benchmarks/results/maxtext.md and maxtext.json. Nothing runs on a TPU: step times are predictions, by
-`tpullm/planning/schedule.py`, which treats both programs alike. MaxText's own `train_compile` makes its program, with
-its defaults.
+`tpullm/planning/tpu_schedule.py`, which treats both programs alike. MaxText's own `train_compile` makes its program,
+with its defaults.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tpullm.errors import UserError
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.log import say
 from tpullm.planning.compiling import read
 from tpullm.planning.proof import Proof, by_part, cached_at, prove
-from tpullm.planning.schedule import Torus, schedule
+from tpullm.planning.tpu_schedule import Torus, schedule
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.log import say
 from tpullm.mesh.axes import written
 from tpullm.planning.proof import prove

@@ -1,4 +1,4 @@
-"""Fit the constants of `tpullm/hardware/chips.py` to the published runs marked `fit`, and show the errors on all.
+"""Fit the constants of `tpullm/hardware` to the published runs marked `fit`, and show the errors on all.
 
     python benchmarks/fit.py            # the errors with the constants as they are
     python benchmarks/fit.py --fit      # the constants that fit best
@@ -20,6 +20,7 @@ from tpullm.hardware.chip import Chip
 from tpullm.hardware.chips import CHIPS
 from tpullm.planning.estimate import estimate
 
+GPUS = tuple(name for name, chip in CHIPS.items() if chip.gpu)
 # Fitted constants, and the generations that share a value: prior, spread, physical maximum.
 PRIORS = {
     ("matmul_efficiency", ("v5e",)): (0.85, 0.3, 0.95),
@@ -32,6 +33,12 @@ PRIORS = {
     ("link_efficiency", ("v5e", "v6e", "v5p")): (0.70, 0.2, 1.0),
     ("overlap_loss", ("v5e", "v6e", "v5p")): (0.20, 0.5, 1.0),
     ("dcn_efficiency", ("v5e",)): (0.50, 0.5, 1.0),
+    ("matmul_efficiency", ("a100",)): (0.70, 0.3, 0.95),
+    ("matmul_efficiency", ("h100", "h200", "b200", "gb200", "l4")): (0.60, 0.3, 0.95),
+    ("attention_efficiency", GPUS): (0.50, 0.2, 1.0),
+    ("hbm_efficiency", GPUS): (0.80, 0.1, 1.0),
+    ("link_efficiency", GPUS): (0.70, 0.2, 1.0),
+    ("dcn_efficiency", GPUS): (0.70, 0.3, 1.0),
 }
 WEIGHT = 0.02
 

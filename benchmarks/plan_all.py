@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tpullm.errors import UserError
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.log import say, warn
 from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.proof import Proof, job_of, program_hash, prove
@@ -134,8 +134,8 @@ TOP = """# The shipped recipes, proven
 
 Made by `make plan-all`: the step of each recipe, compiled by the TPU compiler for the slice that the recipe names, and
 the evaluation between steps, for its memory (with the optimizer's state). Step time and tokens/s are predicted from
-the compiler's cycles (`tpullm/planning/schedule.py`). Beside them what `tpullm plan` says without the compiler. Nothing
-ran on a TPU.
+the compiler's cycles (`tpullm/planning/tpu_schedule.py`). Beside them what `tpullm plan` says without the compiler.
+Nothing ran on a TPU.
 
 | recipe | topology | GiB a chip | estimated | evaluation | step, s | estimated | tokens/s a chip | waiting | program |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""

@@ -9,12 +9,14 @@ import yaml
 
 from tpullm.hardware.chip import Chip
 from tpullm.hardware.chips import CHIPS
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.mesh.axes import axis_sizes
 from tpullm.model.count import matrix_parameters
 from tpullm.planning.setting import MAXTEXT, Setting
 from tpullm.recipe.schema import ModelConfig
 
+# XLA for GPUs reduce-scatters gradients, and sums them between hosts in bfloat16.
+ON_GPUS = dataclasses.replace(MAXTEXT, sums=1, crossing=2)
 FILE = Path(__file__).with_name("published.yaml")
 
 
@@ -27,16 +29,21 @@ class Run:
         use: `fit` or `held`.
         tokens_per_second: of one chip, as published.
         setting: how it was run.
+        dcn_bandwidth: of its network, if it is not that of the chip's entry; else 0.
     """
 
     name: str
     use: str
     tokens_per_second: float
     setting: Setting
+    dcn_bandwidth: float = 0.0
 
     def on(self, chips: Mapping[str, Chip]) -> Setting:
         """The setting with other constants."""
-        return dataclasses.replace(self.setting, device=chips[self.setting.topology.generation])
+        chip = chips[self.setting.topology.generation]
+        if self.dcn_bandwidth:
+            chip = dataclasses.replace(chip, dcn_bandwidth=self.dcn_bandwidth)
+        return dataclasses.replace(self.setting, device=chip)
 
 
 def runs() -> list[Run]:
@@ -64,10 +71,13 @@ def _run(row: dict, model: ModelConfig) -> Run:
         recompute=tuple(row["recompute"]),
         padding=row.get("padding", 1.0),
         offloaded=row.get("offloaded", 0),
-        habits=dataclasses.replace(MAXTEXT, block=row.get("block", MAXTEXT.block), fused=row.get("fused", False)),
+        habits=ON_GPUS
+        if topology.platform == "gpu"
+        else dataclasses.replace(MAXTEXT, block=row.get("block", MAXTEXT.block), fused=row.get("fused", False)),
     )
     name = f"{row['model']} on {topology}" + (f" ({row['source']})" if row["source"] in ("tiers", "recipes") else "")
-    return Run(name, row["use"], row.get("tokens") or row["flops"] * 1e12 / _full_flops(setting), setting)
+    tokens = row.get("tokens") or row["flops"] * 1e12 / _full_flops(setting)
+    return Run(name, row["use"], tokens, setting, 1e9 * row.get("dcn", 0))
 
 
 def _full_flops(setting: Setting) -> float:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.bucket import Emulator, emulator
 from tpullm import storage
-from tpullm.process import compile_cache
+from tpullm.process import compile_cache, environment
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -69,7 +69,8 @@ def pytest_configure(config):
     config.add_cleanup(folder.cleanup)
     os.environ[SESSION] = os.environ["XDG_CACHE_HOME"] = folder.name
     os.environ.update(compile_cache.settings())
-    os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
+    for name, value in {"XLA_FLAGS": QUICK_TO_COMPILE, **environment.platforms()}.items():
+        os.environ.setdefault(name, value)
 
 
 def pytest_collection_modifyitems(items):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tpullm.errors import UserError
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.proof import Proof, Traffic, job_of, program_hash
 from tpullm.recipe import shipped

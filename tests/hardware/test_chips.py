@@ -7,7 +7,7 @@ import pytest
 from tpullm.errors import UserError
 from tpullm.hardware import accelerators, machines
 from tpullm.hardware.chips import CHIPS, of_kind
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 
 
 def test_no_two_chips_have_a_name_in_common():

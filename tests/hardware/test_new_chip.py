@@ -9,7 +9,7 @@ from tpullm import cli
 from tpullm.errors import UserError
 from tpullm.hardware import accelerators, chips, machines
 from tpullm.hardware.chip import Chip, CloudTpu, ComputeEngine, SliceShapes, kernels
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning.economics import prices_of
 
 CHIP = Chip(
@@ -60,7 +60,7 @@ def test_sharding_knows_its_slices(capsys, tmp_path):
     words = ["sharding", "--config", str(ROOT / "configs" / "pretrain" / "125m.yaml"), "--run", str(tmp_path)]
     assert cli.main([*words, "--topology=v9t:4x8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["mesh"] == {"fsdp": 32}
-    assert parse("v9t:8x8").options()["wrap"] == (True, True, False) and parse("v9t:8x8").device_kind == "TPU v9 test"
+    assert parse("v9t:8x8").described()["wrap"] == (True, True, False) and parse("v9t:8x8").device_kind == "TPU v9 test"
     with pytest.raises(UserError, match="no such slice of v9t"):
         parse("v9t:2x4")
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from tpullm.hardware.chip import Chip
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning.setting import Setting
 from tpullm.recipe.schema import ModelConfig
 

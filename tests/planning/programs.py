@@ -4,8 +4,8 @@
 
 import itertools
 
-from tpullm.hardware.slices import parse
-from tpullm.planning.schedule import Torus
+from tpullm.hardware.topologies import parse
+from tpullm.planning.tpu_schedule import Torus
 
 TOPOLOGY = parse("v5e:16x16")
 TORUS = Torus(TOPOLOGY, tuple(itertools.product(range(16), range(16))))

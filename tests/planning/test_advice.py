@@ -3,7 +3,7 @@
 import dataclasses
 
 from tests.planning.by_hand import DENSE, setting
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning.advice import _changes, _resumes, advise
 from tpullm.planning.search import assessed
 from tpullm.planning.setting import setting_of

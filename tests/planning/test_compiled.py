@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.planning.hlo_text import between_slices, largest_arrays
 from tpullm.errors import UserError
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning import hlo
 from tpullm.planning.instructions import computations
 from tpullm.planning.program import compiled, compiler_mesh

@@ -10,7 +10,7 @@ from tests.planning.by_hand import DENSE
 from tests.planning.by_hand import setting as small
 from tpullm.errors import UserError
 from tpullm.hardware.chips import CHIPS
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning.economics import RESTART_SECONDS, RESTART_SECONDS_HERE, prices_of, whole_run
 from tpullm.planning.estimate import Estimate, estimate
 from tpullm.planning.setting import setting_of

@@ -6,7 +6,8 @@ from tests.planning.programs import CYCLES, GATHER, MESH, PRODUCT, TORUS, looped
 from tpullm.planning.findings import KINDS, Look, axes_of, find
 from tpullm.planning.hlo import as_collective
 from tpullm.planning.instructions import computations
-from tpullm.planning.schedule import Item, schedule
+from tpullm.planning.timeline import Item
+from tpullm.planning.tpu_schedule import schedule
 
 KERNEL = '%splash_mha_fwd.1 = bf16[1,8,2048,128]{3,2,1,0} custom-call(%q), custom_call_target="tpu_custom_call"'
 EVERYWHERE = "replica_groups=[1,256]<=[256]"

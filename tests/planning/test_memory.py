@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning.memory import memory
 from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.program import absent_mesh, traced

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from tpullm import cli
 from tpullm.errors import UserError
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.mesh.layout import planned_mesh
 from tpullm.planning.estimate import estimate
 from tpullm.planning.plan_tables import details, side_by_side
@@ -49,7 +49,7 @@ def test_a_stage_is_named_by_the_user_or_is_the_first_that_trains():
 
 def test_lora_and_qlora_of_8b_fit_one_chip_and_one_card_and_tuning_all_of_it_does_not():
     """The base in 16 bits takes 2 bytes a parameter, in nf4 0.56, and its tables 2."""
-    for topology in ("v6e:1x1", "h100"):
+    for topology in ("v6e:1x1", "h100:1"):
         plain, packed = plan("8b-lora", topology), plan("8b-qlora", topology)
         assert plain.fits and packed.fits
         frozen = [one.chosen.memory.kinds["frozen parameters"] for one in (plain, packed)]
@@ -69,7 +69,7 @@ def test_a_domain_for_a_published_model_needs_what_its_recipe_says(domain):
     small = {"layers": 28, "width": 2048, "heads": 16, "mlp_width": 6144, "tied_embeddings": True}
     large = {"layers": 36, "width": 4096, "heads": 32, "mlp_width": 12288, "tied_embeddings": False}
     figures = []
-    for shape, topology in ((small, "v6e:1x1"), (large, "v6e:1x1"), (large, "h100")):
+    for shape, topology in ((small, "v6e:1x1"), (large, "v6e:1x1"), (large, "h100:1")):
         model = dataclasses.replace(recipe.model, **qwen, **shape, context_length=4096)
         plans = [make_plan(recipe, model, topology, stage=stage) for stage in recipe.finetune]
         assert all(plan.fits for plan in plans)
@@ -78,7 +78,7 @@ def test_a_domain_for_a_published_model_needs_what_its_recipe_says(domain):
         figures.append((np.dot(steps, each) / 60, max(plan.chosen.memory.peak for plan in plans) / 2**30))
     (small_minutes, small_gib), (large_minutes, large_gib), (card_minutes, _) = figures
     time = f"{small_minutes:.2g} minutes of steps for 1.7 B and {large_minutes:.2g} for 8 B on v6e:1x1; "
-    assert time + f"{card_minutes:.2g} for 8 B on h100" in head
+    assert time + f"{card_minutes:.2g} for 8 B on h100:1" in head
     assert f"{small_gib:.1f} GiB a chip for 1.7 B, {large_gib:.1f} for 8 B" in head
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import warnings
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import jax
@@ -15,7 +16,7 @@ from jax.experimental import topologies
 
 from tests.planning.by_hand import DENSE
 from tpullm.errors import UserError
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning import compiling, program
 from tpullm.planning.compiling import Job
 from tpullm.planning.program import QUIET, TooLarge, absent_mesh, abstract_batch, compiled, compiler_mesh
@@ -56,15 +57,16 @@ def test_the_compiler_is_told_the_slice_while_it_is_quiet(monkeypatch):
     before = dict(os.environ)
     mesh = compiler_mesh({"fsdp": 1}, parse("v6e:1x1"))
     assert asked.pop("quiet") == ["the user's", "localhost", "1"] and dict(os.environ) == before
-    assert asked == {"platform": "tpu", "topology_name": "v6e:1x1"} | parse("v6e:1x1").options()
+    assert asked == {"platform": "tpu", "topology_name": "v6e:1x1"} | parse("v6e:1x1").described()
     assert mesh.devices.size == 1 and "Explicit" in str(mesh.axis_types)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("cannot open libtpu.so"), ImportError("No module named libtpu")])
-def test_a_missing_compiler_is_one_line(monkeypatch, error):
-    monkeypatch.setattr(topologies, "get_topology_desc", failing(error))
-    with pytest.raises(UserError, match=r"^v6e:4x4: the TPU compiler is missing; install tpullm\[tpu\]$"):
-        compiler_mesh({"fsdp": -1}, parse("v6e:4x4"))
+@pytest.mark.parametrize(("name", "what", "extra"), [("v6e:4x4", "TPU", "tpu"), ("h100:8", "GPU", "gpu-plan")])
+def test_a_missing_compiler_is_one_line(monkeypatch, name, what, extra):
+    monkeypatch.setattr(program, "version", failing(PackageNotFoundError()))
+    line = rf"^{name}: the {what} compiler is missing; install it: pip install 'tpullm\[{extra}\]'$"
+    with pytest.raises(UserError, match=line):
+        compiler_mesh({"fsdp": -1}, parse(name))
 
 
 def test_another_error_of_the_compiler_stays_what_it_is(monkeypatch):
@@ -77,11 +79,26 @@ def test_too_large_a_program_says_how_large(monkeypatch):
     lowered = lambda error: lambda *_: SimpleNamespace(compile=failing(error))  # noqa: E731
     monkeypatch.setattr(program, "traced", lowered(jax.errors.JaxRuntimeError(FULL)))
     with pytest.raises(TooLarge, match=r"needs 20.5 GiB a chip and may use 15.8") as caught:
-        compiled(DENSE, CONFIG, None)
+        compiled(DENSE, CONFIG, absent_mesh({}, parse("v6e:1x1")))
     assert (caught.value.needed_bytes, caught.value.limit_bytes) == (20.5 * 2**30, 15.75 * 2**30)
     monkeypatch.setattr(program, "traced", lowered(jax.errors.JaxRuntimeError("another")))
     with pytest.raises(jax.errors.JaxRuntimeError, match="another"):
-        compiled(DENSE, CONFIG, None)
+        compiled(DENSE, CONFIG, absent_mesh({}, parse("v6e:1x1")))
+
+
+def test_a_gpu_program_above_the_memory_is_refused_by_us(monkeypatch):
+    """XLA for GPUs compiles it. JAX takes three quarters of a card with 79.1 GiB."""
+    asked, mesh = {}, absent_mesh({}, parse("h100:1"))
+
+    def told(peak):
+        said = SimpleNamespace(memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=peak))
+        compile_ = lambda compiler_options: asked.update(compiler_options) or said  # noqa: E731
+        monkeypatch.setattr(program, "traced", lambda *_: SimpleNamespace(compile=compile_))
+        return compiled(DENSE, CONFIG, mesh)
+
+    assert told(59 << 30) and asked == {"xla_gpu_enable_cub_radix_sort": False}
+    with pytest.raises(TooLarge, match=r"needs 60.0 GiB a chip and may use 59.3"):
+        told(60 << 30)
 
 
 def test_only_the_warning_of_donated_buffers_is_kept_quiet():
@@ -155,5 +172,5 @@ def test_a_result_counts_if_its_process_ended_well(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="failed: no message"):
         compiling.compile_apart(job, tmp_path / "new" / "folder" / "one.json.gz", "this")
     assert (tmp_path / "new" / "folder").is_dir()
-    with pytest.raises(UserError, match="this: the TPU compiler failed: no message"):
+    with pytest.raises(UserError, match="this: the compiler failed: no message"):
         compiling.compile_apart(job, path, "this")

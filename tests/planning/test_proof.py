@@ -16,11 +16,11 @@ import pytest
 from tests.conftest import ROOT
 from tests.planning.programs import PRODUCT, looped
 from tpullm.errors import UserError
-from tpullm.hardware.slices import parse
-from tpullm.planning import compiling, proof
+from tpullm.hardware.topologies import parse
+from tpullm.planning import compiling, program, proof
 from tpullm.planning.compiling import Executable, compile_apart, read
 from tpullm.planning.proof import Proof, cached_at, job_of, program_hash, prove
-from tpullm.planning.schedule import OBSERVED
+from tpullm.planning.tpu_schedule import OBSERVED
 from tpullm.recipe.parsing import load
 
 libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
@@ -39,7 +39,7 @@ def recipe(*overrides: str, layers: int = 2):
 def compiler(monkeypatch, tmp_path):
     """A compiler that has its answer ready; the list of what it was asked for."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(proof, "compiler_versions", lambda: VERSIONS)
+    monkeypatch.setattr(proof, "compiler_versions", lambda topology: VERSIONS)
     asked = []
 
     def compile_apart(job, path, name):
@@ -97,7 +97,7 @@ def test_what_is_too_large_says_what_is_largest_and_which_key_to_change(compiler
     compiler.append("")
     found = prove(recipe(*settings), parse(chips))
     assert found.step_seconds == 0 and not found.findings
-    with pytest.raises(AssertionError, match=f"does not fit: 40.0 GiB a chip of 15.0, by the TPU compiler; .*{key}"):
+    with pytest.raises(AssertionError, match=f"does not fit: 40.0 GiB a chip of 15.0, by the compiler; .*{key}"):
         raise AssertionError(found.refused)
 
 
@@ -107,7 +107,7 @@ def test_what_can_not_be_planned_is_told_in_one_line(compiler, monkeypatch):
     with pytest.raises(UserError, match="tokenizer.vocabulary_size: 0 is known only after"):
         prove(recipe("--tokenizer.vocabulary_size=0"), SLICE)
     monkeypatch.undo()
-    monkeypatch.setattr(proof, "version", lambda name: (_ for _ in ()).throw(proof.PackageNotFoundError(name)))
+    monkeypatch.setattr(program, "version", lambda name: (_ for _ in ()).throw(program.PackageNotFoundError(name)))
     with pytest.raises(UserError, match=r"the TPU compiler is missing; install it: pip install 'tpullm\[tpu\]'"):
         prove(recipe(), SLICE)
 
@@ -117,8 +117,8 @@ def test_what_can_not_be_planned_is_told_in_one_line(compiler, monkeypatch):
     [
         ("kill -9 $$", "the compiler was killed by signal 9, most likely for want of memory"),
         ("echo 'v5e:2x2: not so' >&2; exit 2", "^v5e:2x2: not so$"),
-        ("echo 'Traceback' >&2; echo 'ValueError: x' >&2; exit 1", "this: the TPU compiler failed: ValueError: x"),
-        ("exit 0", "the TPU compiler failed: no message"),
+        ("echo 'Traceback' >&2; echo 'ValueError: x' >&2; exit 1", "this: the compiler failed: ValueError: x"),
+        ("exit 0", "the compiler failed: no message"),
     ],
 )
 def test_a_compiler_that_dies_is_told_in_one_line(tmp_path, monkeypatch, script, message):

@@ -6,11 +6,11 @@ import pytest
 
 from tests.planning.by_hand import DENSE, EXPERTS, TABLE
 from tests.planning.programs import GATHER, PRODUCT, TORUS, looped
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning.compiling import Executable, Job
 from tpullm.planning.proof import _largest_parameter, _proof, _refusal, by_part, look_at, traffic_of
-from tpullm.planning.schedule import OBSERVED, schedule
 from tpullm.planning.state_bytes import of_device, resting
+from tpullm.planning.tpu_schedule import OBSERVED, schedule
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 
 GIB = 1 << 30

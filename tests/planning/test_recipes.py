@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.conftest import ROOT
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.model.count import parameter_count
 from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.program import absent_mesh, traced

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tests.conftest import ROOT
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.mesh.layout import planned_mesh
 from tpullm.planning.advice import advise
 from tpullm.planning.estimate import estimate

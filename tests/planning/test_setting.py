@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning.setting import MAXTEXT, divisors, setting_of, with_remat
 from tpullm.planning.this_machine import Machine
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig

@@ -8,7 +8,7 @@ import pytest
 
 from tests.planning.by_hand import DENSE
 from tpullm.hardware.peak_flops import Fastest, Peak
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.mesh.layout import make_mesh
 from tpullm.planning import this_machine
 from tpullm.planning.estimate import estimate
@@ -34,7 +34,7 @@ def test_a_machine_is_a_line_of_devices():
     here = this_machine.machine()
     assert here.chips == jax.device_count() and here.shape == (here.chips,) and here.slices == 1
     assert 1 << 28 < here.hbm_bytes < 1 << 45 and here.device_kind == jax.local_devices()[0].device_kind
-    assert str(here) == here.generation == "local" and here.options() == {}
+    assert str(here) == here.generation == "local"
 
 
 def test_what_a_device_says_of_its_memory_counts(monkeypatch):
@@ -78,13 +78,19 @@ def test_devices_of_a_tpu_are_their_slice(name):
         for n in range(of.slices)
         for place in np.ndindex(shape)
     ]
-    assert this_machine._slice(np.array(devices)) == of
+    assert this_machine._topology(np.array(devices)) == of
     unknown = SimpleNamespace(device_kind="TPU v4", coords=(0, 0, 0))
-    assert this_machine._slice(np.array([unknown])) is None
+    assert this_machine._topology(np.array([unknown])) is None
+
+
+@pytest.mark.parametrize(("count", "name"), [(1, "h100:1"), (8, "h100:8"), (32, "h100:4x8")])
+def test_devices_of_a_known_gpu_are_its_hosts(count, name):
+    devices = [SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3") for _ in range(count)]
+    assert this_machine._topology(np.array(devices)) == parse(name)
 
 
 def test_a_mesh_of_tpus_is_planned_by_its_slice(monkeypatch):
-    monkeypatch.setattr(this_machine, "_slice", lambda devices: parse("v6e:1x1"))
+    monkeypatch.setattr(this_machine, "_topology", lambda devices: parse("v6e:1x1"))
     mesh = SimpleNamespace(shape={"fsdp": 1}, devices=np.array([None]))
     of = this_machine.setting_here(DENSE, CONFIG, mesh)
     assert of.topology == parse("v6e:1x1") and of.device is of.topology.chip

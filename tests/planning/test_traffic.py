@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 
 from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
+from tpullm.planning.routes import torus_route
 from tpullm.planning.setting import MAXTEXT, OURS
-from tpullm.planning.traffic import _route, stops, traffic
+from tpullm.planning.traffic import stops, traffic
 
 TIED = dataclasses.replace(DENSE, tied_embeddings=True)
 UNTIED = dataclasses.replace(DENSE, tied_embeddings=False)
@@ -161,4 +162,4 @@ def test_what_stops_a_chip():
     ],
 )
 def test_axes_take_dimensions_of_the_torus(topology, sizes, axis, route):
-    assert _route(parse(topology), sizes, axis, False) == route
+    assert torus_route(parse(topology), sizes, axis, False) == route

@@ -112,16 +112,24 @@ def test_the_allocator_is_told(monkeypatch, value, told):
     [
         ({"libtpu"}, {}, {"JAX_PLATFORMS": "cpu"}),
         (set(), {}, {}),
-        ({"libtpu", "jax_plugins"}, {}, {}),
+        ({"libtpu", "jax_plugins"}, {}, {"JAX_PLATFORMS": "cpu"}),
+        ({"jax_plugins"}, {}, {"JAX_PLATFORMS": "cpu"}),
         ({"libtpu"}, {"TPU_WORKER_HOSTNAMES": "a,b"}, {}),
+        ({"jax_plugins"}, {"a GPU": "0x10de"}, {}),
+        ({"jax_plugins"}, {"a card": "0x8086"}, {"JAX_PLATFORMS": "cpu"}),
     ],
 )
-def test_no_tpu_is_looked_for_where_only_its_compiler_is(monkeypatch, installed, variables, expected):
+def test_no_chip_is_looked_for_where_only_a_compiler_is(monkeypatch, tmp_path, installed, variables, expected):
     for name in ("TPU_WORKER_HOSTNAMES", "GCE_METADATA_HOST"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(environment.place.Path, "glob", lambda *_: ())  # no PCI device, whatever is here
+    devices = [tmp_path / name for name in variables]
+    for device, maker in zip(devices, variables.values(), strict=True):
+        device.write_text(f"{maker}\n")
+    # whatever is here
+    monkeypatch.setattr(environment.place.Path, "glob", lambda *_: devices)
+    monkeypatch.setattr(environment.place.Path, "exists", lambda *_: False)
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: name in installed or None)
     assert environment.platforms() == expected
 

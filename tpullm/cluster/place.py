@@ -177,9 +177,18 @@ def _ports(variables: Mapping[str, str]) -> tuple[int, ...]:
 
 def may_have_tpu(environment: Mapping[str, str]) -> bool:
     """Whether this machine may have a TPU, a PCI device made by Google; without importing JAX."""
-    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
     told = environment.get("GCE_METADATA_HOST") or environment.get("TPU_WORKER_HOSTNAMES")
-    return bool(told) or any(vendor.read_text().strip() == "0x1ae0" for vendor in vendors)
+    return bool(told) or _has_device("0x1ae0")
+
+
+def may_have_gpu() -> bool:
+    """Whether this machine may have an NVIDIA GPU, its own or that of the Windows around it; without importing JAX."""
+    return _has_device("0x10de") or Path("/dev/dxg").exists()
+
+
+def _has_device(vendor: str) -> bool:
+    """Whether there is a PCI device of this maker."""
+    return any(own.read_text().strip() == vendor for own in Path("/sys/bus/pci/devices").glob("*/vendor"))
 
 
 def _from_batch(environment: Mapping[str, str]) -> Place | None:

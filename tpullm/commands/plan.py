@@ -1,9 +1,9 @@
 """Estimate the memory, the speed and the cost of a recipe before you rent a chip.
 
-It shows memory by part, where the time of a step goes, tokens a second, days and dollars. --topology takes several
-slices; `local` is this machine. --compile compiles the real program (extra `tpu`), without a TPU.
+It shows memory by part, where the time of a step goes, tokens a second, days and dollars. --topology takes several: TPU
+slices (v6e:16x16), hosts with GPUs (h100:16x8), `local`. --compile compiles the program (extras `tpu`, `gpu-plan`).
 
-Exit code 0: the recipe fits at least one of the slices. 1: it fits none.
+Exit code 0: the recipe fits at least one of them. 1: it fits none.
 """
 
 from pathlib import Path
@@ -11,7 +11,8 @@ from pathlib import Path
 from tpullm import storage
 from tpullm.commands.options import add_json, print_json
 from tpullm.errors import UserError
-from tpullm.hardware import slices
+from tpullm.hardware import topologies
+from tpullm.hardware.topology import Topology
 from tpullm.log import say
 from tpullm.recipe.schema import Recipe
 
@@ -27,7 +28,7 @@ def add_arguments(parser) -> None:
         action="store_true",
         help="find the fastest settings that fit: mesh, remat, ...",
     )
-    parser.add_argument("--compile", action="store_true", help="compile the program for the TPU; takes minutes")
+    parser.add_argument("--compile", action="store_true", help="compile the program for the chips; takes minutes")
     add_json(parser)
     parser.add_argument("--write", default="", metavar="FILE", help="write the planned recipe to this file")
     parser.add_argument(
@@ -64,9 +65,9 @@ def _plans(recipe: Recipe, run: Path, arguments) -> list:
     from tpullm.checkpoint.models import planned_model
     from tpullm.planning.plans import make_plan, on_slices
 
-    names = slices.names(recipe.topology)
+    names = topologies.names(recipe.topology)
     if not names:
-        raise UserError("--topology: the recipe names none; give one such as v5e:4x4, several, or local")
+        raise UserError("--topology: the recipe names none; give one such as v5e:4x4 or h100:8, several, or local")
     if min(arguments.slices, arguments.interruptions, arguments.restart) < 0:
         raise UserError("--slices, --interruptions and --restart: use 0 or more")
     model, prices = planned_model(recipe, run), [text for text in arguments.price.split(",") if text]
@@ -75,8 +76,8 @@ def _plans(recipe: Recipe, run: Path, arguments) -> list:
         own, name = on_slices(recipe, name, arguments.slices)
         asked = prices, arguments.interruptions, arguments.search, arguments.restart, arguments.stage
         plan = make_plan(own, model, name, *asked)
-        on_tpu = isinstance(plan.chosen.setting.topology, slices.Topology)
-        plans.append(_proven(plan, arguments.stage, model) if arguments.compile and on_tpu else plan)
+        absent = isinstance(plan.chosen.setting.topology, Topology)
+        plans.append(_proven(plan, arguments.stage, model) if arguments.compile and absent else plan)
     return plans
 
 

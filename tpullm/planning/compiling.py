@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tpullm.errors import UserError
-from tpullm.hardware.slices import Topology
+from tpullm.hardware.topology import Topology
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 
 
@@ -43,8 +43,8 @@ class Executable:
     Args:
         text: the scheduled program; empty if it does not fit the memory.
         peak_bytes: peak memory of a device; if it does not fit, the memory that it would need.
-        limit_bytes: memory of a device that a program may use, if the compiler named it; else 0.
-        places: the coordinates of each device in its slice.
+        limit_bytes: memory of a device that a program may use, if the compiler refused it for that; else 0.
+        places: the coordinates of each device in its slice; of GPUs none.
         seconds: duration of the compilation.
         date: of the compilation, ISO 8601.
         evaluation_bytes: peak memory of a device in an evaluation, without the optimizer's state; 0 if the step does
@@ -77,7 +77,7 @@ def compile_apart(job: Job, path: Path, name: str) -> Executable:
         name: of the program, for error messages.
 
     Raises:
-        UserError: the TPU compiler is missing, was killed or failed, or the result can't be written.
+        UserError: the compiler is missing, was killed or failed, or the result can't be written.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def compile_apart(job: Job, path: Path, name: str) -> Executable:
         )
     if done.returncode == 2:
         raise UserError(said[-1])
-    raise UserError(f"{name}: the TPU compiler failed: {said[-1][:500]}")
+    raise UserError(f"{name}: the compiler failed: {said[-1][:500]}")
 
 
 def _compile(job: Job) -> Executable:
@@ -116,8 +116,8 @@ def _compile(job: Job) -> Executable:
         peak, limit = error.needed_bytes, error.limit_bytes
     else:
         evaluation = _evaluation_bytes(job, mesh)
-    dimensions = len(job.topology.shape)
-    places = tuple(tuple(device.coords[:dimensions]) for device in mesh.devices.flat)
+    dimensions, on_tpu = len(job.topology.shape), job.topology.platform == "tpu"
+    places = tuple(tuple(device.coords[:dimensions]) for device in mesh.devices.flat) if on_tpu else ()
     date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     return Executable(text, peak, limit, places, round(time.monotonic() - start, 1), date, evaluation)
 

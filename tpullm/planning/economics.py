@@ -126,7 +126,7 @@ def prices_of(generation: str, given: list[str]) -> dict[str, float]:
 
 def _given(text: str) -> tuple[str, float]:
     generation, _, price = text.partition("=")
-    known = [name for name, chip in CHIPS.items() if chip.dollars_per_hour]
+    known = [name for name, chip in CHIPS.items() if chip.dollars_per_hour or chip.gpu]
     try:
         value = float(price)
     except ValueError:

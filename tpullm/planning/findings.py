@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from tpullm.planning.instructions import Instruction, Shape, computations
-from tpullm.planning.schedule import Item
+from tpullm.planning.timeline import Item
 from tpullm.training.losses import CHUNK
 
 SMALL = 1 << 20  # bytes; up to this, an array is a norm, a loss or the like

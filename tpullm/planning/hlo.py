@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tpullm.planning.instructions import Instruction, Shape, computations
+from tpullm.planning.instructions import Instruction, computations, shapes, until_closed
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 
@@ -75,20 +75,23 @@ def as_collective(instruction: Instruction, computation: str, in_loop: bool) -> 
     groups = re.search(r"(?:replica_groups|source_target_pairs)=(mesh\[.*?\]\s*\{.*?\}|[^\s]+)", instruction.attributes)
     apart = computation.startswith(("async_collective_fusion", "fused_computation", "called_computation"))
     asynchronous = instruction.opcode.endswith("-start") or apart
-    size = sum(shape.bytes for shape in outputs(instruction))
+    size = _size(instruction)
     one = Collective(kind, size, groups[1] if groups else "", in_loop, asynchronous, instruction.operation)
-    if kind == "reduce-scatter":
+    if instruction.opcode == "reduce-scatter":
         return replace(one, bytes=size * len(one.devices()[0]))
     scattered = kind == "all-reduce" and computation.startswith("all-reduce-scatter")
     return replace(one, kind="reduce-scatter") if scattered else one
 
 
-def outputs(instruction: Instruction) -> list[Shape]:
-    """The outputs of a collective: several if the compiler combined collectives. A start also names inputs."""
-    parts = instruction.shapes
-    if instruction.opcode.endswith("-start"):
-        return [max(parts, key=lambda shape: shape.bytes)]
-    return parts
+def _size(instruction: Instruction) -> int:
+    """Bytes of the outputs of a collective, which are several if the compiler combined collectives.
+
+    A start names inputs too: `(input, output)`, on a GPU `((inputs), outputs)`. Then the larger of both sides counts.
+    """
+    if instruction.shape.startswith("(("):
+        return max(sum(shape.bytes for shape in shapes(side)) for side in until_closed(instruction.shape[1:]))
+    of = [shape.bytes for shape in instruction.shapes]
+    return max(of) if instruction.opcode.endswith("-start") else sum(of)
 
 
 def _reached(program: dict[str, list[Instruction]], roots: list[str]) -> set[str]:

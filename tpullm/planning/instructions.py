@@ -125,13 +125,13 @@ def _joined(lines: list[str]) -> list[str]:
 def _instruction(line: str) -> Instruction:
     head = _BEGIN.match(line)
     rest = line[head.end() :]
-    shape, rest = _until_closed(rest) if rest.startswith("(") else rest.split(" ", 1)
+    shape, rest = until_closed(rest) if rest.startswith("(") else rest.split(" ", 1)
     opcode, rest = rest.lstrip().split("(", 1)
-    operands, attributes = _until_closed("(" + rest)
+    operands, attributes = until_closed("(" + rest)
     return Instruction(head[1], shape, opcode, operands, attributes)
 
 
-def _until_closed(text: str) -> tuple[str, str]:
+def until_closed(text: str) -> tuple[str, str]:
     """Split a text that begins with a parenthesis behind the matching one."""
     depth = 0
     for match in re.finditer(r"[()]", text):

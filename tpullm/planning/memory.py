@@ -68,19 +68,20 @@ def _kept(setting: Setting) -> float:
 def _attention(setting: Setting) -> float:
     """Numbers that the attention kernel keeps per token: its output, and the log-sum-exp of each head in float32."""
     model = setting.model
-    return model.heads * (_lanes(model.head_width) + 2) / setting.along("tensor")
+    return model.heads * (_lanes(setting) + 2) / setting.along("tensor")
 
 
-def _lanes(width: int) -> int:
+def _lanes(setting: Setting) -> int:
     """The head width as it is stored: a TPU pads the last dimension of an array to a multiple of 128."""
-    return -(-width // 128) * 128
+    width = setting.model.head_width
+    return width if setting.topology.platform == "gpu" else -(-width // 128) * 128
 
 
 def _everything(setting: Setting) -> float:
     """Numbers of a token and a layer if nothing is recomputed."""
     model, tensor = setting.model, setting.along("tensor")
     N, K, H = model.heads / tensor, model.kv_heads / tensor, model.head_width
-    attention = _attention(setting) + (N + 2 * K) * _lanes(H) + N * H + (model.qk_norm != "none") * (N + K) * H
+    attention = _attention(setting) + (N + 2 * K) * _lanes(setting) + N * H + (model.qk_norm != "none") * (N + K) * H
     hidden = (3 if model.gated else 2) * model.mlp_width / tensor
     if model.experts:
         routed = 0 if setting.along("expert") > 1 else model.experts_per_token * (hidden + 2 * model.width)

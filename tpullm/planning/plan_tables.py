@@ -3,7 +3,7 @@
 import shutil
 
 from tpullm.hardware.chips import PRICES_DATE
-from tpullm.hardware.slices import Topology
+from tpullm.hardware.topology import Topology
 from tpullm.log import moment
 from tpullm.planning.planned_stage import stage_named, stage_of
 from tpullm.planning.plans import Plan

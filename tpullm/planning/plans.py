@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpullm.errors import UserError
-from tpullm.hardware import slices as topologies
-from tpullm.hardware.slices import Topology
+from tpullm.hardware import topologies
+from tpullm.hardware.slices import Slices
+from tpullm.hardware.topology import Topology
 from tpullm.planning.advice import Advice, advise
 from tpullm.planning.economics import Run, prices_of, whole_run
 from tpullm.planning.planned_stage import Stage, stage_of
@@ -14,7 +15,7 @@ from tpullm.planning.proof import Proof
 from tpullm.planning.search import Candidate, Found, assessed, search, why_behind
 from tpullm.planning.setting import Setting, setting_of
 from tpullm.planning.state_bytes import resting
-from tpullm.planning.this_machine import gpu_setting, local_setting
+from tpullm.planning.this_machine import local_setting
 from tpullm.recipe.schema import ModelConfig, Recipe
 
 VERSION = 1  # of the JSON; it grows when a key is removed or changes its meaning
@@ -72,7 +73,7 @@ def make_plan(
 
     Args:
         model: of the recipe, resolved.
-        name: of the topology, `local`, or one GPU such as `h100`.
+        name: of the topology, or `local`.
         prices: given prices, such as `v5e=0.9`.
         hours_between: mean time between interruptions; 0 if there are none.
         searched: take the best way to run it, instead of the recipe's.
@@ -120,11 +121,9 @@ def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Set
 
     if name == "local":
         setting = local_setting(model, stage.config, recipe.mesh, stage.adapter, stage.key)
-    elif one := gpu_setting(name, model, stage.config, recipe.mesh, stage.adapter, stage.key):
-        setting = one
     else:
-        slices = topologies.parse(name)
-        setting = setting_of(model, stage.config, recipe.mesh, slices, adapter=stage.adapter, key=stage.key)
+        topology = topologies.parse(name)
+        setting = setting_of(model, stage.config, recipe.mesh, topology, adapter=stage.adapter, key=stage.key)
     chips, slices = setting.topology.chips, setting.topology.slices
     if setting.sizes[0] % slices:
         raise UserError(f"mesh.data: {setting.sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
@@ -142,7 +141,9 @@ def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
     if not slices or ":" not in name:
         return recipe, name
     one = topologies.parse(name)
-    whole = str(Topology(one.generation, one.shape, slices))
+    if not isinstance(one, Slices):
+        raise UserError(f"--slices: {name} is no TPU slice; write the hosts into its name, such as h100:16x8")
+    whole = str(Slices(one.generation, one.shape, slices))
     return dataclasses.replace(
         recipe, mesh={"data": slices, **{k: v for k, v in recipe.mesh.items() if k != "data"}}
     ), whole

@@ -1,7 +1,7 @@
 """The programs that a recipe would run on chips that this machine does not have: the step, and the evaluation.
 
-`traced` needs neither a chip nor TPU software, and finds layout errors. `compiled` is the TPU compiler's program (extra
-`tpu`), with its memory and its collectives.
+`traced` needs neither a chip nor its software, and finds layout errors. `compiled` is the program of the TPU compiler
+(extra `tpu`) or of XLA for NVIDIA GPUs (extra `gpu-plan`), with its memory and its collectives.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
@@ -17,7 +18,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
 from tpullm.data.batch import Batch
 from tpullm.errors import UserError
-from tpullm.hardware.slices import Topology
+from tpullm.hardware.chips import of_kind
+from tpullm.hardware.topology import Topology
 from tpullm.mesh.axes import AXES, axis_sizes
 from tpullm.mesh.layout import EXPLICIT, arrange_devices, named_sharding, planned_mesh
 from tpullm.model.platform import compute_dtype
@@ -27,31 +29,40 @@ from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, abstract
 from tpullm.training.step import make_step
 
+# XLA asks the GPU how much memory it needs to sort many numbers with CUDA's library; without it, it sorts by itself.
+_WITHOUT_A_GPU = {"xla_gpu_enable_cub_radix_sort": False}
 # Without these, libtpu waits for a metadata server and for the lock of another compilation.
 QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 def absent_mesh(shape: Mapping[str, int], topology: Topology) -> AbstractMesh:
     """The mesh of a recipe over absent chips, for tracing."""
-    return planned_mesh(shape, topology.chips, AbstractDevice(topology.device_kind, 1, "tpu"))
+    return planned_mesh(shape, topology.chips, AbstractDevice(topology.device_kind, 1, topology.platform))
 
 
 def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
-    """The mesh of a recipe over absent chips, for the compiler: each device has its place in the torus.
+    """The mesh of a recipe over absent chips, for the compiler: each device has its place in the network.
 
     Raises:
-        UserError: the TPU compiler is not installed.
+        UserError: the compiler is not installed.
     """
     from jax.experimental import topologies
 
-    try:
-        with _quiet():
-            described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **topology.options())
-    except (RuntimeError, ImportError) as error:
-        if "libtpu" not in str(error).lower():
-            raise
-        raise UserError(f"{topology}: the TPU compiler is missing; install tpullm[tpu]") from error
+    compiler_versions(topology)
+    with _quiet():
+        described = topologies.get_topology_desc(**topology.described())
     return Mesh(arrange_devices(axis_sizes(shape, topology.chips), described.devices), AXES, axis_types=EXPLICIT)
+
+
+def compiler_versions(topology: Topology) -> dict[str, str]:
+    """The versions that decide how a program is compiled for a topology; `UserError` if there is no compiler for it."""
+    try:
+        return {name: version(name) for name in ("jax", topology.compiler)}
+    except PackageNotFoundError as error:
+        of = topology.platform.upper()
+        raise UserError(
+            f"{topology}: the {of} compiler is missing; install it: pip install 'tpullm[{topology.extra}]'"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -97,7 +108,7 @@ def traced(
             program = make_step(architecture, optimizer, config, dtype, seed=0)
             arguments = (state, batch, frozen) if frozen else (state, batch)
         platform = mesh.abstract_mesh.abstract_device.platform
-        return program.trace(*arguments).lower(lowering_platforms=(platform,))
+        return program.trace(*arguments).lower(lowering_platforms=("cuda" if platform == "gpu" else platform,))
 
 
 def abstract_batch(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Batch:
@@ -120,13 +131,19 @@ def compiled(
         TooLarge: it does not fit the memory.
     """
     lowered = traced(model, config, mesh, adapter, evaluation)
+    kind = mesh.abstract_mesh.abstract_device
     try:
-        return lowered.compile()
+        executable = lowered.compile(compiler_options=_WITHOUT_A_GPU if kind.platform == "gpu" else None)
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"total memory required .*?\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))
         if not found:
             raise
         raise TooLarge(*(int(float(gib) * 2**30) for gib in found.groups())) from error
+    if kind.platform == "gpu":  # XLA for GPUs refuses nothing: it recomputes more, and runs out of memory in the run
+        needed, limit = executable.memory_analysis().peak_memory_in_bytes, round(of_kind(kind.device_kind).hbm_bytes)
+        if needed > limit:
+            raise TooLarge(needed, limit)
+    return executable
 
 
 class TooLarge(UserError):

@@ -9,7 +9,6 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,20 @@ import jax
 from jax.sharding import AbstractMesh
 
 from tpullm.errors import UserError
-from tpullm.hardware.slices import Topology
+from tpullm.hardware.gpu_hosts import GpuHosts
+from tpullm.hardware.topology import Topology
 from tpullm.mesh.axes import AXES, axis_sizes
 from tpullm.model.platform import compiler_options
+from tpullm.planning import gpu_schedule, tpu_schedule
 from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
 from tpullm.planning.fingerprint import fingerprint
 from tpullm.planning.planned_stage import stage_of
-from tpullm.planning.program import absent_mesh, traced
-from tpullm.planning.schedule import Item, Torus, schedule
+from tpullm.planning.program import absent_mesh, compiler_versions, traced
 from tpullm.planning.setting import setting_of
 from tpullm.planning.state_bytes import of_device, resting
 from tpullm.planning.step_parts import part_of
+from tpullm.planning.timeline import Item
 from tpullm.process.compile_cache import shrink
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.storage import cache_folder, make_private
@@ -68,7 +69,7 @@ class Proof:
         topology: as `str(Topology)`.
         mesh: devices along each axis.
         program: hash of the program before compilation; recipes with the same hash are the same program.
-        versions: of `jax` and `libtpu`.
+        versions: of `jax` and the compiler.
         date: of the compilation, ISO 8601.
         refused: why the program does not fit, in one line that names the key to change; empty if it fits. If it does
             not fit, the times below are 0.
@@ -133,9 +134,9 @@ def prove(
         model: resolved, if it is not that of the recipe alone.
 
     Raises:
-        UserError: the recipe does not fit the mesh, or the TPU compiler is missing or was killed.
+        UserError: the recipe does not fit the mesh, or the compiler is missing or was killed.
     """
-    versions = compiler_versions()
+    versions = compiler_versions(topology)
     job = job_of(recipe, topology, stage, model)
     program = program_hash(job, versions)
     path, name = cached_at(program), f"{recipe.name} for {topology}"
@@ -181,14 +182,6 @@ def cached_at(program: str) -> Path:
     return cache_folder("proofs") / f"{program}.json.gz"
 
 
-def compiler_versions() -> dict[str, str]:
-    """The versions that decide how a program is compiled; `UserError` if there is no TPU compiler."""
-    try:
-        return {name: version(name) for name in ("jax", "libtpu")}
-    except PackageNotFoundError as error:
-        raise UserError("the TPU compiler is missing; install it: pip install 'tpullm[tpu]'") from error
-
-
 def _absent(job: Job) -> AbstractMesh:
     return absent_mesh(job.mesh, job.topology)
 
@@ -225,18 +218,23 @@ def _proof(name: str, job: Job, program: str, versions: dict[str, str], executab
 
 def look_at(job: Job, executable: Executable) -> Look:
     """The program with its schedule, and what is expected of it."""
-    torus = Torus(job.topology, executable.places)
     setting = setting_of(job.model, job.config, job.mesh, job.topology, adapter=job.adapter, key=job.key)
     data, *others = setting.sizes
     within = dict(zip(AXES, (data // job.topology.slices, *others), strict=True))  # the program of one slice
     return Look(
-        items=schedule(executable.text, torus, 1 / setting.fullness) if executable.text else [],
+        items=_scheduled(job.topology, executable, 1 / setting.fullness) if executable.text else [],
         text=executable.text,
         mesh=within,
         largest_parameter=_largest_parameter(job) // setting.along("tensor"),
         tokens=setting.tokens,
         vocabulary=job.model.vocabulary_size // setting.along("tensor"),
     )
+
+
+def _scheduled(topology: Topology, executable: Executable, filled: float) -> list[Item]:
+    if isinstance(topology, GpuHosts):
+        return gpu_schedule.schedule(executable.text, topology)
+    return tpu_schedule.schedule(executable.text, tpu_schedule.Torus(topology, executable.places), filled)
 
 
 def _largest_parameter(job: Job) -> int:
@@ -287,7 +285,7 @@ def _refusal(job: Job, executable: Executable, state_bytes: int, limit_bytes: in
         what, key = f"activations and gathered parameters ({rest / 2**30:.1f})", _key_for_activations(job)
     needed = f"{executable.peak_bytes / 2**30:.1f} GiB a chip of {limit_bytes / 2**30:.1f}"
     needed += " in an evaluation" * bool(executable.evaluation_bytes)  # if the step did not fit, it was not compiled
-    return f"does not fit: {needed}, by the TPU compiler; largest are {what}: {key}"
+    return f"does not fit: {needed}, by the compiler; largest are {what}: {key}"
 
 
 def _key_for_state(job: Job) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tpullm.hardware.chip import Chip
-from tpullm.hardware.slices import Topology
+from tpullm.hardware.topology import Topology
 from tpullm.mesh.axes import AXES, axis_sizes
 from tpullm.mesh.layout import RULES
 from tpullm.model.attention.kernels import splash_block, splash_fits

@@ -2,7 +2,7 @@
 
 import re
 
-from tpullm.planning.schedule import Item
+from tpullm.planning.timeline import Item
 
 # The first match counts. The patterns also match MaxText's names: one estimator serves its programs and ours.
 PLACES = {

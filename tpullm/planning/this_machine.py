@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.hardware.chip import Chip
-from tpullm.hardware.chips import CHIPS, card
+from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.gpu_hosts import GpuHosts
+from tpullm.hardware.gpus import REACHES
 from tpullm.hardware.peak_flops import fastest, peak
-from tpullm.hardware.slices import Topology
+from tpullm.hardware.slices import Slices
+from tpullm.hardware.topology import Topology
 from tpullm.model.attention.kernels import query_block
 from tpullm.model.platform import compute_dtype
 from tpullm.planning.economics import RESTART_SECONDS, whole_run
@@ -32,60 +36,39 @@ CPU_REACHES = {
     "grouped_efficiency": 0.41,  # fitted to the mixture there, which was predicted 26 % too fast without
     "latency_seconds": 1e-4,
 }
-# Guesses: nobody has measured a GPU here. Links and matmuls are as a v5e's.
-GPU_REACHES = {
-    "link_bandwidth": 50e9,
-    "host_bandwidth": 8e9,
-    "matmul_efficiency": 0.95,
-    "attention_efficiency": 0.4,
-}
+# Of a GPU that `gpus.py` does not know, which has no NVLink.
+GPU_REACHES = REACHES | {"link_bandwidth": 16e9}
 COPIED = 1 << 27  # bytes of the array that measures the memory bandwidth
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Devices that are no TPU slice, with the interface of `Topology`.
+    """Devices that are here and of no known chip, with the interface of `Topology`.
 
     Args:
         chips: number of devices of all hosts.
         hbm_bytes: memory of one device.
         device_kind: JAX's name of one device.
-        generation: `local`, or a GPU of `CHIPS` that this machine need not have.
     """
 
     chips: int
     hbm_bytes: int
     device_kind: str
-    generation: str = "local"
-    slices: int = 1
+    generation: ClassVar[str] = "local"
+    slices: ClassVar[int] = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """All devices in one line."""
         return (self.chips,)
 
-    def options(self) -> dict:
-        """No dimension is a ring."""
-        return {}
+    @property
+    def platform(self) -> str:
+        """JAX's name of the devices' platform."""
+        return jax.default_backend()
 
     def __str__(self) -> str:
         return self.generation
-
-
-def gpu_setting(
-    name: str,
-    model: ModelConfig,
-    config: TrainConfig,
-    mesh: dict[str, int],
-    adapter: AdapterConfig | None = None,
-    key: str = "pretrain",
-) -> Setting | None:
-    """The setting of a training on one GPU, as of `setting_of`; None if `name` is no GPU with known figures."""
-    chip = card(name)
-    if chip is None:
-        return None
-    one = Machine(1, round(chip.hbm_bytes), chip.device_kinds[0], name)
-    return setting_of(model, config, mesh, one, replace(chip, **GPU_REACHES), adapter, key)
 
 
 def machine() -> Machine:
@@ -136,20 +119,24 @@ def local_setting(
 
 
 def setting_here(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Setting:
-    """The setting of a training on a mesh of local devices: a TPU slice, or another machine."""
-    shape, slice_ = dict(mesh.shape), _slice(mesh.devices.reshape(-1))
-    return setting_of(model, config, shape, slice_) if slice_ else local_setting(model, config, shape)
+    """The setting of a training on a mesh of local devices: TPU slices, hosts with GPUs, or another machine."""
+    shape, known = dict(mesh.shape), _topology(mesh.devices.reshape(-1))
+    return setting_of(model, config, shape, known) if known else local_setting(model, config, shape)
 
 
-def _slice(devices: np.ndarray) -> Topology | None:
-    """The TPU topology of these devices; None if they are of no known chip."""
+def _topology(devices: np.ndarray) -> Topology | None:
+    """The topology of these devices; None if they are of no known chip."""
     kind = devices[0].device_kind
-    generation = next((name for name, chip in CHIPS.items() if chip.slices and kind in chip.device_kinds), None)
-    if generation is None:
+    generation = next((name for name, chip in CHIPS.items() if kind in chip.device_kinds), "")
+    chip = CHIPS.get(generation)
+    if chip and chip.gpu:
+        hosts = -(-len(devices) // max(chip.gpu.of_host))
+        return GpuHosts(generation, (len(devices),) if hosts == 1 else (hosts, len(devices) // hosts))
+    if not chip or not chip.slices:
         return None
-    places = np.array([device.coords for device in devices])[:, : CHIPS[generation].slices.dimensions]
+    places = np.array([device.coords for device in devices])[:, : chip.slices.dimensions]
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    return Topology(generation, tuple(int(n) for n in np.ptp(places, axis=0) + 1), slices)
+    return Slices(generation, tuple(int(n) for n in np.ptp(places, axis=0) + 1), slices)
 
 
 def expected(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:

@@ -1,16 +1,9 @@
-"""The data that goes over the links in a step, by mesh axis, and its time on the torus.
+"""The data that goes over the links in a step, by mesh axis, and its time."""
 
-A ring of links carries data both ways, so a chip receives over two links; a line that is not closed carries it one way.
-The bandwidths of several dimensions of a torus add up.
-"""
-
-from functools import lru_cache
-from itertools import combinations
-from math import prod
 from typing import NamedTuple
 
-from tpullm.hardware.slices import Topology
-from tpullm.mesh.axes import AXES
+from tpullm.hardware.slices import Slices
+from tpullm.planning.routes import speed, torus_route
 from tpullm.planning.setting import OURS, Setting
 
 
@@ -70,14 +63,14 @@ def _parameters(setting: Setting) -> list[Transfer]:
 def stops(setting: Setting) -> tuple[bool, bool]:
     """Whether the device waits for all-gathers and for reduce-scatters along `fsdp`, in compiled programs.
 
-    A chip without SparseCores for collectives waits for reduce-scatters. The others wait for both if the axis spans
+    A TPU without SparseCores for collectives waits for reduce-scatters. The others wait for both if the axis spans
     several dimensions of the torus and not the whole mesh: see `torus.steps` and benchmarks/LOG.md.
     """
-    if setting.habits != OURS or setting.topology.generation == "local":
+    if setting.habits != OURS or not isinstance(setting.topology, Slices):
         return False, False
     if not setting.device.offloads_collectives:
         return False, True
-    over = _route(setting.topology, setting.sizes, "fsdp", True).dimensions
+    over = torus_route(setting.topology, setting.sizes, "fsdp", True).dimensions
     waits = over > 1 and setting.along("fsdp") < setting.topology.chips
     return waits, waits
 
@@ -144,67 +137,5 @@ def _slices(setting: Setting) -> list[Transfer]:
 
 
 def _transfer(setting, axis, what, received, collectives, waits=False, faster=1) -> Transfer:
-    route, chip = _route(setting.topology, setting.sizes, axis, setting.habits.in_lines), setting.device
-    seconds = received / (route.links * chip.link_bandwidth * chip.link_efficiency * faster)
-    return Transfer(axis, what, received, seconds + collectives * route.hops * chip.latency_seconds, waits)
-
-
-class Route(NamedTuple):
-    """The route of a collective along a mesh axis.
-
-    Args:
-        links: over which a chip receives data at once.
-        hops: chips that the data passes.
-        dimensions: of the torus that it uses.
-    """
-
-    links: float
-    hops: int
-    dimensions: int
-
-
-@lru_cache(maxsize=100_000)
-def _route(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines: bool) -> Route:
-    """The route of collectives along `axis`.
-
-    Mesh axes get dimensions of the torus from the last axis to the first, as in `jax.make_mesh`: as many whole
-    dimensions as possible whose product is the axis' size, or else parts of dimensions.
-    """
-    free = {n: size for n, size in enumerate(topology.shape) if size > 1}
-    sizes = (max(1, sizes[0] // topology.slices), *sizes[1:])
-    for name, size in reversed(list(zip(AXES, sizes, strict=True))):
-        if size == 1:
-            continue
-        taken = _taken(free, size) or _part(free, size)
-        if name == axis:
-            return _over(topology, taken, in_lines and size == topology.chips)
-        for n, part in taken.items():
-            free[n] //= part
-            if free[n] <= 1:
-                del free[n]
-    return Route(1.0, 1, 1)
-
-
-def _over(topology: Topology, taken: dict[int, int], in_lines: bool) -> Route:
-    wrap = topology.options().get("wrap", (False,) * 3)
-    links = [2 if wrap[n] and part == topology.shape[n] else 1 for n, part in taken.items()]
-    return Route(max(links) if in_lines else sum(links), sum(taken.values()), len(taken))
-
-
-def _taken(free: dict[int, int], size: int) -> dict[int, int] | None:
-    """As many whole dimensions as possible whose product is `size`; None if there are none."""
-    for count in range(len(free), 0, -1):
-        for chosen in combinations(free, count):
-            if prod(free[n] for n in chosen) == size:
-                return {n: free[n] for n in chosen}
-    return None
-
-
-def _part(free: dict[int, int], size: int) -> dict[int, int]:
-    """Parts of dimensions whose product is `size`, the largest dimension first."""
-    taken = {}
-    for n in sorted(free, key=lambda n: -free[n]):
-        part = next(part for part in range(min(free[n], size), 0, -1) if free[n] % part == 0 and size % part == 0)
-        if part > 1:
-            taken[n], size = part, size // part
-    return taken
+    bandwidth, latency = speed(setting, axis, faster)
+    return Transfer(axis, what, received, received / bandwidth + collectives * latency, waits)

@@ -51,12 +51,14 @@ def set_variables() -> None:
 
 
 def platforms() -> dict[str, str]:
-    """The platform `cpu` if the TPU compiler is installed (extra `tpu`) without a TPU or GPU; else JAX chooses.
+    """The platform `cpu` if a compiler is installed (extras `tpu`, `gpu-plan`) without a TPU or GPU; else JAX chooses.
 
-    Otherwise libtpu would look for a TPU, and print five lines on stderr when it finds none.
+    Otherwise libtpu would look for a TPU, and print five lines on stderr when it finds none; the plugin for GPUs would
+    warn that it finds no CUDA.
     """
     installed = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]  # plugins are for GPUs
-    return {"JAX_PLATFORMS": "cpu"} if installed == ["libtpu"] and not place.may_have_tpu(os.environ) else {}
+    here = place.may_have_tpu(os.environ) or place.may_have_gpu()
+    return {"JAX_PLATFORMS": "cpu"} if installed and not here else {}
 
 
 def allocator() -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from tpullm.errors import UserError
-from tpullm.hardware import chips, slices
+from tpullm.hardware import topologies
 from tpullm.mesh.axes import check_sizes
 from tpullm.recipe.schema import ALONE, ATTENTION_BLOCKS, ModelConfig, PolicyConfig, Recipe, TrainConfig, TuningConfig
 
@@ -103,9 +103,9 @@ def check(recipe: Recipe) -> Recipe:
     """Refuse what no run could do; `UserError` names the key."""
     _check_values(recipe, "")
     _check_ranges(recipe)
-    for name in slices.names(recipe.topology):  # several are for `plan`, which also takes `local` and a GPU
-        if name != "local" and not chips.card(name):
-            slices.parse(name)
+    for name in topologies.names(recipe.topology):  # several are for `plan`, which also takes `local`
+        if name != "local":
+            topologies.parse(name)
     check_sizes(recipe.mesh)
     _require(
         not recipe.base or ModelConfig().trained_as(recipe.model) == recipe.model,

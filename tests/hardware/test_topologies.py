@@ -1,9 +1,9 @@
-"""Names of slices, and what the compiler is told of them."""
+"""Names of slices and of hosts with GPUs, and what their compilers are told."""
 
 import pytest
 
 from tpullm.errors import UserError
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 
 
 def test_a_name_says_generation_shape_and_slices():
@@ -15,19 +15,20 @@ def test_a_name_says_generation_shape_and_slices():
 
 def test_rings_are_told_where_there_are_some():
     """MaxText's table: a dimension of 16 chips of a v5e or v6e is a ring; whole cubes of a v5p are rings each way."""
-    assert parse("v5e:16x16").options()["wrap"] == (True, True, False)
-    assert parse("v6e:8x16").options()["wrap"] == (False, True, False)
-    assert "wrap" not in parse("v5e:4x4").options()
-    assert parse("v5p:4x4x8").options()["wrap"] == (True, True, True)
-    assert "wrap" not in parse("v5p:2x2x1").options()
+    assert parse("v5e:16x16").described()["wrap"] == (True, True, False)
+    assert parse("v6e:8x16").described()["wrap"] == (False, True, False)
+    assert "wrap" not in parse("v5e:4x4").described()
+    assert parse("v5p:4x4x8").described()["wrap"] == (True, True, True)
+    assert "wrap" not in parse("v5p:2x2x1").described()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("v5e", "is not GENERATION:SHAPE"),
-        ("h100:8x1", r"h100 is not known; there are v5e \(up to 256 chips of 16 GiB, 4 a host\), v6e"),
-        ("v5:4x4", "v5 is not known, nearest v5"),
+        ("v5e", "is not NAME:SHAPE, such as v5e:16x16, 2 x v5p:4x4x8, h100:8 or h100:16x8"),
+        ("v4:4x4", "v4 is not known, nearest"),
+        ("mi300:8", "mi300 is not known.*; there are TPUs v5e, v6e, v5p and GPUs a100, h100, h200, b200, gb200, l4"),
+        ("h10:8", "h10 is not known, nearest h100"),
         ("v5e:4x4x4", "has 2 dimensions, such as 4x4"),
         ("v5p:4x4", "has 3 dimensions, such as 4x4x4"),
         ("v5e:32x16", "512 chips a slice; v5e has at most 256"),

@@ -5,10 +5,10 @@ import itertools
 import pytest
 
 from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TORUS, looped
-from tpullm.hardware.slices import parse
+from tpullm.hardware.topologies import parse
 from tpullm.planning.attention_kernels import kernel_seconds, keys_per_query
 from tpullm.planning.hlo import Collective
-from tpullm.planning.schedule import GROUPED_SHARE, LINKS, OBSERVED, Torus, link_seconds, schedule
+from tpullm.planning.tpu_schedule import GROUPED_SHARE, LINKS, OBSERVED, Torus, link_seconds, schedule
 
 MILLISECOND = pytest.approx(1e-3, rel=1e-6)
 RING = 2 * TOPOLOGY.chip.link_bandwidth * LINKS

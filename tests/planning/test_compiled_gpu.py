@@ -1,0 +1,107 @@
+"""What XLA makes of the step for GPUs: no GPU is here, and the program is the one that would run.
+
+Two layers of a recipe's widths: a loop's program does not depend on how often it runs. What a GPU would choose by trial
+(the kernels of products) is not in it.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+
+import pytest
+
+from tests.conftest import ROOT
+from tpullm.hardware.topologies import parse
+from tpullm.planning import gpu_schedule
+from tpullm.planning.instructions import computations
+from tpullm.planning.program import TooLarge, compiled, compiler_mesh
+from tpullm.recipe.parsing import load
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is None, reason="the GPU compiler is not installed"
+)
+LENGTH = 2560  # no width of a model
+NAMES = [
+    pytest.param(name, marks=pytest.mark.ci if name == "h100:8" else pytest.mark.slow)
+    for name in ("a100:8", "h100:8", "h200:8", "b200:8", "gb200:4", "l4:8")
+]
+
+
+@functools.cache
+def program(name: str, topology: str, layers: int = 2):
+    """The executable of a recipe's step, with a row for each GPU."""
+    recipe, gpus = load(ROOT / "configs" / "pretrain" / f"{name}.yaml"), parse(topology)
+    model = dataclasses.replace(recipe.model, layers=layers).resolved(recipe.tokenizer.vocabulary_size)
+    config = dataclasses.replace(
+        recipe.pretrain, accumulation=1, batch_size=gpus.chips, sequence_length=LENGTH, loss_chunks=4
+    )
+    return compiled(model, config, compiler_mesh({"fsdp": -1}, gpus))
+
+
+def collectives(topology: str, text: str):
+    return [item for item in gpu_schedule.schedule(text, parse(topology)) if item.collective]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_step_compiles_for_each_gpu_and_holds_no_scores_of_all_pairs(name):
+    """Neither the scores nor a mask of all pairs of tokens exist in any type."""
+    text = program("125m", name).as_text()
+    found = [shape.dims for body in computations(text).values() for one in body for shape in one.shapes]
+    assert [dims for dims in found if dims.count(LENGTH) > 1] == []
+    assert "attention" in text
+
+
+@pytest.mark.ci
+def test_nothing_is_waited_for_but_what_is_small():
+    """All gathers of parameters and scatters of gradients are asynchronous, and each along NVLink goes in one step."""
+    found = [one for one in collectives("h100:8", program("8b", "h100:8").as_text()) if one.collective.bytes > 1 << 20]
+    assert {one.collective.kind for one in found} == {"all-gather", "reduce-scatter"}
+    assert all(one.instruction.opcode.endswith("-start") for one in found)
+    assert all('"is_sync":true' not in one.instruction.attributes for one in found)
+    assert {len(group) for one in found for group in one.collective.devices()} == {8}
+
+
+@pytest.mark.ci
+def test_every_gradient_is_scattered_once_and_every_parameter_gathered_twice():
+    """In bfloat16, by the bytes of whole arrays; the tables once more or less, as the loss needs them."""
+    recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
+    model = dataclasses.replace(recipe.model, layers=2).resolved(recipe.tokenizer.vocabulary_size)
+    width, kv = model.width, model.kv_heads * model.head_width
+    layer = 2 * (2 * width * width + 2 * width * kv + 3 * width * model.mlp_width)
+    table = 2 * model.vocabulary_size * width
+    moved = {"all-gather": 0, "reduce-scatter": 0}
+    for one in collectives("h100:8", program("8b", "h100:8").as_text()):
+        if one.collective.kind in moved:
+            moved[one.collective.kind] += one.times * one.collective.bytes
+    assert moved["reduce-scatter"] == pytest.approx(2 * layer + 2 * table, rel=0.01)
+    assert 2 * 2 * layer + 2 * table <= moved["all-gather"] <= 1.01 * (2 * 2 * layer + 3 * table)
+
+
+@pytest.mark.slow
+def test_the_same_program_each_time():
+    again = program.__wrapped__("125m", "h100:8")
+    assert again.as_text() == program("125m", "h100:8").as_text()
+
+
+@pytest.mark.ci
+def test_a_program_above_the_memory_is_refused():
+    """XLA compiles it: without recomputation the activations of eight rows take more than three quarters of a card."""
+    recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml", ["--model.remat=none", "--model.layers=4"])
+    model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
+    config = dataclasses.replace(recipe.pretrain, accumulation=1, batch_size=8, sequence_length=8192)
+    with pytest.raises(TooLarge, match=r"GiB a chip and may use 59.3"):
+        compiled(model, config, compiler_mesh({"fsdp": -1}, parse("h100:1")))
+
+
+@pytest.mark.ci
+def test_the_time_counts_products_and_attention():
+    """At least as long as the matmuls at the peak take."""
+    recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
+    model = dataclasses.replace(recipe.model, layers=2).resolved(recipe.tokenizer.vocabulary_size)
+    items = gpu_schedule.schedule(program("8b", "h100:8").as_text(), parse("h100:8"))
+    parameters = 2 * (2 * model.width**2 + 2 * model.width * model.kv_heads * model.head_width)
+    parameters += 2 * 3 * model.width * model.mlp_width + model.vocabulary_size * model.width
+    least = 6 * parameters * LENGTH / 989e12
+    assert 1.3 * least < sum(item.seconds for item in items) < 4 * least
+    assert math.isclose(sum(item.busy_seconds > 0 for item in items) / len(items), 0.1, abs_tol=0.15)

@@ -1,0 +1,174 @@
+"""The time of a compiled GPU program. No instruction says how long it takes, so each is counted here:
+
+- matrix products by their FLOPs or by the bytes that they move, whichever takes longer,
+- attention kernels by the scores that a causal mask leaves,
+- all other work by the bytes that it reads and writes,
+- collectives by NVLink and the network cards that they use, one after the other, beside the work.
+
+What is reached of each peak is in the GPU's entry (`hardware/gpus.py`).
+"""
+
+import math
+import re
+from collections import defaultdict
+
+from tpullm.hardware.gpu_hosts import GpuHosts
+from tpullm.planning.hlo import KINDS, Collective, as_collective
+from tpullm.planning.instructions import Instruction, Shape, computations
+from tpullm.planning.routes import network_speed
+from tpullm.planning.timeline import FREE, Estimator, Item
+
+LAUNCH = 2.5e-6  # seconds from one kernel to the next; a guess
+# Our kernels, and their matmuls of the size of the scores; the first that matches counts.
+ATTENTION = {"triton_attention_dkv": 4, "triton_attention_dq": 3, "triton_attention": 2}
+PRODUCTS = ("__cublas",)
+SLICES = ("dynamic-slice", "slice", "gather")
+
+
+def schedule(text: str, topology: GpuHosts) -> list[Item]:
+    """The time of each instruction of an executable in one step; their `seconds` add up to the step's."""
+    program = computations(text)
+    return _Estimator(program, topology).run(list(program)[-1])
+
+
+class _Estimator(Estimator):
+    def __init__(self, program: dict[str, list[Instruction]], topology: GpuHosts):
+        super().__init__(program)
+        self.topology, self.chip = topology, topology.chip
+
+    def turns(self, loop: Instruction) -> int:
+        """The number of turns that XLA knows."""
+        found = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
+        return int(found[1]) if found else 1
+
+    def collective(self, one: Instruction, inside: str) -> Collective | None:
+        """The collective that an instruction is or starts."""
+        if one.opcode.removesuffix("-start") in KINDS:
+            return as_collective(one, inside, False)
+        if one.opcode == "async-start":
+            started = (inner for name in one.calls for inner in self.program.get(name, ()))
+            return next((as_collective(inner, inside, False) for inner in started if inner.opcode in KINDS), None)
+        return None
+
+    def waits_at_once(self, one: Instruction) -> bool:
+        """Whether nothing runs beside a transfer."""
+        return super().waits_at_once(one) or '"is_sync":true' in one.attributes
+
+    def transfer(self, one: Instruction, collective: Collective | None) -> tuple[tuple[str, ...], float]:
+        """The queues that a data transfer uses, and its seconds; () for an instruction that computes."""
+        if collective is not None:
+            return ("links",), self._collective_seconds(collective)
+        if one.opcode in ("copy-start", "async-start", "fusion-start"):
+            moved = self._bytes(one)
+            if any(shape.space == 5 for shape in one.shapes):
+                return ("host",), moved / 2 / self.chip.host_bandwidth
+            return ("memory",), moved / self._memory
+        return (), 0.0
+
+    def _collective_seconds(self, one: Collective) -> float:
+        groups = one.devices()
+        size = max(map(len, groups), default=0)
+        if size < 2:
+            return 0.0
+        domain = self.topology.of_domain
+        domains = [device // domain for device in groups[0]]
+        together = max(domains.count(domain) for domain in set(domains))
+        bandwidth, latency = network_speed(self.chip, together, len(set(domains)) > 1)
+        if one.kind == "collective-permute":
+            return one.bytes / bandwidth + latency
+        ways = 2 if one.kind == "all-reduce" else 1
+        return ways * one.bytes * (size - 1) / size / bandwidth + latency
+
+    @property
+    def _memory(self) -> float:
+        return self.chip.hbm_bandwidth * self.chip.hbm_efficiency
+
+    @property
+    def _products(self) -> float:
+        return self.chip.peak_flops * self.chip.matmul_efficiency
+
+    def work(self, one: Instruction) -> float:
+        """Seconds of an instruction that computes."""
+        if one.opcode in FREE or one.opcode.endswith(("-done", "-update")):
+            return 0.0
+        called = self._kernel(one)
+        if called and (matmuls := next((n for name, n in ATTENTION.items() if name in called.attributes), 0)):
+            flops, reached = self._attention_flops(called, matmuls), self.chip.attention_efficiency
+            return flops / (self.chip.peak_flops * reached) + LAUNCH
+        flops = self._product_flops(called) if called else sum(map(self._dot_flops, one.calls))
+        return max(flops / self._products, self._bytes(one) / self._memory) + LAUNCH
+
+    def _kernel(self, one: Instruction) -> Instruction | None:
+        """The custom call that an instruction is, or that a fusion is around."""
+        if one.opcode == "custom-call":
+            return one
+        inner = (other for name in one.calls if one.opcode == "fusion" for other in self._defined(name))
+        return next((other for other in inner if other.opcode == "custom-call"), None)
+
+    def _defined(self, name: str) -> list[Instruction]:
+        """The instructions of a computation, which from here on can be found by their names."""
+        found = self.program.get(name, [])
+        self.named |= {one.name: one for one in found}
+        return found
+
+    def _operands(self, one: Instruction) -> list[Shape]:
+        return [shape for name in one.uses if name in self.named for shape in self.named[name].shapes]
+
+    def _attention_flops(self, one: Instruction, matmuls: int) -> float:
+        """FLOPs of a kernel with a causal mask: so many matmuls of queries `[B, T, N, H]` by half of the keys."""
+        B, T, N, H = max((shape.dims for shape in self._operands(one) if len(shape.dims) == 4), key=math.prod)
+        return matmuls * 2 * B * N * T * (T / 2) * H
+
+    def _product_flops(self, one: Instruction) -> float:
+        """FLOPs of a product by CUDA's library; 0 for another kernel."""
+        if not any(name in one.attributes for name in PRODUCTS):
+            return 0.0
+        contracted = re.search(r'"lhs_contracting_dimensions":\["(\d+)"', one.attributes)
+        return 2 * math.prod(one.shapes[0].dims) * self._operands(one)[0].dims[int(contracted[1])]
+
+    def _dot_flops(self, name: str) -> float:
+        """FLOPs of the products in a computation."""
+        total = 0.0
+        for one in self._defined(name):
+            if one.opcode == "dot":
+                contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)[1].split(",")
+                left = self._operands(one)[0].dims
+                total += 2 * math.prod(one.shapes[0].dims) * math.prod(left[int(n)] for n in contracted if n)
+            total += sum(map(self._dot_flops, one.calls)) if one.opcode in ("fusion", "call") else 0.0
+        return total
+
+    def _bytes(self, one: Instruction) -> float:
+        """Bytes that an instruction reads and writes. A fusion that uses a slice of an array reads no more of it."""
+        if one.opcode == "copy-start":
+            return 2 * max(shape.bytes for shape in one.shapes)
+        if not one.opcode.startswith(("fusion", "async")):
+            return sum(shape.bytes for shape in [*one.shapes, *self._operands(one)])
+        body = self._defined(one.calls[0])
+        users = defaultdict(list)
+        for inner in body:
+            for name in inner.uses:
+                users[name].append(inner)
+        read = sum(self._read(inner, users) for inner in body if inner.opcode == "parameter")
+        root = body[-1]
+        results = [self.named[name] for name in root.uses] if root.opcode == "tuple" else [root]
+        return read + sum(self._written(result) for result in results)
+
+    def _read(self, one: Instruction, users: dict[str, list[Instruction]]) -> float:
+        """Bytes that the users of an array read of it."""
+        whole, read = sum(shape.bytes for shape in one.shapes), 0.0
+        for user in users[one.name]:
+            if user.opcode in SLICES:
+                read += sum(shape.bytes for shape in user.shapes)
+            elif user.opcode == "bitcast":
+                read += self._read(user, users)
+            elif not (user.opcode == "dynamic-update-slice" and user.uses[0] == one.name):
+                return whole
+        return min(whole, read)
+
+    def _written(self, result: Instruction) -> float:
+        """Bytes that a result writes: of an array that is updated in place, the update."""
+        while result.opcode == "bitcast" and result.uses[0] in self.named:
+            result = self.named[result.uses[0]]
+        if result.opcode == "dynamic-update-slice":
+            return sum(shape.bytes for shape in self.named[result.uses[1]].shapes)
+        return sum(shape.bytes for shape in result.shapes)

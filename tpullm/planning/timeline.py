@@ -1,0 +1,177 @@
+"""The instructions of a scheduled program on a line of time: what blocks the device, and what runs beside its work.
+
+The text of an executable is scheduled: instructions stand in the order in which they run. Asynchronous instructions
+(collectives, gathers, copies between memories) run from their start; at their done, the device waits for the rest. A
+core that is started before it gets its operands begins when it gets them (`call-update`). How long each takes is told
+by `tpu_schedule.py` and `gpu_schedule.py`.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+
+from tpullm.model.experts.moe import FURTHER_ROUNDS
+from tpullm.planning.hlo import Collective
+from tpullm.planning.instructions import Instruction
+
+# Instructions that take no time: names for parts of memory, scalars, and the ends of what was counted at its start.
+FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
+    *("iota", "send-done", "recv", "opt-barrier", "add-dependency", "call-update", "async-update"),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """An instruction and its time in a step.
+
+    Args:
+        times: how often it runs.
+        seconds: in which it blocks the device: its own work, or the wait for what it started. Summed over `times`.
+        busy_seconds: in which it uses links or memory, if it is a collective or asynchronous. Summed over `times`.
+        collective: the collective that it is or starts, if any.
+        inside: the computation that contains it.
+    """
+
+    instruction: Instruction
+    times: int
+    seconds: float
+    busy_seconds: float
+    collective: Collective | None
+    inside: str
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A transfer from `begin` to `end`: its index among the items, and the transfer that it had to wait for."""
+
+    place: int
+    begin: float
+    end: float
+    before: "Transfer | None"
+
+
+@dataclass
+class Timeline:
+    """The time within one computation, and the last transfer on each queue: a link or a memory."""
+
+    now: float = 0.0
+    last: dict[str, Transfer] = field(default_factory=dict)
+    begun: dict[str, Transfer] = field(default_factory=dict)  # by the name of the start instruction
+
+    def occupy(self, name: str, queues: tuple[str, ...], seconds: float, place: int) -> None:
+        """Begin a transfer as soon as all its queues are free."""
+        busy = [self.last[queue] for queue in queues if queue in self.last and self.last[queue].end > self.now]
+        before = max(busy, key=lambda one: one.end, default=None)
+        begin = before.end if before else self.now
+        self.begun[name] = Transfer(place, begin, begin + seconds, before)
+        self.last |= dict.fromkeys(queues, self.begun[name])
+
+    def wait(self, name: str) -> list[tuple[int, float]]:
+        """Wait for a transfer to end.
+
+        Returns:
+            Index of each item that was waited for, with its seconds. While the transfer itself was queued, the wait was
+            for the transfers before it.
+        """
+        one, waited = self.begun.pop(name), []
+        passing: Transfer | None = one
+        while passing and passing.end > self.now:
+            waited.append((passing.place, passing.end - max(self.now, passing.begin)))
+            passing = passing.before
+        self.now = max(self.now, one.end)
+        return waited
+
+
+class Estimator(ABC):
+    """Walks through a program. A subclass tells how long instructions and transfers take."""
+
+    def __init__(self, program: dict[str, list[Instruction]]):
+        self.program = program
+        self.named: dict[str, Instruction] = {}
+
+    @abstractmethod
+    def turns(self, loop: Instruction) -> int:
+        """How often the body of a loop runs."""
+
+    @abstractmethod
+    def collective(self, one: Instruction, inside: str) -> Collective | None:
+        """The collective that an instruction is or starts."""
+
+    def waits_at_once(self, one: Instruction) -> bool:
+        """Whether nothing runs beside a transfer: it has no end of its own."""
+        started = one.opcode.endswith("-start") or one.opcode == "send"
+        return not started and not one.name.startswith("async-collective-start")
+
+    @abstractmethod
+    def transfer(self, one: Instruction, collective: Collective | None) -> tuple[tuple[str, ...], float]:
+        """The queues that a data transfer uses, and its seconds; () for an instruction that computes."""
+
+    @abstractmethod
+    def work(self, one: Instruction) -> float:
+        """Seconds of an instruction that computes."""
+
+    def run(self, name: str) -> list[Item]:
+        """The items of a computation that runs once, in order."""
+        timeline, items = Timeline(), []
+        self.named = {one.name: one for one in self.program[name]} | self.named
+        given = {one.uses[0] for one in self.program[name] if one.opcode == "call-update"}
+        for one in self.program[name]:
+            inner = [] if one.name in given else self._inner(one)
+            if inner is not None:
+                items += inner
+                timeline.now += sum(item.seconds for item in inner)
+            else:
+                self._add(one, name, timeline, items)
+        return items
+
+    def _inner(self, one: Instruction) -> list[Item] | None:
+        """The items in a loop, the longest branch or a call; None if the instruction is none of these."""
+        if one.opcode == "while":
+            turns = 0 if FURTHER_ROUNDS in one.operation else self.turns(one)
+            return [_repeated(item, turns) for item in self.run(called(one, "body"))] if turns else []
+        if one.opcode == "conditional":
+            branches = [self.run(name) for name in one.calls]
+            return max(branches, key=lambda items: sum(item.seconds for item in items), default=[])
+        return self.run(one.calls[0]) if one.opcode == "call" and one.calls else None
+
+    def _add(self, one: Instruction, inside: str, timeline: Timeline, items: list[Item]) -> None:
+        if (started := _start_of(one)) is not None:
+            self._finish(started, timeline, items)
+            return
+        begun = self.named[one.uses[0]] if one.opcode == "call-update" else one
+        collective = self.collective(begun, inside)
+        queues, busy = self.transfer(begun, collective)
+        if not queues:
+            seconds = self.work(one)
+            if seconds:
+                items.append(Item(one, 1, seconds, 0.0, None, inside))
+            timeline.now += seconds
+            return
+        timeline.occupy(one.name, queues, busy, len(items))
+        items.append(Item(begun, 1, 0.0, busy, collective, inside))
+        if self.waits_at_once(begun):
+            self._finish(one.name, timeline, items)
+
+    def _finish(self, started: str, timeline: Timeline, items: list[Item]) -> None:
+        """Wait for a started transfer. (One that was started in an earlier turn of a loop has ended by now.)"""
+        for place, waited in timeline.wait(started) if started in timeline.begun else ():
+            items[place] = replace(items[place], seconds=items[place].seconds + waited)
+
+
+def _repeated(item: Item, turns: int) -> Item:
+    return replace(item, times=item.times * turns, seconds=item.seconds * turns, busy_seconds=item.busy_seconds * turns)
+
+
+def called(one: Instruction, key: str) -> str:
+    """The computation that an attribute of an instruction names."""
+    return re.search(rf"{key}=%?([\w.-]+)", one.attributes)[1]
+
+
+def _start_of(one: Instruction) -> str | None:
+    """The name of the start that this instruction waits for; None if it waits for none."""
+    if one.name.startswith("async-collective-done"):  # its operands come from the matmuls beside it
+        return one.name.replace("-done", "-start", 1)
+    if one.opcode.endswith("-done") and one.opcode not in FREE and one.uses:
+        return one.uses[0]
+    return None
