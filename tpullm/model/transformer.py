@@ -163,7 +163,7 @@ class Transformer(nnx.Module):
         for index, window in enumerate(self.config.distinct_windows):
             rotates = self.config.positions == "rotary"
             table = rotary_table(*reversed(queries), self.config, local=window > 0) if rotates else None
-            masked = kernel in ("plain", "blocks", "cudnn")
+            masked = kernel in ("plain", "blocks")
             mask_BTS = causal_mask(*queries, *keys, window or None) if masked else None
             size = jnp.asarray(window or 2**30, jnp.int32)
             kinds.append(LayerKind(table, mask_BTS, size, jnp.asarray(index, jnp.int32)))

@@ -1,5 +1,7 @@
 """Which attention kernel training uses on a platform, and the sizes of its blocks."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 from tpullm.hardware.chips import of_kind
@@ -19,8 +21,8 @@ def query_block(length: int) -> int:
 def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequence: int, branched: bool = False) -> str:
     """The kernel of attention in training, for rows of `length` tokens on `sequence` devices along the row.
 
-    `splash` on a TPU; `cudnn` on a GPU; on a CPU, up to `LONGEST_KEPT`, `blocks` (keeps the weights) or, with soft caps
-    or sinks, `plain`; `flash` otherwise.
+    `splash` on a TPU; `triton` on a GPU; on a CPU, up to `LONGEST_KEPT`, `blocks` (keeps the weights) or, with soft
+    caps or sinks, `plain`; `flash` otherwise.
 
     Args:
         branched: rows hold several answers to one prompt, which the kernels of a TPU and of a GPU have no mask for.
@@ -28,8 +30,8 @@ def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequenc
     special = bool(config.attention_softcap or config.sinks)
     if target() == "tpu" and splash_fits(length, sequence) and not branched:
         return "splash"
-    if target() == "gpu" and dtype == jnp.bfloat16 and not special and sequence == 1 and not branched:
-        return "cudnn"
+    if target() == "gpu" and not branched and triton_fits(length, sequence, config.head_width):
+        return "triton"
     if target() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
         return "plain" if special else "blocks"
     return "flash"
@@ -38,6 +40,49 @@ def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequenc
 def splash_fits(length: int, sequence: int) -> bool:
     """Whether the TPU's kernel takes rows of that many tokens: 128 at a time, in two chunks a device."""
     return length % (128 * (2 * sequence if sequence > 1 else 1)) == 0
+
+
+class Block(NamedTuple):
+    """How many queries and keys one program of a GPU's kernel takes at a time."""
+
+    queries: int
+    keys: int
+
+
+class TritonBlocks(NamedTuple):
+    """Of the GPU's kernels: for the mixed values, the gradients of queries, and those of keys and values."""
+
+    forward: Block
+    dq: Block
+    dkv: Block
+
+
+WIDEST_TRITON_HEAD = 256
+# In bfloat16, by the card and the widest head. These blocks fit the shared memory: 163 KiB of an A100 and more of
+# its successors, 99 KiB of others from compute capability 8.6 on. By the compiler, with 8 warps and 2 stages, they keep
+# all sums in registers. No card has run them: that the largest such blocks are the fastest is a guess.
+_LARGE = ("A100", "H100", "H200", "B200", "B300")
+_TRITON_BLOCKS = {
+    ("large", 128): TritonBlocks(Block(128, 64), Block(128, 64), Block(64, 64)),
+    ("large", WIDEST_TRITON_HEAD): TritonBlocks(Block(64, 64), Block(64, 64), Block(32, 64)),
+    ("other", 128): TritonBlocks(Block(128, 64), Block(128, 64), Block(64, 64)),
+    ("other", WIDEST_TRITON_HEAD): TritonBlocks(Block(64, 32), Block(32, 32), Block(32, 32)),
+}
+# In float32 there are no tensor cores: larger blocks take the compiler a minute and spill registers.
+_FLOAT32_BLOCKS = TritonBlocks(Block(16, 32), Block(16, 32), Block(16, 16))
+
+
+def triton_fits(length: int, sequence: int, head_width: int) -> bool:
+    """Whether the GPU's kernel takes rows of that many tokens (16 at a time, in two chunks a device) and such heads."""
+    return length % (16 * (2 * sequence if sequence > 1 else 1)) == 0 and head_width <= WIDEST_TRITON_HEAD
+
+
+def triton_blocks(device_kind: str, dtype: jnp.dtype, head_width: int) -> TritonBlocks:
+    """The largest blocks of the GPU's kernels; shorter rows have smaller ones."""
+    if dtype == jnp.float32:
+        return _FLOAT32_BLOCKS
+    card = "large" if any(kind in device_kind for kind in _LARGE) else "other"
+    return _TRITON_BLOCKS[card, 128 if head_width <= 128 else WIDEST_TRITON_HEAD]
 
 
 def splash_block(length: int, most: int = 0) -> int:
