@@ -18,7 +18,7 @@ def query_block(length: int) -> int:
     return block if length % block == 0 else length
 
 
-def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequence: int, branched: bool = False) -> str:
+def attention_kernel(config: ModelConfig, length: int, sequence: int, branched: bool = False) -> str:
     """The kernel of attention in training, for rows of `length` tokens on `sequence` devices along the row.
 
     `splash` on a TPU; `triton` on a GPU; on a CPU, up to `LONGEST_KEPT`, `blocks` (keeps the weights) or, with soft
