@@ -59,8 +59,8 @@ class TritonBlocks(NamedTuple):
 
 WIDEST_TRITON_HEAD = 256
 # In bfloat16, by the card and the widest head. These blocks fit the shared memory: 163 KiB of an A100 and more of
-# its successors, 99 KiB of others from compute capability 8.6 on. By the compiler, with 8 warps and 2 stages, they keep
-# all sums in registers. No card has run them: that the largest such blocks are the fastest is a guess.
+# its successors, 99 KiB of others from compute capability 8.6 on. By the compiler, with 8 warps and 2 stages, they
+# spill at most 36 bytes of registers. No card has run them: that the largest such blocks are the fastest is a guess.
 _LARGE = ("A100", "H100", "H200", "B200", "B300")
 _TRITON_BLOCKS = {
     ("large", 128): TritonBlocks(Block(128, 64), Block(128, 64), Block(64, 64)),
