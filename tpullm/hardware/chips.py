@@ -123,8 +123,10 @@ CHIPS = {
     "v7": Chip(("TPU v7",), 2307e12),
     # GPUs, planned as one card. Of the memory JAX takes three quarters (XLA_PYTHON_CLIENT_MEM_FRACTION); the figures of
     # peak, memory and bandwidth are NVIDIA's, the efficiencies are those of `planning/this_machine.py`: guesses.
-    "h100": Chip(("NVIDIA H100 80GB HBM3",), 989e12, memory_gib=80, hbm_bytes=0.75 * 80e9, hbm_bandwidth=3350e9),
-    "h200": Chip(("NVIDIA H200",), 989e12, memory_gib=141, hbm_bytes=0.75 * 141e9, hbm_bandwidth=4800e9),
+    "h100": Chip(
+        ("NVIDIA H100 80GB HBM3",), 989e12, fp8=True, memory_gib=80, hbm_bytes=0.75 * 80e9, hbm_bandwidth=3350e9
+    ),
+    "h200": Chip(("NVIDIA H200",), 989e12, fp8=True, memory_gib=141, hbm_bytes=0.75 * 141e9, hbm_bandwidth=4800e9),
 }
 
 
