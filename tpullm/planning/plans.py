@@ -113,6 +113,9 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
 
 
 def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Setting:
+    import jax
+    from jax.sharding import AbstractDevice
+
     from tpullm.mesh.layout import planned_mesh
     from tpullm.planning.program import absent_mesh
     from tpullm.training.mesh_fit import check_adapter, check_fits
@@ -129,7 +132,11 @@ def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Set
     if setting.sizes[0] % slices:
         raise UserError(f"mesh.data: {setting.sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
     here = not isinstance(setting.topology, Topology)
-    mesh = planned_mesh(recipe.mesh, chips) if here else absent_mesh(recipe.mesh, setting.topology)
+    if here:
+        platform = jax.default_backend() if name == "local" else "gpu"
+        mesh = planned_mesh(recipe.mesh, chips, AbstractDevice(setting.topology.device_kind, 1, platform))
+    else:
+        mesh = absent_mesh(recipe.mesh, setting.topology)
     architecture = Architecture(model, stage.adapter)
     check_fits(architecture, stage.config, model.vocabulary_size, mesh, stage.key, bool(recipe.base))
     if stage.adapter:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.hardware.chip import Chip
-from tpullm.hardware.chips import CHIPS, card
+from tpullm.hardware.chips import CHIPS, card, of_kind
 from tpullm.hardware.peak_flops import fastest, peak
 from tpullm.hardware.slices import Topology
 from tpullm.model.attention.kernels import query_block
@@ -106,6 +106,7 @@ def measured(dtype: str) -> Chip:
         hbm_bytes=here.hbm_bytes,
         hbm_bandwidth=bandwidth,
         ragged_exchange=False,  # see `exchange.has_ragged_all_to_all`
+        fp8=of_kind(here.device_kind).fp8,
     )
     if jax.default_backend() != "cpu":
         return replace(found, **GPU_REACHES)
