@@ -83,13 +83,18 @@ def einsum(subscripts: str, left: jax.Array, right: jax.Array, scales: tuple, dt
     summed = [letter for letter in letters if letter in others]
     dimensions = tuple([of.index(letter) for letter in summed] for of in (letters, others))
     # `jnp.einsum` would not multiply e5m2 by e4m3. In a wider type, XLA for a GPU may choose a kernel of that type.
-    left, right = (left, right) if target() == "gpu" else (left.astype(dtype), right.astype(dtype))
+    gpu = target() == "gpu"
+    left, right = (left, right) if gpu else (left.astype(dtype), right.astype(dtype))
     out = jax.lax.dot_general(
-        left, right, (dimensions, ((), ())), preferred_element_type=matmul_dtype(dtype), out_sharding=out_sharding
-    ).astype(jnp.float32)
+        *(left, right, (dimensions, ((), ()))),
+        precision="highest" if gpu else None,  # by default cuBLASLt sums float8 in fewer bits than float32 has
+        preferred_element_type=matmul_dtype(dtype),
+        out_sharding=out_sharding,
+    )
+    scaled = out.astype(jnp.float32)
     for scale in scales:
-        out *= _beside(scale, out.ndim)
-    return out.astype(dtype)
+        scaled *= _beside(scale, out.ndim)
+    return scaled.astype(dtype)
 
 
 def _codes(x: jax.Array, largest: jax.Array, dtype: jnp.dtype) -> Codes:
