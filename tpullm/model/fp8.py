@@ -6,14 +6,15 @@ Scales are chosen so that no law of the program is lost:
 - An activation and its gradient have one scale for each token, so a token's numbers depend on no other token, and so
   neither on the mesh nor on what the row or the micro-batch has beside it. The maximum of a token needs no collective
   but where `tensor` splits what is multiplied and summed.
-- A matrix has one scale, so the forward and the backward pass multiply with the same numbers.
+- A matrix has one scale, so the forward and the backward pass multiply with the same numbers. It is whole on its device
+  when it is multiplied, but for `tensor`.
 - A scale is a power of two. Multiplying by it is exact, so it changes no bit where a compiler does that; and a number
   is rounded alike under any scale, unless it is too small for it.
 - There is no state: a training that resumes has the same scales.
 
 The matmul is of the codes alone, and the scales are multiplied into its result. A GPU multiplies the codes as they are.
 Any other device multiplies the same numbers in the wider type, which holds each product of two codes exactly: only the
-order of sums differs. A number in bfloat16 is rounded once on the way to its code.
+order of sums differs. A code is that of its bfloat16 number on every device: an intermediate float16 changes none.
 
 Shapes: B batch, T length.
 """
