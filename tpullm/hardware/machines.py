@@ -132,7 +132,7 @@ def _instead(name: str, machines: Sequence[Machine]) -> str:
     family = name.rpartition("-")[0]
     sizes = [each for each in machines if each.gpus and each.name.rpartition("-")[0] == family]
     if sizes:
-        counts = ", ".join(f"{each.name} ({each.gpus} GPU{'s'[: each.gpus > 1]})" for each in sizes)
+        counts = ", ".join(f"{each.name} ({each.gpus} {'GPU' if each.gpus == 1 else 'GPUs'})" for each in sizes)
         return f"there are {counts}"
     if of_gpu := [each.name for each in machines if each.gpu == name.lower()]:
         return f"machines with {name} are {', '.join(of_gpu)}"
