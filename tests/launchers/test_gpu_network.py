@@ -56,6 +56,14 @@ def test_no_two_subnetworks_of_a_machine_share_addresses(machine):
     assert all(each.subnet_of(ip_network(gpu_network.ADDRESSES)) for each in ranges)
 
 
+@pytest.mark.parametrize("machine", WITH_CARDS)
+def test_networks_make_no_subnetworks_of_their_own(machine):
+    """Those would be in 10.128.0.0/9, as the default network's are, and a machine can't have both."""
+    networks = bodies(machine, "networks").values()
+    assert all(each["autoCreateSubnetworks"] is False for each in networks)
+    assert all(each["routingConfig"] == {"routingMode": "REGIONAL"} for each in networks)
+
+
 def test_cards_by_transport():
     """TCPXO has a network a card; RDMA has one for all cards, and a second ordinary card."""
     kinds = {machine: [each["nicType"] for each in gpu_network.interfaces(config(machine))] for machine in WITH_CARDS}

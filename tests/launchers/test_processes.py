@@ -92,15 +92,15 @@ def test_a_mesh_that_does_not_fit_the_devices_of_all_processes_is_refused(monkey
     mesh = ["--mesh.fsdp", "8"]
     local.check(make(processes=4, devices=2, arguments=mesh))
     with pytest.raises(UserError, match=r"does not fit 2 device\(s\).*\(processes: 2, with 1 CPU device\(s\) each\)"):
-        local.check(make(processes=2, arguments=mesh))
-    local.check(make("collect", processes=2, arguments=mesh))
+        local.check(make(processes=2, devices=1, arguments=mesh))
+    local.check(make("collect", processes=2, devices=1, arguments=mesh))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     with pytest.raises(UserError, match=r"does not fit 4 device\(s\).*\(processes: 2, with 2 GPU device\(s\) each\)"):
         local.check(make(processes=2, arguments=mesh))
 
 
 def test_devices_that_only_jax_counts_are_not_judged(monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
     local.check(make(processes=2, arguments=["--mesh.fsdp", "8"]))
 
 

@@ -33,8 +33,8 @@ def check(job: Job) -> None:
         raise UserError(
             f"processes: {count} can't share {len(cards)} GPU(s) evenly; use a divisor, or JAX_PLATFORMS=cpu"
         )
-    if job.verb in JOINING and (cards or os.environ.get("JAX_PLATFORMS", "cpu") == "cpu"):  # JAX knows other devices
-        devices = len(cards) or count * max(job.config.devices, 1)
+    if job.verb in JOINING and (cards or job.config.devices):  # else XLA_FLAGS or a TPU may decide: the verb will say
+        devices = len(cards) or count * job.config.devices
         check_devices(
             job, devices, f"processes: {count}, with {devices // count} {'GPU' if cards else 'CPU'} device(s) each"
         )
