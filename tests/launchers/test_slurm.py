@@ -146,10 +146,12 @@ def test_a_job_is_submitted_asked_for_and_stopped(cluster, tmp_path, capsys):
     assert cluster() == ["sbatch --parsable", f"squeue {mine}", f"scancel {mine}"]
 
 
-def test_nothing_is_submitted_for_a_run_directory_that_can_not_be_written(cluster, tmp_path, capsys):
-    (tmp_path / "run").touch()
-    assert main(words(tmp_path)) == 2 and str(tmp_path / "run") in capsys.readouterr().err
-    assert cluster() == []
+def test_nothing_is_submitted_for_a_run_directory_that_can_not_be_written(
+    cluster, bucket, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([*words(tmp_path)[:-1], "gs://no-such-bucket/run"]) == 2
+    assert "no such bucket" in capsys.readouterr().err and cluster() == []
 
 
 def test_the_logs_are_those_of_the_newest_job(cluster, tmp_path, capfd):
