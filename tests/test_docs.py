@@ -137,7 +137,8 @@ def _marked(command: str):
 def test_a_command_of_tpullm(reader, command):
     shown = reader.types(command)
     if "launch" in command:
-        assert ("processes:" if "launch local" in command else "requests:") in shown
+        shows = {"launch local": "processes:", "launch slurm": "#SBATCH"}
+        assert next((what for target, what in shows.items() if target in command), "requests:") in shown
     else:
         assert shown
 

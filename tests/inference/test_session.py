@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -12,13 +14,14 @@ from tpullm.recipe.schema import CheckpointConfig, Recipe
 
 @pytest.fixture(scope="module")
 def run(session, small_tokenizer, tmp_path_factory):
-    """A run directory with the small model as its pretrained one."""
+    """A run directory with the small model as its pretrained one, trained in fp8: in use it is multiplied as others."""
     run = tmp_path_factory.mktemp("run")
     (run / "pretrain" / "tokenizer").mkdir(parents=True)
     (run / "pretrain" / "tokenizer" / "tokenizer.model").write_bytes(small_tokenizer.serialized())
     checkpoints = Checkpoints(run / "pretrain" / "checkpoints", CheckpointConfig())
     state = {"params": session.params, "step": jax.numpy.zeros((), jax.numpy.int32)}
-    checkpoints.save(3, state, description("pretrain", session.architecture.config, Recipe(), {}))
+    trained = dataclasses.replace(session.architecture.config, matmuls="fp8")
+    checkpoints.save(3, state, description("pretrain", trained, Recipe(), {}))
     checkpoints.close()
     return run
 

@@ -1,6 +1,8 @@
 """Fakes of Google's services for the tests of launches, and jobs for them."""
 
 import functools
+import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,6 +85,16 @@ def address(monkeypatch):
 
 
 @pytest.fixture
-def machine(storage_server) -> dict[str, str]:
-    """The environment variables of every machine: the address of the bucket."""
-    return {"STORAGE_EMULATOR_HOST": storage_server.address}
+def machine(storage_server, tmp_path) -> dict[str, str]:
+    """The environment variables of every machine: the address of the bucket, and where its nvidia-smi is."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    nvidia_smi(tools, ["NVIDIA H100 80GB HBM3, 580.95.05"] * 8)
+    return {"STORAGE_EMULATOR_HOST": storage_server.address, "PATH": f"{tools}:{os.environ['PATH']}"}
+
+
+def nvidia_smi(folder: Path, lines: list[str], code: int = 0) -> None:
+    """Put a program of that name into a folder, which finds the GPUs that the lines name."""
+    program = folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\n" + "".join(f"echo {shlex.quote(line)}\n" for line in lines) + f"exit {code}\n")
+    program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Compute Engine on this machine: templates, policies and managed groups in REST form; machines run as processes.
+"""Compute Engine on this machine: templates, policies, networks and managed groups; machines run as processes.
 
 It follows the documentation. Names are checked. Each call is an operation that is done a moment later. A request whose
 identifier came before does nothing. A group needs its template, which can't be deleted before the group. A machine is
@@ -26,6 +26,9 @@ TYPES = {
     "instanceTemplates": compute_v1.InstanceTemplate,
     "resourcePolicies": compute_v1.ResourcePolicy,
     "instanceGroupManagers": compute_v1.InstanceGroupManager,
+    "networks": compute_v1.Network,
+    "subnetworks": compute_v1.Subnetwork,
+    "firewalls": compute_v1.Firewall,
 }
 SECONDS_IN_A_STATE = 0.05
 
@@ -59,7 +62,7 @@ class FakeCompute(Rest):
     """
 
     def __init__(self, folder: Path, environment: dict[str, str] | None = None, error: dict | None = None):
-        kind = "/(instanceTemplates|resourcePolicies|instanceGroupManagers)"
+        kind = f"/({'|'.join(TYPES)})"
         super().__init__(
             [
                 ("POST", PLACE + kind, self.insert),
@@ -94,6 +97,8 @@ class FakeCompute(Rest):
                 raise Refused(
                     409, "ALREADY_EXISTS", f"The resource '{project}/{place}/{collection}/{name}' already exists"
                 )
+            if "network" in call.body:
+                self._need(call.body["network"], "networks")
             if collection == "instanceGroupManagers":
                 self._need(call.body["instanceTemplate"], "instanceTemplates")
                 self.groups[name] = Group(call.body)

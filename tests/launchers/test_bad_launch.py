@@ -50,6 +50,12 @@ def told(capsys, *argv) -> str:
         ([*TPU, "--", "run", *RUN[2:], "--text", "novels"], "text: novels is on this machine; copy it to gs://"),
         (["launch", "local", "status", *RUN], "status: a local launch is over when its command is"),
         (["launch", "local", "--processes=0", *RUN], "processes: 0 is too small"),
+        (["launch", "local", "networks"], "networks: local needs none; they are for machines of compute"),
+        (
+            ["launch", "compute", "networks", "--project=p", "--zone=us-west4-a"],
+            "machine: is needed to launch on compute",
+        ),
+        (["launch", "slurm", "--gpus_per_node=8", "--", "collect", *RUN[2:]], "gpus_per_node: collect needs no GPU"),
     ],
 )
 def test_user_errors_are_found_without_a_network(capsys, argv, says):

@@ -25,6 +25,8 @@ CASES = {
     "batch-gpus-on-demand": ["batch", "--machine=a2-ultragpu-8g", "--provisioning=on_demand", "--", "pretrain"],
     "compute-gpus": ["compute", "--machine=a3-highgpu-8g", "--nodes=2", "--", "pretrain"],
     "compute-gpus-on-demand": ["compute", "--machine=a2-highgpu-8g", "--provisioning=on_demand", "--", "pretrain"],
+    "compute-tcpxo": ["compute", "--machine=a3-megagpu-8g", "--nodes=2", "--gpu_network=gpus", "--", "pretrain"],
+    "compute-rdma": ["compute", "--machine=a4-highgpu-8g", "--nodes=2", "--gpu_network=gpus", "--", "pretrain"],
     "compute-slice": ["compute", "--machine=ct6e-standard-4t", "--nodes=4", "--", "pretrain"],
 }
 # A process that can't connect anywhere. It prints its exit code, its processor time and the heavy modules it loaded.

@@ -26,12 +26,13 @@ SLICE = {"machine": "ct6e-standard-4t", "nodes": 4}
         ("pretrain", {}, "machine: is needed to launch on compute"),
         ("pretrain", GPUS | {"project": ""}, "project: is needed to launch on compute"),
         ("pretrain", GPUS | {"zone": "us-central1"}, "zone: us-central1 is not a zone"),
-        ("pretrain", GPUS | {"machine": "a3-highgpu-16g"}, "there is no a3-highgpu-16g; the nearest are a3-"),
+        ("pretrain", GPUS | {"machine": "a3-highgpu-16g"}, "there is no a3-highgpu-16g; there are a3-highgpu-1g"),
         ("pretrain", {"machine": "ct5lp-hightpu-4t"}, "for GKE only; launch v5e on tpu-vm"),
         ("pretrain", {"accelerator": "v6e-8"}, "accelerator: v6e-8 is a slice of tpu-vm; give --machine"),
         ("pretrain", {"machine": "ct6e-standard-8t", "nodes": 2}, "several machines need one with 4 chips"),
         ("pretrain", SLICE | {"nodes": 3}, "nodes: no slice of v6e has 3 machines; there are 2, 4, 8, 16, 32, 64"),
         ("collect", GPUS, "collect: runs as tasks that share its work; launch it on batch"),
+        ("pretrain", GPUS | {"machine": "a3-ultragpu-8g", "provisioning": "on_demand"}, "use spot or reserved"),
         ("pretrain", GPUS | {"reservation": "mine"}, "reservation: goes with provisioning: reserved"),
     ],
 )
@@ -51,6 +52,9 @@ CASES = {
     "spot": GPUS,
     "on_demand": GPUS | {"provisioning": "on_demand", "image": "projects/p/global/images/mine"},
     "reserved": GPUS | {"provisioning": "reserved", "reservation": "mine"},
+    "bound": {"machine": "a4-highgpu-8g", "nodes": 2, "provisioning": "reserved", "reservation": "mine"},
+    "cards": {"machine": "a3-megagpu-8g", "nodes": 2, "gpu_network": "gpus"},
+    "rdma": {"machine": "a3-ultragpu-8g", "nodes": 2, "gpu_network": "gpus"},
     "network": GPUS | {"subnetwork": "inside", "external_ip": False, "service_account": "a@b"},
     "cpu": {"machine": "n2-standard-8"},
     "tpu": {"machine": "ct6e-standard-8t"},
@@ -110,6 +114,7 @@ def test_a_machine_is_deleted_when_its_hours_are_over_and_no_group_repairs():
         ({}, "SPOT", False),
         ({"provisioning": "on_demand"}, "STANDARD", True),
         ({"provisioning": "reserved", "reservation": "mine"}, "STANDARD", True),
+        ({"machine": "a4-highgpu-8g", "provisioning": "reserved", "reservation": "mine"}, "RESERVATION_BOUND", True),
     ):
         assert properties(max_hours=1.5, **GPUS | config)["scheduling"] == limit | {
             "provisioningModel": model,
@@ -133,11 +138,14 @@ def test_machines_have_the_account_the_reservation_and_the_network_of_the_settin
     assert asked["reservationAffinity"]["values"] == ["mine"] and asked["scheduling"]["provisioningModel"] == "STANDARD"
 
 
-def test_a_v6e_machine_has_the_only_disk_that_it_takes():
+def test_a_machine_has_a_disk_that_it_takes():
     for machine, kind in (
         ("ct6e-standard-8t", "hyperdisk-balanced"),
         ("ct5p-hightpu-4t", None),
-        ("g2-standard-4", None),
+        ("a2-highgpu-1g", None),
+        ("g2-standard-4", "pd-balanced"),
+        ("a3-megagpu-8g", "pd-balanced"),
+        ("a4-highgpu-8g", "hyperdisk-balanced"),
     ):
         assert properties(machine=machine)["disks"][0]["initializeParams"].get("diskType") == kind
 

@@ -80,7 +80,7 @@ def test_a_dry_run_prints_no_secret(command):
     assert printed and "a_secret_of_mine" not in printed + " ".join(said)
 
 
-@pytest.mark.parametrize("target", ["local", "tpu-vm"])
+@pytest.mark.parametrize("target", ["local", "slurm", "tpu-vm"])
 def test_the_command_in_the_head_of_the_targets_file_works(target):
     head = (ROOT / "configs" / "launch" / f"{target}.yaml").read_text(encoding="utf-8")
     line = next(line for line in head.splitlines() if line.startswith("#   command"))

@@ -31,7 +31,9 @@ GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
         ("collect", STAGE | {"project": ""}, "project: is needed to launch on batch"),
         ("collect", STAGE | {"zone": "us-central1"}, "zone: us-central1 is not a zone"),
         ("collect", STAGE | {"machine": "n2-standard-9"}, "there is no n2-standard-9; the nearest are n2-standard-"),
-        ("pretrain", GPUS | {"machine": "a3-highgpu-9g"}, "there is no a3-highgpu-9g; the nearest are a3-highgpu-"),
+        ("pretrain", GPUS | {"machine": "a3-highgpu-9g"}, "there is no a3-highgpu-9g; there are a3-highgpu-1g"),
+        ("pretrain", GPUS | {"gpu_network": "gpus"}, "gpu_network: machines of Batch have one network card"),
+        ("pretrain", {"machine": "a4-highgpu-8g", "provisioning": "on_demand"}, "use spot or reserved"),
         (
             "pretrain",
             {"accelerator": "v5litepod-4"},
@@ -61,6 +63,7 @@ CASES = {
     "stage_in_an_image": ("tokenize", STAGE | {"image": "us-docker.pkg.dev/p/tpullm/cpu", "provisioning": "on_demand"}),
     "gpus": ("pretrain", GPUS),
     "gpus_in_an_image": ("finetune", GPUS | {"image": "us-docker.pkg.dev/p/tpullm/cuda"}),
+    "bound": ("pretrain", {"machine": "a4-highgpu-8g", "provisioning": "reserved", "reservation": "mine"}),
     "reserved": ("pretrain", GPUS | {"provisioning": "reserved", "reservation": "mine", "max_preemptions": 3}),
     "network": ("collect", STAGE | {"subnetwork": "inside", "external_ip": False, "service_account": "a@b"}),
     "volumes": ("collect", STAGE | {"volumes": {"gs://b/f": "/mnt/disks/f", "nfs://10.0.0.2/e": "/mnt/disks/e"}}),

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.launchers.conftest import nvidia_smi
 from tests.launchers.fake_metadata import Metadata
 from tpullm import storage
 from tpullm.cluster.place import Place
@@ -316,6 +317,19 @@ def test_an_error_before_a_machine_knows_its_place_is_reported(start, tmp_path, 
     assert start(place=broken(error)) == code
     assert ended(tmp_path) == {"setup-machine": {"host": 3, "code": code, "line": f"supervisor on machine: {line}"}}
     assert (tmp_path / "reported").exists()
+
+
+def test_a_machine_without_the_gpus_that_were_launched_does_not_start_the_verb(start, host, tmp_path, monkeypatch):
+    """Nor is it tried again: another attempt would get a machine of the same image."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    nvidia_smi(tmp_path, ["NVIDIA H100 80GB HBM3, 580.95.05"] * 7)
+    made = host()
+    gpus = {"machine": "a3-highgpu-8g", "name": "NVIDIA H100 80GB HBM3", "count": 8}
+    assert start(made._spec | {"gpus": gpus}) == 2 and made.record.last_start(4, 0) == 0
+    (report,) = ended(tmp_path).values()
+    assert (
+        report["code"] == 2 and "a3-highgpu-8g has 8 x NVIDIA H100 80GB HBM3, and nvidia-smi finds 7" in report["line"]
+    )
 
 
 def test_an_error_of_the_supervisor_itself_is_reported(start, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 import signal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import TINY
 from tpullm.errors import UserError
@@ -10,8 +12,8 @@ from tpullm.launchers import job, local
 from tpullm.launchers.settings import LaunchConfig
 
 
-def make(verb="pretrain", **config) -> job.Job:
-    return job.make("local", LaunchConfig(**config), [verb, "--config", str(TINY), "--run", "runs/x"])
+def make(verb="pretrain", arguments=(), **config) -> job.Job:
+    return job.make("local", LaunchConfig(**config), [verb, "--config", str(TINY), *arguments, "--run", "runs/x"])
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,10 @@ def test_each_process_is_told_its_place():
         ({"CUDA_VISIBLE_DEVICES": "4,5,6,7"}, {"environment": {"A": "1"}}, {"A": "1", "CUDA_VISIBLE_DEVICES": "6,7"}),
         ({"CUDA_VISIBLE_DEVICES": "4,5", "JAX_PLATFORMS": "cpu"}, {}, {"JAX_PLATFORMS": "cpu"}),
         ({"CUDA_VISIBLE_DEVICES": ""}, {}, {"JAX_PLATFORMS": "cpu"}),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, {}, {"JAX_PLATFORMS": "cpu"}),  # hides all
+        ({"CUDA_VISIBLE_DEVICES": "2, 3,-1,4"}, {}, {"CUDA_VISIBLE_DEVICES": "3"}),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-8932f937,MIG-1a2b"}, {}, {"CUDA_VISIBLE_DEVICES": "MIG-1a2b"}),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "JAX_PLATFORMS": "cuda"}, {}, {"CUDA_VISIBLE_DEVICES": "1"}),
     ],
 )
 def test_each_process_has_its_devices(monkeypatch, variables, config, own):
@@ -68,6 +74,34 @@ def test_gpus_of_a_machine_that_names_none_are_counted(tmp_path):
     local.check(make(processes=4))
     with pytest.raises(UserError, match=r"processes: 3 can't share 4 GPU\(s\) evenly"):
         local.check(make(processes=3))
+
+
+@given(st.integers(1, 16), st.integers(1, 16))
+def test_every_gpu_is_of_exactly_one_process(processes, each):
+    cards = [f"GPU-{number:08x}" for number in range(processes * each)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", ",".join(cards))
+        work = make(processes=processes)
+        local.check(work)
+        shares = [local._own_variables(work, index)["CUDA_VISIBLE_DEVICES"].split(",") for index in range(processes)]
+    assert [len(share) for share in shares] == [each] * processes and sum(shares, []) == cards
+
+
+def test_a_mesh_that_does_not_fit_the_devices_of_all_processes_is_refused(monkeypatch):
+    """Of processes with CPU devices, and of processes that share GPUs; shares of a stage have no mesh."""
+    mesh = ["--mesh.fsdp", "8"]
+    local.check(make(processes=4, devices=2, arguments=mesh))
+    with pytest.raises(UserError, match=r"does not fit 2 device\(s\).*\(processes: 2, with 1 CPU device\(s\) each\)"):
+        local.check(make(processes=2, devices=1, arguments=mesh))
+    local.check(make("collect", processes=2, devices=1, arguments=mesh))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    with pytest.raises(UserError, match=r"does not fit 4 device\(s\).*\(processes: 2, with 2 GPU device\(s\) each\)"):
+        local.check(make(processes=2, arguments=mesh))
+
+
+def test_devices_that_only_jax_counts_are_not_judged(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    local.check(make(processes=2, arguments=["--mesh.fsdp", "8"]))
 
 
 def test_without_gpus_any_number_of_processes_will_do():

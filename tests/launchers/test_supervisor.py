@@ -148,10 +148,11 @@ def test_the_machines_token_is_nowhere(launched, storage_server, tmp_path):
     assert [path for path in searched if TOKEN.encode() in path.read_bytes()] == []
 
 
-def test_shellcheck_finds_nothing():
+@pytest.mark.parametrize("name", ["startup.sh", "gpudirect.sh"])
+def test_shellcheck_finds_nothing(name):
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("shellcheck is not installed")
-    script = Path(tpu_vm.__file__).with_name("startup.sh")
+    script = Path(tpu_vm.__file__).with_name(name)
     done = subprocess.run([shellcheck, script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

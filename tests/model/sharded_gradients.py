@@ -39,7 +39,7 @@ def of_a_matmul(mesh, axes, reduce_dtype):
         rows = NamedSharding(mesh, RULES.spec("batch", "time", None))
         x, cotangent = jax.device_put((x, cotangent), rows)
         weight = jax.device_put(weight, NamedSharding(mesh, RULES.spec(*axes)))
-        out = lambda w: matmul("btd,df->btf", axes, reduce_dtype, rows.spec, x, w)  # noqa: E731
+        out = lambda w: matmul("btd,df->btf", axes, "compute", reduce_dtype, rows.spec, x, w)  # noqa: E731
         (found,) = jax.jit(lambda w, c: jax.vjp(out, w)[1](c))(weight, cotangent)
     return far(np.asarray(found), expected)
 

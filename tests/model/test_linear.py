@@ -43,7 +43,7 @@ def test_the_gradient_of_a_matmul_is_that_of_einsum(subscripts, dtype, tolerance
         {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}[letter]
         for letter in subscripts.split("->")[0].split(",")[1]
     )
-    ours = _gradients(lambda x, w: matmul(subscripts, axes, "compute", None, x, w), (x, weight), cotangent)
+    ours = _gradients(lambda x, w: matmul(subscripts, axes, "compute", "compute", None, x, w), (x, weight), cotangent)
     plain = _gradients(lambda x, w: jnp.einsum(subscripts, x, w), (x, weight), cotangent)
     for one, other in zip(ours, plain, strict=True):
         assert one.dtype == other.dtype == dtype

@@ -1,13 +1,12 @@
 """What XLA makes of the step for GPUs: no GPU is here, and the program is the one that would run.
 
-Two layers of a recipe's widths: a loop's program does not depend on how often it runs. What a GPU would choose by trial
-(the kernels of products) is not in it.
+Twelve layers of a recipe's widths: a loop's program does not depend on how often it runs, but XLA unrolls short loops.
+What a GPU would choose by trial (the kernels of products) is not in it.
 """
 
 import dataclasses
 import functools
 import importlib.util
-import math
 
 import pytest
 
@@ -21,7 +20,7 @@ from tpullm.recipe.parsing import load
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax_plugins") is None, reason="the GPU compiler is not installed"
 )
-LENGTH = 2560  # no width of a model
+LENGTH, LAYERS = 2560, 12  # the length is no width of a model
 NAMES = [
     pytest.param(name, marks=pytest.mark.ci if name == "h100:8" else pytest.mark.slow)
     for name in ("a100:8", "h100:8", "h200:8", "b200:8", "gb200:4", "l4:8")
@@ -29,10 +28,10 @@ NAMES = [
 
 
 @functools.cache
-def program(name: str, topology: str, layers: int = 2):
+def program(name: str, topology: str):
     """The executable of a recipe's step, with a row for each GPU."""
     recipe, gpus = load(ROOT / "configs" / "pretrain" / f"{name}.yaml"), parse(topology)
-    model = dataclasses.replace(recipe.model, layers=layers).resolved(recipe.tokenizer.vocabulary_size)
+    model = dataclasses.replace(recipe.model, layers=LAYERS).resolved(recipe.tokenizer.vocabulary_size)
     config = dataclasses.replace(
         recipe.pretrain, accumulation=1, batch_size=gpus.chips, sequence_length=LENGTH, loss_chunks=4
     )
@@ -54,8 +53,9 @@ def test_the_step_compiles_for_each_gpu_and_holds_no_scores_of_all_pairs(name):
 
 @pytest.mark.ci
 def test_nothing_is_waited_for_but_what_is_small():
-    """All gathers of parameters and scatters of gradients are asynchronous, and each along NVLink goes in one step."""
-    found = [one for one in collectives("h100:8", program("8b", "h100:8").as_text()) if one.collective.bytes > 1 << 20]
+    """In the loops, gathers of parameters and scatters of gradients are asynchronous; each goes in one step."""
+    every = collectives("h100:8", program("8b", "h100:8").as_text())
+    found = [one for one in every if one.times > 1 and one.collective.bytes > 1 << 20]
     assert {one.collective.kind for one in found} == {"all-gather", "reduce-scatter"}
     assert all(one.instruction.opcode.endswith("-start") for one in found)
     assert all('"is_sync":true' not in one.instruction.attributes for one in found)
@@ -66,16 +66,16 @@ def test_nothing_is_waited_for_but_what_is_small():
 def test_every_gradient_is_scattered_once_and_every_parameter_gathered_twice():
     """In bfloat16, by the bytes of whole arrays; the tables once more or less, as the loss needs them."""
     recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
-    model = dataclasses.replace(recipe.model, layers=2).resolved(recipe.tokenizer.vocabulary_size)
+    model = dataclasses.replace(recipe.model, layers=LAYERS).resolved(recipe.tokenizer.vocabulary_size)
     width, kv = model.width, model.kv_heads * model.head_width
-    layer = 2 * (2 * width * width + 2 * width * kv + 3 * width * model.mlp_width)
+    layers = LAYERS * 2 * (2 * width * width + 2 * width * kv + 3 * width * model.mlp_width)
     table = 2 * model.vocabulary_size * width
     moved = {"all-gather": 0, "reduce-scatter": 0}
     for one in collectives("h100:8", program("8b", "h100:8").as_text()):
         if one.collective.kind in moved:
             moved[one.collective.kind] += one.times * one.collective.bytes
-    assert moved["reduce-scatter"] == pytest.approx(2 * layer + 2 * table, rel=0.01)
-    assert 2 * 2 * layer + 2 * table <= moved["all-gather"] <= 1.01 * (2 * 2 * layer + 3 * table)
+    assert moved["reduce-scatter"] == pytest.approx(layers + 2 * table, rel=0.01)
+    assert 2 * layers + 2 * table <= moved["all-gather"] <= 1.01 * (2 * layers + 3 * table)
 
 
 @pytest.mark.slow
@@ -98,10 +98,11 @@ def test_a_program_above_the_memory_is_refused():
 def test_the_time_counts_products_and_attention():
     """At least as long as the matmuls at the peak take."""
     recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
-    model = dataclasses.replace(recipe.model, layers=2).resolved(recipe.tokenizer.vocabulary_size)
+    model = dataclasses.replace(recipe.model, layers=LAYERS).resolved(recipe.tokenizer.vocabulary_size)
     items = gpu_schedule.schedule(program("8b", "h100:8").as_text(), parse("h100:8"))
-    parameters = 2 * (2 * model.width**2 + 2 * model.width * model.kv_heads * model.head_width)
-    parameters += 2 * 3 * model.width * model.mlp_width + model.vocabulary_size * model.width
+    kv = model.kv_heads * model.head_width
+    layer = 2 * model.width * (model.width + kv) + 3 * model.width * model.mlp_width
+    parameters = LAYERS * layer + model.vocabulary_size * model.width
     least = 6 * parameters * LENGTH / 989e12
-    assert 1.3 * least < sum(item.seconds for item in items) < 4 * least
-    assert math.isclose(sum(item.busy_seconds > 0 for item in items) / len(items), 0.1, abs_tol=0.15)
+    # All matmuls but the loss' once more, at 0.55 of the peak; attention, element-wise work and the update beside them.
+    assert 2 * least < sum(item.seconds for item in items) < 3.5 * least

@@ -1,4 +1,4 @@
-"""What a device holds, against the TPU compiler's own figures for the same programs, and laws."""
+"""What a device holds, against the compilers' own figures for the same programs, and laws."""
 
 import dataclasses
 import statistics
@@ -17,7 +17,9 @@ from tpullm.planning.state_bytes import resting
 from tpullm.recipe.parsing import load
 from tpullm.training.state import Architecture
 
-PROGRAMS = yaml.safe_load((ROOT / "benchmarks" / "compiled.yaml").read_text(encoding="utf-8"))["programs"]
+EVERY = yaml.safe_load((ROOT / "benchmarks" / "compiled.yaml").read_text(encoding="utf-8"))["programs"]
+ON_GPUS = [program for program in EVERY if parse(program["topology"]).chip.gpu]
+PROGRAMS = [program for program in EVERY if program not in ON_GPUS]
 
 
 def setting(recipe: str, topology: str = "", mesh: dict | None = None, overrides: dict | None = None):
@@ -33,9 +35,12 @@ def held(of):
     return memory(of, resting(of.model, of.optimizer, of.adapter))
 
 
+def setting_of_program(program: dict):
+    return setting(*(program[key] for key in ("recipe", "topology", "mesh", "overrides")))
+
+
 def error(program: dict) -> float:
-    of = setting(*(program[key] for key in ("recipe", "topology", "mesh", "overrides")))
-    return held(of).peak / program["peak_bytes"] - 1
+    return held(setting_of_program(program)).peak / program["peak_bytes"] - 1
 
 
 def test_it_is_what_the_compiler_says():
@@ -47,11 +52,23 @@ def test_it_is_what_the_compiler_says():
     assert {p["topology"][:3] for p in PROGRAMS} == {"v5e", "v6e", "v5p"}
 
 
+def test_on_gpus_it_is_what_the_compiler_says_where_memory_is_short():
+    """XLA for GPUs holds more where much is free, to wait less: then the estimate may be a third too low.
+
+    Of programs that take more than a third of the memory, 10 % each and 3 % in the median; of all, 4 % in the median.
+    """
+    found = [(abs(error(one)), one["peak_bytes"] / setting_of_program(one).device.hbm_bytes) for one in ON_GPUS]
+    tight = [size for size, share in found if share > 1 / 3]
+    assert len(found) >= 15 and len(tight) >= 5 and len({one["topology"].split(":")[0] for one in ON_GPUS}) == 6
+    assert max(tight) < 0.10 and statistics.median(tight) < 0.03
+    assert statistics.median(size for size, _ in found) < 0.04
+
+
 def test_what_the_compiler_refused_is_refused():
     refused = [program for program in PROGRAMS if not program["peak_bytes"]]
     assert refused
     for program in refused:
-        of = setting(*(program[key] for key in ("recipe", "topology", "mesh", "overrides")))
+        of = setting_of_program(program)
         assert held(of).peak > of.device.hbm_bytes
 
 

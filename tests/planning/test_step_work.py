@@ -39,6 +39,22 @@ def test_three_layers_and_their_gradients():
     assert twice["attention"] == added(matmul(M / 2, 512, 1024, 18), matmul(M / 2, 512, 512, 18))
 
 
+def test_matmuls_in_fp8_are_at_twice_the_peak_and_write_and_read_their_codes():
+    """Three passes of each matrix of a layer; the output layer and the experts' own matrices are as ever."""
+    in_fp8 = dataclasses.replace(DENSE, matmuls="fp8")
+    plain, found = work(setting(fsdp=16)), work(setting(in_fp8, chip={"fp8": True}, fsdp=16))
+    inputs = {"attention": (512 * (M + 1024) + 512 * (M + 512)), "feed-forward": 512 * (M + 2048) + 1024 * (M + 512)}
+    for name, codes in inputs.items():
+        assert found[name].flops == plain[name].flops / 2
+        assert found[name].moved_bytes - plain[name].moved_bytes == 9 * 2 * codes
+    assert all(found[name] == plain[name] for name in plain.keys() - inputs.keys())
+    emulated = work(setting(in_fp8, fsdp=16))
+    assert all(emulated[name].flops == plain[name].flops for name in inputs)
+    experts = dataclasses.replace(EXPERTS, matmuls="fp8")
+    plain, experts = (work(setting(of, chip={"fp8": True}, fsdp=4, expert=4)) for of in (EXPERTS, experts))
+    assert experts["experts"] == plain["experts"] and experts["attention"].flops == plain["attention"].flops / 2
+
+
 def test_tensor_splits_heads_features_and_the_vocabulary():
     found = work(setting(fsdp=8, tensor=2))
     assert found["attention"] == added(matmul(512, 512, 512, 9), matmul(512, 256, 512, 9))

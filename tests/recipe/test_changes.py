@@ -57,4 +57,5 @@ def test_the_keys_of_settings_in_settings_stand_in_their_section():
 def test_a_model_is_trained_as_another_one_by_the_keys_of_training():
     one, other = ModelConfig(width=64, dropout=0.1), ModelConfig(width=128, dropout=0.2, remat="full")
     assert one.trained_as(other) == ModelConfig(width=64, dropout=0.2, remat="full")
-    assert set(ModelConfig.of_training()) == {"dropout", "remat", "attention_block", "gradients", "balance_loss"}
+    concern = {"dropout", "remat", "attention_block", "gradients", "balance_loss", "matmuls"}
+    assert set(ModelConfig.of_training()) == concern

@@ -3,6 +3,7 @@
 Arguments: the model, the number of steps, and the meshes (none is all, and the last one accumulated).
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -22,7 +23,8 @@ from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
 from tpullm.training.state import Architecture, abstract, initial  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
 
-MODELS = {"dense": TWO_LAYERS, "experts": EXPERTS, "spread": SPREAD}
+FP8 = Architecture(dataclasses.replace(TWO_LAYERS.config, matmuls="fp8"))
+MODELS = {"dense": TWO_LAYERS, "experts": EXPERTS, "spread": SPREAD, "fp8": FP8}
 MESHES = {
     "one device": {},
     "fsdp 8": {"fsdp": 8},

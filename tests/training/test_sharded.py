@@ -23,6 +23,7 @@ def with_accumulated(*meshes: str) -> list[str]:
     ("model", "steps", "meshes"),
     [
         pytest.param("dense", 3, QUICK, marks=pytest.mark.ci),
+        pytest.param("fp8", 3, QUICK, marks=pytest.mark.ci),
         pytest.param("spread", 3, with_accumulated("one device", EXPERT), marks=pytest.mark.slow),
         *(pytest.param(model, 20, [], marks=pytest.mark.slow) for model in ("dense", "experts", "spread")),
     ],
@@ -30,11 +31,13 @@ def with_accumulated(*meshes: str) -> list[str]:
 def test_losses_on_a_mesh_are_those_of_one_device(model, steps, meshes):
     """Float32 sums in another order over 3 or 20 steps of AdamW: 1e-5 relative is some hundred roundings.
 
-    The same holds for the loads of experts, the balance loss and the biases; for gradient norms over 20 steps, 5e-5.
+    The same holds for the loads of experts, the balance loss and the biases; for gradient norms over 20 steps, 5e-5. In
+    fp8 all five meshes were within 7e-7; but where such a sum is at the middle between two codes, it gets the other
+    one, 2^-3 away. One of them moves the loss of one token of some 340 by up to 1 %.
     """
     found = results("tests.training.sharded_losses", model, str(steps), *meshes)
     assert len(found) == (len(meshes) or {"spread": 8}.get(model, 5) + 1), "all of them, and one accumulated"
-    assert_those_of_one_device(found, 1e-5)
+    assert_those_of_one_device(found, 5e-5 if model == "fp8" else 1e-5)
 
 
 @pytest.mark.parametrize(

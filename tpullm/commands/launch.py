@@ -1,11 +1,13 @@
-"""Run a verb on several processes here, or on machines in the cloud.
+"""Run a verb on several processes here, on a Slurm cluster, or on machines in the cloud.
 
 Everything after -- is the verb's own command line. ACTION is start (the default), status, logs or stop. Repeat the
-command with another ACTION to look after a launch.
+command with another ACTION to look after a launch. `compute networks` makes the networks between the GPUs of several
+machines (--gpu_network), once a project, and needs no verb.
 """
 
 import importlib
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +16,7 @@ from typing import Any
 
 from tpullm import storage
 from tpullm.errors import UserError
-from tpullm.launchers import code, settings, show, watch
+from tpullm.launchers import code, gpu_network, settings, show, watch
 from tpullm.launchers import job as jobs
 from tpullm.launchers.job import Job
 from tpullm.launchers.record import Outcome, Record, clock
@@ -26,8 +28,8 @@ from tpullm.recipe.parsing import parse
 # Module of each target in `launchers`.
 CLOUD = {"tpu-vm": "tpu_vm", "compute": "compute_engine", "batch": "google_batch"}
 COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI codes, one a process
-ACTIONS = ("start", "status", "logs", "stop")
-TARGETS = ("local", *CLOUD)
+ACTIONS = ("start", "status", "logs", "stop", "networks")
+TARGETS = ("local", "slurm", *CLOUD)
 FLAGS = ("--watch", "--follow", "--dry-run")  # options without a value
 
 
@@ -35,9 +37,14 @@ def main(argv: list[str]) -> int:
     """Start a launch or look after it; the exit code."""
     own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     arguments = parse(_parser(), _action_beside_target(own), LaunchConfig)
-    job = jobs.make(arguments.target, settings.from_arguments(arguments), command)
+    config = settings.from_arguments(arguments)
+    if arguments.action == "networks":
+        return _networks(config, arguments)
+    job = jobs.make(arguments.target, config, command)
     if arguments.target == "local":
         return _local(job, arguments)
+    if arguments.target == "slurm":
+        return _slurm(job, arguments)
     target = importlib.import_module(f"tpullm.launchers.{CLOUD[arguments.target]}")
     target.check(job)
     if arguments.dry_run:
@@ -62,8 +69,10 @@ def _action_beside_target(words: list[str]) -> list[str]:
 
 def add_arguments(parser) -> None:
     """The options of `tpullm launch` beside the keys of `LaunchConfig`."""
-    parser.add_argument("target", choices=TARGETS, help="where the verb runs: local, tpu-vm, compute or batch")
-    parser.add_argument("action", nargs="?", choices=ACTIONS, default="start", help="start, status, logs or stop")
+    parser.add_argument("target", choices=TARGETS, help="where the verb runs: local, slurm, tpu-vm, compute or batch")
+    parser.add_argument(
+        "action", nargs="?", choices=ACTIONS, default="start", help="start, status, logs, stop or networks"
+    )
     parser.add_argument("--watch", action="store_true", help="stay until the verb is finished; replace lost machines")
     parser.add_argument("--follow", action="store_true", help="with logs: print new lines as they come")
     parser.add_argument("--dry-run", action="store_true", help="print all that would be sent, and send nothing")
@@ -88,6 +97,40 @@ def _local(job: Job, arguments: Any) -> int:
         print(local.dry_run(job), end="")
         return 0
     return local.run(job, _printer())
+
+
+def _slurm(job: Job, arguments: Any) -> int:
+    from tpullm.launchers import slurm
+
+    if arguments.watch:
+        raise UserError("watch: Slurm queues a job again whose node was lost; leave --watch out")
+    slurm.check(job)
+    if arguments.dry_run:
+        print(slurm.dry_run(job), end="")
+        return 0
+    if arguments.action == "start":
+        say(f"{job.name}: job {slurm.submit(job)}; `status`, `logs` and `stop` after slurm look after it")
+    elif arguments.action == "status":
+        print(slurm.status(job), end="")
+    elif arguments.action == "stop":
+        slurm.stop(job)
+        say(f"{job.name}: stopped; {job.run} is as it was")
+    elif file := slurm.newest_log(job):
+        return subprocess.call(["tail", "-n", "+1", *(["-F"] if arguments.follow else []), str(file)])
+    else:
+        say(f"{job.name}: no job has written a line; `status` says whether one waits")
+    return 0
+
+
+def _networks(config: LaunchConfig, arguments: Any) -> int:
+    if arguments.target != "compute":
+        raise UserError(f"networks: {arguments.target} needs none; they are for machines of compute")
+    requests = gpu_network.requests(config)
+    if arguments.dry_run:
+        print(show.networks(config, requests), end="")
+    else:
+        gpu_network.create(requests)
+    return 0
 
 
 def _printer() -> Callable[[int, str], None]:

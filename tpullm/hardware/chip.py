@@ -153,6 +153,7 @@ class Chip:
         ragged_exchange: whether devices can send each other different numbers of rows in one operation.
         offloads_collectives: whether SparseCores run collectives beside matmuls, with the options in
             `model/platform.py`.
+        fp8: whether our programs multiply 8-bit floats on it, at twice `peak_flops`.
         host: chips of one host along each dimension, in a slice of several hosts.
         slices: None if the chip is no TPU, or if nobody has compiled for it.
         gpu: None if the chip is no GPU.
@@ -182,6 +183,7 @@ class Chip:
     attention: Mapping[int, dict[str, Cycles]] = field(default_factory=dict)
     ragged_exchange: bool = True
     offloads_collectives: bool = False
+    fp8: bool = False
     host: tuple[int, int, int] = (2, 2, 1)  # Google Cloud's page of each generation
     slices: SliceShapes | None = None
     gpu: Gpu | None = None

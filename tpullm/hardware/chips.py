@@ -1,4 +1,4 @@
-"""All known chips: the TPUs, one entry each, with the source of each figure; the GPUs are in `gpus.py`.
+"""All known chips: the TPUs, one entry each, with the source of each figure, and the GPUs of `gpus.py`.
 
 To add a chip, add its entry.
 
@@ -28,110 +28,104 @@ _CUBES = ((4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8))
 _CORES_OF_CUBES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # there are more shapes than names
 _IMAGE = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
 
-CHIPS = (
-    {
-        "v4": Chip(
-            device_kinds=("TPU v4",),
-            peak_flops=275e12,  # published
-            dollars_per_hour={"on_demand": 3.22, "spot": 1.61},
-            cloud_tpu=CloudTpu("v4", 2, _CORES_OF_CUBES, 4, "tpu-ubuntu2204-base"),
+TPUS = {
+    "v4": Chip(
+        device_kinds=("TPU v4",),
+        peak_flops=275e12,  # published
+        dollars_per_hour={"on_demand": 3.22, "spot": 1.61},
+        cloud_tpu=CloudTpu("v4", 2, _CORES_OF_CUBES, 4, "tpu-ubuntu2204-base"),
+    ),
+    "v5e": Chip(
+        device_kinds=("TPU v5 lite",),
+        peak_flops=197e12,  # page
+        dollars_per_hour={"on_demand": 1.20, "spot": 0.60},
+        memory_gib=16,  # page
+        hbm_bytes=15.75 * 2**30,  # compiler: in its refusals
+        hbm_bandwidth=819e9,  # page
+        link_bandwidth=50e9,  # page: of a chip, by its ports and both ways
+        dcn_bandwidth=3.1e9,  # page: of a pod or chip
+        host_bandwidth=8e9,  # guess: half of a v6e's
+        matmul_efficiency=0.95,  # fitted
+        attention_efficiency=0.50,  # fitted
+        dcn_efficiency=0.47,  # fitted
+        clock=1.5e9,
+        attention={
+            128: kernels((265, 101, 164), (263, 95, 56), (253, 126, 86), (350, 129, 92)),
+            256: kernels((518, 112, 289), (518, 116, 74), (723, 110, 161), (822, 106, 198)),
+            512: kernels((1184, 112, 533), (1493, 92, 147), (1927, 110, 258), (2431, 106, 327)),
+            1024: kernels((4762, 107, 1021), (5776, 93, 243), (7456, 110, 449), (9277, 106, 583)),
+        },
+        # compiler: on 64 and 256 chips "not supported in limited ICI routing settings"
+        ragged_exchange=False,
+        # page; which dimensions wrap is MaxText's table
+        slices=SliceShapes(dimensions=2, wraps=16, largest=256, small=_PLANES),
+        cloud_tpu=CloudTpu("v5litepod", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv5-lite"),
+        compute_engine=ComputeEngine("ct5lp-"),  # Compute Engine lists the machine types, but only GKE makes them
+    ),
+    "v6e": Chip(
+        device_kinds=("TPU v6 lite",),
+        peak_flops=918e12,  # page
+        dollars_per_hour={"on_demand": 2.70, "spot": 1.35},
+        memory_gib=32,  # page
+        hbm_bytes=31.25 * 2**30,  # compiler: in its refusals
+        hbm_bandwidth=1638e9,  # page
+        link_bandwidth=100e9,  # page: of a chip, by its ports and both ways
+        dcn_bandwidth=6.25e9,  # page: of a pod or chip
+        host_bandwidth=16e9,  # guess; a published run of Llama 3.1 8B moves 13 GB/s, and nothing waits for it
+        matmul_efficiency=0.72,  # fitted
+        attention_efficiency=1.0,  # fitted
+        clock=1.75e9,
+        attention={
+            128: kernels((234, 120, 112), (204, 108, 48), (240, 143, 70), (329, 144, 76)),
+            256: kernels((558, 131, 169), (460, 127, 58), (657, 131, 121), (779, 141, 126)),
+            512: kernels((939, 137, 275), (1089, 107, 106), (1346, 131, 178), (1597, 125, 215)),
+            1024: kernels((3799, 126, 504), (4066, 107, 163), (4769, 131, 290), (5976, 125, 360)),
+            2048: kernels((15650, 126, 952), (14709, 107, 277), (17852, 131, 515), (22970, 125, 649)),
+        },
+        offloads_collectives=True,  # compiler
+        # page; which dimensions wrap is MaxText's table
+        slices=SliceShapes(dimensions=2, wraps=16, largest=256, small=_PLANES),
+        cloud_tpu=CloudTpu("v6e", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv6e"),
+        compute_engine=ComputeEngine(
+            "ct6e-",
+            {"ct6e-standard-1t": (1, 44, 176), "ct6e-standard-4t": (4, 180, 720), "ct6e-standard-8t": (8, 180, 1440)},
+            _PLANES[2:],
+            _IMAGE,
+            "hyperdisk-balanced",
         ),
-        "v5e": Chip(
-            device_kinds=("TPU v5 lite",),
-            peak_flops=197e12,  # page
-            dollars_per_hour={"on_demand": 1.20, "spot": 0.60},
-            memory_gib=16,  # page
-            hbm_bytes=15.75 * 2**30,  # compiler: in its refusals
-            hbm_bandwidth=819e9,  # page
-            link_bandwidth=50e9,  # page: of a chip, by its ports and both ways
-            dcn_bandwidth=3.1e9,  # page: of a pod or chip
-            host_bandwidth=8e9,  # guess: half of a v6e's
-            matmul_efficiency=0.95,  # fitted
-            attention_efficiency=0.50,  # fitted
-            dcn_efficiency=0.47,  # fitted
-            clock=1.5e9,
-            attention={
-                128: kernels((265, 101, 164), (263, 95, 56), (253, 126, 86), (350, 129, 92)),
-                256: kernels((518, 112, 289), (518, 116, 74), (723, 110, 161), (822, 106, 198)),
-                512: kernels((1184, 112, 533), (1493, 92, 147), (1927, 110, 258), (2431, 106, 327)),
-                1024: kernels((4762, 107, 1021), (5776, 93, 243), (7456, 110, 449), (9277, 106, 583)),
-            },
-            # compiler: on 64 and 256 chips "not supported in limited ICI routing settings"
-            ragged_exchange=False,
-            # page; which dimensions wrap is MaxText's table
-            slices=SliceShapes(dimensions=2, wraps=16, largest=256, small=_PLANES),
-            cloud_tpu=CloudTpu("v5litepod", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv5-lite"),
-            compute_engine=ComputeEngine("ct5lp-"),  # Compute Engine lists the machine types, but only GKE makes them
+    ),
+    "v5p": Chip(
+        device_kinds=("TPU v5", "TPU v5p"),
+        peak_flops=459e12,  # page
+        dollars_per_hour={"on_demand": 4.20, "spot": 2.10},
+        memory_gib=95,  # page
+        hbm_bytes=95.74 * 2**30,  # compiler: in its refusals
+        hbm_bandwidth=2765e9,  # page
+        link_bandwidth=100e9,  # page: of a chip, by its ports and both ways
+        dcn_bandwidth=6.25e9,  # page: of a pod or chip
+        host_bandwidth=16e9,  # guess: as a v6e's
+        matmul_efficiency=0.95,  # fitted
+        attention_efficiency=0.50,  # fitted
+        clock=1.75e9,
+        cores=2,
+        attention={
+            128: kernels((259, 289, 164), (257, 192, 53), (249, 236, 83), (341, 284, 87)),
+            256: kernels((521, 300, 288), (520, 215, 70), (726, 221, 159), (832, 257, 195)),
+            512: kernels((1183, 300, 532), (1503, 192, 146), (1893, 221, 256), (2439, 257, 324)),
+            1024: kernels((4717, 300, 1019), (5733, 192, 239), (7339, 220, 447), (9360, 256, 578)),
+        },
+        offloads_collectives=True,  # compiler
+        # page; which dimensions wrap is MaxText's table
+        slices=SliceShapes(3, 4, 6144, _PARTS_OF_A_CUBE, options=(("chip_config_name", "megacore"),)),
+        cloud_tpu=CloudTpu("v5p", 2, (*_CORES_OF_CUBES, 6144, 8192, 12288), 4, "v2-alpha-tpuv5"),
+        compute_engine=ComputeEngine(
+            "ct5p-", {"ct5p-hightpu-4t": (4, 208, 448)}, (*_PARTS_OF_A_CUBE[1:], *_CUBES), _IMAGE
         ),
-        "v6e": Chip(
-            device_kinds=("TPU v6 lite",),
-            peak_flops=918e12,  # page
-            dollars_per_hour={"on_demand": 2.70, "spot": 1.35},
-            memory_gib=32,  # page
-            hbm_bytes=31.25 * 2**30,  # compiler: in its refusals
-            hbm_bandwidth=1638e9,  # page
-            link_bandwidth=100e9,  # page: of a chip, by its ports and both ways
-            dcn_bandwidth=6.25e9,  # page: of a pod or chip
-            host_bandwidth=16e9,  # guess; a published run of Llama 3.1 8B moves 13 GB/s, and nothing waits for it
-            matmul_efficiency=0.72,  # fitted
-            attention_efficiency=1.0,  # fitted
-            clock=1.75e9,
-            attention={
-                128: kernels((234, 120, 112), (204, 108, 48), (240, 143, 70), (329, 144, 76)),
-                256: kernels((558, 131, 169), (460, 127, 58), (657, 131, 121), (779, 141, 126)),
-                512: kernels((939, 137, 275), (1089, 107, 106), (1346, 131, 178), (1597, 125, 215)),
-                1024: kernels((3799, 126, 504), (4066, 107, 163), (4769, 131, 290), (5976, 125, 360)),
-                2048: kernels((15650, 126, 952), (14709, 107, 277), (17852, 131, 515), (22970, 125, 649)),
-            },
-            offloads_collectives=True,  # compiler
-            # page; which dimensions wrap is MaxText's table
-            slices=SliceShapes(dimensions=2, wraps=16, largest=256, small=_PLANES),
-            cloud_tpu=CloudTpu("v6e", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv6e"),
-            compute_engine=ComputeEngine(
-                "ct6e-",
-                {
-                    "ct6e-standard-1t": (1, 44, 176),
-                    "ct6e-standard-4t": (4, 180, 720),
-                    "ct6e-standard-8t": (8, 180, 1440),
-                },
-                _PLANES[2:],
-                _IMAGE,
-                "hyperdisk-balanced",
-            ),
-        ),
-        "v5p": Chip(
-            device_kinds=("TPU v5", "TPU v5p"),
-            peak_flops=459e12,  # page
-            dollars_per_hour={"on_demand": 4.20, "spot": 2.10},
-            memory_gib=95,  # page
-            hbm_bytes=95.74 * 2**30,  # compiler: in its refusals
-            hbm_bandwidth=2765e9,  # page
-            link_bandwidth=100e9,  # page: of a chip, by its ports and both ways
-            dcn_bandwidth=6.25e9,  # page: of a pod or chip
-            host_bandwidth=16e9,  # guess: as a v6e's
-            matmul_efficiency=0.95,  # fitted
-            attention_efficiency=0.50,  # fitted
-            clock=1.75e9,
-            cores=2,
-            attention={
-                128: kernels((259, 289, 164), (257, 192, 53), (249, 236, 83), (341, 284, 87)),
-                256: kernels((521, 300, 288), (520, 215, 70), (726, 221, 159), (832, 257, 195)),
-                512: kernels((1183, 300, 532), (1503, 192, 146), (1893, 221, 256), (2439, 257, 324)),
-                1024: kernels((4717, 300, 1019), (5733, 192, 239), (7339, 220, 447), (9360, 256, 578)),
-            },
-            offloads_collectives=True,  # compiler
-            # page; which dimensions wrap is MaxText's table
-            slices=SliceShapes(3, 4, 6144, _PARTS_OF_A_CUBE, options=(("chip_config_name", "megacore"),)),
-            cloud_tpu=CloudTpu("v5p", 2, (*_CORES_OF_CUBES, 6144, 8192, 12288), 4, "v2-alpha-tpuv5"),
-            compute_engine=ComputeEngine(
-                "ct5p-", {"ct5p-hightpu-4t": (4, 208, 448)}, (*_PARTS_OF_A_CUBE[1:], *_CUBES), _IMAGE
-            ),
-        ),
-        # Of this one, only the published peak is used.
-        "v7": Chip(("TPU v7",), 2307e12),
-    }
-    | GPUS
-)
+    ),
+    # Of this one, only the published peak is used.
+    "v7": Chip(("TPU v7",), 2307e12),
+}
+CHIPS = TPUS | GPUS
 
 
 def of_kind(device_kind: str) -> Chip:

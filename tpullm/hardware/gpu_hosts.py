@@ -60,7 +60,10 @@ def make(generation: str, shape: tuple[int, ...], count: int, text: str) -> GpuH
 
 
 def target_config(chip: Chip) -> str:
-    """The GPU in XLA's words (`GpuTargetConfigProto`), as text. What all these GPUs have in common is written here."""
+    """The GPU in XLA's words (`GpuTargetConfigProto`), as text. What all these GPUs have in common is written here.
+
+    Without `runtime_version`, that of CUDA, XLA makes no product of 8-bit floats by CUDA's library.
+    """
     gpu, (major, minor) = chip.gpu, chip.gpu.capability
     own = "ACCELERATED_FEATURES" if major >= 9 else "NONE"  # Hopper and later have instructions of one generation alone
     return f"""gpu_device_info {{
@@ -82,7 +85,8 @@ def target_config(chip: Chip) -> str:
   cuda_compute_capability {{ major: {major} minor: {minor} feature_extension: {own} }}
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536
-  dnn_version: "9.10.0"
+  runtime_version: "13.2.0"
+  dnn_version: "9.23.0"
   thread_dim_limit_x: 1024
   thread_dim_limit_y: 1024
   thread_dim_limit_z: 64

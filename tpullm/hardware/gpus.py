@@ -44,6 +44,7 @@ GPUS = {
     ),
     "h100": Chip(
         device_kinds=("NVIDIA H100 80GB HBM3",),
+        fp8=True,
         peak_flops=989e12,  # sheet
         dollars_per_hour={"on_demand": 11.06, "spot": 5.53},  # a3-highgpu-8g
         memory_gib=80,
@@ -57,6 +58,7 @@ GPUS = {
     ),
     "h200": Chip(
         device_kinds=("NVIDIA H200",),
+        fp8=True,
         peak_flops=989e12,  # sheet
         dollars_per_hour={"on_demand": 10.60, "spot": 5.30},  # a3-ultragpu-8g
         memory_gib=141,
@@ -70,6 +72,7 @@ GPUS = {
     ),
     "b200": Chip(
         device_kinds=("NVIDIA B200",),
+        fp8=True,
         peak_flops=2250e12,  # sheet
         memory_gib=180,
         hbm_bytes=SHARE * 191514411008,
@@ -82,6 +85,7 @@ GPUS = {
     ),
     "gb200": Chip(
         device_kinds=("NVIDIA GB200",),
+        fp8=True,
         peak_flops=2500e12,  # sheet
         memory_gib=186,
         hbm_bytes=SHARE * 197897748480,
@@ -94,6 +98,7 @@ GPUS = {
     ),
     "l4": Chip(
         device_kinds=("NVIDIA L4",),
+        fp8=True,
         peak_flops=121e12,  # sheet
         dollars_per_hour={"on_demand": 0.71, "spot": 0.36},  # g2-standard-4
         memory_gib=24,

@@ -1,10 +1,12 @@
 """The Compute Engine machine types that `launch` can use: their hardware and prices."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tpullm.errors import UserError
 from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.gpu_machines import GPU_MACHINES, Series
 
 PRICES = "on-demand list prices in us-central1, $ an hour, cloud.google.com/compute/all-pricing, 2025; spot costs less"
 
@@ -16,8 +18,11 @@ class Machine:
     Args:
         name: `a3-highgpu-8g`.
         vcpus, memory_gib: its vCPUs and its memory.
-        dollars: price of an hour, see `PRICES`; 0 for machines with TPU chips, whose price is in `CHIPS`.
+        dollars: price of an hour, see `PRICES`; 0 for machines with TPU chips, whose price is in `CHIPS`; None is not
+            known.
+        gpu: key of its GPUs in `GPU_MACHINES`; empty without GPUs.
         gpus: number of GPUs.
+        series: of a machine with GPUs.
         tpu: key of its TPU chips in `CHIPS`; empty without TPU chips.
         chips: number of TPU chips.
     """
@@ -25,15 +30,34 @@ class Machine:
     name: str
     vcpus: int
     memory_gib: int
-    dollars: float = 0.0
+    dollars: float | None = 0.0
+    gpu: str = ""
     gpus: int = 0
+    series: Series | None = None
     tpu: str = ""
     chips: int = 0
 
     @property
-    def dollars_an_hour(self) -> float:
-        """List price on demand."""
+    def dollars_an_hour(self) -> float | None:
+        """List price on demand; None is not known."""
         return self.chips * CHIPS[self.tpu].dollars_per_hour["on_demand"] if self.tpu else self.dollars
+
+    @property
+    def disk(self) -> str:
+        """The disk type that it needs; empty if it accepts Compute Engine's default, or has TPU chips."""
+        return self.series.disk if self.series else ""
+
+    def dollars_of(self, count: int) -> float | None:
+        """The same for several of them."""
+        return None if self.dollars_an_hour is None else self.dollars_an_hour * count
+
+    @property
+    def reservation_bound(self) -> bool:
+        """Whether it needs the provisioning model RESERVATION_BOUND in a reservation.
+
+        So do machines that nobody gets on demand (cloud.google.com/compute/docs/instances/about-reservation-bound-vms).
+        """
+        return bool(self.series) and "on_demand" not in self.series.provisioning
 
     @property
     def devices(self) -> int:
@@ -51,22 +75,7 @@ def _cpu(family: str, memory_gib: int, dollars: float, sizes: tuple[int, ...]) -
     return [Machine(f"{family}-{size}", size, memory_gib * size, round(dollars * size, 3)) for size in sizes]
 
 
-_WITHOUT_TPU = [
-    # GPUs: A100 of 40 GB and of 80 GB, H100, H200, L4.
-    *(Machine(f"a2-highgpu-{n}g", 12 * n, 85 * n, round(3.673 * n, 2), n) for n in (1, 2, 4, 8)),
-    Machine("a2-megagpu-16g", 96, 1360, 55.74, 16),
-    *(Machine(f"a2-ultragpu-{n}g", 12 * n, 170 * n, round(5.069 * n, 2), n) for n in (1, 2, 4, 8)),
-    *(Machine(f"a3-highgpu-{n}g", 26 * n, 234 * n, round(11.06 * n, 2), n) for n in (1, 2, 4, 8)),
-    Machine("a3-megagpu-8g", 208, 1872, 92.21, 8),
-    Machine("a3-ultragpu-8g", 224, 2952, 84.81, 8),
-    Machine("g2-standard-4", 4, 16, 0.71, 1),
-    Machine("g2-standard-8", 8, 32, 0.85, 1),
-    Machine("g2-standard-12", 12, 48, 1.00, 1),
-    Machine("g2-standard-16", 16, 64, 1.15, 1),
-    Machine("g2-standard-24", 24, 96, 2.00, 2),
-    Machine("g2-standard-32", 32, 128, 1.73, 1),
-    Machine("g2-standard-48", 48, 192, 4.00, 4),
-    Machine("g2-standard-96", 96, 384, 8.00, 8),
+_CPUS = [
     *_cpu("e2-standard", 4, 0.0335, (2, 4, 8, 16, 32)),
     *_cpu("e2-highmem", 8, 0.0452, (2, 4, 8, 16)),
     *_cpu("n2-standard", 4, 0.0486, (2, 4, 8, 16, 32, 48, 64, 80, 96, 128)),
@@ -74,6 +83,15 @@ _WITHOUT_TPU = [
     *_cpu("c3-standard", 4, 0.0504, (4, 8, 22, 44, 88, 176)),
     *_cpu("c3-highmem", 8, 0.0680, (4, 8, 22, 44, 88, 176)),
 ]
+
+
+def _with_gpus() -> list[Machine]:
+    return [
+        Machine(name, vcpus, memory_gib, dollars, key, gpus, series)
+        for key, gpu in GPU_MACHINES.items()
+        for series in gpu.series
+        for name, (gpus, vcpus, memory_gib, dollars) in series.machines.items()
+    ]
 
 
 def _with_tpu() -> list[Machine]:
@@ -96,8 +114,26 @@ def find(name: str) -> Machine:
         if of and name.startswith(of.family) and not of.machines:
             told = f"launch {generation} on tpu-vm, as {chip.cloud_tpu.name}-N"
             raise UserError(f"machine: {name} is made by Google for GKE only; {told}")
-    machines = {machine.name: machine for machine in (*_WITHOUT_TPU, *_with_tpu())}
+    machines = {machine.name: machine for machine in (*_CPUS, *_with_gpus(), *_with_tpu())}
     if name not in machines:
-        nearest = ", ".join(difflib.get_close_matches(name, machines, 3, 0.0))
-        raise UserError(f"machine: there is no {name}; the nearest are {nearest}")
+        raise UserError(f"machine: there is no {name}; {_instead(name, list(machines.values()))}")
     return machines[name]
+
+
+def check_provisioning(machine: Machine, provisioning: str) -> None:
+    """Refuse a way to pay that Google does not offer for the machine; `UserError` names the others."""
+    if machine.series and provisioning not in machine.series.provisioning:
+        others = " or ".join(machine.series.provisioning)
+        raise UserError(f"provisioning: Google does not offer {machine.name} {provisioning}; use {others}")
+
+
+def _instead(name: str, machines: Sequence[Machine]) -> str:
+    """What the user may have meant: the sizes of the same family with GPUs, those with the same GPU, or like names."""
+    family = name.rpartition("-")[0]
+    sizes = [each for each in machines if each.gpus and each.name.rpartition("-")[0] == family]
+    if sizes:
+        counts = ", ".join(f"{each.name} ({each.gpus} {'GPU' if each.gpus == 1 else 'GPUs'})" for each in sizes)
+        return f"there are {counts}"
+    if of_gpu := [each.name for each in machines if each.gpu == name.lower()]:
+        return f"machines with {name} are {', '.join(of_gpu)}"
+    return f"the nearest are {', '.join(difflib.get_close_matches(name, [each.name for each in machines], 3, 0.0))}"

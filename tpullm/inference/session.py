@@ -157,7 +157,7 @@ def find(model: str | Path, tuned: bool = True, text: bool = True) -> Found:
         with jax.set_mesh(mesh):
             return models.load_params(found, targets(architecture, mesh, dtype))
 
-    return Found(tokenizer, found.config, params, found.talks(tokenizer), found)
+    return Found(tokenizer, replace(found.config, matmuls="compute"), params, found.talks(tokenizer), found)
 
 
 def load_each(model: str, adapters: list[str]) -> dict[str, Session]:

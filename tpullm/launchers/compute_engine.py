@@ -17,7 +17,7 @@ from tpullm.errors import UserError
 from tpullm.hardware import machines
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.machines import Machine
-from tpullm.launchers import compute_engine_api, google_api, settings
+from tpullm.launchers import compute_engine_api, google_api, gpu_network, settings
 from tpullm.launchers import job as jobs
 from tpullm.launchers.compute_engine_api import GROUP, POLICY, TEMPLATE, Kind, Scope
 from tpullm.launchers.google_api import Request
@@ -45,6 +45,8 @@ def check(job: Job) -> None:
     if job.verb in jobs.SHARING:
         raise UserError(f"{job.verb}: runs as tasks that share its work; launch it on batch")
     jobs.check_cloud(job)
+    machines.check_provisioning(machine, config.provisioning)
+    gpu_network.check(config)
     _check_slice(machine, config.nodes)
     jobs.check_mesh(job)
 
@@ -115,7 +117,7 @@ def _properties(job: Job, attempt: int) -> dict[str, Any]:
         "machineType": config.machine,
         "labels": job.labels(attempt),
         "disks": [_boot_disk(job)],
-        "networkInterfaces": [_network(job)],
+        "networkInterfaces": [_network(job), *gpu_network.interfaces(config)],
         "serviceAccounts": [email | {"scopes": job.scopes}],
         "scheduling": _scheduling(config),
         "metadata": {"items": [{"key": key, "value": value} for key, value in _metadata(job, attempt).items()]},
@@ -134,8 +136,8 @@ def _boot_disk(job: Job) -> dict[str, Any]:
     tpu = CHIPS[machine.tpu].compute_engine if machine.tpu else None
     image = job.config.image or (f"{_IMAGES}/{tpu.image}" if tpu else GPU_IMAGE if machine.gpus else CPU_IMAGE)
     disk = {"sourceImage": image, "diskSizeGb": str(job.config.disk_gb)}
-    if tpu and tpu.disk:
-        disk["diskType"] = tpu.disk
+    if kind := tpu.disk if tpu else machine.disk:
+        disk["diskType"] = kind
     return {"boot": True, "autoDelete": True, "initializeParams": disk}
 
 
@@ -153,15 +155,19 @@ def _scheduling(config: LaunchConfig) -> dict[str, Any]:
     """
     limit = {"maxRunDuration": {"seconds": str(config.max_seconds)}, "instanceTerminationAction": "DELETE"}
     spot = config.provisioning == "spot"
-    model = {"provisioningModel": "SPOT" if spot else "STANDARD", "automaticRestart": not spot}
-    return model | limit | {"onHostMaintenance": "TERMINATE"}
+    bound = config.provisioning == "reserved" and machines.find(config.machine).reservation_bound
+    model = "SPOT" if spot else "RESERVATION_BOUND" if bound else "STANDARD"
+    restart = {"provisioningModel": model, "automaticRestart": not spot}
+    return restart | limit | {"onHostMaintenance": "TERMINATE"}
 
 
 def _metadata(job: Job, attempt: int) -> dict[str, str]:
     """The metadata of a machine. The machines of a slice find their places by themselves."""
     first = "" if _is_slice(job) else f"{job.attempt_name(attempt)}-0"
     place = json.dumps({"hosts": str(job.config.nodes), "first": first})
-    return metadata(job, attempt) | {"tpullm-place": place}
+    fabric = gpu_network.used(job.config)
+    gpudirect = {"tpullm-gpudirect": f"{fabric.transport} {fabric.cards}"} if fabric else {}
+    return metadata(job, attempt) | {"tpullm-place": place} | gpudirect
 
 
 def _group(job: Job, attempt: int) -> dict[str, Any]:
@@ -206,7 +212,7 @@ def _resource(groups: set[str], job: Job, attempt: int, found: dict[str, Any]) -
     members = compute_engine_api.instances(_zone(job), name) if name in groups else []
     state, reason, permanent = _state(job, members)
     at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
-    dollars = machines.find(job.config.machine).dollars_an_hour * at_work
+    dollars = machines.find(job.config.machine).dollars_of(at_work)
     return Resource(name, attempt, state, _owner(found), reason, permanent, dollars)
 
 

@@ -39,6 +39,9 @@ class Kind:
 TEMPLATE = Kind("InstanceTemplate", "instanceTemplates")
 GROUP = Kind("InstanceGroupManager", "instanceGroupManagers")
 POLICY = Kind("ResourcePolicy", "resourcePolicies")
+NETWORK = Kind("Network", "networks")
+SUBNETWORK = Kind("Subnetwork", "subnetworks")
+FIREWALL = Kind("Firewall", "firewalls")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ def check(job: Job) -> None:
         raise UserError(f"{key}: {word} is a TPU, and Google Batch has none; launch it on tpu-vm (or compute)")
     settings.require(config, "batch", "project", "zone", "machine")
     machine = machines.find(config.machine)
+    machines.check_provisioning(machine, config.provisioning)
+    if config.gpu_network:
+        raise UserError("gpu_network: machines of Batch have one network card; leave it out, or launch on compute")
     _check_volumes(config.volumes)
     jobs.check_cloud(job)
     if job.verb == "evaluate" and config.nodes > 1:
@@ -149,15 +152,17 @@ def _volume(source: str, mount: str) -> dict[str, Any]:
 
 def _allocation(job: Job, attempt: int) -> dict[str, Any]:
     config = job.config
+    machine = machines.find(config.machine)
+    bound = config.provisioning == "reserved" and machine.reservation_bound
     policy: dict[str, Any] = {
         "machineType": config.machine,
-        "provisioningModel": PROVISIONING[config.provisioning],
-        "bootDisk": {"sizeGb": str(config.disk_gb)},
+        "provisioningModel": "RESERVATION_BOUND" if bound else PROVISIONING[config.provisioning],
+        "bootDisk": {"sizeGb": str(config.disk_gb)} | ({"type": machine.disk} if machine.disk else {}),
     }
     if config.reservation:
         policy["reservation"] = config.reservation
     instance: dict[str, Any] = {"policy": policy}
-    if machines.find(config.machine).gpus:
+    if machine.gpus:
         instance["installGpuDrivers"] = True
     email = {"email": config.service_account} if config.service_account else {}
     allocation: dict[str, Any] = {
@@ -191,7 +196,7 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         run=found.get("labels", {}).get(RUN_LABEL, ""),
         reason=_reason(status.get("statusEvents", []), cause, state),
         permanent=state is State.FAILED and code != 0,
-        dollars_an_hour=machines.find(job.config.machine).dollars_an_hour * at_work,
+        dollars_an_hour=machines.find(job.config.machine).dollars_of(at_work),
     )
 
 

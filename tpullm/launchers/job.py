@@ -8,6 +8,7 @@ from typing import Any
 from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.hardware import accelerators, machines
+from tpullm.hardware.gpu_machines import GPU_MACHINES
 from tpullm.launchers import code
 from tpullm.launchers.settings import LaunchConfig
 from tpullm.mesh import axes
@@ -82,12 +83,12 @@ class Job:
         return [f"https://www.googleapis.com/auth/{name}" for name in names]
 
     @property
-    def dollars_an_hour(self) -> float:
-        """The list price of the machines of an attempt, on demand."""
+    def dollars_an_hour(self) -> float | None:
+        """The list price of the machines of an attempt, on demand; None is not known."""
         config = self.config
         if config.accelerator:
             return accelerators.find(config.accelerator).dollars_an_hour * config.slices
-        return machines.find(config.machine).dollars_an_hour * config.nodes
+        return machines.find(config.machine).dollars_of(config.nodes)
 
     def attempt_name(self, attempt: int) -> str:
         """The name of an attempt's resources. Each attempt has its own, so a late request cannot hit another one."""
@@ -99,7 +100,7 @@ class Job:
 
     def spec(self) -> dict[str, Any]:
         """The specification that the machines read: all that `supervisor.py` needs to run the verb."""
-        return {
+        spec = {
             "name": self.name,
             "verb": self.verb,
             "run": self.run,
@@ -107,6 +108,10 @@ class Job:
             "recipe": recipes.dump(self.recipe),
             "environment": self.config.environment,
         }
+        machine = machines.find(self.config.machine) if self.config.machine else None
+        if machine and machine.gpus:
+            spec["gpus"] = {"machine": machine.name, "name": GPU_MACHINES[machine.gpu].name, "count": machine.gpus}
+        return spec
 
     def extras(self) -> str:
         """The extras of the wheel that a machine's devices, sources and trackers need, such as `cuda,gcp,mlflow`."""
@@ -161,6 +166,20 @@ def check_mesh(job: Job) -> None:
     else:
         devices = machines.find(config.machine).devices * config.nodes
         which = f"machine: {config.nodes} x {config.machine}"
+    check_devices(job, devices, which)
+
+
+def check_devices(job: Job, devices: int, which: str) -> None:
+    """Refuse a mesh that does not fit a number of devices.
+
+    Args:
+        job: with the recipe.
+        devices: of all processes.
+        which: the keys that say so, for the message.
+
+    Raises:
+        UserError: it names the mesh and the devices.
+    """
     try:
         axes.axis_sizes(job.recipe.mesh, devices)
     except UserError as error:

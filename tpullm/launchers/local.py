@@ -1,7 +1,9 @@
 """Several processes of this machine as the hosts of one training, or as the shares of one stage."""
 
 import functools
+import itertools
 import os
+import re
 import shlex
 import signal
 import sys
@@ -14,7 +16,7 @@ from tpullm.cluster.handshake import free_port
 from tpullm.errors import TRY_AGAIN, Interrupted, UserError
 from tpullm.launchers import settings
 from tpullm.launchers.child_process import Child
-from tpullm.launchers.job import JOINING, Job
+from tpullm.launchers.job import JOINING, Job, check_devices
 
 SECONDS_TO_NOTICE = 10.0  # after a failure: hosts that have joined see at once that one is gone, and exit
 SECONDS_TO_END = 15.0  # between SIGTERM and SIGKILL, after another process failed
@@ -26,11 +28,15 @@ COUNT_FLAG = "--xla_force_host_platform_device_count"
 def check(job: Job) -> None:
     """Refuse a job that can't run on this machine; `UserError` names the key."""
     settings.require(job.config, "local")
-    cards = _cards()
-    if cards and len(cards) % job.config.processes:
+    cards, count = _cards(), job.config.processes
+    if cards and len(cards) % count:
         raise UserError(
-            f"processes: {job.config.processes} can't share {len(cards)} GPU(s) evenly; use a divisor, or "
-            "JAX_PLATFORMS=cpu"
+            f"processes: {count} can't share {len(cards)} GPU(s) evenly; use a divisor, or JAX_PLATFORMS=cpu"
+        )
+    if job.verb in JOINING and (cards or job.config.devices):  # else XLA_FLAGS or a TPU may decide: the verb will say
+        devices = len(cards) or count * job.config.devices
+        check_devices(
+            job, devices, f"processes: {count}, with {devices // count} {'GPU' if cards else 'CPU'} device(s) each"
         )
 
 
@@ -127,9 +133,13 @@ def _own_variables(job: Job, index: int) -> dict[str, str]:
 
 
 def _cards() -> list[str]:
-    """The NVIDIA GPUs that the processes share, by their names in CUDA_VISIBLE_DEVICES."""
+    """The NVIDIA GPUs that the processes share, by their names in CUDA_VISIBLE_DEVICES.
+
+    CUDA ignores that list from the first name on that is no GPU: `-1` hides all (CUDA C++ Programming Guide).
+    """
     if "cpu" in os.environ.get("JAX_PLATFORMS", ""):
         return []
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [card for card in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if card]
+        names = map(str.strip, os.environ["CUDA_VISIBLE_DEVICES"].split(","))
+        return list(itertools.takewhile(lambda name: re.match(r"\d|GPU-|MIG-", name), names))
     return [str(index) for index, _ in enumerate(NVIDIA_GPUS.glob("*"))]

@@ -21,7 +21,7 @@ class LaunchConfig:
         accelerator: type of the TPU slices, such as `v5litepod-16`, as Google names it. (tpu-vm)
         slices: number of slices in one training. (tpu-vm)
         machine: machine type, such as `a3-highgpu-8g`. (compute, batch)
-        nodes: number of machines. They run one training or share one stage. (compute, batch)
+        nodes: number of machines. They run one training or share one stage. (compute, batch, slurm)
         provisioning: how machines are paid: spot, on_demand or reserved. `spot` is cheapest, but Google may take the
             machines back at any time. `reserved` uses your reservation.
         reservation: name of the reservation, for `reserved`.
@@ -35,6 +35,8 @@ class LaunchConfig:
             than the bucket.
         network: network of the machines. Empty is the project's default.
         subnetwork: subnetwork of the machines. Empty is the network's own.
+        gpu_network: name of the networks between the GPUs of several machines. `launch compute networks` makes them.
+            Empty leaves each machine one network card. (compute)
         external_ip: give the machines addresses on the internet. Without them the subnetwork needs Private Google
             Access, and a mirror or an image for Python packages.
         environment: environment variables of the verb. No secrets: everyone who may see the machines can read them.
@@ -45,6 +47,8 @@ class LaunchConfig:
             back or can't be created.
         processes: number of processes on this machine. (local)
         devices: CPU devices of each process. 0 is one. GPUs are divided evenly. (local)
+        gpus_per_node: GPUs of each machine, with one process a GPU. 0 is one process a machine, on its CPU. (slurm)
+        sbatch: more options of `sbatch`, such as `[--partition=a3, --account=mine]`. (slurm)
     """
 
     name: str = ""
@@ -64,12 +68,15 @@ class LaunchConfig:
     service_account: str = ""
     network: str = ""
     subnetwork: str = ""
+    gpu_network: str = ""
     external_ip: bool = True
     environment: dict[str, str] = field(default_factory=dict)
     max_hours: float = 72.0
     max_preemptions: int = 50
     processes: int = 2
     devices: int = 0
+    gpus_per_node: int = 0
+    sbatch: list[str] = field(default_factory=list)
 
     @property
     def region(self) -> str:
@@ -114,7 +121,7 @@ def require(config: LaunchConfig, target: str, *keys: str) -> None:
             raise UserError(f"{key}: {getattr(config, key)} is too small; use 1 or more")
     if not LEAST_HOURS <= config.max_hours <= MOST_HOURS:  # NaN too
         raise UserError(f"max_hours: {config.max_hours:g} is not possible; use {LEAST_HOURS} to {MOST_HOURS}")
-    if config.max_preemptions < 0 or config.devices < 0:
-        raise UserError("max_preemptions and devices: can't be below 0")
+    if min(config.max_preemptions, config.devices, config.gpus_per_node) < 0:
+        raise UserError("max_preemptions, devices and gpus_per_node: can't be below 0")
     if (config.provisioning == "reserved") != bool(config.reservation):
         raise UserError("reservation: goes with provisioning: reserved; give both or none")

@@ -7,9 +7,11 @@ from typing import Any
 from tpullm import storage
 from tpullm.hardware import machines
 from tpullm.hardware.chips import PRICES_DATE
-from tpullm.launchers import code
+from tpullm.launchers import code, gpu_network
+from tpullm.launchers.google_api import Request
 from tpullm.launchers.job import Job
 from tpullm.launchers.record import Attempt, Record
+from tpullm.launchers.settings import LaunchConfig
 from tpullm.launchers.target import Resource, Target
 from tpullm.run import hours
 
@@ -30,18 +32,39 @@ def dry_run(job: Job, target: Target) -> str:
     return head + as_yaml({"name": job.name, "files": files, "requests": requests})
 
 
+def networks(config: LaunchConfig, requests: Sequence[Request]) -> str:
+    """The requests that make the networks between GPUs, as YAML."""
+    head = "# What `tpullm launch compute networks` would send; nothing was. Networks cost nothing.\n"
+    return head + as_yaml({"name": config.gpu_network, "requests": [request.rest() for request in requests]})
+
+
 def terms(job: Job) -> list[str]:
-    """What the machines may do and cost, in lines: their account with its scopes, and the end of their hours."""
+    """What the machines may do and cost, in lines: their account, the end of their hours, network cards left unused."""
     config, account = job.config, job.config.service_account
     scopes = ", ".join(scope.rpartition("/")[2] for scope in job.scopes)
     instead = "give your own by --service_account; docs/en/google-cloud.md makes one"
     default = f"the project's default service account, which may change much more than the bucket ({instead})"
-    hours, dollars = f"{config.max_hours:g}", job.dollars_an_hour
-    return [
+    lines = [
         f"Machines run as {account or default}, with the scopes {scopes}.",
-        f"A machine ends after {hours} hours at the latest (max_hours). All of an attempt together cost at most "
-        f"{dollars * config.max_hours:,.2f} $ until then ({dollars:,.2f} $/h, the list price on demand).",
+        f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {_cost(job)}",
     ]
+    if config.machine and (fabric := gpu_network.unused(config)):
+        lines.append(
+            f"The GPUs of different machines talk over one network card a machine. {config.machine} has {fabric.cards} "
+            "more, on compute (gpu_network); docs/en/google-cloud.md makes their networks."
+        )
+    return lines
+
+
+def _cost(job: Job) -> str:
+    """What all machines cost until the end of their hours."""
+    dollars = job.dollars_an_hour
+    if dollars is None:
+        return f"What they cost is not known: {job.config.machine} has no list price on demand."
+    return (
+        f"All of an attempt together cost at most {dollars * job.config.max_hours:,.2f} $ until then "
+        f"({dollars:,.2f} $/h, the list price on demand)."
+    )
 
 
 def as_yaml(value: Any) -> str:

@@ -3,8 +3,9 @@
 #
 # It needs a POSIX shell, curl and python3. It may run again at any time (when a machine reboots), and then keeps what is
 # complete. The metadata of the machine tells it tpullm-job, tpullm-attempt, tpullm-wheel and its tpullm-sha256,
-# tpullm-extras, tpullm-python (a Python with all dependencies; without it, pip sets one up) and tpullm-seconds (how long
-# the machine may run). It writes a failure to the run directory, where `tpullm launch --watch` finds it. However it
+# tpullm-extras, tpullm-python (a Python with all dependencies; without it, pip sets one up), tpullm-gpudirect (what
+# gpudirect.sh is to set up, if the machine has network cards for its GPUs) and tpullm-seconds (how long the machine may
+# run). It writes a failure to the run directory, where `tpullm launch --watch` finds it. However it
 # ends, the machine is switched off: nobody may be there to remove it.
 set -eu
 
@@ -157,6 +158,16 @@ make_environment() {
     die "pip failed: $(tail -n 1 "$home/pip.log")"
 }
 
+# Sets NCCL up for the network cards of the GPUs; its variables go to the verb.
+set_up_gpudirect() {
+    "$python" -c 'import importlib.resources as r; print(r.files("tpullm.launchers").joinpath("gpudirect.sh").read_text())' \
+        >"$home/gpudirect.sh"
+    # shellcheck disable=SC2086 # two words, such as `tcpxo 8`
+    bash "$home/gpudirect.sh" $gpudirect >"$home/gpudirect.env" 2>"$home/gpudirect.log" ||
+        die "GPUDirect ($gpudirect): $(tail -n 1 "$home/gpudirect.log"); without --gpu_network the machines use one card"
+    while IFS= read -r line; do export "${line?}"; done <"$home/gpudirect.env"
+}
+
 umask 077
 job=$(setting tpullm-job)
 attempt=$(setting tpullm-attempt)
@@ -190,6 +201,9 @@ else
     make_environment
 fi
 "$python" -c 'import tpullm.launchers.supervisor' 2>"$home/import.log" || die "$(tail -n 1 "$home/import.log")"
+
+gpudirect=$(setting tpullm-gpudirect)
+if [ -n "$gpudirect" ]; then set_up_gpudirect; fi
 
 place=$(setting tpullm-place)
 "$python" -m tpullm.launchers.supervisor --job "$job" --attempt "$attempt" --place "$place" \

@@ -37,6 +37,7 @@ from tpullm import storage
 from tpullm.cluster import metadata, place, secret
 from tpullm.cluster.place import PORTS, Place
 from tpullm.errors import TRY_AGAIN, TryAgain, UserError
+from tpullm.launchers import machine_check
 from tpullm.launchers.child_process import Child
 from tpullm.launchers.job import JOINING
 from tpullm.launchers.record import OVERTIME, HostExit, Record
@@ -228,6 +229,7 @@ def main() -> int:
     place, overtime = None, False
     try:
         spec = read_spec(given.job)
+        machine_check.asked(spec)
         place = find_host(given.place, spec["verb"])
         host_exit, overtime = _work(spec, given.attempt, place, record, until)
     except Exception as error:

@@ -52,8 +52,10 @@ class LowRank(nnx.Module):
         read, written = right[: self.inputs], right[self.inputs :]
         kept = "".join(letter for letter in left if letter not in read)
         narrow = RULES.spec("batch", "time", "rank")
-        low = matmul(f"{left},{read}r->{kept}r", self.axes_a, self.reduce_dtype, narrow, x, self.a[...])
-        added = matmul(f"{kept}r,r{written}->{result}", self.axes_b, self.reduce_dtype, out_spec, low, self.b[...])
+        low = matmul(f"{left},{read}r->{kept}r", self.axes_a, "compute", self.reduce_dtype, narrow, x, self.a[...])
+        added = matmul(
+            f"{kept}r,r{written}->{result}", self.axes_b, "compute", self.reduce_dtype, out_spec, low, self.b[...]
+        )
         out = out + self.scale * added
         if self.magnitude is None:
             return out

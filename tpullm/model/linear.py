@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from tpullm.mesh.collectives import all_gather, reduce_gradient
 from tpullm.mesh.layout import RULES, mesh_axes
+from tpullm.model import fp8
 from tpullm.model.memory_layout import row_major_on_cpu
 from tpullm.model.platform import matmul_dtype
 from tpullm.model.quantized import Quantized, gathered, is_quantized
@@ -40,18 +41,24 @@ def einsum(subscripts: str, left: jax.Array, right: jax.Array, out_sharding) -> 
 
 
 class Linear(nnx.Module):
-    """A matmul with a weight `[*inputs, *outputs]`, and a bias `[*outputs]` if there is one."""
+    """A matmul with a weight `[*inputs, *outputs]`, and a bias `[*outputs]` if there is one.
 
-    def __init__(self, config: ModelConfig, rngs, inputs, outputs, axes, bias: bool, scale: float | None = None):
+    Args:
+        matmuls: the type of the operands, as in `ModelConfig`; None is that of the config.
+    """
+
+    def __init__(
+        self, config: ModelConfig, rngs, inputs, outputs, axes, bias: bool, scale: float | None = None, matmuls=None
+    ):
         self.weight = parameter(rngs, (*inputs, *outputs), axes, scale or math.prod(inputs) ** -0.5)
         self.axes, self.bias_axes, self.inputs = axes, small(axes[len(inputs) :]), len(inputs)
         self.bias = parameter(rngs, outputs, self.bias_axes, 0.0) if bias else None
-        self.reduce_dtype = config.gradients
+        self.matmuls, self.reduce_dtype = matmuls or config.matmuls, config.gradients
         self.adapter = None  # see `adapter.adapted`
 
     def __call__(self, subscripts: str, x: jax.Array, out_spec) -> jax.Array:
         """`x` times the weight by `subscripts` of einsum, in the type of `x`."""
-        out = matmul(subscripts, self.axes, self.reduce_dtype, out_spec, x, self.weight[...])
+        out = matmul(subscripts, self.axes, self.matmuls, self.reduce_dtype, out_spec, x, self.weight[...])
         if self.adapter is not None:
             out = self.adapter(subscripts, x, out, out_spec, self.weight[...])
         out = checkpoint_name(out, "dots")
@@ -71,9 +78,15 @@ class Layout:
     spec: P
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
 def matmul(
-    subscripts: str, axes: tuple[str, ...], reduce_dtype: str, out_spec, x: jax.Array, weight: jax.Array | Quantized
+    subscripts: str,
+    axes: tuple[str, ...],
+    matmuls: str,
+    reduce_dtype: str,
+    out_spec,
+    x: jax.Array,
+    weight: jax.Array | Quantized,
 ):
     """`x` times a parameter, which is all-gathered in the type of `x`; its gradient is sharded like the parameter.
 
@@ -85,27 +98,29 @@ def matmul(
     Args:
         subscripts: of `jnp.einsum`; the weight's gradient sums over `b` and `t`.
         axes: logical axes of the parameter.
+        matmuls: type of the operands: `compute`, that of `x`, or `fp8` (see `fp8.py`).
         reduce_dtype: type in which the devices' gradients are summed: `float32`, or `compute`, that of `x`.
     """
-    return einsum(subscripts, x, gathered(weight, *axes, dtype=x.dtype), out_spec)
+    return _product(subscripts, *_operands(matmuls, x, weight, axes, fp8.E4M3), x.dtype, out_spec)
 
 
-def _matmul_forward(subscripts, axes, reduce_dtype, out_spec, x, weight):
+def _matmul_forward(subscripts, axes, matmuls, reduce_dtype, out_spec, x, weight):
     """Keeps `x` only if the gradient of the weight is wanted: that of a frozen weight is not."""
     parameter = jax.tree.map(lambda part: part.value, weight)
-    out = matmul(subscripts, axes, reduce_dtype, out_spec, x.value, parameter)
+    operand, whole = _operands(matmuls, x.value, parameter, axes, fp8.E4M3)
+    out = _product(subscripts, operand, whole, x.value.dtype, out_spec)
     layout, wanted = Layout(jax.typeof(x.value).sharding.spec), any(part.perturbed for part in jax.tree.leaves(weight))
-    return out, (x.value if wanted else None, parameter, layout)
+    return out, (operand if wanted else None, parameter, layout)
 
 
-def _matmul_backward(subscripts, axes, reduce_dtype, out_spec, saved, cotangent):
+def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, cotangent):
     x, weight, layout = saved
     operands, out = subscripts.split("->")
     left, right = operands.split(",")
     if is_quantized(weight):  # otherwise the compiler could keep what the forward pass has made of it
         weight, cotangent = jax.lax.optimization_barrier((weight, cotangent))
-    whole = gathered(weight, *axes, dtype=cotangent.dtype)
-    dx = einsum(f"{out},{right}->{left}", cotangent, whole, layout.spec)
+    both = _operands(matmuls, cotangent, weight, axes, fp8.E5M2)
+    dx = _product(f"{out},{right}->{left}", *both, cotangent.dtype, layout.spec)
     if x is None:
         return dx, None
     turned = "".join(
@@ -115,14 +130,20 @@ def _matmul_backward(subscripts, axes, reduce_dtype, out_spec, saved, cotangent)
     split = mesh_axes(jax.typeof(cotangent).sharding.spec, (out.index("b"), out.index("t")))
 
     def local_gradient(x, cotangent):
-        x_turned = row_major_on_cpu(jnp.transpose(x, order))
-        dtype = jnp.float32 if reduce_dtype == "float32" else matmul_dtype(cotangent.dtype)
-        dweight = jnp.einsum(f"{turned},{out}->{right}", x_turned, cotangent, preferred_element_type=dtype)
+        compute, gradient = cotangent.dtype, f"{turned},{out}->{right}"
+        dtype = jnp.float32 if reduce_dtype == "float32" else matmul_dtype(compute)
+        if matmuls == "fp8":
+            scaled = fp8.of_gradient(cotangent, x.scale)
+            x_turned = row_major_on_cpu(jnp.transpose(x.codes, order))
+            dweight = fp8.einsum(gradient, x_turned, scaled.codes, (scaled.scale,), dtype)
+        else:
+            x_turned = row_major_on_cpu(jnp.transpose(x, order))
+            dweight = jnp.einsum(gradient, x_turned, cotangent, preferred_element_type=dtype)
         if reduce_dtype == "float32":
             # XLA for a CPU would fuse the transpose in `reduce_gradient` with the matmul, in a form that it can't run
             # ("BF16 x BF16 = F32", JAX 0.12).
             dweight = row_major_on_cpu(dweight)
-        dtype = dtype if reduce_dtype == "float32" else cotangent.dtype
+        dtype = dtype if reduce_dtype == "float32" else compute
         return reduce_gradient(dweight.astype(dtype), *axes, over=split).astype(weight.dtype)
 
     dweight = jax.shard_map(local_gradient, out_specs=RULES.spec(*axes))(x, cotangent)
@@ -130,3 +151,16 @@ def _matmul_backward(subscripts, axes, reduce_dtype, out_spec, saved, cotangent)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
+
+
+def _operands(matmuls: str, tokens: jax.Array, weight: jax.Array | Quantized, axes: tuple[str, ...], dtype: jnp.dtype):
+    """Activations, or their gradients, and the whole parameter, as they are multiplied. `dtype`: of `fp8.of_tokens`."""
+    whole = gathered(weight, *axes, dtype=tokens.dtype)
+    return (fp8.of_tokens(tokens, dtype), fp8.of_matrix(whole)) if matmuls == "fp8" else (tokens, whole)
+
+
+def _product(subscripts: str, tokens: jax.Array | fp8.Codes, whole: jax.Array | fp8.Codes, dtype: jnp.dtype, out_spec):
+    """`einsum` of `_operands`, in `dtype`."""
+    if isinstance(tokens, fp8.Codes):
+        return fp8.einsum(subscripts, tokens.codes, whole.codes, (tokens.scale, whole.scale), dtype, out_spec)
+    return einsum(subscripts, tokens, whole, out_spec)

@@ -130,7 +130,7 @@ class Transformer(nnx.Module):
             x_BTD = dropout(self.embed(tokens_BT, positions_BT, dtype), self.config.dropout, key)
         own = (segment_ids_BT, positions_BT)
         sequence = axis_size(RULES.time)
-        chosen = attention_kernel(self.config, tokens_BT.shape[1], dtype, sequence, branched)
+        chosen = attention_kernel(self.config, tokens_BT.shape[1], sequence, branched)
         kernel = "plain" if keep_weights else chosen
         kinds = self._kinds(own, own, kernel)
         graph, stacked = nnx.split(self.layers)
@@ -163,7 +163,7 @@ class Transformer(nnx.Module):
         for index, window in enumerate(self.config.distinct_windows):
             rotates = self.config.positions == "rotary"
             table = rotary_table(*reversed(queries), self.config, local=window > 0) if rotates else None
-            masked = kernel in ("plain", "blocks", "cudnn")
+            masked = kernel in ("plain", "blocks")
             mask_BTS = causal_mask(*queries, *keys, window or None) if masked else None
             size = jnp.asarray(window or 2**30, jnp.int32)
             kinds.append(LayerKind(table, mask_BTS, size, jnp.asarray(index, jnp.int32)))
@@ -184,7 +184,7 @@ class Transformer(nnx.Module):
         positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.length, axis=1)
         own = (segment_ids_BT, positions_BT)
         fills = tokens_BT.shape[1] == segments.shape[1]  # the tokens fill an empty cache: attention as in training
-        blocks = fills and attention_kernel(self.config, tokens_BT.shape[1], dtype, sequence=1) == "blocks"
+        blocks = fills and attention_kernel(self.config, tokens_BT.shape[1], sequence=1) == "blocks"
         kernel, prompts = "blocks" if blocks else "plain", cache.prompts
         keys, before = (segments, positions), [None] * self.config.layers
         if prompts is not None:

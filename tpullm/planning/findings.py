@@ -51,7 +51,6 @@ class Look:
         largest_parameter: elements of the largest parameter that is used at once.
         tokens: of a micro-batch on one device.
         vocabulary: token ids of one device.
-        kernel: whether attention should use the splash kernel.
     """
 
     items: list[Item]
@@ -60,7 +59,6 @@ class Look:
     largest_parameter: int
     tokens: int
     vocabulary: int
-    kernel: bool = True
 
     @cached_property
     def named(self) -> dict[str, Instruction]:
@@ -167,8 +165,8 @@ def _all_scores(look: Look) -> Iterator[Finding]:
 
 
 def _no_kernel(look: Look) -> Iterator[Finding]:
-    if look.kernel and "splash" not in look.text:
-        what = "attention does not use the splash kernel, and its scores go through memory"
+    if not re.search("splash|triton_attention", look.text):
+        what = "attention does not use the chip's kernel, and its scores go through memory"
         text = _sentence(what, "attention.kernels.attention_kernel", "make pretrain.sequence_length a multiple of 128")
         yield Finding("no_kernel", text, "attention.kernels.attention_kernel", 0, 0.0)
 

@@ -7,7 +7,6 @@ from typing import Any
 from tpullm.errors import UserError
 from tpullm.hardware import topologies
 from tpullm.hardware.slices import Slices
-from tpullm.hardware.topology import Topology
 from tpullm.planning.advice import Advice, advise
 from tpullm.planning.economics import Run, prices_of, whole_run
 from tpullm.planning.planned_stage import Stage, stage_of
@@ -114,7 +113,6 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
 
 
 def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Setting:
-    from tpullm.mesh.layout import planned_mesh
     from tpullm.planning.program import absent_mesh
     from tpullm.training.mesh_fit import check_adapter, check_fits
     from tpullm.training.state import Architecture
@@ -124,11 +122,10 @@ def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Set
     else:
         topology = topologies.parse(name)
         setting = setting_of(model, stage.config, recipe.mesh, topology, adapter=stage.adapter, key=stage.key)
-    chips, slices = setting.topology.chips, setting.topology.slices
+    slices = setting.topology.slices
     if setting.sizes[0] % slices:
         raise UserError(f"mesh.data: {setting.sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
-    here = not isinstance(setting.topology, Topology)
-    mesh = planned_mesh(recipe.mesh, chips) if here else absent_mesh(recipe.mesh, setting.topology)
+    mesh = absent_mesh(recipe.mesh, setting.topology)
     architecture = Architecture(model, stage.adapter)
     check_fits(architecture, stage.config, model.vocabulary_size, mesh, stage.key, bool(recipe.base))
     if stage.adapter:

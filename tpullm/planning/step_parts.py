@@ -9,7 +9,7 @@ PLACES = {
     "optimizer": r"\b(optimizer|adam\w*|apply_updates|clip\w*)\b",
     "loss": r"\b(loss\w*|logits\w*|cross_entropy\w*)\b",
     "embedding": r"\b(embedding|token_embedder)\b",
-    "attention kernel": r"splash",
+    "attention kernel": r"splash|triton_attention",
     "attention": r"attention|\b(rotary|rope)\b",
     "experts": r"\b(experts?|moe\w*|router)\b",
     "feed-forward": r"feed_forward|\bmlp\b",

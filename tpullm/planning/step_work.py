@@ -73,7 +73,7 @@ def _layer(setting: Setting) -> dict[str, Part]:
     """The forward pass of one layer, by the names in remat.py."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     D, N, K, H = model.width, model.heads, model.kv_heads, model.head_width
-    matmul = lambda inputs, outputs: _matmul(M, inputs, outputs)  # noqa: E731
+    matmul = lambda inputs, outputs: _layer_matmul(setting, M, inputs, outputs)  # noqa: E731
     layer = {
         "qkv": matmul(D, (N + 2 * K) * H / tensor),
         "scores": Part(kernel_seconds=forward(setting)),
@@ -93,6 +93,15 @@ def _layer(setting: Setting) -> dict[str, Part]:
 def _matmul(rows: float, inputs: float, outputs: float) -> Part:
     moved = 2 * (rows * (inputs + outputs) + inputs * outputs)
     return Part(flops=2 * rows * inputs * outputs, moved_bytes=moved)
+
+
+def _layer_matmul(setting: Setting, rows: float, inputs: float, outputs: float) -> Part:
+    """A matmul that `model.matmuls` concerns: in fp8 at twice the peak. The codes are written and read beside it."""
+    part = _matmul(rows, inputs, outputs)
+    if setting.model.matmuls != "fp8" or not inputs * outputs:  # there may be no shared experts
+        return part
+    codes = 2 * (rows * inputs + inputs * outputs)
+    return Part(flops=part.flops / (2 if setting.device.fp8 else 1), moved_bytes=part.moved_bytes + codes)
 
 
 def _grouped(setting: Setting, rows: float, experts: float, inputs: float, outputs: float) -> Part:

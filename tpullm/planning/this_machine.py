@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.hardware.chip import Chip
-from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.chips import CHIPS, of_kind
 from tpullm.hardware.gpu_hosts import GpuHosts
 from tpullm.hardware.gpus import REACHES
 from tpullm.hardware.peak_flops import fastest, peak
@@ -89,6 +89,7 @@ def measured(dtype: str) -> Chip:
         hbm_bytes=here.hbm_bytes,
         hbm_bandwidth=bandwidth,
         ragged_exchange=False,  # see `exchange.has_ragged_all_to_all`
+        fp8=of_kind(here.device_kind).fp8,
     )
     if jax.default_backend() != "cpu":
         return replace(found, **GPU_REACHES)

@@ -241,6 +241,10 @@ def _check_tuning(name: str, settings: TuningConfig, recipe: Recipe) -> None:
         f"{where}.adapter.quantize_base: parameters that are trained can't be quantized; set {where}.adapter.rank",
     )
     _require(
+        not settings.adapter.quantize_base or recipe.model.matmuls != "fp8",
+        f"{where}.adapter.quantize_base: a quantized matrix would be rounded again; set model.matmuls to compute",
+    )
+    _require(
         not settings.adapter.rank or bool(settings.adapter.targets),
         f"{where}.adapter.targets: names no matrix, so nothing would be trained; name some of {', '.join(MATRICES)}",
     )

@@ -193,7 +193,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
         trained = f"{parameter_count(architecture.trained(architecture.shapes)):,} of " if frozen else ""
         say(
             f"{job.directory.name}: {trained}{parameter_count(architecture.shapes):,} parameters, "
-            f"{dtype.name} matmuls, "
+            f"{dtype.name} matmuls{', those of the layers in fp8' if job.model.matmuls == 'fp8' else ''}, "
             f"step {first:,} of {steps:,}, {rows} x {config.sequence_length} tokens a step, "
             f"peak {f'{flops / 1e9:,.0f} GFLOP/s' if flops else 'not known'} on {job.mesh.size} device(s)"
         )

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from tpullm.errors import UserError
+from tpullm.hardware.chips import of_kind
 from tpullm.mesh.layout import RULES
 from tpullm.model.adapter import NAME
 from tpullm.model.attention.kernels import largest_block
@@ -61,6 +62,7 @@ def check_fits(
     _check_rows(config, mesh, stage)
     _check_time(config, model, mesh, stage)
     _check_block(model, mesh)
+    _check_fp8(model, mesh)
     axes = jax.tree.leaves(architecture.axes, is_leaf=lambda node: isinstance(node, tuple))
     used = {dimension for dimensions in axes for dimension in dimensions}
     for axis in mesh.axis_names:
@@ -163,6 +165,15 @@ def _check_block(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
         raise UserError(
             f"model.attention_block: {model.attention_block} does not fit the memory on the chip of a "
             f"{device.device_kind}; use {most} or less"
+        )
+
+
+def _check_fp8(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
+    """Whether the devices multiply 8-bit floats. A CPU computes the same numbers, more slowly."""
+    device = mesh.abstract_mesh.abstract_device if model.matmuls == "fp8" else None
+    if device and device.platform != "cpu" and not of_kind(device.device_kind).fp8:
+        raise UserError(
+            f"model.matmuls: a {device.device_kind} is not known to multiply fp8 (hardware/chips.py); use compute"
         )
 
 

@@ -1,7 +1,7 @@
 """Run in its own process with 4 CPU devices: attention on rows split along `sequence`, against plain attention.
 
 Prints one JSON object: for each case the largest difference of the values and of each gradient, relative to the largest
-number in it. The TPU's kernel is interpreted.
+number in it. The kernels of a TPU and of a GPU are interpreted.
 """
 
 import json
@@ -22,6 +22,7 @@ from tpullm.mesh.zigzag import to_zigzag_order, zigzag_order  # noqa: E402
 from tpullm.model.attention import flash  # noqa: E402
 from tpullm.model.attention.plain import attend, causal_mask  # noqa: E402
 from tpullm.model.attention.splash import splash  # noqa: E402
+from tpullm.model.attention.triton import triton_attention  # noqa: E402
 
 LENGTH, HEADS, GROUPS, WIDTH = 1024, 2, 2, 128  # the shortest for splash on four devices: 4 x 2 chunks of 128 tokens
 WINDOW, SOFTCAP = 150, 3.0  # a window that ends within a block
@@ -32,7 +33,7 @@ def computed(shape: dict[str, int], kernel: str, everything: bool, arrays: list[
     """Values `[B, T, N, H]`, and gradients of queries, keys, values and sinks, in the order of the row.
 
     Args:
-        kernel: `splash`, `flash` or `plain`.
+        kernel: `splash`, `triton`, `flash` or `plain`.
         everything: a window (in the second of two kinds of layers), a soft cap and sinks.
     """
     window, softcap = (WINDOW, SOFTCAP) if everything else (0, 0.0)
@@ -46,8 +47,10 @@ def computed(shape: dict[str, int], kernel: str, everything: bool, arrays: list[
         if kernel == "splash":
             kind = jnp.asarray(len(windows) - 1, jnp.int32)
             return splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows, kind, softcap, sinks_N)
+        far = jnp.asarray(window or 2**30, jnp.int32)
+        if kernel == "triton":
+            return triton_attention(q_BTNH, k_BKTH, v_BKTH, positions_BT, far, softcap, sinks_N)
         if kernel == "flash":
-            far = jnp.asarray(window or 2**30, jnp.int32)
             return flash.flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, far, softcap, sinks_N)
         mask_BTS = causal_mask(segments_BT, positions_BT, segments_BT, positions_BT, window or None)
         return attend(q_BTNH, k_BKTH, v_BKTH, mask_BTS, softcap, sinks_N)[0]
@@ -97,7 +100,7 @@ def main():
     for options in sys.argv[1:] or ("causal", "everything"):
         everything = options == "everything"
         plain = computed({}, "plain", everything, arrays)
-        for kernel in ("splash", "flash"):
+        for kernel in ("splash", "triton", "flash"):
             for name, shape in MESHES.items():
                 ours = computed(shape, kernel, everything, arrays)
                 far = [

@@ -142,9 +142,9 @@ def test_blocks_of_the_tpus_kernel_are_the_largest_that_divide():
 
 
 def test_one_function_chooses(monkeypatch):
-    def chosen(on, length=2048, dtype=jnp.bfloat16, sequence=1, **config):
+    def chosen(on, length=2048, sequence=1, branched=False, **config):
         monkeypatch.setattr(kernels, "target", lambda: on)
-        return attention_kernel(ModelConfig(**config), length, dtype, sequence)
+        return attention_kernel(ModelConfig(**config), length, sequence, branched)
 
     assert chosen("cpu") == "blocks" and chosen("cpu", sinks=True) == "plain"
     assert chosen("cpu", length=4096) == "blocks" and chosen("cpu", length=4097) == "flash"
@@ -152,5 +152,7 @@ def test_one_function_chooses(monkeypatch):
     assert chosen("cpu", length=131_072) == chosen("cpu", sequence=4) == "flash"
     assert chosen("tpu") == chosen("tpu", attention_softcap=50.0, sinks=True, sequence=4) == "splash"
     assert chosen("tpu", length=300) == chosen("tpu", length=512, sequence=4) == "flash"
-    assert chosen("gpu") == "cudnn"
-    assert chosen("gpu", dtype=jnp.float32) == chosen("gpu", sequence=2) == chosen("gpu", sinks=True) == "flash"
+    assert chosen("tpu", branched=True) == chosen("gpu", branched=True) == "flash"
+    assert chosen("gpu") == chosen("gpu", attention_softcap=50.0, sinks=True, sequence=4, head_width=256) == "triton"
+    assert chosen("gpu", length=48) == chosen("gpu", length=96, sequence=3) == "triton"
+    assert chosen("gpu", length=40) == chosen("gpu", length=48, sequence=3) == chosen("gpu", head_width=512) == "flash"

@@ -1,5 +1,7 @@
 """Which attention kernel training uses on a platform, and the sizes of its blocks."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 from tpullm.hardware.chips import of_kind
@@ -16,11 +18,11 @@ def query_block(length: int) -> int:
     return block if length % block == 0 else length
 
 
-def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequence: int, branched: bool = False) -> str:
+def attention_kernel(config: ModelConfig, length: int, sequence: int, branched: bool = False) -> str:
     """The kernel of attention in training, for rows of `length` tokens on `sequence` devices along the row.
 
-    `splash` on a TPU; `cudnn` on a GPU; on a CPU, up to `LONGEST_KEPT`, `blocks` (keeps the weights) or, with soft caps
-    or sinks, `plain`; `flash` otherwise.
+    `splash` on a TPU; `triton` on a GPU; on a CPU, up to `LONGEST_KEPT`, `blocks` (keeps the weights) or, with soft
+    caps or sinks, `plain`; `flash` otherwise.
 
     Args:
         branched: rows hold several answers to one prompt, which the kernels of a TPU and of a GPU have no mask for.
@@ -28,8 +30,8 @@ def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequenc
     special = bool(config.attention_softcap or config.sinks)
     if target() == "tpu" and splash_fits(length, sequence) and not branched:
         return "splash"
-    if target() == "gpu" and dtype == jnp.bfloat16 and not special and sequence == 1 and not branched:
-        return "cudnn"
+    if target() == "gpu" and not branched and triton_fits(length, sequence, config.head_width):
+        return "triton"
     if target() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
         return "plain" if special else "blocks"
     return "flash"
@@ -38,6 +40,48 @@ def attention_kernel(config: ModelConfig, length: int, dtype: jnp.dtype, sequenc
 def splash_fits(length: int, sequence: int) -> bool:
     """Whether the TPU's kernel takes rows of that many tokens: 128 at a time, in two chunks a device."""
     return length % (128 * (2 * sequence if sequence > 1 else 1)) == 0
+
+
+class Block(NamedTuple):
+    """How many queries and keys one program of a GPU's kernel takes at a time."""
+
+    queries: int
+    keys: int
+
+
+class TritonBlocks(NamedTuple):
+    """Of the GPU's kernels: for the mixed values, the gradients of queries, and those of keys and values."""
+
+    forward: Block
+    dq: Block
+    dkv: Block
+
+
+WIDEST_TRITON_HEAD = 256
+# In bfloat16. These blocks fit the memory that the threads of a multiprocessor share: 164 KiB of an A100, more of its
+# successors, 100 KiB of an L4. By the compiler, with 8 warps and 2 stages, they spill at most 36 bytes of registers. No
+# card has run them: that the largest such blocks are the fastest is a guess.
+_SHARED = 164 << 10
+_UP_TO_128 = TritonBlocks(Block(128, 64), Block(128, 64), Block(64, 64))
+_WIDER = TritonBlocks(Block(64, 64), Block(64, 64), Block(32, 64))
+_WIDER_WITH_LESS = TritonBlocks(Block(64, 32), Block(32, 32), Block(32, 32))
+# In float32 there are no tensor cores: larger blocks take the compiler a minute and spill registers.
+_FLOAT32_BLOCKS = TritonBlocks(Block(16, 32), Block(16, 32), Block(16, 16))
+
+
+def triton_fits(length: int, sequence: int, head_width: int) -> bool:
+    """Whether the GPU's kernel takes rows of that many tokens (16 at a time, in two chunks a device) and such heads."""
+    return length % (16 * (2 * sequence if sequence > 1 else 1)) == 0 and head_width <= WIDEST_TRITON_HEAD
+
+
+def triton_blocks(device_kind: str, dtype: jnp.dtype, head_width: int) -> TritonBlocks:
+    """The largest blocks of the GPU's kernels; shorter rows have smaller ones."""
+    if dtype == jnp.float32:
+        return _FLOAT32_BLOCKS
+    if head_width <= 128:
+        return _UP_TO_128
+    gpu = of_kind(device_kind).gpu
+    return _WIDER if gpu and gpu.shared_bytes >= _SHARED else _WIDER_WITH_LESS
 
 
 def splash_block(length: int, most: int = 0) -> int:

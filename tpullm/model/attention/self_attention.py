@@ -12,7 +12,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tpullm.mesh.collectives import all_gather
 from tpullm.mesh.layout import RULES
-from tpullm.model.attention.cudnn import cudnn_attention
 from tpullm.model.attention.flash import flash
 from tpullm.model.attention.plain import attend
 from tpullm.model.attention.query_blocks import attend_in_blocks
@@ -87,13 +86,16 @@ class Attention(nnx.Module):
                 from tpullm.model.attention.splash import splash  # imports Pallas, 0.4 s that a CPU need not spend
 
                 mixed = splash(q, k_BKSH, v_BKSH, segments_BT, self.windows, kind.index, *more, self.block)
-            case "cudnn":
-                mixed = cudnn_attention(q, k_BKSH, v_BKSH, kind.mask)
+            case "triton":
+                from tpullm.model.attention.triton import triton_attention  # as above
+
+                mixed = triton_attention(q, k_BKSH, v_BKSH, positions_BT, kind.window, *more)
             case "flash":
                 mixed = flash(q, k_BKSH, v_BKSH, segments_BT, positions_BT, kind.window, *more)
             case "blocks":
                 mixed = attend_in_blocks(q, k_BKSH, v_BKSH, kind.mask)
             case "plain":
                 mixed, weights = attend(q, k_BKSH, v_BKSH, kind.mask, *more, prompts)
-        mixed = checkpoint_name(mixed, "attention") if kernel != "splash" else mixed  # which names its output itself
+        if kernel not in ("splash", "triton"):  # which name their outputs themselves
+            mixed = checkpoint_name(mixed, "attention")
         return self.out("btnh,nhd->btd", mixed, RULES.spec("batch", "time", "width")), weights

@@ -102,7 +102,7 @@ class MixtureOfExperts(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         E, D, F, bias = config.experts, config.width, config.mlp_width, config.mlp_bias
         self.config = config
-        self.router = Linear(config, rngs, (D,), (E,), ("embed", "routes"), bias)
+        self.router = Linear(config, rngs, (D,), (E,), ("embed", "routes"), bias, matmuls="compute")
         # Moved by the step and not by a gradient: see training/balance.py.
         self.balance = parameter(rngs, (E,), ("routes",), 0.0) if config.balance_rate else None
         self.gate = Experts(config, rngs, (E, D, F), ("embed", "mlp"), bias)

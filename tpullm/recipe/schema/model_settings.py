@@ -106,6 +106,10 @@ class ModelConfig:
             devices ignore it.
         gradients: type in which devices sum the gradients of matrices. `compute` is the type of the matmuls. float32
             sends twice the bytes.
+        matmuls: type of the operands of the layers' matmuls in training. `compute` is the type of the matmuls. `fp8`:
+            8-bit floats, with scales that are computed anew for each matmul (see `model/fp8.py`). For chips that
+            multiply them; a CPU computes the same numbers, more slowly. Embedding, output layer, router, the experts'
+            own matrices, attention's scores and adapters keep the type of the matmuls.
     """
 
     layers: int = 4
@@ -150,6 +154,7 @@ class ModelConfig:
     remat: Literal["none", "full", "save_attention", "save_dots", "offload"] = changing(Changes.ROUNDING, "none")
     attention_block: int = changing(Changes.ROUNDING, 0)
     gradients: Literal["compute", "float32"] = changing(Changes.TRAINING, "compute")
+    matmuls: Literal["compute", "fp8"] = changing(Changes.TRAINING, "compute")
 
     def resolved(self, vocabulary_size: int) -> "ModelConfig":
         """The same config with every 0 replaced by the value that it stands for."""

@@ -1,0 +1,35 @@
+"""The compilers of GPUs take the kernel; needs the package jax-cuda13-plugin, and no GPU."""
+
+import importlib.util
+import json
+
+import pytest
+
+from tests.model.attention.test_long_context import printed
+from tpullm.hardware.gpus import GPUS
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the GPU compiler is not installed"
+)
+KERNELS = ["triton_attention", "triton_attention_dkv", "triton_attention_dq"]
+LAYERS = [(64, "bfloat16"), (80, "bfloat16"), (128, "bfloat16"), (256, "bfloat16"), (128, "float32")]
+
+
+@pytest.mark.parametrize(
+    "card", [pytest.param(name, marks=pytest.mark.ci if name == "l4" else pytest.mark.slow) for name in GPUS]
+)
+def test_blocks_fit_the_shared_memory_of_each_card(card):
+    """Otherwise the compiler refuses. With and without soft caps and sinks, in groups of 3 heads."""
+    layers = [(1024, 6, 2, *layer, everything) for layer in LAYERS for everything in (False, True)]
+    for layer, found in zip(layers, printed("compiled_triton", card, json.dumps(layers)), strict=True):
+        assert found["kernels"] == KERNELS and not found["square"], layer
+
+
+def test_memory_grows_with_the_row_and_not_with_its_square():
+    """Beside arguments and results: two numbers in float32 of each query and head, and a few for each token."""
+    lengths = (8192, 32_768)
+    layers = [(length, 32, 8, 128, "bfloat16", False) for length in lengths]
+    found = printed("compiled_triton", "h100", json.dumps(layers))
+    for length, layer in zip(lengths, found, strict=True):
+        numbers = 2 * 4 * 32 * length
+        assert numbers <= layer["temporary_bytes"] < 1.1 * numbers and not layer["square"]
