@@ -113,7 +113,7 @@ def test_in_a_file(capsys, tmp_path, text, said):
             "launch local --processes many -- run quickstart",
             f"processes: many is not a whole number; see {PAGE}#launch",
         ),
-        ("launch lokal -- run quickstart", "target: lokal is none of local, tpu-vm, compute, batch"),
+        ("launch lokal -- run quickstart", "target: lokal is none of local, slurm, tpu-vm, compute, batch"),
         ("launch local -- run quickstart --stepz 3", f"the nearest is pretrain.steps, see {PAGE}#pretrain"),
     ],
 )
