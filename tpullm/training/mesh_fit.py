@@ -173,7 +173,7 @@ def _check_fp8(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
     device = mesh.abstract_mesh.abstract_device if model.matmuls == "fp8" else None
     if device and device.platform != "cpu" and not of_kind(device.device_kind).fp8:
         raise UserError(
-            f"model.matmuls: a {device.device_kind} is not known to multiply fp8 (hardware/chips.py); use compute"
+            f"model.matmuls: {device.device_kind} is not known to multiply fp8 (hardware/chips.py); use compute"
         )
 
 
