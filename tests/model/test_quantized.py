@@ -47,6 +47,16 @@ def test_nf4_is_that_of_bitsandbytes():
     np.testing.assert_array_equal(numbers, RECORDED["nf4_values"])
 
 
+def test_a_gpu_reads_the_same_numbers_from_a_table(monkeypatch):
+    codes = jnp.arange(256, dtype=jnp.uint8).reshape(16, 16) & 15
+    halved = quantized._looked_up(codes)
+    monkeypatch.setattr(quantized, "target", lambda: "gpu")
+    read = quantized._looked_up(codes)
+    assert read.dtype == halved.dtype == jnp.float32 and read.shape == (16, 16)
+    np.testing.assert_array_equal(read, halved)
+    np.testing.assert_array_equal(read[0], quantized.NF4)
+
+
 def test_int8_is_that_of_bitsandbytes():
     codes, scales, numbers = of_recorded("int8")
     np.testing.assert_array_equal(codes, RECORDED["int8"])
