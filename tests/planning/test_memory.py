@@ -55,13 +55,13 @@ def test_it_is_what_the_compiler_says():
 def test_on_gpus_it_is_what_the_compiler_says_where_memory_is_short():
     """XLA for GPUs holds more where much is free, to wait less: then the estimate may be a third too low.
 
-    Of programs that take more than a third of the memory, 10 % each and 3 % in the median; of all, 4 % in the median.
+    Of programs that take more than a third of the memory, 10 % each; of all, 3 % in the median.
     """
     found = [(abs(error(one)), one["peak_bytes"] / setting_of_program(one).device.hbm_bytes) for one in ON_GPUS]
     tight = [size for size, share in found if share > 1 / 3]
     assert len(found) >= 15 and len(tight) >= 5 and len({one["topology"].split(":")[0] for one in ON_GPUS}) == 6
-    assert max(tight) < 0.10 and statistics.median(tight) < 0.03
-    assert statistics.median(size for size, _ in found) < 0.04
+    assert max(tight) < 0.10
+    assert statistics.median(size for size, _ in found) < 0.03
 
 
 def test_what_the_compiler_refused_is_refused():
