@@ -244,7 +244,9 @@ def test_save_attention_keeps_the_output_and_the_sum_of_each_query(monkeypatch):
     rows = CONFIG.layers * batch().inputs.size
     each = CONFIG.heads * CONFIG.head_width + CONFIG.heads
     assert kept["save_attention"] == kept["full"] + Counter(float32=rows * each)
-    assert kernels == {"full": 4, "save_attention": 3}, "the forward kernel twice or once, and the two of gradients"
+    # The forward kernel twice or once, and the two of gradients. JAX 0.10 drops no kernel whose results nobody uses.
+    old = jax.__version__.startswith("0.10.")
+    assert kernels == {"full": 4, "save_attention": 4 if old else 3}
 
 
 @pytest.mark.ci
