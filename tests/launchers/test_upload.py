@@ -36,7 +36,7 @@ LINES = [f"line {number}" for number in range(40)]
 
 
 def pieces(folder) -> list[str]:
-    return [path.read_text() for path in sorted(folder.iterdir())]
+    return [path.read_text() for path in sorted(folder.glob("[!.]*"))]  # not what is being written
 
 
 def until(true) -> None:
