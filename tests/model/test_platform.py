@@ -45,6 +45,13 @@ def test_only_a_cpu_caches_in_float32_and_unrolls_layers(on):
     assert [platform.unrolled(layers) for layers in (1, 12, 13)] == ([1, 12, 1] if on == "cpu" else [1, 1, 1])
 
 
+def test_jax_takes_the_options_for_a_gpu():
+    with jax.sharding.use_abstract_mesh(planned_mesh({}, 1, AbstractDevice("NVIDIA H200", 1, "gpu"))):
+        options = platform.compiler_options()
+    assert list(options) == ["optimization_level"]
+    jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile(compiler_options=options)  # a CPU's compiler takes it too
+
+
 @pytest.mark.parametrize("kind", ["TPU v5 lite", "TPU v5", "TPU v6 lite"])
 def test_collectives_run_on_the_sparse_cores_of_generations_that_have_them(kind):
     with jax.sharding.use_abstract_mesh(planned_mesh({}, 1, AbstractDevice(kind, 1, "tpu"))):
