@@ -16,7 +16,7 @@ from tpullm.hardware.gpu_hosts import GpuHosts
 from tpullm.planning.hlo import KINDS, Collective, as_collective
 from tpullm.planning.instructions import Instruction, Shape, computations
 from tpullm.planning.routes import network_speed
-from tpullm.planning.timeline import FREE, Estimator, Item
+from tpullm.planning.timeline import FREE, Estimator, Item, called
 
 LAUNCH = 2.5e-6  # seconds from one kernel to the next; a guess
 # Our kernels, and their matmuls of the size of the scores; the first that matches counts.
@@ -37,9 +37,13 @@ class _Estimator(Estimator):
         self.topology, self.chip = topology, topology.chip
 
     def turns(self, loop: Instruction) -> int:
-        """The number of turns that XLA knows."""
-        found = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
-        return int(found[1]) if found else 1
+        """The number of turns that XLA knows; of a loop that it has pipelined, the constant in its condition."""
+        if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+            return int(found[1])
+        condition = self.program[called(loop, "condition")]
+        inner = [one for outer in condition for name in outer.calls for one in self.program.get(name, ())]
+        found = [re.fullmatch(r"\((\d+)\)", one.operands) for one in condition + inner if one.opcode == "constant"]
+        return max((int(match[1]) for match in found if match), default=1)
 
     def collective(self, one: Instruction, inside: str) -> Collective | None:
         """The collective that an instruction is or starts."""
@@ -91,11 +95,11 @@ class _Estimator(Estimator):
         """Seconds of an instruction that computes."""
         if one.opcode in FREE or one.opcode.endswith(("-done", "-update")):
             return 0.0
-        called = self._kernel(one)
-        if called and (matmuls := next((n for name, n in ATTENTION.items() if name in called.attributes), 0)):
-            flops, reached = self._attention_flops(called, matmuls), self.chip.attention_efficiency
+        kernel = self._kernel(one)
+        if kernel and (matmuls := next((n for name, n in ATTENTION.items() if name in kernel.attributes), 0)):
+            flops, reached = self._attention_flops(kernel, matmuls), self.chip.attention_efficiency
             return flops / (self.chip.peak_flops * reached) + LAUNCH
-        flops = self._product_flops(called) if called else sum(map(self._dot_flops, one.calls))
+        flops = self._product_flops(kernel) if kernel else sum(map(self._dot_flops, one.calls))
         return max(flops / self._products, self._bytes(one) / self._memory) + LAUNCH
 
     def _kernel(self, one: Instruction) -> Instruction | None:
