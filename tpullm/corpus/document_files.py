@@ -199,8 +199,8 @@ def examples(part: Part, rows: np.ndarray) -> list[dict[str, str]]:
     wanted, found, start = set(rows.tolist()), [], 0
     for documents in tables(part.path) if wanted else ():
         chosen = [row - start for row in sorted(wanted) if start <= row < start + len(documents)]
-        rows = (documents.slice(place, 1).to_pylist()[0] for place in chosen)  # not all of them as strings
-        found += [row | {"beginning": row["text"][:BEGINNING]} for row in rows]
+        records = (documents.slice(place, 1).to_pylist()[0] for place in chosen)  # not all of them as strings
+        found += [one | {"beginning": one["text"][:BEGINNING]} for one in records]
         start += len(documents)
         if len(found) == len(wanted):
             break

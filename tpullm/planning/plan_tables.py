@@ -205,7 +205,7 @@ def _compiled(plan: Plan) -> list[str]:
         step = "DOES NOT FIT" if proof.refused else f"{moment(proof.step_seconds)} ({moment(found.step_seconds)})"
         rows.append((_keys(candidate), memory, step, ""))
     proof = plan.proofs[0]
-    head = "compiled: memory of a chip, and a step by the compiler's cycles (in brackets: as estimated)"
+    head = "compiled: memory of a chip, and a step by its program (in brackets: as estimated)"
     told = [proof.refused] if proof.refused else [finding.text for finding in proof.findings]
     return ["\n".join([head, aligned(rows), *(f"  {line}" for line in told)])]
 
