@@ -1,8 +1,8 @@
-"""Prove every recipe on the slice that it names: `make plan-all` writes benchmarks/results/plan.md and plan.json.
+"""Prove every recipe on the topology that it names: `make plan-all` writes benchmarks/results/plan.md and plan.json.
 
 A program that was compiled before is not compiled again. The others are compiled in parallel, as many as memory and
 cores allow. `--no-compile` compiles nothing and shows which proofs are outdated: it hashes the traced step of each
-recipe, its slice and the compiler's options again, 2 seconds a recipe.
+recipe, its topology and the compiler's options again, 2 seconds a recipe.
 """
 
 import argparse
@@ -35,7 +35,7 @@ HEADER = re.compile(r"^#   time      .*\n#   result    .*$", re.MULTILINE)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="recipes; all that name a slice if none is given")
+    parser.add_argument("names", nargs="*", help="recipes; all that name a topology if none is given")
     parser.add_argument("--no-compile", action="store_true", help="report outdated proofs, and compile nothing")
     arguments = parser.parse_args()
     recipes = {name: load(path) for name, path in RECIPES.items()}
@@ -61,7 +61,7 @@ def recorded(path: Path) -> dict[str, Proof]:
 
 
 def proven(recipes: dict[str, Recipe]) -> dict[str, Proof]:
-    """The proofs of recipes, each on its own slice. A recipe without a proof is logged and left out."""
+    """The proofs of recipes, each on its own topology. A recipe without a proof is logged and left out."""
 
     def one(name: str) -> Proof | None:
         try:
@@ -91,8 +91,9 @@ def result(proof: Proof) -> str:
     """The text about the proof in the header of a recipe."""
     if proof.refused:
         return f"not trained yet; {proof.refused}"
+    of = parse(proof.topology).platform.upper()
     return (
-        f"not trained yet; compiled for it by the TPU compiler: {proof.peak_bytes / 2**30:.1f} GiB of "
+        f"not trained yet; compiled for it by the {of} compiler: {proof.peak_bytes / 2**30:.1f} GiB of "
         f"{round(proof.limit_bytes / 2**30)} a chip, {speed(proof):,.0f} tokens/s a chip expected"
     )
 
@@ -132,10 +133,10 @@ def page(recipes: dict[str, Recipe], proofs: dict[str, Proof], stale: set[str]) 
 
 TOP = """# The shipped recipes, proven
 
-Made by `make plan-all`: the step of each recipe, compiled by the TPU compiler for the slice that the recipe names, and
-the evaluation between steps, for its memory (with the optimizer's state). Step time and tokens/s are predicted from
-the compiler's cycles (`tpullm/planning/tpu_schedule.py`). Beside them what `tpullm plan` says without the compiler.
-Nothing ran on a TPU.
+Made by `make plan-all`: the step of each recipe, compiled by the compiler of the devices that the recipe names, and the
+evaluation between steps, for its memory (with the optimizer's state). Step time and tokens/s are predicted: for TPUs
+from the compiler's cycles (`tpullm/planning/tpu_schedule.py`), for GPUs from the FLOPs and bytes of each instruction
+(`gpu_schedule.py`). Beside them what `tpullm plan` says without the compiler. Nothing ran on a TPU or a GPU.
 
 | recipe | topology | GiB a chip | estimated | evaluation | step, s | estimated | tokens/s a chip | waiting | program |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
@@ -151,7 +152,10 @@ def estimated(recipe: Recipe) -> Candidate:
 
 def row(proof: Proof, stale: bool, beside: Candidate) -> str:
     """One recipe's line."""
-    made = f"{proof.program} {proof.date[:10]}, libtpu {proof.versions['libtpu']}{f', **{STALE}**' if stale else ''}"
+    compiler = parse(proof.topology).compiler
+    made = (
+        f"{proof.program} {proof.date[:10]}, {compiler} {proof.versions[compiler]}{f', **{STALE}**' if stale else ''}"
+    )
     memory = f"{proof.peak_bytes / 2**30:.1f} of {proof.limit_bytes / 2**30:.1f} | {beside.memory.peak / 2**30:.1f}"
     memory += f" | {proof.evaluation_bytes / 2**30:.1f}"
     if proof.refused:

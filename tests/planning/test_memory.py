@@ -43,25 +43,19 @@ def error(program: dict) -> float:
     return held(setting_of_program(program)).peak / program["peak_bytes"] - 1
 
 
-def test_it_is_what_the_compiler_says():
+@pytest.mark.parametrize("programs", [PROGRAMS, ON_GPUS], ids=["tpus", "gpus"])
+def test_it_is_what_the_compiler_says(programs):
     """Over all generations, meshes with tensor and expert axes, and policies: 8 % each, 3 % in the median."""
-    errors = {f"{p['recipe']} {p['topology']} {p['overrides']}": error(p) for p in PROGRAMS if p["peak_bytes"]}
-    assert len(errors) >= 12
+    errors = {f"{p['recipe']} {p['topology']} {p['overrides']}": error(p) for p in programs if p["peak_bytes"]}
+    assert len(errors) >= 15
     assert {name: found for name, found in errors.items() if abs(found) > 0.08} == {}
     assert statistics.median(map(abs, errors.values())) < 0.03
-    assert {p["topology"][:3] for p in PROGRAMS} == {"v5e", "v6e", "v5p"}
 
 
-def test_on_gpus_it_is_what_the_compiler_says_where_memory_is_short():
-    """XLA for GPUs holds more where much is free, to wait less: then the estimate may be a third too low.
-
-    Of programs that take more than a third of the memory, 10 % each; of all, 3 % in the median.
-    """
-    found = [(abs(error(one)), one["peak_bytes"] / setting_of_program(one).device.hbm_bytes) for one in ON_GPUS]
-    tight = [size for size, share in found if share > 1 / 3]
-    assert len(found) >= 15 and len(tight) >= 5 and len({one["topology"].split(":")[0] for one in ON_GPUS}) == 6
-    assert max(tight) < 0.10
-    assert statistics.median(size for size, _ in found) < 0.03
+def test_programs_of_all_kinds_of_devices_are_compared():
+    assert {parse(program["topology"]).generation for program in EVERY} == {
+        *("v5e", "v6e", "v5p", "a100", "h100", "h200", "b200", "gb200", "l4")
+    }
 
 
 def test_what_the_compiler_refused_is_refused():

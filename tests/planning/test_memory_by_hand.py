@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
+from tpullm.hardware.topologies import parse
 from tpullm.planning import memory as memories
 from tpullm.planning.memory import PROGRAM, memory
 from tpullm.planning.setting import with_remat
@@ -144,3 +145,24 @@ def test_the_worst_moment_has_gradients_and_what_is_in_flight():
     split = memory(setting(TIED, rows=512, fsdp=8, tensor=2, offloaded=100), rests)
     assert split.kinds["from the host"] == 4 * 100 * 32 * M
     assert memory(setting(TIED, rows=512, fsdp=16, accumulation=2), rests).kinds["gradients"] == 2000
+
+
+def test_on_gpus():
+    """No lanes; logits' gradients in memory; sums of a chunk beside those of all; two layers at once."""
+    of = dataclasses.replace(setting(TIED, fsdp=16, loss_chunks=4), topology=parse("h100:2x8"))
+    assert kept(with_remat(of, "save_attention")) == 512 + 8 * (64 + 2)
+    loss = {"table": 2 * TABLE, "hidden states": 6 * M * 512}
+    assert moments(of)["loss"] == loss | {"gradient of the table": 8 * TABLE, "scores": 2 * M * 1024 / 4}
+    plain = {"gradient of the table": 4 * TABLE}
+    whole = dataclasses.replace(of, loss_chunks=1)
+    assert moments(whole)["loss"] == loss | plain | {"scores": 6 * M * 1024}
+    many = dataclasses.replace(of, rows=64 * of.rows)
+    assert moments(many)["loss"]["scores"] == 6 * 64 * M * 1024 / 4 > 4 * TABLE
+    busy = dataclasses.replace(of, rows=2 * 32 * of.rows, accumulation=2)
+    found, before = (memory(one, RESTS) for one in (busy, dataclasses.replace(busy, accumulation=1)))
+    assert found.moment == before.moment == "backward pass"
+    parameters = of_device(RESTS.parameters, busy.sizes)
+    assert found.kinds["gradients"] == 3 * parameters and before.kinds["gradients"] == parameters
+    assert found.kinds["next layer"] == 2 * (ATTENTION + MLP)
+    alone = dataclasses.replace(setting(TIED, rows=512), topology=parse("h100:1"))
+    assert "next layer" not in memory(alone, RESTS).kinds

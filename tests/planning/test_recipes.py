@@ -1,4 +1,4 @@
-"""Every shipped recipe for a TPU is traced for the slice that it names, without a chip: its layouts are right."""
+"""Every shipped recipe for TPUs or GPUs is traced for the topology that it names, without a chip."""
 
 import re
 import time
@@ -10,6 +10,7 @@ from tpullm.hardware.topologies import parse
 from tpullm.model.count import parameter_count
 from tpullm.planning.planned_stage import stage_of
 from tpullm.planning.program import absent_mesh, traced
+from tpullm.recipe.changes import result
 from tpullm.recipe.parsing import load
 from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
@@ -17,6 +18,7 @@ from tpullm.training.state import Architecture
 RECIPES = sorted(
     path for path in (ROOT / "configs").glob("*/*.yaml") if "launch" not in path.parts and load(path).topology
 )
+GPU = "-gpu"  # ends the name of a recipe that is the training of another one, on GPUs
 # What their names say, in parameters; of the published shapes, the tables of tokens counted once.
 SIZES = {
     "125m": 110e6,
@@ -34,7 +36,22 @@ SIZES = {
 
 
 def test_there_is_one_of_each_size():
-    assert {path.stem for path in RECIPES} == set(SIZES)
+    assert {path.stem.removesuffix(GPU) for path in RECIPES} == set(SIZES)
+    on_gpus = {path.stem.removesuffix(GPU) for path in RECIPES if path.stem.endswith(GPU)}
+    assert on_gpus == {"125m", "1b", "8b", "70b", "8x7b", "8b-lora", "8b-qlora"}
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem.endswith(GPU)], ids=lambda path: path.stem)
+def test_the_training_on_gpus_is_that_on_tpus(path):
+    """Only the machine differs, and what may differ with it: keys that change roundings, or nothing."""
+    on_gpus, on_tpus = load(path), load(path.with_stem(path.stem.removesuffix(GPU)))
+    assert parse(on_gpus.topology).chip.gpu and not parse(on_tpus.topology).chip.gpu
+    assert deciding(on_gpus) == deciding(on_tpus)
+
+
+def deciding(recipe) -> list[dict]:
+    """The keys that decide what is learned."""
+    return [result(of) for of in (recipe.tokenizer, recipe.model, recipe.pretrain, *recipe.finetune.values())]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -47,8 +64,12 @@ def test_a_recipe_is_traced_under_its_own_mesh(path):
     check_fits(architecture, stage.config, model.vocabulary_size, mesh, stage.key)
     text = traced(model, stage.config, mesh, stage.adapter).as_text()
     assert time.monotonic() - start < 60
-    assert parameter_count(architecture.shapes) == pytest.approx(SIZES[path.stem], rel=5e-3)
+    assert parameter_count(architecture.shapes) == pytest.approx(SIZES[path.stem.removesuffix(GPU)], rel=5e-3)
     assert f"num_partitions = {topology.chips}" in text
-    # Attention is the TPU's own kernel, and layers are a loop: as many copies of the kernel as one layer has.
-    assert "splash" in text
-    assert 0 < len(re.findall(r'stablehlo.custom_call @tpu_custom_call.*?kernel_name = "splash', text)) < 24
+    # Attention is the device's own kernel, and layers are a loop: as many copies of the kernel as one layer has.
+    kernel = (
+        r"custom_call @.*triton.*triton_attention"
+        if topology.chip.gpu
+        else r'stablehlo.custom_call @tpu_custom_call.*?kernel_name = "splash'
+    )
+    assert 0 < len(re.findall(kernel, text)) < 24

@@ -11,9 +11,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from tpullm.mesh.collectives import all_gather, reduce_gradient
-from tpullm.mesh.layout import RULES, mesh_axes
+from tpullm.mesh.layout import RULES, axis_size, mesh_axes
 from tpullm.model import fp8
-from tpullm.model.memory_layout import row_major_on_cpu
+from tpullm.model.memory_layout import barrier_on_gpu, row_major_on_cpu
 from tpullm.model.platform import matmul_dtype
 from tpullm.model.quantized import Quantized, gathered, is_quantized
 from tpullm.recipe.schema import ModelConfig
@@ -119,10 +119,13 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
     left, right = operands.split(",")
     if is_quantized(weight):  # otherwise the compiler could keep what the forward pass has made of it
         weight, cotangent = jax.lax.optimization_barrier((weight, cotangent))
-    both = _operands(matmuls, cotangent, weight, axes, fp8.E5M2)
-    dx = _product(f"{out},{right}->{left}", *both, cotangent.dtype, layout.spec)
+
+    def gradient(cotangent):
+        both = _operands(matmuls, cotangent, weight, axes, fp8.E5M2)
+        return _product(f"{out},{right}->{left}", *both, cotangent.dtype, layout.spec)
+
     if x is None:
-        return dx, None
+        return gradient(cotangent), None
     turned = "".join(
         [letter for letter in left if letter in right] + [letter for letter in left if letter not in right]
     )
@@ -144,10 +147,14 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
             # ("BF16 x BF16 = F32", JAX 0.12).
             dweight = row_major_on_cpu(dweight)
         dtype = dtype if reduce_dtype == "float32" else compute
-        return reduce_gradient(dweight.astype(dtype), *axes, over=split).astype(weight.dtype)
+        dweight = dweight.astype(dtype)
+        if any(axis_size(axis) > 1 for axis in split):  # one device alone puts nothing off
+            dweight, cotangent = barrier_on_gpu((dweight, cotangent))
+        return reduce_gradient(dweight, *axes, over=split).astype(weight.dtype), cotangent
 
-    dweight = jax.shard_map(local_gradient, out_specs=RULES.spec(*axes))(x, cotangent)
-    return dx, jax.reshard(dweight, jax.typeof(weight).sharding.spec)
+    specs = (RULES.spec(*axes), jax.typeof(cotangent).sharding.spec)
+    dweight, cotangent = jax.shard_map(local_gradient, out_specs=specs)(x, cotangent)
+    return gradient(cotangent), jax.reshard(dweight, jax.typeof(weight).sharding.spec)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)

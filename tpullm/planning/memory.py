@@ -40,9 +40,8 @@ def memory(setting: Setting, rests: Resting) -> Memory:
     # Offloaded activations of one layer. The backward pass fetches the next layer's while it uses this layer's.
     layer = 2.0 * setting.offloaded * setting.tokens / setting.along("tensor")
     going, coming = {"in flight to the host": layer}, {"from the host": 2 * layer}
-    on_gpu = setting.topology.platform == "gpu"
-    summed = parameters * (setting.accumulation > 1) * (2 if on_gpu else 1)
-    coming |= {"next layer": 2 * setting.layer_parameters} if on_gpu and setting.along("fsdp") > 1 else {}
+    summed = parameters * (setting.accumulation > 1) * (2 if setting.on_gpu else 1)
+    coming |= {"next layer": 2 * setting.layer_parameters} if setting.on_gpu and setting.along("fsdp") > 1 else {}
     moments = {
         "gather of the tables": kept | going | {"gradients": summed} | _tables(setting),
         "loss": kept | going | {"gradients": summed} | _loss(setting),
@@ -78,7 +77,7 @@ def _attention(setting: Setting) -> float:
 def _lanes(setting: Setting) -> int:
     """The head width as it is stored: a TPU pads the last dimension of an array to a multiple of 128."""
     width = setting.model.head_width
-    return width if setting.topology.platform == "gpu" else -(-width // 128) * 128
+    return width if setting.on_gpu else -(-width // 128) * 128
 
 
 def _everything(setting: Setting) -> float:
@@ -102,14 +101,20 @@ def _tables(setting: Setting) -> dict[str, float]:
 
 
 def _loss(setting: Setting) -> dict[str, float]:
-    """The table and its gradient, whole along `fsdp`; a chunk of logits; the last hidden states and their gradient."""
+    """The table and its gradient, whole along `fsdp`; a chunk of logits; the last hidden states and their gradient.
+
+    XLA for GPUs writes the logits' gradient to memory, in bfloat16, and then what a chunk adds to the table's gradient.
+    """
     model, table = setting.model, setting.table
-    scores = 4 * setting.tokens * model.vocabulary_size / setting.along("tensor") / setting.chunks
-    hidden = 6.0 * setting.tokens * model.width
+    scores = setting.tokens * model.vocabulary_size / setting.along("tensor") / setting.chunks
+    hidden = {"hidden states": 6.0 * setting.tokens * model.width}
+    held = {"scores": (6 if setting.on_gpu else 4) * scores}
     if setting.adapter:
-        table = 2 * _gathered(setting) * (setting.accumulation == 1)
-        return {"table": table, "scores": scores, "hidden states": hidden}
-    return {"table": 2 * table, "gradient of the table": 4 * table, "scores": scores, "hidden states": hidden}
+        return {"table": 2 * _gathered(setting) * (setting.accumulation == 1)} | held | hidden
+    held |= {"gradient of the table": 4 * table}
+    if setting.on_gpu and setting.chunks > 1 and table > scores:
+        held = {"scores": 2 * scores, "gradient of the table": 8 * table}
+    return {"table": 2 * table} | held | hidden
 
 
 def _gathered(setting: Setting) -> float:

@@ -113,6 +113,11 @@ class Setting:
         return size
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether XLA for GPUs makes the program."""
+        return self.topology.platform == "gpu"
+
+    @property
     def tokens(self) -> int:
         """Tokens of a device in one micro-batch. The devices along `tensor` have the same tokens."""
         return self.rows * self.length // (self.accumulation * self.along(*RULES.batch, RULES.time))
