@@ -7,7 +7,7 @@ help:
 	@echo "make test                     run the tests"
 	@echo "make docs                     build the documentation as a site, into site/"
 	@echo "make benchmark                how fast it is on this CPU, against transformers on torch (10 minutes)"
-	@echo "make plan-all                 compile every recipe for the TPU slice that it names (a minute or two each)"
+	@echo "make plan-all                 compile every recipe for the TPUs or GPUs that it names (1 to 2 minutes each)"
 	@echo "make lint                     check style and formatting"
 	@echo "make clean                    delete .venv, site and caches; runs/ stays"
 
@@ -27,7 +27,7 @@ benchmark:
 	@launch/local.sh --extra benchmark python benchmarks/cpu.py --output 'benchmarks/results/cpu-python{python}.json'
 
 plan-all:
-	@launch/local.sh --extra tpu python benchmarks/plan_all.py
+	@JAX_PLATFORMS=cpu launch/local.sh --extra tpu --extra gpu-plan python benchmarks/plan_all.py
 
 lint:
 	@launch/local.sh --extra test ruff check .
