@@ -153,7 +153,8 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
         return reduce_gradient(dweight, *axes, over=split).astype(weight.dtype), cotangent
 
     specs = (RULES.spec(*axes), jax.typeof(cotangent).sharding.spec)
-    dweight, cotangent = jax.shard_map(local_gradient, out_specs=specs)(x, cotangent)
+    # JAX 0.10 takes the results of a barrier for different along all axes along which any of them is.
+    dweight, cotangent = jax.shard_map(local_gradient, out_specs=specs, check_vma=False)(x, cotangent)
     return gradient(cotangent), jax.reshard(dweight, jax.typeof(weight).sharding.spec)
 
 
