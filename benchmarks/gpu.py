@@ -90,10 +90,11 @@ class Bench:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        python = self.peer_python if peer else sys.executable
+        python, start = self.peer_python if peer else sys.executable, time.monotonic()
         with Worker(program, arguments, wanted | environment.platforms() | variables, python) as worker:
             facts = worker.facts()
             answers = [worker.run(count) for _ in range(rounds)]
+        say(f"{program}: {time.monotonic() - start:.0f} s")
         self.found.setdefault("versions", {})["peers" if peer else OURS] = facts.pop("versions")
         return facts, answers
 

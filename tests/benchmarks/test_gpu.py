@@ -125,6 +125,12 @@ def test_the_visible_pairs_are_those_of_the_mask(length, documents, rows):
     assert all(row[begin] == begin for row in first for begin in np.unique(row))
 
 
+def test_every_shape_has_a_name_of_its_own():
+    assert (str(WHOLE), str(CUT)) == ("2 x 64", "2 x 64, 3 documents each")
+    assert len(set(map(str, gpu_cases.ATTENTION))) == len(gpu_cases.ATTENTION) == 6
+    assert {case.rows * case.length for case in gpu_cases.ATTENTION} == {gpu_cases.TOKENS}
+
+
 def test_the_numbers_are_exact_in_bfloat16():
     for x in arrays(CUT):
         np.testing.assert_array_equal(x, x.astype(jnp.bfloat16).astype(np.float32))
@@ -146,6 +152,24 @@ def test_a_kernel_that_is_refused_or_wrong_does_not_take_part():
     assert {which: list(of) for which, of in program.run(1).items()} == {"forward": ["right"], "gradient": ["right"]}
     pairs = 2 * 64 * 65 / 2
     assert program.facts["flops"] == {"forward": 4 * 4 * 16 * pairs, "gradient": 14 * 4 * 16 * pairs}
+
+
+def test_the_seconds_of_a_call_include_the_wait_for_the_device(monkeypatch):
+    """By a clock of our own: a call takes 1 to start, the device 6 to finish all."""
+    clock, right = SimpleNamespace(now=100.0), attended(WHOLE, mask_of(WHOLE))
+    monkeypatch.setattr("attention_turns.time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def started(results):
+        clock.now += 1
+        return results
+
+    def wait(results):
+        clock.now += 6
+
+    made = {"one": lambda given, begins_BT: Kernel(lambda: started(right[0]), lambda: started(right))}
+    program = turns(WHOLE, made, lambda x: x, lambda x: x, wait)
+    assert clock.now == 100 + 1 + 1 + 6  # both passes ran before, and nothing of that is left to wait for
+    assert program.run(3) == {"forward": {"one": (3 + 6) / 3}, "gradient": {"one": (3 + 6) / 3}}
 
 
 # ---------------------------------------------------------------- settings, time and mistakes
@@ -212,14 +236,22 @@ def test_the_table_has_our_ratio_the_share_of_the_peak_and_how_far_the_plan_is_o
     record = made.found["train"]["1b"]["tpullm"][0]
     made.proofs[f"1b, {record['setting']}"] = {"step_seconds": 0.275, "peak_bytes": 3.3 * 2**30}
     made.found["train"]["125m"] = {"tpullm": []}
+    made.found["dates"] = {"train": "2026-11-28"}
     gpu.memory(made)
     gpu.prediction(made)
     lines = made.file.with_suffix(".md").read_text().splitlines()
+    assert any("(train 2026-11-28). Card: NVIDIA H100, driver 1.2; 2 cores of some." in line for line in lines)
     assert any(" 400 | 20.0% |  | 250.0 (250.0 to 250.0) | 3 |" in line for line in lines)
     assert any(" 200 | 10.0% | **2.00** | 500.0 (500.0 to 500.0) | 3 |" in line for line in lines)
     assert any("| 3 | 3.3 | +10.0% | 1 | -66.7% |" in line for line in lines)
     assert any("| 250 | 275 | +10.0% | 200 | -20.0% |" in line for line in lines)
     assert json.loads(made.file.with_suffix(".json").read_text()) == made.found
+
+
+def test_a_card_that_the_plan_does_not_know_is_measured_without_it(bench):
+    made = bench({})
+    assert gpu.proof(made, "1b", {}, "local") == {"failed": "hardware/gpus.py does not know this card"}
+    assert "failed" not in gpu.proof(made, "125m", {"changes": [""]}, "h100:1")
 
 
 def test_the_table_of_attention_has_our_ratio_to_the_fastest():
