@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --peer-python PEER/bin/python      all parts, in 8 minutes at most
     python benchmarks/gpu.py --parts kernel                     one part; adds to the results that are there
-    python benchmarks/gpu.py --tiny --output FOLDER             everything at tiny sizes, on a CPU too, in two minutes
+    python benchmarks/gpu.py --tiny --output FOLDER             everything at tiny sizes, on a CPU too, in 3 minutes
 
 PEER is an environment with torch and transformers; without the option it is this one. Each program has the GPU alone,
 in a process of its own: two that take turns could not both fill its memory. Parts:

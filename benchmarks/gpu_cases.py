@@ -63,7 +63,7 @@ ATTENTION = [
     for length in (2048, 8192, 32768)
     for documents in (1, length // 1024)
 ]
-# Everything once, in a minute on a CPU. The smallest recipe has a vocabulary that nothing is trained for.
+# Everything once, on a CPU too. The smallest recipe has a vocabulary that nothing is trained for.
 _SMALL = ("--model.layers=2", "--model.width=64", "--model.heads=2", "--tokenizer.vocabulary_size=512")
 _SMALL_ROWS = ("--pretrain.sequence_length=64", "--pretrain.batch_size=4")
 TINY_TRAININGS = {"tiny": Training("quickstart", ((*_SMALL, *_SMALL_ROWS),), (4,), layers=2, steps=2)}
