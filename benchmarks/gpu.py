@@ -193,7 +193,7 @@ def train(bench: Bench) -> None:
 
 def measure_training(bench: Bench, size: str, name: str) -> None:
     """The settings of one program in their order, until `bench.tries` have fitted the memory."""
-    records = bench.found.setdefault("train", {}).setdefault(size, {})[name] = []
+    records, of_size = [], bench.found.setdefault("train", {}).setdefault(size, {})
     steps = bench.trainings[size].steps
     for setting, program, arguments in settings_of(bench.trainings[size], name):
         try:
@@ -201,6 +201,7 @@ def measure_training(bench: Bench, size: str, name: str) -> None:
         except WorkerError as error:
             record = {"failed": str(error)}
         records.append({"setting": setting} | record)
+        of_size[name] = records  # only now: what an earlier call measured stands until there is something new
         bench.save()
         failed = record.get("failed", "")
         say(f"{size}, {name}, {setting}: {failed or told(record)}")
@@ -254,9 +255,9 @@ def told(record: dict) -> str:
 
 def kernel(bench: Bench) -> None:
     """Every shape, by JAX and by torch."""
-    found = bench.found["kernel"] = {}
+    found = bench.found.setdefault("kernel", {})
     for case in TINY_ATTENTION if bench.tiny else ATTENTION:
-        of_case = found[str(case)] = {"shape": dataclasses.asdict(case), "errors": {}, "failed": {}}
+        of_case = {"shape": dataclasses.asdict(case), "errors": {}, "failed": {}}
         for side in ("gpu_ours", "gpu_peers"):
             try:
                 facts, answers = bench.run(f"{side}:attention", dataclasses.asdict(case), ROUNDS, CALLS)
@@ -264,6 +265,7 @@ def kernel(bench: Bench) -> None:
                 of_case["failed"][side] = str(error)
             else:
                 add_kernels(of_case, facts, answers)
+            found[str(case)] = of_case
             bench.save()
         measured = [name for name in of_case.get("gradient", {})]
         say(f"attention, {case}: {', '.join(measured)} measured; failed: {', '.join(of_case['failed']) or 'none'}")
@@ -295,7 +297,7 @@ def prediction(bench: Bench) -> None:
 
 def compare_with_plan(bench: Bench, part: str, figure: str, measured: Callable[[dict], float | None]) -> None:
     """Of each of our steps that was measured: a figure beside what the plan says."""
-    found = bench.found[part] = {}
+    found: dict[str, dict] = {}
     for size, training in bench.trainings.items():
         if OURS not in bench.found.get("train", {}).get(size, {}):
             measure_training(bench, size, OURS)
@@ -311,6 +313,7 @@ def compare_with_plan(bench: Bench, part: str, figure: str, measured: Callable[[
                 "formula": record["expected"][figure],
                 "failed": compiled.get("failed", ""),
             }
+            bench.found[part] = found
             bench.save()
 
 

@@ -216,6 +216,19 @@ def test_as_many_settings_are_measured_as_are_wanted(bench):
     assert [one["setting"] for one in made.found["train"]["1b"]["transformers"]] == ["batch_size=4", "batch_size=2"]
 
 
+def test_what_an_earlier_call_measured_stands_until_there_is_something_new(bench):
+    made, before = bench({}), [{"setting": "of before", "failed": "no"}]
+    made.found["train"] = {"1b": {"transformers": before}}
+
+    def out_of_time(*_, **__):
+        raise gpu.OutOfTime
+
+    object.__setattr__(made, "run", out_of_time)
+    with pytest.raises(gpu.OutOfTime):
+        gpu.measure_training(made, "1b", "transformers")
+    assert made.found["train"]["1b"]["transformers"] == before
+
+
 def test_after_another_failure_there_is_no_next_setting(bench):
     made = bench({4: "ModuleNotFoundError: No module named 'torch'"})
     gpu.measure_training(made, "1b", "transformers")
