@@ -2,11 +2,13 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from sizes import BATCHES, DECODED, NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import Program
 
@@ -18,7 +20,7 @@ from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import put
 from tpullm.model.count import parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype
-from tpullm.recipe.schema import TrainConfig
+from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import Architecture, abstract, initial
 from tpullm.training.step import make_step
@@ -27,30 +29,37 @@ WARM_UP = 2  # steps: the first compiles, the second has found its memory
 
 
 def training(size: str) -> Program:
-    """Training steps as `training/loop.py` makes them, with the config's defaults; a unit is a step."""
+    """Training steps of a size, with the config's defaults; a unit is a step."""
     chosen = SIZES[size]
     config = TrainConfig(batch_size=chosen.batch_size, sequence_length=chosen.sequence_length)
-    architecture, mesh, dtype = Architecture(chosen.model), make_mesh({"fsdp": -1}), compute_dtype(config.compute)
-    optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes)
-    step = make_step(architecture, optimizer, config, dtype, seed=0)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, mesh))
+    return stepping(chosen.model, config, make_mesh({"fsdp": -1}), random_batches(size))
+
+
+def stepping(model: ModelConfig, config: TrainConfig, mesh: Mesh, batches: Sequence[Batch]) -> Program:
+    """Training steps as `training/loop.py` makes them, on these batches in turn; a unit is a step."""
+    architecture, dtype = Architecture(model), compute_dtype(config.compute)
     with jax.set_mesh(mesh):
+        optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes, dtype)
+        step = make_step(architecture, optimizer, config, dtype, seed=0)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, mesh))
         make = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)
-        state = make(jax.random.key(0))
-    batches = itertools.cycle(random_batches(size))
+        state, values = make(jax.random.key(0)), None
+    turn = itertools.cycle(batches)
 
     def run(count: int) -> dict:
-        nonlocal state
+        nonlocal state, values
         with jax.set_mesh(mesh):
             for _ in range(count):
-                state, values = step(state, put(mesh, next(batches)))
+                before = values
+                state, values = step(state, put(mesh, next(turn)))
+                jax.block_until_ready(before)  # like the loop, at most one step ahead of the device
             jax.block_until_ready(state)
         return {"loss": float(values["loss"])}
 
     run(WARM_UP)
     facts = {
         "parameters": parameter_count(architecture.shapes),
-        "flops_per_token": training_flops_per_token(chosen.model, chosen.sequence_length),
+        "flops_per_token": training_flops_per_token(model, config.sequence_length),
         "compute": dtype.name,
     }
     return Program(run, facts)
@@ -58,14 +67,19 @@ def training(size: str) -> Program:
 
 def random_batches(size: str, count: int = 8) -> list[Batch]:
     """Batches of random tokens; a row is one document."""
-    chosen, random = SIZES[size], np.random.default_rng(0)
-    rows = (chosen.batch_size, chosen.sequence_length)
-    positions = np.broadcast_to(np.arange(rows[1], dtype=np.int32), rows)
+    chosen = SIZES[size]
+    return random_rows(chosen.model.vocabulary_size, chosen.batch_size, chosen.sequence_length, count)
+
+
+def random_rows(vocabulary: int, rows: int, length: int, count: int) -> list[Batch]:
+    """`count` batches of random tokens; a row is one document."""
+    random, shape = np.random.default_rng(0), (rows, length)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
     batches = []
     for _ in range(count):
-        tokens = random.integers(chosen.model.vocabulary_size, size=(rows[0], rows[1] + 1), dtype=np.int32)
-        ones = np.ones(rows, np.int32)
-        batches.append(Batch(tokens[:, :-1], tokens[:, 1:], ones, positions, np.ones(rows, np.float32)))
+        tokens = random.integers(vocabulary, size=(rows, length + 1), dtype=np.int32)
+        ones = np.ones(shape, np.int32)
+        batches.append(Batch(tokens[:, :-1], tokens[:, 1:], ones, positions, np.ones(shape, np.float32)))
     return batches
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable, Sequence
 
 import torch
 from figures import cores
@@ -11,12 +12,14 @@ from turns import Program
 
 from tpullm.recipe.schema import ModelConfig, OptimizerConfig
 
+Rows = tuple[torch.Tensor, torch.Tensor]  # inputs and targets
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of them
+
 WARM_UP = 2  # steps: the first compiles forward and backward, the second finds its memory
 
 
 def llama(config: ModelConfig) -> LlamaForCausalLM:
-    """The peer of the same shapes, with SDPA attention, on all cores."""
-    torch.set_num_threads(cores())
+    """The peer of the same shapes, with SDPA attention."""
     torch.manual_seed(0)
     peer = LlamaConfig(
         vocab_size=config.vocabulary_size,
@@ -50,17 +53,29 @@ def adamw(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
 
 def training(size: str, compute: str, compiled: bool) -> Program:
     """Training steps with mixed precision (`bfloat16`) or without (`float32`); a unit is a step."""
-    chosen, config = SIZES[size], OptimizerConfig()
-    model = llama(chosen.model).train()
-    optimizer = adamw(model, config)
-    forward = torch.compile(model) if compiled else model
-    batches = itertools.cycle(random_batches(size))
+    torch.set_num_threads(cores())
+    model = llama(SIZES[size].model)
+    program = stepping(model, llama_loss(torch.compile(model) if compiled else model), compute, random_batches(size))
+    return Program(program.run, program.facts | {"compute": compute})
+
+
+def llama_loss(forward: torch.nn.Module) -> Loss:
+    """The loss of Llama, compiled or not. `shift_labels`: every position is predicted, the last of a row too."""
+    return lambda inputs, targets: forward(inputs, labels=targets, shift_labels=targets, use_cache=False).loss
+
+
+def stepping(model: torch.nn.Module, loss_of: Loss, compute: str, batches: Sequence[Rows]) -> Program:
+    """Training steps on these batches in turn, which lie on the device of the model; a unit is a step.
+
+    Args:
+        compute: `bfloat16` is mixed precision, `float32` is none.
+    """
+    config, turn, device = OptimizerConfig(), itertools.cycle(batches), batches[0][0].device.type
+    optimizer = adamw(model.train(), config)
 
     def step() -> torch.Tensor:
-        inputs, targets = next(batches)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=compute == "bfloat16"):
-            # `shift_labels`: every position is predicted, the last of a row too.
-            loss = forward(input_ids=inputs, labels=targets, shift_labels=targets, use_cache=False).loss
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=compute == "bfloat16"):
+            loss = loss_of(*next(turn))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
@@ -73,15 +88,20 @@ def training(size: str, compute: str, compiled: bool) -> Program:
         return {"loss": loss.item()}
 
     run(WARM_UP)
-    return Program(run, {"parameters": sum(p.numel() for p in model.parameters()), "compute": compute})
+    return Program(run, {"parameters": sum(p.numel() for p in model.parameters())})
 
 
-def random_batches(size: str, count: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def random_batches(size: str, count: int = 8) -> list[Rows]:
     """Batches of random tokens: inputs and targets."""
-    chosen, batches = SIZES[size], []
+    chosen = SIZES[size]
+    return random_rows(chosen.model.vocabulary_size, chosen.batch_size, chosen.sequence_length, count)
+
+
+def random_rows(vocabulary: int, rows: int, length: int, count: int, device: str = "cpu") -> list[Rows]:
+    """`count` batches of random tokens on a device: inputs and targets."""
+    batches = []
     for _ in range(count):
-        shape = (chosen.batch_size, chosen.sequence_length + 1)
-        tokens = torch.randint(chosen.model.vocabulary_size, shape)
+        tokens = torch.randint(vocabulary, (rows, length + 1), device=device)
         batches.append((tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()))
     return batches
 
@@ -94,6 +114,7 @@ def decoding(compute: str, compiled: bool) -> Program:
         compiled: a static cache and a compiled step; else the default, a cache that grows. transformers compiles for a
             static cache by itself on a GPU; on a CPU it must be told.
     """
+    torch.set_num_threads(cores())
     config = SIZES[DECODED].model
     model = llama(config).eval().to(getattr(torch, compute))
     options = {"do_sample": False, "min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "pad_token_id": 0}

@@ -20,19 +20,14 @@ import time  # noqa: E402
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import ours  # noqa: E402
 from scipy.optimize import least_squares  # noqa: E402
 
-from tpullm.data.batch import Batch  # noqa: E402
 from tpullm.mesh.layout import make_mesh  # noqa: E402
-from tpullm.mesh.rows import put  # noqa: E402
-from tpullm.model.platform import compute_dtype  # noqa: E402
 from tpullm.planning.estimate import estimate  # noqa: E402
 from tpullm.planning.setting import Setting  # noqa: E402
 from tpullm.planning.this_machine import local_setting  # noqa: E402
 from tpullm.recipe.schema import ModelConfig, TrainConfig  # noqa: E402
-from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
-from tpullm.training.state import Architecture, initial  # noqa: E402
-from tpullm.training.step import make_step  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,28 +113,14 @@ def _fitted(cases: list[Case], settings: list[Setting], measured: list[float]) -
 
 
 def _measured(case: Case, config: TrainConfig, steps: int) -> float:
-    """The median of `steps` steps, after two that compile and warm up."""
-    mesh, architecture = make_mesh({"fsdp": 1}, jax.devices()[:1]), Architecture(case.model)
-    dtype = compute_dtype(config.compute)
-    with jax.set_mesh(mesh):
-        optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes, dtype)
-        state = jax.jit(lambda key: initial(architecture, optimizer, key))(jax.random.key(0))
-        step, batch = make_step(architecture, optimizer, config, dtype, 0), put(mesh, _batch(case))
-        taken = []
-        for _ in range(steps + 2):
-            begin = time.perf_counter()
-            state, metrics = step(state, batch)
-            jax.block_until_ready(metrics)
-            taken.append(time.perf_counter() - begin)
-    return statistics.median(taken[2:])
-
-
-def _batch(case: Case) -> Batch:
-    """Random tokens, each row one document."""
-    tokens = np.random.default_rng(0).integers(0, case.model.vocabulary_size, (case.rows, case.length + 1), np.int32)
-    ones = np.ones((case.rows, case.length), np.int32)
-    positions = np.broadcast_to(np.arange(case.length, dtype=np.int32), ones.shape)
-    return Batch(tokens[:, :-1], tokens[:, 1:], ones, positions, ones.astype(np.float32))
+    """The median of `steps` steps, each waited for, after two that compile and warm up."""
+    rows = ours.random_rows(case.model.vocabulary_size, case.rows, case.length, count=1)
+    program, taken = ours.stepping(case.model, config, make_mesh({"fsdp": 1}, jax.devices()[:1]), rows), []
+    for _ in range(steps):
+        begin = time.perf_counter()
+        program.run(1)
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken)
 
 
 if __name__ == "__main__":

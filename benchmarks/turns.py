@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,12 +43,13 @@ class Worker:
         program: `module:function`; the function makes a `Program` and warms it up.
         arguments: of that function.
         environment: variables of the program's process, beside those of this one.
+        python: of the environment that it runs in.
     """
 
-    def __init__(self, program: str, arguments: Mapping, environment: Mapping[str, str]):
+    def __init__(self, program: str, arguments: Mapping, environment: Mapping[str, str], python: str = sys.executable):
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
-            [sys.executable, __file__, program, json.dumps(dict(arguments))],
+            [python, __file__, program, json.dumps(dict(arguments))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -150,4 +152,9 @@ def serve(program: str, arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    try:
+        serve(*sys.argv[1:])
+    except Exception as error:
+        traceback.print_exc()
+        # JAX ends its own messages with advice, torch spreads them over many lines: the last line has to say it.
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")

@@ -183,7 +183,8 @@ def may_have_tpu(environment: Mapping[str, str]) -> bool:
 
 def may_have_gpu() -> bool:
     """Whether this machine may have an NVIDIA GPU, its own or that of the Windows around it; without importing JAX."""
-    return _has_device("0x10de") or Path("/dev/dxg").exists()
+    # A container may hide the PCI devices, and then still has the driver's own file.
+    return _has_device("0x10de") or any(Path(file).exists() for file in ("/dev/nvidiactl", "/dev/dxg"))
 
 
 def _has_device(vendor: str) -> bool:
