@@ -158,6 +158,10 @@ def test_on_gpus():
     assert moments(whole)["loss"] == loss | plain | {"scores": 6 * M * 1024}
     many = dataclasses.replace(of, rows=64 * of.rows)
     assert moments(many)["loss"]["scores"] == 6 * 64 * M * 1024 / 4 > 4 * TABLE
+    two = dataclasses.replace(of, rows=2 * of.rows, accumulation=2)  # the gradient of the micro-batch before
+    assert moments(two)["loss"]["gradient of the table"] == 12 * TABLE
+    assert moments(dataclasses.replace(two, loss_chunks=1))["loss"]["gradient of the table"] == 8 * TABLE
+    assert moments(dataclasses.replace(two, sizes=(16, 1, 1, 1, 1)))["loss"]["gradient of the table"] == 8 * TABLE
     busy = dataclasses.replace(of, rows=2 * 32 * of.rows, accumulation=2)
     found, before = (memory(one, RESTS) for one in (busy, dataclasses.replace(busy, accumulation=1)))
     assert found.moment == before.moment == "backward pass"

@@ -40,8 +40,9 @@ def memory(setting: Setting, rests: Resting) -> Memory:
     # Offloaded activations of one layer. The backward pass fetches the next layer's while it uses this layer's.
     layer = 2.0 * setting.offloaded * setting.tokens / setting.along("tensor")
     going, coming = {"in flight to the host": layer}, {"from the host": 2 * layer}
-    summed = parameters * (setting.accumulation > 1) * (2 if setting.on_gpu else 1)
-    coming |= {"next layer": 2 * setting.layer_parameters} if setting.on_gpu and setting.along("fsdp") > 1 else {}
+    ahead = setting.on_gpu and setting.along("fsdp") > 1  # in the next layer's collectives
+    summed = parameters * (setting.accumulation > 1) * (2 if ahead else 1)
+    coming |= {"next layer": 2 * setting.layer_parameters} if ahead else {}
     moments = {
         "gather of the tables": kept | going | {"gradients": summed} | _tables(setting),
         "loss": kept | going | {"gradients": summed} | _loss(setting),
@@ -104,6 +105,7 @@ def _loss(setting: Setting) -> dict[str, float]:
     """The table and its gradient, whole along `fsdp`; a chunk of logits; the last hidden states and their gradient.
 
     XLA for GPUs writes the logits' gradient to memory, in bfloat16, and then what a chunk adds to the table's gradient.
+    The table's gradient of the micro-batch before is still being scattered.
     """
     model, table = setting.model, setting.table
     scores = setting.tokens * model.vocabulary_size / setting.along("tensor") / setting.chunks
@@ -114,6 +116,8 @@ def _loss(setting: Setting) -> dict[str, float]:
     held |= {"gradient of the table": 4 * table}
     if setting.on_gpu and setting.chunks > 1 and table > scores:
         held = {"scores": 2 * scores, "gradient of the table": 8 * table}
+    if setting.on_gpu and setting.accumulation > 1 and setting.along("fsdp") > 1:
+        held["gradient of the table"] += 4 * table
     return {"table": 2 * table} | held | hidden
 
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.pallas import triton
 
 from tpullm.mesh.layout import RULES, abstract_device
@@ -116,6 +117,8 @@ def _forward(softcap, blocks, interpret, q_BTNH, k_BSKH, v_BSKH, sinks_N, visibl
 
 def _backward(softcap, blocks, interpret, saved, d_BTNH):
     q_BTNH, k_BSKH, v_BSKH, sinks_N, visible, mixed_BTNH, log_total_BNT = saved
+    # Otherwise XLA turns those of all layers at once, for the sum below: 10 GiB of 70 billion parameters.
+    mixed_BTNH = with_layout_constraint(mixed_BTNH, Layout((0, 1, 2, 3)))
     # The gradient of the softmax needs sum(weights * dweights), which is sum(mixed * dmixed) (Dao et al. 2022, B.2).
     inner_BNT = jnp.sum(d_BTNH.astype(jnp.float32) * mixed_BTNH.astype(jnp.float32), axis=-1).swapaxes(1, 2)
     of_queries = (q_BTNH, d_BTNH, log_total_BNT, inner_BNT)
