@@ -80,3 +80,13 @@ def test_a_scatter_in_one_group_counts_what_goes_in():
         "  ROOT %r = f32[4]{0} reduce-scatter(%p), channel_id=3, replica_groups={{0,1,2,3}}\n}\n"
     )
     assert one.bytes == 4 * 4 * 4 and one.devices() == [[0, 1, 2, 3]]
+
+
+def test_a_ragged_exchange_counts_what_comes_out():
+    """On a GPU its start names, among the inputs, the buffer that it writes and the sizes of chunks."""
+    inputs = "(bf16[8,4]{1,0}, bf16[10,4]{1,0}, s64[2]{0}, s64[2]{0}, s64[2]{0}, /*index=5*/s64[2]{0})"
+    (one,) = collectives(
+        f"ENTRY %main (p: f32[16]) -> f32[4] {{\n  %start = ({inputs}, bf16[10,4]{{1,0}}) ragged-all-to-all-start(%p), "
+        "channel_id=3, replica_groups={{0,1}}\n}\n"
+    )
+    assert one.kind == "ragged-all-to-all" and one.bytes == 10 * 4 * 2 and one.asynchronous

@@ -25,7 +25,6 @@ REACHES = {  # of all but the A100
     "overlap_loss": 0.05,  # guess: in compiled programs nearly nothing is waited for
     "latency_seconds": 12e-6,  # guess
     "host_bandwidth": 25e9,  # guess: half of PCI Express 5 with 16 lanes
-    "ragged_exchange": False,  # see `exchange.has_ragged_all_to_all`
 }
 
 GPUS = {
@@ -108,6 +107,7 @@ GPUS = {
         dcn_bandwidth=1.56e9,  # machine: g2-standard-96, 100 Gb/s for eight
         clock=2.04e9,
         gpu=Gpu((8, 9), 58, 128, 1536, 23580639232, 50331648, 102400),  # sheet: XLA has no spec of it
+        ragged_exchange=False,  # see `exchange.has_ragged_all_to_all`
         **REACHES,
     ),
 }

@@ -2,6 +2,7 @@
 
 - matrix products by their FLOPs or by the bytes that they move, whichever takes longer,
 - attention kernels by the scores that a causal mask leaves,
+- grouped matmuls (of experts) by the FLOPs of the rows in use, or by bytes as the others,
 - all other work by the bytes that it reads and writes,
 - collectives by NVLink and the network cards that they use, one after the other, beside the work.
 
@@ -13,27 +14,33 @@ import re
 from collections import defaultdict
 
 from tpullm.hardware.gpu_hosts import GpuHosts
+from tpullm.model.experts.exchange import UNINITIALIZED
 from tpullm.planning.hlo import KINDS, Collective, as_collective
-from tpullm.planning.instructions import Instruction, Shape, computations
+from tpullm.planning.instructions import Instruction, computations
 from tpullm.planning.routes import network_speed
 from tpullm.planning.timeline import FREE, Estimator, Item, called
 
 LAUNCH = 2.5e-6  # seconds from one kernel to the next; a guess
 # Our kernels, and their matmuls of the size of the scores; the first that matches counts.
 ATTENTION = {"triton_attention_dkv": 4, "triton_attention_dq": 3, "triton_attention": 2}
+GROUPED = "grouped_matmul"  # our kernels of experts
 PRODUCTS = ("__cublas",)
 SLICES = ("dynamic-slice", "slice", "gather")
 
 
-def schedule(text: str, topology: GpuHosts) -> list[Item]:
-    """The time of each instruction of an executable in one step; their `seconds` add up to the step's."""
+def schedule(text: str, topology: GpuHosts, filled: float = 1.0) -> list[Item]:
+    """The time of each instruction of an executable in one step; their `seconds` add up to the step's.
+
+    Args:
+        filled: share of the experts' buffers that holds rows.
+    """
     program = computations(text)
-    return _Estimator(program, topology).run(list(program)[-1])
+    return _Estimator(program, topology, filled).run(list(program)[-1])
 
 
 class _Estimator(Estimator):
-    def __init__(self, program: dict[str, list[Instruction]], topology: GpuHosts):
-        super().__init__(program)
+    def __init__(self, program: dict[str, list[Instruction]], topology: GpuHosts, filled: float):
+        super().__init__(program, filled)
         self.topology, self.chip = topology, topology.chip
 
     def turns(self, loop: Instruction) -> int:
@@ -61,7 +68,8 @@ class _Estimator(Estimator):
     def transfer(self, one: Instruction, collective: Collective | None) -> tuple[tuple[str, ...], float]:
         """The queues that a data transfer uses, and its seconds; () for an instruction that computes."""
         if collective is not None:
-            return ("links",), self._collective_seconds(collective)
+            share = self.filled if collective.kind.startswith("ragged") else 1.0
+            return ("links",), self._collective_seconds(collective) * share
         if one.opcode in ("copy-start", "async-start", "fusion-start"):
             moved = self._bytes(one)
             if any(shape.space == 5 for shape in one.shapes):
@@ -96,9 +104,14 @@ class _Estimator(Estimator):
         if one.opcode in FREE or one.opcode.endswith(("-done", "-update")):
             return 0.0
         kernel = self._kernel(one)
+        if kernel and UNINITIALIZED in kernel.attributes:
+            return LAUNCH
         if kernel and (matmuls := next((n for name, n in ATTENTION.items() if name in kernel.attributes), 0)):
             flops, reached = self._attention_flops(kernel, matmuls), self.chip.attention_efficiency
             return flops / (self.chip.peak_flops * reached) + LAUNCH
+        if kernel and GROUPED in kernel.attributes:
+            reached = self._products * self.chip.grouped_efficiency
+            return max(self.grouped_flops(kernel) / reached, self._bytes(kernel) / self._memory) + LAUNCH
         flops = self._product_flops(kernel) if kernel else sum(map(self._dot_flops, one.calls))
         return max(flops / self._products, self._bytes(one) / self._memory) + LAUNCH
 
@@ -115,12 +128,9 @@ class _Estimator(Estimator):
         self.named |= {one.name: one for one in found}
         return found
 
-    def _operands(self, one: Instruction) -> list[Shape]:
-        return [shape for name in one.uses if name in self.named for shape in self.named[name].shapes]
-
     def _attention_flops(self, one: Instruction, matmuls: int) -> float:
         """FLOPs of a kernel with a causal mask: so many matmuls of queries `[B, T, N, H]` by half of the keys."""
-        B, T, N, H = max((shape.dims for shape in self._operands(one) if len(shape.dims) == 4), key=math.prod)
+        B, T, N, H = max((shape.dims for shape in self.operands(one) if len(shape.dims) == 4), key=math.prod)
         return matmuls * 2 * B * N * T * (T / 2) * H
 
     def _product_flops(self, one: Instruction) -> float:
@@ -128,7 +138,7 @@ class _Estimator(Estimator):
         if not any(name in one.attributes for name in PRODUCTS):
             return 0.0
         contracted = re.search(r'"lhs_contracting_dimensions":\["(\d+)"', one.attributes)
-        return 2 * math.prod(one.shapes[0].dims) * self._operands(one)[0].dims[int(contracted[1])]
+        return 2 * math.prod(one.shapes[0].dims) * self.operands(one)[0].dims[int(contracted[1])]
 
     def _dot_flops(self, name: str) -> float:
         """FLOPs of the products in a computation."""
@@ -136,7 +146,7 @@ class _Estimator(Estimator):
         for one in self._defined(name):
             if one.opcode == "dot":
                 contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)[1].split(",")
-                left = self._operands(one)[0].dims
+                left = self.operands(one)[0].dims
                 total += 2 * math.prod(one.shapes[0].dims) * math.prod(left[int(n)] for n in contracted if n)
             total += sum(map(self._dot_flops, one.calls)) if one.opcode in ("fusion", "call") else 0.0
         return total
@@ -146,7 +156,7 @@ class _Estimator(Estimator):
         if one.opcode == "copy-start":
             return 2 * max(shape.bytes for shape in one.shapes)
         if not one.opcode.startswith(("fusion", "async")):
-            return sum(shape.bytes for shape in [*one.shapes, *self._operands(one)])
+            return sum(shape.bytes for shape in [*one.shapes, *self.operands(one)])
         body = self._defined(one.calls[0])
         users = defaultdict(list)
         for inner in body:

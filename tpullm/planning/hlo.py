@@ -86,10 +86,12 @@ def as_collective(instruction: Instruction, computation: str, in_loop: bool) -> 
 def _size(instruction: Instruction) -> int:
     """Bytes of the outputs of a collective, which are several if the compiler combined collectives.
 
-    A start names inputs too: `(input, output)`, on a GPU `((inputs), outputs)`. Then the larger of both sides counts.
+    A start names inputs too: `(input, output)`, on a GPU `((inputs), outputs)`. Then the larger of both sides counts;
+    a ragged exchange also has its output buffer, and the sizes of its chunks, among the inputs.
     """
     if instruction.shape.startswith("(("):
-        return max(sum(shape.bytes for shape in shapes(side)) for side in until_closed(instruction.shape[1:]))
+        sides = [sum(shape.bytes for shape in shapes(side)) for side in until_closed(instruction.shape[1:])]
+        return sides[1] if instruction.opcode.startswith("ragged") else max(sides)
     of = [shape.bytes for shape in instruction.shapes]
     return max(of) if instruction.opcode.endswith("-start") else sum(of)
 

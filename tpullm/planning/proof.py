@@ -233,7 +233,7 @@ def look_at(job: Job, executable: Executable) -> Look:
 
 def _scheduled(topology: Topology, executable: Executable, filled: float) -> list[Item]:
     if isinstance(topology, GpuHosts):
-        return gpu_schedule.schedule(executable.text, topology)
+        return gpu_schedule.schedule(executable.text, topology, filled)
     return tpu_schedule.schedule(executable.text, tpu_schedule.Torus(topology, executable.places), filled)
 
 

@@ -83,13 +83,14 @@ def machine() -> Machine:
 def measured(dtype: str) -> Chip:
     """One device of this machine, as measured. A CPU's devices exchange data through its memory."""
     bandwidth, here = _copies(), machine()
+    known = of_kind(here.device_kind)
     found = Chip(
         (here.device_kind,),
         peak(jnp.dtype(dtype)).flops,
         hbm_bytes=here.hbm_bytes,
         hbm_bandwidth=bandwidth,
-        ragged_exchange=False,  # see `exchange.has_ragged_all_to_all`
-        fp8=of_kind(here.device_kind).fp8,
+        ragged_exchange=known.gpu is not None and known.ragged_exchange,  # see `exchange.has_ragged_all_to_all`
+        fp8=known.fp8,
     )
     if jax.default_backend() != "cpu":
         return replace(found, **GPU_REACHES)

@@ -6,13 +6,14 @@ core that is started before it gets its operands begins when it gets them (`call
 by `tpu_schedule.py` and `gpu_schedule.py`.
 """
 
+import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
 from tpullm.model.experts.moe import FURTHER_ROUNDS
 from tpullm.planning.hlo import Collective
-from tpullm.planning.instructions import Instruction
+from tpullm.planning.instructions import Instruction, Shape
 
 # Instructions that take no time: names for parts of memory, scalars, and the ends of what was counted at its start.
 FREE = {
@@ -84,10 +85,14 @@ class Timeline:
 
 
 class Estimator(ABC):
-    """Walks through a program. A subclass tells how long instructions and transfers take."""
+    """Walks through a program. A subclass tells how long instructions and transfers take.
 
-    def __init__(self, program: dict[str, list[Instruction]]):
-        self.program = program
+    Args:
+        filled: share of the experts' buffers that holds rows.
+    """
+
+    def __init__(self, program: dict[str, list[Instruction]], filled: float):
+        self.program, self.filled = program, filled
         self.named: dict[str, Instruction] = {}
 
     @abstractmethod
@@ -110,6 +115,21 @@ class Estimator(ABC):
     @abstractmethod
     def work(self, one: Instruction) -> float:
         """Seconds of an instruction that computes."""
+
+    def operands(self, one: Instruction) -> list[Shape]:
+        """The shapes of an instruction's operands, as far as they have been met."""
+        return [shape for name in one.uses if name in self.named for shape in self.named[name].shapes]
+
+    def grouped_flops(self, one: Instruction) -> float:
+        """FLOPs of a grouped matmul: 2 x rows in use x input width x output width.
+
+        The rows have both widths: as operand and result, or as two operands where the result is the gradient of the
+        matrices.
+        """
+        arrays = (shape.dims for shape in one.shapes + self.operands(one) if len(shape.dims) == 2)
+        largest = sorted(arrays, key=math.prod)[-2:]
+        rows = largest[-1][0] * self.filled if len(largest) == 2 else 0.0
+        return 2 * rows * math.prod(dims[1] for dims in largest)
 
     def run(self, name: str) -> list[Item]:
         """The items of a computation that runs once, in order."""

@@ -21,7 +21,7 @@ from tpullm.hardware.slices import Slices
 from tpullm.model.experts.exchange import UNINITIALIZED
 from tpullm.planning.attention_kernels import kernel_seconds, keys_per_query, table_block
 from tpullm.planning.hlo import KINDS, Collective, as_collective
-from tpullm.planning.instructions import Instruction, Shape, computations
+from tpullm.planning.instructions import Instruction, computations
 from tpullm.planning.timeline import FREE, Estimator, Item, called
 
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "X64", UNINITIALIZED)
@@ -60,8 +60,8 @@ def schedule(text: str, torus: Torus, filled: float = 1.0) -> list[Item]:
 
 class _Estimator(Estimator):
     def __init__(self, program: dict[str, list[Instruction]], torus: Torus, filled: float):
-        super().__init__(program)
-        self.torus, self.filled, self.chip = torus, filled, torus.topology.chip
+        super().__init__(program, filled)
+        self.torus, self.chip = torus, torus.topology.chip
 
     def turns(self, loop: Instruction) -> int:
         """The number of turns: the constant in the condition of a loop."""
@@ -107,8 +107,8 @@ class _Estimator(Estimator):
         """Seconds of an instruction that computes."""
         if one.opcode == "custom-call" and (seconds := self._attention(one)):
             return seconds
-        if one.opcode == "custom-call" and (flops := self._grouped_flops(one)):
-            return flops / (self.chip.peak_flops * GROUPED_SHARE)
+        if one.opcode == "custom-call" and one.name.startswith(GROUPED) and "metadata" not in one.name:
+            return self.grouped_flops(one) / (self.chip.peak_flops * GROUPED_SHARE)
         if one.cycles is not None:
             return one.cycles / self.chip.clock
         if one.opcode in FREE or any(name in one.attributes for name in FREE_CALLS):
@@ -127,27 +127,12 @@ class _Estimator(Estimator):
         blocks = [re.search(rf'block_{of}{end}\\*": (\d+)', one.attributes) for of in ("q", "kv")]
         area = math.prod(int(found[1]) if found else BLOCK for found in blocks)
         block = table_block(self.chip, math.isqrt(area))
-        arrays = self._operands(one) or one.shapes
+        arrays = self.operands(one) or one.shapes
         arrays = [of.dims for of in arrays if len(of.dims) > 2 and of.dims[-1] == width]
         queries, keys = (of(dims[-2] for dims in arrays) for of in (min, max))
         heads = max(math.prod(dims[:-2]) for dims in arrays if dims[-2] == queries)
         seconds = kernel_seconds(self.chip, kernel, block, (1, queries, keys), keys_per_query(keys, block), width)
         return heads * seconds / self.chip.attention_efficiency
-
-    def _grouped_flops(self, one: Instruction) -> float:
-        """FLOPs of a grouped matmul: 2 x rows in use x input width x output width; 0 for another kernel."""
-        if not one.name.startswith(GROUPED) or "metadata" in one.name:
-            return 0.0
-        largest = sorted((shape.dims for shape in self._arrays(one) if len(shape.dims) == 2), key=math.prod)[-2:]
-        rows = largest[-1][0] * self.filled if len(largest) == 2 else 0.0
-        return 2 * rows * math.prod(dims[1] for dims in largest)
-
-    def _arrays(self, one: Instruction) -> list[Shape]:
-        """The outputs and the operands of an instruction."""
-        return one.shapes + self._operands(one)
-
-    def _operands(self, one: Instruction) -> list[Shape]:
-        return [shape for name in one.uses if name in self.named for shape in self.named[name].shapes]
 
 
 def link_seconds(one: Collective, torus: Torus) -> tuple[tuple[int, ...], float]:

@@ -140,13 +140,16 @@ def test_a_round_holds_more_than_an_even_load_and_not_more_than_can_come(devices
 
 def test_which_devices_have_an_exchange_of_uneven_numbers():
     found = {}
-    for kind, platform in (("TPU v5", "tpu"), ("TPU v5 lite", "tpu"), ("TPU v6 lite", "tpu"), ("a GPU", "gpu")):
+    tpus = [(kind, "tpu") for kind in ("TPU v5", "TPU v5 lite", "TPU v6 lite")]
+    for kind, platform in (*tpus, *((kind, "gpu") for kind in ("NVIDIA H100 80GB HBM3", "NVIDIA L4", "a GPU"))):
         with jax.sharding.use_abstract_mesh(planned_mesh({}, 1, AbstractDevice(kind, 1, platform))):
             found[kind] = exchange.has_ragged_all_to_all(), exchange.row_shape(2048), exchange.row_shape(2000)
     assert found == {
         "TPU v5": (True, (8, 256), (2000,)),
         "TPU v5 lite": (False, (8, 256), (2000,)),
         "TPU v6 lite": (True, (8, 256), (2000,)),
+        "NVIDIA H100 80GB HBM3": (True, (2048,), (2000,)),
+        "NVIDIA L4": (False, (2048,), (2000,)),  # there is no NVLink
         "a GPU": (False, (2048,), (2000,)),
     }
     assert not exchange.has_ragged_all_to_all(), "without a mesh: this machine, a CPU"

@@ -116,9 +116,10 @@ def test_experts_on_other_devices_are_the_same_experts():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == 4
+    assert len(found) == 6
     for name, case in found.items():
         assert case["output"] < 1e-6 and case["gradients"] < 1e-6, (name, case)
+        assert ("interpreted" in case) == ("kernel" in name) and case.get("interpreted", 0) < 1e-6, (name, case)
         assert case["loads"] == case["loads of one device"], name
         assert sum(case["loads"]) == 3 * case["real"], "none is dropped, and padding is not counted"
     skewed = found["expert 4, tensor 2, all to one device"]

@@ -28,10 +28,10 @@ from tpullm.model.experts.exchange import (
     row_shape,
     varying,
 )
+from tpullm.model.experts.grouped import grouped_matmul
 from tpullm.model.experts.pairs import Pairs, combine, dispatch, sort_by_expert
 from tpullm.model.linear import Linear, parameter, small
 from tpullm.model.mlp import MLP, activated
-from tpullm.model.platform import matmul_dtype
 from tpullm.model.quantized import Quantized, gathered_local, is_quantized
 from tpullm.model.residual import residual_scale
 from tpullm.recipe.schema import ModelConfig
@@ -235,10 +235,10 @@ def _round(config, plan, number, x_MD, weights_Mk, parts):
 
 def _mlp(config, x_SD, weights_S, sizes_G, gate, up, down):
     """Each row through its expert, times its weight; with `tensor`, the partial sums over this device's share of F."""
-    gate_SF = _grouped_matmul(x_SD, gate, sizes_G)
-    up_SF = None if up is None else _grouped_matmul(x_SD, up, sizes_G)
+    gate_SF = _multiply(x_SD, gate, sizes_G)
+    up_SF = None if up is None else _multiply(x_SD, up, sizes_G)
     hidden_SF = activated(config.activation, config.swiglu_limit, gate_SF, up_SF, weights_S[:, None])
-    return _grouped_matmul(hidden_SF, down, sizes_G)
+    return _multiply(hidden_SF, down, sizes_G)
 
 
 def route(logits_ME: jax.Array, config: ModelConfig, balance_E: jax.Array | None = None):
@@ -324,19 +324,12 @@ def _replicas(axes: tuple[str, ...]) -> tuple[str, ...]:
 _all_gather_weight.defvjp(_all_gather_weight_forward, _all_gather_weight_backward)
 
 
-def _grouped_matmul(x, part: Part, sizes_G):
-    """Each row times the weight of its expert. Rows are sorted by expert, `sizes_G` of each; others are undefined.
-
-    XLA for a TPU has a grouped matmul, for the forward pass and both gradients: its kernel masks by row, so it neither
-    reads nor writes rows beyond the groups (libtpu 0.0.50). XLA for a CPU multiplies each row with every expert and
-    masks: 2,048 rows of 384 by 512 took 4 ms with one expert, 34 with 8 and 181 with 32, and E times the memory of the
-    rows.
-    """
-    multiply = partial(jax.lax.ragged_dot, group_sizes=sizes_G, preferred_element_type=matmul_dtype(x.dtype))
-    out = multiply(x, part.weight).astype(x.dtype)
+def _multiply(x, part: Part, sizes_G):
+    """Each row times the weight of its expert. Rows are sorted by expert, `sizes_G` of each; others are undefined."""
+    out = grouped_matmul(x, part.weight, sizes_G)
     if part.adapter is not None:
         first, second = part.adapter
-        out += multiply(multiply(x, first).astype(x.dtype), second).astype(x.dtype)
+        out += grouped_matmul(grouped_matmul(x, first, sizes_G), second, sizes_G)
     if part.bias is None:
         return out
     experts_S = jnp.sum(jnp.arange(x.shape[0])[:, None] >= jnp.cumsum(sizes_G), axis=1)
