@@ -22,6 +22,7 @@ from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
 from tpullm import cli, log, storage
 from tpullm.cluster import lock
 from tpullm.corpus import document_files
+from tpullm.measuring import harness
 from tpullm.recipe import parsing
 from tpullm.tokenizer.chat_template import ChatTemplate
 
@@ -111,6 +112,9 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     turns = [{"role": "user", "content": "元気？"}, {"role": "assistant", "content": "はい。"}]
     lines = [json.dumps({"messages": [{**turns[0], "content": f"元気{n}？"}, turns[1]]}) for n in range(150)]
     (folder / "my_conversations.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    questions = [{"question": f"{thing}をどうしますか。", "answer": "読みます"} for thing in ("本", "新聞", "雑誌")]
+    lines = [json.dumps(question | {"choices": ["読みます", "食べます"]}) for question in questions]
+    (folder / "my_questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
     for block in [block for page in PAGES for block in blocks(page, "yaml")]:
         if named := re.match(r"# (\w+\.yaml)\n", block):
             (folder / named[1]).write_text(block, encoding="utf-8")
@@ -133,7 +137,23 @@ def _marked(command: str):
     return pytest.param(command, marks=[pytest.mark.ci] * (command.split()[1] not in QUICK))
 
 
-@pytest.mark.parametrize("command", [_marked(command) for command in COMMANDS if command.startswith("tpullm")])
+def _fetches(command: str) -> bool:
+    """Whether it measures a model on tasks whose questions are on the Internet."""
+    words = shlex.split(command)
+    return "--tasks" in words and not words[words.index("--tasks") + 1].endswith(".jsonl")
+
+
+@pytest.mark.parametrize("command", list(filter(_fetches, COMMANDS)))
+def test_the_names_of_tasks_are_known(command):
+    pytest.importorskip("lm_eval", reason="the extra `lm-eval` is not installed")
+    arguments = parsing.parse(cli.parser_of("evaluate", shows=True), shlex.split(command)[2:])
+    assert harness.known(arguments.tasks.split(","))
+
+
+RUN_HERE = [command for command in COMMANDS if command.startswith("tpullm") and not _fetches(command)]
+
+
+@pytest.mark.parametrize("command", list(map(_marked, RUN_HERE)))
 def test_a_command_of_tpullm(reader, command):
     shown = reader.types(command)
     if "launch" in command:

@@ -103,7 +103,7 @@ def _dispatch(argv: list[str]) -> int:
     if not VERBS[verb].recipe:
         return module.main(parse(parser_of(verb), argv[1:])) or 0
     if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
-        return module.show_main(parse(parser_of(verb, shows=True), argv[1:])) or 0
+        return _show(verb, module.show_main, argv[1:])
     return (_as_share if VERBS[verb].shared else _as_host)(verb, module.main, argv[1:])
 
 
@@ -132,6 +132,19 @@ def _as_host(verb: str, make: Callable, arguments: list[str]) -> int:
         hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
     with owned(run, recipe) if VERBS[verb].writes and hosts.is_first() else contextlib.nullcontext():
         code = make(recipe, run, *([parsed] if VERBS[verb].adds else [])) or 0
+    join.leave()
+    return code
+
+
+def _show(verb: str, show: Callable, arguments: list[str]) -> int:
+    """Run a verb in its other form, without a recipe; if it computes, on all hosts."""
+    from tpullm.recipe.parsing import parse
+
+    flags, arguments = place.take_flags("hosts", arguments) if VERBS[verb].computes else ({}, arguments)
+    parsed = parse(parser_of(verb, shows=True), arguments)
+    if VERBS[verb].computes:
+        join.join(place.find("hosts", flags, os.environ))
+    code = show(parsed) or 0
     join.leave()
     return code
 

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tpullm.errors import UserError
 from tpullm.inference import decode as decode_module
 from tpullm.inference import session as session_module
-from tpullm.inference.decode import decode, empty_cache, prefill, stream
+from tpullm.inference.decode import LOOK_EVERY, decode, empty_cache, prefill, stream
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import next_log_probabilities
 from tpullm.mesh.layout import named_sharding
@@ -119,6 +119,20 @@ def test_a_text_ends_with_its_stop_token(session):
         end = whole.index(stop) + 1 if stop in whole else len(whole)
         assert stopped == whole[:end]
         assert list(stream(session, ids, 12, GREEDY, stop_ids=[stop])) == stopped
+
+
+def test_an_answer_that_is_over_is_continued_for_a_while_at_most(session):
+    """It begins with the same tokens; those that are not over have all of theirs; the padding does not matter."""
+    prompts, asked = [[1, 300, 40], [1, 9, 17, 5]], []
+
+    def is_over(ids):
+        asked.append(ids)
+        return ids[0] == whole[0][0] and len(ids) >= 2
+
+    whole = decode(session, prompts, 28, stop_ids=[])
+    assert whole[0][0] != whole[1][0]
+    found = decode(session, prompts, 28, stop_ids=[], is_over=is_over, length=20)
+    assert found == [whole[0][: 1 + LOOK_EVERY], whole[1]] and len(asked[0]) == 1 + LOOK_EVERY
 
 
 def test_a_batch_never_goes_beyond_the_context(session):

@@ -126,6 +126,26 @@ def test_transformers_reads_the_same_ids(of_real_text, real_text, tmp_path):
     assert prompt["input_ids"] == tokenizer.chat_template(asked, True)[0]
 
 
+@given(st.lists(st.one_of(st.text(CHARACTERS), NAMES)).map("".join))
+def test_marked_text_has_the_ids_that_others_read(made, text):
+    """The names of special tokens are these tokens; those of bytes are text."""
+    from tokenizers import Tokenizer
+
+    fast = Tokenizer.from_file(str(made[1] / "tokenizer.json"))
+    assert made[0].encode_marked(text) == fast.encode(text, add_special_tokens=False).ids
+    assert load(made[1]).encode_marked(text) == made[0].encode_marked(text)
+
+
+def test_a_conversation_as_text_has_its_ids(made):
+    tokenizer, again = made[0], load(made[1])
+    messages = [{"role": "system", "content": "短く。"}, {"role": "user", "content": "猫は\n？ \u2581"}]
+    text = tokenizer.prompt_text(messages)
+    assert (
+        text == "<s><|system|>短く。<|end|><|user|>猫は\n？ \u2581<|end|><|assistant|>" == again.prompt_text(messages)
+    )
+    assert tokenizer.encode_marked(text) == tokenizer.chat_template(messages, add_generation_prompt=True)[0]
+
+
 def test_an_unknown_role_is_refused(made):
     from tpullm.errors import UserError
 

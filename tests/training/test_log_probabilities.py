@@ -9,7 +9,7 @@ from tests.training.small import mesh
 from tests.training.test_losses import TARGETS, assert_a_frozen_table_costs_less
 from tpullm.mesh.layout import RULES
 from tpullm.training import losses
-from tpullm.training.log_probabilities import likeliest, log_probabilities
+from tpullm.training.log_probabilities import likeliest, log_probabilities, with_likeliest
 
 B, T, D, V, K = 2, 12, 8, 37, 3
 
@@ -103,6 +103,22 @@ def test_the_likeliest_tokens_are_those_of_all_logits():
     assert ids.dtype == jnp.int32
     np.testing.assert_array_equal(ids, np.argsort(-np.asarray(every), axis=-1)[..., :5])
     np.testing.assert_allclose(logp, again, rtol=1e-5)
+
+
+def test_a_token_that_no_other_is_likelier_than_is_told():
+    """Where targets are the likeliest tokens, and where they are any."""
+    hidden, table, ids, *_ = inputs()
+    options = {"softcap": 2.0, "chunks": 3}
+    with jax.set_mesh(mesh()):
+        hidden = jax.reshard(hidden, RULES.spec("batch", "time", "width"))
+        best, _ = jax.jit(lambda *a: likeliest(*a, 1, **options))(hidden, jnp.asarray(table))
+        for targets in (np.asarray(best)[..., 0], ids[..., 0]):
+            placed = jax.reshard(targets, RULES.spec("batch", "time"))
+            logp, is_likeliest = jax.jit(lambda *a: with_likeliest(*a, **options))(hidden, jnp.asarray(table), placed)
+            expected, _ = ours(hidden, table, targets, **options)
+            np.testing.assert_allclose(logp, expected, rtol=1e-5)
+            np.testing.assert_array_equal(is_likeliest, targets == np.asarray(best)[..., 0])
+    assert 0 < np.sum(ids[..., 0] == np.asarray(best)[..., 0]) < B * T
 
 
 def log_probability(hidden, table):

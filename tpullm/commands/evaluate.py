@@ -1,6 +1,7 @@
 """Measure the model: held-out loss, the comparison with the truth of `tenki`, answers before and after tuning.
 
-It makes RUN/evaluate.
+It makes RUN/evaluate. With --tasks it takes a MODEL instead of a recipe, and measures it on tasks of the
+lm-evaluation-harness and on files of questions.
 """
 
 import dataclasses
@@ -15,24 +16,61 @@ import numpy as np
 
 from tpullm import storage
 from tpullm.cluster import hosts
+from tpullm.commands.options import add_json, print_json
 from tpullm.corpus import document_files, tenki
 from tpullm.corpus.sources import YOURS, sources
 from tpullm.data import examples
 from tpullm.data.batch import Batch
 from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.data.token_store import TokenStore
+from tpullm.errors import UserError
 from tpullm.inference import own_text, questions, tenki_truth
 from tpullm.inference.attention_weights import weights
 from tpullm.inference.generation import sampled
 from tpullm.inference.padding import row_bucket
 from tpullm.inference.session import Session, load
 from tpullm.log import say
+from tpullm.measuring import evaluate_tasks, task_table
+from tpullm.measuring.question_task import Asking
 from tpullm.mesh.rows import own_rows
 from tpullm.model.count import parameter_count
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.run.stages import begin, evaluate_inputs
 from tpullm.training.evaluation import held_out, make_evaluation
+
+
+def add_show_arguments(parser) -> None:
+    """`MODEL --tasks ...`: measure a model on tasks instead of making the stage."""
+    about = "with --tasks: a run directory, a stage, a checkpoint, or a folder in the format of Hugging Face"
+    parser.add_argument("model", metavar="MODEL", type=str, help=about)
+    about = "names of the lm-evaluation-harness, its YAML files, files of questions; with commas"
+    parser.add_argument("--tasks", required=True, type=str, help=about)
+    parser.add_argument("--shots", type=int, default=0, help="examples before each question; 0: as the task says")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the examples")
+    parser.add_argument("--limit", type=int, default=0, help="at most this many questions of each task; 0: all")
+    parser.add_argument("--chat", action="store_true", help="ask in the chat template of the model")
+    parser.add_argument("--mesh", type=dict[str, int], default=None, help="how devices share the model, as in a recipe")
+    parser.add_argument("--out", type=str, default="", help="the folder of results; empty: one below ./measured")
+    add_json(parser)
+
+
+def show_main(arguments) -> None:
+    """Load the model, measure it on the tasks, and print a table."""
+    for option in ("shots", "limit", "seed"):
+        if getattr(arguments, option) < 0:
+            raise UserError(f"--{option}: {getattr(arguments, option)} is below 0; use 0 or more")
+    asking = Asking(arguments.shots, arguments.seed, arguments.limit, arguments.chat)
+    hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks})
+    words = list(filter(None, map(str.strip, arguments.tasks.split(","))))
+    chosen = evaluate_tasks.tasks(words)
+    session = load(arguments.model, mesh=arguments.mesh)
+    results, folder = evaluate_tasks.evaluate(session, arguments.model, chosen, asking, arguments.out)
+    if hosts.is_first():
+        if arguments.json:
+            return print_json(results)
+        task_table.show(results)
+        say(f"evaluate: {results['seconds']} s; {folder / evaluate_tasks.RESULTS}")
 
 
 def main(recipe: Recipe, run: Path) -> None:

@@ -24,7 +24,7 @@ class Verb:
         computes: it computes with JAX, in a process whose environment is set up first (`process/environment.py`).
         reads: it parses its command line itself.
         shared: several processes can share its work (`cluster/shares.py`).
-        shows: an option with which it only shows what was made, with `--model` instead of a recipe.
+        shows: an option with which it reads a MODEL that was made, instead of a recipe (`show_main` of its module).
         adds: the function of its module that adds its own options.
     """
 
@@ -127,13 +127,15 @@ VERBS = {
         writes=True,
     ),
     "evaluate": Verb(
-        "measure the model: held-out loss, the truth, its answers",
-        ("quickstart", "--run runs/quickstart --evaluate.prompts '[\"The sun\"]'"),
+        "measure the model: held-out loss, the truth, its answers; --tasks",
+        ("quickstart", "runs/quickstart --tasks my_questions.jsonl --shots 2"),
         keys=(
             *("run", "name", "seed", "base", *SOURCES, "mixture"),
             *("pretrain.steps", "pretrain.batch_size", "pretrain.sequence_length"),
             *("finetune.NAME.conversations", "finetune.NAME.held_out_fraction", "evaluate"),
         ),
+        shows="--tasks",
+        adds="add_show_arguments",
     ),
     "report": Verb(
         "one HTML page about a run",

@@ -7,7 +7,7 @@ Shapes: G prompts, B answers, T prompt length, S cache slots, D model width, K k
 V vocabulary, L layers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from tpullm.model.transformer import Cache, CachedPrompts, Transformer
 from tpullm.training.state import Architecture
 
 Tree = Any
+LOOK_EVERY = 16  # tokens, after which the host looks whether an answer is over
 
 
 class Decoding(NamedTuple):
@@ -127,10 +128,12 @@ def _model(session: Session) -> tuple:
     return session.architecture, session.params, session.layers
 
 
-def _begin(session: Session, prompts: list[list[int]], tokens: int, sampling, seeds, stop_ids, each=1) -> Decoding:
+def _begin(
+    session: Session, prompts: list[list[int]], tokens: int, sampling, seeds, stop_ids, each=1, length=0
+) -> Decoding:
     """The state after the first new token of each answer. Rows that only fill the batch have ended."""
     rows = row_bucket(session, len(prompts))
-    ids, lengths = padded(session, prompts, rows, bucket(max(map(len, prompts))))
+    ids, lengths = padded(session, prompts, rows, length or bucket(max(map(len, prompts))))
     seeds = np.resize(np.asarray(seeds, np.uint32), rows * each)
     by_row = [seeds, lengths, np.arange(rows * each) >= len(prompts) * each]
     seeds, lengths, filling = (put_whole(session.mesh, array, "batch") for array in by_row)
@@ -147,6 +150,8 @@ def decode(
     seeds: Sequence[int] = (0,),
     stop_ids: Sequence[int] | None = None,
     each: int = 1,
+    is_over: Callable[[list[int]], bool] | None = None,
+    length: int = 0,
 ) -> list[list[int]]:
     """Continue several prompts at once, in one program.
 
@@ -156,6 +161,9 @@ def decode(
         seeds: one for each answer; repeated if there are fewer.
         stop_ids: tokens that end a text (default: the tokenizer's). The token that ended a row is returned too.
         each: number of answers to each prompt, which is read once.
+        is_over: whether an answer needs no more tokens, by those so far. It is asked every `LOOK_EVERY` tokens, so an
+            answer may have some tokens more.
+        length: what prompts are padded to; 0 is a power of two, so that few programs are compiled.
 
     Returns:
         The new ids of each answer, prompt by prompt.
@@ -167,11 +175,20 @@ def decode(
         fits(session, ids, "prompt")
     stop = _stop_array(session, stop_ids)
     with jax.set_mesh(session.mesh):
-        state = _begin(session, list(prompts), tokens, sampling, seeds, stop, each)
-        first = fetch(session.mesh, state.tokens).copy()  # the state is donated
-        arguments = (*_model(session), state, stop, sampling, tokens - 1)
-        _, rest = _decode_more(*arguments, count=bucket(tokens), dtype=session.dtype)
-        new = np.concatenate([first[:, None], fetch(session.mesh, rest)], axis=1)
+        state = _begin(session, list(prompts), tokens, sampling, seeds, stop, each, length)
+        new = fetch(session.mesh, state.tokens)[:, None].copy()  # the state is donated
+        size = LOOK_EVERY if is_over else max(1, tokens - 1)
+        while new.shape[1] < tokens:
+            count = min(size, tokens - new.shape[1])
+            arguments = (*_model(session), state, stop, sampling, count)
+            state, more = _decode_more(*arguments, count=bucket(size), dtype=session.dtype)
+            new = np.concatenate([new, fetch(session.mesh, more)[:, :count]], axis=1)
+            if is_over:
+                over = [bool(is_over([int(token) for token in row if token >= 0])) for row in new]
+                ended = fetch(session.mesh, state.ended) | np.asarray(over)
+                if ended.all():
+                    break
+                state = state._replace(ended=put_whole(session.mesh, ended, "batch"))
     rooms = [min(tokens, session.context_length - len(ids)) for ids in prompts for _ in range(each)]
     return [[int(token) for token in row[:room] if token >= 0] for row, room in zip(new, rooms, strict=False)]
 

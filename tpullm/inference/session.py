@@ -1,6 +1,6 @@
 """A trained model that is ready for use: its tokenizer, and its parameters on the devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from tpullm import log, storage
 from tpullm.checkpoint import models
 from tpullm.errors import UserError
 from tpullm.huggingface import adapter_base, adapters, reading, tensors, weight_files
-from tpullm.mesh.layout import mesh_in_use
+from tpullm.mesh.layout import make_mesh, mesh_in_use, of_single_tokens
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME
 from tpullm.model.platform import compute_dtype, decodes_separate_layers
@@ -116,22 +116,29 @@ def _beside(layers: list[list[jax.Array]], architecture: Architecture, params: T
     return [[next(added if adapts else own) for adapts in of_adapter] for own, added in turns]
 
 
-def load(model: str | Path, tuned: bool = True, exact: bool = True, text: bool = True) -> Session:
+def load(
+    model: str | Path,
+    tuned: bool = True,
+    exact: bool = True,
+    text: bool = True,
+    mesh: Mapping[str, int] | None = None,
+) -> Session:
     """The model that a MODEL argument names, on all devices: with several hosts, all of them call it.
 
     Args:
         model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
         exact: for numbers that are shown; not needed for text. See `use_dtype`.
         text: the model will read or write text. If not, a published model can lack its tokenizer.
+        mesh: sizes of the axes of the mesh; None chooses them. `sequence` splits the rows of a batch too.
 
     Raises:
         UserError: `model` names no model, or the tokenizer is not the one that the model was trained with.
     """
     found = find(model, tuned, text)
-    mesh, dtype = mesh_in_use(found.config.width), use_dtype(exact)
-    architecture = Architecture(found.config)
-    params = found.params(architecture, mesh, dtype)
-    return Session(found.tokenizer, architecture, params, mesh, dtype, found.talks, found.model)
+    used = of_single_tokens(make_mesh(mesh)) if mesh else mesh_in_use(found.config.width)
+    dtype, architecture = use_dtype(exact), Architecture(found.config)
+    params = found.params(architecture, used, dtype)
+    return Session(found.tokenizer, architecture, params, used, dtype, found.talks, found.model)
 
 
 class Found(NamedTuple):

@@ -42,6 +42,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without begin and end tokens."""
 
+    def encode_marked(self, text: str) -> list[int]:
+        """The same of a text in which the names of special tokens are these tokens, such as `prompt_text` gives."""
+
     def document(self, text: str) -> list[int]:
         """Ids of a whole document with its begin and end tokens. No text in it becomes a special token."""
 
@@ -70,6 +73,9 @@ class Tokenizer(Protocol):
             add_generation_prompt: end with the tokens after which the model answers.
             tools: the functions that an answer may call.
         """
+
+    def prompt_text(self, messages: Messages) -> str:
+        """A conversation up to where the model answers, as text, with the names of special tokens."""
 
     def last_answer(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[float]]:
         """The same with weights on the last message alone, which is the assistant's."""

@@ -114,6 +114,8 @@ class PublishedTokenizer:
         """Ids of `text`, without begin tokens. The name of a special token in `text` becomes that token."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    encode_marked = encode
+
     def document(self, text: str) -> list[int]:
         """Ids of a whole document with its begin and end tokens. No text in it becomes a special token."""
         self._tokenizer.encode_special_tokens = True
@@ -162,6 +164,11 @@ class PublishedTokenizer:
             ids = self._tokenizer.encode(self._chat.prompt(messages, tools), add_special_tokens=False).ids
             return ids, [0.0] * len(ids)
         return self._with_weights(*self._chat.shown(messages, tools))
+
+    def prompt_text(self, messages: Messages) -> str:
+        """A conversation up to where the model answers, as text, with the names of special tokens."""
+        self._check(messages, None)
+        return self._chat.prompt(messages)
 
     def last_answer(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[float]]:
         """The same with weights on the last answer alone, which any template shows as the model will write it."""

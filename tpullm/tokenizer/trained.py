@@ -43,6 +43,8 @@ class TrainedTokenizer:
         self.system_id, self.user_id, self.assistant_id, self.end_id = (ids[piece] for piece in special[4:])
         self.begin = [self.bos_id]
         self.stop_ids = [self.eos_id, self.end_id]
+        names = [self._processor.id_to_piece(n) for n, held in enumerate(self._bytes) if not held]
+        self._names = re.compile("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")")
         self._newline = self._processor.piece_to_id("\n")
         self._space_bytes = [self._byte_id(byte) for byte in SPACE.encode()]
 
@@ -72,6 +74,12 @@ class TrainedTokenizer:
             ids += self._space_bytes
             ids += self._processor.encode(part)
         return ids
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of a text in which the names of special tokens are these tokens, as in an exported tokenizer."""
+        parts = self._names.split(text)
+        ids = [[self._processor.piece_to_id(part)] if n % 2 else self.encode(part) for n, part in enumerate(parts)]
+        return [token for part in ids for token in part]
 
     def document(self, text: str) -> list[int]:
         """`<s>`, the ids of `text`, `</s>`."""
@@ -122,6 +130,11 @@ class TrainedTokenizer:
             ids.append(self.assistant_id)
             weights.append(0.0)
         return ids, weights
+
+    def prompt_text(self, messages: Messages) -> str:
+        """A conversation up to where the model answers, as text, with the names of special tokens."""
+        ids, _ = self.chat_template(messages, add_generation_prompt=True)
+        return b"".join(self._bytes[token] or self.piece(token).encode() for token in ids).decode()
 
     def last_answer(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[float]]:
         """The same with weights on the last message alone, which is the assistant's."""

@@ -88,6 +88,28 @@ def likeliest(hidden_BTD, table_VD, count: int, softcap=0.0, temperature=1.0, ch
     return jax.shard_map(local, out_specs=PER_CHOICE, check_vma=False)(*arguments)
 
 
+def with_likeliest(hidden_BTD, table_VD, ids_BT, softcap=0.0, chunks=0):
+    """The log-probability of each of `ids_BT` as the next token, and whether none is likelier; both `[B, T]`.
+
+    Without a gradient, and in one pass over the logits. The arguments are those of `log_probabilities`.
+    """
+
+    def local(table_VD, hidden_BTD, ids_BTK):
+        def of_chunk(_, chunk):
+            hidden_BCD, ids_BCK = chunk
+            logits_BCV = chunk_logits(hidden_BCD, table_VD, softcap)
+            most_BC1, log_z_BC1 = log_normalizer(logits_BCV)
+            chosen_BCK = _select(logits_BCV, ids_BCK - first_row(table_VD))
+            return None, ((chosen_BCK - log_z_BC1)[..., 0], (chosen_BCK >= most_BC1)[..., 0])
+
+        arrays = hidden_BTD, ids_BTK
+        _, found = jax.lax.scan(of_chunk, None, chunked(chunks, table_VD, *arrays))
+        return _unchunked(found, hidden_BTD)
+
+    arguments = jax.lax.stop_gradient((all_gather_table(table_VD, hidden_BTD), hidden_BTD))
+    return jax.shard_map(local, out_specs=(PER_TOKEN, PER_TOKEN))(*arguments, ids_BT[..., None])
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _log_probabilities(options, hidden_BTD, table_VD, ids_BTK):
     logp_BTK, _, entropy_BT = _scores(options, hidden_BTD, table_VD, ids_BTK)

@@ -1,0 +1,190 @@
+"""`tpullm evaluate --tasks` beside the harness's own `hf` model: requests a second of each kind.
+
+    python benchmarks/evaluate_tasks.py TEXT... [--sizes 12m 120m] [--rounds 3] [--out FILE]
+
+TEXT is prose. It needs the extras `benchmark` and `lm-eval`. Both programs run in turns, each in a fresh process, on
+the same requests and the same random weights in float32; `hf` with each batch size, of which the best one counts. A
+process answers two halves of the requests: `first` is the time of the first half, with what has to be compiled, and
+`second` that of the other half. On a machine that others use, the processor time says more than the time.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+KINDS = ("choices", "rolling", "generation")
+CONTEXT = 1024
+# width, layers, heads, vocabulary: about 12 and 120 million parameters
+SIZES = {"12m": (384, 6, 6, 4096), "120m": (768, 12, 12, 32000)}
+COUNTS = {"12m": (32, 8, 32), "120m": (12, 4, 8)}  # requests of a half, by kind; questions for choices
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", nargs="+", type=Path)
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="of hf")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    text = "\n".join(path.read_text(encoding="utf-8") for path in options.text)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for size in options.sizes:
+            place = Path(folder) / size
+            make_model(place, size, text)
+            (place / "requests.json").write_text(json.dumps(requests(text, size)), encoding="utf-8")
+            found[size] = in_turns(place, options.rounds, options.batches)
+            show(size, found[size])
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1))
+
+
+def make_model(folder: Path, size: str, text: str) -> None:
+    """A Llama of random weights with a tokenizer of ours, in the format of Hugging Face."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tpullm.recipe.schema import TokenizerConfig
+    from tpullm.tokenizer import exported, trainer
+
+    width, layers, heads, vocabulary = SIZES[size]
+    folder.mkdir()
+    lines = [("ja", text[n : n + 2000]) for n in range(0, len(text), 2000)]
+    made = trainer.train(lines, TokenizerConfig(vocabulary_size=4096), folder / "tokenizer.model")
+    exported.write(folder, made, CONTEXT, tuned=False)
+    (folder / "tokenizer.model").unlink()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=8 * width // 3 // 32 * 32,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=made.bos_id,
+        eos_token_id=made.eos_id,
+        pad_token_id=made.pad_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def requests(text: str, size: str) -> dict[str, list[list]]:
+    """Arguments of requests of each kind: two halves, one after the other."""
+    random.seed(0)
+    questions, texts, prompts = (2 * count for count in COUNTS[size])
+
+    def passage(least: int, most: int) -> str:
+        start = random.randrange(len(text) - most)
+        return text[start : start + random.randint(least, most)]
+
+    choices = []
+    for _ in range(questions):
+        question = passage(100, 400)
+        choices += [[question, passage(4, 16)] for _ in range(4)]
+    settings = {"until": ["\x00"], "max_gen_toks": 64}
+    return {
+        "choices": choices,
+        "rolling": [[passage(1500, 4000)] for _ in range(texts)],
+        "generation": [[passage(100, 400), settings] for _ in range(prompts)],
+    }
+
+
+def in_turns(folder: Path, rounds: int, batches: list[int]) -> dict:
+    """Seconds and seconds of processor time of both halves, by program and kind: the medians of the rounds."""
+    programs = {"tpullm": ("ours", "0")} | {f"hf, batch {batch}": ("hf", str(batch)) for batch in batches}
+    seconds = {name: {kind: [] for kind in KINDS} for name in programs}
+    for number in range(rounds):
+        for name, (program, batch) in programs.items():
+            for kind, halves in child(program, batch, folder).items():
+                seconds[name][kind].append(halves)
+            print(f"round {number + 1}: {name}: {seconds[name]}", file=sys.stderr, flush=True)
+    median = lambda rounds: [[statistics.median(each) for each in zip(*half)] for half in zip(*rounds)]  # noqa: E731, B905
+    return {name: {kind: median(rounds) for kind, rounds in of.items()} for name, of in seconds.items()}
+
+
+def child(program: str, batch: str, folder: Path) -> dict:
+    """What `answer` prints in a process of its own."""
+    with tempfile.TemporaryDirectory() as cache:  # so that ours compiles each time
+        environment = os.environ | {"XDG_CACHE_HOME": cache, "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        command = [sys.executable, __file__, "--answer", program, batch, str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(program: str, batch: str, folder: str) -> None:
+    """In the child: answer all requests, and print the seconds of both halves of each kind."""
+    if program == "ours":
+        from tpullm.process import environment
+
+        environment.prepare()
+    from lm_eval.api.instance import Instance
+
+    asked = json.loads((Path(folder) / "requests.json").read_text(encoding="utf-8"))
+    model = ours(folder) if program == "ours" else theirs(folder, int(batch))
+    methods = {
+        "choices": model.loglikelihood,
+        "rolling": model.loglikelihood_rolling,
+        "generation": model.generate_until,
+    }
+    seconds = {}
+    for kind, method in methods.items():
+        made = [Instance("", {}, tuple(arguments), 0) for arguments in asked[kind]]
+        half, seconds[kind] = len(made) // 2, []
+        for part in (made[:half], made[half:]):
+            start = time.perf_counter(), time.process_time()
+            method(part)
+            seconds[kind].append([time.perf_counter() - start[0], time.process_time() - start[1]])
+    print(json.dumps(seconds))
+
+
+def ours(folder: str):
+    """The model in tpullm."""
+    from tpullm.inference.session import load
+    from tpullm.measuring.harness_model import HarnessModel
+    from tpullm.measuring.measured_model import MeasuredModel
+
+    return HarnessModel(MeasuredModel(load(folder)), "model")
+
+
+def theirs(folder: str, batch: int):
+    """The model in the harness's `hf`."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return HFLM(folder, dtype="float32", batch_size=batch, device="cpu")
+
+
+def show(size: str, found: dict) -> None:
+    """A table in Markdown: requests a second, and how many times as many as `hf` with its best batch size."""
+    counts = dict(zip(KINDS, COUNTS[size], strict=True))
+    counts["choices"] *= 4
+    print(f"\n{size}, requests a second\n")
+    print("| | half | tpullm | hf | of batch | times | times, by processor time |\n" + "| --- " * 7 + "|")
+    for kind in KINDS:
+        for half, name in enumerate(("first", "second")):
+            ours, *peers = ([own[kind][half], program] for program, own in found.items())
+            best, (least, _) = min(peers), min((peer[0][1], peer[1]) for peer in peers)
+            rates = f"{counts[kind] / ours[0][0]:.2f} | {counts[kind] / best[0][0]:.2f} | {best[1].split()[-1]}"
+            times = f"{best[0][0] / ours[0][0]:.2f} | {least / ours[0][1]:.2f}"
+            print(f"| {kind} | {name} | {rates} | {times} |", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--answer"]:
+        answer(*sys.argv[2:])
+    else:
+        main()
