@@ -162,14 +162,16 @@ def _in_attention(setting: Setting) -> dict[str, float]:
 def _mixture(setting: Setting) -> dict[str, float]:
     """The backward pass of experts: their weights and gradients, and rows in flight, in buffers that are not full.
 
-    A GPU that has all experts holds one more array of rows of each width, and the gradients of a layer are not whole at
-    once. (Fitted to four programs; XLA's schedule differs between them, and they hold from 9 % less to 6 % more.)
+    On GPUs, fitted to seven programs: with all experts on each GPU the gradients of a layer are not whole at once;
+    along `expert` little more than one half of the tokens is in flight.
     """
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     D, F, k = model.width, model.mlp_width / tensor, model.experts_per_token
     rows, arriving = M * k, M * k * setting.fullness
-    alone = setting.on_gpu and setting.along("expert") == 1
-    in_flight = (5 if alone else 4) * arriving * (D + F) + rows * D
+    buffers, matrices = 4.0, 4
+    if setting.on_gpu:
+        buffers, matrices = (4.0, 3) if setting.along("expert") == 1 else (2.5, 4)
+    in_flight = buffers * arriving * (D + F) + rows * D
     around = M * (7 * D + 3 * model.heads * model.head_width / tensor)
-    parameters = (2 if alone else 4) * setting.mlp_parameters + 2 * attention_parameters(model) / tensor
+    parameters = matrices * setting.mlp_parameters + 2 * attention_parameters(model) / tensor
     return {"one layer": 2 * (in_flight + around), "gathered parameters": parameters}

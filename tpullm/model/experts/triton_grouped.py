@@ -21,6 +21,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from tpullm.hardware.chips import of_kind
 from tpullm.mesh.layout import abstract_device
+from tpullm.model.memory_layout import barrier_on_gpu
 from tpullm.model.platform import target
 
 NARROWEST = 16  # side of a tile that Triton multiplies
@@ -75,7 +76,9 @@ def _forward(x_MD, weight_EDF, sizes_E):
 
 def _backward(saved, d_MF):
     x_MD, weight_EDF, sizes_E = saved
-    return _rows(d_MF, weight_EDF, sizes_E, transposed=True), _weights(x_MD, d_MF, weight_EDF, sizes_E), None
+    # As in `linear.matmul`: XLA would put off the gradient of the matrices, and hold its inputs.
+    dweight_EDF, d_MF = barrier_on_gpu((_weights(x_MD, d_MF, weight_EDF, sizes_E), d_MF))
+    return _rows(d_MF, weight_EDF, sizes_E, transposed=True), dweight_EDF, None
 
 
 triton_grouped_matmul.defvjp(_forward, _backward)
