@@ -75,6 +75,7 @@ def test_a_task_leaves_its_documents_and_their_facts(tmp_path, near):
         "replaced": 0,
         "read": 5,
         "bad": [],
+        "leaks": [],
     }
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from tpullm import storage
 from tpullm.cluster.place import ALONE, Place
 from tpullm.cluster.shares import SharedWork
-from tpullm.corpus import collect
+from tpullm.corpus import collect, leak_records
 from tpullm.corpus.files.source_files import OFFICE, printable
 from tpullm.corpus.filters import verdicts
 from tpullm.log import say
+from tpullm.measuring import task_questions
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 
@@ -38,7 +39,8 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
     for line in verdicts.prepare(recipe.corpus):
         if work.share.is_first:
             say(f"documents: {line}")
-    planned = collect.plan(recipe, inputs, run, work)
+    questions = task_questions.read(recipe.corpus.leaks.tasks)
+    planned = collect.plan(recipe, inputs, run, work, questions)
     if work.share.is_first:
         _say_what_is_left_out(planned)
     placed = collect.read(planned, recipe.corpus, work, lambda: manifest.is_finished(stage, inputs))
@@ -53,6 +55,8 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
         for encoding, count in found.items():
             which = "1 document is not UTF-8 and was" if count == 1 else f"{count:,} documents are not UTF-8 and were"
             say(f"documents: {name}: {which} read as {encoding}")
+    for line in leak_records.lines(card):
+        say(f"documents: {line}")
     dropped = sum(sum(reasons.values()) for reasons in card["dropped"].values())
     say(
         f"documents: {card['documents']:,} with {card['characters']:,} characters in {seconds:.1f} s, "

@@ -9,8 +9,8 @@
 The result is the same, byte for byte, for any number of workers and shares. A part that is there is not made again.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from tpullm.corpus import (
     datacard,
     datacard_markdown,
     document_files,
+    leak_records,
     marking,
     part_identity,
+    question_windows,
     reduce,
     repeated_lines,
     selection,
@@ -35,6 +37,7 @@ from tpullm.corpus.document import BAD
 from tpullm.corpus.document_files import HELD_OUT, TRAIN, Part
 from tpullm.corpus.files import bad_documents, download, limited_reading, parts, source_files
 from tpullm.corpus.files.source_files import File, Found
+from tpullm.corpus.question_windows import TaskQuestions
 from tpullm.corpus.selection import Placed
 from tpullm.corpus.tasks import Task
 from tpullm.errors import UserError
@@ -64,6 +67,8 @@ def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     lists = [*recipe.corpus.opted_out, recipe.corpus.classifier.good, recipe.corpus.classifier.bad]
     if any(lists):
         upstream["lists"] = source_hashes.at(*lists)
+    if recipe.corpus.leaks.tasks:
+        upstream["leaks"] = source_hashes.at(*recipe.corpus.leaks.tasks)
     return config, upstream
 
 
@@ -78,6 +83,7 @@ class Plan:
         documents: the folder of the documents.
         folder: where the shares leave what they find, until the documents are finished.
         corpus: the name of what the marks depend on.
+        questions: of the tasks that documents are searched for.
     """
 
     sources: list[Source]
@@ -86,14 +92,18 @@ class Plan:
     documents: Path
     folder: Path
     corpus: str
+    questions: Sequence[TaskQuestions] = ()
 
 
-def plan(recipe: Recipe, depends_on: dict[str, Any], run: Path, work: SharedWork) -> Plan:
+def plan(
+    recipe: Recipe, depends_on: dict[str, Any], run: Path, work: SharedWork, questions: Sequence[TaskQuestions] = ()
+) -> Plan:
     """The plan, which is the same for every share. Share 0 downloads files first; the other shares wait for them.
 
     Args:
         depends_on: the inputs of the documents, as the manifest has them.
         run: the run directory.
+        questions: of the tasks of `corpus.leaks`.
 
     Raises:
         UserError: a source cannot be read, or it differs from the source of another share.
@@ -104,16 +114,22 @@ def plan(recipe: Recipe, depends_on: dict[str, Any], run: Path, work: SharedWork
         work.wait_for_first("the downloads", lambda: all(download.place(url, downloads).exists() for url in urls))
     planned: list[Task] = []
     files: dict[str, Found] = {}
+    windows = question_windows.windows_of(questions) if questions else None
+    identity = windows.identity if windows else ""
     for source in found:
         files[source.name] = source_files.find(source, downloads)
         for group, size in _parts(source, files[source.name].files):
-            key = part_identity.key(source, group, recipe.corpus, recipe.seed)
+            key = part_identity.key(source, group, recipe.corpus, recipe.seed, identity)
             part = Part(documents, key, source.name, source.licence)
             planned.append(Task(part, source, group, size, recipe.corpus, recipe.seed))
     # Machines may keep the same text in different folders, so shares compare keys of parts, and no paths.
     keys = [task.part.key for task in planned]
     folder = work.begin(depends_on | {"code": part_identity.code(), "files": keys})
-    return Plan(found, planned, files, documents, folder, storage.hash_json([depends_on, keys])[:16])
+    if windows:
+        path = folder / f"windows-{identity}.npz"
+        windows.save(path)
+        planned = [replace(task, windows=path) for task in planned]
+    return Plan(found, planned, files, documents, folder, storage.hash_json([depends_on, keys])[:16], questions)
 
 
 def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Callable[[], bool]) -> list[Placed]:
@@ -172,6 +188,9 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
         if source.kind != "tokens":
             _check_not_empty(source, counts)
     card = datacard.numbers(planned.sources, counts, planned.files, recipe)
+    (planned.documents / leak_records.FILE).unlink(missing_ok=True)
+    if planned.questions:
+        card["leaks"] = leak_records.write(planned.documents, planned.tasks, groups, few, planned.questions)
     _write(planned.documents, all_parts, card, recipe.corpus)
     return card
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tpullm.corpus import leak_records
+from tpullm.corpus.question_windows import CHARACTERS, WORDS
 from tpullm.corpus.reasons import REASONS
 from tpullm.corpus.repeated_lines import MOST
 from tpullm.corpus.split import FEW
@@ -40,6 +42,7 @@ def _sections(card: dict[str, Any], config: CorpusConfig) -> Iterable[str]:
         yield _table((key, "share"), [[name, _cell("share", share)] for name, share in shares])
     yield "## What was dropped, and why"
     yield from _dropped(card)
+    yield from _leaks(card)
     yield from _files(card)
     yield "## How it was made"
     yield _how(card, config)
@@ -57,6 +60,24 @@ def _dropped(card: dict[str, Any]) -> Iterable[str]:
         for reason, examples in reasons.items():
             yield f"Of {source}, {reason}:"
             yield "\n".join(f"- {_place(example)}: {_quoted(example['beginning'])}" for example in examples)
+
+
+def _leaks(card: dict[str, Any]) -> Iterable[str]:
+    """How much of each task was found."""
+    if "leaks" not in card:
+        return
+    yield "## Questions of tasks"
+    header = ("task", "questions", "found in training text", "in documents", "documents dropped", "too short to find")
+    keys = ("questions", "found", "trained_on", "dropped", "too_short")
+    tasks = card["leaks"]["tasks"].items()
+    yield _table(header, [[_cell("", name), *(_cell(key, task[key]) for key in keys)] for name, task in tasks])
+    yield (
+        f"A document holds a question if it holds {WORDS} words of it in a row, or {CHARACTERS} characters of "
+        "Japanese; width, case, white space and punctuation do not count. Of a shorter question it must hold all. "
+        f"`{leak_records.FILE}` names the documents."
+    )
+    if card["tokens_of_others"]:
+        yield "Tokens of others were not searched."
 
 
 def _why(row: dict[str, Any]) -> str:

@@ -35,4 +35,5 @@ class Raw:
 NOT_UTF8 = Raw(dropped="not UTF-8")
 # Reasons of which `max_bad` of a source bounds the number: text that is there is lost.
 UNREADABLE, BROKEN_RECORD, TOO_LARGE = "could not be read", "broken record", "too large"
+LEAKED = "questions of a task"
 BAD = frozenset((UNREADABLE, BROKEN_RECORD, TOO_LARGE))

@@ -21,13 +21,17 @@ LIBRARIES = (
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.
 _AFTERWARDS = (
-    "bad_documents collect datacard datacard_counts datacard_markdown download marking part_identity parts "
-    "range_files reasons reduce repeated_lines selection stretches tracing"
+    "bad_documents collect datacard datacard_counts datacard_markdown download leak_records marking part_identity "
+    "parts range_files reasons reduce repeated_lines selection stretches tracing"
 ).split()
 
 
-def key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int) -> str:
-    """The name of a part: 32 hexadecimal digits, the hash of all that its documents depend on."""
+def key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, windows: str = "") -> str:
+    """The name of a part: 32 hexadecimal digits, the hash of all that its documents depend on.
+
+    Args:
+        windows: the identity of the windows of questions that they are searched for; "" if there are none.
+    """
     read = [
         (name_of(file, source), source_hashes.of_file(file.path), file.bytes, file.is_part, file.held_out)
         + (file.start, file.stop)
@@ -35,6 +39,8 @@ def key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int) 
     ]
     settings = {name: value for name, value in vars(source).items() if name not in _OF_THE_WHOLE}
     parts = {"source": settings, "files": read, "config": _settings(source, config), "code": code()}
+    if windows:
+        parts |= {"leaks": [windows, config.leaks.drop]}
     if source.kind == "tenki":
         parts |= {"tenki": tenki.VERSION, "seed": seed}
     if source.kind in domains.SOURCES:

@@ -51,5 +51,6 @@ REASONS = {
     "adult words": "full of words of a list",
     "advertising": "full of phrases of Japanese shops",
     "listed address": "an address of datatrove's lists: adult, gambling, malware",
+    "questions of a task": "it holds a question of a task of `corpus.leaks.tasks`",
     "low score": "the classifier's score is below `corpus.classifier.threshold`",
 }

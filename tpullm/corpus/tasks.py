@@ -4,6 +4,7 @@ A task writes the files of its part (`document_files.py`), the summary last. A p
 whichever process made it, and in whichever run of collect.
 """
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -14,16 +15,18 @@ from typing import Any
 import numpy as np
 
 from tpullm import storage
-from tpullm.corpus import dedup, lines, split
+from tpullm.corpus import dedup, lines, question_windows, split
 from tpullm.corpus.cutting import cut
 from tpullm.corpus.datacard_counts import EXAMPLES
-from tpullm.corpus.document import BAD, Raw
+from tpullm.corpus.document import BAD, LEAKED, Raw
 from tpullm.corpus.document_files import BEGINNING, DROPPED_COLUMNS, Part, Writer
 from tpullm.corpus.files import bad_documents, readers
 from tpullm.corpus.files.source_files import File, name_of
 from tpullm.corpus.filters import verdicts
 from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import CorpusConfig, Source
+
+DROPPED = -1  # in the place of the row of a document
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Task:
         bytes: about how many bytes are read.
         config: the settings of the filters.
         seed: of what is generated.
+        windows: the file of the windows of questions that documents are searched for; None if there are none.
     """
 
     part: Part
@@ -45,6 +49,7 @@ class Task:
     bytes: int
     config: CorpusConfig
     seed: int
+    windows: Path | None = None
 
     @property
     def result(self) -> Path:
@@ -106,6 +111,8 @@ class _PartMaker:
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.examples: dict[str, list[dict[str, str]]] = {}
         self.bad: list[str] = []  # lines about the first of them
+        self.leaks: list[dict[str, Any]] = []
+        self._windows = question_windows.load(task.windows) if task.windows else None
         self.read = self.bad_documents = self.replaced = 0
 
     def take(self, raw: Raw, name: str, held_out: bool) -> int:
@@ -124,12 +131,28 @@ class _PartMaker:
         if raw.encoding:
             self.encodings[raw.encoding] += 1
         self.replaced += verdict.replaced
-        pieces = cut(verdict.text, self.task.config.maximum_characters)
+        taken, pieces = 0, cut(verdict.text, self.task.config.maximum_characters)
         for text in pieces:
             digest = text_hash(text)
+            if self._windows and self._is_left_out(text, digest, raw, name, held_out):
+                self._drop(dataclasses.replace(raw, text=text), LEAKED, verdict.language, name)
+                continue
             self._kept.write(text, digest, verdict.language, raw.licence, name, raw.record, raw.url, raw.date)
             self._note(text, digest, (verdict.language, raw.licence or self.task.source.licence), held_out)
-        return 0 if held_out else len(pieces)
+            taken += 1
+        return 0 if held_out else taken
+
+    def _is_left_out(self, text: str, digest: str, raw: Raw, name: str, held_out: bool) -> bool:
+        """Note which questions of tasks a piece of a document holds, and say whether it is dropped for them.
+
+        What the recipe holds out is never trained on, so it stays.
+        """
+        found = self._windows.find(text)
+        is_left_out = bool(found) and self.task.config.leaks.drop and not held_out
+        row = DROPPED if is_left_out else len(self.facts.ids)
+        where = {"row": row, "file": name, "record": raw.record, "url": raw.url, "hash": digest}
+        self.leaks += [leak._asdict() | where for leak in found]
+        return is_left_out
 
     def _drop(self, raw: Raw, reason: str, language: str, name: str) -> None:
         if reason in BAD:
@@ -181,6 +204,7 @@ class _PartMaker:
             "replaced": self.replaced,
             "read": self.read,
             "bad": self.bad,
+            "leaks": self.leaks,
         }
 
 
@@ -204,7 +228,8 @@ def summary(task: Task) -> dict[str, Any]:
     `documents`, `held_out` (those that the recipe names) and `lines` (if they are kept) are counts, `lowest` the lowest
     id of the others with its row, `dropped` rows of (reason, language, licence, count), `examples` rows of what was
     dropped by reason, `encodings` counts of documents that are not UTF-8, `replaced` pieces of personal data, `read`
-    all documents, and `bad` are lines about the first of those that could not be read.
+    all documents, `bad` are lines about the first of those that could not be read, and `leaks` the questions of tasks
+    that were found: the fields of `question_windows.Leak`, and where; `row` is `DROPPED` if the document was.
     """
     return storage.read_json(task.result)
 

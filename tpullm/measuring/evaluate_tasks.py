@@ -15,7 +15,7 @@ from tpullm.cluster import hosts
 from tpullm.errors import UserError
 from tpullm.inference.session import Session
 from tpullm.log import warn
-from tpullm.measuring import harness, question_files, question_task
+from tpullm.measuring import harness, question_files, question_task, read_before
 from tpullm.measuring.kept_answers import FILE, KeptAnswers
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.parameter_hash import parameter_hash
@@ -77,6 +77,10 @@ def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: st
         found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
         found |= harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {}
     questions = {task: figures.pop("questions") for task, figures in found.items() if "questions" in figures}
+    run = session.model.run if session.model else None
+    for file in chosen.files:  # host 0 reads what collect has written
+        read = hosts.broadcast("read before", lambda file=file: read_before.figures(run, file, questions[file.name]))
+        found[file.name]["read_before"] = read
     results = {
         "model": {"name": name, "parameters": parameters, "dtype": str(session.dtype), "talks": session.talks},
         "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},

@@ -5,7 +5,7 @@ JGLUE: Kurihara et al. 2022. SQuAD, whose form JSQuAD has: Rajpurkar et al. 2016
 
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tpullm.errors import UserError
@@ -22,12 +22,14 @@ class Item:
         answers: the right answers, which are equally right.
         choices: the answers to choose from; none if the answer is free.
         instruction: what to do with the text.
+        parts: the texts that `text` is made of, if it is made of several; a copy of the task elsewhere has these.
     """
 
     text: str
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
     instruction: str = ""
+    parts: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def right_choice(self) -> int:
@@ -93,8 +95,8 @@ def _jcommonsenseqa(row: Row, where: str) -> list[Item]:
 
 def _jnli(row: Row, where: str) -> list[Item]:
     text = f"前提: {_text(row, 'sentence1', where)}\n仮説: {_text(row, 'sentence2', where)}"
-    labels = ("entailment", "contradiction", "neutral")
-    return [_labelled(text, row, labels, "前提と仮説の関係を答えてください。", where)]
+    labels, parts = ("entailment", "contradiction", "neutral"), (row["sentence1"], row["sentence2"])
+    return [replace(_labelled(text, row, labels, "前提と仮説の関係を答えてください。", where), parts=parts)]
 
 
 def _marc(row: Row, where: str) -> list[Item]:
@@ -111,7 +113,11 @@ def _labelled(text: str, row: Row, labels: tuple[str, ...], instruction: str, wh
 def _squad(row: Row, where: str) -> list[Item]:
     try:
         return [
-            Item(f"{_paragraph(paragraph['context'])}\n質問: {asked['question']}", tuple(dict.fromkeys(answers)))
+            Item(
+                f"{(context := _paragraph(paragraph['context']))}\n質問: {asked['question']}",
+                tuple(dict.fromkeys(answers)),
+                parts=(context, str(asked["question"])),
+            )
             for paragraph in row["paragraphs"]
             for asked in paragraph["qas"]
             if (answers := [str(answer["text"]) for answer in asked["answers"]])  # SQuAD 2.0: some have none

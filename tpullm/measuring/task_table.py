@@ -43,6 +43,20 @@ def rows(figures: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         yield "  its characters (F1)", _share(written["f1"]), _shares(written["f1_interval"]), count
         if written.get("no_choice"):
             yield "  no choice at all", _share(written["no_choice"]), "", count
+    yield from _read_before(figures.get("read_before", {}))
+
+
+def _read_before(found: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """How many of the questions are in the training text, and the scores of the others if some are."""
+    if not found:
+        return
+    if not found["looked_for"]:
+        yield "in its training text", "unknown", "", ""
+        return
+    yield "in its training text", _share(found["found"] / found["asked"]), "", str(found["asked"])
+    for measure, own in found["unread"].items() if found["found"] else ():
+        name = "written answer" if measure == "written" else RULES[measure]
+        yield f"  {name}, others", _share(own["share"]), _shares(own["interval"]), str(own["count"])
 
 
 def _share(share: float) -> str:

@@ -3,7 +3,14 @@
 A recipe is one YAML file, such as those of `configs/`. `tpullm VERB RECIPE --section.key VALUE` overrides a key.
 """
 
-from tpullm.recipe.schema.corpus_settings import ClassifierConfig, CorpusConfig, Source, SourceKind, TokenizerConfig
+from tpullm.recipe.schema.corpus_settings import (
+    ClassifierConfig,
+    CorpusConfig,
+    LeaksConfig,
+    Source,
+    SourceKind,
+    TokenizerConfig,
+)
 from tpullm.recipe.schema.mixture_settings import MixtureConfig, Phase
 from tpullm.recipe.schema.model_settings import ATTENTION_BLOCKS, ModelConfig, RopeScaling
 from tpullm.recipe.schema.recipe_settings import EvaluateConfig, Recipe

@@ -98,6 +98,21 @@ class ClassifierConfig:
 
 
 @dataclass(frozen=True)
+class LeaksConfig:
+    """Questions of tasks that are looked for in the corpus, so that a measurement can say what the model has read.
+
+    Args:
+        tasks: files of questions, as `evaluate --tasks` reads them. A document holds a question if it holds 13 words
+            of it in a row, or 30 characters of Japanese; width, case, white space and punctuation do not count. Of
+            a shorter question it must hold the whole: 7 words with 32 letters, or 16 characters of Japanese, at least.
+        drop: drop the documents that hold one. The data card names them in any case.
+    """
+
+    tasks: list[str] = field(default_factory=list)
+    drop: bool = False
+
+
+@dataclass(frozen=True)
 class CorpusConfig:
     """Step 1, collect.
 
@@ -114,6 +129,7 @@ class CorpusConfig:
             count. Sources with `filter: false` or `deduplicate: false`, source code, and what a source names in
             `held_out` are neither counted nor dropped.
         classifier: the keys of corpus.classifier.
+        leaks: the keys of corpus.leaks.
         opted_out: files that list what must stay out. Each line is a domain (with its subdomains), an address (one that
             ends in `*` with all below it) or the SHA-256 hash of a text; `#` begins a comment. It holds for every
             source, and for what is held out.
@@ -129,6 +145,7 @@ class CorpusConfig:
     near_duplicates: bool = True
     repeated_lines: int = 0
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    leaks: LeaksConfig = field(default_factory=LeaksConfig)
     opted_out: list[str] = field(default_factory=list)
     licences: list[str] = field(default_factory=list)
     workers: int = changing(Changes.NOTHING, 0)

@@ -1,0 +1,180 @@
+"""The questions of tasks that a corpus holds: named, counted, and dropped if so set; the same for any shares."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from tpullm.cluster.place import Place
+from tpullm.commands import collect as command
+from tpullm.corpus import document_files, leak_records
+from tpullm.corpus.files import parts
+from tpullm.corpus.tenki import documents as tenki_documents
+from tpullm.errors import UserError
+from tpullm.recipe.schema import CorpusConfig, LeaksConfig, Recipe, Source
+from tpullm.run import manifest
+
+TALES = [text for text in tenki_documents(400, 5) if len(text) > 60]
+QUESTIONS = [
+    "主に子ども向けのもので、イラストのついた物語が書かれているものはどれ？",
+    "電子機器で使用される最も主要な電子回路基板の事をなんと言う？",
+    "田んぼが広がる風景を何という？",  # 14 characters: too short
+    "What did the old keeper of the lighthouse say to the two sailors who came at night?",
+]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def asked(tmp_path):
+    rows = [{"question": text, "choices": ["甲", "乙"], "answer": 0} for text in QUESTIONS]
+    return write(tmp_path / "quiz.jsonl", rows)
+
+
+@pytest.fixture
+def texts():
+    """Documents: one with two questions in another form, a copy of it, and one with a question that is held out."""
+    found = [f"{number}番目の話。\n{text}" for number, text in enumerate(TALES[:150])]
+    found[7] = f"{found[7]}\n{QUESTIONS[0].replace('の', 'の ')}\n{QUESTIONS[3].upper()}"
+    found[90] = found[7]
+    return found
+
+
+def recipe(path, *tasks, drop=False, **settings):
+    source = Source("tales", "jsonl", str(path), licence="CC0-1.0", rules=[], **settings)
+    leaks = LeaksConfig([str(task) for task in tasks], drop)
+    return Recipe(corpus=CorpusConfig(sources=[source], workers=1, held_out_fraction=0.05, leaks=leaks))
+
+
+def collect(made, folder):
+    command.main(made, folder)
+    return json.loads((folder / "documents" / "datacard.json").read_text("utf-8"))
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "documents" / leak_records.FILE).read_text("utf-8").splitlines()]
+
+
+def kept(folder):
+    return [
+        document["text"]
+        for split in ("train", "held_out")
+        for document in document_files.read(folder / "documents", "tales", split)
+    ]
+
+
+def test_documents_that_hold_questions_are_named(tmp_path, asked, texts, capsys):
+    card = collect(recipe(write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), asked), tmp_path)
+    told = {"questions": 4, "too_short": 1, "found": 2, "trained_on": 1, "dropped": 0}
+    assert {key: card["leaks"]["tasks"]["quiz"][key] for key in told} == told
+    found = records(tmp_path)
+    assert [(one["question"], one["record"], one["use"]) for one in found] == [
+        (0, "line 8", "train"),
+        (3, "line 8", "train"),
+        (0, "line 91", "exact duplicate"),
+        (3, "line 91", "exact duplicate"),
+    ]
+    assert found[0]["asked"] == QUESTIONS[0] and found[0]["task"] == "quiz" and found[0]["source"] == "tales"
+    assert found[1]["passage"] == "whatdidtheoldkeeperofthelighthousesaytothetwosailors" and found[1]["share"] == 1
+    (text,) = [one for one in document_files.read(tmp_path / "documents", "tales", "train") if one["text"] == texts[7]]
+    assert found[0]["hash"] == text["hash"]
+    assert leak_records.found_in_training(tmp_path / "documents", "quiz") == {0, 3}
+    assert "quiz: 2 of 4 questions are in 1 documents to train on; 0 documents were dropped" in capsys.readouterr().err
+    markdown = (tmp_path / "documents" / "datacard.md").read_text("utf-8")
+    assert "## Questions of tasks" in markdown and "| quiz | 4 | 2 | 1 | 0 | 1 |" in markdown
+
+
+def test_they_are_dropped_if_so_set_with_their_reason(tmp_path, asked, texts):
+    path = write(tmp_path / "in.jsonl", [{"text": text} for text in texts])
+    card = collect(recipe(path, asked, drop=True), tmp_path)
+    told = {"found": 0, "trained_on": 0, "dropped": 1}
+    assert {key: card["leaks"]["tasks"]["quiz"][key] for key in told} == told
+    assert card["dropped"]["tales"] == {"questions of a task": 2} and card["documents"] == 148
+    assert sorted(kept(tmp_path)) == sorted(set(texts) - {texts[7]})
+    assert {one["use"] for one in records(tmp_path)} == {"questions of a task"}
+    assert card["dropped_examples"]["tales"]["questions of a task"][0]["record"] == "line 8"
+
+
+def test_without_tasks_nothing_is_written_and_no_document_differs(tmp_path, asked, texts):
+    path = write(tmp_path / "in.jsonl", [{"text": text} for text in texts])
+    assert "leaks" in collect(recipe(path, asked), tmp_path / "with")
+    with_them = kept(tmp_path / "with")
+    assert "leaks" not in collect(recipe(path), tmp_path / "with"), "made again, without"
+    assert not (tmp_path / "with" / "documents" / leak_records.FILE).exists()
+    assert kept(tmp_path / "with") == with_them
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path, asked, texts):
+    apart = write(tmp_path / "apart.jsonl", [{"text": texts.pop(90)}])
+    texts.pop(7)
+    made = recipe(
+        write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), asked, drop=True, held_out=str(apart)
+    )
+    card = collect(made, tmp_path)
+    assert [one["use"] for one in records(tmp_path)] == ["held_out"] * 2, "what is held out by name is kept"
+    assert card["leaks"]["tasks"]["quiz"]["found"] == 0
+
+
+def test_a_source_of_few_documents_may_train_on_any_of_them(tmp_path, asked, texts):
+    path = write(tmp_path / "in.jsonl", [{"text": text} for text in texts[:20]])
+    collect(recipe(path, asked), tmp_path)
+    assert [one["use"] for one in records(tmp_path)] == ["train"] * 2
+
+
+def test_other_questions_make_the_documents_again_and_other_code_does_not(tmp_path, asked, texts, capsys):
+    path = write(tmp_path / "in.jsonl", [{"text": text} for text in texts])
+    made = recipe(path, asked)
+    collect(made, tmp_path)
+    collect(made, tmp_path)
+    assert "documents: finished, skipped" in capsys.readouterr().err
+    write(asked, [{"question": texts[3][:60], "answer": "-"}])
+    card = collect(made, tmp_path)
+    assert card["leaks"]["tasks"]["quiz"]["questions"] == 1 and [one["record"] for one in records(tmp_path)] == [
+        "line 4"
+    ]
+
+
+def bytes_of(folder):
+    files = (path for path in (folder / "documents").rglob("*") if path.is_file() and path.name != manifest.FILE)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def collect_share(made, folder, place):
+    """In a process of its own; each file is a part."""
+    parts.BUNDLE_BYTES = 1
+    command.main(made, folder, place)
+
+
+def test_several_shares_write_the_same_as_one(tmp_path, asked, texts):
+    (tmp_path / "in").mkdir()
+    for number in range(5):
+        rows = [{"text": text} for text in texts[30 * number : 30 * number + 30]]
+        write(tmp_path / "in" / f"{number}.jsonl", rows)
+    made, begin = recipe(tmp_path / "in", asked), multiprocessing.get_context("spawn").Process
+    places = [(tmp_path / "one", Place(0, 1)), *((tmp_path / "two", Place(own, 2)) for own in range(2))]
+    shares = [begin(target=collect_share, args=(made, *place)) for place in places]
+    for share in shares:
+        share.start()
+    for share in shares:
+        share.join(100)
+    assert len(records(tmp_path / "two")) == 4
+    assert len(document_files.parts(tmp_path / "two" / "documents")) == 5
+    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "quiz.txt", "."])
+def test_a_file_that_is_not_there_is_one_line(tmp_path, texts, name):
+    made = recipe(write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), tmp_path / name)
+    with pytest.raises(UserError, match="^corpus.leaks.tasks: .*: no such file of questions .*; correct the name$"):
+        command.main(made, tmp_path)
+
+
+def test_two_tasks_of_one_name_are_one_line(tmp_path, asked, texts):
+    (tmp_path / "other").mkdir()
+    twin = write(tmp_path / "other" / asked.name, [{"question": QUESTIONS[0], "answer": "-"}])
+    made = recipe(write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), asked, twin)
+    with pytest.raises(UserError, match="^corpus.leaks.tasks: two files are called quiz; rename one"):
+        command.main(made, tmp_path)

@@ -1,0 +1,167 @@
+"""A question is found where a document holds a window of it, and nowhere else."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpullm.corpus import question_windows
+from tpullm.corpus.folding import normal
+from tpullm.corpus.question_windows import Question, TaskQuestions, windows_of
+
+ENGLISH = "what did the old keeper of the lighthouse say to the two sailors who came at night with a broken lamp"
+JAPANESE = "主に子ども向けのもので、イラストのついた物語が書かれていて、寝る前に読むことが多いものはどれですか。"
+SHORT = "日本でいちばん高い山の名前は何ですか"  # 18 characters
+OTHER = "the weather was fine and nobody remembered where the road had been before the flood came down the valley"
+
+
+def looked_for(*questions, name="task"):
+    return windows_of([TaskQuestions(name, "1", [Question((text,)) for text in questions])])
+
+
+def found(windows, text):
+    return [(leak.task, leak.question) for leak in windows.find(text)]
+
+
+def units(text):
+    """The words and characters of a text, (letters, weight) each: by their definition, one after the other."""
+    tables = question_windows._spaceless()
+    whole = []
+    for is_letter, run in itertools.groupby(normal(text), str.isalnum):
+        for spaceless, part in itertools.groupby(run, lambda one: bool(tables[ord(one)])) if is_letter else ():
+            letters = "".join(part)
+            whole += [(one, 13, 2) for one in letters] if spaceless else [(letters, 30, len(letters))]
+    return whole
+
+
+def passages(text):
+    """All windows of a question: 13 words or 30 characters, from each word or character on; or the whole of a short
+    one."""
+    parts, made = units(text), []
+    for first in range(len(parts)):
+        for last in range(first + 1, len(parts) + 1):
+            of_it = parts[first:last]
+            if sum(part[1] for part in of_it) >= 390 and sum(part[2] for part in of_it) >= 32:
+                made.append("".join(part[0] for part in of_it))
+                break
+    is_enough = sum(part[1] for part in parts) >= 208 and sum(part[2] for part in parts) >= 32
+    return made or ["".join(part[0] for part in parts)] * is_enough
+
+
+WORDS = st.sampled_from(["a", "to", "cat", "lamp", "Ｒｏｏｆ", "猫", "本を", "読む", "3", "、", "ﾃﾞｰﾀ"])
+TEXTS = st.lists(WORDS, min_size=1, max_size=40).map(" ".join)
+
+
+@settings(max_examples=300)
+@given(st.lists(TEXTS, min_size=1, max_size=3), TEXTS, st.data())
+def test_it_is_a_search_for_each_window_in_the_folded_text(questions, noise, data):
+    question = data.draw(st.sampled_from(questions))
+    cut = [data.draw(st.integers(0, len(question))) for _ in range(2)]
+    document = noise + " " + question[min(cut) : max(cut)] + data.draw(st.sampled_from(["", " ", "z"])) + noise
+    held = "".join(filter(str.isalnum, normal(document)))
+    expected = [
+        (0, number) for number, text in enumerate(questions) if any(passage in held for passage in passages(text))
+    ]
+    assert found(looked_for(*questions), document) == expected
+
+
+@pytest.mark.parametrize("question", [ENGLISH, JAPANESE, SHORT])
+@pytest.mark.parametrize(
+    "change",
+    [
+        str,
+        str.upper,
+        lambda text: text.replace(" ", "\n\n"),
+        lambda text: "".join(chr(ord(one) + 0xFEE0) if "!" <= one <= "~" else one for one in text),
+        lambda text: text.replace("、", ""),
+        lambda text: f"{OTHER}{text}{OTHER}",
+    ],
+)
+def test_a_copy_is_found_whatever_its_form(question, change):
+    windows = looked_for(OTHER[::-1], question)
+    (leak,) = windows.find(f"{OTHER}\n{change(question)}\n{OTHER}")
+    assert (leak.question, leak.share) == (1, 1.0)
+
+
+def test_thirteen_words_are_found_and_twelve_are_not():
+    words = ENGLISH.split()
+    windows = looked_for(ENGLISH)
+    for start in range(len(words) - 13):
+        assert found(windows, f"{OTHER} {' '.join(words[start : start + 13])} {OTHER}") == [(0, 0)]
+        assert found(windows, f"{OTHER} {' '.join(words[start : start + 12])} {OTHER}") == []
+
+
+def test_thirty_characters_are_found_and_twenty_nine_are_not():
+    text = JAPANESE.replace("、", "").replace("。", "")
+    windows = looked_for(JAPANESE)
+    for start in range(len(text) - 29):
+        assert found(windows, f"猫{text[start : start + 30]}猫") == [(0, 0)]
+        assert found(windows, f"猫{text[start : start + 29]}＊") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["高い山の名前は何ですか", "how many legs has a cat", "a b c d e f g h i j k l m n o", "", "、。"]
+)
+def test_a_question_that_says_too_little_is_not_looked_for(text):
+    windows = looked_for(text)
+    assert found(windows, f"{text} {text}") == [] and windows.totals.tolist() == [[0, 0, 0]]
+
+
+def test_an_answer_is_looked_for_by_whole_windows_alone():
+    made = [Question(("?",), (SHORT,)), Question(("?",), (JAPANESE,))]
+    windows = windows_of([TaskQuestions("task", "1", made)])
+    assert found(windows, f"{SHORT}\n{JAPANESE}") == [(0, 1)]
+
+
+def test_a_text_of_several_questions_is_one_of_each():
+    made = [Question((JAPANESE, f"{number}番目の文に出てくるものは何と呼ばれていますか")) for number in range(3)]
+    windows = windows_of([TaskQuestions("a", "1", []), TaskQuestions("b", "1", made)])
+    assert found(windows, JAPANESE) == [(1, 0), (1, 1), (1, 2)]
+    assert found(windows, made[2].texts[1]) == [(1, 2)]
+
+
+def test_the_form_of_a_task_is_no_question():
+    form = "次の文章を読んで、その内容に合うものを以下の四つの選択肢から一つだけ選んで答えなさい"
+    own = [f"{form}。{number}番の文章の主題は{chr(0x4E00 + 50 * number) * 40}についてです" for number in range(12)]
+    windows = looked_for(*own)
+    assert found(windows, form) == [] and found(windows, own[3]) == [(0, 3)]
+    assert found(looked_for(*own[:9]), form) == [(0, number) for number in range(9)], "so few may be a coincidence"
+
+
+def test_the_share_says_how_much_of_a_question_is_there():
+    whole = JAPANESE.replace("、", "").replace("。", "")
+    (leak,) = looked_for(JAPANESE).find("猫" + whole[:34])
+    assert leak.share == 5 / (len(whole) - 29) and leak.passage == whole[:30]
+
+
+def test_what_is_saved_is_what_was_made(tmp_path):
+    windows = looked_for(ENGLISH, JAPANESE)
+    for name in ("a.npz", "b.npz"):
+        windows.save(tmp_path / name)
+    read = question_windows.load(tmp_path / "a.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes(), "every share writes the same"
+    assert read.identity == windows.identity != looked_for(ENGLISH).identity
+    assert found(read, ENGLISH + JAPANESE) == [(0, 0), (0, 1)]
+
+
+def test_texts_that_repeat_themselves_cost_no_more_than_others():
+    """A thousand places of a question are the same, and a hundred thousand of a document."""
+    questions = ["ばか" * 500 + str(number) for number in range(20)]
+    windows = looked_for(*questions, ENGLISH)
+    began = time.process_time()
+    assert (0, 20) in found(windows, "ばか" * 50_000 + ENGLISH)
+    assert time.process_time() - began < 20  # 2 s on two cores of 2026; the pairs of places would take hours
+
+
+def test_comparisons_are_made_in_bounded_parts(monkeypatch):
+    monkeypatch.setattr(question_windows, "AT_A_TIME", 3)
+    questions = [ENGLISH + f" {number}" for number in range(9)]
+    assert found(looked_for(*questions), ENGLISH + ENGLISH) == [(0, number) for number in range(9)]
+    counts = np.array([5, 1, 1, 0, 4])
+    parts = list(question_windows._pairs(np.zeros(300, np.uint32), np.arange(5), np.zeros(5, int), counts))
+    assert all(len(at) <= 5 for at, _ in parts), "a part ends with the place that fills it"
+    pairs = [pair for at, own in parts for pair in zip(at.tolist(), own.tolist(), strict=True)]
+    assert pairs == [(place, number) for place in range(5) for number in range(counts[place])]

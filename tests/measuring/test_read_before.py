@@ -1,0 +1,97 @@
+"""What a model has read before is told beside its score, and the score of the rest is that of the rest asked alone."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tpullm.commands import collect
+from tpullm.measuring import read_before, task_questions, task_table
+from tpullm.measuring.items import items
+from tpullm.measuring.measured_model import MeasuredModel
+from tpullm.measuring.question_files import read
+from tpullm.measuring.question_task import Asking, measure
+from tpullm.recipe.schema import CorpusConfig, LeaksConfig, Recipe, Source
+
+THINGS = ["本", "パン", "水", "リンゴ", "新聞", "お茶", "手紙", "肉", "牛乳", "雑誌"]
+VERBS = ["読みます", "食べます", "飲みます"]
+LEAKED = (1, 4, 5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run whose text holds three of ten questions, and the file of the questions."""
+    folder = tmp_path_factory.mktemp("run")
+    rows = [
+        {"question": f"昨日の朝に駅の前で友だちからもらった{thing}をどうしますか。", "choices": VERBS, "answer": n % 3}
+        for n, thing in enumerate(THINGS)
+    ]
+    write(folder / "verbs.jsonl", rows)
+    texts = [
+        f"{number}番の町には{chr(0x4E00 + 31 * number) * 20}という山があり、人々は毎年登ります。"
+        for number in range(200)
+    ]
+    for place, number in zip((20, 90, 150), LEAKED, strict=True):
+        texts[place] += rows[number]["question"]
+    write(folder / "in.jsonl", [{"text": text} for text in texts])
+    source = Source("mountains", "jsonl", str(folder / "in.jsonl"), licence="CC0-1.0", filter=False, deduplicate=False)
+    leaks = LeaksConfig([str(folder / "verbs.jsonl")])
+    collect.main(Recipe(corpus=CorpusConfig(sources=[source], workers=1, held_out_fraction=0.0, leaks=leaks)), folder)
+    return folder
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_the_questions_in_the_training_text_are_told_and_the_others_scored_alone(run, wide):
+    file = read(str(run / "verbs.jsonl"))
+    found = measure(MeasuredModel(wide), file, Asking())
+    told = read_before.figures(run, file, found["questions"])
+    rest = tuple(item for number, item in enumerate(file.items) if number not in LEAKED)
+    alone = measure(MeasuredModel(wide), dataclasses.replace(file, items=rest), Asking())
+    assert (told["looked_for"], told["asked"], told["found"]) == (True, 10, 3)
+    written = {key: alone["written"][key] for key in ("right", "count", "share", "interval")}
+    assert told["unread"] == {"written": written, **alone["likelihood"]}
+    shown = [row[:2] for row in task_table.rows({"read_before": told})]
+    assert shown[0] == ("in its training text", "30.0%") and len(shown) == 1 + 5
+
+
+def test_of_questions_that_are_not_asked_nothing_is_said(run, wide):
+    file = read(str(run / "verbs.jsonl"))
+    rows = measure(MeasuredModel(wide), file, Asking(limit=2))["questions"]
+    assert read_before.figures(run, file, rows)["found"] == 1
+    assert read_before.figures(run, file, rows[1:2])["unread"] == {}
+
+
+def test_where_nothing_was_looked_for_nothing_is_known(run, tmp_path):
+    file = read(str(run / "verbs.jsonl"))
+    others = dataclasses.replace(file, version="other questions")
+    for folder, asked in ((None, file), (tmp_path, file), (run, others)):
+        assert read_before.figures(folder, asked, []) == {"looked_for": False}
+    assert list(task_table.rows({"read_before": {"looked_for": False}})) == [
+        ("in its training text", "unknown", "", "")
+    ]
+
+
+def test_a_question_is_known_by_what_its_row_holds():
+    rows = [
+        {"question": "何？", "answer": ["水", "お茶"]},
+        {"sentence1": "犬が走る。", "sentence2": "動物が動く。", "label": "entailment"},
+        {"instruction": "次を訳せ。", "input": "a dog", "output": "犬"},
+        {"instruction": "犬を英語で言え。", "output": "dog"},
+        {
+            "paragraphs": [
+                {"context": "犬 [SEP] 犬は走る。", "qas": [{"question": "何が走る？", "answers": [{"text": "犬"}]}]}
+            ]
+        },
+    ]
+    made = [task_questions._question(item) for row in rows for item in items(row, "here")]
+    assert [one.texts for one in made] == [
+        ("何？",),
+        ("犬が走る。", "動物が動く。"),
+        ("a dog",),
+        ("犬を英語で言え。",),
+        ("犬\n犬は走る。", "何が走る？"),
+    ]
+    assert [one.answers for one in made] == [("水", "お茶"), ("entailment",), ("犬",), ("dog",), ("犬",)]
