@@ -18,7 +18,7 @@ _ASCII_LEFT_OUT = bytes(number for number in range(128) if not chr(number).isaln
 
 
 def folded(text: str) -> np.ndarray:
-    """The code points of a folded text: uint32 [C]. 200 MB/s on one core for Japanese, more for ASCII."""
+    """The code points of a folded text: uint32 [C]. At least 90 MB/s on one busy core, Japanese or ASCII."""
     if text.isascii():
         return np.frombuffer(text.encode().translate(_ASCII, _ASCII_LEFT_OUT), np.uint8).astype(np.uint32)
     points = _table().take(code_points(text), mode="clip")

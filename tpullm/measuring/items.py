@@ -29,7 +29,7 @@ class Item:
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
     instruction: str = ""
-    parts: tuple[str, ...] = field(default=(), repr=False)
+    parts: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def right_choice(self) -> int:
