@@ -130,8 +130,9 @@ def _as_host(verb: str, make: Callable, arguments: list[str]) -> int:
         join.join(place.find("hosts", flags, os.environ))
         # Without the run directory: all hosts share it, and may mount it in different places.
         hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
+    adds = VERBS[verb].adds and not VERBS[verb].shows  # otherwise the options are those of its other form
     with owned(run, recipe) if VERBS[verb].writes and hosts.is_first() else contextlib.nullcontext():
-        code = make(recipe, run, *([parsed] if VERBS[verb].adds else [])) or 0
+        code = make(recipe, run, *([parsed] if adds else [])) or 0
     join.leave()
     return code
 

@@ -1,4 +1,4 @@
-"""Make all stages of a recipe, in order: collect, tokenize, pretrain, those of finetune, evaluate, report.
+"""Make all stages of a recipe, in order, from `collect` to `report`.
 
 A finished stage is skipped if nothing changed. An interrupted one resumes.
 """

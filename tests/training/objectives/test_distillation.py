@@ -63,11 +63,11 @@ def test_all_tokens_give_the_divergence_itself(seed, beta, rest):
 def test_fewer_tokens_tell_less(seed, beta):
     """The divergence of K + 1 outcomes grows with K, up to that of the vocabulary.
 
-    What is left is known to 1e-7, which is 1e-3 of it where it is 1e-4.
+    What is left is known to 1e-7, which is 1e-3 of it where it is 1e-4, so a divergence of several nats to that share.
     """
     student, teacher = logps(seed)
     found = np.array([differentiated(student, kept(teacher, count), beta, "bucket")[0] for count in range(1, V + 1)])
-    assert np.all(np.diff(found, axis=0) > -1e-3) and np.all(found > -1e-5)
+    assert np.all(np.diff(found, axis=0) > -1e-3 * np.maximum(found[:-1], 1)) and np.all(found > -1e-5)
 
 
 @settings(max_examples=10, deadline=None)
