@@ -303,7 +303,7 @@ def test_a_peer_that_is_not_there_is_named(capsys, tmp_path):
     assert "--peer-python: there is no program no/such/python" in line
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_everything_runs_at_tiny_sizes_and_a_later_call_adds_a_part(tmp_path):
     """Also without torch: then the peers are a line each."""
     assert gpu.main(["--tiny", "--parts", "train", "kernel", "--output", str(tmp_path)]) == 0

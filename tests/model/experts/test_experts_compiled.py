@@ -12,12 +12,9 @@ from tests.conftest import ROOT
 from tests.model.experts.compiled_experts import CHOSEN, EXPERTS, MLP_WIDTH, TOKENS, WIDTH
 from tpullm.hardware.gpus import GPUS
 
-pytestmark = [
-    pytest.mark.ci,
-    pytest.mark.skipif(
-        importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the GPU compiler is not installed"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the GPU compiler is not installed"
+)
 ROWS = TOKENS * CHOSEN
 
 
@@ -36,7 +33,16 @@ def assert_no_product_over_experts(found):
     assert found["products"] and all(MLP_WIDTH not in sizes and EXPERTS in sizes for sizes in found["products"])
 
 
-@pytest.mark.parametrize("card", ["a100", "h100", "b200", "l4"])
+def only_h100_often(*parameters):
+    """The others are slow tests."""
+    marks = [pytest.mark.ci if "h100" in str(of) else pytest.mark.slow for of in parameters]
+    return [
+        pytest.param(*(of if isinstance(of, tuple) else (of,)), marks=mark)
+        for of, mark in zip(parameters, marks, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("card", only_h100_often("a100", "h100", "b200", "l4"))
 def test_no_product_is_dense_over_all_experts(card):
     """On one GPU. The memory is that of the rows of tokens, and not of so many for each expert.
 
@@ -50,6 +56,7 @@ def test_no_product_is_dense_over_all_experts(card):
     assert found["temporary_bytes"] < 2 * matrices + 4 * rows < EXPERTS * ROWS * MLP_WIDTH
 
 
+@pytest.mark.ci
 def test_xla_is_told_how_long_a_kernel_takes():
     """In nanoseconds: the rows times one matrix each, forward and for both gradients, as the plan counts it."""
     chip = GPUS["h100"]
@@ -58,7 +65,7 @@ def test_xla_is_told_how_long_a_kernel_takes():
     assert float(found) == pytest.approx(1e9 * 2 * ROWS * WIDTH * MLP_WIDTH / speed, abs=1)
 
 
-@pytest.mark.parametrize(("card", "exchange"), [("h100", " ragged-all-to-all"), ("l4", " all-to-all")])
+@pytest.mark.parametrize(("card", "exchange"), only_h100_often(("h100", " ragged-all-to-all"), ("l4", " all-to-all")))
 def test_over_eight_gpus_too(card, exchange):
     """With all experts on two devices, and on eight; rows are padded where there is no NVLink."""
     for found in printed(f"{card}:8", 2, 8):
