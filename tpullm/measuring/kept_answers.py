@@ -1,4 +1,4 @@
-"""What a model answered, kept as it is answered: an evaluation that was killed goes on where it was.
+"""The answers of a model, each kept at once, so that an evaluation that was killed can resume.
 
 `answers.jsonl` grows by a line for each answer: the key of its request, and the answer. A line that was cut off is not
 read. On `gs://` the file is sent every few seconds (`storage/mirror.py`).

@@ -120,12 +120,12 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
     if is_quantized(weight):  # otherwise the compiler could keep what the forward pass has made of it
         weight, cotangent = jax.lax.optimization_barrier((weight, cotangent))
 
-    def gradient(cotangent):
+    def input_gradient(cotangent):
         both = _operands(matmuls, cotangent, weight, axes, fp8.E5M2)
         return _product(f"{out},{right}->{left}", *both, cotangent.dtype, layout.spec)
 
     if x is None:
-        return gradient(cotangent), None
+        return input_gradient(cotangent), None
     turned = "".join(
         [letter for letter in left if letter in right] + [letter for letter in left if letter not in right]
     )
@@ -155,7 +155,7 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
     specs = (RULES.spec(*axes), jax.typeof(cotangent).sharding.spec)
     # JAX 0.10 takes the results of a barrier for different along all axes along which any of them is.
     dweight, cotangent = jax.shard_map(local_gradient, out_specs=specs, check_vma=False)(x, cotangent)
-    return gradient(cotangent), jax.reshard(dweight, jax.typeof(weight).sharding.spec)
+    return input_gradient(cotangent), jax.reshard(dweight, jax.typeof(weight).sharding.spec)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
