@@ -23,7 +23,7 @@ from tpullm.commands import collect as command
 from tpullm.corpus import leak_records, question_windows, tasks
 from tpullm.corpus.document_files import Part
 from tpullm.corpus.files.source_files import File
-from tpullm.corpus.question_windows import Question, TaskQuestions
+from tpullm.corpus.question_windows import TaskQuestions, Wording
 from tpullm.corpus.tasks import Task
 from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import CorpusConfig, LeaksConfig, Recipe, Source
@@ -132,7 +132,7 @@ def found(folder: Path, asked: dict[str, list[str]], texts: list[str]) -> dict[i
 
 def cost(folder: Path, asked: dict[str, list[str]], texts: list[str]) -> None:
     """Print the processor time of a worker without and with questions to look for, in turns, as MB/s of text."""
-    made = [TaskQuestions(task, "", [Question((text,)) for text in own]) for task, own in asked.items()]
+    made = [TaskQuestions(task, "", [Wording((text,)) for text in own]) for task, own in asked.items()]
     windows = question_windows.windows_of(made)
     windows.save(folder / "windows.npz")
     for language, own in (("ja", texts[0:TIMED_DOCUMENTS:2]), ("en", texts[1:TIMED_DOCUMENTS:2])):

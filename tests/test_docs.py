@@ -22,7 +22,7 @@ from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
 from tpullm import cli, log, storage
 from tpullm.cluster import lock
 from tpullm.corpus import document_files
-from tpullm.measuring import harness
+from tpullm.measuring import harness_tasks
 from tpullm.recipe import parsing
 from tpullm.tokenizer.chat_template import ChatTemplate
 
@@ -147,7 +147,7 @@ def _fetches(command: str) -> bool:
 def test_the_names_of_tasks_are_known(command):
     pytest.importorskip("lm_eval", reason="the extra `lm-eval` is not installed")
     arguments = parsing.parse(cli.parser_of("evaluate", shows=True), shlex.split(command)[2:])
-    assert harness.known(arguments.tasks.split(","))
+    assert harness_tasks.known(arguments.tasks.split(","))
 
 
 RUN_HERE = [command for command in COMMANDS if command.startswith("tpullm") and not _fetches(command)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tpullm.corpus import question_windows
 from tpullm.corpus.folding import normal
-from tpullm.corpus.question_windows import Question, TaskQuestions, windows_of
+from tpullm.corpus.question_windows import TaskQuestions, Wording, windows_of
 
 ENGLISH = "what did the old keeper of the lighthouse say to the two sailors who came at night with a broken lamp"
 JAPANESE = "主に子ども向けのもので、イラストのついた物語が書かれていて、寝る前に読むことが多いものはどれですか。"
@@ -19,7 +19,7 @@ OTHER = "the weather was fine and nobody remembered where the road had been befo
 
 
 def looked_for(*questions, name="task"):
-    return windows_of([TaskQuestions(name, "1", [Question((text,)) for text in questions])])
+    return windows_of([TaskQuestions(name, "1", [Wording((text,)) for text in questions])])
 
 
 def found(windows, text):
@@ -111,13 +111,13 @@ def test_a_question_that_says_too_little_is_not_looked_for(text):
 
 
 def test_an_answer_is_looked_for_by_whole_windows_alone():
-    made = [Question(("?",), (SHORT,)), Question(("?",), (JAPANESE,))]
+    made = [Wording(("?",), (SHORT,)), Wording(("?",), (JAPANESE,))]
     windows = windows_of([TaskQuestions("task", "1", made)])
     assert found(windows, f"{SHORT}\n{JAPANESE}") == [(0, 1)]
 
 
 def test_a_text_of_several_questions_is_one_of_each():
-    made = [Question((JAPANESE, f"{number}番目の文に出てくるものは何と呼ばれていますか")) for number in range(3)]
+    made = [Wording((JAPANESE, f"{number}番目の文に出てくるものは何と呼ばれていますか")) for number in range(3)]
     windows = windows_of([TaskQuestions("a", "1", []), TaskQuestions("b", "1", made)])
     assert found(windows, JAPANESE) == [(1, 0), (1, 1), (1, 2)]
     assert found(windows, made[2].texts[1]) == [(1, 2)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tpullm.measuring import harness, measured_model
+from tpullm.measuring import harness_tasks, measured_model
 from tpullm.measuring.harness import _interval, _is_ours, _metrics, _of_group
 from tpullm.measuring.intervals import wilson
 
@@ -65,6 +65,6 @@ def test_quiet_leaves_logging_as_it_was():
     import logging
 
     before = logging.root.manager.disable, logging.getLogger("lm_eval").level
-    with harness._quiet():
+    with harness_tasks.quiet():
         assert not logging.getLogger("lm_eval").isEnabledFor(logging.WARNING)
     assert (logging.root.manager.disable, logging.getLogger("lm_eval").level) == before

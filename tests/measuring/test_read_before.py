@@ -86,7 +86,7 @@ def test_a_question_is_known_by_what_its_row_holds():
             ]
         },
     ]
-    made = [task_questions._question(item) for row in rows for item in items(row, "here")]
+    made = [task_questions._wording(item) for row in rows for item in items(row, "here")]
     assert [one.texts for one in made] == [
         ("何？",),
         ("犬が走る。", "動物が動く。"),
@@ -95,3 +95,49 @@ def test_a_question_is_known_by_what_its_row_holds():
         ("犬\n犬は走る。", "何が走る？"),
     ]
     assert [one.answers for one in made] == [("水", "お茶"), ("entailment",), ("犬",), ("dog",), ("犬",)]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """Tasks of the harness from local files, whose questions are longer than those of `local_tasks`."""
+    pytest.importorskip("lm_eval", reason="the extra `lm-eval` is not installed")
+    from tests.measuring import local_tasks
+
+    folder = tmp_path_factory.mktemp("tasks")
+    made = {name: local_tasks.write(folder)[name] for name in ("choice", "context", "whole_texts")}
+    long = [f"昨日の朝に駅の前で友だちからもらった{thing}を鞄に入れて、それから" for thing in THINGS]
+    rows = [
+        {"question": asked, "choices": VERBS, "label": n % 3, "contexts": [f"{asked}{verb}" for verb in VERBS]}
+        for n, asked in enumerate(long)
+    ]
+    write(folder / "questions.jsonl", rows)
+    return made, long
+
+
+def test_questions_of_the_harness_are_known_by_their_texts(tasks):
+    """Of an answer in the middle by each beginning, of a whole text by itself."""
+    files, long = tasks
+    read = {task.name: task.questions for task in task_questions.read(list(files.values()))}
+    assert [one.texts for one in read["local_choice"]] == [(asked,) for asked in long]
+    assert read["local_choice"][1].answers == (VERBS[1],)
+    assert read["local_context"][0].texts == tuple(f"{long[0]}{verb}" for verb in VERBS)
+    assert read["local_whole_texts"][2].texts == ("犬も",) and read["local_whole_texts"][2].answers == ()
+
+
+def test_tasks_of_the_harness_are_looked_for_and_their_rest_scored_alone(tasks, wide, tmp_path):
+    from tpullm.measuring import harness, harness_tasks
+
+    files, long = tasks
+    text = [{"text": f"{chr(0x4E00 + 31 * n) * 30}。{asked if n in LEAKED else ''}"} for n, asked in enumerate(long)]
+    write(tmp_path / "in.jsonl", text)
+    source = Source("plants", "jsonl", str(tmp_path / "in.jsonl"), licence="CC0-1.0", filter=False, deduplicate=False)
+    corpus = CorpusConfig([source], workers=1, held_out_fraction=0.0, leaks=LeaksConfig([files["choice"]]))
+    collect.main(Recipe(corpus=corpus), tmp_path)
+    index = harness_tasks.known([files["choice"]])
+    found = harness.measure(MeasuredModel(wide), [files["choice"]], index, Asking(), "wide")["local_choice"]
+    (asked,) = harness_tasks.questions([files["choice"]], index)
+    told = read_before.of_harness(tmp_path, "local_choice", asked.version, found["values"])
+    right = [value for number, value in found["values"]["acc"].items() if number not in LEAKED]
+    assert (told["asked"], told["found"], told["unread"]["acc"]["count"]) == (10, 3, 7)
+    assert told["unread"]["acc"]["value"] == sum(right) / 7 and len(found["values"]["acc"]) == 10
+    assert read_before.of_harness(tmp_path, "local_choice", "others", found["values"]) == {"looked_for": False}

@@ -39,7 +39,7 @@ _FILTER_BITS = 22
 _BITS = 128 >> np.arange(8, dtype=np.uint8)  # in the order of numpy's packbits
 
 
-class Question(NamedTuple):
+class Wording(NamedTuple):
     """The texts by which a question is known.
 
     Args:
@@ -62,7 +62,7 @@ class TaskQuestions(NamedTuple):
 
     name: str
     version: str
-    questions: Sequence[Question]
+    questions: Sequence[Wording]
 
 
 class Leak(NamedTuple):

@@ -15,7 +15,7 @@ from tpullm.cluster import hosts
 from tpullm.errors import UserError
 from tpullm.inference.session import Session
 from tpullm.log import warn
-from tpullm.measuring import harness, question_files, question_task, read_before
+from tpullm.measuring import harness, harness_tasks, question_files, question_task, read_before
 from tpullm.measuring.kept_answers import FILE, KeptAnswers
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.parameter_hash import parameter_hash
@@ -54,7 +54,7 @@ def tasks(words: Sequence[str]) -> Tasks:
         raise UserError(f"--tasks: two tasks are called {twice}; rename a file, or leave one out")
     if reserved := {Path(RESULTS).stem, Path(FILE).stem} & {file.name for file in files}:
         raise UserError(f"--tasks: {reserved.pop()}: is the name of a file of results; rename the file of questions")
-    return Tasks(files, names, harness.known(names) if names else None)
+    return Tasks(files, names, harness_tasks.known(names) if names else None)
 
 
 def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: str) -> tuple[dict[str, Any], Path]:
@@ -78,9 +78,10 @@ def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: st
         found |= harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {}
     questions = {task: figures.pop("questions") for task, figures in found.items() if "questions" in figures}
     run = session.model.run if session.model else None
-    for file in chosen.files:  # host 0 reads what collect has written
-        read = hosts.broadcast("read before", lambda file=file: read_before.figures(run, file, questions[file.name]))
-        found[file.name]["read_before"] = read
+    values = {task: figures.pop("values") for task, figures in found.items() if "values" in figures}
+    # Host 0 reads what collect has written.
+    for task, read in hosts.broadcast("read before", lambda: _read_before(run, chosen, questions, values)).items():
+        found[task]["read_before"] = read
     results = {
         "model": {"name": name, "parameters": parameters, "dtype": str(session.dtype), "talks": session.talks},
         "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
@@ -95,6 +96,17 @@ def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: st
             f"{session.context_length} tokens, and lost their beginning"
         )
     return results, folder
+
+
+def _read_before(
+    run: Path | None, chosen: Tasks, questions: dict[str, list[dict]], values: dict[str, dict]
+) -> dict[str, dict[str, Any]]:
+    """By task, how much of it is in the training text of the run."""
+    read = {file.name: read_before.figures(run, file, questions[file.name]) for file in chosen.files}
+    versions = {}
+    if read_before.tasks_looked_for(run) & set(values):
+        versions = {task.name: task.version for task in harness_tasks.questions(chosen.names, chosen.index)}
+    return read | {task: read_before.of_harness(run, task, versions.get(task, ""), of) for task, of in values.items()}
 
 
 def _write(folder: Path, results: dict, questions: dict[str, list[dict]]) -> None:

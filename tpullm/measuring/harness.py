@@ -1,50 +1,19 @@
-"""Tasks of EleutherAI's lm-evaluation-harness: its names, and YAML files of one's own."""
+"""A model on tasks of EleutherAI's lm-evaluation-harness, which asks and judges."""
 
-import contextlib
-import difflib
 import importlib.metadata
-import logging
 import math
-import os
 import traceback
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tpullm.errors import UserError
-from tpullm.log import one_line
 from tpullm.measuring import measured_model
-from tpullm.measuring.intervals import bootstrap, wilson
+from tpullm.measuring.harness_tasks import failures, quiet
+from tpullm.measuring.intervals import of_mean
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.question_task import Asking
-
-YAML = (".yaml", ".yml")
-NO_BARS = ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS")  # ours is the one that is shown
-
-
-def known(tasks: Sequence[str]) -> Any:
-    """The harness's index of tasks, which has all of these.
-
-    Raises:
-        UserError: the package is not installed, or a task is not known.
-    """
-    for variable in NO_BARS:
-        os.environ.setdefault(variable, "1")  # read when the packages are imported
-    try:
-        with _quiet():
-            from lm_eval.tasks import TaskManager
-
-            manager = TaskManager()
-    except ImportError:
-        raise UserError(
-            f"--tasks: {tasks[0]}: tasks of the harness need the package: pip install 'tpullm[lm-eval]'; a file of "
-            "questions (.jsonl, .json, .parquet) needs nothing"
-        ) from None
-    for task in tasks:
-        _check(task, set(manager.all_tasks))
-    return manager
 
 
 def measure(
@@ -54,12 +23,13 @@ def measure(
 
     Args:
         tasks: names of tasks, groups and tags, and YAML files.
-        manager: of `known`.
+        manager: of `harness_tasks.known`.
         name: of the model.
 
     Returns:
         Of each group and task its `version`, `settings` and `metrics`: of each the `value`, and the `interval` where it
-        is a mean over questions. Of a task also the `prompt` of its first question.
+        is a mean over questions. Of a task also the `prompt` of its first question, and `values`: of each such mean
+        what each question gave, by the number of its document.
 
     Raises:
         UserError: a task has no question, or can't be loaded or run.
@@ -68,29 +38,21 @@ def measure(
 
     from tpullm.measuring.harness_model import HarnessModel
 
-    try:
-        with _quiet():
-            results = evaluator.simple_evaluate(
-                HarnessModel(model, name, asking.seed),
-                tasks=list(tasks),
-                task_manager=manager,
-                num_fewshot=asking.shots or None,
-                limit=asking.limit or None,
-                bootstrap_iters=0,  # its own starts processes, beside JAX's threads
-                apply_chat_template=asking.chat,
-                fewshot_as_multiturn=asking.chat,
-                random_seed=asking.seed,
-                numpy_random_seed=asking.seed,
-                torch_random_seed=None,
-                fewshot_random_seed=asking.seed,
-            )
-    except UserError:
-        raise
-    except Exception as error:  # foreign files and foreign code: anything may be wrong
-        if _is_ours(error):
-            raise
-        why = f"{type(error).__name__}: {one_line(str(error), 300)}"
-        raise UserError(f"--tasks: {', '.join(tasks)}: the harness can't load or run them ({why})") from error
+    with failures(tasks, ours=_is_ours), quiet():
+        results = evaluator.simple_evaluate(
+            HarnessModel(model, name, asking.seed),
+            tasks=list(tasks),
+            task_manager=manager,
+            num_fewshot=asking.shots or None,
+            limit=asking.limit or None,
+            bootstrap_iters=0,  # its own starts processes, beside JAX's threads
+            apply_chat_template=asking.chat,
+            fewshot_as_multiturn=asking.chat,
+            random_seed=asking.seed,
+            numpy_random_seed=asking.seed,
+            torch_random_seed=None,
+            fewshot_random_seed=asking.seed,
+        )
     groups = {group: _of_group(results, group) for group in results.get("groups", {})}
     return groups | {task: _of_task(results, task, asking) for task in results["configs"]}
 
@@ -101,36 +63,11 @@ def _is_ours(error: Exception) -> bool:
     return any(frame.f_globals.get("__name__") == measured_model.__name__ for frame, _ in frames)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The harness and what it imports log errors alone; ours is the progress."""
-    logger = logging.getLogger("lm_eval")
-    before, disabled = logger.level, logging.root.manager.disable
-    logger.setLevel(logging.ERROR)
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-        logging.disable(disabled)
-
-
-def _check(task: str, known: set[str]) -> None:
-    if task.endswith(YAML):
-        if not Path(task).is_file():
-            raise UserError(f"--tasks: {task}: no such file; correct the name")
-    elif task not in known:
-        near = difflib.get_close_matches(task, known, 1)
-        raise UserError(
-            f"--tasks: {task}: the harness has no such task{f', did you mean {near[0]}?' if near else ''}; a file of "
-            "questions ends in .jsonl, .json or .parquet, a task of your own in .yaml"
-        )
-
-
 def _of_task(results: dict[str, Any], task: str, asking: Asking) -> dict[str, Any]:
     config, samples = results["configs"][task], results["samples"][task]
     if not samples:
         raise UserError(f"--tasks: {task}: has no question; look at its files")
+    metrics = _metrics(results["results"][task], samples)
     return {
         "version": str(results["versions"].get(task)),
         "settings": {
@@ -144,7 +81,8 @@ def _of_task(results: dict[str, Any], task: str, asking: Asking) -> dict[str, An
             "output": config.get("output_type"),
         },
         "prompt": str(samples[0]["arguments"][0][0]),
-        "metrics": _metrics(results["results"][task], samples),
+        "metrics": metrics,
+        "values": {name: _values(samples, name) for name, found in metrics.items() if found["interval"]},
     }
 
 
@@ -169,9 +107,26 @@ def _metrics(found: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, 
         metric, _, filtered = key.partition(",")
         if isinstance(value, int | float) and not metric.endswith("_stderr") and filtered:
             values = [sample[metric] for sample in samples if sample["filter"] == filtered and metric in sample]
-            name = metric if filtered == "none" else f"{metric} ({filtered})"
-            metrics[name] = {"value": value, "count": len(values), "interval": _interval(value, values)}
+            metrics[_name(metric, filtered)] = {
+                "value": value,
+                "count": len(values),
+                "interval": _interval(value, values),
+            }
     return metrics
+
+
+def _name(metric: str, filtered: str) -> str:
+    return metric if filtered == "none" else f"{metric} ({filtered})"
+
+
+def _values(samples: list[dict[str, Any]], name: str) -> dict[int, float]:
+    """What each question gave for a metric, by the number of its document."""
+    return {
+        sample["doc_id"]: float(value)
+        for sample in samples
+        for metric, value in sample.items()
+        if _name(metric, sample["filter"]) == name
+    }
 
 
 def _interval(value: float, values: list) -> list[float] | None:
@@ -180,6 +135,4 @@ def _interval(value: float, values: list) -> list[float] | None:
         return None
     if not math.isclose(float(np.mean(values)), value, rel_tol=1e-6, abs_tol=1e-9):
         return None
-    if set(values) <= {0, 1}:
-        return list(wilson(int(sum(values)), len(values)))
-    return list(bootstrap(np.array(values, np.float64)))
+    return list(of_mean(values))

@@ -1,5 +1,6 @@
 """Intervals of confidence: what a score on some questions says of the score on all such questions."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,13 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
         size = min(at_a_time, DRAWS - first), len(values)
         means.append(values[random.integers(0, len(values), size, np.int32)].mean(axis=1))
     return Interval(*np.quantile(np.concatenate(means), [0.025, 0.975]).tolist())
+
+
+def of_mean(values: Sequence[float]) -> Interval:
+    """The interval of the mean of what each question gave: Wilson's if that is right or wrong, else the bootstrap's."""
+    if set(values) <= {0, 1}:
+        return wilson(sum(values), len(values))
+    return bootstrap(np.array(values, np.float64))
 
 
 def paired(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Interval:

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tpullm import storage
 from tpullm.corpus import leak_records
-from tpullm.measuring.intervals import wilson
+from tpullm.measuring.intervals import of_mean, wilson
 from tpullm.measuring.question_files import QuestionFile
 
 
@@ -28,11 +30,9 @@ def figures(run: Path | None, file: QuestionFile, rows: Sequence[dict[str, Any]]
         training text, and `unread` has by measure the share of right answers to the others, as `question_task` has it;
         it is empty if there are no others.
     """
-    card = _card(run)
-    known = card.get("leaks", {}).get("tasks", {}).get(file.name, {})
-    if known.get("version") != file.version:
+    numbers = _found(run, file.name, file.version)
+    if numbers is None:
         return {"looked_for": False}
-    numbers = leak_records.found_in_training(run / "documents", file.name)
     found = {_key(item.text or item.instruction, item.answers) for item in map(file.items.__getitem__, numbers)}
     unread = [row for row in rows if _key(row["question"], row["answers"]) not in found]
     return {
@@ -41,6 +41,37 @@ def figures(run: Path | None, file: QuestionFile, rows: Sequence[dict[str, Any]]
         "found": len(rows) - len(unread),
         "unread": _by_measure(unread) if unread else {},
     }
+
+
+def tasks_looked_for(run: Path | None) -> set[str]:
+    """The names of the tasks whose questions `collect` has looked for."""
+    return set(_card(run).get("leaks", {}).get("tasks", {}))
+
+
+def of_harness(run: Path | None, task: str, version: str, values: dict[str, dict[int, float]]) -> dict[str, Any]:
+    """The figures of a task of the harness, in the form of `figures`; a measure has its `value` and not a share.
+
+    Args:
+        version: of the questions (`harness_tasks.questions`).
+        values: of each metric what each document gave (`harness.measure`).
+    """
+    numbers = _found(run, task, version)
+    if numbers is None:
+        return {"looked_for": False}
+    asked = set().union(*values.values())
+    left = {metric: [value for number, value in of.items() if number not in numbers] for metric, of in values.items()}
+    unread = {
+        metric: {"value": float(np.mean(own)), "count": len(own), "interval": list(of_mean(own))}
+        for metric, own in left.items()
+        if own
+    }
+    return {"looked_for": True, "asked": len(asked), "found": len(asked & numbers), "unread": unread}
+
+
+def _found(run: Path | None, name: str, version: str) -> set[int] | None:
+    """The numbers of the questions that are in the training text; None if these were not looked for."""
+    known = _card(run).get("leaks", {}).get("tasks", {}).get(name, {})
+    return leak_records.found_in_training(run / "documents", name) if known.get("version") == version else None
 
 
 def _card(run: Path | None) -> dict[str, Any]:

@@ -3,31 +3,37 @@
 from collections.abc import Sequence
 
 from tpullm import storage
-from tpullm.corpus.question_windows import Question, TaskQuestions
+from tpullm.corpus.question_windows import TaskQuestions, Wording
 from tpullm.errors import UserError
-from tpullm.measuring import question_files
+from tpullm.measuring import harness_tasks, question_files
 from tpullm.measuring.items import Item
 
 KEY = "corpus.leaks.tasks"
 
 
 def read(names: Sequence[str]) -> list[TaskQuestions]:
-    """The questions of some files, in the order of the files.
+    """The questions of some tasks: those of files in the order of the files, then those of tasks of the harness.
 
     Raises:
-        UserError: a file is not there or has a mistake, or two have one name.
+        UserError: a file is not there or has a mistake, a task is not known, or two have one name.
     """
-    found: list[TaskQuestions] = []
-    for name in names:
-        if not question_files.is_question_file(name) or not storage.path(name).is_file():
-            raise UserError(f"{KEY}: {name}: no such file of questions (.jsonl, .json, .parquet); correct the name")
-        file = question_files.read(name)
-        if any(task.name == file.name for task in found):
-            raise UserError(f"{KEY}: two files are called {file.name}; rename one, or leave it out")
-        found.append(TaskQuestions(file.name, file.version, [_question(item) for item in file.items]))
+    files = [_of_file(name) for name in names if question_files.is_question_file(name)]
+    others = [name for name in names if not question_files.is_question_file(name)]
+    of_harness = harness_tasks.questions(others, harness_tasks.known(others, KEY), KEY) if others else []
+    found = [*files, *of_harness]
+    called = [task.name for task in found]
+    if twice := next((name for name in called if called.count(name) > 1), ""):
+        raise UserError(f"{KEY}: two tasks are called {twice}; rename a file, or leave one out")
     return found
 
 
-def _question(item: Item) -> Question:
+def _of_file(name: str) -> TaskQuestions:
+    if not storage.path(name).is_file():
+        raise UserError(f"{KEY}: {name}: no such file of questions (.jsonl, .json, .parquet); correct the name")
+    file = question_files.read(name)
+    return TaskQuestions(file.name, file.version, [_wording(item) for item in file.items])
+
+
+def _wording(item: Item) -> Wording:
     """The texts by which a question is known. An instruction is one if there is nothing else: others share it."""
-    return Question(item.parts or (item.text or item.instruction,), item.answers)
+    return Wording(item.parts or (item.text or item.instruction,), item.answers)

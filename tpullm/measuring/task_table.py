@@ -55,6 +55,9 @@ def _read_before(found: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         return
     yield "in its training text", _share(found["found"] / found["asked"]), "", str(found["asked"])
     for measure, own in found["unread"].items() if found["found"] else ():
+        if "value" in own:  # of the harness
+            yield f"  {measure}, others", f"{own['value']:.4g}", _interval(own["interval"]), str(own["count"])
+            continue
         name = "written answer" if measure == "written" else RULES[measure]
         yield f"  {name}, others", _share(own["share"]), _shares(own["interval"]), str(own["count"])
 
