@@ -6,6 +6,9 @@ TEXT is prose. It needs the extras `benchmark` and `lm-eval`. Both programs run 
 the same requests and the same random weights in float32; `hf` with each batch size, of which the best one counts. A
 process answers two halves of the requests: `first` is the time of the first half, with what has to be compiled, and
 `second` that of the other half. On a machine that others use, the processor time says more than the time.
+
+A third program, `matmuls`, only multiplies what the rolling requests need, in torch and without padding, attention or
+softmax: no program that multiplies as fast in float32 can be faster.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from pathlib import Path
 
 KINDS = ("choices", "rolling", "generation")
 CONTEXT = 1024
+FLOOR = "matmuls"
 # width, layers, heads, vocabulary: about 12 and 120 million parameters
 SIZES = {"12m": (384, 6, 6, 4096), "120m": (768, 12, 12, 32000)}
 COUNTS = {"12m": (32, 8, 32), "120m": (12, 4, 8)}  # requests of a half, by kind; questions for choices
@@ -102,8 +106,9 @@ def requests(text: str, size: str) -> dict[str, list[list]]:
 
 def in_turns(folder: Path, rounds: int, batches: list[int]) -> dict:
     """Seconds and seconds of processor time of both halves, by program and kind: the medians of the rounds."""
-    programs = {"tpullm": ("ours", "0")} | {f"hf, batch {batch}": ("hf", str(batch)) for batch in batches}
-    seconds = {name: {kind: [] for kind in KINDS} for name in programs}
+    programs = {"tpullm": ("ours", "0"), FLOOR: (FLOOR, "1")}
+    programs |= {f"hf, batch {batch}": ("hf", str(batch)) for batch in batches}
+    seconds = {name: {kind: [] for kind in KINDS if name != FLOOR or kind == "rolling"} for name in programs}
     for number in range(rounds):
         for name, (program, batch) in programs.items():
             for kind, halves in child(program, batch, folder).items():
@@ -133,12 +138,15 @@ def answer(program: str, batch: str, folder: str) -> None:
     from lm_eval.api.instance import Instance
 
     asked = json.loads((Path(folder) / "requests.json").read_text(encoding="utf-8"))
-    model = ours(folder) if program == "ours" else theirs(folder, int(batch))
-    methods = {
-        "choices": model.loglikelihood,
-        "rolling": model.loglikelihood_rolling,
-        "generation": model.generate_until,
-    }
+    if program == FLOOR:
+        methods = {"rolling": multiplying(folder)}
+    else:
+        model = ours(folder) if program == "ours" else theirs(folder, int(batch))
+        methods = {
+            "choices": model.loglikelihood,
+            "rolling": model.loglikelihood_rolling,
+            "generation": model.generate_until,
+        }
     seconds = {}
     for kind, method in methods.items():
         made = [Instance("", {}, tuple(arguments), 0) for arguments in asked[kind]]
@@ -168,6 +176,28 @@ def theirs(folder: str, batch: int):
     return HFLM(folder, dtype="float32", batch_size=batch, device="cpu")
 
 
+def multiplying(folder: str):
+    """A function of rolling requests that does the matmuls of a forward pass over each text, and nothing else."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+
+    @torch.inference_mode()
+    def multiply(requests: list) -> None:
+        for request in requests:
+            count = len(tokenizer(request.args[0])["input_ids"])
+            for first in range(0, count, CONTEXT):
+                size = min(CONTEXT, count - first)
+                for layer in layers:
+                    layer(torch.ones(size, layer.in_features))
+
+    return multiply
+
+
 def show(size: str, found: dict) -> None:
     """A table in Markdown: requests a second, and how many times as many as `hf` with its best batch size."""
     counts = dict(zip(KINDS, COUNTS[size], strict=True))
@@ -176,11 +206,14 @@ def show(size: str, found: dict) -> None:
     print("| | half | tpullm | hf | of batch | times | times, by processor time |\n" + "| --- " * 7 + "|")
     for kind in KINDS:
         for half, name in enumerate(("first", "second")):
-            ours, *peers = ([own[kind][half], program] for program, own in found.items())
+            ours, *peers = ([own[kind][half], program] for program, own in found.items() if program != FLOOR)
             best, (least, _) = min(peers), min((peer[0][1], peer[1]) for peer in peers)
             rates = f"{counts[kind] / ours[0][0]:.2f} | {counts[kind] / best[0][0]:.2f} | {best[1].split()[-1]}"
             times = f"{best[0][0] / ours[0][0]:.2f} | {least / ours[0][1]:.2f}"
             print(f"| {kind} | {name} | {rates} | {times} |", flush=True)
+    halves = (own["rolling"][1] for program, own in found.items() if program.startswith("hf"))
+    wall, processor = (min(peer) / own for *peer, own in zip(*halves, found[FLOOR]["rolling"][1], strict=True))
+    print(f"\nrolling, second half: hf takes {wall:.2f} times its matmuls alone, {processor:.2f} by processor time")
 
 
 if __name__ == "__main__":
