@@ -16,7 +16,7 @@ import numpy as np
 from tpullm.errors import UserError
 from tpullm.log import one_line
 from tpullm.measuring import measured_model
-from tpullm.measuring.intervals import bootstrap, wilson
+from tpullm.measuring.intervals import of_mean
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.question_task import Asking
 
@@ -180,6 +180,4 @@ def _interval(value: float, values: list) -> list[float] | None:
         return None
     if not math.isclose(float(np.mean(values)), value, rel_tol=1e-6, abs_tol=1e-9):
         return None
-    if set(values) <= {0, 1}:
-        return list(wilson(int(sum(values)), len(values)))
-    return list(bootstrap(np.array(values, np.float64)))
+    return list(of_mean(values))

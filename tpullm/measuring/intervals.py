@@ -45,6 +45,14 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
     return Interval(*np.quantile(np.concatenate(means), [0.025, 0.975]).tolist())
 
 
+def of_mean(values: np.ndarray) -> Interval:
+    """The interval of the mean of scores: Wilson's if each is right or wrong, else that of the bootstrap."""
+    values = np.asarray(values, np.float64)
+    if set(values.tolist()) <= {0.0, 1.0}:
+        return wilson(int(values.sum()), len(values))
+    return bootstrap(values)
+
+
 def paired(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Interval:
     """The interval of how much higher the mean of `one` is, of two models that answered the same questions.
 

@@ -51,9 +51,14 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
+def can_be_filtered() -> bool:
+    """Whether the filter knows this system and machine."""
+    return sys.platform == "linux" and platform.machine() in _MACHINES and sys.maxsize > 1 << 32
+
+
 def permit_only_computing() -> bool:
     """Install the filter, for good; False if the system, the machine or the kernel has none."""
-    if sys.platform != "linux" or platform.machine() not in _MACHINES or sys.maxsize < 1 << 32:
+    if not can_be_filtered():
         return False
     instructions = _instructions(*_MACHINES[platform.machine()])
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in instructions))
