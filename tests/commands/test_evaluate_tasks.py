@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.huggingface.published import change, directory
-from tests.measuring import local_tasks
+from tests.measuring import local_tasks, problems
 from tests.training.several_hosts import finish, start
 from tpullm import cli, log, storage
 
@@ -135,6 +135,50 @@ def test_wrong_words(model, questions, tmp_path, capsys):
     reserved = tmp_path / "results.jsonl"
     reserved.write_text('{"question": "q", "answer": "a"}\n')
     assert "results: is the name of a file of results" in refused(capsys, model, "--tasks", reserved)
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(sys.platform != "linux", reason="programs can't be kept apart here")
+def test_problems_of_programming(model, tmp_path, capsys):
+    file, out = problems.write(tmp_path / "own.jsonl", problems.ROWS), tmp_path / "out"
+    words = (model, "--tasks", file, "--limit", 2, "--samples", 2, "--temperature", 0.7, "--out", out)
+    own = evaluated(capsys, *words)["tasks"]["own"]
+    assert own["pass_at_k"]["pass@1"]["count"] == 2 and sum(own["verdicts"].values()) == 4
+    rows = [json.loads(line) for line in (out / "own.jsonl").read_text("utf-8").splitlines()]
+    assert [row["problem"] for row in rows] == ["own/1"] * 2 + ["own/2"] * 2
+    assert len({row["written"] for row in rows}) > 1
+    assert cli.main(["evaluate", *map(str, words)]) == 0
+    printed = capsys.readouterr().out
+    assert "pass@1" in printed and "programs: error" in printed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="programs can't be kept apart here")
+def test_wrong_words_of_problems_of_programming(model, questions, tmp_path, capsys):
+    file = problems.write(tmp_path / "own.jsonl", problems.ROWS)
+    assert "two tasks are called own" in refused(capsys, model, "--tasks", f"{file},{file}")
+    assert "--samples: 2 at temperature 0 are the same" in refused(capsys, model, "--tasks", file, "--samples", 2)
+    line = refused(capsys, model, "--tasks", questions, "--samples", 2, "--temperature", 1)
+    assert "--samples, --temperature: no task is one of programming; leave them out" in line
+    assert "--shots: 1, and own has programs to continue" in refused(capsys, model, "--tasks", file, "--shots", 1)
+
+
+def test_results_do_not_replace_the_file_of_the_questions(model, questions, capsys):
+    before = questions.read_bytes()
+    line = refused(capsys, model, "--tasks", questions, "--out", questions.parent)
+    assert f"--out: {questions.parent}: results would replace {questions}; name another folder" in line
+    assert questions.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_two_hosts_give_the_same_programs_and_verdicts(model, tmp_path):
+    file = problems.write(tmp_path / "own.jsonl", problems.ROWS)
+    found = []
+    for hosts in (1, 2):
+        out = tmp_path / str(hosts)
+        ended = finish(start(hosts, "tpullm", "evaluate", model, "--tasks", file, "--out", out, devices=4))
+        assert [code for code, _, _ in ended] == [0] * hosts, ended[0][2] + ended[-1][2]
+        found.append([storage.read_json(out / "results.json")["tasks"], (out / "own.jsonl").read_text("utf-8")])
+    assert found[0] == found[1]
 
 
 def test_without_the_package(model, capsys, monkeypatch):

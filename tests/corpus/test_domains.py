@@ -172,9 +172,9 @@ CODE = Question(
     ],
 )
 def test_code_is_judged_by_its_tests(said):
-    def passes(program):
-        assert program.endswith("\n\n\nassert f(1) == 2\n")
-        exec(program, {})
+    def passes(program, tests):
+        assert tests == "assert f(1) == 2\n"
+        exec(f"{program}\n{tests}", {})
         return True
 
     assert domains.is_right(CODE, said, passes)
@@ -183,8 +183,8 @@ def test_code_is_judged_by_its_tests(said):
 @pytest.mark.parametrize("said", ["return x", "def g(x):\n    return x + 1", "", "return (x"])
 def test_code_that_fails_its_tests_is_wrong(said):
     with pytest.raises((AssertionError, SyntaxError)):
-        exec(judging.program(CODE.fields, said), {})
-    assert not domains.is_right(CODE, said, passes=lambda program: False)
+        exec(f"{judging.program(CODE.fields, said)}\n{CODE.fields['tests']}", {})
+    assert not domains.is_right(CODE, said, passes=lambda program, tests: False)
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def test_questions_about_functions():
 COMPLETIONS = completions.questions()
 
 
-def passes(program):
+def passes(program, tests):
     try:
-        exec(program, {})
+        exec(f"{program}\n{tests}", {})
     except AssertionError:
         return False
     return True

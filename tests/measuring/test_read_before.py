@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from tests.measuring import problems
 from tpullm.commands import collect
-from tpullm.measuring import read_before, task_questions, task_table
+from tpullm.measuring import problem_files, read_before, task_questions, task_table
 from tpullm.measuring.items import items
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.question_files import read
@@ -16,6 +17,11 @@ from tpullm.recipe.schema import CorpusConfig, LeaksConfig, Recipe, Source
 THINGS = ["本", "パン", "水", "リンゴ", "新聞", "お茶", "手紙", "肉", "牛乳", "雑誌"]
 VERBS = ["読みます", "食べます", "飲みます"]
 LEAKED = (1, 4, 5)
+SAID = [
+    "as the first teacher of arithmetic in our small town would have liked to see it done",
+    "which is what every clerk at the counter of a bank does many times in a day",
+    "and round it down before, since half of an apple was never sold at this market",
+]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +101,24 @@ def test_a_question_is_known_by_what_its_row_holds():
         ("犬\n犬は走る。", "何が走る？"),
     ]
     assert [one.answers for one in made] == [("水", "お茶"), ("entailment",), ("犬",), ("dog",), ("犬",)]
+
+
+def test_problems_of_programming_are_looked_for_too(tmp_path):
+    rows = [
+        row | {"prompt": row["prompt"].replace("to x.", f"to x, {SAID[n]}.")} for n, row in enumerate(problems.ROWS)
+    ]
+    file = problem_files.read(problems.write(tmp_path / "adding.jsonl", rows))
+    write(tmp_path / "in.jsonl", [{"text": f"Here is a program that somebody wrote.\n\n{rows[1]['prompt']}"}])
+    source = Source("code", "jsonl", str(tmp_path / "in.jsonl"), licence="CC0-1.0", filter=False, deduplicate=False)
+    leaks = LeaksConfig([str(tmp_path / "adding.jsonl")])
+    collect.main(Recipe(corpus=CorpusConfig([source], workers=1, held_out_fraction=0.0, leaks=leaks)), tmp_path)
+    verdicts = {"own/1": ["passed", "failed"], "own/2": ["passed", "passed"], "own/3": ["error", "time"]}
+    answers = [{"problem": name, "verdict": word} for name, words in verdicts.items() for word in words]
+    told = read_before.of_problems(tmp_path, file, answers)
+    assert (told["looked_for"], told["asked"], told["found"]) == (True, 3, 1)
+    assert told["unread"]["pass@1"]["share"] == 0.25 and told["unread"]["pass@1"]["count"] == 2
+    assert ("  pass@1, others", "25.0%") in [row[:2] for row in task_table.rows({"read_before": told})]
+    assert read_before.of_problems(None, file, answers) == {"looked_for": False}
 
 
 @pytest.fixture(scope="module")

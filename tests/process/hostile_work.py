@@ -1,5 +1,7 @@
 """What the functions of `test_isolated` stand for: programs that a model wrote."""
 
+import contextlib
+import gc
 import os
 import signal
 import socket
@@ -18,6 +20,20 @@ def tell(report):
     """Where it is."""
     names = {"pid": os.getpid, "parent": os.getppid, "groups": os.getgroups, "folder": os.getcwd}
     report({name: told() for name, told in names.items()} | {"environment": dict(os.environ)})
+
+
+def keep(report, secret):
+    report(len(secret) > 0)
+
+
+def find(report, other):
+    """Report the texts about a secret that are in this process, but for the one of this call."""
+    texts = [value for kept in gc.get_objects() if isinstance(kept, list) for value in kept if isinstance(value, str)]
+    found = {text for text in texts if text.startswith("a secret of")} - {other}
+    memory = b""
+    with contextlib.suppress(OSError), open("/proc/self/mem", "rb") as file:
+        memory = file.read(1)
+    report([*found, *([memory.hex()] if memory else [])])
 
 
 def fill(report, mebibytes):

@@ -1,7 +1,7 @@
 """What a model wrote can do little: limits hold, an end is an end of one call, and nothing of it stays behind."""
 
+import errno
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -9,9 +9,10 @@ import time
 import pytest
 
 from tests.conftest import ROOT
+from tests.process import unhooked
 from tests.process.test_workers import is_gone, wait_for
 from tpullm.errors import UserError
-from tpullm.process import isolated
+from tpullm.process import confinement, isolated
 from tpullm.process.isolated import Isolated
 
 HERE = "tests.process.hostile_work"
@@ -26,7 +27,8 @@ def run():
     def call(function, *arguments):
         if function not in made:
             made[function] = Isolated(function if ":" in function else f"{HERE}:{function}", 1, 256 << 20)
-        return made[function].map([list(arguments)])[0]
+        value, call.late = made[function].map([list(arguments)])[0]
+        return value
 
     call.made = made
     yield call
@@ -39,6 +41,10 @@ def inside(run):
     return run("tell")
 
 
+def values(made, calls):
+    return [found.value for found in made.map(calls)]
+
+
 def is_root(run):
     """Whether a child stayed root: as this process sees it, since in its namespace every user is nobody."""
     run("echo")
@@ -47,19 +53,14 @@ def is_root(run):
 
 def may_become_nobody():
     """Whether there is such a user, who can read Python's library."""
-    become = f"import os; os.setgid({isolated.NOBODY}); os.setuid({isolated.NOBODY}); open(os.__file__)"
+    become = f"import os; os.setgid({confinement.NOBODY}); os.setuid({confinement.NOBODY}); open(os.__file__)"
     return subprocess.run([sys.executable, "-c", become], capture_output=True).returncode == 0
-
-
-def permitted(inside):
-    """Whether the kernel gave the child a namespace of its own."""
-    return inside["parent"] == 1
 
 
 def test_calls_keep_their_order_on_all_cores(monkeypatch):
     monkeypatch.setattr(isolated, "cores", lambda: 3)
     made = Isolated(f"{HERE}:echo", 1, 64 << 20)
-    assert made.map([[n, "猫\ud800"] for n in range(20)]) == [[n, "猫\ud800"] for n in range(20)]
+    assert values(made, [[n, "猫\ud800"] for n in range(20)]) == [[n, "猫\ud800"] for n in range(20)]
     assert len(made._children) == 3 and made.map([]) == []
     made.close()
 
@@ -83,14 +84,14 @@ def test_it_is_in_no_folder_of_the_users(inside):
 @LINUX
 def test_its_memory_is_what_it_may_add_to_pythons_own():
     made = Isolated(f"{HERE}:fill", 5, 64 << 20)
-    assert made.map([[48], [80], [48]]) == [48, None, 48]
+    assert values(made, [[48], [80], [48]]) == [48, None, 48]
     made.close()
 
 
 def test_no_secret_of_the_environment_reaches_it(monkeypatch):
     monkeypatch.setenv("A_TOKEN", "secret")
     made = Isolated(f"{HERE}:tell", 1, 64 << 20)
-    (told,) = made.map([[]])
+    (told,) = values(made, [[]])
     made.close()
     assert "A_TOKEN" not in told["environment"] and "HOME" not in told["environment"]
 
@@ -98,6 +99,7 @@ def test_no_secret_of_the_environment_reaches_it(monkeypatch):
 @pytest.mark.parametrize("end", ["raise", "exit", "leave", "crash", "compute", "fill", "fill_slowly"])
 def test_what_was_reported_before_the_end_counts(run, end):
     assert run("count_then", end) == 2
+    assert run.late == (end in ("compute",))
     assert run("echo", 1) == [1], "the next call is not disturbed"
 
 
@@ -105,7 +107,7 @@ def test_what_waits_for_ever_ends_by_the_clock(monkeypatch):
     monkeypatch.setattr(isolated, "CLOCK_FACTOR", 0.5)
     waits = Isolated(f"{HERE}:count_then", 1, 64 << 20)
     began = time.monotonic()
-    assert waits.map([["wait"]]) == [2]
+    assert waits.map([["wait"]]) == [(2, True)]
     assert time.monotonic() - began < 60
     waits.close()
 
@@ -121,8 +123,6 @@ def test_what_is_no_report_is_none(run, end):
     ["fork", "subprocess", "thread", "connect", "write", "append", "remove", "rename", "folder", "kill", "limit"],
 )
 def test_the_hook_refuses(run, tmp_path, what):
-    if what == "thread" and is_root(run):
-        pytest.skip("the kernel does not bind root")
     path = tmp_path / "file"
     path.write_text("kept")
     given = {"kill": [os.getpid()], "connect": [9], "fork": [], "subprocess": [], "thread": [], "limit": []}
@@ -139,32 +139,36 @@ def test_what_a_function_needs_is_there(run, what, given):
 
 
 @LINUX
-def test_no_process_can_be_started_where_no_hook_sees_it(run):
-    found = run("tests.process.unhooked:fork")
-    assert found == -1 or is_root(run), "the kernel does not bind root"
+@pytest.mark.parametrize("what", unhooked.CALLS)
+def test_the_kernel_refuses_where_no_hook_sees_it(run, what):
+    """Root too, who has no limit of processes."""
+    assert run("tests.process.unhooked:call", what) == [-1, errno.EPERM]
 
 
 @LINUX
-def test_a_network_cannot_be_reached_where_no_hook_sees_it(run, inside):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        reached = run("tests.process.unhooked:connect", server.getsockname()[1])
-    assert reached == (-1 if permitted(inside) else 0)
+@pytest.mark.parametrize("what", unhooked.FILES)
+def test_the_kernel_refuses_changes_of_files_of_ones_own(run, tmp_path, what):
+    path = tmp_path / "file"
+    path.write_text("kept")
+    tmp_path.chmod(0o777)
+    path.chmod(0o666)
+    assert run("tests.process.unhooked:call", what, str(path)) == [-1, errno.EPERM]
+    assert [file.name for file in tmp_path.iterdir()] == ["file"] and path.read_text() == "kept"
 
 
 @LINUX
-def test_other_processes_are_out_of_sight(run, inside):
-    if not permitted(inside):
-        pytest.skip("the kernel permits no namespaces")
-    assert run("tests.process.unhooked:kill", os.getpid()) == -1
+def test_it_reads_no_memory_of_what_waits_for_its_end(run):
+    """The child that forks it, and so its neighbours, has the same user."""
+    run("tests.process.unhooked:alone", os.getpid())
+    child = below(run.made["tests.process.unhooked:alone"]._children[0]._process.pid)
+    for pid in child:
+        assert run("tests.process.unhooked:alone", pid) == "nothing"
 
 
-@LINUX
-@pytest.mark.skipif(os.getuid() != 0, reason="a user's own files")
-def test_root_becomes_nobody(run, inside, tmp_path):
-    (tmp_path / "open").mkdir(mode=0o700)
-    opened = run("tests.process.unhooked:write", str(tmp_path / "open" / "file"))
-    assert is_root(run) == (opened != -1) == (not may_become_nobody())
-    assert is_root(run) or inside["groups"] == []
+def test_no_fork_has_seen_another_call(run):
+    """The child reads no call, so there is nothing of another one to find."""
+    assert run("keep", "a secret of one call") is True
+    assert run("find", "a secret of another") == []
 
 
 def test_a_machine_without_processes_left_is_one_line(monkeypatch):
@@ -176,7 +180,7 @@ def test_a_machine_without_processes_left_is_one_line(monkeypatch):
 
 def test_a_child_that_cannot_start_is_one_line_and_no_score():
     broken = Isolated(f"{HERE}:echo", 1, 64 << 20)
-    broken._children = [isolated.Child("tests.process.hostile_work:compute_nothing")]
+    broken._children = [isolated.Child("tests.process.hostile_work:compute_nothing", first=[])]
     with pytest.raises(UserError, match=r"^the process for what a model wrote ends at its start \(exit code 1\); try"):
         broken.map([[1]])
 
@@ -207,3 +211,10 @@ def below(pid):
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
         children = [int(word) for word in file.read().split()]
     return children + [one for child in children for one in below(child)]
+
+
+@LINUX
+@pytest.mark.skipif(os.getuid() != 0, reason="a user's own files")
+def test_root_becomes_nobody(run, inside):
+    assert is_root(run) == (not may_become_nobody())
+    assert is_root(run) or inside["groups"] == []

@@ -1,7 +1,7 @@
 """Measure the model: held-out loss, the comparison with the truth of `tenki`, answers before and after tuning.
 
 It makes RUN/evaluate. With --tasks it takes a MODEL instead of a recipe, and measures it on tasks of the
-lm-evaluation-harness and on files of questions.
+lm-evaluation-harness, on humaneval, and on files of questions or of problems of programming.
 """
 
 import dataclasses
@@ -30,7 +30,8 @@ from tpullm.inference.generation import sampled
 from tpullm.inference.padding import row_bucket
 from tpullm.inference.session import Session, load
 from tpullm.log import say
-from tpullm.measuring import evaluate_tasks, task_table
+from tpullm.measuring import evaluate_tasks, programming_task, task_table
+from tpullm.measuring.programming_task import Attempts
 from tpullm.measuring.question_task import Asking
 from tpullm.mesh.rows import own_rows
 from tpullm.model.count import parameter_count
@@ -44,11 +45,13 @@ def add_show_arguments(parser) -> None:
     """`MODEL --tasks ...`: measure a model on tasks instead of making the stage."""
     about = "with --tasks: a run directory, a stage, a checkpoint, or a folder in the format of Hugging Face"
     parser.add_argument("model", metavar="MODEL", type=str, help=about)
-    about = "names of the lm-evaluation-harness, its YAML files, files of questions; with commas"
+    about = "humaneval, names of the lm-evaluation-harness, its YAML files, files of questions; with commas"
     parser.add_argument("--tasks", required=True, type=str, help=about)
     parser.add_argument("--shots", type=int, default=0, help="examples before each question; 0: as the task says")
     parser.add_argument("--seed", type=int, default=0, help="chooses the examples")
     parser.add_argument("--limit", type=int, default=0, help="at most this many questions of each task; 0: all")
+    parser.add_argument("--samples", type=int, default=1, help="programs for each problem of programming")
+    parser.add_argument("--temperature", type=float, default=0.0, help="of programs; 0: the likeliest one")
     parser.add_argument("--chat", action="store_true", help="ask in the chat template of the model")
     parser.add_argument("--mesh", type=dict[str, int], default=None, help="how devices share the model, as in a recipe")
     parser.add_argument("--out", type=str, default="", help="the folder of results; empty: one below ./measured")
@@ -61,11 +64,18 @@ def show_main(arguments) -> None:
         if getattr(arguments, option) < 0:
             raise UserError(f"--{option}: {getattr(arguments, option)} is below 0; use 0 or more")
     asking = Asking(arguments.shots, arguments.seed, arguments.limit, arguments.chat)
-    hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks})
+    attempts = programming_task.check(Attempts(arguments.samples, arguments.temperature))
+    settings = dataclasses.asdict(asking) | dataclasses.asdict(attempts)
+    hosts.agree("the command", {"asking": settings, "tasks": arguments.tasks})
     words = list(filter(None, map(str.strip, arguments.tasks.split(","))))
     chosen = evaluate_tasks.tasks(words)
+    evaluate_tasks.check_out(words, arguments.out)
+    if attempts != Attempts() and not chosen.problems:
+        raise UserError("--samples, --temperature: no task is one of programming; leave them out")
+    for file in chosen.problems:
+        programming_task.prepare(file, asking)
     session = load(arguments.model, mesh=arguments.mesh)
-    results, folder = evaluate_tasks.evaluate(session, arguments.model, chosen, asking, arguments.out)
+    results, folder = evaluate_tasks.evaluate(session, arguments.model, chosen, asking, attempts, arguments.out)
     if hosts.is_first():
         if arguments.json:
             return print_json(results)

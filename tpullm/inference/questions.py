@@ -9,7 +9,7 @@ from tpullm.corpus import domains
 from tpullm.corpus.question import Question
 from tpullm.inference.generation import answer
 from tpullm.inference.session import Session
-from tpullm.process.isolated import Isolated
+from tpullm.rewards.code_tests import PASSED, isolated_tests
 
 SECONDS, MEMORY_BYTES = 2, 256 << 20  # of a program that answers a question
 
@@ -22,17 +22,16 @@ Judge = Callable[[Question, str], bool]
 def judge(name: str) -> Iterator[Judge]:
     """What says whether an answer to a built-in question of this name is right.
 
-    An answer to `tenki` is right word for word. The domains judge by what is meant, and code by its tests, in a process
+    An answer to `tenki` is right word for word. The domains judge by what is meant, and code by its tests, in processes
     that can do little else.
     """
     if name.startswith("tenki"):
         yield lambda question, said: said.strip() in question.answers
         return
-    with contextlib.closing(Isolated("tpullm.rewards.code_tests:run_tests", SECONDS, MEMORY_BYTES)) as isolated:
+    with contextlib.closing(isolated_tests(SECONDS, MEMORY_BYTES)) as isolated:
 
-        def passes(program: str) -> bool:
-            # A program that ends by itself, before its tests, reports nothing.
-            return isolated.map([[program, ["assert True"]]]) == [1]
+        def passes(program: str, tests: str) -> bool:
+            return isolated.map([[program, [tests]]])[0].value == [PASSED]
 
         yield lambda question, said: domains.is_right(question, said, passes)
 

@@ -15,10 +15,20 @@ from tpullm.cluster import hosts
 from tpullm.errors import UserError
 from tpullm.inference.session import Session
 from tpullm.log import warn
-from tpullm.measuring import harness, harness_tasks, question_files, question_task, read_before
+from tpullm.measuring import (
+    harness,
+    harness_tasks,
+    problem_files,
+    programming_task,
+    question_files,
+    question_task,
+    read_before,
+)
 from tpullm.measuring.kept_answers import FILE, KeptAnswers
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.parameter_hash import parameter_hash
+from tpullm.measuring.problem_files import ProblemFile
+from tpullm.measuring.programming_task import Attempts
 from tpullm.measuring.question_files import QuestionFile
 from tpullm.measuring.question_task import Asking
 
@@ -30,11 +40,13 @@ class Tasks(NamedTuple):
 
     Args:
         files: of questions.
+        problems: files of problems of programming.
         names: of tasks of the harness, and its YAML files.
         index: the harness's, which has these names; None if there are none.
     """
 
     files: list[QuestionFile]
+    problems: list[ProblemFile]
     names: list[str]
     index: Any
 
@@ -45,23 +57,40 @@ def tasks(words: Sequence[str]) -> Tasks:
     Raises:
         UserError: a task is not known, or a file is wrong.
     """
-    files = [question_files.read(word) for word in words if question_files.is_question_file(word)]
-    names = [word for word in words if not question_files.is_question_file(word)]
+    of_problems = [word for word in words if problem_files.is_problem_file(word)]
+    others = [word for word in words if word not in of_problems]
+    files = [question_files.read(word) for word in others if question_files.is_question_file(word)]
+    problems = [problem_files.read(word) for word in of_problems]
+    names = [word for word in others if not question_files.is_question_file(word)]
     if not words:
         raise UserError("--tasks: names no task; name tasks of the harness or files of questions, with commas")
-    called = [*names, *(file.name for file in files)]
+    called = [*names, *(file.name for file in (*files, *problems))]
     if twice := next((name for name in called if called.count(name) > 1), ""):
         raise UserError(f"--tasks: two tasks are called {twice}; rename a file, or leave one out")
-    if reserved := {Path(RESULTS).stem, Path(FILE).stem} & {file.name for file in files}:
+    if reserved := {Path(RESULTS).stem, Path(FILE).stem} & {file.name for file in (*files, *problems)}:
         raise UserError(f"--tasks: {reserved.pop()}: is the name of a file of results; rename the file of questions")
-    return Tasks(files, names, harness_tasks.known(names) if names else None)
+    return Tasks(files, problems, names, harness_tasks.known(names) if names else None)
 
 
-def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: str) -> tuple[dict[str, Any], Path]:
+def check_out(words: Sequence[str], out: str) -> None:
+    """Refuse a folder of results in which one would replace a file of questions."""
+    for word in words:
+        file = storage.path(word)
+        if out and _place(file) == _place(storage.path(out) / f"{file.name.split('.')[0]}.jsonl"):
+            raise UserError(f"--out: {out}: results would replace {file}; name another folder")
+
+
+def _place(path: Path) -> Path:
+    return path if storage.is_remote(path) else path.resolve()
+
+
+def evaluate(
+    session: Session, name: str, chosen: Tasks, asking: Asking, attempts: Attempts, out: str
+) -> tuple[dict[str, Any], Path]:
     """Measure a model on tasks. With several hosts, all of them call this, and host 0 writes.
 
     `OUT/answers.jsonl` grows with each answer, `OUT/results.json` has the figures, and `OUT/NAME.jsonl` the answers to
-    the questions of a file. The same command resumes, and asks nothing that was answered.
+    the questions or problems of a file. The same command resumes, and asks nothing that was answered.
 
     Args:
         name: of the model.
@@ -75,6 +104,7 @@ def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: st
     with closing(KeptAnswers(folder)) as answers:
         model = MeasuredModel(session, answers, parameters)
         found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
+        found |= {file.name: programming_task.measure(model, file, asking, attempts) for file in chosen.problems}
         found |= harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {}
     questions = {task: figures.pop("questions") for task, figures in found.items() if "questions" in figures}
     run = session.model.run if session.model else None
@@ -103,6 +133,7 @@ def _read_before(
 ) -> dict[str, dict[str, Any]]:
     """By task, how much of it is in the training text of the run."""
     read = {file.name: read_before.figures(run, file, questions[file.name]) for file in chosen.files}
+    read |= {file.name: read_before.of_problems(run, file, questions[file.name]) for file in chosen.problems}
     versions = {}
     if read_before.tasks_looked_for(run) & set(values):
         versions = {task.name: task.version for task in harness_tasks.questions(chosen.names, chosen.index)}

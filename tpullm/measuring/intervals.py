@@ -1,6 +1,5 @@
 """Intervals of confidence: what a score on some questions says of the score on all such questions."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,11 +45,12 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
     return Interval(*np.quantile(np.concatenate(means), [0.025, 0.975]).tolist())
 
 
-def of_mean(values: Sequence[float]) -> Interval:
-    """The interval of the mean of what each question gave: Wilson's if that is right or wrong, else the bootstrap's."""
-    if set(values) <= {0, 1}:
-        return wilson(sum(values), len(values))
-    return bootstrap(np.array(values, np.float64))
+def of_mean(values: np.ndarray) -> Interval:
+    """The interval of the mean of scores: Wilson's if each is right or wrong, else that of the bootstrap."""
+    values = np.asarray(values, np.float64)
+    if set(values.tolist()) <= {0.0, 1.0}:
+        return wilson(int(values.sum()), len(values))
+    return bootstrap(values)
 
 
 def paired(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Interval:

@@ -71,7 +71,7 @@ class MeasuredModel:
         self.counts.cut += sum(len(of.prompt) > len(written_texts.cut(of, most)) for of in requests)
         keys = [("writing", *of[:3], astuple(of.sampling), of.seed) for of in requests]
         said = self._answered(requests, keys, partial(written_texts.write, self.session), "texts")
-        return [written_texts.text_of(self.session, ids, of.stops) for ids, of in zip(said, requests, strict=True)]
+        return [written_texts.text_of(self.session, ids, of) for ids, of in zip(said, requests, strict=True)]
 
     def _answered(self, requests: Sequence, keys: Sequence, ask: Callable, what: str) -> list[Any]:
         """The answer to each request, as JSON has it: kept, or asked for now. Equal requests are asked once."""

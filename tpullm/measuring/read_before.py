@@ -13,8 +13,11 @@ import numpy as np
 
 from tpullm import storage
 from tpullm.corpus import leak_records
+from tpullm.measuring import pass_at_k
 from tpullm.measuring.intervals import of_mean, wilson
+from tpullm.measuring.problem_files import ProblemFile
 from tpullm.measuring.question_files import QuestionFile
+from tpullm.rewards.code_tests import PASSED
 
 
 def figures(run: Path | None, file: QuestionFile, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -40,6 +43,27 @@ def figures(run: Path | None, file: QuestionFile, rows: Sequence[dict[str, Any]]
         "asked": len(rows),
         "found": len(rows) - len(unread),
         "unread": _by_measure(unread) if unread else {},
+    }
+
+
+def of_problems(run: Path | None, file: ProblemFile, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a file of problems of programming, in the form of `figures`; its measures are pass@k.
+
+    Args:
+        rows: what became of each program (`programming_task.measure`).
+    """
+    numbers = _found(run, file.name, file.version)
+    if numbers is None:
+        return {"looked_for": False}
+    found, right = {file.problems[number].name for number in numbers}, {row["problem"]: 0 for row in rows}
+    for row in rows:
+        right[row["problem"]] += row["verdict"] == PASSED
+    unread = [count for name, count in right.items() if name not in found]
+    return {
+        "looked_for": True,
+        "asked": len(right),
+        "found": len(right) - len(unread),
+        "unread": pass_at_k.figures(unread, len(rows) // len(right)) if unread else {},
     }
 
 

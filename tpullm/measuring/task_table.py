@@ -33,6 +33,11 @@ def rows(figures: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """What is measured, the score, its interval and the number of questions, for each figure of a task."""
     for metric, found in figures.get("metrics", {}).items():
         yield metric, f"{found['value']:.4g}", _interval(found["interval"]), str(found["count"])
+    for k, found in figures.get("pass_at_k", {}).items():
+        yield k, _share(found["share"]), _shares(found["interval"]), str(found["count"])
+    for word, count in figures.get("verdicts", {}).items():
+        if count:
+            yield f"  programs: {word}", str(count), "", str(sum(figures["verdicts"].values()))
     for rule, found in figures.get("likelihood", {}).items():
         yield RULES[rule], _share(found["share"]), _shares(found["interval"]), str(found["count"])
     if "chance" in figures:
@@ -58,7 +63,7 @@ def _read_before(found: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         if "value" in own:  # of the harness
             yield f"  {measure}, others", f"{own['value']:.4g}", _interval(own["interval"]), str(own["count"])
             continue
-        name = "written answer" if measure == "written" else RULES[measure]
+        name = {"written": "written answer", **RULES}.get(measure, measure)
         yield f"  {name}, others", _share(own["share"]), _shares(own["interval"]), str(own["count"])
 
 

@@ -22,6 +22,8 @@ class Writing(NamedTuple):
         stops: texts; what it writes ends before the first of them.
         sampling: how tokens are chosen.
         seed: of sampling.
+        by_bytes: the text is that of the bytes of the tokens. Some published tokenizers take a space from the beginning
+            of a text, and programs need it.
     """
 
     prompt: Ids
@@ -29,6 +31,7 @@ class Writing(NamedTuple):
     stops: tuple[str, ...] = ()
     sampling: Sampling = GREEDY
     seed: int = 0
+    by_bytes: bool = False
 
 
 def cut(request: Writing, most: int) -> Ids:
@@ -59,7 +62,7 @@ def write(session: Session, requests: Sequence[Writing], done: Callable[[dict[in
         # To fill the last batch costs less than to compile a program of another shape.
         filling = [asked[0]] * (min(ROWS, len(requests)) - len(asked))
         prompts = [list(cut(request, session.context_length)) for request in [*asked, *filling]]
-        _, tokens, stops, sampling, _ = asked[0]
+        _, tokens, stops, sampling, *_ = asked[0]
 
         def is_over(ids: list[int], stops: tuple[str, ...] = stops) -> bool:
             text = session.tokenizer.decode(ids)
@@ -83,9 +86,13 @@ def _together(session: Session, request: Writing) -> tuple:
     return *_kind(request), bucket(length), length
 
 
-def text_of(session: Session, ids: Sequence[int], stops: Sequence[str]) -> str:
+def text_of(session: Session, ids: Sequence[int], request: Writing) -> str:
     """The text of what was written, before the texts that end it: cut at one after the other, as the harness does."""
-    text = session.tokenizer.decode(ids)
-    for stop in filter(None, stops):
+    tokenizer = session.tokenizer
+    if request.by_bytes:
+        text = b"".join(map(tokenizer.bytes_of, ids)).decode("utf-8", errors="replace")
+    else:
+        text = tokenizer.decode(ids)
+    for stop in filter(None, request.stops):
         text = text.split(stop)[0]
     return text

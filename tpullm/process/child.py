@@ -57,10 +57,11 @@ class Child:
         serve: `module:function` of ours, which the child runs: it answers `requests()` by `reply`.
         foreign: it works on what others made, so it gets no variables of the environment, which may hold credentials,
             and what it prints goes nowhere. Otherwise it is the user's own program, and prints on stderr.
+        first: a request that comes before all others, each time it starts, and is not answered.
     """
 
-    def __init__(self, serve: str, foreign: bool = True):
-        self._serve, self._foreign = serve, foreign
+    def __init__(self, serve: str, foreign: bool = True, first: Any = None):
+        self._serve, self._foreign, self._first = serve, foreign, first
         self._process: subprocess.Popen | None = None
 
     def ask(self, request: Any, seconds: float) -> Any:
@@ -106,6 +107,9 @@ class Child:
             start_new_session=True,  # Ctrl-C at the terminal reaches this process alone, which ends the child
         )
         weakref.finalize(self, _end, self._process)
+        if self._first is not None:
+            with contextlib.suppress(BrokenPipeError):
+                _send(self._process.stdin, json.dumps(self._first))
         return self._process
 
 
@@ -155,16 +159,29 @@ class Pipes:
     """The child's end. What is printed from now on goes to `prints`, a file descriptor, or nowhere."""
 
     def __init__(self, prints: int | None = None):
-        self._requests, self._replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+        self._requests, self._replies = os.dup(0), os.fdopen(os.dup(1), "wb")
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 0)
         os.dup2(nowhere if prints is None else prints, 1)
         os.close(nowhere)
 
     def requests(self) -> Iterator[Any]:
-        """Each request, until the parent closes the pipe."""
-        while size := self._requests.read(8):
-            yield json.loads(self._requests.read(int.from_bytes(size, "big")).decode("utf-8", "surrogatepass"))
+        """Each request, until the parent closes the pipe. Nothing is read before it is asked for."""
+        while size := self._read(8):
+            yield json.loads(self._read(int.from_bytes(size, "big")).decode("utf-8", "surrogatepass"))
+
+    def _read(self, size: int) -> bytes:
+        parts = []
+        while size > 0 and (part := os.read(self._requests, min(size, 1 << 20))):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def wait(self) -> bool:
+        """Wait for a request; False if the parent has closed the pipe."""
+        poll = select.poll()
+        poll.register(self._requests, select.POLLIN)
+        return any(event & select.POLLIN for _, event in poll.poll())
 
     def reply(self, text: str) -> None:
         """Answer the last request with JSON."""
@@ -172,7 +189,7 @@ class Pipes:
 
     def fileno(self) -> int:
         """The descriptor that reports POLLHUP when the parent is gone, or needs this process no more."""
-        return self._requests.fileno()
+        return self._requests
 
     def end_with_parent(self) -> None:
         """Wait for that, then end this process: what a thread does."""

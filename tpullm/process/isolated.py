@@ -1,43 +1,44 @@
-"""Runs functions of ours on what a model wrote, such as a program: each call in a process that can do little else.
+"""Runs functions of ours on what a model wrote, such as a program: each call in processes that can do little else.
 
-A child on each core waits for calls, and forks for each. The fork calls the function, which reports values (JSON) as it
-goes; the last one before its end counts, however it ends. What holds it, and what does not, is in
-docs/en/threat_model.md; here is how:
-
-- Limits that can't be raised: processor time, memory, no bytes in files, no further processes or threads.
-- Namespaces of the kernel, if it permits them: no network, and no other process is in sight.
-- Started by root, the child becomes `nobody`, if `nobody` may read what a call may import.
-- An audit hook of Python refuses network, processes, signals, and changes of files. It holds where the kernel does
-  not, against programs that are wrong, but not against those that know the interpreter well.
+A child on each core waits for calls, and forks for each. The fork reads the call and does it, and reports values (JSON)
+as it goes; the last one before its end counts, however it ends. The child itself reads no call, so no fork of it has
+seen another's. `confinement.py` is what holds a fork.
 
 The child has no threads, so its forks are safe.
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from tpullm.errors import UserError
-from tpullm.process.child import Child, Ended, Pipes, limit
+from tpullm.process.child import Child, Ended, Pipes
+from tpullm.process.confinement import confine, leave_the_machine
 
 CLOCK_FACTOR = 5  # a call may take as many times its processor time by the clock: for what sleeps
 MOST_REPORT_BYTES = 1 << 20
 START_SECONDS = 120  # of a child, with what it imports
-NOBODY = 65_534
-_NAMESPACES = 0x10000000 | 0x20000000 | 0x40000000  # CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET of linux/sched.h
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-_REFUSED = ("os", "socket", "subprocess", "ctypes", "shutil", "tempfile", "pty", "fcntl", "resource", "mmap", "signal")
-_READS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.getxattr", "os.listxattr")
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+class Outcome(NamedTuple):
+    """What became of a call.
+
+    Args:
+        value: its last report; None if there is none.
+        late: a process of it was ended since its time was over.
+    """
+
+    value: Any
+    late: bool
 
 
 class Isolated:
@@ -45,27 +46,29 @@ class Isolated:
 
     Args:
         function: `module:name`. Its first argument is `report(value)`; a value is JSON.
-        seconds: of the processor for one call.
-        memory_bytes: for one call, beyond what Python and the module have.
+        seconds: of the processor for each process of one call.
+        memory_bytes: for each, beyond what Python and the module have.
+        program: `module:name` of what runs beside the function, in another process that never sees the call. It gets
+            the descriptor of a socket; the function gets that of the other end, as its second argument.
     """
 
-    def __init__(self, function: str, seconds: int, memory_bytes: int):
+    def __init__(self, function: str, seconds: int, memory_bytes: int, program: str = ""):
         self._clock_seconds = seconds * CLOCK_FACTOR
-        self._order = [function, seconds, self._clock_seconds, memory_bytes]
+        self._order = [function, program, seconds, self._clock_seconds, memory_bytes]
         self._children: list[Child] = []
         self._waiting: Iterator[str] = iter(())  # the calls that no thread has begun
 
-    def map(self, calls: Sequence[list]) -> list[Any]:
-        """The last report of each call (its arguments are JSON) in their order; None of a call that reported nothing.
+    def map(self, calls: Sequence[list]) -> list[Outcome]:
+        """What became of each call (its arguments are JSON), in their order.
 
-        Equal calls are made once: many answers to one prompt are the same, and a call costs 10 ms.
+        Equal calls are made once: many answers to one prompt are the same, and a call costs 25 ms of a core.
         `UserError` if no process can be started here.
         """
         keys = [json.dumps(call, ensure_ascii=False) for call in calls]
         distinct = dict(zip(keys, calls, strict=True))
         while len(self._children) < min(cores(), len(distinct)):
-            self._children.append(Child("tpullm.process.isolated:serve"))
-        found: dict[str, Any] = {}
+            self._children.append(Child("tpullm.process.isolated:serve", first=self._order))
+        found: dict[str, Outcome] = {}
         self._waiting = iter(distinct)
 
         def work(child: Child) -> None:
@@ -79,27 +82,26 @@ class Isolated:
             except BaseException:  # Ctrl-C, or a child that can't start
                 self.close()
                 raise
-        return [found.get(key) for key in keys]
+        return [found[key] for key in keys]
 
-    def _call(self, child: Child, arguments: list) -> Any:
+    def _call(self, child: Child, arguments: list) -> Outcome:
         try:
-            kind, value = child.ask([*self._order, *arguments], self._clock_seconds + START_SECONDS)
-        except Ended:  # a call that ended more than itself; if no child starts at all, the next request says so
-            self._start(child)
-            return None
-        if kind == "failed":
-            raise UserError(f"no process can be started for what a model wrote ({value}); free memory or processes")
-        return value
-
-    def _start(self, child: Child) -> None:
-        """Ask for a call that does nothing."""
-        try:
-            child.ask(["tpullm.process.isolated:nothing", *self._order[1:]], self._clock_seconds + START_SECONDS)
+            kind, *content = self._ask(child, arguments)
         except Ended as end:
             raise UserError(
                 f"the process for what a model wrote ends at its start (exit code {end.code}); "
                 f"try `{sys.executable} -I -c 'import tpullm.process.isolated'`"
             ) from None
+        if kind == "failed":
+            why = content[0]
+            raise UserError(f"no process can be started for what a model wrote ({why}); free memory or processes")
+        return Outcome(*content)
+
+    def _ask(self, child: Child, arguments: list) -> list:
+        seconds = self._clock_seconds + START_SECONDS
+        with contextlib.suppress(Ended):  # something has ended it, such as a machine without memory
+            return child.ask(arguments, seconds)
+        return child.ask(arguments, seconds)
 
     def close(self) -> None:
         """End the children, and begin no further call."""
@@ -113,78 +115,72 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def nothing(report: Callable) -> None:
-    """The call of `Isolated._start`."""
-    report(True)
-
-
 def serve() -> None:
-    """Answer calls until the pipe is closed; what a child runs."""
-    pipes, alone = Pipes(), False
-    for function, seconds, clock_seconds, memory_bytes, *arguments in pipes.requests():
-        module, name = function.split(":")
-        work = getattr(importlib.import_module(module), name)  # before `nobody`, who may not read all files
-        if not alone:
-            _become_nobody(module.split(".")[0])
-            _leave()
-            alone = True
+    """Have calls done until the pipe is closed; what a child runs."""
+    pipes = Pipes()
+    function, program, seconds, clock_seconds, memory_bytes = next(pipes.requests())
+    works = [_function(name) for name in (function, program) if name]  # before `nobody`, who may not read all files
+    leave_the_machine(function.split(".")[0])
+    while pipes.wait():
         try:
-            reply = ["reported", _in_fork(work, arguments, seconds, clock_seconds, memory_bytes, pipes)]
+            reply = ["reported", *_call(works, seconds, clock_seconds, memory_bytes, pipes)]
         except OSError as error:
             reply = ["failed", str(error)]
         pipes.reply(json.dumps(reply))
 
 
-def _become_nobody(own: str) -> None:
-    """Give up root, unless `nobody` can't read Python's library, or a package that was imported beside `own`."""
-    modules = [
-        module for name, module in sys.modules.items() if name.split(".")[0] not in (own, __name__.split(".")[0])
-    ]
-    needed = {path for module in modules if os.path.exists(path := getattr(module, "__file__", None) or "")}
-    with contextlib.suppress(OSError):
-        if os.getuid() == 0:
-            os.setegid(NOBODY)
-            os.seteuid(NOBODY)
-            readable = all(os.access(path, os.R_OK, effective_ids=True) for path in needed)
-            os.seteuid(0)
-            os.setegid(0)
-            if readable:
-                os.setgroups([])
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
+def _function(name: str) -> Callable:
+    module, name = name.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
-def _leave() -> None:
-    """Leave the network and the sight of other processes. Afterwards this is the first process of its namespace."""
-    with contextlib.suppress(AttributeError, OSError):  # no Linux
-        library = ctypes.CDLL(None)
-        if library.unshare(_NAMESPACES) == 0:
-            if child := os.fork():
-                os.waitpid(child, 0)
-                os._exit(0)
-            library.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_bytes: int, pipes: Pipes) -> Outcome:
+    """Have the call done that comes next in the pipe."""
+    (mine, its), sides, forks = os.pipe(), socket.socketpair(), []
+    deadline = time.monotonic() + clock_seconds
+
+    def judge() -> None:
+        arguments = next(pipes.requests())
+        confine({its, sides[0].fileno()}, seconds, memory_bytes)
+        ends = [sides[0].fileno()] if works[1:] else []
+        works[0](lambda value: os.write(its, json.dumps(value).encode() + b"\n"), *ends, *arguments)
+
+    def program() -> None:
+        confine({sides[1].fileno()}, seconds, memory_bytes)
+        works[1](sides[1].fileno())
+
+    try:
+        forks += [_fork(work) for work in (judge, program)[: len(works)]]
+        for end in (its, sides[0].detach(), sides[1].detach()):
+            os.close(end)
+        reported = _read(mine, deadline, pipes)
+    finally:
+        is_over = time.monotonic() >= deadline
+        ends = [_end(fork) for fork in forks]
+        os.close(mine)
+    return Outcome(_last(reported), is_over or signal.SIGXCPU in ends)
 
 
-def _in_fork(
-    work: Callable, arguments: list, seconds: int, clock_seconds: float, memory_bytes: int, pipes: Pipes
-) -> Any:
-    """The last value that `work` reports in a fork of this process, or None."""
-    mine, its = os.pipe()
+def _fork(work: Callable[[], None]) -> int:
+    """A process that does `work` and ends; whatever it may raise is not told."""
     if (fork := os.fork()) == 0:
         try:
-            _confine(its, seconds, memory_bytes)
-            work(lambda value: os.write(its, json.dumps(value).encode() + b"\n"), *arguments)
+            work()
         finally:
             os._exit(0)
-    os.close(its)
-    try:
-        reported = _read(mine, time.monotonic() + clock_seconds, pipes)
-    finally:
-        for end in (os.killpg, os.kill):  # it leads its session, but for its first moment
-            with contextlib.suppress(ProcessLookupError):
-                end(fork, signal.SIGKILL)
-        os.waitpid(fork, 0)
-        os.close(mine)
+    return fork
+
+
+def _end(fork: int) -> int:
+    """End a fork; the signal that ended it, or 0."""
+    for end in (os.killpg, os.kill):  # it leads its session, but for its first moment
+        with contextlib.suppress(ProcessLookupError):
+            end(fork, signal.SIGKILL)
+    status = os.waitpid(fork, 0)[1]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def _last(reported: bytes) -> Any:
     values = reported.split(b"\n")[:-1]
     try:
         return json.loads(values[-1]) if values else None
@@ -205,32 +201,3 @@ def _read(descriptor: int, deadline: float, pipes: Pipes) -> bytes:
         parts.append(part)
         size += len(part)
     return b"".join(parts)
-
-
-def _confine(its: int, seconds: int, memory_bytes: int) -> None:
-    """Take from this process what its work does not need."""
-    os.setsid()
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    os.closerange(3, its)
-    os.closerange(its + 1, 4_096)
-    os.chdir("/")
-    limit("RLIMIT_AS", _reserved_bytes() + memory_bytes, for_good=True)
-    limit("RLIMIT_CPU", seconds, for_good=True)
-    for name in ("RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NPROC"):
-        limit(name, 0, for_good=True)
-    sys.addaudithook(_refuse)
-
-
-def _reserved_bytes() -> int:
-    """The address space that this process has."""
-    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    return 1 << 30
-
-
-def _refuse(event: str, arguments: tuple) -> None:
-    """The audit hook: what a function has no need of is an error in it."""
-    opens_to_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES
-    if opens_to_write or event.split(".")[0] in _REFUSED and event not in _READS:
-        raise PermissionError(f"{event} is not permitted here")

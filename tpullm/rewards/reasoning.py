@@ -108,7 +108,8 @@ class ReasoningGym:
 
     def score(self, examples: Sequence[Example]) -> list[float]:
         """As of `Scorer`."""
-        scores = self._isolated.map([[_task(example), self._answer(example.answer)] for example in examples])
+        found = self._isolated.map([[_task(example), self._answer(example.answer)] for example in examples])
+        scores = [one.value for one in found]
         return [min(max(score, 0.0), 1.0) if isinstance(score, int | float) else 0.0 for score in scores]
 
     def _answer(self, text: str) -> str:

@@ -11,14 +11,14 @@ FENCE = re.compile(r"```(?:\w+)?\n(.*?)```", re.DOTALL)
 INDENT = "    "
 
 
-def is_right(question: Question, said: str, passes: Callable[[str], bool]) -> bool:
+def is_right(question: Question, said: str, passes: Callable[[str, str], bool]) -> bool:
     """Whether an answer is right.
 
     Args:
-        passes: runs a program, which ends with the tests, where it can do no harm; whether it ran to its end.
+        passes: whether a program passes tests; it runs both where they can do no harm.
     """
     if "tests" in question.fields:
-        return passes(program(question.fields, said))
+        return passes(program(question.fields, said), question.fields["tests"])
     return normalized(said) in map(normalized, question.answers)
 
 
@@ -29,13 +29,10 @@ def normalized(text: str) -> str:
 
 
 def program(fields: Mapping[str, str], said: str) -> str:
-    """The program that judges an answer: the function, then its tests.
-
-    The answer is the whole function or its body, in a block of Markdown or not.
-    """
+    """The function of an answer, which is the whole of it or its body, in a block of Markdown or not."""
     block = FENCE.search(said)
     code = textwrap.dedent(block[1] if block else said).strip("\n")
     name = re.search(r"def (\w+)", fields["prompt"])[1]
     if not re.search(rf"^def {name}\(", code, re.MULTILINE):
         code = fields["prompt"] + textwrap.indent(code, INDENT)
-    return f"{code}\n\n\n{fields['tests']}"
+    return code
