@@ -23,6 +23,7 @@ from tpullm.measuring.question_files import QuestionFile
 from tpullm.measuring.question_task import Asking
 
 FOLDER, RESULTS = "measured", "results.json"
+OF_EACH_QUESTION = ("questions", "probabilities", "scores")
 
 
 class Tasks(NamedTuple):
@@ -74,9 +75,9 @@ def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: st
     folder = storage.path(out) if out else storage.path(FOLDER) / f"{storage.path(name).name}-{parameters[:8]}"
     with closing(KeptAnswers(folder)) as answers:
         model = MeasuredModel(session, answers, parameters)
-        found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
-        found |= harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {}
-    questions = {task: figures.pop("questions") for task, figures in found.items() if "questions" in figures}
+        found = measured(model, name, chosen, asking)
+    questions = {task: figures["questions"] for task, figures in found.items() if "questions" in figures}
+    found = {task: without_questions(figures) for task, figures in found.items()}
     run = session.model.run if session.model else None
     for file in chosen.files:  # host 0 reads what collect has written
         read = hosts.broadcast("read before", lambda file=file: read_before.figures(run, file, questions[file.name]))
@@ -95,6 +96,17 @@ def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: st
             f"{session.context_length} tokens, and lost their beginning"
         )
     return results, folder
+
+
+def measured(model: MeasuredModel, name: str, chosen: Tasks, asking: Asking) -> dict[str, dict[str, Any]]:
+    """The figures of each task, and what became of each question: see `question_task.measure`, `harness.measure`."""
+    found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
+    return found | (harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {})
+
+
+def without_questions(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a task without what grows with its questions."""
+    return {key: value for key, value in figures.items() if key not in OF_EACH_QUESTION}
 
 
 def _write(folder: Path, results: dict, questions: dict[str, list[dict]]) -> None:

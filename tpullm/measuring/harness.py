@@ -59,7 +59,8 @@ def measure(
 
     Returns:
         Of each group and task its `version`, `settings` and `metrics`: of each the `value`, and the `interval` where it
-        is a mean over questions. Of a task also the `prompt` of its first question.
+        is a mean over questions. Of a task also the `prompt` of its first question, and `scores`: of each metric that
+        is such a mean, the score of each question in its order.
 
     Raises:
         UserError: a task has no question, or can't be loaded or run.
@@ -145,6 +146,8 @@ def _of_task(results: dict[str, Any], task: str, asking: Asking) -> dict[str, An
         },
         "prompt": str(samples[0]["arguments"][0][0]),
         "metrics": _metrics(results["results"][task], samples),
+        "better": {name: bool(higher) for name, higher in results.get("higher_is_better", {}).get(task, {}).items()},
+        "scores": _scores(results["results"][task], samples),
     }
 
 
@@ -163,15 +166,30 @@ def _tasks_of(groups: dict[str, list[str]], group: str) -> list[str]:
 
 
 def _metrics(found: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each metric with its interval; a name is `METRIC,FILTER` in the harness."""
-    metrics = {}
+    """Each metric with its interval."""
+    return {
+        name: {"value": value, "count": len(values), "interval": _interval(value, values)}
+        for name, value, values in _values(found, samples)
+    }
+
+
+def _scores(found: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Of each metric that is a mean over questions, the score of each question, in the order of the questions."""
+    in_order = sorted(samples, key=lambda sample: sample["doc_id"])
+    return {
+        name: list(map(float, values))
+        for name, value, values in _values(found, in_order)
+        if _interval(value, values) is not None
+    }
+
+
+def _values(found: dict[str, Any], samples: list[dict[str, Any]]) -> Iterator[tuple[str, float, list]]:
+    """Of each metric its name, its value, and what each question gave; it is `METRIC,FILTER` in the harness."""
     for key, value in found.items():
         metric, _, filtered = key.partition(",")
         if isinstance(value, int | float) and not metric.endswith("_stderr") and filtered:
             values = [sample[metric] for sample in samples if sample["filter"] == filtered and metric in sample]
-            name = metric if filtered == "none" else f"{metric} ({filtered})"
-            metrics[name] = {"value": value, "count": len(values), "interval": _interval(value, values)}
-    return metrics
+            yield metric if filtered == "none" else f"{metric} ({filtered})", value, values
 
 
 def _interval(value: float, values: list) -> list[float] | None:
