@@ -69,10 +69,16 @@ def _named(words: list[str]) -> dict[str, str]:
         raise UserError(f"MODEL: {twice} is given twice; leave one out")
     parts = [place.rstrip("/").split("/") for place in places]
     parts = [[*of[:-3], f"{of[-3]}/{of[-1]}"] if of[-2:-1] == ["checkpoints"] else of for of in parts]
-    count = 1
-    while len(labels := {"/".join(of[-count:]): word for of, word in zip(parts, words, strict=True)}) < len(words):
-        count += 1
-    return labels
+    return {_label(of, parts): word for of, word in zip(parts, words, strict=True)}
+
+
+def _label(own: list[str], parts: list[list[str]]) -> str:
+    """The shortest end of a path that is the end of no other one."""
+    return next(
+        "/".join(own[-count:])
+        for count in range(1, len(own) + 1)
+        if sum(of[-count:] == own[-count:] for of in parts) == 1
+    )
 
 
 def _checked(arguments, words: list[str]) -> tuple[Any, list]:

@@ -44,6 +44,8 @@ def read(words: Sequence[str], limit: int) -> list[ComparedText]:
         UserError: one is not there, is not UTF-8, holds no text or too much, or two have one name.
     """
     found, left = [], MOST_BYTES
+    if not words:
+        raise UserError("--text: names no text; name files and folders, with commas")
     for word in words:
         path = storage.path(word)
         documents = []

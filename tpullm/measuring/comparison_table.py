@@ -22,14 +22,14 @@ def show(results: dict[str, Any]) -> None:
     labels = [model["label"] for model in results["models"]]
     for heading, figures in _sections(results):
         table = Table(title=escape(heading), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in ("", "model"):
-            table.add_column(column, overflow="fold")
+        table.add_column("", overflow="fold")
         table.add_column("score", justify="right", no_wrap=True)
         table.add_column(f"minus {escape(labels[0])} (95 %)", justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
         for name, share, figure in figures:
-            for number, row in enumerate(_rows(labels, share, figure)):
-                table.add_row("" if number else escape(name), *map(escape, row))
+            table.add_row(escape(name))
+            for label, *row in _rows(labels, share, figure):
+                table.add_row(f"  {escape(label)}", *map(escape, row))
         Console(highlight=False).print(table)
 
 

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from tpullm import __version__
-from tpullm.report.document import document
 from tpullm.report.html import Markup, join, paragraph, phrase, section, table, tag
+from tpullm.report.html_document import document
 from tpullm.report.language import Language
 from tpullm.report.task_comparison import main_figure, task
 from tpullm.report.units import count
@@ -61,8 +61,8 @@ def _cards(text: Language, labels: list[str], results: dict[str, Any]) -> list[M
         for label, delta in zip(labels[1:], of.figure["deltas"], strict=True):
             value = tag("b", f"{100 * delta['value']:+.1f}" if of.share else f"{delta['value']:+.3f}")
             unit = text("{measure}, points", measure=of.name) if of.share else of.name
-            told = [unit, ". ", phrase(label), ": " if delta["word"] else "", said(text, delta["word"])]
-            cards.append(tag("div", tag("span", phrase(title), class_="name"), value, tag("p", *told), class_="figure"))
+            note = tag("p", unit, tag("br"), phrase(label), tag("br"), said(text, delta["word"]))
+            cards.append(tag("div", tag("span", phrase(title), class_="name"), value, note, class_="figure"))
     return cards
 
 

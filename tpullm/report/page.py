@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from tpullm import __version__
 from tpullm.report.collect_section import collect
-from tpullm.report.document import document
 from tpullm.report.finetune_section import finetune
 from tpullm.report.html import Markup, join, paragraph, section, tag
+from tpullm.report.html_document import document
 from tpullm.report.language import Language
 from tpullm.report.model_section import blocks
 from tpullm.report.own_text_section import yours
