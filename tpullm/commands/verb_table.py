@@ -143,7 +143,7 @@ VERBS = {
         "say how models differ: answers, loss, calibration; a table, a page",
         (
             "runs/quickstart/pretrain runs/quickstart/talk",
-            "runs/quickstart models/published --tasks my_questions.jsonl --text my_texts",
+            "runs/quickstart models/published --tasks my_questions.jsonl",
         ),
         joins=True,
         adds="add_arguments",
