@@ -12,6 +12,7 @@ from tpullm.measuring.differences import ALIKE
 from tpullm.measuring.task_table import RULES
 
 MEASURES = {**RULES, "written": "written answer", "f1": "its characters (F1)"}
+LARGE = 10_000  # scores from here on are written with four digits
 SHORT = {ALIKE: "can't tell"}  # so that the table fits a terminal of 80 columns
 
 Row = tuple[str, str, str, str]
@@ -52,9 +53,11 @@ def _place(place: dict[str, Any]) -> str:
 
 def _rows(labels: list[str], share: bool, figure: dict[str, Any]) -> Iterator[Row]:
     """Of each model its label, its score, the difference with its interval, and the word for it."""
-    scale, form = (100, "+.1f") if share else (1, "+.3f")
+    # A perplexity can have ten digits.
+    large = max(abs(score["value"]) for score in figure["scores"]) >= LARGE
+    scale, form = (100, "+.1f") if share else (1, "+.4g" if large else "+.3f")
     for label, score, delta in zip(labels, figure["scores"], [None, *figure["deltas"]], strict=True):
-        value = f"{score['value']:.1%}" if share else f"{score['value']:.3f}"
+        value = f"{score['value']:.1%}" if share else f"{score['value']:{form[1:]}}"
         if delta is None:
             yield label, value, "", ""
             continue

@@ -9,7 +9,7 @@ from tpullm.report.html_document import document
 from tpullm.report.language import Language
 from tpullm.report.task_comparison import main_figure, task
 from tpullm.report.units import count
-from tpullm.report.versus import Versus, said, versus
+from tpullm.report.versus import Versus, said, versus, written
 
 CARDS = 4
 
@@ -59,7 +59,7 @@ def _cards(text: Language, labels: list[str], results: dict[str, Any]) -> list[M
     cards = []
     for title, of in found:
         for label, delta in zip(labels[1:], of.figure["deltas"], strict=True):
-            value = tag("b", f"{100 * delta['value']:+.1f}" if of.share else f"{delta['value']:+.3f}")
+            value = tag("b", f"{100 * delta['value']:+.1f}" if of.share else written(delta["value"], "+"))
             unit = text("{measure}, points", measure=of.name) if of.share else of.name
             note = tag("p", unit, tag("br"), phrase(label), tag("br"), said(text, delta["word"]))
             cards.append(tag("div", tag("span", phrase(title), class_="name"), value, note, class_="figure"))

@@ -16,7 +16,11 @@ KINDS = ("both", "only_first", "only_other", "neither")  # how two models agree,
 def task(text: Language, labels: Sequence[str], name: str, found: dict[str, Any]) -> Markup:
     """All of a task."""
     shown = list(_figures(text, found).values())
-    parts = [tag("h3", phrase(name)), *_notes(text, labels, found), versus(text, labels, shown)]
+    parts = [
+        tag("h3", phrase(name), class_="task"),
+        *_notes(text, labels, found),
+        versus(text, labels, shown, one_scale="examples" in found),
+    ]
     return tag(
         "div",
         *parts,

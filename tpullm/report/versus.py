@@ -6,7 +6,7 @@ from typing import Any
 
 from tpullm.report.html import Markup, phrase, tag
 from tpullm.report.language import Language
-from tpullm.report.units import count, percent, three_decimals
+from tpullm.report.units import count, percent
 
 CLASSES = {"better": "better", "worse": "worse"}  # of the words for a difference; others are grey
 
@@ -26,12 +26,16 @@ class Versus:
     figure: dict[str, Any]
 
 
-def versus(text: Language, labels: Sequence[str], figures: Sequence[Versus]) -> Markup:
-    """A block for each figure. Differences of shares, and of other figures, have a common scale."""
+def versus(text: Language, labels: Sequence[str], figures: Sequence[Versus], one_scale: bool = True) -> Markup:
+    """A block for each figure.
+
+    Args:
+        one_scale: all differences are drawn on one scale; else, as their units differ, each figure has its own.
+    """
     blocks = []
     for each in figures:
-        alike = [other.figure for other in figures if other.share == each.share]
-        whole = max((abs(end) for of in alike for delta in of["deltas"] for end in _reach(delta)), default=0.0) or 1.0
+        deltas = [delta for of in (figures if one_scale else [each]) for delta in of.figure["deltas"]]
+        whole = max(abs(end) for delta in deltas for end in _reach(delta)) or 1.0
         rows = [_row(text, label, each, number, whole) for number, label in enumerate(labels)]
         name = tag("p", tag("b", phrase(each.name)), " ", tag("span", _count(text, each.figure)), class_="name")
         blocks.append(tag("div", name, *rows, class_="versus"))
@@ -52,7 +56,7 @@ def _row(text: Language, label: str, of: Versus, number: int, whole: float) -> M
     score = of.figure["scores"][number]["value"]
     cells = [
         tag("span", phrase(label), class_="label"),
-        tag("b", percent(score) if of.share else three_decimals(score), class_="score"),
+        tag("b", percent(score) if of.share else written(score), class_="score"),
     ]
     if number:
         delta = of.figure["deltas"][number - 1]
@@ -64,12 +68,16 @@ def _row(text: Language, label: str, of: Versus, number: int, whole: float) -> M
 
 
 def _by(text: Language, share: bool, delta: dict[str, Any]) -> str:
-    value = text("{points} points", points=f"{100 * delta['value']:+.1f}") if share else f"{delta['value']:+.3f}"
+    value = text("{points} points", points=f"{100 * delta['value']:+.1f}") if share else written(delta["value"], "+")
     if not delta["interval"]:
         return value
-    scale, form = (100, "+.1f") if share else (1, "+.3f")
-    low, high = (f"{scale * end:{form}}" for end in delta["interval"])
+    low, high = (f"{100 * end:+.1f}" if share else written(end, "+") for end in delta["interval"])
     return text("{difference} ({low} to {high})", difference=value, low=low, high=high)
+
+
+def written(value: float, sign: str = "") -> str:
+    """A number with three decimals; a perplexity can have ten digits, and gets four."""
+    return f"{value:{sign}.3f}" if abs(value) < 10_000 else f"{value:{sign}.4g}"
 
 
 def _track(delta: dict[str, Any], kind: str, whole: float) -> Markup:
