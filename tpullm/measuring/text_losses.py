@@ -23,9 +23,10 @@ def nats(model: MeasuredModel, documents: Sequence[str]) -> np.ndarray:
     A token counts in the stretch that holds its first byte.
     """
     tokenizer, context = model.session.tokenizer, model.session.context_length
+    bytes_V = tokenizer.bytes_per_token()
     requests, owners = [], []
     for number, text in enumerate(documents):
-        for ids, starts, stretches in _windows(tokenizer, text, context):
+        for ids, starts, stretches in _windows(tokenizer, bytes_V, text, context):
             requests += [Continuation(ids[:start], ids[start:]) for start in starts]
             owners += [(number, stretch, start == starts[-1]) for start, stretch in zip(starts, stretches, strict=True)]
     found = np.zeros((len(documents), len(STRETCHES)))
@@ -43,13 +44,15 @@ def sizes(documents: Sequence[str]) -> np.ndarray:
     return np.clip(np.minimum(length, ends) - STRETCHES, 0, None)
 
 
-def _windows(tokenizer: Tokenizer, text: str, context: int) -> Iterator[tuple[tuple[int, ...], list[int], list[int]]]:
+def _windows(
+    tokenizer: Tokenizer, bytes_V: np.ndarray, text: str, context: int
+) -> Iterator[tuple[tuple[int, ...], list[int], list[int]]]:
     """Windows of a text: their ids, the places in these at which stretches begin, and which stretches they are."""
     begin, own = tokenizer.begin or [tokenizer.eos_id], tokenizer.encode(text)
     if not own:  # a published tokenizer may drop all of a text
         return
     ids = [*begin, *own]
-    held = tokenizer.bytes_per_token()[own]
+    held = bytes_V[own]
     stretch = np.searchsorted(STRETCHES, np.cumsum(held) - held, side="right") - 1
     ends = [len(begin), *range(context + 1, len(ids), max(1, context // 2)), len(ids)]
     for start, end in pairwise(ends):
