@@ -100,10 +100,12 @@ def _dispatch(argv: list[str]) -> int:
     module = importlib.import_module(module_of(verb))
     if VERBS[verb].reads:
         return module.main(argv[1:])
+    if VERBS[verb].joins:
+        return _without_recipe(verb, module.main, argv[1:])
     if not VERBS[verb].recipe:
         return module.main(parse(parser_of(verb), argv[1:])) or 0
     if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
-        return _show(verb, module.show_main, argv[1:])
+        return _without_recipe(verb, module.show_main, argv[1:])
     return (_as_share if VERBS[verb].shared else _as_host)(verb, module.main, argv[1:])
 
 
@@ -137,15 +139,15 @@ def _as_host(verb: str, make: Callable, arguments: list[str]) -> int:
     return code
 
 
-def _show(verb: str, show: Callable, arguments: list[str]) -> int:
-    """Run a verb in its other form, without a recipe; if it computes, on all hosts."""
+def _without_recipe(verb: str, make: Callable, arguments: list[str]) -> int:
+    """Run a verb that takes no recipe, or one in its other form; if it computes, on all hosts."""
     from tpullm.recipe.parsing import parse
 
     flags, arguments = place.take_flags("hosts", arguments) if VERBS[verb].computes else ({}, arguments)
-    parsed = parse(parser_of(verb, shows=True), arguments)
+    parsed = parse(parser_of(verb, shows=bool(VERBS[verb].shows)), arguments)
     if VERBS[verb].computes:
         join.join(place.find("hosts", flags, os.environ))
-    code = show(parsed) or 0
+    code = make(parsed) or 0
     join.leave()
     return code
 

@@ -60,3 +60,13 @@ def test_wilson_of_published_figures():
 
 def test_no_question_says_nothing():
     assert wilson(0, 0) == (0, 1) and bootstrap(np.zeros(0)) == (-np.inf, np.inf)
+
+
+def test_a_bootstrap_of_sums_divided_by_sizes():
+    values = np.random.default_rng(0).uniform(size=30)
+    assert bootstrap(values, sizes=np.ones(30)) == pytest.approx(bootstrap(values))
+    sizes = np.arange(1, 31)
+    assert bootstrap(3.0 * sizes, sizes=sizes) == pytest.approx((3.0, 3.0))
+    assert paired(values + 0.5 * sizes, values, sizes=sizes) == pytest.approx((0.5, 0.5))
+    low, high = bootstrap(values, sizes=sizes)
+    assert low < values.sum() / sizes.sum() < high < 2 * values.sum() / sizes.sum()

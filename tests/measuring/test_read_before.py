@@ -160,8 +160,8 @@ def test_tasks_of_the_harness_are_looked_for_and_their_rest_scored_alone(tasks, 
     index = harness_tasks.known([files["choice"]])
     found = harness.measure(MeasuredModel(wide), [files["choice"]], index, Asking(), "wide")["local_choice"]
     (asked,) = harness_tasks.questions([files["choice"]], index)
-    told = read_before.of_harness(tmp_path, "local_choice", asked.version, found["values"])
-    right = [value for number, value in found["values"]["acc"].items() if number not in LEAKED]
+    told = read_before.of_harness(tmp_path, "local_choice", asked.version, found["scores"])
+    right = [value for number, value in found["scores"]["acc"].items() if number not in LEAKED]
     assert (told["asked"], told["found"], told["unread"]["acc"]["count"]) == (10, 3, 7)
-    assert told["unread"]["acc"]["value"] == sum(right) / 7 and len(found["values"]["acc"]) == 10
-    assert read_before.of_harness(tmp_path, "local_choice", "others", found["values"]) == {"looked_for": False}
+    assert told["unread"]["acc"]["value"] == sum(right) / 7 and len(found["scores"]["acc"]) == 10
+    assert read_before.of_harness(tmp_path, "local_choice", "others", found["scores"]) == {"looked_for": False}

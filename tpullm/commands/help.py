@@ -12,6 +12,8 @@ from tpullm.recipe import schema_keys
 from tpullm.recipe.help_page import Option, Page, brief, columns, full
 from tpullm.recipe.schema import Recipe
 
+OF_HOSTS = Option("--hosts.count N", "N hosts; this one is --hosts.index I (see --help-all)")
+
 
 def text(verb: str, everything: bool = False) -> str:
     """The help of a verb: at most 60 lines, or every key in full."""
@@ -29,6 +31,8 @@ def page(verb: str, everything: bool = False) -> Page:
         sections = schema_keys.chosen(list(schema_keys.sections(Recipe)), everywhere if everything else about.keys)
         keys = f"Keys of the recipe{'' if everything else f' that {verb} reads'}, with their defaults:"
         options = [*_recipe_options(verb), *options]
+    if about.joins:
+        options.append(OF_HOSTS)
     if about.reads:
         from tpullm.launchers.settings import LaunchConfig
 
@@ -53,7 +57,7 @@ def _recipe_options(verb: str) -> list[Option]:
     if VERBS[verb].shared:
         options.append(Option("--share.count N", "N processes share the work; this one is --share.index I"))
     elif VERBS[verb].computes:
-        options.append(Option("--hosts.count N", "N hosts; this one is --hosts.index I (see --help-all)"))
+        options.append(OF_HOSTS)
     return options
 
 
@@ -81,4 +85,4 @@ def _option(action: argparse.Action, shows: bool) -> Option:
 def _notes(verb: str) -> list[str]:
     if VERBS[verb].shared:
         return [place.SHARE_HELP]
-    return [place.HELP] if VERBS[verb].recipe and VERBS[verb].computes else []
+    return [place.HELP] if VERBS[verb].joins or VERBS[verb].recipe and VERBS[verb].computes else []

@@ -24,6 +24,7 @@ class Verb:
         computes: it computes with JAX, in a process whose environment is set up first (`process/environment.py`).
         reads: it parses its command line itself.
         shared: several processes can share its work (`cluster/shares.py`).
+        joins: it takes no recipe, and several hosts can run it together.
         shows: an option with which it reads a MODEL that was made, instead of a recipe (`show_main` of its module).
         adds: the function of its module that adds its own options.
     """
@@ -36,6 +37,7 @@ class Verb:
     computes: bool = True
     reads: bool = False
     shared: bool = False
+    joins: bool = False
     adds: str = ""
 
     @property
@@ -137,6 +139,15 @@ VERBS = {
         shows="--tasks",
         adds="add_show_arguments",
     ),
+    "compare": Verb(
+        "say how models differ: answers, loss, calibration; a table, a page",
+        (
+            "runs/quickstart/pretrain runs/quickstart/talk",
+            "runs/quickstart models/published --tasks my_questions.jsonl",
+        ),
+        joins=True,
+        adds="add_arguments",
+    ),
     "report": Verb(
         "one HTML page about a run",
         ("quickstart", "--run runs/mine"),
@@ -197,7 +208,7 @@ VERBS = {
 
 # The groups of verbs in the overview.
 GROUPS = {
-    "Train a model": ("run", "collect", "tokenize", "pretrain", "finetune", "evaluate", "report"),
+    "Train a model": ("run", "collect", "tokenize", "pretrain", "finetune", "evaluate", "compare", "report"),
     "Use a model": ("generate", "chat", "blank", "attention"),
     "Look before you train": ("recipes", "data", "trace", "sharding", "plan"),
     "Other models, other machines": ("import", "export", "doctor", "launch"),

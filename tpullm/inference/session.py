@@ -134,7 +134,11 @@ def load(
     Raises:
         UserError: `model` names no model, or the tokenizer is not the one that the model was trained with.
     """
-    found = find(model, tuned, text)
+    return loaded(find(model, tuned, text), exact, mesh)
+
+
+def loaded(found: "Found", exact: bool = True, mesh: Mapping[str, int] | None = None) -> Session:
+    """The model that was found, on all devices; arguments are those of `load`."""
     used = of_single_tokens(make_mesh(mesh)) if mesh else mesh_in_use(found.config.width)
     dtype, architecture = use_dtype(exact), Architecture(found.config)
     params = found.params(architecture, used, dtype)

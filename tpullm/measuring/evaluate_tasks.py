@@ -28,11 +28,12 @@ from tpullm.measuring.kept_answers import FILE, KeptAnswers
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.parameter_hash import parameter_hash
 from tpullm.measuring.problem_files import ProblemFile
-from tpullm.measuring.programming_task import Attempts
+from tpullm.measuring.programming_task import ONCE, Attempts
 from tpullm.measuring.question_files import QuestionFile
 from tpullm.measuring.question_task import Asking
 
 FOLDER, RESULTS = "measured", "results.json"
+OF_EACH_QUESTION = ("questions", "probabilities", "scores")
 
 
 class Tasks(NamedTuple):
@@ -103,15 +104,10 @@ def evaluate(
     folder = storage.path(out) if out else storage.path(FOLDER) / f"{storage.path(name).name}-{parameters[:8]}"
     with closing(KeptAnswers(folder)) as answers:
         model = MeasuredModel(session, answers, parameters)
-        found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
-        found |= {file.name: programming_task.measure(model, file, asking, attempts) for file in chosen.problems}
-        found |= harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {}
-    questions = {task: figures.pop("questions") for task, figures in found.items() if "questions" in figures}
-    run = session.model.run if session.model else None
-    values = {task: figures.pop("values") for task, figures in found.items() if "values" in figures}
-    # Host 0 reads what collect has written.
-    for task, read in hosts.broadcast("read before", lambda: _read_before(run, chosen, questions, values)).items():
-        found[task]["read_before"] = read
+        found = measured(model, name, chosen, asking, attempts)
+    questions = {task: figures["questions"] for task, figures in found.items() if "questions" in figures}
+    add_read_before(session, chosen, found)
+    found = {task: without_questions(figures) for task, figures in found.items()}
     results = {
         "model": {"name": name, "parameters": parameters, "dtype": str(session.dtype), "talks": session.talks},
         "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
@@ -128,16 +124,36 @@ def evaluate(
     return results, folder
 
 
-def _read_before(
-    run: Path | None, chosen: Tasks, questions: dict[str, list[dict]], values: dict[str, dict]
+def measured(
+    model: MeasuredModel, name: str, chosen: Tasks, asking: Asking, attempts: Attempts = ONCE
 ) -> dict[str, dict[str, Any]]:
-    """By task, how much of it is in the training text of the run."""
-    read = {file.name: read_before.figures(run, file, questions[file.name]) for file in chosen.files}
-    read |= {file.name: read_before.of_problems(run, file, questions[file.name]) for file in chosen.problems}
-    versions = {}
-    if read_before.tasks_looked_for(run) & set(values):
+    """The figures of each task, and what became of each question: see the `measure` of each kind of task."""
+    found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
+    found |= {file.name: programming_task.measure(model, file, asking, attempts) for file in chosen.problems}
+    return found | (harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {})
+
+
+def add_read_before(session: Session, chosen: Tasks, found: dict[str, dict[str, Any]]) -> None:
+    """Add to `measured` how much of each task is in the training text of the model's run. All hosts call this."""
+    run = session.model.run if session.model else None
+    # Host 0 reads what collect has written.
+    for task, read in hosts.broadcast("read before", lambda: _read_before(run, chosen, found)).items():
+        found[task]["read_before"] = read
+
+
+def _read_before(run: Path | None, chosen: Tasks, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    read = {file.name: read_before.figures(run, file, found[file.name]["questions"]) for file in chosen.files}
+    for file in chosen.problems:
+        read[file.name] = read_before.of_problems(run, file, found[file.name]["questions"])
+    scores, versions = {task: figures["scores"] for task, figures in found.items() if "scores" in figures}, {}
+    if read_before.tasks_looked_for(run) & set(scores):
         versions = {task.name: task.version for task in harness_tasks.questions(chosen.names, chosen.index)}
-    return read | {task: read_before.of_harness(run, task, versions.get(task, ""), of) for task, of in values.items()}
+    return read | {task: read_before.of_harness(run, task, versions.get(task, ""), of) for task, of in scores.items()}
+
+
+def without_questions(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a task without what grows with its questions."""
+    return {key: value for key, value in figures.items() if key not in OF_EACH_QUESTION}
 
 
 def _write(folder: Path, results: dict, questions: dict[str, list[dict]]) -> None:

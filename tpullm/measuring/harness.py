@@ -3,7 +3,7 @@
 import importlib.metadata
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ def measure(
 
     Returns:
         Of each group and task its `version`, `settings` and `metrics`: of each the `value`, and the `interval` where it
-        is a mean over questions. Of a task also the `prompt` of its first question, and `values`: of each such mean
-        what each question gave, by the number of its document.
+        is a mean over questions. Of a task also the `prompt` of its first question, and `scores`: of each metric that
+        is such a mean, the score of each question by the number of its document.
 
     Raises:
         UserError: a task has no question, or can't be loaded or run.
@@ -67,7 +67,6 @@ def _of_task(results: dict[str, Any], task: str, asking: Asking) -> dict[str, An
     config, samples = results["configs"][task], results["samples"][task]
     if not samples:
         raise UserError(f"--tasks: {task}: has no question; look at its files")
-    metrics = _metrics(results["results"][task], samples)
     return {
         "version": str(results["versions"].get(task)),
         "settings": {
@@ -81,8 +80,9 @@ def _of_task(results: dict[str, Any], task: str, asking: Asking) -> dict[str, An
             "output": config.get("output_type"),
         },
         "prompt": str(samples[0]["arguments"][0][0]),
-        "metrics": metrics,
-        "values": {name: _values(samples, name) for name, found in metrics.items() if found["interval"]},
+        "metrics": _metrics(results["results"][task], samples),
+        "better": {name: bool(higher) for name, higher in results.get("higher_is_better", {}).get(task, {}).items()},
+        "scores": _scores(results["results"][task], samples),
     }
 
 
@@ -101,32 +101,33 @@ def _tasks_of(groups: dict[str, list[str]], group: str) -> list[str]:
 
 
 def _metrics(found: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each metric with its interval; a name is `METRIC,FILTER` in the harness."""
-    metrics = {}
+    """Each metric with its interval."""
+    return {
+        name: {"value": value, "count": len(values), "interval": _interval(value, values)}
+        for name, value, _, values in _values(found, samples)
+    }
+
+
+def _scores(found: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
+    """Of each metric that is a mean over questions, the score of each question, by the number of its document."""
+    in_order = sorted(samples, key=lambda sample: sample["doc_id"])
+    return {
+        name: {sample["doc_id"]: float(score) for sample, score in zip(given, values, strict=True)}
+        for name, value, given, values in _values(found, in_order)
+        if _interval(value, values) is not None
+    }
+
+
+def _values(
+    found: dict[str, Any], samples: list[dict[str, Any]]
+) -> Iterator[tuple[str, float, list[dict[str, Any]], list[Any]]]:
+    """Of each metric its name, its value, its samples, and what each gave; it is `METRIC,FILTER` in the harness."""
     for key, value in found.items():
         metric, _, filtered = key.partition(",")
         if isinstance(value, int | float) and not metric.endswith("_stderr") and filtered:
-            values = [sample[metric] for sample in samples if sample["filter"] == filtered and metric in sample]
-            metrics[_name(metric, filtered)] = {
-                "value": value,
-                "count": len(values),
-                "interval": _interval(value, values),
-            }
-    return metrics
-
-
-def _name(metric: str, filtered: str) -> str:
-    return metric if filtered == "none" else f"{metric} ({filtered})"
-
-
-def _values(samples: list[dict[str, Any]], name: str) -> dict[int, float]:
-    """What each question gave for a metric, by the number of its document."""
-    return {
-        sample["doc_id"]: float(value)
-        for sample in samples
-        for metric, value in sample.items()
-        if _name(metric, sample["filter"]) == name
-    }
+            given = [sample for sample in samples if sample["filter"] == filtered and metric in sample]
+            name = metric if filtered == "none" else f"{metric} ({filtered})"
+            yield name, value, given, [sample[metric] for sample in given]
 
 
 def _interval(value: float, values: list) -> list[float] | None:

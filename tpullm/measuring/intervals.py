@@ -32,8 +32,12 @@ def wilson(right: float, count: int) -> Interval:
     return Interval(max(0.0, middle - spread), min(1.0, middle + spread))
 
 
-def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
-    """The interval of a mean: its percentiles over samples of as many values with replacement (Efron 1979)."""
+def bootstrap(values: np.ndarray, seed: int = 0, sizes: np.ndarray | None = None) -> Interval:
+    """The interval of a mean: its percentiles over samples of as many values with replacement (Efron 1979).
+
+    Args:
+        sizes: of what each value was summed over; the mean is then the sum of the values over that of the sizes.
+    """
     if len(values) == 0:
         return Interval(-np.inf, np.inf)
     values = np.asarray(values, np.float64)
@@ -41,7 +45,9 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
     at_a_time = max(1, NUMBERS // len(values))
     for first in range(0, DRAWS, at_a_time):
         size = min(at_a_time, DRAWS - first), len(values)
-        means.append(values[random.integers(0, len(values), size, np.int32)].mean(axis=1))
+        drawn = random.integers(0, len(values), size, np.int32)
+        divided_by = len(values) if sizes is None else sizes[drawn].sum(axis=1)
+        means.append(values[drawn].sum(axis=1) / divided_by)
     return Interval(*np.quantile(np.concatenate(means), [0.025, 0.975]).tolist())
 
 
@@ -53,12 +59,13 @@ def of_mean(values: np.ndarray) -> Interval:
     return bootstrap(values)
 
 
-def paired(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Interval:
+def paired(one: np.ndarray, other: np.ndarray, seed: int = 0, sizes: np.ndarray | None = None) -> Interval:
     """The interval of how much higher the mean of `one` is, of two models that answered the same questions.
 
     What makes a question hard for both cancels, so it is shorter than the intervals of the two say.
 
     Args:
         one, other: the score of each question, in the same order.
+        sizes: as in `bootstrap`.
     """
-    return bootstrap(np.asarray(one, np.float64) - np.asarray(other, np.float64), seed)
+    return bootstrap(np.asarray(one, np.float64) - np.asarray(other, np.float64), seed, sizes)

@@ -46,6 +46,9 @@ class Attempts:
         return Sampling(self.temperature, top_p=TOP_P, min_p=0.0) if self.temperature else GREEDY
 
 
+ONCE = Attempts()
+
+
 def check(attempts: Attempts) -> Attempts:
     """Refuse values out of range; `UserError` names the option."""
     if attempts.samples < 1:

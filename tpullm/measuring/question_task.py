@@ -78,7 +78,8 @@ def measure(model: MeasuredModel, file: QuestionFile, asking: Asking) -> dict[st
     Returns:
         `likelihood` by rule and `written`: `right`, `count`, `share` and `interval`, and of what is written `f1` with
         its interval, and `no_choice`, the share of answers that are none of the choices. `chance`: the share of right
-        choices that guessing would give. `questions`: of each its answers. All else repeats the measurement.
+        choices that guessing would give. `questions`: of each its answers. `probabilities`: of each question with
+        choices, the model's probability of each. All else repeats the measurement.
     """
     asked = prepare(file, asking, model.session.context_length)
     table = [{"question": item.text or item.instruction, "answers": list(item.answers)} for item in asked.items]
@@ -98,7 +99,8 @@ def _by_likelihood(model: MeasuredModel, asked: Asked, chat: bool, table: list[d
     if not numbers:
         return {}
     items = [asked.items[number] for number in numbers]
-    chosen = _likeliest(model, asked, items, chat)
+    scores = _scores(model, asked, items, chat)
+    chosen = [dict(zip(RULES, by_rule.argmax(axis=1).tolist(), strict=True)) for by_rule in scores]
     for number, item, by_rule in zip(numbers, items, chosen, strict=True):
         likeliest = {rule: item.choices[choice] for rule, choice in by_rule.items()}
         table[number] |= {"choices": list(item.choices), "likeliest": likeliest}
@@ -107,7 +109,14 @@ def _by_likelihood(model: MeasuredModel, asked: Asked, chat: bool, table: list[d
         for rule in RULES
     }
     chance = float(np.mean([1 / len(item.choices) for item in items]))
-    return {"likelihood": {rule: _share(right[rule]) for rule in RULES}, "chance": chance}
+    shares = {rule: _share(right[rule]) for rule in RULES}
+    return {"likelihood": shares, "chance": chance, "probabilities": [_softmax(by_rule[0]) for by_rule in scores]}
+
+
+def _softmax(log_probabilities: np.ndarray) -> list[float]:
+    """The probability of each choice, given that it is one of them."""
+    likelier = np.exp(log_probabilities - log_probabilities.max())
+    return (likelier / likelier.sum()).tolist()
 
 
 def _by_writing(model: MeasuredModel, asked: Asked, chat: bool, table: list[dict]) -> dict[str, Any]:
@@ -140,8 +149,8 @@ def _chosen(said: str, item: Item) -> str:
     return named.get(normalized(said), "")
 
 
-def _likeliest(model: MeasuredModel, asked: Asked, items: Sequence[Item], chat: bool) -> list[dict[str, int]]:
-    """For each question and rule, the number of the choice that is the likeliest.
+def _scores(model: MeasuredModel, asked: Asked, items: Sequence[Item], chat: bool) -> list[np.ndarray]:
+    """Of each question, by each rule the score of each choice, `[rules, choices]`: the likeliest has the highest.
 
     By PMI it is the choice that the question makes the most likelier than it is after the cue alone (Holtzman et al.
     2021, "Surface Form Competition").
@@ -157,9 +166,7 @@ def _likeliest(model: MeasuredModel, asked: Asked, items: Sequence[Item], chat: 
     tokens, size = np.array(sizes, np.float64).T
     by_rule = np.stack([scores[:, 0], scores[:, 0] / tokens, scores[:, 0] / size, scores[:, 0] - scores[:, 1]])
     ends = np.cumsum([len(item.choices) for item in items])[:-1]
-    return [
-        dict(zip(RULES, of_item.argmax(axis=1).tolist(), strict=True)) for of_item in np.split(by_rule, ends, axis=1)
-    ]
+    return np.split(by_rule, ends, axis=1)
 
 
 def _pair(model: MeasuredModel, asked: Asked, item: Item, answer: str, chat: bool) -> Continuation:

@@ -72,18 +72,18 @@ def tasks_looked_for(run: Path | None) -> set[str]:
     return set(_card(run).get("leaks", {}).get("tasks", {}))
 
 
-def of_harness(run: Path | None, task: str, version: str, values: dict[str, dict[int, float]]) -> dict[str, Any]:
+def of_harness(run: Path | None, task: str, version: str, scores: dict[str, dict[int, float]]) -> dict[str, Any]:
     """The figures of a task of the harness, in the form of `figures`; a measure has its `value` and not a share.
 
     Args:
         version: of the questions (`harness_tasks.questions`).
-        values: of each metric what each document gave (`harness.measure`).
+        scores: of each metric what each document gave (`harness.measure`).
     """
     numbers = _found(run, task, version)
     if numbers is None:
         return {"looked_for": False}
-    asked = set().union(*values.values())
-    left = {metric: [value for number, value in of.items() if number not in numbers] for metric, of in values.items()}
+    asked = set().union(*scores.values())
+    left = {metric: [value for number, value in of.items() if number not in numbers] for metric, of in scores.items()}
     unread = {
         metric: {"value": float(np.mean(own)), "count": len(own), "interval": list(of_mean(own))}
         for metric, own in left.items()

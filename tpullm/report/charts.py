@@ -44,6 +44,7 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     write: Callable[[float], str] | None = None,
     large: bool = False,
+    values: bool = True,
 ) -> Markup:
     """Lines over a common x axis, with a legend if there are several lines.
 
@@ -51,6 +52,7 @@ def line_chart(
         y_range: the lowest and the highest y that is shown; else all of the lines is shown.
         write: writes the last values in the legend; else they are written like the numbers on the axes.
         large: a higher chart.
+        values: the last value of each line stands in the legend.
     """
     lines = [Line(line.name, thinned(line.points), line.colour, line.style) for line in lines if line.points]
     xs = [x for line in lines for x, _ in line.points]
@@ -72,7 +74,9 @@ def line_chart(
     room = f"--label:{max(map(_letters, y_labels.values()))}"  # beside the plot, for the longest label
     plot = tag("div", *y_ticks, *x_ticks, svg, class_="plot large" if large else "plot", style=room)
     legend = (
-        tag("div", *(_legend(line, write or text.short) for line in lines), class_="legend") if len(lines) > 1 else None
+        tag("div", *(_legend(line, (write or text.short) if values else None) for line in lines), class_="legend")
+        if len(lines) > 1
+        else None
     )
     head = tag("div", tag("b", title), legend, class_="chart-head")
     return tag("div", head, plot, tag("div", x_name, class_="x-name"), class_="chart")
@@ -121,10 +125,10 @@ def _letters(label: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in label)
 
 
-def _legend(line: Line, write: Callable[[float], str]) -> Markup:
-    last = tag("span", write(line.points[-1][1]), class_="value")
+def _legend(line: Line, write: Callable[[float], str] | None) -> Markup:
+    last = tag("span", write(line.points[-1][1]), class_="value") if write else None
     swatch = tag("i", class_=f"swatch c{line.colour % COLOURS} {line.style}")
-    return tag("span", swatch, phrase(line.name), " ", last)
+    return tag("span", swatch, phrase(line.name), " " if write else None, last)
 
 
 def heat_map(

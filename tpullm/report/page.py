@@ -1,12 +1,12 @@
 """The whole page: the headline, the five steps in order, the recipe. It is one file that loads nothing else."""
 
 from collections.abc import Callable
-from importlib import resources
 
 from tpullm import __version__
 from tpullm.report.collect_section import collect
 from tpullm.report.finetune_section import finetune
 from tpullm.report.html import Markup, join, paragraph, section, tag
+from tpullm.report.html_document import document
 from tpullm.report.language import Language
 from tpullm.report.model_section import blocks
 from tpullm.report.own_text_section import yours
@@ -62,18 +62,9 @@ def page(data: RunData) -> str:
     """The report as one HTML document; the same data give the same text."""
     text, names = data.language, _names(data.language)
     made = {identifier: part for identifier, make in SECTIONS.items() if (part := make(data))}
-    style = resources.files("tpullm.report").joinpath("style.css").read_text(encoding="utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", text("{run}: from raw text to a tuned model", run=data.name)),
-        tag("style", Markup(style)),
-    )
     links = [tag("a", names[identifier], href=f"#{identifier}") for identifier in made]
-    body = tag("body", _header(data, links), tag("main", *made.values()), _footer(data))
-    return "<!doctype html>\n" + tag("html", head, body, lang=text.name) + "\n"
+    title = text("{run}: from raw text to a tuned model", run=data.name)
+    return document(text, title, _header(data, links), tag("main", *made.values()), _footer(data))
 
 
 def _header(data: RunData, links: list[Markup]) -> Markup:
