@@ -21,8 +21,7 @@ from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.parameter_hash import parameter_hash
 from tpullm.measuring.question_files import QuestionFile
 from tpullm.measuring.question_task import Asking
-
-FOLDER, RESULTS = "measured", "results.json"
+from tpullm.run import measurements
 
 
 class Tasks(NamedTuple):
@@ -52,7 +51,7 @@ def tasks(words: Sequence[str]) -> Tasks:
     called = [*names, *(file.name for file in files)]
     if twice := next((name for name in called if called.count(name) > 1), ""):
         raise UserError(f"--tasks: two tasks are called {twice}; rename a file, or leave one out")
-    if reserved := {Path(RESULTS).stem, Path(FILE).stem} & {file.name for file in files}:
+    if reserved := {Path(measurements.RESULTS).stem, Path(FILE).stem} & {file.name for file in files}:
         raise UserError(f"--tasks: {reserved.pop()}: is the name of a file of results; rename the file of questions")
     return Tasks(files, names, harness.known(names) if names else None)
 
@@ -65,24 +64,23 @@ def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: st
 
     Args:
         name: of the model.
-        out: the folder; empty is one for this model below `measured`.
+        out: the folder; empty is one for this model below `measured`, in its run directory if it has one.
 
     Returns:
         The figures, and the folder.
     """
     start, parameters = time.monotonic(), parameter_hash(session)
-    folder = storage.path(out) if out else storage.path(FOLDER) / f"{storage.path(name).name}-{parameters[:8]}"
+    folder = storage.path(out) if out else _folder(session) / f"{_called(session, name)}-{parameters[:8]}"
     with closing(KeptAnswers(folder)) as answers:
         model = MeasuredModel(session, answers, parameters)
-        found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
-        found |= harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {}
-    questions = {task: figures.pop("questions") for task, figures in found.items() if "questions" in figures}
+        found, questions = figures(model, chosen, asking, name)
     run = session.model.run if session.model else None
     for file in chosen.files:  # host 0 reads what collect has written
         read = hosts.broadcast("read before", lambda file=file: read_before.figures(run, file, questions[file.name]))
         found[file.name]["read_before"] = read
     results = {
-        "model": {"name": name, "parameters": parameters, "dtype": str(session.dtype), "talks": session.talks},
+        "model": {"name": name, "parameters": parameters, "dtype": str(session.dtype), "talks": session.talks}
+        | (measurements.of_model(session.model) if session.model else {}),
         "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
         "tasks": found,
         "counts": asdict(model.counts),
@@ -97,8 +95,29 @@ def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: st
     return results, folder
 
 
+def _folder(session: Session) -> Path:
+    return (session.model.run if session.model else storage.path("")) / measurements.FOLDER
+
+
+def _called(session: Session, name: str) -> str:
+    return session.model.stage if session.model else storage.path(name).name
+
+
+def figures(
+    model: MeasuredModel, chosen: Tasks, asking: Asking, name: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """The figures of each task, and of a file of questions what became of each."""
+    found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
+    found |= harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {}
+    return found, {task: own.pop("questions") for task, own in found.items() if "questions" in own}
+
+
 def _write(folder: Path, results: dict, questions: dict[str, list[dict]]) -> None:
-    storage.write_json(folder / RESULTS, results)
+    """Write the results, beside those of other tasks that the same model was measured on before."""
+    before = storage.read_json(folder / measurements.RESULTS) if (folder / measurements.RESULTS).exists() else {}
+    same = before.get("model", {}).get("parameters") == results["model"]["parameters"]
+    tasks = {**(before["tasks"] if same else {}), **results["tasks"]}
+    storage.write_json(folder / measurements.RESULTS, results | {"tasks": tasks})
     for task, rows in questions.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         storage.write_text(folder / f"{task}.jsonl", lines)

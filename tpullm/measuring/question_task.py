@@ -83,6 +83,7 @@ def measure(model: MeasuredModel, file: QuestionFile, asking: Asking) -> dict[st
     asked = prepare(file, asking, model.session.context_length)
     table = [{"question": item.text or item.instruction, "answers": list(item.answers)} for item in asked.items]
     return {
+        "file": file.file,
         "version": file.version,
         "settings": asdict(asking) | {"form": "chat" if asking.chat else asked.form.name, "tokens": asked.tokens},
         "prompt": asked.form.prompt(asked.items[0], asked.examples, True),
