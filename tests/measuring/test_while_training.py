@@ -5,11 +5,13 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import jax
 import pytest
 
-from tests.conftest import TINY, copy_tokens
+from tests.conftest import ROOT, TINY, copy_tokens
 from tests.run.test_resume import assert_same_bits
 from tpullm.checkpoint.models import steps
 from tpullm.cli import main
@@ -88,6 +90,20 @@ def test_a_measurement_that_was_cut_off_is_that_of_a_whole_training(tiny_run, tm
     assert main(["pretrain", "--run", str(killed), *command]) == 0
     assert rows(killed / "pretrain") == rows(whole / "pretrain") and list(rows(whole / "pretrain")) == [0, 15, 30]
     assert_same_bits(killed / "pretrain", whole / "pretrain")
+
+
+@pytest.mark.slow
+def test_a_mesh_measures_the_same_and_no_state_changes_by_it(tiny_run, questions):
+    """On eight devices, of which some split the rows in time; of all parameters, and of an adapter."""
+    words = [sys.executable, "-m", "tests.measuring.sharded_measuring", str(tiny_run / "tokenizer"), str(questions)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {(mesh, adapter, measures): of for mesh, adapter, measures, of in json.loads(done.stdout.splitlines()[-1])}
+    for mesh, adapter, measures in found:
+        assert found[mesh, adapter, measures]["state"] == found[mesh, adapter, False]["state"]
+        if measures:
+            rows, alone = found[mesh, adapter, True]["rows"], found["one", adapter, True]["rows"]
+            assert rows == alone and len(rows) == 2 and rows[0]["measured"]
 
 
 @pytest.fixture
