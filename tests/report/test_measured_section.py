@@ -23,10 +23,10 @@ def shown(language="en", **changes):
 @pytest.mark.parametrize(
     "said",
     [
-        "little the model what it does right of 100 such questions",
-        "after talk chooses the right answer 95.0% between 76 and 100",
-        "after talk writes the right answer 50.0% between 29 and 71",
-        "by guessing chooses the right answer 25.0%",
+        "little the model how it answers right of 100 such questions",
+        "after talk by choosing 95.0% 76 to 100",
+        "after talk by writing 50.0% 29 to 71",
+        "by guessing by choosing 25.0%",
         "tpullm evaluate RUN/talk --tasks little.jsonl --shots 2 --seed 1 --chat",
         "version of the questions abc",
     ],
@@ -37,20 +37,20 @@ def test_a_task_has_its_scores_in_words_and_what_repeats_them(said):
 
 def test_a_stage_that_measured_on_the_way_has_its_scores_before_and_a_curve():
     text = shown(tuned={"talk": [*TRAINING, row(0, 0.1), row(1, 0.3), row(2, 0.45)]}, measured={})
-    assert "before talk chooses the right answer 95.0%" in text and "before talk writes the right answer 10.0%" in text
-    assert "after talk writes the right answer 45.0%" in text and "30.0%" not in text
-    assert "Right answers during talk chooses the right answer 95.0% writes the right answer 45.0%" in text
+    assert "before talk by choosing 95.0%" in text and "before talk by writing 10.0%" in text
+    assert "after talk by writing 45.0%" in text and "30.0%" not in text
+    assert "Right answers during talk by choosing 95.0% by writing 45.0%" in text
 
 
 def test_what_was_measured_afterwards_stands_before_what_was_measured_on_the_way():
     text = shown(tuned={"talk": [*TRAINING, row(0, 0.1), row(2, 0.45)]})
-    assert "after talk writes the right answer 50.0%" in text
+    assert "after talk by writing 50.0%" in text
 
 
 def test_the_questions_of_the_recipe_have_an_interval_and_the_commonest_answer():
     results = RESULTS | {name: RESULTS[name] | {"interval": [0.0, 0.991]} for name in ("base", "tuned")}
     text = shown(results=results)
-    assert "before tuning writes the right answer 1.0% between 0 and 100" in text
+    assert "before tuning by writing 1.0% 0 to 100" in text
     guess = (0.41 * 172 + 0.08 * 1510) / (172 + 1510)
     assert f"always the commonest answer {guess:.1%}" in text
 
@@ -59,7 +59,7 @@ def test_a_metric_that_is_no_share_has_no_words():
     metrics = {"perplexity": {"value": 12.5, "count": 5, "interval": None}, "acc": {"value": 0.5, "count": 5}}
     metrics["acc"]["interval"] = [0.2, 0.8]
     text = shown(measured={"talk": {"lambada": {"version": "1", "settings": {}, "metrics": metrics}}})
-    assert "after talk perplexity 12.5 after talk acc 50.0% between 20 and 80" in text
+    assert "after talk perplexity 12.5 after talk acc 50.0% 20 to 80" in text
 
 
 def test_texts_grow_from_the_first_step_to_the_last_and_six_at_most_are_shown():

@@ -21,11 +21,14 @@ def measured(data: RunData) -> Markup | None:
     parts = [*_own_questions(data), *(part for task, asked in by_task.items() for part in _task(data, task, asked))]
     if not parts:
         return None
-    said = text("These questions have known answers, so answers can be counted.")
+    said = text(
+        "These questions have known answers, so right ones can be counted. The model answers by choosing the likeliest "
+        "of the answers that a question offers, or by writing one."
+    )
     lot = text("“By guessing” is what somebody would score who knows nothing and chooses by lot.")
     sure = text(
-        "The last column says how sure a score is: of 100 other questions of the same kind, the model would answer so "
-        "many right. The more questions, the closer the two numbers."
+        "The last column says how sure a score is: “91 to 99” means that of 100 other questions of the same kind, the "
+        "model would answer between 91 and 99 right. The more questions, the closer the two numbers."
     )
     return section("measured", text("Questions"), paragraph(text.join(said, lot, sure)), *parts)
 
@@ -57,7 +60,7 @@ def _own_questions(data: RunData) -> list[Markup]:
     for key, when in whens.items():
         share, interval = number(data.results, key, "accuracy"), find(data.results, key, "interval")
         if share is not None and interval:
-            rows.append((when, text("writes the right answer"), percent(share), _sure(text, interval)))
+            rows.append((when, text("by writing"), percent(share), _sure(text, interval)))
     if not rows:
         return []
     kinds = (data.results.get("kinds") or {}).values()
@@ -76,7 +79,7 @@ def _task(data: RunData, task: str, asked: Sequence[tuple[str, str, Figures]]) -
     if not rows:
         return
     if (chance := number(last, "chance")) is not None:
-        rows.append((text("by guessing"), text("chooses the right answer"), percent(chance), ""))
+        rows.append((text("by guessing"), text("by choosing"), percent(chance), ""))
     yield tag("h3", phrase(task))
     yield _table(text, rows)
     for stage, of_stage in {"pretrain": data.pretrain, **data.tuned}.items():
@@ -87,13 +90,13 @@ def _task(data: RunData, task: str, asked: Sequence[tuple[str, str, Figures]]) -
 
 
 def _table(text: Language, rows: Sequence[Sequence[str]]) -> Markup:
-    header = (text("the model"), text("what it does"), text("right"), text("of 100 such questions"))
+    header = (text("the model"), text("how it answers"), text("right"), text("of 100 such questions"))
     return table(header, rows, left=_HEADER_COLUMNS)
 
 
 def _rows(text: Language, figures: Figures) -> Iterator[tuple[str, str, str]]:
     """What the model does, the score, and how sure it is."""
-    names = {"choice": text("chooses the right answer"), "written": text("writes the right answer")}
+    names = {"choice": text("by choosing"), "written": text("by writing")}
     for name, value, interval in _scores(figures):
         is_share = bool(interval) and 0 <= value <= 1 and interval[1] <= 1
         score = percent(value) if is_share else f"{value:.4g}"
@@ -112,12 +115,12 @@ def _scores(figures: Figures) -> Iterator[tuple[str, float, Any]]:
 
 def _sure(text: Language, interval: Sequence[float]) -> str:
     low, high = interval
-    return text("between {low} and {high}", low=math.floor(100 * low), high=math.ceil(100 * high))
+    return text("{low} to {high}", low=math.floor(100 * low), high=math.ceil(100 * high))
 
 
 def _curve(text: Language, stage: str, task: str, rows: Sequence[dict[str, Any]]) -> Iterator[Markup]:
     """The scores of a task against the steps of a stage that measured it on the way."""
-    names = {"choice": text("chooses the right answer"), "written": text("writes the right answer")}
+    names = {"choice": text("by choosing"), "written": text("by writing")}
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         for name, value, interval in _scores(row["tasks"].get(task) or {}):

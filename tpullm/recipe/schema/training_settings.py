@@ -101,7 +101,7 @@ class MeasureConfig:
 
     Args:
         every: steps between measurements. 0 is those of `evaluate_every`.
-        tasks: what `tpullm evaluate MODEL --tasks` takes: files of questions, names of the lm-evaluation-harness.
+        tasks: files of questions, or names of the lm-evaluation-harness. As after `tpullm evaluate MODEL --tasks`.
         shots: examples before each question.
         limit: at most this many questions of each task. 0 is all.
         chat: ask in the chat template of the model; it also answers the `prompts`.
