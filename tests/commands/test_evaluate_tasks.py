@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from tests.huggingface.published import change, directory
 from tests.measuring import local_tasks, problems
 from tests.training.several_hosts import finish, start
 from tpullm import cli, log, storage
+from tpullm.run import measurements
 
 HARNESS = importlib.util.find_spec("lm_eval") is not None
 CHOICES = ["晴れ", "雨", "雪です"]
@@ -248,3 +250,20 @@ def test_more_tokens_than_the_context(model, files, tmp_path, capsys):
     file.write_text(text.replace("max_gen_toks: 12", "max_gen_toks: 600"), encoding="utf-8")
     line = refused(capsys, model, "--tasks", file, "--out", tmp_path / "out")
     assert "a text of up to 600 tokens: the model's context holds 512" in line
+
+
+def test_the_results_of_a_run_stay_in_it_and_are_in_its_report_and_its_model_card(tiny_run, questions, tmp_path):
+    """Those of another file of questions come beside them; a stage that is made again has none."""
+    run, other = tmp_path / "run", tmp_path / "other.jsonl"
+    shutil.copytree(tiny_run, run)
+    other.write_text(json.dumps(ROWS[-1]) + "\n", encoding="utf-8")
+    for file in (questions, other):
+        assert cli.main(["evaluate", str(run), "--tasks", str(file), "--limit", "2"]) == 0
+    (folder,) = (run / "measured").iterdir()
+    assert folder.name.startswith("talk-")
+    assert set(measurements.tasks(run, "talk")) == {"weather", "other"} and not measurements.tasks(run, "pretrain")
+    assert cli.main(["report", "--run", str(run)]) == 0
+    assert "tpullm evaluate RUN/talk --tasks weather.jsonl --limit 2" in (run / "report.html").read_text("utf-8")
+    assert cli.main(["export", str(run), str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| weather | writes the right answer |" in card and "tpullm evaluate out --tasks other.jsonl" in card

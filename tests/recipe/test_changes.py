@@ -35,7 +35,7 @@ def test_another_value_shows_in_the_result_if_the_key_changes_it(config):
 def test_every_key_of_a_training_that_resumes_is_declared():
     resumes = {field.name for field in dataclasses.fields(TrainConfig) if declared(field).resumes}
     saving = {"checkpoint", "log_every", "evaluate_every", "evaluate_rows", "data_workers"}
-    watching = {"patience_minutes", "check_every", "profile", "norms_every"}
+    watching = {"patience_minutes", "check_every", "profile", "norms_every", "measure"}
     assert resumes == saving | watching | {"steps", "accumulation", "loss_chunks"}
     assert {field.name for field in dataclasses.fields(ModelConfig) if declared(field).resumes} == {
         "remat",

@@ -95,6 +95,18 @@ RESULTS = {
 }
 
 
+SCORE = {"right": 19, "count": 20, "share": 0.95, "interval": [0.764, 0.991]}
+FIGURES = {
+    "version": "abc",
+    "file": "little.jsonl",
+    "settings": {"shots": 2, "seed": 1, "limit": 0, "form": "chat"},
+    "prompt": "本をどうしますか。",
+    "likelihood": {"likelihood": SCORE, "pmi": SCORE},
+    "chance": 0.25,
+    "written": SCORE | {"share": 0.5, "interval": [0.299, 0.701]},
+}
+
+
 def full(**changes):
     values = {
         "name": "quickstart",
@@ -110,6 +122,7 @@ def full(**changes):
         "pretrain": [*TRAINING, EVALUATION],
         "tuned": {"talk": TRAINING},
         "results": RESULTS,
+        "measured": {"talk": {"little": FIGURES}},
     }
     return RunData(**(values | changes))
 

@@ -48,6 +48,27 @@ def test_a_resumed_log_has_each_step_once(tmp_path):
     assert purged[-1] == 11, "TensorBoard drops what it has of this step and later"
 
 
+def test_tensorboard_gets_samples_as_texts_that_stand_as_they_are(tmp_path):
+    sample = {"prompt": "def ", "text": "f():\n\treturn <b>**1**"}
+    written(tmp_path, 0, {"step": 5, "measured": {"little/written": 0.5}, "samples": [sample]})
+    values = [value for event in events(tmp_path / "tensorboard") for value in event.summary.value]
+    assert [(value.tag, value.metadata.plugin_data.plugin_name) for value in values] == [
+        ("step", ""),
+        ("measured/little/written", ""),
+        ("samples/1/text_summary", "text"),
+    ]
+    (text,) = values[2].tensor.string_val
+    assert text.decode() == "    def  → f():\n    \treturn <b>**1**"
+
+
+def test_what_is_measured_is_known_when_training_resumes(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.write({"step": 5, "measured": {}})
+    log.write({"step": 10, "loss": 1.0})
+    assert log.is_measured(5) and not log.is_measured(10) and not log.is_measured(0)
+    log.close()
+
+
 def test_tensorboard_gets_every_number_by_its_step(tmp_path):
     row = {"step": 5, "loss": 1.5, "eval_loss": {"novels": 2.5, "tenki": 3.5}, "expert_loads": [0.5, 1.5]}
     written(tmp_path, 0, row)

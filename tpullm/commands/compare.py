@@ -87,9 +87,9 @@ def _checked(arguments, words: list[str]) -> tuple[Any, list]:
 
     from tpullm.cluster import hosts
     from tpullm.inference.session import find
-    from tpullm.measuring import compared_texts, evaluate_tasks, programming_task
+    from tpullm.measuring import compared_texts, evaluate_tasks
     from tpullm.measuring.comparison import Compared
-    from tpullm.measuring.question_task import Asking, prepare
+    from tpullm.measuring.question_task import Asking
 
     for option in ("shots", "limit", "seed"):
         if getattr(arguments, option) < 0:
@@ -97,15 +97,13 @@ def _checked(arguments, words: list[str]) -> tuple[Any, list]:
     asking = Asking(arguments.shots, arguments.seed, arguments.limit, arguments.chat)
     hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks, "text": arguments.text})
     tasks = evaluate_tasks.tasks(_words(arguments.tasks)) if arguments.tasks else None
-    for file in tasks.problems if tasks else ():
-        programming_task.prepare(file, asking)
     texts = compared_texts.read(_words(arguments.text), arguments.limit) if arguments.text else []
     found = [find(word) for word in words]
     for word, own in zip(words, found, strict=True):
         if asking.chat and not own.tokenizer.has_template:
             raise UserError(f"--chat: {word} has no chat template; leave --chat out")
-        for file in tasks.files if tasks else ():
-            prepare(file, asking, own.config.context_length)
+        if tasks:
+            evaluate_tasks.check(tasks, asking, own.config.context_length)
     return Compared(tasks, texts or ([] if tasks else _held_out(found, words, asking.limit)), asking), found
 
 

@@ -31,12 +31,13 @@ from tpullm.inference.padding import row_bucket
 from tpullm.inference.session import Session, load
 from tpullm.log import say
 from tpullm.measuring import evaluate_tasks, programming_task, task_table
+from tpullm.measuring.intervals import wilson
 from tpullm.measuring.programming_task import Attempts
 from tpullm.measuring.question_task import Asking
 from tpullm.mesh.rows import own_rows
 from tpullm.model.count import parameter_count
 from tpullm.recipe.schema import Recipe
-from tpullm.run import manifest
+from tpullm.run import manifest, measurements
 from tpullm.run.stages import begin, evaluate_inputs
 from tpullm.training.evaluation import held_out, make_evaluation
 
@@ -54,7 +55,9 @@ def add_show_arguments(parser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="of programs; 0: the likeliest one")
     parser.add_argument("--chat", action="store_true", help="ask in the chat template of the model")
     parser.add_argument("--mesh", type=dict[str, int], default=None, help="how devices share the model, as in a recipe")
-    parser.add_argument("--out", type=str, default="", help="the folder of results; empty: one below ./measured")
+    parser.add_argument(
+        "--out", type=str, default="", help="the folder of results; empty: in RUN/measured or ./measured"
+    )
     add_json(parser)
 
 
@@ -80,7 +83,7 @@ def show_main(arguments) -> None:
         if arguments.json:
             return print_json(results)
         task_table.show(results)
-        say(f"evaluate: {results['seconds']} s; {folder / evaluate_tasks.RESULTS}")
+        say(f"evaluate: {results['seconds']} s; {folder / measurements.RESULTS}")
 
 
 def main(recipe: Recipe, run: Path) -> None:
@@ -140,8 +143,16 @@ def _questions(recipe: Recipe, base: Session, tuned: Session) -> dict:
                 asked = base if base.tokenizer.has_template else dataclasses.replace(base, tokenizer=tuned.tokenizer)
                 with questions.judge(name) as right:
                     held_out = held_out[: recipe.evaluate.questions or None]
-                    return questions.asked(asked, tuned, held_out, learned, right)
+                    return _with_intervals(questions.asked(asked, tuned, held_out, learned, right))
     return {}
+
+
+def _with_intervals(found: dict) -> dict:
+    """The results of `questions.asked`, with the interval of each share of right answers over all questions."""
+    for name in ("base", "tuned"):
+        share, count = found[name]["accuracy"], found[name]["questions"]
+        found[name]["interval"] = list(wilson(share * count, count))
+    return found
 
 
 def _held_out_loss(recipe: Recipe, run: Path, session: Session) -> dict:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from tpullm import storage
 from tpullm.checkpoint.models import check_shape, load_params, made_by, model_of
+from tpullm.cluster import hosts
 from tpullm.data.answer_rows import rows_needed
 from tpullm.data.prompts import Prompts, PromptStream
 from tpullm.data.stream import EvaluationBatches, Stream, held_out_batches
@@ -26,6 +27,8 @@ from tpullm.inference.rollouts import Rollouts
 from tpullm.inference.taught_answers import TaughtAnswers
 from tpullm.inference.teaching import taught_batches, teacher_of
 from tpullm.log import say
+from tpullm.measuring import recipe_tasks
+from tpullm.measuring.while_training import while_training
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows, row_parts
 from tpullm.model.platform import compute_dtype
@@ -50,6 +53,7 @@ def main(recipe: Recipe, run: Path) -> None:
         raise UserError(
             "finetune: the recipe has no stage there; add one, such as finetune: {talk: {conversations: [chats.jsonl]}}"
         )
+    hosts.on_first("the tasks", recipe_tasks.check, recipe, run)
     for name in recipe.finetune:
         _make(recipe, run, name)
 
@@ -76,6 +80,8 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
     more = {"load": load, "adapter": adapter, "begins": begins, "before": before if adapter else None}
     more |= _old_text(recipe, run, name, mesh)
+    on_the_way = while_training(name, config, tokenizer, trained, mesh, dtype, recipe.seed, where=f"{where}.train")
+    more["measures"] = on_the_way
     job = partial(Job, stage, model, seed=recipe.seed, mesh=mesh, bytes_per_token=tokenizer.bytes_per_token(), **more)
     teacher, notes = teacher_of(recipe, run, name, tokenizer, model.vocabulary_size, mesh)
     if settings.prompts:

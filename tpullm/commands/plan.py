@@ -2,7 +2,6 @@
 
 It shows memory by part, where the time of a step goes, tokens a second, days and dollars. --topology takes several: TPU
 slices (v6e:16x16), hosts with GPUs (h100:16x8), `local`. --compile compiles the program (extras `tpu`, `gpu-plan`).
-
 Exit code 0: the recipe fits at least one of them. 1: it fits none.
 """
 

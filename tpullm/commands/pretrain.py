@@ -3,6 +3,7 @@
 It makes RUN/pretrain. The same command resumes from the last checkpoint.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from tpullm.cluster import hosts
 from tpullm.data import mixture
 from tpullm.data.stream import held_out_batches, pretraining_stream
 from tpullm.log import moment, say
+from tpullm.measuring.while_training import while_training
 from tpullm.mesh.layout import make_mesh
 from tpullm.mesh.rows import own_rows
+from tpullm.model.platform import compute_dtype
 from tpullm.planning.this_machine import expected
 from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
 from tpullm.run.stages import BRANCH, pretrain_inputs
@@ -50,6 +53,9 @@ def main(recipe: Recipe, run: Path) -> None:
     else:
         load = partial(load_params, made_by(run / "base"), architecture.placed(mesh)) if recipe.base else None
         job = Job(*parts, load)
+    dtype = compute_dtype(config.compute)
+    on_the_way = while_training("pretrain", config, tokenizer, architecture, mesh, dtype, recipe.seed, job.first)
+    job = replace(job, measures=on_the_way)
     notes = {"plan.json": _predicted(model, config, mesh)} if hosts.is_first() else {}
     if origin:
         notes[BRANCH] = {"checkpoint": str(storage.path(recipe.branch)), "identity": inputs["upstream"]["branch"]}

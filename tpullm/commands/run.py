@@ -1,6 +1,5 @@
-"""Make all stages of a recipe, in order, from `collect` to `report`.
-
-A finished stage is skipped if nothing changed. An interrupted one resumes.
+"""Make all stages of a recipe, in order, from `collect` to `report`. A finished stage is skipped if nothing changed. An
+interrupted one resumes.
 """
 
 import importlib
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from tpullm.cluster import hosts
 from tpullm.log import say
+from tpullm.recipe.checks import trainings
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
 
@@ -22,6 +22,8 @@ def main(recipe: Recipe, run: Path) -> None:
         from tpullm.training import trackers
 
         hosts.on_first("the trackers", trackers.check, recipe.trackers, run)
+    if any(training.measure.tasks for training in trainings(recipe).values()):
+        hosts.on_first("the tasks", importlib.import_module("tpullm.measuring.recipe_tasks").check, recipe, run)
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.commands.import_").make, recipe, run)
     for verb in _verbs(recipe):

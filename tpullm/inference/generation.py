@@ -42,8 +42,13 @@ def likeliest(
 
 
 def sampled(session: Session, prompts: Sequence[str], tokens: int, seed: int) -> list[str]:
-    """A continuation of each prompt, sampled with the defaults of `Sampling`. A prompt is cut to fit the context."""
+    """A continuation of each prompt, sampled with the defaults of `Sampling`. A prompt is cut to fit the context.
+
+    Args:
+        seed: of the first prompt; further ones have the next. With one seed for all, a model that knows little writes
+            nearly the same after each.
+    """
     tokenizer = session.tokenizer
     ids = [[*tokenizer.begin, *tokenizer.encode(prompt)][: session.context_length - 1] for prompt in prompts]
-    written = decode(session, ids, tokens, Sampling(), seeds=[seed]) if ids else []
+    written = decode(session, ids, tokens, Sampling(), seeds=range(seed, seed + len(ids))) if ids else []
     return ["".join(characters(tokenizer, new)) for new in written]

@@ -31,8 +31,8 @@ from tpullm.measuring.problem_files import ProblemFile
 from tpullm.measuring.programming_task import ONCE, Attempts
 from tpullm.measuring.question_files import QuestionFile
 from tpullm.measuring.question_task import Asking
+from tpullm.run import measurements
 
-FOLDER, RESULTS = "measured", "results.json"
 OF_EACH_QUESTION = ("questions", "probabilities", "scores")
 
 
@@ -68,9 +68,17 @@ def tasks(words: Sequence[str]) -> Tasks:
     called = [*names, *(file.name for file in (*files, *problems))]
     if twice := next((name for name in called if called.count(name) > 1), ""):
         raise UserError(f"--tasks: two tasks are called {twice}; rename a file, or leave one out")
-    if reserved := {Path(RESULTS).stem, Path(FILE).stem} & {file.name for file in (*files, *problems)}:
+    if reserved := {Path(measurements.RESULTS).stem, Path(FILE).stem} & {file.name for file in (*files, *problems)}:
         raise UserError(f"--tasks: {reserved.pop()}: is the name of a file of results; rename the file of questions")
     return Tasks(files, problems, names, harness_tasks.known(names) if names else None)
+
+
+def check(chosen: Tasks, asking: Asking, context: int) -> None:
+    """Refuse what can't be asked of a model with this context; `UserError` says why."""
+    for file in chosen.files:
+        question_task.prepare(file, asking, context)
+    for file in chosen.problems:
+        programming_task.prepare(file, asking)
 
 
 def check_out(words: Sequence[str], out: str) -> None:
@@ -95,13 +103,13 @@ def evaluate(
 
     Args:
         name: of the model.
-        out: the folder; empty is one for this model below `measured`.
+        out: the folder; empty is one for this model below `measured`, in its run directory if it has one.
 
     Returns:
         The figures, and the folder.
     """
     start, parameters = time.monotonic(), parameter_hash(session)
-    folder = storage.path(out) if out else storage.path(FOLDER) / f"{storage.path(name).name}-{parameters[:8]}"
+    folder = storage.path(out) if out else _folder(session) / f"{_called(session, name)}-{parameters[:8]}"
     with closing(KeptAnswers(folder)) as answers:
         model = MeasuredModel(session, answers, parameters)
         found = measured(model, name, chosen, asking, attempts)
@@ -109,7 +117,8 @@ def evaluate(
     add_read_before(session, chosen, found)
     found = {task: without_questions(figures) for task, figures in found.items()}
     results = {
-        "model": {"name": name, "parameters": parameters, "dtype": str(session.dtype), "talks": session.talks},
+        "model": {"name": name, "parameters": parameters, "dtype": str(session.dtype), "talks": session.talks}
+        | (measurements.of_model(session.model) if session.model else {}),
         "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
         "tasks": found,
         "counts": asdict(model.counts),
@@ -122,6 +131,14 @@ def evaluate(
             f"{session.context_length} tokens, and lost their beginning"
         )
     return results, folder
+
+
+def _folder(session: Session) -> Path:
+    return (session.model.run if session.model else storage.path("")) / measurements.FOLDER
+
+
+def _called(session: Session, name: str) -> str:
+    return session.model.stage if session.model else storage.path(name).name
 
 
 def measured(
@@ -157,7 +174,11 @@ def without_questions(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(folder: Path, results: dict, questions: dict[str, list[dict]]) -> None:
-    storage.write_json(folder / RESULTS, results)
+    """Write the results, beside those of other tasks that the same model was measured on before."""
+    before = storage.read_json(folder / measurements.RESULTS) if (folder / measurements.RESULTS).exists() else {}
+    same = before.get("model", {}).get("parameters") == results["model"]["parameters"]
+    tasks = {**(before["tasks"] if same else {}), **results["tasks"]}
+    storage.write_json(folder / measurements.RESULTS, results | {"tasks": tasks})
     for task, rows in questions.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         storage.write_text(folder / f"{task}.jsonl", lines)

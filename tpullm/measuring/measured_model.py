@@ -39,12 +39,14 @@ class MeasuredModel:
         answers: where answers are kept; None keeps none.
         parameters: the hash of the parameters.
         counts: of the requests.
+        between: called after each batch of requests; what it raises ends the measurement.
     """
 
     session: Session
     answers: KeptAnswers | None = None
     parameters: str = ""
     counts: Counts = field(default_factory=Counts)
+    between: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.parameters = self.parameters or parameter_hash(self.session)
@@ -90,6 +92,7 @@ class MeasuredModel:
                 if self.answers:
                     self.answers.add(new)
                 advance(len(new))
+                self.between()
 
             ask(list(missing.values()), done)
         return [answers[key] for key in keys]

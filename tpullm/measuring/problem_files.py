@@ -48,11 +48,13 @@ class ProblemFile:
         name: of the file, without its folder and its extension.
         version: the hash of its problems, so that a figure names what it was measured on.
         problems: all of one form.
+        file: its name with its extension, or `humaneval`.
     """
 
     name: str
     version: str
     problems: tuple[Problem, ...]
+    file: str = ""
 
     @property
     def is_continued(self) -> bool:
@@ -97,7 +99,8 @@ def read(word: str) -> ProblemFile:
     if len({problem.shown is None for problem in problems}) > 1:
         raise UserError(f"{path}: has problems of two forms; write a file for each")
     version = hashlib.sha256(repr(problems).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return ProblemFile(word if word == HUMANEVAL else path.name.split(".")[0], version, problems)
+    called = word if word == HUMANEVAL else path.name
+    return ProblemFile(called.split(".")[0], version, problems, called)
 
 
 def _installed() -> Path:

@@ -106,6 +106,7 @@ def measure(model: MeasuredModel, file: ProblemFile, asking: Asking, attempts: A
     rows = zip(names, numbers, words, written, programs, strict=True)
     return {
         "version": file.version,
+        "file": file.file,
         "settings": asdict(asking) | asdict(attempts) | settings,
         "prompt": _text(session, problems[0], examples, asking.chat),
         "pass_at_k": pass_at_k.figures(right, samples),

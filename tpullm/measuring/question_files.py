@@ -32,6 +32,7 @@ class QuestionFile:
         items: the questions.
         examples: questions for few-shot prompts, if the file has them apart.
         tokens: the most tokens of an answer that is written.
+        file: its name with its extension.
     """
 
     name: str
@@ -39,6 +40,7 @@ class QuestionFile:
     items: tuple[Item, ...]
     examples: tuple[Item, ...] = ()
     tokens: int = TOKENS
+    file: str = ""
 
 
 def is_question_file(name: str) -> bool:
@@ -64,7 +66,7 @@ def read(name: str) -> QuestionFile:
     if not asked:
         raise UserError(f"{path}: has no question; write one JSON object a line, with question and answer")
     version = hashlib.sha256(repr((examples, asked, tokens)).encode()).hexdigest()[:16]
-    return QuestionFile(path.name.split(".")[0], version, tuple(asked), tuple(examples), tokens)
+    return QuestionFile(path.name.split(".")[0], version, tuple(asked), tuple(examples), tokens, path.name)
 
 
 def _one_object(path: Path) -> dict[str, Any] | None:

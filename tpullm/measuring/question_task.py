@@ -84,13 +84,22 @@ def measure(model: MeasuredModel, file: QuestionFile, asking: Asking) -> dict[st
     asked = prepare(file, asking, model.session.context_length)
     table = [{"question": item.text or item.instruction, "answers": list(item.answers)} for item in asked.items]
     return {
+        "file": file.file,
         "version": file.version,
         "settings": asdict(asking) | {"form": "chat" if asking.chat else asked.form.name, "tokens": asked.tokens},
-        "prompt": asked.form.prompt(asked.items[0], asked.examples, True),
+        "prompt": _prompt(asked, asking.chat),
         **_by_likelihood(model, asked, asking.chat, table),
         "written": _by_writing(model, asked, asking.chat, table),
         "questions": table,
     }
+
+
+def _prompt(asked: Asked, chat: bool) -> str:
+    """What stands before the first answer that is written; of a conversation its turns, without the template."""
+    if not chat:
+        return asked.form.prompt(asked.items[0], asked.examples, True)
+    turns = conversation(asked.form, asked.items[0], asked.examples, True)
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
 
 
 def _by_likelihood(model: MeasuredModel, asked: Asked, chat: bool, table: list[dict]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm import __version__
+from tpullm.publishing.card_tasks import task_sections
 from tpullm.recipe.schema import AdapterConfig
 
 _USE = """```python
@@ -29,7 +30,8 @@ def write(folder: Path, card: dict[str, Any]) -> None:
 
     Args:
         card: `name`, `parameters`, `config` (of `config.json`), `talks`, `licence` (or ""), `base` (or ""), `recipe`,
-            `data` (the text of the data card, or ""), `languages`, `evaluation` (pairs of a measure and its result).
+            `data` (the text of the data card, or ""), `languages`, `evaluation` (pairs of a measure and its result),
+            `tasks` (the figures of each task, as `evaluate --tasks` has them).
     """
     (folder / "README.md").write_text("\n\n".join(_sections(card)) + "\n", encoding="utf-8")
 
@@ -58,7 +60,9 @@ def _sections(card: dict[str, Any]) -> Iterable[str]:
     yield card["data"].replace("\n# ", "\n### ").replace("\n## ", "\n#### ") or "No data card was made for this model."
     yield "## Evaluation"
     rows = [f"| {what} | {result} |" for what, result in card["evaluation"]]
-    yield "\n".join(["| what | result |", "| --- | --- |", *rows]) if rows else "Not evaluated."
+    if rows or not card["tasks"]:
+        yield "\n".join(["| what | result |", "| --- | --- |", *rows]) if rows else "Not evaluated."
+    yield from task_sections(card["tasks"], card["name"])
     yield "## Recipe"
     yield f"```yaml\n{card['recipe'].strip()}\n```"
 

@@ -17,7 +17,7 @@ from tpullm.log import progress
 from tpullm.mesh.layout import make_mesh
 from tpullm.publishing import card
 from tpullm.recipe.schema import ModelConfig
-from tpullm.run import manifest
+from tpullm.run import manifest, measurements
 from tpullm.tokenizer import Tokenizer, exported
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.trained import TrainedTokenizer
@@ -132,6 +132,7 @@ def _card(model: Model, folder: Path, name: str, licence: str, params: writing.P
         "data": (data / "datacard.md").read_text(encoding="utf-8") if (data / "datacard.md").exists() else "",
         "languages": [language for language in languages if len(language) == 2],
         "evaluation": _evaluation(model),
+        "tasks": measurements.tasks(model.run, model.stage, model.step),
     }
 
 

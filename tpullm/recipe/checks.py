@@ -20,6 +20,7 @@ TAKEN = {
     "tokens",
     "pretrain",
     "evaluate",
+    "measured",
     "replaced",
     "report",
     "launch",
@@ -53,6 +54,10 @@ RANGES = {
     "data_workers": (0, None),
     "check_every": (0, None),
     "patience_minutes": (0, None),
+    "measure.every": (0, None),
+    "measure.shots": (0, None),
+    "measure.limit": (0, None),
+    "measure.sample_tokens": (1, None),
     "checkpoint.every_steps": (0, None),
     "checkpoint.every_minutes": (0, None),
     "checkpoint.keep": (1, None),
@@ -135,7 +140,7 @@ def check(recipe: Recipe) -> Recipe:
     _require(not model.swiglu_limit or model.gated, "model.swiglu_limit: there is no SwiGLU without model.gated")
     for name, settings in recipe.finetune.items():
         _check_tuning(name, settings, recipe)
-    for name, stage in _trainings(recipe).items():
+    for name, stage in trainings(recipe).items():
         _check_stage(name, stage, model, bool(recipe.base))
     names = [source.name for source in recipe.corpus.sources]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -160,8 +165,8 @@ def _check_ranges(recipe: Recipe) -> None:
         if section == NAMED:
             key = key.removeprefix(f"{NAMED}.")
             owners = {f"{name}.{key}": stage for name, stage in tuned.items()}
-        elif section in ("optimizer", "checkpoint") or not hasattr(recipe, section):
-            owners = {f"{name}.{key}": stage for name, stage in _trainings(recipe).items()}
+        elif section in ("optimizer", "checkpoint", "measure") or not hasattr(recipe, section):
+            owners = {f"{name}.{key}": stage for name, stage in trainings(recipe).items()}
         else:
             owners = {key: recipe}
         for name, owner in owners.items():
@@ -173,7 +178,7 @@ def _check_ranges(recipe: Recipe) -> None:
                 _require(most is None or value <= most, f"{name}: {value} is too large; use {most} or less")
 
 
-def _trainings(recipe: Recipe) -> dict[str, TrainConfig]:
+def trainings(recipe: Recipe) -> dict[str, TrainConfig]:
     """The settings of every training, by their keys."""
     return {"pretrain": recipe.pretrain} | {
         f"finetune.{name}.train": settings.train for name, settings in recipe.finetune.items()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tpullm.report.charts import Line, line_chart, single_bars
+from tpullm.report.growing_texts import growing_texts
 from tpullm.report.html import Markup, figure, paragraph, phrase, section, shows, table, tag
 from tpullm.report.language import Language
 from tpullm.report.pretrain_section import held_out_lines
@@ -25,7 +26,8 @@ def finetune(data: RunData) -> Markup | None:
         "A pretrained model continues a text. It does not know that a question wants an answer. Fine-tuning shows it "
         "conversations, and only the words of the assistant count in the loss."
     )
-    parts = [*_stages(data), *_accuracies(data), *_answers(text, answers), *_charts(data), *_kept(data)]
+    grown = [part for rows in data.tuned.values() for part in growing_texts(text, rows)]
+    parts = [*_stages(data), *_accuracies(data), *_answers(text, answers), *grown, *_charts(data), *_kept(data)]
     return section("finetune", text("Fine-tune"), paragraph(said), *parts, number=5)
 
 

@@ -8,6 +8,7 @@ from tpullm.report.finetune_section import finetune
 from tpullm.report.html import Markup, join, paragraph, section, tag
 from tpullm.report.html_document import document
 from tpullm.report.language import Language
+from tpullm.report.measured_section import measured
 from tpullm.report.model_section import blocks
 from tpullm.report.own_text_section import yours
 from tpullm.report.pretrain_section import pretrain
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Callable[[RunData], Markup | None]] = {
     "yours": yours,
     "truth": truth,
     "finetune": finetune,
+    "measured": measured,
     "speed": speed,
     "recipe": recipe,
 }
@@ -53,6 +55,7 @@ def _names(text: Language) -> dict[str, str]:
         "yours": text("Your own text"),
         "truth": text("How true?"),
         "finetune": text("Fine-tune"),
+        "measured": text("Questions"),
         "speed": text("Speed"),
         "recipe": text("Recipe"),
     }

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tpullm.report.charts import Line, heat_map, line_chart, padded
+from tpullm.report.growing_texts import growing_texts
 from tpullm.report.html import Markup, figure, paragraph, phrase, section, shows, table, tag
 from tpullm.report.language import Language
 from tpullm.report.run_data import RunData, find, number, numbers, series
@@ -48,9 +49,15 @@ def pretrain(data: RunData) -> Markup | None:
         *_speed_charts(data),
         *_gradients(data),
         *_experts(data),
+        *growing_texts(text, data.pretrain, is_new=_begins_new(data)),
         *_samples(data),
         number=4,
     )
+
+
+def _begins_new(data: RunData) -> bool:
+    """Whether pretraining began with random parameters: from no published model and no checkpoint."""
+    return not data.manifests.get("base") and not find(data.manifests, "pretrain", "inputs", "upstream", "branch")
 
 
 def loss_charts(data: RunData) -> list[Markup]:

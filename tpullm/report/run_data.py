@@ -12,7 +12,7 @@ from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.report.language import ENGLISH, Language
-from tpullm.run import hours, manifest
+from tpullm.run import hours, manifest, measurements
 
 EXAMPLES = (
     "今日はいい天気ですね。",
@@ -41,6 +41,7 @@ class RunData:
         tuned: the same of the stages of tuning, by their names, in order.
         results: `evaluate/results.json`.
         plan: `pretrain/plan.json`, the predicted time of a step.
+        measured: what `evaluate --tasks` found of each stage: the figures by task.
         hours: the lines of `pretrain/hours.jsonl`, where the time went.
     """
 
@@ -55,6 +56,7 @@ class RunData:
     tuned: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     hours: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -110,6 +112,7 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
         tuned={name: rows for name in recipe.finetune if (rows := _lines(run / name / "metrics.jsonl"))},
         results=results,
         plan=_json(run / "pretrain" / "plan.json"),
+        measured={stage: measurements.tasks(run, stage) for stage in recipe.trained},
         hours=hours.read(run / "pretrain" / hours.FILE),
     )
 

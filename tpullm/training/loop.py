@@ -65,6 +65,24 @@ class Answers(Protocol):
         """Warn of what goes wrong, by a new row of the log."""
 
 
+class Measures(Protocol):
+    """What measures the model on the way, if a training asks for it: `measuring.while_training.WhileTraining`."""
+
+    def due(self, step: int) -> bool:
+        """Whether it measures after `step`."""
+
+    def measure(self, step: int, params: Tree, between: Callable[[], None]) -> dict:
+        """A row of the log, on every host the same.
+
+        Args:
+            between: called on all hosts after each batch of requests; what it raises ends the measurement.
+        """
+
+
+class CutOff(Exception):
+    """A stop came during a measurement."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything one stage of training needs.
@@ -88,6 +106,7 @@ class Job:
         answers: makes the batch of a step from its prompts and from the parameters before it.
         text: of this host's rows of old text beside the batches, which are then answers.
         share: of the text in the loss, of 1.
+        measures: measures the model on the way.
         before: the checkpoint that `load` reads: its stage, which is in the same run, its step, and
             the identity of the stage.
     """
@@ -108,6 +127,7 @@ class Job:
     answers: Answers | None = None
     text: Stream | None = None
     share: float = 0.0
+    measures: Measures | None = None
     before: tuple[str, int, str] | None = None
 
     @property
@@ -218,6 +238,32 @@ def train(job: Job, description: dict, start: Start) -> dict:
             begun = bool(step or job.answers)
             return step == steps or bool(config.evaluate_every and begun and step % config.evaluate_every == 0)
 
+        def measures(step: int) -> bool:
+            return job.measures is not None and job.measures.due(step)
+
+        def measured(step: int) -> bool:
+            """Measure the model, and write the row; False if a stop came before the end, so that there is none."""
+
+            def between() -> None:
+                if any(hosts.gather("measure", stopped())):
+                    raise CutOff
+
+            with hours.of("evaluate"), watchdog.of("evaluate"), contextlib.suppress(CutOff):
+                params = architecture.whole(state["params"], frozen)
+                meter.measured(step, job.measures.measure(step, params, watchdog.each(between)))
+                return True
+            return False
+
+        def save_state(step: int, saves: bool) -> None:
+            with hours.of("save"), watchdog.of("save"):
+                _check_finite(state["params"], step, job.directory)
+                meter.sync()  # before the save: lines of saved steps are never lost
+                if saves:
+                    checkpoints.check()
+                    checkpoints.save(step, state, description)
+                else:
+                    local.save(step, state)
+
         # ---------------------------------------------------------------- the loop
         requests, save = Requests(first, hosts.connection()), config.checkpoint
         batches = stream.batches(first, steps, config.data_workers)
@@ -256,10 +302,12 @@ def train(job: Job, description: dict, start: Start) -> dict:
         results: dict = {}
         if due(first):
             results = hosts.broadcast("evaluated", lambda: meter.log.evaluated(first)) or evaluate(first)
+        ready = not measures(first)
+        ready = ready or hosts.broadcast("measured", lambda: meter.log.is_measured(first)) or measured(first)
         hosts.barrier("training begins")
         last_save, last_step, seconds, done = time.monotonic(), time.monotonic(), float("inf"), first
-        batch = following(first) if first < steps else None
-        for done in range(first + 1, steps + 1):
+        batch = following(first) if first < steps and ready else None
+        for done in range(first + 1, steps + 1) if ready else ():
             if config.check_every and done % config.check_every == 0:
                 with hours.of("check"):
                     check(state, batch, done, frozen)
@@ -282,30 +330,28 @@ def train(job: Job, description: dict, start: Start) -> dict:
             now = requests.ended(done, ["save"] * bool(late) + ["stop"] * stopped() + local.asks())
             saves = now - {REQUEST} or final or done == stable or (save.every_steps and done % save.every_steps == 0)
             keeps = saves or local.due(done, now)
-            if keeps or due(done):
+            looks = keeps or due(done) or measures(done)
+            if looks:
                 wait(0)
             # With several hosts, all of them have dispatched this step: so the one before decides, on all the same.
-            for step in (done - 1, done) if keeps or due(done) else (done - 1,):
+            for step in (done - 1, done) if looks else (done - 1,):
                 if meter.skipped.get(step, 0) >= config.optimizer.skip.patience:
                     checkpoints.close()
                     local.close(finished=False)
                     meter.close()
                     raise RollBack(step)
             if keeps:
-                with hours.of("save"), watchdog.of("save"):
-                    _check_finite(state["params"], done, job.directory)
-                    meter.sync()  # before the save: lines of saved steps are never lost
-                    if saves:
-                        checkpoints.check()
-                        checkpoints.save(done, state, description)
-                        last_save = time.monotonic()
-                    else:
-                        local.save(done, state)
+                save_state(done, saves)
+                last_save = time.monotonic() if saves else last_save
             watchdog.at(done)
             if "stop" in now:
                 break
             if due(done):  # after the save: an evaluation that fails costs no work
                 results = evaluate(done)
+            if measures(done) and not measured(done):
+                if not saves:
+                    save_state(done, True)  # the training resumes here, and measures
+                break
         profile.end()
         with hours.of("save"):
             checkpoints.close()

@@ -192,6 +192,11 @@ class Meter:
         say(f"step {step:>6,}  held-out {'; '.join(told)}")
         self._restart(step, time.monotonic())
 
+    def measured(self, step: int, figures: dict) -> None:
+        """Write what was measured on the way; its time does not count as training."""
+        self.log.write({"step": step, "tokens": step * self.tokens_per_step, **figures})
+        self._restart(step, time.monotonic())
+
     def _restart(self, step: int, now: float) -> None:
         self.step, self._since, self._waited = step, now, self.hours.seconds["data"]
 

@@ -41,10 +41,13 @@ class MetricsLog:
         self._tensorboard = TensorBoard(self._place.folder / "tensorboard", step + 1)
 
     def write(self, values: dict) -> None:
-        """Append one line. TensorBoard and the trackers get its `numbers`."""
+        """Append one line. TensorBoard and the trackers get its `numbers`, and TensorBoard its `samples`."""
         storage.append(self._file, _line(values))
         found = numbers(values)
         self._tensorboard.add(found, values["step"])
+        if samples := values.get("samples"):
+            texts = {f"samples/{n}": f"{each['prompt']} → {each['text']}" for n, each in enumerate(samples, 1)}
+            self._tensorboard.add_texts(texts, values["step"])
         if self._trackers:
             self._trackers.write(found)
         self._place.changed()
@@ -53,6 +56,10 @@ class MetricsLog:
         """The held-out results after `step`, if they are in the log."""
         rows = [row for row in read(self._place.folder / FILE) if row["step"] == step and "eval_loss" in row]
         return {name: value for name, value in rows[-1].items() if name.startswith("eval_")} if rows else None
+
+    def is_measured(self, step: int) -> bool:
+        """Whether what `measure` asks for after `step` is in the log."""
+        return any(row["step"] == step and "measured" in row for row in read(self._place.folder / FILE))
 
     def write_hours(self, line: dict) -> None:
         """Append a line of `Hours`."""

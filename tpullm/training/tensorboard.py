@@ -43,6 +43,16 @@ class TensorBoard:
         """Append numbers by name."""
         self._write(step=step, summary={"value": [{"tag": tag, "simple_value": n} for tag, n in numbers.items()]})
 
+    def add_texts(self, texts: dict[str, str], step: int) -> None:
+        """Append texts by name, for the page Text. It reads Markdown, where indented text stands as it is."""
+        values = []
+        for tag, text in texts.items():
+            lines = "\n".join(f"    {line}" for line in text.splitlines())
+            tensor = {"dtype": "DT_STRING", "string_val": [lines.encode()], "tensor_shape": {"dim": [{"size": 1}]}}
+            metadata = {"plugin_data": {"plugin_name": "text"}}
+            values.append({"tag": f"{tag}/text_summary", "metadata": metadata, "tensor": tensor})
+        self._write(step=step, summary={"value": values})
+
     def _write(self, **event) -> None:
         data = self._event(wall_time=time.time(), **event).SerializeToString()
         length = struct.pack("<Q", len(data))

@@ -14,7 +14,13 @@ from tpullm.recipe.schema.corpus_settings import (
 from tpullm.recipe.schema.mixture_settings import MixtureConfig, Phase
 from tpullm.recipe.schema.model_settings import ATTENTION_BLOCKS, ModelConfig, RopeScaling
 from tpullm.recipe.schema.recipe_settings import EvaluateConfig, Recipe
-from tpullm.recipe.schema.training_settings import CheckpointConfig, OptimizerConfig, SkipConfig, TrainConfig
+from tpullm.recipe.schema.training_settings import (
+    CheckpointConfig,
+    MeasureConfig,
+    OptimizerConfig,
+    SkipConfig,
+    TrainConfig,
+)
 from tpullm.recipe.schema.tuning_settings import (
     ALONE,
     AdapterConfig,

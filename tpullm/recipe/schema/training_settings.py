@@ -96,6 +96,29 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class MeasureConfig:
+    """What a training measures of its model on the way: before the first step, every so many steps, and at the end.
+
+    Args:
+        every: steps between measurements. 0 is those of `evaluate_every`.
+        tasks: files of questions, or names of the lm-evaluation-harness. As after `tpullm evaluate MODEL --tasks`.
+        shots: examples before each question.
+        limit: at most this many questions of each task. 0 is all.
+        chat: ask in the chat template of the model; it also answers the `prompts`.
+        prompts: texts that the model continues.
+        sample_tokens: length of such a continuation, in tokens.
+    """
+
+    every: int = 0
+    tasks: list[str] = field(default_factory=list)
+    shots: int = 0
+    limit: int = 200
+    chat: bool = False
+    prompts: list[str] = field(default_factory=list)
+    sample_tokens: int = 40
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One stage of training. Pretraining (step 4) and tuning (step 5) have the same keys.
 
@@ -119,6 +142,7 @@ class TrainConfig:
             is never. A step, a batch of an evaluation and a save must each take less.
         profile: steps to record, such as `100:105`. The folder `profile` of the stage is for xprof and Perfetto.
         checkpoint: when training saves.
+        measure: what is measured on the way.
     """
 
     steps: int = changing(Changes.LENGTH, 1000)
@@ -137,3 +161,4 @@ class TrainConfig:
     profile: str = changing(Changes.NOTHING, "")
     patience_minutes: float = changing(Changes.NOTHING, 30.0)
     checkpoint: CheckpointConfig = changing(Changes.NOTHING, factory=CheckpointConfig)
+    measure: MeasureConfig = changing(Changes.NOTHING, factory=MeasureConfig)

@@ -1,0 +1,80 @@
+"""Scores in words that a newcomer understands, and texts as they grew."""
+
+import pytest
+
+from tests.report.test_page import FIGURES, RESULTS, SCORE, TRAINING, Outline, full
+from tpullm.report.language import named
+from tpullm.report.page import page
+
+ATTACK = "</pre></dd><script>alert(1)</script><img src=x>"
+
+
+def row(step, share, text="晴れ"):
+    tasks = {"little": FIGURES | {"written": SCORE | {"share": share}}}
+    return {"step": step, "tokens": step * 10, "measured": {}, "tasks": tasks} | {
+        "samples": [{"prompt": "今日は", "text": text}]
+    }
+
+
+def shown(language="en", **changes):
+    return Outline(page(full(language=named(language), **changes))).text
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "little the model how it answers right of 100 such questions",
+        "after talk by choosing 95.0% 76 to 100",
+        "after talk by writing 50.0% 29 to 71",
+        "by guessing by choosing 25.0%",
+        "tpullm evaluate RUN/talk --tasks little.jsonl --shots 2 --seed 1 --chat",
+        "version of the questions abc",
+    ],
+)
+def test_a_task_has_its_scores_in_words_and_what_repeats_them(said):
+    assert said in shown()
+
+
+def test_a_stage_that_measured_on_the_way_has_its_scores_before_and_a_curve():
+    text = shown(tuned={"talk": [*TRAINING, row(0, 0.1), row(1, 0.3), row(2, 0.45)]}, measured={})
+    assert "before talk by choosing 95.0%" in text and "before talk by writing 10.0%" in text
+    assert "after talk by writing 45.0%" in text and "30.0%" not in text
+    assert "Right answers during talk by choosing 95.0% by writing 45.0%" in text
+
+
+def test_what_was_measured_afterwards_stands_before_what_was_measured_on_the_way():
+    text = shown(tuned={"talk": [*TRAINING, row(0, 0.1), row(2, 0.45)]})
+    assert "after talk by writing 50.0%" in text
+
+
+def test_the_questions_of_the_recipe_have_an_interval_and_the_commonest_answer():
+    results = RESULTS | {name: RESULTS[name] | {"interval": [0.0, 0.991]} for name in ("base", "tuned")}
+    text = shown(results=results)
+    assert "before tuning by writing 1.0% 0 to 100" in text
+    guess = (0.41 * 172 + 0.08 * 1510) / (172 + 1510)
+    assert f"always the commonest answer {guess:.1%}" in text
+
+
+def test_a_metric_that_is_no_share_has_no_words():
+    metrics = {"perplexity": {"value": 12.5, "count": 5, "interval": None}, "acc": {"value": 0.5, "count": 5}}
+    metrics["acc"]["interval"] = [0.2, 0.8]
+    text = shown(measured={"talk": {"lambada": {"version": "1", "settings": {}, "metrics": metrics}}})
+    assert "after talk perplexity 12.5 after talk acc 50.0% 20 to 80" in text
+
+
+def test_texts_grow_from_the_first_step_to_the_last_and_six_at_most_are_shown():
+    rows = [*TRAINING, *(row(step, 0.1, f"文{step}。") for step in range(0, 101, 5))]
+    text = shown(pretrain=rows)
+    assert "今日は step 0 文0。 step 20 文20。 step 40 文40。 step 60 文60。 step 80 文80。 step 100 文100。" in text
+    assert "its parameters are random" in text
+    assert "its parameters are random" not in shown(pretrain=rows, manifests={"base": {"folder": "a-model"}})
+    assert "How its writing grew" not in shown()
+
+
+def test_texts_and_names_of_others_cannot_add_markup_and_japanese_has_no_english():
+    figures = FIGURES | {"prompt": ATTACK, "version": ATTACK, "file": ATTACK}
+    hostile = row(0, 0.1, ATTACK) | {"samples": [{"prompt": ATTACK, "text": ATTACK}]}
+    made = page(full(measured={"talk": {ATTACK: figures}}, pretrain=[*TRAINING, hostile, hostile | {"step": 3}]))
+    assert "<script" not in made and "<img" not in made and Outline(made).loaded == []
+    text = shown("ja", pretrain=[*TRAINING, row(0, 0.1), row(2, 0.3)])
+    assert "文章が育つまで" in text and "76〜100問" in text and "such questions" not in text
