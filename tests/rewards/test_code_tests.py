@@ -84,7 +84,7 @@ HOSTILE = {
     "def f():\n    import socket\n    socket.create_connection(('127.0.0.1', 9))": "error",
     "def f():\n    open('FILE', 'w')": "error",
     "def f():\n    import os\n    os.mkdir('FILE')": "error",
-    "def f():\n    import ctypes\n    ctypes.CDLL(None)": "error",
+    "def f():\n    import ctypes\n    1 / (ctypes.CDLL(None).fork() + 1)": "error",
     "return (": "error",
 }
 SLOW = {

@@ -70,8 +70,8 @@ def confine(kept: set[int], seconds: int, memory_bytes: int) -> None:
     limit("RLIMIT_CPU", seconds)
     for name in ("RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NPROC"):
         limit(name, 0, for_good=True)
-    permit_only_computing()
-    sys.addaudithook(_refuse)
+    if not permit_only_computing():
+        sys.addaudithook(_refuse)
 
 
 def _reserved_bytes() -> int:
@@ -82,7 +82,10 @@ def _reserved_bytes() -> int:
 
 
 def _refuse(event: str, arguments: tuple) -> None:
-    """The audit hook: what a function has no need of is an error in it."""
+    """The audit hook, where the kernel has no filter: what a function has no need of is an error in it.
+
+    It stops libraries that use `ctypes` too, such as numpy.
+    """
     opens_to_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES
     if opens_to_write or event.split(".")[0] in _REFUSED and event not in _READS:
         raise PermissionError(f"{event} is not permitted here")
