@@ -52,7 +52,7 @@ def test_the_training_is_the_same_and_a_stop_during_a_measurement_loses_nothing(
 ):
     """The parameters have the bits of the run that measures nothing, though it was stopped while it measured."""
     stopped, between = [], []
-    figures = evaluate_tasks.figures
+    figures = evaluate_tasks.measured
 
     def stops(model, *arguments):
         between.append(model.session)
@@ -60,7 +60,7 @@ def test_the_training_is_the_same_and_a_stop_during_a_measurement_loses_nothing(
             stopped.append(os.kill(os.getpid(), signal.SIGTERM))
         return figures(model, *arguments)
 
-    monkeypatch.setattr(evaluate_tasks, "figures", stops)
+    monkeypatch.setattr(evaluate_tasks, "measured", stops)
     command = ["pretrain", "--run", str(tiny_tokens), *options(questions), "--pretrain.checkpoint.every_steps=10"]
     stage = tiny_tokens / "pretrain"
     assert main(command) == 130
@@ -79,13 +79,13 @@ def test_a_measurement_that_was_cut_off_is_that_of_a_whole_training(tiny_run, tm
     command = [*options(questions), "--pretrain.checkpoint.every_steps=15"]
     assert main(["pretrain", "--run", str(whole), *command]) == 0
 
-    def dies(model, *arguments, figures=evaluate_tasks.figures):
+    def dies(model, *arguments, figures=evaluate_tasks.measured):
         if model.parameters == "step 15":
             raise UserError("no more memory")
         return figures(model, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate_tasks, "figures", dies)
+        patched.setattr(evaluate_tasks, "measured", dies)
         assert main(["pretrain", "--run", str(killed), *command]) == 2
     assert main(["pretrain", "--run", str(killed), *command]) == 0
     assert rows(killed / "pretrain") == rows(whole / "pretrain") and list(rows(whole / "pretrain")) == [0, 15, 30]
@@ -116,13 +116,13 @@ def measures(wide, questions):
 
 
 def test_the_model_in_use_has_the_arrays_of_the_training_and_keeps_none(measures, wide, monkeypatch):
-    seen, figures, places = [], evaluate_tasks.figures, []
+    seen, figures, places = [], evaluate_tasks.measured, []
 
     def watched(model, *arguments):
         seen.extend(leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(model.session.params))
         return figures(model, *arguments)
 
-    monkeypatch.setattr(evaluate_tasks, "figures", watched)
+    monkeypatch.setattr(evaluate_tasks, "measured", watched)
     places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(wide.params)]
     before = {id(array) for array in jax.live_arrays()}
     with jax.set_mesh(wide.mesh):

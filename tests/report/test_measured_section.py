@@ -57,9 +57,10 @@ def test_the_questions_of_the_recipe_have_an_interval_and_the_commonest_answer()
 
 def test_a_metric_that_is_no_share_has_no_words():
     metrics = {"perplexity": {"value": 12.5, "count": 5, "interval": None}, "acc": {"value": 0.5, "count": 5}}
-    metrics["acc"]["interval"] = [0.2, 0.8]
+    metrics["acc"]["interval"] = [0.2, 1.0]
+    metrics["words"] = {"value": 0.9, "count": 5, "interval": [0.7, 1.5]}
     text = shown(measured={"talk": {"lambada": {"version": "1", "settings": {}, "metrics": metrics}}})
-    assert "after talk perplexity 12.5 after talk acc 50.0% 20 to 80" in text
+    assert "after talk perplexity 12.5 after talk acc 50.0% 20 to 100 after talk words 0.9" in text
 
 
 def test_texts_grow_from_the_first_step_to_the_last_and_six_at_most_are_shown():

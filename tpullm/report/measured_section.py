@@ -98,7 +98,7 @@ def _rows(text: Language, figures: Figures) -> Iterator[tuple[str, str, str]]:
     """What the model does, the score, and how sure it is."""
     names = {"choice": text("by choosing"), "written": text("by writing")}
     for name, value, interval in _scores(figures):
-        is_share = bool(interval) and 0 <= value <= 1 and interval[1] <= 1
+        is_share = _is_share(interval)
         score = percent(value) if is_share else f"{value:.4g}"
         yield names.get(name, name), score, _sure(text, interval) if is_share else ""
 
@@ -116,6 +116,11 @@ def _scores(figures: Figures) -> Iterator[tuple[str, float, Any]]:
             yield name, value, found.get("interval")
 
 
+def _is_share(interval: Sequence[float] | None) -> bool:
+    """Whether a score is a share of questions: others, such as a perplexity, have no interval or one of any size."""
+    return bool(interval) and 0 <= interval[0] <= interval[1] <= 1
+
+
 def _sure(text: Language, interval: Sequence[float]) -> str:
     low, high = interval
     return text("{low} to {high}", low=math.floor(100 * low), high=math.ceil(100 * high))
@@ -127,7 +132,7 @@ def _curve(text: Language, stage: str, task: str, rows: Sequence[dict[str, Any]]
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         for name, value, interval in _scores(row["tasks"].get(task) or {}):
-            if interval and 0 <= value <= 1 and number(row, "step") is not None:
+            if _is_share(interval) and number(row, "step") is not None:
                 points.setdefault(names.get(name, name), []).append((row["step"], value))
     lines = [Line(name, found, n) for n, (name, found) in enumerate(points.items()) if len(found) > 1]
     if lines:

@@ -47,5 +47,6 @@ def command(task: str, figures: dict[str, Any], model: str) -> str:
     settings = figures["settings"]
     words = ["tpullm", "evaluate", model, "--tasks", figures.get("file") or task]
     for option, usual in (("shots", 0), ("seed", 0), ("limit", 0), ("samples", 1), ("temperature", 0)):
-        words += [f"--{option}", str(settings[option])] if settings.get(option, usual) not in (usual, None) else []
+        value = settings.get(option)
+        words += [f"--{option}", str(value)] if value and value != usual else []
     return shlex.join([*words, *["--chat"] * (settings.get("form") == "chat")])
