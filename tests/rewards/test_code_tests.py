@@ -216,6 +216,6 @@ def test_names_of_python_are_pythons(verdict):
 
 def test_what_was_given_is_not_the_programs(verdict):
     given = "def half(x):\n    return x / 2\n\ndef double(x):\n"
-    program = f"{given}    return 0\n\ndef half(x): return x if x else 1"
+    program = f"{given}    return 0\n\ndef half(x): return 3"
     assert verdict(program, "assert half(double(3)) == 3", given, "double") == "failed"
     assert verdict(f"{given}    return 2 * x", "assert half(double(3)) == 3", given, "double") == "passed"
