@@ -61,7 +61,7 @@ def tasks(words: Sequence[str]) -> Tasks:
     of_problems = [word for word in words if problem_files.is_problem_file(word)]
     others = [word for word in words if word not in of_problems]
     files = [question_files.read(word) for word in others if question_files.is_question_file(word)]
-    problems = [problem_files.read(word) for word in of_problems]
+    problems = [problem_files.to_run(word) for word in of_problems]
     names = [word for word in others if not question_files.is_question_file(word)]
     if not words:
         raise UserError("--tasks: names no task; name tasks of the harness or files of questions, with commas")

@@ -80,17 +80,26 @@ def _first(path: Path) -> list[tuple[str, dict]]:
         return []
 
 
-def read(word: str) -> ProblemFile:
-    """The problems that a word names.
+def to_run(word: str) -> ProblemFile:
+    """The problems that a word names, whose programs are to run here.
 
     Raises:
-        UserError: programs can't be kept apart on this system, the package is not there, or a row has a mistake.
+        UserError: programs can't be kept apart on this system, or as `read`.
     """
     if not can_be_filtered():
         raise UserError(
             f"--tasks: {word}: runs programs that the model writes, which only Linux on x86-64 or ARM keeps apart; "
             "run it there, or in a container"
         )
+    return read(word)
+
+
+def read(word: str) -> ProblemFile:
+    """The problems that a word names.
+
+    Raises:
+        UserError: the package is not there, or a row has a mistake.
+    """
     path = _installed() if word == HUMANEVAL else storage.path(word)
     problems = tuple(_problem(row, where) for where, row in rows(path))
     names = [problem.name for problem in problems]

@@ -29,7 +29,7 @@ def check(recipe: Recipe, run: Path) -> None:
         with keys_for_options(f"{name}.measure"):
             for task in training.measure.tasks:
                 if problem_files.is_problem_file(task):
-                    problem_files.read(task)
+                    problem_files.to_run(task)
                 elif question_files.is_question_file(task):
                     question_files.read(task)
                 elif importlib.util.find_spec("lm_eval") is None:

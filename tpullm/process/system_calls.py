@@ -52,8 +52,13 @@ class _Program(ctypes.Structure):
 
 
 def can_be_filtered() -> bool:
-    """Whether the filter knows this system and machine."""
-    return sys.platform == "linux" and platform.machine() in _MACHINES and sys.maxsize > 1 << 32
+    """Whether the filter knows this system and machine, and its kernel has filters."""
+    if sys.platform != "linux" or platform.machine() not in _MACHINES or sys.maxsize <= 1 << 32:
+        return False
+    # A kernel that has filters looks for the one at address 0 (seccomp(2)).
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    none = ctypes.c_ulong(0)
+    return prctl(_SET_SECCOMP, ctypes.c_ulong(_FILTER), none, none, none) == -1 and ctypes.get_errno() == errno.EFAULT
 
 
 def permit_only_computing() -> bool:
