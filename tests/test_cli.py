@@ -116,6 +116,6 @@ def test_a_config_without_a_file_is_one_line():
         parsing.parse(parser, ["--seed", "7", "--config"])
 
 
-def test_there_are_fewer_than_200_keys():
+def test_there_are_at_most_200_keys():
     """Those that several sections have are counted once."""
-    assert 50 < sum(map(len, {section.keys for section in schema_keys.sections(Recipe)})) < 200
+    assert 50 < sum(map(len, {section.keys for section in schema_keys.sections(Recipe)})) <= 200

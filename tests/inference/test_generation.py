@@ -24,7 +24,7 @@ def test_a_sampled_text_continues_its_prompt_with_the_default_settings_and_the_s
     tokenizer, prompts = session.tokenizer, ["今日は", "私は"]
     assert sampled(session, prompts, tokens=6, seed=3) == ["雨です。"] * 2
     ids = [[*tokenizer.begin, *tokenizer.encode(prompt)] for prompt in prompts]
-    assert asked == [(ids, 6, Sampling(), [3])]
+    assert asked == [(ids, 6, Sampling(), range(3, 5))]
     assert sampled(session, [], tokens=6, seed=3) == [] and len(asked) == 1
 
 

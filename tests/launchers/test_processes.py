@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import TINY
@@ -76,6 +76,7 @@ def test_gpus_of_a_machine_that_names_none_are_counted(tmp_path):
         local.check(make(processes=3))
 
 
+@settings(max_examples=15, deadline=None)  # each reads a recipe
 @given(st.integers(1, 16), st.integers(1, 16))
 def test_every_gpu_is_of_exactly_one_process(processes, each):
     cards = [f"GPU-{number:08x}" for number in range(processes * each)]

@@ -18,6 +18,7 @@ from tpullm.cli import main
 from tpullm.errors import UserError
 from tpullm.measuring import evaluate_tasks, recipe_tasks, while_training
 from tpullm.measuring.measured_model import MeasuredModel
+from tpullm.measuring.programming_task import ONCE
 from tpullm.measuring.question_task import Asking
 from tpullm.recipe.schema import MeasureConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.training.metrics import read
@@ -136,7 +137,7 @@ def test_the_figures_are_those_of_evaluate(measures, wide, questions, tmp_path):
     with jax.set_mesh(wide.mesh):
         row = measures.measure(40, wide.params)
     chosen, asking = evaluate_tasks.tasks([str(questions)]), Asking(limit=200)
-    results, _ = evaluate_tasks.evaluate(wide, "small", chosen, asking, str(tmp_path))
+    results, _ = evaluate_tasks.evaluate(wide, "small", chosen, asking, ONCE, str(tmp_path))
     results["tasks"]["little"].pop("read_before")
     assert row["tasks"] == results["tasks"]
     assert row["measured"]["little/written answer"] == row["tasks"]["little"]["written"]["share"]

@@ -262,6 +262,7 @@ def test_a_training_that_resumes_has_the_same_bits():
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
+@pytest.mark.slow
 def test_codes_and_scales_are_the_same_on_every_mesh():
     """Bit for bit where they are of the same numbers. What is multiplied is then the same, summed in another order.
 
@@ -294,7 +295,7 @@ def test_an_adapter_is_trained_beside_a_base_in_fp8():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in ("gpt-2", "gpt-oss") else pytest.mark.slow) for name in MODELS]
+    "name", [pytest.param(name, marks=[] if name == "gpt-2" else pytest.mark.slow) for name in MODELS]
 )
 def test_every_family(name):
     """The loss of fresh parameters is near that in float32: 3 % is 5 times the farthest."""
@@ -358,6 +359,7 @@ plugin = pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, rea
 
 
 @plugin
+@pytest.mark.slow
 def test_a_gpu_multiplies_float8():
     """A layer's seven matrices: forward, and the gradients of input and weight, in XLA's program for an H100.
 

@@ -31,8 +31,9 @@ SKIP = SkipConfig(window=8)
 
 
 @functools.lru_cache(2)
-def made(architecture, config, on, batch_loss):
+def made(architecture, optimizer_config, batch_size, accumulation, on, batch_loss):
     """The step (of that `batch_loss`), a fresh state and where it lies, for trainings that differ in data alone."""
+    config = TrainConfig(batch_size=batch_size, accumulation=accumulation, optimizer=optimizer_config)
     optimizer = make_optimizer(config.optimizer, STEPS, architecture.axes)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, on))
     state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
@@ -43,7 +44,8 @@ def made(architecture, config, on, batch_loss):
 def trained(architecture, config, batches, on, by_hand=()):
     """The states and metrics after each step; of the steps `by_hand` nothing but the step's number is kept."""
     with jax.set_mesh(on):
-        step, fresh, shardings = made(architecture, config, on, step_module.batch_loss)
+        of_config = config.optimizer, config.batch_size, config.accumulation
+        step, fresh, shardings = made(architecture, *of_config, on, step_module.batch_loss)
         state, found = jax.device_put(fresh, shardings), []
         for number, rows in enumerate(batches):
             before = jax.tree.map(np.asarray, state)
