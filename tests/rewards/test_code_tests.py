@@ -219,3 +219,27 @@ def test_what_was_given_is_not_the_programs(verdict):
     program = f"{given}    return 0\n\ndef half(x): return 3"
     assert verdict(program, "assert half(double(3)) == 3", given, "double") == "failed"
     assert verdict(f"{given}    return 2 * x", "assert half(double(3)) == 3", given, "double") == "passed"
+
+
+def share(isolated, text, tests):
+    return isolated.map([[text, tests]])[0].value.count("passed") / len(tests)
+
+
+def test_an_error_of_a_file_is_an_error_of_one_test(isolated):
+    text = "def f():\n    open('/nowhere')\ndef g():\n    return 1"
+    tests = ["f()", "assert g() == 1", "try:\n    f()\nexcept FileNotFoundError:\n    pass\nelse:\n    assert False"]
+    assert share(isolated, text, tests) == 2 / 3
+
+
+def test_many_tests_are_all_counted(isolated):
+    assert share(isolated, "def f(x):\n    return x", [f"assert f({n}) == {n}" for n in range(1500)]) == 1
+
+
+def test_a_program_that_ends_passes_no_test_that_catches_everything(isolated):
+    assert share(isolated, "import os\ndef f():\n    os._exit(0)", ["try:\n    f()\nexcept:\n    pass"]) == 0
+
+
+def test_arguments_are_changed_in_place_by_name_too(isolated):
+    text = "def f(items, last):\n    items.sort()\n    last.append(3)"
+    test = "from collections import deque\nxs, ys = [2, 1], deque([1])\nf(items=xs, last=ys)"
+    assert share(isolated, text, [f"{test}\nassert xs == [1, 2] and ys == deque([1, 3])"]) == 1

@@ -27,6 +27,7 @@ from tpullm.process.confinement import confine, leave_the_machine
 CLOCK_FACTOR = 5  # a call may take as many times its processor time by the clock: for what sleeps
 MOST_REPORT_BYTES = 1 << 20
 START_SECONDS = 120  # of a child, with what it imports
+_READ = b"null\n"  # what a fork reports when it has read its call
 
 
 class Outcome(NamedTuple):
@@ -141,6 +142,7 @@ def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_byte
 
     def judge() -> None:
         arguments = next(pipes.requests())
+        os.write(its, _READ)
         confine({its, sides[0].fileno()}, seconds, memory_bytes)
         ends = [sides[0].fileno()] if works[1:] else []
         works[0](lambda value: os.write(its, json.dumps(value).encode() + b"\n"), *ends, *arguments)
@@ -150,7 +152,8 @@ def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_byte
         works[1](sides[1].fileno())
 
     try:
-        forks += [_fork(work) for work in (judge, program)[: len(works)]]
+        for work in (judge, program)[: len(works)]:
+            forks.append(_fork(work))
         for end in (its, sides[0].detach(), sides[1].detach()):
             os.close(end)
         reported = _read(mine, deadline, pipes)
@@ -158,6 +161,8 @@ def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_byte
         is_over = time.monotonic() >= deadline
         ends = [_end(fork) for fork in forks]
         os.close(mine)
+    if not reported:  # it is still in the pipe, as what comes next
+        os._exit(1)
     return Outcome(_last(reported), is_over or signal.SIGXCPU in ends)
 
 
@@ -181,23 +186,22 @@ def _end(fork: int) -> int:
 
 
 def _last(reported: bytes) -> Any:
-    values = reported.split(b"\n")[:-1]
     try:
-        return json.loads(values[-1]) if values else None
+        return json.loads(reported.split(b"\n")[-2])
     except (ValueError, RecursionError):
         return None
 
 
 def _read(descriptor: int, deadline: float, pipes: Pipes) -> bytes:
-    """What comes until the other end is closed, the time is over, or the parent is gone."""
-    poll, parts, size = select.poll(), [], 0
+    """The last line, and what follows it, of what comes until the other end is closed, the time is over, or the parent
+    is gone."""
+    poll, kept = select.poll(), b""
     poll.register(descriptor, select.POLLIN)
     poll.register(pipes.fileno(), 0)
-    while (left := deadline - time.monotonic()) > 0 and size < MOST_REPORT_BYTES:
+    while (left := deadline - time.monotonic()) > 0 and len(kept) < MOST_REPORT_BYTES:
         ready = dict(poll.poll(left * 1000))
         part = os.read(descriptor, 1 << 16) if descriptor in ready else b""
         if ready and not part:
             break
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
+        kept = b"\n".join((kept + part).split(b"\n")[-2:])
+    return kept

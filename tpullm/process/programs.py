@@ -12,6 +12,7 @@ import builtins
 import json
 import operator
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ MOST_BYTES = 1 << 24  # of a message
 _PUT_BACK: dict[type, Callable] = {
     list: lambda old, new: operator.setitem(old, slice(None), new),
     bytearray: lambda old, new: operator.setitem(old, slice(None), new),
+    deque: lambda old, new: (old.clear(), old.extend(new)),
     dict: lambda old, new: (old.clear(), old.update(new)),
     set: lambda old, new: (old.clear(), old.update(new)),
 }
@@ -39,7 +41,10 @@ _OF_TWO: dict[str, Callable] = {
 
 
 class Gone(BaseException):
-    """The program's process has ended, or what it answers is no answer. No `Exception`: a test can't catch it."""
+    """The program's process has ended, or what it answers is no answer.
+
+    No `Exception`, so that few tests catch it; `Program.gone` remembers it in any case.
+    """
 
 
 class ProgramError(Exception):
@@ -89,10 +94,14 @@ class Program:
 
     Args:
         descriptor: of the socket to the process that runs it.
+
+    Attributes:
+        gone: whether there was no answer once.
     """
 
     def __init__(self, descriptor: int):
         self._channel = _Channel(descriptor)
+        self.gone = False
         self._functions: list[Callable] = []  # of the tests, which the program was given
         self._remotes: dict[int, Remote] = {}
 
@@ -107,27 +116,40 @@ class Program:
     def ask(self, operation: str, *values: Any, **named: Any) -> Any:
         """The result of an operation of `serve_program`.
 
-        Arguments that the program changes in place, such as a list that it sorts, are changed here too.
+        Arguments that the program changes in place, such as a list that it sorts, are changed here too: those of
+        `_PUT_BACK`, if they are arguments themselves.
 
         Raises:
             Gone: there is no answer.
             Exception: of Python, as the program raised it or the nearest; else `ProgramError`.
             TypeError: an argument is neither a plain value, nor a function, nor the program's.
         """
+        message = [operation, encode([list(values), named], self._as_json)]
         try:
-            self._channel.send([operation, encode([list(values), named], self._as_json)])
-            while (message := self._channel.receive())[:1] == ["call"]:
-                self._call_back(*self._values(message[1:]))
-            kind, *content = message
+            kind, *content = self._answered(message)
             found = self._values(content)
-            if kind == "raised":
-                raise _exception(*found)
-            result, changed = found
-            for number, new in changed:
-                _PUT_BACK[type(values[number])](values[number], new)
+        except Gone:
+            self.gone = True
+            raise
+        if kind == "raised":
+            raise _exception(*found)
+        result, changed = found
+        for key, new in changed:
+            argument = named[key] if isinstance(key, str) else values[key]
+            _PUT_BACK[type(argument)](argument, new)
+        return result
+
+    def _answered(self, message: list) -> list:
+        """The answer to a message, after the calls of the tests' functions that come before it."""
+        try:
+            self._channel.send(message)
+            while (answer := self._channel.receive())[:1] == ["call"]:
+                self._call_back(*self._values(answer[1:]))
         except OSError:  # it has ended
             raise Gone from None
-        return result
+        if not answer:
+            raise Gone
+        return answer
 
     def _values(self, content: list) -> list:
         """What a message says."""
@@ -242,10 +264,12 @@ def serve_program(descriptor: int) -> None:
         operation, given = channel.receive()
         try:
             values, named = decode(given, of_json)
-            before = [encode(value, as_json) if type(value) in _PUT_BACK else None for value in values]
+            arguments = dict(enumerate(values)) | named
+            kept_in_place = {key: value for key, value in arguments.items() if type(value) in _PUT_BACK}
+            before = {key: encode(value, as_json) for key, value in kept_in_place.items()}
             result = operations[operation](*values, **named)
-            after = [encode(value, as_json) if type(value) in _PUT_BACK else None for value in values]
-            changed = [["list", n, new] for n, new in enumerate(after) if new != before[n]]
+            after = {key: encode(value, as_json) for key, value in kept_in_place.items()}
+            changed = [["list", key, new] for key, new in after.items() if new != before[key]]
             answer = ["returned", encode(None if operation == "run" else result, as_json), ["list", *changed]]
             channel.send(answer)
         except Gone:

@@ -98,6 +98,8 @@ def run_tests(
             space.own = entry
         for test in tests:
             verdicts.append(_verdict(lambda test=test: exec(compile(test, "test", "exec"), space)))
+            if program.gone:  # and the test has caught that
+                verdicts[-1] = ERROR
             report(verdicts)
     except Gone:
         report([*verdicts, ERROR])
