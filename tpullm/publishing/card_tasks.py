@@ -26,8 +26,8 @@ def task_sections(tasks: dict[str, Figures], model: str) -> Iterator[str]:
     header = "| task | what the model does | score | 95 % interval | questions |"
     yield "\n".join([header, "| --- | --- | --- | --- | --- |", *rows])
     yield (
-        "The interval holds the score on all such questions 95 times in 100. A guess is what somebody would score who "
-        "chooses by lot."
+        "The interval holds the score on all such questions 95 times in 100. A guess is the score of somebody who "
+        "chooses at random."
     )
     for task, figures in tasks.items():
         yield from _repeated(task, figures, model)

@@ -25,12 +25,13 @@ def measured(data: RunData) -> Markup | None:
         "These questions have known answers, so right ones can be counted. The model answers by choosing the likeliest "
         "of the answers that a question offers, or by writing one."
     )
-    lot = text("“By guessing” is what somebody would score who knows nothing and chooses by lot.")
+    guess = text("“By guessing” is the score of somebody who knows nothing and chooses at random.")
     sure = text(
-        "The last column says how sure a score is: “91 to 99” means that of 100 other questions of the same kind, the "
-        "model would answer between 91 and 99 right. The more questions, the closer the two numbers."
+        "The last column says how sure a score is: “91 to 99” means that over many other questions of the same "
+        "kind, the model would answer 91 to 99 of every 100 right on average. The more questions, the closer the two "
+        "numbers."
     )
-    return section("measured", text("Questions"), paragraph(text.join(said, lot, sure)), *parts)
+    return section("measured", text("Questions"), paragraph(text.join(said, guess, sure)), *parts)
 
 
 def _by_task(data: RunData) -> dict[str, list[tuple[str, str, Figures]]]:
