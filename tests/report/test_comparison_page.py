@@ -33,7 +33,10 @@ OWN = {
     "prompt": HOSTILE,
     "chance": 0.25,
     "read_before": [{"looked_for": True, "asked": 20, "found": 3}, *[{"looked_for": False}] * 2],
-    "figures": {"per byte": figure(DELTA, WORSE) | {"agreement": [KINDS, KINDS]}, "f1": figure(ALIKE, ALIKE)},
+    "figures": {
+        "per byte": figure(DELTA, WORSE) | {"agreement": [KINDS, KINDS], "share": True},
+        "f1": figure(ALIKE, ALIKE) | {"share": True},
+    },
     "examples": [example("only_first", "written"), example("only_other", "likelihood")],
     "calibration": CALIBRATION,
 }

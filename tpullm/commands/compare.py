@@ -42,7 +42,7 @@ def main(arguments) -> None:
 
     models = _named(arguments.models)
     compared, found = _checked(arguments, list(models.values()))
-    folder = storage.path(arguments.out) if arguments.out else _folder(models)
+    folder = storage.path(arguments.out) if arguments.out else _folder(models, arguments)
     hosts.on_first("compare begins", _check_folder, folder)
     named = {label: (name, own) for (label, name), own in zip(models.items(), found, strict=True)}
     results = comparison.compare(named, compared, folder, arguments.mesh)
@@ -98,6 +98,9 @@ def _checked(arguments, words: list[str]) -> tuple[Any, list]:
     hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks, "text": arguments.text})
     tasks = evaluate_tasks.tasks(_words(arguments.tasks)) if arguments.tasks else None
     texts = compared_texts.read(_words(arguments.text), arguments.limit) if arguments.text else []
+    hosts.agree("the texts of --text", {text.name: text.version for text in texts})
+    if tasks:
+        evaluate_tasks.agree(tasks)
     found = [find(word) for word in words]
     for word, own in zip(words, found, strict=True):
         if asking.chat and not own.tokenizer.has_template:
@@ -129,10 +132,11 @@ def _held_out(found: list, words: list[str], limit: int) -> list:
     return texts
 
 
-def _folder(models: dict[str, str]) -> Path:
-    """One for these models, below the working directory."""
+def _folder(models: dict[str, str], arguments) -> Path:
+    """One for this comparison, below the working directory."""
     name = "-".join(label.replace("/", "-") for label in models)[:LONGEST_NAME]
-    return storage.path(FOLDER) / f"{name}-{storage.hash_json(list(models.values()))[:8]}"
+    asked = [getattr(arguments, option) for option in ("tasks", "text", "shots", "seed", "limit", "chat")]
+    return storage.path(FOLDER) / f"{name}-{storage.hash_json([list(models.values()), asked])[:8]}"
 
 
 def _check_folder(folder: Path) -> None:

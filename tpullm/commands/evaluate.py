@@ -28,7 +28,7 @@ from tpullm.inference import own_text, questions, tenki_truth
 from tpullm.inference.attention_weights import weights
 from tpullm.inference.generation import sampled
 from tpullm.inference.padding import row_bucket
-from tpullm.inference.session import Session, load
+from tpullm.inference.session import Session, find, load, loaded
 from tpullm.log import say
 from tpullm.measuring import evaluate_tasks, programming_task, task_table
 from tpullm.measuring.intervals import wilson
@@ -72,12 +72,15 @@ def show_main(arguments) -> None:
     hosts.agree("the command", {"asking": settings, "tasks": arguments.tasks})
     words = list(filter(None, map(str.strip, arguments.tasks.split(","))))
     chosen = evaluate_tasks.tasks(words)
-    evaluate_tasks.check_out(words, arguments.out)
+    evaluate_tasks.agree(chosen)
+    hosts.on_first("the folder of results", evaluate_tasks.check_out, words, chosen, arguments.out)
     if attempts != Attempts() and not chosen.problems:
         raise UserError("--samples, --temperature: no task is one of programming; leave them out")
-    for file in chosen.problems:
-        programming_task.prepare(file, asking)
-    session = load(arguments.model, mesh=arguments.mesh)
+    found = find(arguments.model)
+    if asking.chat and not found.tokenizer.has_template:
+        raise UserError(f"--chat: {arguments.model} has no chat template; leave --chat out")
+    evaluate_tasks.check(chosen, asking, found.config.context_length)
+    session = loaded(found, mesh=arguments.mesh)
     results, folder = evaluate_tasks.evaluate(session, arguments.model, chosen, asking, attempts, arguments.out)
     if hosts.is_first():
         if arguments.json:

@@ -11,6 +11,7 @@ from tpullm.measuring.matching import character_f1
 from tpullm.measuring.question_task import RULES
 from tpullm.rewards.code_tests import PASSED
 
+SHARE = {"share": True}  # a figure from 0 to 1, which is written in percent
 EXAMPLES = 3  # of each kind that are shown
 SHOWN = ("written", "likelihood")  # the measures of which examples are shown
 
@@ -37,8 +38,8 @@ def task(given: Sequence[dict[str, Any]], labels: Sequence[str], seed: int) -> d
     rows = [own["questions"] for own in given]
     if "pass_at_k" in first:
         scores = [_passed(of_model) for of_model in rows]
-        return found | {"figures": {"pass@1": figure(scores) | _agreements(scores)}}
-    found["figures"] = _of_file(rows)
+        return found | {"figures": {"pass@1": figure(scores) | _agreements(scores) | SHARE}}
+    found["figures"] = {measure: each | SHARE for measure, each in _of_file(rows).items()}
     found["examples"] = [
         examples
         for number, label in enumerate(labels[1:], 1)
@@ -56,7 +57,7 @@ def _of_harness(given: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     figures = {}
     for metric, of_first in given[0]["metrics"].items():
         higher = given[0].get("better", {}).get(metric.partition(" (")[0], True)
-        if metric in given[0].get("scores", {}):
+        if all(metric in own.get("scores", {}) for own in given):
             scores = [np.array(list(own["scores"][metric].values())) for own in given]
             figures[metric] = figure(scores, higher) | _agreements(scores)
             continue

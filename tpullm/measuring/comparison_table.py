@@ -37,8 +37,8 @@ def show(results: dict[str, Any]) -> None:
 def _sections(results: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, bool, dict[str, Any]]]]]:
     """Of each task and of the texts: the heading, and names and figures, each with whether it is a share."""
     for task, found in results["tasks"].items():
-        ours = "examples" in found  # the harness's metrics have names of their own, and any range
-        named = [(MEASURES[key] if ours else key, ours, figure) for key, figure in found["figures"].items()]
+        # The harness's metrics have names of their own, and any range.
+        named = [(MEASURES.get(key, key), "share" in figure, figure) for key, figure in found["figures"].items()]
         yield f"{task}, {named[0][2]['count']:,} questions", named
     if texts := results["texts"]:
         places = [(_place(place), False, place["figure"]) for place in texts["by_place"]]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tpullm.measuring.intervals import Interval, bootstrap, paired, wilson
+from tpullm.measuring.intervals import Interval, bootstrap, of_mean, paired
 
 # If 5 scores differ, all in one direction, chance alone does that 1 time in 16 (a sign test); if 6 do, 1 time in 32.
 LEAST_DIFFERING = 6
@@ -38,10 +38,8 @@ def figure(
 
 
 def _alone(scores: np.ndarray, sizes: np.ndarray | None) -> Interval:
-    """As `evaluate` has it: Wilson's for scores from 0 to 1."""
-    if sizes is None and scores.min() >= 0 and scores.max() <= 1:
-        return wilson(scores.sum(), len(scores))
-    return bootstrap(scores, sizes=sizes)
+    """As `evaluate` has it, for questions."""
+    return of_mean(scores) if sizes is None else bootstrap(scores, sizes=sizes)
 
 
 def _delta(own: np.ndarray, first: np.ndarray, higher_is_better: bool, sizes: np.ndarray | None) -> dict[str, Any]:

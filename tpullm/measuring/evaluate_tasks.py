@@ -31,6 +31,7 @@ from tpullm.measuring.problem_files import ProblemFile
 from tpullm.measuring.programming_task import ONCE, Attempts
 from tpullm.measuring.question_files import QuestionFile
 from tpullm.measuring.question_task import Asking
+from tpullm.measuring.task_words import sorted_words, twice
 from tpullm.run import measurements
 
 OF_EACH_QUESTION = ("questions", "probabilities", "scores")
@@ -58,19 +59,16 @@ def tasks(words: Sequence[str]) -> Tasks:
     Raises:
         UserError: a task is not known, or a file is wrong.
     """
-    of_problems = [word for word in words if problem_files.is_problem_file(word)]
-    others = [word for word in words if word not in of_problems]
-    files = [question_files.read(word) for word in others if question_files.is_question_file(word)]
-    problems = [problem_files.to_run(word) for word in of_problems]
-    names = [word for word in others if not question_files.is_question_file(word)]
+    named = sorted_words(words)
+    files = [question_files.read(word) for word in named.files]
+    problems = [problem_files.to_run(word) for word in named.problems]
     if not words:
         raise UserError("--tasks: names no task; name tasks of the harness or files of questions, with commas")
-    called = [*names, *(file.name for file in (*files, *problems))]
-    if twice := next((name for name in called if called.count(name) > 1), ""):
-        raise UserError(f"--tasks: two tasks are called {twice}; rename a file, or leave one out")
+    if name := twice([*named.harness, *(file.name for file in (*files, *problems))]):
+        raise UserError(f"--tasks: two tasks are called {name}; rename a file, or leave one out")
     if reserved := {Path(measurements.RESULTS).stem, Path(FILE).stem} & {file.name for file in (*files, *problems)}:
         raise UserError(f"--tasks: {reserved.pop()}: is the name of a file of results; rename the file of questions")
-    return Tasks(files, problems, names, harness_tasks.known(names) if names else None)
+    return Tasks(files, problems, named.harness, harness_tasks.known(named.harness) if named.harness else None)
 
 
 def check(chosen: Tasks, asking: Asking, context: int) -> None:
@@ -81,12 +79,25 @@ def check(chosen: Tasks, asking: Asking, context: int) -> None:
         programming_task.prepare(file, asking)
 
 
-def check_out(words: Sequence[str], out: str) -> None:
-    """Refuse a folder of results in which one would replace a file of questions."""
-    for word in words:
-        file = storage.path(word)
-        if out and _place(file) == _place(storage.path(out) / f"{file.name.split('.')[0]}.jsonl"):
+def agree(chosen: Tasks, where: str = "--tasks") -> None:
+    """End with an error if the hosts have other files by the same names. All hosts call this."""
+    hosts.agree(f"the tasks of {where}", {file.name: file.version for file in (*chosen.files, *chosen.problems)})
+
+
+def check_out(words: Sequence[str], chosen: Tasks, out: str) -> None:
+    """Refuse a folder of results in which one would replace a file of something else."""
+    if not out:
+        return
+    folder = storage.path(out)
+    replaced = {_place(folder / f"{file.name}.jsonl") for file in (*chosen.files, *chosen.problems)}
+    for file in map(storage.path, words):
+        if _place(file) in replaced:
             raise UserError(f"--out: {out}: results would replace {file}; name another folder")
+    if not (folder / FILE).exists() and (there := [file for file in replaced if file.exists()]):
+        raise UserError(f"--out: {out}: results would replace {there[0]}; name another folder")
+    results = folder / measurements.RESULTS
+    if results.exists() and "model" not in storage.read_json(results):
+        raise UserError(f"--out: {out}: holds results of something else; name another folder")
 
 
 def _place(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import math
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 
 from tpullm.errors import UserError
 from tpullm.measuring import measured_model
-from tpullm.measuring.harness_tasks import failures, quiet
+from tpullm.measuring.harness_tasks import YAML, failures, quiet
 from tpullm.measuring.intervals import of_mean
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.question_task import Asking
+
+MOST = 1 << 20  # bytes of a YAML file that are looked at
 
 
 def measure(
@@ -53,8 +56,17 @@ def measure(
             torch_random_seed=None,
             fewshot_random_seed=asking.seed,
         )
-    groups = {group: _of_group(results, group) for group in results.get("groups", {})}
-    return groups | {task: _of_task(results, task, asking) for task in results["configs"]}
+    groups = {group: _of_group(results, group, asking) for group in results.get("groups", {})}
+    found = groups | {task: _of_task(results, task, asking) for task in results["configs"]}
+    files = {name: word for word in tasks if word.endswith(YAML) for name in _named_in(word)}
+    return {name: of | ({"file": files[name]} if name in files else {}) for name, of in found.items()}
+
+
+def _named_in(file: str) -> list[str]:
+    """The names of the task or group that a YAML file is: with tags of the harness's own, it is no plain YAML."""
+    with open(file, encoding="utf-8", errors="replace") as opened:
+        found = re.findall(r"^(?:task|group): *(\S+) *$", opened.read(MOST), re.MULTILINE)
+    return [name.strip("'\"") for name in found]
 
 
 def _is_ours(error: Exception) -> bool:
@@ -69,30 +81,46 @@ def _of_task(results: dict[str, Any], task: str, asking: Asking) -> dict[str, An
         raise UserError(f"--tasks: {task}: has no question; look at its files")
     return {
         "version": str(results["versions"].get(task)),
-        "settings": {
-            "harness": importlib.metadata.version("lm_eval"),
+        "settings": _settings(asking)
+        | {
             "shots": results["n-shot"].get(task),
-            "seed": asking.seed,
-            "limit": asking.limit,
-            "form": "chat" if asking.chat else "the task's",
             "questions": results["n-samples"][task],
             "dataset": config.get("dataset_path"),
             "output": config.get("output_type"),
         },
         "prompt": str(samples[0]["arguments"][0][0]),
         "metrics": _metrics(results["results"][task], samples),
-        "better": {name: bool(higher) for name, higher in results.get("higher_is_better", {}).get(task, {}).items()},
+        "better": _better(results, task),
         "scores": _scores(results["results"][task], samples),
     }
 
 
-def _of_group(results: dict[str, Any], group: str) -> dict[str, Any]:
+def _settings(asking: Asking) -> dict[str, Any]:
+    return {
+        "harness": importlib.metadata.version("lm_eval"),
+        "shots": asking.shots or "",
+        "seed": asking.seed,
+        "limit": asking.limit,
+        "form": "chat" if asking.chat else "the task's",
+    }
+
+
+def _better(results: dict[str, Any], task: str) -> dict[str, bool]:
+    """Of each metric whether a higher one is better, where the harness knows."""
+    known = results.get("higher_is_better", {}).get(task, {})
+    return {name: higher for name, higher in known.items() if higher is not None}
+
+
+def _of_group(results: dict[str, Any], group: str, asking: Asking) -> dict[str, Any]:
     """The figures over several tasks."""
     tasks = _tasks_of(results["group_subtasks"], group)
     samples = [sample for task in tasks for sample in results["samples"][task]]
-    settings = {"harness": importlib.metadata.version("lm_eval"), "shots": "", "tasks": tasks}
-    metrics = _metrics(results["groups"][group], samples)
-    return {"version": str(results["versions"].get(group)), "settings": settings, "metrics": metrics}
+    return {
+        "version": str(results["versions"].get(group)),
+        "settings": _settings(asking) | {"tasks": tasks},
+        "metrics": _metrics(results["groups"][group], samples),
+        "better": _better(results, group),
+    }
 
 
 def _tasks_of(groups: dict[str, list[str]], group: str) -> list[str]:

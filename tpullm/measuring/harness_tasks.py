@@ -21,11 +21,8 @@ YAML = (".yaml", ".yml")
 NO_BARS = ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS")  # ours is the one that is shown
 
 
-def known(tasks: Sequence[str], key: str = "--tasks") -> Any:
+def known(tasks: Sequence[str]) -> Any:
     """The harness's index of tasks, which has all of these.
-
-    Args:
-        key: where the user named them.
 
     Raises:
         UserError: the package is not installed, or a task is not known.
@@ -39,30 +36,28 @@ def known(tasks: Sequence[str], key: str = "--tasks") -> Any:
             index = TaskManager()
     except ImportError:
         raise UserError(
-            f"{key}: {tasks[0]}: tasks of the harness need the package: pip install 'tpullm[lm-eval]'; a file of "
+            f"--tasks: {tasks[0]}: tasks of the harness need the package: pip install 'tpullm[lm-eval]'; a file of "
             "questions (.jsonl, .json, .parquet) needs nothing"
         ) from None
     for task in tasks:
-        _check(task, set(index.all_tasks), key)
+        _check(task, set(index.all_tasks))
     return index
 
 
-def questions(tasks: Sequence[str], index: Any, key: str = "--tasks") -> list[TaskQuestions]:
+def questions(tasks: Sequence[str], index: Any) -> list[TaskQuestions]:
     """The questions of tasks, in the order of their documents; those of a group by the tasks in it.
 
     Raises:
         UserError: a task can't be loaded.
     """
-    with failures(tasks, key), quiet():
+    with failures(tasks), quiet():
         loaded = index.load(list(tasks))["tasks"]
         wordings = {name: [_wording(task, one) for one in task.eval_docs] for name, task in loaded.items()}
     return [TaskQuestions(name, _version(own), own) for name, own in wordings.items()]
 
 
 @contextlib.contextmanager
-def failures(
-    tasks: Sequence[str], key: str = "--tasks", ours: Callable[[Exception], bool] = lambda error: False
-) -> Iterator[None]:
+def failures(tasks: Sequence[str], ours: Callable[[Exception], bool] = lambda error: False) -> Iterator[None]:
     """What foreign files and foreign code raise becomes a `UserError`: anything may be wrong there.
 
     Args:
@@ -76,7 +71,7 @@ def failures(
         if ours(error):
             raise
         why = f"{type(error).__name__}: {one_line(str(error), 300)}"
-        raise UserError(f"{key}: {', '.join(tasks)}: the harness can't load or run them ({why})") from error
+        raise UserError(f"--tasks: {', '.join(tasks)}: the harness can't load or run them ({why})") from error
 
 
 @contextlib.contextmanager
@@ -93,14 +88,14 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _check(task: str, names: set[str], key: str) -> None:
+def _check(task: str, names: set[str]) -> None:
     if task.endswith(YAML):
         if not Path(task).is_file():
-            raise UserError(f"{key}: {task}: no such file; correct the name")
+            raise UserError(f"--tasks: {task}: no such file; correct the name")
     elif task not in names:
         near = difflib.get_close_matches(task, names, 1)
         raise UserError(
-            f"{key}: {task}: the harness has no such task{f', did you mean {near[0]}?' if near else ''}; a file of "
+            f"--tasks: {task}: the harness has no such task{f', did you mean {near[0]}?' if near else ''}; a file of "
             "questions ends in .jsonl, .json or .parquet, a task of your own in .yaml"
         )
 

@@ -52,10 +52,14 @@ def bootstrap(values: np.ndarray, seed: int = 0, sizes: np.ndarray | None = None
 
 
 def of_mean(values: np.ndarray) -> Interval:
-    """The interval of the mean of scores: Wilson's if each is right or wrong, else that of the bootstrap."""
+    """The interval of the mean of scores: Wilson's if each is right or wrong, else that of the bootstrap.
+
+    The bootstrap of scores that are all the same has no length, as if there were no doubt; so Wilson's is theirs too.
+    """
     values = np.asarray(values, np.float64)
-    if set(values.tolist()) <= {0.0, 1.0}:
-        return wilson(int(values.sum()), len(values))
+    different = set(values.tolist())
+    if different <= {0.0, 1.0} or (len(different) == 1 and 0 <= values[0] <= 1):
+        return wilson(float(values.sum()), len(values))
     return bootstrap(values)
 
 

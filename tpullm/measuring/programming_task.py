@@ -18,6 +18,7 @@ from tpullm.measuring import pass_at_k, program_prompts
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.problem_files import Problem, ProblemFile
 from tpullm.measuring.program_verdicts import MEMORY_MIB, SECONDS, WORDS, verdicts
+from tpullm.measuring.prompt_forms import as_text
 from tpullm.measuring.question_task import Asking
 from tpullm.measuring.written_texts import Writing
 from tpullm.rewards.code_tests import PASSED
@@ -100,7 +101,8 @@ def measure(model: MeasuredModel, file: ProblemFile, asking: Asking, attempts: A
         ]
     )
     programs = [program_prompts.program_of(*pair, asking.chat) for pair in zip(asked, written, strict=True)]
-    words = verdicts([_call(*pair) for pair in zip(programs, asked, strict=True)], model.answers)
+    calls = [_call(*pair) for pair in zip(programs, asked, strict=True)]
+    words = verdicts(calls, model.answers, model.between)
     right = [words[first : first + samples].count(PASSED) for first in range(0, len(words), samples)]
     names = [problem.name for problem in asked]
     rows = zip(names, numbers, words, written, programs, strict=True)
@@ -108,16 +110,16 @@ def measure(model: MeasuredModel, file: ProblemFile, asking: Asking, attempts: A
         "version": file.version,
         "file": file.file,
         "settings": asdict(asking) | asdict(attempts) | settings,
-        "prompt": _text(session, problems[0], examples, asking.chat),
+        "prompt": _text(problems[0], examples, asking.chat),
         "pass_at_k": pass_at_k.figures(right, samples),
         "verdicts": {word: words.count(word) for word in WORDS},
         "questions": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
     }
 
 
-def _text(session: Session, problem: Problem, examples: Sequence[Problem], chat: bool) -> str:
+def _text(problem: Problem, examples: Sequence[Problem], chat: bool) -> str:
     if chat:
-        return session.tokenizer.prompt_text(program_prompts.conversation(problem, examples))
+        return as_text(program_prompts.conversation(problem, examples))
     return program_prompts.plain(problem, examples)
 
 

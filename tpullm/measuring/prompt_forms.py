@@ -97,3 +97,8 @@ def conversation(form: PromptForm, item: Item, examples: Sequence[Item], lists_c
         turns.append({"role": "user", "content": form.question(example, lists_choices)})
         turns.append({"role": "assistant", "content": example.answers[0]})
     return [*turns, {"role": "user", "content": form.question(item, lists_choices)}]
+
+
+def as_text(turns: Sequence[dict[str, str]]) -> str:
+    """Turns to read, without the template of a model."""
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)

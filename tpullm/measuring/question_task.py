@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from tpullm.errors import UserError
-from tpullm.measuring.intervals import wilson
+from tpullm.measuring.intervals import of_mean, wilson
 from tpullm.measuring.items import Item
 from tpullm.measuring.likelihoods import Continuation
 from tpullm.measuring.matching import character_f1, is_exact, normalized
 from tpullm.measuring.measured_model import MeasuredModel
-from tpullm.measuring.prompt_forms import PromptForm, conversation, encoded, form_of
+from tpullm.measuring.prompt_forms import PromptForm, as_text, conversation, encoded, form_of
 from tpullm.measuring.question_files import QuestionFile
 from tpullm.measuring.written_texts import Writing
 
@@ -98,8 +98,7 @@ def _prompt(asked: Asked, chat: bool) -> str:
     """What stands before the first answer that is written; of a conversation its turns, without the template."""
     if not chat:
         return asked.form.prompt(asked.items[0], asked.examples, True)
-    turns = conversation(asked.form, asked.items[0], asked.examples, True)
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+    return as_text(conversation(asked.form, asked.items[0], asked.examples, True))
 
 
 def _by_likelihood(model: MeasuredModel, asked: Asked, chat: bool, table: list[dict]) -> dict[str, Any]:
@@ -135,7 +134,7 @@ def _by_writing(model: MeasuredModel, asked: Asked, chat: bool, table: list[dict
     f1 = [character_f1(text, item.answers) for text, item in zip(said, items, strict=True)]
     for row, text, is_right in zip(table, said, exact, strict=True):
         row |= {"written": text, "right": is_right}
-    found = _share(exact) | {"f1": float(np.mean(f1)), "f1_interval": list(wilson(sum(f1), len(f1)))}
+    found = _share(exact) | {"f1": float(np.mean(f1)), "f1_interval": list(of_mean(f1))}
     none = [not _chosen(text, item) for text, item in zip(said, items, strict=True) if item.choices]
     return found | ({"no_choice": float(np.mean(none))} if none else {})
 

@@ -1,19 +1,19 @@
 """The tasks that the trainings of a recipe are measured on, before anything is made. It imports no JAX."""
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 from tpullm.errors import UserError
-from tpullm.measuring import problem_files, question_files
+from tpullm.measuring import harness_tasks, problem_files, question_files
+from tpullm.measuring.task_words import sorted_words
 from tpullm.recipe.checks import trainings
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 
 
 def check(recipe: Recipe, run: Path) -> None:
-    """Read the files of questions; of tasks of the harness, only look whether it is installed.
+    """Read the files of questions; of tasks of the harness, look whether it has them.
 
     What was made needs them no more. If it is made again, the training checks all this itself.
 
@@ -27,16 +27,13 @@ def check(recipe: Recipe, run: Path) -> None:
     }
     for name, training in unmade.items():
         with keys_for_options(f"{name}.measure"):
-            for task in training.measure.tasks:
-                if problem_files.is_problem_file(task):
-                    problem_files.to_run(task)
-                elif question_files.is_question_file(task):
-                    question_files.read(task)
-                elif importlib.util.find_spec("lm_eval") is None:
-                    raise UserError(
-                        f"--tasks: {task}: tasks of the harness need the package: pip install 'tpullm[lm-eval]'; a "
-                        "file of questions (.jsonl, .json, .parquet) needs nothing"
-                    )
+            named = sorted_words(training.measure.tasks)
+            for task in named.problems:
+                problem_files.to_run(task)
+            for task in named.files:
+                question_files.read(task)
+            if named.harness:
+                harness_tasks.known(named.harness)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,10 @@ from tpullm.corpus.question_windows import TaskQuestions, Wording
 from tpullm.errors import UserError
 from tpullm.measuring import harness_tasks, problem_files, question_files
 from tpullm.measuring.items import Item
+from tpullm.measuring.recipe_tasks import keys_for_options
+from tpullm.measuring.task_words import sorted_words, twice
 
-KEY = "corpus.leaks.tasks"
+SECTION = "corpus.leaks"
 
 
 def read(names: Sequence[str]) -> list[TaskQuestions]:
@@ -17,20 +19,19 @@ def read(names: Sequence[str]) -> list[TaskQuestions]:
     Raises:
         UserError: a file is not there or has a mistake, a task is not known, or two have one name.
     """
-    problems = [name for name in names if problem_files.is_problem_file(name)]
-    files = [name for name in names if question_files.is_question_file(name) and name not in problems]
-    others = [name for name in names if name not in (*problems, *files)]
-    of_harness = harness_tasks.questions(others, harness_tasks.known(others, KEY), KEY) if others else []
-    found = [*map(_of_file, files), *map(_of_problems, problems), *of_harness]
-    called = [task.name for task in found]
-    if twice := next((name for name in called if called.count(name) > 1), ""):
-        raise UserError(f"{KEY}: two tasks are called {twice}; rename a file, or leave one out")
+    named = sorted_words(names)
+    with keys_for_options(SECTION):
+        index = harness_tasks.known(named.harness) if named.harness else None
+        of_harness = harness_tasks.questions(named.harness, index) if index else []
+        found = [*map(_of_file, named.files), *map(_of_problems, named.problems), *of_harness]
+        if name := twice([task.name for task in found]):
+            raise UserError(f"--tasks: two tasks are called {name}; rename a file, or leave one out")
     return found
 
 
 def _of_file(name: str) -> TaskQuestions:
     if not storage.path(name).is_file():
-        raise UserError(f"{KEY}: {name}: no such file of questions (.jsonl, .json, .parquet); correct the name")
+        raise UserError(f"--tasks: {name}: no such file of questions (.jsonl, .json, .parquet); correct the name")
     file = question_files.read(name)
     return TaskQuestions(file.name, file.version, [_wording(item) for item in file.items])
 

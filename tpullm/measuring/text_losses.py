@@ -10,6 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from tpullm.errors import UserError
+from tpullm.log import one_line
 from tpullm.measuring.likelihoods import Continuation
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.tokenizer import Tokenizer
@@ -49,8 +51,8 @@ def _windows(
 ) -> Iterator[tuple[tuple[int, ...], list[int], list[int]]]:
     """Windows of a text: their ids, the places in these at which stretches begin, and which stretches they are."""
     begin, own = tokenizer.begin or [tokenizer.eos_id], tokenizer.encode(text)
-    if not own:  # a published tokenizer may drop all of a text
-        return
+    if not own:  # a published tokenizer may do that
+        raise UserError(f"--text: {one_line(text, 40)!r}: the model's tokenizer drops all of it; leave the text out")
     ids = [*begin, *own]
     held = bytes_V[own]
     stretch = np.searchsorted(STRETCHES, np.cumsum(held) - held, side="right") - 1

@@ -13,7 +13,6 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from tpullm.cluster import hosts
 from tpullm.errors import UserError
 from tpullm.inference.generation import answer, sampled
 from tpullm.inference.session import Session
@@ -164,9 +163,7 @@ def while_training(
         )
     for prompt in settings.prompts:
         _check_prompt(prompt, settings.chat, tokenizer, architecture.config.context_length, f"{section}.prompts")
-    hosts.agree(
-        f"the tasks of {name}", {file.name: file.version for file in (*tasks.files, *tasks.problems)} if tasks else {}
-    )
+    evaluate_tasks.agree(tasks or NO_TASKS, name)
     used = Architecture(dataclasses.replace(architecture.config, matmuls="compute"), architecture.adapter)
     made = WhileTraining(name, first, config, tasks, tokenizer, used, mesh, dtype, seed)
     say(made.cost())

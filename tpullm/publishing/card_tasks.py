@@ -26,8 +26,8 @@ def task_sections(tasks: dict[str, Figures], model: str) -> Iterator[str]:
     header = "| task | what the model does | score | 95 % interval | questions |"
     yield "\n".join([header, "| --- | --- | --- | --- | --- |", *rows])
     yield (
-        "The interval holds the score on all such questions 95 times in 100. A guess is what somebody would score who "
-        "chooses by lot."
+        "The interval holds the score on all such questions 95 times in 100. A guess is the score of somebody who "
+        "chooses at random."
     )
     for task, figures in tasks.items():
         yield from _repeated(task, figures, model)
@@ -53,7 +53,9 @@ def _scores(figures: Figures) -> Iterator[tuple[str, str, str, int | str]]:
 def _repeated(task: str, figures: Figures, model: str) -> Iterator[str]:
     """What repeats the measurement of a task: its version, the command, and what the model read."""
     settings = figures["settings"]
-    facts = f"Version `{figures['version']}`, {settings['shots'] or 0} examples before each question"
+    # A group without --shots has those of its tasks.
+    shots = "" if settings["shots"] == "" else f", {settings['shots'] or 0} examples before each question"
+    facts = f"Version `{figures['version']}`{shots}"
     facts += f", seed {settings['seed']}" if "seed" in settings else ""
     facts += f", lm-evaluation-harness {settings['harness']}" if "harness" in settings else ""
     yield f"### {_cell(task)}"

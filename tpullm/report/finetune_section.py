@@ -89,8 +89,8 @@ def _kinds(data: RunData) -> list[Markup]:
         for kind, found in kinds.items()
     ]
     said = text(
-        "Right answers by the kind of question. A share near that of the commonest answer, or of a choice by lot, is "
-        "no knowledge."
+        "Right answers by the kind of question. A share near that of the commonest answer, or of a choice at random, "
+        "is no knowledge."
     )
     return [paragraph(said), table((text("kind of question"), *shown.values(), text("questions")), rows)]
 

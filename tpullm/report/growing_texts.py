@@ -28,10 +28,10 @@ def growing_texts(text: Language, rows: Sequence[dict[str, Any]], is_new: bool =
         for sample in row["samples"]:
             written = prompts.setdefault(str(sample.get("prompt", "")), [])
             written.append((row["step"], str(sample.get("text", ""))))
-    said = text("At each of these steps of training the model was given the words in colour, and wrote the rest.")
+    said = text("At each of these steps of training the model was given the words in colour, and wrote what follows.")
     if is_new and found[0]["step"] == 0:
-        lot = text("Before the first step its parameters are random, so it draws its tokens by lot.")
-        said = text.join(said, lot)
+        noise = text("Before the first step its parameters are random, so its tokens are nearly random too.")
+        said = text.join(said, noise)
     cards = [_card(text, prompt, written) for prompt, written in prompts.items()]
     return [tag("h3", text("How its writing grew")), paragraph(said), tag("div", *cards, class_="cards")]
 

@@ -25,12 +25,13 @@ def measured(data: RunData) -> Markup | None:
         "These questions have known answers, so right ones can be counted. The model answers by choosing the likeliest "
         "of the answers that a question offers, or by writing one."
     )
-    lot = text("“By guessing” is what somebody would score who knows nothing and chooses by lot.")
+    guess = text("“By guessing” is the score of somebody who knows nothing and chooses at random.")
     sure = text(
-        "The last column says how sure a score is: “91 to 99” means that of 100 other questions of the same kind, the "
-        "model would answer between 91 and 99 right. The more questions, the closer the two numbers."
+        "The last column says how sure a score is: “91 to 99” means that over many other questions of the same "
+        "kind, the model would answer 91 to 99 of every 100 right on average. The more questions, the closer the two "
+        "numbers."
     )
-    return section("measured", text("Questions"), paragraph(text.join(said, lot, sure)), *parts)
+    return section("measured", text("Questions"), paragraph(text.join(said, guess, sure)), *parts)
 
 
 def _by_task(data: RunData) -> dict[str, list[tuple[str, str, Figures]]]:
@@ -38,14 +39,18 @@ def _by_task(data: RunData) -> dict[str, list[tuple[str, str, Figures]]]:
     text = data.language
     found: dict[str, list[tuple[str, str, Figures]]] = {}
     for stage, rows in {"pretrain": data.pretrain, **data.tuned}.items():
-        on_the_way = _on_the_way(rows)
-        first, last = (on_the_way[0]["tasks"], on_the_way[-1]["tasks"]) if on_the_way else ({}, {})
-        after = {**last, **data.measured.get(stage, {})}
-        for task, figures in after.items():
+        on_the_way, finished = _on_the_way(rows), bool(data.manifests.get(stage))
+        first = on_the_way[0]["tasks"] if on_the_way and on_the_way[0].get("step") == 0 else {}
+        last, step = (on_the_way[-1]["tasks"], number(on_the_way[-1], "step")) if on_the_way else ({}, None)
+        measured_after = data.measured.get(stage, {})
+        for task, figures in {**last, **measured_after}.items():
             asked = found.setdefault(task, [])
             if task in first and not asked:
                 asked.append((stage, text("before {stage}", stage=stage), first[task]))
-            asked.append((stage, text("after {stage}", stage=stage), figures))
+            if finished or task in measured_after:
+                asked.append((stage, text("after {stage}", stage=stage), figures))
+            elif step:
+                asked.append((stage, text("{stage}, step {step}", stage=stage, step=count(step)), figures))
     return found
 
 
@@ -98,7 +103,7 @@ def _rows(text: Language, figures: Figures) -> Iterator[tuple[str, str, str]]:
     """What the model does, the score, and how sure it is."""
     names = {"choice": text("by choosing"), "written": text("by writing")}
     for name, value, interval in _scores(figures):
-        is_share = _is_share(interval)
+        is_share = _is_share(figures, name, interval)
         score = percent(value) if is_share else f"{value:.4g}"
         yield names.get(name, name), score, _sure(text, interval) if is_share else ""
 
@@ -116,9 +121,11 @@ def _scores(figures: Figures) -> Iterator[tuple[str, float, Any]]:
             yield name, value, found.get("interval")
 
 
-def _is_share(interval: Sequence[float] | None) -> bool:
-    """Whether a score is a share of questions: others, such as a perplexity, have no interval or one of any size."""
-    return bool(interval) and 0 <= interval[0] <= interval[1] <= 1
+def _is_share(figures: Figures, name: str, interval: Sequence[float] | None) -> bool:
+    """Whether a score is a share of questions: others, such as a perplexity, have no interval or one of any size, and
+    of a loss less is better."""
+    is_better = (figures.get("better") or {}).get(name.partition(" (")[0], True)
+    return bool(interval) and 0 <= interval[0] <= interval[1] <= 1 and is_better
 
 
 def _sure(text: Language, interval: Sequence[float]) -> str:
@@ -132,7 +139,7 @@ def _curve(text: Language, stage: str, task: str, rows: Sequence[dict[str, Any]]
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         for name, value, interval in _scores(row["tasks"].get(task) or {}):
-            if _is_share(interval) and number(row, "step") is not None:
+            if _is_share(row["tasks"][task], name, interval) and number(row, "step") is not None:
                 points.setdefault(names.get(name, name), []).append((row["step"], value))
     lines = [Line(name, found, n) for n, (name, found) in enumerate(points.items()) if len(found) > 1]
     if lines:

@@ -38,8 +38,8 @@ def main_figure(text: Language, found: dict[str, Any]) -> Versus:
 
 
 def _figures(text: Language, found: dict[str, Any]) -> dict[str, Versus]:
-    ours = "examples" in found  # of a file of questions: every figure is a share
-    return {key: Versus(_measure(text, key, ours), ours, each) for key, each in found["figures"].items()}
+    ours = "examples" in found  # of a file of questions
+    return {key: Versus(_measure(text, key, ours), "share" in each, each) for key, each in found["figures"].items()}
 
 
 def _measure(text: Language, key: str, ours: bool) -> str:

@@ -102,9 +102,10 @@ class LeaksConfig:
     """Questions of tasks that are looked for in the corpus, so that a measurement can say what the model has read.
 
     Args:
-        tasks: as `evaluate --tasks` names them: files of questions, and tasks of the harness. A document holds a
-            question if it holds 13 words of it in a row, or 30 characters of Japanese; width, case, white space and
-            punctuation do not count. Of a shorter question it must hold the whole: 7 words with 32 letters, or 16
+        tasks: tasks, as `evaluate --tasks` names them. They are files of questions or of problems of programming,
+            `humaneval` (extra `code-tasks`), or tasks of the harness, such as `arc_easy` (extra `lm-eval`). A document
+            holds a question if it holds 13 words of it in a row, or 30 characters of Japanese; width, case, white space
+            and punctuation do not count. Of a shorter question it must hold the whole: 7 words with 32 letters, or 16
             characters of Japanese, at least.
         drop: drop the documents that hold one. The data card names them in any case.
     """

@@ -101,7 +101,8 @@ class MeasureConfig:
 
     Args:
         every: steps between measurements. 0 is those of `evaluate_every`.
-        tasks: files of questions, or names of the lm-evaluation-harness. As after `tpullm evaluate MODEL --tasks`.
+        tasks: tasks, as after `tpullm evaluate MODEL --tasks`. They are files of questions or of problems of
+            programming, `humaneval`, or names of the lm-evaluation-harness.
         shots: examples before each question.
         limit: at most this many questions of each task. 0 is all.
         chat: ask in the chat template of the model; it also answers the `prompts`.
