@@ -1,6 +1,6 @@
 """`tpullm evaluate --tasks` beside the harness's own `hf` model: requests a second of each kind.
 
-    python benchmarks/evaluate_tasks.py TEXT... [--sizes 12m 120m] [--rounds 3] [--out FILE]
+    python benchmarks/evaluate_tasks.py TEXT... [--sizes 12m 120m] [--kinds rolling] [--rounds 3] [--out FILE]
 
 TEXT is prose. It needs the extras `benchmark` and `lm-eval`. Both programs run in turns, each in a fresh process, on
 the same requests and the same random weights in float32; `hf` with each batch size, of which the best one counts. A
@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", nargs="+", type=Path)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES))
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="of hf")
     parser.add_argument("--out", type=Path)
@@ -45,9 +46,10 @@ def main() -> None:
         for size in options.sizes:
             place = Path(folder) / size
             make_model(place, size, text)
-            (place / "requests.json").write_text(json.dumps(requests(text, size)), encoding="utf-8")
-            found[size] = in_turns(place, options.rounds, options.batches)
-            show(size, found[size])
+            asked = {kind: made for kind, made in requests(text, size).items() if kind in options.kinds}
+            (place / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
+            found[size] = in_turns(place, options.rounds, options.batches, options.kinds)
+            show(size, found[size], options.kinds)
     if options.out:
         options.out.write_text(json.dumps(found, indent=1))
 
@@ -104,11 +106,11 @@ def requests(text: str, size: str) -> dict[str, list[list]]:
     }
 
 
-def in_turns(folder: Path, rounds: int, batches: list[int]) -> dict:
+def in_turns(folder: Path, rounds: int, batches: list[int], kinds: list[str]) -> dict:
     """Seconds and seconds of processor time of both halves, by program and kind: the medians of the rounds."""
-    programs = {"tpullm": ("ours", "0"), FLOOR: (FLOOR, "1")}
+    programs = {"tpullm": ("ours", "0")} | ({FLOOR: (FLOOR, "1")} if "rolling" in kinds else {})
     programs |= {f"hf, batch {batch}": ("hf", str(batch)) for batch in batches}
-    seconds = {name: {kind: [] for kind in KINDS if name != FLOOR or kind == "rolling"} for name in programs}
+    seconds = {name: {kind: [] for kind in kinds if name != FLOOR or kind == "rolling"} for name in programs}
     for number in range(rounds):
         for name, (program, batch) in programs.items():
             for kind, halves in child(program, batch, folder).items():
@@ -148,7 +150,7 @@ def answer(program: str, batch: str, folder: str) -> None:
             "generation": model.generate_until,
         }
     seconds = {}
-    for kind, method in methods.items():
+    for kind, method in [(kind, method) for kind, method in methods.items() if kind in asked]:
         made = [Instance("", {}, tuple(arguments), 0) for arguments in asked[kind]]
         half, seconds[kind] = len(made) // 2, []
         for part in (made[:half], made[half:]):
@@ -198,19 +200,21 @@ def multiplying(folder: str):
     return multiply
 
 
-def show(size: str, found: dict) -> None:
+def show(size: str, found: dict, kinds: list[str]) -> None:
     """A table in Markdown: requests a second, and how many times as many as `hf` with its best batch size."""
     counts = dict(zip(KINDS, COUNTS[size], strict=True))
     counts["choices"] *= 4
     print(f"\n{size}, requests a second\n")
     print("| | half | tpullm | hf | of batch | times | times, by processor time |\n" + "| --- " * 7 + "|")
-    for kind in KINDS:
+    for kind in kinds:
         for half, name in enumerate(("first", "second")):
             ours, *peers = ([own[kind][half], program] for program, own in found.items() if program != FLOOR)
             best, (least, _) = min(peers), min((peer[0][1], peer[1]) for peer in peers)
             rates = f"{counts[kind] / ours[0][0]:.2f} | {counts[kind] / best[0][0]:.2f} | {best[1].split()[-1]}"
             times = f"{best[0][0] / ours[0][0]:.2f} | {least / ours[0][1]:.2f}"
             print(f"| {kind} | {name} | {rates} | {times} |", flush=True)
+    if FLOOR not in found:
+        return
     halves = (own["rolling"][1] for program, own in found.items() if program.startswith("hf"))
     wall, processor = (min(peer) / own for *peer, own in zip(*halves, found[FLOOR]["rolling"][1], strict=True))
     print(f"\nrolling, second half: hf takes {wall:.2f} times its matmuls alone, {processor:.2f} by processor time")
