@@ -37,6 +37,7 @@ BYTES_OF_A_WORKER = 3 << 30  # seen: 1.8 GiB of its own with the TPU compiler; 1
 
 # The files that take longest, the longest first: with several workers, no worker begins one of them at the end.
 BEGUN_FIRST = (
+    "test_notebook.py",
     "test_docs.py",
     "cluster/test_hosts.py",
     "commands/test_finetune.py",
