@@ -6,6 +6,7 @@ import pytest
 from tpullm.measuring import harness_tasks, measured_model
 from tpullm.measuring.harness import _interval, _is_ours, _metrics, _of_group
 from tpullm.measuring.intervals import wilson
+from tpullm.measuring.question_task import Asking
 
 
 def sample(**values):
@@ -44,8 +45,9 @@ def test_a_group_is_of_all_its_tasks():
         "versions": {"all": 1, "some": 2},
     }
     pytest.importorskip("lm_eval", reason="the extra `lm-eval` is not installed")
-    whole, some = _of_group(results, "all"), _of_group(results, "some")
+    whole, some = _of_group(results, "all", Asking(shots=5)), _of_group(results, "some", Asking())
     assert whole["settings"]["tasks"] == ["a", "b", "c"] and whole["version"] == "1"
+    assert (whole["settings"]["shots"], some["settings"]["shots"]) == (5, "")
     assert whole["metrics"]["acc"] == {"value": 4 / 6, "count": 6, "interval": list(wilson(4, 6))}
     assert some["metrics"]["acc"] == {"value": 0.5, "count": 4, "interval": None}
 
