@@ -16,7 +16,8 @@ import pytest
 from tests.conftest import ROOT
 from tpullm import storage
 from tpullm.errors import UserError
-from tpullm.storage import gcs
+from tpullm.storage import brief_copies, gcs
+from tpullm.storage.trees import remove_tree
 
 # Reads one object, says where its copy is, and waits.
 READER = """
@@ -139,27 +140,58 @@ def test_of_several_who_need_a_copy_at_once_one_makes_it(bucket, monkeypatch):
 
 
 @pytest.mark.parametrize("readers", [1, 3])
-def test_there_are_never_more_copies_than_readers(bucket, cache, monkeypatch, readers):
-    names, most = [str(number) for number in range(6)], []
+def test_there_are_never_more_copies_than_readers(bucket, monkeypatch, readers):
+    """Counted at each begin of a copy and each removal: a walk over the folders sees no one moment."""
+    names, there, most, counting = [str(number) for number in range(6)], set(), [], threading.Lock()
     for name in names:
         storage.write_text(bucket / name, name)
 
     def download(source, target, wanted):
+        with counting:
+            there.add(target.parents[0])
+            most.append(len(there))
+        time.sleep(0.001)  # while the others move on
         (target / wanted[0]).write_text(wanted[0])
-        most.append(len(copies(cache)))
+
+    def remove(home):
+        remove_tree(home)
+        with counting:
+            there.discard(home)
 
     def read(seed):
         choices = random.Random(seed)
-        for name in choices.choices(names, k=60):
+        for name in choices.choices(names, k=100):
             with storage.brief_copy(bucket / name) as copied:
                 time.sleep(choices.choice([0, 0, 0.002]))
                 assert copied.read_text() == name
-                most.append(len(copies(cache)))
 
     monkeypatch.setattr(gcs, "download_all", download)
+    monkeypatch.setattr(brief_copies, "remove_tree", remove)
     with ThreadPoolExecutor(readers) as threads:
         list(threads.map(read, range(readers)))
     assert max(most) == readers
+
+
+def test_who_waits_for_a_copy_that_fails_makes_it(bucket, monkeypatch):
+    storage.write_text(bucket / "a", "1")
+    began, download = [], gcs.download_all
+
+    def once_in_vain(*arguments):
+        began.append(1)
+        time.sleep(0.2)
+        if len(began) == 1:
+            raise ConnectionError("lost")
+        download(*arguments)
+
+    def read(_):
+        with storage.brief_copy(bucket / "a") as copied:
+            return copied.read_text()
+
+    monkeypatch.setattr(gcs, "download_all", once_in_vain)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (threads.submit(read, number) for number in range(2))
+        outcomes = {repr(of.exception() or of.result()) for of in (first, second)}
+    assert outcomes == {"ConnectionError('lost')", "'1'"} and len(began) == 2
 
 
 def test_a_cache_that_others_may_write_is_refused(bucket, cache):

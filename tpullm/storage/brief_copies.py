@@ -1,5 +1,6 @@
 """Copies of `gs://` objects that are there while a process reads them: a source may be larger than any disk.
 
+    ~/.cache/tpullm/brief.lock           held by who looks which copies there are, and removes some
     ~/.cache/tpullm/brief/KEY/lock       its readers share it; KEY is the hash of the address and the generation
     ~/.cache/tpullm/brief/KEY/copy/NAME
 
@@ -10,7 +11,6 @@ ranges of a large file are read from one copy.
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from tpullm.storage.atomic import atomic_directory, remove_partials
 from tpullm.storage.copies import cache_folder, check_private, status_of
 from tpullm.storage.hashing import hash_json
 from tpullm.storage.paths import is_remote, remote
-from tpullm.storage.trees import remove_empty, remove_tree, room_for
+from tpullm.storage.trees import remove_tree, room_for
 
 FOLDER, LOCK, COPY = "brief", "lock", "copy"
 
@@ -39,14 +39,22 @@ def brief_copy(path: Path) -> Iterator[Path]:
     copied = home / COPY / path.name
     check_private(home.parent, path)
     while True:
-        with _locked(home, fcntl.LOCK_SH):
-            if copied.exists():
-                yield copied
-                return
-        with _locked(home, fcntl.LOCK_EX):  # one process copies; others wait and find its copy
-            if not copied.exists():
-                remove_unread_copies()
+        with contextlib.ExitStack() as held:
+            with _alone():
+                found = copied.exists()
+                lock = held.enter_context(_opened(home / LOCK))
+                free = _locks(lock, fcntl.LOCK_SH if found else fcntl.LOCK_EX)
+                if free and not found:
+                    _remove_unread()
+            if not free:
+                fcntl.flock(lock, fcntl.LOCK_SH)  # until who copies it has done so, or failed; then look again
+                continue
+            if not found:
                 _fetch(path, status.st_size, home)
+                with _alone():  # or the copy could be removed while one kind of lock becomes the other
+                    fcntl.flock(lock, fcntl.LOCK_SH)
+            yield copied
+            return
 
 
 def _fetch(path: Path, size: int, home: Path) -> None:
@@ -58,22 +66,36 @@ def _fetch(path: Path, size: int, home: Path) -> None:
 
 def remove_unread_copies() -> None:
     """Remove the copies that no process reads."""
+    if cache_folder(FOLDER).exists():
+        with _alone():
+            _remove_unread()
+
+
+def _remove_unread() -> None:
     for home in cache_folder(FOLDER).glob("*"):
-        with contextlib.suppress(BlockingIOError), _locked(home, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            remove_tree(home / COPY)
-            remove_partials(home)
-            (home / LOCK).unlink()  # last: who finds no lock makes a new one
-        remove_empty(home)
+        with _opened(home / LOCK) as lock:
+            if _locks(lock, fcntl.LOCK_EX):
+                remove_tree(home)
 
 
-def _locked(home: Path, how: int) -> BinaryIO:
-    """The open lock of a folder, which is made if it is not there; `BlockingIOError` if `how` is not to wait."""
-    while True:
-        with contextlib.suppress(FileExistsError):  # `exist_ok` fails if it is removed just then
-            home.mkdir(mode=0o700, parents=True)
-        with contextlib.ExitStack() as opened, contextlib.suppress(FileNotFoundError):
-            lock = opened.enter_context(open(home / LOCK, "a+b"))  # NFS locks by how a file is open
-            fcntl.flock(lock, how)
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(home / LOCK)):  # else it was removed meanwhile
-                opened.pop_all()
-                return lock
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """No other process finds, begins or removes a copy meanwhile; who reads or downloads one goes on."""
+    with _opened(cache_folder(FOLDER).with_suffix(".lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file of a lock, which is made if it is not there. NFS locks by how a file is open: for both kinds."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return open(path, "a+b")
+
+
+def _locks(lock: BinaryIO, how: int) -> bool:
+    """Lock a file if that is possible at once."""
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
