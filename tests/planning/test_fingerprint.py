@@ -1,6 +1,6 @@
 """The hash of a traced program: what it computes counts, and not what its functions are called."""
 
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,11 +31,13 @@ SHARED = PROGRAM[: PROGRAM.index("  func.func private @again")].replace("@again"
 TRACED = """
 import sys
 import jax
-import pytest
-from tests.planning.test_proof import SLICE, VERSIONS, job_of, program_hash, recipe
+import tpullm
+from tests.planning.test_proof import SLICE, VERSIONS, job_of, parse, program_hash, recipe
 if "warm" in sys.argv:
     program_hash(job_of(recipe("--model.remat=full"), SLICE), VERSIONS)
-print(program_hash(job_of(recipe(), SLICE), VERSIONS), jax.__file__)
+for topology in (SLICE, parse("h100:4")):
+    print(program_hash(job_of(recipe(), topology), VERSIONS))
+print(jax.__file__, tpullm.__file__)
 """
 
 
@@ -51,15 +53,19 @@ def test_what_a_function_computes_counts():
 
 
 @pytest.mark.ci
-def test_it_is_the_same_in_a_process_that_has_traced_before_and_wherever_jax_is_installed(tmp_path):
-    """JAX shares what it has traced: a first trace and a later one name their functions otherwise."""
-    elsewhere = tmp_path / "lib" / "site-packages"
-    elsewhere.mkdir(parents=True)
-    (elsewhere / "jax").symlink_to(Path(jax.__file__).parent)
-    command = [sys.executable, "-c", TRACED]
+def test_it_is_the_same_in_a_process_that_has_traced_before_and_wherever_the_sources_are(tmp_path):
+    """JAX names functions otherwise in a second trace, and kernels name the files and lines that they come from."""
+    for entry in ROOT.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "jax").symlink_to(Path(jax.__file__).parent)
+    (tmp_path / "tpullm").unlink()
+    shutil.copytree(ROOT / "tpullm", tmp_path / "tpullm")
+    for kernels in (tmp_path / "tpullm" / "model").rglob("*.py"):
+        kernels.write_text("\n\n" + kernels.read_text(encoding="utf-8"), encoding="utf-8")
     run = [
-        subprocess.run([*command, kind], cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
-        for kind, environment in (("cold", {}), ("warm", {"PYTHONPATH": str(elsewhere)}))
+        subprocess.run([sys.executable, "-c", TRACED, kind], cwd=folder, capture_output=True, text=True)
+        for kind, folder in (("cold", ROOT), ("warm", tmp_path))
     ]
-    (first, here), (second, there) = (done.stdout.split() for done in run)
-    assert first == second and here != there, run[0].stderr + run[1].stderr
+    (*first, here), (*second, there) = (done.stdout.splitlines() for done in run)
+    assert first == second and len(set(first)) == 2, run[0].stderr + run[1].stderr
+    assert not set(here.split()) & set(there.split())

@@ -92,8 +92,8 @@ def traced(
     Args:
         adapter: what is trained, if not the parameters of the model.
     """
-    # A kernel's text names its source files. Their paths are cut, so that the hash does not depend on the installation.
-    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/(site|dist)-packages/")
+    # Otherwise a kernel's text names the files and lines of its source, and the hash depends on where those are.
+    jax.config.update("jax_traceback_in_locations_limit", 0)
     architecture = Architecture(model, adapter)
     used = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
     with used(mesh), _without_warnings():
