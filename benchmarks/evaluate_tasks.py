@@ -27,7 +27,7 @@ CONTEXT = 1024
 FLOOR = "least"
 # width, layers, heads, vocabulary: about 12 and 120 million parameters
 SIZES = {"12m": (384, 6, 6, 4096), "120m": (768, 12, 12, 32000)}
-COUNTS = {"12m": (32, 8, 32), "120m": (12, 4, 8)}  # requests of a half, by kind; questions for choices
+COUNTS = {"12m": (128, 16, 64), "120m": (48, 8, 16)}  # requests of a half, by kind; questions for choices
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def empty_cache(architecture: Architecture, rows: int, slots: int, dtype: jnp.dt
 def prefill(model: Transformer, layers, tokens_BT, lengths_B, cache: Cache, dtype) -> tuple[jax.Array, Cache]:
     """Read the first `lengths_B` tokens of each row: the logits after the last one, `[B, V]`, and the cache."""
     segments_BT, positions_BT = segments_and_positions(tokens_BT, lengths_B[:, None])
-    hidden_BTD, cache = model.extend(tokens_BT, segments_BT, positions_BT, cache, layers, dtype=dtype)
+    hidden_BTD, cache = model.extend(tokens_BT, segments_BT, positions_BT, cache, layers, dtype=dtype, first=True)
     last_BD = last_hidden(hidden_BTD, positions_BT, lengths_B[:, None])
     return model.logits(last_BD[:, None])[:, 0], cache
 

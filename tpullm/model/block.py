@@ -70,13 +70,14 @@ class Block(nnx.Module):
         if kernel in ("plain", "blocks"):  # they need the keys of whole rows
             whole = RULES.spec("batch", "kv_heads", None, "head")
             k, v = jax.reshard((k, v), (whole, whole))
-        prompts = None
+        prompts, pair = None, (k, v)
         if cached is not None:
             add = partial(jax.lax.dynamic_update_slice_in_dim, start_index=cached.slot, axis=2)
-            k, v = (add(old, new.astype(old.dtype)) for old, new in ((cached.keys, k), (cached.values, v)))
-            prompts = cached.prompts
+            pair = tuple(add(old, new.astype(old.dtype)) for old, new in ((cached.keys, k), (cached.values, v)))
+            if kernel == "plain":  # otherwise nothing stands before the new tokens
+                (k, v), prompts = pair, cached.prompts
         mixed, weights = self.attention(normed, kind, k, v, segments_BT, positions_BT, kernel, prompts)
-        return _maybe(self.attention_out_norm, mixed), (k, v), weights
+        return _maybe(self.attention_out_norm, mixed), pair, weights
 
     def _fed_forward(self, x_BTD, segments_BT):
         """The output of the MLP or the experts, and the experts' routing."""

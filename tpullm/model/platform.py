@@ -27,8 +27,16 @@ def matmul_dtype(dtype: jnp.dtype) -> jnp.dtype:
     float32 for JAX 0.10 on a CPU, whose matmul library has no other: 4,096 x 384 by 384 x 1,024 in bfloat16 ran at 187
     GFLOP/s to bfloat16 and at 345 to float32. JAX 0.12 has both, and float32 costs it 5 % of the quickstart's step.
     """
-    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
-    return jnp.dtype("float32") if target() == "cpu" and version < (0, 11) else dtype
+    return jnp.dtype("float32") if target() == "cpu" and _version() < (0, 11) else dtype
+
+
+def sums_with_all_cores() -> bool:
+    """Whether the sum of a product uses all cores of a CPU, which JAX 0.10 does not."""
+    return target() == "cpu" and _version() >= (0, 11)
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in jax.__version__.split(".")[:2])
 
 
 def cache_dtype(dtype: jnp.dtype) -> jnp.dtype:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tpullm.mesh.layout import RULES
+from tpullm.model.platform import sums_with_all_cores
 
 BRANCH = 1 << 16  # as in `data/batch.py`
 
@@ -82,11 +83,16 @@ def _scores(q_BTKGH, k_BKSH):
 
 def _mixed(weights_BKGTS, v_BKSH):
     """The values by their weights, `[B, T, K, G, H]`; the values may be those of prompts, with fewer rows."""
-    B, K, G, T, _ = weights_BKGTS.shape
-    weights = _of_answers(weights_BKGTS, v_BKSH, "kv_heads", None, "time", None)
-    mixed = jnp.einsum("bakgts,bksh->batkgh", weights.astype(v_BKSH.dtype), v_BKSH)
+    B, K, G, T, S = weights_BKGTS.shape
+    if sums_with_all_cores() and G * T == 1 and len(v_BKSH) == B:
+        # Two cores, 64 rows of 6 heads of 64, 384 values: 3.9 ms as a matmul of one row, on one core, and 1.9 as a sum.
+        by_value = RULES.spec("batch", "kv_heads", None, None)
+        mixed = jnp.sum(jnp.reshape(weights_BKGTS, (B, K, S, 1), out_sharding=by_value) * v_BKSH, axis=2)
+    else:
+        weights = _of_answers(weights_BKGTS, v_BKSH, "kv_heads", None, "time", None)
+        mixed = jnp.einsum("bakgts,bksh->batkgh", weights.astype(v_BKSH.dtype), v_BKSH)
     grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
-    return jnp.reshape(mixed, (B, T, K, G, v_BKSH.shape[-1]), out_sharding=grouped)
+    return jnp.reshape(mixed.astype(v_BKSH.dtype), (B, T, K, G, v_BKSH.shape[-1]), out_sharding=grouped)
 
 
 def _of_answers(x, rows, *dimensions):
