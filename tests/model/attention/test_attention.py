@@ -156,3 +156,19 @@ def test_one_function_chooses(monkeypatch):
     assert chosen("gpu") == chosen("gpu", attention_softcap=50.0, sinks=True, sequence=4, head_width=256) == "triton"
     assert chosen("gpu", length=48) == chosen("gpu", length=96, sequence=3) == "triton"
     assert chosen("gpu", length=40) == chosen("gpu", length=48, sequence=3) == chosen("gpu", head_width=512) == "flash"
+
+
+def test_a_single_query_of_each_head_mixes_the_values_as_one_of_many():
+    """A CPU sums there in place of a matmul of one row; roundings of float32."""
+    on = lambda x, *axes: jax.device_put(x, named_sharding(mesh(), *axes))  # noqa: E731
+    q, k, v = (jax.random.normal(jax.random.key(n), (2, 8, 8, 16)) for n in range(3))
+    k, v = (on(x, "batch", "kv_heads", None, "head") for x in (k, v))
+    mask = jnp.tril(jnp.ones((8, 8), bool))[None].repeat(2, axis=0)
+
+    def mixed(q_BTNH, mask_BTS):
+        arrays = on(q_BTNH, "batch", "time", "heads", "head"), k, v, on(mask_BTS, "batch", "time", None)
+        return np.asarray(jax.jit(attend)(*arrays)[0])
+
+    with jax.set_mesh(mesh()):
+        many, one = mixed(q, mask), mixed(q[:, 5:6], mask[:, 5:6])
+    np.testing.assert_allclose(one[:, 0], many[:, 5], rtol=1e-5, atol=1e-6)
