@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import TextIO
 
 SECONDS_TO_FIRST_LINE = 5.0
 SECONDS_BETWEEN_LINES = 60.0
@@ -51,9 +52,13 @@ def one_line(text: str, most: int = 2_000) -> str:
     return line if len(line) <= most else f"{line[:most]}…"
 
 
-def last_words(message: str) -> None:
-    """Print the one line with which a command fails; without rich, since a thread may print it while others hang."""
-    print(f"{_prefix()}tpullm: {one_line(message)}", file=sys.stderr, flush=True)
+def last_words(message: str, to: TextIO | None = None) -> None:
+    """Print the one line with which a command fails; without rich, since a thread may print it while others hang.
+
+    Args:
+        to: default is stderr.
+    """
+    print(f"{_prefix()}tpullm: {one_line(message)}", file=to or sys.stderr, flush=True)
 
 
 def _prefix() -> str:

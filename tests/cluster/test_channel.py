@@ -420,3 +420,14 @@ def test_the_end_of_a_process_is_one_line_and_waits_for_nothing():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (75, "printed\n", "tpullm: host 1 is gone\n")
+
+
+def test_the_end_of_a_process_is_the_last_line_though_its_threads_talk_on():
+    """As XLA's do about the host that is gone, in C++: here at the last moment there is."""
+    program = (
+        "import os; from tpullm.cluster.channel import end_process; leave = os._exit\n"
+        "def late(code):\n    os.write(2, b'E0000 of C++\\n\\n')\n    leave(code)\n"
+        "os._exit = late; os.write(2, b'I0000\\n'); end_process('host 1 is gone', 75)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (75, "I0000\ntpullm: host 1 is gone\n")

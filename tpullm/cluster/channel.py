@@ -152,7 +152,10 @@ class Channel:
 
 
 def end_process(line: str, code: int) -> None:
-    """Exit with one line, without the exit handlers, which would wait for hosts that are gone."""
+    """Exit with one last line, without the exit handlers, which would wait for hosts that are gone."""
     sys.stdout.flush()
-    log.last_words(line)
+    with os.fdopen(os.dup(2), "w", errors="backslashreplace") as stderr:
+        # XLA's threads notice a host that is gone at the same moment: what they say would be last, after the line.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        log.last_words(line, stderr)
     os._exit(code)
