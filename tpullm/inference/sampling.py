@@ -13,15 +13,15 @@ jax.tree_util.register_dataclass(Sampling)
 
 
 def restrict(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
-    """Logits divided by the temperature (> 0); -inf for a token that top-k, top-p or min-p excludes.
+    """Logits divided by the temperature; -inf for a token that top-k, top-p or min-p excludes.
 
     Each rule is a threshold on the logits, so ties with the last token that is kept are kept too. As in Hugging Face
     transformers, top-p counts probability among the tokens that top-k keeps.
     """
-    logits_BV = logits_BV / sampling.temperature
+    logits_BV = logits_BV / jnp.where(sampling.temperature > 0, sampling.temperature, 1)
     least_B1 = jnp.max(logits_BV, axis=-1, keepdims=True) + jnp.log(jnp.asarray(sampling.min_p, jnp.float32))
     # Only top-k and top-p need a sort. On a CPU, sorting 4,096 logits took a third as long as the model's step.
-    ordered = (sampling.top_k > 0) | (sampling.top_p < 1)
+    ordered = jnp.any((sampling.top_k > 0) | (sampling.top_p < 1))
     least_B1 = jax.lax.cond(ordered, _least_by_order, lambda _, least_B1, __: least_B1, logits_BV, least_B1, sampling)
     return jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
 
@@ -40,13 +40,17 @@ def _least_by_order(logits_BV, least_B1, sampling):
 def choose(logits_BV: jax.Array, sampling: Sampling, seeds_B: jax.Array, positions_B: jax.Array) -> jax.Array:
     """The next token of each row, `[B]` int32.
 
+    The settings are those of all rows, or `[B, 1]` those of each.
+
     The random number depends only on the row's seed and on the token's position. So a row's text does not depend on
     the other rows or on the number of tokens that one call computes.
     """
     # A sort needs whole rows, and the vocabulary can be split over devices.
     logits_BV = jax.reshard(logits_BV, RULES.spec("batch", None))
     # `cond` runs one branch only. With `where`, greedy decoding would sort too.
-    return jax.lax.cond(sampling.temperature > 0, _sampled, _likeliest, logits_BV, sampling, seeds_B, positions_B)
+    return jax.lax.cond(
+        jnp.any(sampling.temperature > 0), _sampled, _likeliest, logits_BV, sampling, seeds_B, positions_B
+    )
 
 
 def _likeliest(logits_BV, sampling, seeds_B, positions_B):
@@ -72,7 +76,9 @@ def _sampled(logits_BV, sampling, seeds_B, positions_B):
     u_B2 = jax.vmap(uniform)(seeds_B, positions_B)
     block_B = _drawn(jnp.sum(p_BNS, axis=-1), u_B2[:, 0])
     chosen_BN1 = (jnp.arange(p_BNS.shape[1]) == block_B[:, None])[..., None]
-    return block_B * size + _drawn(jnp.sum(jnp.where(chosen_BN1, p_BNS, 0), axis=1), u_B2[:, 1])
+    drawn_B = block_B * size + _drawn(jnp.sum(jnp.where(chosen_BN1, p_BNS, 0), axis=1), u_B2[:, 1])
+    samples = jnp.ravel(sampling.temperature > 0)  # one of all rows, or one of each
+    return jnp.where(samples, drawn_B, jnp.argmax(logits_BV, axis=-1).astype(jnp.int32))
 
 
 def _drawn(p_BN: jax.Array, u_B: jax.Array) -> jax.Array:

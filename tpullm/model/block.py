@@ -67,7 +67,7 @@ class Block(nnx.Module):
         """The output of attention, the keys and values, the weights."""
         normed = _maybe(self.attention_norm, x_BTD)
         k, v = self.attention.keys_and_values(normed, kind.table)
-        if kernel in ("plain", "blocks"):  # they need the keys of whole rows
+        if kernel in ("plain", "blocks") or callable(kernel):  # they need the keys of whole rows
             whole = RULES.spec("batch", "kv_heads", None, "head")
             k, v = jax.reshard((k, v), (whole, whole))
         prompts, pair = None, (k, v)

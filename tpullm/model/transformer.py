@@ -153,16 +153,17 @@ class Transformer(nnx.Module):
         windows = self.config.distinct_windows
         return [windows.index(window) for window in self.config.windows or (0,) * self.config.layers]
 
-    def _kinds(self, queries, keys, kernel: str) -> list[LayerKind]:
+    def _kinds(self, queries, keys, kernel: str, longest_B: jax.Array | None = None) -> list[LayerKind]:
         """The kinds of layers, one for each of the distinct windows.
 
         Args:
             queries, keys: segment ids and positions, `[B, T]` and `[B, S]`.
+            longest_B: of `rotary_table`.
         """
         kinds = []
         for index, window in enumerate(self.config.distinct_windows):
             rotates = self.config.positions == "rotary"
-            table = rotary_table(*reversed(queries), self.config, local=window > 0) if rotates else None
+            table = rotary_table(*reversed(queries), self.config, window > 0, longest_B) if rotates else None
             masked = kernel in ("plain", "blocks")
             mask_BTS = causal_mask(*queries, *keys, window or None) if masked else None
             size = jnp.asarray(window or 2**30, jnp.int32)
@@ -203,6 +204,25 @@ class Transformer(nnx.Module):
             kept.append(pair)
         keys, values = zip(*kept, strict=True)
         return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1], prompts)
+
+    def remembering(self, tokens_BT, segment_ids_BT, positions_BT, longest_B, layers, attend, *, dtype) -> jax.Array:
+        """The hidden states `[B, T, D]` of tokens whose earlier keys and values the caller keeps.
+
+        Args:
+            longest_B: how long each row's text may become.
+            layers: of `unstacked`; None is the stacked ones, read where they stand.
+            attend: of a layer's number and window (0 is none), the function that mixes its values: `kernel` of
+                `Attention`. It gets the new keys and values, and keeps them.
+        """
+        own = (segment_ids_BT, positions_BT)
+        graph, stacked = nnx.split(self.layers)
+        layers = self._each_layer(jax.tree.leaves(stacked)) if layers is None else layers
+        windows, kinds = self.config.distinct_windows, self._kinds(own, own, "", longest_B)
+        x_BTD = self.embed(tokens_BT, positions_BT, dtype)
+        for number, (leaves, index) in enumerate(zip(layers, self._kind_of_layer(), strict=True)):
+            block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
+            x_BTD, *_ = block(x_BTD, kinds[index], *own, attend(number, windows[index]))
+        return self.norm(x_BTD)
 
     def _layers_after(self, cache: Cache) -> tuple[Cache, list[list[jax.Array]]]:
         """The cache, and the parameters of each layer as they are after it.

@@ -14,7 +14,13 @@ from tpullm.model.platform import target
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 
 
-def rotary_table(positions_BT: jax.Array, segment_ids_BT: jax.Array, config: ModelConfig, local: bool):
+def rotary_table(
+    positions_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+    config: ModelConfig,
+    local: bool,
+    longest_B: jax.Array | None = None,
+):
     """Cosine and signed sine of each position's angles, `[B, T, 1, H]` float32, for `rotary`.
 
     Behind an optimization barrier: XLA would recompute them in every fusion that uses them, which took 100 of the 1,270
@@ -23,11 +29,15 @@ def rotary_table(positions_BT: jax.Array, segment_ids_BT: jax.Array, config: Mod
     Args:
         segment_ids_BT: 0 is padding, which does not count for the length of the longest text.
         local: for the layers with a window.
+        longest_B: how long each row's text may become; None is the length of the longest text that is here.
     """
     theta, scaling = config.rope_theta, config.rope_scaling
     if local and config.local_rope_theta:
         theta, scaling = config.local_rope_theta, RopeScaling()
-    longest = jnp.max(jnp.where(segment_ids_BT > 0, positions_BT, 0)) + 1
+    if longest_B is None:
+        longest = jnp.max(jnp.where(segment_ids_BT > 0, positions_BT, 0)) + 1
+    else:
+        longest = longest_B[:, None, None, None]
     frequencies = scaled_frequencies(config.head_width, theta, scaling, longest)
     angles_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles_BT1h) * scaling.scale, jnp.sin(angles_BT1h) * scaling.scale
@@ -57,10 +67,10 @@ rotary.defvjp(_rotary_forward, _rotary_backward)
 
 
 def scaled_frequencies(head_width: int, theta: float, scaling: RopeScaling, longest: jax.Array) -> jax.Array:
-    """The angle between neighbouring positions in radians, `[h]` float32.
+    """The angle between neighbouring positions in radians, `[h]` float32, or `[B, 1, 1, h]` where texts differ in it.
 
     Args:
-        longest: length of the longest text in the batch, for the kinds of scaling that depend on it.
+        longest: length of the longest text in the batch, or of each one, for the kinds of scaling that depend on it.
     """
     half = head_width // 2
     exponents = np.arange(half, dtype=np.float32) / half

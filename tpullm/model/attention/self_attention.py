@@ -69,7 +69,8 @@ class Attention(nnx.Module):
 
         Args:
             segments_BT, positions_BT: of the queries; only some kernels need them.
-            kernel: of `kernels.attention_kernel`, or `plain`.
+            kernel: of `kernels.attention_kernel`, or `plain`, or a function of queries, keys, values, soft cap and
+                sinks that returns the mixed values `[B, T, N, H]`: it remembers other keys.
             prompts: for `plain`, as for `attend`.
 
         Returns:
@@ -82,6 +83,8 @@ class Attention(nnx.Module):
         sinks = None if self.sinks is None else all_gather(self.sinks[...], "heads", dtype=jnp.float32)
         weights, more = None, (self.softcap, sinks)
         match kernel:
+            case _ if callable(kernel):
+                mixed = kernel(q, k_BKSH, v_BKSH, *more)
             case "splash":
                 from tpullm.model.attention.splash import splash  # imports Pallas, 0.4 s that a CPU need not spend
 

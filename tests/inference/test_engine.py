@@ -1,0 +1,277 @@
+"""The engine: the tokens of each text alone, whatever comes and goes beside it."""
+
+import dataclasses
+import threading
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.inference.test_decode import greedy_by_full_forward
+from tpullm.errors import UserError
+from tpullm.inference.decode import decode
+from tpullm.inference.engine import Engine, continued, streamed
+from tpullm.inference.request import Request
+from tpullm.inference.row_memory import CHUNK, bands
+from tpullm.inference.sampling_options import GREEDY, Sampling
+from tpullm.inference.scoring import next_log_probabilities
+from tpullm.recipe.schema import ModelConfig, RopeScaling
+from tpullm.training.state import Architecture
+
+ROWS = 3  # few, and the same everywhere: each number of rows is a program
+CONTEXT = 640  # two bands: 512 slots, and 640
+KINDS = {
+    "shared keys": {"kv_heads": 2},
+    "windows": {"windows": (24, 0), "attention_softcap": 20.0, "sinks": True, "positions": "learned"},
+    "experts": {"experts": 4, "experts_per_token": 2, "mlp_width": 32},
+}
+
+
+def made(session, **changes):
+    """A session with another model of random parameters, of `CONTEXT` tokens."""
+    config = ModelConfig(layers=2, width=32, heads=4, context_length=CONTEXT, **changes)
+    architecture = Architecture(config.resolved(session.tokenizer.vocabulary_size))
+    with jax.set_mesh(session.mesh):
+        params = jax.device_put(architecture.init(jax.random.key(1)), architecture.shardings(session.mesh))
+        params["embedding"] = params["embedding"] * 20
+    return dataclasses.replace(session, architecture=architecture, params=params)
+
+
+@pytest.fixture(scope="module")
+def long(session):
+    return made(session, **KINDS["shared keys"])
+
+
+@pytest.fixture(scope="module")
+def engine(long):
+    """One for several tests: what it did before must not matter."""
+    return Engine(long, ROWS)
+
+
+def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(seed).integers(4, 600, length).tolist())
+
+
+def alone(one, request: Request) -> list[int]:
+    """What the request gets of an engine that has never done anything."""
+    return continued(Engine(one, ROWS), [request])[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_is_that_of_the_full_forward_and_of_the_decoder_of_batches(session, long, kind):
+    one = long if kind == "shared keys" else made(session, **KINDS[kind])
+    asked = [prompt(length, length) for length in (1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7)]
+    found = continued(Engine(one, ROWS), [Request(ids, 6, GREEDY) for ids in asked])
+    assert found == decode(one, [list(ids) for ids in asked], 6, stop_ids=[])
+    assert found[4][:2] == greedy_by_full_forward(one, list(asked[4]), 2)
+
+
+def test_a_text_that_outgrows_its_band_moves_on_and_is_the_same(long, engine):
+    """In a band of other sizes it would stand in one row to its end."""
+    ids = prompt(500, 1)
+    found = continued(engine, [Request(ids, 30, GREEDY), *(Request(prompt(9, n), 40, GREEDY) for n in range(5))])
+    assert found[0] == decode(long, [list(ids)], 30, stop_ids=[])[0]
+    assert engine.figures()["pages"] == ROWS * 8 + 2 * 10 and engine.figures()["pages_used"] == 0
+
+
+def test_what_is_sampled_is_what_the_decoder_of_batches_samples(long, engine):
+    rules = [Sampling(1.5, 0, 1.0, 0.0), Sampling(0.9, 5, 0.9, 0.01), GREEDY, Sampling(2.0, 0, 0.7, 0.0)]
+    asked = [Request(prompt(20, n), 12, sampling, seed=2**32 - 1 - n) for n, sampling in enumerate(rules)]
+    found = continued(engine, asked)
+    for request, ids in zip(asked, found, strict=True):
+        assert ids == decode(long, [list(request.ids)], 12, request.sampling, [request.seed], stop_ids=[])[0]
+    assert len(set(map(tuple, found))) == 4
+
+
+def test_a_common_beginning_is_read_once(long, engine):
+    beginning, before = prompt(3 * CHUNK, 5), engine.figures()["reused_tokens"]
+    asked = [Request((*beginning, *prompt(n, n)), 5, GREEDY) for n in (3, 70, 9, 1)]
+    again = Request(beginning, 5, GREEDY)  # of which one token at least is read
+    found = continued(engine, asked) + continued(engine, [asked[1], again])
+    assert found == [alone(long, request) for request in [*asked, asked[1], again]]
+    # The first one reads it for the other three; then nothing but the last chunk is read.
+    assert engine.figures()["reused_tokens"] - before == 3 * 3 * CHUNK + 4 * CHUNK + 2 * CHUNK
+
+
+def test_what_a_model_wrote_is_read_before_it_counts_as_a_beginning(long, engine):
+    """Single tokens and chunks are computed by other programs, whose roundings differ."""
+    ids = prompt(CHUNK - 4, 6)
+    (said,) = continued(engine, [Request(ids, 40, GREEDY)])
+    before = engine.figures()["reused_tokens"]
+    follows = Request((*ids, *said, 7), 5, GREEDY)
+    assert continued(engine, [follows]) == [alone(long, follows)]
+    assert engine.figures()["reused_tokens"] == before
+
+
+@settings(max_examples=12)
+@given(st.data())
+def test_a_text_does_not_depend_on_what_comes_and_goes(engine, some, data):
+    """Requests at any turn, some of them given up: each has a beginning of its own tokens, all of them if it ends."""
+    asked, expected = some
+    heard, numbers, given_up = {}, {}, set()
+    for turn in range(data.draw(st.integers(1, 25))):
+        for n in data.draw(st.lists(st.integers(0, len(asked) - 1), max_size=3)):
+            key = (turn, n, len(heard))
+            heard[key] = []
+            numbers[key] = engine.submit(asked[n], heard[key].append)
+        if numbers and data.draw(st.booleans()):
+            key = data.draw(st.sampled_from(sorted(numbers)))
+            engine.cancel(numbers[key])
+            given_up.add(key)
+        engine.step()
+    while engine.step():
+        pass
+    for key, tokens in heard.items():
+        ids = [token.id for token in tokens]
+        assert ids == expected[key[1]][: len(ids)]
+        assert key in given_up or (len(ids) == len(expected[key[1]]) and tokens[-1].ends)
+        assert not any(token.ends for token in tokens[:-1])
+    figures = engine.figures()
+    assert (figures["waiting"], figures["running"], figures["pages_used"]) == (0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def some(long):
+    shared = prompt(2 * CHUNK, 40)
+    asked = [
+        Request(prompt(5, 41), 9, GREEDY, client="a"),
+        Request((*shared, 8), 7, Sampling(1.2), seed=3, client="b"),
+        Request((*shared, 9, 9), 4, GREEDY, client="a"),
+        Request(prompt(505, 42), 12, Sampling(0.8, top_k=9), seed=1, client="c"),
+        Request(prompt(CHUNK, 43), 3, GREEDY, client="b"),
+    ]
+    return asked, [alone(long, request) for request in asked]
+
+
+def test_clients_take_turns(long):
+    engine, order = Engine(long, ROWS), []
+    rows = sum(rows for rows, _ in engine._sizes[:1])
+    for n in range(rows + 2):
+        engine.submit(Request(prompt(3, n), 2, GREEDY, client="a"), lambda token, n=n: order.append(n))
+    engine.submit(Request(prompt(3), 2, GREEDY, client="b"), lambda token: order.append("b"))
+    while engine.step():
+        pass
+    assert order.index("b") < order.index(rows)
+
+
+def test_a_text_ends_by_its_stop_its_length_and_the_context(long, engine):
+    first = continued(engine, [Request(prompt(30, 3), 8, GREEDY)])[0]
+    heard = []
+    engine.submit(Request(prompt(30, 3), 8, GREEDY, stop_ids=(first[2],)), heard.append)
+    engine.submit(Request(prompt(30, 3), 2, GREEDY), heard.append)
+    engine.submit(Request(prompt(CONTEXT - 3, 3), 8, GREEDY), heard.append)
+    while engine.step():
+        pass
+    assert sorted(token.ends for token in heard if token.ends) == ["length", "length", "stop"]
+    assert len(heard) == first.index(first[2]) + 1 + 2 + 3
+
+
+def test_probabilities_are_the_models_own_and_biases_change_the_choice(long, engine):
+    ids, heard = prompt(30, 4), []
+    logps = next_log_probabilities(long, [list(ids)])[0]
+    order = np.argsort(-logps)
+    only_odd = np.arange(len(logps)) % 2 == 1
+    engine.submit(Request(ids, 1, GREEDY, top=3), heard.append)
+    engine.submit(Request(ids, 1, GREEDY, bias={int(order[9]): 1e4}), heard.append)
+    engine.submit(Request(ids, 3, Sampling(2.0), allowed=lambda new: only_odd & (len(new) < 9)), heard.append)
+    while engine.step():
+        pass
+    plain = next(token for token in heard if token.top)
+    assert [id for id, _ in plain.top] == order[:3].tolist() and plain.id == order[0]
+    # Float32 sums in another order: logits of about 30 differ by 1e-3 at most.
+    np.testing.assert_allclose([value for _, value in plain.top], logps[order[:3]], atol=1e-3)
+    biased = next(token for token in heard if token.id == order[9] and not token.top)
+    assert biased.log_probability == pytest.approx(logps[order[9]], abs=1e-3)
+    assert sum(token.id % 2 for token in heard) >= 3
+
+
+def test_a_mask_sees_the_tokens_so_far(long, engine):
+    seen, wanted = [], (17, 99, 4)
+
+    def allowed(new):
+        seen.append(new)
+        mask = np.zeros(long.architecture.config.vocabulary_size - 2, bool)  # shorter: the rest is not allowed
+        mask[wanted[len(new)]] = True
+        return mask
+
+    assert continued(engine, [Request(prompt(8), 3, Sampling(1.0), allowed=allowed)]) == [list(wanted)]
+    assert seen == [(), (17,), (17, 99)]
+
+
+def test_one_that_waits_and_one_that_runs_can_be_cancelled(long):
+    engine, heard = Engine(long, ROWS), []
+    rows = engine._sizes[0][0]
+    numbers = [engine.submit(Request(prompt(4, n), 50, GREEDY), heard.append) for n in range(rows + 1)]
+    engine.step()
+    assert engine.figures()["waiting"] == 1
+    thread = threading.Thread(target=lambda: [engine.cancel(number) for number in [*numbers, 999]])
+    thread.start()
+    thread.join()
+    before = len(heard)
+    assert not engine.step() and len(heard) == before
+    assert engine.figures()["waiting"] == engine.figures()["running"] == 0
+
+
+def test_a_stream_gives_tokens_as_they_come_and_is_given_up_when_nobody_reads(long, engine):
+    request = Request(prompt(12, 8), 9, GREEDY)
+    (whole,) = continued(engine, [request])
+    texts = streamed(engine, request)
+    assert [next(texts), next(texts)] == whole[:2]
+    texts.close()
+    assert list(streamed(engine, request)) == whole
+    assert engine.figures()["running"] == 0
+
+
+def test_all_prompts_are_read_first_if_so_wanted(long):
+    engine = Engine(long, ROWS, reads_first=True)
+    asked = [Request(prompt(CHUNK * n + 5, n), 4, GREEDY) for n in range(ROWS)]
+    heard, turns = [], []
+    for n, request in enumerate(asked):
+        engine.submit(request, lambda token, n=n: heard.append(n))
+    while engine.step():
+        turns.append(len(heard))
+    assert max(turn for turn in turns if turn <= len(asked)) == len(asked)
+    assert sorted(heard[: len(asked)]) == list(range(len(asked)))
+
+
+def test_frequencies_that_depend_on_the_length_are_those_of_the_longest_it_may_become(session):
+    """A short text beside a long one has the frequencies of a short one, and no keys of another kind are used again."""
+    scaling = RopeScaling(kind="dynamic", factor=4.0, original_context=32)
+    one = made(session, rope_scaling=scaling)
+    engine = Engine(one, ROWS)
+    long_request, short = Request(prompt(200, 1), 6, GREEDY), Request(prompt(20, 2), 6, GREEDY)
+    together = continued(engine, [long_request, short])
+    assert together[1] == decode(one, [list(short.ids)], 6, stop_ids=[])[0]
+    assert together == [alone(one, request) for request in (long_request, short)]
+    other = dataclasses.replace(long_request, tokens=40)
+    assert continued(engine, [other]) == [alone(one, other)]
+    assert engine.figures()["reused_tokens"] == 0
+
+
+def test_everything_is_compiled_before_the_first_text(long):
+    engine = Engine(long, ROWS)
+    engine.compile()
+    with jax.log_compiles(False), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax._src.compiler, "compile_or_get_cached", lambda *_, **__: pytest.fail("compiled"))
+        beginning = prompt(CHUNK, 9)
+        asked = [Request(prompt(3), 3, GREEDY), Request(prompt(550), 3, Sampling(1.0, 5, 0.5, 0.1), top=2)]
+        asked += [Request((*beginning, 5), 3, GREEDY), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
+        continued(engine, asked)
+        continued(engine, [Request((*beginning, 6), 3, GREEDY), Request((*beginning, *prompt(510)), 3, GREEDY)])
+
+
+@pytest.mark.parametrize("ids", [(), prompt(CONTEXT), prompt(CONTEXT + 1), (5, 700)])
+def test_a_prompt_that_does_not_fit_is_refused(engine, ids):
+    with pytest.raises(UserError, match=r"^prompt: "):
+        engine.submit(Request(ids, 3, GREEDY), lambda token: None)
+    assert not engine.step()
+
+
+@pytest.mark.parametrize("context, rows, parts", [(32, 4, 1), (256, 32, 8), (512, 32, 1), (513, 2, 1), (9000, 64, 4)])
+def test_bands_hold_the_context_and_divide_among_devices(context, rows, parts):
+    sizes = bands(context, rows, parts)
+    assert sizes[-1][1] >= context > sizes[-1][1] - CHUNK
+    assert all(count % parts == 0 and count >= 2 and slots % CHUNK == 0 for count, slots in sizes)
+    assert [slots for _, slots in sizes] == sorted({slots for _, slots in sizes})

@@ -1,0 +1,234 @@
+"""Keys and values of many texts at once, and the programs that extend them: some rows are read, all rows write a token.
+
+The memory is a few bands: many rows with few slots, few rows with many. A text begins in the first band with room for
+its prompt and moves on when it has outgrown it, so one long text does not make all rows long. One step computes one
+token for the rows of all bands that are in use; its matmuls read the weights once. A row is contiguous: with pages of
+64 slots in any order, as on a GPU, a CPU copies each page before it multiplies it, and attention took 8.3 to 9.4 ms
+where it takes 2.6 (32 rows, 6 heads of 64, 320 slots, float32, two cores).
+
+Shapes: B rows of all bands, R rows of a band, S slots, C chunks of T tokens, K key/value heads, H head width,
+V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tpullm.inference.padding import last_hidden
+from tpullm.inference.sampling import choose
+from tpullm.inference.sampling_options import Sampling
+from tpullm.mesh.layout import RULES
+from tpullm.model.attention.plain import attend
+from tpullm.model.platform import cache_dtype
+from tpullm.training.state import Architecture
+
+Tree = Any
+CHUNK = 64  # tokens of a prompt that are read as a row; what is used again for another text is a whole number of these
+
+
+class Band(NamedTuple):
+    """The keys and the values of each layer, `[R, K, S, H]`."""
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many texts it has room for."""
+        return self.keys[0].shape[0]
+
+    @property
+    def slots(self) -> int:
+        """How many tokens a text may have here."""
+        return self.keys[0].shape[2]
+
+
+@partial(jax.jit, static_argnames=("architecture", "rows", "slots", "dtype"))
+def empty_band(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype) -> Band:
+    """A band without texts, for matmuls in `dtype`."""
+    config = architecture.config
+    shape, spec = (rows, config.kv_heads, slots, config.head_width), RULES.spec("batch", "kv_heads", None, "head")
+    make = lambda: jax.reshard(jnp.zeros(shape, cache_dtype(dtype)), spec)  # noqa: E731
+    return Band(*(tuple(make() for _ in range(config.layers)) for _ in ("keys", "values")))
+
+
+@partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("band",))
+def read(architecture, params, layers, band: Band, tokens_CT, chunks_C4, *, dtype) -> tuple[jax.Array, Band]:
+    """Read a chunk of the text of some rows of a band: the logits after the last token of each chunk, `[C, V]`.
+
+    Several chunks may be of one text: in each layer all keys are written before any is read.
+
+    Args:
+        chunks_C4: of each chunk its row in the band (one that it does not have only fills the arrays), where it begins
+            in its text (a multiple of T), its tokens (the others are padding), how long the text may become.
+    """
+    C, T = tokens_CT.shape
+    rows_C, starts_C, counts_C, longest_C = (chunks_C4[:, n] for n in range(4))
+    by_time = RULES.spec("batch", "time")
+    places_CT = jnp.arange(T, dtype=jnp.int32) + jnp.zeros_like(tokens_CT)
+    positions_CT = places_CT + jax.reshard(starts_C[:, None], by_time)
+    segments_CT = (places_CT < jax.reshard(counts_C[:, None], by_time)).astype(jnp.int32)
+    whole = lambda array: jax.reshard(array, jax.sharding.PartitionSpec())  # noqa: E731
+    where = whole(rows_C)[:, None], slice(None), whole(positions_CT)
+    keys, values = list(band.keys), list(band.values)
+
+    def attention(layer: int, window: int) -> Callable:
+        def mixed(q_CTNH, k_CKTH, v_CKTH, softcap, sinks_N):
+            keys[layer], values[layer] = (
+                _written(old, where, new) for old, new in ((keys[layer], k_CKTH), (values[layer], v_CKTH))
+            )
+            own = (_rows_of(old, whole(rows_C)) for old in (keys[layer], values[layer]))
+            return attend(q_CTNH, *own, _visible(positions_CT, band.slots, window), softcap, sinks_N)[0]
+
+        return mixed
+
+    model = architecture.model(params)
+    arguments = tokens_CT, segments_CT, positions_CT, longest_C, layers, attention
+    hidden_CTD = model.remembering(*arguments, dtype=dtype)
+    last_CD = last_hidden(hidden_CTD, places_CT, jax.reshard(counts_C[:, None], by_time))
+    return model.logits(last_CD[:, None])[:, 0], Band(tuple(keys), tuple(values))
+
+
+def _written(old_RKSH: jax.Array, where, new_CKTH: jax.Array) -> jax.Array:
+    """The memory with the new keys or values of chunks in their places; a row that it does not have is left out."""
+    rows_C1, every, slots_CT = where
+    new_CTKH = jnp.swapaxes(new_CKTH, 1, 2).astype(old_RKSH.dtype)
+    return old_RKSH.at[rows_C1, every, slots_CT].set(new_CTKH, mode="drop", out_sharding=_spec())
+
+
+def _rows_of(old_RKSH: jax.Array, rows_C: jax.Array) -> jax.Array:
+    """The rows of chunks, `[C, K, S, H]`."""
+    return old_RKSH.at[rows_C].get(mode="clip", out_sharding=_spec())
+
+
+def _spec() -> jax.sharding.PartitionSpec:
+    return RULES.spec("batch", "kv_heads", None, "head")
+
+
+def _visible(positions_BT: jax.Array, slots: int, window: int) -> jax.Array:
+    """Whether each token attends to each slot, `[B, T, S]` bool. The slot of a token is its position."""
+    positions_BT1 = jax.reshard(positions_BT, RULES.spec("batch", "time"))[:, :, None]
+    slots_S = jnp.arange(slots)
+    mask = slots_S <= positions_BT1
+    return mask & (slots_S > positions_BT1 - window) if window else mask
+
+
+@partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("memory",))
+def advance(
+    architecture, params, layers, memory: tuple[Band, ...], tokens_B3, *, dtype
+) -> tuple[jax.Array, tuple[Band, ...]]:
+    """Write a token to each row: the logits after it, `[B, V]`.
+
+    Args:
+        memory: the bands that are in use, the first ones. B is the rows of all, so that every step multiplies as many:
+            with another number of rows a CPU adds in another order.
+        tokens_B3: of each row the token, its position (a row without a text has one that its band does not have), and
+            how long the text may become.
+    """
+    tokens_B, positions_B, longest_B = (tokens_B3[:, n] for n in range(3))
+    by_time = RULES.spec("batch", "time")
+    tokens_B1, positions_B1 = jax.reshard((tokens_B[:, None], positions_B[:, None]), (by_time, by_time))
+    keys, values = [list(band.keys) for band in memory], [list(band.values) for band in memory]
+    ends = [sum(band.rows for band in memory[: n + 1]) for n in range(len(memory))]
+
+    def attention(layer: int, window: int) -> Callable:
+        def mixed(q_B1NH, k_BK1H, v_BK1H, softcap, sinks_N):
+            found = []
+            for n, band in enumerate(memory):
+                part = partial(_part, first=ends[n] - band.rows, count=band.rows)
+                positions_R1 = part(positions_B1)
+                place = jnp.arange(band.rows)[:, None], slice(None), jax.reshard(positions_R1, jax.P())
+                for kept, new in ((keys[n], k_BK1H), (values[n], v_BK1H)):
+                    kept[layer] = _written(kept[layer], place, part(new))
+                own = keys[n][layer], values[n][layer], _visible(positions_R1, band.slots, window)
+                found.append(attend(part(q_B1NH), *own, softcap, sinks_N)[0])
+            if ends[-1] < len(tokens_B):
+                found.append(jnp.zeros_like(_part(q_B1NH, ends[-1], len(tokens_B) - ends[-1])))
+            return _joined(found)
+
+        return mixed
+
+    there = [jnp.full((band.rows,), band.slots) for band in memory] + [jnp.zeros(len(tokens_B) - ends[-1], int)]
+    slots_B1 = jax.reshard(jnp.concatenate(there)[:, None].astype(jnp.int32), by_time)
+    segments_B1 = (positions_B1 < slots_B1).astype(jnp.int32)
+    model = architecture.model(params)
+    arguments = tokens_B1, segments_B1, positions_B1, longest_B, layers, attention
+    logits_BV = model.logits(model.remembering(*arguments, dtype=dtype))[:, 0]
+    return logits_BV, tuple(Band(tuple(k), tuple(v)) for k, v in zip(keys, values, strict=True))
+
+
+def _part(array: jax.Array, first: int, count: int) -> jax.Array:
+    """Some rows of an array; each device gets its share of these."""
+    spec = jax.typeof(array).sharding.spec
+    if count == len(array):
+        return array
+    return jax.reshard(jax.reshard(array, jax.P(None, *spec[1:]))[first : first + count], spec)
+
+
+def _joined(parts: list[jax.Array]) -> jax.Array:
+    if len(parts) == 1:
+        return parts[0]
+    spec = jax.typeof(parts[0]).sharding.spec
+    return jax.reshard(jnp.concatenate([jax.reshard(part, jax.P(None, *spec[1:])) for part in parts]), spec)
+
+
+@partial(jax.jit, donate_argnames=("target",))
+def copied(target: Band, source: Band | None, to: jax.Array, of: jax.Array) -> Band:
+    """A band, one row of which is as a row of another band, as far as both have slots. None: of the same band."""
+
+    def array(own_RKSH, other_RKSH):
+        slots = min(own_RKSH.shape[2], other_RKSH.shape[2])
+        row_KSH = other_RKSH.at[of, :, :slots].get(out_sharding=jax.P(*_spec()[1:]))
+        return own_RKSH.at[to, :, :slots].set(row_KSH, out_sharding=_spec())
+
+    return jax.tree.map(array, target, target if source is None else source)
+
+
+class Choice(NamedTuple):
+    """Of each row: the next token, its log-probability by the model alone, the likeliest tokens and theirs."""
+
+    tokens: jax.Array
+    log_probabilities: jax.Array
+    top: jax.Array
+    top_log_probabilities: jax.Array
+
+
+@partial(jax.jit, static_argnames=("top",))
+def pick(logits_BV, rules_B3, shares_B3, bias_BV: jax.Array | None, *, top: int) -> Choice:
+    """Choose the next token of each row.
+
+    Args:
+        rules_B3: of each row the seed, the position of the token that is chosen, and top-k.
+        shares_B3: its temperature, top-p and min-p.
+        bias_BV: is added to the logits before sampling; None is nothing.
+        top: how many of the likeliest tokens are told.
+    """
+    temperature, top_p, min_p = (shares_B3[:, n : n + 1] for n in range(3))
+    sampling = Sampling(temperature, rules_B3[:, 2:], top_p, min_p)
+    seeds_B, positions_B = rules_B3[:, 0].astype(jnp.uint32), rules_B3[:, 1]
+    logits_BV = jax.reshard(logits_BV, RULES.spec("batch", None))
+    tokens_B = choose(logits_BV if bias_BV is None else logits_BV + bias_BV, sampling, seeds_B, positions_B)
+    own_B1 = jnp.arange(logits_BV.shape[1]) == tokens_B[:, None]
+    total_B = jax.nn.logsumexp(logits_BV, axis=-1)
+    chosen_B = jnp.sum(jnp.where(own_B1, logits_BV, 0), axis=-1) - total_B
+    best_BN, ids_BN = jax.lax.top_k(logits_BV, top) if top else (logits_BV[:, :0], tokens_B[:, None][:, :0])
+    return Choice(tokens_B, chosen_B, ids_BN, best_BN - total_B[:, None])
+
+
+def bands(context: int, rows: int, parts: int) -> Sequence[tuple[int, int]]:
+    """Rows and slots of each band, for texts of up to `context` tokens.
+
+    Args:
+        rows: of the first band; each further one has a quarter as many, and four times the slots.
+        parts: of the mesh that share the rows.
+    """
+    whole = -(-context // CHUNK) * CHUNK
+    slots, found = min(8 * CHUNK, whole), []
+    while True:
+        found.append((max(2, -(-rows // parts)) * parts, slots))
+        if slots == whole:
+            return found
+        slots, rows = min(4 * slots, whole), rows // 4
