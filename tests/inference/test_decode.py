@@ -11,10 +11,9 @@ import pytest
 
 from tests.conftest import ROOT
 from tpullm.errors import UserError
-from tpullm.inference import decode as decode_module
 from tpullm.inference import session as session_module
-from tpullm.inference.decode import LOOK_EVERY, decode, empty_cache, prefill, stream
-from tpullm.inference.sampling_options import GREEDY, Sampling
+from tpullm.inference.decode import decode, empty_cache, prefill
+from tpullm.inference.sampling_options import Sampling
 from tpullm.inference.scoring import next_log_probabilities
 from tpullm.mesh.layout import named_sharding
 from tpullm.mesh.rows import put
@@ -82,13 +81,6 @@ def test_layers_that_are_read_where_they_stand_give_the_same_tokens(session, mon
     assert decode(stacked, PROMPTS, tokens=12, stop_ids=[], each=2) == expected
 
 
-def test_a_stream_gives_the_same_tokens_as_a_batch(session):
-    sampling = Sampling(temperature=1.0, min_p=0.0)
-    together = decode(session, PROMPTS, tokens=10, sampling=sampling, seeds=[5, 6, 7], stop_ids=[])
-    alone = [list(stream(session, ids, 10, sampling, seed, [])) for ids, seed in zip(PROMPTS, (5, 6, 7), strict=True)]
-    assert together == alone
-
-
 def test_a_sampled_text_continues_alike_from_each_of_its_tokens(session):
     sampling = Sampling(temperature=1.5, min_p=0.0)
     (whole,) = decode(session, PROMPTS[:1], tokens=8, sampling=sampling, seeds=[5], stop_ids=[])
@@ -115,24 +107,9 @@ def test_a_text_ends_with_its_stop_token(session):
     stop = free[0][5]
     unused = [token for token in range(600, 604) if token not in sum(free, [])]
     assert decode(session, PROMPTS, 12, stop_ids=[*unused, stop]) == decode(session, PROMPTS, 12, stop_ids=[stop])
-    for ids, whole, stopped in zip(PROMPTS, free, decode(session, PROMPTS, 12, stop_ids=[stop]), strict=True):
+    for whole, stopped in zip(free, decode(session, PROMPTS, 12, stop_ids=[stop]), strict=True):
         end = whole.index(stop) + 1 if stop in whole else len(whole)
         assert stopped == whole[:end]
-        assert list(stream(session, ids, 12, GREEDY, stop_ids=[stop])) == stopped
-
-
-def test_an_answer_that_is_over_is_continued_for_a_while_at_most(session):
-    """It begins with the same tokens; those that are not over have all of theirs; the padding does not matter."""
-    prompts, asked = [[1, 300, 40], [1, 9, 17, 5]], []
-
-    def is_over(ids):
-        asked.append(ids)
-        return ids[0] == whole[0][0] and len(ids) >= 2
-
-    whole = decode(session, prompts, 28, stop_ids=[])
-    assert whole[0][0] != whole[1][0]
-    found = decode(session, prompts, 28, stop_ids=[], is_over=is_over, length=20)
-    assert found == [whole[0][: 1 + LOOK_EVERY], whole[1]] and len(asked[0]) == 1 + LOOK_EVERY
 
 
 def test_a_batch_never_goes_beyond_the_context(session):
@@ -140,36 +117,9 @@ def test_a_batch_never_goes_beyond_the_context(session):
     assert len(decode(session, [prompt], tokens=16, stop_ids=[])[0]) == session.context_length - 25
 
 
-def test_a_stream_goes_on_when_the_context_is_full(session):
-    prompt = [1, *np.random.default_rng(0).integers(20, 500, 29).tolist()]
-    new = list(stream(session, prompt, 8, GREEDY, stop_ids=[]))
-    assert len(new) == 8
-    half = [*prompt, *new[:2]][-16:]
-    assert new[2:] == greedy_by_full_forward(session, half, 6)
-
-
-@pytest.mark.parametrize(("length", "begun"), [(4, 1), (30, 2)])
-def test_a_stream_reads_its_prompt_once_until_the_context_is_full(session, monkeypatch, length, begun):
-    prompts, begin = [], decode_module._begin
-    monkeypatch.setattr(decode_module, "_begin", lambda *given: prompts.append(given[1]) or begin(*given))
-    assert len(list(stream(session, [1, *range(40, 39 + length)], 8, GREEDY, stop_ids=[]))) == 8
-    assert [len(ids) for ((ids,),) in zip(prompts, strict=True)] == [length, session.context_length // 2][:begun]
-
-
 def test_a_prompt_longer_than_the_context_is_refused(session):
     with pytest.raises(UserError, match="33 tokens.* holds 32"):
-        next(stream(session, [1] * 33, 4, GREEDY))
-    with pytest.raises(UserError, match="33 tokens.* holds 32"):
         decode(session, [[1] * 33], 4)
-
-
-def test_one_program_serves_prompts_and_settings_alike(session):
-    compiled = decode_module._decode_more._cache_size
-    list(stream(session, [1, 5], 3, Sampling(temperature=0.7), 1))
-    before = compiled()
-    for prompt, sampling in (([1, 6, 9], Sampling(1.0, 3, 0.5, 0.1)), ([1] * 12, GREEDY)):
-        list(stream(session, prompt, 5, sampling, 2))
-    assert compiled() == before
 
 
 @pytest.mark.ci

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.inference.test_decode import greedy_by_full_forward
 from tpullm.errors import UserError
 from tpullm.inference.decode import decode
-from tpullm.inference.engine import Engine, continued, streamed
+from tpullm.inference.engine import Engine
 from tpullm.inference.request import Request
 from tpullm.inference.row_memory import CHUNK, bands
 from tpullm.inference.sampling_options import GREEDY, Sampling
@@ -48,6 +48,16 @@ def long(session):
 def engine(long):
     """One for several tests: what it did before must not matter."""
     return Engine(long, ROWS)
+
+
+def continued(engine: Engine, requests) -> list[list[int]]:
+    """The new tokens of each request, all of them asked for at once."""
+    new = [[] for _ in requests]
+    for request, ids in zip(requests, new, strict=True):
+        engine.submit(request, lambda token, ids=ids: ids.append(token.id))
+    while engine.step():
+        pass
+    return new
 
 
 def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
@@ -212,16 +222,6 @@ def test_one_that_waits_and_one_that_runs_can_be_cancelled(long):
     before = len(heard)
     assert not engine.step() and len(heard) == before
     assert engine.figures()["waiting"] == engine.figures()["running"] == 0
-
-
-def test_a_stream_gives_tokens_as_they_come_and_is_given_up_when_nobody_reads(long, engine):
-    request = Request(prompt(12, 8), 9, GREEDY)
-    (whole,) = continued(engine, [request])
-    texts = streamed(engine, request)
-    assert [next(texts), next(texts)] == whole[:2]
-    texts.close()
-    assert list(streamed(engine, request)) == whole
-    assert engine.figures()["running"] == 0
 
 
 def test_all_prompts_are_read_first_if_so_wanted(long):

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tpullm.errors import UserError
-from tpullm.inference.padding import bucket, fine_bucket, fits, last_hidden, padded, row_bucket, segments_and_positions
+from tpullm.inference.padding import bucket, fits, last_hidden, padded, row_bucket, segments_and_positions
 
 
 @example(17)
@@ -16,14 +16,6 @@ from tpullm.inference.padding import bucket, fine_bucket, fits, last_hidden, pad
 def test_a_bucket_holds_its_length_and_few_share_one(length):
     assert length <= bucket(length) < max(17, 2 * length)
     assert bucket(bucket(length)) == bucket(length)
-
-
-@given(st.integers(1, 5000))
-def test_a_finer_bucket_has_less_padding(length):
-    """A quarter more at most, beyond those that are multiples of 16; four between two powers of two."""
-    assert length <= fine_bucket(length) <= bucket(length)
-    assert fine_bucket(length) - length < max(16, length / 4)
-    assert len({fine_bucket(n) for n in range(257, 513)}) == 4
 
 
 def test_rows_are_at_least_two_and_less_than_double(session):

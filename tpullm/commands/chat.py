@@ -54,7 +54,10 @@ def converse(known: dict, tokens: int, sampling: Sampling, seed: int) -> None:
     say("Say something. /reset begins a new conversation, /quit ends.")
     if len(known) > 1:
         say(f"/adapter NAME lets another one answer: {', '.join(known)}")
+    from tpullm.inference.engine import Engine
+
     session = next(iter(known.values()))
+    engines: dict[int, Engine] = {}  # each holds what it has read of the conversation
     messages: list[dict[str, str]] = []
     while True:
         try:
@@ -69,33 +72,38 @@ def converse(known: dict, tokens: int, sampling: Sampling, seed: int) -> None:
                 say(f"{name} answers now" if name in known else f"no adapter {name}; there are: {', '.join(known)}")
                 session = known.get(name, session)
             elif line:
-                messages = _turn(session, messages, line, tokens, sampling, seed)
+                engine = engines.setdefault(id(session), Engine(session, rows=1))
+                messages = _turn(engine, messages, line, tokens, sampling, seed)
         except (EOFError, KeyboardInterrupt):
             print()
             return
 
 
-def _turn(session, messages: list[dict[str, str]], line: str, tokens: int, sampling, seed: int) -> list[dict[str, str]]:
+def _turn(engine, messages: list[dict[str, str]], line: str, tokens: int, sampling, seed: int) -> list[dict[str, str]]:
     """The conversation with the user's line and its answer; unchanged if the line does not fit the context."""
     asked = [*messages, {"role": "user", "content": line}]
     try:
-        answer = reply(session, asked, tokens, sampling, seed)
+        answer = reply(engine.session, asked, tokens, sampling, seed, engine=engine)
     except UserError as error:
         say(str(error))
         return messages
     return [*asked, {"role": "assistant", "content": answer}]
 
 
-def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: bool = True) -> str:
-    """The model's answer to the last message, printed while it is generated."""
-    from tpullm.inference.decode import stream
+def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: bool = True, engine=None) -> str:
+    """The model's answer to the last message, printed while it is generated.
+
+    Args:
+        engine: of the conversation; None is a new one.
+    """
+    from tpullm.inference.generation import stream
     from tpullm.inference.streaming import characters
 
     tokenizer = session.tokenizer
     prompt = _prompt(session, messages, tokens)
     tokens = min(tokens, max(1, session.context_length - len(prompt)))
     text = []
-    for part in characters(tokenizer, stream(session, prompt, tokens, sampling, seed)):
+    for part in characters(tokenizer, stream(session, prompt, tokens, sampling, seed, engine=engine)):
         text.append(part)
         if show:
             print(part, end="", flush=True)

@@ -38,7 +38,7 @@ def main(arguments) -> None:
 
 def _one(session, arguments, sampling: Sampling, seed: int) -> dict:
     """The values of one text for --json; without --json the text is printed while it is generated."""
-    from tpullm.inference.decode import stream
+    from tpullm.inference.generation import stream
     from tpullm.inference.padding import fits
     from tpullm.inference.streaming import Meter, characters, until
 

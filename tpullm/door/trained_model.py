@@ -7,9 +7,9 @@ import numpy as np
 
 from tpullm.door.results import Attention, Blank, Split
 from tpullm.errors import UserError
-from tpullm.inference import attention_weights, decode, scoring
+from tpullm.inference import attention_weights, scoring
 from tpullm.inference.blank import fill
-from tpullm.inference.generation import ANSWER_TOKENS, answer
+from tpullm.inference.generation import ANSWER_TOKENS, answer, stream
 from tpullm.inference.padding import fits
 from tpullm.inference.sampling_options import GREEDY, Sampling, check
 from tpullm.inference.session import Session, load, with_adapter
@@ -82,7 +82,7 @@ class LanguageModel:
         """
         prompt = [*self.tokenizer.begin, *self.tokenizer.encode(text)]
         fits(self._session, prompt, "text")
-        new = decode.stream(self._session, prompt, tokens, check(sampling), seed)
+        new = stream(self._session, prompt, tokens, check(sampling), seed)
         return "".join(characters(self.tokenizer, new))
 
     def answer(self, question: str, tokens: int = ANSWER_TOKENS) -> str:

@@ -7,7 +7,7 @@ Shapes: G prompts, B answers, T prompt length, S cache slots, D model width, K k
 V vocabulary, L layers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ from tpullm.model.transformer import Cache, CachedPrompts, Transformer
 from tpullm.training.state import Architecture
 
 Tree = Any
-LOOK_EVERY = 16  # tokens, after which the host looks whether an answer is over
 
 
 class Decoding(NamedTuple):
@@ -128,12 +127,10 @@ def _model(session: Session) -> tuple:
     return session.architecture, session.params, session.layers
 
 
-def _begin(
-    session: Session, prompts: list[list[int]], tokens: int, sampling, seeds, stop_ids, each=1, length=0
-) -> Decoding:
+def _begin(session: Session, prompts: list[list[int]], tokens: int, sampling, seeds, stop_ids, each=1) -> Decoding:
     """The state after the first new token of each answer. Rows that only fill the batch have ended."""
     rows = row_bucket(session, len(prompts))
-    ids, lengths = padded(session, prompts, rows, length or bucket(max(map(len, prompts))))
+    ids, lengths = padded(session, prompts, rows, bucket(max(map(len, prompts))))
     seeds = np.resize(np.asarray(seeds, np.uint32), rows * each)
     by_row = [seeds, lengths, np.arange(rows * each) >= len(prompts) * each]
     seeds, lengths, filling = (put_whole(session.mesh, array, "batch") for array in by_row)
@@ -150,8 +147,6 @@ def decode(
     seeds: Sequence[int] = (0,),
     stop_ids: Sequence[int] | None = None,
     each: int = 1,
-    is_over: Callable[[list[int]], bool] | None = None,
-    length: int = 0,
 ) -> list[list[int]]:
     """Continue several prompts at once, in one program.
 
@@ -161,9 +156,6 @@ def decode(
         seeds: one for each answer; repeated if there are fewer.
         stop_ids: tokens that end a text (default: the tokenizer's). The token that ended a row is returned too.
         each: number of answers to each prompt, which is read once.
-        is_over: whether an answer needs no more tokens, by those so far. It is asked every `LOOK_EVERY` tokens, so an
-            answer may have some tokens more.
-        length: what prompts are padded to; 0 is a power of two, so that few programs are compiled.
 
     Returns:
         The new ids of each answer, prompt by prompt.
@@ -173,66 +165,15 @@ def decode(
     """
     for ids in prompts:
         fits(session, ids, "prompt")
-    stop = _stop_array(session, stop_ids)
+    stop, more = _stop_array(session, stop_ids), max(1, tokens - 1)
     with jax.set_mesh(session.mesh):
-        state = _begin(session, list(prompts), tokens, sampling, seeds, stop, each, length)
-        new = fetch(session.mesh, state.tokens)[:, None].copy()  # the state is donated
-        size = LOOK_EVERY if is_over else max(1, tokens - 1)
-        while new.shape[1] < tokens:
-            count = min(size, tokens - new.shape[1])
-            arguments = (*_model(session), state, stop, sampling, count)
-            state, more = _decode_more(*arguments, count=bucket(size), dtype=session.dtype)
-            new = np.concatenate([new, fetch(session.mesh, more)[:, :count]], axis=1)
-            if is_over:
-                over = [bool(is_over([int(token) for token in row if token >= 0])) for row in new]
-                ended = fetch(session.mesh, state.ended) | np.asarray(over)
-                if ended.all():
-                    break
-                state = state._replace(ended=put_whole(session.mesh, ended, "batch"))
+        state = _begin(session, list(prompts), tokens, sampling, seeds, stop, each)
+        first = fetch(session.mesh, state.tokens)[:, None].copy()  # the state is donated
+        arguments = (*_model(session), state, stop, sampling, more)
+        _, out_BC = _decode_more(*arguments, count=bucket(more), dtype=session.dtype)
+        new = np.concatenate([first, fetch(session.mesh, out_BC)], axis=1)[:, :tokens]
     rooms = [min(tokens, session.context_length - len(ids)) for ids in prompts for _ in range(each)]
     return [[int(token) for token in row[:room] if token >= 0] for row, room in zip(new, rooms, strict=False)]
-
-
-def stream(
-    session: Session,
-    prompt: list[int],
-    tokens: int,
-    sampling: Sampling,
-    seed: int = 0,
-    stop_ids: Sequence[int] | None = None,
-) -> Iterator[int]:
-    """Yield up to `tokens` new tokens as they are chosen, the one that ends the text included.
-
-    When the context is full, decoding continues from its last half.
-
-    Raises:
-        UserError: the prompt is longer than the context.
-    """
-    fits(session, prompt, "prompt")
-    stop = _stop_array(session, stop_ids)
-    ids, left = list(prompt), tokens
-    while left > 0:
-        if len(ids) >= session.context_length:
-            ids = ids[-max(1, session.context_length // 2) :]
-        room = min(left, session.context_length - len(ids))
-        for token in _stream_within(session, ids, room, sampling, seed + tokens - left, stop):
-            ids.append(token)
-            left -= 1
-            yield token
-            if token in stop:
-                return
-
-
-def _stream_within(session: Session, ids: list[int], room: int, sampling, seed: int, stop) -> Iterator[int]:
-    # The mesh is set around each step and not around a yield, because the caller runs in between.
-    with jax.set_mesh(session.mesh):
-        state = _begin(session, [list(ids)], room, sampling, [seed], stop)
-    yield int(np.asarray(state.tokens)[0])
-    for _ in range(room - 1):
-        with jax.set_mesh(session.mesh):
-            state, out_BC = _decode_more(*_model(session), state, stop, sampling, 1, count=1, dtype=session.dtype)
-            token = int(np.asarray(out_BC)[0, 0])
-        yield token
 
 
 def _stop_array(session: Session, stop_ids: Sequence[int] | None) -> np.ndarray:

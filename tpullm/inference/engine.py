@@ -9,7 +9,7 @@ Shapes: B rows of all bands, C chunks of T tokens, V vocabulary.
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -361,27 +361,3 @@ def _add_bias(bias_V: np.ndarray, text: _Text) -> None:
         allowed_V = text.request.allowed(tuple(text.new))
         bias_V[: len(allowed_V)][~allowed_V] = -np.inf
         bias_V[len(allowed_V) :] = -np.inf
-
-
-def continued(engine: Engine, requests: Sequence[Request]) -> list[list[int]]:
-    """The new tokens of each request, the one that ended it included."""
-    new: list[list[int]] = [[] for _ in requests]
-    for request, ids in zip(requests, new, strict=True):
-        engine.submit(request, lambda token, ids=ids: ids.append(token.id))
-    while engine.step():
-        pass
-    return new
-
-
-def streamed(engine: Engine, request: Request) -> Iterator[int]:
-    """The new tokens of a request as they are chosen."""
-    heard: deque[Token] = deque()
-    number = engine.submit(request, heard.append)
-    try:
-        going = True
-        while going:
-            going = engine.step()
-            while heard:
-                yield heard.popleft().id
-    finally:
-        engine.cancel(number)

@@ -21,12 +21,6 @@ def bucket(length: int) -> int:
     return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
 
 
-def fine_bucket(length: int) -> int:
-    """The same with three more lengths between two powers of two: less padding, and more programs."""
-    step = max(SMALLEST_BUCKET, bucket(length) // 8)
-    return -(-length // step) * step
-
-
 def row_bucket(session: Session, rows: int) -> int:
     """The number of rows to compute for `rows`: a power of two times the devices that share the rows, at least 2.
 

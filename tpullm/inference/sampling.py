@@ -48,9 +48,8 @@ def choose(logits_BV: jax.Array, sampling: Sampling, seeds_B: jax.Array, positio
     # A sort needs whole rows, and the vocabulary can be split over devices.
     logits_BV = jax.reshard(logits_BV, RULES.spec("batch", None))
     # `cond` runs one branch only. With `where`, greedy decoding would sort too.
-    return jax.lax.cond(
-        jnp.any(sampling.temperature > 0), _sampled, _likeliest, logits_BV, sampling, seeds_B, positions_B
-    )
+    samples = jnp.any(sampling.temperature > 0)
+    return jax.lax.cond(samples, _sampled, _likeliest, logits_BV, sampling, seeds_B, positions_B)
 
 
 def _likeliest(logits_BV, sampling, seeds_B, positions_B):

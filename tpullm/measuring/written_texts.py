@@ -1,17 +1,15 @@
 """Texts that a model writes after given prompts, up to a text that ends them."""
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from typing import NamedTuple
 
 from tpullm.errors import UserError
-from tpullm.inference.decode import decode
-from tpullm.inference.padding import bucket, fine_bucket
+from tpullm.inference.generation import BATCH, as_they_end
+from tpullm.inference.request import Request
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.session import Session
 from tpullm.measuring.shared_prefixes import Ids
-
-ROWS = 64  # prompts that are continued at a time
 
 
 class Writing(NamedTuple):
@@ -45,45 +43,31 @@ def cut(request: Writing, most: int) -> Ids:
             f"a text of up to {request.tokens} tokens: the model's context holds {most}, the prompt included; ask for "
             "a shorter text (in a task of the harness: `max_gen_toks`)"
         )
-    return request.prompt[-(most - request.tokens) :]
+    return tuple(request.prompt[-(most - request.tokens) :])
 
 
 def write(session: Session, requests: Sequence[Writing], done: Callable[[dict[int, list[int]]], None]) -> None:
-    """Continue prompts; `done` gets the ids of each batch, by the numbers of the requests, with those of a stop.
+    """Continue prompts, the longest first; `done` gets the ids of some, by the numbers of the requests, with a stop's.
 
-    Prompts of similar length are continued together, the longest first. With several hosts, all of them call it.
+    With several hosts, all of them call it.
     """
-    order = sorted(range(len(requests)), key=lambda number: _together(session, requests[number]), reverse=True)
-    while order:
-        first = _kind(requests[order[0]])
-        count = next((n for n, number in enumerate(order[:ROWS]) if _kind(requests[number]) != first), ROWS)
-        chosen, order = order[:count], order[count:]
-        asked = [requests[number] for number in chosen]
-        # To fill the last batch costs less than to compile a program of another shape.
-        filling = [asked[0]] * (min(ROWS, len(requests)) - len(asked))
-        prompts = [list(cut(request, session.context_length)) for request in [*asked, *filling]]
-        _, tokens, stops, sampling, *_ = asked[0]
+    if not requests:
+        return
+    ids = [cut(request, session.context_length) for request in requests]
+    order = sorted(range(len(requests)), key=lambda number: len(ids[number]), reverse=True)
+    stops = tuple(session.tokenizer.stop_ids)
+    asked = [
+        Request(ids[number], requests[number].tokens, requests[number].sampling, requests[number].seed, stops)
+        for number in order
+    ]
 
-        def is_over(ids: list[int], stops: tuple[str, ...] = stops) -> bool:
-            text = session.tokenizer.decode(ids)
-            return any(stop in text for stop in stops)
+    def is_over(place: int, new: list[int]) -> bool:
+        ends = requests[order[place]].stops
+        return bool(ends) and any(stop in session.tokenizer.decode(new) for stop in ends)
 
-        seeds = [request.seed for request in [*asked, *filling]]
-        # To read 32 prompts of up to 288 tokens took 7.3 s of processor time padded to 512, and 3.8 s to 320; to write
-        # 64 tokens to each, 2 s (12 M parameters, JAX 0.12).
-        length = fine_bucket(max(map(len, prompts)))
-        said = decode(session, prompts, tokens, sampling, seeds, is_over=is_over if stops else None, length=length)
-        done(dict(zip(chosen, said, strict=False)))
-
-
-def _kind(request: Writing) -> tuple:
-    """What the requests of a batch have in common."""
-    return request.tokens, request.stops, astuple(request.sampling)
-
-
-def _together(session: Session, request: Writing) -> tuple:
-    length = len(cut(request, session.context_length))
-    return *_kind(request), bucket(length), length
+    ended = as_they_end(session, asked, BATCH, is_over)
+    while some := list(itertools.islice(ended, BATCH)):
+        done({order[place]: new for place, new in some})
 
 
 def text_of(session: Session, ids: Sequence[int], request: Writing) -> str:
