@@ -119,7 +119,7 @@ def user(text):
 def test_chat_remembers_until_reset(use, monkeypatch):
     asked = []
 
-    def reply(session, messages, *rest):  # noqa: F811
+    def reply(session, messages, *rest, **engine):  # noqa: F811
         asked.append([message["content"] for message in messages])
         return "はい"
 
@@ -132,7 +132,7 @@ def test_chat_remembers_until_reset(use, monkeypatch):
 def test_chat_leaves_quietly_at_the_end_of_the_input_and_at_ctrl_c(use, monkeypatch):
     assert use("chat", lines=[])[0] == 0
 
-    def interrupted(*_):
+    def interrupted(*_, **engine):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(chat, "reply", interrupted)

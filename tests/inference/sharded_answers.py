@@ -1,5 +1,6 @@
-"""Run in its own process with 8 CPU devices: answers that `OwnAnswers` samples on each mesh, as JSON."""
+"""Run in its own process with 8 CPU devices: what `OwnAnswers` samples and the engine writes on each mesh, as JSON."""
 
+import dataclasses
 import json
 import os
 
@@ -15,7 +16,11 @@ import numpy as np  # noqa: E402
 
 from tpullm.data.prompts import Prompts  # noqa: E402
 from tpullm.inference.answering import OwnAnswers  # noqa: E402
-from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.inference.generation import continued  # noqa: E402
+from tpullm.inference.request import Request  # noqa: E402
+from tpullm.inference.sampling_options import Sampling  # noqa: E402
+from tpullm.inference.session import Session  # noqa: E402
+from tpullm.mesh.layout import make_mesh, of_single_tokens  # noqa: E402
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, PolicyConfig, TrainConfig  # noqa: E402
 from tpullm.training.state import Architecture  # noqa: E402
 
@@ -47,5 +52,19 @@ def answers(shape: dict[str, int]) -> list:
         return OwnAnswers(prompts, None, settings, *parts).sampled(6, params, np.array([0, 3, 1, 4]))
 
 
+def texts(shape: dict[str, int]) -> list:
+    """What the engine writes: texts of several chunks that begin alike, more than there are rows, in two bands."""
+    mesh = of_single_tokens(make_mesh(shape or {"fsdp": 1}, jax.devices()[: math.prod(shape.values())]))
+    architecture = Architecture(dataclasses.replace(CONFIG, context_length=640))
+    with jax.set_mesh(mesh):
+        params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
+    session = Session(Stops(), architecture, params, mesh, jnp.dtype("float32"))
+    prompts = [(*[5] * 130, n, 7) for n in range(20)] + [(*[6, 8] * 255, 3)]
+    asked = [Request(ids, 5, Sampling(5.0, 0, 1.0, 0.0), seed) for seed, ids in enumerate(prompts)]
+    return continued(session, asked, rows=4)
+
+
 if __name__ == "__main__":
-    print(json.dumps({str(shape): answers(shape) for shape in MESHES}))
+    # The engine asks no more of two of the meshes than of the others, and compiles more.
+    both = (answers, MESHES), (texts, MESHES[:3])
+    print(json.dumps([{str(shape): made(shape) for shape in meshes} for made, meshes in both]))

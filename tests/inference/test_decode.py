@@ -124,11 +124,14 @@ def test_a_prompt_longer_than_the_context_is_refused(session):
 
 @pytest.mark.ci
 def test_a_mesh_samples_the_answers_of_one_device():
-    """Rows on several devices, heads on several, and rows that are split in training, which a single token can't be."""
+    """Rows on several devices, heads on several, and rows that are split in training, which a single token can't be.
+
+    The same of the texts that the engine writes.
+    """
     command = [sys.executable, "-m", "tests.inference.sharded_answers"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    found = json.loads(done.stdout)
-    expected = found.pop("{}")
-    assert len(found) == 4 and len({tuple(ids) for of_prompt in expected for ids in of_prompt}) > 4
-    for shape, answers in found.items():
-        assert answers == expected, shape
+    for found in json.loads(done.stdout):
+        expected = found.pop("{}")
+        assert len(found) >= 2 and len({str(ids) for ids in expected}) > 3
+        for shape, answers in found.items():
+            assert answers == expected, shape

@@ -56,8 +56,8 @@ def converse(known: dict, tokens: int, sampling: Sampling, seed: int) -> None:
         say(f"/adapter NAME lets another one answer: {', '.join(known)}")
     from tpullm.inference.engine import Engine
 
-    session = next(iter(known.values()))
-    engines: dict[int, Engine] = {}  # each holds what it has read of the conversation
+    answers = next(iter(known))
+    engines = {name: Engine(known[name], rows=1) for name in known}  # each holds what it has read of the conversation
     messages: list[dict[str, str]] = []
     while True:
         try:
@@ -70,10 +70,9 @@ def converse(known: dict, tokens: int, sampling: Sampling, seed: int) -> None:
             elif line.startswith("/adapter"):
                 name = line.removeprefix("/adapter").strip()
                 say(f"{name} answers now" if name in known else f"no adapter {name}; there are: {', '.join(known)}")
-                session = known.get(name, session)
+                answers = name if name in known else answers
             elif line:
-                engine = engines.setdefault(id(session), Engine(session, rows=1))
-                messages = _turn(engine, messages, line, tokens, sampling, seed)
+                messages = _turn(engines[answers], messages, line, tokens, sampling, seed)
         except (EOFError, KeyboardInterrupt):
             print()
             return

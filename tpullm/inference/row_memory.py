@@ -180,9 +180,9 @@ def copied(target: Band, source: Band | None, to: jax.Array, of: jax.Array) -> B
     """A band, one row of which is as a row of another band, as far as both have slots. None: of the same band."""
 
     def array(own_RKSH, other_RKSH):
-        slots = min(own_RKSH.shape[2], other_RKSH.shape[2])
-        row_KSH = other_RKSH.at[of, :, :slots].get(out_sharding=jax.P(*_spec()[1:]))
-        return own_RKSH.at[to, :, :slots].set(row_KSH, out_sharding=_spec())
+        slots, whole = min(own_RKSH.shape[2], other_RKSH.shape[2]), jax.P(None, *_spec()[1:])
+        row_1KSH = other_RKSH.at[of[None]].get(out_sharding=whole)[:, :, :slots]
+        return own_RKSH.at[to[None], :, :slots].set(row_1KSH, out_sharding=_spec())
 
     return jax.tree.map(array, target, target if source is None else source)
 
