@@ -7,6 +7,8 @@ from typing import Any
 import llguidance
 import numpy as np
 
+from tpullm.errors import UserError
+from tpullm.serving import grammar_trial
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.tool_calls import CLOSE, OPEN
 from tpullm.tokenizer import Tokenizer
@@ -15,8 +17,6 @@ Allowed = Callable[[tuple[int, ...]], np.ndarray]
 
 # White space between the parts of JSON, at most so much: a model that may write it without end sometimes does.
 _JSON = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,16}"}
-# A tenth of the library's own for what a schema may cost before the first token: some milliseconds.
-_LIMITS = llguidance.LLParserLimits(initial_lexer_fuel=100_000, max_lexer_states=25_000, max_grammar_size=50_000)
 _MOST_SCHEMA_BYTES = 64 << 10
 
 
@@ -31,6 +31,7 @@ class Grammars:
         self._tokens = llguidance.LLTokenizer(
             llguidance.TokenizerWrapper(_Bytes(tokenizer)), eos_token=list(tokenizer.stop_ids)
         )
+        self._trial = grammar_trial.Trial()
         self._stop_ids, self._vocabulary_size = list(tokenizer.stop_ids), vocabulary_size
 
     def of_schema(self, schema: dict[str, Any], param: str) -> Allowed:
@@ -53,9 +54,15 @@ class Grammars:
         return self._mask(llguidance.LLMatcher.grammar_from_lark("\n".join(rules)), param)
 
     def _mask(self, grammar: str, param: str) -> Allowed:
-        matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=_LIMITS)
-        if matcher.is_error():
-            raise Refusal(f"{param}: {' '.join(matcher.get_error().split())[:300]}", param=param)
+        try:
+            error = self._trial.error(grammar, param)
+        except UserError as failed:
+            raise Refusal(str(failed), param=param) from None
+        if not error:
+            matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=grammar_trial.limits())
+            error = matcher.get_error()
+        if error:
+            raise Refusal(f"{param}: {' '.join(error.split())[:300]}", param=param)
         return _Mask(matcher, self._stop_ids, self._vocabulary_size)
 
     def _check_size(self, schemas: list[dict[str, Any]], param: str) -> None:

@@ -26,6 +26,7 @@ class ToolText:
     def __init__(self, text: AnswerText, several: bool):
         self._text, self._several = text, several
         self._outside, self._call, self._count = Until([OPEN]), None, 0
+        self._follows = False  # a call has just ended: white space after it is not part of the text
 
     def add(self, token: Token) -> Part:
         """The part that comes with a token; the text of a call is not in it."""
@@ -38,9 +39,8 @@ class ToolText:
             part = replace(part, ends="tool_calls")
         elif part.ends:
             text += self._call.rest() if self._call else self._outside.rest()
+            self._count += self._call is not None and self._call.is_told
             part = replace(part, ends="tool_calls" if self._count and part.ends == "stop" else part.ends)
-        if self._count and not text.strip():  # between two calls, or before the end
-            text = ""
         return replace(part, text=text, calls=tuple(_merged(deltas)))
 
     def _is_over(self) -> bool:
@@ -49,6 +49,8 @@ class ToolText:
     def _beside(self, text: str) -> tuple[str, list[dict[str, Any]], str]:
         """Text outside of calls: what of it is said, no calls, and what is left, where a call began."""
         said, left = self._outside.add(text), ""
+        said = said.lstrip() if self._follows else said
+        self._follows = self._follows and not said
         if self._outside.found:
             left = self._outside.held.removeprefix(OPEN)
             self._outside, self._call = Until([OPEN]), _Call(self._count)
@@ -59,6 +61,7 @@ class ToolText:
         said = ""
         if left is not None:
             said = self._call.rest()
+            self._follows = self._call.is_told
             self._count += self._call.is_told
             self._call = None
         return said, deltas, left or ""
