@@ -1,9 +1,13 @@
 """A server in this process, over the stand-in for an engine."""
 
+import contextlib
 import http.client
 import json
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -77,11 +81,25 @@ class Served:
             connection.close()
 
 
+def tokenizer_in(folder: Path) -> PublishedTokenizer:
+    """A byte-level tokenizer of 320 tokens with a chat template that knows tools."""
+    return PublishedTokenizer(published.directory(folder / "model", layers=1), TEMPLATE)
+
+
+@contextlib.contextmanager
+def serving(name: str) -> Iterator[Served]:
+    """A server with one model and no key, for tests elsewhere."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Served({name: tokenizer_in(Path(folder))}, key="")
+        made.step()
+        yield made
+        made.listening.stop(made.service.stop)
+
+
 @pytest.fixture(scope="session")
 def chat_tokenizer(tmp_path_factory) -> PublishedTokenizer:
-    """A byte-level tokenizer of 320 tokens with a chat template that knows tools."""
-    folder = published.directory(tmp_path_factory.mktemp("served") / "model", layers=1)
-    return PublishedTokenizer(folder, TEMPLATE)
+    """The tokenizer of the tests of the server."""
+    return tokenizer_in(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="package")
