@@ -6,13 +6,16 @@ The commands of all pages run here on the tiny run, in a folder like the reader'
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import re
 import runpy
 import shlex
 import shutil
+import sys
 import tomllib
+import types
 
 import pytest
 
@@ -20,8 +23,12 @@ from tests.conftest import TINY
 from tests.huggingface.published import directory
 from tests.measuring import problems
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
+from tests.serving.command import get, serve_until
+from tests.serving.conftest import serving
+from tests.serving.stand_in import StandIn
 from tpullm import cli, log, storage
 from tpullm.cluster import lock
+from tpullm.commands.serve import KEY
 from tpullm.corpus import document_files
 from tpullm.measuring import harness_tasks, problem_files
 from tpullm.recipe import parsing
@@ -75,10 +82,25 @@ class Reader:
             self._bucket()
         printed = io.StringIO()
         with contextlib.chdir(self._folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            code = cli.main(words)
+            code = _serves(words[1:]) if words[0] == "serve" else cli.main(words)
         log.speak_as("")
         assert code == 0, printed.getvalue()
         return printed.getvalue()
+
+
+def _serves(words: list[str]) -> int:
+    """0 if the server lists its models until it is stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("tpullm.inference.engine") is None:
+            module = types.ModuleType("tpullm.inference.engine")
+            module.Engine = StandIn
+            patch.setitem(sys.modules, "tpullm.inference.engine", module)
+        patch.setenv(KEY, "a-key-of-the-pages")
+        words = [word for n, word in enumerate(words) if "--port" not in words[max(0, n - 1) : n + 1]]
+        ask = lambda url: get(f"{url}/v1/models", Authorization="Bearer a-key-of-the-pages")["data"]  # noqa: E731
+        (models,), code = serve_until(words, ask)
+    assert len(models) == 1 + words.count("--adapter")
+    return code - 130  # stopped, as by Ctrl-C
 
 
 def _as_run_here(command: str) -> list[str]:
@@ -196,7 +218,30 @@ def _asks_google(words):
         assert all(re.fullmatch(r"[a-z]+\.googleapis\.com", word) for word in words[3:])
 
 
+def _asks_a_server(words):
+    """The request is answered, by the stand-in, for a model of this name."""
+    address, *options = words[1:]
+    path = address.removeprefix("http://127.0.0.1:8000")
+    body = json.loads(options[options.index("-d") + 1]) if "-d" in options else None
+    with serving("quickstart") as server:
+        answer = server.ask(path, body, headers={"authorization": None})
+    assert answer.status == 200 and answer.text
+    assert body is None or options[:2] == ["-H", "Content-Type: application/json"]
+
+
+def _sets_the_key(words):
+    assert words[1].startswith(f"{KEY}=")
+
+
+def _runs_a_file_of_the_project(words):
+    assert (ROOT / words[1]).is_file()
+    assert words[1] == "benchmarks/serving_conformance.py" and set(words[2:]) <= {"--url", "http://127.0.0.1:8000/v1"}
+
+
 OTHERS = {
+    "curl": _asks_a_server,
+    "export": _sets_the_key,
+    "python": _runs_a_file_of_the_project,
     ".": _activates,
     "make": _makes,
     "pip": _installs,
@@ -213,7 +258,17 @@ def test_another_command(command):
     OTHERS[words[0]](words)
 
 
-@pytest.mark.parametrize("block", sorted({block for page in PAGES for block in blocks(page, "python")}))
+PYTHON = sorted({block for page in PAGES for block in blocks(page, "python")})
+
+
+@pytest.mark.parametrize("block", [block for block in PYTHON if "import openai" in block])
+def test_the_lines_for_a_client(capsys, block):
+    with serving("quickstart") as server:
+        exec(block.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), {})
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", [block for block in PYTHON if "import openai" not in block])
 def test_the_lines_for_a_notebook(reader, capsys, block):
     made = {}
     with contextlib.chdir(reader._folder):

@@ -69,7 +69,7 @@ def test_what_the_code_imports_is_declared():
     """An indirect dependency can go away when the package that brought it no longer needs it."""
     optional = [
         line
-        for extra in ("gcp", "wandb", "mlflow", "reasoning-gym", "lm-eval")
+        for extra in ("gcp", "wandb", "mlflow", "reasoning-gym", "lm-eval", "serve")
         for line in PROJECT["optional-dependencies"][extra]
     ]
     names = [normalized(line) for line in PROJECT["dependencies"] + optional]
@@ -133,6 +133,8 @@ def test_no_file_names_a_machine_or_a_package_registry():
 BY_THE_CLOCK_ON_THE_WALL = {
     "cluster/lock.py",  # when a lease was written; its age is by the server's clock
     "launchers/record.py",  # the times of attempts; set once in a process
+    "serving/application.py",  # when the server began: clients are told when a model was made
+    "serving/reply_form.py",  # when an answer was made
     "run/hours.py",  # begin and end of a process, for the time between two
     "storage/copies.py",  # copies that are a day old
     "training/tensorboard.py",

@@ -164,6 +164,11 @@ VERBS = {
         ("--model runs/quickstart", "--model runs/quickstart --prompt '本をどうしますか。'"),
         adds="add_arguments",
     ),
+    "serve": Verb(
+        "answer over HTTP, as OpenAI's API does",
+        ("runs/quickstart", "runs/mine --adapter runs/mine/talk --port 8001"),
+        adds="add_arguments",
+    ),
     "blank": Verb(
         "fill 【?】 with words and their probabilities",
         (
@@ -209,7 +214,7 @@ VERBS = {
 # The groups of verbs in the overview.
 GROUPS = {
     "Train a model": ("run", "collect", "tokenize", "pretrain", "finetune", "evaluate", "compare", "report"),
-    "Use a model": ("generate", "chat", "blank", "attention"),
+    "Use a model": ("generate", "chat", "serve", "blank", "attention"),
     "Look before you train": ("recipes", "data", "trace", "sharding", "plan"),
     "Other models, other machines": ("import", "export", "doctor", "launch"),
 }

@@ -7,31 +7,67 @@ from collections.abc import Iterable, Iterator, Sequence
 from tpullm.tokenizer import Tokenizer
 
 
-def characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """The text of each token. A character whose bytes are in several tokens comes with the last of them.
+class Characters:
+    """The text of tokens that come one by one. A character whose bytes are in several tokens comes with the last one.
 
     Bytes that are not UTF-8 give U+FFFD, as in `Tokenizer.decode`. A space at the start of the first token stays,
     because the text continues another one; Llama 2's tokenizer would remove it as the space that begins every text.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._bytes_of = tokenizer.bytes_of
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, token: int) -> str:
+        """The characters that end with this token."""
+        return self._decoder.decode(self._bytes_of(token))
+
+    def rest(self) -> str:
+        """What is left after the last token: U+FFFD for part of a character."""
+        return self._decoder.decode(b"", final=True)
+
+
+class Until:
+    """The text up to the first of `stops`, without it, part by part. Text that can still become a stop is held back.
+
+    Attributes:
+        found: whether a stop came; no part may be added after it.
+        held: what was not given: what can still become a stop, or the stop that came and all after it.
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops, self.held, self.found = stops, "", False
+
+    def add(self, part: str) -> str:
+        """The text that is known to belong to the answer, now that `part` came."""
+        held = self.held + part
+        found = [held.index(stop) for stop in self._stops if stop and stop in held]
+        self.found = bool(found)
+        keep = len(held) - min(found) if found else _possible_stop(held, self._stops)
+        self.held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def rest(self) -> str:
+        """What was held back, if no stop came."""
+        return "" if self.found else self.held
+
+
+def characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+    """The text of each token, and what is left at the end; see `Characters`."""
+    text = Characters(tokenizer)
     for token in ids:
-        yield decoder.decode(tokenizer.bytes_of(token))
-    yield decoder.decode(b"", final=True)
+        yield text.add(token)
+    yield text.rest()
 
 
 def until(parts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The text up to the first of `stops`, without it. Text that can still become a stop is held back."""
-    held = ""
+    """The text up to the first of `stops`, without it; see `Until`."""
+    text = Until(stops)
     for part in parts:
-        held += part
-        found = [held.index(stop) for stop in stops if stop and stop in held]
-        if found:
-            yield held[: min(found)]
+        yield text.add(part)
+        if text.found:
             return
-        keep = _possible_stop(held, stops)
-        yield held[: len(held) - keep]
-        held = held[len(held) - keep :]
-    yield held
+    yield text.rest()
 
 
 def _possible_stop(text: str, stops: Sequence[str]) -> int:

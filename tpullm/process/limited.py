@@ -29,10 +29,14 @@ GRACE_SECONDS = 10  # then the parent ends a child that did not end itself
 
 
 class Limited:
-    """A child that calls functions of ours; it starts with the first call, and again after an end."""
+    """A child that calls functions of ours; it starts with the first call, and again after an end.
 
-    def __init__(self) -> None:
-        self._child = Child("tpullm.process.limited:serve")
+    Args:
+        cpu_seconds: of the processor for one call; 0 is `CPU_SECONDS`.
+    """
+
+    def __init__(self, cpu_seconds: int = 0) -> None:
+        self._child, self._cpu_seconds = Child("tpullm.process.limited:serve"), cpu_seconds
         self._turn = threading.Lock()
 
     def call(self, what: str, function: str, *arguments: Any) -> Any:
@@ -46,12 +50,14 @@ class Limited:
         Raises:
             UserError: the function raises one, or any other error, or it ends at a limit; the error is one line.
         """
+        seconds = self._cpu_seconds or CPU_SECONDS
         with self._turn:
             try:
-                request = [CPU_SECONDS, WALL_SECONDS, function, *arguments]
+                request = [seconds, WALL_SECONDS, function, *arguments]
                 reply = self._child.ask(request, WALL_SECONDS + GRACE_SECONDS)
             except Ended as end:
-                raise UserError(f"{what}: reading it {_how(end)}; it is broken or hostile, do not use it") from None
+                how = _how(end, seconds)
+                raise UserError(f"{what}: reading it {how}; it is broken or hostile, do not use it") from None
             kind, value = reply if isinstance(reply, list) and len(reply) == 2 else ("no answer", None)
             if kind not in ("result", "refused", "failed"):
                 self.close()  # its memory is full, or it is no more itself
@@ -62,7 +68,7 @@ class Limited:
         self._child.close()
 
 
-def _how(end: Ended) -> str:
+def _how(end: Ended, cpu_seconds: int) -> str:
     """How a child ended that answers no more."""
     if isinstance(end, TooMuch):
         return f"makes more than {MOST_REPLY_BYTES >> 20} MiB of it"
@@ -71,7 +77,7 @@ def _how(end: Ended) -> str:
     if isinstance(end, TooLong) or end.code == -signal.SIGALRM:
         return f"takes more than {WALL_SECONDS} s"
     if end.code == -signal.SIGXCPU:
-        return f"takes more than {CPU_SECONDS} s of the processor"
+        return f"takes more than {cpu_seconds} s of the processor"
     how = f"by signal {-end.code}" if end.code is not None and end.code < 0 else f"with exit code {end.code}"
     return f"ends {how} (is {MEMORY_BYTES >> 30} GiB of memory too little?)"
 

@@ -1,0 +1,110 @@
+"""`tpullm serve`: from the words to an answer, its end, and what it refuses before it loads anything."""
+
+import importlib.util
+import signal
+import socket
+import sys
+from types import ModuleType
+
+import pytest
+
+from tests.serving.command import get, serve_until
+from tests.serving.conftest import chat_tokenizer  # noqa: F401
+from tests.serving.stand_in import StandIn, session_of
+from tpullm import cli
+from tpullm.commands import serve
+from tpullm.errors import UserError
+from tpullm.inference import session as session_module
+from tpullm.recipe.parsing import parse
+
+
+@pytest.fixture
+def served(chat_tokenizer, monkeypatch, capsys):  # noqa: F811
+    """Serve the stand-in: what `ask` gets from it before Ctrl-C, the exit code, and what was said."""
+    module = ModuleType("tpullm.inference.engine")
+    module.Engine = StandIn
+    monkeypatch.setitem(sys.modules, "tpullm.inference.engine", module)
+    monkeypatch.setattr(session_module, "load", lambda model, exact: session_of(chat_tokenizer))
+    monkeypatch.setattr(session_module, "with_adapter", lambda session, adapter: session_of(chat_tokenizer))
+
+    def run(*words, ask, **options):
+        return *serve_until(["runs/mine", *words], ask, **options), capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_until_it_is_stopped(served, stop):
+    got, code, said = served(ask=lambda url: get(f"{url}/v1/models")["data"][0]["id"], stop=stop)
+    assert got == ["mine"] and code == 130
+    first, ready, last = said.splitlines()
+    assert first.startswith("serve: mine at http://127.0.0.1:") and ready == "serve: ready"
+    assert last.startswith("tpullm: serve: stopped")
+
+
+def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, monkeypatch):
+    monkeypatch.setenv(serve.KEY, "a-key-of-the-environment")
+
+    def ask(url):
+        with pytest.raises(OSError, match="401"):
+            get(f"{url}/v1/models")
+        return get(f"{url}/v1/models", Authorization="Bearer a-key-of-the-environment")
+
+    ((models,), _, _) = served("--adapter", "runs/mine/talk", ask=ask)
+    assert [model["id"] for model in models["data"]] == ["mine", "talk"]
+
+
+def refused(*words: str) -> str:
+    with pytest.raises(UserError) as raised:
+        serve.main(_parsed(words))
+    return str(raised.value)
+
+
+def _parsed(words):
+    return parse(cli.parser_of("serve"), ["runs/none", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--key", "short"], "--key: has 5 characters, which can be guessed; use 8 or more"),
+        (["--key", "クラウドの鍵です。。"], "--key: has characters that no HTTP header can hold"),
+        (["--key", "two words here"], "--key: has characters"),
+        (["--queue", "0"], "--queue: 0 is less than 1"),
+        (["--port", "65536"], "--port: 65536 is not from 0 to 65535"),
+        (["--port", "0", "--host", "0.0.0.0"], "others on the network could ask this server; give a key in"),
+        (["--port", "0", "--host", "192.0.2.1"], "--host 192.0.2.1 --port 0: cannot assign requested address"),
+        (["--port", "0", "--host", "no host"], "--host no host --port 0: no such address"),
+    ],
+)
+def test_what_is_refused_before_a_model_is_loaded(monkeypatch, words, told):
+    monkeypatch.setattr(session_module, "load", None)
+    assert told in refused(*words)
+
+
+def test_a_key_in_the_environment_is_checked(monkeypatch):
+    monkeypatch.setenv(serve.KEY, "short")
+    assert refused().startswith(f"{serve.KEY}: has 5 characters")
+
+
+def test_a_port_in_use(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert refused("--port", port) == (
+            f"--host 127.0.0.1 --port {port}: another program listens there; choose another --port or --host"
+        )
+
+
+@pytest.mark.parametrize("package", serve.PACKAGES)
+def test_without_the_extra_a_line_says_what_to_install(monkeypatch, package):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    assert refused() == f"serve: needs the package {package}: pip install 'tpullm[serve]'"
+
+
+def test_a_model_that_is_none_leaves_the_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(UserError, match="no such folder"):
+        serve.main(_parsed(["--port", str(port)]))
+    socket.create_server(("127.0.0.1", port)).close()

@@ -1,0 +1,186 @@
+"""What the server does as a whole: keys, names, the queue, its figures, and its end."""
+
+import http.client
+import json
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from tests.serving.conftest import KEY, Served, wait_until
+from tests.serving.stand_in import StandIn, session_of
+from tpullm.errors import UserError
+from tpullm.serving import application, listening, served_model
+from tpullm.serving.stepping import Stepping
+
+TEXT = {"model": "small", "prompt": "The cat", "max_tokens": 4, "temperature": 0}
+CHAT = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+
+
+@pytest.fixture
+def server(chat_tokenizer, monkeypatch):
+    """Makes servers of a test's own, which do not step unless told."""
+    made = []
+
+    def make(**options) -> Served:
+        made.append(Served({"small": chat_tokenizer, "other": chat_tokenizer}, **options))
+        for module in (application, listening):
+            monkeypatch.setattr(module, "say", made[-1].said.append)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.listening.stop(one.service.stop)
+
+
+def test_until_the_programs_are_compiled_only_questions_about_the_server_are_answered(server):
+    one = server()
+    assert one.ask("/health").status == 503 and one.ask("/v1/models").status == 200
+    refused = one.ask("/v1/completions", TEXT)
+    assert refused.status == 503 and refused.headers["retry-after"]
+    one.step()
+    wait_until(lambda: one.ask("/health").status == 200)
+    assert all(engine.compiled for engine in one.engines.values())
+    assert one.ask("/v1/completions", TEXT).status == 200
+
+
+def test_each_model_has_its_engine(server):
+    one = server()
+    one.step()
+    assert [model["id"] for model in json.loads(one.ask("/v1/models").text)["data"]] == ["small", "other"]
+    assert one.ask("/v1/completions", TEXT | {"model": "other"}).status == 200
+    assert (one.engines["small"]._written, one.engines["other"]._written) == (0, 4)
+
+
+def test_health_needs_no_key_and_all_else_does(served):
+    assert served.ask("/health", headers={"authorization": None}).status == 200
+    assert served.ask("/v1/models", headers={"authorization": None}).status == 401
+
+
+def test_without_a_key_other_names_of_this_machine_are_refused(server):
+    one = server(key="", hosts=frozenset({"localhost", "127.0.0.1", "::1"}))
+    one.step()
+    for name in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "[::2]:1", ""):
+        assert one.ask("/v1/completions", TEXT, headers={"host": name}).status == 403
+    for name in ("localhost", "LOCALHOST:80", "127.0.0.1:1", "[::1]:8000"):
+        assert one.ask("/v1/completions", TEXT, headers={"host": name}).status == 200
+
+
+def test_more_than_the_queue_is_told_to_try_later(server):
+    one = server(queue=2)
+    one.engine.turns = threading.Semaphore(0)
+    one.step()
+    one.engine._rows = 1
+    threads = [threading.Thread(target=one.ask, args=("/v1/completions", TEXT)) for _ in range(3)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        wait_until(lambda expected=number + 1: len(one.engine._running) == expected)
+    refused = one.ask("/v1/completions", TEXT)
+    assert refused.status == 429 and refused.headers["retry-after"]
+    assert json.loads(refused.text)["error"]["type"] == "rate_limit_error"
+    one.engine.turns.release(1_000)
+    for thread in threads:
+        thread.join()
+    assert one.ask("/v1/completions", TEXT).status == 200
+    assert one.ask("/v1/completions", TEXT | {"n": 3}).status == 400, "three can never wait"
+
+
+def stopped(one: Served, body: dict) -> tuple[int, bytes]:
+    """The answer to a request during which the server stops."""
+    one.engine.turns = threading.Semaphore(2)
+    connection = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
+    head = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    connection.request("POST", "/v1/completions", json.dumps(body | {"max_tokens": 900}), head)
+    wait_until(lambda: one.engine._written == 2)
+    one.listening.stop(one.service.stop)
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+def test_when_the_server_stops_a_stream_ends_with_an_error(server):
+    one = server()
+    one.step()
+    status, text = stopped(one, TEXT | {"stream": True})
+    *_, last = text.decode().strip().split("\n\n")
+    assert status == 200 and json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
+    assert one.said == [f"127.0.0.1 POST /v1/completions: 503 {application.STOPPING}"]
+    with pytest.raises(OSError):
+        one.ask("/health")
+
+
+def test_when_the_server_stops_a_whole_answer_is_refused(server):
+    one = server()
+    one.step()
+    assert stopped(one, TEXT)[0] == 503
+
+
+def test_an_engine_that_fails_ends_the_loop():
+    engine = StandIn(session_of(SimpleNamespace(vocabulary_size=8)))
+    engine.fails = RuntimeError("the device is gone")
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        Stepping({"a": engine}).run()
+
+
+def test_a_fault_of_ours_is_told_and_logged(served, monkeypatch):
+    monkeypatch.setattr(served.service, "begin", None)
+    before = len(served.said)
+    answer = served.ask("/v1/completions", TEXT)
+    assert answer.status == 500 and json.loads(answer.text)["error"]["type"] == "server_error"
+    assert "Traceback" in served.said[before] and " 500 " in served.said[before + 1]
+
+
+def test_what_an_engine_refuses_is_a_refusal(served, monkeypatch):
+    def submit(request, heard):
+        raise UserError("a prompt of this kind does not fit")
+
+    monkeypatch.setattr(served.engine, "submit", submit)
+    answer = served.ask("/v1/completions", TEXT)
+    assert answer.status == 400 and b"does not fit" in answer.text
+
+
+def test_the_figures_count_requests_and_tokens(server):
+    one = server()
+    one.step()
+    one.ask("/v1/completions", TEXT)
+    one.ask("/v1/completions", {})
+    one.ask("/none")
+    lines = one.ask("/metrics").text.decode().splitlines()
+    for line in (
+        'tpullm_requests_total{path="/v1/completions",status="200"} 1.0',
+        'tpullm_requests_total{path="/v1/completions",status="400"} 1.0',
+        'tpullm_requests_total{path="elsewhere",status="404"} 1.0',
+        'tpullm_new_tokens_total{model="small"} 4.0',
+        'tpullm_running{model="other"} 0.0',
+        "tpullm_request_seconds_count 1.0",
+    ):
+        assert line in lines
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["runs/q"], ["q"]),
+        (["runs/q/", "runs/q/talk"], ["q", "talk"]),
+        (["runs/q", "a/talk", "b/talk"], ["q", "a/talk", "b/talk"]),
+        (["gs://b/run"], ["run"]),
+        (["."], ["."]),
+    ],
+)
+def test_a_model_has_the_name_of_its_folder(paths, expected):
+    assert served_model.names(paths) == expected
+
+
+def test_chat_with_a_model_that_does_not_talk(chat_tokenizer, served, monkeypatch):
+    model = served.service.models["small"]
+    monkeypatch.setattr(model, "talks", False)
+    assert served.ask("/v1/chat/completions", CHAT).status == 200, "it has a template"
+    monkeypatch.setattr(model.tokenizer, "has_template", False)
+    refused = served.ask("/v1/chat/completions", CHAT)
+    assert refused.status == 400 and b"use /v1/completions" in refused.text
+
+
+def test_tools_of_a_model_whose_template_knows_no_such_calls(served, monkeypatch):
+    monkeypatch.setattr(served.service.models["small"].tokenizer, "template", "none")
+    tool = {"type": "function", "function": {"name": "f"}}
+    refused = served.ask("/v1/chat/completions", CHAT | {"tools": [tool]})
+    assert refused.status == 400 and json.loads(refused.text)["error"]["param"] == "tools"

@@ -1,0 +1,201 @@
+"""Whatever is wrong in a request, the client gets an error in OpenAI's form, and the log one line."""
+
+import json
+
+import pytest
+
+from tpullm.serving.application import MOST_BODY_BYTES
+
+TEXT = {"model": "small", "prompt": "The cat", "max_tokens": 2}
+CHAT = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+PATHS = {"/v1/completions": TEXT, "/v1/chat/completions": CHAT}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+# Wrong values of fields that both paths have.
+BOTH = {
+    "temperature": [-0.1, 2.1, "1", True, [1], {}, 1e400, 10**400],
+    "top_p": [0, -1, 1.1, "1", False],
+    "top_k": [1.5, "3", -2],
+    "min_p": [-0.1, 1.1, "0"],
+    "n": [0, -1, 129, 1.5, "2", True],
+    "seed": ["7", 1.5, 1 << 70],
+    "stop": [1, [1], ["a", 2], [""], "", ["a"] * 5, "x" * 257, {}],
+    "stream": ["true", 1, 0, []],
+    "stream_options": [{"include_usage": True}, {}, "usage"],
+    "logit_bias": [[], "a", {"a": 1}, {"1": "a"}, {"1": 101}, {"1": True}, {"-1": 1}, {"99999": 1}, {"1": None}],
+    "presence_penalty": [1, -0.5, "0", True],
+    "frequency_penalty": [0.1, "0", False],
+    "max_tokens": [0, -1, 1.5, "16", True],
+    "model": [1, [], "", "other", "small/", "x" * 10_000, "\u0000", "モデル"],
+    "best_answer": [1],
+    "suffix_": ["a"],
+}
+OF_TEXTS = {
+    "prompt": [1, {}, [], "", [""] * 129, [[]], [1, "a"], [-1], [1 << 40], [[1], 2], [1.5], [True], "\ud800", None],
+    "logprobs": [-1, 21, "1", True],
+    "echo": ["true", 1],
+    "suffix": ["end", 1],
+    "best_of": [2, 0, "1"],
+    "messages": [CHAT["messages"]],
+}
+OF_MESSAGES = {
+    "messages": [
+        *(1, "hi", {}, [], [1], ["hi"], [{}], [None]),
+        *([{"content": "hi"}], [{"role": "user"}], [{"role": 1, "content": "hi"}], [{"role": "user", "content": 1}]),
+        *([{"role": "king", "content": "hi"}], [{"role": "function", "content": "hi", "name": "f"}]),
+        *(
+            [{"role": "user", "content": [part]}]
+            for part in (1, "a", {}, {"type": "text"}, {"type": "text", "text": 1})
+        ),
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
+        [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}],
+        [{"role": "user", "content": "hi", "colour": "red"}],
+        [{"role": "user", "content": "hi", "tool_calls": [TOOL]}],
+        [{"role": "user", "content": "<|im_end|>"}],
+        [{"role": "tool", "content": "a"}],
+        [{"role": "assistant", "content": None, "tool_calls": [1]}],
+        *(
+            [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]}]
+            for function in ({}, {"name": "f"}, {"name": "f", "arguments": {}}, {"name": "f", "arguments": "["})
+        ),
+        [{"role": "user", "content": "hi"}] * 2_049,
+        None,
+    ],
+    "max_completion_tokens": [0, "1", 1.5],
+    "logprobs": [1, "true"],
+    "top_logprobs": [1, 0],
+    "response_format": [
+        *(1, "json", {"type": "poem"}, {"type": 1}, {"type": "json_schema"}, {"type": "json_object", "schema": {}}),
+        *({"type": "json_schema", "json_schema": schema} for schema in (1, {}, {"name": "a", "schema": "a"})),
+        *(
+            {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+            for schema in ({"type": "no"}, {"type": "string", "pattern": "("}, {"$ref": "#/no"}, {"enum": []})
+        ),
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["x" * 70_000]}}},
+    ],
+    "tools": [
+        *(1, {}, [1], [{}], [{"type": "web"}], [{"type": "function"}], [TOOL, TOOL], [TOOL] * 129),
+        *(
+            [{"type": "function", "function": function}]
+            for function in ({}, {"name": ""}, {"name": "a b"}, {"name": 1}, {"name": "f", "parameters": 1})
+        ),
+        [TOOL | {"colour": 1}],
+    ],
+    "tool_choice": [1, "any", "required", {"type": "function"}, {"type": "function", "function": {"name": "g"}}],
+    "parallel_tool_calls": ["no", 0],
+    "modalities": [["audio"], "text"],
+    "functions": [[{"name": "f"}]],
+    "function_call": [{"name": "f"}],
+    "prompt": ["hi"],
+    "reasoning_effort": ["high"],
+}
+CASES = [
+    (path, field, value)
+    for path, fields in (*((path, BOTH) for path in PATHS), *zip(PATHS, (OF_TEXTS, OF_MESSAGES), strict=True))
+    for field, values in fields.items()
+    for value in values
+]
+BODIES = {
+    "nothing": b"",
+    "half": b'{"model": "small"',
+    "a list": b"[]",
+    "a number": b"1",
+    "null": b"null",
+    "no UTF-8": b'{"model": "\xff"}',
+    "UTF-16": json.dumps(TEXT).encode("utf-16"),
+    "NaN": b'{"model": "small", "prompt": "a", "temperature": NaN}',
+    "infinity": b'{"model": "small", "prompt": "a", "temperature": -Infinity}',
+    "deep": b"[" * 100_000,
+    "deep in a field": b'{"model": "small", "tools": ' + b"[" * 9_000 + b"]" * 9_000 + b"}",
+    "a long number": b'{"model": "small", "prompt": "a", "seed": ' + b"9" * 5_000 + b"}",
+    "half a character": b'{"model": "small", "prompt": "\\ud83d"}',
+    "after the end": json.dumps(TEXT).encode() + b"x",
+    "quotes": b"{'model': 'small'}",
+}
+
+
+def test_there_are_two_hundred():
+    assert len(CASES) + 2 * len(BODIES) >= 200
+
+
+@pytest.fixture
+def is_refused(served):
+    """Whether a request is refused with a status, in OpenAI's form and with one line; gives the error."""
+
+    def ask(status: int, *request, **options) -> dict:
+        before = len(served.said)
+        answer = served.ask(*request, **options)
+        assert answer.status == status, answer.text
+        assert answer.headers["content-type"] == "application/json"
+        error = json.loads(answer.text)["error"]
+        assert set(error) == {"message", "type", "param", "code"} and error["message"]
+        assert error["type"].endswith("_error") and len(error["message"]) < 1_000
+        (line,) = served.said[before:]
+        assert f" {status} " in line and "\n" not in line and len(line) <= 501
+        return error
+
+    return ask
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_good_request_is_answered(served, path):
+    assert served.ask(path, PATHS[path]).status == 200
+
+
+@pytest.mark.parametrize(("path", "field", "value"), CASES, ids=lambda value: str(value)[:40])
+def test_a_wrong_value(is_refused, path, field, value):
+    is_absent = value is None
+    body = {name: given for name, given in PATHS[path].items() if not (is_absent and name == field)}
+    if not is_absent:
+        body[field] = value
+    raw = json.dumps(body).replace("Infinity", "1e400").encode()
+    error = is_refused(404 if field == "model" and isinstance(value, str) else 400, path, raw)
+    assert field in error["message"] or field in str(error["param"]) or error["message"].startswith("the body")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("body", BODIES)
+def test_a_body_that_is_no_request(is_refused, path, body):
+    is_refused(400, path, BODIES[body])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+def test_what_is_not_said_to_be_json(is_refused, path, kind):
+    is_refused(415, path, PATHS[path], headers={"content-type": kind})
+
+
+def test_a_packed_body(is_refused):
+    is_refused(415, "/v1/completions", TEXT, headers={"content-encoding": "gzip"})
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/v1/models", "/v1/models/small", "/metrics"])
+@pytest.mark.parametrize(
+    "shown", [None, "", "Bearer", "Bearer wrong", "Basic YTpi", "Bearer a-key-of-the-test", "\xff"]
+)
+def test_a_wrong_key(is_refused, path, shown):
+    error = is_refused(401, path, PATHS.get(path), headers={"authorization": shown})
+    assert error["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v1", "/v1/", "/v1/embeddings", "/v1/completions/", "//", "/%00", "/v1/models/no"]
+)
+def test_another_path(is_refused, path):
+    is_refused(404, path)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"])
+def test_another_method(is_refused, method):
+    is_refused(405, "/v1/completions", method=method)
+
+
+def test_a_body_that_is_too_large(is_refused):
+    is_refused(413, "/v1/completions", b" " * (MOST_BODY_BYTES + 1))
+
+
+def test_a_body_that_says_it_is_small(is_refused, served):
+    def parts():
+        yield from [b" " * (1 << 20)] * 5
+
+    is_refused(413, "/v1/completions", parts(), method="POST")

@@ -1,0 +1,110 @@
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+
+from tpullm.inference.request import Token
+from tpullm.serving.answer_text import AnswerText, joined
+from tpullm.serving.refusal import Refusal
+from tpullm.serving.token_masks import Grammars
+from tpullm.serving.tool_calls import ToolText, whole_calls
+
+SPARE = 5
+STOP = 319  # `<|im_end|>` of the tests' tokenizer
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SCHEMAS = [
+    {"enum": ["猫", 1, None]},
+    {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3},
+    {"type": "string", "pattern": "^[a-c]{2,4}$"},
+    {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "minimum": 3, "maximum": 17}, "b": {"$ref": "#/$defs/b"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+        "$defs": {"b": {"anyOf": [{"type": "null"}, {"const": "x y"}]}},
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def grammars(chat_tokenizer):
+    return Grammars(chat_tokenizer, chat_tokenizer.vocabulary_size + SPARE)
+
+
+def walked(tokenizer, allowed, rng, most: int = 400) -> list[int]:
+    """The ids of an answer that takes any token that is allowed, until it ends."""
+    ids = []
+    while len(ids) < most:
+        choices = np.flatnonzero(allowed(tuple(ids)))
+        ids.append(int(rng.choice(choices)))
+        if ids[-1] in tokenizer.stop_ids:
+            return ids
+    raise AssertionError("it does not end")
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=str)
+def test_whatever_is_chosen_satisfies_the_schema(chat_tokenizer, grammars, schema):
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        ids = walked(chat_tokenizer, grammars.of_schema(schema, "p"), rng)
+        jsonschema.validate(json.loads(chat_tokenizer.decode(ids)), schema)
+
+
+def test_what_stands_for_no_token_is_never_allowed(grammars, chat_tokenizer):
+    allowed_V = grammars.of_schema({}, "p")(())
+    assert len(allowed_V) == chat_tokenizer.vocabulary_size + SPARE and not allowed_V[-SPARE:].any()
+    assert allowed_V.any() and not allowed_V[chat_tokenizer.stop_ids].any()
+
+
+def test_after_the_end_only_the_end_is_allowed(chat_tokenizer, grammars):
+    allowed = grammars.of_schema({"const": 1}, "p")
+    assert set(np.flatnonzero(allowed(tuple(chat_tokenizer.encode("1"))))) == set(chat_tokenizer.stop_ids)
+
+
+def test_what_the_grammar_forbids_ends_the_answer(chat_tokenizer, grammars):
+    allowed = grammars.of_schema({"const": 1}, "p")
+    assert set(np.flatnonzero(allowed(tuple(chat_tokenizer.encode("x"))))) == set(chat_tokenizer.stop_ids)
+
+
+def test_an_answer_may_be_computed_again(chat_tokenizer, grammars):
+    schema = SCHEMAS[3]
+    ids = walked(chat_tokenizer, grammars.of_schema(schema, "p"), np.random.default_rng(1))
+    allowed = grammars.of_schema(schema, "p")
+    once = [allowed(tuple(ids[:length])) for length in range(len(ids))]
+    for length in (0, 3, 1, len(ids) - 1):
+        np.testing.assert_array_equal(allowed(tuple(ids[:length])), once[length])
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_calls_have_the_form_that_is_read(chat_tokenizer, grammars, several):
+    arguments = {"properties": {"x": {"enum": [1]}}, "required": ["x"], "additionalProperties": False}
+    functions = [{"name": "f", "parameters": arguments}, {"name": "g", "parameters": {"enum": [{}]}}]
+    expected, counts = {"f": {"x": 1}, "g": {}}, []
+    for seed in range(6):
+        allowed, text = grammars.of_calls(functions, several, "tools"), AnswerText(chat_tokenizer, (), (STOP,))
+        ids = walked(chat_tokenizer, allowed, np.random.default_rng(seed))
+        tools = ToolText(text, several=True)
+        whole = joined([tools.add(Token(one, -1.0, (), "stop" * (n == len(ids) - 1))) for n, one in enumerate(ids)])
+        assert whole.text == "" and whole.ends == "tool_calls"
+        calls = [call["function"] for call in whole_calls(whole.calls)]
+        assert all(json.loads(call["arguments"]) == expected[call["name"]] for call in calls)
+        counts.append(len(calls))
+    assert max(counts) > 1 if several else counts == [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"type": "no"}, "Invalid type"),
+        ({"type": "string", "pattern": "(a"}, "unclosed group"),
+        ({"$ref": "#/$defs/none"}, "does not exist"),
+        ({"enum": ["x" * 70_000]}, "more than 65,536 bytes"),
+        ({"not": {"type": "string"}}, "not"),
+        ({"allOf": [{"type": "string", "pattern": f".*{letter}.*"} for letter in LETTERS]}, "more than 1 s"),
+    ],
+)
+def test_a_schema_that_is_wrong_or_too_large(grammars, schema, told):
+    with pytest.raises(Refusal, match=told) as raised:
+        grammars.of_schema(schema, "response_format")
+    assert raised.value.param == "response_format" and len(str(raised.value)) < 400

@@ -1,0 +1,88 @@
+"""Answer requests over HTTP, as OpenAI's API does: completions and chat, for any of its clients.
+
+MODEL and each adapter is a model of the name of its folder. Ctrl-C ends the server.
+"""
+
+import importlib.util
+import os
+
+from tpullm.commands.options import add_adapters, check_at_least_one
+from tpullm.errors import Interrupted, UserError
+from tpullm.log import say
+
+KEY = "TPULLM_SERVE_KEY"
+PACKAGES = ("uvicorn", "h11", "starlette", "prometheus_client", "llguidance")
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm serve`."""
+    about = "a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face"
+    parser.add_argument("model", help=about)
+    add_adapters(parser)
+    about = "the address to listen on; 0.0.0.0: all of this machine, which needs a key"
+    parser.add_argument("--host", type=str, default="127.0.0.1", help=about)
+    parser.add_argument("--port", type=int, default=8000, help="the port; 0: any that is free")
+    about = f"what clients must show as their API key; better in {KEY}, as everybody here sees the options"
+    parser.add_argument("--key", type=str, default="", help=about)
+    parser.add_argument("--open", action="store_true", help="allow a network to ask without a key")
+    parser.add_argument("--queue", type=int, default=128, help="how many requests may wait; more are told to try later")
+
+
+def main(arguments) -> None:
+    """Load the models, listen, and answer until Ctrl-C or SIGTERM."""
+    key = _checked_key(arguments)
+    check_at_least_one(arguments, "queue")
+    if not 0 <= arguments.port < 1 << 16:
+        raise UserError(f"--port: {arguments.port} is not from 0 to 65535; use such a number")
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise UserError(f"serve: needs the package {missing[0]}: pip install 'tpullm[serve]'")
+    from tpullm.serving import listening
+
+    listener = listening.bound(arguments.host, arguments.port)
+    with listener:
+        if not (listening.is_local(listener) or key or arguments.open):
+            raise UserError(
+                f"--host {arguments.host}: others on the network could ask this server; give a key in {KEY}, or --open"
+            )
+        _serve(arguments, key, listener)
+
+
+def _checked_key(arguments) -> str:
+    key = arguments.key or os.environ.get(KEY, "")
+    where = "--key" if arguments.key else KEY
+    if key and (not key.isascii() or not key.isprintable() or " " in key):
+        raise UserError(f"{where}: has characters that no HTTP header can hold; use letters, digits and signs of ASCII")
+    if key and len(key) < 8:
+        raise UserError(f"{where}: has {len(key)} characters, which can be guessed; use 8 or more")
+    return key
+
+
+def _serve(arguments, key: str, listener) -> None:
+    """The main thread steps the engines, so Ctrl-C reaches it between two steps; another one answers requests."""
+    from tpullm.inference import session
+    from tpullm.serving import application, listening, served_model, stepping
+
+    loaded = session.load(arguments.model, exact=False)
+    paths = [arguments.model, *arguments.adapter]
+    sessions = [loaded, *(session.with_adapter(loaded, adapter) for adapter in arguments.adapter)]
+    named = dict(zip(served_model.names(paths), sessions, strict=True))
+    from tpullm.inference.engine import Engine
+
+    steps = stepping.Stepping({name: Engine(one) for name, one in named.items()})
+    models = {name: served_model.ServedModel(name, one) for name, one in named.items()}
+    hosts = frozenset({"localhost", "127.0.0.1", "::1", arguments.host.lower()})
+    is_local = listening.is_local(listener)
+    service = application.Service(models, steps, arguments.queue, key, hosts if is_local and not key else frozenset())
+    server = listening.Listening(application.application(service), listener)
+    address = listener.getsockname()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    say(f"serve: {', '.join(named)} at http://{host}:{address[1]}/v1; the programs are being compiled")
+    server.start()
+    try:
+        steps.compile()
+        say("serve: ready")
+        steps.run()
+    except KeyboardInterrupt:
+        raise Interrupted("serve: stopped; answers that were not whole ended with an error") from None
+    finally:
+        server.stop(service.stop)

@@ -1,0 +1,120 @@
+"""The answers to one request while engines write them, and how a client hears of them: whole, or as events."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Send
+
+from tpullm.errors import UserError
+from tpullm.inference.request import Token
+from tpullm.serving.answer_text import Part, joined
+from tpullm.serving.refusal import Refusal
+from tpullm.serving.reply_form import Envelope, Reply
+from tpullm.serving.stepping import Stepping
+
+STOPPING = "the server is stopping; ask again when it is back"
+
+
+class Writing:
+    """Asks an engine for all answers to a request, in the thread of the event loop.
+
+    Raises:
+        Refusal: the engine takes a prompt not.
+    """
+
+    def __init__(self, stepping: Stepping, reply: Reply):
+        self._stepping, self._reply, self._numbers = stepping, reply, []
+        self._loop, self._heard = asyncio.get_running_loop(), asyncio.Queue()
+        self.envelope = Envelope(reply)
+        try:
+            for index, request in enumerate(reply.work.requests()):
+                self._numbers.append(stepping.submit(reply.work.model.name, request, partial(self._hear, index)))
+        except UserError as error:
+            self.close()
+            raise Refusal(str(error), param="prompt") from None
+
+    def _hear(self, index: int, token: Token | None) -> None:
+        """In the thread that steps. When the server ends, the loop may be closed, and nobody listens."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._heard.put_nowait, (index, token))
+
+    def stop(self) -> None:
+        """The server stops: the client is told so."""
+        self._heard.put_nowait((0, None))
+
+    def close(self) -> None:
+        """Nobody listens any more. Of answers that have ended, nothing."""
+        for number in self._numbers:
+            self._stepping.cancel(self._reply.work.model.name, number)
+
+    async def parts(self) -> AsyncIterator[tuple[int, Part]]:
+        """The parts of the answers, as they come, with the number of the answer.
+
+        Raises:
+            Refusal: the server stops.
+        """
+        texts = {index: self._reply.text() for index in range(len(self._numbers))}
+        while texts:
+            index, token = await self._heard.get()
+            if token is None:
+                raise Refusal(STOPPING, status=503)
+            if index not in texts:  # written after a stop text
+                continue
+            self.envelope.written += 1
+            part = texts[index].add(token)
+            if part.ends:
+                del texts[index]
+                self._stepping.cancel(self._reply.work.model.name, self._numbers[index])
+            if part:
+                yield index, part
+
+    async def whole(self) -> dict[str, Any]:
+        """All answers at once."""
+        parts: list[list[Part]] = [[] for _ in self._numbers]
+        async for index, part in self.parts():
+            parts[index].append(part)
+        return self.envelope.whole([self._reply.choice(index, joined(found)) for index, found in enumerate(parts)])
+
+    async def events(self, failed: Callable[[Refusal], None]) -> AsyncIterator[bytes]:
+        """Server-sent events: a chunk for each part, and `[DONE]`.
+
+        Args:
+            failed: told why the stream ends with an error instead.
+        """
+        begins = [self._reply.begin(index) for index in range(len(self._numbers))]
+        for choice in filter(None, begins):
+            yield _event(self.envelope.chunk([choice]))
+        try:
+            async for index, part in self.parts():
+                yield _event(self.envelope.chunk([self._reply.delta(index, part)]))
+        except Refusal as refusal:
+            failed(refusal)
+            yield _event(refusal.body())
+            return
+        if self._reply.work.asked.usage:
+            yield _event(self.envelope.chunk([]))
+        yield b"data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+class EventStream(StreamingResponse):
+    """A response of events. `ended` is called when it is over, also if the client hung up."""
+
+    def __init__(self, events: AsyncIterator[bytes], ended: Callable[[], None]):
+        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        self._ended = ended
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the events."""
+        try:
+            await super().stream_response(send)
+        finally:
+            self._ended()

@@ -1,0 +1,270 @@
+"""The server's paths: who may ask, what a request must be, and what it is told if something is wrong."""
+
+import asyncio
+import hmac
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from tpullm.errors import UserError
+from tpullm.log import one_line, say
+from tpullm.serving import chat_completions, text_completions
+from tpullm.serving.answer_writing import STOPPING, EventStream, Writing
+from tpullm.serving.refusal import Refusal
+from tpullm.serving.reply_form import Reply
+from tpullm.serving.request_fields import Fields, parse
+from tpullm.serving.served_model import ServedModel
+from tpullm.serving.serving_figures import ServingFigures
+from tpullm.serving.stepping import Stepping
+
+MOST_BODY_BYTES = 4 << 20  # a prompt of 128 k tokens of Japanese, escaped, is 1 MB
+_HANG_UP = 499  # no status of HTTP; nobody hears it
+
+Read = Callable[[Fields, ServedModel, str], Reply]
+
+
+@dataclass
+class Service:
+    """What the paths need.
+
+    Args:
+        models: by name.
+        stepping: their engines.
+        queue: how many requests may wait.
+        key: what a client must show; empty: nothing.
+        hosts: what clients may call this server in the Host header; empty: anything. Without a key it keeps web pages
+            out that give their own name this machine's address (DNS rebinding).
+    """
+
+    models: dict[str, ServedModel]
+    stepping: Stepping
+    queue: int
+    key: str = ""
+    hosts: frozenset[str] = frozenset()
+    is_stopping: bool = False
+    writing: set[Writing] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.figures = ServingFigures(self.stepping.figures)
+        self.began = int(time.time())
+        self._reader = ThreadPoolExecutor(1, "reads requests")
+        self._reading = 0
+
+    def stop(self) -> None:
+        """End all answers with an error that says why; in the thread of the event loop."""
+        self.is_stopping = True
+        for writing in self.writing:
+            writing.stop()
+
+    async def begin(self, raw: bytes, read: Read, client: str) -> tuple[Reply, Writing]:
+        """Begin the answers to a request; `end` must follow.
+
+        Raises:
+            Refusal: something is wrong with it, or too many wait.
+        """
+        self._check_open()
+        self._reading += 1
+        try:
+            reply = await asyncio.get_running_loop().run_in_executor(self._reader, self._read, raw, read, client)
+        finally:
+            self._reading -= 1
+        answers = len(reply.work.prompts) * reply.work.asked.choices
+        if answers > self.queue:
+            raise Refusal(f"n: asks for {answers} answers, and at most {self.queue} may wait here; ask for fewer")
+        self._check_open(answers)
+        writing = Writing(self.stepping, reply)
+        self.writing.add(writing)
+        return reply, writing
+
+    def end(self, writing: Writing) -> None:
+        """Nobody listens to these answers any more."""
+        writing.close()
+        self.writing.discard(writing)
+
+    def _check_open(self, answers: int = 1) -> None:
+        if self.is_stopping:
+            raise Refusal(STOPPING, status=503)
+        if not self.stepping.ready:
+            raise Refusal("the programs of the model are being compiled; ask again soon", status=503)
+        if self._reading + self.stepping.waiting() + answers > self.queue:
+            raise Refusal(f"{self.queue} requests wait already; ask again later", status=429, code="queue_full")
+
+    def _read(self, raw: bytes, read: Read, client: str) -> Reply:
+        """In the thread that reads: splitting a long text takes a second."""
+        fields = Fields(parse(raw))
+        name = fields.needed("model", str, f"the name of a model: {', '.join(self.models)}")
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise Refusal(f"model: no {name[:200]!r} here; there are: {known}", 404, "model", "model_not_found")
+        try:
+            return read(fields, self.models[name], client)
+        except UserError as error:
+            raise Refusal(str(error)) from None
+        except RecursionError:
+            raise Refusal("the body is nested too deeply; simplify it") from None
+
+
+def application(service: Service) -> ASGIApp:
+    """The server, for any server of ASGI."""
+
+    async def completion(request: Request) -> Response:
+        return await _answer(service, request, text_completions.read)
+
+    async def chat(request: Request) -> Response:
+        return await _answer(service, request, chat_completions.read)
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [_described(service, name) for name in service.models]})
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in service.models:
+            raise Refusal(f"no model {name[:200]!r} here", 404, "model", "model_not_found")
+        return JSONResponse(_described(service, name))
+
+    async def health(request: Request) -> Response:
+        if not service.stepping.ready or service.is_stopping:
+            raise Refusal("the server is not ready", status=503)
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(request: Request) -> Response:
+        return Response(service.figures.text(), media_type="text/plain; version=0.0.4")
+
+    open_to_all = (("/health", health, "GET"),)
+    with_key = (
+        ("/v1/completions", completion, "POST"),
+        ("/v1/chat/completions", chat, "POST"),
+        ("/v1/models", models, "GET"),
+        ("/v1/models/{name:path}", model, "GET"),
+        ("/metrics", metrics, "GET"),
+    )
+    routes = [Route(path, _guarded(service, path, work, False), methods=[how]) for path, work, how in open_to_all]
+    routes += [Route(path, _guarded(service, path, work, True), methods=[how]) for path, work, how in with_key]
+
+    async def elsewhere(request: Request, error: Exception) -> Response:
+        return _elsewhere(service, request, error)
+
+    app = Starlette(routes=routes, exception_handlers={HTTPException: elsewhere})
+    app.router.redirect_slashes = False
+    return app
+
+
+def _guarded(service: Service, path: str, work: Callable[[Request], Awaitable[Response]], key: bool):
+    """`work` for those who may ask; what it raises becomes an answer and one line in the log."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            _check_client(service, request, key)
+            response = await work(request)
+        except Refusal as refusal:
+            response = _refused(request, refusal)
+        except ClientDisconnect:
+            response = Response(status_code=_HANG_UP)
+        except Exception:  # a fault of ours: the client is told so, and the log has all of it
+            say(traceback.format_exc().rstrip())
+            response = _refused(request, Refusal("an error of the server; its log says more", status=500))
+        service.figures.answered(path, response.status_code)
+        return response
+
+    return answer
+
+
+def _check_client(service: Service, request: Request, key: bool) -> None:
+    host = request.headers.get("host", "").lower()
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if service.hosts and name not in service.hosts:
+        raise Refusal(
+            f"this server is not called {name[:100]!r}; start it with --key to be asked under other names", 403
+        )
+    if key and service.key:
+        shown = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(shown, f"Bearer {service.key}".encode()):
+            raise Refusal("no right key in the header `Authorization: Bearer KEY`", 401, code="invalid_api_key")
+
+
+def _refused(request: Request, refusal: Refusal) -> Response:
+    """The answer, and one line in the log."""
+    _log(request, refusal)
+    return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+
+
+def _log(request: Request, refusal: Refusal) -> None:
+    client = request.client.host if request.client else "?"
+    line = f"{client} {request.method} {request.url.path}: {refusal.status} {refusal}"
+    say(one_line(line, 500))
+
+
+def _elsewhere(service: Service, request: Request, error: Exception) -> Response:
+    """The answer to another path, or another method."""
+    assert isinstance(error, HTTPException)
+    what = {404: "no such path; there are /v1/models, /v1/completions and /v1/chat/completions", 405: "no such method"}
+    response = _refused(request, Refusal(what.get(error.status_code, error.detail), error.status_code))
+    response.headers.update({name: value for name, value in (error.headers or {}).items()})
+    service.figures.answered("elsewhere", error.status_code)
+    return response
+
+
+async def _answer(service: Service, request: Request, read: Read) -> Response:
+    """The answers to a request, whole or as a stream."""
+    began, client = time.monotonic(), request.client.host if request.client else ""
+    reply, writing = await service.begin(await _body(request), read, client)
+
+    def ended() -> None:
+        service.end(writing)
+        service.figures.took(time.monotonic() - began)
+
+    if reply.work.asked.stream:
+        return EventStream(writing.events(lambda refusal: _log(request, refusal)), ended)
+    try:
+        return JSONResponse(await _unless_gone(request, writing.whole()))
+    finally:
+        ended()
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a request; `Refusal` if it is not JSON, or too large."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal("the header Content-Type is not application/json; send JSON", status=415)
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal("the header Content-Encoding is not supported; send JSON as it is", status=415)
+    too_large = Refusal(f"the body has more than {MOST_BODY_BYTES:,} bytes; shorten it", status=413)
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length[:20]) > MOST_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BODY_BYTES:
+            raise too_large
+    return bytes(body)
+
+
+async def _unless_gone(request: Request, work: Awaitable[dict]) -> dict:
+    """The result of `work`, which is cancelled if the client hangs up."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _described(service: Service, name: str) -> dict:
+    return {"id": name, "object": "model", "created": service.began, "owned_by": "tpullm"}

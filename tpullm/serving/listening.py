@@ -1,0 +1,178 @@
+"""The address that the server listens on, and uvicorn with bounds on what a client may cost before it is heard."""
+
+import asyncio
+import errno
+import ipaddress
+import json
+import socket
+import threading
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+
+from tpullm.errors import UserError
+from tpullm.log import one_line, say
+from tpullm.serving.refusal import Refusal
+
+MOST_HEADER_BYTES = 32 << 10
+MOST_CONNECTIONS = 512
+REQUEST_SECONDS = 60  # for a whole request to arrive
+STALL_SECONDS = 60  # for a client to read what was sent
+KEEP_SECONDS = 30  # that a connection may be without a request
+STOP_SECONDS = 5  # for answers to end when the server stops
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket; `UserError` if the address can't be used. Clients wait until the server is there."""
+    where = f"--host {host} --port {port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(f"{where}: no such address ({error.strerror}); use one of this machine") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        what = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror.lower()
+        raise UserError(f"{where}: {what}; choose another --port or --host") from None
+    return listener
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+class Listening:
+    """Answers requests in a thread of its own, from `start` to `stop`."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket):
+        config = uvicorn.Config(
+            app,
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            log_level="critical",  # the application logs, and so does `BoundedProtocol`
+            access_log=False,
+            proxy_headers=False,  # anybody can send them
+            server_header=False,
+            h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+            timeout_keep_alive=KEEP_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+        self._server, self._listener = uvicorn.Server(config), listener
+        self._thread = threading.Thread(target=self._run, name="listens", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve([self._listener])
+
+    def stop(self, first) -> None:
+        """Call `first` in the thread of the event loop, then end when all connections are closed, or soon."""
+        if self._loop and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(first)
+        self._server.should_exit = True
+        self._thread.join(STOP_SECONDS + 5)
+
+
+class BoundedProtocol(H11Protocol):
+    """A connection. A request must arrive in time, and a client must read its answer; else the connection ends."""
+
+    _late: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._wait()
+        if len(self.connections) > MOST_CONNECTIONS:
+            self._refuse(Refusal(f"{MOST_CONNECTIONS} connections are open; try again later", status=503))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End all timers."""
+        self._arrived()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """A request must be whole in time from its first byte on."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self._wait()
+        else:
+            self._arrived()
+
+    def on_response_complete(self) -> None:
+        """The next request may take its time to come, as long as `KEEP_SECONDS`."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            self._arrived()
+        elif self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._late is None and not self.transport.is_closing():
+            self._late = self.loop.call_later(REQUEST_SECONDS, self._is_late)
+
+    def _arrived(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _is_late(self) -> None:
+        self._late = None
+        self._refuse(Refusal(f"the request did not arrive within {REQUEST_SECONDS} s", status=408))
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP, or has too many headers."""
+        self._refuse(Refusal("this is not a request of HTTP/1.1, or its headers are too long"))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer without the application, if there is no answer yet; then close the connection."""
+        if self.transport.is_closing():
+            return
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            say(one_line(f"{self.client[0] if self.client else '?'}: {refusal.status} {refusal}"))
+            body = json.dumps(refusal.body()).encode()
+            headers = [
+                ("content-type", "application/json"),
+                ("connection", "close"),
+                ("content-length", str(len(body))),
+            ]
+            reason = STATUS_PHRASES[refusal.status]
+            response = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()

@@ -1,0 +1,121 @@
+"""Text that must have a form: which tokens may come next, by llguidance (Earley parsing over the bytes of tokens)."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llguidance
+import numpy as np
+
+from tpullm.errors import UserError
+from tpullm.serving import grammar_trial
+from tpullm.serving.refusal import Refusal
+from tpullm.serving.tool_calls import CLOSE, OPEN
+from tpullm.tokenizer import Tokenizer
+
+Allowed = Callable[[tuple[int, ...]], np.ndarray]
+
+# White space between the parts of JSON, at most so much: a model that may write it without end sometimes does.
+_JSON = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,16}"}
+_MOST_SCHEMA_BYTES = 64 << 10
+
+
+class Grammars:
+    """Makes the masks of a model.
+
+    Args:
+        vocabulary_size: the width of the model's logits; there may be more than the tokenizer has tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary_size: int):
+        self._tokens = llguidance.LLTokenizer(
+            llguidance.TokenizerWrapper(_Bytes(tokenizer)), eos_token=list(tokenizer.stop_ids)
+        )
+        self._trial = grammar_trial.Trial()
+        self._stop_ids, self._vocabulary_size = list(tokenizer.stop_ids), vocabulary_size
+
+    def of_schema(self, schema: dict[str, Any], param: str) -> Allowed:
+        """JSON that satisfies a schema; `Refusal` (about the field `param`) if the schema is wrong or too large."""
+        self._check_size([schema], param)
+        return self._mask(llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON), param)
+
+    def of_calls(self, functions: Sequence[dict[str, Any]], several: bool, param: str) -> Allowed:
+        """One or several calls of these functions, in the form of `tool_calls`."""
+        schemas = [_schema_of_call(function) for function in functions]
+        self._check_size(schemas, param)
+        calls = [f"call{number}" for number in range(len(schemas))]
+        rules = [
+            'start: call ("\\n" call)*' if several else "start: call",
+            f"call: {json.dumps(OPEN)} NL body NL {json.dumps(CLOSE)}",
+            "NL: /\\n/",
+            f"body: {' | '.join(calls)}",
+            *(f"{call}: %json {json.dumps(schema)}" for call, schema in zip(calls, schemas, strict=True)),
+        ]
+        return self._mask(llguidance.LLMatcher.grammar_from_lark("\n".join(rules)), param)
+
+    def _mask(self, grammar: str, param: str) -> Allowed:
+        try:
+            error = self._trial.error(grammar, param)
+        except UserError as failed:
+            raise Refusal(str(failed), param=param) from None
+        if not error:
+            matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=grammar_trial.limits())
+            error = matcher.get_error()
+        if error:
+            raise Refusal(f"{param}: {' '.join(error.split())[:300]}", param=param)
+        return _Mask(matcher, self._stop_ids, self._vocabulary_size)
+
+    def _check_size(self, schemas: list[dict[str, Any]], param: str) -> None:
+        if len(json.dumps(schemas)) > _MOST_SCHEMA_BYTES:
+            raise Refusal(f"{param}: the schema has more than {_MOST_SCHEMA_BYTES:,} bytes; simplify it", param=param)
+
+
+def _schema_of_call(function: dict[str, Any]) -> dict[str, Any]:
+    arguments = function.get("parameters") or {"type": "object"}
+    described = {"name": {"const": function["name"]}, "arguments": {"type": "object", **arguments}}
+    return {
+        "type": "object",
+        "properties": described,
+        "required": list(described),
+        "additionalProperties": False,
+        **{key: arguments[key] for key in ("$defs", "definitions") if key in arguments},
+        "x-guidance": _JSON,
+    }
+
+
+class _Bytes:
+    """A tokenizer as llguidance wants one."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.eos_token_id, self.bos_token_id = tokenizer.stop_ids[0], tokenizer.bos_id
+        self.tokens = [tokenizer.bytes_of(token) for token in range(tokenizer.vocabulary_size)]
+        self.special_token_ids = [token for token, held in enumerate(self.tokens) if not held]
+        self._encode = tokenizer.encode
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return self._encode(text if isinstance(text, str) else text.decode("utf-8", errors="replace"))
+
+
+class _Mask:
+    """`Request.allowed` of one answer. It reads the tokens that came since it was asked last.
+
+    A matcher that fails on the way, at a limit, allows nothing but the end.
+    """
+
+    def __init__(self, matcher: Any, stop_ids: list[int], vocabulary_size: int):
+        self._matcher, self._stop_ids, self._size, self._read = matcher, stop_ids, vocabulary_size, 0
+
+    def __call__(self, ids: tuple[int, ...]) -> np.ndarray:
+        if len(ids) < self._read:  # the answer is computed again from an earlier token
+            self._matcher.reset()
+            self._read = 0
+        self._matcher.consume_tokens(list(ids[self._read :]))
+        self._read = len(ids)
+        allowed_V = np.zeros(self._size, bool)
+        if not self._matcher.is_error() and not self._matcher.is_stopped():
+            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+            found = np.unpackbits(bits, bitorder="little").astype(bool)[: self._size]
+            allowed_V[: len(found)] = found
+        if not allowed_V.any():
+            allowed_V[self._stop_ids] = True
+        return allowed_V
