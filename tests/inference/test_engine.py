@@ -20,8 +20,8 @@ from tpullm.inference.scoring import next_log_probabilities
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 from tpullm.training.state import Architecture
 
-ROWS = 3  # few, and the same everywhere: each number of rows is a program
-CONTEXT = 640  # two bands: 512 slots, and 640
+ROWS = 6  # three bands of 2, and the same everywhere: each number of rows is a program
+CONTEXT = 640  # and a band of two texts with more than 512 tokens
 KINDS = {
     "shared keys": {"kv_heads": 2},
     "windows": {"windows": (24, 0), "attention_softcap": 20.0, "sinks": True, "positions": "learned"},
@@ -83,7 +83,7 @@ def test_a_text_that_outgrows_its_band_moves_on_and_is_the_same(long, engine):
     ids = prompt(500, 1)
     found = continued(engine, [Request(ids, 30, GREEDY), *(Request(prompt(9, n), 40, GREEDY) for n in range(5))])
     assert found[0] == decode(long, [list(ids)], 30, stop_ids=[])[0]
-    assert engine.figures()["pages"] == ROWS * 8 + 2 * 10 and engine.figures()["pages_used"] == 0
+    assert engine.figures()["pages"] == 4 * 8 + 2 * 10 and engine.figures()["pages_used"] == 0
 
 
 def test_what_is_sampled_is_what_the_decoder_of_batches_samples(long, engine):
@@ -99,10 +99,10 @@ def test_a_common_beginning_is_read_once(long, engine):
     beginning, before = prompt(3 * CHUNK, 5), engine.figures()["reused_tokens"]
     asked = [Request((*beginning, *prompt(n, n)), 5, GREEDY) for n in (3, 70, 9, 1)]
     again = Request(beginning, 5, GREEDY)  # of which one token at least is read
-    found = continued(engine, asked) + continued(engine, [asked[1], again])
-    assert found == [alone(long, request) for request in [*asked, asked[1], again]]
+    found = continued(engine, asked) + continued(engine, [asked[3], again])
+    assert found == [alone(long, request) for request in [*asked, asked[3], again]]
     # The first one reads it for the other three; then nothing but the last chunk is read.
-    assert engine.figures()["reused_tokens"] - before == 3 * 3 * CHUNK + 4 * CHUNK + 2 * CHUNK
+    assert engine.figures()["reused_tokens"] - before == 3 * 3 * CHUNK + 3 * CHUNK + 2 * CHUNK
 
 
 def test_what_a_model_wrote_is_read_before_it_counts_as_a_beginning(long, engine):
@@ -157,13 +157,12 @@ def some(long):
 
 def test_clients_take_turns(long):
     engine, order = Engine(long, ROWS), []
-    rows = sum(rows for rows, _ in engine._sizes[:1])
-    for n in range(rows + 2):
+    for n in range(ROWS + 2):
         engine.submit(Request(prompt(3, n), 2, GREEDY, client="a"), lambda token, n=n: order.append(n))
     engine.submit(Request(prompt(3), 2, GREEDY, client="b"), lambda token: order.append("b"))
     while engine.step():
         pass
-    assert order.index("b") < order.index(rows)
+    assert order.index("b") < order.index(ROWS)
 
 
 def test_a_text_ends_by_its_stop_its_length_and_the_context(long, engine):
@@ -212,8 +211,7 @@ def test_a_mask_sees_the_tokens_so_far(long, engine):
 
 def test_one_that_waits_and_one_that_runs_can_be_cancelled(long):
     engine, heard = Engine(long, ROWS), []
-    rows = engine._sizes[0][0]
-    numbers = [engine.submit(Request(prompt(4, n), 50, GREEDY), heard.append) for n in range(rows + 1)]
+    numbers = [engine.submit(Request(prompt(4, n), 50, GREEDY), heard.append) for n in range(ROWS + 1)]
     engine.step()
     assert engine.figures()["waiting"] == 1
     thread = threading.Thread(target=lambda: [engine.cancel(number) for number in [*numbers, 999]])
@@ -269,9 +267,13 @@ def test_a_prompt_that_does_not_fit_is_refused(engine, ids):
     assert not engine.step()
 
 
-@pytest.mark.parametrize("context, rows, parts", [(32, 4, 1), (256, 32, 8), (512, 32, 1), (513, 2, 1), (9000, 64, 4)])
-def test_bands_hold_the_context_and_divide_among_devices(context, rows, parts):
-    sizes = bands(context, rows, parts)
+@pytest.mark.parametrize("groups", [True, False])
+@pytest.mark.parametrize("context, rows, parts", [(32, 4, 1), (256, 64, 8), (512, 32, 1), (513, 2, 1), (9000, 64, 4)])
+def test_bands_hold_the_context_and_divide_among_devices(context, rows, parts, groups):
+    sizes = bands(context, rows, parts, groups)
     assert sizes[-1][1] >= context > sizes[-1][1] - CHUNK
     assert all(count % parts == 0 and count >= 2 and slots % CHUNK == 0 for count, slots in sizes)
-    assert [slots for _, slots in sizes] == sorted({slots for _, slots in sizes})
+    assert [slots for _, slots in sizes] == sorted(slots for _, slots in sizes)
+    assert rows <= sum(count for count, _ in sizes) <= rows + 4 * parts + 6
+    first = [count for count, slots in sizes if slots == sizes[0][1]]
+    assert (len(first) > 1) == (groups and rows >= 4 * parts)

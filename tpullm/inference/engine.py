@@ -1,15 +1,16 @@
 """Many texts at once: each is read and continued as it comes, and ends without the others waiting (Yu et al. 2022).
 
 A turn of the engine reads a few chunks of prompts, then writes one token to every text that has been read. So a long
-prompt does not stop the others. A text's tokens do not depend on what is computed beside it: every step has as many
-rows, and a prompt is read in chunks that begin at multiples of `CHUNK`.
+prompt does not stop the others. A text's tokens do not depend on what is computed beside it: a prompt is read in chunks
+that begin at multiples of `CHUNK`, and a step has only so many rows as were seen to give the same bits as all rows. (A
+CPU multiplies few rows in another order, in float32 and with JAX 0.10.)
 
 Shapes: B rows of all bands, C chunks of T tokens, V vocabulary.
 """
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -72,10 +73,10 @@ class Engine:
 
     Args:
         session: the model.
-        rows: how many texts are written at a time, of those that fit the first band.
+        rows: how many texts are written at a time.
         longest: tokens of the longest text; 0 is the model's context.
-        reads_first: read all prompts for which there is a row before a token is written, and tell what is written when
-            all is: best if all requests are there from the start.
+        reads_first: read all prompts for which there is a row before a token is written, and compute all rows in each
+            step: best if all requests are there from the start.
     """
 
     def __init__(self, session: Session, rows: int = ROWS, longest: int = 0, reads_first: bool = False):
@@ -83,7 +84,8 @@ class Engine:
         self.longest = min(longest or session.context_length, session.context_length)
         parts = row_parts(session.mesh)
         self._few, self._many = (-(-count // parts) * parts for count in (FEW, MANY))
-        self._sizes = bands(self.longest, rows, parts)
+        self._sizes = bands(self.longest, rows, parts, groups=not reads_first)
+        self._alike = list(range(1, len(self._sizes) + 1))  # numbers of bands whose steps give the same bits
         self._memory: dict[int, Band] = {}
         self._rows = [_Row(band, index) for band, (count, _) in enumerate(self._sizes) for index in range(count)]
         self._lock, self._number = threading.Lock(), 0
@@ -126,24 +128,33 @@ class Engine:
         return {"waiting": waiting, "running": len(running), "pages": pages, "pages_used": used, **self._counts}
 
     def compile(self) -> None:
-        """Compile every program; otherwise the first text that needs one waits for it."""
+        """Compile every program; otherwise the first text that needs one waits for it.
+
+        It also sees which steps of few rows give the same bits as one of all rows: no other is used then. Without it,
+        all are, which matters to nobody if the engine writes one text at a time.
+        """
+        one_of_each = [next(row for row in self._rows if row.band == band) for band in range(len(self._sizes))]
+        tokens = np.random.default_rng(0).integers(self.session.tokenizer.vocabulary_size, size=len(self._rows))
+        found = []
         with jax.set_mesh(self.session.mesh):
-            one_of_each = [next(row for row in self._rows if row.band == band) for band in range(len(self._sizes))]
             for band, row in enumerate(one_of_each):
                 read = [self._read(band, [], count) for count in {self._few, self._many}]
                 for other in one_of_each:
                     self._copy(other, row)
-                for logits in (*read, self._logits(band + 1, [None] * len(self._rows))):
+                found.append(self._logits(band + 1, {n: (int(token), 0, 1) for n, token in enumerate(tokens)}))
+                for logits in (*read, found[-1]):
                     nothing = np.zeros(logits.shape, np.float32)
                     for bias, top in ((None, 0), (nothing, MOST_TOP)):
                         self._picked(logits, [None] * len(logits), bias, top)
+            logits_BV = [fetch(self.session.mesh, array) for array in found]
+        self._alike = [n for n, own in enumerate(logits_BV, 1) if np.array_equal(own, logits_BV[-1][: len(own)])]
 
     def step(self) -> bool:
         """One turn; False if no text is left."""
         self._turn += 1
         self._forget_cancelled()
-        self._admit()
         with jax.set_mesh(self.session.mesh):
+            self._admit()
             read = self._read_turn()
             if not (read and self.reads_first):
                 self._write_turn()
@@ -176,23 +187,34 @@ class Engine:
                     del self._waiting[client]
 
     def _place(self, text: _Text) -> bool:
-        """A free row in the first band that holds the prompt, the best one that there is."""
+        """A free row that holds the prompt, the best one of the first band that has one."""
         ids = text.request.ids
-        band = next(band for band, (_, slots) in enumerate(self._sizes) if slots > len(ids))
-        row = self._free_row(band, lambda row: self._shared(row, text))
+        row = self._free_row(len(ids) + 1, lambda row: self._shared(row, text))
         if row is None:
             return False
-        text.row, row.text, row.used = row, text, self._turn
-        text.read = self._shared(row, text)
-        row.held, row.held_for = ids[: text.read], text.longest
+        shared = self._shared(row, text)
+        if not shared:
+            self._keep(row)
+        row.held, row.held_for = ids[:shared], text.longest
+        text.row, text.read, row.text, row.used = row, shared, text, self._turn
         self._counts["prompt_tokens"] += len(ids)
-        self._counts["reused_tokens"] += text.read
+        self._counts["reused_tokens"] += shared
         return True
 
-    def _free_row(self, band: int, worth: Callable[[_Row], int] = lambda row: 0) -> _Row | None:
-        """The free row of the highest worth; of several, the one that holds nothing, or was used longest ago."""
-        free = [row for row in self._rows if row.band == band and row.text is None]
-        return max(free, key=lambda row: (worth(row), not row.held, -row.used, -row.index), default=None)
+    def _free_row(self, slots: int, worth: Callable[[_Row], int] = lambda row: 0) -> _Row | None:
+        """In the first band of so many slots that has a free row, the one of the highest worth; of several, the one
+        that holds nothing, or was used longest ago.
+        """
+        free = [row for row in self._rows if row.text is None and self._slots(row) >= slots]
+        return max(free, key=lambda row: (-row.band, worth(row), not row.held, -row.used, -row.index), default=None)
+
+    def _keep(self, row: _Row) -> None:
+        """Copy what a row holds to one that is free and needed later, before it holds something else."""
+        later = [other for other in self._rows if other.band > row.band and self._slots(other) == self._slots(row)]
+        if len(row.held) >= CHUNK and (free := [other for other in later if other.text is None]):
+            to = min(free, key=lambda other: (bool(other.held), other.used))
+            self._copy(row, to)
+            to.held, to.held_for, to.used = row.held, row.held_for, row.used
 
     def _shared(self, row: _Row, text: _Text) -> int:
         """How many tokens of the prompt the row holds: whole chunks, and one token at least is left to read."""
@@ -275,28 +297,43 @@ class Engine:
         """Write the last token of each text that is read, and choose the next one."""
         for row in self._rows:
             if row.text is not None and row.text.is_read and row.text.length > self._slots(row):
-                self._move(row.text)
-        texts = [row.text if self._writes(row) else None for row in self._rows]
-        if any(texts):
-            highest = max(text.row.band for text in texts if text is not None)
-            self._choose(self._logits(highest + 1, texts), texts)
+                self._move(row.text, row.text.length)
+        self._close_ranks()
+        texts = {n: row.text for n, row in enumerate(self._rows) if self._writes(row)}
+        if texts:
+            highest = 1 + max(text.row.band for text in texts.values())
+            used = next((n for n in self._alike if n >= highest), len(self._sizes))
+            last = {n: (text.new[-1], text.length - 1, text.longest) for n, text in texts.items()}
+            logits_BV = self._logits(used, last)
+            self._choose(logits_BV, [texts.get(n) for n in range(len(logits_BV))])
 
     def _writes(self, row: _Row) -> bool:
         return row.text is not None and row.text.is_read and row.text.length <= self._slots(row)
 
-    def _move(self, text: _Text) -> None:
-        """Give a text that has outgrown its row one of the next band; it waits if there is none."""
-        old, row = text.row, self._free_row(text.row.band + 1)
+    def _move(self, text: _Text, slots: int) -> None:
+        """Give a text another row, of so many slots at least; it stays if none is free."""
+        old, row = text.row, self._free_row(slots)
         if row is not None:
             self._copy(old, row)
             row.text, row.held, row.held_for, row.used = text, old.held, old.held_for, self._turn
             text.row, old.text = row, None
 
-    def _logits(self, used: int, texts: Sequence[_Text | None]) -> jax.Array:
-        tokens = np.array([(0, self._slots(row), 1) for row in self._rows], np.int32)
-        for n, text in enumerate(texts):
-            if text is not None:
-                tokens[n] = text.new[-1], text.length - 1, text.longest
+    def _close_ranks(self) -> None:
+        """Move the texts of the last band that is in use to bands before it, if these have room for all of them."""
+        last = max((row.band for row in self._rows if row.text is not None), default=0)
+        texts = [row.text for row in self._rows if row.band == last and row.text is not None]
+        most = max((text.length for text in texts), default=0)
+        before = [row for row in self._rows if row.band < last and row.text is None and self._slots(row) > most]
+        if last and all(text.is_read for text in texts) and len(texts) <= len(before):
+            for text in texts:
+                self._move(text, text.length + 1)
+
+    def _logits(self, used: int, last: Mapping[int, tuple[int, int, int]]) -> jax.Array:
+        """The logits of the rows of the first `used` bands, `[B, V]`; `last`: of some rows, what `advance` asks."""
+        tokens = np.array([(0, self._slots(row), 1) for row in self._rows if row.band < used], np.int32)
+        for n, numbers in last.items():
+            if n < len(tokens):
+                tokens[n] = numbers
         memory = tuple(map(self._band, range(used)))
         logits_BV, memory = advance(*self._model(), memory, self._put(tokens, "batch", None), dtype=self.session.dtype)
         self._memory |= dict(enumerate(memory))
