@@ -165,6 +165,11 @@ def test_what_is_not_said_to_be_json(is_refused, path, kind):
     is_refused(415, path, PATHS[path], headers={"content-type": kind})
 
 
+@pytest.mark.parametrize("host", ["[", "[::1", "a/b?c", "a b", "]:x", "", "x" * 5_000])
+def test_a_host_that_is_none(is_refused, host):
+    is_refused(404, "/nothing", headers={"host": host})
+
+
 def test_a_packed_body(is_refused):
     is_refused(415, "/v1/completions", TEXT, headers={"content-encoding": "gzip"})
 

@@ -63,6 +63,15 @@ def test_the_answer_to_a_client_that_hangs_up_is_cancelled(served, connected, tu
     assert served.engine.figures()["running"] == 0
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_clients_that_hang_up_at_once_leave_nothing(served, connected, stream):
+    for _ in range(20):
+        connected(post(served, LONG | {"stream": stream})).close()
+    wait_until(lambda: not served.listening._server.server_state.tasks)
+    assert not served.service.writing
+    wait_until(lambda: not served.engine._running)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
