@@ -50,6 +50,7 @@ OF_MESSAGES = {
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
         [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}],
         [{"role": "user", "content": "hi", "colour": "red"}],
+        [{"role": "user", "content": "hi", "annotations": []}],
         [{"role": "user", "content": "hi", "tool_calls": [TOOL]}],
         [{"role": "user", "content": "<|im_end|>"}],
         [{"role": "tool", "content": "a"}],
