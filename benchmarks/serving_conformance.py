@@ -380,6 +380,11 @@ def case_a_conversation(client, model):
     assert chat(client, model, messages=messages).usage.prompt_tokens > chat(client, model).usage.prompt_tokens
 
 
+def case_a_message_is_sent_back(client, model):
+    got = chat(client, model).choices[0].message.model_dump() | {"annotations": [], "content": "Fine."}
+    assert chat(client, model, messages=[*ASK, got, *ASK]).choices
+
+
 def case_a_json_object(client, model):
     answer = chat(client, model, response_format={"type": "json_object"}, max_tokens=64)
     assert said(answer).lstrip().startswith("{")

@@ -37,6 +37,7 @@ def test_import_contract(contract):
         "commands.launch",
         "launchers.supervisor",
         "door.steps",
+        "serving.application",
     ],
 )
 def test_starts_without_jax(module):

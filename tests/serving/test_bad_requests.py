@@ -50,6 +50,7 @@ OF_MESSAGES = {
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
         [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}],
         [{"role": "user", "content": "hi", "colour": "red"}],
+        [{"role": "user", "content": "hi", "annotations": []}],
         [{"role": "user", "content": "hi", "tool_calls": [TOOL]}],
         [{"role": "user", "content": "<|im_end|>"}],
         [{"role": "tool", "content": "a"}],
@@ -163,6 +164,11 @@ def test_a_body_that_is_no_request(is_refused, path, body):
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_what_is_not_said_to_be_json(is_refused, path, kind):
     is_refused(415, path, PATHS[path], headers={"content-type": kind})
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "a/b?c", "a b", "]:x", "", "x" * 5_000])
+def test_a_host_that_is_none(is_refused, host):
+    is_refused(404, "/nothing", headers={"host": host})
 
 
 def test_a_packed_body(is_refused):

@@ -63,6 +63,15 @@ def test_the_answer_to_a_client_that_hangs_up_is_cancelled(served, connected, tu
     assert served.engine.figures()["running"] == 0
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_clients_that_hang_up_at_once_leave_nothing(served, connected, stream):
+    for _ in range(20):
+        connected(post(served, LONG | {"stream": stream})).close()
+    wait_until(lambda: not served.listening._server.server_state.tasks)
+    assert not served.service.writing
+    wait_until(lambda: not served.engine._running)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -107,10 +116,10 @@ def test_a_body_that_does_not_arrive(served, connected, monkeypatch):
 
 
 def test_a_connection_may_ask_again_and_be_slow_the_second_time(served, connected, monkeypatch):
-    monkeypatch.setattr(listening, "REQUEST_SECONDS", 0.05)
     request = post(served, LONG | {"max_tokens": 1})
     connection = connected(request)
     assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    monkeypatch.setattr(listening, "REQUEST_SECONDS", 0.05)
     connection.sendall(request[:20])
     assert b"HTTP/1.1 408 " in everything(connection)
 
@@ -123,18 +132,15 @@ def test_two_requests_at_once_are_answered_in_their_order(served, connected):
     assert told.index(b'"completion_tokens":2') < told.index(b'"completion_tokens":3')
 
 
-def test_a_client_that_does_not_read_is_cut_off(served, connected, monkeypatch):
+def test_a_client_that_does_not_read_is_cut_off(served, monkeypatch):
+    """Its answers are far more than what the buffers of two sockets hold, so nothing else would end them."""
     monkeypatch.setattr(listening, "STALL_SECONDS", 0.05)
-    before = set(served.engine.cancelled)
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-    connection.connect(("127.0.0.1", served.port))
-    connection.sendall(post(served, LONG | {"stream": True, "n": 60, "logprobs": 20, "max_tokens": 200}))
-    wait_until(lambda: served.service.writing)
-    wait_until(lambda: not served.service.writing)
-    connection.close()
-    assert len(served.engine.cancelled - before) <= 60
-    assert served.engine.figures()["running"] == 0 or served.engine.figures()["waiting"] == 0
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.connect(("127.0.0.1", served.port))
+        connection.sendall(post(served, LONG | {"stream": True, "n": 60, "logprobs": 20, "max_tokens": 200}))
+        wait_until(lambda: served.service.writing)
+        wait_until(lambda: not served.service.writing)
 
 
 def test_too_many_connections_are_refused(served, connected, monkeypatch):

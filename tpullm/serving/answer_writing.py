@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from starlette.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from tpullm.errors import UserError
 from tpullm.inference.request import Token
@@ -24,7 +24,7 @@ class Writing:
     """Asks an engine for all answers to a request, in the thread of the event loop.
 
     Raises:
-        Refusal: the engine takes a prompt not.
+        Refusal: the engine does not take a prompt.
     """
 
     def __init__(self, stepping: Stepping, reply: Reply):
@@ -112,9 +112,9 @@ class EventStream(StreamingResponse):
         super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
         self._ended = ended
 
-    async def stream_response(self, send: Send) -> None:
-        """Send the events."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events. A client that hangs up at once hears none, and its answers end too."""
         try:
-            await super().stream_response(send)
+            await super().__call__(scope, receive, send)
         finally:
             self._ended()

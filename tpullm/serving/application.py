@@ -199,7 +199,7 @@ def _refused(request: Request, refusal: Refusal) -> Response:
 
 def _log(request: Request, refusal: Refusal) -> None:
     client = request.client.host if request.client else "?"
-    line = f"{client} {request.method} {request.url.path}: {refusal.status} {refusal}"
+    line = f"{client} {request.method} {request.scope['path']}: {refusal.status} {refusal}"  # `url` has the Host in it
     say(one_line(line, 500))
 
 
