@@ -267,4 +267,7 @@ async def _gone(request: Request) -> None:
 
 
 def _described(service: Service, name: str) -> dict:
-    return {"id": name, "object": "model", "created": service.began, "owned_by": "tpullm"}
+    """As OpenAI has it, and what the page asks: whether the model talks, and how the tokens that end its texts look."""
+    model = service.models[name]
+    more = {"talks": model.talks, "ends": [model.tokenizer.piece(token) for token in model.tokenizer.stop_ids]}
+    return {"id": name, "object": "model", "created": service.began, "owned_by": "tpullm", **more}
