@@ -52,6 +52,15 @@ def test_a_text_that_begins_with_a_token_of_its_own_has_a_probability_for_each(s
     assert choice["logprobs"]["token_logprobs"][0] is None, "these ids don't begin with it"
 
 
+def test_the_token_that_ends_the_text_is_told(served, chat_tokenizer):
+    choice, usage = told(served, "The cat 猫", max_tokens=5, logit_bias={str(STOP): 100})
+    found, ids = choice["logprobs"], chat_tokenizer.encode("The cat 猫")
+    assert choice["finish_reason"] == "stop" and choice["text"] == "The cat 猫"
+    assert found["tokens"][len(ids) :] == ["<|im_end|>"] and found["text_offset"][-1] == len("The cat 猫")
+    assert found["token_logprobs"][-1] == pytest.approx(table(served)[ids[-1], STOP])
+    assert usage["completion_tokens"] == 1
+
+
 def test_several_prompts_and_answers_in_a_stream(served):
     body = ASK | {"prompt": ["The cat", "A dog"], "n": 2, "stream": True}
     events = served.ask("/v1/completions", body).text.decode().strip().split("\n\n")

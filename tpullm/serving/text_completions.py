@@ -1,6 +1,7 @@
 """`/v1/completions`: continuations of texts."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from tpullm.inference.request import Token
@@ -125,15 +126,20 @@ class CompletionReply:
 
 
 class ToldText:
-    """Makes the text of a prompt and its continuation. The first token may be one that no engine tells."""
+    """Makes the text of a prompt and its continuation. The first token may be one that no engine tells.
+
+    The token that ends the text is told with the others, since it shows what else could have come after the prompt.
+    """
 
     def __init__(self, text: AnswerText, untold: list[int]):
-        self._text, self._untold = text, untold
+        self._text, self._untold, self._characters = text, untold, 0
 
     def add(self, token: Token) -> Part:
         """The part that comes with a token."""
         first, self._untold = [Token(one, math.nan) for one in self._untold], []
-        return joined([self._text.add(one) for one in [*first, token]])
+        part = joined([self._text.add(one) for one in [*first, token]])
+        self._characters += len(part.text)
+        return replace(part, tokens=(*part.tokens, (token, self._characters))) if part.ends == "stop" else part
 
 
 def _known(value: float) -> float | None:

@@ -123,7 +123,7 @@ function showNext() {
 }
 
 function summary(found) {
-  if (!shown) return translated(reading ? "waiting" : "write");
+  if (!shown) return reading ? translated("waiting") : by("text").value ? "" : translated("write");
   const bits = found.filter(({ p }) => p !== null).map(({ p }) => -Math.log2(p));
   const mean = bits.reduce((sum, value) => sum + value, 0) / Math.max(1, bits.length);
   return translated("summary", { tokens: found.length, bits: mean.toFixed(1) });
@@ -156,7 +156,7 @@ function showCandidates() {
   by("place").replaceChildren(translated(kind, { token: at ? visible(at.name) : "" }));
   by("place-note").replaceChildren(at ? translated(`${kind}_note`) : "");
   const top = at?.top.slice(0, SHOWN) ?? [];
-  const rest = 1 - top.reduce((sum, [, p]) => sum + p, 0);
+  const rest = Math.max(0, 1 - top.reduce((sum, [, p]) => sum + p, 0));
   const chose = by("candidates").contains(document.activeElement);
   by("candidates").replaceChildren(...top.map(([name, p]) => candidate(name, p, at, last)));
   if (at) by("candidates").append(row(translated("others"), rest, "others"));
