@@ -8,7 +8,7 @@ from tpullm.report.language import Language
 
 def document(text: Language, title: str, *body: Markup) -> str:
     """A whole page; the same parts give the same text."""
-    style = resources.files("tpullm.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = colours() + _file("style.css")
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -18,3 +18,12 @@ def document(text: Language, title: str, *body: Markup) -> str:
         tag("style", Markup(style)),
     )
     return "<!doctype html>\n" + tag("html", head, tag("body", *body), lang=text.name) + "\n"
+
+
+def colours() -> str:
+    """The rules of CSS that name the colours of all pages, light and dark."""
+    return _file("colours.css")
+
+
+def _file(name: str) -> str:
+    return resources.files("tpullm.report").joinpath(name).read_text(encoding="utf-8")

@@ -58,7 +58,7 @@ class Writing:
         Raises:
             Refusal: the server stops.
         """
-        texts = {index: self._reply.text() for index in range(len(self._numbers))}
+        texts = {index: self._reply.text(index) for index in range(len(self._numbers))}
         while texts:
             index, token = await self._heard.get()
             if token is None:

@@ -19,6 +19,7 @@ from tpullm.errors import UserError
 from tpullm.log import one_line, say
 from tpullm.serving import chat_completions, text_completions
 from tpullm.serving.answer_writing import STOPPING, EventStream, Writing
+from tpullm.serving.front.front_page import FrontPage
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.reply_form import Reply
 from tpullm.serving.request_fields import Fields, parse
@@ -139,7 +140,12 @@ def application(service: Service) -> ASGIApp:
     async def metrics(request: Request) -> Response:
         return Response(service.figures.text(), media_type="text/plain; version=0.0.4")
 
-    open_to_all = (("/health", health, "GET"),)
+    page = FrontPage()
+
+    async def front(request: Request) -> Response:
+        return page.response(request.headers.get("if-none-match", ""))
+
+    open_to_all = (("/", front, "GET"), ("/health", health, "GET"))
     with_key = (
         ("/v1/completions", completion, "POST"),
         ("/v1/chat/completions", chat, "POST"),
@@ -267,4 +273,7 @@ async def _gone(request: Request) -> None:
 
 
 def _described(service: Service, name: str) -> dict:
-    return {"id": name, "object": "model", "created": service.began, "owned_by": "tpullm"}
+    """As OpenAI has it, and what the page asks: whether the model talks, and how the tokens that end its texts look."""
+    model = service.models[name]
+    more = {"talks": model.talks, "ends": [model.tokenizer.piece(token) for token in model.tokenizer.stop_ids]}
+    return {"id": name, "object": "model", "created": service.began, "owned_by": "tpullm", **more}

@@ -91,7 +91,7 @@ class ChatReply:
     def __init__(self, work: Work, shows: bool, calls: bool, several: bool):
         self.work, self._shows, self._calls, self._several = work, shows, calls, several
 
-    def text(self) -> Text:
+    def text(self, index: int) -> Text:
         """Makes the text of one answer."""
         tokenizer = self.work.model.tokenizer
         text = AnswerText(tokenizer, self.work.asked.stops, tuple(tokenizer.stop_ids))

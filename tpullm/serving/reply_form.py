@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from tpullm.inference.request import Request, Token
 from tpullm.serving.answer_text import Part
 from tpullm.serving.asked import SEEDS, Asked
@@ -33,6 +35,7 @@ class Work:
         tokens: the most tokens of an answer.
         top: how many likely tokens are told with each one.
         masks: makes `Request.allowed`, which each answer has for itself; None allows all.
+        told: whether the tokens of the prompt are told as well, as if they had been written.
         client: who asks.
     """
 
@@ -43,24 +46,63 @@ class Work:
     top: int = 0
     masks: Sequence[Allowed] = ()
     client: str = ""
+    told: bool = False
 
     def requests(self) -> list[Request]:
         """One for each answer: all answers to the first prompt come first."""
         prompts = [ids for ids in self.prompts for _ in range(self.asked.choices)]
         return [
             Request(
-                ids=tuple(ids),
-                tokens=self.tokens,
+                ids=tuple(ids[: self._untold(ids)]),
+                tokens=self.tokens + len(ids) - self._untold(ids),
                 sampling=self.asked.sampling,
                 seed=(self.asked.seed + number) % SEEDS,
                 stop_ids=tuple(self.model.tokenizer.stop_ids),
                 top=self.top,
                 bias=self.asked.bias,
-                allowed=self.masks[number] if self.masks else None,
+                allowed=self._allowed(number, ids),
                 client=self.client,
             )
             for number, ids in enumerate(prompts)
         ]
+
+    def tokens_told(self) -> int:
+        """The number of tokens of the prompts that engines tell, for all answers."""
+        return self.asked.choices * sum(len(ids) - self._untold(ids) for ids in self.prompts)
+
+    def untold(self, index: int) -> list[int]:
+        """The first token of the text of an answer if it follows nothing, so that no engine tells it."""
+        ids = self.prompts[index // self.asked.choices]
+        return [] if self._begins(ids) else ids[: self._untold(ids)]
+
+    def _untold(self, ids: list[int]) -> int:
+        """The number of tokens of a prompt that engines don't tell."""
+        if not self.told:
+            return len(ids)
+        return len(self.model.tokenizer.begin) if self._begins(ids) else 1
+
+    def _begins(self, ids: list[int]) -> bool:
+        begin = self.model.tokenizer.begin
+        return bool(begin) and ids[: len(begin)] == begin
+
+    def _allowed(self, number: int, ids: list[int]) -> Allowed | None:
+        if self.told:
+            return Prescribed(tuple(ids[self._untold(ids) :]), self.model.vocabulary_size)
+        return self.masks[number] if self.masks else None
+
+
+@dataclass(frozen=True)
+class Prescribed:
+    """Allows one text, and after it everything: so an engine that only tells new tokens tells those of a prompt."""
+
+    ids: tuple[int, ...]
+    vocabulary_size: int
+
+    def __call__(self, new: tuple[int, ...]) -> np.ndarray:
+        """Which token may be next, `[V]` bool."""
+        if len(new) >= len(self.ids):
+            return np.ones(self.vocabulary_size, bool)
+        return np.arange(self.vocabulary_size) == self.ids[len(new)]
 
 
 class Reply(Protocol):
@@ -71,7 +113,7 @@ class Reply(Protocol):
     kind: str
     chunk_kind: str
 
-    def text(self) -> Text:
+    def text(self, index: int) -> Text:
         """Makes the text of one answer."""
 
     def begin(self, index: int) -> dict[str, Any] | None:
@@ -89,7 +131,7 @@ class Envelope:
     """What stands around the choices.
 
     Attributes:
-        written: the number of tokens that engines have written.
+        written: the number of tokens that engines have told.
     """
 
     reply: Reply
@@ -109,11 +151,8 @@ class Envelope:
     def usage(self) -> dict[str, int]:
         """The numbers of tokens; each prompt counts once."""
         prompt = sum(map(len, self.reply.work.prompts))
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": self.written,
-            "total_tokens": prompt + self.written,
-        }
+        new = self.written - self.reply.work.tokens_told()
+        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
     def _head(self, kind: str) -> dict[str, Any]:
         model = self.reply.work.model.name

@@ -1,9 +1,12 @@
 """`/v1/completions`: continuations of texts."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
+from tpullm.inference.request import Token
 from tpullm.serving import asked
-from tpullm.serving.answer_text import AnswerText, Part
+from tpullm.serving.answer_text import AnswerText, Part, joined
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.reply_form import Text, Work, log_probability
 from tpullm.serving.request_fields import HARMLESS, Fields
@@ -22,15 +25,19 @@ def read(fields: Fields, model: ServedModel, client: str) -> "CompletionReply":
     fields.unsupported("suffix", ("",), "is not supported by this server; leave it out")
     tokens = fields.whole("max_tokens", 1, 1 << 30, TOKENS)
     echo, top = fields.flag("echo"), fields.whole("logprobs", 0, asked.MOST_TOP)
-    if echo and top is not None:
-        raise fields.wrong("echo", "with logprobs is not supported by this server; leave one of them out")
+    told = echo and top is not None
+    if told and common.stops:
+        raise fields.wrong("stop", "is not supported with echo and logprobs; leave it out")
     prompts = _prompts(fields, model)
     fields.end(HARMLESS)
     if len(prompts) * common.choices > asked.MOST_CHOICES:
         raise fields.wrong("prompt", f"times n is more than {asked.MOST_CHOICES} answers; send several requests")
-    echoed = [text if isinstance(text, str) else model.tokenizer.decode(text) for text in prompts] if echo else []
+    as_given = prompts if echo and not told else []
+    echoed = [text if isinstance(text, str) else model.tokenizer.decode(text) for text in as_given]
     ids = [model.text_ids(text) if isinstance(text, str) else model.fitting(text) for text in prompts]
-    return CompletionReply(Work(model, common, ids, tokens, top or 0, client=client), top, echoed)
+    if told and not set(model.tokenizer.stop_ids).isdisjoint(token for prompt in ids for token in prompt):
+        raise fields.wrong("prompt", "holds a token that ends a text; with echo and logprobs, leave it out")
+    return CompletionReply(Work(model, common, ids, tokens, top or 0, client=client, told=told), top, echoed)
 
 
 def _prompts(fields: Fields, model: ServedModel) -> list[str | list[int]]:
@@ -61,7 +68,7 @@ class CompletionReply:
 
     Args:
         top: how many likely tokens are shown; None shows no log-probabilities.
-        echoed: the prompts, if the answers begin with them.
+        echoed: the prompts, if the answers begin with them and engines don't tell them.
     """
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
@@ -69,10 +76,11 @@ class CompletionReply:
     def __init__(self, work: Work, top: int | None, echoed: list[str]):
         self.work, self._top, self._echoed = work, top, echoed
 
-    def text(self) -> Text:
+    def text(self, index: int) -> Text:
         """Makes the text of one answer."""
         tokenizer = self.work.model.tokenizer
-        return AnswerText(tokenizer, self.work.asked.stops, tuple(tokenizer.stop_ids))
+        text = AnswerText(tokenizer, self.work.asked.stops, tuple(tokenizer.stop_ids))
+        return ToldText(text, self.work.untold(index)) if self.work.told else text
 
     def begin(self, index: int) -> dict[str, Any] | None:
         """The prompt, if it is echoed."""
@@ -97,12 +105,12 @@ class CompletionReply:
 
     def _log_probabilities(self, part: Part) -> dict[str, Any]:
         top = [
-            {self._name(token): log_probability(value) for token, value in told.top[: self._top]}
+            {self._name(token): log_probability(value) for token, value in told.top[: self._top]} or None
             for told, _ in part.tokens
         ]
         return {
             "tokens": [self._name(token.id) for token, _ in part.tokens],
-            "token_logprobs": [log_probability(token.log_probability) for token, _ in part.tokens],
+            "token_logprobs": [_known(token.log_probability) for token, _ in part.tokens],
             "top_logprobs": top if self._top else None,
             "text_offset": [place for _, place in part.tokens],
         }
@@ -115,3 +123,24 @@ class CompletionReply:
             return held.decode() or tokenizer.piece(token)
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in held)
+
+
+class ToldText:
+    """Makes the text of a prompt and its continuation. The first token may be one that no engine tells.
+
+    The token that ends the text is told with the others, since it shows what else could have come after the prompt.
+    """
+
+    def __init__(self, text: AnswerText, untold: list[int]):
+        self._text, self._untold, self._characters = text, untold, 0
+
+    def add(self, token: Token) -> Part:
+        """The part that comes with a token."""
+        first, self._untold = [Token(one, math.nan) for one in self._untold], []
+        part = joined([self._text.add(one) for one in [*first, token]])
+        self._characters += len(part.text)
+        return replace(part, tokens=(*part.tokens, (token, self._characters))) if part.ends == "stop" else part
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else log_probability(value)

@@ -1,0 +1,81 @@
+"""The page at `/`, without a browser: how it is served, what it may do, and its texts."""
+
+import base64
+import hashlib
+import json
+import re
+from importlib import resources
+from string import Formatter
+
+from tests.serving.conftest import Served
+from tpullm.serving.front import front_page
+
+PAGE = front_page.FrontPage()
+HTML = PAGE.html.decode()
+CODE = "".join(resources.files("tpullm.serving.front").joinpath(name).read_text("utf-8") for name in front_page.SCRIPTS)
+
+
+def test_it_is_served_to_everybody(served):
+    answer = served.ask("/", headers={"authorization": None})
+    assert answer.status == 200 and answer.text == PAGE.html
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    head = served.ask("/", method="HEAD", headers={"authorization": None})
+    assert head.status == 200 and head.text == b"" and head.headers["etag"] == answer.headers["etag"]
+
+
+def test_a_browser_that_has_it_is_told_so(served):
+    tag = served.ask("/").headers["etag"]
+    again = served.ask("/", headers={"if-none-match": f'W/"other", {tag}'})
+    assert again.status == 304 and again.text == b"" and again.headers["cache-control"] == "no-cache"
+    assert served.ask("/", headers={"if-none-match": '"other"'}).status == 200
+
+
+def test_it_is_not_served_under_another_name(chat_tokenizer):
+    one = Served({"small": chat_tokenizer}, key="", hosts=frozenset({"127.0.0.1"}))
+    found = [one.ask("/", headers={"host": name}).status for name in ("127.0.0.1:80", "evil.example")]
+    one.listening.stop(one.service.stop)
+    assert found == [200, 403]
+
+
+def test_the_list_of_models_says_which_of_them_talk(served):
+    (model,) = json.loads(served.ask("/v1/models").text)["data"]
+    assert model["talks"] is True and "<|im_end|>" in model["ends"]
+
+
+def test_the_policy_allows_its_own_style_and_script_and_nothing_else():
+    policy = dict(part.strip().split(" ", 1) for part in PAGE.headers["content-security-policy"].split(";"))
+    for name in ("style", "script"):
+        (content,) = re.findall(rf"<{name}>(.*?)</{name}>", HTML, re.DOTALL)
+        hashed = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert policy[f"{name}-src"] == f"'sha256-{hashed}'"
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == "'none'"
+    assert policy["connect-src"] == "'self'" and policy["require-trusted-types-for"] == "'script'"
+    assert re.findall(r"<[^>]*\s(?:style|on\w+)=", HTML.partition("<script>")[0]) == [], "the policy forbids them"
+
+
+def test_it_names_no_other_address():
+    assert re.findall(r"https?:|wss?:|[\"'(]//|@import|url\(|<(?:img|iframe|object|base)\b", HTML) == []
+    assert re.findall(r'(?:src|href)="([^"]*)"', HTML) == ["data:,"]
+
+
+def test_texts_stay_texts():
+    assert re.findall(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|setHTML", CODE) == []
+    assert "<" not in front_page._data({"a": "</script><b>"})
+
+
+def test_every_text_exists_in_both_languages():
+    for name, text in front_page.texts().items():
+        assert set(text) == {"en", "ja"} and all(isinstance(value, str) and value for value in text.values()), name
+        filled = [{field for _, field, _, _ in Formatter().parse(value)} for value in text.values()]
+        assert filled[0] == filled[1], name
+
+
+def test_every_text_is_used_and_every_used_text_exists():
+    texts = set(front_page.texts())
+    shown = set(re.findall(r'data-(?:text|label)="(\w+)"', HTML))
+    shown |= set(re.findall(r'(?:translated|Trouble)\("(\w+)"', CODE)) | set(re.findall(r"TEXTS\.(\w+)", CODE))
+    assert shown <= texts
+    words = set(re.findall(r'"(\w+)"', CODE))
+    places = {"after_note", "instead_note", "in_blank_note"}
+    assert texts - shown - words == places

@@ -1,0 +1,193 @@
+"""The page at `/` as a reader has it, in headless Chromium."""
+
+import itertools
+import json
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.serving import browser
+from tests.serving.conftest import Served, serving, wait_until
+
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif(not browser.PROGRAM, reason="there is no Chromium on this machine"),
+]
+HOSTILE = "<img src=x onerror=\"fetch('https://evil.example/')\"><b>猫</b>"
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A server without a key, a browser, and the address of the page."""
+    with serving("small") as served, browser.browser(tmp_path_factory.mktemp("browser")) as page:
+        yield SimpleNamespace(served=served, page=page, url=f"http://127.0.0.1:{served.port}/")
+
+
+@pytest.fixture
+def page(one):
+    """The page, newly opened; nothing may have gone to another host, or be an error in the console."""
+    opened(one.page, one.url)
+    yield one.page
+    assert one.page.faults == []
+    assert {url.split("/")[2] for url in one.page.requests if url != "data:,"} == {f"127.0.0.1:{one.served.port}"}
+
+
+def opened(page, url, **how):
+    """Show the page, and wait until it knows the models."""
+    page.open(url, **how)
+    page.wait("models.length")
+
+
+def say(page, text):
+    """Send a message."""
+    page.value(f"by('message').value = {json.dumps(text)}; by('chat-form').requestSubmit()")
+
+
+def shown(page, selector):
+    """The texts of some elements."""
+    return page.value(f"[...document.querySelectorAll({json.dumps(selector)})].map((node) => node.textContent)")
+
+
+def test_an_answer_comes_in_parts_and_stays_a_text(one, page):
+    one.served.engine.turns = turns = threading.Semaphore(0)
+    say(page, f"⟦{HOSTILE}⟧")
+    turns.release(4)
+    page.wait("messages[1].content")
+    assert HOSTILE.startswith(shown(page, ".assistant .text")[0]) and not page.value("by('stop').hidden")
+    one.served.engine.turns = None
+    turns.release(1)
+    page.wait("!answering")
+    assert shown(page, ".message .text") == [f"⟦{HOSTILE}⟧", HOSTILE]
+    assert page.value("document.querySelectorAll('main img, main b').length") == 0
+
+
+def test_stop_ends_the_answer_in_the_server_too(one, page):
+    one.served.engine.turns = turns = threading.Semaphore(0)
+    before = set(one.served.engine.cancelled)
+    say(page, "⟦" + "abc " * 50 + "⟧")
+    turns.release(9)
+    page.wait("messages[1].content")
+    page.value("by('stop').click()")
+    page.wait("!answering")
+    one.served.engine.turns = None
+    turns.release(9)
+    wait_until(lambda: one.served.engine.cancelled - before)
+    assert shown(page, ".assistant .note") == ["You stopped this answer."]
+
+
+def test_a_conversation_is_sent_as_a_whole_and_can_be_new(one, page):
+    for text in ("⟦one⟧", "⟦two⟧"):
+        say(page, text)
+        page.wait("!answering")
+    assert shown(page, ".text") == ["⟦one⟧", "one", "⟦two⟧", "two"]
+    page.value("by('new').click()")
+    assert shown(page, ".text") == [] and page.value("messages.length") == 0
+
+
+def ask_what_comes(page, text):
+    """Give a text to the mode of that name."""
+    page.value(f"by('next-tab').click(); setText({json.dumps(text)})")
+    page.wait("shown && !reading")
+
+
+def test_each_token_has_its_probability_and_a_likely_one_is_added(one, page):
+    ask_what_comes(page, "The cat sat.")
+    ids = one.served.engine.session.tokenizer.encode("The cat sat.")
+    logits_VV = one.served.engine._table_VV
+    chances = [100 * np.exp(logits_VV[a, b] - np.logaddexp.reduce(logits_VV[a])) for a, b in itertools.pairwise(ids)]
+    chances = [f"{chance:.1f}%" if chance >= 0.1 else "<0.1%" for chance in chances]
+    assert shown(page, ".piece") == ["Thefirst", *map("".join, zip(["␣cat", "␣sat", "."], chances, strict=True))]
+    assert len(shown(page, "#candidates li")) == 11 and shown(page, "#candidates li")[-1].startswith("all others")
+    likely = shown(page, "#candidates button:enabled")[0].replace("␣", " ")
+    page.value("document.querySelector('#candidates button:enabled').click()")
+    page.wait("shown && !reading")
+    assert page.value("by('text').value") == "The cat sat." + likely
+
+
+def test_what_else_was_likely_at_a_place(page):
+    ask_what_comes(page, "🐈 The cat sat.")
+    number = shown(page, ".piece").index(next(piece for piece in shown(page, ".piece") if piece.startswith("␣cat")))
+    page.value(f"by('pieces').children[{number}].click()")
+    assert shown(page, "#place") == ["What the model expected instead of “␣cat”"]
+    other = shown(page, "#candidates button:enabled")[0].replace("␣", " ")
+    page.value("document.querySelector('#candidates button:enabled').click()")
+    page.wait("shown && !reading")
+    assert page.value("by('text').value") == "🐈 The" + other
+
+
+@pytest.mark.parametrize("blank", ["【?】", "【？】"])
+def test_a_blank_is_filled_from_the_left_side_alone(page, blank):
+    ask_what_comes(page, f"The cat{blank} sat.")
+    assert shown(page, "#place") == ["The likeliest tokens for 【?】"]
+    assert "left of the blank" in shown(page, "#place-note")[0]
+    assert shown(page, ".unread") == [f"not read:{blank} sat."] and len(shown(page, ".piece")) == 2
+    page.value("document.querySelector('#candidates button:enabled').click()")
+    page.wait("shown && !reading")
+    text = page.value("by('text').value")
+    assert text.startswith("The cat") and text.endswith(" sat.") and blank not in text
+
+
+def test_the_model_goes_on(page):
+    ask_what_comes(page, "The cat ⟦and the dog⟧")
+    page.value("by('go-on').click()")
+    page.wait("shown && !reading && by('text').value.endsWith('and the dog')")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("language", ["en", "ja-JP"])
+def test_nothing_is_wider_than_the_window(one, page, width, language):
+    opened(page, one.url, width=width, language=language)
+    assert page.value("document.documentElement.lang") == language[:2]
+    say(page, "⟦" + "w" * 300 + "⟧")
+    page.wait("!answering")
+    for mode in ("chat", "next"):
+        page.value(f"by('{mode}-tab').click(); setText('The cat' + 'w'.repeat(90)); by('text').value")
+        page.wait("shown && !reading")
+        assert page.value("document.documentElement.scrollWidth <= innerWidth")
+        beyond = "[...document.querySelectorAll('main *')].filter((n) => n.getBoundingClientRect().right > innerWidth)"
+        assert page.value(f"{beyond}.map((node) => node.outerHTML.slice(0, 80))") == []
+
+
+def test_the_language_can_be_changed(page):
+    page.value("document.querySelector('[data-language=ja]').click()")
+    assert shown(page, "#chat-tab, #send") == ["会話", "送る"]
+    assert page.value("by('message').placeholder") == "メッセージ"
+
+
+def test_a_model_that_does_not_talk_goes_on_with_texts(one, page, monkeypatch):
+    monkeypatch.setattr(one.served.service.models["small"], "talks", False)
+    opened(page, one.url)
+    page.wait("shown && !reading")
+    assert page.value("by('chat').hidden && !by('next').hidden")
+    page.value("by('chat-tab').click()")
+    assert page.value("by('talk').hidden && !by('no-chat').hidden")
+
+
+def test_a_key_is_asked_for_and_troubles_are_one_line(chat_tokenizer, one):
+    served, page = Served({"small": chat_tokenizer}), one.page
+    page.open(f"http://127.0.0.1:{served.port}/")
+    page.wait("!by('key-form').hidden")
+    assert shown(page, "#error span span") == ["This server asks for a key."]
+    for key, expected in (("wrong", "The key is not right."), (served.key, "")):
+        page.value(f"by('key').value = '{key}'; by('key-form').requestSubmit()")
+        page.wait("models.length" if not expected else f"by('error').textContent.includes('{expected}')")
+    assert page.value("by('key-form').hidden && by('error').hidden && !localStorage.length && !document.cookie")
+
+    say(page, "hi")
+    page.wait("!answering && !by('error').hidden")
+    told = "The server says: the programs of the model are being compiled; ask again soon"
+    assert shown(page, "#error span span") == [told]
+    served.step()
+    wait_until(lambda: served.stepping.ready)
+    served.engine.turns = threading.Semaphore(5)
+    page.value("document.querySelector('#error button').click()")
+    page.wait("messages[1]?.content")
+    served.listening.stop(served.service.stop)
+    page.wait("!answering && !by('error').hidden")
+    assert shown(page, "#error span span") == ["The server says: the server is stopping; ask again when it is back"]
+    say(page, "hi")
+    page.wait("by('error').textContent.includes('The server does not answer. Is it still running?')")
+    page.faults.clear()  # the browser notes each refusal
+    page.requests.clear()
