@@ -79,9 +79,11 @@ def test_ours_is_scaled_until_an_unknown_character_scores_as_in_sentencepiece(tm
     made = trained(tmp_path, "unigram")
     found = gguf_vocabulary.of_tokenizer(made)
     assert found.model == "plamo2"
-    worst = min(score for score, kind in zip(found.scores, found.kinds, strict=True) if kind == NORMAL)
-    raw = min(piece.score for piece in ModelProto.FromString(made.serialized()).pieces if piece.type == piece.NORMAL)
-    assert (raw - 10) * worst / raw == pytest.approx(-1_000)  # SentencePiece's penalty of 10 below the worst piece
+    pieces = ModelProto.FromString(made.serialized()).pieces
+    raw = {token: piece.score for token, piece in enumerate(pieces) if piece.type == piece.NORMAL}
+    of_64th = {round(found.scores[token] * 10**4) / (score * 64) for token, score in raw.items() if score}
+    assert len(of_64th) == 1 and (unit := of_64th.pop()) == int(unit)  # sums stay exact in whole numbers
+    assert -(10**7) <= (min(raw.values()) - 10) * 64 * unit < -0.99 * 10**7  # 10 below the worst piece
     pieces = dict(zip(found.texts, found.kinds, strict=True))
     assert pieces["<pad>"] == pieces["<|user|>"] == CONTROL and pieces["<unk>"] == UNKNOWN and pieces["<0x41>"] == BYTE
     assert all(made.bytes_of(n).decode() == found.texts[n] for n, kind in enumerate(found.kinds) if kind == NORMAL)

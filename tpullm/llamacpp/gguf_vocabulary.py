@@ -2,7 +2,9 @@
 
 Ours is a unigram model with bytes for what no piece holds. Of llama.cpp's tokenizers `plamo2` computes that: `t5`, the
 other unigram one, has no bytes, and `llama` joins pairs. `plamo2` rounds scores to 1/10,000 and gives -1,000 to a
-character that is no piece. SentencePiece gives it the lowest score - 10, so the scores are scaled until that is -1,000.
+character that is no piece. SentencePiece gives it the lowest score - 10. So the scores are scaled until that is about
+-1,000, and the 1/64 whose multiples they are is a whole number: sums are exact in both. Between splits of the same
+score, as of a run of spaces, SentencePiece has the longest piece last and `plamo2` first. Nothing in a file changes it.
 """
 
 import dataclasses
