@@ -151,9 +151,34 @@ def test_pairs_of_characters_are_joined_in_the_order_of_scores(tmp_path):
         (splitting(r"\w+"), "a pattern that splits a text"),
         (lambda file: file.update(normalizer={"type": "Lowercase"}), "a normalizer of type Lowercase"),
         (lambda file: file["pre_tokenizer"].update(add_prefix_space=True), "a pattern that splits a text"),
+        (lambda file: file["pre_tokenizer"].update(use_regex=False), "a pattern that splits a text"),
     ],
 )
 def test_what_llama_cpp_splits_otherwise_is_refused(tmp_path, change, why):
     made = changed(tmp_path, change)
     with pytest.raises(UserError, match=f"llama.cpp has no tokenizer with {why}; use --format huggingface"):
         gguf_vocabulary.of_tokenizer(made)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda file: file["normalizer"]["normalizers"].append({"type": "Lowercase"}), "a step of type Lowercase"),
+        (lambda file: file["model"]["merges"].append(file["model"]["merges"][0]), "an order of merges"),
+    ],
+)
+def test_pairs_that_llama_cpp_joins_otherwise_are_refused(tmp_path, change, why):
+    path = of_pairs(tmp_path / "pairs").folder / "tokenizer.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    change(described)
+    write(path, described)
+    with pytest.raises(UserError, match=f"llama.cpp has no tokenizer with {why}"):
+        gguf_vocabulary.of_tokenizer(PublishedTokenizer(path.parent))
+
+
+def test_without_a_space_before_a_text_none_is_put_there(tmp_path):
+    path = of_pairs(tmp_path / "pairs").folder / "tokenizer.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    del described["normalizer"]["normalizers"][0]
+    write(path, described)
+    assert not gguf_vocabulary.of_tokenizer(PublishedTokenizer(path.parent)).has_first_space

@@ -123,9 +123,10 @@ def _split(described: dict, path: Path) -> str:
     *steps, last = before.get("pretokenizers", [before])
     splits = [step["pattern"].get("Regex") for step in steps if step["type"] == "Split"]
     is_known = last.get("type") == "ByteLevel" and not last.get("add_prefix_space") and len(steps) < 2
-    if is_known and steps and steps[0] == {"type": "Digits", "individual_digits": True}:
+    has_own = last.get("use_regex", True)
+    if is_known and has_own and steps and steps[0] == {"type": "Digits", "individual_digits": True}:
         return "smollm"
-    pattern = None if not steps else splits[0] if splits and not last.get("use_regex") else ""
+    pattern = None if not steps and has_own else splits[0] if splits and not has_own else ""
     if not is_known or pattern not in _PATTERNS:
         raise _unknown(path, "a pattern that splits a text")
     return _PATTERNS[pattern][bool(described["model"].get("ignore_merges"))]
@@ -137,7 +138,10 @@ def _of_pairs(described: dict, texts: list[str], kinds: list[int], merges: tuple
     rank = {text: number for number, text in enumerate(order)}
     if any(rank[text] > rank[after] for text, after in zip(joined, joined[1:], strict=False)):
         raise _unknown(path, "an order of merges that no scores of tokens give")
-    whole = f"{described.get('normalizer')}{described.get('pre_tokenizer')}"
+    steps = [*_steps(described.get("normalizer")), *_steps(described.get("pre_tokenizer"))]
+    for step in steps:
+        if step["type"] not in ("Prepend", "Replace", "Metaspace", "Split"):
+            raise _unknown(path, f"a step of type {step['type']!s:.40} before it joins pairs")
     is_byte = [len(text) == 6 and text.startswith("<0x") for text in texts]
     unknown = described["model"].get("unk_token")
     return Vocabulary(
@@ -148,8 +152,18 @@ def _of_pairs(described: dict, texts: list[str], kinds: list[int], merges: tuple
             for text, kind, byte in zip(texts, kinds, is_byte, strict=True)
         ],
         tuple(-float(rank.get(text, len(order))) for text in texts),
-        has_first_space="Prepend" in whole or "'prepend_scheme': 'first'" in whole or "'always'" in whole,
+        has_first_space=any(
+            step["type"] == "Prepend" or step["type"] == "Metaspace" and step.get("prepend_scheme") != "never"
+            for step in steps
+        ),
     )
+
+
+def _steps(described: dict | None) -> list[dict]:
+    """The steps of a normalizer or a pre-tokenizer."""
+    if not described:
+        return []
+    return described.get("normalizers") or described.get("pretokenizers") or [described]
 
 
 def _unknown(path: Path, what: str) -> UserError:
