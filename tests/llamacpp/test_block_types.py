@@ -58,6 +58,13 @@ def test_q6_k_holds_exactly_what_it_can_hold():
     np.testing.assert_array_equal(held(exact.reshape(1, -1), "Q6_K"), exact.reshape(1, -1))
 
 
+@pytest.mark.parametrize(("kind", "most"), [("Q4_K", 0.072), ("Q6_K", 0.0178)])
+def test_several_guesses_find_better_scales_than_the_first(kind, most):
+    """Of normal values the mean error was 0.0707 and 0.0176; with the first guess alone 0.0774 and 0.0184."""
+    exact = np.random.default_rng(0).standard_normal((16, 1024)).astype(np.float32)
+    assert np.sqrt(np.mean((held(exact, kind) - exact) ** 2)) < most
+
+
 def test_rounding_in_parts_is_rounding_at_once(monkeypatch):
     exact = values()
     whole = block_types.rounded(exact, "Q4_K", "a tensor")

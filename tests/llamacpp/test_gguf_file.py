@@ -10,7 +10,7 @@ from tests.huggingface.small import MODELS
 from tests.llamacpp.small_gguf import KNOWN, QUICK, config_of, model, of_half, planned, tokenizer, write
 from tpullm.errors import UserError
 from tpullm.huggingface import configs
-from tpullm.llamacpp import architectures, gguf_writing
+from tpullm.llamacpp import architectures, gguf_vocabulary, gguf_writing
 
 V = 320
 FACTORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
@@ -118,6 +118,16 @@ def test_the_settings_are_those_of_the_model(small_tokenizer, tmp_path):
         "rope.scaling.type": "linear",
         "rope.scaling.factor": 2.0,
     }
+
+
+def test_the_tokens_are_those_of_the_tokenizer(small_tokenizer, tmp_path):
+    write(tmp_path / "small.gguf", config_of("llama-2", vocab_size=V), small_tokenizer)
+    settings, _ = read(tmp_path / "small.gguf")
+    found, wanted = (lambda key: settings[f"tokenizer.ggml.{key}"]), gguf_vocabulary.of_tokenizer(small_tokenizer)
+    assert (found("model"), found("pre")) == ("gpt2", "gpt-2")
+    assert (found("tokens"), found("token_type")) == (wanted.texts, wanted.kinds)
+    assert found("merges") == list(wanted.merges) and not found("add_space_prefix")
+    assert found("eos_token_id") == small_tokenizer.eos_id and not found("add_bos_token")
 
 
 def test_llama_3_has_its_divisors_of_frequencies(small_tokenizer, tmp_path):

@@ -145,10 +145,16 @@ def test_pairs_of_characters_are_joined_in_the_order_of_scores(tmp_path):
     assert found.kinds[:4] == [UNKNOWN, CONTROL, CONTROL, BYTE]
 
 
+def _unigram(described):
+    pieces = [[piece, -1.0] for piece in described["model"]["vocab"]]
+    described["model"] = {"type": "Unigram", "vocab": pieces, "unk_id": None, "byte_fallback": False}
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         (splitting(r"\w+"), "a pattern that splits a text"),
+        (_unigram, "a model of type Unigram"),
         (lambda file: file.update(normalizer={"type": "Lowercase"}), "a normalizer of type Lowercase"),
         (lambda file: file["pre_tokenizer"].update(add_prefix_space=True), "a pattern that splits a text"),
         (lambda file: file["pre_tokenizer"].update(use_regex=False), "a pattern that splits a text"),

@@ -99,7 +99,7 @@ def _published(tokenizer: PublishedTokenizer) -> Vocabulary:
     described = read_json(path)
     model = described["model"]
     if model.get("type") != "BPE":
-        raise _unknown(path, f"a tokenizer of type {model.get('type')!s:.40}")
+        raise _unknown(path, f"a model of type {model.get('type')!s:.40}")
     ids = dict(model["vocab"])
     kinds = dict.fromkeys(ids, NORMAL)
     for added in described.get("added_tokens") or ():
