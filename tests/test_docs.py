@@ -16,6 +16,7 @@ import shutil
 import sys
 import tomllib
 import types
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -47,6 +48,7 @@ MADE_BY = {
     ),
     "models/my_adapter": "tpullm export runs/small/talk models/my_adapter",
     "runs/my-text": "tpullm run my_recipe.yaml",
+    "models/mine_gguf": "tpullm export runs/mine models/mine_gguf --format gguf --weights q8_0",
     "models/quickstart": "tpullm export runs/quickstart models/quickstart --licence Apache-2.0",
 }
 # These say how much is done, and nothing else: the reader has hours, and more text than 30 short files.
@@ -212,6 +214,16 @@ def _comes_with_tpullm(words):
     assert words[0] in {entry.name for entry in importlib.metadata.entry_points(group="console_scripts")}
 
 
+def _serves(words):
+    """Another program, given what a command before it has written."""
+    written = {shlex.split(command)[3] for command in COMMANDS if command.startswith("tpullm export")}
+    model = PurePosixPath(words[-1])
+    if words[:2] == ["llama-server", "-m"]:
+        assert model.name == f"{model.parent.name}-q8_0.gguf"
+        model = model.parent
+    assert str(model) in written
+
+
 def _asks_google(words):
     assert words[1] in ("auth", "iam", "projects", "services", "storage")
     if words[1] == "services":
@@ -247,6 +259,8 @@ OTHERS = {
     "pip": _installs,
     "launch/local.sh": _sets_up,
     "hf": _comes_with_tpullm,
+    "vllm": _serves,
+    "llama-server": _serves,
     "gcloud": _asks_google,
 }
 

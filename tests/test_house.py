@@ -69,7 +69,7 @@ def test_what_the_code_imports_is_declared():
     """An indirect dependency can go away when the package that brought it no longer needs it."""
     optional = [
         line
-        for extra in ("gcp", "wandb", "mlflow", "reasoning-gym", "lm-eval", "serve")
+        for extra in ("gcp", "wandb", "mlflow", "reasoning-gym", "lm-eval", "serve", "gguf")
         for line in PROJECT["optional-dependencies"][extra]
     ]
     names = [normalized(line) for line in PROJECT["dependencies"] + optional]

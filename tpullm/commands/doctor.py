@@ -1,7 +1,7 @@
 """Check a model for silent faults: those that load without an error and give wrong text.
 
-MODEL is a folder in the format of Hugging Face, or a run, which is checked as `tpullm export` would write it. Exit code
-0: no faults. 1: warnings. 3: errors.
+MODEL is a folder in the format of Hugging Face, a GGUF file, or a run, which is checked as `tpullm export` would write
+it. Exit code 0: no faults. 1: warnings. 3: errors.
 """
 
 import tempfile
@@ -14,7 +14,8 @@ from tpullm.log import one_line, progress, say
 def add_arguments(parser) -> None:
     """The options of `tpullm doctor`."""
     parser.add_argument(
-        "model", help="a folder with config.json, weights and a tokenizer; or a run directory, a stage, a checkpoint"
+        "model",
+        help="a folder with config.json, weights and a tokenizer; a GGUF file; a run directory, a stage, a checkpoint",
     )
     add_json(parser)
 
@@ -34,6 +35,8 @@ def main(arguments) -> int:
             publish.write(find(path), Path(folder), path.name)
             return _examine(Path(folder), str(path), arguments.json)
     here = storage.local_copy(path)
+    if here.is_file():
+        return _examine_file(here, str(path), arguments.json)
     read_json(here / "config.json")
     return _examine(here, str(path), arguments.json)
 
@@ -49,6 +52,20 @@ def _examine(folder: Path, name: str, as_json: bool) -> int:
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file())
     with progress("doctor", size, "bytes") as advance:
         found = list(doctor.examine(folder, shapes_of, advance))
+    return _told(found, name, as_json)
+
+
+def _examine_file(file: Path, name: str, as_json: bool) -> int:
+    from tpullm.llamacpp import gguf_writing
+    from tpullm.publishing import gguf_doctor
+
+    gguf_writing.check_installed()
+    with progress("doctor", file.stat().st_size, "bytes") as advance:
+        return _told(list(gguf_doctor.examine(file, advance)), name, as_json)
+
+
+def _told(found: list, name: str, as_json: bool) -> int:
+    """Print the findings; the exit code is that of the gravest."""
     if as_json:
         print_json([vars(finding) for finding in found])
     else:

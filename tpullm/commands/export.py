@@ -1,7 +1,10 @@
-"""Write a trained model as a folder in the format of Hugging Face, for transformers and the engines that read it.
+"""Write a trained model as a folder in the format of Hugging Face, or as a file for llama.cpp.
 
 The folder has weights, config.json, generation_config.json, the tokenizer with its chat template, and a model card. Of
 a model with an adapter it is the adapter alone, in the format of PEFT; --merge writes the whole model.
+
+--format gguf writes one file into the folder, NAME-WEIGHTS.gguf, with weights, tokenizer and chat template. It is for
+llama.cpp and what is built on it. A model that llama.cpp doesn't compute is refused.
 """
 
 from tpullm import storage
@@ -19,6 +22,12 @@ def add_arguments(parser) -> None:
         choices=("stored", "float32", "bfloat16", "float16"),
         help="dtype of the weights: as stored (float32 if the model was trained here), or bfloat16 for half the size",
     )
+    parser.add_argument("--format", default="huggingface", choices=("huggingface", "gguf"), help="whose format")
+    parser.add_argument(
+        "--weights",
+        choices=("f32", "bf16", "f16", "q8_0", "q4_k_m"),
+        help="of --format gguf: type of the weights; q8_0, the default, has 8.5 bits a weight, q4_k_m about 5",
+    )
     parser.add_argument("--shard-gigabytes", type=float, default=5.0, help="the largest size of a file of weights")
     parser.add_argument("--merge", action="store_true", help="write the whole model, with its adapter merged into it")
     parser.add_argument("--licence", default="", help="the licence of the model, for its card: Apache-2.0")
@@ -31,16 +40,26 @@ def main(arguments) -> None:
         raise UserError(f"{folder}: is not an empty folder; choose another one, or remove what is in it")
     if arguments.shard_gigabytes <= 0:
         raise UserError(f"--shard-gigabytes: {arguments.shard_gigabytes} is not above 0; use 5, say")
+    if arguments.weights and arguments.format != "gguf":
+        raise UserError("--weights: is for --format gguf; use --dtype for the format of Hugging Face")
+    if arguments.format == "gguf" and (arguments.dtype, arguments.shard_gigabytes) != ("stored", 5.0):
+        raise UserError(
+            "--dtype, --shard-gigabytes: are for the format of Hugging Face; use --weights with --format gguf"
+        )
     from tpullm.checkpoint.models import find
     from tpullm.publishing import publish
 
     model, options = find(arguments.model), (arguments.dtype, int(arguments.shard_gigabytes * 1e9), arguments.licence)
     if arguments.merge and not model.adapter:
         raise UserError(f"--merge: {model.directory.parent} has no adapter; leave --merge out")
+    if model.adapter and not arguments.merge and arguments.format == "gguf":
+        raise UserError("--format gguf: an adapter alone is not written for llama.cpp; add --merge for the whole model")
     if model.adapter and not arguments.merge and (arguments.dtype, arguments.shard_gigabytes) != ("stored", 5.0):
         raise UserError("--dtype, --shard-gigabytes: are for whole models; an adapter is written as it was trained")
     with storage.atomic_directory(folder, replaces=False) as temporary:
-        if model.adapter and not arguments.merge:
+        if arguments.format == "gguf":
+            size = publish.write_gguf(model, temporary, folder.name, arguments.weights or "q8_0", arguments.licence)
+        elif model.adapter and not arguments.merge:
             size = publish.write_adapter(model, temporary, folder.name, arguments.licence)
         else:
             size = publish.write(model, temporary, folder.name, *options)

@@ -189,7 +189,7 @@ VERBS = {
         adds="add_arguments",
     ),
     "export": Verb(
-        "write a trained model in the format of Hugging Face",
+        "write a trained model for Hugging Face's programs, or for llama.cpp",
         ("runs/quickstart models/quickstart", "runs/quickstart models/small --dtype bfloat16"),
         computes=False,
         adds="add_arguments",

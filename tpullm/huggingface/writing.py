@@ -40,14 +40,23 @@ def size(params: Parameters, key: str) -> int:
 
 def published_family(config: ModelConfig, preferred: str = "") -> Family:
     """The family that a model is written in; `UserError` if no family has such a model."""
-    written, *_ = _as_published(
+    written, *_ = as_published(
         config, Parameters({"embedding": None, "head": None}, {"embedding": (), "head": ()}, None), preferred
     )
     return FAMILIES[written["model_type"]]
 
 
-def _as_published(config: ModelConfig, params: Parameters, preferred: str):
-    """The `config.json` of the model, and the config and parameters that match it."""
+def as_published(
+    config: ModelConfig, params: Parameters, preferred: str
+) -> tuple[dict[str, Any], ModelConfig, Parameters]:
+    """The `config.json` of the model, and the config and parameters that match it.
+
+    Args:
+        preferred: the `model_type` to try first.
+
+    Raises:
+        UserError: no family has such a model.
+    """
     try:
         return configs.write(config, preferred), config, params
     except UserError:
@@ -94,7 +103,7 @@ def write_model(
     Raises:
         UserError: no family has such a model.
     """
-    written, config, params = _as_published(config, params, preferred)
+    written, config, params = as_published(config, params, preferred)
     family = FAMILIES[written["model_type"]]
     plan = list(_plan(family, params, config.layers))
     shards = _shards(plan, shard_bytes)

@@ -41,20 +41,20 @@ def examine(
         done: called with the bytes of each tensor.
     """
     config = read_json(folder / "config.json")
-    yield from _of_any_type(_positions(config), "config.json")
-    yield from _of_any_type(_ends(folder, config), "config.json or generation_config.json")
+    yield from of_any_type(_positions(config), "config.json")
+    yield from of_any_type(_ends(folder, config), "config.json or generation_config.json")
     try:
         tokenizer = PublishedTokenizer(folder)
     except UserError as error:
         yield Finding("error", str(error))
     else:
-        yield from _of_any_type(_tokens(tokenizer, config), "config.json")
+        yield from of_any_type(_tokens(tokenizer, config), "config.json")
         yield from _first_space(folder)
         yield from _conversations(tokenizer)
     yield from _weights(folder, config, shapes_of, done)
 
 
-def _of_any_type(findings: Iterator[Finding], where: str) -> Iterator[Finding]:
+def of_any_type(findings: Iterator[Finding], where: str) -> Iterator[Finding]:
     """The findings of a part that reads settings of any type: where one is not as expected, that is a finding."""
     try:
         yield from findings
@@ -180,7 +180,7 @@ def _weights(folder: Path, config: dict, shapes_of, done) -> Iterator[Finding]:
             kinds: set[str] = set()
             for name, ours, *_ in reading.check(source, family, shapes, axes, model.layers):
                 kinds.add(source.numpy_dtype(name).name)
-                yield from _values(name, source.parts(name), is_vector=tensors.is_vector(ours[0]), done=done)
+                yield from of_values(name, source.parts(name), tensors.is_vector(ours[0]), done)
     except UserError as error:
         yield Finding("error", str(error))
         return
@@ -193,7 +193,8 @@ def _weights(folder: Path, config: dict, shapes_of, done) -> Iterator[Finding]:
         )
 
 
-def _values(name: str, parts: Iterator[np.ndarray], is_vector: bool, done: Callable) -> Iterator[Finding]:
+def of_values(name: str, parts: Iterator[np.ndarray], is_vector: bool, done: Callable) -> Iterator[Finding]:
+    """The findings of the values of one tensor; `done` is called with the bytes of each part."""
     size, bad, is_zero = 0, 0, True
     for part in parts:
         values = part.astype(np.float32)

@@ -13,6 +13,7 @@ from tpullm import storage
 from tpullm.checkpoint.models import FOUNDATIONS, Model, load_adapter, load_params, steps, stored_params
 from tpullm.huggingface import adapter_base, adapters, tensors, writing
 from tpullm.inference.sampling_options import Sampling
+from tpullm.llamacpp import gguf_writing
 from tpullm.log import progress
 from tpullm.mesh.layout import make_mesh
 from tpullm.publishing import card
@@ -49,6 +50,27 @@ def write(
     _write_tokenizer(model, tokenizer, folder, talks)
     card.write(folder, _card(model, folder, name, licence, params, talks))
     return size
+
+
+def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str = "") -> int:
+    """Write `model` as one file for llama.cpp, `NAME-WEIGHTS.gguf`, into the empty `folder`; returns its bytes.
+
+    Args:
+        name, licence: as of `write`.
+        weights: the type of most weights, a key of `block_types.WEIGHTS`.
+
+    Raises:
+        UserError: llama.cpp has no such model or tokenizer, the disk is full, or the package `gguf` is missing.
+    """
+    gguf_writing.check_installed()
+    tokenizer, file = load_tokenizer(model.tokenizer_path), folder / f"{name}-{weights}.gguf"
+    config = model.config.trained_as(ModelConfig())
+    planned = gguf_writing.planned(config, _parameters(model, "stored"), weights, _preferred(model))
+    storage.room_for(planned.size, folder.parent)
+    with progress("export", planned.size, "bytes") as advance:
+        about = {"name": name, "license": licence}
+        gguf_writing.write(file, planned, tokenizer, weights, about, model.talks(tokenizer), advance)
+    return file.stat().st_size
 
 
 def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> int:
