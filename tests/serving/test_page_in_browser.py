@@ -10,6 +10,7 @@ import pytest
 
 from tests.serving import browser
 from tests.serving.conftest import Served, serving, wait_until
+from tpullm.serving.answer_writing import Writing
 
 pytestmark = [
     pytest.mark.ci,
@@ -86,6 +87,24 @@ def test_a_conversation_is_sent_as_a_whole_and_can_be_new(one, page):
     assert shown(page, ".text") == [] and page.value("messages.length") == 0
 
 
+@pytest.mark.parametrize("breaks", [False, True])
+def test_an_answer_that_breaks_off_is_said_to_be_cut(one, page, monkeypatch, breaks):
+    whole = Writing.events
+
+    async def cut(writing, failed):
+        async for event in whole(writing, failed):
+            yield event
+            if breaks:
+                raise OSError
+            return
+
+    monkeypatch.setattr(Writing, "events", cut)
+    say(page, "hi")
+    page.wait("!answering && !by('error').hidden")
+    assert shown(page, "#error span span") == ["The connection ended before the answer was whole."]
+    page.faults.clear()  # the browser notes it
+
+
 def ask_what_comes(page, text):
     """Give a text to the mode of that name."""
     page.value(f"by('next-tab').click(); setText({json.dumps(text)})")
@@ -145,8 +164,8 @@ def test_nothing_is_wider_than_the_window(one, page, width, language):
     for mode in ("chat", "next"):
         page.value(f"by('{mode}-tab').click(); setText('The cat' + 'w'.repeat(90)); by('text').value")
         page.wait("shown && !reading")
-        assert page.value("document.documentElement.scrollWidth <= innerWidth")
-        beyond = "[...document.querySelectorAll('main *')].filter((n) => n.getBoundingClientRect().right > innerWidth)"
+        assert page.value("document.documentElement.scrollWidth") <= width  # a phone's innerWidth grows with the page
+        beyond = f"[...document.querySelectorAll('main *')].filter((n) => n.getBoundingClientRect().right > {width})"
         assert page.value(f"{beyond}.map((node) => node.outerHTML.slice(0, 80))") == []
 
 
