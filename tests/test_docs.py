@@ -13,9 +13,7 @@ import re
 import runpy
 import shlex
 import shutil
-import sys
 import tomllib
-import types
 from pathlib import PurePosixPath
 
 import pytest
@@ -26,7 +24,6 @@ from tests.measuring import problems
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
 from tests.serving.command import get, serve_until
 from tests.serving.conftest import serving
-from tests.serving.stand_in import StandIn
 from tpullm import cli, log, storage
 from tpullm.cluster import lock
 from tpullm.commands.serve import KEY
@@ -93,10 +90,6 @@ class Reader:
 def _serves(words: list[str]) -> int:
     """0 if the server lists its models until it is stopped."""
     with pytest.MonkeyPatch.context() as patch:
-        if importlib.util.find_spec("tpullm.inference.engine") is None:
-            module = types.ModuleType("tpullm.inference.engine")
-            module.Engine = StandIn
-            patch.setitem(sys.modules, "tpullm.inference.engine", module)
         patch.setenv(KEY, "a-key-of-the-pages")
         words = [word for n, word in enumerate(words) if "--port" not in words[max(0, n - 1) : n + 1]]
         ask = lambda url: get(f"{url}/v1/models", Authorization="Bearer a-key-of-the-pages")["data"]  # noqa: E731
@@ -214,7 +207,7 @@ def _comes_with_tpullm(words):
     assert words[0] in {entry.name for entry in importlib.metadata.entry_points(group="console_scripts")}
 
 
-def _serves(words):
+def _gets_what_was_written(words):
     """Another program, given what a command before it has written."""
     written = {shlex.split(command)[3] for command in COMMANDS if command.startswith("tpullm export")}
     model = PurePosixPath(words[-1])
@@ -259,8 +252,8 @@ OTHERS = {
     "pip": _installs,
     "launch/local.sh": _sets_up,
     "hf": _comes_with_tpullm,
-    "vllm": _serves,
-    "llama-server": _serves,
+    "vllm": _gets_what_was_written,
+    "llama-server": _gets_what_was_written,
     "gcloud": _asks_google,
 }
 
