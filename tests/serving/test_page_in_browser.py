@@ -188,7 +188,8 @@ def test_a_key_is_asked_for_and_troubles_are_one_line(chat_tokenizer, one):
     served, page = Served({"small": chat_tokenizer}), one.page
     page.open(f"http://127.0.0.1:{served.port}/")
     page.wait("!by('key-form').hidden")
-    assert shown(page, "#error span span") == ["This server asks for a key."]
+    assert shown(page, "#key-form label") == ["This server asks for a key."]
+    assert page.value("by('error').hidden && by('tabs').hidden")
     for key, expected in (("wrong", "The key is not right."), (served.key, "")):
         page.value(f"by('key').value = '{key}'; by('key-form').requestSubmit()")
         page.wait("models.length" if not expected else f"by('error').textContent.includes('{expected}')")

@@ -44,7 +44,7 @@ function speak(language) {
 
 /** Show what went wrong, and how to try again; null: nothing did. */
 function showError(error, retry = null) {
-  by("error").hidden = !error;
+  by("error").hidden = !error || error.message === "key_needed"; // the form says it
   if (!error) return;
   if (!(error instanceof Trouble)) throw error; // a fault of this page
   by("key-form").hidden = error.status !== 401;
@@ -65,6 +65,7 @@ async function findModels() {
     return showError(error, findModels);
   }
   by("key-form").hidden = true;
+  by("tabs").hidden = by("which").hidden = false;
   showError(null);
   by("model").replaceChildren(...models.map(({ id }) => element("option", { value: id, textContent: id })));
   document.title = `${models[0].id} – tpullm`;
