@@ -76,7 +76,8 @@ def _sampled(logits_BV, sampling, seeds_B, positions_B):
     block_B = _drawn(jnp.sum(p_BNS, axis=-1), u_B2[:, 0])
     chosen_BN1 = (jnp.arange(p_BNS.shape[1]) == block_B[:, None])[..., None]
     drawn_B = block_B * size + _drawn(jnp.sum(jnp.where(chosen_BN1, p_BNS, 0), axis=1), u_B2[:, 1])
-    samples = jnp.ravel(sampling.temperature > 0)  # one of all rows, or one of each
+    samples = jnp.asarray(sampling.temperature > 0)  # one of all rows, or one of each
+    samples = samples[:, 0] if samples.ndim else samples
     return jnp.where(samples, drawn_B, jnp.argmax(logits_BV, axis=-1).astype(jnp.int32))
 
 

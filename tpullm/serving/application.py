@@ -134,7 +134,8 @@ def application(service: Service) -> ASGIApp:
 
     async def health(request: Request) -> Response:
         if not service.stepping.ready or service.is_stopping:
-            raise Refusal("the server is not ready", status=503)
+            refusal = Refusal("the server is not ready", status=503)
+            return JSONResponse(refusal.body(), refusal.status)  # without a line in the log: it is asked all the time
         return JSONResponse({"status": "ok"})
 
     async def metrics(request: Request) -> Response:
