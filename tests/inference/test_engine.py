@@ -69,7 +69,9 @@ def alone(one, request: Request) -> list[int]:
     return continued(Engine(one, ROWS), [request])[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (n > 0)) for n, kind in enumerate(KINDS)]
+)
 def test_a_text_is_that_of_the_full_forward_and_of_the_decoder_of_batches(session, long, kind):
     one = long if kind == "shared keys" else made(session, **KINDS[kind])
     asked = [prompt(length, length) for length in (1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7)]
@@ -234,6 +236,7 @@ def test_all_prompts_are_read_first_if_so_wanted(long):
     assert sorted(heard[: len(asked)]) == list(range(len(asked)))
 
 
+@pytest.mark.slow  # the programs of another model
 def test_frequencies_that_depend_on_the_length_are_those_of_the_longest_it_may_become(session):
     """A short text beside a long one has the frequencies of a short one, and no keys of another kind are used again."""
     scaling = RopeScaling(kind="dynamic", factor=4.0, original_context=32)
