@@ -1,9 +1,12 @@
 """`tpullm serve`: from the words to an answer, its end, and what it refuses before it loads anything."""
 
 import importlib.util
+import json
 import signal
 import socket
 import sys
+import urllib.error
+import urllib.request
 from types import ModuleType
 
 import pytest
@@ -37,7 +40,8 @@ def served(chat_tokenizer, monkeypatch, capsys):  # noqa: F811
 def test_it_answers_until_it_is_stopped(served, stop):
     got, code, said = served(ask=lambda url: get(f"{url}/v1/models")["data"][0]["id"], stop=stop)
     assert got == ["mine"] and code == 130
-    first, ready, last = said.splitlines()
+    memory, first, ready, last = said.splitlines()
+    assert memory == "serve: texts of up to 1,024 tokens; keys and values take 1.00 GiB"
     assert first.startswith("serve: mine at http://127.0.0.1:") and ready == "serve: ready"
     assert last.startswith("tpullm: serve: stopped")
 
@@ -52,6 +56,22 @@ def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, monkeypatch):
 
     ((models,), _, _) = served("--adapter", "runs/mine/talk", ask=ask)
     assert [model["id"] for model in models["data"]] == ["mine", "talk"]
+
+
+def test_a_conversation_is_as_long_as_was_said(served):
+    body = {"model": "mine", "prompt": "雨" * 20}
+
+    def ask(url):
+        request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
+        with pytest.raises(urllib.error.HTTPError, match="400") as error:
+            urllib.request.urlopen(request, timeout=60)
+        return json.load(error.value)["error"]["message"]
+
+    ((told,), _, _) = served("--longest", "16", ask=ask)
+    assert "16" in told
+    with pytest.raises(UserError, match="--longest: 1,025 tokens, and the model's context holds 1,024; lower it"):
+        serve.main(_parsed(["--longest", "1025", "--port", "0"]))
 
 
 def refused(*words: str) -> str:
@@ -71,6 +91,7 @@ def _parsed(words):
         (["--key", "クラウドの鍵です。。"], "--key: has characters that no HTTP header can hold"),
         (["--key", "two words here"], "--key: has characters"),
         (["--queue", "0"], "--queue: 0 is less than 1"),
+        (["--longest", "-1"], "--longest: -1 is below 0"),
         (["--port", "65536"], "--port: 65536 is not from 0 to 65535"),
         (["--port", "0", "--host", "0.0.0.0"], "others on the network could ask this server; give a key in"),
         (["--port", "0", "--host", "192.0.2.1"], "--host 192.0.2.1 --port 0: cannot assign requested address"),

@@ -157,6 +157,16 @@ def some(long):
     return asked, [alone(long, request) for request in asked]
 
 
+def test_the_memory_is_what_the_rows_take(long):
+    engine = Engine(long, ROWS)
+    continued(engine, [Request(prompt(3), 2, GREEDY), Request(prompt(520), 2, GREEDY)])
+    taken = sum(array.nbytes for band in engine._memory.values() for array in jax.tree.leaves(band))
+    first = engine._sizes[1][0] * engine._sizes[1][1]  # a band of the first rows that was not needed
+    assert set(engine._memory) >= {0, 2}
+    each = engine.memory_bytes() / sum(rows * slots for rows, slots in engine._sizes)
+    assert taken == engine.memory_bytes() - each * first * (1 not in engine._memory)
+
+
 def test_clients_take_turns(long):
     engine, order = Engine(long, ROWS), []
     for n in range(ROWS + 2):

@@ -54,7 +54,7 @@ class Served:
         self.engines = {name: StandIn(session) for name, session in sessions.items()}
         self.engine = next(iter(self.engines.values()))
         self.stepping = Stepping(self.engines)
-        models = {name: ServedModel(name, session) for name, session in sessions.items()}
+        models = {name: ServedModel(name, session, session.context_length) for name, session in sessions.items()}
         self.service = application.Service(models, self.stepping, queue, key, hosts)
         self.listener = listening.bound("127.0.0.1", 0)
         self.port, self.key = self.listener.getsockname()[1], key

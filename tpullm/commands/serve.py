@@ -11,6 +11,7 @@ from tpullm.errors import Interrupted, UserError
 from tpullm.log import say
 
 KEY = "TPULLM_SERVE_KEY"
+LONGEST = 8192  # tokens: a context of 131,072 would take 48 GB of an 8 B model's keys and values before anybody asks
 PACKAGES = ("uvicorn", "h11", "starlette", "prometheus_client", "llguidance")
 
 
@@ -25,6 +26,8 @@ def add_arguments(parser) -> None:
     about = f"what clients must show as their API key; better in {KEY}, as everybody here sees the options"
     parser.add_argument("--key", type=str, default="", help=about)
     parser.add_argument("--open", action="store_true", help="allow a network to ask without a key")
+    about = f"tokens of the longest conversation; 0: the model's context, or {LONGEST:,} if that is less"
+    parser.add_argument("--longest", type=int, default=0, help=about)
     parser.add_argument("--queue", type=int, default=128, help="how many requests may wait; more are told to try later")
 
 
@@ -32,6 +35,8 @@ def main(arguments) -> None:
     """Load the models, listen, and answer until Ctrl-C or SIGTERM."""
     key = _checked_key(arguments)
     check_at_least_one(arguments, "queue")
+    if arguments.longest < 0:
+        raise UserError(f"--longest: {arguments.longest} is below 0; use a number of tokens, or 0")
     if not 0 <= arguments.port < 1 << 16:
         raise UserError(f"--port: {arguments.port} is not from 0 to 65535; use such a number")
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
@@ -68,8 +73,14 @@ def _serve(arguments, key: str, listener) -> None:
     named = dict(zip(served_model.names(paths), sessions, strict=True))
     from tpullm.inference.engine import Engine
 
-    steps = stepping.Stepping({name: Engine(one) for name, one in named.items()})
-    models = {name: served_model.ServedModel(name, one) for name, one in named.items()}
+    longest = min(arguments.longest or LONGEST, loaded.context_length)
+    if arguments.longest > longest:
+        raise UserError(f"--longest: {arguments.longest:,} tokens, and the model's context holds {longest:,}; lower it")
+    engines = {name: Engine(one, longest=longest) for name, one in named.items()}
+    steps = stepping.Stepping(engines)
+    models = {name: served_model.ServedModel(name, one, longest) for name, one in named.items()}
+    gigabytes = sum(engine.memory_bytes() for engine in engines.values()) / 2**30
+    say(f"serve: texts of up to {longest:,} tokens; keys and values take {gigabytes:,.2f} GiB")
     hosts = frozenset({"localhost", "127.0.0.1", "::1", arguments.host.lower()})
     is_local = listening.is_local(listener)
     service = application.Service(models, steps, arguments.queue, key, hosts if is_local and not key else frozenset())

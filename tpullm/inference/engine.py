@@ -19,7 +19,18 @@ import numpy as np
 from tpullm.errors import UserError
 from tpullm.inference.padding import fits
 from tpullm.inference.request import Request, Token
-from tpullm.inference.row_memory import CHUNK, Band, Choice, advance, bands, copied, empty_band, pick, read
+from tpullm.inference.row_memory import (
+    CHUNK,
+    Band,
+    Choice,
+    advance,
+    bands,
+    bytes_of_slot,
+    copied,
+    empty_band,
+    pick,
+    read,
+)
 from tpullm.inference.sampling_options import GREEDY
 from tpullm.inference.session import Session
 from tpullm.mesh.rows import fetch, put_whole, row_parts
@@ -126,6 +137,12 @@ class Engine:
         pages = sum(self._slots(row) // CHUNK for row in self._rows)
         used = sum(-(-(text.read + len(text.new)) // CHUNK) for text in running)
         return {"waiting": waiting, "running": len(running), "pages": pages, "pages_used": used, **self._counts}
+
+    def memory_bytes(self) -> int:
+        """What the rows of all bands take. A band takes its part when it is first used."""
+        with jax.set_mesh(self.session.mesh):
+            each = bytes_of_slot(self.session.architecture, self.session.dtype)
+        return each * sum(rows * slots for rows, slots in self._sizes)
 
     def compile(self) -> None:
         """Compile every program; otherwise the first text that needs one waits for it.

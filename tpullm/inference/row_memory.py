@@ -60,6 +60,12 @@ def empty_band(architecture: Architecture, rows: int, slots: int, dtype: jnp.dty
     return Band(*(tuple(make() for _ in range(config.layers)) for _ in ("keys", "values")))
 
 
+def bytes_of_slot(architecture: Architecture, dtype: jnp.dtype) -> int:
+    """What the keys and values of a token take, in all layers."""
+    config = architecture.config
+    return 2 * config.layers * config.kv_heads * config.head_width * cache_dtype(dtype).itemsize
+
+
 @partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("band",))
 def read(architecture, params, layers, band: Band, tokens_CT, chunks_C4, *, dtype) -> tuple[jax.Array, Band]:
     """Read a chunk of the text of some rows of a band: the logits after the last token of each chunk, `[C, V]`.

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 
 class ServedModel:
-    """A model under a name. Its methods are called by one thread at a time: a chat template has one child."""
+    """A model under a name. Its methods are called by one thread at a time: a chat template has one child.
 
-    def __init__(self, name: str, session: "Session"):
+    Args:
+        longest: tokens of the longest text.
+    """
+
+    def __init__(self, name: str, session: "Session", longest: int):
         self.name, self.tokenizer, self.talks = name, session.tokenizer, session.talks
-        self.context_length = session.context_length
+        self.context_length = longest
         self.vocabulary_size = session.architecture.config.vocabulary_size
 
     @cached_property
