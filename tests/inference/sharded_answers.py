@@ -65,6 +65,6 @@ def texts(shape: dict[str, int]) -> list:
 
 
 if __name__ == "__main__":
-    # The engine asks no more of two of the meshes than of the others, and compiles more.
-    both = (answers, MESHES), (texts, MESHES[:3])
+    # The engine compiles more, and one mesh splits its rows and its heads.
+    both = (answers, MESHES), (texts, [MESHES[0], MESHES[2]])
     print(json.dumps([{str(shape): made(shape) for shape in meshes} for made, meshes in both]))
