@@ -36,6 +36,9 @@ def made(session, **changes):
     with jax.set_mesh(session.mesh):
         params = jax.device_put(architecture.init(jax.random.key(1)), architecture.shardings(session.mesh))
         params["embedding"] = params["embedding"] * 20
+        # What a token adds by itself is small beside what it attends to: otherwise the next token shows no memory.
+        out = params["layers"]["attention"]["out"]
+        out["weight"] = out["weight"] * 200
     return dataclasses.replace(session, architecture=architecture, params=params)
 
 
