@@ -88,7 +88,7 @@ def test_a_text_that_outgrows_its_band_moves_on_and_is_the_same(long, engine):
     ids = prompt(500, 1)
     found = continued(engine, [Request(ids, 30, GREEDY), *(Request(prompt(9, n), 40, GREEDY) for n in range(5))])
     assert found[0] == decode(long, [list(ids)], 30, stop_ids=[])[0]
-    assert engine.figures()["pages"] == 4 * 8 + 2 * 10 and engine.figures()["pages_used"] == 0
+    assert engine.figures()["pages"] == 4 * 16 + 2 * 20 and engine.figures()["pages_used"] == 0
 
 
 def test_what_is_sampled_is_what_the_decoder_of_batches_samples(long, engine):

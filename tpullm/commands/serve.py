@@ -5,6 +5,7 @@ MODEL and each adapter is a model of the name of its folder. Ctrl-C ends the ser
 
 import importlib.util
 import os
+from collections.abc import Callable
 
 from tpullm.commands.options import add_adapters, check_at_least_one
 from tpullm.errors import Interrupted, UserError
@@ -28,6 +29,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--open", action="store_true", help="allow a network to ask without a key")
     about = f"tokens of the longest conversation; 0: the model's context, or {LONGEST:,} if that is less"
     parser.add_argument("--longest", type=int, default=0, help=about)
+    about = "what guesses tokens ahead, which changes no answer: a smaller MODEL, or none; default: the text so far"
+    parser.add_argument("--draft", type=str, default="", metavar="MODEL", help=about)
     parser.add_argument("--queue", type=int, default=128, help="how many requests may wait; more are told to try later")
 
 
@@ -73,10 +76,11 @@ def _serve(arguments, key: str, listener) -> None:
     named = dict(zip(served_model.names(paths), sessions, strict=True))
     from tpullm.inference.engine import Engine
 
+    guesses = _guesses(arguments.draft, loaded)
     longest = min(arguments.longest or LONGEST, loaded.context_length)
     if arguments.longest > longest:
         raise UserError(f"--longest: {arguments.longest:,} tokens, and the model's context holds {longest:,}; lower it")
-    engines = {name: Engine(one, longest=longest) for name, one in named.items()}
+    engines = {name: Engine(one, longest=longest, guesses=guesses()) for name, one in named.items()}
     steps = stepping.Stepping(engines)
     models = {name: served_model.ServedModel(name, one, longest) for name, one in named.items()}
     gigabytes = sum(engine.memory_bytes() for engine in engines.values()) / 2**30
@@ -91,9 +95,24 @@ def _serve(arguments, key: str, listener) -> None:
     server.start()
     try:
         steps.compile()
+        if guesses() is not None and all(engine.guesses is None for engine in engines.values()):
+            say("serve: nothing is guessed ahead: steps of several tokens would give other bits here")
         say("serve: ready")
         steps.run()
     except KeyboardInterrupt:
         raise Interrupted("serve: stopped; answers that were not whole ended with an error") from None
     finally:
         server.stop(service.stop)
+
+
+def _guesses(draft: str, model) -> Callable:
+    """What makes the guesses of an engine."""
+    from tpullm.inference import guesses, session
+
+    if draft == "none":
+        return lambda: None
+    if not draft:
+        return guesses.Lookup
+    small = session.load(draft, exact=False)
+    guesses.check_draft(small, model, draft)
+    return lambda: guesses.Draft(small)

@@ -17,6 +17,8 @@ import jax
 import numpy as np
 
 from tpullm.errors import UserError
+from tpullm.inference.guesses import MOST, Guesses
+from tpullm.inference.next_tokens import Next, chosen, compile_for
 from tpullm.inference.padding import fits
 from tpullm.inference.request import Request, Token
 from tpullm.inference.row_memory import (
@@ -28,17 +30,17 @@ from tpullm.inference.row_memory import (
     bytes_of_slot,
     copied,
     empty_band,
-    pick,
     read,
+    seen,
 )
-from tpullm.inference.sampling_options import GREEDY
 from tpullm.inference.session import Session
 from tpullm.mesh.rows import fetch, put_whole, row_parts
 from tpullm.recipe.schema import ModelConfig
 
 ROWS = 32
-FEW, MANY = 2, 8  # chunks that are read in a turn: while texts are written, and while none is
-MOST_TOP = 20  # likeliest tokens that are told with each, as in OpenAI's interface
+# Pieces that are read in a turn, and the chunks of each: while texts are written, and where there is more to read.
+FEW, MANY = (2, 1), (8, 2)
+PATIENCE = 16  # turns at most in which nothing is guessed for a text after guesses that were wrong
 
 Heard = Callable[[Token], None]
 
@@ -66,6 +68,8 @@ class _Text:
     row: _Row | None = None
     read: int = 0
     new: list[int] = field(default_factory=list)
+    wrong: int = 0  # guesses in a row
+    guess_in: int = 0  # turns
 
     @property
     def length(self) -> int:
@@ -88,15 +92,24 @@ class Engine:
         longest: tokens of the longest text; 0 is the model's context.
         reads_first: read all prompts for which there is a row before a token is written, and compute all rows in each
             step: best if all requests are there from the start.
+        guesses: of the next tokens, which are checked together while few texts are written; None guesses nothing.
     """
 
-    def __init__(self, session: Session, rows: int = ROWS, longest: int = 0, reads_first: bool = False):
-        self.session, self.reads_first = session, reads_first
+    def __init__(
+        self,
+        session: Session,
+        rows: int = ROWS,
+        longest: int = 0,
+        reads_first: bool = False,
+        guesses: Guesses | None = None,
+    ):
+        self.session, self.reads_first, self.guesses = session, reads_first, guesses
         self.longest = min(longest or session.context_length, session.context_length)
         parts = row_parts(session.mesh)
-        self._few, self._many = (-(-count // parts) * parts for count in (FEW, MANY))
+        self._few, self._many = ((-(-count // parts) * parts, chunks * CHUNK) for count, chunks in (FEW, MANY))
         self._sizes = bands(self.longest, rows, parts, groups=not reads_first)
         self._alike = list(range(1, len(self._sizes) + 1))  # numbers of bands whose steps give the same bits
+        self._together = MOST + 1  # tokens of a row that are written together if some are guessed
         self._memory: dict[int, Band] = {}
         self._rows = [_Row(band, index) for band, (count, _) in enumerate(self._sizes) for index in range(count)]
         self._lock, self._number = threading.Lock(), 0
@@ -104,7 +117,7 @@ class Engine:
         self._texts: dict[int, _Text] = {}  # that are waiting or have a row
         self._cancelled: set[int] = set()
         self._turn = 0
-        self._counts = dict.fromkeys(("prompt_tokens", "reused_tokens", "new_tokens"), 0)
+        self._counts = dict.fromkeys(("prompt_tokens", "reused_tokens", "new_tokens", "guesses", "right_guesses"), 0)
 
     def submit(self, request: Request, heard: Heard) -> int:
         """Ask for a text; returns its number. `heard` gets each token, in the thread of `step`.
@@ -147,24 +160,50 @@ class Engine:
     def compile(self) -> None:
         """Compile every program; otherwise the first text that needs one waits for it.
 
-        It also sees which steps of few rows give the same bits as one of all rows: no other is used then. Without it,
-        all are, which matters to nobody if the engine writes one text at a time.
+        It also sees which steps of few rows, and whether steps of several tokens, give the same bits as one of all
+        rows: no other is used then. Without it, all are, which matters to nobody if the engine writes one text at a
+        time and guesses nothing.
         """
         one_of_each = [next(row for row in self._rows if row.band == band) for band in range(len(self._sizes))]
-        tokens = np.random.default_rng(0).integers(self.session.tokenizer.vocabulary_size, size=len(self._rows))
+        shape = MOST + 1, len(self._rows)
+        tokens_TB = np.random.default_rng(0).integers(self.session.tokenizer.vocabulary_size, size=shape)
+        in_all = lambda time: {n: [(int(token), time, 1)] for n, token in enumerate(tokens_TB[time])}  # noqa: E731
         found = []
         with jax.set_mesh(self.session.mesh):
             for band, row in enumerate(one_of_each):
-                read = [self._read(band, [], count) for count in {self._few, self._many}]
+                for shape in (self._few, self._many):
+                    for end in {seen(end, self._slots(row)) for end in range(1, self._slots(row), CHUNK)}:
+                        logits_CV = self._read(band, [], *shape, end)
+                    compile_for(self.session.mesh, logits_CV)
                 for other in one_of_each:
                     self._copy(other, row)
-                found.append(self._logits(band + 1, {n: (int(token), 0, 1) for n, token in enumerate(tokens)}))
-                for logits in (*read, found[-1]):
-                    nothing = np.zeros(logits.shape, np.float32)
-                    for bias, top in ((None, 0), (nothing, MOST_TOP)):
-                        self._picked(logits, [None] * len(logits), bias, top)
+                found.append(self._logits(band + 1, in_all(0)))
+                compile_for(self.session.mesh, found[-1])
             logits_BV = [fetch(self.session.mesh, array) for array in found]
-        self._alike = [n for n, own in enumerate(logits_BV, 1) if np.array_equal(own, logits_BV[-1][: len(own)])]
+            self._alike = [n for n, own in enumerate(logits_BV, 1) if np.array_equal(own, logits_BV[-1][: len(own)])]
+            if self.guesses is not None:
+                self._compile_guesses(tokens_TB, [logits_BV[-1]], in_all)
+
+    def _compile_guesses(self, tokens_TB: np.ndarray, each: list[np.ndarray], in_all) -> None:
+        """Find how many tokens of each row of the first band give the same bits as single ones of all rows.
+
+        As many tokens as a step of few rows has rows are as its single ones: matmuls do not see whose they are.
+        """
+        rows, slots = self._sizes[0]
+        for time in range(1, MOST + 1):
+            each.append(fetch(self.session.mesh, self._logits(len(self._sizes), in_all(time))))
+        expected = np.stack([logits_BV[:rows] for logits_BV in each], axis=1)
+        last = {row: [(int(token), time, 1) for time, token in enumerate(tokens_TB[:, row])] for row in range(rows)}
+        for count in (self._rows_of(used) // rows for used in self._alike):
+            if count > MOST:
+                several = self._logits(1, last, count)
+                found = fetch(self.session.mesh, several).reshape(rows, count, -1)[:, : MOST + 1]
+                if np.array_equal(found, expected):
+                    self._together = count
+                    compile_for(self.session.mesh, several)
+                    self.guesses.compile(rows, slots)
+                    return
+        self.guesses = None
 
     def step(self) -> bool:
         """One turn; False if no text is left."""
@@ -251,29 +290,35 @@ class Engine:
         if not unread:
             return False
         unread.sort(key=lambda text: text.number)
-        some_write = any(row.text is not None and row.text.is_read for row in self._rows)
-        count = self._few if some_write and not self.reads_first else self._many
-        band, chunks = unread[0].row.band, []
+        unread = [text for text in unread if text.row.band == unread[0].row.band]
+        count, size = self._shape(unread)
+        pieces: list[tuple[_Text, int, tuple[int, ...]]] = []
         for text in unread:
-            if text.row.band == band and len(chunks) < count:
+            if len(pieces) < count:
                 self._reuse(text)
                 ids, end = text.request.ids, text.read + CHUNK
                 if end < len(ids) and any(
-                    start < end and one.request.ids[:end] == ids[:end] for one, start, _ in chunks
+                    start < end and one.request.ids[:end] == ids[:end] for one, start, _ in pieces
                 ):
                     continue  # another text reads what this one can copy in the next turn
-                starts = range(text.read, len(ids), CHUNK)[: count - len(chunks)]
-                chunks += [(text, start, ids[start : start + CHUNK]) for start in starts]
-        count = self._few if len(chunks) <= self._few else count
-        logits_CV = self._read(band, chunks, count)
+                starts = range(text.read, len(ids), size)[: count - len(pieces)]
+                pieces += [(text, start, ids[start : start + size]) for start in starts]
+        logits_CV = self._read(unread[0].row.band, pieces, count, size)
         ends: list[_Text | None] = [None] * count
-        for n, (text, start, ids) in enumerate(chunks):
+        for n, (text, start, ids) in enumerate(pieces):
             text.read = start + len(ids)
             text.row.held = text.request.ids[: text.read]
             ends[n] = text if text.is_read else None
         if any(ends):
-            self._choose(logits_CV, ends)
+            self._choose(logits_CV, ends, [text and Next(text.request, ()) for text in ends])
         return True
+
+    def _shape(self, unread: Sequence[_Text]) -> tuple[int, int]:
+        """How many pieces are read, and the tokens of each."""
+        tokens = sum(len(text.request.ids) - text.read for text in unread)
+        some_write = any(row.text is not None and row.text.is_read for row in self._rows)
+        count, size = self._many
+        return self._few if (some_write and not self.reads_first) or tokens <= count * size // 2 else self._many
 
     def _reuse(self, text: _Text) -> None:
         """Copy what another row holds of the prompt, if that is more than has been read."""
@@ -298,14 +343,19 @@ class Engine:
     def _slots(self, row: _Row) -> int:
         return self._sizes[row.band][1]
 
-    def _read(self, band: int, chunks: Sequence[tuple[_Text, int, tuple[int, ...]]], count: int) -> jax.Array:
-        tokens = np.full((count, CHUNK), self.session.tokenizer.pad_id, np.int32)
+    def _read(
+        self, band: int, pieces: Sequence[tuple[_Text, int, tuple[int, ...]]], count: int, size: int, end: int = 1
+    ) -> jax.Array:
+        """The logits after `count` pieces, each of up to `size` tokens of a text; `end`: they attend to so many."""
+        tokens = np.full((count, size), self.session.tokenizer.pad_id, np.int32)
         places = np.tile(np.array([self._sizes[band][0], 0, 1, 1], np.int32), (count, 1))
-        for n, (text, start, ids) in enumerate(chunks):
+        for n, (text, start, ids) in enumerate(pieces):
             tokens[n, : len(ids)] = ids
             places[n] = text.row.index, start, len(ids), text.longest
+            end = max(end, start + len(ids))
         arguments = (self._band(band), self._put(tokens, "batch", "time"), self._put(places, "batch", None))
-        logits_CV, self._memory[band] = read(*self._model(), *arguments, dtype=self.session.dtype)
+        sizes = {"seen": seen(end, self._sizes[band][1]), "dtype": self.session.dtype}
+        logits_CV, self._memory[band] = read(*self._model(), *arguments, **sizes)
         return logits_CV
 
     # New tokens.
@@ -320,9 +370,44 @@ class Engine:
         if texts:
             highest = 1 + max(text.row.band for text in texts.values())
             used = next((n for n in self._alike if n >= highest), len(self._sizes))
-            last = {n: (text.new[-1], text.length - 1, text.longest) for n, text in texts.items()}
-            logits_BV = self._logits(used, last)
-            self._choose(logits_BV, [texts.get(n) for n in range(len(logits_BV))])
+            ahead = self._guessed(texts) if highest == 1 and self.guesses else {}
+            self._write(texts, ahead, 1, self._together) if any(ahead.values()) else self._write(texts, {}, used, 1)
+
+    def _guessed(self, texts: Mapping[int, _Text]) -> dict[int, list[int]]:
+        """Guesses of what follows in each text, no more than it has room for."""
+        rows, slots = self._sizes[0]
+        for text in texts.values():
+            text.guess_in = max(0, text.guess_in - 1)
+        asked = {n: text for n, text in texts.items() if not (text.guess_in or text.request.allowed)}
+        found = self.guesses.of({n: Next(text.request, tuple(text.new)) for n, text in asked.items()}, rows, slots)
+        for n, ids in found.items():
+            most = min(texts[n].request.tokens - len(texts[n].new) - 1, min(slots, self.longest) - texts[n].length)
+            found[n] = ids[: max(0, min(most, MOST))]
+        return found
+
+    def _write(self, texts: Mapping[int, _Text], ahead: Mapping[int, list[int]], used: int, count: int) -> None:
+        """Write the last token of each text, and guesses of those that follow; `count` tokens of each."""
+        last, heard, asked = {}, [None] * (self._rows_of(used) * count), [None] * (self._rows_of(used) * count)
+        for n, text in texts.items():
+            ids, new = [text.new[-1], *ahead.get(n, ())], text.new
+            last[n] = [(token, text.length - 1 + place, text.longest) for place, token in enumerate(ids)]
+            for place in range(len(ids)):
+                heard[n * count + place] = text
+                asked[n * count + place] = Next(text.request, (*new, *ids[1 : place + 1]))
+        self._choose(self._logits(used, last, count), heard, asked)
+        for n, ids in ahead.items():
+            self._learn(texts[n], ids, len(texts[n].new) - len(asked[n * count].new) - 1)
+
+    def _learn(self, text: _Text, guessed: list[int], right: int) -> None:
+        """Guess less often for a text whose guesses are wrong."""
+        self._counts["guesses"] += len(guessed)
+        self._counts["right_guesses"] += right
+        if guessed:
+            text.wrong = 0 if right else text.wrong + 1
+            text.guess_in = min(PATIENCE, (1 << text.wrong) - 1)
+
+    def _rows_of(self, used: int) -> int:
+        return sum(rows for rows, _ in self._sizes[:used])
 
     def _writes(self, row: _Row) -> bool:
         return row.text is not None and row.text.is_read and row.text.length <= self._slots(row)
@@ -345,42 +430,30 @@ class Engine:
             for text in texts:
                 self._move(text, text.length + 1)
 
-    def _logits(self, used: int, last: Mapping[int, tuple[int, int, int]]) -> jax.Array:
-        """The logits of the rows of the first `used` bands, `[B, V]`; `last`: of some rows, what `advance` asks."""
-        tokens = np.array([(0, self._slots(row), 1) for row in self._rows if row.band < used], np.int32)
-        for n, numbers in last.items():
+    def _logits(self, used: int, last: Mapping[int, list[tuple[int, int, int]]], count: int = 1) -> jax.Array:
+        """The logits after `count` tokens of each row of the first `used` bands, `[B * count, V]`.
+
+        Args:
+            last: of some rows, what `advance` asks of each token.
+        """
+        slots_B = [self._slots(row) for row in self._rows if row.band < used]
+        tokens = np.array([[(0, slots, 1)] * count for slots in slots_B], np.int32)
+        for n, each in last.items():
             if n < len(tokens):
-                tokens[n] = numbers
+                tokens[n, : len(each)] = each
+                tokens[n, :, 2] = each[0][2]
         memory = tuple(map(self._band, range(used)))
-        logits_BV, memory = advance(*self._model(), memory, self._put(tokens, "batch", None), dtype=self.session.dtype)
+        arguments = memory, self._put(tokens, "batch", None, None)
+        logits, memory = advance(*self._model(), *arguments, dtype=self.session.dtype)
         self._memory |= dict(enumerate(memory))
-        return logits_BV
+        return logits
 
-    def _choose(self, logits: jax.Array, texts: Sequence[_Text | None]) -> None:
-        """Choose a token for each text that is given, and tell it."""
-        asked = [text for text in texts if text is not None]
-        bias, top = None, 0
-        if any(text.request.bias or text.request.allowed or text.request.top for text in asked):
-            bias, top = np.zeros(logits.shape, np.float32), MOST_TOP
-            for n, text in enumerate(texts):
-                if text is not None:
-                    _add_bias(bias[n], text)
-        choice = self._picked(logits, texts, bias, top)
-        for n, text in enumerate(texts):
-            if text is not None:
+    def _choose(self, logits: jax.Array, heard: Sequence[_Text | None], asked: Sequence[Next | None]) -> None:
+        """Choose a token for each text that asks, and tell it unless it follows a guess that was wrong."""
+        choice = chosen(self.session.mesh, logits, asked)
+        for n, (text, one) in enumerate(zip(heard, asked, strict=True)):
+            if text is not None and text.row.text is text and tuple(text.new) == one.new:
                 self._tell(text, choice, n)
-
-    def _picked(self, logits, texts: Sequence[_Text | None], bias: np.ndarray | None, top: int) -> Choice:
-        rules, shares = np.zeros((len(texts), 3), np.int32), np.zeros((len(texts), 3), np.float32)
-        for n, text in enumerate(texts):
-            sampling = GREEDY if text is None else text.request.sampling
-            shares[n] = sampling.temperature, sampling.top_p, sampling.min_p
-            rules[n, 2] = sampling.top_k
-            if text is not None:
-                rules[n, :2] = np.uint32(text.request.seed).astype(np.int32), text.length
-        arrays = (None if array is None else self._put(array, "batch", None) for array in (rules, shares, bias))
-        choice = pick(logits, *arrays, top=top)
-        return Choice(*(fetch(self.session.mesh, array) for array in choice))
 
     def _tell(self, text: _Text, choice: Choice, n: int) -> None:
         """Keep the token, free the row if it is the last one, and tell it."""
@@ -406,12 +479,3 @@ class Engine:
 def _longest(config: ModelConfig, tokens: int) -> int:
     """What rotations depend on: the length that a text may reach, or 0 where they do not depend on it."""
     return tokens if config.rope_scaling.kind in ("dynamic", "longrope") else 0
-
-
-def _add_bias(bias_V: np.ndarray, text: _Text) -> None:
-    for token, value in text.request.bias.items():
-        bias_V[token] += value
-    if text.request.allowed is not None:
-        allowed_V = text.request.allowed(tuple(text.new))
-        bias_V[: len(allowed_V)][~allowed_V] = -np.inf
-        bias_V[len(allowed_V) :] = -np.inf

@@ -6,7 +6,7 @@ token for the rows of the first bands, as many as are in use; its matmuls read t
 with pages of 64 slots in any order, as on a GPU, a CPU copies each page before it multiplies it, and attention took 8.3
 to 9.4 ms where it takes 2.6 (32 rows, 6 heads of 64, 320 slots, float32, two cores).
 
-Shapes: B rows of all bands, R rows of a band, S slots, C chunks of T tokens, K key/value heads, H head width,
+Shapes: B rows of all bands, R rows of a band, S slots, C pieces of T tokens, K key/value heads, H head width,
 V vocabulary.
 """
 
@@ -31,7 +31,11 @@ Tree = Any
 # Rows that are computed if there are no more texts. 12 M parameters, JAX 0.12: 12 to 32 rows give the same bits in
 # float32, 2 to 7, 4 to 8 and 40 to 48 others. In bfloat16 2 to 7 and 12 to 64 do. 2 rows took 12 ms, 32 took 19.
 GROUPS = (2, 12)
-CHUNK = 64  # tokens of a prompt that are read as a row; what is used again for another text is a whole number of these
+# A prompt is read in chunks of so many tokens; what is used again for another text is a whole number of these. 64
+# tokens at a time or more give the same bits, as 2 rows of 32 or as 8 of 64 that attend 32 at a time; 32 tokens
+# give others (12 M parameters, float32 and bfloat16, JAX 0.12). How many slots are attended to changes no bit.
+CHUNK = 32
+FIRST = 512  # slots of the rows with the fewest
 
 
 class Band(NamedTuple):
@@ -66,18 +70,20 @@ def bytes_of_slot(architecture: Architecture, dtype: jnp.dtype) -> int:
     return 2 * config.layers * config.kv_heads * config.head_width * cache_dtype(dtype).itemsize
 
 
-@partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("band",))
-def read(architecture, params, layers, band: Band, tokens_CT, chunks_C4, *, dtype) -> tuple[jax.Array, Band]:
-    """Read a chunk of the text of some rows of a band: the logits after the last token of each chunk, `[C, V]`.
+@partial(jax.jit, static_argnames=("architecture", "seen", "dtype"), donate_argnames=("band",))
+def read(architecture, params, layers, band: Band, tokens_CT, pieces_C4, *, seen, dtype) -> tuple[jax.Array, Band]:
+    """Read a piece of the text of some rows of a band: the logits after the last token of each piece, `[C, V]`.
 
-    Several chunks may be of one text: in each layer all keys are written before any is read.
+    Several pieces may be of one text: in each layer all keys are written before any is read.
 
     Args:
-        chunks_C4: of each chunk its row in the band (one that it does not have only fills the arrays), where it begins
-            in its text (a multiple of T), its tokens (the others are padding), how long the text may become.
+        tokens_CT: T is one or more chunks.
+        pieces_C4: of each piece its row in the band (one that it does not have only fills the arrays), where it begins
+            in its text (a multiple of `CHUNK`), its tokens (the others are padding), how long the text may become.
+        seen: the slots that are attended to; no piece ends after them.
     """
     C, T = tokens_CT.shape
-    rows_C, starts_C, counts_C, longest_C = (chunks_C4[:, n] for n in range(4))
+    rows_C, starts_C, counts_C, longest_C = (pieces_C4[:, n] for n in range(4))
     by_time = RULES.spec("batch", "time")
     places_CT = jnp.arange(T, dtype=jnp.int32) + jnp.zeros_like(tokens_CT)
     positions_CT = places_CT + jax.reshard(starts_C[:, None], by_time)
@@ -91,8 +97,8 @@ def read(architecture, params, layers, band: Band, tokens_CT, chunks_C4, *, dtyp
             keys[layer], values[layer] = (
                 _written(old, where, new) for old, new in ((keys[layer], k_CKTH), (values[layer], v_CKTH))
             )
-            own = (_rows_of(old, whole(rows_C)) for old in (keys[layer], values[layer]))
-            return attend(q_CTNH, *own, _visible(positions_CT, band.slots, window), softcap, sinks_N)[0]
+            own = (_rows_of(old, whole(rows_C), seen) for old in (keys[layer], values[layer]))
+            return _by_parts(CHUNK, q_CTNH, *own, positions_CT, window, softcap, sinks_N)
 
         return mixed
 
@@ -110,9 +116,9 @@ def _written(old_RKSH: jax.Array, where, new_CKTH: jax.Array) -> jax.Array:
     return old_RKSH.at[rows_C1, every, slots_CT].set(new_CTKH, mode="drop", out_sharding=_spec())
 
 
-def _rows_of(old_RKSH: jax.Array, rows_C: jax.Array) -> jax.Array:
-    """The rows of chunks, `[C, K, S, H]`."""
-    return old_RKSH.at[rows_C].get(mode="clip", out_sharding=_spec())
+def _rows_of(old_RKSH: jax.Array, rows_C: jax.Array, seen: int) -> jax.Array:
+    """The first slots of the rows of pieces, `[C, K, seen, H]`."""
+    return old_RKSH.at[rows_C, :, :seen].get(mode="clip", out_sharding=_spec())
 
 
 def _spec() -> jax.sharding.PartitionSpec:
@@ -129,43 +135,51 @@ def _visible(positions_BT: jax.Array, slots: int, window: int) -> jax.Array:
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("memory",))
 def advance(
-    architecture, params, layers, memory: tuple[Band, ...], tokens_B3, *, dtype
+    architecture, params, layers, memory: tuple[Band, ...], tokens_BT3, *, dtype
 ) -> tuple[jax.Array, tuple[Band, ...]]:
-    """Write a token to each row: the logits after it, `[B, V]`.
+    """Write T tokens to each row: the logits after each, `[B * T, V]`.
 
     Args:
         memory: the bands that are in use, the first ones; B is their rows.
-        tokens_B3: of each row the token, its position (a row without a text has one that its band does not have), and
-            how long the text may become.
+        tokens_BT3: of each row its tokens, their positions (one that its band does not have is no token), and how long
+            the text may become.
     """
-    tokens_B, positions_B, longest_B = (tokens_B3[:, n] for n in range(3))
-    by_time = RULES.spec("batch", "time")
-    tokens_B1, positions_B1 = jax.reshard((tokens_B[:, None], positions_B[:, None]), (by_time, by_time))
+    tokens_BT, positions_BT = (jax.reshard(tokens_BT3[:, :, n], RULES.spec("batch", "time")) for n in range(2))
     keys, values = [list(band.keys) for band in memory], [list(band.values) for band in memory]
     ends = [sum(band.rows for band in memory[: n + 1]) for n in range(len(memory))]
 
     def attention(layer: int, window: int) -> Callable:
-        def mixed(q_B1NH, k_BK1H, v_BK1H, softcap, sinks_N):
+        def mixed(q_BTNH, k_BKTH, v_BKTH, softcap, sinks_N):
             found = []
             for n, band in enumerate(memory):
                 part = partial(_part, first=ends[n] - band.rows, count=band.rows)
-                positions_R1 = part(positions_B1)
-                place = jnp.arange(band.rows)[:, None], slice(None), jax.reshard(positions_R1, jax.P())
-                for kept, new in ((keys[n], k_BK1H), (values[n], v_BK1H)):
-                    kept[layer] = _written(kept[layer], place, part(new))
-                own = keys[n][layer], values[n][layer], _visible(positions_R1, band.slots, window)
-                found.append(attend(part(q_B1NH), *own, softcap, sinks_N)[0])
+                positions_RT = part(positions_BT)
+                places = jnp.arange(band.rows)[:, None], slice(None), jax.reshard(positions_RT, jax.P())
+                for kept, new in ((keys[n], k_BKTH), (values[n], v_BKTH)):
+                    kept[layer] = _written(kept[layer], places, part(new))
+                own = keys[n][layer], values[n][layer]
+                found.append(_by_parts(1, part(q_BTNH), *own, positions_RT, window, softcap, sinks_N))
             return _joined(found)
 
         return mixed
 
     slots_B = np.repeat([band.slots for band in memory], [band.rows for band in memory])
-    slots_B1 = jax.reshard(jnp.asarray(slots_B, jnp.int32)[:, None], by_time)
-    segments_B1 = (positions_B1 < slots_B1).astype(jnp.int32)
+    slots_B1 = jax.reshard(jnp.asarray(slots_B, jnp.int32)[:, None], RULES.spec("batch", "time"))
+    segments_BT = (positions_BT < slots_B1).astype(jnp.int32)
     model = architecture.model(params)
-    arguments = tokens_B1, segments_B1, positions_B1, longest_B, layers, attention
-    logits_BV = model.logits(model.remembering(*arguments, dtype=dtype))[:, 0]
-    return logits_BV, tuple(Band(tuple(k), tuple(v)) for k, v in zip(keys, values, strict=True))
+    arguments = tokens_BT, segments_BT, positions_BT, tokens_BT3[:, 0, 2], layers, attention
+    logits_BTV = model.logits(model.remembering(*arguments, dtype=dtype))
+    flat = (-1, logits_BTV.shape[-1]), RULES.spec("batch", "vocabulary")
+    logits = jnp.reshape(logits_BTV, flat[0], out_sharding=flat[1])
+    return logits, tuple(Band(tuple(k), tuple(v)) for k, v in zip(keys, values, strict=True))
+
+
+def _by_parts(size: int, q_RTNH, k_RKSH, v_RKSH, positions_RT, window: int, softcap: float, sinks_N) -> jax.Array:
+    """The values that tokens mix, so many tokens by themselves: they have the same bits with and without others."""
+    masks_RTS = _visible(positions_RT, k_RKSH.shape[2], window)
+    parts = [slice(start, start + size) for start in range(0, q_RTNH.shape[1], size)]
+    each = [attend(q_RTNH[:, part], k_RKSH, v_RKSH, masks_RTS[:, part], softcap, sinks_N)[0] for part in parts]
+    return each[0] if len(each) == 1 else jnp.concatenate(each, axis=1)
 
 
 def _part(array: jax.Array, first: int, count: int) -> jax.Array:
@@ -235,7 +249,7 @@ def bands(context: int, rows: int, parts: int, groups: bool) -> list[tuple[int, 
         groups: the rows with the fewest slots are several bands, a few rows first: a step of few texts computes few.
     """
     whole = -(-context // CHUNK) * CHUNK
-    sizes = [min(8 * CHUNK, whole)]
+    sizes = [min(FIRST, whole)]
     while sizes[-1] < whole:
         sizes.append(min(4 * sizes[-1], whole))
     longer = [_divided(rows >> 2 * n, parts) for n in range(1, len(sizes))]
@@ -249,3 +263,8 @@ def bands(context: int, rows: int, parts: int, groups: bool) -> list[tuple[int, 
 def _divided(rows: int, parts: int) -> int:
     """As many rows, or more: the same number for each part, and two at least."""
     return max(2, -(-rows // parts)) * parts
+
+
+def seen(end: int, slots: int) -> int:
+    """How many slots are attended to where a text is read up to `end`: few numbers, as each is a program."""
+    return min(slots, max(FIRST, 1 << (end - 1).bit_length()))

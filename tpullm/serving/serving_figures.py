@@ -7,7 +7,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
-_SUMS = ("prompt_tokens", "reused_tokens", "new_tokens")  # of `Engine.figures`; the others go up and down
+# Of `Engine.figures`; the others go up and down.
+_SUMS = ("prompt_tokens", "reused_tokens", "new_tokens", "guesses", "right_guesses")
 
 
 class ServingFigures:

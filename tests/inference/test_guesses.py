@@ -1,0 +1,222 @@
+"""Guesses of tokens: they change no text, whoever guesses and however well."""
+
+import dataclasses
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+from tests.inference.test_engine import ROWS, alone, continued, made, prompt
+from tpullm.errors import UserError
+from tpullm.inference.engine import Engine
+from tpullm.inference.guesses import MOST, Draft, Lookup, check_draft
+from tpullm.inference.next_tokens import Next
+from tpullm.inference.request import Request
+from tpullm.inference.row_memory import CHUNK
+from tpullm.inference.sampling_options import GREEDY, Sampling
+from tpullm.inference.scoring import next_log_probabilities
+from tpullm.recipe.schema import ModelConfig
+from tpullm.training.state import Architecture
+
+
+class Told:
+    """Guesses what is known to follow, `right` tokens of it, and then another token."""
+
+    def __init__(self, follows: dict[tuple[int, ...], list[int]], right: int):
+        self.follows, self.right = follows, right
+
+    def compile(self, rows, slots):
+        pass
+
+    def of(self, texts, rows, slots):
+        found = {}
+        for row, text in texts.items():
+            rest = self.follows[text.request.ids][len(text.new) :]
+            found[row] = [*rest[: self.right], 5, 6, 7][:MOST]
+        return found
+
+
+@pytest.fixture(scope="module")
+def long(session):
+    return made(session, kv_heads=2)
+
+
+@pytest.fixture(scope="module")
+def plain(long):
+    return Engine(long, ROWS)
+
+
+@pytest.fixture(scope="module")
+def guessing(long):
+    """An engine that guesses; a test says how."""
+    return Engine(long, ROWS, guesses=Lookup())
+
+
+ASKED = [
+    Request(prompt(9, 1), 14, GREEDY),
+    Request(prompt(CHUNK + 3, 2), 9, Sampling(1.5, 0, 1.0, 0.0), seed=7),
+    Request(prompt(505, 3), 12, GREEDY),  # it outgrows its band in the midst of guesses
+]
+
+
+@pytest.mark.parametrize("right", [0, 1, 3, MOST])
+def test_guesses_that_are_right_wrong_and_both_change_nothing(plain, guessing, right):
+    expected = continued(plain, ASKED)
+    guessing.guesses = Told({one.ids: ids for one, ids in zip(ASKED, expected, strict=True)}, right)
+    before = guessing.figures()
+    for one, ids in zip(ASKED, expected, strict=True):
+        assert continued(guessing, [one]) == [ids]
+    assert continued(guessing, ASKED[:2]) == expected[:2]
+    guessed, found = (guessing.figures()[name] - before[name] for name in ("guesses", "right_guesses"))
+    assert guessed and (found == guessed if right == MOST else found < guessed)
+    assert bool(found) == bool(right)
+
+
+def test_several_tokens_are_checked_in_one_step(plain, guessing):
+    (expected,) = continued(plain, [ASKED[0]])
+    guessing.guesses, turns = Told({ASKED[0].ids: expected}, MOST), 1
+    guessing.submit(ASKED[0], lambda token: None)
+    while guessing.step():
+        turns += 1
+    # The first token comes with the prompt, and six in each turn.
+    assert turns == -(-(len(expected) - 1) // (MOST + 1))
+
+
+def test_a_text_that_ends_among_guesses_ends_there(plain, guessing):
+    (expected,) = continued(plain, [ASKED[0]])
+    guessing.guesses = Told({ASKED[0].ids: expected}, MOST)
+    stop = expected[3]
+    (found,) = continued(guessing, [dataclasses.replace(ASKED[0], stop_ids=(stop,))])
+    assert found == expected[: expected.index(stop) + 1]
+    assert continued(guessing, [dataclasses.replace(ASKED[0], tokens=3)]) == [expected[:3]]
+
+
+def test_a_form_and_biases_hold_with_guesses(plain, guessing):
+    odd = np.arange(plain.session.architecture.config.vocabulary_size) % 2 == 1
+    asked = [
+        Request(prompt(9, 1), 8, Sampling(2.0), seed=3, bias={11: 4.0, 12: 4.0}, top=2),
+        Request(prompt(9, 1), 8, GREEDY, allowed=lambda new: odd),
+    ]
+    expected = continued(plain, asked)
+    for one, ids in zip(asked, expected, strict=True):
+        guessing.guesses = Told({one.ids: ids}, 2)
+        assert continued(guessing, [one]) == [ids]
+    assert all(id % 2 for id in expected[1])
+
+
+def test_what_stood_there_before_is_looked_up():
+    guessed = lambda *ids: Lookup().of({4: Next(Request(ids[:1], 9, GREEDY), ids[1:])}, 2, 512)[4]  # noqa: E731
+    assert guessed(1, 2, 3, 9, 8, 7, 6, 5, 4, 1, 2, 3) == [9, 8, 7, 6, 5]
+    assert guessed(1, 2, 3, 9, 7, 2, 3, 8, 0, 1, 2, 3) == [9, 7, 2, 3, 8]  # of three tokens, not of the last two
+    assert guessed(2, 3, 9, 2, 3, 8, 0, 2, 3) == [8, 0, 2, 3]  # the last place
+    assert guessed(5, 5, 5) == [5] and guessed(5, 5) == guessed(7) == guessed(1, 2, 3, 4) == []
+
+
+def test_texts_that_repeat_are_guessed_from_themselves(long, plain, guessing):
+    guessing.guesses = Lookup()
+    asked = Request(prompt(12, 4) * 3, 60, Sampling(0.3, 2), seed=1)
+    before = guessing.figures()["guesses"]
+    assert continued(guessing, [asked]) == continued(plain, [asked])
+    assert guessing.figures()["guesses"] > before
+
+
+@pytest.fixture(scope="module")
+def small(long):
+    """Another model with the same tokens."""
+    architecture = Architecture(
+        ModelConfig(layers=1, width=32, heads=2, context_length=600, vocabulary_size=0).resolved(
+            long.tokenizer.vocabulary_size
+        )
+    )
+    with jax.set_mesh(long.mesh):
+        params = jax.device_put(architecture.init(jax.random.key(5)), architecture.shardings(long.mesh))
+    return dataclasses.replace(long, architecture=architecture, params=params)
+
+
+def test_a_smaller_model_guesses(long, small, plain, guessing):
+    """Of itself, a model guesses all tokens right, sampled ones too; another one guesses what it would write."""
+    expected = continued(plain, ASKED[:2])
+    guessing.guesses, before = Draft(long), guessing.figures()
+    for one, ids in zip(ASKED, expected, strict=False):
+        assert continued(guessing, [one]) == [ids]
+    assert continued(guessing, ASKED[:2]) == expected
+    guessed, right = (guessing.figures()[name] - before[name] for name in ("guesses", "right_guesses"))
+    assert right > 0.9 * guessed > 0
+    guessing.guesses = Draft(small)
+    assert continued(guessing, ASKED) == continued(plain, ASKED)
+
+
+def test_what_a_smaller_model_guesses_is_what_it_would_write(long, small):
+    draft, own = Draft(small), alone(small, ASKED[1])
+    for count in (0, 3, 4, 1):  # as texts go on, and another one that begins alike
+        text = Next(ASKED[1], tuple(own[:count]))
+        assert draft.of({1: text}, 2, 512) == {1: own[count : count + MOST]}
+    draft, other = Draft(small), Request(prompt(CHUNK * 18 + 10, 8), 9, GREEDY)  # always of the same size
+    assert draft.of({0: Next(other, ())}, 2, 640) == {}  # more chunks than it reads at a time
+    assert draft.of({0: Next(other, ())}, 2, 640) == {0: alone(small, other)[:MOST]}
+    assert draft.of({0: Next(Request(prompt(598), 9, GREEDY), ())}, 2, 640) == {}  # its context is full
+
+
+def test_what_is_compiled_for_guesses_has_the_same_bits(long, plain):
+    engine = Engine(long, ROWS, guesses=Lookup())
+    engine.compile()
+    if engine.guesses is not None:  # else this machine gives other bits, and nothing is guessed
+        expected = continued(plain, ASKED[:1])
+        engine.guesses = Told({ASKED[0].ids: expected[0]}, MOST)
+        assert continued(engine, ASKED[:1]) == expected
+
+
+def test_steps_that_give_other_bits_are_not_used(long, monkeypatch):
+    engine, logits = Engine(long, ROWS, guesses=Lookup()), Engine._logits
+    other = lambda self, used, last, count=1: logits(self, used, last, count) + (count > 1)  # noqa: E731
+    monkeypatch.setattr(Engine, "_logits", other)
+    engine.compile()
+    assert engine.guesses is None
+
+
+def test_a_model_with_other_tokens_does_not_guess(long):
+    class Other:
+        vocabulary_size = long.tokenizer.vocabulary_size
+
+        def bytes_of(self, token):
+            return b"x"
+
+    check_draft(long, long, "small")
+    with pytest.raises(UserError, match=r"^--draft small: its tokens are not those of the model"):
+        check_draft(dataclasses.replace(long, tokenizer=Other()), long, "small")
+
+
+@pytest.mark.slow  # 10,000 texts
+@pytest.mark.parametrize("kind", ["lookup", "draft"])
+def test_ten_thousand_samples_have_the_models_distribution(long, small, kind):
+    """Chi squared of the second and third token, each beside one that a guess was checked for, at 0.1 %."""
+    ids = prompt(6, 9) * 2
+    engine = Engine(long, ROWS, guesses=Lookup() if kind == "lookup" else Draft(small))
+    counts = Counter()
+    for seed in range(10_000):
+        request = Request(ids, 3, Sampling(1.0, 4, 1.0, 0.0), seed=seed)
+        counts[tuple(continued(engine, [request])[0])] += 1
+    assert engine.figures()["guesses"] > 5_000
+    expected = _tree(long, list(ids))
+    values = np.array([(counts.pop(key, 0), 10_000 * share) for key, share in expected.items() if share > 5e-4])
+    chi = float(((values[:, 0] - values[:, 1]) ** 2 / values[:, 1]).sum())
+    freedom = len(values)
+    assert chi < freedom + 3.1 * (2 * freedom) ** 0.5 + 4
+    assert sum(counts.values()) < 10_000 * (1 - sum(values[:, 1]) / 10_000) + 200
+
+
+def _tree(session, ids: list[int]) -> dict[tuple[int, ...], float]:
+    """The probability of every three tokens by the model alone, among the four likeliest at each place."""
+    found = {(): 1.0}
+    for _ in range(3):
+        keys = list(found)
+        logps = next_log_probabilities(session, [[*ids, *key] for key in keys])
+        new = {}
+        for key, logp in zip(keys, logps, strict=True):
+            kept = np.argsort(-logp)[:4]
+            shares = np.exp(logp[kept] - logp[kept].max())
+            for token, share in zip(kept, shares / shares.sum(), strict=True):
+                new[(*key, int(token))] = found[key] * share
+        found = new
+    return found

@@ -1,0 +1,60 @@
+"""The choice of the tokens that come next, by the rules of each request; `choose` is one choice by given arrays."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from tpullm.inference.request import Request
+from tpullm.inference.row_memory import Choice, pick
+from tpullm.inference.sampling_options import GREEDY
+from tpullm.mesh.rows import fetch, put_whole
+
+MOST_TOP = 20  # likeliest tokens that are told with each, as in OpenAI's interface
+
+
+class Next(NamedTuple):
+    """A token to choose: of which request, and after which new tokens."""
+
+    request: Request
+    new: tuple[int, ...]
+
+
+def chosen(mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None]) -> Choice:
+    """The next token of each row of logits `[B, V]` that is asked for, on the host."""
+    known = [one.request for one in asked if one is not None]
+    if not any(request.bias or request.allowed or request.top for request in known):
+        return _picked(mesh, logits, asked, None, 0)
+    bias = np.zeros(logits.shape, np.float32)
+    for bias_V, one in zip(bias, asked, strict=True):
+        if one is not None:
+            _add_bias(bias_V, one)
+    return _picked(mesh, logits, asked, bias, MOST_TOP)
+
+
+def compile_for(mesh: jax.sharding.Mesh, logits: jax.Array) -> None:
+    """Compile what chooses among such logits."""
+    for bias, top in ((None, 0), (np.zeros(logits.shape, np.float32), MOST_TOP)):
+        _picked(mesh, logits, [None] * len(logits), bias, top)
+
+
+def _picked(mesh, logits: jax.Array, asked: Sequence[Next | None], bias: np.ndarray | None, top: int) -> Choice:
+    rules, shares = np.zeros((len(asked), 3), np.int32), np.zeros((len(asked), 3), np.float32)
+    for n, one in enumerate(asked):
+        sampling = GREEDY if one is None else one.request.sampling
+        shares[n] = sampling.temperature, sampling.top_p, sampling.min_p
+        rules[n, 2] = sampling.top_k
+        if one is not None:
+            rules[n, :2] = np.uint32(one.request.seed).astype(np.int32), len(one.request.ids) + len(one.new)
+    arrays = (None if array is None else put_whole(mesh, array, "batch", None) for array in (rules, shares, bias))
+    return Choice(*(fetch(mesh, array) for array in pick(logits, *arrays, top=top)))
+
+
+def _add_bias(bias_V: np.ndarray, asked: Next) -> None:
+    for token, value in asked.request.bias.items():
+        bias_V[token] += value
+    if asked.request.allowed is not None:
+        allowed_V = asked.request.allowed(asked.new)
+        bias_V[: len(allowed_V)][~allowed_V] = -np.inf
+        bias_V[len(allowed_V) :] = -np.inf
