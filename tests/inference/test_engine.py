@@ -211,6 +211,19 @@ def test_probabilities_are_the_models_own_and_biases_change_the_choice(long, eng
     assert sum(token.id % 2 for token in heard) >= 3
 
 
+@pytest.mark.parametrize(("presence", "frequency"), [(30.0, 0.0), (0.0, 4.0), (9.0, -2.0)])
+def test_penalties_are_those_of_openais_formula(long, engine, presence, frequency):
+    """Greedy: logits - frequency * count - presence * (count > 0), of the new tokens alone."""
+    ids, new = prompt(12, 8), []
+    for _ in range(9):
+        logits_V = next_log_probabilities(long, [[*ids, *new]])[0]
+        counts_V = np.bincount(new, minlength=len(logits_V))
+        new.append(int(np.argmax(logits_V - frequency * counts_V - presence * (counts_V > 0))))
+    asked = Request(ids, 9, GREEDY, presence_penalty=presence, frequency_penalty=frequency)
+    found, plain = continued(engine, [asked, Request(ids, 9, GREEDY)])
+    assert found == new != plain
+
+
 def test_a_mask_sees_the_tokens_so_far(long, engine):
     seen, wanted = [], (17, 99, 4)
 

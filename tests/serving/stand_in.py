@@ -90,6 +90,10 @@ class StandIn:
         log_probabilities_V = logits_V - np.logaddexp.reduce(logits_V)
         for token, value in request.bias.items():
             logits_V[token] += value
+        for written in row.new:
+            logits_V[written] -= request.frequency_penalty
+        for written in set(row.new):
+            logits_V[written] -= request.presence_penalty
         if request.allowed:
             logits_V[~request.allowed(tuple(row.new))] = -np.inf
         token = row.script[len(row.new)] if row.script else self._choose(logits_V, request.sampling, row.rng)

@@ -9,7 +9,7 @@ Shapes: B rows of all bands, C chunks of T tokens, V vocabulary.
 """
 
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -360,7 +360,7 @@ class Engine:
         """Choose a token for each text that is given, and tell it."""
         asked = [text for text in texts if text is not None]
         bias, top = None, 0
-        if any(text.request.bias or text.request.allowed or text.request.top for text in asked):
+        if any(text.request.is_biased or text.request.top for text in asked):
             bias, top = np.zeros(logits.shape, np.float32), MOST_TOP
             for n, text in enumerate(texts):
                 if text is not None:
@@ -409,9 +409,13 @@ def _longest(config: ModelConfig, tokens: int) -> int:
 
 
 def _add_bias(bias_V: np.ndarray, text: _Text) -> None:
-    for token, value in text.request.bias.items():
+    request = text.request
+    for token, value in request.bias.items():
         bias_V[token] += value
-    if text.request.allowed is not None:
-        allowed_V = text.request.allowed(tuple(text.new))
+    if request.presence_penalty or request.frequency_penalty:
+        for token, count in Counter(text.new).items():
+            bias_V[token] -= request.presence_penalty + count * request.frequency_penalty
+    if request.allowed is not None:
+        allowed_V = request.allowed(tuple(text.new))
         bias_V[: len(allowed_V)][~allowed_V] = -np.inf
         bias_V[len(allowed_V) :] = -np.inf

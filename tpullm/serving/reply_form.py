@@ -60,6 +60,8 @@ class Work:
                 stop_ids=tuple(self.model.tokenizer.stop_ids),
                 top=self.top,
                 bias=self.asked.bias,
+                presence_penalty=self.asked.presence_penalty,
+                frequency_penalty=self.asked.frequency_penalty,
                 allowed=self._allowed(number, ids),
                 client=self.client,
             )
