@@ -64,18 +64,18 @@ def _checked_key(arguments) -> str:
 
 def _serve(arguments, key: str, listener) -> None:
     """The main thread steps the engines, so Ctrl-C reaches it between two steps; another one answers requests."""
-    from tpullm.inference import session
+    from tpullm.inference import needed_memory, session
+    from tpullm.inference.engine import Engine
     from tpullm.serving import application, listening, served_model, stepping
 
-    loaded = session.load(arguments.model, exact=False)
-    paths = [arguments.model, *arguments.adapter]
-    sessions = [loaded, *(session.with_adapter(loaded, adapter) for adapter in arguments.adapter)]
-    named = dict(zip(served_model.names(paths), sessions, strict=True))
-    from tpullm.inference.engine import Engine
-
-    longest = min(arguments.longest or LONGEST, loaded.context_length)
+    found, paths = session.find(arguments.model), [arguments.model, *arguments.adapter]
+    longest = min(arguments.longest or LONGEST, found.config.context_length)
     if arguments.longest > longest:
         raise UserError(f"--longest: {arguments.longest:,} tokens, and the model's context holds {longest:,}; lower it")
+    needed_memory.check(found, longest, len(paths))
+    loaded = session.loaded(found, exact=False)
+    sessions = [loaded, *(session.with_adapter(loaded, adapter) for adapter in arguments.adapter)]
+    named = dict(zip(served_model.names(paths), sessions, strict=True))
     engines = {name: Engine(one, longest=longest) for name, one in named.items()}
     steps = stepping.Stepping(engines)
     models = {name: served_model.ServedModel(name, one, longest) for name, one in named.items()}
