@@ -16,7 +16,7 @@ from tpullm.inference.engine import Engine
 from tpullm.inference.request import Request
 from tpullm.inference.row_memory import CHUNK, bands
 from tpullm.inference.sampling_options import GREEDY, Sampling
-from tpullm.inference.scoring import next_log_probabilities
+from tpullm.inference.scoring import log_probabilities, next_log_probabilities
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 from tpullm.training.state import Architecture
 
@@ -224,6 +224,26 @@ def test_penalties_are_those_of_openais_formula(long, engine, presence, frequenc
     assert found == new != plain
 
 
+@pytest.mark.parametrize("length", [2, CHUNK + 1, 3 * CHUNK + 7])
+def test_the_tokens_of_a_prompt_are_told_with_their_log_probabilities(long, engine, length):
+    """Those of one forward pass, whatever rows hold already; and the new tokens are those without."""
+    ids, told = prompt(length, 11), min(length - 1, 2 * CHUNK + 3)
+    plain = Request(ids, 4, GREEDY, top=3)
+    heard = [[], [], []]
+    for request, tokens in zip((plain, *[dataclasses.replace(plain, told=told)] * 2), heard, strict=True):
+        engine.submit(request, tokens.append)
+    while engine.step():
+        pass
+    before_V = next_log_probabilities(long, [list(ids[: length - told])])[0]
+    expected = log_probabilities(long, [list(ids)])[0][-told:]
+    for tokens in heard[1:]:
+        assert [token.id for token in tokens] == [*ids[-told:], *(token.id for token in heard[0])]
+        # Float32 sums in another order: logits of about 30 differ by 1e-3 at most.
+        np.testing.assert_allclose([token.log_probability for token in tokens[:told]], expected, atol=1e-3)
+        assert [one for one, _ in tokens[0].top] == np.argsort(-before_V)[:3].tolist()
+        np.testing.assert_allclose([value for _, value in tokens[0].top], np.sort(-before_V)[:3] * -1, atol=1e-3)
+
+
 def test_a_mask_sees_the_tokens_so_far(long, engine):
     seen, wanted = [], (17, 99, 4)
 
@@ -284,7 +304,7 @@ def test_everything_is_compiled_before_the_first_text(long):
         patch.setattr(jax._src.compiler, "compile_or_get_cached", lambda *_, **__: pytest.fail("compiled"))
         beginning = prompt(CHUNK, 9)
         asked = [Request(prompt(3), 3, GREEDY), Request(prompt(550), 3, Sampling(1.0, 5, 0.5, 0.1), top=2)]
-        asked += [Request((*beginning, 5), 3, GREEDY), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
+        asked += [Request((*beginning, 5), 3, GREEDY, told=9), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
         continued(engine, asked)
         continued(engine, [Request((*beginning, 6), 3, GREEDY), Request((*beginning, *prompt(510)), 3, GREEDY)])
 

@@ -30,6 +30,7 @@ from tpullm.inference.row_memory import (
     empty_band,
     pick,
     read,
+    told,
 )
 from tpullm.inference.sampling_options import GREEDY
 from tpullm.inference.session import Session
@@ -74,6 +75,9 @@ class _Text:
     @property
     def is_read(self) -> bool:
         return self.read == len(self.request.ids)
+
+
+_Chunk = tuple[_Text, int, tuple[int, ...]]  # of a prompt: whose, where it begins, its tokens
 
 
 class Engine:
@@ -159,10 +163,12 @@ class Engine:
                 for other in one_of_each:
                     self._copy(other, row)
                 found.append(self._logits(band + 1, {n: (int(token), 0, 1) for n, token in enumerate(tokens)}))
-                for logits in (*read, found[-1]):
+                for logits in (*(logits for logits, _ in read), found[-1]):
                     nothing = np.zeros(logits.shape, np.float32)
                     for bias, top in ((None, 0), (nothing, MOST_TOP)):
                         self._picked(logits, [None] * len(logits), bias, top)
+                for _, hidden in read:
+                    self._told(hidden, [])
             logits_BV = [fetch(self.session.mesh, array) for array in found]
         self._alike = [n for n, own in enumerate(logits_BV, 1) if np.array_equal(own, logits_BV[-1][: len(own)])]
 
@@ -234,8 +240,11 @@ class Engine:
             to.held, to.held_for, to.used = row.held, row.held_for, row.used
 
     def _shared(self, row: _Row, text: _Text) -> int:
-        """How many tokens of the prompt the row holds: whole chunks, and one token at least is left to read."""
-        ids, most = text.request.ids, (len(text.request.ids) - 1) // CHUNK * CHUNK
+        """How many tokens of the prompt the row holds: whole chunks, and one token at least is left to read, and those
+        that are told.
+        """
+        ids = text.request.ids
+        most = (len(ids) - 1 - text.request.told) // CHUNK * CHUNK
         if row.held_for != text.longest:
             return 0
         for start in range(0, min(most, len(row.held) // CHUNK * CHUNK), CHUNK):
@@ -258,14 +267,16 @@ class Engine:
             if text.row.band == band and len(chunks) < count:
                 self._reuse(text)
                 ids, end = text.request.ids, text.read + CHUNK
-                if end < len(ids) and any(
+                if end < len(ids) - text.request.told and any(
                     start < end and one.request.ids[:end] == ids[:end] for one, start, _ in chunks
                 ):
                     continue  # another text reads what this one can copy in the next turn
                 starts = range(text.read, len(ids), CHUNK)[: count - len(chunks)]
                 chunks += [(text, start, ids[start : start + CHUNK]) for start in starts]
         count = self._few if len(chunks) <= self._few else count
-        logits_CV = self._read(band, chunks, count)
+        logits_CV, hidden_CTD = self._read(band, chunks, count)
+        if any(text.request.told for text, _, _ in chunks):
+            self._tell_prompts(hidden_CTD, chunks)
         ends: list[_Text | None] = [None] * count
         for n, (text, start, ids) in enumerate(chunks):
             text.read = start + len(ids)
@@ -298,15 +309,32 @@ class Engine:
     def _slots(self, row: _Row) -> int:
         return self._sizes[row.band][1]
 
-    def _read(self, band: int, chunks: Sequence[tuple[_Text, int, tuple[int, ...]]], count: int) -> jax.Array:
+    def _read(self, band: int, chunks: Sequence[_Chunk], count: int) -> tuple[jax.Array, jax.Array]:
         tokens = np.full((count, CHUNK), self.session.tokenizer.pad_id, np.int32)
         places = np.tile(np.array([self._sizes[band][0], 0, 1, 1], np.int32), (count, 1))
         for n, (text, start, ids) in enumerate(chunks):
             tokens[n, : len(ids)] = ids
             places[n] = text.row.index, start, len(ids), text.longest
         arguments = (self._band(band), self._put(tokens, "batch", "time"), self._put(places, "batch", None))
-        logits_CV, self._memory[band] = read(*self._model(), *arguments, dtype=self.session.dtype)
-        return logits_CV
+        logits_CV, hidden_CTD, self._memory[band] = read(*self._model(), *arguments, dtype=self.session.dtype)
+        return logits_CV, hidden_CTD
+
+    def _tell_prompts(self, hidden_CTD: jax.Array, chunks: Sequence[_Chunk]) -> None:
+        """Tell the tokens that follow those of chunks, where a request asks for them."""
+        choice = self._told(hidden_CTD, chunks)
+        for n, (text, start, ids) in enumerate(chunks):
+            first = len(text.request.ids) - text.request.told - 1  # the token before the first one that is told
+            for place in range(max(first, start), min(start + len(ids), len(text.request.ids) - 1)):
+                text.heard(_token(text.request, choice, (n, place - start)))
+
+    def _told(self, hidden_CTD: jax.Array, chunks: Sequence[_Chunk]) -> Choice:
+        tokens_CT = np.zeros(hidden_CTD.shape[:2], np.int32)
+        for n, (text, start, ids) in enumerate(chunks):
+            after = text.request.ids[start + 1 : start + 1 + len(ids)]
+            tokens_CT[n, : len(after)] = after
+        arguments = self.session.params, hidden_CTD, self._put(tokens_CT, "batch", "time")
+        choice = told(self.session.architecture, *arguments, top=MOST_TOP)
+        return Choice(*(fetch(self.session.mesh, array) for array in choice))
 
     # New tokens.
 
@@ -393,14 +421,19 @@ class Engine:
             text.row.text = None
             with self._lock:
                 self._texts.pop(text.number, None)
-        pairs = zip(choice.top[n].tolist(), choice.top_log_probabilities[n].tolist(), strict=True)
-        text.heard(Token(token, float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends))
+        text.heard(_token(request, choice, n, ends))
 
     def _model(self) -> tuple:
         return self.session.architecture, self.session.params, self.session.layers
 
     def _put(self, array: np.ndarray, *dimensions: str | None) -> jax.Array:
         return put_whole(self.session.mesh, array, *dimensions)
+
+
+def _token(request: Request, choice: Choice, n: int | tuple[int, int], ends: str = "") -> Token:
+    """A token of a choice, as it is told."""
+    pairs = zip(choice.top[n].tolist(), choice.top_log_probabilities[n].tolist(), strict=True)
+    return Token(int(choice.tokens[n]), float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends)
 
 
 def _longest(config: ModelConfig, tokens: int) -> int:

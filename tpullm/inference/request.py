@@ -22,6 +22,7 @@ class Request:
         bias: what is added to the logits of tokens, by id.
         presence_penalty: is subtracted from the logit of each token that is among the new ones so far (OpenAI's).
         frequency_penalty: the same, as often as the token is among them.
+        told: how many tokens at the end of the prompt are told before the new ones, as if they had been chosen.
         allowed: of the new ids so far, which token may be next (`[V]` bool); None is all.
         client: who asks: clients take turns.
     """
@@ -35,6 +36,7 @@ class Request:
     bias: Mapping[int, float] = field(default_factory=dict)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    told: int = 0
     allowed: Callable[[tuple[int, ...]], np.ndarray] | None = None
     client: str = ""
 
