@@ -36,7 +36,7 @@ def needs(session: Session, longest: int, models: int = 1) -> Needs:
         twice = decodes_separate_layers()
     weights = _bytes(session.params) + (_bytes(session.params["layers"]) if twice else 0)
     rows = Engine(session, longest=longest).memory_bytes() // session.mesh.size
-    return Needs(weights, models * rows, _reading_bytes(session, longest) // session.mesh.size)
+    return Needs(weights, models * rows, _chunk_bytes(session, longest) * -(-MANY // session.mesh.size))
 
 
 def _bytes(arrays: Any) -> int:
@@ -45,15 +45,15 @@ def _bytes(arrays: Any) -> int:
     return sum(math.prod(shape) * size for shape, size in shapes)
 
 
-def _reading_bytes(session: Session, longest: int) -> int:
-    """The arrays of the largest program, which reads chunks: scores three times in float32, keys and values.
-
-    On a CPU XLA needed 0.78 to 0.94 of that (4 models, JAX 0.12).
+def _chunk_bytes(session: Session, longest: int) -> int:
+    """What the largest program needs for each chunk: to read it, scores three times in float32, keys and values (on a
+    CPU XLA needed 0.78 to 0.94 of that; 4 models, JAX 0.12); to tell its tokens, logits of a quarter of it.
     """
     config = session.architecture.config
     of_slot = 3 * config.heads * CHUNK + 2 * config.kv_heads * config.head_width
     of_token = 3 * config.mlp_width + 6 * config.width
-    return 4 * MANY * (longest * of_slot + CHUNK * of_token + config.vocabulary_size)
+    reading = longest * of_slot + CHUNK * of_token + config.vocabulary_size
+    return 4 * max(reading, 3 * CHUNK // 4 * config.vocabulary_size)
 
 
 def check(found: Found, longest: int, models: int = 1) -> None:

@@ -10,7 +10,7 @@ from tpullm.inference.request import Request, Token
 from tpullm.serving.answer_text import Part
 from tpullm.serving.asked import SEEDS, Asked
 from tpullm.serving.served_model import ServedModel
-from tpullm.serving.token_masks import Allowed
+from tpullm.serving.token_masks import Mask
 
 LEAST_LOG_PROBABILITY = -9999.0  # nats, for tokens that cannot be: JSON has no infinity
 
@@ -42,7 +42,7 @@ class Work:
     prompts: Sequence[list[int]]
     tokens: int
     top: int = 0
-    masks: Sequence[Allowed] = ()
+    masks: Sequence[Mask] = ()
     client: str = ""
     told: bool = False
 
