@@ -262,8 +262,13 @@ def case_null_is_nothing(client, model):
     assert chat(client, model, **empty).choices
 
 
-def case_penalties_of_0(client, model):
-    assert chat(client, model, presence_penalty=0, frequency_penalty=0.0).choices
+def case_penalties_make_a_token_rarer(client, model):
+    asked = {"logit_bias": {"40": 100, "41": 100}, "logprobs": 0, "max_tokens": 24}
+    plain, often, rarely = (
+        text(client, model, **asked, presence_penalty=number, frequency_penalty=number).choices[0].logprobs.tokens
+        for number in (0, -2.0, 2)
+    )
+    assert len(set(plain)) == 1 and often == plain and len(set(rarely)) == 2
 
 
 def case_a_message(client, model):

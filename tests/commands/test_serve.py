@@ -7,7 +7,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -22,12 +22,24 @@ from tpullm.recipe.parsing import parse
 
 
 @pytest.fixture
-def served(chat_tokenizer, monkeypatch, capsys):  # noqa: F811
+def asked():
+    """The longest text and the number of models for which the memory was asked about."""
+    return []
+
+
+@pytest.fixture
+def served(chat_tokenizer, asked, monkeypatch, capsys):  # noqa: F811
     """Serve the stand-in: what `ask` gets from it before Ctrl-C, the exit code, and what was said."""
     module = ModuleType("tpullm.inference.engine")
     module.Engine = StandIn
     monkeypatch.setitem(sys.modules, "tpullm.inference.engine", module)
-    monkeypatch.setattr(session_module, "load", lambda model, exact: session_of(chat_tokenizer))
+    found = SimpleNamespace(config=SimpleNamespace(context_length=1024))
+    monkeypatch.setattr(session_module, "find", lambda model: found)
+    monkeypatch.setattr(session_module, "loaded", lambda found, exact: session_of(chat_tokenizer))
+    needed = ModuleType("tpullm.inference.needed_memory")
+    needed.check = lambda found, longest, models: asked.append((longest, models))
+    monkeypatch.setitem(sys.modules, "tpullm.inference.needed_memory", needed)
+    monkeypatch.setattr("tpullm.inference.needed_memory", needed, raising=False)
     monkeypatch.setattr(session_module, "with_adapter", lambda session, adapter: session_of(chat_tokenizer))
 
     def run(*words, ask, **options):
@@ -46,7 +58,7 @@ def test_it_answers_until_it_is_stopped(served, stop):
     assert last.startswith("tpullm: serve: stopped")
 
 
-def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, monkeypatch):
+def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, asked, monkeypatch):
     monkeypatch.setenv(serve.KEY, "a-key-of-the-environment")
 
     def ask(url):
@@ -55,7 +67,7 @@ def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, monkeypatch):
         return get(f"{url}/v1/models", Authorization="Bearer a-key-of-the-environment")
 
     ((models,), _, _) = served("--adapter", "runs/mine/talk", ask=ask)
-    assert [model["id"] for model in models["data"]] == ["mine", "talk"]
+    assert [model["id"] for model in models["data"]] == ["mine", "talk"] and asked == [(1024, 2)]
 
 
 def test_a_conversation_is_as_long_as_was_said(served):
@@ -98,8 +110,8 @@ def _parsed(words):
         (["--port", "0", "--host", "no host"], "--host no host --port 0: no such address"),
     ],
 )
-def test_what_is_refused_before_a_model_is_loaded(monkeypatch, words, told):
-    monkeypatch.setattr(session_module, "load", None)
+def test_what_is_refused_before_a_model_is_looked_for(monkeypatch, words, told):
+    monkeypatch.setattr(session_module, "find", None)
     assert told in refused(*words)
 
 

@@ -16,7 +16,7 @@ from tpullm.inference.engine import Engine
 from tpullm.inference.request import Request
 from tpullm.inference.row_memory import CHUNK, bands
 from tpullm.inference.sampling_options import GREEDY, Sampling
-from tpullm.inference.scoring import next_log_probabilities
+from tpullm.inference.scoring import log_probabilities, next_log_probabilities
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 from tpullm.training.state import Architecture
 
@@ -163,11 +163,11 @@ def some(long):
 def test_the_memory_is_what_the_rows_take(long):
     engine = Engine(long, ROWS)
     continued(engine, [Request(prompt(3), 2, GREEDY), Request(prompt(520), 2, GREEDY)])
-    taken = sum(array.nbytes for band in engine._memory.values() for array in jax.tree.leaves(band))
-    first = engine._sizes[1][0] * engine._sizes[1][1]  # a band of the first rows that was not needed
-    assert set(engine._memory) >= {0, 2}
-    each = engine.memory_bytes() / sum(rows * slots for rows, slots in engine._sizes)
-    assert taken == engine.memory_bytes() - each * first * (1 not in engine._memory)
+    taken = sum(array.nbytes for band in engine._memory.bands().values() for array in jax.tree.leaves(band))
+    first = engine._memory.sizes[1][0] * engine._memory.sizes[1][1]  # a band of the first rows that was not needed
+    assert set(engine._memory.bands()) >= {0, 2}
+    each = engine.memory_bytes() / sum(rows * slots for rows, slots in engine._memory.sizes)
+    assert taken == engine.memory_bytes() - each * first * (1 not in engine._memory.bands())
 
 
 def test_clients_take_turns(long):
@@ -209,6 +209,39 @@ def test_probabilities_are_the_models_own_and_biases_change_the_choice(long, eng
     biased = next(token for token in heard if token.id == order[9] and not token.top)
     assert biased.log_probability == pytest.approx(logps[order[9]], abs=1e-3)
     assert sum(token.id % 2 for token in heard) >= 3
+
+
+@pytest.mark.parametrize(("presence", "frequency"), [(30.0, 0.0), (0.0, 4.0), (9.0, -2.0)])
+def test_penalties_are_those_of_openais_formula(long, engine, presence, frequency):
+    """Greedy: logits - frequency * count - presence * (count > 0), of the new tokens alone."""
+    ids, new = prompt(12, 8), []
+    for _ in range(9):
+        logits_V = next_log_probabilities(long, [[*ids, *new]])[0]
+        counts_V = np.bincount(new, minlength=len(logits_V))
+        new.append(int(np.argmax(logits_V - frequency * counts_V - presence * (counts_V > 0))))
+    asked = Request(ids, 9, GREEDY, presence_penalty=presence, frequency_penalty=frequency)
+    found, plain = continued(engine, [asked, Request(ids, 9, GREEDY)])
+    assert found == new != plain
+
+
+@pytest.mark.parametrize("length", [2, CHUNK + 1, 3 * CHUNK + 7])
+def test_the_tokens_of_a_prompt_are_told_with_their_log_probabilities(long, engine, length):
+    """Those of one forward pass, whatever rows hold already; and the new tokens are those without."""
+    ids, told = prompt(length, 11), min(length - 1, 2 * CHUNK + 3)
+    plain = Request(ids, 4, GREEDY, top=3)
+    heard = [[], [], []]
+    for request, tokens in zip((plain, *[dataclasses.replace(plain, told=told)] * 2), heard, strict=True):
+        engine.submit(request, tokens.append)
+    while engine.step():
+        pass
+    before_V = next_log_probabilities(long, [list(ids[: length - told])])[0]
+    expected = log_probabilities(long, [list(ids)])[0][-told:]
+    for tokens in heard[1:]:
+        assert [token.id for token in tokens] == [*ids[-told:], *(token.id for token in heard[0])]
+        # Float32 sums in another order: logits of about 30 differ by 1e-3 at most.
+        np.testing.assert_allclose([token.log_probability for token in tokens[:told]], expected, atol=1e-3)
+        assert [one for one, _ in tokens[0].top] == np.argsort(-before_V)[:3].tolist()
+        np.testing.assert_allclose([value for _, value in tokens[0].top], np.sort(-before_V)[:3] * -1, atol=1e-3)
 
 
 def test_a_mask_sees_the_tokens_so_far(long, engine):
@@ -271,7 +304,7 @@ def test_everything_is_compiled_before_the_first_text(long):
         patch.setattr(jax._src.compiler, "compile_or_get_cached", lambda *_, **__: pytest.fail("compiled"))
         beginning = prompt(CHUNK, 9)
         asked = [Request(prompt(3), 3, GREEDY), Request(prompt(550), 3, Sampling(1.0, 5, 0.5, 0.1), top=2)]
-        asked += [Request((*beginning, 5), 3, GREEDY), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
+        asked += [Request((*beginning, 5), 3, GREEDY, told=9), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
         continued(engine, asked)
         continued(engine, [Request((*beginning, 6), 3, GREEDY), Request((*beginning, *prompt(510)), 3, GREEDY)])
 

@@ -16,6 +16,7 @@ from tpullm.inference.request import Request
 from tpullm.inference.row_memory import CHUNK
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import next_log_probabilities
+from tpullm.inference.text_memory import TextMemory
 from tpullm.recipe.schema import ModelConfig
 from tpullm.training.state import Architecture
 
@@ -168,9 +169,9 @@ def test_what_is_compiled_for_guesses_has_the_same_bits(long, plain):
 
 
 def test_steps_that_give_other_bits_are_not_used(long, monkeypatch):
-    engine, logits = Engine(long, ROWS, guesses=Lookup()), Engine._logits
-    other = lambda self, used, last, count=1: logits(self, used, last, count) + (count > 1)  # noqa: E731
-    monkeypatch.setattr(Engine, "_logits", other)
+    engine, write = Engine(long, ROWS, guesses=Lookup()), TextMemory.write
+    other = lambda self, used, tokens, count=1: write(self, used, tokens, count) + (count > 1)  # noqa: E731
+    monkeypatch.setattr(TextMemory, "write", other)
     engine.compile()
     assert engine.guesses is None
 

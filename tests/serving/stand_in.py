@@ -74,6 +74,8 @@ class StandIn:
         with self._lock:
             rows = list(self._running.items())[: self._rows]
         for number, row in rows:
+            for token in [] if row.new else self._told(row.request):
+                row.heard(token)
             token = self._next(row)
             with self._lock:
                 if number not in self._running:
@@ -90,19 +92,32 @@ class StandIn:
         log_probabilities_V = logits_V - np.logaddexp.reduce(logits_V)
         for token, value in request.bias.items():
             logits_V[token] += value
+        for written in row.new:
+            logits_V[written] -= request.frequency_penalty
+        for written in set(row.new):
+            logits_V[written] -= request.presence_penalty
         if request.allowed:
             logits_V[~request.allowed(tuple(row.new))] = -np.inf
         token = row.script[len(row.new)] if row.script else self._choose(logits_V, request.sampling, row.rng)
         row.new.append(token)
         self._written += 1
         is_full = len(row.new) >= request.tokens or len(ids) + 1 >= self.longest
-        top = np.argsort(-log_probabilities_V)[: request.top]
-        return Token(
-            token,
-            float(log_probabilities_V[token]),
-            tuple((int(one), float(log_probabilities_V[one])) for one in top),
-            "stop" if token in request.stop_ids else "length" if is_full else "",
-        )
+        ends = "stop" if token in request.stop_ids else "length" if is_full else ""
+        return self._token(token, log_probabilities_V, request.top, ends)
+
+    def _told(self, request: Request) -> list[Token]:
+        """The tokens of the prompt that are told."""
+        told, before = (request.ids[len(request.ids) - request.told - n :][: request.told] for n in (0, 1))
+        logits = [self._table_VV[one] for one in before]
+        return [
+            self._token(token, logits_V - np.logaddexp.reduce(logits_V), request.top, "")
+            for token, logits_V in zip(told, logits, strict=True)
+        ]
+
+    def _token(self, token: int, log_probabilities_V, top: int, ends: str) -> Token:
+        best = np.argsort(-log_probabilities_V)[:top]
+        pairs = tuple((int(one), float(log_probabilities_V[one])) for one in best)
+        return Token(int(token), float(log_probabilities_V[token]), pairs, ends)
 
     def _choose(self, logits_V, sampling, rng) -> int:
         if sampling.temperature == 0:

@@ -87,6 +87,19 @@ def test_a_conversation_is_sent_as_a_whole_and_can_be_new(one, page):
     assert shown(page, ".text") == [] and page.value("messages.length") == 0
 
 
+def test_what_was_sent_and_the_end_of_its_answer_are_in_sight(page):
+    say(page, "⟦" + "one\n\n" * 30 + "⟧" + "\n" * 30)
+    page.wait("!answering")
+    last, form = "by('messages').lastChild", "by('chat-form')"
+    assert page.value(f"{last}.getBoundingClientRect().bottom <= {form}.getBoundingClientRect().top")
+    assert page.value("scrollY") > 0
+
+
+def test_white_space_and_controls_are_seen(page):
+    assert page.value("visible('a b\\n\\t\\u0007　')") == "a␣b↵⇥07□"
+    assert page.value("visible('bytes:\\\\xe7\\\\x8c')") == "E7 8C"
+
+
 @pytest.mark.parametrize("breaks", [False, True])
 def test_an_answer_that_breaks_off_is_said_to_be_cut(one, page, monkeypatch, breaks):
     whole = Writing.events

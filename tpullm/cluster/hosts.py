@@ -5,6 +5,7 @@ others read a file after a `barrier`. `jax.experimental.multihost_utils` would n
 JAX, and a host that fails would leave the others in a collective.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -85,6 +86,17 @@ def _receive(sender: int, message: channel.Message) -> None:
     with _channel.changed:
         _gathered[message["turn"]] = message["values"]
         _channel.changed.notify_all()
+
+
+def wait_for(event: threading.Event) -> None:
+    """Wait for what happens on this host alone.
+
+    Raises:
+        HostFailed: another host failed meanwhile.
+    """
+    while not event.wait(None if _channel is None else 1.0):
+        if _channel.failure:
+            raise _channel.failure
 
 
 def barrier(name: str) -> None:

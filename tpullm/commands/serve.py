@@ -1,12 +1,14 @@
 """Answer requests over HTTP, as OpenAI's API does: completions and chat, for any of its clients.
 
-MODEL and each adapter is a model of the name of its folder. Ctrl-C ends the server.
+MODEL and each adapter is a model of the name of its folder. Ctrl-C ends the server. With several hosts, host 0 answers.
 """
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Callable
 
+from tpullm.cluster import hosts
 from tpullm.commands.options import add_adapters, check_at_least_one
 from tpullm.errors import Interrupted, UserError
 from tpullm.log import say
@@ -44,15 +46,24 @@ def main(arguments) -> None:
         raise UserError(f"--port: {arguments.port} is not from 0 to 65535; use such a number")
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"serve: needs the package {missing[0]}: pip install 'tpullm[serve]'")
+    hosts.agree("the options", {"longest": arguments.longest, "adapters": len(arguments.adapter)})
+    with _listener(arguments, key) as listener:
+        _serve(arguments, key, listener)
+
+
+def _listener(arguments, key: str):
+    """The socket of host 0; other hosts have none."""
     from tpullm.serving import listening
 
+    if not hosts.is_first():
+        return contextlib.nullcontext()
     listener = listening.bound(arguments.host, arguments.port)
-    with listener:
-        if not (listening.is_local(listener) or key or arguments.open):
-            raise UserError(
-                f"--host {arguments.host}: others on the network could ask this server; give a key in {KEY}, or --open"
-            )
-        _serve(arguments, key, listener)
+    if not (listening.is_local(listener) or key or arguments.open):
+        listener.close()
+        raise UserError(
+            f"--host {arguments.host}: others on the network could ask this server; give a key in {KEY}, or --open"
+        )
+    return listener
 
 
 def _checked_key(arguments) -> str:
@@ -67,40 +78,56 @@ def _checked_key(arguments) -> str:
 
 def _serve(arguments, key: str, listener) -> None:
     """The main thread steps the engines, so Ctrl-C reaches it between two steps; another one answers requests."""
-    from tpullm.inference import session
-    from tpullm.serving import application, listening, served_model, stepping
+    models, steps = _loaded(arguments)
+    try:
+        with _answering(arguments, key, listener, models, steps) if listener else contextlib.nullcontext():
+            steps.compile()
+            say("serve: ready")
+            steps.run()
+    except KeyboardInterrupt:
+        raise Interrupted("serve: stopped; answers that were not whole ended with an error") from None
 
-    loaded = session.load(arguments.model, exact=False)
-    paths = [arguments.model, *arguments.adapter]
-    sessions = [loaded, *(session.with_adapter(loaded, adapter) for adapter in arguments.adapter)]
-    named = dict(zip(served_model.names(paths), sessions, strict=True))
+
+def _loaded(arguments):
+    """The models by name, and what steps their engines, on all hosts."""
+    from tpullm.inference import needed_memory, session
     from tpullm.inference.engine import Engine
+    from tpullm.serving import on_all_hosts, served_model, stepping
 
-    guesses = _guesses(arguments.draft, loaded)
-    longest = min(arguments.longest or LONGEST, loaded.context_length)
+    found, paths = session.find(arguments.model), [arguments.model, *arguments.adapter]
+    longest = min(arguments.longest or LONGEST, found.config.context_length)
     if arguments.longest > longest:
         raise UserError(f"--longest: {arguments.longest:,} tokens, and the model's context holds {longest:,}; lower it")
-    engines = {name: Engine(one, longest=longest, guesses=guesses()) for name, one in named.items()}
-    steps = stepping.Stepping(engines)
+    needed_memory.check(found, longest, len(paths))
+    loaded = session.loaded(found, exact=False)
+    sessions = [loaded, *(session.with_adapter(loaded, adapter) for adapter in arguments.adapter)]
+    named = dict(zip(served_model.names(paths), sessions, strict=True))
     models = {name: served_model.ServedModel(name, one, longest) for name, one in named.items()}
+    guesses = _guesses(arguments.draft, loaded)
+    engines = {name: Engine(one, longest=longest, guesses=guesses()) for name, one in named.items()}
     gigabytes = sum(engine.memory_bytes() for engine in engines.values()) / 2**30
     say(f"serve: texts of up to {longest:,} tokens; keys and values take {gigabytes:,.2f} GiB")
-    hosts = frozenset({"localhost", "127.0.0.1", "::1", arguments.host.lower()})
+    if channel := hosts.connection():
+        engines = {name: on_all_hosts.OnAllHosts(engine, models[name], channel) for name, engine in engines.items()}
+        hosts.barrier("the engines")
+    return models, stepping.Stepping(engines)
+
+
+@contextlib.contextmanager
+def _answering(arguments, key: str, listener, models, steps):
+    """Inside, requests are answered."""
+    from tpullm.serving import application, listening
+
+    names = frozenset({"localhost", "127.0.0.1", "::1", arguments.host.lower()})
     is_local = listening.is_local(listener)
-    service = application.Service(models, steps, arguments.queue, key, hosts if is_local and not key else frozenset())
+    service = application.Service(models, steps, arguments.queue, key, names if is_local and not key else frozenset())
     server = listening.Listening(application.application(service), listener)
     address = listener.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    say(f"serve: {', '.join(named)} at http://{host}:{address[1]}/v1; the programs are being compiled")
+    say(f"serve: {', '.join(models)} at http://{host}:{address[1]}/v1; the programs are being compiled")
     server.start()
     try:
-        steps.compile()
-        if guesses() is not None and all(engine.guesses is None for engine in engines.values()):
-            say("serve: nothing is guessed ahead: steps of several tokens would give other bits here")
-        say("serve: ready")
-        steps.run()
-    except KeyboardInterrupt:
-        raise Interrupted("serve: stopped; answers that were not whole ended with an error") from None
+        yield
     finally:
         server.stop(service.stop)
 

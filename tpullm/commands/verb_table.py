@@ -167,6 +167,7 @@ VERBS = {
     "serve": Verb(
         "answer over HTTP, as OpenAI's API does",
         ("runs/quickstart", "runs/mine --adapter runs/mine/talk --port 8001"),
+        joins=True,
         adds="add_arguments",
     ),
     "blank": Verb(

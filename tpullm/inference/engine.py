@@ -18,23 +18,14 @@ import numpy as np
 
 from tpullm.errors import UserError
 from tpullm.inference.guesses import MOST, Guesses
-from tpullm.inference.next_tokens import Next, chosen, compile_for
+from tpullm.inference.next_tokens import MOST_TOP, Next, chosen, compile_for
 from tpullm.inference.padding import fits
 from tpullm.inference.request import Request, Token
-from tpullm.inference.row_memory import (
-    CHUNK,
-    Band,
-    Choice,
-    advance,
-    bands,
-    bytes_of_slot,
-    copied,
-    empty_band,
-    read,
-    seen,
-)
+from tpullm.inference.row_memory import CHUNK, Choice, seen
 from tpullm.inference.session import Session
-from tpullm.mesh.rows import fetch, put_whole, row_parts
+from tpullm.inference.text_memory import Piece, TextMemory, Written
+from tpullm.log import say
+from tpullm.mesh.rows import fetch, row_parts
 from tpullm.recipe.schema import ModelConfig
 
 ROWS = 32
@@ -107,11 +98,11 @@ class Engine:
         self.longest = min(longest or session.context_length, session.context_length)
         parts = row_parts(session.mesh)
         self._few, self._many = ((-(-count // parts) * parts, chunks * CHUNK) for count, chunks in (FEW, MANY))
-        self._sizes = bands(self.longest, rows, parts, groups=not reads_first)
-        self._alike = list(range(1, len(self._sizes) + 1))  # numbers of bands whose steps give the same bits
+        self._memory = TextMemory(session, self.longest, rows, groups=not reads_first)
+        self._alike = list(range(1, len(self._memory.sizes) + 1))  # numbers of bands whose steps give the same bits
         self._together = MOST + 1  # tokens of a row that are written together if some are guessed
-        self._memory: dict[int, Band] = {}
-        self._rows = [_Row(band, index) for band, (count, _) in enumerate(self._sizes) for index in range(count)]
+        sizes = enumerate(self._memory.sizes)
+        self._rows = [_Row(band, index) for band, (count, _) in sizes for index in range(count)]
         self._lock, self._number = threading.Lock(), 0
         self._waiting: OrderedDict[str, deque[_Text]] = OrderedDict()
         self._texts: dict[int, _Text] = {}  # that are waiting or have a row
@@ -152,10 +143,8 @@ class Engine:
         return {"waiting": waiting, "running": len(running), "pages": pages, "pages_used": used, **self._counts}
 
     def memory_bytes(self) -> int:
-        """What the rows of all bands take. A band takes its part when it is first used."""
-        with jax.set_mesh(self.session.mesh):
-            each = bytes_of_slot(self.session.architecture, self.session.dtype)
-        return each * sum(rows * slots for rows, slots in self._sizes)
+        """What the rows of all bands take."""
+        return self._memory.bytes()
 
     def compile(self) -> None:
         """Compile every program; otherwise the first text that needs one waits for it.
@@ -164,45 +153,50 @@ class Engine:
         rows: no other is used then. Without it, all are, which matters to nobody if the engine writes one text at a
         time and guesses nothing.
         """
-        one_of_each = [next(row for row in self._rows if row.band == band) for band in range(len(self._sizes))]
+        bands = range(len(self._memory.sizes))
         shape = MOST + 1, len(self._rows)
         tokens_TB = np.random.default_rng(0).integers(self.session.tokenizer.vocabulary_size, size=shape)
-        in_all = lambda time: {n: [(int(token), time, 1)] for n, token in enumerate(tokens_TB[time])}  # noqa: E731
+        each = [[Written(int(token), time, 1) for time, token in enumerate(own)] for own in tokens_TB.T]
+        at = lambda time, rows: {n: [each[n][time]] for n in range(rows)}  # noqa: E731
         found = []
         with jax.set_mesh(self.session.mesh):
-            for band, row in enumerate(one_of_each):
-                for shape in (self._few, self._many):
-                    for end in {seen(end, self._slots(row)) for end in range(1, self._slots(row), CHUNK)}:
-                        logits_CV = self._read(band, [], *shape, end)
-                    compile_for(self.session.mesh, logits_CV)
-                for other in one_of_each:
-                    self._copy(other, row)
-                found.append(self._logits(band + 1, in_all(0)))
+            for band in bands:
+                self._compile_reading(band)
+                for other in bands:
+                    self._memory.copy((other, 0), (band, 0))
+                found.append(self._memory.write(band + 1, at(0, self._memory.rows(band + 1))))
                 compile_for(self.session.mesh, found[-1])
             logits_BV = [fetch(self.session.mesh, array) for array in found]
             self._alike = [n for n, own in enumerate(logits_BV, 1) if np.array_equal(own, logits_BV[-1][: len(own)])]
             if self.guesses is not None:
-                self._compile_guesses(tokens_TB, [logits_BV[-1]], in_all)
+                later = [self._memory.write(len(bands), at(time, len(each))) for time in range(1, MOST + 1)]
+                self._compile_guesses(each, [logits_BV[-1], *(fetch(self.session.mesh, array) for array in later)])
 
-    def _compile_guesses(self, tokens_TB: np.ndarray, each: list[np.ndarray], in_all) -> None:
+    def _compile_reading(self, band: int) -> None:
+        slots = self._memory.sizes[band][1]
+        for shape in (self._few, self._many):
+            for end in {seen(end, slots) for end in range(1, slots, CHUNK)}:
+                logits_CV, hidden_CTD = self._memory.read(band, [], *shape, end)
+            compile_for(self.session.mesh, logits_CV)
+            self._memory.told(hidden_CTD, [], MOST_TOP)
+
+    def _compile_guesses(self, each: list[list[Written]], one_by_one: list[np.ndarray]) -> None:
         """Find how many tokens of each row of the first band give the same bits as single ones of all rows.
 
         As many tokens as a step of few rows has rows are as its single ones: matmuls do not see whose they are.
         """
-        rows, slots = self._sizes[0]
-        for time in range(1, MOST + 1):
-            each.append(fetch(self.session.mesh, self._logits(len(self._sizes), in_all(time))))
-        expected = np.stack([logits_BV[:rows] for logits_BV in each], axis=1)
-        last = {row: [(int(token), time, 1) for time, token in enumerate(tokens_TB[:, row])] for row in range(rows)}
-        for count in (self._rows_of(used) // rows for used in self._alike):
+        rows, slots = self._memory.sizes[0]
+        expected = np.stack([logits_BV[:rows] for logits_BV in one_by_one], axis=1)
+        for count in (self._memory.rows(used) // rows for used in self._alike):
             if count > MOST:
-                several = self._logits(1, last, count)
+                several = self._memory.write(1, dict(enumerate(each[:rows])), count)
                 found = fetch(self.session.mesh, several).reshape(rows, count, -1)[:, : MOST + 1]
                 if np.array_equal(found, expected):
                     self._together = count
                     compile_for(self.session.mesh, several)
                     self.guesses.compile(rows, slots)
                     return
+        say("engine: nothing is guessed ahead: steps of several tokens would give other bits here")
         self.guesses = None
 
     def step(self) -> bool:
@@ -273,8 +267,11 @@ class Engine:
             to.held, to.held_for, to.used = row.held, row.held_for, row.used
 
     def _shared(self, row: _Row, text: _Text) -> int:
-        """How many tokens of the prompt the row holds: whole chunks, and one token at least is left to read."""
-        ids, most = text.request.ids, (len(text.request.ids) - 1) // CHUNK * CHUNK
+        """How many tokens of the prompt the row holds: whole chunks, and one token at least is left to read, and those
+        that are told.
+        """
+        ids = text.request.ids
+        most = (len(ids) - 1 - text.request.told) // CHUNK * CHUNK
         if row.held_for != text.longest:
             return 0
         for start in range(0, min(most, len(row.held) // CHUNK * CHUNK), CHUNK):
@@ -292,21 +289,25 @@ class Engine:
         unread.sort(key=lambda text: text.number)
         unread = [text for text in unread if text.row.band == unread[0].row.band]
         count, size = self._shape(unread)
-        pieces: list[tuple[_Text, int, tuple[int, ...]]] = []
+        pieces: list[tuple[_Text, Piece]] = []
         for text in unread:
             if len(pieces) < count:
                 self._reuse(text)
                 ids, end = text.request.ids, text.read + CHUNK
-                if end < len(ids) and any(
-                    start < end and one.request.ids[:end] == ids[:end] for one, start, _ in pieces
+                if end < len(ids) - text.request.told and any(
+                    piece.start < end and one.request.ids[:end] == ids[:end] for one, piece in pieces
                 ):
                     continue  # another text reads what this one can copy in the next turn
                 starts = range(text.read, len(ids), size)[: count - len(pieces)]
-                pieces += [(text, start, ids[start : start + size]) for start in starts]
-        logits_CV = self._read(unread[0].row.band, pieces, count, size)
+                place = text.row.index
+                pieces += [(text, Piece(place, start, ids[start : start + size], text.longest)) for start in starts]
+        only = [piece for _, piece in pieces]
+        logits_CV, hidden_CTD = self._memory.read(unread[0].row.band, only, count, size)
+        if any(text.request.told for text, _ in pieces):
+            self._tell_prompts(hidden_CTD, pieces)
         ends: list[_Text | None] = [None] * count
-        for n, (text, start, ids) in enumerate(pieces):
-            text.read = start + len(ids)
+        for n, (text, piece) in enumerate(pieces):
+            text.read = piece.start + len(piece.ids)
             text.row.held = text.request.ids[: text.read]
             ends[n] = text if text.is_read else None
         if any(ends):
@@ -330,33 +331,20 @@ class Engine:
             text.read, text.row.held = shared, text.request.ids[:shared]
 
     def _copy(self, of: _Row, to: _Row) -> None:
-        source = None if of.band == to.band else self._band(of.band)
-        numbers = (np.int32(row.index) for row in (to, of))
-        self._memory[to.band] = copied(self._band(to.band), source, *numbers)
-
-    def _band(self, number: int) -> Band:
-        """A band, made when it is first used: long texts may never come."""
-        if number not in self._memory:
-            self._memory[number] = empty_band(self.session.architecture, *self._sizes[number], self.session.dtype)
-        return self._memory[number]
+        self._memory.copy((to.band, to.index), (of.band, of.index))
 
     def _slots(self, row: _Row) -> int:
-        return self._sizes[row.band][1]
+        return self._memory.sizes[row.band][1]
 
-    def _read(
-        self, band: int, pieces: Sequence[tuple[_Text, int, tuple[int, ...]]], count: int, size: int, end: int = 1
-    ) -> jax.Array:
-        """The logits after `count` pieces, each of up to `size` tokens of a text; `end`: they attend to so many."""
-        tokens = np.full((count, size), self.session.tokenizer.pad_id, np.int32)
-        places = np.tile(np.array([self._sizes[band][0], 0, 1, 1], np.int32), (count, 1))
-        for n, (text, start, ids) in enumerate(pieces):
-            tokens[n, : len(ids)] = ids
-            places[n] = text.row.index, start, len(ids), text.longest
-            end = max(end, start + len(ids))
-        arguments = (self._band(band), self._put(tokens, "batch", "time"), self._put(places, "batch", None))
-        sizes = {"seen": seen(end, self._sizes[band][1]), "dtype": self.session.dtype}
-        logits_CV, self._memory[band] = read(*self._model(), *arguments, **sizes)
-        return logits_CV
+    def _tell_prompts(self, hidden_CTD: jax.Array, pieces: Sequence[tuple[_Text, Piece]]) -> None:
+        """Tell the tokens that follow those of pieces, where a request asks for them."""
+        after = [text.request.ids[piece.start + 1 : piece.start + 1 + len(piece.ids)] for text, piece in pieces]
+        choice = self._memory.told(hidden_CTD, after, MOST_TOP)
+        for n, (text, piece) in enumerate(pieces):
+            first = len(text.request.ids) - text.request.told - 1  # the token before the first one that is told
+            end = min(piece.start + len(piece.ids), len(text.request.ids) - 1)
+            for place in range(max(first, piece.start), end):
+                text.heard(_token(text.request, choice, (n, place - piece.start)))
 
     # New tokens.
 
@@ -369,13 +357,13 @@ class Engine:
         texts = {n: row.text for n, row in enumerate(self._rows) if self._writes(row)}
         if texts:
             highest = 1 + max(text.row.band for text in texts.values())
-            used = next((n for n in self._alike if n >= highest), len(self._sizes))
+            used = next((n for n in self._alike if n >= highest), len(self._memory.sizes))
             ahead = self._guessed(texts) if highest == 1 and self.guesses else {}
             self._write(texts, ahead, 1, self._together) if any(ahead.values()) else self._write(texts, {}, used, 1)
 
     def _guessed(self, texts: Mapping[int, _Text]) -> dict[int, list[int]]:
         """Guesses of what follows in each text, no more than it has room for."""
-        rows, slots = self._sizes[0]
+        rows, slots = self._memory.sizes[0]
         for text in texts.values():
             text.guess_in = max(0, text.guess_in - 1)
         asked = {n: text for n, text in texts.items() if not (text.guess_in or text.request.allowed)}
@@ -387,14 +375,15 @@ class Engine:
 
     def _write(self, texts: Mapping[int, _Text], ahead: Mapping[int, list[int]], used: int, count: int) -> None:
         """Write the last token of each text, and guesses of those that follow; `count` tokens of each."""
-        last, heard, asked = {}, [None] * (self._rows_of(used) * count), [None] * (self._rows_of(used) * count)
+        most = self._memory.rows(used) * count
+        last, heard, asked = {}, [None] * most, [None] * most
         for n, text in texts.items():
             ids, new = [text.new[-1], *ahead.get(n, ())], text.new
-            last[n] = [(token, text.length - 1 + place, text.longest) for place, token in enumerate(ids)]
+            last[n] = [Written(token, text.length - 1 + place, text.longest) for place, token in enumerate(ids)]
             for place in range(len(ids)):
                 heard[n * count + place] = text
                 asked[n * count + place] = Next(text.request, (*new, *ids[1 : place + 1]))
-        self._choose(self._logits(used, last, count), heard, asked)
+        self._choose(self._memory.write(used, last, count), heard, asked)
         for n, ids in ahead.items():
             self._learn(texts[n], ids, len(texts[n].new) - len(asked[n * count].new) - 1)
 
@@ -405,9 +394,6 @@ class Engine:
         if guessed:
             text.wrong = 0 if right else text.wrong + 1
             text.guess_in = min(PATIENCE, (1 << text.wrong) - 1)
-
-    def _rows_of(self, used: int) -> int:
-        return sum(rows for rows, _ in self._sizes[:used])
 
     def _writes(self, row: _Row) -> bool:
         return row.text is not None and row.text.is_read and row.text.length <= self._slots(row)
@@ -430,24 +416,6 @@ class Engine:
             for text in texts:
                 self._move(text, text.length + 1)
 
-    def _logits(self, used: int, last: Mapping[int, list[tuple[int, int, int]]], count: int = 1) -> jax.Array:
-        """The logits after `count` tokens of each row of the first `used` bands, `[B * count, V]`.
-
-        Args:
-            last: of some rows, what `advance` asks of each token.
-        """
-        slots_B = [self._slots(row) for row in self._rows if row.band < used]
-        tokens = np.array([[(0, slots, 1)] * count for slots in slots_B], np.int32)
-        for n, each in last.items():
-            if n < len(tokens):
-                tokens[n, : len(each)] = each
-                tokens[n, :, 2] = each[0][2]
-        memory = tuple(map(self._band, range(used)))
-        arguments = memory, self._put(tokens, "batch", None, None)
-        logits, memory = advance(*self._model(), *arguments, dtype=self.session.dtype)
-        self._memory |= dict(enumerate(memory))
-        return logits
-
     def _choose(self, logits: jax.Array, heard: Sequence[_Text | None], asked: Sequence[Next | None]) -> None:
         """Choose a token for each text that asks, and tell it unless it follows a guess that was wrong."""
         choice = chosen(self.session.mesh, logits, asked)
@@ -466,14 +434,13 @@ class Engine:
             text.row.text = None
             with self._lock:
                 self._texts.pop(text.number, None)
-        pairs = zip(choice.top[n].tolist(), choice.top_log_probabilities[n].tolist(), strict=True)
-        text.heard(Token(token, float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends))
+        text.heard(_token(request, choice, n, ends))
 
-    def _model(self) -> tuple:
-        return self.session.architecture, self.session.params, self.session.layers
 
-    def _put(self, array: np.ndarray, *dimensions: str | None) -> jax.Array:
-        return put_whole(self.session.mesh, array, *dimensions)
+def _token(request: Request, choice: Choice, n: int | tuple[int, int], ends: str = "") -> Token:
+    """A token of a choice, as it is told."""
+    pairs = zip(choice.top[n].tolist(), choice.top_log_probabilities[n].tolist(), strict=True)
+    return Token(int(choice.tokens[n]), float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends)
 
 
 def _longest(config: ModelConfig, tokens: int) -> int:

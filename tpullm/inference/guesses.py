@@ -125,7 +125,7 @@ class Draft:
             tokens[n, : len(ids)] = ids
             places[n] = row, start, len(ids), start + len(ids)
         arguments = self._memory(rows, slots), self._put(tokens, "batch", "time"), self._put(places, "batch", None)
-        _, self._band = read(*self._model(), *arguments, seen=slots, dtype=self._session.dtype)
+        _, _, self._band = read(*self._model(), *arguments, seen=slots, dtype=self._session.dtype)
 
     def _memory(self, rows: int, slots: int) -> Band:
         if self._band is None:

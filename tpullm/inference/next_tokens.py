@@ -1,5 +1,6 @@
 """The choice of the tokens that come next, by the rules of each request; `choose` is one choice by given arrays."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Next(NamedTuple):
 def chosen(mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None]) -> Choice:
     """The next token of each row of logits `[B, V]` that is asked for, on the host."""
     known = [one.request for one in asked if one is not None]
-    if not any(request.bias or request.allowed or request.top for request in known):
+    if not any(request.is_biased or request.top for request in known):
         return _picked(mesh, logits, asked, None, 0)
     bias = np.zeros(logits.shape, np.float32)
     for bias_V, one in zip(bias, asked, strict=True):
@@ -52,9 +53,13 @@ def _picked(mesh, logits: jax.Array, asked: Sequence[Next | None], bias: np.ndar
 
 
 def _add_bias(bias_V: np.ndarray, asked: Next) -> None:
-    for token, value in asked.request.bias.items():
+    request = asked.request
+    for token, value in request.bias.items():
         bias_V[token] += value
-    if asked.request.allowed is not None:
-        allowed_V = asked.request.allowed(asked.new)
+    if request.presence_penalty or request.frequency_penalty:
+        for token, count in Counter(asked.new).items():
+            bias_V[token] -= request.presence_penalty + count * request.frequency_penalty
+    if request.allowed is not None:
+        allowed_V = request.allowed(asked.new)
         bias_V[: len(allowed_V)][~allowed_V] = -np.inf
         bias_V[len(allowed_V) :] = -np.inf

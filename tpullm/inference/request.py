@@ -20,6 +20,9 @@ class Request:
         stop_ids: tokens that end the text.
         top: how many of the likeliest tokens are told with each token.
         bias: what is added to the logits of tokens, by id.
+        presence_penalty: is subtracted from the logit of each token that is among the new ones so far (OpenAI's).
+        frequency_penalty: the same, as often as the token is among them.
+        told: how many tokens at the end of the prompt are told before the new ones, as if they had been chosen.
         allowed: of the new ids so far, which token may be next (`[V]` bool); None is all.
         client: who asks: clients take turns.
     """
@@ -31,8 +34,16 @@ class Request:
     stop_ids: tuple[int, ...] = ()
     top: int = 0
     bias: Mapping[int, float] = field(default_factory=dict)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    told: int = 0
     allowed: Callable[[tuple[int, ...]], np.ndarray] | None = None
     client: str = ""
+
+    @property
+    def is_biased(self) -> bool:
+        """Whether anything is added to the logits of the model."""
+        return bool(self.bias or self.presence_penalty or self.frequency_penalty or self.allowed)
 
 
 @dataclass(frozen=True)

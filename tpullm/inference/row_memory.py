@@ -71,8 +71,11 @@ def bytes_of_slot(architecture: Architecture, dtype: jnp.dtype) -> int:
 
 
 @partial(jax.jit, static_argnames=("architecture", "seen", "dtype"), donate_argnames=("band",))
-def read(architecture, params, layers, band: Band, tokens_CT, pieces_C4, *, seen, dtype) -> tuple[jax.Array, Band]:
-    """Read a piece of the text of some rows of a band: the logits after the last token of each piece, `[C, V]`.
+def read(
+    architecture, params, layers, band: Band, tokens_CT, pieces_C4, *, seen, dtype
+) -> tuple[jax.Array, jax.Array, Band]:
+    """Read a piece of the text of some rows of a band: the logits after the last token of each piece, `[C, V]`, and
+    the hidden states after each token, `[C, T, D]`.
 
     Several pieces may be of one text: in each layer all keys are written before any is read.
 
@@ -106,7 +109,7 @@ def read(architecture, params, layers, band: Band, tokens_CT, pieces_C4, *, seen
     arguments = tokens_CT, segments_CT, positions_CT, longest_C, layers, attention
     hidden_CTD = model.remembering(*arguments, dtype=dtype)
     last_CD = last_hidden(hidden_CTD, places_CT, jax.reshard(counts_C[:, None], by_time))
-    return model.logits(last_CD[:, None])[:, 0], Band(tuple(keys), tuple(values))
+    return model.logits(last_CD[:, None])[:, 0], hidden_CTD, Band(tuple(keys), tuple(values))
 
 
 def _written(old_RKSH: jax.Array, where, new_CKTH: jax.Array) -> jax.Array:
@@ -238,6 +241,32 @@ def pick(logits_BV, rules_B3, shares_B3, bias_BV: jax.Array | None, *, top: int)
     chosen_B = jnp.sum(jnp.where(own_B1, logits_BV, 0), axis=-1) - total_B
     best_BN, ids_BN = jax.lax.top_k(logits_BV, top) if top else (logits_BV[:, :0], tokens_B[:, None][:, :0])
     return Choice(tokens_B, chosen_B, ids_BN, best_BN - total_B[:, None])
+
+
+@partial(jax.jit, static_argnames=("architecture", "top"))
+def told(architecture, params, hidden_CTD, tokens_CT, *, top: int) -> Choice:
+    """What the model held of tokens that were given: `pick`'s answer for each of them, `[C, T]`.
+
+    Args:
+        hidden_CTD: the states before them, as `read` returns them.
+    """
+    C, T, D = hidden_CTD.shape
+    model, rows = architecture.model(params), RULES.spec("batch")
+
+    def some(_, given):
+        hidden_CTD, tokens_CT = given
+        logits_CTV = jax.reshard(model.logits(hidden_CTD), jax.P(*rows, None, None))
+        own_CTV = jnp.arange(logits_CTV.shape[-1]) == tokens_CT[..., None]
+        total_CT = jax.nn.logsumexp(logits_CTV, axis=-1)
+        chosen_CT = jnp.sum(jnp.where(own_CTV, logits_CTV, 0), axis=-1) - total_CT
+        best_CTN, ids_CTN = jax.lax.top_k(logits_CTV, top)
+        return None, Choice(tokens_CT, chosen_CT, ids_CTN, best_CTN - total_CT[..., None])
+
+    # A quarter of the logits at a time: for a vocabulary of 256 k tokens all of them are 0.5 GB.
+    arrays = (jax.reshard(array, jax.P(*rows, *[None] * (array.ndim - 1))) for array in (hidden_CTD, tokens_CT))
+    parts = tuple(jnp.swapaxes(array.reshape(C, 4, T // 4, *array.shape[2:]), 0, 1) for array in arrays)
+    _, found = jax.lax.scan(some, None, parts)
+    return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1).reshape(C, T, *array.shape[3:]), found)
 
 
 def bands(context: int, rows: int, parts: int, groups: bool) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ MOST_STOPS = 4
 MOST_STOP_CHARACTERS = 256  # each new token is compared with every beginning of a stop
 MOST_CHOICES = 128
 MOST_TOP = 20
+MOST_PENALTY = 2  # as OpenAI's, in nats
 SEEDS = 1 << 31
 
 
@@ -24,6 +25,7 @@ class Asked:
         choices: the number of answers to each prompt.
         stops: texts that end an answer.
         bias: what is added to the logits of tokens, by id.
+        presence_penalty, frequency_penalty: as in `Request`.
         stream: whether the answer comes part by part.
         usage: whether a stream ends with the number of tokens.
     """
@@ -33,14 +35,14 @@ class Asked:
     choices: int
     stops: tuple[str, ...]
     bias: Mapping[int, float]
+    presence_penalty: float
+    frequency_penalty: float
     stream: bool
     usage: bool
 
 
 def read(fields: Fields, vocabulary_size: int) -> Asked:
     """Take the common fields of a request; `Refusal` names the one that is wrong."""
-    for penalty in ("presence_penalty", "frequency_penalty"):
-        fields.unsupported(penalty, (0, 0.0), "is not supported by this server; leave it out, or use 0")
     stream = fields.flag("stream")
     if fields.has("stream_options") and not stream:
         raise fields.wrong("stream_options", "needs stream: true")
@@ -55,6 +57,8 @@ def read(fields: Fields, vocabulary_size: int) -> Asked:
         fields.whole("n", 1, MOST_CHOICES, 1),
         _stops(fields),
         _bias(fields, vocabulary_size),
+        float(fields.number("presence_penalty", -MOST_PENALTY, MOST_PENALTY, 0.0)),
+        float(fields.number("frequency_penalty", -MOST_PENALTY, MOST_PENALTY, 0.0)),
         stream,
         usage,
     )

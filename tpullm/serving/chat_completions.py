@@ -10,7 +10,7 @@ from tpullm.serving.refusal import Refusal
 from tpullm.serving.reply_form import Text, Work, log_probability
 from tpullm.serving.request_fields import HARMLESS, Fields
 from tpullm.serving.served_model import ServedModel
-from tpullm.serving.token_masks import Allowed
+from tpullm.serving.token_masks import Mask
 from tpullm.serving.tool_calls import OPEN, ToolText, whole_calls
 
 
@@ -71,7 +71,7 @@ def _check_tools(model: ServedModel, tools: list, must: list, schema: dict[str, 
         raise Refusal("tool_choice: asks for a call, and response_format for JSON; leave one of them out")
 
 
-def _mask(model: ServedModel, schema: dict[str, Any] | None, must: list[dict[str, Any]], several: bool) -> Allowed:
+def _mask(model: ServedModel, schema: dict[str, Any] | None, must: list[dict[str, Any]], several: bool) -> Mask:
     if must:
         return model.grammars.of_calls(must, several, "tools")
     return model.grammars.of_schema(schema, "response_format")

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
 from tpullm.inference.request import Request, Token
 from tpullm.serving.answer_text import Part
 from tpullm.serving.asked import SEEDS, Asked
 from tpullm.serving.served_model import ServedModel
-from tpullm.serving.token_masks import Allowed
+from tpullm.serving.token_masks import Mask
 
 LEAST_LOG_PROBABILITY = -9999.0  # nats, for tokens that cannot be: JSON has no infinity
 
@@ -35,7 +33,7 @@ class Work:
         tokens: the most tokens of an answer.
         top: how many likely tokens are told with each one.
         masks: makes `Request.allowed`, which each answer has for itself; None allows all.
-        told: whether the tokens of the prompt are told as well, as if they had been written.
+        told: whether the tokens of the prompt are told as well.
         client: who asks.
     """
 
@@ -44,7 +42,7 @@ class Work:
     prompts: Sequence[list[int]]
     tokens: int
     top: int = 0
-    masks: Sequence[Allowed] = ()
+    masks: Sequence[Mask] = ()
     client: str = ""
     told: bool = False
 
@@ -53,14 +51,17 @@ class Work:
         prompts = [ids for ids in self.prompts for _ in range(self.asked.choices)]
         return [
             Request(
-                ids=tuple(ids[: self._untold(ids)]),
-                tokens=self.tokens + len(ids) - self._untold(ids),
+                ids=tuple(ids),
+                tokens=self.tokens,
                 sampling=self.asked.sampling,
                 seed=(self.asked.seed + number) % SEEDS,
                 stop_ids=tuple(self.model.tokenizer.stop_ids),
                 top=self.top,
                 bias=self.asked.bias,
-                allowed=self._allowed(number, ids),
+                presence_penalty=self.asked.presence_penalty,
+                frequency_penalty=self.asked.frequency_penalty,
+                told=len(ids) - self._untold(ids),
+                allowed=self.masks[number] if self.masks else None,
                 client=self.client,
             )
             for number, ids in enumerate(prompts)
@@ -84,25 +85,6 @@ class Work:
     def _begins(self, ids: list[int]) -> bool:
         begin = self.model.tokenizer.begin
         return bool(begin) and ids[: len(begin)] == begin
-
-    def _allowed(self, number: int, ids: list[int]) -> Allowed | None:
-        if self.told:
-            return Prescribed(tuple(ids[self._untold(ids) :]), self.model.vocabulary_size)
-        return self.masks[number] if self.masks else None
-
-
-@dataclass(frozen=True)
-class Prescribed:
-    """Allows one text, and after it everything: so an engine that only tells new tokens tells those of a prompt."""
-
-    ids: tuple[int, ...]
-    vocabulary_size: int
-
-    def __call__(self, new: tuple[int, ...]) -> np.ndarray:
-        """Which token may be next, `[V]` bool."""
-        if len(new) >= len(self.ids):
-            return np.ones(self.vocabulary_size, bool)
-        return np.arange(self.vocabulary_size) == self.ids[len(new)]
 
 
 class Reply(Protocol):

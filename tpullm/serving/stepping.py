@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from tpullm.cluster import hosts
 from tpullm.inference.request import Request, Token
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Stepping:
         while True:
             self._work.clear()  # before the steps: what comes during them is seen by the next ones
             if not any([engine.step() for engine in self._engines.values()]):
-                self._work.wait()
+                hosts.wait_for(self._work)
 
     def submit(self, name: str, request: Request, heard: Callable[[Token], None]) -> int:
         """As `Engine.submit` of a model's engine; `heard` is called in the thread that steps."""

@@ -35,8 +35,6 @@ def read(fields: Fields, model: ServedModel, client: str) -> "CompletionReply":
     as_given = prompts if echo and not told else []
     echoed = [text if isinstance(text, str) else model.tokenizer.decode(text) for text in as_given]
     ids = [model.text_ids(text) if isinstance(text, str) else model.fitting(text) for text in prompts]
-    if told and not set(model.tokenizer.stop_ids).isdisjoint(token for prompt in ids for token in prompt):
-        raise fields.wrong("prompt", "holds a token that ends a text; with echo and logprobs, leave it out")
     return CompletionReply(Work(model, common, ids, tokens, top or 0, client=client, told=told), top, echoed)
 
 

@@ -1,7 +1,7 @@
 """Text that must have a form: which tokens may come next, by llguidance (Earley parsing over the bytes of tokens)."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import llguidance
@@ -12,8 +12,6 @@ from tpullm.serving import grammar_trial
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.tool_calls import CLOSE, OPEN
 from tpullm.tokenizer import Tokenizer
-
-Allowed = Callable[[tuple[int, ...]], np.ndarray]
 
 # White space between the parts of JSON, at most so much: a model that may write it without end sometimes does.
 _JSON = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,16}"}
@@ -34,12 +32,12 @@ class Grammars:
         self._trial = grammar_trial.Trial()
         self._stop_ids, self._vocabulary_size = list(tokenizer.stop_ids), vocabulary_size
 
-    def of_schema(self, schema: dict[str, Any], param: str) -> Allowed:
+    def of_schema(self, schema: dict[str, Any], param: str) -> "Mask":
         """JSON that satisfies a schema; `Refusal` (about the field `param`) if the schema is wrong or too large."""
         self._check_size([schema], param)
         return self._mask(llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON), param)
 
-    def of_calls(self, functions: Sequence[dict[str, Any]], several: bool, param: str) -> Allowed:
+    def of_calls(self, functions: Sequence[dict[str, Any]], several: bool, param: str) -> "Mask":
         """One or several calls of these functions, in the form of `tool_calls`."""
         schemas = [_schema_of_call(function) for function in functions]
         self._check_size(schemas, param)
@@ -53,17 +51,20 @@ class Grammars:
         ]
         return self._mask(llguidance.LLMatcher.grammar_from_lark("\n".join(rules)), param)
 
-    def _mask(self, grammar: str, param: str) -> Allowed:
+    def _mask(self, grammar: str, param: str) -> "Mask":
         try:
             error = self._trial.error(grammar, param)
         except UserError as failed:
             raise Refusal(str(failed), param=param) from None
-        if not error:
-            matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=grammar_trial.limits())
-            error = matcher.get_error()
-        if error:
+        mask = None if error else self.of_grammar(grammar)
+        if error or (error := mask.error):
             raise Refusal(f"{param}: {' '.join(error.split())[:300]}", param=param)
-        return _Mask(matcher, self._stop_ids, self._vocabulary_size)
+        return mask
+
+    def of_grammar(self, grammar: str) -> "Mask":
+        """The mask of a grammar that was tried before: `Mask.grammar` of another host."""
+        matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=grammar_trial.limits())
+        return Mask(grammar, matcher, self._stop_ids, self._vocabulary_size)
 
     def _check_size(self, schemas: list[dict[str, Any]], param: str) -> None:
         if len(json.dumps(schemas)) > _MOST_SCHEMA_BYTES:
@@ -96,13 +97,18 @@ class _Bytes:
         return self._encode(text if isinstance(text, str) else text.decode("utf-8", errors="replace"))
 
 
-class _Mask:
+class Mask:
     """`Request.allowed` of one answer. It reads the tokens that came since it was asked last.
 
     A matcher that fails on the way, at a limit, allows nothing but the end.
+
+    Attributes:
+        grammar: that the text satisfies.
+        error: what is wrong with it; empty if nothing is.
     """
 
-    def __init__(self, matcher: Any, stop_ids: list[int], vocabulary_size: int):
+    def __init__(self, grammar: str, matcher: Any, stop_ids: list[int], vocabulary_size: int):
+        self.grammar, self.error = grammar, matcher.get_error()
         self._matcher, self._stop_ids, self._size, self._read = matcher, stop_ids, vocabulary_size, 0
 
     def __call__(self, ids: tuple[int, ...]) -> np.ndarray:

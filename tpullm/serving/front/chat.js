@@ -40,7 +40,7 @@ function add(role, content) {
   by("messages").append(node);
   messages.push({ role, content, node, text });
   showChat();
-  node.scrollIntoView({ block: "nearest" });
+  showEnd(); // the form lies over the end of the messages
   return messages.at(-1);
 }
 
@@ -69,7 +69,11 @@ function hear(said, choice) {
   said.text.textContent = said.content;
   if (choice.finish_reason === "length") note(said, "cut");
   else if (choice.finish_reason && !said.content) note(said, "empty");
-  if (atEnd) scrollTo(0, document.documentElement.scrollHeight);
+  if (atEnd) showEnd();
+}
+
+function showEnd() {
+  scrollTo(0, document.documentElement.scrollHeight);
 }
 
 function failed(said, error) {

@@ -182,10 +182,11 @@ function row(first, p, className) {
   return element("li", { className }, element("span", {}, first), track, element("span", {}, percent(p)));
 }
 
-/** A token as it can be seen: white space as signs, part of a character as its bytes. */
+/** A token as it can be seen: white space as signs, part of a character and what controls devices as bytes. */
 function visible(name) {
   if (name.startsWith("bytes:")) return name.slice("bytes:".length).replaceAll("\\x", " ").trim().toUpperCase();
-  return name.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣").replaceAll("　", "□");
+  const seen = name.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣").replaceAll("　", "□");
+  return seen.replace(/\p{Cc}/gu, (sign) => sign.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0"));
 }
 
 /** As in the report: never 100 % of what is less, nor 0 % of what is more. */

@@ -1,0 +1,62 @@
+"""What a model in use needs is what its arrays take, and a machine that lacks it is told in one line."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tpullm.errors import UserError
+from tpullm.inference import needed_memory
+from tpullm.inference.engine import MANY, Engine
+from tpullm.inference.row_memory import CHUNK, empty_band, read
+from tpullm.inference.session import Found, Session, targets
+from tpullm.mesh.layout import named_sharding
+from tpullm.training.state import Architecture
+
+
+@pytest.fixture(scope="module")
+def shapes(session):
+    """A model of 1,024 tokens of which there are only shapes."""
+    architecture = Architecture(dataclasses.replace(session.architecture.config, context_length=1024))
+    params = targets(architecture, session.mesh, session.dtype)
+    return Session(session.tokenizer, architecture, params, session.mesh, session.dtype)
+
+
+def test_weights_and_rows_are_what_is_in_memory(session):
+    """On all devices of the mesh together, for they have equal shares."""
+    needs, devices = needed_memory.needs(session, 32, models=3), session.mesh.size
+    arrays = jax.tree.leaves((session.params, session.layers))
+    assert needs.weights * devices == sum(shard.data.nbytes for array in arrays for shard in array.addressable_shards)
+    assert needs.rows * devices == 3 * Engine(session, longest=32).memory_bytes()
+
+
+def test_the_arrays_of_reading_are_those_of_the_compiled_program(shapes):
+    """By XLA's own account; it may need less, since it decides which arrays share their place."""
+    mesh = shapes.mesh
+    with jax.set_mesh(mesh):
+        band = jax.eval_shape(lambda: empty_band(shapes.architecture, 2 * mesh.size, 1024, shapes.dtype))
+        layers = jax.eval_shape(lambda params: shapes.architecture.model(params).unstacked(), shapes.params)
+        tokens, places = (
+            jax.ShapeDtypeStruct((MANY[0], size), np.int32, sharding=named_sharding(mesh, "batch", split))
+            for size, split in ((MANY[1] * CHUNK, "time"), (4, None))
+        )
+        arguments = shapes.architecture, shapes.params, layers, band, tokens, places
+        taken = read.lower(*arguments, seen=1024, dtype=shapes.dtype).compile().memory_analysis().temp_size_in_bytes
+    estimate = needed_memory.needs(shapes, 1024).programs
+    assert 1 < estimate / taken < 1.4, (estimate, taken)
+
+
+def test_a_machine_that_lacks_memory_is_told_the_longest_text_that_fits(shapes, monkeypatch):
+    found = Found(shapes.tokenizer, shapes.architecture.config, None, False)
+    monkeypatch.setattr(needed_memory, "use_dtype", lambda exact: shapes.dtype)
+    less, much = (sum(needed_memory.needs(shapes, length, 2)) for length in (256, 1024))
+    monkeypatch.setattr(needed_memory, "_free_of_device", lambda: much)
+    needed_memory.check(found, 1024, 2)
+    for free, told in ((much - 1, "use --longest 512"), (less, "use --longest 256"), (9, "use a smaller model or a")):
+        monkeypatch.setattr(needed_memory, "_free_of_device", lambda free=free: free)
+        with pytest.raises(UserError, match=rf"^serve: needs [\d.]+ GiB of memory \(weights .*{told}") as raised:
+            needed_memory.check(found, 1024, 2)
+        assert "\n" not in str(raised.value)
+    monkeypatch.setattr(needed_memory, "_free_of_device", lambda: None)  # nobody says
+    needed_memory.check(found, 1024, 2)
