@@ -18,6 +18,7 @@ from tpullm import cli
 from tpullm.commands import serve
 from tpullm.errors import UserError
 from tpullm.inference import session as session_module
+from tpullm.inference.guesses import Draft, Lookup
 from tpullm.recipe.parsing import parse
 
 
@@ -84,6 +85,14 @@ def test_a_conversation_is_as_long_as_was_said(served):
     assert "16" in told
     with pytest.raises(UserError, match="--longest: 1,025 tokens, and the model's context holds 1,024; lower it"):
         serve.main(_parsed(["--longest", "1025", "--port", "0"]))
+
+
+def test_who_guesses_ahead_is_what_was_said(chat_tokenizer, monkeypatch):  # noqa: F811
+    model, loaded = session_of(chat_tokenizer), []
+    monkeypatch.setattr(session_module, "load", lambda name, exact: loaded.append((name, exact)) or model)
+    makers = [serve._guesses(draft, model) for draft in ("", "none", "runs/small")]
+    assert [type(make()) for make in makers] == [Lookup, type(None), Draft] and loaded == [("runs/small", False)]
+    assert makers[0]() is not makers[0]()  # of each engine its own
 
 
 def refused(*words: str) -> str:
