@@ -47,7 +47,7 @@ def _bytes(arrays: Any) -> int:
 
 def _chunk_bytes(session: Session, longest: int) -> int:
     """What the largest program needs for each chunk: to read it, scores three times in float32, keys and values (on a
-    CPU XLA needed 0.78 to 0.94 of that; 4 models, JAX 0.12); to tell its tokens, logits of a quarter of it.
+    CPU XLA needed 0.6 to 0.94 of that; 4 models, JAX 0.12); to tell its tokens, logits of a quarter of it.
     """
     config = session.architecture.config
     of_slot = 3 * config.heads * CHUNK + 2 * config.kv_heads * config.head_width
