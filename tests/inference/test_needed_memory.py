@@ -44,7 +44,7 @@ def test_the_arrays_of_reading_are_those_of_the_compiled_program(shapes):
         arguments = shapes.architecture, shapes.params, layers, band, tokens, places
         taken = read.lower(*arguments, seen=1024, dtype=shapes.dtype).compile().memory_analysis().temp_size_in_bytes
     estimate = needed_memory.needs(shapes, 1024).programs
-    assert 1 < estimate / taken < 1.4, (estimate, taken)
+    assert 1 < estimate / taken < 2, (estimate, taken)
 
 
 def test_a_machine_that_lacks_memory_is_told_the_longest_text_that_fits(shapes, monkeypatch):

@@ -47,7 +47,7 @@ def _bytes(arrays: Any) -> int:
 
 def _piece_bytes(session: Session, longest: int) -> int:
     """What the largest program needs for each piece: to read it, scores of a chunk four times in float32, keys and
-    values (on a CPU XLA needed 0.92 of that, JAX 0.12); to tell its tokens, logits of a quarter of it.
+    values (on a CPU XLA needed 0.6 to 0.94 of that, JAX 0.12); to tell its tokens, logits of a quarter of it.
     """
     config, tokens = session.architecture.config, MANY[1] * CHUNK
     of_slot = 4 * config.heads * CHUNK + 2 * config.kv_heads * config.head_width
