@@ -50,8 +50,8 @@ def _followed(ids: np.ndarray) -> list[int]:
             for n in range(count):
                 same &= ids[n : len(ids) - count + n] == ids[len(ids) - count + n]
             if same.any():
-                start = int(np.flatnonzero(same)[-1]) + count
-                return ids[start : start + MOST].tolist()
+                period = len(ids) - count - int(np.flatnonzero(same)[-1])
+                return np.resize(ids[-period:], MOST).tolist()  # over and over where it is short
     return []
 
 
