@@ -16,7 +16,9 @@ import numpy as np  # noqa: E402
 
 from tpullm.data.prompts import Prompts  # noqa: E402
 from tpullm.inference.answering import OwnAnswers  # noqa: E402
+from tpullm.inference.engine import Engine  # noqa: E402
 from tpullm.inference.generation import continued  # noqa: E402
+from tpullm.inference.guesses import Lookup  # noqa: E402
 from tpullm.inference.request import Request  # noqa: E402
 from tpullm.inference.sampling_options import Sampling  # noqa: E402
 from tpullm.inference.session import Session  # noqa: E402
@@ -61,7 +63,17 @@ def texts(shape: dict[str, int]) -> list:
     session = Session(Stops(), architecture, params, mesh, jnp.dtype("float32"))
     prompts = [(*[5] * 130, n, 7) for n in range(20)] + [(*[6, 8] * 255, 3)]
     asked = [Request(ids, 5, Sampling(5.0, 0, 1.0, 0.0), seed) for seed, ids in enumerate(prompts)]
-    return continued(session, asked, rows=4)
+    return [*continued(session, asked, rows=4), _guessed(session)]
+
+
+def _guessed(session) -> list[int]:
+    """A text that repeats itself, and so is guessed from itself."""
+    engine, new = Engine(session, 4, guesses=Lookup()), []
+    engine.submit(Request((6, 8, 9) * 9, 40, Sampling(0.05, 0, 1.0, 0.0)), lambda token: new.append(token.id))
+    while engine.step():
+        pass
+    assert engine.figures()["guesses"], "nothing was guessed"
+    return new
 
 
 if __name__ == "__main__":
