@@ -6,7 +6,7 @@ MODEL and each adapter is a model of the name of its folder. Ctrl-C ends the ser
 import importlib.util
 import os
 
-from tpullm.commands.options import add_adapters, check_at_least_one
+from tpullm.commands.options import add_adapters, add_weights, check_at_least_one
 from tpullm.errors import Interrupted, UserError
 from tpullm.log import say
 
@@ -20,6 +20,7 @@ def add_arguments(parser) -> None:
     about = "a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face"
     parser.add_argument("model", help=about)
     add_adapters(parser)
+    add_weights(parser)
     about = "the address to listen on; 0.0.0.0: all of this machine, which needs a key"
     parser.add_argument("--host", type=str, default="127.0.0.1", help=about)
     parser.add_argument("--port", type=int, default=8000, help="the port; 0: any that is free")
@@ -67,7 +68,7 @@ def _serve(arguments, key: str, listener) -> None:
     from tpullm.inference import session
     from tpullm.serving import application, listening, served_model, stepping
 
-    loaded = session.load(arguments.model, exact=False)
+    loaded = session.load(arguments.model, exact=False, weights=arguments.weights or "")
     paths = [arguments.model, *arguments.adapter]
     sessions = [loaded, *(session.with_adapter(loaded, adapter) for adapter in arguments.adapter)]
     named = dict(zip(served_model.names(paths), sessions, strict=True))
@@ -81,6 +82,9 @@ def _serve(arguments, key: str, listener) -> None:
     models = {name: served_model.ServedModel(name, one, longest) for name, one in named.items()}
     gigabytes = sum(engine.memory_bytes() for engine in engines.values()) / 2**30
     say(f"serve: texts of up to {longest:,} tokens; keys and values take {gigabytes:,.2f} GiB")
+    if arguments.weights:
+        what = f"matrices are in {arguments.weights}, and all parameters take {loaded.memory_bytes() / 2**30:,.2f} GiB"
+        say(f"serve: {what}; `tpullm compare {arguments.model} --weights {arguments.weights}` says what that costs")
     hosts = frozenset({"localhost", "127.0.0.1", "::1", arguments.host.lower()})
     is_local = listening.is_local(listener)
     service = application.Service(models, steps, arguments.queue, key, hosts if is_local and not key else frozenset())
