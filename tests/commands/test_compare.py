@@ -117,6 +117,20 @@ def test_without_tasks_it_is_the_held_out_text_of_the_run(tiny_run, tmp_path, ca
     assert {path.name for path in made.iterdir()} == {"answers.jsonl", "results.json", "compare.html"}
 
 
+def test_one_model_is_compared_with_itself_in_fewer_bits(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    given = ["other", "--text", "one.txt", "--weights", "int8,int4,int8", "--out", "bits"]
+    found = compared(capsys, *given)
+    assert [model["label"] for model in found["models"]] == ["other", "other int8", "other int4"]
+    assert len({model["hash"] for model in found["models"]}) == 3
+    in_8, in_4 = (abs(delta["value"]) for delta in found["texts"]["all"]["deltas"])
+    assert 0 < in_8 < in_4
+    assert "--weights int8,int4,int8" in found["command"]
+    assert cli.main(["compare", *given]) == 0
+    percent = found["texts"]["all"]["deltas"][1]["value"] / found["texts"]["all"]["scores"][0]["value"]
+    assert f", {percent:+.2%}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -133,6 +147,7 @@ def test_without_tasks_it_is_the_held_out_text_of_the_run(tiny_run, tmp_path, ca
             "--shots: 9, and weather has 9",
         ),
         (["other", "here/small", "--text", "one.txt", "--limit", "-1"], "--limit: -1 is below 0"),
+        (["other", "--text", "one.txt", "--weights", "int8,int3"], "--weights: 'int3' is not one of int8, int4"),
         (["other", "bare", "--tasks", "weather.jsonl", "--chat"], "--chat: bare has no chat template"),
         (
             ["other", "here/small", "--text", "one.txt", "--out", "texts"],

@@ -45,7 +45,8 @@ def test_a_published_model_is_written_with_the_default_of_8_bits(tmp_path):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--weights", "q8_0"], "--weights: is for --format gguf"),
+        (["--weights", "q8_0"], "--weights q8_0: is not for --format huggingface; use int8, int4"),
+        (["--format", "gguf", "--weights", "int4"], "--weights int4: is not for --format gguf; use f32, bf16"),
         (["--format", "gguf", "--dtype", "bfloat16"], "use --weights with --format gguf"),
         (["--format", "gguf", "--shard-gigabytes", "1"], "use --weights with --format gguf"),
     ],

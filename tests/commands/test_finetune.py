@@ -1,5 +1,6 @@
 """Stages of tuning: each from the one before, with its own data and its own adapter or none."""
 
+import dataclasses
 import json
 import shutil
 
@@ -15,6 +16,7 @@ from tpullm.errors import UserError
 from tpullm.inference import scoring
 from tpullm.inference.generation import answer
 from tpullm.inference.session import load, with_adapter
+from tpullm.model import quantized
 from tpullm.training.metrics import read
 
 STAGES = {
@@ -124,6 +126,20 @@ def test_beside_and_merged_write_the_same(tuned):
     assert np.abs(scoring.logits(base, tokens) - scoring.logits(merged, tokens)).max() > 1e-3
     asked, dora = ["本をどうしますか。", "今日は？"], with_adapter(merged, tuned / "style")
     assert answer(dora, asked, tokens=12) == answer(load(tuned / "style"), asked, tokens=12)
+
+
+def test_an_adapter_beside_a_base_that_was_opened_in_4_bits(tuned):
+    """It is beside the one base in memory; one that was tuned beside other codes is refused."""
+    tokens = np.arange(5, 45, dtype=np.int32)[None]
+    base = load(tuned / "answers", weights="int4")
+    with jax.set_mesh(base.mesh):
+        change = lambda of: quantized.each_matrix(of, lambda matrix, _: quantized.dequantized(matrix))  # noqa: E731
+        plain = dataclasses.replace(base, params=jax.jit(change)(base.params), weights="")
+    beside, wanted = (with_adapter(of, tuned / "style") for of in (base, plain))
+    np.testing.assert_allclose(scoring.logits(beside, tokens), scoring.logits(wanted, tokens), atol=1e-5)
+    assert beside.weights == "int4"
+    with pytest.raises(UserError, match="--weights int4: .*answers was tuned beside matrices in nf4; leave --weights"):
+        with_adapter(load(tuned / "field", weights="int4"), tuned / "answers")
 
 
 def test_an_adapter_of_parameters_that_were_made_again_is_refused(tuned, tmp_path):

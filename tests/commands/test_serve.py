@@ -31,12 +31,18 @@ def asked():
 @pytest.fixture
 def served(chat_tokenizer, asked, monkeypatch, capsys):  # noqa: F811
     """Serve the stand-in: what `ask` gets from it before Ctrl-C, the exit code, and what was said."""
+
+    def opened(weights):
+        session = session_of(chat_tokenizer)
+        session.weights, session.memory_bytes = weights, lambda: 1 << 28
+        return session
+
     module = ModuleType("tpullm.inference.engine")
     module.Engine = StandIn
     monkeypatch.setitem(sys.modules, "tpullm.inference.engine", module)
     found = SimpleNamespace(config=SimpleNamespace(context_length=1024))
-    monkeypatch.setattr(session_module, "find", lambda model: found)
-    monkeypatch.setattr(session_module, "loaded", lambda found, exact: session_of(chat_tokenizer))
+    monkeypatch.setattr(session_module, "find", lambda model, weights: setattr(found, "weights", weights) or found)
+    monkeypatch.setattr(session_module, "loaded", lambda found, exact: opened(found.weights))
     needed = ModuleType("tpullm.inference.needed_memory")
     needed.check = lambda found, longest, models: asked.append((longest, models))
     monkeypatch.setitem(sys.modules, "tpullm.inference.needed_memory", needed)
@@ -57,6 +63,13 @@ def test_it_answers_until_it_is_stopped(served, stop):
     assert memory == "serve: texts of up to 1,024 tokens; keys and values take 1.00 GiB"
     assert first.startswith("serve: mine at http://127.0.0.1:") and ready == "serve: ready"
     assert last.startswith("tpullm: serve: stopped")
+
+
+def test_fewer_bits_and_what_they_cost_are_told(served):
+    got, _, said = served("--weights", "int4", ask=lambda url: get(f"{url}/v1/models")["data"][0]["id"])
+    assert got == ["mine"]
+    line = said.splitlines()[1]
+    assert line.startswith("serve: matrices are in int4, and all parameters take 0.25 GiB; `tpullm compare runs/mine")
 
 
 def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, asked, monkeypatch):

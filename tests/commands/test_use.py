@@ -25,7 +25,7 @@ def use(session, monkeypatch, capsys):  # noqa: F811
             except StopIteration:
                 raise EOFError from None
 
-        monkeypatch.setattr(session_module, "load", lambda model, tuned=True, exact=True: session)
+        monkeypatch.setattr(session_module, "load", lambda model, tuned=True, exact=True, weights="": session)
         monkeypatch.setattr("builtins.input", read)
         code = cli.main([*argv, "--model", "RUN"])
         return code, *capsys.readouterr()

@@ -1,4 +1,7 @@
-"""Run in its own process with 8 CPU devices: what `OwnAnswers` samples and the engine writes on each mesh, as JSON."""
+"""Run in its own process with 8 CPU devices: what `OwnAnswers` samples and the engine writes on each mesh, as JSON.
+
+And what a model in 4 bits finds likeliest.
+"""
 
 import dataclasses
 import json
@@ -21,8 +24,11 @@ from tpullm.inference.generation import continued  # noqa: E402
 from tpullm.inference.guesses import Lookup  # noqa: E402
 from tpullm.inference.request import Request  # noqa: E402
 from tpullm.inference.sampling_options import Sampling  # noqa: E402
+from tpullm.inference.scoring import logits  # noqa: E402
 from tpullm.inference.session import Session  # noqa: E402
+from tpullm.measuring.parameter_hash import parameter_hash  # noqa: E402
 from tpullm.mesh.layout import make_mesh, of_single_tokens  # noqa: E402
+from tpullm.model.quantized import each_matrix, quantized  # noqa: E402
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, PolicyConfig, TrainConfig  # noqa: E402
 from tpullm.training.state import Architecture  # noqa: E402
 
@@ -76,7 +82,22 @@ def _guessed(session) -> list[int]:
     return new
 
 
+def in_4_bits(shape: dict[str, int]) -> list:
+    """The hash of the parameters of a model in int4, and the likeliest token after each of some."""
+    one = make_mesh({"fsdp": 1}, jax.devices()[:1])
+    mesh = make_mesh(shape, jax.devices()[: math.prod(shape.values())]) if shape else one
+    architecture = Architecture(dataclasses.replace(CONFIG, width=128, mlp_width=256))
+    with jax.set_mesh(one):  # on another mesh, the last bit of a fresh parameter may be another
+        given = jax.device_get(jax.jit(architecture.init)(jax.random.key(0)))
+    change = lambda of: each_matrix(of, lambda matrix, axis: quantized(matrix, "int4", axis))  # noqa: E731
+    with jax.set_mesh(mesh):
+        params = jax.jit(change)(jax.device_put(given, architecture.shardings(mesh)))
+    session = Session(Stops(), architecture, params, mesh, jnp.dtype("float32"), weights="int4")
+    tokens = np.arange(64, dtype=np.int32).reshape(8, 8) * 3
+    return [parameter_hash(session), *logits(session, tokens).argmax(axis=-1).ravel().tolist()]
+
+
 if __name__ == "__main__":
     # The engine compiles more, and one mesh splits its rows and its heads.
-    both = (answers, MESHES), (texts, [MESHES[0], MESHES[2]])
+    both = (answers, MESHES), (texts, [MESHES[0], MESHES[2]]), (in_4_bits, [MESHES[0], MESHES[2]])
     print(json.dumps([{str(shape): made(shape) for shape in meshes} for made, meshes in both]))

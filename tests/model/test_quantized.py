@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.training.small import CONFIG, SPREAD, batch, mesh
+from tests.training.small import CONFIG, EXPERTS, SPREAD, TWO_LAYERS, batch, mesh
 from tpullm.mesh.layout import planned_mesh
 from tpullm.model import quantized
 from tpullm.model.adapter import with_lengths
@@ -74,6 +74,44 @@ def test_fp8_is_that_of_ml_dtypes():
     # Three bits after the first: half of the last is a sixteenth of the number, or of the smallest normal one, 2^-6.
     error = np.abs(numbers - weight.reshape(16, 128)).reshape(16, 2, 64)
     assert (error <= np.maximum(np.abs(weight) / 16, wanted[..., None] * 2**-10) * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize(("kind", "codes"), [("int8", 127), ("int4", 7)])
+def test_a_number_is_half_a_step_from_its_code_at_most(kind, codes):
+    """A step is the largest number of a block of 64 inputs divided by 127, or by 7.49."""
+    weight = np.random.default_rng(1).standard_normal((3, 128, 5)).astype(np.float32)
+    weight[:, :64, 2] = 0
+    with jax.set_mesh(mesh()):
+        placed = jax.device_put(weight, jax.NamedSharding(mesh(), jax.P(None, None, None)))
+        found = jax.jit(quantized.quantized, static_argnums=(1, 2))(placed, kind, -2)
+        numbers = np.asarray(quantized.dequantized(found))
+    assert found.shape == weight.shape and found.scales.shape == (3, 2, 5)
+    assert found.codes.nbytes == weight.size // (2 if kind == "int4" else 1)
+    step = np.abs(weight).reshape(3, 2, 64, 5).max(axis=2) / {"int8": 127, "int4": 7.49}[kind]
+    np.testing.assert_allclose(found.scales, step, rtol=1e-6)
+    steps = np.repeat(step, 64, axis=1)
+    assert (np.abs(numbers - weight) <= steps * (0.5 + 1e-4)).all()  # and the roundings of float32
+    whole = np.divide(numbers, steps, out=np.zeros_like(numbers), where=steps > 0)
+    np.testing.assert_allclose(whole, np.round(whole), atol=1e-4)
+    assert whole.max() == pytest.approx(codes) and whole.min() == pytest.approx(-codes)
+
+
+@pytest.mark.parametrize("config", [TWO_LAYERS.config, pytest.param(EXPERTS.config, marks=pytest.mark.slow)])
+def test_a_program_never_has_the_numbers_of_all_layers(config):
+    """It makes those of a matrix when it multiplies with them. Six layers, so that those of one are few beside all."""
+    architecture = Architecture(dataclasses.replace(config, layers=6, width=128, mlp_width=256))
+    with jax.set_mesh(mesh()):
+        shapes = quantized.targets(architecture.placed(mesh()), "int8")
+        sizes = []
+        quantized.each_matrix(shapes, lambda matrix, axis: sizes.append(math.prod(matrix.shape)))
+
+        def forward(params, tokens):
+            ones = jnp.ones_like(tokens)
+            return architecture.model(params)(tokens, ones, ones, dtype=F32).hidden
+
+        tokens = jax.ShapeDtypeStruct((2, 8), jnp.int32, sharding=jax.NamedSharding(mesh(), jax.P(None, None)))
+        needed = jax.jit(forward).lower(shapes, tokens).compile().memory_analysis().temp_size_in_bytes
+    assert needed < 4 * sum(sizes) / 2
 
 
 def quantize(tree, kind):
@@ -146,7 +184,7 @@ def test_the_backward_pass_keeps_no_numbers_of_the_base():
     assert kept(plain) and not kept(packed)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("nf4", 0.6), ("int8", 1.1), ("fp8", 1.1)])
+@pytest.mark.parametrize(("kind", "most"), [("nf4", 0.6), ("int4", 0.6), ("int8", 1.1), ("fp8", 1.1)])
 def test_bytes_of_a_matrix(kind, most):
     recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
     architecture = Architecture(recipe.model.resolved(128256), AdapterConfig(rank=4, quantize_base=kind))

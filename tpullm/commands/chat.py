@@ -3,7 +3,7 @@
 With --prompt it answers once.
 """
 
-from tpullm.commands.options import add_adapters, add_json, add_model, check_at_least_one, print_json
+from tpullm.commands.options import add_adapters, add_json, add_model, add_weights, check_at_least_one, print_json
 from tpullm.errors import UserError
 from tpullm.inference.sampling_options import GREEDY, Sampling, add_options, from_options
 from tpullm.log import say
@@ -13,6 +13,7 @@ def add_arguments(parser) -> None:
     """The options of `tpullm chat`."""
     add_model(parser)
     add_adapters(parser)
+    add_weights(parser)
     parser.add_argument("--prompt", type=str, default="", help="answer this once")
     parser.add_argument("--tokens", type=int, default=200, help="at most this many tokens in an answer")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same answers")
@@ -30,7 +31,7 @@ def main(arguments) -> None:
         raise UserError("--json: answers with one adapter; give one --adapter")
     from tpullm.inference.session import load_each
 
-    known = load_each(arguments.model, arguments.adapter)
+    known = load_each(arguments.model, arguments.adapter, arguments.weights or "")
     session = next(iter(known.values()))
     if not session.talks:
         say("this model was not tuned on conversations: it continues the text, and may not answer")

@@ -1,7 +1,8 @@
 """Say how models differ: right answers, loss, calibration, examples. A table, and one self-contained HTML page.
 
 Each MODEL is a run directory, a stage, a checkpoint, or a folder in the format of Hugging Face. The others are compared
-with the first. Without --tasks and --text, it is on the held-out text of the run that they come from.
+with the first. Without --tasks and --text, it is on the held-out text of the run that they come from. With --weights
+one MODEL is enough: it is compared with itself in fewer bits.
 """
 
 import os
@@ -20,12 +21,14 @@ LONGEST_NAME = 60  # characters of the folder's name that are labels
 
 def add_arguments(parser) -> None:
     """The options of `tpullm compare`."""
-    about = "two or more; the others are compared with the first"
+    about = "two or more, or one with --weights; the others are compared with the first"
     parser.add_argument("models", metavar="MODEL MODEL ...", nargs="*", type=str, help=about)
     about = "humaneval, names of the lm-evaluation-harness, its YAML files, files of questions; with commas"
     parser.add_argument("--tasks", type=str, default="", help=about)
     about = "files and folders of text in UTF-8, or of JSON Lines with `text`; with commas"
     parser.add_argument("--text", type=str, default="", help=about)
+    about = "int8, int4 or both, with a comma: also each model with its matrices quantized so"
+    parser.add_argument("--weights", type=str, default="", help=about)
     parser.add_argument("--shots", type=int, default=0, help="examples before each question; 0: as the task says")
     parser.add_argument("--seed", type=int, default=0, help="chooses the examples")
     parser.add_argument("--limit", type=int, default=0, help="at most this many questions or documents of each; 0: all")
@@ -40,11 +43,12 @@ def main(arguments) -> None:
     from tpullm.cluster import hosts
     from tpullm.measuring import comparison, comparison_table
 
-    models = _named(arguments.models)
+    kinds = _kinds(arguments.weights)
+    models = _named(arguments.models, 1 if kinds else 2)
     compared, found = _checked(arguments, list(models.values()))
     folder = storage.path(arguments.out) if arguments.out else _folder(models, arguments)
+    named = _opened(models, found, kinds, arguments.mesh)
     hosts.on_first("compare begins", _check_folder, folder)
-    named = {label: (name, own) for (label, name), own in zip(models.items(), found, strict=True)}
     results = comparison.compare(named, compared, folder, arguments.mesh)
     results = {"command": _command(arguments)} | results
     hosts.on_first("compare", _write, folder, results, _language(found[0]))
@@ -55,14 +59,39 @@ def main(arguments) -> None:
         say(f"compare: {results['seconds']} s; {folder / PAGE}")
 
 
-def _named(words: list[str]) -> dict[str, str]:
+def _kinds(option: str) -> list[str]:
+    """The kinds of `--weights`, each once."""
+    from tpullm.model.quantized import IN_USE
+
+    kinds = list(dict.fromkeys(_words(option)))
+    if unknown := [kind for kind in kinds if kind not in IN_USE]:
+        raise UserError(f"--weights: {unknown[0]!r:.40} is not one of {', '.join(IN_USE)}; use one of these, or both")
+    return kinds
+
+
+def _opened(models: dict[str, str], found: list, kinds: list[str], mesh: dict[str, int] | None) -> dict[str, tuple]:
+    """By label, the word and what was found of each model as it is, then in each of the kinds of `--weights`."""
+    from tpullm.inference import session
+
+    opened = {}
+    for (label, word), own in zip(models.items(), found, strict=True):
+        for kind in ("", *kinds):
+            opened[f"{label} {kind}".strip()] = (word, own._replace(weights=kind))
+    for _, own in opened.values():
+        session.placed(own, mesh)  # no model is measured before all are seen to fit
+    return opened
+
+
+def _named(words: list[str], least: int = 2) -> dict[str, str]:
     """The words that name models, by labels that are as short as they can be and differ.
 
     Raises:
-        UserError: there are fewer than two, or one is given twice.
+        UserError: there are fewer than `least`, or one is given twice.
     """
-    if len(words) < 2:
-        raise UserError(f"MODEL: {len(words)} given, and a comparison needs two or more; name another one")
+    if len(words) < least:
+        raise UserError(
+            f"MODEL: {len(words)} given, and a comparison needs two or more, or one with --weights; name another one"
+        )
     paths = [storage.path(word) for word in words]
     places = [str(path if storage.is_remote(path) else path.resolve()) for path in paths]
     if twice := next((word for word, place in zip(words, places, strict=True) if places.count(place) > 1), ""):
@@ -136,6 +165,7 @@ def _folder(models: dict[str, str], arguments) -> Path:
     """One for this comparison, below the working directory."""
     name = "-".join(label.replace("/", "-") for label in models)[:LONGEST_NAME]
     asked = [getattr(arguments, option) for option in ("tasks", "text", "shots", "seed", "limit", "chat")]
+    asked += [arguments.weights] if arguments.weights else []
     return storage.path(FOLDER) / f"{name}-{storage.hash_json([list(models.values()), asked])[:8]}"
 
 
@@ -153,7 +183,7 @@ def _check_folder(folder: Path) -> None:
 def _command(arguments) -> str:
     """The command that repeats the comparison."""
     options = []
-    for name in ("tasks", "text", "shots", "seed", "limit", "chat", "mesh", "out"):
+    for name in ("tasks", "text", "weights", "shots", "seed", "limit", "chat", "mesh", "out"):
         value = getattr(arguments, name)
         if value:
             options += [f"--{name}"] + ([] if value is True else [str(value)])

@@ -3,6 +3,9 @@
 The folder has weights, config.json, generation_config.json, the tokenizer with its chat template, and a model card. Of
 a model with an adapter it is the adapter alone, in the format of PEFT; --merge writes the whole model.
 
+--weights int8 or int4 writes the matrices of all layers in so many bits, as transformers (with the package
+compressed-tensors) and vLLM read them.
+
 --format gguf writes one file into the folder, NAME-WEIGHTS.gguf, with weights, tokenizer and chat template. It is for
 llama.cpp and what is built on it. A model that llama.cpp doesn't compute is refused.
 """
@@ -10,6 +13,8 @@ llama.cpp and what is built on it. A model that llama.cpp doesn't compute is ref
 from tpullm import storage
 from tpullm.errors import UserError
 from tpullm.log import say
+
+OF_FOLDER, OF_GGUF = ("int8", "int4"), ("f32", "bf16", "f16", "q8_0", "q4_k_m")
 
 
 def add_arguments(parser) -> None:
@@ -25,8 +30,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--format", default="huggingface", choices=("huggingface", "gguf"), help="whose format")
     parser.add_argument(
         "--weights",
-        choices=("f32", "bf16", "f16", "q8_0", "q4_k_m"),
-        help="of --format gguf: type of the weights; q8_0, the default, has 8.5 bits a weight, q4_k_m about 5",
+        choices=(*OF_FOLDER, *OF_GGUF),
+        help="fewer bits: int8, int4; the others with --format gguf: q8_0, its default, has 8.5 bits, q4_k_m about 5",
     )
     parser.add_argument("--shard-gigabytes", type=float, default=5.0, help="the largest size of a file of weights")
     parser.add_argument("--merge", action="store_true", help="write the whole model, with its adapter merged into it")
@@ -40,8 +45,11 @@ def main(arguments) -> None:
         raise UserError(f"{folder}: is not an empty folder; choose another one, or remove what is in it")
     if arguments.shard_gigabytes <= 0:
         raise UserError(f"--shard-gigabytes: {arguments.shard_gigabytes} is not above 0; use 5, say")
-    if arguments.weights and arguments.format != "gguf":
-        raise UserError("--weights: is for --format gguf; use --dtype for the format of Hugging Face")
+    of_format = OF_GGUF if arguments.format == "gguf" else OF_FOLDER
+    if arguments.weights and arguments.weights not in of_format:
+        raise UserError(
+            f"--weights {arguments.weights}: is not for --format {arguments.format}; use {', '.join(of_format)}"
+        )
     if arguments.format == "gguf" and (arguments.dtype, arguments.shard_gigabytes) != ("stored", 5.0):
         raise UserError(
             "--dtype, --shard-gigabytes: are for the format of Hugging Face; use --weights with --format gguf"
@@ -49,19 +57,22 @@ def main(arguments) -> None:
     from tpullm.checkpoint.models import find
     from tpullm.publishing import publish
 
-    model, options = find(arguments.model), (arguments.dtype, int(arguments.shard_gigabytes * 1e9), arguments.licence)
+    model, shard_bytes = find(arguments.model), int(arguments.shard_gigabytes * 1e9)
     if arguments.merge and not model.adapter:
         raise UserError(f"--merge: {model.directory.parent} has no adapter; leave --merge out")
     if model.adapter and not arguments.merge and arguments.format == "gguf":
         raise UserError("--format gguf: an adapter alone is not written for llama.cpp; add --merge for the whole model")
     if model.adapter and not arguments.merge and (arguments.dtype, arguments.shard_gigabytes) != ("stored", 5.0):
         raise UserError("--dtype, --shard-gigabytes: are for whole models; an adapter is written as it was trained")
+    if model.adapter and not arguments.merge and arguments.weights:
+        raise UserError("--weights: is for whole models; add --merge, or leave --weights out for the adapter alone")
     with storage.atomic_directory(folder, replaces=False) as temporary:
         if arguments.format == "gguf":
             size = publish.write_gguf(model, temporary, folder.name, arguments.weights or "q8_0", arguments.licence)
         elif model.adapter and not arguments.merge:
             size = publish.write_adapter(model, temporary, folder.name, arguments.licence)
         else:
+            options = arguments.dtype, shard_bytes, arguments.licence, arguments.weights or ""
             size = publish.write(model, temporary, folder.name, *options)
     what = "the adapter of " if model.adapter and not arguments.merge else ""
     say(f"export: {what}{model.directory.parent}, step {model.step:,}, to {folder} ({size / 1e6:,.1f} MB)")

@@ -2,7 +2,7 @@
 
 import sys
 
-from tpullm.commands.options import add_adapters, add_json, add_model, check_at_least_one, print_json
+from tpullm.commands.options import add_adapters, add_json, add_model, add_weights, check_at_least_one, print_json
 from tpullm.inference.sampling_options import Sampling, add_options, from_options
 from tpullm.log import say
 
@@ -11,6 +11,7 @@ def add_arguments(parser) -> None:
     """The options of `tpullm generate`."""
     add_model(parser)
     add_adapters(parser)
+    add_weights(parser)
     parser.add_argument("--prompt", type=str, default="", help="the text to continue; empty: begin a document")
     parser.add_argument("--tokens", type=int, default=200, help="at most this many new tokens")
     parser.add_argument("--count", type=int, default=1, help="the number of texts; each has the next seed")
@@ -27,7 +28,7 @@ def main(arguments) -> None:
     from tpullm.inference.session import load_each
 
     results = []
-    for adapter, session in load_each(arguments.model, arguments.adapter).items():
+    for adapter, session in load_each(arguments.model, arguments.adapter, arguments.weights or "").items():
         if len(arguments.adapter) > 1 and not arguments.json:
             print(f"{adapter}:", flush=True)
         named = {"adapter": adapter} if adapter else {}

@@ -18,6 +18,12 @@ def add_adapters(parser) -> None:
     parser.add_argument("--adapter", action="append", default=[], help=about)
 
 
+def add_weights(parser) -> None:
+    """`--weights`: the bits of the matrices while the model is in use."""
+    about = "int8, int4: round the matrices of all layers so when they are read; `compare --weights` says what it costs"
+    parser.add_argument("--weights", choices=("int8", "int4"), help=about)
+
+
 def add_json(parser, when: str = "") -> None:
     """`--json`; `when` says when it can be used."""
     parser.add_argument("--json", action="store_true", help=f"{when}print one JSON value and nothing else")

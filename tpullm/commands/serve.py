@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 
 from tpullm.cluster import hosts
-from tpullm.commands.options import add_adapters, check_at_least_one
+from tpullm.commands.options import add_adapters, add_weights, check_at_least_one
 from tpullm.errors import Interrupted, UserError
 from tpullm.log import say
 
@@ -23,6 +23,7 @@ def add_arguments(parser) -> None:
     about = "a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face"
     parser.add_argument("model", help=about)
     add_adapters(parser)
+    add_weights(parser)
     about = "the address to listen on; 0.0.0.0: all of this machine, which needs a key"
     parser.add_argument("--host", type=str, default="127.0.0.1", help=about)
     parser.add_argument("--port", type=int, default=8000, help="the port; 0: any that is free")
@@ -46,7 +47,8 @@ def main(arguments) -> None:
         raise UserError(f"--port: {arguments.port} is not from 0 to 65535; use such a number")
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"serve: needs the package {missing[0]}: pip install 'tpullm[serve]'")
-    hosts.agree("the options", {"longest": arguments.longest, "adapters": len(arguments.adapter)})
+    options = {"longest": arguments.longest, "adapters": len(arguments.adapter), "weights": arguments.weights}
+    hosts.agree("the options", options | {"draft": arguments.draft})
     with _listener(arguments, key) as listener:
         _serve(arguments, key, listener)
 
@@ -94,7 +96,8 @@ def _loaded(arguments):
     from tpullm.inference.engine import Engine
     from tpullm.serving import on_all_hosts, served_model, stepping
 
-    found, paths = session.find(arguments.model), [arguments.model, *arguments.adapter]
+    found = session.find(arguments.model, weights=arguments.weights or "")
+    paths = [arguments.model, *arguments.adapter]
     longest = min(arguments.longest or LONGEST, found.config.context_length)
     if arguments.longest > longest:
         raise UserError(f"--longest: {arguments.longest:,} tokens, and the model's context holds {longest:,}; lower it")
@@ -107,6 +110,9 @@ def _loaded(arguments):
     engines = {name: Engine(one, longest=longest, guesses=guesses()) for name, one in named.items()}
     gigabytes = sum(engine.memory_bytes() for engine in engines.values()) / 2**30
     say(f"serve: texts of up to {longest:,} tokens; keys and values take {gigabytes:,.2f} GiB")
+    if arguments.weights:
+        what = f"matrices are in {arguments.weights}, and all parameters take {loaded.memory_bytes() / 2**30:,.2f} GiB"
+        say(f"serve: {what}; `tpullm compare {arguments.model} --weights {arguments.weights}` says what that costs")
     if channel := hosts.connection():
         engines = {name: on_all_hosts.OnAllHosts(engine, models[name], channel) for name, engine in engines.items()}
         hosts.barrier("the engines")

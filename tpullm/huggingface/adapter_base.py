@@ -4,8 +4,9 @@ Another model of the same shapes would compute nonsense with the adapter, and no
 kept and no hash, because the same model may be stored in another type.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,11 +41,12 @@ def write(folder: Path, numbers: Mapping[str, list[float]]) -> None:
     storage.write_json(folder / FILE, {"numbers": dict(numbers)})
 
 
-def check(folder: Path, flat: Mapping[str, jax.Array]) -> None:
+def check(folder: Path, flat: Mapping[str, Any], sample: Callable[[Any], tuple[list[float], float]]) -> None:
     """Refuse a base whose parameters are others than those that are noted; without a note any is taken.
 
     Args:
         flat: parameters by flat name.
+        sample: of a matrix, what `sampled` gives, and by how much these may differ from those of the base.
 
     Raises:
         UserError: a number is another one, or the note is none.
@@ -57,7 +59,8 @@ def check(folder: Path, flat: Mapping[str, jax.Array]) -> None:
         numeric = isinstance(wanted, list) and all(type(one) in (int, float) and abs(one) < 1e30 for one in wanted)
         if not numeric or len(wanted) != COUNT:
             raise UserError(f"{folder / FILE}: has no numbers of {name}; export the adapter again")
-        if not np.allclose(sampled(flat[name]), wanted, rtol=TOLERANCE, atol=1e-7):
+        found, most = sample(flat[name])
+        if not np.allclose(found, wanted, rtol=TOLERANCE, atol=1e-7 + most):
             raise UserError(
                 f"{folder}: is an adapter of another model of the same shape ({name} has other numbers); give its base"
             )

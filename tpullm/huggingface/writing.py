@@ -12,10 +12,13 @@ import numpy as np
 
 from tpullm import storage
 from tpullm.errors import UserError
-from tpullm.huggingface import configs, tensors
+from tpullm.huggingface import configs, packed_integers, tensors
 from tpullm.huggingface.families import FAMILIES, Family
+from tpullm.huggingface.packed_integers import PackedIntegers
 from tpullm.huggingface.weight_files import INDEX, SINGLE, TYPE_NAMES
 from tpullm.recipe.schema import ModelConfig
+
+INTEGERS = {"int32": "I32", "int64": "I64"}
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Parameters:
     read: Callable[[str], np.ndarray]
 
 
-def size(params: Parameters, key: str) -> int:
-    """The bytes of one parameter in the files."""
-    return math.prod(params.targets[key].shape) * params.targets[key].dtype.itemsize
+def size(config: ModelConfig, params: Parameters, preferred: str = "", weights: str = "") -> int:
+    """The bytes of all tensors that `write_model` writes; arguments and errors are those of it."""
+    return sum(entry.size for entry in _planned(config, params, preferred, weights)[-1])
 
 
 def published_family(config: ModelConfig, preferred: str = "") -> Family:
@@ -90,6 +93,7 @@ def write_model(
     done: Callable[[int], None],
     shard_bytes: int,
     preferred: str = "",
+    weights: str = "",
 ) -> None:
     """Write `config.json` and the weights. Memory holds one tensor and the parameters that it is made of.
 
@@ -99,13 +103,12 @@ def write_model(
         done: called with the bytes of each tensor.
         shard_bytes: the largest size of a file of weights.
         preferred: the `model_type` to try first.
+        weights: a key of `packed_integers.BITS`, in which the matrices of layers are written; "" is their type.
 
     Raises:
-        UserError: no family has such a model.
+        UserError: no family has such a model, or it can't be written in `weights`.
     """
-    written, config, params = as_published(config, params, preferred)
-    family = FAMILIES[written["model_type"]]
-    plan = list(_plan(family, params, config.layers))
+    written, family, params, plan = _planned(config, params, preferred, weights)
     shards = _shards(plan, shard_bytes)
     files, held = {}, {}
     for number, shard in enumerate(shards, 1):
@@ -125,11 +128,22 @@ def write_model(
     storage.write_json(folder / "config.json", {**written, **described, "dtype": dtype, "torch_dtype": dtype})
 
 
+def _planned(
+    config: ModelConfig, params: Parameters, preferred: str, weights: str
+) -> tuple[dict[str, Any], Family, Parameters, list["_Tensor"]]:
+    """`config.json`, the family, the parameters that match it, and all tensors."""
+    written, config, params = as_published(config, params, preferred)
+    family = FAMILIES[written["model_type"]]
+    packed = packed_integers.of_model(weights, config, family) if weights else None
+    written |= {"quantization_config": packed.settings()} if packed else {}
+    return written, family, params, list(_plan(family, params, config.layers, packed))
+
+
 def _write_tensor(file, family: Family, entry: "_Tensor", held: dict[str, np.ndarray]) -> None:
     parts = [held[key][entry.place] for key in entry.ours]
     exact = tensors.joined(family, parts, entry.inputs)
     with np.errstate(over="ignore"):
-        tensor = np.ascontiguousarray(exact.astype(entry.dtype, copy=False))
+        tensor = np.ascontiguousarray(entry.made(exact).astype(entry.dtype, copy=False))
     if tensor.dtype == np.float16 and np.isinf(tensor).any() and not np.isinf(exact).any():
         raise UserError(f"--dtype: float16 is too small for the values of {entry.name}; use bfloat16")
     file.write(tensor.reshape(-1).view(np.uint8))  # `tofile` raises no error if the device is full
@@ -137,7 +151,9 @@ def _write_tensor(file, family: Family, entry: "_Tensor", held: dict[str, np.nda
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One of their tensors: name, shape, type, our parameters in it, its place in them, and its input dimensions."""
+    """One of their tensors: name, shape, type, our parameters in it, its place in them, its input dimensions, and what
+    makes it of these parameters.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -145,18 +161,23 @@ class _Tensor:
     ours: tuple[str, ...]
     place: tensors.Place
     inputs: int
+    made: Callable[[np.ndarray], np.ndarray]
 
     @property
     def size(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _plan(family: Family, params: Parameters, layers: int) -> Iterator[_Tensor]:
+def _plan(family: Family, params: Parameters, layers: int, packed: PackedIntegers | None) -> Iterator[_Tensor]:
     for name, ours, place in tensors.pieces(family, params.targets, layers):
         inputs = tensors.input_dimensions(ours[0], params.axes[ours[0]], place)
         shapes = [params.targets[key].shape[len(place) :] for key in ours]
-        shape = tensors.their_shape(family, shapes, inputs)
-        yield _Tensor(name, shape, np.dtype(params.targets[ours[0]].dtype), ours, place, inputs)
+        shape, dtype = tensors.their_shape(family, shapes, inputs), np.dtype(params.targets[ours[0]].dtype)
+        parts = [(name, shape, dtype, lambda exact: exact)]
+        if packed and packed_integers.is_packed(ours[0]):
+            parts = packed.parts(name, shape, dtype)
+        for *of, made in parts:
+            yield _Tensor(*of, ours, place, inputs, made)
 
 
 def _shards(plan: list[_Tensor], most: int) -> list[list[_Tensor]]:
@@ -176,7 +197,7 @@ def _header(shard: list[_Tensor]) -> bytes:
     for entry in shard:
         start, end = end, end + entry.size
         described[entry.name] = {
-            "dtype": TYPE_NAMES[entry.dtype.name],
+            "dtype": (TYPE_NAMES | INTEGERS)[entry.dtype.name],
             "shape": list(entry.shape),
             "data_offsets": [start, end],
         }

@@ -9,10 +9,9 @@ from tpullm.errors import UserError
 from tpullm.hardware.free_memory import free_bytes
 from tpullm.inference.engine import MANY, Engine
 from tpullm.inference.row_memory import CHUNK
-from tpullm.inference.session import Found, Session, targets, use_dtype
-from tpullm.mesh.layout import mesh_in_use
+from tpullm.inference.session import Found, Session, placed, targets, use_dtype
+from tpullm.model import quantized
 from tpullm.model.platform import decodes_separate_layers
-from tpullm.training.state import Architecture
 
 GIB = 1 << 30
 
@@ -62,8 +61,8 @@ def check(found: Found, longest: int, models: int = 1) -> None:
     Raises:
         UserError: by how much, and the longest text that would fit.
     """
-    mesh, dtype, architecture = mesh_in_use(found.config.width), use_dtype(exact=False), Architecture(found.config)
-    shapes = targets(architecture, mesh, dtype)
+    dtype, (architecture, mesh) = use_dtype(exact=False), placed(found)
+    shapes = quantized.targets(targets(architecture, mesh, dtype), found.weights)
     session = Session(found.tokenizer, architecture, shapes, mesh, dtype)
     free, needed = _free_of_device(), needs(session, longest, models)
     if free is None or sum(needed) <= free:

@@ -23,6 +23,7 @@ from tpullm.recipe.schema import ModelConfig
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
+from tpullm.training.mesh_fit import check_quantized
 from tpullm.training.optimizer.chain import is_matrix
 from tpullm.training.state import Architecture
 
@@ -57,6 +58,7 @@ class Session:
         talks: the model was tuned on conversations: here, or, if it has a chat template, by its publisher.
         model: its checkpoint; None if it is a published folder.
         base: the model that this one has an adapter beside, whose parameters it shares.
+        weights: of `quantized.IN_USE`, what its matrices were quantized to when it was opened; "" is not.
     """
 
     tokenizer: Tokenizer | NoTokenizer
@@ -67,6 +69,7 @@ class Session:
     talks: bool = False
     model: models.Model | None = None
     base: "Session | None" = None
+    weights: str = ""
     _quantized: dict[str, "Session"] = field(default_factory=dict, repr=False)
 
     def quantized(self, kind: str) -> "Session":
@@ -75,11 +78,13 @@ class Session:
         Args:
             kind: of `model.quantized`; "" is as they are.
         """
+        if kind == self.weights:
+            return self
         if kind and kind not in self._quantized:
             wanted = quantized.targets(targets(self.architecture, self.mesh, self.dtype), kind)
             with jax.set_mesh(self.mesh):
                 params = models.load_params(self.model, wanted)
-            self._quantized[kind] = replace(self, params=params, _quantized={})
+            self._quantized[kind] = replace(self, params=params, weights=kind, _quantized={})
         return self._quantized[kind] if kind else self
 
     @cached_property
@@ -94,6 +99,10 @@ class Session:
             if self.base is None:
                 return _unstacked(self.architecture, self.params)
             return _beside(self.base.layers, self.architecture, self.params)
+
+    def memory_bytes(self) -> int:
+        """What the parameters take on all devices, those in `layers` too."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves((self.params, self.layers)))
 
     @property
     def context_length(self) -> int:
@@ -122,6 +131,7 @@ def load(
     exact: bool = True,
     text: bool = True,
     mesh: Mapping[str, int] | None = None,
+    weights: str = "",
 ) -> Session:
     """The model that a MODEL argument names, on all devices: with several hosts, all of them call it.
 
@@ -130,50 +140,67 @@ def load(
         exact: for numbers that are shown; not needed for text. See `use_dtype`.
         text: the model will read or write text. If not, a published model can lack its tokenizer.
         mesh: sizes of the axes of the mesh; None chooses them. `sequence` splits the rows of a batch too.
+        weights: of `quantized.IN_USE`, what matrices are quantized to, one at a time; "" keeps them.
 
     Raises:
-        UserError: `model` names no model, or the tokenizer is not the one that the model was trained with.
+        UserError: `model` names no model, the tokenizer is not the one that the model was trained with, or its matrices
+            can't be quantized so.
     """
-    return loaded(find(model, tuned, text), exact, mesh)
+    return loaded(find(model, tuned, text, weights), exact, mesh)
 
 
 def loaded(found: "Found", exact: bool = True, mesh: Mapping[str, int] | None = None) -> Session:
     """The model that was found, on all devices; arguments are those of `load`."""
-    used = of_single_tokens(make_mesh(mesh)) if mesh else mesh_in_use(found.config.width)
-    dtype, architecture = use_dtype(exact), Architecture(found.config)
-    params = found.params(architecture, used, dtype)
-    return Session(found.tokenizer, architecture, params, used, dtype, found.talks, found.model)
+    dtype, (architecture, used) = use_dtype(exact), placed(found, mesh)
+    params = found.params(architecture, quantized.targets(targets(architecture, used, dtype), found.weights))
+    made = found.talks, found.model, None, found.weights
+    return Session(found.tokenizer, architecture, params, used, dtype, *made)
+
+
+def placed(found: "Found", mesh: Mapping[str, int] | None = None) -> tuple[Architecture, jax.sharding.Mesh]:
+    """What builds the model that was found, and its mesh; the argument is that of `load`.
+
+    Raises:
+        UserError: there is no such mesh, or the matrices can't be quantized on it as `found.weights` says.
+    """
+    width, architecture = found.config.width, Architecture(found.config)
+    parts = width // quantized.block_of(width) if found.weights else width  # a device has whole blocks
+    used = of_single_tokens(make_mesh(mesh)) if mesh else mesh_in_use(parts)
+    if found.weights:
+        check_quantized(architecture.placed(used), found.weights, used, f"--weights {found.weights}")
+    return architecture, used
 
 
 class Found(NamedTuple):
-    """A model on disk: its tokenizer and its sizes, and `params`, which reads its parameters onto a mesh."""
+    """A model on disk: its tokenizer and its sizes, and `params`, which reads its parameters as a tree of targets."""
 
     tokenizer: Tokenizer | NoTokenizer
     config: ModelConfig
-    params: Callable[[Architecture, jax.sharding.Mesh, jnp.dtype], Tree]
+    params: Callable[[Architecture, Tree], Tree]
     talks: bool
     model: models.Model | None = None
+    weights: str = ""
 
 
-def find(model: str | Path, tuned: bool = True, text: bool = True) -> Found:
+def find(model: str | Path, tuned: bool = True, text: bool = True, weights: str = "") -> Found:
     """The model that a MODEL argument names, without its parameters; arguments and errors are those of `load`."""
     path = storage.path(model)
     if (path / "config.json").is_file():
-        return _published(storage.local_copy(path), text)
+        return _published(storage.local_copy(path), text)._replace(weights=weights)
     found = models.find(model, tuned)
     tokenizer = load_tokenizer(found.tokenizer_path)
     fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
 
-    def params(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
-        with jax.set_mesh(mesh):
-            return models.load_params(found, targets(architecture, mesh, dtype))
+    def params(architecture: Architecture, wanted: Tree) -> Tree:
+        with jax.set_mesh(jax.tree.leaves(wanted)[0].sharding.mesh):
+            return models.load_params(found, wanted)
 
-    return Found(tokenizer, replace(found.config, matmuls="compute"), params, found.talks(tokenizer), found)
+    return Found(tokenizer, replace(found.config, matmuls="compute"), params, found.talks(tokenizer), found, weights)
 
 
-def load_each(model: str, adapters: list[str]) -> dict[str, Session]:
+def load_each(model: str, adapters: list[str], weights: str = "") -> dict[str, Session]:
     """The model with each of its adapters, by what they are called; without any the model itself, as ""."""
-    session = load(model, exact=False)
+    session = load(model, exact=False, weights=weights)
     return {adapter: with_adapter(session, adapter) for adapter in adapters} or {"": session}
 
 
@@ -197,7 +224,7 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
     if (path / adapters.CONFIG).is_file():
         folder = storage.local_copy(path)
         config, flat = adapters.read(folder, tensors.flat(shapes), session.architecture.config.layers)
-        adapter_base.check(folder, tensors.flat((session.base or session).params))
+        adapter_base.check(folder, tensors.flat((session.base or session).params), _sampled)
         found = tensors.nested({name: jax.device_put(array, whole) for name, array in flat.items()})
     else:
         model = models.find(path)
@@ -217,9 +244,22 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
             model.talks(tokenizer),
         )
     architecture = Architecture(session.architecture.config, config)
-    base = (session.base or session).quantized(config.quantize_base)
+    base, trained = session.base or session, config.quantize_base
+    if base.weights and trained not in ("", base.weights):
+        raise UserError(f"--weights {base.weights}: {path} was tuned beside matrices in {trained}; leave --weights out")
+    base = base if base.weights else base.quantized(trained)
     params = architecture.whole(found, base.params)
-    return Session(tokenizer, architecture, params, session.mesh, session.dtype, talks, session.model, base)
+    own = talks, session.model, base, session.weights
+    return Session(tokenizer, architecture, params, session.mesh, session.dtype, *own)
+
+
+def _sampled(matrix: jax.Array | quantized.Quantized) -> tuple[list[float], float]:
+    """Some numbers of a matrix, and by how much quantizing it may have changed them: half of the largest step."""
+    if not quantized.is_quantized(matrix):
+        return adapter_base.sampled(matrix), 0.0
+    with jax.set_mesh(matrix.codes.sharding.mesh):
+        numbers, step = jax.jit(lambda of: (quantized.dequantized(of), jnp.max(of.scales)))(matrix)
+    return adapter_base.sampled(numbers), float(step) / 2
 
 
 def _published(folder: Path, text: bool) -> Found:
@@ -232,17 +272,21 @@ def _published(folder: Path, text: bool) -> Found:
     else:
         tokenizer, talks = NoTokenizer(folder), False
 
-    def params(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
+    def params(architecture: Architecture, wanted: Tree) -> Tree:
         with weight_files.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
-            arguments = (targets(architecture, mesh, dtype), architecture.axes, config.layers)
-            return reading.fill(source, family, *arguments, place, advance)
+            return reading.fill(source, family, wanted, architecture.axes, config.layers, place, advance)
 
     return Found(tokenizer, config, params, talks)
 
 
-def place(array: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:
-    """The array on the devices, with the sharding of `target`."""
-    return jax.device_put(array, target.sharding)
+def place(array: np.ndarray, target: jax.ShapeDtypeStruct | quantized.Quantized) -> jax.Array | quantized.Quantized:
+    """The array on the devices, with the sharding of `target`, and quantized there if that is."""
+    if not quantized.is_quantized(target):
+        return jax.device_put(array, target.sharding)
+    sharding = target.codes.sharding
+    with jax.set_mesh(sharding.mesh):
+        # One matrix at a time: the numbers of a matrix are gone before the next one is placed.
+        return jax.block_until_ready(models.quantize(jax.device_put(array, sharding), target.kind, target.axis))
 
 
 def fits_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> None:

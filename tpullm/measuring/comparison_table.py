@@ -63,4 +63,7 @@ def _rows(labels: list[str], share: bool, figure: dict[str, Any]) -> Iterator[Ro
             continue
         ends = " to ".join(f"{scale * end:{form}}" for end in delta["interval"] or ())
         difference = f"{scale * delta['value']:{form}}" + (f" ({ends})" if ends else "")
-        yield label, value, difference, SHORT.get(delta["word"], delta["word"])
+        word = SHORT.get(delta["word"], delta["word"])
+        first = figure["scores"][0]["value"]
+        part = f", {delta['value'] / first:+.2%}" if figure["better"] == "lower" and first > 0 else ""  # of a loss
+        yield label, value, difference, word + part

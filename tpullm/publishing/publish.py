@@ -26,7 +26,13 @@ from tpullm.training.state import Architecture
 
 
 def write(
-    model: Model, folder: Path, name: str, dtype: str = "stored", shard_bytes: int = 5_000_000_000, licence: str = ""
+    model: Model,
+    folder: Path,
+    name: str,
+    dtype: str = "stored",
+    shard_bytes: int = 5_000_000_000,
+    licence: str = "",
+    weights: str = "",
 ) -> int:
     """Write `model` into the empty `folder`; returns the bytes of its weights.
 
@@ -35,17 +41,18 @@ def write(
         dtype: the type of the weights, `float32`, `bfloat16` or `float16`; `stored` keeps the type of each parameter.
         shard_bytes: the largest size of a file of weights.
         licence: the licence of the model, for its card.
+        weights: a key of `packed_integers.BITS`, in which the matrices of layers are written; "" is `dtype`.
 
     Raises:
-        UserError: no family of transformers has such a model, or the disk is full.
+        UserError: no family of transformers has such a model, it can't be written in `weights`, or the disk is full.
     """
     tokenizer = load_tokenizer(model.tokenizer_path)
-    params = _parameters(model, dtype)
-    size = sum(writing.size(params, key) for key in params.targets)
+    params, config = _parameters(model, dtype), model.config.trained_as(ModelConfig())
+    how = _preferred(model), weights
+    size = writing.size(config, params, *how)
     storage.room_for(size, folder.parent)
     with progress("export", size, "bytes") as advance:
-        config, tokens = model.config.trained_as(ModelConfig()), _special_tokens(tokenizer)
-        writing.write_model(folder, config, params, tokens, advance, shard_bytes, _preferred(model))
+        writing.write_model(folder, config, params, _special_tokens(tokenizer), advance, shard_bytes, *how)
     talks = model.talks(tokenizer)
     _write_tokenizer(model, tokenizer, folder, talks)
     card.write(folder, _card(model, folder, name, licence, params, talks))

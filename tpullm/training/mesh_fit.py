@@ -5,6 +5,7 @@ Checked from shapes alone, before anything is compiled.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, Mesh
@@ -14,7 +15,7 @@ from tpullm.hardware.chips import of_kind
 from tpullm.mesh.layout import RULES
 from tpullm.model.adapter import NAME
 from tpullm.model.attention.kernels import largest_block
-from tpullm.model.quantized import block_of, each_matrix
+from tpullm.model.quantized import IN_USE, PACKED, block_of, each_matrix
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.training.state import Architecture
 
@@ -78,8 +79,8 @@ def check_adapter(architecture: Architecture, mesh: Mesh | AbstractMesh, key: st
     Args:
         key: of the adapter in the recipe.
     """
-    if architecture.adapter.quantize_base:
-        _check_quantized(architecture, mesh, f"{key}.quantize_base")
+    if kind := architecture.adapter.quantize_base:
+        check_quantized(architecture.frozen(architecture.placed(mesh)), kind, mesh, f"{key}.quantize_base")
     adapter, found = architecture.adapter, {}
     paths = jax.tree_util.tree_leaves_with_path(architecture.shapes)
     shapes = {tuple(entry.key for entry in path): leaf.shape for path, leaf in paths}
@@ -106,16 +107,21 @@ def check_adapter(architecture: Architecture, mesh: Mesh | AbstractMesh, key: st
                 )
 
 
-def _check_quantized(architecture: Architecture, mesh: Mesh | AbstractMesh, key: str) -> None:
-    """A device has whole blocks of the quantized matrices, and two codes for each byte."""
+def check_quantized(shapes: Any, kind: str, mesh: Mesh | AbstractMesh, key: str) -> None:
+    """A device has whole blocks of the quantized matrices, and two codes for each byte.
+
+    Args:
+        shapes: of the parameters, with their shardings on `mesh`.
+        kind: of `model.quantized`.
+        key: of the recipe, or the option, that asks for it.
+    """
 
     def check(matrix: jax.ShapeDtypeStruct, axis: int) -> None:
         inputs, split = matrix.shape[axis], matrix.sharding.spec[axis]
         block, parts = block_of(inputs), mesh.shape[split] if split else 1
-        if architecture.adapter.quantize_base == "nf4" and block % 2:
-            raise UserError(
-                f"{key}: nf4 has two codes in a byte, and a matrix here has {inputs} inputs; use int8 or fp8"
-            )
+        if kind in PACKED and block % 2:
+            use = "int8" if kind in IN_USE else "int8 or fp8"
+            raise UserError(f"{key}: {kind} has two codes in a byte, and a matrix here has {inputs} inputs; use {use}")
         if inputs // parts % block:
             most = "a divisor of " if inputs // block > 1 else ""
             raise UserError(
@@ -123,7 +129,7 @@ def _check_quantized(architecture: Architecture, mesh: Mesh | AbstractMesh, key:
                 f"{inputs} inputs are {inputs / parts:g} inputs a device; use mesh.{split} {most}{inputs // block}"
             )
 
-    each_matrix(architecture.frozen(architecture.placed(mesh)), check)
+    each_matrix(shapes, check)
 
 
 def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
