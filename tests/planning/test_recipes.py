@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
 from tpullm.model.count import parameter_count
 from tpullm.planning.planned_stage import stage_of
@@ -15,9 +15,7 @@ from tpullm.recipe.parsing import load
 from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
 
-RECIPES = sorted(
-    path for path in (ROOT / "configs").glob("*/*.yaml") if "launch" not in path.parts and load(path).topology
-)
+RECIPES = for_accelerators()
 GPU = "-gpu"  # ends the name of a recipe that is the training of another one, on GPUs
 # What their names say, in parameters; of the published shapes, the tables of tokens counted once.
 SIZES = {

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from tests.conftest import ROOT
+from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
 from tpullm.mesh.layout import planned_mesh
 from tpullm.planning.advice import advise
@@ -18,7 +19,7 @@ from tpullm.recipe.parsing import load
 from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
 
-RECIPES = sorted(path.stem for path in (ROOT / "configs" / "pretrain").glob("*.yaml") if load(path).topology)
+RECIPES = [path.stem for path in for_accelerators("pretrain")]
 
 
 def made(name: str, topology: str = "", *options: str):
