@@ -52,7 +52,13 @@ def deciding(recipe) -> list[dict]:
     return [result(of) for of in (recipe.tokenizer, recipe.model, recipe.pretrain, *recipe.finetune.values())]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+QUICK = ("125m", "8x7b-gpu", "8b-qlora")  # a chip, experts on GPUs, a quantized base
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.ci] * (path.stem not in QUICK)) for path in RECIPES],
+)
 def test_a_recipe_is_traced_under_its_own_mesh(path):
     """In at most a minute, as the promise is; 1 to 2 seconds on two idle cores."""
     start = time.monotonic()

@@ -32,7 +32,12 @@ def assess(setting):
     return assessed(setting, resting(setting.model, setting.optimizer))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+QUICK = ("125m", "1b-gpu", "8x7b")  # a chip, GPUs, experts
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in RECIPES]
+)
 def test_the_search_is_never_worse_than_the_recipe(name):
     recipe, own = made(name)
     found = search(own)
