@@ -27,7 +27,9 @@ TINY = ROOT / "tests" / "tiny.yaml"
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-SESSION = "TPULLM_TEST_SESSION"  # the variable with the folder of a test session, the same for all its workers
+# The variable with the folder of a test session: its compiled programs, its tiny run. All workers have the same, and
+# `.ci/run` gives both of its sessions one folder.
+SESSION = "TPULLM_TEST_SESSION"
 
 # LLVM does not optimize: of the processor time of tests/model and tests/training 40 % went into making small programs
 # faster. XLA's own passes (fusion, layouts, what a mesh exchanges) run as ever. Measured on two cores, JAX 0.12.
@@ -35,20 +37,21 @@ QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 
 BYTES_OF_A_WORKER = 3 << 30  # seen: 1.8 GiB of its own with the TPU compiler; 1.3 GiB of a `tpullm pretrain` beside
 
-# The files that take longest, the longest first: with several workers, no worker begins one of them at the end.
+# The files that take longest, the longest first: with several workers, no worker begins one of them at the end. While
+# one worker makes the tiny run for `test_docs.py`, the next files need none: another worker does not wait for it.
 BEGUN_FIRST = (
     "test_notebook.py",
     "test_docs.py",
+    "training/test_step.py",
+    "model/attention/test_attention.py",
     "cluster/test_hosts.py",
     "commands/test_finetune.py",
     "commands/test_import_export.py",
-    "training/test_step.py",
     "training/test_sharded.py",
     "training/test_branch.py",
     "training/test_resume.py",
     "training/test_loop.py",
     "training/test_preference.py",
-    "model/attention/test_attention.py",
     "launchers/test_supervisor.py",
     "process/test_compile_cache.py",
     "run/test_run.py",
@@ -64,11 +67,14 @@ def pytest_configure(config):
 
     Set before a test module imports JAX, which reads it then. Workers of pytest-xdist inherit it.
     """
-    if SESSION in os.environ:
-        return
-    folder = tempfile.TemporaryDirectory(prefix="tpullm-", ignore_cleanup_errors=True)
-    config.add_cleanup(folder.cleanup)
-    os.environ[SESSION] = os.environ["XDG_CACHE_HOME"] = folder.name
+    if SESSION not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="tpullm-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ[SESSION] = folder.name
+    # Without byte code each worker would compile the tests again, 10 s, and each of some hundred processes the package.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    os.environ["XDG_CACHE_HOME"] = os.environ[SESSION]
     os.environ.update(compile_cache.settings())
     for name, value in {"XLA_FLAGS": QUICK_TO_COMPILE, **environment.platforms()}.items():
         os.environ.setdefault(name, value)

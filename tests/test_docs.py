@@ -153,7 +153,8 @@ QUICK = ("plan", "launch", "doctor", "recipes", "sharding", "help")  # the other
 
 
 def _marked(command: str):
-    return pytest.param(command, marks=[pytest.mark.ci] * (command.split()[1] not in QUICK))
+    quick = command.split()[1] in QUICK and "--search" not in command
+    return pytest.param(command, marks=[pytest.mark.ci] * (not quick))
 
 
 def _fetches(command: str) -> bool:

@@ -7,6 +7,7 @@ import plan_all
 import pytest
 
 from tests.conftest import ROOT
+from tests.shipped_recipes import for_accelerators
 from tpullm.errors import UserError
 from tpullm.hardware.topologies import parse
 from tpullm.planning.planned_stage import stage_of
@@ -102,7 +103,7 @@ def test_the_estimate_of_a_recipe_for_gpus_is_the_compilers_memory(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, path in plan_all.RECIPES.items() if load(path).topology])
+@pytest.mark.parametrize("name", [path.stem for path in for_accelerators()])
 def test_every_shipped_recipe_compiles_for_its_topology_and_fits(name):
     """One to three minutes each, if it is not kept from an earlier run."""
     recipe = load(plan_all.RECIPES[name])

@@ -81,6 +81,7 @@ def test_a_killed_training_resumes_from_the_newest_whole_local_save(tiny_run, ti
     assert not list(folder.iterdir()), "a finished training needs none"
 
 
+@pytest.mark.ci
 def test_a_newer_checkpoint_in_the_run_comes_first(tiny_run, tiny_tokens, tmp_path, killed_at, capsys):
     folder = tmp_path / "disk"
     command = ["pretrain", "--run", str(tiny_tokens), *options(folder, "--pretrain.checkpoint.every_steps=10")]

@@ -171,7 +171,7 @@ def test_shares_on_gs_make_the_same_though_share_0_is_killed(recipe, tmp_path, w
     assert contents(tmp_path / "run") == whole
 
 
-@pytest.mark.parametrize("by", ["flags", "batch"])
+@pytest.mark.parametrize("by", ["flags", pytest.param("batch", marks=pytest.mark.ci)])
 def test_a_share_that_fails_by_its_input_ends_all_with_its_line(tmp_path, by):
     """Of a job, also those that start when it has failed already; and the next job is not concerned."""
     recipe = make_recipe(tmp_path)

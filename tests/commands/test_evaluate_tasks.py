@@ -86,7 +86,7 @@ def test_a_table_for_people(model, questions, alone, capsys):
 @pytest.mark.parametrize(
     "hosts, mesh",
     [
-        (1, "{data: 2, fsdp: 2, tensor: 2}"),
+        pytest.param(1, "{data: 2, fsdp: 2, tensor: 2}", marks=pytest.mark.slow),
         pytest.param(1, "{sequence: 4, fsdp: 2}", marks=pytest.mark.slow),
         pytest.param(2, "", marks=pytest.mark.slow),
         pytest.param(2, "{fsdp: 2, tensor: 2}", marks=pytest.mark.ci),

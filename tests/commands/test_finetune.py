@@ -51,12 +51,18 @@ def recipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tuned(recipe, tiny_run, tmp_path_factory):
-    """A run of it; what comes before the stages was made by the session's run."""
+def pretrained(tiny_run, tmp_path_factory):
+    """A run up to its stages of tuning."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
     shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("talk", "evaluate", "report.html"))
-    assert main(["finetune", str(recipe), "--run", str(run)]) == 0
     return run
+
+
+@pytest.fixture(scope="module")
+def tuned(recipe, pretrained):
+    """The run with the three stages."""
+    assert main(["finetune", str(recipe), "--run", str(pretrained)]) == 0
+    return pretrained
 
 
 def arrays(stage, step):
@@ -68,6 +74,7 @@ def arrays(stage, step):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
+@pytest.mark.ci
 def test_each_stage_starts_where_the_one_before_ended(tuned, tmp_path):
     """Without a learning rate its loss is that of the stage before, in the same rows: of a stage with a quantized base,
     merged parameters are the model that was trained."""
@@ -88,6 +95,7 @@ def held_out(stage) -> dict[str, float]:
     return found
 
 
+@pytest.mark.ci
 def test_an_adapter_is_all_that_a_stage_with_one_saves(tuned):
     saved = arrays(tuned / "answers", 10)
     assert all("'adapter'" in name for name in saved if name.startswith("['params']"))
@@ -113,6 +121,7 @@ def test_killed_and_resumed_is_the_same_bits(tuned, recipe, tmp_path):
             np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
+@pytest.mark.ci
 def test_beside_and_merged_write_the_same(tuned):
     """Adapters beside one base, which is in memory once; each computes what it computes when merged.
 
@@ -128,6 +137,7 @@ def test_beside_and_merged_write_the_same(tuned):
     assert answer(dora, asked, tokens=12) == answer(load(tuned / "style"), asked, tokens=12)
 
 
+@pytest.mark.ci
 def test_an_adapter_beside_a_base_that_was_opened_in_4_bits(tuned):
     """It is beside the one base in memory; one that was tuned beside other codes is refused."""
     tokens = np.arange(5, 45, dtype=np.int32)[None]
@@ -142,6 +152,7 @@ def test_an_adapter_beside_a_base_that_was_opened_in_4_bits(tuned):
         with_adapter(load(tuned / "field", weights="int4"), tuned / "answers")
 
 
+@pytest.mark.ci
 def test_an_adapter_of_parameters_that_were_made_again_is_refused(tuned, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tuned, run)
@@ -154,6 +165,7 @@ def test_an_adapter_of_parameters_that_were_made_again_is_refused(tuned, tmp_pat
         load(run / "answers")
 
 
+@pytest.mark.ci
 def test_an_exported_adapter_is_refused_beside_another_model_of_the_same_shape(tuned, tmp_path):
     """Its own base is taken in any type: as it trained, as it writes text, as published in 16 bits."""
     adapter, folder = tmp_path / "adapter", tmp_path / "field"
@@ -171,6 +183,7 @@ def test_an_exported_adapter_is_refused_beside_another_model_of_the_same_shape(t
     assert with_adapter(load(tuned / "pretrain"), adapter)
 
 
+@pytest.mark.ci
 def test_an_adapter_of_another_model_is_refused(tuned, capsys):
     with pytest.raises(Exception, match="is an adapter of .*answers, step 10, and of no other model"):
         with_adapter(load(tuned / "field"), tuned / "style")
@@ -193,7 +206,6 @@ def test_the_evaluation_and_the_report_have_each_stage(tuned):
     [
         (["--finetune.answers.adapter.targets=[quer]"], "no matrix is named quer; the nearest is query"),
         (["--finetune.answers.adapter.targets=[]"], "names no matrix, so nothing would be trained"),
-        (["--finetune.answers.adapter.targets=[router]"], "this model has no matrix router that can have an adapter"),
         (["--finetune.answers.adapter.rank=100"], "100 is above the rank of the matrix"),
         (["--finetune.answers.adapter.rank=0"], "parameters that are trained can't be quantized"),
         (["--finetune.answers.adapter.quantize_base=nf5"], "finetune.answers.adapter.quantize_base"),
@@ -208,7 +220,6 @@ def test_the_evaluation_and_the_report_have_each_stage(tuned):
             "finetune.pretrain: a stage of this name can't have a folder in the run",
         ),
         (["--finetune.answers.train.stepz=3"], "the nearest is finetune.answers.train.steps"),
-        (["--finetune.more.train.sequence_length=128"], "finetune.more: nothing to learn from"),
         (
             ["--finetune.answers.train=3"],
             "finetune.answers.train: has keys of its own; give --finetune.answers.train.KEY",
@@ -220,11 +231,28 @@ def test_the_evaluation_and_the_report_have_each_stage(tuned):
         (["--finetune.launch.train.sequence_length=128"], "finetune.launch: a stage of this name can't have a folder"),
     ],
 )
-def test_mistakes_are_one_line_and_change_nothing(tuned, recipe, capsys, options, said):
-    before = sorted(path.name for path in tuned.iterdir())
-    assert main(["finetune", str(recipe), "--run", str(tuned), *options]) == 2
+def test_mistakes_are_one_line_and_change_nothing(pretrained, recipe, capsys, options, said):
+    refused(pretrained, recipe, capsys, options, said)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--finetune.answers.adapter.targets=[router]"], "this model has no matrix router that can have an adapter"),
+        (["--finetune.more.train.sequence_length=128"], "finetune.more: nothing to learn from"),
+    ],
+)
+def test_mistakes_that_a_stage_finds_when_it_begins(tuned, recipe, capsys, options, said):
+    """The stages before it are made first."""
+    refused(tuned, recipe, capsys, options, said)
+
+
+def refused(run, recipe, capsys, options, said):
+    before = sorted(path.name for path in run.iterdir())
+    assert main(["finetune", str(recipe), "--run", str(run), *options]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert said in lines[-1] and sorted(path.name for path in tuned.iterdir()) == before
+    assert said in lines[-1] and sorted(path.name for path in run.iterdir()) == before
 
 
 def test_a_recipe_without_stages_says_what_to_add(tiny_run, tmp_path, capsys):
@@ -250,6 +278,7 @@ def test_the_command_line_adds_to_a_stage(recipe):
     assert found.documents == {"python-docs": 0.25, "tenki": 0.5}
 
 
+@pytest.mark.ci
 def test_the_architecture_of_a_stage(tuned):
     model = models.find(tuned / "style")
     assert (model.adapter.rank, model.before[:2]) == (2, ("answers", 10)) and model.base.adapter.rank == 4

@@ -81,10 +81,10 @@ def test_layers_that_are_read_where_they_stand_give_the_same_tokens(session, mon
     assert decode(stacked, PROMPTS, tokens=12, stop_ids=[], each=2) == expected
 
 
-def test_a_sampled_text_continues_alike_from_each_of_its_tokens(session):
+def test_a_sampled_text_continues_alike_from_any_of_its_tokens(session):
     sampling = Sampling(temperature=1.5, min_p=0.0)
     (whole,) = decode(session, PROMPTS[:1], tokens=8, sampling=sampling, seeds=[5], stop_ids=[])
-    for done in range(1, 8):
+    for done in (1, 4, 7):
         begun = [[*PROMPTS[0], *whole[:done]]]
         assert decode(session, begun, 8 - done, sampling, seeds=[5], stop_ids=[]) == [whole[done:]]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zlib
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.measuring import problems
 from tpullm.commands import collect
 from tpullm.measuring import problem_files, read_before, task_questions, task_table
 from tpullm.measuring.items import items
+from tpullm.measuring.likelihoods import Likelihood
 from tpullm.measuring.measured_model import MeasuredModel
 from tpullm.measuring.question_files import read
 from tpullm.measuring.question_task import Asking, measure
@@ -46,16 +48,31 @@ def run(tmp_path_factory):
     return folder
 
 
+class Guesses(MeasuredModel):
+    """Its answer to a request depends on the request alone, as a model's does; nothing is compiled."""
+
+    def likelihoods(self, requests):
+        return [Likelihood(-float(zlib.crc32(repr(request).encode()) % 997), False) for request in requests]
+
+    def written(self, requests):
+        return [VERBS[zlib.crc32(repr(request).encode()) % 3] for request in requests]
+
+
+@pytest.fixture
+def guesses(wide):
+    return Guesses(wide, parameters="none")
+
+
 def write(path, rows):
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def test_the_questions_in_the_training_text_are_told_and_the_others_scored_alone(run, wide):
+def test_the_questions_in_the_training_text_are_told_and_the_others_scored_alone(run, guesses):
     file = read(str(run / "verbs.jsonl"))
-    found = measure(MeasuredModel(wide), file, Asking())
+    found = measure(guesses, file, Asking())
     told = read_before.figures(run, file, found["questions"])
     rest = tuple(item for number, item in enumerate(file.items) if number not in LEAKED)
-    alone = measure(MeasuredModel(wide), dataclasses.replace(file, items=rest), Asking())
+    alone = measure(guesses, dataclasses.replace(file, items=rest), Asking())
     assert (told["looked_for"], told["asked"], told["found"]) == (True, 10, 3)
     written = {key: alone["written"][key] for key in ("right", "count", "share", "interval")}
     assert told["unread"] == {"written": written, **alone["likelihood"]}
@@ -63,9 +80,9 @@ def test_the_questions_in_the_training_text_are_told_and_the_others_scored_alone
     assert shown[0] == ("in its training text", "30.0%") and len(shown) == 1 + 5
 
 
-def test_of_questions_that_are_not_asked_nothing_is_said(run, wide):
+def test_of_questions_that_are_not_asked_nothing_is_said(run, guesses):
     file = read(str(run / "verbs.jsonl"))
-    rows = measure(MeasuredModel(wide), file, Asking(limit=2))["questions"]
+    rows = measure(guesses, file, Asking(limit=2))["questions"]
     assert read_before.figures(run, file, rows)["found"] == 1
     assert read_before.figures(run, file, rows[1:2])["unread"] == {}
 

@@ -48,6 +48,7 @@ def rows(stage):
     return {row["step"]: {name: row[name] for name in SAID} for row in found}
 
 
+@pytest.mark.ci
 def test_the_training_is_the_same_and_a_stop_during_a_measurement_loses_nothing(
     tiny_run, tiny_tokens, questions, monkeypatch
 ):

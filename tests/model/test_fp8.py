@@ -295,7 +295,7 @@ def test_an_adapter_is_trained_beside_a_base_in_fp8():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "gpt-2" else pytest.mark.slow) for name in MODELS]
+    "name", [pytest.param(name, marks=pytest.mark.ci if name == "gpt-2" else pytest.mark.slow) for name in MODELS]
 )
 def test_every_family(name):
     """The loss of fresh parameters is near that in float32: 3 % is 5 times the farthest."""

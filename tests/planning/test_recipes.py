@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
 from tpullm.model.count import parameter_count
 from tpullm.planning.planned_stage import stage_of
@@ -15,9 +15,7 @@ from tpullm.recipe.parsing import load
 from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
 
-RECIPES = sorted(
-    path for path in (ROOT / "configs").glob("*/*.yaml") if "launch" not in path.parts and load(path).topology
-)
+RECIPES = for_accelerators()
 GPU = "-gpu"  # ends the name of a recipe that is the training of another one, on GPUs
 # What their names say, in parameters; of the published shapes, the tables of tokens counted once.
 SIZES = {
@@ -54,7 +52,13 @@ def deciding(recipe) -> list[dict]:
     return [result(of) for of in (recipe.tokenizer, recipe.model, recipe.pretrain, *recipe.finetune.values())]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+QUICK = ("125m", "8x7b-gpu", "8b-qlora")  # a chip, experts on GPUs, a quantized base
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.ci] * (path.stem not in QUICK)) for path in RECIPES],
+)
 def test_a_recipe_is_traced_under_its_own_mesh(path):
     """In at most a minute, as the promise is; 1 to 2 seconds on two idle cores."""
     start = time.monotonic()

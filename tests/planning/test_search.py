@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from tests.conftest import ROOT
+from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
 from tpullm.mesh.layout import planned_mesh
 from tpullm.planning.advice import advise
@@ -18,7 +19,7 @@ from tpullm.recipe.parsing import load
 from tpullm.training.mesh_fit import check_fits
 from tpullm.training.state import Architecture
 
-RECIPES = sorted(path.stem for path in (ROOT / "configs" / "pretrain").glob("*.yaml") if load(path).topology)
+RECIPES = [path.stem for path in for_accelerators("pretrain")]
 
 
 def made(name: str, topology: str = "", *options: str):
@@ -31,7 +32,12 @@ def assess(setting):
     return assessed(setting, resting(setting.model, setting.optimizer))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+QUICK = ("125m", "1b-gpu", "8x7b")  # a chip, GPUs, experts
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in RECIPES]
+)
 def test_the_search_is_never_worse_than_the_recipe(name):
     recipe, own = made(name)
     found = search(own)

@@ -110,6 +110,7 @@ def test_several_hosts_branch(origin, run, tmp_path, tiny_run):
     assert before < losses(grown)[1] < before + math.log(1 + 64 / 640) + 1e-5
 
 
+@pytest.mark.ci
 def test_with_the_parameters_alone_it_starts_at_step_0(origin, run):
     """The loss of its first step is that of the checkpoint on the first batch."""
     assert pretrain(run, origin, "--branch_state=parameters") == 0

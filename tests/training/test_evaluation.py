@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.training.small import ARCHITECTURE, batch, mesh, params
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
@@ -64,6 +65,7 @@ def test_the_evaluation_is_the_loss_of_the_batch_and_compiled_once():
     np.testing.assert_allclose(found.weight, b.weights.sum(), rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_an_evaluation_needs_less_memory_than_the_step():
     """In the step's micro-batches. As a whole it would need more, and the last evaluation of a training would fail."""
     b = jax.tree.map(jnp.asarray, batch(rows=64))

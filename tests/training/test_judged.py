@@ -175,8 +175,8 @@ def some_rows():
 
 
 @pytest.fixture(scope="module")
-def stage(tiny_run, tmp_path_factory):
-    """A recipe whose one stage learns from judged answers beside old text, and its run."""
+def prepared(tiny_run, tmp_path_factory):
+    """A recipe whose one stage learns from judged answers beside old text, and its run up to that stage."""
     folder = tmp_path_factory.mktemp("judged")
     whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     train = whole["finetune"]["talk"]["train"] | {"steps": 12, "log_every": 1, "checkpoint": {"every_steps": 6}}
@@ -194,14 +194,14 @@ def stage(tiny_run, tmp_path_factory):
     recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
     copy_tokens(tiny_run, run)
     shutil.copytree(tiny_run / "pretrain", run / "pretrain")
-    assert main(["finetune", str(recipe), "--run", str(run)]) == 0
     return recipe, run
 
 
 @pytest.mark.ci
-def test_a_stage_learns_what_is_good(stage):
+def test_a_stage_learns_what_is_good(prepared):
     """The first loss is 1/2; in the end held-out answers are judged right."""
-    _, run = stage
+    recipe, run = prepared
+    assert main(["finetune", str(recipe), "--run", str(run)]) == 0
     rows = read(run / "polite" / "metrics.jsonl")
     told = [row for row in rows if "loss" in row]
     # The adapter is fresh. The step computes in bfloat16 what the references were computed with, in other rows.
@@ -214,8 +214,8 @@ def test_a_stage_learns_what_is_good(stage):
     assert "polite: loss of a judged answer" in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_mistakes_are_one_line(stage, tmp_path, capsys):
-    recipe, run = stage
+def test_mistakes_are_one_line(prepared, tmp_path, capsys):
+    recipe, run = prepared
     for rows, options, said in [
         ([{**row, "label": True} for row in some_rows()], [], "finetune.polite.judged: all answers to learn from are "),
         ([], [], "has no judged answers in it"),

@@ -62,6 +62,7 @@ def test_keys_that_change_roundings_may_change_in_the_middle(tiny_run, interrupt
         assert np.quantile(np.abs(a - b), 0.99) < 1e-5
 
 
+@pytest.mark.ci
 def test_a_key_that_changes_the_result_makes_the_training_again(interrupted, capsys):
     pretrain(interrupted, "--model.dropout=0.1", "--pretrain.steps=2")
     assert "its inputs changed, so it is made again" in capsys.readouterr().err
@@ -120,6 +121,7 @@ def test_a_longer_training_by_cosine_resumes_and_says_what_happens(tiny_tokens, 
     assert manifest["inputs"]["length"] == {"steps": 12}
 
 
+@pytest.mark.ci
 def test_a_training_that_has_gone_too_far_is_made_again(tiny_tokens, capsys):
     pretrain(tiny_tokens, *SHORT, "--pretrain.steps=12")
     pretrain(tiny_tokens, *SHORT, "--pretrain.steps=8")  # the programs of the test above

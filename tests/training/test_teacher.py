@@ -170,8 +170,8 @@ def test_loss_and_gradient_are_those_of_the_definition(kind, top, temperature):
 
 
 @pytest.fixture(scope="module")
-def taught(tiny_run, tmp_path_factory):
-    """A recipe of a smaller model than that of the tiny run, which teaches it on text and then on its own answers."""
+def prepared(tiny_run, tmp_path_factory):
+    """A smaller model, pretrained, and its recipe: the tiny run teaches it on text and then on its own answers."""
     folder = tmp_path_factory.mktemp("taught")
     whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     train = whole["finetune"]["talk"]["train"] | {"steps": 8, "log_every": 1, "evaluate_rows": 8, "evaluate_every": 2}
@@ -186,6 +186,13 @@ def taught(tiny_run, tmp_path_factory):
     recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
     copy_tokens(tiny_run, run)
     assert main(["pretrain", str(recipe), "--run", str(run)]) == 0
+    return recipe, run
+
+
+@pytest.fixture(scope="module")
+def taught(prepared):
+    """The same, with both stages made."""
+    recipe, run = prepared
     assert main(["finetune", str(recipe), "--run", str(run)]) == 0
     return recipe, run
 
@@ -229,17 +236,21 @@ def test_resumed_it_ends_with_the_same_bits(taught, tmp_path):
             np.testing.assert_array_equal(array, wanted[stage][name], err_msg=f"{stage} {name}")
 
 
-def test_a_teacher_is_known_by_its_identity_which_is_noted_in_the_stage(taught, tiny_run, tmp_path, monkeypatch):
-    """Of a stage it is that of the stage, of a folder that of its files; once begun, a stage stands without either."""
+@pytest.mark.ci
+def test_a_stage_stands_without_its_teacher_whose_identity_it_has_noted(taught, monkeypatch):
     recipe, run = taught
+    path, identity = stages.teacher(parsing.load(recipe), run, "text")
+    assert storage.read_json(run / "text" / stages.TEACHER) == {"model": str(path), "identity": identity}
+    monkeypatch.setattr(type(path), "is_dir", lambda self: False)
+    assert stages.teacher(parsing.load(recipe), run, "text")[1] == identity
+
+
+def test_a_teacher_is_known_by_its_identity(prepared, tiny_run, tmp_path):
+    """Of a stage it is that of the stage, of a folder that of its files."""
+    recipe, run = prepared
     settings = parsing.load(recipe)
     path, identity = stages.teacher(settings, run, "text")
     assert path == tiny_run / "talk" and identity == manifest.identity(path)
-    noted = storage.read_json(run / "text" / stages.TEACHER)
-    assert noted == {"model": str(path), "identity": identity}
-    with monkeypatch.context() as patch:
-        patch.setattr(type(path), "is_dir", lambda self: False)
-        assert stages.teacher(settings, run, "text")[1] == identity
     ids = []
     for folder in (tiny_run, tiny_run / "pretrain", _checkpoint(tiny_run / "talk"), published(tmp_path, "{}")):
         other = dataclasses.replace(settings.finetune["text"], teacher=TeacherConfig(str(folder)))
@@ -261,8 +272,8 @@ def published(folder, config):
     return folder
 
 
-def test_mistakes_are_one_line(taught, tiny_run, tmp_path, capsys):
-    recipe, run = taught
+def test_mistakes_are_one_line(prepared, tiny_run, tmp_path, capsys):
+    recipe, run = prepared
     other = tmp_path / "other"
     shutil.copytree(tiny_run / "talk", other)
     from sentencepiece import sentencepiece_model_pb2 as pb2

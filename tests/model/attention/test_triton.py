@@ -216,7 +216,11 @@ def loss_of(monkeypatch, kernel: str, remat: str):
 
 
 @pytest.mark.parametrize(
-    "remat", ["save_attention", *[pytest.param(other, marks=pytest.mark.ci) for other in ("none", "full")]]
+    "remat",
+    [
+        pytest.param("save_attention", marks=pytest.mark.ci),
+        *(pytest.param(other, marks=pytest.mark.slow) for other in ("none", "full")),
+    ],
 )
 def test_the_model_has_the_loss_and_the_gradients_of_plain_attention(monkeypatch, remat):
     """Float32: 1e-5 of each gradient's norm is some hundred roundings."""

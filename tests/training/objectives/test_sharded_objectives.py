@@ -8,7 +8,10 @@ from tests.training.test_sharded import results
 
 @pytest.mark.parametrize(
     "meshes",
-    [["one device", "data 2, fsdp 2, tensor 2"], pytest.param([], marks=pytest.mark.slow)],
+    [
+        pytest.param(["one device", "data 2, fsdp 2, tensor 2"], marks=pytest.mark.ci),
+        pytest.param([], marks=pytest.mark.slow),
+    ],
     ids=["some", "all"],
 )
 def test_objectives_on_a_mesh_are_those_of_one_device(meshes):

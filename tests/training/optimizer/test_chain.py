@@ -97,7 +97,10 @@ def test_the_sides_of_a_matrix():
     assert sides(("vocabulary", "embed")) == ((0,), (1,))
 
 
-@pytest.mark.parametrize(("kind", "moments"), [("adamw", "float32"), ("adafactor", "float32"), ("muon", "bfloat16")])
+@pytest.mark.parametrize(
+    ("kind", "moments"),
+    [("adafactor", "float32"), ("muon", "bfloat16"), pytest.param("adamw", "float32", marks=pytest.mark.slow)],
+)
 def test_only_matrices_decay_whatever_the_kind(kind, moments):
     """With a gradient of 0 only the decay is left: rate * decay * parameter, of matrices."""
     config = OptimizerConfig(kind=kind, moments=moments, peak_lr=0.1, warmup_steps=0, weight_decay=0.5)
