@@ -22,11 +22,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import random_model
+
 KINDS = ("choices", "rolling", "generation")
 CONTEXT = 1024
 FLOOR = "least"
-# width, layers, heads, vocabulary: about 12 and 120 million parameters
-SIZES = {"12m": (384, 6, 6, 4096), "120m": (768, 12, 12, 32000)}
 COUNTS = {"12m": (128, 16, 64), "120m": (48, 8, 16)}  # requests of a half, by kind; questions for choices
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", nargs="+", type=Path)
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", default=list(COUNTS), choices=COUNTS)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="of hf")
@@ -45,44 +45,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:
             place = Path(folder) / size
-            make_model(place, size, text)
+            random_model.make(place, size, text, CONTEXT)
             asked = {kind: made for kind, made in requests(text, size).items() if kind in options.kinds}
             (place / "requests.json").write_text(json.dumps(asked), encoding="utf-8")
             found[size] = in_turns(place, options.rounds, options.batches, options.kinds)
             show(size, found[size], options.kinds)
     if options.out:
         options.out.write_text(json.dumps(found, indent=1))
-
-
-def make_model(folder: Path, size: str, text: str) -> None:
-    """A Llama of random weights with a tokenizer of ours, in the format of Hugging Face."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from tpullm.recipe.schema import TokenizerConfig
-    from tpullm.tokenizer import exported, trainer
-
-    width, layers, heads, vocabulary = SIZES[size]
-    folder.mkdir()
-    lines = [("ja", text[n : n + 2000]) for n in range(0, len(text), 2000)]
-    made = trainer.train(lines, TokenizerConfig(vocabulary_size=4096), folder / "tokenizer.model")
-    exported.write(folder, made, CONTEXT, tuned=False)
-    (folder / "tokenizer.model").unlink()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=8 * width // 3 // 32 * 32,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        bos_token_id=made.bos_id,
-        eos_token_id=made.eos_id,
-        pad_token_id=made.pad_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
 
 
 def requests(text: str, size: str) -> dict[str, list[list]]:

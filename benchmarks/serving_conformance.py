@@ -3,7 +3,8 @@
     python benchmarks/serving_conformance.py --url http://127.0.0.1:8000/v1 --key KEY [--model NAME] [--only chat]
 
 Each case is a function of a client and the name of a model that talks; it holds for any model, since nothing is known
-of what a model says. tests/serving runs them too.
+of what a model says. The model needs a context of 1,024 tokens and a chat template that shows tools:
+`benchmarks/random_model.py` makes such a model. tests/serving runs the cases too.
 """
 
 import argparse
@@ -560,8 +561,9 @@ def main() -> int:
     parser.add_argument("--key", default="none")
     parser.add_argument("--model", help="default: the first that the server lists")
     parser.add_argument("--only", default="", help="the cases whose names hold this")
+    parser.add_argument("--seconds", type=float, default=120, help="after which a request without an answer has failed")
     arguments = parser.parse_args()
-    client = openai.OpenAI(base_url=arguments.url, api_key=arguments.key, max_retries=0)
+    client = openai.OpenAI(base_url=arguments.url, api_key=arguments.key, max_retries=0, timeout=arguments.seconds)
     model = arguments.model or client.models.list().data[0].id
     chosen = {name: case for name, case in CASES.items() if arguments.only in name}
     failed = 0
@@ -570,7 +572,7 @@ def main() -> int:
             case(client, model)
         except Exception as error:  # a server may answer anything
             failed += 1
-            print(f"{name}: {type(error).__name__} {str(error)[:200]}")
+            print(f"{name}: {type(error).__name__} {str(error)[:200]}", flush=True)
     print(f"{len(chosen) - failed} of {len(chosen)} cases hold for {model} at {arguments.url}")
     return 1 if failed else 0
 
