@@ -270,7 +270,7 @@ def show(clients: Clients, samples: list[dict], idle: dict, holds: dict[str, boo
     print(f"memory: {early:,.0f} MiB after the warm-up, {late:,.0f} at the end ({late / early - 1:+.2%})")
     most = {name: max(one.get(name, 0) for one in samples) for name in ("waiting", "running", "pages_used")}
     print(f"at most: {most}; when idle: {idle}")
-    print(f"control: {sum(clients.control.values()):,} answers, {len(clients.control)} of them different")
+    print(f"control: {sum(clients.control.values()):,} answers, {len(clients.control)} distinct")
     print(", ".join(f"{name}: {'holds' if good else 'FAILS'}" for name, good in holds.items()))
 
 
