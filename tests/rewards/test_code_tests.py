@@ -118,10 +118,10 @@ def test_it_finds_no_test_and_no_secret(verdict):
         "import gc, os\ndef f(a):\n"
         "    kept = [each for each in gc.get_objects() if isinstance(each, (list, dict, tuple))]\n"
         "    values = [v for each in kept for v in (each.values() if isinstance(each, dict) else each)]\n"
-        "    texts = [v for v in values if isinstance(v, str) and 'unknown' + chr(32) + 'to' in v]\n"
+        "    texts = [v for v in values if isinstance(v, str) and 'quince' + chr(32) + 'plum' in v]\n"
         "    return [*texts, *os.environ.keys() & {'HOME', 'PATH', 'USER'}]"
     )
-    assert verdict(program, "x = f(3)\nassert x == [], x\nassert 'unknown to ' 'it'") == "passed"
+    assert verdict(program, "x = f(3)\nassert x == [], x\nassert 'quince plum'") == "passed"
 
 
 CALLS = """

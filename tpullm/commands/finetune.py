@@ -54,21 +54,36 @@ def main(recipe: Recipe, run: Path) -> None:
             "finetune: the recipe has no stage there; add one, such as finetune: {talk: {conversations: [chats.jsonl]}}"
         )
     hosts.on_first("the tasks", recipe_tasks.check, recipe, run)
+    _check_adapters(recipe, run)
     for name in recipe.finetune:
         _make(recipe, run, name)
 
 
-def _make(recipe: Recipe, run: Path, name: str) -> None:
-    settings, where, start = recipe.finetune[name], f"finetune.{name}", run / before_tuning(recipe, name)
+def _check_adapters(recipe: Recipe, run: Path) -> None:
+    """Those of all stages, before the first one begins."""
+    tokenizer = load_tokenizer(_start(recipe, run, next(iter(recipe.finetune))) / "tokenizer")
+    mesh, model = make_mesh(recipe.mesh), model_of(recipe, run, tokenizer.vocabulary_size)
+    for name, settings in recipe.finetune.items():
+        adapter, _ = _adapter(settings.adapter, Architecture(model), f"finetune.{name}.adapter")
+        if adapter:
+            check_adapter(Architecture(model, adapter), mesh, f"finetune.{name}.adapter")
+
+
+def _start(recipe: Recipe, run: Path, name: str) -> Path:
+    """The stage whose model a stage of tuning starts from; `UserError` if it is not there."""
+    start = run / before_tuning(recipe, name)
     need(run, start.name, {"base": "import FOLDER", "pretrain": "pretrain"}.get(start.name, "finetune"))
+    return start
+
+
+def _make(recipe: Recipe, run: Path, name: str) -> None:
+    settings, where, start = recipe.finetune[name], f"finetune.{name}", _start(recipe, run, name)
     tokenizer, mesh = _tokenizer(start / "tokenizer", settings.chat_template, where), make_mesh(recipe.mesh)
     config, model = settings.train, model_of(recipe, run, tokenizer.vocabulary_size)
     base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
     adapter, begins = _adapter(settings.adapter, architecture, f"{where}.adapter")
     trained = Architecture(model, adapter)
-    if adapter:
-        check_adapter(trained, mesh, f"{where}.adapter")
     stage, inputs = run / name, tuning_inputs(recipe, run, name)
     if is_finished(stage, inputs):
         return say(f"{name}: finished, skipped")
