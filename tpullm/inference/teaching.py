@@ -54,7 +54,7 @@ def teacher_of(
         )
     architecture, dtype = Architecture(found.config), compute_dtype(train.compute)
     check_fits(architecture, train, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
-    load = partial(found.params, architecture, mesh, dtype)
+    load = partial(found.params, architecture, session.targets(architecture, mesh, dtype))
     return Teacher(settings.teacher, architecture, load, mesh, dtype, vocabulary, train.loss_chunks), notes
 
 
