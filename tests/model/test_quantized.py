@@ -97,8 +97,8 @@ def test_a_number_is_half_a_step_from_its_code_at_most(kind, codes):
 
 
 @pytest.mark.parametrize("config", [TWO_LAYERS.config, pytest.param(EXPERTS.config, marks=pytest.mark.slow)])
-def test_a_program_never_has_the_numbers_of_all_layers(config):
-    """It makes those of a matrix when it multiplies with them. Six layers, so that those of one are few beside all."""
+def test_a_step_never_has_the_numbers_of_all_layers(config):
+    """It makes those of a layer when it comes to it. Six layers, so that those of one are few beside all."""
     architecture = Architecture(dataclasses.replace(config, layers=6, width=128, mlp_width=256))
     with jax.set_mesh(mesh()):
         shapes = quantized.targets(architecture.placed(mesh()), "int8")
@@ -107,7 +107,9 @@ def test_a_program_never_has_the_numbers_of_all_layers(config):
 
         def forward(params, tokens):
             ones = jnp.ones_like(tokens)
-            return architecture.model(params)(tokens, ones, ones, dtype=F32).hidden
+            without_others = lambda layer, window: lambda q, k, v, softcap, sinks: q  # noqa: E731
+            arguments = tokens, ones, ones, ones[:, 0], None, without_others
+            return architecture.model(params).remembering(*arguments, dtype=F32)
 
         tokens = jax.ShapeDtypeStruct((2, 8), jnp.int32, sharding=jax.NamedSharding(mesh(), jax.P(None, None)))
         needed = jax.jit(forward).lower(shapes, tokens).compile().memory_analysis().temp_size_in_bytes

@@ -15,7 +15,7 @@ from tpullm.mesh.layout import RULES, axis_size, mesh_axes
 from tpullm.model import fp8
 from tpullm.model.memory_layout import barrier_on_gpu, row_major_on_cpu
 from tpullm.model.platform import matmul_dtype
-from tpullm.model.quantized import Quantized, gathered, is_quantized, numbers_when_used
+from tpullm.model.quantized import Quantized, gathered, is_quantized
 from tpullm.recipe.schema import ModelConfig
 
 
@@ -101,8 +101,6 @@ def matmul(
         matmuls: type of the operands: `compute`, that of `x`, or `fp8` (see `fp8.py`).
         reduce_dtype: type in which the devices' gradients are summed: `float32`, or `compute`, that of `x`.
     """
-    if is_quantized(weight):
-        weight, x = numbers_when_used(weight, x)
     return _product(subscripts, *_operands(matmuls, x, weight, axes, fp8.E4M3), x.dtype, out_spec)
 
 

@@ -22,6 +22,7 @@ from tpullm.model.experts.moe import Routing
 from tpullm.model.linear import parameter
 from tpullm.model.norm import Norm
 from tpullm.model.platform import unrolled
+from tpullm.model.quantized import is_quantized, numbers_when_used
 from tpullm.model.remat import rematerialized
 from tpullm.model.residual import dropout
 from tpullm.recipe.schema import AdapterConfig, ModelConfig
@@ -220,7 +221,10 @@ class Transformer(nnx.Module):
         windows, kinds = self.config.distinct_windows, self._kinds(own, own, "", longest_B)
         x_BTD = self.embed(tokens_BT, positions_BT, dtype)
         for number, (leaves, index) in enumerate(zip(layers, self._kind_of_layer(), strict=True)):
-            block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
+            state = jax.tree.unflatten(jax.tree.structure(stacked), leaves)
+            if any(map(is_quantized, jax.tree.leaves(state, is_leaf=is_quantized))):
+                state, x_BTD = numbers_when_used(state, x_BTD)
+            block = nnx.merge(graph, state)
             x_BTD, *_ = block(x_BTD, kinds[index], *own, attend(number, windows[index]))
         return self.norm(x_BTD)
 

@@ -32,7 +32,7 @@ from tpullm.model.experts.grouped import grouped_matmul
 from tpullm.model.experts.pairs import Pairs, combine, dispatch, sort_by_expert
 from tpullm.model.linear import Linear, parameter, small
 from tpullm.model.mlp import MLP, activated
-from tpullm.model.quantized import Quantized, gathered_local, is_quantized, numbers_when_used
+from tpullm.model.quantized import Quantized, gathered_local, is_quantized
 from tpullm.model.residual import residual_scale
 from tpullm.recipe.schema import ModelConfig
 
@@ -119,8 +119,6 @@ class MixtureOfExperts(nnx.Module):
             logits_BTE = self.router("btd,de->bte", x_BTD.astype(jnp.float32), spec)
         balance_E = None if self.balance is None else jax.lax.stop_gradient(self.balance[...])
         parts = [None if part is None else part.cast(dtype) for part in (self.gate, self.up, self.down)]
-        if is_quantized(parts[0].weight):
-            parts, x_BTD = numbers_when_used(parts, x_BTD)
         # Routing depends on values, so each device sorts and multiplies its own tokens, in a shard_map.
         specs = spec, None if real_BT is None else Routing(spec, spec)
         tokens = (jax.reshard(x_BTD, spec), logits_BTE, real_BT, balance_E)
