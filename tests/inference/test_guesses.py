@@ -9,6 +9,7 @@ import pytest
 
 from tests.inference.test_engine import ROWS, alone, continued, made, prompt
 from tpullm.errors import UserError
+from tpullm.inference import guesses
 from tpullm.inference.engine import Engine
 from tpullm.inference.guesses import MOST, Draft, Lookup, check_draft
 from tpullm.inference.next_tokens import Next
@@ -148,15 +149,16 @@ def test_a_smaller_model_guesses(long, small, plain, guessing):
     assert continued(guessing, ASKED) == continued(plain, ASKED)
 
 
-def test_what_a_smaller_model_guesses_is_what_it_would_write(long, small):
+def test_what_a_smaller_model_guesses_is_what_it_would_write(long, small, monkeypatch):
     draft, own = Draft(small), alone(small, ASKED[1])
     for count in (0, 3, 4, 1):  # as texts go on, and another one that begins alike
         text = Next(ASKED[1], tuple(own[:count]))
         assert draft.of({1: text}, 2, 512) == {1: own[count : count + MOST]}
-    draft, other = Draft(small), Request(prompt(CHUNK * 18 + 10, 8), 9, GREEDY)  # always of the same size
-    assert draft.of({0: Next(other, ())}, 2, 640) == {}  # more chunks than it reads at a time
-    assert draft.of({0: Next(other, ())}, 2, 640) == {0: alone(small, other)[:MOST]}
-    assert draft.of({0: Next(Request(prompt(598), 9, GREEDY), ())}, 2, 640) == {}  # its context is full
+    monkeypatch.setattr(guesses, "PIECES", 4)
+    other = Request(prompt(CHUNK * 14 + 10, 8), 9, GREEDY)
+    assert draft.of({0: Next(other, ())}, 2, 512) == {}  # more than it reads at a time
+    assert draft.of({0: Next(other, ())}, 2, 512) == {0: alone(small, other)[:MOST]}
+    assert draft.of({0: Next(Request(prompt(508), 9, GREEDY), ())}, 2, 512) == {}  # there is no room for guesses
 
 
 def test_what_is_compiled_for_guesses_has_the_same_bits(long, plain):

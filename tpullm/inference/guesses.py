@@ -12,9 +12,9 @@ import numpy as np
 
 from tpullm.errors import UserError
 from tpullm.inference.next_tokens import Next, chosen, compile_for
-from tpullm.inference.row_memory import CHUNK, Band, advance, empty_band, read
+from tpullm.inference.row_memory import CHUNK
 from tpullm.inference.session import Session
-from tpullm.mesh.rows import put_whole
+from tpullm.inference.text_memory import Piece, TextMemory, Written
 
 PIECES = 8  # of a prompt, that a draft reads at a time
 SIZE = 2 * CHUNK  # tokens of each
@@ -60,13 +60,13 @@ class Draft:
 
     def __init__(self, small: Session):
         self._session = small
-        self._band: Band | None = None
+        self._memory: TextMemory | None = None
         self._held: dict[int, list[int]] = {}  # of each row, the tokens whose keys it holds
 
     def compile(self, rows: int, slots: int) -> None:
         """Compile what reads, what writes the last tokens, and what writes one more."""
         with jax.set_mesh(self._session.mesh):
-            self._read([], rows, slots)
+            self._memory_of(rows, slots).read(0, [], PIECES, SIZE)
             for count in (MOST + 1, 1):
                 compile_for(self._session.mesh, self._logits({}, rows, slots, count))
 
@@ -85,15 +85,16 @@ class Draft:
 
     def _read_some(self, ids: Mapping[int, list[int]], rows: int, slots: int) -> None:
         """Read some pieces of texts that came since, such as prompts: all but the last token."""
-        pieces = []
+        pieces: list[Piece] = []
         for row, own in ids.items():
             if len(own) - len(self._held[row]) > MOST + 1:
                 starts = range(len(self._held[row]), len(own) - 1, SIZE)[: PIECES - len(pieces)]
-                pieces += [(row, start, own[start : min(start + SIZE, len(own) - 1)]) for start in starts]
+                parts = [(start, tuple(own[start : min(start + SIZE, len(own) - 1)])) for start in starts]
+                pieces += [Piece(row, start, part, start + len(part)) for start, part in parts]
         if pieces:
-            self._read(pieces, rows, slots)
-        for row, _, part in pieces:
-            self._held[row] += part
+            self._memory_of(rows, slots).read(0, pieces, PIECES, SIZE)
+        for piece in pieces:
+            self._held[piece.row] += piece.ids
 
     def _guessed(self, texts: Mapping[int, Next], unread: Mapping[int, list[int]], rows: int, slots: int):
         found: dict[int, list[int]] = {row: [] for row in texts}
@@ -110,33 +111,16 @@ class Draft:
         return found
 
     def _logits(self, new: Mapping[int, Sequence[int]], rows: int, slots: int, count: int) -> jax.Array:
-        tokens = np.tile(np.array([0, slots, 1], np.int32), (rows, count, 1))
+        tokens = {}
         for row, ids in new.items():
             held = len(self._held[row])
-            tokens[row, : len(ids)] = [(token, held + n, held + MOST + 1) for n, token in enumerate(ids)]
-        arguments = (self._memory(rows, slots),), self._put(tokens, "batch", None, None)
-        logits, (self._band,) = advance(*self._model(), *arguments, dtype=self._session.dtype)
-        return logits
+            tokens[row] = [Written(token, held + n, held + MOST + 1) for n, token in enumerate(ids)]
+        return self._memory_of(rows, slots).write(1, tokens, count)
 
-    def _read(self, pieces: Sequence[tuple[int, int, list[int]]], rows: int, slots: int) -> None:
-        tokens = np.zeros((PIECES, SIZE), np.int32)
-        places = np.tile(np.array([rows, 0, 1, 1], np.int32), (PIECES, 1))
-        for n, (row, start, ids) in enumerate(pieces):
-            tokens[n, : len(ids)] = ids
-            places[n] = row, start, len(ids), start + len(ids)
-        arguments = self._memory(rows, slots), self._put(tokens, "batch", "time"), self._put(places, "batch", None)
-        _, _, self._band = read(*self._model(), *arguments, seen=slots, dtype=self._session.dtype)
-
-    def _memory(self, rows: int, slots: int) -> Band:
-        if self._band is None:
-            self._band = empty_band(self._session.architecture, rows, slots, self._session.dtype)
-        return self._band
-
-    def _model(self) -> tuple:
-        return self._session.architecture, self._session.params, self._session.layers
-
-    def _put(self, array: np.ndarray, *dimensions: str | None) -> jax.Array:
-        return put_whole(self._session.mesh, array, *dimensions)
+    def _memory_of(self, rows: int, slots: int) -> TextMemory:
+        if self._memory is None:
+            self._memory = TextMemory(self._session, slots, rows, groups=False)
+        return self._memory
 
 
 def _same(one: Sequence[int], other: Sequence[int]) -> int:
