@@ -100,7 +100,7 @@ class Draft:
         found: dict[int, list[int]] = {row: [] for row in texts}
         for _ in range(MOST):
             count = 1 if any(found.values()) else MOST + 1
-            asked: list[Next | None] = [None] * (rows * count)
+            asked: list[Next | None] = [None] * (self._memory_of(rows, slots).rows(1) * count)
             for row, text in texts.items():
                 asked[row * count + len(unread[row]) - 1] = text._replace(new=(*text.new, *found[row]))
             choice = chosen(self._session.mesh, self._logits(unread, rows, slots, count), asked)
