@@ -8,10 +8,11 @@ import pytest
 
 from tpullm.errors import UserError
 from tpullm.inference import needed_memory
-from tpullm.inference.engine import MANY, Engine
-from tpullm.inference.row_memory import CHUNK, empty_band, read
+from tpullm.inference.engine import PIECES, SIZE, Engine
+from tpullm.inference.row_memory import block_sizes, empty_block, read
 from tpullm.inference.session import Found, Session, targets
 from tpullm.mesh.layout import named_sharding
+from tpullm.mesh.rows import row_parts
 from tpullm.training.state import Architecture
 
 
@@ -35,14 +36,15 @@ def test_the_arrays_of_reading_are_those_of_the_compiled_program(shapes):
     """By XLA's own account; it may need less, since it decides which arrays share their place."""
     mesh = shapes.mesh
     with jax.set_mesh(mesh):
-        band = jax.eval_shape(lambda: empty_band(shapes.architecture, 2 * mesh.size, 1024, shapes.dtype))
+        empty = lambda size: empty_block(shapes.architecture, row_parts(mesh), size, shapes.dtype)  # noqa: E731
+        desk = tuple(jax.eval_shape(lambda size=size: empty(size)) for size in block_sizes(1024))
         layers = jax.eval_shape(lambda params: shapes.architecture.model(params).unstacked(), shapes.params)
         tokens, places = (
-            jax.ShapeDtypeStruct((MANY[0], size), np.int32, sharding=named_sharding(mesh, "batch", split))
-            for size, split in ((MANY[1] * CHUNK, "time"), (4, None))
+            jax.ShapeDtypeStruct((PIECES[-1], size), np.int32, sharding=named_sharding(mesh, "batch", split))
+            for size, split in ((SIZE, "time"), (4, None))
         )
-        arguments = shapes.architecture, shapes.params, layers, band, tokens, places
-        taken = read.lower(*arguments, seen=1024, dtype=shapes.dtype).compile().memory_analysis().temp_size_in_bytes
+        arguments = shapes.architecture, shapes.params, layers, desk, tokens, places
+        taken = read.lower(*arguments, dtype=shapes.dtype).compile().memory_analysis().temp_size_in_bytes
     estimate = needed_memory.needs(shapes, 1024).programs
     assert 1 < estimate / taken < 2, (estimate, taken)
 

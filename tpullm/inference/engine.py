@@ -1,9 +1,10 @@
 """Many texts at once: each is read and continued as it comes, and ends without the others waiting (Yu et al. 2022).
 
-A turn of the engine reads a few chunks of prompts, then writes one token to every text that has been read. So a long
-prompt does not stop the others. A text's tokens do not depend on what is computed beside it: a prompt is read in chunks
-that begin at multiples of `CHUNK`, and a step has only so many rows as were seen to give the same bits as all rows. (A
-CPU multiplies few rows in another order, in float32 and with JAX 0.10.)
+A turn of the engine reads some of a prompt, then writes one token to every text that has been read. So a long prompt
+does not stop the others. A prompt is read at a desk, a row of its own; then the text gets its row among those that are
+written. A text's tokens do not depend on what is computed beside it: a prompt is read in pieces that begin at multiples
+of `CHUNK`, and a step has only so many rows as were seen to give the same bits as all rows. (A CPU multiplies few rows
+in another order, in float32 and with JAX 0.10.)
 
 Shapes: B rows of all bands, C chunks of T tokens, V vocabulary.
 """
@@ -21,7 +22,7 @@ from tpullm.inference.guesses import MOST, Guesses
 from tpullm.inference.next_tokens import MOST_TOP, Next, chosen, compile_for
 from tpullm.inference.padding import fits
 from tpullm.inference.request import Request, Token
-from tpullm.inference.row_memory import CHUNK, Choice, seen
+from tpullm.inference.row_memory import BLOCK, CHUNK, Choice, block_sizes
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import Piece, TextMemory, Written
 from tpullm.log import say
@@ -29,8 +30,8 @@ from tpullm.mesh.rows import fetch, row_parts
 from tpullm.recipe.schema import ModelConfig
 
 ROWS = 32
-# Pieces that are read in a turn, and the chunks of each: while texts are written, and where there is more to read.
-FEW, MANY = (2, 1), (8, 2)
+# A prompt is read in pieces of so many tokens, so many in a turn; the fewest while texts are written.
+SIZE, PIECES = 2 * CHUNK, (1, 2, 8)
 PATIENCE = 16  # turns at most in which nothing is guessed for a text after guesses that were wrong
 
 Heard = Callable[[Token], None]
@@ -38,7 +39,10 @@ Heard = Callable[[Token], None]
 
 @dataclass(eq=False)
 class _Row:
-    """A row of the memory: which one, the prompt tokens that it holds as they were read, and whose it is."""
+    """A row of the memory: which one, the prompt tokens that it holds as they were read, and whose it is.
+
+    While the prompt of its text is read, it holds what it held before.
+    """
 
     band: int
     index: int
@@ -97,9 +101,10 @@ class Engine:
         self.session, self.reads_first, self.guesses = session, reads_first, guesses
         self.longest = min(longest or session.context_length, session.context_length)
         parts = row_parts(session.mesh)
-        self._few, self._many = ((-(-count // parts) * parts, chunks * CHUNK) for count, chunks in (FEW, MANY))
+        self._pieces = [-(-count // parts) * parts for count in PIECES]
         self._memory = TextMemory(session, self.longest, rows, groups=not reads_first)
-        self._alike = list(range(1, len(self._memory.sizes) + 1))  # numbers of bands whose steps give the same bits
+        self._desks: list[list[_Text | None]] = [[None] * parts for _ in self._memory.desks]
+        self._steps = self._kinds_of_steps()
         self._together = MOST + 1  # tokens of a row that are written together if some are guessed
         sizes = enumerate(self._memory.sizes)
         self._rows = [_Row(band, index) for band, (count, _) in sizes for index in range(count)]
@@ -153,51 +158,70 @@ class Engine:
         rows: no other is used then. Without it, all are, which matters to nobody if the engine writes one text at a
         time and guesses nothing.
         """
-        bands = range(len(self._memory.sizes))
         shape = MOST + 1, len(self._rows)
         tokens_TB = np.random.default_rng(0).integers(self.session.tokenizer.vocabulary_size, size=shape)
         each = [[Written(int(token), time, 1) for time, token in enumerate(own)] for own in tokens_TB.T]
-        at = lambda time, rows: {n: [each[n][time]] for n in range(rows)}  # noqa: E731
-        found = []
+        found = {}
         with jax.set_mesh(self.session.mesh):
-            for band in bands:
-                self._compile_reading(band)
-                for other in bands:
-                    self._memory.copy((other, 0), (band, 0))
-                found.append(self._memory.write(band + 1, at(0, self._memory.rows(band + 1))))
-                compile_for(self.session.mesh, found[-1])
-            logits_BV = [fetch(self.session.mesh, array) for array in found]
-            self._alike = [n for n, own in enumerate(logits_BV, 1) if np.array_equal(own, logits_BV[-1][: len(own)])]
+            self._compile_reading()
+            for used, seen in self._steps:
+                one_by_one = []
+                for time in range(MOST + 1):
+                    tokens = {n: own[time : time + 1] for n, own in enumerate(each[: self._memory.rows(used)])}
+                    logits_BV = self._memory.write(used, tokens, seen=seen)
+                    one_by_one.append(fetch(self.session.mesh, logits_BV))
+                compile_for(self.session.mesh, logits_BV)
+                found[used, seen] = np.stack(one_by_one, axis=1)
+            whole_BTV = found[self._steps[-1]]
+            self._steps = [step for step, own in found.items() if np.array_equal(own, whole_BTV[: len(own)])]
             if self.guesses is not None:
-                later = [self._memory.write(len(bands), at(time, len(each))) for time in range(1, MOST + 1)]
-                self._compile_guesses(each, [logits_BV[-1], *(fetch(self.session.mesh, array) for array in later)])
+                self._compile_guesses(each, whole_BTV)
 
-    def _compile_reading(self, band: int) -> None:
-        slots = self._memory.sizes[band][1]
-        for shape in (self._few, self._many):
-            for end in {seen(end, slots) for end in range(1, slots, CHUNK)}:
-                logits_CV, hidden_CTD = self._memory.read(band, [], *shape, end)
+    def _kinds_of_steps(self) -> list[tuple[int, int]]:
+        """How many bands are in use, and how many slots of each row are attended to; the last is all of all.
+
+        Each is a program. So of the long bands there are not all numbers, and rows have two lengths at most.
+        """
+        sizes = [slots for _, slots in self._memory.sizes]
+        numbers = [n for n, slots in enumerate(sizes, 1) if slots == sizes[0] or slots > max(sizes[: n - 1])]
+        few = [(used, BLOCK) for used in numbers if sizes[used - 1] == sizes[0] > BLOCK]
+        short = [(len(sizes), BLOCK)] if sizes[-1] > sizes[0] else []
+        whole = [(used, max(sizes[:used])) for used in [*numbers, len(sizes)]]
+        return list(dict.fromkeys([*few, *short, *whole]))
+
+    def _compile_reading(self) -> None:
+        desk, ends = self._memory.desks[0], np.cumsum(block_sizes(-(-self.longest // CHUNK) * CHUNK)).tolist()
+        for count in self._pieces:
+            for end in ends:
+                logits_CV, hidden_CTD = self._memory.read(desk, [], count, SIZE, end)
             compile_for(self.session.mesh, logits_CV)
             self._memory.told(hidden_CTD, [], MOST_TOP)
+        for band, (_, slots) in enumerate(self._memory.sizes):
+            self._memory.copy((band, 0), (desk, 0), slots)
+            self._memory.copy((desk, 0), (band, 0), slots)
 
-    def _compile_guesses(self, each: list[list[Written]], one_by_one: list[np.ndarray]) -> None:
+    def _compile_guesses(self, each: list[list[Written]], whole_BTV: np.ndarray) -> None:
         """Find how many tokens of each row of the first band give the same bits as single ones of all rows.
 
         As many tokens as a step of few rows has rows are as its single ones: matmuls do not see whose they are.
         """
         rows, slots = self._memory.sizes[0]
-        expected = np.stack([logits_BV[:rows] for logits_BV in one_by_one], axis=1)
-        for count in (self._memory.rows(used) // rows for used in self._alike):
-            if count > MOST:
-                several = self._memory.write(1, dict(enumerate(each[:rows])), count)
-                found = fetch(self.session.mesh, several).reshape(rows, count, -1)[:, : MOST + 1]
-                if np.array_equal(found, expected):
-                    self._together = count
-                    compile_for(self.session.mesh, several)
-                    self.guesses.compile(rows, slots)
-                    return
+        for count in sorted({self._memory.rows(used) // rows for used, _ in self._steps}):
+            if count > MOST and all(
+                self._is_as(whole_BTV[:rows], count, each, seen) for seen in {min(BLOCK, slots), slots}
+            ):
+                self._together = count
+                self.guesses.compile(rows, slots)
+                return
         say("engine: nothing is guessed ahead: steps of several tokens would give other bits here")
         self.guesses = None
+
+    def _is_as(self, expected_RTV: np.ndarray, count: int, each: list[list[Written]], seen: int) -> bool:
+        rows, times, _ = expected_RTV.shape
+        logits = self._memory.write(1, dict(enumerate(each[:rows])), count, seen)
+        compile_for(self.session.mesh, logits)
+        found = fetch(self.session.mesh, logits).reshape(rows, count, -1)
+        return np.array_equal(found[:, :times], expected_RTV)
 
     def step(self) -> bool:
         """One turn; False if no text is left."""
@@ -242,13 +266,10 @@ class Engine:
         row = self._free_row(len(ids) + 1, lambda row: self._shared(row, text))
         if row is None:
             return False
-        shared = self._shared(row, text)
-        if not shared:
+        if not self._shared(row, text):
             self._keep(row)
-        row.held, row.held_for = ids[:shared], text.longest
-        text.row, text.read, row.text, row.used = row, shared, text, self._turn
+        text.row, row.text, row.used = row, text, self._turn
         self._counts["prompt_tokens"] += len(ids)
-        self._counts["reused_tokens"] += shared
         return True
 
     def _free_row(self, slots: int, worth: Callable[[_Row], int] = lambda row: 0) -> _Row | None:
@@ -263,75 +284,73 @@ class Engine:
         later = [other for other in self._rows if other.band > row.band and self._slots(other) == self._slots(row)]
         if len(row.held) >= CHUNK and (free := [other for other in later if other.text is None]):
             to = min(free, key=lambda other: (bool(other.held), other.used))
-            self._copy(row, to)
+            self._copy(row, to, len(row.held))
             to.held, to.held_for, to.used = row.held, row.held_for, row.used
 
     def _shared(self, row: _Row, text: _Text) -> int:
-        """How many tokens of the prompt the row holds: whole chunks, and one token at least is left to read, and those
-        that are told.
-        """
-        ids = text.request.ids
-        most = (len(ids) - 1 - text.request.told) // CHUNK * CHUNK
-        if row.held_for != text.longest:
-            return 0
-        for start in range(0, min(most, len(row.held) // CHUNK * CHUNK), CHUNK):
-            if row.held[start : start + CHUNK] != ids[start : start + CHUNK]:
-                return start
-        return min(most, len(row.held) // CHUNK * CHUNK)
+        """How many tokens of the prompt the row holds, as `_common` has them."""
+        return _common(row.held, text) if row.held_for == text.longest else 0
 
     # Prompts.
 
     def _read_turn(self) -> bool:
-        """Read some chunks, of those who wait longest; whether there were any."""
-        unread = [row.text for row in self._rows if row.text is not None and not row.text.is_read]
-        if not unread:
+        """Read some of the prompts at a desk; the desks take turns. Whether there was any."""
+        self._seat()
+        taken = [n for n, seats in enumerate(self._desks) if any(seats)]
+        if not taken:
             return False
-        unread.sort(key=lambda text: text.number)
-        unread = [text for text in unread if text.row.band == unread[0].row.band]
-        count, size = self._shape(unread)
-        pieces: list[tuple[_Text, Piece]] = []
-        for text in unread:
-            if len(pieces) < count:
-                self._reuse(text)
-                ids, end = text.request.ids, text.read + CHUNK
-                if end < len(ids) - text.request.told and any(
-                    piece.start < end and one.request.ids[:end] == ids[:end] for one, piece in pieces
-                ):
-                    continue  # another text reads what this one can copy in the next turn
-                starts = range(text.read, len(ids), size)[: count - len(pieces)]
-                place = text.row.index
-                pieces += [(text, Piece(place, start, ids[start : start + size], text.longest)) for start in starts]
-        only = [piece for _, piece in pieces]
-        logits_CV, hidden_CTD = self._memory.read(unread[0].row.band, only, count, size)
+        number = taken[self._turn % len(taken)]
+        seats, desk = self._desks[number], self._memory.desks[number]
+        count, pieces = self._count(seats), []
+        for place, text in enumerate(seats):
+            if text is not None:
+                ids = text.request.ids
+                starts = range(text.read, len(ids), SIZE)[: count - len(pieces)]
+                pieces += [(text, Piece(place, start, ids[start : start + SIZE], text.longest)) for start in starts]
+        logits_CV, hidden_CTD = self._memory.read(desk, [piece for _, piece in pieces], count, SIZE)
         if any(text.request.told for text, _ in pieces):
             self._tell_prompts(hidden_CTD, pieces)
-        ends: list[_Text | None] = [None] * count
+        ends: list[_Text | None] = [None] * len(logits_CV)
         for n, (text, piece) in enumerate(pieces):
             text.read = piece.start + len(piece.ids)
-            text.row.held = text.request.ids[: text.read]
-            ends[n] = text if text.is_read else None
+            if text.is_read:
+                ends[n], seats[piece.row] = text, None
+                self._memory.move((text.row.band, text.row.index), (desk, piece.row), text.read)
+                text.row.held, text.row.held_for = text.request.ids, text.longest
         if any(ends):
             self._choose(logits_CV, ends, [text and Next(text.request, ()) for text in ends])
         return True
 
-    def _shape(self, unread: Sequence[_Text]) -> tuple[int, int]:
-        """How many pieces are read, and the tokens of each."""
-        tokens = sum(len(text.request.ids) - text.read for text in unread)
-        some_write = any(row.text is not None and row.text.is_read for row in self._rows)
-        count, size = self._many
-        return self._few if (some_write and not self.reads_first) or tokens <= count * size // 2 else self._many
+    def _seat(self) -> None:
+        """Give the free seats to those who wait longest, unless another reads what they can copy when it is read."""
+        for seats in self._desks:
+            seats[:] = [text if text is not None and text.row.text is text else None for text in seats]
+        seated = [text for seats in self._desks for text in seats if text is not None]
+        unread = [row.text for row in self._rows if row.text is not None and not row.text.is_read]
+        unread = sorted((text for text in unread if text not in seated), key=lambda text: text.number)
+        free = [
+            (number, place) for number, seats in enumerate(self._desks) for place, text in enumerate(seats) if not text
+        ]
+        for text in unread:
+            best = max(self._rows, key=lambda row: self._shared(row, text))
+            shared = self._shared(best, text)
+            awaited = (_common(other.request.ids, text) for other in seated if other.longest == text.longest)
+            if free and max(awaited, default=0) <= shared:
+                number, place = free.pop(0)
+                self._memory.copy((self._memory.desks[number], place), (best.band, best.index), shared)
+                self._counts["reused_tokens"] += shared
+                text.read, self._desks[number][place] = shared, text
+                seated.append(text)
 
-    def _reuse(self, text: _Text) -> None:
-        """Copy what another row holds of the prompt, if that is more than has been read."""
-        best = max(self._rows, key=lambda row: self._shared(row, text))
-        shared = self._shared(best, text)
-        if shared > text.read:
-            self._copy(best, text.row)
-            self._counts["reused_tokens"] += shared - text.read
-            text.read, text.row.held = shared, text.request.ids[:shared]
+    def _count(self, seats: Sequence[_Text | None]) -> int:
+        """How many pieces are read in a turn."""
+        left = sum(-(-(len(text.request.ids) - text.read) // SIZE) for text in seats if text is not None)
+        if not self.reads_first and any(row.text is not None and row.text.is_read for row in self._rows):
+            return self._pieces[0]
+        return max((count for count in self._pieces if 3 * count <= 4 * left), default=self._pieces[0])
 
-    def _copy(self, of: _Row, to: _Row) -> None:
-        self._memory.copy((to.band, to.index), (of.band, of.index))
+    def _copy(self, of: _Row, to: _Row, tokens: int) -> None:
+        self._memory.copy((to.band, to.index), (of.band, of.index), tokens)
 
     def _slots(self, row: _Row) -> int:
         return self._memory.sizes[row.band][1]
@@ -357,9 +376,13 @@ class Engine:
         texts = {n: row.text for n, row in enumerate(self._rows) if self._writes(row)}
         if texts:
             highest = 1 + max(text.row.band for text in texts.values())
-            used = next((n for n in self._alike if n >= highest), len(self._memory.sizes))
             ahead = self._guessed(texts) if highest == 1 and self.guesses else {}
-            self._write(texts, ahead, 1, self._together) if any(ahead.values()) else self._write(texts, {}, used, 1)
+            longest = max(text.length + len(ahead.get(n, ())) for n, text in texts.items())
+            if any(ahead.values()):
+                self._write(texts, ahead, (1, longest), self._together)
+            else:
+                fits = [step for step in self._steps if step[0] >= highest and step[1] >= longest]
+                self._write(texts, {}, min(fits, key=lambda step: self._memory.slots(*step)), 1)
 
     def _guessed(self, texts: Mapping[int, _Text]) -> dict[int, list[int]]:
         """Guesses of what follows in each text, no more than it has room for."""
@@ -373,8 +396,11 @@ class Engine:
             found[n] = ids[: max(0, min(most, MOST))]
         return found
 
-    def _write(self, texts: Mapping[int, _Text], ahead: Mapping[int, list[int]], used: int, count: int) -> None:
+    def _write(
+        self, texts: Mapping[int, _Text], ahead: Mapping[int, list[int]], step: tuple[int, int], count: int
+    ) -> None:
         """Write the last token of each text, and guesses of those that follow; `count` tokens of each."""
+        used, seen = step
         most = self._memory.rows(used) * count
         last, heard, asked = {}, [None] * most, [None] * most
         for n, text in texts.items():
@@ -383,7 +409,7 @@ class Engine:
             for place in range(len(ids)):
                 heard[n * count + place] = text
                 asked[n * count + place] = Next(text.request, (*new, *ids[1 : place + 1]))
-        self._choose(self._memory.write(used, last, count), heard, asked)
+        self._choose(self._memory.write(used, last, count, seen), heard, asked)
         for n, ids in ahead.items():
             self._learn(texts[n], ids, len(texts[n].new) - len(asked[n * count].new) - 1)
 
@@ -402,7 +428,7 @@ class Engine:
         """Give a text another row, of so many slots at least; it stays if none is free."""
         old, row = text.row, self._free_row(slots)
         if row is not None:
-            self._copy(old, row)
+            self._copy(old, row, text.length)
             row.text, row.held, row.held_for, row.used = text, old.held, old.held_for, self._turn
             text.row, old.text = row, None
 
@@ -435,6 +461,16 @@ class Engine:
             with self._lock:
                 self._texts.pop(text.number, None)
         text.heard(_token(request, choice, n, ends))
+
+
+def _common(held: Sequence[int], text: _Text) -> int:
+    """How many tokens of the text's prompt are as those that are held: whole chunks, and one token at least is left to
+    read, and those that are told.
+    """
+    ids = text.request.ids
+    most = min(len(ids) - 1 - text.request.told, len(held)) // CHUNK * CHUNK
+    starts = range(0, most, CHUNK)
+    return next((start for start in starts if held[start : start + CHUNK] != ids[start : start + CHUNK]), most)
 
 
 def _token(request: Request, choice: Choice, n: int | tuple[int, int], ends: str = "") -> Token:

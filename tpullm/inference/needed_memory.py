@@ -7,9 +7,10 @@ import jax
 
 from tpullm.errors import UserError
 from tpullm.hardware.free_memory import free_bytes
-from tpullm.inference.engine import MANY, Engine
+from tpullm.inference.engine import PIECES, SIZE, Engine
 from tpullm.inference.row_memory import CHUNK
 from tpullm.inference.session import Found, Session, placed, targets, use_dtype
+from tpullm.mesh.rows import row_parts
 from tpullm.model import quantized
 from tpullm.model.platform import decodes_separate_layers
 
@@ -35,7 +36,7 @@ def needs(session: Session, longest: int, models: int = 1) -> Needs:
         twice = decodes_separate_layers()
     weights = _bytes(session.params) + (_bytes(session.params["layers"]) if twice else 0)
     rows = Engine(session, longest=longest).memory_bytes() // session.mesh.size
-    return Needs(weights, models * rows, _piece_bytes(session, longest) * -(-MANY[0] // session.mesh.size))
+    return Needs(weights, models * rows, _piece_bytes(session, longest) * -(-PIECES[-1] // session.mesh.size))
 
 
 def _bytes(arrays: Any) -> int:
@@ -45,11 +46,12 @@ def _bytes(arrays: Any) -> int:
 
 
 def _piece_bytes(session: Session, longest: int) -> int:
-    """What the largest program needs for each piece: to read it, scores of a chunk four times in float32, keys and
-    values (on a CPU XLA needed 0.6 to 0.94 of that, JAX 0.12); to tell its tokens, logits of a quarter of it.
+    """What the largest program needs for each piece: to read it, scores twice in float32, and where several texts are
+    read at a time, keys and values; to tell its tokens, logits of a quarter of it.
     """
-    config, tokens = session.architecture.config, MANY[1] * CHUNK
-    of_slot = 4 * config.heads * CHUNK + 2 * config.kv_heads * config.head_width
+    config, tokens = session.architecture.config, SIZE
+    copied = 2 * config.kv_heads * config.head_width if row_parts(session.mesh) > 1 else 0
+    of_slot = 2 * config.heads * tokens + copied
     of_token = 3 * config.mlp_width + 6 * config.width
     reading = longest * of_slot + tokens * of_token + config.vocabulary_size
     return 4 * max(reading, 3 * tokens // 4 * config.vocabulary_size)

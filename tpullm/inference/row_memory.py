@@ -4,10 +4,12 @@ The memory is a few bands: many rows with few slots, few rows with many. A text 
 its prompt and moves on when it has outgrown it, so one long text does not make all rows long. One step computes one
 token for the rows of the first bands, as many as are in use; its matmuls read the weights once. A row is contiguous:
 with pages of 64 slots in any order, as on a GPU, a CPU copies each page before it multiplies it, and attention took 8.3
-to 9.4 ms where it takes 2.6 (32 rows, 6 heads of 64, 320 slots, float32, two cores).
+to 9.4 ms where it takes 2.6 (32 rows, 6 heads of 64, 320 slots, float32, two cores). But the slots of a band are in a
+few blocks, and a program gets the first ones, as far as its texts reach: the bytes of keys and values that are read are
+what attention waits for.
 
-Shapes: B rows of all bands, R rows of a band, S slots, C pieces of T tokens, K key/value heads, H head width,
-V vocabulary.
+Shapes: B rows of all bands, R rows of a band, S slots of a block, C pieces of T tokens, K key/value heads, H head
+width, V vocabulary.
 """
 
 import itertools
@@ -32,14 +34,15 @@ Tree = Any
 # float32, 2 to 7, 4 to 8 and 40 to 48 others. In bfloat16 2 to 7 and 12 to 64 do. 2 rows took 12 ms, 32 took 19.
 GROUPS = (2, 12)
 # A prompt is read in chunks of so many tokens; what is used again for another text is a whole number of these. 64
-# tokens at a time or more give the same bits, as 2 rows of 32 or as 8 of 64 that attend 32 at a time; 32 tokens
-# give others (12 M parameters, float32 and bfloat16, JAX 0.12). How many slots are attended to changes no bit.
+# tokens at a time or more give the same bits, in any number of rows; 32 tokens give others in float32 (12 M parameters,
+# JAX 0.12). How many blocks are attended to changes no bit.
 CHUNK = 32
-FIRST = 512  # slots of the rows with the fewest
+SHORT = 512  # slots of the rows with the fewest
+BLOCK = 256  # slots of the first block of a row; each one after it makes the row twice as long
 
 
-class Band(NamedTuple):
-    """The keys and the values of each layer, `[R, K, S, H]`."""
+class Block(NamedTuple):
+    """Some slots of all rows of a band: the keys and the values of each layer, `[R, K, S, H]`."""
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
@@ -51,17 +54,17 @@ class Band(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """How many tokens a text may have here."""
+        """How many tokens of a text it has room for."""
         return self.keys[0].shape[2]
 
 
 @partial(jax.jit, static_argnames=("architecture", "rows", "slots", "dtype"))
-def empty_band(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype) -> Band:
-    """A band without texts, for matmuls in `dtype`."""
+def empty_block(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype) -> Block:
+    """A block without texts, for matmuls in `dtype`."""
     config = architecture.config
     shape, spec = (rows, config.kv_heads, slots, config.head_width), RULES.spec("batch", "kv_heads", None, "head")
     make = lambda: jax.reshard(jnp.zeros(shape, cache_dtype(dtype)), spec)  # noqa: E731
-    return Band(*(tuple(make() for _ in range(config.layers)) for _ in ("keys", "values")))
+    return Block(*(tuple(make() for _ in range(config.layers)) for _ in ("keys", "values")))
 
 
 def bytes_of_slot(architecture: Architecture, dtype: jnp.dtype) -> int:
@@ -70,20 +73,20 @@ def bytes_of_slot(architecture: Architecture, dtype: jnp.dtype) -> int:
     return 2 * config.layers * config.kv_heads * config.head_width * cache_dtype(dtype).itemsize
 
 
-@partial(jax.jit, static_argnames=("architecture", "seen", "dtype"), donate_argnames=("band",))
+@partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("blocks",))
 def read(
-    architecture, params, layers, band: Band, tokens_CT, pieces_C4, *, seen, dtype
-) -> tuple[jax.Array, jax.Array, Band]:
-    """Read a piece of the text of some rows of a band: the logits after the last token of each piece, `[C, V]`, and
-    the hidden states after each token, `[C, T, D]`.
+    architecture, params, layers, blocks: tuple[Block, ...], tokens_CT, pieces_C4, *, dtype
+) -> tuple[jax.Array, jax.Array, tuple[Block, ...]]:
+    """Read a piece of the text of some rows of a band: the logits after the last token of each piece, `[C, V]` (of one
+    piece twice), and the hidden states after each token, `[C, T, D]`.
 
     Several pieces may be of one text: in each layer all keys are written before any is read.
 
     Args:
+        blocks: the first ones of the band; no piece ends after them.
         tokens_CT: T is one or more chunks.
         pieces_C4: of each piece its row in the band (one that it does not have only fills the arrays), where it begins
             in its text (a multiple of `CHUNK`), its tokens (the others are padding), how long the text may become.
-        seen: the slots that are attended to; no piece ends after them.
     """
     C, T = tokens_CT.shape
     rows_C, starts_C, counts_C, longest_C = (pieces_C4[:, n] for n in range(4))
@@ -91,17 +94,20 @@ def read(
     places_CT = jnp.arange(T, dtype=jnp.int32) + jnp.zeros_like(tokens_CT)
     positions_CT = places_CT + jax.reshard(starts_C[:, None], by_time)
     segments_CT = (places_CT < jax.reshard(counts_C[:, None], by_time)).astype(jnp.int32)
-    whole = lambda array: jax.reshard(array, jax.sharding.PartitionSpec())  # noqa: E731
-    where = whole(rows_C)[:, None], slice(None), whole(positions_CT)
-    keys, values = list(band.keys), list(band.values)
+    rows_C, held = _whole(rows_C), _Held(blocks)
 
     def attention(layer: int, window: int) -> Callable:
         def mixed(q_CTNH, k_CKTH, v_CKTH, softcap, sinks_N):
-            keys[layer], values[layer] = (
-                _written(old, where, new) for old, new in ((keys[layer], k_CKTH), (values[layer], v_CKTH))
-            )
-            own = (_rows_of(old, whole(rows_C), seen) for old in (keys[layer], values[layer]))
-            return _by_parts(CHUNK, q_CTNH, *own, positions_CT, window, softcap, sinks_N)
+            held.write(layer, rows_C[:, None], _whole(positions_CT), k_CKTH, v_CKTH)
+            if blocks[0].rows > 1:
+                masks_CTS = _visible(positions_CT, held.slots, window)
+                return _attend(q_CTNH, held.rows_of(layer, rows_C), masks_CTS, softcap, sinks_N)
+            # All pieces are of the one text: its keys need not be copied for each of them.
+            q_1QNH = jnp.reshape(q_CTNH, (1, C * T, *q_CTNH.shape[2:]), out_sharding=_queries())
+            positions_1Q = jnp.reshape(positions_CT, (1, C * T), out_sharding=by_time)
+            masks_1QS = _visible(positions_1Q, held.slots, window)
+            mixed_1QNH = _attend(q_1QNH, held.parts(layer), masks_1QS, softcap, sinks_N)
+            return jnp.reshape(mixed_1QNH, q_CTNH.shape, out_sharding=_queries())
 
         return mixed
 
@@ -109,23 +115,54 @@ def read(
     arguments = tokens_CT, segments_CT, positions_CT, longest_C, layers, attention
     hidden_CTD = model.remembering(*arguments, dtype=dtype)
     last_CD = last_hidden(hidden_CTD, places_CT, jax.reshard(counts_C[:, None], by_time))
-    return model.logits(last_CD[:, None])[:, 0], hidden_CTD, Band(tuple(keys), tuple(values))
+    last_CD = (
+        jnp.concatenate([last_CD, last_CD]) if C == 1 else last_CD
+    )  # a CPU multiplies a single row in another order
+    return model.logits(last_CD[:, None])[:, 0], hidden_CTD, held.blocks()
 
 
-def _written(old_RKSH: jax.Array, where, new_CKTH: jax.Array) -> jax.Array:
-    """The memory with the new keys or values of chunks in their places; a row that it does not have is left out."""
-    rows_C1, every, slots_CT = where
-    new_CTKH = jnp.swapaxes(new_CKTH, 1, 2).astype(old_RKSH.dtype)
-    return old_RKSH.at[rows_C1, every, slots_CT].set(new_CTKH, mode="drop", out_sharding=_spec())
+class _Held:
+    """The arrays of a band's blocks, while a program extends them."""
 
+    def __init__(self, blocks: tuple[Block, ...]):
+        self._blocks = [(list(block.keys), list(block.values)) for block in blocks]
+        ends = list(itertools.accumulate(block.slots for block in blocks))
+        self._begins, self.slots = [0, *ends[:-1]], ends[-1]
 
-def _rows_of(old_RKSH: jax.Array, rows_C: jax.Array, seen: int) -> jax.Array:
-    """The first slots of the rows of pieces, `[C, K, seen, H]`."""
-    return old_RKSH.at[rows_C, :, :seen].get(mode="clip", out_sharding=_spec())
+    def write(self, layer: int, rows, positions_CT, k_CKTH, v_CKTH) -> None:
+        """Put the keys and values of tokens in their places; a row or slot that there is not is left out."""
+        new_keys, new_values = jnp.swapaxes(k_CKTH, 1, 2), jnp.swapaxes(v_CKTH, 1, 2)
+        for (keys, values), begin in zip(self._blocks, self._begins, strict=True):
+            # A place before 0 would be one from the end.
+            places = jnp.where(positions_CT >= begin, positions_CT - begin, self.slots)
+            for old, new in ((keys, new_keys), (values, new_values)):
+                at = old[layer].at[rows, :, places]
+                old[layer] = at.set(new.astype(old[layer].dtype), mode="drop", out_sharding=_spec())
+
+    def parts(self, layer: int) -> list[tuple[jax.Array, jax.Array]]:
+        """The keys and values of a layer, block by block."""
+        return [(keys[layer], values[layer]) for keys, values in self._blocks]
+
+    def rows_of(self, layer: int, rows_C: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+        """The same of some rows, `[C, K, S, H]`."""
+        own = lambda array: array.at[rows_C].get(mode="clip", out_sharding=_spec())  # noqa: E731
+        return [(own(keys), own(values)) for keys, values in self.parts(layer)]
+
+    def blocks(self) -> tuple[Block, ...]:
+        """All arrays."""
+        return tuple(Block(tuple(keys), tuple(values)) for keys, values in self._blocks)
 
 
 def _spec() -> jax.sharding.PartitionSpec:
     return RULES.spec("batch", "kv_heads", None, "head")
+
+
+def _queries() -> jax.sharding.PartitionSpec:
+    return RULES.spec("batch", "time", "heads", "head")
+
+
+def _whole(array: jax.Array) -> jax.Array:
+    return jax.reshard(array, jax.sharding.PartitionSpec())
 
 
 def _visible(positions_BT: jax.Array, slots: int, window: int) -> jax.Array:
@@ -138,51 +175,51 @@ def _visible(positions_BT: jax.Array, slots: int, window: int) -> jax.Array:
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("memory",))
 def advance(
-    architecture, params, layers, memory: tuple[Band, ...], tokens_BT3, *, dtype
-) -> tuple[jax.Array, tuple[Band, ...]]:
+    architecture, params, layers, memory: tuple[tuple[Block, ...], ...], tokens_BT3, *, dtype
+) -> tuple[jax.Array, tuple[tuple[Block, ...], ...]]:
     """Write T tokens to each row: the logits after each, `[B * T, V]`.
 
     Args:
-        memory: the bands that are in use, the first ones; B is their rows.
-        tokens_BT3: of each row its tokens, their positions (one that its band does not have is no token), and how long
+        memory: of the bands that are in use, the first ones, their first blocks; B is their rows.
+        tokens_BT3: of each row its tokens, their positions (one that its blocks do not have is no token), and how long
             the text may become.
     """
     tokens_BT, positions_BT = (jax.reshard(tokens_BT3[:, :, n], RULES.spec("batch", "time")) for n in range(2))
-    keys, values = [list(band.keys) for band in memory], [list(band.values) for band in memory]
-    ends = [sum(band.rows for band in memory[: n + 1]) for n in range(len(memory))]
+    bands, counts = [_Held(blocks) for blocks in memory], [blocks[0].rows for blocks in memory]
+    ends = list(itertools.accumulate(counts))
 
     def attention(layer: int, window: int) -> Callable:
         def mixed(q_BTNH, k_BKTH, v_BKTH, softcap, sinks_N):
             found = []
-            for n, band in enumerate(memory):
-                part = partial(_part, first=ends[n] - band.rows, count=band.rows)
+            for held, end, rows in zip(bands, ends, counts, strict=True):
+                part = partial(_part, first=end - rows, count=rows)
                 positions_RT = part(positions_BT)
-                places = jnp.arange(band.rows)[:, None], slice(None), jax.reshard(positions_RT, jax.P())
-                for kept, new in ((keys[n], k_BKTH), (values[n], v_BKTH)):
-                    kept[layer] = _written(kept[layer], places, part(new))
-                own = keys[n][layer], values[n][layer]
-                found.append(_by_parts(1, part(q_BTNH), *own, positions_RT, window, softcap, sinks_N))
+                held.write(layer, jnp.arange(rows)[:, None], _whole(positions_RT), part(k_BKTH), part(v_BKTH))
+                masks_RTS = _visible(positions_RT, held.slots, window)
+                found.append(_each_alone(part(q_BTNH), held.parts(layer), masks_RTS, softcap, sinks_N))
             return _joined(found)
 
         return mixed
 
-    slots_B = np.repeat([band.slots for band in memory], [band.rows for band in memory])
+    slots_B = np.repeat([held.slots for held in bands], counts)
     slots_B1 = jax.reshard(jnp.asarray(slots_B, jnp.int32)[:, None], RULES.spec("batch", "time"))
     segments_BT = (positions_BT < slots_B1).astype(jnp.int32)
     model = architecture.model(params)
     arguments = tokens_BT, segments_BT, positions_BT, tokens_BT3[:, 0, 2], layers, attention
     logits_BTV = model.logits(model.remembering(*arguments, dtype=dtype))
     flat = (-1, logits_BTV.shape[-1]), RULES.spec("batch", "vocabulary")
-    logits = jnp.reshape(logits_BTV, flat[0], out_sharding=flat[1])
-    return logits, tuple(Band(tuple(k), tuple(v)) for k, v in zip(keys, values, strict=True))
+    return jnp.reshape(logits_BTV, flat[0], out_sharding=flat[1]), tuple(held.blocks() for held in bands)
 
 
-def _by_parts(size: int, q_RTNH, k_RKSH, v_RKSH, positions_RT, window: int, softcap: float, sinks_N) -> jax.Array:
-    """The values that tokens mix, so many tokens by themselves: they have the same bits with and without others."""
-    masks_RTS = _visible(positions_RT, k_RKSH.shape[2], window)
-    parts = [slice(start, start + size) for start in range(0, q_RTNH.shape[1], size)]
-    each = [attend(q_RTNH[:, part], k_RKSH, v_RKSH, masks_RTS[:, part], softcap, sinks_N)[0] for part in parts]
+def _each_alone(q_RTNH, parts, masks_RTS, softcap: float, sinks_N) -> jax.Array:
+    """The values that tokens mix, each token by itself: it has the same bits with and without the others."""
+    tokens = [slice(n, n + 1) for n in range(q_RTNH.shape[1])]
+    each = [_attend(q_RTNH[:, one], parts, masks_RTS[:, one], softcap, sinks_N) for one in tokens]
     return each[0] if len(each) == 1 else jnp.concatenate(each, axis=1)
+
+
+def _attend(q_RTNH, parts, masks_RTS, softcap: float, sinks_N) -> jax.Array:
+    return attend(q_RTNH, *parts[-1], masks_RTS, softcap, sinks_N, parts[:-1])[0]
 
 
 def _part(array: jax.Array, first: int, count: int) -> jax.Array:
@@ -200,16 +237,17 @@ def _joined(parts: list[jax.Array]) -> jax.Array:
     return jax.reshard(jnp.concatenate([jax.reshard(part, jax.P(None, *spec[1:])) for part in parts]), spec)
 
 
-@partial(jax.jit, donate_argnames=("target",))
-def copied(target: Band, source: Band | None, to: jax.Array, of: jax.Array) -> Band:
-    """A band, one row of which is as a row of another band, as far as both have slots. None: of the same band."""
+@jax.jit
+def row_of(block: Block, number: jax.Array) -> Block:
+    """One row of a block, on every part of the mesh that shares rows."""
+    spec = jax.P(None, *_spec()[1:])
+    return jax.tree.map(lambda array: array.at[number[None]].get(out_sharding=spec), block)
 
-    def array(own_RKSH, other_RKSH):
-        slots, whole = min(own_RKSH.shape[2], other_RKSH.shape[2]), jax.P(None, *_spec()[1:])
-        row_1KSH = other_RKSH.at[of[None]].get(out_sharding=whole)[:, :, :slots]
-        return own_RKSH.at[to[None], :, :slots].set(row_1KSH, out_sharding=_spec())
 
-    return jax.tree.map(array, target, target if source is None else source)
+@partial(jax.jit, donate_argnames=("block",))
+def with_row(block: Block, row: Block, number: jax.Array) -> Block:
+    """A block, one row of which is another."""
+    return jax.tree.map(lambda array, own: array.at[number[None]].set(own, out_sharding=_spec()), block, row)
 
 
 class Choice(NamedTuple):
@@ -275,25 +313,32 @@ def bands(context: int, rows: int, parts: int, groups: bool) -> list[tuple[int, 
     Args:
         rows: of all bands. Each size of band has four times the slots and a quarter of the rows of the one before.
         parts: of the mesh that share the rows.
-        groups: the rows with the fewest slots are several bands, a few rows first: a step of few texts computes few.
+        groups: each size is several bands, a few rows first: a step of few texts computes few. Of long rows one comes
+            first, as there is seldom more than one long text, and attention reads whole bands.
     """
     whole = -(-context // CHUNK) * CHUNK
-    sizes = [min(FIRST, whole)]
+    sizes = [min(SHORT, whole)]
     while sizes[-1] < whole:
         sizes.append(min(4 * sizes[-1], whole))
     longer = [_divided(rows >> 2 * n, parts) for n in range(1, len(sizes))]
     first = _divided(rows - sum(longer), parts)
-    ends = sorted({_divided(count, parts) for count in GROUPS if groups})
+    if not groups:
+        return list(zip((first, *longer), sizes, strict=True))
+    ends = sorted({_divided(count, parts) for count in GROUPS})
     ends = [end for end in ends if end + _divided(2, parts) <= first]
     grouped = [(end - before, sizes[0]) for before, end in itertools.pairwise([0, *ends, first])]
-    return [*grouped, *zip(longer, sizes[1:], strict=True)]
+    one = [(parts, slots) for slots in sizes[1:]]
+    return [*grouped, *one, *((count - parts, slots) for count, slots in zip(longer, sizes[1:], strict=True))]
+
+
+def block_sizes(slots: int) -> list[int]:
+    """The slots of each block of a row."""
+    ends = [min(BLOCK, slots)]
+    while ends[-1] < slots:
+        ends.append(min(2 * ends[-1], slots))
+    return [end - before for before, end in itertools.pairwise([0, *ends])]
 
 
 def _divided(rows: int, parts: int) -> int:
     """As many rows, or more: the same number for each part, and two at least."""
     return max(2, -(-rows // parts)) * parts
-
-
-def seen(end: int, slots: int) -> int:
-    """How many slots are attended to where a text is read up to `end`: few numbers, as each is a program."""
-    return min(slots, max(FIRST, 1 << (end - 1).bit_length()))

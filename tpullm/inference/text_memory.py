@@ -7,19 +7,22 @@ import jax
 import numpy as np
 
 from tpullm.inference.row_memory import (
-    Band,
+    Block,
     Choice,
     advance,
     bands,
+    block_sizes,
     bytes_of_slot,
-    copied,
-    empty_band,
+    empty_block,
     read,
-    seen,
+    row_of,
     told,
+    with_row,
 )
 from tpullm.inference.session import Session
 from tpullm.mesh.rows import fetch, put_whole, row_parts
+
+DESKS = 2  # so one long prompt does not keep all others waiting
 
 
 class Piece(NamedTuple):
@@ -44,31 +47,55 @@ class TextMemory:
 
     Args:
         longest, rows, groups: as in `bands`.
+
+    Attributes:
+        sizes: rows and slots of each band in which texts are written.
+        desks: the numbers of further bands, with a row for each part of the mesh, to read the longest text.
     """
 
     def __init__(self, session: Session, longest: int, rows: int, groups: bool):
-        self._session = session
-        self.sizes = bands(longest, rows, row_parts(session.mesh), groups)
-        self._bands: dict[int, Band] = {}
+        self._session, parts = session, row_parts(session.mesh)
+        self.sizes = bands(longest, rows, parts, groups)
+        self.desks = [len(self.sizes) + n for n in range(DESKS)]
+        self._sizes = [*self.sizes, *[(parts, self.sizes[-1][1])] * DESKS]
+        self._slots = [block_sizes(slots) for _, slots in self._sizes]
+        self._blocks: dict[tuple[int, int], Block] = {}
 
     def bytes(self) -> int:
-        """What all bands take. A band takes its part when it is first used: long texts may never come."""
+        """What all bands take. A block takes its part when it is first used: long texts may never come."""
         with jax.set_mesh(self._session.mesh):
             each = bytes_of_slot(self._session.architecture, self._session.dtype)
-        return each * sum(rows * slots for rows, slots in self.sizes)
+        return each * sum(rows * slots for rows, slots in self._sizes)
 
-    def bands(self) -> dict[int, Band]:
-        """Those that have been used."""
-        return self._bands
+    def blocks(self) -> dict[tuple[int, int], Block]:
+        """Those that have been used, by their band and their number there."""
+        return self._blocks
 
     def rows(self, used: int) -> int:
         """Of the first `used` bands."""
         return sum(rows for rows, _ in self.sizes[:used])
 
-    def copy(self, to: tuple[int, int], of: tuple[int, int]) -> None:
-        """Let a row, by its band and its number there, hold what another one holds."""
-        source = None if of[0] == to[0] else self._band(of[0])
-        self._bands[to[0]] = copied(self._band(to[0]), source, np.int32(to[1]), np.int32(of[1]))
+    def slots(self, used: int, seen: int = 0) -> int:
+        """How many are attended to in a step of the first `used` bands; arguments as for `write`."""
+        return sum(
+            rows * self._slots[band][number]
+            for band, (rows, _) in enumerate(self.sizes[:used])
+            for number in self._seen(band, seen)
+        )
+
+    def copy(self, to: tuple[int, int], of: tuple[int, int], tokens: int) -> None:
+        """Let a row, by its band and its number there, hold so many tokens that another one holds, or more."""
+        for number in self._numbers(of[0], tokens):
+            row = row_of(self._block(of[0], number), np.int32(of[1]))
+            self._blocks[to[0], number] = with_row(self._block(to[0], number), row, np.int32(to[1]))
+
+    def move(self, to: tuple[int, int], of: tuple[int, int], tokens: int) -> None:
+        """The same, where nobody needs what they hold else: two bands of one row exchange their blocks."""
+        if self._sizes[to[0]][0] > 1 or self._sizes[of[0]][0] > 1:
+            return self.copy(to, of, tokens)
+        for number in self._numbers(of[0], tokens):
+            blocks = self._block(of[0], number), self._block(to[0], number)
+            self._blocks[to[0], number], self._blocks[of[0], number] = blocks
 
     def read(
         self, band: int, pieces: Sequence[Piece], count: int, size: int, end: int = 1
@@ -78,16 +105,16 @@ class TextMemory:
         Args:
             end: no piece ends after it; those that are given may be later.
         """
-        rows, slots = self.sizes[band]
+        rows = self._sizes[band][0]
         tokens = np.full((count, size), self._session.tokenizer.pad_id, np.int32)
         places = np.tile(np.array([rows, 0, 1, 1], np.int32), (count, 1))
         for n, piece in enumerate(pieces):
             tokens[n, : len(piece.ids)] = piece.ids
             places[n] = piece.row, piece.start, len(piece.ids), piece.longest
             end = max(end, piece.start + len(piece.ids))
-        arguments = self._band(band), self._put(tokens, "batch", "time"), self._put(places, "batch", None)
-        sizes = {"seen": seen(end, slots), "dtype": self._session.dtype}
-        logits_CV, hidden_CTD, self._bands[band] = read(*self._model(), *arguments, **sizes)
+        arguments = self._band(band, end), self._put(tokens, "batch", "time"), self._put(places, "batch", None)
+        logits_CV, hidden_CTD, memory = read(*self._model(), *arguments, dtype=self._session.dtype)
+        self._keep(band, memory)
         return logits_CV, hidden_CTD
 
     def told(self, hidden_CTD: jax.Array, after: Sequence[tuple[int, ...]], top: int) -> Choice:
@@ -99,27 +126,44 @@ class TextMemory:
         choice = told(self._session.architecture, *arguments, top=top)
         return Choice(*(fetch(self._session.mesh, array) for array in choice))
 
-    def write(self, used: int, tokens: Mapping[int, Sequence[Written]], count: int = 1) -> jax.Array:
+    def write(self, used: int, tokens: Mapping[int, Sequence[Written]], count: int = 1, seen: int = 0) -> jax.Array:
         """Write up to `count` tokens to each row of the first `used` bands: the logits after each, `[B * count, V]`.
 
         Args:
             tokens: of some rows, by their number among those of all bands.
+            seen: the tokens of the longest text, if it is known; more slots may be attended to. 0: all.
         """
         slots_B = [slots for rows, slots in self.sizes[:used] for _ in range(rows)]
         tokens_BT3 = np.array([[(0, slots, 1)] * count for slots in slots_B], np.int32)
         for n, each in tokens.items():
             tokens_BT3[n, : len(each)] = each
             tokens_BT3[n, :, 2] = each[0].longest
-        arguments = tuple(map(self._band, range(used))), self._put(tokens_BT3, "batch", None, None)
+        bands = tuple(self._band(band, seen) for band in range(used))
+        arguments = bands, self._put(tokens_BT3, "batch", None, None)
         logits, memory = advance(*self._model(), *arguments, dtype=self._session.dtype)
-        self._bands |= dict(enumerate(memory))
+        for band, found in enumerate(memory):
+            self._keep(band, found)
         return logits
 
-    def _band(self, number: int) -> Band:
-        if number not in self._bands:
-            sizes = self.sizes[number]
-            self._bands[number] = empty_band(self._session.architecture, *sizes, self._session.dtype)
-        return self._bands[number]
+    def _numbers(self, band: int, tokens: int) -> list[int]:
+        """The blocks that hold so many tokens of a row."""
+        sizes = self._slots[band]
+        return [n for n in range(len(sizes)) if sum(sizes[:n]) < tokens]
+
+    def _seen(self, band: int, seen: int) -> list[int]:
+        return self._numbers(band, seen or self._sizes[band][1])
+
+    def _band(self, band: int, seen: int) -> tuple[Block, ...]:
+        return tuple(self._block(band, number) for number in self._seen(band, seen))
+
+    def _block(self, band: int, number: int) -> Block:
+        if (band, number) not in self._blocks:
+            sizes = self._sizes[band][0], self._slots[band][number]
+            self._blocks[band, number] = empty_block(self._session.architecture, *sizes, self._session.dtype)
+        return self._blocks[band, number]
+
+    def _keep(self, band: int, memory: tuple[Block, ...]) -> None:
+        self._blocks |= {(band, number): block for number, block in enumerate(memory)}
 
     def _model(self) -> tuple:
         return self._session.architecture, self._session.params, self._session.layers

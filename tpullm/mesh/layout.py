@@ -4,6 +4,7 @@ The mesh is Explicit: the sharding is part of an array's type, so a layout mista
 laptop. On one device the mesh is 1x1x1x1x1 and the same code runs.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ def mesh_axes(spec: PartitionSpec, dimensions: range | tuple[int, ...]) -> tuple
     return tuple(name for part in parts for name in ((part,) if isinstance(part, str) else part or ()))
 
 
+@functools.cache
 def named_sharding(mesh: Mesh, *dimensions: str | None) -> NamedSharding:
     """The sharding of an array with these logical dimensions on `mesh`."""
     return NamedSharding(mesh, RULES.spec(*dimensions))

@@ -62,13 +62,14 @@ def put_whole(mesh: Mesh, array: np.ndarray, *dimensions: str | None) -> jax.Arr
     array = np.asarray(array)
     if hosts.count() > 1:
         hosts.agree("what is computed", {"hash": hashlib.sha256(array.tobytes()).hexdigest(), "shape": array.shape})
-    return jax.make_array_from_callback(array.shape, named_sharding(mesh, *dimensions), lambda index: array[index])
+        return jax.make_array_from_callback(array.shape, named_sharding(mesh, *dimensions), lambda index: array[index])
+    return jax.device_put(array, named_sharding(mesh, *dimensions))  # several times as fast as a callback
 
 
 def fetch(mesh: Mesh, array: jax.Array) -> np.ndarray:
     """The whole array as numpy, on every host the same bits. With several hosts, all of them call it."""
     if array.is_fully_addressable:
-        return np.asarray(array)
+        return np.asarray(array.block_until_ready())  # `asarray` would not let other threads run while it waits
     return np.asarray(_gathered(mesh)(array).addressable_data(0))
 
 

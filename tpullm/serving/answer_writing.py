@@ -1,6 +1,7 @@
 """The answers to one request while engines write them, and how a client hears of them: whole, or as events."""
 
 import asyncio
+import collections
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,28 @@ from tpullm.serving.stepping import Stepping
 STOPPING = "the server is stopping; ask again when it is back"
 
 
+class Post:
+    """Brings what engines tell to the event loop, with one call for all that is told before the loop comes to it.
+
+    It is made in the thread of the loop.
+    """
+
+    def __init__(self):
+        self._loop, self._waiting = asyncio.get_running_loop(), collections.deque()
+
+    def put(self, queue: asyncio.Queue, item: Any) -> None:
+        """Put something into a queue, from any thread."""
+        self._waiting.append((queue, item))
+        if len(self._waiting) == 1:
+            with contextlib.suppress(RuntimeError):  # the server ends, the loop is closed, and nobody listens
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        while self._waiting:
+            queue, item = self._waiting.popleft()
+            queue.put_nowait(item)
+
+
 class Writing:
     """Asks an engine for all answers to a request, in the thread of the event loop.
 
@@ -27,9 +50,9 @@ class Writing:
         Refusal: the engine does not take a prompt.
     """
 
-    def __init__(self, stepping: Stepping, reply: Reply):
+    def __init__(self, stepping: Stepping, reply: Reply, post: Post):
         self._stepping, self._reply, self._numbers = stepping, reply, []
-        self._loop, self._heard = asyncio.get_running_loop(), asyncio.Queue()
+        self._post, self._heard = post, asyncio.Queue()
         self.envelope = Envelope(reply)
         try:
             for index, request in enumerate(reply.work.requests()):
@@ -39,9 +62,8 @@ class Writing:
             raise Refusal(str(error), param="prompt") from None
 
     def _hear(self, index: int, token: Token | None) -> None:
-        """In the thread that steps. When the server ends, the loop may be closed, and nobody listens."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._heard.put_nowait, (index, token))
+        """In the thread that steps."""
+        self._post.put(self._heard, (index, token))
 
     def stop(self) -> None:
         """The server stops: the client is told so."""

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from tpullm.errors import UserError
 from tpullm.log import one_line, say
 from tpullm.serving import chat_completions, text_completions
-from tpullm.serving.answer_writing import STOPPING, EventStream, Writing
+from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Writing
 from tpullm.serving.front.front_page import FrontPage
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.reply_form import Reply
@@ -59,6 +59,7 @@ class Service:
         self.began = int(time.time())
         self._reader = ThreadPoolExecutor(1, "reads requests")
         self._reading = 0
+        self._post: Post | None = None
 
     def stop(self) -> None:
         """End all answers with an error that says why; in the thread of the event loop."""
@@ -82,7 +83,8 @@ class Service:
         if answers > self.queue:
             raise Refusal(f"n: asks for {answers} answers, and at most {self.queue} may wait here; ask for fewer")
         self._check_open(answers)
-        writing = Writing(self.stepping, reply)
+        self._post = self._post or Post()
+        writing = Writing(self.stepping, reply, self._post)
         self.writing.add(writing)
         return reply, writing
 

@@ -74,7 +74,7 @@ def test_answers_attend_to_a_shared_prompt_as_to_their_own_copy(heads, groups, s
             for before, own in ((prompt_k, k), (prompt_v, v))
         ]
         expected = attend(q, *copied, mask, 1.5, sinks_N)
-        found = attend(q, k, v, mask, 1.5, sinks_N, (prompt_k, prompt_v))
+        found = attend(q, k, v, mask, 1.5, sinks_N, [(prompt_k, prompt_v)])
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, atol=1e-6)

@@ -4,11 +4,17 @@ Shapes: B batch, T query length, S key length, N query heads, K key/value heads,
 each of B / A prompts of P tokens.
 """
 
+import functools
+import itertools
+import operator
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tpullm.mesh.layout import RULES
-from tpullm.model.platform import sums_with_all_cores
+from tpullm.model.platform import sums_with_all_cores, target
 
 BRANCH = 1 << 16  # as in `data/batch.py`
 
@@ -38,15 +44,15 @@ def sees(q_segments, k_segments) -> jax.Array:
 
 
 def attend(
-    q_BTNH, k_BKSH, v_BKSH, mask_BTS, softcap: float = 0.0, sinks_N=None, prompts=None
+    q_BTNH, k_BKSH, v_BKSH, mask_BTS, softcap: float = 0.0, sinks_N=None, before: Sequence[tuple] = ()
 ) -> tuple[jax.Array, jax.Array]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1), softmax in float32.
 
     Args:
         softcap: bound of the scores, by tanh (Gemma 2); 0 is none.
         sinks_N: of each head, the score of a key whose value is 0, float32 (gpt-oss's model card, OpenAI 2025).
-        prompts: keys and values `[B / A, K, P, H]` that stand before these. Each is read once for A rows, not copied
-            for them; the mask is `[B, T, P + S]`, and so are the weights.
+        before: keys and values that stand before these, in parts; the mask and the weights have all of them. A part of
+            prompts, `[B / A, K, P, H]`, is read once for A rows, not copied for them.
 
     Returns:
         The mixed values `[B, T, N, H]` and the weights `[B, K, G, T, S]` (the compiler drops them if unused).
@@ -56,28 +62,44 @@ def attend(
     # A reshape with a dimension of size 1 leaves the sharding open, so it is given.
     grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
     q_BTKGH = jnp.reshape(q_BTNH, (B, T, K, N // K, H), out_sharding=grouped)
-    scores = _scores(q_BTKGH, k_BKSH)
-    if prompts is not None:
-        scores = jnp.concatenate([_scores(q_BTKGH, prompts[0]), scores], axis=-1)
-    scores = softcap * jnp.tanh(scores / softcap) if softcap else scores
-    scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1)
+    parts = [*before, (k_BKSH, v_BKSH)]
+    ends = np.cumsum([0, *(values.shape[2] for _, values in parts)]).tolist()
+    places = [slice(first, end) for first, end in itertools.pairwise(ends)]
+    scores = [_scores(q_BTKGH, keys) for keys, _ in parts]
+    scores = [softcap * jnp.tanh(part / softcap) if softcap else part for part in scores]
+    lowest = jnp.finfo(jnp.float32).min
+    scores = [jnp.where(mask_BTS[:, None, None, :, at], part, lowest) for part, at in zip(scores, places, strict=True)]
+    weights, total = _softmax(scores)
     if sinks_N is not None:  # exp(s) / (sum + exp(sink)) is softmax times sum / (sum + exp(sink))
         sinks = jnp.reshape(sinks_N, (K, N // K, 1, 1), out_sharding=RULES.spec("kv_heads", None, None, None))
-        weights *= jax.nn.sigmoid(jax.nn.logsumexp(scores, axis=-1, keepdims=True) - sinks)
-    before = 0 if prompts is None else prompts[1].shape[2]
-    mixed = _mixed(weights[..., before:], v_BKSH)
-    if prompts is not None:
-        mixed += _mixed(weights[..., :before], prompts[1])
+        weights = [part * jax.nn.sigmoid(total - sinks) for part in weights]
+    mixed = [_mixed(part, values) for part, (_, values) in zip(weights, parts, strict=True)]
+    mixed, weights = functools.reduce(operator.add, reversed(mixed)), jnp.concatenate(weights, axis=-1)
     whole = RULES.spec("batch", "time", "heads", "head")
     return jnp.reshape(mixed.astype(q_BTNH.dtype), (B, T, N, H), out_sharding=whole), weights
+
+
+def _softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
+    """The softmax over several arrays, and the log of the sum of all exponentials.
+
+    Each array has a sum of its own. So their bits are the same with another one after them that weighs nothing.
+    """
+    if len(scores) == 1:
+        return [jax.nn.softmax(scores[0], axis=-1)], jax.nn.logsumexp(scores[0], axis=-1, keepdims=True)
+    most = functools.reduce(jnp.maximum, [jnp.max(part, axis=-1, keepdims=True) for part in scores])
+    raised = [jnp.exp(part - most) for part in scores]
+    total = functools.reduce(operator.add, [jnp.sum(part, axis=-1, keepdims=True) for part in raised])
+    return [part / total for part in raised], most + jnp.log(total)
 
 
 def _scores(q_BTKGH, k_BKSH):
     """Of each query and key, `[B, K, G, T, S]`; the keys may be those of prompts, with fewer rows."""
     B, T, K, G, H = q_BTKGH.shape
-    q = _of_answers(q_BTKGH, k_BKSH, "time", "kv_heads", None, "head")
-    scores = jnp.einsum("batkgh,bksh->bakgts", q, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
+    if _on_one_cpu() and len(k_BKSH) == B:
+        scores = _matmul(jnp.moveaxis(q_BTKGH, 1, 3), k_BKSH, 2) * H**-0.5
+    else:
+        q = _of_answers(q_BTKGH, k_BKSH, "time", "kv_heads", None, "head")
+        scores = jnp.einsum("batkgh,bksh->bakgts", q, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
     return jnp.reshape(scores, (B, K, G, T, -1), out_sharding=RULES.spec("batch", "kv_heads", None, "time", None))
 
 
@@ -88,11 +110,30 @@ def _mixed(weights_BKGTS, v_BKSH):
         # Two cores, 64 rows of 6 heads of 64, 384 values: 3.9 ms as a matmul of one row, on one core, and 1.9 as a sum.
         by_value = RULES.spec("batch", "kv_heads", None, None)
         mixed = jnp.sum(jnp.reshape(weights_BKGTS, (B, K, S, 1), out_sharding=by_value) * v_BKSH, axis=2)
+    elif _on_one_cpu() and len(v_BKSH) == B:
+        mixed = jnp.moveaxis(_matmul(weights_BKGTS.astype(v_BKSH.dtype), v_BKSH, 1), 3, 1)
     else:
         weights = _of_answers(weights_BKGTS, v_BKSH, "kv_heads", None, "time", None)
         mixed = jnp.einsum("bakgts,bksh->batkgh", weights.astype(v_BKSH.dtype), v_BKSH)
     grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
     return jnp.reshape(mixed.astype(v_BKSH.dtype), (B, T, K, G, v_BKSH.shape[-1]), out_sharding=grouped)
+
+
+def _on_one_cpu() -> bool:
+    return target() == "cpu" and jax.sharding.get_abstract_mesh().size == 1
+
+
+def _matmul(left_BKGTX, right_BKSH, contracted: int):
+    """A matmul for each row and head, in a form that a CPU multiplies fast and in the same way for any number of rows.
+
+    As `einsum` writes the values, with the queries before the heads, they took five times as long (JAX 0.12).
+    """
+    B, K, G, T, _ = left_BKGTX.shape
+    left, right = jax.reshard((left_BKGTX, right_BKSH), (jax.P(), jax.P()))
+    left, right = left.reshape(B * K, G * T, -1), right.reshape(B * K, *right.shape[2:])
+    dimensions = ((2,), (contracted,)), ((0,), (0,))
+    product = jax.lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
+    return product.reshape(B, K, G, T, -1)
 
 
 def _of_answers(x, rows, *dimensions):
