@@ -175,6 +175,17 @@ def test_the_memory_is_what_the_rows_take(long):
     assert sum(array.nbytes for array in jax.tree.leaves(memory.blocks())) == engine.memory_bytes()
 
 
+def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(long):
+    engine, order = Engine(long, ROWS), []
+    engine.submit(Request(prompt(3), 60, GREEDY), lambda token: None)  # so little is read in a turn
+    engine.step()
+    for name, count in (("long", 500), ("short", 5)):
+        engine.submit(Request(prompt(count), 2, GREEDY), lambda token, name=name: order.append(name))
+    while engine.step():
+        pass
+    assert order == ["short"] * 2 + ["long"] * 2
+
+
 def test_clients_take_turns(long):
     engine, order = Engine(long, ROWS), []
     for n in range(ROWS + 2):

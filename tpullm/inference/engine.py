@@ -6,7 +6,7 @@ written. A text's tokens do not depend on what is computed beside it: a prompt i
 of `CHUNK`, and a step has only so many rows as were seen to give the same bits as all rows. (A CPU multiplies few rows
 in another order, in float32 and with JAX 0.10.)
 
-Shapes: B rows of all bands, C chunks of T tokens, V vocabulary.
+Shapes: B rows of all bands, R of the first one, C pieces of T tokens, V vocabulary.
 """
 
 import threading
@@ -22,7 +22,7 @@ from tpullm.inference.guesses import MOST, Guesses
 from tpullm.inference.next_tokens import MOST_TOP, Next, chosen, compile_for
 from tpullm.inference.padding import fits
 from tpullm.inference.request import Request, Token
-from tpullm.inference.row_memory import BLOCK, CHUNK, Choice, block_sizes
+from tpullm.inference.row_memory import CHUNK, FEW, Choice
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import Piece, TextMemory, Written
 from tpullm.log import say
@@ -154,9 +154,9 @@ class Engine:
     def compile(self) -> None:
         """Compile every program; otherwise the first text that needs one waits for it.
 
-        It also sees which steps of few rows, and whether steps of several tokens, give the same bits as one of all
-        rows: no other is used then. Without it, all are, which matters to nobody if the engine writes one text at a
-        time and guesses nothing.
+        It also sees which ways to read give the same bits as that of most pieces, and which steps of few rows, and
+        whether steps of several tokens, give those of one of all rows: no other is used then. Without it, all are,
+        which matters to nobody if the engine writes one text at a time and guesses nothing.
         """
         shape = MOST + 1, len(self._rows)
         tokens_TB = np.random.default_rng(0).integers(self.session.tokenizer.vocabulary_size, size=shape)
@@ -184,18 +184,28 @@ class Engine:
         """
         sizes = [slots for _, slots in self._memory.sizes]
         numbers = [n for n, slots in enumerate(sizes, 1) if slots == sizes[0] or slots > max(sizes[: n - 1])]
-        few = [(used, BLOCK) for used in numbers if sizes[used - 1] == sizes[0] > BLOCK]
-        short = [(len(sizes), BLOCK)] if sizes[-1] > sizes[0] else []
+        few = [(used, FEW) for used in numbers if sizes[used - 1] == sizes[0] > FEW]
+        short = [(len(sizes), FEW)] if sizes[-1] > sizes[0] else []
         whole = [(used, max(sizes[:used])) for used in [*numbers, len(sizes)]]
         return list(dict.fromkeys([*few, *short, *whole]))
 
     def _compile_reading(self) -> None:
-        desk, ends = self._memory.desks[0], np.cumsum(block_sizes(-(-self.longest // CHUNK) * CHUNK)).tolist()
+        """Compile what reads and copies, and find by how many pieces a prompt has the same bits as by most."""
+        desk, ends = self._memory.desks[0], self._memory.ends()
+        ids = np.random.default_rng(1).integers(self.session.tokenizer.vocabulary_size, size=2 * SIZE)[: self.longest]
+        pieces = [Piece(0, start, tuple(ids[start : start + SIZE].tolist()), 1) for start in range(0, len(ids), SIZE)]
+        last_V = {}
         for count in self._pieces:
             for end in ends:
-                logits_CV, hidden_CTD = self._memory.read(desk, [], count, SIZE, end)
+                for first in range(0, len(pieces), count):
+                    some = pieces[first : first + count]
+                    logits_CV, hidden_CTD = self._memory.read(desk, some, count, SIZE, end)
+                last_V[count, end] = fetch(self.session.mesh, logits_CV)[len(some) - 1]
             compile_for(self.session.mesh, logits_CV)
             self._memory.told(hidden_CTD, [], MOST_TOP)
+        whole_V = last_V[self._pieces[-1], ends[-1]]
+        as_whole = lambda count: all(np.array_equal(last_V[count, end], whole_V) for end in ends)  # noqa: E731
+        self._pieces = [count for count in self._pieces[:-1] if as_whole(count)] + self._pieces[-1:]
         for band, (_, slots) in enumerate(self._memory.sizes):
             self._memory.copy((band, 0), (desk, 0), slots)
             self._memory.copy((desk, 0), (band, 0), slots)
@@ -207,9 +217,8 @@ class Engine:
         """
         rows, slots = self._memory.sizes[0]
         for count in sorted({self._memory.rows(used) // rows for used, _ in self._steps}):
-            if count > MOST and all(
-                self._is_as(whole_BTV[:rows], count, each, seen) for seen in {min(BLOCK, slots), slots}
-            ):
+            views = dict.fromkeys([min(FEW, slots), slots])
+            if count > MOST and all(self._is_as(whole_BTV[:rows], count, each, seen) for seen in views):
                 self._together = count
                 self.guesses.compile(rows, slots)
                 return

@@ -38,7 +38,8 @@ GROUPS = (2, 12)
 # JAX 0.12). How many blocks are attended to changes no bit.
 CHUNK = 32
 SHORT = 512  # slots of the rows with the fewest
-BLOCK = 256  # slots of the first block of a row; each one after it makes the row twice as long
+BLOCK = 128  # slots of the first block of a row; each one after it makes the row twice as long
+FEW = 2 * BLOCK  # slots that are attended to at least: a softmax over one block is computed in another way
 
 
 class Block(NamedTuple):
@@ -115,9 +116,8 @@ def read(
     arguments = tokens_CT, segments_CT, positions_CT, longest_C, layers, attention
     hidden_CTD = model.remembering(*arguments, dtype=dtype)
     last_CD = last_hidden(hidden_CTD, places_CT, jax.reshard(counts_C[:, None], by_time))
-    last_CD = (
-        jnp.concatenate([last_CD, last_CD]) if C == 1 else last_CD
-    )  # a CPU multiplies a single row in another order
+    if C == 1:  # a CPU multiplies a single row in another order
+        last_CD = jnp.concatenate([last_CD, last_CD])
     return model.logits(last_CD[:, None])[:, 0], hidden_CTD, held.blocks()
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from tpullm.inference.row_memory import (
+    FEW,
     Block,
     Choice,
     advance,
@@ -83,6 +84,10 @@ class TextMemory:
             for number in self._seen(band, seen)
         )
 
+    def ends(self) -> list[int]:
+        """How many slots reading may attend to: each is a program."""
+        return [end for end in np.cumsum(self._slots[self.desks[0]]).tolist() if end >= min(FEW, self.sizes[-1][1])]
+
     def copy(self, to: tuple[int, int], of: tuple[int, int], tokens: int) -> None:
         """Let a row, by its band and its number there, hold so many tokens that another one holds, or more."""
         for number in self._numbers(of[0], tokens):
@@ -112,7 +117,11 @@ class TextMemory:
             tokens[n, : len(piece.ids)] = piece.ids
             places[n] = piece.row, piece.start, len(piece.ids), piece.longest
             end = max(end, piece.start + len(piece.ids))
-        arguments = self._band(band, end), self._put(tokens, "batch", "time"), self._put(places, "batch", None)
+        arguments = (
+            self._band(band, max(end, FEW)),
+            self._put(tokens, "batch", "time"),
+            self._put(places, "batch", None),
+        )
         logits_CV, hidden_CTD, memory = read(*self._model(), *arguments, dtype=self._session.dtype)
         self._keep(band, memory)
         return logits_CV, hidden_CTD
