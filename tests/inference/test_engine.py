@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from tests.inference.test_decode import greedy_by_full_forward
 from tpullm.errors import UserError
 from tpullm.inference.decode import decode
-from tpullm.inference.engine import Engine
+from tpullm.inference.engine import PIECES, Engine
 from tpullm.inference.request import Request
 from tpullm.inference.row_memory import CHUNK, bands
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import log_probabilities, next_log_probabilities
+from tpullm.inference.text_memory import TextMemory
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 from tpullm.training.state import Architecture
 
@@ -323,6 +324,18 @@ def test_everything_is_compiled_before_the_first_text(long):
         asked += [Request((*beginning, 5), 3, GREEDY, told=9), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
         continued(engine, asked)
         continued(engine, [Request((*beginning, 6), 3, GREEDY), Request((*beginning, *prompt(510)), 3, GREEDY)])
+
+
+def test_ways_to_read_that_give_other_bits_are_not_used(long, monkeypatch):
+    engine, read = Engine(long, ROWS), TextMemory.read
+
+    def other(self, band, pieces, count, size, end=1):
+        logits_CV, hidden_CTD = read(self, band, pieces, count, size, end)
+        return logits_CV + (count == 2), hidden_CTD
+
+    monkeypatch.setattr(TextMemory, "read", other)
+    engine.compile()
+    assert 2 not in engine._pieces and engine._pieces[-1] == PIECES[-1]
 
 
 @pytest.mark.parametrize("ids", [(), prompt(CONTEXT), prompt(CONTEXT + 1), (5, 700)])

@@ -22,7 +22,7 @@ from tpullm.inference.guesses import MOST, Guesses
 from tpullm.inference.next_tokens import MOST_TOP, Next, chosen, compile_for
 from tpullm.inference.padding import fits
 from tpullm.inference.request import Request, Token
-from tpullm.inference.row_memory import CHUNK, FEW, Choice
+from tpullm.inference.row_memory import CHUNK, FEW, SIZE, Choice
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import Piece, TextMemory, Written
 from tpullm.log import say
@@ -30,8 +30,7 @@ from tpullm.mesh.rows import fetch, row_parts
 from tpullm.recipe.schema import ModelConfig
 
 ROWS = 32
-# A prompt is read in pieces of so many tokens, so many in a turn; the fewest while texts are written.
-SIZE, PIECES = 2 * CHUNK, (1, 2, 8)
+PIECES = (1, 2, 8)  # of a prompt, that are read in a turn; the fewest while texts are written
 PATIENCE = 16  # turns at most in which nothing is guessed for a text after guesses that were wrong
 
 Heard = Callable[[Token], None]

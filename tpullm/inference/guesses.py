@@ -12,12 +12,11 @@ import numpy as np
 
 from tpullm.errors import UserError
 from tpullm.inference.next_tokens import Next, chosen, compile_for
-from tpullm.inference.row_memory import CHUNK
+from tpullm.inference.row_memory import SIZE
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import Piece, TextMemory, Written
 
 PIECES = 8  # of a prompt, that a draft reads at a time
-SIZE = 2 * CHUNK  # tokens of each
 MOST = 5  # tokens that are guessed at a time
 LOOKED_UP = (3, 2)  # the last tokens of a text that are looked for in it: the more, the better the guess
 

@@ -36,7 +36,7 @@ GROUPS = (2, 12)
 # A prompt is read in chunks of so many tokens; what is used again for another text is a whole number of these. 64
 # tokens at a time or more give the same bits, in any number of rows; 32 tokens give others in float32 (12 M parameters,
 # JAX 0.12). How many blocks are attended to changes no bit.
-CHUNK = 32
+CHUNK, SIZE = 32, 64  # and it is read in pieces of so many
 SHORT = 512  # slots of the rows with the fewest
 BLOCK = 128  # slots of the first block of a row; each one after it makes the row twice as long
 FEW = 2 * BLOCK  # slots that are attended to at least: a softmax over one block is computed in another way
