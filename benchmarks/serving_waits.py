@@ -26,7 +26,6 @@ from pathlib import Path
 
 import openai
 from figures import machine, versions
-from serving_load import asked
 
 PREFIX, OWN = 1000, 24  # tokens
 STREAMS, LONG = 8, 4000
@@ -41,8 +40,14 @@ def tokens(count: int, seed: int) -> list[int]:
 
 
 async def first(client: openai.AsyncOpenAI, model: str, prompt: list[int]) -> float:
-    """Seconds to the first token."""
-    return (await asked(client, model, prompt, 2)).moments[0]
+    """Seconds to the first token, which is the only one: alone, it may be a part of a character and no text yet.
+
+    `client.completions` takes 16 ms for the types of 1,000 tokens, and 65 for 4,000, in which it reads no stream.
+    """
+    body = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0}
+    began = time.perf_counter()
+    await client.post("/completions", cast_to=object, body=body)
+    return time.perf_counter() - began
 
 
 async def prefix(client: openai.AsyncOpenAI, model: str, times: int) -> dict:

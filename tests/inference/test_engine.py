@@ -14,7 +14,7 @@ from tpullm.errors import UserError
 from tpullm.inference.decode import decode
 from tpullm.inference.engine import PIECES, Engine
 from tpullm.inference.request import Request
-from tpullm.inference.row_memory import CHUNK, bands
+from tpullm.inference.row_memory import CHUNK, FEW, bands
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import log_probabilities, next_log_probabilities
 from tpullm.inference.text_memory import TextMemory
@@ -185,6 +185,31 @@ def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(long):
     while engine.step():
         pass
     assert order == ["short"] * 2 + ["long"] * 2
+
+
+def test_a_step_computes_the_bands_in_use_and_a_long_text_begins_in_the_turn_after_its_reading(long, monkeypatch):
+    engine, write, turns, heard = Engine(long, ROWS), TextMemory.write, [[]], []
+    noted = lambda self, seen, tokens, count=1: turns[-1].append(seen) or write(self, seen, tokens, count)  # noqa: E731
+    monkeypatch.setattr(TextMemory, "write", noted)
+    engine.submit(Request(prompt(3), 40, GREEDY), lambda token: None)
+    engine.step()
+    engine.submit(Request(prompt(520), 4, GREEDY), lambda token: heard.append(len(turns)))
+    turns.append([])
+    while engine.step():
+        turns.append([])
+    alone, both = (FEW, 0, 0, 0), (512, 512, CONTEXT, 0)
+    first = heard[0]
+    assert heard == [first, first + 1, first + 2, first + 3]
+    assert [steps for steps in turns if steps] == [[alone]] * first + [[both]] * 3 + [[alone]] * (39 - first - 3)
+
+
+def test_what_a_row_held_is_kept_where_another_row_is_free(long):
+    """There is one row for long texts in front of the others, so the second one takes the place of the first."""
+    engine = Engine(long, ROWS)
+    asked = [Request(prompt(520, n), 3, GREEDY) for n in (1, 2, 1)]
+    found = [continued(engine, [request])[0] for request in asked]
+    assert found == [alone(long, request) for request in asked]
+    assert engine.figures()["reused_tokens"] == 512
 
 
 def test_clients_take_turns(long):

@@ -172,7 +172,7 @@ def test_what_is_compiled_for_guesses_has_the_same_bits(long, plain):
 
 def test_steps_that_give_other_bits_are_not_used(long, monkeypatch):
     engine, write = Engine(long, ROWS, guesses=Lookup()), TextMemory.write
-    other = lambda self, used, tokens, count=1, seen=0: write(self, used, tokens, count, seen) + (count > 1)  # noqa: E731
+    other = lambda self, seen, tokens, count=1: write(self, seen, tokens, count) + (count > 1)  # noqa: E731
     monkeypatch.setattr(TextMemory, "write", other)
     engine.compile()
     assert engine.guesses is None

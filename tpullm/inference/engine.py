@@ -9,9 +9,10 @@ in another order, in float32 and with JAX 0.10.)
 Shapes: B rows of all bands, R of the first one, C pieces of T tokens, V vocabulary.
 """
 
+import operator
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -163,30 +164,35 @@ class Engine:
         found = {}
         with jax.set_mesh(self.session.mesh):
             self._compile_reading()
-            for used, seen in self._steps:
+            for step in self._steps:
                 one_by_one = []
                 for time in range(MOST + 1):
-                    tokens = {n: own[time : time + 1] for n, own in enumerate(each[: self._memory.rows(used)])}
-                    logits_BV = self._memory.write(used, tokens, seen=seen)
+                    logits_BV = self._memory.write(step, {n: own[time : time + 1] for n, own in enumerate(each)})
                     one_by_one.append(fetch(self.session.mesh, logits_BV))
                 compile_for(self.session.mesh, logits_BV)
-                found[used, seen] = np.stack(one_by_one, axis=1)
+                found[step] = np.stack(one_by_one, axis=1)
             whole_BTV = found[self._steps[-1]]
-            self._steps = [step for step, own in found.items() if np.array_equal(own, whole_BTV[: len(own)])]
+            is_as_whole = lambda step: np.array_equal(found[step], whole_BTV[self._memory.rows(step)])  # noqa: E731
+            self._steps = [step for step in self._steps if is_as_whole(step)]
             if self.guesses is not None:
                 self._compile_guesses(each, whole_BTV)
 
-    def _kinds_of_steps(self) -> list[tuple[int, int]]:
-        """How many bands are in use, and how many slots of each row are attended to; the last is all of all.
+    def _kinds_of_steps(self) -> list[tuple[int, ...]]:
+        """Of each band how many slots its rows attend to, or 0 if they are not computed; the last is all of all.
 
-        Each is a program. So of the long bands there are not all numbers, and rows have two lengths at most.
+        Each is a program, so there are not all of them: any number of the bands with the shortest rows, and where long
+        texts are, the single rows in front of these bands.
         """
         sizes = [slots for _, slots in self._memory.sizes]
-        numbers = [n for n, slots in enumerate(sizes, 1) if slots == sizes[0] or slots > max(sizes[: n - 1])]
-        few = [(used, FEW) for used in numbers if sizes[used - 1] == sizes[0] > FEW]
-        short = [(len(sizes), FEW)] if sizes[-1] > sizes[0] else []
-        whole = [(used, max(sizes[:used])) for used in [*numbers, len(sizes)]]
-        return list(dict.fromkeys([*few, *short, *whole]))
+        short = sizes.count(sizes[0])
+        single = [n for n in range(short, len(sizes)) if sizes[n] not in sizes[:n]]
+        step = lambda bands, most: tuple(min(most, slots) if n in bands else 0 for n, slots in enumerate(sizes))  # noqa: E731
+        every, numbers = range(len(sizes)), range(1, short + 1)
+        views = dict.fromkeys([min(FEW, sizes[0]), sizes[0]])
+        kinds = [step(range(number), most) for most in views for number in numbers]
+        beside = [range(min(2, short)), range(short)]
+        kinds += [step([*some, *single[:count]], max(sizes)) for some in beside for count in range(1, len(single) + 1)]
+        return list(dict.fromkeys([*kinds, step(every, FEW), step(every, max(sizes))]))
 
     def _compile_reading(self) -> None:
         """Compile what reads and copies, and find by how many pieces a prompt has the same bits as by most."""
@@ -215,7 +221,7 @@ class Engine:
         As many tokens as a step of few rows has rows are as its single ones: matmuls do not see whose they are.
         """
         rows, slots = self._memory.sizes[0]
-        for count in sorted({self._memory.rows(used) // rows for used, _ in self._steps}):
+        for count in sorted({len(self._memory.rows(step)) // rows for step in self._steps}):
             views = dict.fromkeys([min(FEW, slots), slots])
             if count > MOST and all(self._is_as(whole_BTV[:rows], count, each, seen) for seen in views):
                 self._together = count
@@ -226,10 +232,14 @@ class Engine:
 
     def _is_as(self, expected_RTV: np.ndarray, count: int, each: list[list[Written]], seen: int) -> bool:
         rows, times, _ = expected_RTV.shape
-        logits = self._memory.write(1, dict(enumerate(each[:rows])), count, seen)
+        logits = self._memory.write(self._first_band(seen), dict(enumerate(each[:rows])), count)
         compile_for(self.session.mesh, logits)
         found = fetch(self.session.mesh, logits).reshape(rows, count, -1)
         return np.array_equal(found[:, :times], expected_RTV)
+
+    def _first_band(self, seen: int) -> tuple[int, ...]:
+        """A step of it alone."""
+        return (seen, *[0] * (len(self._memory.sizes) - 1))
 
     def step(self) -> bool:
         """One turn; False if no text is left."""
@@ -238,8 +248,8 @@ class Engine:
         with jax.set_mesh(self.session.mesh):
             self._admit()
             read = self._read_turn()
-            if not (read and self.reads_first):
-                self._write_turn()
+            if read is None or not self.reads_first:
+                self._write_turn(read or ())
         with self._lock:
             return bool(self._texts)
 
@@ -274,8 +284,6 @@ class Engine:
         row = self._free_row(len(ids) + 1, lambda row: self._shared(row, text))
         if row is None:
             return False
-        if not self._shared(row, text):
-            self._keep(row)
         text.row, row.text, row.used = row, text, self._turn
         self._counts["prompt_tokens"] += len(ids)
         return True
@@ -288,7 +296,7 @@ class Engine:
         return max(free, key=lambda row: (-row.band, worth(row), not row.held, -row.used, -row.index), default=None)
 
     def _keep(self, row: _Row) -> None:
-        """Copy what a row holds to one that is free and needed later, before it holds something else."""
+        """Copy what a row holds to one that is free and needed later."""
         later = [other for other in self._rows if other.band > row.band and self._slots(other) == self._slots(row)]
         if len(row.held) >= CHUNK and (free := [other for other in later if other.text is None]):
             to = min(free, key=lambda other: (bool(other.held), other.used))
@@ -301,12 +309,12 @@ class Engine:
 
     # Prompts.
 
-    def _read_turn(self) -> bool:
-        """Read some of the prompts at a desk; the desks take turns. Whether there was any."""
+    def _read_turn(self) -> list[_Text] | None:
+        """Read some of the prompts at a desk; the desks take turns. The texts of which all is read now, or None."""
         self._seat()
         taken = [n for n, seats in enumerate(self._desks) if any(seats)]
         if not taken:
-            return False
+            return None
         number = taken[self._turn % len(taken)]
         seats, desk = self._desks[number], self._memory.desks[number]
         count, pieces = self._count(seats), []
@@ -323,11 +331,21 @@ class Engine:
             text.read = piece.start + len(piece.ids)
             if text.is_read:
                 ends[n], seats[piece.row] = text, None
-                self._memory.move((text.row.band, text.row.index), (desk, piece.row), text.read)
-                text.row.held, text.row.held_for = text.request.ids, text.longest
         if any(ends):
             self._choose(logits_CV, ends, [text and Next(text.request, ()) for text in ends])
-        return True
+        # After the first token is told, which need not wait for this.
+        read = [(text, piece.row) for text, (_, piece) in zip(ends, pieces, strict=False) if text is not None]
+        for text, place in read:
+            self._leave_desk(text, (desk, place))
+        return [text for text, _ in read]
+
+    def _leave_desk(self, text: _Text, place: tuple[int, int]) -> None:
+        """Bring a text that has been read to its row; what this one held goes to a free one if nothing is shared."""
+        row = text.row
+        if not self._shared(row, text):
+            self._keep(row)
+        self._memory.move((row.band, row.index), place, text.read)
+        row.held, row.held_for = text.request.ids, text.longest
 
     def _seat(self) -> None:
         """Give the free seats to those who wait longest, unless another reads what they can copy when it is read."""
@@ -375,22 +393,36 @@ class Engine:
 
     # New tokens.
 
-    def _write_turn(self) -> None:
-        """Write the last token of each text that is read, and choose the next one."""
+    def _write_turn(self, read: Collection[_Text]) -> None:
+        """Write the last token of each text that is read, and choose the next one.
+
+        Args:
+            read: those that were read in this turn. If a step is longer with them, they wait for the next turn: the
+                others should not wait for both.
+        """
         for row in self._rows:
             if row.text is not None and row.text.is_read and row.text.length > self._slots(row):
                 self._move(row.text, row.text.length)
         self._close_ranks()
         texts = {n: row.text for n, row in enumerate(self._rows) if self._writes(row)}
+        others = {n: text for n, text in texts.items() if text not in read}
+        if others and self._step_of(others.values()) != self._step_of(texts.values()):
+            texts = others
         if texts:
-            highest = 1 + max(text.row.band for text in texts.values())
-            ahead = self._guessed(texts) if highest == 1 and self.guesses else {}
-            longest = max(text.length + len(ahead.get(n, ())) for n, text in texts.items())
+            ahead = self._guessed(texts) if self.guesses and not any(text.row.band for text in texts.values()) else {}
             if any(ahead.values()):
-                self._write(texts, ahead, (1, longest), self._together)
+                longest = max(text.length + len(ahead.get(n, ())) for n, text in texts.items())
+                self._write(texts, ahead, self._first_band(longest), self._together)
             else:
-                fits = [step for step in self._steps if step[0] >= highest and step[1] >= longest]
-                self._write(texts, {}, min(fits, key=lambda step: self._memory.slots(*step)), 1)
+                self._write(texts, {}, self._step_of(texts.values()), 1)
+
+    def _step_of(self, texts: Iterable[_Text]) -> tuple[int, ...]:
+        """The one of the fewest slots that computes all the texts."""
+        longest = [0] * len(self._memory.sizes)
+        for text in texts:
+            longest[text.row.band] = max(longest[text.row.band], text.length)
+        fits = [step for step in self._steps if all(map(operator.ge, step, longest))]
+        return min(fits, key=self._memory.slots)
 
     def _guessed(self, texts: Mapping[int, _Text]) -> dict[int, list[int]]:
         """Guesses of what follows in each text, no more than it has room for."""
@@ -405,21 +437,22 @@ class Engine:
         return found
 
     def _write(
-        self, texts: Mapping[int, _Text], ahead: Mapping[int, list[int]], step: tuple[int, int], count: int
+        self, texts: Mapping[int, _Text], ahead: Mapping[int, list[int]], step: tuple[int, ...], count: int
     ) -> None:
         """Write the last token of each text, and guesses of those that follow; `count` tokens of each."""
-        used, seen = step
-        most = self._memory.rows(used) * count
-        last, heard, asked = {}, [None] * most, [None] * most
-        for n, text in texts.items():
-            ids, new = [text.new[-1], *ahead.get(n, ())], text.new
-            last[n] = [Written(token, text.length - 1 + place, text.longest) for place, token in enumerate(ids)]
-            for place in range(len(ids)):
-                heard[n * count + place] = text
-                asked[n * count + place] = Next(text.request, (*new, *ids[1 : place + 1]))
-        self._choose(self._memory.write(used, last, count, seen), heard, asked)
+        rows = self._memory.rows(step)
+        last, heard, asked = {}, [None] * (len(rows) * count), [None] * (len(rows) * count)
+        for first, n in zip(range(0, len(heard), count), rows, strict=True):
+            if text := texts.get(n):
+                ids = [text.new[-1], *ahead.get(n, ())]
+                last[n] = [Written(token, text.length - 1 + place, text.longest) for place, token in enumerate(ids)]
+                for place in range(len(ids)):
+                    heard[first + place] = text
+                    asked[first + place] = Next(text.request, (*text.new, *ids[1 : place + 1]))
+        before = {n: len(texts[n].new) for n in ahead}
+        self._choose(self._memory.write(step, last, count), heard, asked)
         for n, ids in ahead.items():
-            self._learn(texts[n], ids, len(texts[n].new) - len(asked[n * count].new) - 1)
+            self._learn(texts[n], ids, len(texts[n].new) - before[n] - 1)
 
     def _learn(self, text: _Text, guessed: list[int], right: int) -> None:
         """Guess less often for a text whose guesses are wrong."""

@@ -99,7 +99,7 @@ class Draft:
         found: dict[int, list[int]] = {row: [] for row in texts}
         for _ in range(MOST):
             count = 1 if any(found.values()) else MOST + 1
-            asked: list[Next | None] = [None] * (self._memory_of(rows, slots).rows(1) * count)
+            asked: list[Next | None] = [None] * (rows * count)
             for row, text in texts.items():
                 asked[row * count + len(unread[row]) - 1] = text._replace(new=(*text.new, *found[row]))
             choice = chosen(self._session.mesh, self._logits(unread, rows, slots, count), asked)
@@ -114,7 +114,7 @@ class Draft:
         for row, ids in new.items():
             held = len(self._held[row])
             tokens[row] = [Written(token, held + n, held + MOST + 1) for n, token in enumerate(ids)]
-        return self._memory_of(rows, slots).write(1, tokens, count)
+        return self._memory_of(rows, slots).write([slots], tokens, count)
 
     def _memory_of(self, rows: int, slots: int) -> TextMemory:
         if self._memory is None:

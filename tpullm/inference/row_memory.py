@@ -2,11 +2,11 @@
 
 The memory is a few bands: many rows with few slots, few rows with many. A text begins in the first band with room for
 its prompt and moves on when it has outgrown it, so one long text does not make all rows long. One step computes one
-token for the rows of the first bands, as many as are in use; its matmuls read the weights once. A row is contiguous:
-with pages of 64 slots in any order, as on a GPU, a CPU copies each page before it multiplies it, and attention took 8.3
-to 9.4 ms where it takes 2.6 (32 rows, 6 heads of 64, 320 slots, float32, two cores). But the slots of a band are in a
-few blocks, and a program gets the first ones, as far as its texts reach: the bytes of keys and values that are read are
-what attention waits for.
+token for the rows of the bands that are in use; its matmuls read the weights once. A row is contiguous: with pages
+of 64 slots in any order, as on a GPU, a CPU copies each page before it multiplies it, and attention took 8.3 to 9.4 ms
+where it takes 2.6 (32 rows, 6 heads of 64, 320 slots, float32, two cores). But the slots of a band are in a few blocks,
+and a program gets the first ones, as far as its texts reach: the bytes of keys and values that are read are what
+attention waits for. (One program for all of them, with a branch for each number of blocks, took 10 to 25 % longer.)
 
 Shapes: B rows of all bands, R rows of a band, S slots of a block, C pieces of T tokens, K key/value heads, H head
 width, V vocabulary.
@@ -180,7 +180,7 @@ def advance(
     """Write T tokens to each row: the logits after each, `[B * T, V]`.
 
     Args:
-        memory: of the bands that are in use, the first ones, their first blocks; B is their rows.
+        memory: of some bands, their first blocks; B is the rows of these bands.
         tokens_BT3: of each row its tokens, their positions (one that its blocks do not have is no token), and how long
             the text may become.
     """
@@ -237,10 +237,10 @@ def _joined(parts: list[jax.Array]) -> jax.Array:
     return jax.reshard(jnp.concatenate([jax.reshard(part, jax.P(None, *spec[1:])) for part in parts]), spec)
 
 
-@jax.jit
-def row_of(block: Block, number: jax.Array) -> Block:
-    """One row of a block, on every part of the mesh that shares rows."""
-    spec = jax.P(None, *_spec()[1:])
+@partial(jax.jit, static_argnames=("alone",))
+def row_of(block: Block, number: jax.Array, *, alone: bool) -> Block:
+    """One row of a block, on every part of the mesh that shares rows. `alone`: as a block of a band of one row."""
+    spec = _spec() if alone else jax.P(None, *_spec()[1:])
     return jax.tree.map(lambda array: array.at[number[None]].get(out_sharding=spec), block)
 
 

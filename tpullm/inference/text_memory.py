@@ -72,17 +72,16 @@ class TextMemory:
         """Those that have been used, by their band and their number there."""
         return self._blocks
 
-    def rows(self, used: int) -> int:
-        """Of the first `used` bands."""
-        return sum(rows for rows, _ in self.sizes[:used])
+    def rows(self, seen: Sequence[int]) -> list[int]:
+        """The rows that a step computes, by their number among those of all bands; arguments as for `write`."""
+        ends = np.cumsum([rows for rows, _ in self.sizes]).tolist()
+        bands = zip(self.sizes, ends, seen, strict=True)
+        return [row for (rows, _), end, slots in bands if slots for row in range(end - rows, end)]
 
-    def slots(self, used: int, seen: int = 0) -> int:
-        """How many are attended to in a step of the first `used` bands; arguments as for `write`."""
-        return sum(
-            rows * self._slots[band][number]
-            for band, (rows, _) in enumerate(self.sizes[:used])
-            for number in self._seen(band, seen)
-        )
+    def slots(self, seen: Sequence[int]) -> int:
+        """How many are attended to in a step."""
+        used = [(band, slots) for band, slots in enumerate(seen) if slots]
+        return sum(self.sizes[band][0] * self._slots[band][n] for band, slots in used for n in self._seen(band, slots))
 
     def ends(self) -> list[int]:
         """How many slots reading may attend to: each is a program."""
@@ -91,8 +90,12 @@ class TextMemory:
     def copy(self, to: tuple[int, int], of: tuple[int, int], tokens: int) -> None:
         """Let a row, by its band and its number there, hold so many tokens that another one holds, or more."""
         for number in self._numbers(of[0], tokens):
-            row = row_of(self._block(of[0], number), np.int32(of[1]))
-            self._blocks[to[0], number] = with_row(self._block(to[0], number), row, np.int32(to[1]))
+            found, alone = self._block(of[0], number), self._sizes[to[0]][0] == 1
+            if alone or found.rows > 1:
+                found = row_of(found, np.int32(of[1]), alone=alone)
+            if not alone:
+                found = with_row(self._block(to[0], number), found, np.int32(to[1]))
+            self._blocks[to[0], number] = found
 
     def move(self, to: tuple[int, int], of: tuple[int, int], tokens: int) -> None:
         """The same, where nobody needs what they hold else: two bands of one row exchange their blocks."""
@@ -118,7 +121,7 @@ class TextMemory:
             places[n] = piece.row, piece.start, len(piece.ids), piece.longest
             end = max(end, piece.start + len(piece.ids))
         arguments = (
-            self._band(band, max(end, FEW)),
+            self._band(band, end),
             self._put(tokens, "batch", "time"),
             self._put(places, "batch", None),
         )
@@ -135,22 +138,23 @@ class TextMemory:
         choice = told(self._session.architecture, *arguments, top=top)
         return Choice(*(fetch(self._session.mesh, array) for array in choice))
 
-    def write(self, used: int, tokens: Mapping[int, Sequence[Written]], count: int = 1, seen: int = 0) -> jax.Array:
-        """Write up to `count` tokens to each row of the first `used` bands: the logits after each, `[B * count, V]`.
+    def write(self, seen: Sequence[int], tokens: Mapping[int, Sequence[Written]], count: int = 1) -> jax.Array:
+        """Write up to `count` tokens to each row of some bands: the logits after each, `[len(rows(seen)) * count, V]`.
 
         Args:
+            seen: of each band, how many slots its rows attend to at least; 0 if it is left out. Each is a program.
             tokens: of some rows, by their number among those of all bands.
-            seen: the tokens of the longest text, if it is known; more slots may be attended to. 0: all.
         """
-        slots_B = [slots for rows, slots in self.sizes[:used] for _ in range(rows)]
-        tokens_BT3 = np.array([[(0, slots, 1)] * count for slots in slots_B], np.int32)
-        for n, each in tokens.items():
-            tokens_BT3[n, : len(each)] = each
-            tokens_BT3[n, :, 2] = each[0].longest
-        bands = tuple(self._band(band, seen) for band in range(used))
-        arguments = bands, self._put(tokens_BT3, "batch", None, None)
+        used = [band for band, slots in enumerate(seen) if slots]
+        tokens_BT3 = np.array([[(0, self.sizes[-1][1], 1)] * count for _ in self.rows(seen)], np.int32)
+        for n, row in enumerate(self.rows(seen)):
+            if each := tokens.get(row):
+                tokens_BT3[n, : len(each)] = each
+                tokens_BT3[n, :, 2] = each[0].longest
+        memory = tuple(self._band(band, seen[band]) for band in used)
+        arguments = memory, self._put(tokens_BT3, "batch", None, None)
         logits, memory = advance(*self._model(), *arguments, dtype=self._session.dtype)
-        for band, found in enumerate(memory):
+        for band, found in zip(used, memory, strict=True):
             self._keep(band, found)
         return logits
 
@@ -159,11 +163,12 @@ class TextMemory:
         sizes = self._slots[band]
         return [n for n in range(len(sizes)) if sum(sizes[:n]) < tokens]
 
-    def _seen(self, band: int, seen: int) -> list[int]:
-        return self._numbers(band, seen or self._sizes[band][1])
+    def _seen(self, band: int, tokens: int) -> list[int]:
+        """The blocks that are attended to: those that texts of so many tokens reach, and `FEW` slots."""
+        return self._numbers(band, max(tokens, FEW))
 
-    def _band(self, band: int, seen: int) -> tuple[Block, ...]:
-        return tuple(self._block(band, number) for number in self._seen(band, seen))
+    def _band(self, band: int, tokens: int) -> tuple[Block, ...]:
+        return tuple(self._block(band, number) for number in self._seen(band, tokens))
 
     def _block(self, band: int, number: int) -> Block:
         if (band, number) not in self._blocks:

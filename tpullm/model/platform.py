@@ -40,8 +40,8 @@ def _version() -> tuple[int, ...]:
 
 
 def cache_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The type of cached keys and values: float32 on a CPU, which otherwise converts all of them for every token."""
-    return jnp.dtype("float32") if target() == "cpu" else dtype
+    """The type of cached keys and values: float32 on a CPU with JAX 0.10, which would convert them for every token."""
+    return dtype if target() != "cpu" or sums_with_all_cores() else jnp.dtype("float32")
 
 
 def unrolled(layers: int) -> int:

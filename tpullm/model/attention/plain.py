@@ -95,7 +95,11 @@ def _softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
 def _scores(q_BTKGH, k_BKSH):
     """Of each query and key, `[B, K, G, T, S]`; the keys may be those of prompts, with fewer rows."""
     B, T, K, G, H = q_BTKGH.shape
-    if _on_one_cpu() and len(k_BKSH) == B:
+    if sums_with_all_cores() and G * T == 1 and len(k_BKSH) == B and k_BKSH.dtype == jnp.bfloat16:
+        # A CPU multiplies a single row in bfloat16 at half the speed of a sum; in float32 they are as fast.
+        q_BK1H = jnp.reshape(q_BTKGH, (B, K, 1, H), out_sharding=RULES.spec("batch", "kv_heads", None, "head"))
+        scores = jnp.sum(q_BK1H * k_BKSH, axis=3, dtype=jnp.float32) * H**-0.5
+    elif _on_one_cpu() and len(k_BKSH) == B:
         scores = _matmul(jnp.moveaxis(q_BTKGH, 1, 3), k_BKSH, 2) * H**-0.5
     else:
         q = _of_answers(q_BTKGH, k_BKSH, "time", "kv_heads", None, "head")
