@@ -187,10 +187,13 @@ class Endless:
     def __init__(self):
         self.completions, self.long = self, 0
 
-    async def create(self, prompt: list[int], max_tokens: int, **_):
-        if len(prompt) == serving_waits.LONG:
-            self.long += 1
+    async def create(self, max_tokens: int, **_):
         return self.parts(max_tokens)
+
+    async def post(self, path: str, body: dict, **_):
+        assert (path, body["max_tokens"]) == ("/completions", 1)
+        self.long += len(body["prompt"]) == serving_waits.LONG
+        await asyncio.sleep(0)
 
     async def parts(self, count: int):
         for _ in range(count):

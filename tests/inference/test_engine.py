@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.inference.test_decode import greedy_by_full_forward
 from tpullm.errors import UserError
 from tpullm.inference.decode import decode
-from tpullm.inference.engine import PIECES, Engine
+from tpullm.inference.engine import Engine
+from tpullm.inference.engine_programs import PIECES
 from tpullm.inference.request import Request
 from tpullm.inference.row_memory import CHUNK, FEW, bands
 from tpullm.inference.sampling_options import GREEDY, Sampling
@@ -360,7 +361,7 @@ def test_ways_to_read_that_give_other_bits_are_not_used(long, monkeypatch):
 
     monkeypatch.setattr(TextMemory, "read", other)
     engine.compile()
-    assert 2 not in engine._pieces and engine._pieces[-1] == PIECES[-1]
+    assert 2 not in engine._programs.pieces and engine._programs.pieces[-1] == PIECES[-1]
 
 
 @pytest.mark.parametrize("ids", [(), prompt(CONTEXT), prompt(CONTEXT + 1), (5, 700)])

@@ -8,8 +8,9 @@ import pytest
 
 from tpullm.errors import UserError
 from tpullm.inference import needed_memory
-from tpullm.inference.engine import PIECES, SIZE, Engine
-from tpullm.inference.row_memory import block_sizes, empty_block, read
+from tpullm.inference.engine import Engine
+from tpullm.inference.engine_programs import PIECES
+from tpullm.inference.row_memory import SIZE, block_sizes, empty_block, read
 from tpullm.inference.session import Found, Session, targets
 from tpullm.mesh.layout import named_sharding
 from tpullm.mesh.rows import row_parts

@@ -40,8 +40,13 @@ def test_only_an_old_jax_on_a_cpu_multiplies_to_float32(on, version, cpu, monkey
     assert platform.matmul_dtype(jnp.dtype("float32")) == "float32"
 
 
-def test_only_a_cpu_caches_in_float32_and_unrolls_layers(on):
-    assert platform.cache_dtype(jnp.dtype("bfloat16")) == ("float32" if on == "cpu" else "bfloat16")
+@pytest.mark.parametrize(("version", "cpu"), [("0.10.2", "float32"), ("0.11.0", "bfloat16"), ("1.0.0", "bfloat16")])
+def test_only_an_old_jax_on_a_cpu_caches_in_float32(on, version, cpu, monkeypatch):
+    monkeypatch.setattr(jax, "__version__", version)
+    assert platform.cache_dtype(jnp.dtype("bfloat16")) == (cpu if on == "cpu" else "bfloat16")
+
+
+def test_only_a_cpu_unrolls_layers(on):
     assert [platform.unrolled(layers) for layers in (1, 12, 13)] == ([1, 12, 1] if on == "cpu" else [1, 1, 1])
 
 

@@ -3,35 +3,32 @@
 A turn of the engine reads some of a prompt, then writes one token to every text that has been read. So a long prompt
 does not stop the others. A prompt is read at a desk, a row of its own; then the text gets its row among those that are
 written. A text's tokens do not depend on what is computed beside it: a prompt is read in pieces that begin at multiples
-of `CHUNK`, and a step has only so many rows as were seen to give the same bits as all rows. (A CPU multiplies few rows
-in another order, in float32 and with JAX 0.10.)
+of `CHUNK`, and only programs are used that were seen to give the same bits (`engine_programs.py`).
 
-Shapes: B rows of all bands, R of the first one, C pieces of T tokens, V vocabulary.
+Shapes: B rows of all bands, C pieces of T tokens, V vocabulary.
 """
 
-import operator
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
-import numpy as np
 
 from tpullm.errors import UserError
+from tpullm.inference.engine_programs import Programs, Step
 from tpullm.inference.guesses import MOST, Guesses
-from tpullm.inference.next_tokens import MOST_TOP, Next, chosen, compile_for
+from tpullm.inference.next_tokens import MOST_TOP, Next, chosen
 from tpullm.inference.padding import fits
 from tpullm.inference.request import Request, Token
-from tpullm.inference.row_memory import CHUNK, FEW, SIZE, Choice
+from tpullm.inference.row_memory import CHUNK, SIZE, Choice
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import Piece, TextMemory, Written
 from tpullm.log import say
-from tpullm.mesh.rows import fetch, row_parts
+from tpullm.mesh.rows import row_parts
 from tpullm.recipe.schema import ModelConfig
 
 ROWS = 32
-PIECES = (1, 2, 8)  # of a prompt, that are read in a turn; the fewest while texts are written
 PATIENCE = 16  # turns at most in which nothing is guessed for a text after guesses that were wrong
 
 Heard = Callable[[Token], None]
@@ -100,12 +97,9 @@ class Engine:
     ):
         self.session, self.reads_first, self.guesses = session, reads_first, guesses
         self.longest = min(longest or session.context_length, session.context_length)
-        parts = row_parts(session.mesh)
-        self._pieces = [-(-count // parts) * parts for count in PIECES]
         self._memory = TextMemory(session, self.longest, rows, groups=not reads_first)
-        self._desks: list[list[_Text | None]] = [[None] * parts for _ in self._memory.desks]
-        self._steps = self._kinds_of_steps()
-        self._together = MOST + 1  # tokens of a row that are written together if some are guessed
+        self._programs = Programs(session, self._memory)
+        self._desks: list[list[_Text | None]] = [[None] * row_parts(session.mesh) for _ in self._memory.desks]
         sizes = enumerate(self._memory.sizes)
         self._rows = [_Row(band, index) for band, (count, _) in sizes for index in range(count)]
         self._lock, self._number = threading.Lock(), 0
@@ -154,92 +148,16 @@ class Engine:
     def compile(self) -> None:
         """Compile every program; otherwise the first text that needs one waits for it.
 
-        It also sees which ways to read give the same bits as that of most pieces, and which steps of few rows, and
-        whether steps of several tokens, give those of one of all rows: no other is used then. Without it, all are,
-        which matters to nobody if the engine writes one text at a time and guesses nothing.
+        It also sees which programs give the same bits: no other is used then. Without it, all are, which matters to
+        nobody if the engine writes one text at a time and guesses nothing.
         """
-        shape = MOST + 1, len(self._rows)
-        tokens_TB = np.random.default_rng(0).integers(self.session.tokenizer.vocabulary_size, size=shape)
-        each = [[Written(int(token), time, 1) for time, token in enumerate(own)] for own in tokens_TB.T]
-        found = {}
         with jax.set_mesh(self.session.mesh):
-            self._compile_reading()
-            for step in self._steps:
-                one_by_one = []
-                for time in range(MOST + 1):
-                    logits_BV = self._memory.write(step, {n: own[time : time + 1] for n, own in enumerate(each)})
-                    one_by_one.append(fetch(self.session.mesh, logits_BV))
-                compile_for(self.session.mesh, logits_BV)
-                found[step] = np.stack(one_by_one, axis=1)
-            whole_BTV = found[self._steps[-1]]
-            is_as_whole = lambda step: np.array_equal(found[step], whole_BTV[self._memory.rows(step)])  # noqa: E731
-            self._steps = [step for step in self._steps if is_as_whole(step)]
-            if self.guesses is not None:
-                self._compile_guesses(each, whole_BTV)
-
-    def _kinds_of_steps(self) -> list[tuple[int, ...]]:
-        """Of each band how many slots its rows attend to, or 0 if they are not computed; the last is all of all.
-
-        Each is a program, so there are not all of them: any number of the bands with the shortest rows, and where long
-        texts are, the single rows in front of these bands.
-        """
-        sizes = [slots for _, slots in self._memory.sizes]
-        short = sizes.count(sizes[0])
-        single = [n for n in range(short, len(sizes)) if sizes[n] not in sizes[:n]]
-        step = lambda bands, most: tuple(min(most, slots) if n in bands else 0 for n, slots in enumerate(sizes))  # noqa: E731
-        every, numbers = range(len(sizes)), range(1, short + 1)
-        views = dict.fromkeys([min(FEW, sizes[0]), sizes[0]])
-        kinds = [step(range(number), most) for most in views for number in numbers]
-        beside = [range(min(2, short)), range(short)]
-        kinds += [step([*some, *single[:count]], max(sizes)) for some in beside for count in range(1, len(single) + 1)]
-        return list(dict.fromkeys([*kinds, step(every, FEW), step(every, max(sizes))]))
-
-    def _compile_reading(self) -> None:
-        """Compile what reads and copies, and find by how many pieces a prompt has the same bits as by most."""
-        desk, ends = self._memory.desks[0], self._memory.ends()
-        ids = np.random.default_rng(1).integers(self.session.tokenizer.vocabulary_size, size=2 * SIZE)[: self.longest]
-        pieces = [Piece(0, start, tuple(ids[start : start + SIZE].tolist()), 1) for start in range(0, len(ids), SIZE)]
-        last_V = {}
-        for count in self._pieces:
-            for end in ends:
-                for first in range(0, len(pieces), count):
-                    some = pieces[first : first + count]
-                    logits_CV, hidden_CTD = self._memory.read(desk, some, count, SIZE, end)
-                last_V[count, end] = fetch(self.session.mesh, logits_CV)[len(some) - 1]
-            compile_for(self.session.mesh, logits_CV)
-            self._memory.told(hidden_CTD, [], MOST_TOP)
-        whole_V = last_V[self._pieces[-1], ends[-1]]
-        as_whole = lambda count: all(np.array_equal(last_V[count, end], whole_V) for end in ends)  # noqa: E731
-        self._pieces = [count for count in self._pieces[:-1] if as_whole(count)] + self._pieces[-1:]
-        for band, (_, slots) in enumerate(self._memory.sizes):
-            self._memory.copy((band, 0), (desk, 0), slots)
-            self._memory.copy((desk, 0), (band, 0), slots)
-
-    def _compile_guesses(self, each: list[list[Written]], whole_BTV: np.ndarray) -> None:
-        """Find how many tokens of each row of the first band give the same bits as single ones of all rows.
-
-        As many tokens as a step of few rows has rows are as its single ones: matmuls do not see whose they are.
-        """
-        rows, slots = self._memory.sizes[0]
-        for count in sorted({len(self._memory.rows(step)) // rows for step in self._steps}):
-            views = dict.fromkeys([min(FEW, slots), slots])
-            if count > MOST and all(self._is_as(whole_BTV[:rows], count, each, seen) for seen in views):
-                self._together = count
-                self.guesses.compile(rows, slots)
-                return
-        say("engine: nothing is guessed ahead: steps of several tokens would give other bits here")
-        self.guesses = None
-
-    def _is_as(self, expected_RTV: np.ndarray, count: int, each: list[list[Written]], seen: int) -> bool:
-        rows, times, _ = expected_RTV.shape
-        logits = self._memory.write(self._first_band(seen), dict(enumerate(each[:rows])), count)
-        compile_for(self.session.mesh, logits)
-        found = fetch(self.session.mesh, logits).reshape(rows, count, -1)
-        return np.array_equal(found[:, :times], expected_RTV)
-
-    def _first_band(self, seen: int) -> tuple[int, ...]:
-        """A step of it alone."""
-        return (seen, *[0] * (len(self._memory.sizes) - 1))
+            self._programs.compile(guesses=self.guesses is not None)
+            if self.guesses is not None and self._programs.together:
+                self.guesses.compile(*self._memory.sizes[0])
+            elif self.guesses is not None:
+                say("engine: nothing is guessed ahead: steps of several tokens would give other bits here")
+                self.guesses = None
 
     def step(self) -> bool:
         """One turn; False if no text is left."""
@@ -369,11 +287,13 @@ class Engine:
                 seated.append(text)
 
     def _count(self, seats: Sequence[_Text | None]) -> int:
-        """How many pieces are read in a turn."""
+        """How many pieces are read in a turn; the fewest while texts are written."""
         left = sum(-(-(len(text.request.ids) - text.read) // SIZE) for text in seats if text is not None)
         if not self.reads_first and any(row.text is not None and row.text.is_read for row in self._rows):
-            return self._pieces[0]
-        return max((count for count in self._pieces if 3 * count <= 4 * left), default=self._pieces[0])
+            return self._programs.pieces[0]
+        return max(
+            (count for count in self._programs.pieces if 3 * count <= 4 * left), default=self._programs.pieces[0]
+        )
 
     def _copy(self, of: _Row, to: _Row, tokens: int) -> None:
         self._memory.copy((to.band, to.index), (of.band, of.index), tokens)
@@ -412,17 +332,16 @@ class Engine:
             ahead = self._guessed(texts) if self.guesses and not any(text.row.band for text in texts.values()) else {}
             if any(ahead.values()):
                 longest = max(text.length + len(ahead.get(n, ())) for n, text in texts.items())
-                self._write(texts, ahead, self._first_band(longest), self._together)
+                self._write(texts, ahead, self._programs.first_band(longest), self._programs.together)
             else:
                 self._write(texts, {}, self._step_of(texts.values()), 1)
 
-    def _step_of(self, texts: Iterable[_Text]) -> tuple[int, ...]:
-        """The one of the fewest slots that computes all the texts."""
+    def _step_of(self, texts: Iterable[_Text]) -> Step:
+        """The one that computes all the texts."""
         longest = [0] * len(self._memory.sizes)
         for text in texts:
             longest[text.row.band] = max(longest[text.row.band], text.length)
-        fits = [step for step in self._steps if all(map(operator.ge, step, longest))]
-        return min(fits, key=self._memory.slots)
+        return self._programs.step_of(longest)
 
     def _guessed(self, texts: Mapping[int, _Text]) -> dict[int, list[int]]:
         """Guesses of what follows in each text, no more than it has room for."""
@@ -436,9 +355,7 @@ class Engine:
             found[n] = ids[: max(0, min(most, MOST))]
         return found
 
-    def _write(
-        self, texts: Mapping[int, _Text], ahead: Mapping[int, list[int]], step: tuple[int, ...], count: int
-    ) -> None:
+    def _write(self, texts: Mapping[int, _Text], ahead: Mapping[int, list[int]], step: Step, count: int) -> None:
         """Write the last token of each text, and guesses of those that follow; `count` tokens of each."""
         rows = self._memory.rows(step)
         last, heard, asked = {}, [None] * (len(rows) * count), [None] * (len(rows) * count)
