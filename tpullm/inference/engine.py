@@ -288,12 +288,11 @@ class Engine:
 
     def _count(self, seats: Sequence[_Text | None]) -> int:
         """How many pieces are read in a turn; the fewest while texts are written."""
+        few, *more = self._programs.pieces
         left = sum(-(-(len(text.request.ids) - text.read) // SIZE) for text in seats if text is not None)
         if not self.reads_first and any(row.text is not None and row.text.is_read for row in self._rows):
-            return self._programs.pieces[0]
-        return max(
-            (count for count in self._programs.pieces if 3 * count <= 4 * left), default=self._programs.pieces[0]
-        )
+            return few
+        return max((count for count in more if 3 * count <= 4 * left), default=few)
 
     def _copy(self, of: _Row, to: _Row, tokens: int) -> None:
         self._memory.copy((to.band, to.index), (of.band, of.index), tokens)

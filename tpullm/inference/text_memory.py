@@ -120,11 +120,7 @@ class TextMemory:
             tokens[n, : len(piece.ids)] = piece.ids
             places[n] = piece.row, piece.start, len(piece.ids), piece.longest
             end = max(end, piece.start + len(piece.ids))
-        arguments = (
-            self._band(band, end),
-            self._put(tokens, "batch", "time"),
-            self._put(places, "batch", None),
-        )
+        arguments = self._band(band, end), self._put(tokens, "batch", "time"), self._put(places, "batch", None)
         logits_CV, hidden_CTD, memory = read(*self._model(), *arguments, dtype=self._session.dtype)
         self._keep(band, memory)
         return logits_CV, hidden_CTD
