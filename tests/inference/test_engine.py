@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from tests.inference.test_decode import greedy_by_full_forward
 from tpullm.errors import UserError
+from tpullm.inference import engine as engine_module
 from tpullm.inference.decode import decode
 from tpullm.inference.engine import Engine
 from tpullm.inference.engine_programs import PIECES
 from tpullm.inference.request import Request
-from tpullm.inference.row_memory import CHUNK, FEW, bands
+from tpullm.inference.row_memory import CHUNK, FEW, SIZE, alike_layers, bands
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import log_probabilities, next_log_probabilities
 from tpullm.inference.text_memory import TextMemory
@@ -42,6 +43,14 @@ def made(session, **changes):
         out = params["layers"]["attention"]["out"]
         out["weight"] = out["weight"] * 200
     return dataclasses.replace(session, architecture=architecture, params=params)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def read_in_parts():
+    """What attends to more than `FEW` slots is read one layer in a turn, as longer texts of larger models are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "MOST_SEEN", FEW)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +195,47 @@ def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(long):
     while engine.step():
         pass
     assert order == ["short"] * 2 + ["long"] * 2
+
+
+def test_a_prompt_is_read_some_layers_in_a_turn_if_it_is_long_and_others_are_written(long):
+    """So the others wait for a part of a piece and a step. Nobody waits if nothing is written."""
+    engine, written, turns = Engine(long, ROWS), [], 0
+    engine.submit(Request(prompt(3), 60, GREEDY), written.append)
+    engine.step()
+    first = []
+    engine.submit(Request(prompt(520), 2, GREEDY), lambda token: first.append(turns))
+    while not first:
+        turns += 1
+        engine.step()
+        assert len(written) == 2 + turns
+    assert turns == FEW // SIZE + 2 * (9 - FEW // SIZE)  # of 9 pieces
+    engine, turns, first = Engine(long, ROWS), 0, []
+    engine.submit(Request(prompt(520), 2, GREEDY), lambda token: first.append(turns))
+    while not first:
+        turns += 1
+        engine.step()
+    assert turns == 2  # 8 pieces and 1
+
+
+def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
+    """Another one, whose beginning was read before, gets its seat when this piece has ended, not before."""
+    engine, written, again = Engine(long, ROWS), [], Request(prompt(519, 1), 4, GREEDY)
+    before, writes, heard, after = [], Request(prompt(3), 60, GREEDY), [], []
+    engine.submit(again, before.append)
+    while engine.step():
+        pass
+    engine.submit(writes, lambda token: written.append(token.id))
+    engine.step()
+    number = engine.submit(Request(prompt(520), 2, GREEDY, told=400), heard.append)
+    while engine._reading is None or engine._reading.pieces[0][1].start < FEW:
+        engine.step()
+    engine.cancel(number)
+    told = len(heard)
+    engine.submit(again, after.append)
+    while engine.step():
+        pass
+    assert before == after and [token.id for token in after] == alone(long, again)
+    assert written == alone(long, writes) and len(heard) == told
 
 
 def test_a_step_computes_the_bands_in_use_and_a_long_text_begins_in_the_turn_after_its_reading(long, monkeypatch):
@@ -356,8 +406,8 @@ def test_ways_to_read_that_give_other_bits_are_not_used(long, monkeypatch):
     engine, read = Engine(long, ROWS), TextMemory.read
 
     def other(self, band, pieces, count, size, end=1):
-        logits_CV, hidden_CTD = read(self, band, pieces, count, size, end)
-        return logits_CV + (count == 2), hidden_CTD
+        *before, (logits_CV, hidden_CTD) = read(self, band, pieces, count, size, end)
+        yield from (*before, (logits_CV + (count == 2), hidden_CTD))
 
     monkeypatch.setattr(TextMemory, "read", other)
     engine.compile()
@@ -383,3 +433,13 @@ def test_bands_hold_the_context_and_divide_among_devices(context, rows, parts, g
     assert rows <= sum(count for count, _ in sizes) <= rows + 4 * parts + 6
     first = [count for count, slots in sizes if slots == sizes[0][1]]
     assert (len(first) > 1) == (groups and rows >= 4 * parts)
+
+
+@pytest.mark.parametrize(
+    "kinds, size",
+    [((0,), 1), ((0, 0), 1), ((0,) * 6, 2), ((0,) * 32, 8), ((0, 1) * 6, 4), ((0, 0, 0, 0, 1) * 4, 5), ((0, 1, 0), 3)],
+)
+def test_layers_are_read_in_parts_that_are_alike(kinds, size):
+    assert alike_layers(kinds) == size
+    parts = {kinds[first : first + size] for first in range(0, len(kinds), size)}
+    assert len(parts) == 1 and len(kinds) / size <= 4

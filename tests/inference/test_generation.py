@@ -104,7 +104,7 @@ def test_a_prompt_longer_than_the_context_is_refused(session):
 
 def test_one_program_serves_prompts_and_settings_alike(session):
     list(stream(session, [1, 5], 3, Sampling(temperature=0.7), 1))
-    programs = [row_memory.read, row_memory.advance, row_memory.pick]
+    programs = [row_memory.read_layers, row_memory.advance, row_memory.pick]
     before = [program._cache_size() for program in programs]
     for prompt, sampling in (([1, 6, 9], Sampling(1.0, 3, 0.5, 0.1)), ([1] * 12, GREEDY)):
         list(stream(session, prompt, 5, sampling, 2))

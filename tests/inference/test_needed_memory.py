@@ -10,7 +10,7 @@ from tpullm.errors import UserError
 from tpullm.inference import needed_memory
 from tpullm.inference.engine import Engine
 from tpullm.inference.engine_programs import PIECES
-from tpullm.inference.row_memory import SIZE, block_sizes, empty_block, read
+from tpullm.inference.row_memory import SIZE, alike_layers, block_sizes, empty_block, read_layers
 from tpullm.inference.session import Found, Session, targets
 from tpullm.mesh.layout import named_sharding
 from tpullm.mesh.rows import row_parts
@@ -38,14 +38,18 @@ def test_the_arrays_of_reading_are_those_of_the_compiled_program(shapes):
     mesh = shapes.mesh
     with jax.set_mesh(mesh):
         empty = lambda size: empty_block(shapes.architecture, row_parts(mesh), size, shapes.dtype)  # noqa: E731
-        desk = tuple(jax.eval_shape(lambda size=size: empty(size)) for size in block_sizes(1024))
-        layers = jax.eval_shape(lambda params: shapes.architecture.model(params).unstacked(), shapes.params)
-        tokens, places = (
-            jax.ShapeDtypeStruct((PIECES[-1], size), np.int32, sharding=named_sharding(mesh, "batch", split))
-            for size, split in ((SIZE, "time"), (4, None))
+        kinds = shapes.architecture.config.layer_windows
+        part = slice(0, alike_layers(kinds))
+        desk = tuple(jax.eval_shape(lambda size=size: empty(size)).of(part) for size in block_sizes(1024))
+        layers = jax.eval_shape(lambda params: shapes.architecture.model(params).unstacked(), shapes.params)[part]
+        width = shapes.architecture.config.width
+        given, places = (
+            jax.ShapeDtypeStruct((PIECES[-1], *shape), dtype, sharding=named_sharding(mesh, "batch", *split))
+            for shape, dtype, split in (((SIZE, width), shapes.dtype, ("time", None)), ((4,), np.int32, (None,)))
         )
-        arguments = shapes.architecture, shapes.params, layers, desk, tokens, places
-        taken = read.lower(*arguments, dtype=shapes.dtype).compile().memory_analysis().temp_size_in_bytes
+        arguments = shapes.architecture, shapes.params, layers, desk, given, places
+        program = read_layers.lower(*arguments, kinds=kinds[part]).compile()
+        taken = program.memory_analysis().temp_size_in_bytes
     estimate = needed_memory.needs(shapes, 1024).programs
     assert 1 < estimate / taken < 2, (estimate, taken)
 

@@ -92,7 +92,7 @@ class Programs:
             for end in ends:
                 for first in range(0, len(pieces), count):
                     some = pieces[first : first + count]
-                    logits_CV, hidden_CTD = self._memory.read(desk, some, count, SIZE, end)
+                    *_, (logits_CV, hidden_CTD) = self._memory.read(desk, some, count, SIZE, end)
                 last_V[count, end] = fetch(self._mesh, logits_CV)[len(some) - 1]
             compile_for(self._mesh, logits_CV)
             self._memory.told(hidden_CTD, [], MOST_TOP)

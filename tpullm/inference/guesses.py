@@ -65,7 +65,7 @@ class Draft:
     def compile(self, rows: int, slots: int) -> None:
         """Compile what reads, what writes the last tokens, and what writes one more."""
         with jax.set_mesh(self._session.mesh):
-            self._memory_of(rows, slots).read(0, [], PIECES, SIZE)
+            _ = [*self._memory_of(rows, slots).read(0, [], PIECES, SIZE)]
             for count in (MOST + 1, 1):
                 compile_for(self._session.mesh, self._logits({}, rows, slots, count))
 
@@ -91,7 +91,7 @@ class Draft:
                 parts = [(start, tuple(own[start : min(start + SIZE, len(own) - 1)])) for start in starts]
                 pieces += [Piece(row, start, part, start + len(part)) for start, part in parts]
         if pieces:
-            self._memory_of(rows, slots).read(0, pieces, PIECES, SIZE)
+            _ = [*self._memory_of(rows, slots).read(0, pieces, PIECES, SIZE)]
         for piece in pieces:
             self._held[piece.row] += piece.ids
 

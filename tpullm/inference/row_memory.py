@@ -13,7 +13,7 @@ width, V vocabulary.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,6 +58,14 @@ class Block(NamedTuple):
         """How many tokens of a text it has room for."""
         return self.keys[0].shape[2]
 
+    def of(self, layers: slice) -> "Block":
+        """The part of some layers."""
+        return Block(self.keys[layers], self.values[layers])
+
+    def changed(self, layers: slice, to: "Block") -> "Block":
+        """The block with another such part."""
+        return Block(*((*own[: layers.start], *new, *own[layers.stop :]) for own, new in zip(self, to, strict=True)))
+
 
 @partial(jax.jit, static_argnames=("architecture", "rows", "slots", "dtype"))
 def empty_block(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype) -> Block:
@@ -74,28 +82,36 @@ def bytes_of_slot(architecture: Architecture, dtype: jnp.dtype) -> int:
     return 2 * config.layers * config.kv_heads * config.head_width * cache_dtype(dtype).itemsize
 
 
-@partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("blocks",))
-def read(
-    architecture, params, layers, blocks: tuple[Block, ...], tokens_CT, pieces_C4, *, dtype
-) -> tuple[jax.Array, jax.Array, tuple[Block, ...]]:
-    """Read a piece of the text of some rows of a band: the logits after the last token of each piece, `[C, V]` (of one
-    piece twice), and the hidden states after each token, `[C, T, D]`.
-
-    Several pieces may be of one text: in each layer all keys are written before any is read.
+@partial(jax.jit, static_argnames=("architecture", "dtype"))
+def embed(architecture, params, tokens_CT, pieces_C4, *, dtype) -> jax.Array:
+    """What the first layer gets of pieces of texts, `[C, T, D]`.
 
     Args:
-        blocks: the first ones of the band; no piece ends after them.
         tokens_CT: T is one or more chunks.
         pieces_C4: of each piece its row in the band (one that it does not have only fills the arrays), where it begins
             in its text (a multiple of `CHUNK`), its tokens (the others are padding), how long the text may become.
     """
-    C, T = tokens_CT.shape
-    rows_C, starts_C, counts_C, longest_C = (pieces_C4[:, n] for n in range(4))
-    by_time = RULES.spec("batch", "time")
-    places_CT = jnp.arange(T, dtype=jnp.int32) + jnp.zeros_like(tokens_CT)
-    positions_CT = places_CT + jax.reshard(starts_C[:, None], by_time)
-    segments_CT = (places_CT < jax.reshard(counts_C[:, None], by_time)).astype(jnp.int32)
-    rows_C, held = _whole(rows_C), _Held(blocks)
+    _, positions_CT = _places(pieces_C4, tokens_CT.shape[1])
+    return architecture.model(params).embed(tokens_CT, positions_CT, dtype)
+
+
+@partial(jax.jit, static_argnames=("architecture", "kinds"), donate_argnames=("blocks", "x_CTD"))
+def read_layers(
+    architecture, params, layers, blocks: tuple[Block, ...], x_CTD, pieces_C4, *, kinds: tuple[int, ...]
+) -> tuple[jax.Array, tuple[Block, ...]]:
+    """Read pieces in some of the layers: what the next layer gets, `[C, T, D]`.
+
+    Several pieces may be of one text: in each layer all keys are written before any is read.
+
+    Args:
+        layers, kinds: as for `Transformer.after_layers`.
+        blocks: the first ones of the band, of these layers; no piece ends after them.
+        pieces_C4: as for `embed`.
+    """
+    C, T, _ = x_CTD.shape
+    rows_C, held, by_time = _whole(pieces_C4[:, 0]), _Held(blocks), RULES.spec("batch", "time")
+    places_CT, positions_CT = _places(pieces_C4, T)
+    segments_CT = (places_CT < jax.reshard(pieces_C4[:, 2:3], by_time)).astype(jnp.int32)
 
     def attention(layer: int, window: int) -> Callable:
         def mixed(q_CTNH, k_CKTH, v_CKTH, softcap, sinks_N):
@@ -112,13 +128,40 @@ def read(
 
         return mixed
 
+    arguments = segments_CT, positions_CT, pieces_C4[:, 3], layers, kinds, attention
+    return architecture.model(params).after_layers(x_CTD, *arguments), held.blocks()
+
+
+@partial(jax.jit, static_argnames=("architecture",))
+def last_logits(architecture, params, x_CTD, pieces_C4) -> tuple[jax.Array, jax.Array]:
+    """After the last layer: the logits after the last token of each piece, `[C, V]` (of one piece twice), and the
+    hidden states after each token, `[C, T, D]`.
+    """
     model = architecture.model(params)
-    arguments = tokens_CT, segments_CT, positions_CT, longest_C, layers, attention
-    hidden_CTD = model.remembering(*arguments, dtype=dtype)
-    last_CD = last_hidden(hidden_CTD, places_CT, jax.reshard(counts_C[:, None], by_time))
-    if C == 1:  # a CPU multiplies a single row in another order
+    hidden_CTD, (places_CT, _) = model.norm(x_CTD), _places(pieces_C4, x_CTD.shape[1])
+    counts_C1 = jax.reshard(pieces_C4[:, 2:3], RULES.spec("batch", "time"))
+    last_CD = last_hidden(hidden_CTD, places_CT, counts_C1)
+    if len(last_CD) == 1:  # a CPU multiplies a single row in another order
         last_CD = jnp.concatenate([last_CD, last_CD])
-    return model.logits(last_CD[:, None])[:, 0], hidden_CTD, held.blocks()
+    return model.logits(last_CD[:, None])[:, 0], hidden_CTD
+
+
+def _places(pieces_C4, length: int) -> tuple[jax.Array, jax.Array]:
+    """The places of tokens in their pieces, and in their texts, `[C, T]`."""
+    by_time = RULES.spec("batch", "time")
+    places_CT = jax.reshard(jnp.zeros_like(pieces_C4[:, :1]), by_time) + jnp.arange(length, dtype=jnp.int32)
+    return places_CT, places_CT + jax.reshard(pieces_C4[:, 1:2], by_time)
+
+
+def alike_layers(kinds: Sequence[int]) -> int:
+    """How many layers are read in one program: the fewest, but a quarter of all or more, of which all parts are alike;
+    they have one program.
+
+    Args:
+        kinds: of each layer.
+    """
+    sizes = [size for size in range(-(-len(kinds) // 4), len(kinds) + 1) if len(kinds) % size == 0]
+    return next(size for size in sizes if all(kind == kinds[n % size] for n, kind in enumerate(kinds)))
 
 
 class _Held:

@@ -1,6 +1,6 @@
 """The bands of an engine, and what is computed on them: the programs of `row_memory` with arrays of this host."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,11 +11,14 @@ from tpullm.inference.row_memory import (
     Block,
     Choice,
     advance,
+    alike_layers,
     bands,
     block_sizes,
     bytes_of_slot,
+    embed,
     empty_block,
-    read,
+    last_logits,
+    read_layers,
     row_of,
     told,
     with_row,
@@ -80,8 +83,11 @@ class TextMemory:
 
     def slots(self, seen: Sequence[int]) -> int:
         """How many are attended to in a step."""
-        used = [(band, slots) for band, slots in enumerate(seen) if slots]
-        return sum(self.sizes[band][0] * self._slots[band][n] for band, slots in used for n in self._seen(band, slots))
+        return sum(self.sizes[band][0] * self.seen(band, slots) for band, slots in enumerate(seen) if slots)
+
+    def seen(self, band: int, tokens: int) -> int:
+        """How many slots a text of so many tokens attends to there."""
+        return sum(self._slots[band][n] for n in self._seen(band, tokens))
 
     def ends(self) -> list[int]:
         """How many slots reading may attend to: each is a program."""
@@ -107,8 +113,9 @@ class TextMemory:
 
     def read(
         self, band: int, pieces: Sequence[Piece], count: int, size: int, end: int = 1
-    ) -> tuple[jax.Array, jax.Array]:
-        """Read up to `count` pieces of up to `size` tokens: the logits after each and the states after each token.
+    ) -> Iterator[tuple[jax.Array, jax.Array] | None]:
+        """Read up to `count` pieces of up to `size` tokens, some layers at a time: None after each of the first parts,
+        and after the last one the logits after each piece and the states after each token.
 
         Args:
             end: no piece ends after it; those that are given may be later.
@@ -120,10 +127,24 @@ class TextMemory:
             tokens[n, : len(piece.ids)] = piece.ids
             places[n] = piece.row, piece.start, len(piece.ids), piece.longest
             end = max(end, piece.start + len(piece.ids))
-        arguments = self._band(band, end), self._put(tokens, "batch", "time"), self._put(places, "batch", None)
-        logits_CV, hidden_CTD, memory = read(*self._model(), *arguments, dtype=self._session.dtype)
-        self._keep(band, memory)
-        return logits_CV, hidden_CTD
+        architecture, params, layers = self._model()
+        kinds = architecture.config.layer_windows
+        pieces_C4 = self._put(places, "batch", None)
+        x_CTD = embed(architecture, params, self._put(tokens, "batch", "time"), pieces_C4, dtype=self._session.dtype)
+        for part in self.parts():
+            blocks = self._band(band, end)
+            arguments = params, layers and layers[part], tuple(block.of(part) for block in blocks), x_CTD, pieces_C4
+            x_CTD, found = read_layers(architecture, *arguments, kinds=kinds[part])
+            self._keep(band, [block.changed(part, new) for block, new in zip(blocks, found, strict=True)])
+            if part.stop < len(kinds):
+                yield None
+        yield last_logits(architecture, params, x_CTD, pieces_C4)
+
+    def parts(self) -> list[slice]:
+        """The layers that are read in one program, part by part."""
+        kinds = self._session.architecture.config.layer_windows
+        size = alike_layers(kinds) if self._session.layers else len(kinds)
+        return [slice(first, first + size) for first in range(0, len(kinds), size)]
 
     def told(self, hidden_CTD: jax.Array, after: Sequence[tuple[int, ...]], top: int) -> Choice:
         """What the model held of the tokens `after` those of pieces, whose states are given."""
@@ -172,7 +193,7 @@ class TextMemory:
             self._blocks[band, number] = empty_block(self._session.architecture, *sizes, self._session.dtype)
         return self._blocks[band, number]
 
-    def _keep(self, band: int, memory: tuple[Block, ...]) -> None:
+    def _keep(self, band: int, memory: Sequence[Block]) -> None:
         self._blocks |= {(band, number): block for number, block in enumerate(memory)}
 
     def _model(self) -> tuple:

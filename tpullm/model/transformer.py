@@ -145,14 +145,9 @@ class Transformer(nnx.Module):
 
         layer = rematerialized(layer, self.config.remat)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
-        scanned = (stacked, keys, jnp.asarray(self._kind_of_layer(), jnp.int32))
+        scanned = (stacked, keys, jnp.asarray(self.config.layer_windows, jnp.int32))
         x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled(self.config.layers))
         return Output(self.norm(x_BTD), weights, routing)
-
-    def _kind_of_layer(self) -> list[int]:
-        """The index of each layer's window among the distinct windows."""
-        windows = self.config.distinct_windows
-        return [windows.index(window) for window in self.config.windows or (0,) * self.config.layers]
 
     def _kinds(self, queries, keys, kernel: str, longest_B: jax.Array | None = None) -> list[LayerKind]:
         """The kinds of layers, one for each of the distinct windows.
@@ -197,7 +192,7 @@ class Transformer(nnx.Module):
         kinds = self._kinds(own, keys, kernel)
         x_BTD, kept = self.embed(tokens_BT, positions_BT, dtype), []
         graph, stacked = nnx.split(self.layers)
-        layered = zip(layers, self._kind_of_layer(), cache.keys, cache.values, before, strict=True)
+        layered = zip(layers, self.config.layer_windows, cache.keys, cache.values, before, strict=True)
         for leaves, index, keys, values, of_prompts in layered:
             block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
             cached = Cached(keys, values, cache.length, of_prompts)
@@ -215,18 +210,28 @@ class Transformer(nnx.Module):
             attend: of a layer's number and window (0 is none), the function that mixes its values: `kernel` of
                 `Attention`. It gets the new keys and values, and keeps them.
         """
+        x_BTD = self.embed(tokens_BT, positions_BT, dtype)
+        arguments = segment_ids_BT, positions_BT, longest_B, layers, self.config.layer_windows, attend
+        return self.norm(self.after_layers(x_BTD, *arguments))
+
+    def after_layers(self, x_BTD, segment_ids_BT, positions_BT, longest_B, layers, kinds, attend) -> jax.Array:
+        """The residual stream `[B, T, D]` after some of the layers; the other arguments are those of `remembering`.
+
+        Args:
+            layers: those that are meant; None is all of them.
+            kinds: of each of them, as `layer_windows` has it.
+        """
         own = (segment_ids_BT, positions_BT)
         graph, stacked = nnx.split(self.layers)
         layers = self._each_layer(jax.tree.leaves(stacked)) if layers is None else layers
-        windows, kinds = self.config.distinct_windows, self._kinds(own, own, "", longest_B)
-        x_BTD = self.embed(tokens_BT, positions_BT, dtype)
-        for number, (leaves, index) in enumerate(zip(layers, self._kind_of_layer(), strict=True)):
+        windows, every_kind = self.config.distinct_windows, self._kinds(own, own, "", longest_B)
+        for number, (leaves, index) in enumerate(zip(layers, kinds, strict=True)):
             state = jax.tree.unflatten(jax.tree.structure(stacked), leaves)
             if any(map(is_quantized, jax.tree.leaves(state, is_leaf=is_quantized))):
                 state, x_BTD = numbers_when_used(state, x_BTD)
             block = nnx.merge(graph, state)
-            x_BTD, *_ = block(x_BTD, kinds[index], *own, attend(number, windows[index]))
-        return self.norm(x_BTD)
+            x_BTD, *_ = block(x_BTD, every_kind[index], *own, attend(number, windows[index]))
+        return x_BTD
 
     def _layers_after(self, cache: Cache) -> tuple[Cache, list[list[jax.Array]]]:
         """The cache, and the parameters of each layer as they are after it.

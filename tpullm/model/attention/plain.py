@@ -108,7 +108,11 @@ def _scores(q_BTKGH, k_BKSH):
 
 
 def _mixed(weights_BKGTS, v_BKSH):
-    """The values by their weights, `[B, T, K, G, H]`; the values may be those of prompts, with fewer rows."""
+    """The values by their weights, `[B, T, K, G, H]`; the values may be those of prompts, with fewer rows.
+
+    Float32 on a CPU: to round each part before they are added took 1.7 of the 15 ms in which 64 tokens are read with
+    1,024 in sight (12 M parameters, bfloat16).
+    """
     B, K, G, T, S = weights_BKGTS.shape
     if sums_with_all_cores() and G * T == 1 and len(v_BKSH) == B:
         # Two cores, 64 rows of 6 heads of 64, 384 values: 3.9 ms as a matmul of one row, on one core, and 1.9 as a sum.
@@ -120,7 +124,7 @@ def _mixed(weights_BKGTS, v_BKSH):
         weights = _of_answers(weights_BKGTS, v_BKSH, "kv_heads", None, "time", None)
         mixed = jnp.einsum("bakgts,bksh->batkgh", weights.astype(v_BKSH.dtype), v_BKSH)
     grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
-    return jnp.reshape(mixed.astype(v_BKSH.dtype), (B, T, K, G, v_BKSH.shape[-1]), out_sharding=grouped)
+    return jnp.reshape(mixed, (B, T, K, G, v_BKSH.shape[-1]), out_sharding=grouped)
 
 
 def _on_one_cpu() -> bool:

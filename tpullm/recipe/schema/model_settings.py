@@ -171,6 +171,11 @@ class ModelConfig:
         """The windows that there are, each once."""
         return sorted(set(self.windows or (0,)))
 
+    @property
+    def layer_windows(self) -> tuple[int, ...]:
+        """The index of each layer's window among the distinct windows."""
+        return tuple(map(self.distinct_windows.index, self.windows or (0,) * self.layers))
+
     @classmethod
     def of_training(cls) -> list[str]:
         """The keys that concern how a model is trained, and not what it computes."""
