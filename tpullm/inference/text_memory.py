@@ -128,7 +128,7 @@ class TextMemory:
             places[n] = piece.row, piece.start, len(piece.ids), piece.longest
             end = max(end, piece.start + len(piece.ids))
         architecture, params, layers = self._model()
-        kinds = architecture.config.layer_windows
+        kinds = architecture.config.window_indices
         pieces_C4 = self._put(places, "batch", None)
         x_CTD = embed(architecture, params, self._put(tokens, "batch", "time"), pieces_C4, dtype=self._session.dtype)
         for part in self.parts():
@@ -142,7 +142,7 @@ class TextMemory:
 
     def parts(self) -> list[slice]:
         """The layers that are read in one program, part by part."""
-        kinds = self._session.architecture.config.layer_windows
+        kinds = self._session.architecture.config.window_indices
         size = alike_layers(kinds) if self._session.layers else len(kinds)
         return [slice(first, first + size) for first in range(0, len(kinds), size)]
 

@@ -145,7 +145,7 @@ class Transformer(nnx.Module):
 
         layer = rematerialized(layer, self.config.remat)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
-        scanned = (stacked, keys, jnp.asarray(self.config.layer_windows, jnp.int32))
+        scanned = (stacked, keys, jnp.asarray(self.config.window_indices, jnp.int32))
         x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled(self.config.layers))
         return Output(self.norm(x_BTD), weights, routing)
 
@@ -192,7 +192,7 @@ class Transformer(nnx.Module):
         kinds = self._kinds(own, keys, kernel)
         x_BTD, kept = self.embed(tokens_BT, positions_BT, dtype), []
         graph, stacked = nnx.split(self.layers)
-        layered = zip(layers, self.config.layer_windows, cache.keys, cache.values, before, strict=True)
+        layered = zip(layers, self.config.window_indices, cache.keys, cache.values, before, strict=True)
         for leaves, index, keys, values, of_prompts in layered:
             block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
             cached = Cached(keys, values, cache.length, of_prompts)
@@ -211,7 +211,7 @@ class Transformer(nnx.Module):
                 `Attention`. It gets the new keys and values, and keeps them.
         """
         x_BTD = self.embed(tokens_BT, positions_BT, dtype)
-        arguments = segment_ids_BT, positions_BT, longest_B, layers, self.config.layer_windows, attend
+        arguments = segment_ids_BT, positions_BT, longest_B, layers, self.config.window_indices, attend
         return self.norm(self.after_layers(x_BTD, *arguments))
 
     def after_layers(self, x_BTD, segment_ids_BT, positions_BT, longest_B, layers, kinds, attend) -> jax.Array:
@@ -219,7 +219,7 @@ class Transformer(nnx.Module):
 
         Args:
             layers: those that are meant; None is all of them.
-            kinds: of each of them, as `layer_windows` has it.
+            kinds: of each of them, as `window_indices` has it.
         """
         own = (segment_ids_BT, positions_BT)
         graph, stacked = nnx.split(self.layers)

@@ -172,7 +172,7 @@ class ModelConfig:
         return sorted(set(self.windows or (0,)))
 
     @property
-    def layer_windows(self) -> tuple[int, ...]:
+    def window_indices(self) -> tuple[int, ...]:
         """The index of each layer's window among the distinct windows."""
         return tuple(map(self.distinct_windows.index, self.windows or (0,) * self.layers))
 
