@@ -282,7 +282,7 @@ def endured(server: Server, minutes: float, longest: int, out: Path | None) -> i
     show(clients, samples, idle, holds)
     if out:
         outcomes = {f"{kind}: {outcome}": count for (kind, outcome), count in sorted(clients.outcomes.items())}
-        found = {"holds": holds, "outcomes": outcomes, "idle": idle, "samples": samples}
+        found = {"holds": holds, "outcomes": outcomes, "control": clients.control, "idle": idle, "samples": samples}
         whole = {**found, "machine": machine(), "versions": versions()}
         out.write_text(json.dumps(whole) + "\n", encoding="utf-8")
     return int(not all(holds.values()))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.inference.test_decode import greedy_by_full_forward
 from tpullm.errors import UserError
 from tpullm.inference import engine as engine_module
+from tpullm.inference import engine_programs
 from tpullm.inference.decode import decode
 from tpullm.inference.engine import Engine
 from tpullm.inference.engine_programs import PIECES
@@ -412,6 +413,23 @@ def test_ways_to_read_that_give_other_bits_are_not_used(long, monkeypatch):
     monkeypatch.setattr(TextMemory, "read", other)
     engine.compile()
     assert 2 not in engine._programs.pieces and engine._programs.pieces[-1] == PIECES[-1]
+
+
+def test_rows_that_give_other_bits_than_others_are_told(long, monkeypatch):
+    engine, write, said = Engine(long, ROWS), TextMemory.write, []
+
+    def other(*arguments):
+        logits = write(*arguments)
+        last = np.arange(len(logits))[:, None] == len(logits) - 1
+        return jax.device_put(np.asarray(logits) + last, logits.sharding)
+
+    monkeypatch.setattr(TextMemory, "write", other)
+    monkeypatch.setattr(engine_programs, "say", said.append)
+    engine.compile()
+    assert [line[:23] for line in said] == ["engine: rows give other"]
+    monkeypatch.setattr(TextMemory, "write", write)
+    with jax.set_mesh(long.mesh):
+        assert engine._programs._rows_are_alike(2 * SIZE)
 
 
 @pytest.mark.parametrize("ids", [(), prompt(CONTEXT), prompt(CONTEXT + 1), (5, 700)])

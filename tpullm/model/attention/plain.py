@@ -17,6 +17,9 @@ from tpullm.mesh.layout import RULES
 from tpullm.model.platform import sums_with_all_cores, target
 
 BRANCH = 1 << 16  # as in `data/batch.py`
+# XLA for a CPU computes exponentials and sums of fewer numbers in another way, with other last bits (JAX 0.12): then a
+# row would not be the same alone and among others.
+SMALL = 4096
 
 
 def causal_mask(q_segments_BT, q_positions_BT, k_segments_BS, k_positions_BS, window: int | None = None) -> jax.Array:
@@ -86,10 +89,21 @@ def _softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
     """
     if len(scores) == 1:
         return [jax.nn.softmax(scores[0], axis=-1)], jax.nn.logsumexp(scores[0], axis=-1, keepdims=True)
+    rows = len(scores[0])
+    if _on_one_cpu() and rows < (least := max(-(-SMALL * rows // part.size) for part in scores)):
+        weights, total = _softmax([_with_rows(part, least) for part in scores])
+        first = lambda array: jax.reshard(array[:rows], jax.typeof(scores[0]).sharding.spec)  # noqa: E731
+        return [first(part) for part in weights], first(total)
     most = functools.reduce(jnp.maximum, [jnp.max(part, axis=-1, keepdims=True) for part in scores])
     raised = [jnp.exp(part - most) for part in scores]
     total = functools.reduce(operator.add, [jnp.sum(part, axis=-1, keepdims=True) for part in raised])
     return [part / total for part in raised], most + jnp.log(total)
+
+
+def _with_rows(array: jax.Array, rows: int) -> jax.Array:
+    """The array with so many rows, for one device."""
+    more = jnp.zeros((rows - len(array), *array.shape[1:]), array.dtype)
+    return jax.lax.optimization_barrier(jnp.concatenate([jax.reshard(array, jax.P()), more]))
 
 
 def _scores(q_BTKGH, k_BKSH):
