@@ -17,7 +17,7 @@ from tpullm.inference.decode import decode
 from tpullm.inference.engine import Engine
 from tpullm.inference.engine_programs import PIECES
 from tpullm.inference.request import Request
-from tpullm.inference.row_memory import CHUNK, FEW, SIZE, alike_layers, bands
+from tpullm.inference.row_memory import CHUNK, FEW, SIZE, alike_layers, bands, block_sizes
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import log_probabilities, next_log_probabilities
 from tpullm.inference.text_memory import TextMemory
@@ -461,3 +461,10 @@ def test_layers_are_read_in_parts_that_are_alike(kinds, size):
     assert alike_layers(kinds) == size
     parts = {kinds[first : first + size] for first in range(0, len(kinds), size)}
     assert len(parts) == 1 and len(kinds) / size <= 4
+
+
+@given(st.integers(1, 300))
+def test_a_row_has_two_blocks_or_more(chunks):
+    """A softmax over one block would have other bits in a band of few rows."""
+    sizes = block_sizes(chunks * CHUNK)
+    assert sum(sizes) == chunks * CHUNK and len(sizes) >= 2 and min(sizes) > 0

@@ -375,8 +375,8 @@ def bands(context: int, rows: int, parts: int, groups: bool) -> list[tuple[int, 
 
 
 def block_sizes(slots: int) -> list[int]:
-    """The slots of each block of a row."""
-    ends = [min(BLOCK, slots)]
+    """The slots of each block of a row; two blocks or more, for a softmax over one has no rows of zeros beside it."""
+    ends = [min(BLOCK, slots // 2)]
     while ends[-1] < slots:
         ends.append(min(2 * ends[-1], slots))
     return [end - before for before, end in itertools.pairwise([0, *ends])]
