@@ -6,8 +6,9 @@
 #     launch/local.sh --extra test pytest          the same with an extra of pyproject.toml (test, tpu, cuda)
 #
 # TPULLM_PYTHON=python3.11 chooses the Python; without it, it is the first of 3.13, 3.12, 3.11 and 3.14 that can make a
-# virtual environment: every package exists for 3.14, but the tests were not run with it. A later run finds the stamps of an earlier one and starts at once; what an interrupted run left
-# is made anew. Its own messages go to stderr, so that the command's stdout stays clean. Exit code 2: set-up failed.
+# virtual environment: every package exists for 3.14, but the tests were not run with it. A later run finds the stamps
+# of an earlier one and starts at once; what an interrupted run left is made anew. Its own messages go to stderr, so that
+# the command's stdout stays clean. Exit code 2: set-up failed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -376,6 +376,25 @@ def test_all_prompts_are_read_first_if_so_wanted(long):
     assert sorted(heard[: len(asked)]) == list(range(len(asked)))
 
 
+def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):
+    """Several in a turn, the pieces of a long one in some turns; one that begins like another waits and copies it."""
+    engine, read, turns = Engine(long, ROWS, reads_first=True), TextMemory.read, []
+
+    def counted(memory, band, pieces, *arguments, **named):
+        turns.append([piece.row for piece in pieces])
+        return read(memory, band, pieces, *arguments, **named)
+
+    monkeypatch.setattr(TextMemory, "read", counted)
+    begin = prompt(2 * SIZE, 9)
+    lengths = (3 * SIZE + 5, 2 * SIZE, 40, 2 * SIZE + 1)
+    asked = [Request(prompt(length, n), 3, GREEDY) for n, length in enumerate(lengths)]
+    asked += [Request((*begin, *prompt(9, n)), 3, GREEDY) for n in range(2)]
+    assert continued(engine, asked) == [alone(long, request) for request in asked]
+    together = [rows for rows in turns if rows]
+    assert together[0] == [0, 0, 0, 0, 1, 1, 2, 3]  # all seats, until eight pieces are full
+    assert engine.figures()["reused_tokens"] == 2 * SIZE
+
+
 @pytest.mark.slow  # the programs of another model
 def test_frequencies_that_depend_on_the_length_are_those_of_the_longest_it_may_become(session):
     """A short text beside a long one has the frequencies of a short one, and no keys of another kind are used again."""
@@ -447,10 +466,25 @@ def test_bands_hold_the_context_and_divide_among_devices(context, rows, parts, g
     assert all(count % parts == 0 and slots % CHUNK == 0 for count, slots in sizes)
     assert all(count >= 2 for count, slots in sizes if slots == sizes[0][1] or not groups)
     lengths = list(dict.fromkeys(slots for _, slots in sizes))  # a band of each length before a second one
-    assert lengths == sorted(lengths) and (groups or len(lengths) == len(sizes))
+    assert lengths == sorted(lengths)
     assert rows <= sum(count for count, _ in sizes) <= rows + 4 * parts + 6
     first = [count for count, slots in sizes if slots == sizes[0][1]]
-    assert (len(first) > 1) == (groups and rows >= 4 * parts)
+    if groups:
+        assert (len(first) > 1) == (rows >= 4 * parts)
+    else:  # bands of one size, so that texts of like length stand together, but none of very few rows
+        assert len(first) == max(1, min(4, sum(first) // (8 * parts))) and max(first) - min(first) <= parts
+        assert len(sizes) - len(first) == len(lengths) - 1
+
+
+def test_where_all_rows_are_computed_the_first_bands_alone_attend_to_all_slots(long):
+    engine = Engine(long, 32, longest=FEW + CHUNK, reads_first=True)
+    few, whole = FEW, FEW + CHUNK
+    assert engine._memory.sizes == [(8, whole)] * 4
+    assert engine._programs.steps == [(few,) * 4, (whole, whole, few, few), (whole,) * 4]
+    step_of = engine._programs.step_of
+    assert step_of([few, few, few, 0]) == (few,) * 4
+    assert step_of([whole, 3, 3, 3]) == step_of([0, whole, 0, 3]) == (whole, whole, few, few)
+    assert step_of([3, 3, 3, whole]) == (whole,) * 4
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class Programs:
         self._session, self._mesh, self._memory = session, session.mesh, memory
         parts = row_parts(session.mesh)
         self.pieces = [-(-count // parts) * parts for count in PIECES]
-        self.steps, self.together = self._kinds_of_steps(), MOST + 1
+        self.steps, self.together = self._steps_of_groups() if memory.groups else self._steps_of_all(), MOST + 1
 
     def step_of(self, longest: Sequence[int]) -> Step:
         """The step of the fewest slots for texts of so many tokens in each band."""
@@ -68,7 +68,18 @@ class Programs:
         if guesses:
             self.together = self._compile_together(each, whole_BTV)
 
-    def _kinds_of_steps(self) -> list[Step]:
+    def _steps_of_all(self) -> list[Step]:
+        """All of the bands with the shortest rows, of which none, the first half or all attend to all slots; and any
+        number of the longer ones.
+        """
+        sizes = [slots for _, slots in self._memory.sizes]
+        short, few = sizes.count(sizes[0]), min(FEW, sizes[0])
+        first = [[sizes[0]] * count + [few] * (short - count) for count in (0, short // 2, short)]
+        longer = sizes[short:]
+        rest = [longer[:count] + [0] * (len(longer) - count) for count in range(len(longer) + 1)]
+        return list(dict.fromkeys((*one, *other) for other in rest for one in first))
+
+    def _steps_of_groups(self) -> list[Step]:
         """Not all that there are: any number of the bands with the shortest rows, and where long texts are, the single
         rows in front of these bands.
         """

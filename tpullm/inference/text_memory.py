@@ -26,7 +26,7 @@ from tpullm.inference.row_memory import (
 from tpullm.inference.session import Session
 from tpullm.mesh.rows import fetch, put_whole, row_parts
 
-DESKS = 2  # so one long prompt does not keep all others waiting
+TWO_DESKS = (1, 1)  # so one long prompt does not keep all others waiting
 
 
 class Piece(NamedTuple):
@@ -51,17 +51,19 @@ class TextMemory:
 
     Args:
         longest, rows, groups: as in `bands`.
+        desks: the rows of each desk on each part of the mesh. Texts of one desk are read in one program.
 
     Attributes:
+        groups: as it was given.
         sizes: rows and slots of each band in which texts are written.
-        desks: the numbers of further bands, with a row for each part of the mesh, to read the longest text.
+        desks: the numbers of further bands, to read texts of any length.
     """
 
-    def __init__(self, session: Session, longest: int, rows: int, groups: bool):
-        self._session, parts = session, row_parts(session.mesh)
+    def __init__(self, session: Session, longest: int, rows: int, groups: bool, desks: Sequence[int] = TWO_DESKS):
+        self._session, self.groups, parts = session, groups, row_parts(session.mesh)
         self.sizes = bands(longest, rows, parts, groups)
-        self.desks = [len(self.sizes) + n for n in range(DESKS)]
-        self._sizes = [*self.sizes, *[(parts, self.sizes[-1][1])] * DESKS]
+        self.desks = [len(self.sizes) + n for n in range(len(desks))]
+        self._sizes = [*self.sizes, *((parts * count, self.sizes[-1][1]) for count in desks)]
         self._slots = [block_sizes(slots) for _, slots in self._sizes]
         self._blocks: dict[tuple[int, int], Block] = {}
 
@@ -74,6 +76,10 @@ class TextMemory:
     def blocks(self) -> dict[tuple[int, int], Block]:
         """Those that have been used, by their band and their number there."""
         return self._blocks
+
+    def seats(self, desk: int) -> int:
+        """How many texts have a place at a desk."""
+        return self._sizes[desk][0]
 
     def rows(self, seen: Sequence[int]) -> list[int]:
         """The rows that a step computes, by their number among those of all bands; arguments as for `write`."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpullm.mesh.layout import RULES
-from tpullm.model.platform import sums_with_all_cores, target
+from tpullm.model.platform import target
 
 BRANCH = 1 << 16  # as in `data/batch.py`
 # XLA for a CPU computes exponentials and sums of fewer numbers in another way, with other last bits (JAX 0.12): then a
@@ -109,11 +109,7 @@ def _with_rows(array: jax.Array, rows: int) -> jax.Array:
 def _scores(q_BTKGH, k_BKSH):
     """Of each query and key, `[B, K, G, T, S]`; the keys may be those of prompts, with fewer rows."""
     B, T, K, G, H = q_BTKGH.shape
-    if sums_with_all_cores() and G * T == 1 and len(k_BKSH) == B and k_BKSH.dtype == jnp.bfloat16:
-        # A CPU multiplies a single row in bfloat16 at half the speed of a sum; in float32 they are as fast.
-        q_BK1H = jnp.reshape(q_BTKGH, (B, K, 1, H), out_sharding=RULES.spec("batch", "kv_heads", None, "head"))
-        scores = jnp.sum(q_BK1H.astype(jnp.float32) * k_BKSH, axis=3) * H**-0.5  # products exact, as a matmul's
-    elif _on_one_cpu() and len(k_BKSH) == B:
+    if _on_one_cpu() and len(k_BKSH) == B:
         scores = _matmul(jnp.moveaxis(q_BTKGH, 1, 3), k_BKSH, 2) * H**-0.5
     else:
         q = _of_answers(q_BTKGH, k_BKSH, "time", "kv_heads", None, "head")
@@ -128,11 +124,7 @@ def _mixed(weights_BKGTS, v_BKSH):
     1,024 in sight (12 M parameters, bfloat16).
     """
     B, K, G, T, S = weights_BKGTS.shape
-    if sums_with_all_cores() and G * T == 1 and len(v_BKSH) == B:
-        # Two cores, 64 rows of 6 heads of 64, 384 values: 3.9 ms as a matmul of one row, on one core, and 1.9 as a sum.
-        by_value = RULES.spec("batch", "kv_heads", None, None)
-        mixed = jnp.sum(jnp.reshape(weights_BKGTS, (B, K, S, 1), out_sharding=by_value) * v_BKSH, axis=2)
-    elif _on_one_cpu() and len(v_BKSH) == B:
+    if _on_one_cpu() and len(v_BKSH) == B:
         mixed = jnp.moveaxis(_matmul(weights_BKGTS.astype(v_BKSH.dtype), v_BKSH, 1), 3, 1)
     else:
         weights = _of_answers(weights_BKGTS, v_BKSH, "kv_heads", None, "time", None)
@@ -148,14 +140,19 @@ def _on_one_cpu() -> bool:
 def _matmul(left_BKGTX, right_BKSH, contracted: int):
     """A matmul for each row and head, in a form that a CPU multiplies fast and in the same way for any number of rows.
 
-    As `einsum` writes the values, with the queries before the heads, they took five times as long (JAX 0.12).
+    As `einsum` writes the values, with the queries before the heads, they took five times as long (JAX 0.12). A single
+    row is multiplied by one core, two by all; but not if keys in float32 are read along their heads. Six layers, 64
+    rows of 6 heads of 64, 384 tokens, two cores, ms, once and twice: scores 18 and 17 (float32), 32 and 9.5 (bfloat16),
+    values 17 and 11, 30 and 9.5; as sums of products 18, 19, 16 and 9.5, and with blocks of 1,024 slots twice as long.
     """
     B, K, G, T, _ = left_BKGTX.shape
     left, right = jax.reshard((left_BKGTX, right_BKSH), (jax.P(), jax.P()))
     left, right = left.reshape(B * K, G * T, -1), right.reshape(B * K, *right.shape[2:])
+    if G * T == 1 and (contracted == 1 or right.dtype == jnp.bfloat16):
+        left = jnp.concatenate([left, left], axis=1)
     dimensions = ((2,), (contracted,)), ((0,), (0,))
     product = jax.lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
-    return product.reshape(B, K, G, T, -1)
+    return product[:, : G * T].reshape(B, K, G, T, -1)
 
 
 def _of_answers(x, rows, *dimensions):
