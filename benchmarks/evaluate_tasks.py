@@ -2,7 +2,7 @@
 
     python benchmarks/evaluate_tasks.py TEXT... [--sizes 12m 120m] [--kinds rolling] [--rounds 3] [--out FILE]
 
-TEXT is prose. It needs the extras `benchmark` and `lm-eval`. Both programs run in turns, each in a fresh process, on
+TEXT is prose. It needs the extras `hf` and `lm-eval`. Both programs run in turns, each in a fresh process, on
 the same requests and the same random weights in float32; `hf` with each batch size, of which the best one counts. A
 process answers two halves of the requests: `first` is the time of the first half, with what has to be compiled, and
 `second` that of the other half. On a machine that others use, the processor time says more than the time.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.inference.test_decode import greedy_by_full_forward
 from tpullm.errors import UserError
 from tpullm.inference import engine as engine_module
-from tpullm.inference import engine_programs
+from tpullm.inference import engine_programs, text_memory
 from tpullm.inference.decode import decode
 from tpullm.inference.engine import Engine
 from tpullm.inference.engine_programs import PIECES
@@ -461,7 +461,7 @@ def test_a_prompt_that_does_not_fit_is_refused(engine, ids):
 @pytest.mark.parametrize("groups", [True, False])
 @pytest.mark.parametrize("context, rows, parts", [(32, 4, 1), (256, 64, 8), (512, 32, 1), (513, 2, 1), (9000, 64, 4)])
 def test_bands_hold_the_context_and_divide_among_devices(context, rows, parts, groups):
-    sizes = bands(context, rows, parts, groups)
+    sizes = bands(context, rows, parts, groups, equal=4)
     assert max(slots for _, slots in sizes) >= context > max(slots for _, slots in sizes) - CHUNK
     assert all(count % parts == 0 and slots % CHUNK == 0 for count, slots in sizes)
     assert all(count >= 2 for count, slots in sizes if slots == sizes[0][1] or not groups)
@@ -476,7 +476,9 @@ def test_bands_hold_the_context_and_divide_among_devices(context, rows, parts, g
         assert len(sizes) - len(first) == len(lengths) - 1
 
 
-def test_where_all_rows_are_computed_the_first_bands_alone_attend_to_all_slots(long):
+def test_where_all_rows_are_computed_the_first_bands_alone_attend_to_all_slots(long, monkeypatch):
+    assert Engine(long, 32, longest=FEW + CHUNK, reads_first=True)._memory.sizes == [(32, FEW + CHUNK)]
+    monkeypatch.setattr(text_memory, "BAND", 1000)  # as if the model were larger
     engine = Engine(long, 32, longest=FEW + CHUNK, reads_first=True)
     few, whole = FEW, FEW + CHUNK
     assert engine._memory.sizes == [(8, whole)] * 4

@@ -39,10 +39,7 @@ GROUPS = (2, 12)
 CHUNK, SIZE = 32, 64  # and it is read in pieces of so many
 SHORT = 512  # slots of the rows with the fewest
 BLOCK = 128  # slots of the first block of a row; each one after it makes the row twice as long
-# Bands of the shortest rows if all rows are computed in each step. 64 rows, 12 M parameters, float32, two cores: 47 ms
-# with 256 slots in one band, 36 in two, 32 in four, 42 in eight; with 384 slots 52, 47, 46 and 45; with 384 in two of
-# four and 256 in the others 39. XLA for a CPU computes side by side only where more than eight things can be computed.
-MOST_BANDS, LEAST_ROWS = 4, 8
+LEAST_ROWS = 8  # of bands of equal size: a step of 64 rows took 42 ms with bands of 8, 32 with 16, 36 with 32
 FEW = 2 * BLOCK  # slots that are attended to at least: a softmax over one block is computed in another way
 
 
@@ -354,15 +351,16 @@ def told(architecture, params, hidden_CTD, tokens_CT, *, top: int) -> Choice:
     return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1).reshape(C, T, *array.shape[3:]), found)
 
 
-def bands(context: int, rows: int, parts: int, groups: bool) -> list[tuple[int, int]]:
+def bands(context: int, rows: int, parts: int, groups: bool, equal: int = 1) -> list[tuple[int, int]]:
     """Rows and slots of each band, for texts of up to `context` tokens.
 
     Args:
         rows: of all bands. Each size of band has four times the slots and a quarter of the rows of the one before.
         parts: of the mesh that share the rows.
         groups: each size is several bands, a few rows first: a step of few texts computes few. Of long rows one comes
-            first, as there is seldom more than one long text, and attention reads whole bands. Otherwise the first size
-            is a few bands as large as each other: texts of like length stand together.
+            first, as there is seldom more than one long text, and attention reads whole bands.
+        equal: if they are no groups, the first size is so many bands of equal size, or fewer if rows are few. Texts of
+            like length can stand together.
     """
     whole = -(-context // CHUNK) * CHUNK
     sizes = [min(SHORT, whole)]
@@ -371,7 +369,7 @@ def bands(context: int, rows: int, parts: int, groups: bool) -> list[tuple[int, 
     longer = [_divided(rows >> 2 * n, parts) for n in range(1, len(sizes))]
     first = _divided(rows - sum(longer), parts)
     if not groups:
-        count = max(1, min(MOST_BANDS, first // (LEAST_ROWS * parts)))
+        count = max(1, min(equal, first // (LEAST_ROWS * parts)))
         shares = [_divided((first + n) // count, parts) for n in range(count)]
         return [*((share, sizes[0]) for share in shares), *zip(longer, sizes[1:], strict=True)]
     ends = sorted({_divided(count, parts) for count in GROUPS})
