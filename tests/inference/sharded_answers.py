@@ -18,6 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tpullm.data.prompts import Prompts  # noqa: E402
+from tpullm.inference import row_memory, text_memory  # noqa: E402
 from tpullm.inference.answering import OwnAnswers  # noqa: E402
 from tpullm.inference.engine import Engine  # noqa: E402
 from tpullm.inference.generation import continued  # noqa: E402
@@ -61,7 +62,10 @@ def answers(shape: dict[str, int]) -> list:
 
 
 def texts(shape: dict[str, int]) -> list:
-    """What the engine writes: texts of several chunks that begin alike, more than there are rows, in two bands."""
+    """What the engine writes: texts of several chunks that begin alike, more than there are rows, in bands of two
+    sizes, of the first one several.
+    """
+    row_memory.LEAST_ROWS = text_memory.BAND = 1
     mesh = of_single_tokens(make_mesh(shape or {"fsdp": 1}, jax.devices()[: math.prod(shape.values())]))
     architecture = Architecture(dataclasses.replace(CONFIG, context_length=640))
     with jax.set_mesh(mesh):
@@ -69,7 +73,7 @@ def texts(shape: dict[str, int]) -> list:
     session = Session(Stops(), architecture, params, mesh, jnp.dtype("float32"))
     prompts = [(*[5] * 130, n, 7) for n in range(20)] + [(*[6, 8] * 255, 3)]
     asked = [Request(ids, 5, Sampling(5.0, 0, 1.0, 0.0), seed) for seed, ids in enumerate(prompts)]
-    return [*continued(session, asked, rows=4), _guessed(session)]
+    return [*continued(session, asked, rows=8), _guessed(session)]
 
 
 def _guessed(session) -> list[int]:
