@@ -27,21 +27,17 @@ def matmul_dtype(dtype: jnp.dtype) -> jnp.dtype:
     float32 for JAX 0.10 on a CPU, whose matmul library has no other: 4,096 x 384 by 384 x 1,024 in bfloat16 ran at 187
     GFLOP/s to bfloat16 and at 345 to float32. JAX 0.12 has both, and float32 costs it 5 % of the quickstart's step.
     """
-    return jnp.dtype("float32") if target() == "cpu" and _version() < (0, 11) else dtype
+    return jnp.dtype("float32") if is_older_cpu() else dtype
 
 
-def sums_with_all_cores() -> bool:
-    """Whether the sum of a product uses all cores of a CPU, which JAX 0.10 does not."""
-    return target() == "cpu" and _version() >= (0, 11)
-
-
-def _version() -> tuple[int, ...]:
-    return tuple(int(part) for part in jax.__version__.split(".")[:2])
+def is_older_cpu() -> bool:
+    """Whether a CPU computes with JAX 0.10, whose compiler is another one."""
+    return target() == "cpu" and tuple(int(part) for part in jax.__version__.split(".")[:2]) < (0, 11)
 
 
 def cache_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The type of cached keys and values: float32 on a CPU with JAX 0.10, which would convert them for every token."""
-    return dtype if target() != "cpu" or sums_with_all_cores() else jnp.dtype("float32")
+    return jnp.dtype("float32") if is_older_cpu() else dtype
 
 
 def unrolled(layers: int) -> int:

@@ -7,6 +7,7 @@ again in the backward pass. Only matrices that are not trained can be quantized:
 An adapter is tuned beside `int8`, `fp8` or `nf4`; a model in use has `int8` or `int4`, which other programs read too.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 
 from tpullm.mesh.collectives import all_gather, all_gather_local
 from tpullm.mesh.layout import RULES
-from tpullm.model.platform import target
+from tpullm.model.platform import is_older_cpu, target
 
 Tree = Any
 BLOCK = 64  # inputs that have one scale; fewer if 64 does not divide a matrix's inputs
@@ -112,8 +113,13 @@ def numbers_when_used(weights: Tree, x: jax.Array) -> tuple[Tree, jax.Array]:
     """A layer with quantized matrices and what it reads, such that their numbers are made after `x` is.
 
     A compiler would otherwise make those of all layers before the first matmul: the engine's step of 32 texts took
-    19 MB of its own on a CPU, and 1 with a barrier at each matmul (10 M parameters in int8, JAX 0.12).
+    19 MB of its own on a CPU, and 1 with a barrier at each matmul (10 M parameters in int8, JAX 0.12). JAX 0.10 forgets
+    a barrier on a CPU before it puts operations in order, so there the scales are computed of `x`.
     """
+    if is_older_cpu() and jax.sharding.get_abstract_mesh().size == 1:
+        zero = (x[(0,) * x.ndim] > jnp.inf).astype(jnp.float32)  # also if `x` has a NaN
+        after = lambda leaf: dataclasses.replace(leaf, scales=leaf.scales + zero) if is_quantized(leaf) else leaf  # noqa: E731
+        weights = jax.tree.map(after, weights, is_leaf=is_quantized)
     return jax.lax.optimization_barrier((weights, x))
 
 
