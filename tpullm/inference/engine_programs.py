@@ -20,7 +20,9 @@ from tpullm.inference.text_memory import Piece, TextMemory, Written
 from tpullm.log import say
 from tpullm.mesh.rows import fetch, row_parts
 
-PIECES = (1, 2, 8)  # of a prompt, that are read in a turn
+# Of prompts, that are read in a turn. Only the most where all prompts are there from the start: seven that are empty
+# take less than the seconds in which the programs for fewer are compiled.
+PIECES = (1, 2, 8)
 SAMPLES = 32  # tokens that each row is given, to see whether it is as the others
 
 Step = tuple[int, ...]  # of each band how many slots its rows attend to, or 0 if they are not computed
@@ -38,7 +40,7 @@ class Programs:
     def __init__(self, session: Session, memory: TextMemory):
         self._session, self._mesh, self._memory = session, session.mesh, memory
         parts = row_parts(session.mesh)
-        self.pieces = [-(-count // parts) * parts for count in PIECES]
+        self.pieces = [-(-count // parts) * parts for count in (PIECES if memory.groups else PIECES[-1:])]
         self.steps, self.together = self._steps_of_groups() if memory.groups else self._steps_of_all(), MOST + 1
 
     def step_of(self, longest: Sequence[int]) -> Step:
