@@ -465,6 +465,7 @@ def test_where_all_rows_are_computed_the_first_bands_alone_attend_to_all_slots(l
     few, whole = FEW, FEW + CHUNK
     assert engine._memory.sizes == [(8, whole)] * 4
     assert engine._programs.steps == [(few,) * 4, (whole, whole, few, few), (whole,) * 4]
+    assert engine._programs.pieces == [PIECES[-1]]  # one program reads
     step_of = engine._programs.step_of
     assert step_of([few, few, few, 0]) == (few,) * 4
     assert step_of([whole, 3, 3, 3]) == step_of([0, whole, 0, 3]) == (whole, whole, few, few)
