@@ -9,48 +9,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.inference.engine_texts import CONTEXT, KINDS, ROWS, alone, continued, made, prompt
 from tests.inference.test_decode import greedy_by_full_forward
 from tpullm.errors import UserError
 from tpullm.inference import engine as engine_module
-from tpullm.inference import engine_programs, text_memory
+from tpullm.inference import prompt_reading
 from tpullm.inference.decode import decode
 from tpullm.inference.engine import Engine
-from tpullm.inference.engine_programs import PIECES
 from tpullm.inference.request import Request
-from tpullm.inference.row_memory import CHUNK, FEW, SIZE
+from tpullm.inference.row_memory import CHUNK, FEW
 from tpullm.inference.sampling_options import GREEDY, Sampling
-from tpullm.inference.scoring import log_probabilities, next_log_probabilities
+from tpullm.inference.scoring import next_log_probabilities
 from tpullm.inference.text_memory import TextMemory
-from tpullm.recipe.schema import ModelConfig, RopeScaling
-from tpullm.training.state import Architecture
-
-ROWS = 6  # three bands of 2, and the same everywhere: each number of rows is a program
-CONTEXT = 640  # and a band of two texts with more than 512 tokens
-KINDS = {
-    "shared keys": {"kv_heads": 2},
-    "windows": {"windows": (24, 0), "attention_softcap": 20.0, "sinks": True, "positions": "learned"},
-    "experts": {"experts": 4, "experts_per_token": 2, "mlp_width": 32},
-}
-
-
-def made(session, **changes):
-    """A session with another model of random parameters, of `CONTEXT` tokens."""
-    config = ModelConfig(layers=2, width=32, heads=4, context_length=CONTEXT, **changes)
-    architecture = Architecture(config.resolved(session.tokenizer.vocabulary_size))
-    with jax.set_mesh(session.mesh):
-        params = jax.device_put(architecture.init(jax.random.key(1)), architecture.shardings(session.mesh))
-        params["embedding"] = params["embedding"] * 20
-        # What a token adds by itself is small beside what it attends to: otherwise the next token shows no memory.
-        out = params["layers"]["attention"]["out"]
-        out["weight"] = out["weight"] * 200
-    return dataclasses.replace(session, architecture=architecture, params=params)
+from tpullm.recipe.schema import RopeScaling
 
 
 @pytest.fixture(autouse=True, scope="module")
 def read_in_parts():
     """What attends to more than `FEW` slots is read one layer in a turn, as longer texts of larger models are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "MOST_SEEN", FEW)
+        patch.setattr(prompt_reading, "MOST_SEEN", FEW)
         yield
 
 
@@ -63,25 +41,6 @@ def long(session):
 def engine(long):
     """One for several tests: what it did before must not matter."""
     return Engine(long, ROWS)
-
-
-def continued(engine: Engine, requests) -> list[list[int]]:
-    """The new tokens of each request, all of them asked for at once."""
-    new = [[] for _ in requests]
-    for request, ids in zip(requests, new, strict=True):
-        engine.submit(request, lambda token, ids=ids: ids.append(token.id))
-    while engine.step():
-        pass
-    return new
-
-
-def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
-    return tuple(np.random.default_rng(seed).integers(4, 600, length).tolist())
-
-
-def alone(one, request: Request) -> list[int]:
-    """What the request gets of an engine that has never done anything."""
-    return continued(Engine(one, ROWS), [request])[0]
 
 
 @pytest.mark.parametrize(
@@ -110,26 +69,6 @@ def test_what_is_sampled_is_what_the_decoder_of_batches_samples(long, engine):
     for request, ids in zip(asked, found, strict=True):
         assert ids == decode(long, [list(request.ids)], 12, request.sampling, [request.seed], stop_ids=[])[0]
     assert len(set(map(tuple, found))) == 4
-
-
-def test_a_common_beginning_is_read_once(long, engine):
-    beginning, before = prompt(3 * CHUNK, 5), engine.figures()["reused_tokens"]
-    asked = [Request((*beginning, *prompt(n, n)), 5, GREEDY) for n in (3, 70, 9, 1)]
-    again = Request(beginning, 5, GREEDY)  # of which one token at least is read
-    found = continued(engine, asked) + continued(engine, [asked[3], again])
-    assert found == [alone(long, request) for request in [*asked, asked[3], again]]
-    # The first one reads it for the other three; then nothing but the last chunk is read.
-    assert engine.figures()["reused_tokens"] - before == 3 * 3 * CHUNK + 3 * CHUNK + 2 * CHUNK
-
-
-def test_what_a_model_wrote_is_read_before_it_counts_as_a_beginning(long, engine):
-    """Single tokens and chunks are computed by other programs, whose roundings differ."""
-    ids = prompt(CHUNK - 4, 6)
-    (said,) = continued(engine, [Request(ids, 40, GREEDY)])
-    before = engine.figures()["reused_tokens"]
-    follows = Request((*ids, *said, 7), 5, GREEDY)
-    assert continued(engine, [follows]) == [alone(long, follows)]
-    assert engine.figures()["reused_tokens"] == before
 
 
 @settings(max_examples=12)
@@ -187,61 +126,9 @@ def test_the_memory_is_what_the_rows_take(long):
     assert sum(array.nbytes for array in jax.tree.leaves(memory.blocks())) == engine.memory_bytes()
 
 
-def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(long):
-    engine, order = Engine(long, ROWS), []
-    engine.submit(Request(prompt(3), 60, GREEDY), lambda token: None)  # so little is read in a turn
-    engine.step()
-    for name, count in (("long", 500), ("short", 5)):
-        engine.submit(Request(prompt(count), 2, GREEDY), lambda token, name=name: order.append(name))
-    while engine.step():
-        pass
-    assert order == ["short"] * 2 + ["long"] * 2
-
-
-def test_a_prompt_is_read_some_layers_in_a_turn_if_it_is_long_and_others_are_written(long):
-    """So the others wait for a part of a piece and a step. Nobody waits if nothing is written."""
-    engine, written, turns = Engine(long, ROWS), [], 0
-    engine.submit(Request(prompt(3), 60, GREEDY), written.append)
-    engine.step()
-    first = []
-    engine.submit(Request(prompt(520), 2, GREEDY), lambda token: first.append(turns))
-    while not first:
-        turns += 1
-        engine.step()
-        assert len(written) == 2 + turns
-    assert turns == FEW // SIZE + 2 * (9 - FEW // SIZE)  # of 9 pieces
-    engine, turns, first = Engine(long, ROWS), 0, []
-    engine.submit(Request(prompt(520), 2, GREEDY), lambda token: first.append(turns))
-    while not first:
-        turns += 1
-        engine.step()
-    assert turns == 2  # 8 pieces and 1
-
-
-def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
-    """Another one, whose beginning was read before, gets its seat when this piece has ended, not before."""
-    engine, written, again = Engine(long, ROWS), [], Request(prompt(519, 1), 4, GREEDY)
-    before, writes, heard, after = [], Request(prompt(3), 60, GREEDY), [], []
-    engine.submit(again, before.append)
-    while engine.step():
-        pass
-    engine.submit(writes, lambda token: written.append(token.id))
-    engine.step()
-    number = engine.submit(Request(prompt(520), 2, GREEDY, told=400), heard.append)
-    while engine._reading is None or engine._reading.pieces[0][1].start < FEW:
-        engine.step()
-    engine.cancel(number)
-    told = len(heard)
-    engine.submit(again, after.append)
-    while engine.step():
-        pass
-    assert before == after and [token.id for token in after] == alone(long, again)
-    assert written == alone(long, writes) and len(heard) == told
-
-
 def test_a_step_computes_the_bands_in_use_and_a_long_text_begins_in_the_turn_after_its_reading(long, monkeypatch):
     engine, write, turns, heard = Engine(long, ROWS), TextMemory.write, [[]], []
-    noted = lambda self, seen, tokens, count=1: turns[-1].append(seen) or write(self, seen, tokens, count)  # noqa: E731
+    noted = lambda self, seen, *more: turns[-1].append(seen) or write(self, seen, *more)  # noqa: E731
     monkeypatch.setattr(TextMemory, "write", noted)
     engine.submit(Request(prompt(3), 40, GREEDY), lambda token: None)
     engine.step()
@@ -251,17 +138,26 @@ def test_a_step_computes_the_bands_in_use_and_a_long_text_begins_in_the_turn_aft
         turns.append([])
     alone, both = (FEW, 0, 0, 0), (512, 512, CONTEXT, 0)
     first = heard[0]
-    assert heard == [first, first + 1, first + 2, first + 3]
-    assert [steps for steps in turns if steps] == [[alone]] * first + [[both]] * 3 + [[alone]] * (39 - first - 3)
+    assert heard == [first, first + 2, first + 3, first + 4]
+    expected = [alone] * (first - 1) + [both] * 3 + [alone] * (39 - 3 - (first - 1))
+    assert turns == [[], *([step] for step in expected), []]  # the prompt is read in the first one
 
 
-def test_what_a_row_held_is_kept_where_another_row_is_free(long):
-    """There is one row for long texts in front of the others, so the second one takes the place of the first."""
+def test_a_step_is_on_its_way_before_the_last_one_is_looked_at_unless_it_depends_on_its_tokens(long, monkeypatch):
+    done, write, look = [], TextMemory.write, engine_module.fetched
+    monkeypatch.setattr(TextMemory, "write", lambda *arguments: done.append("write") or write(*arguments))
+    monkeypatch.setattr(engine_module, "fetched", lambda *arguments: done.append("look") or look(*arguments))
+    ahead = ["look", "write", *["write", "look"] * 3, "look"]  # the first look is at what follows the prompt
+    in_turn = ["look", *["write", "look"] * 4]
     engine = Engine(long, ROWS)
-    asked = [Request(prompt(520, n), 3, GREEDY) for n in (1, 2, 1)]
-    found = [continued(engine, [request])[0] for request in asked]
-    assert found == [alone(long, request) for request in asked]
-    assert engine.figures()["reused_tokens"] == 512
+    for changes, expected in (({}, ahead), ({"frequency_penalty": 0.5}, in_turn)):
+        request = Request(prompt(3), 5, GREEDY, **changes)
+        (found,) = continued(engine, [request])
+        assert done == expected and found == alone(long, request)
+        done.clear()
+    penalized = Request(prompt(5), 4, GREEDY, presence_penalty=0.5)
+    both = [Request(prompt(3), 5, GREEDY), penalized]
+    assert continued(engine, both) == [alone(long, request) for request in both]
 
 
 def test_clients_take_turns(long):
@@ -318,26 +214,6 @@ def test_penalties_are_those_of_openais_formula(long, engine, presence, frequenc
     assert found == new != plain
 
 
-@pytest.mark.parametrize("length", [2, CHUNK + 1, 3 * CHUNK + 7])
-def test_the_tokens_of_a_prompt_are_told_with_their_log_probabilities(long, engine, length):
-    """Those of one forward pass, whatever rows hold already; and the new tokens are those without."""
-    ids, told = prompt(length, 11), min(length - 1, 2 * CHUNK + 3)
-    plain = Request(ids, 4, GREEDY, top=3)
-    heard = [[], [], []]
-    for request, tokens in zip((plain, *[dataclasses.replace(plain, told=told)] * 2), heard, strict=True):
-        engine.submit(request, tokens.append)
-    while engine.step():
-        pass
-    before_V = next_log_probabilities(long, [list(ids[: length - told])])[0]
-    expected = log_probabilities(long, [list(ids)])[0][-told:]
-    for tokens in heard[1:]:
-        assert [token.id for token in tokens] == [*ids[-told:], *(token.id for token in heard[0])]
-        # Float32 sums in another order: logits of about 30 differ by 1e-3 at most.
-        np.testing.assert_allclose([token.log_probability for token in tokens[:told]], expected, atol=1e-3)
-        assert [one for one, _ in tokens[0].top] == np.argsort(-before_V)[:3].tolist()
-        np.testing.assert_allclose([value for _, value in tokens[0].top], np.sort(-before_V)[:3] * -1, atol=1e-3)
-
-
 def test_a_mask_sees_the_tokens_so_far(long, engine):
     seen, wanted = [], (17, 99, 4)
 
@@ -364,37 +240,6 @@ def test_one_that_waits_and_one_that_runs_can_be_cancelled(long):
     assert engine.figures()["waiting"] == engine.figures()["running"] == 0
 
 
-def test_all_prompts_are_read_first_if_so_wanted(long):
-    engine = Engine(long, ROWS, reads_first=True)
-    asked = [Request(prompt(CHUNK * n + 5, n), 4, GREEDY) for n in range(ROWS)]
-    heard, turns = [], []
-    for n, request in enumerate(asked):
-        engine.submit(request, lambda token, n=n: heard.append(n))
-    while engine.step():
-        turns.append(len(heard))
-    assert max(turn for turn in turns if turn <= len(asked)) == len(asked)
-    assert sorted(heard[: len(asked)]) == list(range(len(asked)))
-
-
-def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):
-    """Several in a turn, the pieces of a long one in some turns; one that begins like another waits and copies it."""
-    engine, read, turns = Engine(long, ROWS, reads_first=True), TextMemory.read, []
-
-    def counted(memory, band, pieces, *arguments, **named):
-        turns.append([piece.row for piece in pieces])
-        return read(memory, band, pieces, *arguments, **named)
-
-    monkeypatch.setattr(TextMemory, "read", counted)
-    begin = prompt(2 * SIZE, 9)
-    lengths = (3 * SIZE + 5, 2 * SIZE, 40, 2 * SIZE + 1)
-    asked = [Request(prompt(length, n), 3, GREEDY) for n, length in enumerate(lengths)]
-    asked += [Request((*begin, *prompt(9, n)), 3, GREEDY) for n in range(2)]
-    assert continued(engine, asked) == [alone(long, request) for request in asked]
-    together = [rows for rows in turns if rows]
-    assert together[0] == [0, 0, 0, 0, 1, 1, 2, 3]  # all seats, until eight pieces are full
-    assert engine.figures()["reused_tokens"] == 2 * SIZE
-
-
 @pytest.mark.slow  # the programs of another model
 def test_frequencies_that_depend_on_the_length_are_those_of_the_longest_it_may_become(session):
     """A short text beside a long one has the frequencies of a short one, and no keys of another kind are used again."""
@@ -410,63 +255,8 @@ def test_frequencies_that_depend_on_the_length_are_those_of_the_longest_it_may_b
     assert engine.figures()["reused_tokens"] == 0
 
 
-def test_everything_is_compiled_before_the_first_text(long):
-    engine = Engine(long, ROWS)
-    engine.compile()
-    with jax.log_compiles(False), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax._src.compiler, "compile_or_get_cached", lambda *_, **__: pytest.fail("compiled"))
-        beginning = prompt(CHUNK, 9)
-        asked = [Request(prompt(3), 3, GREEDY), Request(prompt(550), 3, Sampling(1.0, 5, 0.5, 0.1), top=2)]
-        asked += [Request((*beginning, 5), 3, GREEDY, told=9), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
-        continued(engine, asked)
-        continued(engine, [Request((*beginning, 6), 3, GREEDY), Request((*beginning, *prompt(510)), 3, GREEDY)])
-
-
-def test_ways_to_read_that_give_other_bits_are_not_used(long, monkeypatch):
-    engine, read = Engine(long, ROWS), TextMemory.read
-
-    def other(self, band, pieces, count, size, end=1):
-        *before, (logits_CV, hidden_CTD) = read(self, band, pieces, count, size, end)
-        yield from (*before, (logits_CV + (count == 2), hidden_CTD))
-
-    monkeypatch.setattr(TextMemory, "read", other)
-    engine.compile()
-    assert 2 not in engine._programs.pieces and engine._programs.pieces[-1] == PIECES[-1]
-
-
-def test_rows_that_give_other_bits_than_others_are_told(long, monkeypatch):
-    engine, write, said = Engine(long, ROWS), TextMemory.write, []
-
-    def other(*arguments):
-        logits = write(*arguments)
-        last = np.arange(len(logits))[:, None] == len(logits) - 1
-        return jax.device_put(np.asarray(logits) + last, logits.sharding)
-
-    monkeypatch.setattr(TextMemory, "write", other)
-    monkeypatch.setattr(engine_programs, "say", said.append)
-    engine.compile()
-    assert [line[:23] for line in said] == ["engine: rows give other"]
-    monkeypatch.setattr(TextMemory, "write", write)
-    with jax.set_mesh(long.mesh):
-        assert engine._programs._rows_are_alike(2 * SIZE)
-
-
 @pytest.mark.parametrize("ids", [(), prompt(CONTEXT), prompt(CONTEXT + 1), (5, 700)])
 def test_a_prompt_that_does_not_fit_is_refused(engine, ids):
     with pytest.raises(UserError, match=r"^prompt: "):
         engine.submit(Request(ids, 3, GREEDY), lambda token: None)
     assert not engine.step()
-
-
-def test_where_all_rows_are_computed_the_first_bands_alone_attend_to_all_slots(long, monkeypatch):
-    assert Engine(long, 32, longest=FEW + CHUNK, reads_first=True)._memory.sizes == [(32, FEW + CHUNK)]
-    monkeypatch.setattr(text_memory, "BAND", 1000)  # as if the model were larger
-    engine = Engine(long, 32, longest=FEW + CHUNK, reads_first=True)
-    few, whole = FEW, FEW + CHUNK
-    assert engine._memory.sizes == [(8, whole)] * 4
-    assert engine._programs.steps == [(few,) * 4, (whole, whole, few, few), (whole,) * 4]
-    assert engine._programs.pieces == [PIECES[-1]]  # one program reads
-    step_of = engine._programs.step_of
-    assert step_of([few, few, few, 0]) == (few,) * 4
-    assert step_of([whole, 3, 3, 3]) == step_of([0, whole, 0, 3]) == (whole, whole, few, few)
-    assert step_of([3, 3, 3, whole]) == (whole,) * 4

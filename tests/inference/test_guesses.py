@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.inference.test_engine import ROWS, alone, continued, made, prompt
+from tests.inference.engine_texts import ROWS, alone, continued, made, prompt
 from tpullm.errors import UserError
 from tpullm.inference import guesses
 from tpullm.inference.engine import Engine
@@ -81,8 +81,8 @@ def test_several_tokens_are_checked_in_one_step(plain, guessing):
     guessing.submit(ASKED[0], lambda token: None)
     while guessing.step():
         turns += 1
-    # The first token comes with the prompt, and six in each turn.
-    assert turns == -(-(len(expected) - 1) // (MOST + 1))
+    # The first token comes with the prompt, then six at a time, each of them in the turn after the one that asks.
+    assert turns == 2 + -(-(len(expected) - 1) // (MOST + 1))
 
 
 def test_a_text_that_ends_among_guesses_ends_there(plain, guessing):

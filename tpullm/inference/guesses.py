@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from tpullm.errors import UserError
-from tpullm.inference.next_tokens import Next, chosen, compile_for
+from tpullm.inference.next_tokens import Next, choose_next, compile_for, fetched
 from tpullm.inference.row_memory import SIZE
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import Piece, TextMemory, Written
@@ -102,7 +102,8 @@ class Draft:
             asked: list[Next | None] = [None] * (rows * count)
             for row, text in texts.items():
                 asked[row * count + len(unread[row]) - 1] = text._replace(new=(*text.new, *found[row]))
-            choice = chosen(self._session.mesh, self._logits(unread, rows, slots, count), asked)
+            logits = self._logits(unread, rows, slots, count)
+            choice = fetched(self._session.mesh, choose_next(self._session.mesh, logits, asked))
             for row in texts:
                 self._held[row] += unread[row]
                 found[row].append(int(choice.tokens[row * count + len(unread[row]) - 1]))

@@ -16,40 +16,53 @@ MOST_TOP = 20  # likeliest tokens that are told with each, as in OpenAI's interf
 
 
 class Next(NamedTuple):
-    """A token to choose: of which request, and after which new tokens."""
+    """A token to choose: of which request, after which new tokens, and how many more that nobody has seen yet."""
 
     request: Request
     new: tuple[int, ...]
+    unseen: int = 0
+
+    def follows(self, new: Sequence[int]) -> bool:
+        """Whether it comes next after these."""
+        return len(new) == len(self.new) + self.unseen and tuple(new[: len(self.new)]) == self.new
 
 
-def chosen(mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None]) -> Choice:
-    """The next token of each row of logits `[B, V]` that is asked for, on the host."""
+def choose_next(mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None]) -> Choice:
+    """The next token of each row of logits `[B, V]` that is asked for, on its way: `fetched` waits for it."""
     known = [one.request for one in asked if one is not None]
     if not any(request.is_biased or request.top for request in known):
-        return _picked(mesh, logits, asked, None, 0)
+        return _pick(mesh, logits, asked, None, 0)
     bias = np.zeros(logits.shape, np.float32)
     for bias_V, one in zip(bias, asked, strict=True):
         if one is not None:
             _add_bias(bias_V, one)
-    return _picked(mesh, logits, asked, bias, MOST_TOP)
+    return _pick(mesh, logits, asked, bias, MOST_TOP)
+
+
+def fetched(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
+    """The same, on the host."""
+    return Choice(*(fetch(mesh, array) for array in found))
 
 
 def compile_for(mesh: jax.sharding.Mesh, logits: jax.Array) -> None:
     """Compile what chooses among such logits."""
     for bias, top in ((None, 0), (np.zeros(logits.shape, np.float32), MOST_TOP)):
-        _picked(mesh, logits, [None] * len(logits), bias, top)
+        fetched(mesh, _pick(mesh, logits, [None] * len(logits), bias, top))
 
 
-def _picked(mesh, logits: jax.Array, asked: Sequence[Next | None], bias: np.ndarray | None, top: int) -> Choice:
+def _pick(mesh, logits: jax.Array, asked: Sequence[Next | None], bias: np.ndarray | None, top: int) -> Choice:
     rules, shares = np.zeros((len(asked), 3), np.int32), np.zeros((len(asked), 3), np.float32)
     for n, one in enumerate(asked):
         sampling = GREEDY if one is None else one.request.sampling
         shares[n] = sampling.temperature, sampling.top_p, sampling.min_p
         rules[n, 2] = sampling.top_k
         if one is not None:
-            rules[n, :2] = np.uint32(one.request.seed).astype(np.int32), len(one.request.ids) + len(one.new)
+            rules[n, :2] = (
+                np.uint32(one.request.seed).astype(np.int32),
+                len(one.request.ids) + len(one.new) + one.unseen,
+            )
     arrays = (None if array is None else put_whole(mesh, array, "batch", None) for array in (rules, shares, bias))
-    return Choice(*(fetch(mesh, array) for array in pick(logits, *arrays, top=top)))
+    return pick(logits, *arrays, top=top)
 
 
 def _add_bias(bias_V: np.ndarray, asked: Next) -> None:

@@ -43,7 +43,12 @@ class Request:
     @property
     def is_biased(self) -> bool:
         """Whether anything is added to the logits of the model."""
-        return bool(self.bias or self.presence_penalty or self.frequency_penalty or self.allowed)
+        return bool(self.bias or self.depends_on_new)
+
+    @property
+    def depends_on_new(self) -> bool:
+        """Whether what is added depends on the new tokens."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.allowed)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ CHUNK, SIZE = 32, 64  # and it is read in pieces of so many
 SHORT = 512  # slots of the rows with the fewest
 BLOCK = 128  # slots of the first block of a row; each one after it makes the row twice as long
 LEAST_ROWS = 8  # of bands of equal size: a step of 64 rows took 42 ms with bands of 8, 32 with 16, 36 with 32
+UNSEEN = -1  # in the place of a token that was chosen in the step before, and is on the device
 FEW = 2 * BLOCK  # slots that are attended to at least: a softmax over one block is computed in another way
 
 
@@ -219,7 +220,7 @@ def _visible(positions_BT: jax.Array, slots: int, window: int) -> jax.Array:
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("memory",))
 def advance(
-    architecture, params, layers, memory: tuple[tuple[Block, ...], ...], tokens_BT3, *, dtype
+    architecture, params, layers, memory: tuple[tuple[Block, ...], ...], tokens_BT3, chosen_B, *, dtype
 ) -> tuple[jax.Array, tuple[tuple[Block, ...], ...]]:
     """Write T tokens to each row: the logits after each, `[B * T, V]`.
 
@@ -227,8 +228,11 @@ def advance(
         memory: of some bands, their first blocks; B is the rows of these bands.
         tokens_BT3: of each row its tokens, their positions (one that its blocks do not have is no token), and how long
             the text may become.
+        chosen_B: of each row the token in the place of `UNSEEN`.
     """
     tokens_BT, positions_BT = (jax.reshard(tokens_BT3[:, :, n], RULES.spec("batch", "time")) for n in range(2))
+    chosen_B1 = jax.reshard(chosen_B[:, None], RULES.spec("batch", "time"))
+    tokens_BT = jnp.where(tokens_BT == UNSEEN, chosen_B1, tokens_BT)
     bands, counts = [_Held(blocks) for blocks in memory], [blocks[0].rows for blocks in memory]
     ends = list(itertools.accumulate(counts))
 

@@ -170,12 +170,19 @@ class TextMemory:
         choice = told(self._session.architecture, *arguments, top=top)
         return Choice(*(fetch(self._session.mesh, array) for array in choice))
 
-    def write(self, seen: Sequence[int], tokens: Mapping[int, Sequence[Written]], count: int = 1) -> jax.Array:
+    def write(
+        self,
+        seen: Sequence[int],
+        tokens: Mapping[int, Sequence[Written]],
+        count: int = 1,
+        chosen_B: jax.Array | None = None,
+    ) -> jax.Array:
         """Write up to `count` tokens to each row of some bands: the logits after each, `[len(rows(seen)) * count, V]`.
 
         Args:
             seen: of each band, how many slots its rows attend to at least; 0 if it is left out. Each is a program.
             tokens: of some rows, by their number among those of all bands.
+            chosen_B: what was chosen by the step before, of the same rows: the tokens that are `UNSEEN`.
         """
         used = [band for band, slots in enumerate(seen) if slots]
         tokens_BT3 = np.array([[(0, self.sizes[-1][1], 1)] * count for _ in self.rows(seen)], np.int32)
@@ -184,7 +191,9 @@ class TextMemory:
                 tokens_BT3[n, : len(each)] = each
                 tokens_BT3[n, :, 2] = each[0].longest
         memory = tuple(self._band(band, seen[band]) for band in used)
-        arguments = memory, self._put(tokens_BT3, "batch", None, None)
+        if chosen_B is None:
+            chosen_B = self._put(np.zeros(len(tokens_BT3), np.int32), "batch")
+        arguments = memory, self._put(tokens_BT3, "batch", None, None), chosen_B
         logits, memory = advance(*self._model(), *arguments, dtype=self._session.dtype)
         for band, found in zip(used, memory, strict=True):
             self._keep(band, found)
