@@ -203,6 +203,7 @@ class Endless:
 
 def test_streams_are_watched_while_long_prompts_are_read(monkeypatch):
     monkeypatch.setattr(serving_waits, "USUAL", 3)
+    monkeypatch.setattr(serving_waits, "BEGUN", 1)
     monkeypatch.setattr(serving_waits, "AFTER", 0)
     client = Endless()
     found = asyncio.run(serving_waits.beside(client, "small", times=2))

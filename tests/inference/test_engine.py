@@ -13,7 +13,6 @@ from tests.inference.engine_texts import CONTEXT, KINDS, ROWS, alone, continued,
 from tests.inference.test_decode import greedy_by_full_forward
 from tpullm.errors import UserError
 from tpullm.inference import engine as engine_module
-from tpullm.inference import prompt_reading
 from tpullm.inference.decode import decode
 from tpullm.inference.engine import Engine
 from tpullm.inference.request import Request
@@ -22,14 +21,6 @@ from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import next_log_probabilities
 from tpullm.inference.text_memory import TextMemory
 from tpullm.recipe.schema import RopeScaling
-
-
-@pytest.fixture(autouse=True, scope="module")
-def read_in_parts():
-    """What attends to more than `FEW` slots is read one layer in a turn, as longer texts of larger models are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prompt_reading, "MOST_SEEN", FEW)
-        yield
 
 
 @pytest.fixture(scope="module")

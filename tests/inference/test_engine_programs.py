@@ -1,5 +1,7 @@
 """The programs of an engine: which are compiled, and which are used."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from tests.inference.engine_texts import KINDS, ROWS, continued, made, prompt
 from tpullm.inference import engine_programs, text_memory
 from tpullm.inference.engine import Engine
-from tpullm.inference.engine_programs import PIECES
+from tpullm.inference.engine_programs import PIECES, Programs
 from tpullm.inference.request import Request
 from tpullm.inference.row_memory import CHUNK, FEW, SIZE
 from tpullm.inference.sampling_options import GREEDY, Sampling
@@ -72,3 +74,14 @@ def test_where_all_rows_are_computed_the_first_bands_alone_attend_to_all_slots(l
     assert step_of([few, few, few, 0]) == (few,) * 4
     assert step_of([whole, 3, 3, 3]) == step_of([0, whole, 0, 3]) == (whole, whole, few, few)
     assert step_of([3, 3, 3, whole]) == (whole,) * 4
+
+
+def test_several_long_texts_need_no_step_of_the_longest(long):
+    """With a context of 4,352, nine texts of 600 tokens had steps that attend to all slots of all rows."""
+    sizes = [(2, 512), (10, 512), (1, 2048), (1, 4352), (7, 2048), (1, 4352)]
+    slots = lambda step: sum(rows * seen for (rows, _), seen in zip(sizes, step, strict=True))  # noqa: E731
+    step_of = Programs(long, SimpleNamespace(groups=True, sizes=sizes, slots=slots)).step_of
+    assert step_of([100, 300, 600, 0, 700, 0]) == (512, 512, 1024, 0, 1024, 0)
+    assert step_of([100, 300, 600, 0, 1500, 0]) == (512, 512, 2048, 0, 2048, 0)
+    assert step_of([100, 300, 600, 3000, 0, 0]) == (512, 512, 2048, 4352, 0, 0)
+    assert step_of([100, 300, 600, 3000, 700, 0]) == (512, 512, 2048, 4352, 2048, 4352)

@@ -15,14 +15,6 @@ from tpullm.inference.scoring import log_probabilities, next_log_probabilities
 from tpullm.inference.text_memory import TextMemory
 
 
-@pytest.fixture(autouse=True, scope="module")
-def read_in_parts():
-    """What attends to more than `FEW` slots is read one layer in a turn, as longer texts of larger models are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prompt_reading, "MOST_SEEN", FEW)
-        yield
-
-
 @pytest.fixture(scope="module")
 def long(session):
     return made(session, **KINDS["shared keys"])
@@ -76,7 +68,7 @@ def test_a_prompt_is_read_some_layers_in_a_turn_if_it_is_long_and_others_are_wri
         turns += 1
         engine.step()
         assert len(written) == turns
-    assert turns == FEW // SIZE + 2 * (9 - FEW // SIZE) + 1  # 9 pieces; the first token is heard in the next turn
+    assert turns == 2 * 9 + 1  # two layers of 9 pieces; the first token is heard in the next turn
     engine, turns, first = Engine(long, ROWS), 0, []
     engine.submit(Request(prompt(520), 2, GREEDY), lambda token: first.append(turns))
     while not first:
@@ -111,7 +103,7 @@ def test_more_of_a_prompt_is_read_in_a_turn_where_many_texts_are_written(long, m
     reads, read = [], TextMemory.read
     noted = lambda self, desk, pieces, *more: reads.append(len(pieces)) or read(self, desk, pieces, *more)  # noqa: E731
     monkeypatch.setattr(TextMemory, "read", noted)
-    for others, expected in ((3, [1, 1, 1]), (4, [2, 1])):
+    for others, expected in ((2, [1, 1, 1]), (3, [2, 1])):  # it counts too
         engine = Engine(long, ROWS)
         for number in range(others):
             engine.submit(Request(prompt(3, number), 30, GREEDY), lambda token: None)

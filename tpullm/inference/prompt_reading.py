@@ -9,16 +9,18 @@ from typing import NamedTuple
 
 import jax
 
-from tpullm.inference.row_memory import SIZE
+from tpullm.inference.row_memory import SHORT, SIZE
 from tpullm.inference.text_memory import Piece, TextMemory
 from tpullm.inference.text_rows import Text, TextRows
 
-# A piece of a prompt is read in some turns if texts are written meanwhile and it attends to more slots than this. 12 M
-# parameters, bfloat16: a step of 8 texts takes 13 ms, a piece with 1,024 slots 18, with 4,352 37.
-MOST_SEEN = 1536
-# While texts are written, a piece is read in a turn for each so many of them, so a turn is two or three steps. 12 M
-# parameters, bfloat16: one piece takes 17 ms, two of a text 27; a step of 12 texts 10, of 32 18.
+# While texts are written, a piece is read in a turn for each so many texts that have a row. 12 M parameters, bfloat16:
+# a piece takes 17 ms, two of a text 27; a step of 12 rows takes 10, of 32 20.
 TEXTS = 8
+# Of a prompt that is longer than `SHORT`, what a turn reads costs as much as attention to so many slots for each text
+# that is written, and for so many texts at least; a piece costs as much as attention to so many and to those that it
+# sees. With 256 slots it takes 17 ms, with 4,352 37. Beside 8 texts, turns of whole pieces took 36 ms, a step alone 13,
+# so their streams paused for 3.8 times as long as usual, now for 3.
+SLOTS_OF_TEXT, LEAST_TEXTS, SLOTS_OF_PIECE = 256, 6, 3300
 
 
 class Read(NamedTuple):
@@ -78,11 +80,11 @@ class PromptReading:
         Args:
             counts: of pieces, that may be read in a turn; the fewest first.
         """
-        written = 0 if self._waits else sum(text.is_read for text in self._rows.texts())
-        if self._reading is None and not self._begin(counts, written):
+        if self._reading is None and not self._begin(counts):
             return None
         reading = self._reading
-        found = next(filter(None, itertools.islice(reading.found, reading.parts if written else None)), None)
+        some = itertools.islice(reading.found, reading.parts if self._written() else None)
+        found = next(filter(None, some), None)
         if found is None:
             return None
         self._reading = None
@@ -102,7 +104,11 @@ class PromptReading:
                 self._memory.move((row.band, row.index), (self._memory.desks[read.desk], piece.row), text.read)
                 row.held, row.held_for = text.request.ids, text.longest
 
-    def _begin(self, counts: Sequence[int], written: int) -> bool:
+    def _written(self) -> int:
+        """How many texts are written that should not wait for prompts."""
+        return 0 if self._waits else sum(text.is_read for text in self._rows.texts())
+
+    def _begin(self, counts: Sequence[int]) -> bool:
         """Choose what is read next; the desks take turns. False if there is nothing."""
         self._seat()
         taken = [n for n, seats in enumerate(self._desks) if any(seats)]
@@ -110,14 +116,17 @@ class PromptReading:
             return False
         number = taken[self._readings % len(taken)]
         seats, desk = self._desks[number], self._memory.desks[number]
-        count, pieces = self._count(seats, counts, written), []
+        count, pieces = self._count(seats, counts), []
         for place, text in enumerate(seats):
             if text is not None:
                 ids = text.request.ids
                 starts = range(text.read, len(ids), SIZE)[: count - len(pieces)]
                 pieces += [(text, Piece(place, start, ids[start : start + SIZE], text.longest)) for start in starts]
-        seen = self._memory.seen(desk, max(piece.start + len(piece.ids) for _, piece in pieces))
-        parts = max(1, len(self._memory.parts()) * MOST_SEEN // (seen * count))
+        parts = len(self._memory.parts())
+        if max(len(text.request.ids) for text, _ in pieces) > SHORT:
+            seen = self._memory.seen(desk, max(piece.start + len(piece.ids) for _, piece in pieces))
+            cost, room = count * (SLOTS_OF_PIECE + seen), SLOTS_OF_TEXT * max(LEAST_TEXTS, self._written())
+            parts = max(1, parts * room // cost)
         found = self._memory.read(desk, [piece for _, piece in pieces], count, SIZE)
         self._reading, self._readings = _Reading(number, pieces, found, parts), self._readings + 1
         return True
@@ -140,10 +149,11 @@ class PromptReading:
                 text.read, self._desks[number][place] = shared, text
                 seated.append(text)
 
-    def _count(self, seats: Sequence[Text | None], counts: Sequence[int], written: int) -> int:
-        """How many pieces are read in a turn, while so many texts are written."""
+    def _count(self, seats: Sequence[Text | None], counts: Sequence[int]) -> int:
+        """How many pieces are read together."""
         few, *more = counts
         left = sum(-(-(len(text.request.ids) - text.read) // SIZE) for text in seats if text is not None)
-        if written:
-            return max((count for count in more if count <= left and TEXTS * count <= written), default=few)
+        if self._written():
+            texts = len(self._rows.texts())
+            return max((count for count in more if count <= left and TEXTS * count <= texts), default=few)
         return max((count for count in more if 3 * count <= 4 * left), default=few)

@@ -156,13 +156,13 @@ def _places(pieces_C4, length: int) -> tuple[jax.Array, jax.Array]:
 
 
 def alike_layers(kinds: Sequence[int]) -> int:
-    """How many layers are read in one program: the fewest, but a quarter of all or more, of which all parts are alike;
+    """How many layers are read in one program: the fewest, but an eighth of all or more, of which all parts are alike;
     they have one program.
 
     Args:
         kinds: of each layer.
     """
-    sizes = [size for size in range(-(-len(kinds) // 4), len(kinds) + 1) if len(kinds) % size == 0]
+    sizes = [size for size in range(-(-len(kinds) // 8), len(kinds) + 1) if len(kinds) % size == 0]
     return next(size for size in sizes if all(kind == kinds[n % size] for n, kind in enumerate(kinds)))
 
 
