@@ -201,7 +201,10 @@ class Engine:
     def _read_turn(self) -> Iterator[None]:
         """Read some of the prompts; tell what is known by that, and the first new token where a prompt is whole."""
         read = self._prompts.read(self._programs.pieces)
-        if read is None:
+        if not isinstance(read, Read):
+            yield
+            if read is not None:  # a CPU would read several parts at a time, and the next step would wait for them
+                read.block_until_ready()
             return
         ends = read.ends()
         choosing = self._choose(read.logits_CV, ends, [text and Next(text.request, ()) for text in ends])

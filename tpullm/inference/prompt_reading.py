@@ -49,7 +49,7 @@ class _Reading(NamedTuple):
 
     desk: int
     pieces: list[tuple[Text, Piece]]
-    found: Iterator[tuple[jax.Array, jax.Array] | None]
+    found: Iterator[jax.Array | tuple[jax.Array, jax.Array]]
     parts: int
 
 
@@ -73,9 +73,9 @@ class PromptReading:
         """Whether no prompt is left to read."""
         return all(text.is_read for text in self._rows.texts())
 
-    def read(self, counts: Sequence[int]) -> Read | None:
+    def read(self, counts: Sequence[int]) -> Read | jax.Array | None:
         """Read some of the prompts at a desk, or the next layers of what is being read if this takes long and texts
-        are written. None if nothing has been read in all layers.
+        are written. What the layers after these get, if there are any; None if there is nothing to read.
 
         Args:
             counts: of pieces, that may be read in a turn; the fewest first.
@@ -83,10 +83,9 @@ class PromptReading:
         if self._reading is None and not self._begin(counts):
             return None
         reading = self._reading
-        some = itertools.islice(reading.found, reading.parts if self._written() else None)
-        found = next(filter(None, some), None)
-        if found is None:
-            return None
+        *_, found = itertools.islice(reading.found, reading.parts if self._written() else None)
+        if isinstance(found, jax.Array):
+            return found
         self._reading = None
         pieces = [(n, text, piece) for n, (text, piece) in enumerate(reading.pieces) if text.row.text is text]
         return Read(reading.desk, pieces, *found)

@@ -128,9 +128,9 @@ class TextMemory:
 
     def read(
         self, band: int, pieces: Sequence[Piece], count: int, size: int, end: int = 1
-    ) -> Iterator[tuple[jax.Array, jax.Array] | None]:
-        """Read up to `count` pieces of up to `size` tokens, some layers at a time: None after each of the first parts,
-        and after the last one the logits after each piece and the states after each token.
+    ) -> Iterator[jax.Array | tuple[jax.Array, jax.Array]]:
+        """Read up to `count` pieces of up to `size` tokens, some layers at a time: after each of the first parts what
+        the next one gets, and after the last one the logits after each piece and the states after each token.
 
         Args:
             end: no piece ends after it; those that are given may be later.
@@ -152,7 +152,7 @@ class TextMemory:
             x_CTD, found = read_layers(architecture, *arguments, kinds=kinds[part])
             self._keep(band, [block.changed(part, new) for block, new in zip(blocks, found, strict=True)])
             if part.stop < len(kinds):
-                yield None
+                yield x_CTD
         yield last_logits(architecture, params, x_CTD, pieces_C4)
 
     def parts(self) -> list[slice]:
