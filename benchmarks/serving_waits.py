@@ -9,7 +9,7 @@ MODEL has a context of 4,352 tokens, such as what `random_model.py FOLDER TEXT -
   one as long of which nothing was. It should be at most 0.15 times as long.
 - `beside`: 8 texts are streamed, and a prompt of 4,000 tokens arrives. The longest time without a part of a stream
   while the prompt is read, beside the median time between two parts before. It should be at most 3 times as long.
-  `before` is the longest one before the prompt, when all streams have begun: what the machine alone does.
+  `before` is the longest one after all streams have begun and before the prompt: what the machine alone does.
 
 Prompts are token ids, so the server's tokenizer takes no time.
 """

@@ -53,6 +53,24 @@ def test_a_text_that_outgrows_its_band_moves_on_and_is_the_same(long, engine):
     assert engine.figures()["pages"] == 4 * 16 + 2 * 20 and engine.figures()["pages_used"] == 0
 
 
+def test_a_text_that_outgrows_its_band_does_not_wait_for_others(long):
+    engine, lengths = Engine(long, ROWS), {"long": 0, "other": 0}
+    others = {}
+
+    def heard(name):
+        def count(token):
+            lengths[name] += 1
+            others[name] = lengths["other"] if name == "long" else 0
+
+        return count
+
+    engine.submit(Request(prompt(3), 120, GREEDY), heard("other"))
+    engine.submit(Request(prompt(500), 40, GREEDY), heard("long"))
+    while lengths["long"] < 40:
+        engine.step()
+    assert others["long"] < 75  # 8 pieces of its prompt in two layers each, and 40 tokens
+
+
 def test_what_is_sampled_is_what_the_decoder_of_batches_samples(long, engine):
     rules = [Sampling(1.5, 0, 1.0, 0.0), Sampling(0.9, 5, 0.9, 0.01), GREEDY, Sampling(2.0, 0, 0.7, 0.0)]
     asked = [Request(prompt(20, n), 12, sampling, seed=2**32 - 1 - n) for n, sampling in enumerate(rules)]

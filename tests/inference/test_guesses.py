@@ -224,3 +224,19 @@ def _tree(session, ids: list[int], bias: dict[int, float], temperature: float) -
                 new[(*key, token)] = found[key] * share
         found = new
     return found
+
+
+def test_a_text_that_is_given_up_while_guesses_are_checked_is_counted_nowhere(plain, guessing):
+    (expected,) = continued(plain, [ASKED[0]])
+    guessing.guesses = Told({ASKED[0].ids: expected}, MOST)
+    before = guessing.figures()
+    number = guessing.submit(ASKED[0], lambda token: None)
+    guessing.step()
+    guessing.step()  # six tokens are on their way
+    guessing.cancel(number)
+    assert not guessing.step()
+    assert {name: guessing.figures()[name] - before[name] for name in ("guesses", "right_guesses", "new_tokens")} == {
+        "guesses": 0,
+        "right_guesses": 0,
+        "new_tokens": 1,
+    }

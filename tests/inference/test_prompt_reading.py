@@ -175,3 +175,15 @@ def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):
     together = [rows for rows in turns if rows]
     assert together[0] == [0, 0, 0, 0, 1, 1, 2, 3]  # all seats, until eight pieces are full
     assert engine.figures()["reused_tokens"] == 2 * SIZE
+
+
+def test_a_text_that_is_given_up_when_its_last_piece_is_on_its_way_is_told_nothing(long):
+    engine, heard, ended = Engine(long, ROWS), [], []
+    number = engine.submit(Request(prompt(60), 4, GREEDY, told=40), heard.append)
+    engine.step()
+    engine.cancel(number)
+    other = Request(prompt(60, 1), 4, GREEDY, told=3)
+    engine.submit(other, ended.append)
+    while engine.step():
+        pass
+    assert not heard and [token.id for token in ended] == [*other.ids[-3:], *alone(long, Request(other.ids, 4, GREEDY))]

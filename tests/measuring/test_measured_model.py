@@ -130,3 +130,8 @@ def test_sampled_texts_differ_by_their_seed(session):
 def test_no_room_for_a_prompt(session):
     with pytest.raises(UserError, match="a text of up to 32 tokens: the model's context holds 32, the prompt included"):
         MeasuredModel(session).written([Writing((8,), 32)])
+
+
+def test_a_text_of_no_tokens(session):
+    with pytest.raises(UserError, match="a text of 0 tokens: ask for 1 or more"):
+        MeasuredModel(session).written([Writing((8,), 0)])

@@ -4,8 +4,8 @@ A turn of the engine writes one token to every text that has been read, and read
 does not stop the others. A text's tokens do not depend on what is computed beside it: a prompt is read in pieces that
 begin at multiples of `CHUNK`, and only programs are used that were seen to give the same bits (`engine_programs.py`).
 
-The device does not wait for the host. What a turn computes is looked at in the next one, which has first brought its
-own step on its way: the tokens that this step writes, and that nobody has seen yet, stay on the device.
+A turn dispatches its work, and the next turn fetches the result. Where it can, that turn first dispatches its own step,
+so the device does not wait for the host: the tokens that this step needs and nobody has seen are still on the device.
 
 Shapes: B rows of all bands, V vocabulary.
 """
@@ -26,7 +26,7 @@ from tpullm.inference.prompt_reading import PromptReading, Read
 from tpullm.inference.request import Request, Token
 from tpullm.inference.row_memory import CHUNK, UNSEEN, Choice
 from tpullm.inference.session import Session
-from tpullm.inference.text_memory import TWO_DESKS, TextMemory, Written
+from tpullm.inference.text_memory import TWO_DESKS, Piece, TextMemory, Written
 from tpullm.inference.text_rows import Text, TextRows
 from tpullm.log import say
 from tpullm.recipe.schema import ModelConfig
@@ -39,7 +39,7 @@ PATIENCE = 16  # turns at most in which nothing is guessed for a text after gues
 
 
 class _Unseen(NamedTuple):
-    """A step that nobody has looked at: which one, and the next token of each of its rows, on the device."""
+    """A dispatched step whose tokens are not fetched: which one, and the next token of each of its rows."""
 
     step: Step
     tokens_B: jax.Array
@@ -79,7 +79,7 @@ class Engine:
         self._waiting: OrderedDict[str, deque[Text]] = OrderedDict()
         self._texts: dict[int, Text] = {}  # that are waiting or have a row
         self._cancelled: set[int] = set()
-        self._begun: list[Iterator[None]] = []  # of the last turn: what is on its way
+        self._begun: list[Iterator[None]] = []  # the parts of the last turn that are dispatched and not finished
         self._unseen: _Unseen | None = None
         self._counts = dict.fromkeys(("prompt_tokens", "new_tokens", "guesses", "right_guesses"), 0)
 
@@ -153,14 +153,16 @@ class Engine:
         with self._lock:
             return bool(self._texts)
 
-    # A turn's parts are generators: before `yield` they bring on its way what they compute; after it, they wait for it.
+    # The parts of a turn are generators. Up to `yield` they dispatch what they compute; after it they wait for it.
 
     def _begin(self, turn: Iterator[None]) -> None:
         next(turn, None)
         self._begun.append(turn)
 
     def _begin_ahead(self) -> bool:
-        """Write another token to the texts whose last one is on its way, if nothing else depends on that one."""
+        """Dispatch the next step before the tokens of the last one are fetched. False if it depends on them, or needs
+        another program or other rows.
+        """
         if self._unseen is None or (self.reads_first and not self._prompts.is_whole()):
             return False
         texts = self._rows.written()
@@ -203,25 +205,26 @@ class Engine:
         read = self._prompts.read(self._programs.pieces)
         if not isinstance(read, Read):
             yield
-            if read is not None:  # a CPU would read several parts at a time, and the next step would wait for them
+            if read is not None:  # else parts of several turns would queue, and the next step would wait for all
                 read.block_until_ready()
             return
         ends = read.ends()
         choosing = self._choose(read.logits_CV, ends, [text and Next(text.request, ()) for text in ends])
         next(choosing, None)
         yield
-        if any(text.request.told for _, text, _ in read.pieces):
-            self._tell_prompts(read)
+        told = [(n, text, piece) for n, text, piece in read.pieces if text.request.told and text.row.text is text]
+        if told:
+            self._tell_prompts(read.hidden_CTD, told)
         next(choosing, None)
         self._prompts.leave(read)  # the first token need not wait for this
 
-    def _tell_prompts(self, read: Read) -> None:
+    def _tell_prompts(self, hidden_CTD: jax.Array, pieces: Sequence[tuple[int, Text, Piece]]) -> None:
         """Tell the tokens that follow those of pieces, where a request asks for them."""
-        after: list[tuple[int, ...]] = [()] * len(read.hidden_CTD)
-        for n, text, piece in read.pieces:
+        after: list[tuple[int, ...]] = [()] * len(hidden_CTD)
+        for n, text, piece in pieces:
             after[n] = text.request.ids[piece.start + 1 : piece.start + 1 + len(piece.ids)]
-        choice = self._memory.told(read.hidden_CTD, after, MOST_TOP)
-        for n, text, piece in read.pieces:
+        choice = self._memory.told(hidden_CTD, after, MOST_TOP)
+        for n, text, piece in pieces:
             first = len(text.request.ids) - text.request.told - 1  # the token before the first one that is told
             end = min(piece.start + len(piece.ids), len(text.request.ids) - 1)
             for place in range(max(first, piece.start), end):
@@ -288,7 +291,8 @@ class Engine:
             text.unseen -= 1
         next(choosing, None)
         for n, ids in ahead.items():
-            self._learn(texts[n], ids, len(texts[n].new) - before[n] - 1)
+            if right := len(texts[n].new) - before[n]:  # else it was cancelled
+                self._learn(texts[n], ids, right - 1)
 
     def _learn(self, text: Text, guessed: list[int], right: int) -> None:
         """Guess less often for a text whose guesses are wrong."""
@@ -301,7 +305,7 @@ class Engine:
     def _choose(
         self, logits: jax.Array, heard: Sequence[Text | None], asked: Sequence[Next | None]
     ) -> Iterator[jax.Array]:
-        """Choose a token for each text that asks, `[B]`; then tell it unless it follows a guess that was wrong."""
+        """Choose a token for each text that asks, `[B]`; tell those of texts that go on, up to a wrong guess."""
         if not any(asked):
             return
         found = choose_next(self.session.mesh, logits, asked)

@@ -28,7 +28,7 @@ class Next(NamedTuple):
 
 
 def choose_next(mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None]) -> Choice:
-    """The next token of each row of logits `[B, V]` that is asked for, on its way: `fetched` waits for it."""
+    """The next token of each row of logits `[B, V]` that is asked for, still on the device: `fetched` waits for it."""
     known = [one.request for one in asked if one is not None]
     if not any(request.is_biased or request.top for request in known):
         return _pick(mesh, logits, asked, None, 0)
@@ -40,7 +40,7 @@ def choose_next(mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next
 
 
 def fetched(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
-    """The same, on the host."""
+    """A choice as numpy arrays; waits for the device."""
     return Choice(*(fetch(mesh, array) for array in found))
 
 

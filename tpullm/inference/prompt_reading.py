@@ -13,19 +13,19 @@ from tpullm.inference.row_memory import SHORT, SIZE
 from tpullm.inference.text_memory import Piece, TextMemory
 from tpullm.inference.text_rows import Text, TextRows
 
-# While texts are written, a piece is read in a turn for each so many texts that have a row. 12 M parameters, bfloat16:
-# a piece takes 17 ms, two of a text 27; a step of 12 rows takes 10, of 32 20.
+# While texts are written, a turn reads one piece for each so many texts that have a row, and one at least. 12 M
+# parameters, bfloat16: a piece takes 17 ms, two of a text 27; a step of 12 rows takes 10, of 32 20.
 TEXTS = 8
-# Of a prompt that is longer than `SHORT`, what a turn reads costs as much as attention to so many slots for each text
-# that is written, and for so many texts at least; a piece costs as much as attention to so many and to those that it
-# sees. With 256 slots it takes 17 ms, with 4,352 37. Beside 8 texts, turns of whole pieces took 36 ms, a step alone 13,
-# so their streams paused for 3.8 times as long as usual, now for 3.
+# While texts are written, a turn reads as many layers of a prompt longer than `SHORT` as its budget pays for:
+# SLOTS_OF_TEXT for each text that is written, and for LEAST_TEXTS at least. A whole piece costs SLOTS_OF_PIECE and the
+# slots that it attends to: with 256 it takes 17 ms, with 4,352 37. Beside 8 texts, turns of whole pieces took 36 ms, a
+# step alone 13, so their streams paused for 4.3 times as long as usual, now for 3.4.
 SLOTS_OF_TEXT, LEAST_TEXTS, SLOTS_OF_PIECE = 256, 6, 3300
 
 
 class Read(NamedTuple):
-    """Pieces that have been read: at which desk; their numbers in the arrays, and whose they are; the logits after
-    each, `[C, V]`, and the hidden states after each token, `[C, T, D]`.
+    """Pieces whose last layers are dispatched: at which desk; their numbers in the arrays, and whose they are; the
+    logits after each, `[C, V]`, and the hidden states after each token, `[C, T, D]`.
     """
 
     desk: int
@@ -60,7 +60,7 @@ class PromptReading:
         waits: nothing is written until all is read.
 
     Attributes:
-        reused_tokens: of prompts, which a row held that was read before.
+        reused_tokens: of prompts, that were copied from a row, not read.
     """
 
     def __init__(self, memory: TextMemory, rows: TextRows, waits: bool):
@@ -75,7 +75,11 @@ class PromptReading:
 
     def read(self, counts: Sequence[int]) -> Read | jax.Array | None:
         """Read some of the prompts at a desk, or the next layers of what is being read if this takes long and texts
-        are written. What the layers after these get, if there are any; None if there is nothing to read.
+        are written.
+
+        Returns:
+            A `Read` once the last layers are dispatched; before that, the input of the layers that follow; None if
+            there is nothing to read.
 
         Args:
             counts: of pieces, that may be read in a turn; the fewest first.
@@ -91,8 +95,8 @@ class PromptReading:
         return Read(reading.desk, pieces, *found)
 
     def leave(self, read: Read) -> None:
-        """Count what has been read, and bring texts of which all is read to their rows; what such a row held goes to a
-        free one if nothing of it is shared.
+        """Count what was read. A text whose prompt is whole leaves its desk for its row; what this held goes to a free
+        row if nothing of it is shared.
         """
         for _, text, piece in read.pieces:
             text.read = piece.start + len(piece.ids)

@@ -40,7 +40,7 @@ CHUNK, SIZE = 32, 64  # and it is read in pieces of so many
 SHORT = 512  # slots of the rows with the fewest
 BLOCK = 128  # slots of the first block of a row; each one after it makes the row twice as long
 LEAST_ROWS = 8  # of bands of equal size: a step of 64 rows took 42 ms with bands of 8, 32 with 16, 36 with 32
-UNSEEN = -1  # in the place of a token that was chosen in the step before, and is on the device
+UNSEEN = -1  # stands for a token that the step before chose and that is still on the device
 FEW = 2 * BLOCK  # slots that are attended to at least: a softmax over one block is computed in another way
 
 
@@ -156,8 +156,8 @@ def _places(pieces_C4, length: int) -> tuple[jax.Array, jax.Array]:
 
 
 def alike_layers(kinds: Sequence[int]) -> int:
-    """How many layers are read in one program: the fewest, but an eighth of all or more, of which all parts are alike;
-    they have one program.
+    """How many layers one program reads: the smallest divisor of all, an eighth of them at least, with which all parts
+    have the same kinds. All parts share the program.
 
     Args:
         kinds: of each layer.

@@ -129,8 +129,8 @@ class TextMemory:
     def read(
         self, band: int, pieces: Sequence[Piece], count: int, size: int, end: int = 1
     ) -> Iterator[jax.Array | tuple[jax.Array, jax.Array]]:
-        """Read up to `count` pieces of up to `size` tokens, some layers at a time: after each of the first parts what
-        the next one gets, and after the last one the logits after each piece and the states after each token.
+        """Read up to `count` pieces of up to `size` tokens, some layers at a time. Yields after each part but the last
+        the input of the next, which this donates; then the logits after each piece and the states after each token.
 
         Args:
             end: no piece ends after it; those that are given may be later.
@@ -182,7 +182,7 @@ class TextMemory:
         Args:
             seen: of each band, how many slots its rows attend to at least; 0 if it is left out. Each is a program.
             tokens: of some rows, by their number among those of all bands.
-            chosen_B: what was chosen by the step before, of the same rows: the tokens that are `UNSEEN`.
+            chosen_B: the tokens that the step before chose for the same rows, in the place of `UNSEEN`; None: of none.
         """
         used = [band for band, slots in enumerate(seen) if slots]
         tokens_BT3 = np.array([[(0, self.sizes[-1][1], 1)] * count for _ in self.rows(seen)], np.int32)

@@ -20,7 +20,7 @@ class Row:
     held: tuple[int, ...] = ()
     held_for: int = 0  # `Text.longest`: rotations may depend on it
     text: "Text | None" = None
-    used: int = 0  # in which turn
+    used: int = 0  # the turn in which a text last got it
 
 
 @dataclass(eq=False)
@@ -42,29 +42,29 @@ class Text:
     row: Row | None = None
     read: int = 0
     new: list[int] = field(default_factory=list)
-    unseen: int = 0  # tokens that are on their way
+    unseen: int = 0  # dispatched steps not yet fetched: one token each, or more if guesses are checked
     wrong: int = 0  # guesses in a row
     guess_in: int = 0  # turns
 
     @property
     def length(self) -> int:
-        """In tokens, with those that are on their way."""
+        """In tokens; a dispatched step that is not fetched counts as one."""
         return len(self.request.ids) + len(self.new) + self.unseen
 
     @property
     def is_read(self) -> bool:
-        """Whether the whole prompt is."""
+        """Whether the whole prompt is read, and in its row."""
         return self.read == len(self.request.ids)
 
     @property
     def goes_on(self) -> bool:
-        """Whether it is read, and is not as long as it may be when what is on its way has come."""
+        """Whether its prompt is read, and it may still grow after the dispatched steps."""
         return self.is_read and self.length < self.most
 
     @property
     def is_full(self) -> bool:
         """Whether it is as long as it may be."""
-        return len(self.request.ids) + len(self.new) == self.most
+        return len(self.request.ids) + len(self.new) >= self.most
 
     def shared(self, held: Sequence[int]) -> int:
         """How many tokens of the prompt are as those that are held: whole chunks, and one token at least is left to
@@ -90,7 +90,8 @@ class TextRows:
 
     def texts(self) -> list[Text]:
         """All that have a row."""
-        return [row.text for row in self.all if row.text is not None]
+        found = [row.text for row in self.all]  # another thread may count them while a text ends
+        return [text for text in found if text is not None]
 
     def slots(self, row: Row) -> int:
         """How many tokens it has room for."""
@@ -134,7 +135,7 @@ class TextRows:
         return texts if last and all(text.is_read for text in texts) and len(texts) <= len(before) else []
 
     def move(self, texts: Iterable[Text], room: int = 0) -> None:
-        """Give texts other rows, with slots for so many tokens more; a text stays if none is free."""
+        """Give texts other rows, with `room` slots more than they need now; a text stays if none is free."""
         for text in texts:
             old, row = text.row, self._free(text.length + room)
             if row is not None:

@@ -38,6 +38,10 @@ def cut(request: Writing, most: int) -> Ids:
     Raises:
         UserError: there is no room for any prompt.
     """
+    if request.tokens < 1:
+        raise UserError(
+            f"a text of {request.tokens} tokens: ask for 1 or more (in a task of the harness: `max_gen_toks`)"
+        )
     if request.tokens >= most:
         raise UserError(
             f"a text of up to {request.tokens} tokens: the model's context holds {most}, the prompt included; ask for "
