@@ -152,6 +152,15 @@ def test_a_step_computes_the_bands_in_use_and_a_long_text_begins_in_the_turn_aft
     assert turns == [[], *([step] for step in expected), []]  # the prompt is read in the first one
 
 
+def test_the_texts_that_are_left_close_ranks(long, monkeypatch):
+    engine, write, steps = Engine(long, ROWS), TextMemory.write, []
+    monkeypatch.setattr(TextMemory, "write", lambda self, seen, *more: steps.append(seen) or write(self, seen, *more))
+    last = Request(prompt(3), 30, GREEDY)
+    (*_, found) = continued(engine, [Request(prompt(5), 5, GREEDY), Request(prompt(4), 5, GREEDY), last])
+    assert {(FEW, FEW, 0, 0), (FEW, 0, 0, 0)} == set(steps) and steps[-20:] == [(FEW, 0, 0, 0)] * 20
+    assert found == alone(long, last)
+
+
 def test_a_step_is_on_its_way_before_the_last_one_is_looked_at_unless_it_depends_on_its_tokens(long, monkeypatch):
     done, write, look = [], TextMemory.write, engine_module.fetched
     monkeypatch.setattr(TextMemory, "write", lambda *arguments: done.append("write") or write(*arguments))
