@@ -151,6 +151,8 @@ class Engine:
                     self._begin(self._write_turn())
             self._begin(self._read_turn())
         with self._lock:
+            if not self._texts:  # what is on its way is for nobody; and parts of a turn hold the engine in memory
+                self._begun, self._unseen = [], None
             return bool(self._texts)
 
     # The parts of a turn are generators. Up to `yield` they dispatch what they compute; after it they wait for it.
