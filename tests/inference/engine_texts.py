@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 from tpullm.inference.engine import Engine
 from tpullm.inference.request import Request
@@ -30,6 +31,17 @@ def made(session, **changes):
         out = params["layers"]["attention"]["out"]
         out["weight"] = out["weight"] * 200
     return dataclasses.replace(session, architecture=architecture, params=params)
+
+
+@pytest.fixture(scope="module")
+def long(session):
+    return made(session, **KINDS["shared keys"])
+
+
+@pytest.fixture(scope="module")
+def engine(long):
+    """One for several tests: what it did before must not matter."""
+    return Engine(long, ROWS)
 
 
 def continued(engine: Engine, requests) -> list[list[int]]:

@@ -23,17 +23,6 @@ from tpullm.inference.text_memory import TextMemory
 from tpullm.recipe.schema import RopeScaling
 
 
-@pytest.fixture(scope="module")
-def long(session):
-    return made(session, **KINDS["shared keys"])
-
-
-@pytest.fixture(scope="module")
-def engine(long):
-    """One for several tests: what it did before must not matter."""
-    return Engine(long, ROWS)
-
-
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (n > 0)) for n, kind in enumerate(KINDS)]
 )

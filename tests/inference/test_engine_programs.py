@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.inference.engine_texts import KINDS, ROWS, continued, made, prompt
+from tests.inference.engine_texts import ROWS, continued, prompt
 from tpullm.inference import engine_programs, text_memory
 from tpullm.inference.engine import Engine
 from tpullm.inference.engine_programs import PIECES, Programs
@@ -14,11 +14,6 @@ from tpullm.inference.request import Request
 from tpullm.inference.row_memory import CHUNK, FEW, SIZE
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.text_memory import TextMemory
-
-
-@pytest.fixture(scope="module")
-def long(session):
-    return made(session, **KINDS["shared keys"])
 
 
 def test_everything_is_compiled_before_the_first_text(long):

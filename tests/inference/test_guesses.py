@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.inference.engine_texts import ROWS, alone, continued, made, prompt
+from tests.inference.engine_texts import ROWS, alone, continued, prompt
 from tpullm.errors import UserError
 from tpullm.inference import guesses
 from tpullm.inference.engine import Engine
@@ -37,11 +37,6 @@ class Told:
             rest = self.follows[text.request.ids][len(text.new) :]
             found[row] = [*rest[: self.right], 5, 6, 7][:MOST]
         return found
-
-
-@pytest.fixture(scope="module")
-def long(session):
-    return made(session, kv_heads=2)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.inference.engine_texts import KINDS, ROWS, alone, continued, made, prompt
+from tests.inference.engine_texts import ROWS, alone, continued, prompt
 from tpullm.inference import prompt_reading
 from tpullm.inference.engine import Engine
 from tpullm.inference.request import Request
@@ -13,17 +13,6 @@ from tpullm.inference.row_memory import CHUNK, FEW, SIZE
 from tpullm.inference.sampling_options import GREEDY
 from tpullm.inference.scoring import log_probabilities, next_log_probabilities
 from tpullm.inference.text_memory import TextMemory
-
-
-@pytest.fixture(scope="module")
-def long(session):
-    return made(session, **KINDS["shared keys"])
-
-
-@pytest.fixture(scope="module")
-def engine(long):
-    """One for several tests: what it did before must not matter."""
-    return Engine(long, ROWS)
 
 
 def test_a_common_beginning_is_read_once(long, engine):

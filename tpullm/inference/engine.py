@@ -151,7 +151,8 @@ class Engine:
                     self._begin(self._write_turn())
             self._begin(self._read_turn())
         with self._lock:
-            if not self._texts:  # what is on its way is for nobody; and parts of a turn hold the engine in memory
+            # Nobody needs what is dispatched, and a generator that has not ended would keep the engine's memory.
+            if not self._texts:
                 self._begun, self._unseen = [], None
             return bool(self._texts)
 
