@@ -16,7 +16,7 @@ from tpullm.inference import engine as engine_module
 from tpullm.inference.decode import decode
 from tpullm.inference.engine import Engine
 from tpullm.inference.request import Request
-from tpullm.inference.row_memory import CHUNK, FEW
+from tpullm.inference.row_sizes import CHUNK, FEW
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import next_log_probabilities
 from tpullm.inference.text_memory import TextMemory

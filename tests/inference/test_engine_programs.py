@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tests.inference.engine_texts import ROWS, continued, prompt
-from tpullm.inference import engine_programs, text_memory
+from tpullm.inference import engine_programs, row_sizes
 from tpullm.inference.engine import Engine
 from tpullm.inference.engine_programs import PIECES, Programs
 from tpullm.inference.request import Request
-from tpullm.inference.row_memory import CHUNK, FEW, SIZE
+from tpullm.inference.row_sizes import CHUNK, FEW, SIZE
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.text_memory import TextMemory
 
@@ -59,7 +59,7 @@ def test_rows_that_give_other_bits_than_others_are_told(long, monkeypatch):
 
 def test_where_all_rows_are_computed_the_first_bands_alone_attend_to_all_slots(long, monkeypatch):
     assert Engine(long, 32, longest=FEW + CHUNK, reads_first=True)._memory.sizes == [(32, FEW + CHUNK)]
-    monkeypatch.setattr(text_memory, "BAND", 1000)  # as if the model were larger
+    monkeypatch.setattr(row_sizes, "BAND", 1000)  # as if the model were larger
     engine = Engine(long, 32, longest=FEW + CHUNK, reads_first=True)
     few, whole = FEW, FEW + CHUNK
     assert engine._memory.sizes == [(8, whole)] * 4

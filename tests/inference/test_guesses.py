@@ -14,7 +14,7 @@ from tpullm.inference.engine import Engine
 from tpullm.inference.guesses import MOST, Draft, Lookup, check_draft
 from tpullm.inference.next_tokens import Next
 from tpullm.inference.request import Request
-from tpullm.inference.row_memory import CHUNK
+from tpullm.inference.row_sizes import CHUNK
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.scoring import next_log_probabilities
 from tpullm.inference.text_memory import TextMemory

@@ -10,7 +10,8 @@ from tpullm.errors import UserError
 from tpullm.inference import needed_memory
 from tpullm.inference.engine import Engine
 from tpullm.inference.engine_programs import PIECES
-from tpullm.inference.row_memory import SIZE, alike_layers, block_sizes, empty_block, read_layers
+from tpullm.inference.row_memory import alike_layers, empty_block, read_layers
+from tpullm.inference.row_sizes import SIZE, block_sizes
 from tpullm.inference.session import Found, Session, targets
 from tpullm.mesh.layout import named_sharding
 from tpullm.mesh.rows import row_parts

@@ -9,7 +9,7 @@ from tests.inference.engine_texts import ROWS, alone, continued, prompt
 from tpullm.inference import prompt_reading
 from tpullm.inference.engine import Engine
 from tpullm.inference.request import Request
-from tpullm.inference.row_memory import CHUNK, FEW, SIZE
+from tpullm.inference.row_sizes import CHUNK, FEW, SIZE
 from tpullm.inference.sampling_options import GREEDY
 from tpullm.inference.scoring import log_probabilities, next_log_probabilities
 from tpullm.inference.text_memory import TextMemory

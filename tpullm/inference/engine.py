@@ -24,7 +24,8 @@ from tpullm.inference.next_tokens import MOST_TOP, Next, choose_next, fetched
 from tpullm.inference.padding import fits
 from tpullm.inference.prompt_reading import PromptReading, Read
 from tpullm.inference.request import Request, Token
-from tpullm.inference.row_memory import CHUNK, UNSEEN, Choice
+from tpullm.inference.row_memory import UNSEEN, Choice
+from tpullm.inference.row_sizes import CHUNK
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import TWO_DESKS, Piece, TextMemory, Written
 from tpullm.inference.text_rows import Text, TextRows

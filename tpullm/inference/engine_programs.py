@@ -14,7 +14,7 @@ import numpy as np
 
 from tpullm.inference.guesses import MOST
 from tpullm.inference.next_tokens import MOST_TOP, compile_for
-from tpullm.inference.row_memory import FEW, SIZE
+from tpullm.inference.row_sizes import FEW, SIZE
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import Piece, TextMemory, Written
 from tpullm.log import say

@@ -12,7 +12,7 @@ import numpy as np
 
 from tpullm.errors import UserError
 from tpullm.inference.next_tokens import Next, choose_next, compile_for, fetched
-from tpullm.inference.row_memory import SIZE
+from tpullm.inference.row_sizes import SIZE
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import Piece, TextMemory, Written
 

@@ -9,7 +9,7 @@ from tpullm.errors import UserError
 from tpullm.hardware.free_memory import free_bytes
 from tpullm.inference.engine import Engine
 from tpullm.inference.engine_programs import PIECES
-from tpullm.inference.row_memory import CHUNK, SIZE
+from tpullm.inference.row_sizes import CHUNK, SIZE
 from tpullm.inference.session import Found, Session, placed, targets, use_dtype
 from tpullm.mesh.rows import row_parts
 from tpullm.model import quantized

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 
-from tpullm.inference.row_memory import SHORT, SIZE
+from tpullm.inference.row_sizes import SHORT, SIZE
 from tpullm.inference.text_memory import Piece, TextMemory
 from tpullm.inference.text_rows import Text, TextRows
 

@@ -30,18 +30,7 @@ from tpullm.model.platform import cache_dtype
 from tpullm.training.state import Architecture
 
 Tree = Any
-# Rows that are computed if there are no more texts. 12 M parameters, JAX 0.12: 12 to 32 rows give the same bits in
-# float32, 2 to 7, 4 to 8 and 40 to 48 others. In bfloat16 2 to 7 and 12 to 64 do. 2 rows took 12 ms, 32 took 19.
-GROUPS = (2, 12)
-# A prompt is read in chunks of so many tokens; what is used again for another text is a whole number of these. 64
-# tokens at a time or more give the same bits, in any number of rows; 32 tokens give others in float32 (12 M parameters,
-# JAX 0.12). How many blocks are attended to changes no bit.
-CHUNK, SIZE = 32, 64  # and it is read in pieces of so many
-SHORT = 512  # slots of the rows with the fewest
-BLOCK = 128  # slots of the first block of a row; each one after it makes the row twice as long
-LEAST_ROWS = 8  # of bands of equal size: a step of 64 rows took 42 ms with bands of 8, 32 with 16, 36 with 32
 UNSEEN = -1  # stands for a token that the step before chose and that is still on the device
-FEW = 2 * BLOCK  # slots that are attended to at least: a softmax over one block is computed in another way
 
 
 class Block(NamedTuple):
@@ -353,44 +342,3 @@ def told(architecture, params, hidden_CTD, tokens_CT, *, top: int) -> Choice:
     parts = tuple(jnp.swapaxes(array.reshape(C, 4, T // 4, *array.shape[2:]), 0, 1) for array in arrays)
     _, found = jax.lax.scan(some, None, parts)
     return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1).reshape(C, T, *array.shape[3:]), found)
-
-
-def bands(context: int, rows: int, parts: int, groups: bool, equal: int = 1) -> list[tuple[int, int]]:
-    """Rows and slots of each band, for texts of up to `context` tokens.
-
-    Args:
-        rows: of all bands. Each size of band has four times the slots and a quarter of the rows of the one before.
-        parts: of the mesh that share the rows.
-        groups: each size is several bands, a few rows first: a step of few texts computes few. Of long rows one comes
-            first, as there is seldom more than one long text, and attention reads whole bands.
-        equal: if they are no groups, the first size is so many bands of equal size, or fewer if rows are few. Texts of
-            like length can stand together.
-    """
-    whole = -(-context // CHUNK) * CHUNK
-    sizes = [min(SHORT, whole)]
-    while sizes[-1] < whole:
-        sizes.append(min(4 * sizes[-1], whole))
-    longer = [_divided(rows >> 2 * n, parts) for n in range(1, len(sizes))]
-    first = _divided(rows - sum(longer), parts)
-    if not groups:
-        count = max(1, min(equal, first // (LEAST_ROWS * parts)))
-        shares = [_divided((first + n) // count, parts) for n in range(count)]
-        return [*((share, sizes[0]) for share in shares), *zip(longer, sizes[1:], strict=True)]
-    ends = sorted({_divided(count, parts) for count in GROUPS})
-    ends = [end for end in ends if end + _divided(2, parts) <= first]
-    grouped = [(end - before, sizes[0]) for before, end in itertools.pairwise([0, *ends, first])]
-    one = [(parts, slots) for slots in sizes[1:]]
-    return [*grouped, *one, *((count - parts, slots) for count, slots in zip(longer, sizes[1:], strict=True))]
-
-
-def block_sizes(slots: int) -> list[int]:
-    """The slots of each block of a row; two blocks or more, for a softmax over one has no rows of zeros beside it."""
-    ends = [min(BLOCK, slots // 2)]
-    while ends[-1] < slots:
-        ends.append(min(2 * ends[-1], slots))
-    return [end - before for before, end in itertools.pairwise([0, *ends])]
-
-
-def _divided(rows: int, parts: int) -> int:
-    """As many rows, or more: the same number for each part, and two at least."""
-    return max(2, -(-rows // parts)) * parts

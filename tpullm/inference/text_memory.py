@@ -7,13 +7,10 @@ import jax
 import numpy as np
 
 from tpullm.inference.row_memory import (
-    FEW,
     Block,
     Choice,
     advance,
     alike_layers,
-    bands,
-    block_sizes,
     bytes_of_slot,
     embed,
     empty_block,
@@ -23,15 +20,11 @@ from tpullm.inference.row_memory import (
     told,
     with_row,
 )
+from tpullm.inference.row_sizes import FEW, bands, block_sizes
 from tpullm.inference.session import Session
 from tpullm.mesh.rows import fetch, put_whole, row_parts
 
 TWO_DESKS = (1, 1)  # so one long prompt does not keep all others waiting
-# Bands of the shortest rows if all rows are computed in each step, and how many bytes each has at least. 64 rows, 12 M
-# parameters, float32, two cores: 47 ms with 256 slots in one band, 36 in two, 32 in four; with 384 slots 52, 47 and 46;
-# with 384 in half of four and 256 in the others 39, 48 if there are two. XLA for a CPU computes side by side only where
-# more than eight things can be computed. To compile a step of four takes 4 s, of one 1.2.
-MOST_BANDS, BAND = 4, 1 << 26
 
 
 class Piece(NamedTuple):
@@ -66,9 +59,7 @@ class TextMemory:
 
     def __init__(self, session: Session, longest: int, rows: int, groups: bool, desks: Sequence[int] = TWO_DESKS):
         self._session, self.groups, parts = session, groups, row_parts(session.mesh)
-        self.sizes = bands(
-            longest, rows, parts, groups, min(MOST_BANDS, rows * longest * self._bytes_of_slot() // BAND)
-        )
+        self.sizes = bands(longest, rows, parts, groups, self._bytes_of_slot())
         self.desks = [len(self.sizes) + n for n in range(len(desks))]
         self._sizes = [*self.sizes, *((parts * count, self.sizes[-1][1]) for count in desks)]
         self._slots = [block_sizes(slots) for _, slots in self._sizes]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tpullm.inference.request import Request, Token
-from tpullm.inference.row_memory import CHUNK
+from tpullm.inference.row_sizes import CHUNK
 from tpullm.inference.text_memory import TextMemory
 
 
