@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tpullm.errors import UserError
-from tpullm.inference.padding import bucket, fits, last_hidden, padded, row_bucket, segments_and_positions
+from tpullm.inference.padding import bucket, fits, last_hidden, near, padded, row_bucket, segments_and_positions
 
 
 @example(17)
@@ -16,6 +16,13 @@ from tpullm.inference.padding import bucket, fits, last_hidden, padded, row_buck
 def test_a_bucket_holds_its_length_and_few_share_one(length):
     assert length <= bucket(length) < max(17, 2 * length)
     assert bucket(bucket(length)) == bucket(length)
+
+
+@example(2_049)
+@given(st.integers(1, 10_000))
+def test_a_near_length_is_one_of_four_and_at_most_a_quarter_longer(length):
+    assert length <= near(length) <= max(16, length * 5 / 4 + 1) and near(near(length)) == near(length)
+    assert len({near(n) for n in range(bucket(length) // 2 + 1, bucket(length) + 1)}) <= 4
 
 
 def test_rows_are_at_least_two_and_less_than_double(session):

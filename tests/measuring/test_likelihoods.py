@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.inference.scoring import next_log_probabilities
+from tpullm.measuring import likelihoods as module
 from tpullm.measuring.likelihoods import Continuation, cut, likelihoods
+from tpullm.mesh.rows import fetch
 
 # Products of another shape sum in another order: log-probabilities of about 10 agree to 1e-4 in float32.
 TOLERANCE = 1e-4
@@ -53,6 +55,17 @@ def test_a_long_context_is_cut_at_its_left(session):
     long = Continuation(tuple(range(8, 48)), (50, 51))
     assert session.context_length == 32 and cut(long, 32) == (*range(17, 48), 50, 51)
     assert scored(session, [long])[0].log_probability == pytest.approx(by_steps(session, long)[0], abs=TOLERANCE)
+
+
+def test_a_batch_is_dispatched_before_the_last_one_is_looked_at(session, monkeypatch):
+    events, run = [], module._run
+    monkeypatch.setattr(module, "_run", lambda *arguments: events.append("dispatched") or run(*arguments))
+    monkeypatch.setattr(module, "fetch", lambda mesh, array: events.append("looked at") or fetch(mesh, array))
+    done = lambda found: events.append("done")  # noqa: E731
+    # Each fills a row of 512 predictions, of which a batch has four.
+    likelihoods(session, [Continuation((n, *[7] * 15), (8, 9)) for n in range(8, 8 + 200)], done)
+    looked = ["looked at", "looked at", "done"]
+    assert events == ["dispatched", "dispatched", *looked, *looked]
 
 
 def test_several_batches_and_lengths(session):

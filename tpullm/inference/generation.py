@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from tpullm.inference.engine import Engine
-from tpullm.inference.padding import bucket, fits
+from tpullm.inference.padding import bucket, fits, near
 from tpullm.inference.request import Request, Token
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.session import Session
@@ -82,8 +82,9 @@ def as_they_end(
     if not asked:
         return
     longest = max(len(requests[number].ids) + requests[number].tokens for number in asked)
-    few = min(rows, 1 << (len(asked) - 1).bit_length())  # each number of rows is a program
-    engine = Engine(session, few, longest, reads_first=True)
+    # Each number of rows is a program and so is each length of them: one of few, that further texts share.
+    few = min(rows, 1 << (len(asked) - 1).bit_length())
+    engine = Engine(session, few, near(longest), reads_first=True)
     ended: list[tuple[int, list[int]]] = []
     for number in asked:
         _ask(engine, number, requests[number], ended, is_over)

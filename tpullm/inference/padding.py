@@ -21,6 +21,11 @@ def bucket(length: int) -> int:
     return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
 
 
+def near(length: int) -> int:
+    """The smallest of four lengths between two powers of two that is at least `length`, and at least 16."""
+    return max(SMALLEST_BUCKET, -(-length // (step := bucket(length) // 8)) * step)
+
+
 def row_bucket(session: Session, rows: int) -> int:
     """The number of rows to compute for `rows`: a power of two times the devices that share the rows, at least 2.
 

@@ -3,6 +3,7 @@
 Shapes: B rows, T tokens in a row, S predictions of a row that are scored, D model width.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -100,10 +101,12 @@ def _score(session: Session, sequences, asked, rows: Rows, done) -> None:
         targets_RS[row] = rows.targets[row][columns_RS[row]]
     arrays = (rows.inputs, rows.segments, rows.positions, columns_RS, targets_RS)
     size = _batch_rows(session, count, length)
-    for first in range(0, count, size):
-        part = [_filled(array[first : first + size], size) for array in arrays]
-        log_p_BS, likeliest_BS = _run(session, part, rows.branched)
-        results = {}
+    parts = ([_filled(array[first : first + size], size) for array in arrays] for first in range(0, count, size))
+    dispatched = (_run(session, part, rows.branched) for part in parts)
+    # In pairs: a batch is dispatched before the one before it is looked at, so the device need not wait for the host.
+    for batch, (found, _) in enumerate(itertools.pairwise(itertools.chain(dispatched, [None]))):
+        log_p_BS, likeliest_BS = (fetch(session.mesh, array) for array in found)
+        first, results = batch * size, {}
         for row in range(first, min(first + size, count)):
             for member in by_row[row]:
                 for number, last in asked[member]:
@@ -124,11 +127,11 @@ def _filled(array: np.ndarray, rows: int) -> np.ndarray:
     return np.pad(array, ((0, rows - len(array)), (0, 0)))
 
 
-def _run(session: Session, arrays: list[np.ndarray], branched: bool) -> tuple[np.ndarray, np.ndarray]:
+def _run(session: Session, arrays: list[np.ndarray], branched: bool) -> tuple[jax.Array, jax.Array]:
+    """Dispatch the scoring of a batch."""
     with jax.set_mesh(session.mesh):
         placed = [put_whole(session.mesh, array, "batch", "time") for array in arrays]
-        found = _scored(session.architecture, session.params, *placed, dtype=session.dtype, branched=branched)
-        return fetch(session.mesh, found[0]), fetch(session.mesh, found[1])
+        return _scored(session.architecture, session.params, *placed, dtype=session.dtype, branched=branched)
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype", "branched"))
