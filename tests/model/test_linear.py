@@ -11,7 +11,7 @@ from flax import nnx
 
 from tests.training.small import CONFIG, mesh
 from tpullm.mesh.layout import RULES
-from tpullm.model.linear import Linear, matmul, parameter
+from tpullm.model.linear import Linear, einsum, in_their_order, matmul, parameter
 
 MATMULS = {
     "btd,df->btf": ((2, 16, 12), (12, 20)),
@@ -49,6 +49,23 @@ def test_the_gradient_of_a_matmul_is_that_of_einsum(subscripts, dtype, tolerance
         assert one.dtype == other.dtype == dtype
         one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * np.abs(other).max())
+
+
+@pytest.mark.parametrize("subscripts", MATMULS)
+def test_on_a_cpu_no_matmul_transposes_the_weight(subscripts):
+    """Forward and for the gradient of the input. `jnp.einsum` alone sums over dimensions in their letters' order."""
+    x, weight = _arrays(*MATMULS[subscripts])
+    (left, right), out = subscripts.split("->")[0].split(","), subscripts.split("->")[1]
+    with jax.set_mesh(mesh()):
+        for own, tokens in ((subscripts, x), (f"{out},{right}->{left}", jnp.einsum(subscripts, x, weight))):
+            program = jax.make_jaxpr(lambda tokens, own=own: einsum(own, tokens, weight, None))(tokens)
+            (product,) = [line for line in program.eqns if line.primitive.name == "dot_general"]
+            (of_left, of_right), _ = product.params["dimension_numbers"]
+            assert [*of_left] == sorted(of_left) and [*of_right] == sorted(of_right)
+
+
+def test_letters_in_the_order_of_the_dimensions_mean_the_same():
+    assert in_their_order("btnh,nhd->btd") == "abcd,cde->abe" and in_their_order("btd,df->btf") == "abc,cd->abd"
 
 
 @pytest.mark.parametrize("bias", [False, True])
