@@ -48,6 +48,15 @@ def test_a_prompt_that_is_the_context_has_no_text_and_a_longer_one_is_refused(se
         continued(session, [short, Request((5,) * 33, 4, GREEDY)])
 
 
+def test_texts_of_like_length_share_their_programs(session, monkeypatch):
+    """Each number of rows and each length of them is a program, and every task has another longest text."""
+    made = []
+    monkeypatch.setattr(generation, "Engine", lambda *sizes, **how: made.append(sizes[1:]) or Engine(*sizes, **how))
+    found = [continued(session, [Request((5,) * length, 4, GREEDY)])[0] for length in (17, 19)]
+    assert len(made) == 2 and len(set(made)) == 1
+    assert found == [decode(session, [[5] * length], 4, stop_ids=[])[0] for length in (17, 19)]
+
+
 def test_a_text_that_is_over_is_continued_for_a_while_at_most(session):
     """It begins with the same tokens; one that is not over has all of its."""
     asked = [Request(ids, 28, GREEDY) for ids in ((1, 300, 40), (1, 9, 17, 5))]
