@@ -69,6 +69,8 @@ def test_where_all_rows_are_computed_the_first_bands_alone_attend_to_all_slots(l
     assert step_of([few, few, few, 0]) == (few,) * 4
     assert step_of([whole, 3, 3, 3]) == step_of([0, whole, 0, 3]) == (whole, whole, few, few)
     assert step_of([3, 3, 3, whole]) == (whole,) * 4
+    step_of = Engine(long, 32, longest=512, reads_first=True)._programs.step_of
+    assert step_of([300, 3, 3, 3]) == (384, 384, few, few) and step_of([385, 3, 3, 300]) == (512,) * 4
 
 
 def test_several_long_texts_need_no_step_of_the_longest(long):

@@ -32,8 +32,15 @@ def test_a_small_model_has_one_band_of_each_size():
     assert [count(n * BAND // few) for n in (0, 1, 2, 3, 4, 5)] == [1, 1, 2, 3, 4, 4]
 
 
+def test_blocks_of_equal_size_up_to_the_short_rows():
+    assert block_sizes(512) == [128, 128, 256] and block_sizes(512, equal=True) == [128] * 4
+    assert block_sizes(384, equal=True) == [128] * 3 and block_sizes(1280, equal=True) == [128, 128, 128, 128, 512, 256]
+    assert block_sizes(32, equal=True) == block_sizes(32) == [16, 16]
+
+
 @given(st.integers(1, 300))
 def test_a_row_has_two_blocks_or_more(chunks):
     """A softmax over one block would have other bits in a band of few rows."""
-    sizes = block_sizes(chunks * CHUNK)
-    assert sum(sizes) == chunks * CHUNK and len(sizes) >= 2 and min(sizes) > 0
+    for equal in (False, True):
+        sizes = block_sizes(chunks * CHUNK, equal)
+        assert sum(sizes) == chunks * CHUNK and len(sizes) >= 2 and min(sizes) > 0

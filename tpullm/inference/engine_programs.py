@@ -6,6 +6,7 @@ another one too. Which numbers are alike differs between machines, so it is seen
 Shapes: B rows of a step, R of the first band, C pieces, T tokens of a row, V vocabulary.
 """
 
+import itertools
 import operator
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from tpullm.inference.guesses import MOST
 from tpullm.inference.next_tokens import MOST_TOP, compile_for
-from tpullm.inference.row_sizes import FEW, SIZE
+from tpullm.inference.row_sizes import FEW, SIZE, block_sizes
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import Piece, TextMemory, Written
 from tpullm.log import say
@@ -71,12 +72,13 @@ class Programs:
             self.together = self._compile_together(each, whole_BTV)
 
     def _steps_of_all(self) -> list[Step]:
-        """All of the bands with the shortest rows, of which none, the first half or all attend to all slots; and any
-        number of the longer ones.
+        """All of the bands with the shortest rows, of which none, the first half or all attend to more than `FEW`
+        slots; and any number of the longer ones.
         """
         sizes = [slots for _, slots in self._memory.sizes]
         short, few = sizes.count(sizes[0]), min(FEW, sizes[0])
-        first = [[sizes[0]] * count + [few] * (short - count) for count in (0, short // 2, short)]
+        views = [end for end in itertools.accumulate(block_sizes(sizes[0], equal=True)) if end >= few]
+        first = [[view] * count + [few] * (short - count) for view in views for count in (0, short // 2, short)]
         longer = sizes[short:]
         rest = [longer[:count] + [0] * (len(longer) - count) for count in range(len(longer) + 1)]
         return list(dict.fromkeys((*one, *other) for other in rest for one in first))

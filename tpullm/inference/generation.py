@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tpullm.inference.engine import Engine
 from tpullm.inference.padding import bucket, fits, near
 from tpullm.inference.request import Request, Token
+from tpullm.inference.row_sizes import SHORT
 from tpullm.inference.sampling_options import GREEDY, Sampling
 from tpullm.inference.session import Session
 from tpullm.inference.streaming import characters
@@ -82,9 +83,9 @@ def as_they_end(
     if not asked:
         return
     longest = max(len(requests[number].ids) + requests[number].tokens for number in asked)
-    # Each number of rows is a program and so is each length of them: one of few, that further texts share.
+    # Each number of rows is a program, and so is each length of them: one of few, which further texts share.
     few = min(rows, 1 << (len(asked) - 1).bit_length())
-    engine = Engine(session, few, near(longest), reads_first=True)
+    engine = Engine(session, few, max(SHORT, near(longest)), reads_first=True)
     ended: list[tuple[int, list[int]]] = []
     for number in asked:
         _ask(engine, number, requests[number], ended, is_over)

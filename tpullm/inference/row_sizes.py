@@ -13,7 +13,7 @@ GROUPS = (2, 12)
 # JAX 0.12). How many blocks are attended to changes no bit.
 CHUNK, SIZE = 32, 64  # and it is read in pieces of so many
 SHORT = 512  # slots of the rows with the fewest
-BLOCK = 128  # slots of the first block of a row; each one after it makes the row twice as long
+BLOCK = 128  # slots of the first block of a row; see `block_sizes`
 FEW = 2 * BLOCK  # slots that are attended to at least: a softmax over one block is computed in another way
 # Bands of the shortest rows if all rows are computed in each step, and how many bytes each has at least. 64 rows, 12 M
 # parameters, float32, two cores: 47 ms with 256 slots in one band, 36 in two, 32 in four; with 384 slots 52, 47 and 46;
@@ -51,11 +51,15 @@ def bands(context: int, rows: int, parts: int, groups: bool, slot_bytes: int = 0
     return [*grouped, *one, *((count - parts, slots) for count, slots in zip(longer, sizes[1:], strict=True))]
 
 
-def block_sizes(slots: int) -> list[int]:
-    """The slots of each block of a row; two blocks or more, for a softmax over one has no rows of zeros beside it."""
+def block_sizes(slots: int, equal: bool = False) -> list[int]:
+    """The slots of each block of a row; two blocks or more, for a softmax over one has no rows of zeros beside it.
+
+    Args:
+        equal: up to `SHORT` slots no block is longer than `BLOCK`, so less is attended to, by more programs.
+    """
     ends = [min(BLOCK, slots // 2)]
     while ends[-1] < slots:
-        ends.append(min(2 * ends[-1], slots))
+        ends.append(min(ends[-1] + (BLOCK if equal and ends[-1] < SHORT else ends[-1]), slots))
     return [end - before for before, end in itertools.pairwise([0, *ends])]
 
 

@@ -62,7 +62,7 @@ class TextMemory:
         self.sizes = bands(longest, rows, parts, groups, self._bytes_of_slot())
         self.desks = [len(self.sizes) + n for n in range(len(desks))]
         self._sizes = [*self.sizes, *((parts * count, self.sizes[-1][1]) for count in desks)]
-        self._slots = [block_sizes(slots) for _, slots in self._sizes]
+        self._slots = [block_sizes(slots, equal=not groups) for _, slots in self._sizes]
         self._blocks: dict[tuple[int, int], Block] = {}
 
     def bytes(self) -> int:
