@@ -48,13 +48,21 @@ def test_a_prompt_that_is_the_context_has_no_text_and_a_longer_one_is_refused(se
         continued(session, [short, Request((5,) * 33, 4, GREEDY)])
 
 
-def test_texts_of_like_length_share_their_programs(session, monkeypatch):
+@pytest.mark.parametrize("lengths, slots", [((17, 400), 512), ((600, 620), 640)])
+def test_texts_of_like_length_share_their_programs(long, monkeypatch, lengths, slots):
     """Each number of rows and each length of them is a program, and every task has another longest text."""
-    made = []
-    monkeypatch.setattr(generation, "Engine", lambda *sizes, **how: made.append(sizes[1:]) or Engine(*sizes, **how))
-    found = [continued(session, [Request((5,) * length, 4, GREEDY)])[0] for length in (17, 19)]
-    assert len(made) == 2 and len(set(made)) == 1
-    assert found == [decode(session, [[5] * length], 4, stop_ids=[])[0] for length in (17, 19)]
+
+    class Made(Exception):
+        pass
+
+    def engine(session, rows, longest, reads_first):
+        raise Made(rows, longest)
+
+    monkeypatch.setattr(generation, "Engine", engine)
+    for length in lengths:
+        with pytest.raises(Made) as made:
+            continued(long, [Request((5,) * length, 4, GREEDY)])
+        assert made.value.args == (1, slots)
 
 
 def test_a_text_that_is_over_is_continued_for_a_while_at_most(session):

@@ -6,7 +6,6 @@ another one too. Which numbers are alike differs between machines, so it is seen
 Shapes: B rows of a step, R of the first band, C pieces, T tokens of a row, V vocabulary.
 """
 
-import itertools
 import operator
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from tpullm.inference.guesses import MOST
 from tpullm.inference.next_tokens import MOST_TOP, compile_for
-from tpullm.inference.row_sizes import FEW, SIZE, block_sizes
+from tpullm.inference.row_sizes import FEW, SIZE
 from tpullm.inference.session import Session
 from tpullm.inference.text_memory import Piece, TextMemory, Written
 from tpullm.log import say
@@ -77,7 +76,7 @@ class Programs:
         """
         sizes = [slots for _, slots in self._memory.sizes]
         short, few = sizes.count(sizes[0]), min(FEW, sizes[0])
-        views = [end for end in itertools.accumulate(block_sizes(sizes[0], equal=True)) if end >= few]
+        views = [end for end in self._memory.ends() if end <= sizes[0]]
         first = [[view] * count + [few] * (short - count) for view in views for count in (0, short // 2, short)]
         longer = sizes[short:]
         rest = [longer[:count] + [0] * (len(longer) - count) for count in range(len(longer) + 1)]
